@@ -6,21 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv._checks import check_count, check_share
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    Search,
-    check_finite_radius,
-    check_norm,
-    run,
-    side_by_side,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
 from fastadv.attacks.methods.geometry import like, norm
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -36,9 +24,9 @@ class _Rows(Ascents):
     others: Tensor
 
 
-@takes_common
+@core.takes_common
 def apgd(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -51,8 +39,8 @@ def apgd(
     larger_radii: bool | None = None,
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum whose step size adapts
     itself.
 
@@ -63,9 +51,6 @@ def apgd(
     strongest point (Croce & Hein 2021, algorithm 1).
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         steps: moves in each restart; 0 returns the start.
         loss: "ce", "margin" (of the criterion, where one is given), "dlr", "cw", or a function (logits, y,
@@ -78,34 +63,29 @@ def apgd(
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.
         larger_radii: L1 only: spend the first 60 % of the steps in balls of three and two times the radius
             (Croce & Hein 2021, section 4.3). None is True for L1.
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of the random starts.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_norm("apgd", threat, NORMS)
-    check_finite_radius(threat)
-    check_count("steps", steps, 0)
-    check_count("restarts", restarts, 1)
-    check_share("rho", rho, zero=True, one=True)
+    core.check_norm("apgd", threat, NORMS)
+    core.check_finite_radius(threat)
+    core.check_count("steps", steps, 0)
+    core.check_count("restarts", restarts, 1)
+    core.check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
     if larger_radii and threat.norm != "l1":
         raise InputError(f"larger_radii: expected None or False for {threat.norm}, got True; it is for L1")
     stages = _stages(steps, threat.norm == "l1" and larger_radii is not False)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         if not rounds:
             return ascend(search, [search.restart])
 
-        def runs(here: Search[_Rows], numbers: list[int]) -> None:
+        def runs(here: core.Search[_Rows], numbers: list[int]) -> None:
             here.aims = torch.cat([search.rows.others[:, number] for number in numbers])
             ascend(here, [number * restarts + search.restart for number in numbers])
 
         search.rows.others = _others(search)
-        side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
+        core.side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
-    def ascend(search: Search[_Rows], draws: list[int]) -> None:
+    def ascend(search: core.Search[_Rows], draws: list[int]) -> None:
         points = _random_start(search, draws, stages[0][0])
         for number, (factor, moves) in enumerate(stages):
             if number:
@@ -116,22 +96,13 @@ def apgd(
                 Dense(search, moves, rho).run(points)
 
     # the margin of the criterion is the loss by default
-    return run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        rows=_Rows,
-        loss=None if base == "margin" else base,
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
-        **common,
-    )
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, loss=None if base == "margin" else base, restarts=restarts,
+        stop_early=stop_early, seed=seed, **common,
+    )  # fmt: skip
 
 
-def _targets(loss: losses.Loss, classes: int | None, common: Common) -> tuple[losses.Loss, int]:
+def _targets(loss: losses.Loss, classes: int | None, common: core.Common) -> tuple[losses.Loss, int]:
     """Return the loss without "-targeted", and how many classes it goes through: 0 where it is not
     targeted.
     """
@@ -142,7 +113,7 @@ def _targets(loss: losses.Loss, classes: int | None, common: Common) -> tuple[lo
     base = loss.removesuffix(TARGETED)
     if common.get("targets") is not None:
         raise InputError(f"loss: expected {base!r} where targets are given, got {loss!r}, which chooses them")
-    return losses.check_loss(base), CLASSES if classes is None else check_count("classes", classes, 1)
+    return losses.check_loss(base), CLASSES if classes is None else core.check_count("classes", classes, 1)
 
 
 def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
@@ -153,7 +124,7 @@ def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
     return [*((factor, early) for factor in LARGER), (1.0, steps - len(LARGER) * early)]
 
 
-def _others(search: Search[_Rows]) -> Tensor:
+def _others(search: core.Search[_Rows]) -> Tensor:
     """Return int64 [n, K - 1]: the classes other than y by their logits at x, the largest first."""
     clean = search.problem.clean
     assert clean is not None
@@ -161,7 +132,7 @@ def _others(search: Search[_Rows]) -> Tensor:
     return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
-def _random_start(search: Search[_Rows], draws: list[int], factor: float) -> Tensor:
+def _random_start(search: core.Search[_Rows], draws: list[int], factor: float) -> Tensor:
     """Return [n, ...], points near the surface of the ball: noise of full length, for L1 projected on the
     ball.
 

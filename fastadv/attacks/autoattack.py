@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_seed
+from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.core import AttackResult, Common, Status, check_finite_radius, check_norm, takes_common
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
@@ -19,8 +19,6 @@ from fastadv.attacks.methods.flags import FLAGS, Cost, square_stands_out
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.square import square
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 
@@ -30,7 +28,7 @@ NORMS = ("linf", "l2", "l1")
 EOT = 20  # passes of "rand"
 SEEN = 32  # samples whose symptoms are looked for
 FOUND = 0.003  # of the samples; where the last component of "quick" breaks more, others would as well
-ATTACKS: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
+ATTACKS: dict[str, core.InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 UNSEEDED = ("pdpgd",)
 
 
@@ -44,7 +42,7 @@ class Component:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AutoAttackResult(AttackResult):
+class AutoAttackResult(core.AttackResult):
     """The outcome of AutoAttack; `flags` begin with the names of the five warnings, where they apply.
 
     Attributes:
@@ -60,9 +58,9 @@ class AutoAttackResult(AttackResult):
     notes: tuple[str, ...] = ()
 
 
-@takes_common
+@core.takes_common
 def autoattack(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -70,7 +68,7 @@ def autoattack(
     version: Version = "standard",
     seed: int = 0,
     on_progress: Callable[[str, int], None] | None = None,
-    **common: Unpack[Common],
+    **common: Unpack[core.Common],
 ) -> AutoAttackResult:
     """Return robust accuracy without parameters: a row of attacks, each on the samples that are left.
 
@@ -87,23 +85,18 @@ def autoattack(
     those that are left, and a note says so.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         version: "standard", "plus", "rand" or "quick".
-        seed: of all draws.
         on_progress: called as (component, samples left) before each component.
-        common: targets, criterion, mask, eot (20 for "rand" unless given) and ids, as in
-            `fastadv.attacks.Common`. Where targets are given, all attacks go for these alone; where a
-            criterion is, its margin takes the place of DLR. A criterion whose margin leads to no class, such
-            as OutsideTopK, has restarts of one attack in the place of the classes.
+        eot: an integer >= 1; "rand" has 20 unless another is given.
 
-    A component that cannot run, such as one by gradients on a model without them, is left out; a note says
-    so. Raises InputError on wrong input, naming it.
+    Where targets are given, all attacks go for these alone; where a criterion is, its margin takes the place
+    of DLR. A criterion whose margin leads to no class, such as OutsideTopK, has restarts of one attack in the
+    place of the classes. A component that cannot run, such as one by gradients on a model without them, is
+    left out; a note says so.
     """
-    check_norm("autoattack", threat, NORMS)
-    check_finite_radius(threat)
+    core.check_norm("autoattack", threat, NORMS)
+    core.check_finite_radius(threat)
     check_seed(seed)
     if version not in VERSIONS:
         raise InputError(f"version: expected one of {', '.join(VERSIONS)}, got {version!r}")
@@ -226,7 +219,7 @@ class _Run:
         if self.on_progress is not None:
             self.on_progress(component.name, len(self.left))
         started = time.perf_counter()
-        common: Common = {"targets": problem.targets, "ids": problem.ids, "mask": problem.mask}
+        common: core.Common = {"targets": problem.targets, "ids": problem.ids, "mask": problem.mask}
         if not self.plain:
             common["criterion"] = problem.criterion
         arguments = dict(component.arguments)
@@ -250,13 +243,13 @@ class _Run:
         if square_stands_out(self.costs, len(self.by)):
             self.warnings["square"] = None
 
-    def _take(self, component: Component, out: AttackResult, broken: Tensor) -> None:
+    def _take(self, component: Component, out: core.AttackResult, broken: Tensor) -> None:
         """Keep what a component found; the strongest point of the first stands for samples that hold."""
         for index in self.left[broken].tolist():
             self.by[index] = component.name
         kept = broken if self.costs else torch.ones_like(broken)
         self.x_adv[self.left[kept]] = out.x_adv[kept]
-        self.not_finite[self.left] |= out.status == Status.FAILED
+        self.not_finite[self.left] |= out.status == core.Status.FAILED
         if out.backwards:
             self.flat[self.left] &= out.zero_gradient
             self.gradients = True
@@ -285,11 +278,11 @@ class _Run:
             zero_gradient=self.flat & self.gradients,
         )
         words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
-        values = {value.name: getattr(out, value.name) for value in fields(AttackResult)}
+        values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
         values["flags"] = tuple(dict.fromkeys([*words, *self.flags, *out.flags]))
         by = tuple(
             name if broken else ""
-            for name, broken in zip(self.by, (out.status == Status.BROKEN).tolist(), strict=True)
+            for name, broken in zip(self.by, (out.status == core.Status.BROKEN).tolist(), strict=True)
         )
         return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes)
 

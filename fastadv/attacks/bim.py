@@ -5,32 +5,30 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core import AttackResult, Common, StepSize, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # of all steps together, in radii: the paper takes min(radius + 4, 1.25 radius) steps of one level of 255
 WAY = 1.25
 
 
-@takes_common
+@core.takes_common
 def bim(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     *,
     steps: int,
-    step_size: StepSize | None = None,
+    step_size: core.StepSize | None = None,
     restarts: int = 1,
     random_start: bool = False,
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
     Kurakin et al. 2017, section 2.2, for Linf; the other norms take their own direction of steepest ascent.
@@ -38,34 +36,14 @@ def bim(
     kept, not the last.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the
             way that the paper allows.
-        restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
-        random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of the random starts.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)
-    return run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        rows=Steps,
-        loss=loss,
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
+    return core.run(
+        model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
         **common,
-    )
+    )  # fmt: skip

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_share
-from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import like, orthogonal, unit
 from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -36,9 +33,9 @@ class _Rows(Starts):
     spherical: Tensor
 
 
-@takes_common
+@core.takes_common
 def boundary(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -51,8 +48,8 @@ def boundary(
     starts: Tensor | None = None,
     restarts: int = 1,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the success nearest to x, by a random walk along the boundary that asks for decisions alone.
 
     As in the paper, a spherical step is orthogonal to the way to x and ends as far from x as it began, and a
@@ -68,8 +65,6 @@ def boundary(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2; the radius is inf, or the largest distance of interest, a number or [B].
         queries: an integer >= 1, points of each restart that pass the model for each image, at most.
         steps: the same in the words of the paper, where a step is a query; the smaller of the two counts, and
@@ -79,21 +74,17 @@ def boundary(
         source_step: between 0 and 1, the first size as a share of the distance to x.
         starts: floating like x, adversarial points of the box; None looks for them among blends of x and
             uniform noise, for which the box must be finite. A sample for which there is none is held.
-        restarts: attempts with other random draws.
-        seed: of all draws.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it, and where one of the `starts` is not adversarial.
+    A start that is not adversarial is wrong input.
     """
-    check_norm("boundary", threat, ("l2",))
+    core.check_norm("boundary", threat, ("l2",))
     budget = _budget(queries, steps)
-    check_count("candidates", candidates, 2)
-    check_share("spherical_step", spherical_step, one=True)
-    check_share("source_step", source_step)
+    core.check_count("candidates", candidates, 2)
+    core.check_share("spherical_step", spherical_step, one=True)
+    core.check_share("source_step", source_step)
     check_starts("boundary", starts, x, threat)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
         left = find_start(search, starts, budget)
         left = to_boundary(search, min(HALVINGS, left), left)
@@ -107,19 +98,21 @@ def boundary(
             left = spend(search, number, left)
             _step(search, number - 1, step)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
+    )
 
 
 def _budget(queries: int | None, steps: int | None) -> int:
     """Return the smaller of the two that are given."""
     given = {"queries": queries, "steps": steps}
-    counts = [check_count(name, value, 1) for name, value in given.items() if value is not None]
+    counts = [core.check_count(name, value, 1) for name, value in given.items() if value is not None]
     if not counts:
         raise InputError("queries: expected an integer >= 1, got None; give the budget of the attack")
     return min(counts)
 
 
-def _step(search: Search[_Rows], number: int, step: int) -> None:
+def _step(search: core.Search[_Rows], number: int, step: int) -> None:
     """Ask about `number` spherical steps and one source step; take that if possible, and adapt the sizes."""
     rows, x = search.rows, search.x
     rows.distance, outward = search.distance(rows.points), away(search)
@@ -139,7 +132,7 @@ def _step(search: Search[_Rows], number: int, step: int) -> None:
     rows.points = torch.where(like(look.adversarial[:, -1], x), look.seen[:, -1], rows.points)
 
 
-def _spherical(search: Search[_Rows], outward: Tensor, number: int, step: int) -> Tensor:
+def _spherical(search: core.Search[_Rows], outward: Tensor, number: int, step: int) -> Tensor:
     """Return [n, C, ...], random steps on the sphere around x, `rows.lift` of their deviations farther
     out.
     """
@@ -153,7 +146,7 @@ def _spherical(search: Search[_Rows], outward: Tensor, number: int, step: int) -
     return x.unsqueeze(1) + like(radius, draws) * ways
 
 
-def _source(search: Search[_Rows], outward: Tensor) -> Tensor:
+def _source(search: core.Search[_Rows], outward: Tensor) -> Tensor:
     """Return [n, ...], the source step from where the sum of answers leads on the sphere.
 
     The angle there is such that the step goes along a plane: the way ends at a right angle to that from x.

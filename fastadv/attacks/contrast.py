@@ -5,12 +5,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, Search, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.noise import bracket
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
@@ -18,17 +15,17 @@ class _Rows(Interval):
     away: Tensor
 
 
-@takes_common
+@core.takes_common
 def contrast(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     *,
     levels: int = 10,
     searches: int = 10,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the least loss of contrast that changes the decision.
 
     x is mixed with the middle of the box. Of `levels` shares, evenly spaced up to the whole way, the first
@@ -37,22 +34,16 @@ def contrast(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2 or Linf with a finite box; the radius is inf, or the largest distance of interest.
         levels: an integer >= 1, shares that pass the model at once.
         searches: bisections, >= 0; levels + searches samples pass the model for each image.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_norm("contrast", threat, ("l2", "linf"))
-    check_finite_box("contrast", threat)
-    check_count("levels", levels, 1)
-    check_count("searches", searches, 0)
+    core.check_norm("contrast", threat, ("l2", "linf"))
+    core.check_finite_box("contrast", threat)
+    core.check_count("levels", levels, 1)
+    core.check_count("searches", searches, 0)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x
         rows.away = search.problem.masked(torch.full_like(x, sum(threat.box) / 2)) - x
 
@@ -68,4 +59,4 @@ def contrast(
         for _ in range(searches):
             halve(rows, met(middle(rows)[:, None]).squeeze(1))
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)

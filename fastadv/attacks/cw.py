@@ -6,23 +6,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    GradientLook,
-    Rule,
-    Search,
-    check_norm,
-    run,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # the tanh covers a box wider by this share, in which even the edges of the true box lie where it is steep
@@ -48,9 +36,9 @@ class _Rows(Moments, Constants):
     step_size: Tensor
 
 
-@takes_common
+@core.takes_common
 def cw(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -59,8 +47,8 @@ def cw(
     searches: int = 5,
     constant: float | None = None,
     step_size: float | None = None,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
 
     z = center + width * tanh(w) keeps to the box; Adam moves w. For L2, D is the squared distance, and each
@@ -74,9 +62,6 @@ def cw(
     sample leaves when a search has brought it nothing.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2 or Linf; the radius is inf or the largest distance of interest.
         steps: of each search, an integer >= 1.
         searches: an integer >= 1, the largest number of searches.
@@ -84,25 +69,22 @@ def cw(
             for Linf, 0.3 over the largest gradient element.
         step_size: a number > 0, the first step in the space of w. None fits the expected displacement of a
             pixel.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
-            the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    The margin is that of the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
     """
-    check_norm("cw", threat, ("l2", "linf"))
-    check_count("steps", steps, 1)
-    check_count("searches", searches, 1)
+    core.check_norm("cw", threat, ("l2", "linf"))
+    core.check_count("steps", steps, 1)
+    core.check_count("searches", searches, 1)
     if constant is not None:
         positive("constant", constant, 1.0)
     if step_size is not None:
         positive("step_size", step_size, 1.0)
     rule = _rule(threat.norm, steps, searches, constant, step_size)
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> Rule:
-    def rule(search: Search[_Rows]) -> None:
+def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> core.Rule:
+    def rule(search: core.Search[_Rows]) -> None:
         rows, space = search.rows, _Space(search.threat)
         constant_search.reset(search)
         rows.shrink = search.full(SHRINK)
@@ -130,7 +112,7 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
     return rule
 
 
-def _gradient(search: Search[_Rows], look: GradientLook) -> Tensor:
+def _gradient(search: core.Search[_Rows], look: core.GradientLook) -> Tensor:
     """Return that of what is minimized, with respect to the points."""
     rows = search.rows
     if search.threat.norm == "l2":
@@ -141,7 +123,9 @@ def _gradient(search: Search[_Rows], look: GradientLook) -> Tensor:
     return pull.addcmul_(constant_search.force(search, look).to(pull.dtype), look.gradient, value=-1)
 
 
-def _fit(search: Search[_Rows], look: GradientLook, constant: float | None, step_size: float | None) -> None:
+def _fit(
+    search: core.Search[_Rows], look: core.GradientLook, constant: float | None, step_size: float | None
+) -> None:
     """Set the first constant and step size of each sample, given or for a model as linear as at x."""
     rows, (low, high) = search.rows, search.threat.box
     gradient = look.gradient
@@ -158,7 +142,7 @@ def _fit(search: Search[_Rows], look: GradientLook, constant: float | None, step
         rows.step_size = torch.full_like(rows.step_size, step_size)
 
 
-def _fitting_step(search: Search[_Rows], length: Tensor) -> Tensor:
+def _fitting_step(search: core.Search[_Rows], length: Tensor) -> Tensor:
     """Return [n], a step of Adam for displacements of that length."""
     norm = search.threat.norm
     each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
@@ -166,7 +150,7 @@ def _fitting_step(search: Search[_Rows], length: Tensor) -> Tensor:
     return torch.where(step.isfinite(), step, LARGEST_STEP).clamp_max(LARGEST_STEP)
 
 
-def _tighten(search: Search[_Rows]) -> Tensor:
+def _tighten(search: core.Search[_Rows]) -> Tensor:
     """Choose tau and the next constant for Linf; return bool [n], which samples have had enough."""
     rows, best = search.rows, search.best.distance
     idle = best.isinf() | (best > rows.before * (1 + rows.shrink) / 2)

@@ -6,21 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops, rng
-from fastadv._checks import check_count, check_share
-from fastadv.attacks.core import (
-    WRONG,
-    AttackResult,
-    Common,
-    Rows,
-    Search,
-    check_norm,
-    run,
-    takes_common,
-    waits,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("l2",)
@@ -28,16 +15,16 @@ NORMS = ("l2",)
 LAST_STEP = 0.01
 
 
-class _Rows(Rows):
+class _Rows(core.Rows):
     """The radius [n] of each sample's ball, and the largest that makes sense."""
 
     norm: Tensor
     most: Tensor
 
 
-@takes_common
+@core.takes_common
 def ddn(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -48,8 +35,8 @@ def ddn(
     first_norm: float | None = None,
     loss: losses.Loss | None = None,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
 
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r;
@@ -58,9 +45,6 @@ def ddn(
     gradient is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2; its radius, inf or the largest distance of interest, a number or [B], in input units.
         steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
@@ -69,21 +53,17 @@ def ddn(
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is "ce",
             or the margin of the criterion if one is given.
         seed: of the noise where the gradient is zero; elsewhere nothing is drawn.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_norm("ddn", threat, NORMS)
-    check_count("steps", steps, 1)
+    core.check_norm("ddn", threat, NORMS)
+    core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
-    check_share("gamma", gamma)
+    core.check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
 
-    def rule(search: Search[_Rows]) -> None:
-        ascended = ("ce" if search.problem.criterion is WRONG else None) if loss is None else loss
+    def rule(search: core.Search[_Rows]) -> None:
+        ascended = ("ce" if search.problem.criterion is core.WRONG else None) if loss is None else loss
         rows = search.rows
         rows.most = farthest(search)
         rows.norm = rows.most.clamp_max(first_norm)
@@ -100,13 +80,13 @@ def ddn(
             points = away.mul_(like(share, away)).add_(search.x).clamp_(*search.threat.box)
         search.finish(points)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
 
 
-def _led(search: Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def _led(search: core.Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Return the points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
     flat = like(ops.largest(gradient), gradient) == 0
-    if not waits(flat.device) and not bool(flat.any()):
+    if not core.waits(flat.device) and not bool(flat.any()):
         return points, gradient
     noise = rng.normal(gradient[0].numel(), rng.derive(search.seed, "ddn"), search.ids, step)
     noise = noise.to(gradient.dtype).view(gradient.shape)

@@ -4,12 +4,9 @@ from typing import Unpack
 
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number
-from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary, steepest
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2")
@@ -17,9 +14,9 @@ NORMS = ("linf", "l2")
 LEAST_STEP = 1e-4
 
 
-@takes_common
+@core.takes_common
 def deepfool(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -27,8 +24,8 @@ def deepfool(
     steps: int = 50,
     candidates: int | None = 10,
     overshoot: float = 0.02,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Minimize ||z - x|| over adversarial z in the box, by projections onto linearized class boundaries.
 
     At each step the boundaries between the label and its rivals are taken for hyperplanes. z moves to the
@@ -36,30 +33,24 @@ def deepfool(
     (Moosavi-Dezfooli et al. 2016, algorithm 2; section 3.3 for Linf).
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf or L2; the radius is inf, or the largest distance of interest.
         steps: the most projections, >= 1.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
             costs a backward pass a step.
         overshoot: the share by which each step goes beyond the boundary, >= 0.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
-            criterion, the one boundary is where its margin is zero.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    With targets or a criterion, the one boundary is where its margin is zero.
     """
-    check_norm("deepfool", threat, NORMS)
-    check_count("steps", steps, 1)
+    core.check_norm("deepfool", threat, NORMS)
+    core.check_count("steps", steps, 1)
     if candidates is not None:
-        check_count("candidates", candidates, 1)
-    beyond = 1 + check_number("overshoot", overshoot, 0)
+        core.check_count("candidates", candidates, 1)
+    beyond = 1 + core.check_number("overshoot", overshoot, 0)
 
     # what keeps the steps from ending just short of the boundary, which the clipping would let them do
     least = LEAST_STEP * width(threat)
 
-    def rule(search: Search) -> None:
+    def rule(search: core.Search) -> None:
         def rivals(logits: Tensor) -> Tensor:
             return largest_others(logits, search.y, candidates)
 
@@ -72,4 +63,4 @@ def deepfool(
             points = points.clamp_(*threat.box)
         search.finish(points)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, minimum=True, **common)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core import Common, Criterion, Rows, Search, check_finite_box, run
+from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_index
 from fastadv.attacks.methods.geometry import positive
 from fastadv.engine.freeze import freeze
@@ -17,7 +16,7 @@ from fastadv.errors import InputError
 from fastadv.threat import Linf
 
 
-class _Rows(Rows):
+class _Rows(core.Rows):
     velocity: Tensor
 
 
@@ -74,23 +73,23 @@ def distal(
 
     Raises InputError on wrong input, naming it.
     """
-    check_count("steps", steps, 0)
-    if check_number("step_size", step_size, 0) == 0 and steps:
+    core.check_count("steps", steps, 0)
+    if core.check_number("step_size", step_size, 0) == 0 and steps:
         raise InputError("step_size: expected a number > 0, got 0")
-    check_share("momentum", momentum, zero=True)
-    check_share("confidence", confidence, one=True)
+    core.check_share("momentum", momentum, zero=True)
+    core.check_share("confidence", confidence, one=True)
     if not isinstance(targets, Tensor) or targets.ndim != 1:
         got = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         raise InputError(f"targets: expected integer classes, a tensor [B], got {got}")
     if not isinstance(shape, tuple | list) or not shape:
         raise InputError(f"shape: expected the sizes of one image, such as (1, 28, 28), got {shape!r}")
     for size in shape:
-        check_count("shape", size, 1)
+        core.check_count("shape", size, 1)
     threat = Linf(torch.inf, box)
-    check_finite_box("distal", threat)
+    core.check_finite_box("distal", threat)
     frozen = freeze(model)
     weight = positive("scale", getattr(frozen.model, "scale", 1.0) if scale is None else scale, 1.0)
-    least = check_number("floor", getattr(frozen.model, "floor", 0.0) if floor is None else floor, 0)
+    least = core.check_number("floor", getattr(frozen.model, "floor", 0.0) if floor is None else floor, 0)
     goal = _Confident(confidence, weight, least)
     with torch.inference_mode(False), torch.no_grad():
         targets = check_index("targets", targets, len(targets), targets.device)
@@ -101,7 +100,7 @@ def distal(
         start = (low + (high - low) * noise).clamp(low, high)
         taken = torch.zeros_like(numbers)
 
-        def rule(search: Search[_Rows]) -> None:
+        def rule(search: core.Search[_Rows]) -> None:
             points, rows = search.start(), search.rows
             rows.velocity = torch.zeros_like(points)
             taken[search.per_sample(numbers)] = 0
@@ -116,18 +115,11 @@ def distal(
 
         # the core wants labels other than the targets; here they have no part
         labels = (targets == 0).long()
-        common = Common(targets=targets, criterion=goal, ids=ids)
-        out = run(
-            frozen,
-            start,
-            labels,
-            threat,
-            rule,
-            rows=_Rows,
-            loss=goal.log_confidence,
-            stop_early=True,
+        common = core.Common(targets=targets, criterion=goal, ids=ids)
+        out = core.run(
+            frozen, start, labels, threat, rule, rows=_Rows, loss=goal.log_confidence, stop_early=True,
             **common,
-        )
+        )  # fmt: skip
         seen, threshold = out.x_adv, frozen.input_threshold
         if threshold is not None:
             seen = torch.where(seen.to(frozen.dtype or seen.dtype) >= threshold, high, low)
@@ -135,7 +127,7 @@ def distal(
 
 
 @dataclass(frozen=True)
-class _Confident(Criterion):
+class _Confident(core.Criterion):
     """The target has at least this confidence; scale and floor are those of `distal`."""
 
     confidence: float

@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, GradientLook, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import like, positive, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # beta in widths of the box: the L1 norm then outweighs the squared distance even of pixels that cross it
@@ -34,9 +31,9 @@ class _Rows(Constants):
     steepest: Tensor
 
 
-@takes_common
+@core.takes_common
 def ead(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -46,8 +43,8 @@ def ead(
     beta: float | None = None,
     constant: float | None = None,
     step_size: float = 0.1,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the success nearest in L1: min constant * max(0, -margin(z)) + beta * ||d||_1 + ||d||_2^2, d = z
     - x.
 
@@ -62,9 +59,6 @@ def ead(
     brought it nothing.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L1; the radius is inf or the largest distance of interest.
         steps: of each search, an integer >= 1.
         searches: an integer >= 1, the largest number of searches.
@@ -74,22 +68,19 @@ def ead(
         step_size: a number > 0, how far the steepest pixel moves in the first step, as a share of the
             distance that is expected, or of the width of the box if that is less. At least 1 from the second
             search on, until a sample has a success.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
-            the criterion.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    The margin is that of the criterion.
     """
-    check_norm("ead", threat, ("l1",))
-    check_count("steps", steps, 1)
-    check_count("searches", searches, 1)
+    core.check_norm("ead", threat, ("l1",))
+    core.check_count("steps", steps, 1)
+    core.check_count("searches", searches, 1)
     edge = width(threat)
     weight = positive("beta", beta, BETA * edge)
     positive("step_size", step_size, 1.0)
     if constant is not None:
         positive("constant", constant, 1.0)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows, margin = search.rows, search.problem.margin
         constant_search.reset(search)
         for number in range(searches):
@@ -114,7 +105,7 @@ def ead(
             rows.length = torch.where(search.best.success, search.best.distance, rows.length)
             search.leave(constant_search.bisect(search))
 
-    def _advance(search: Search[_Rows], push: Tensor, rate: Tensor, step: int) -> None:
+    def _advance(search: core.Search[_Rows], push: Tensor, rate: Tensor, step: int) -> None:
         """Take a proximal step from `rows.points`, then the momentum that leads to the next ones."""
         rows, box = search.rows, search.threat.box
         away = rows.points - search.x
@@ -124,10 +115,10 @@ def ead(
         rows.points = reached.lerp(rows.before_step, -(step + 1) / (step + 4)).clamp_(*box)
         rows.before_step = reached
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _needed(search: Search[_Rows], look: GradientLook, weight: float) -> Tensor:
+def _needed(search: core.Search[_Rows], look: core.GradientLook, weight: float) -> Tensor:
     """Return [n], the constant that a linear model needs: that for the L1 norm alone plus that for the square
     alone.
 

@@ -8,25 +8,10 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops, rng
-from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core import (
-    WRONG,
-    AttackResult,
-    Common,
-    Look,
-    Search,
-    StepSize,
-    check_norm,
-    check_step_size,
-    run,
-    side_by_side,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -57,9 +42,9 @@ class _Rows(Interval):
     share: Tensor
 
 
-@takes_common
+@core.takes_common
 def fab(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -71,10 +56,10 @@ def fab(
     bias: float = 0.1,
     overshoot: float = 1.05,
     backward: float = 0.9,
-    restart_radius: StepSize | None = None,
+    restart_radius: core.StepSize | None = None,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Minimize ||z - x|| over adversarial z in the box, by projections of z and of x onto linearized
     boundaries.
 
@@ -88,9 +73,6 @@ def fab(
     the place where the margins at both ends let it vanish.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2 or L1; the radius is inf, or the largest distance of interest.
         steps: projections in each restart, >= 1.
         restarts: attempts; the first starts at x, the others at random points nearer than the best success.
@@ -104,32 +86,28 @@ def fab(
             nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
             or 5 (L1) widths of the box. AutoAttack gives its radius. That of the threat has no part in it, so
             that the distances found do not depend on it.
-        seed: of the random starts.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
-            criterion, the one boundary is where its margin is zero.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    With targets or a criterion, the one boundary is where its margin is zero.
     """
-    check_norm("fab", threat, NORMS)
-    check_count("steps", steps, 1)
+    core.check_norm("fab", threat, NORMS)
+    core.check_count("steps", steps, 1)
     if classes is not None:
-        check_count("classes", classes, 1)
-    check_share("bias", bias, zero=True, one=True)
-    check_number("overshoot", overshoot, 1)
-    check_share("backward", backward, one=True)
+        core.check_count("classes", classes, 1)
+    core.check_share("bias", bias, zero=True, one=True)
+    core.check_number("overshoot", overshoot, 1)
+    core.check_share("backward", backward, one=True)
     if restart_radius is None:
         restart_radius = RESTART[threat.norm] * width(threat)
     elif isinstance(x, Tensor) and x.ndim:
-        restart_radius = check_step_size(restart_radius, len(x), x.device, "restart_radius")
+        restart_radius = core.check_step_size(restart_radius, len(x), x.device, "restart_radius")
     longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
     explored = min(EXPLORED * steps, steps - RETURN[threat.norm])
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
 
-        def each_class(here: Search[_Rows], numbers: list[int]) -> None:
+        def each_class(here: core.Search[_Rows], numbers: list[int]) -> None:
             here.rows.restart_radius = rows.restart_radius.repeat(len(numbers))
             here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
             project(here, numbers, lambda logits: here.rows.rival)
@@ -140,15 +118,15 @@ def fab(
         rows.restart_radius = rows.restart_radius.minimum(given.to(rows.restart_radius)).clamp_max(
             torch.finfo(rows.restart_radius.dtype).max
         )
-        if targeted and search.targets is None and search.problem.criterion is WRONG:
+        if targeted and search.targets is None and search.problem.criterion is core.WRONG:
             logits = search.decide(search.x, judge=False).logits
             rows.others = largest_others(logits, search.y, classes)
-            side_by_side(search, rows.others.shape[1], each_class)
+            core.side_by_side(search, rows.others.shape[1], each_class)
         else:
             project(search, [0], lambda logits: largest_others(logits, search.y, classes))
         _shorten(search)
 
-    def project(search: Search[_Rows], numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
+    def project(search: core.Search[_Rows], numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
         points, broken, rows = _start(search, numbers), bool(search.restart), search.rows
         rows.idle = torch.zeros_like(search.y)
         rows.shortest = torch.full_like(rows.restart_radius, inf)
@@ -159,7 +137,11 @@ def fab(
             search.decide(points)
 
     def _step(
-        search: Search[_Rows], points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], step: int
+        search: core.Search[_Rows],
+        points: Tensor,
+        broken: bool,
+        rivals: Callable[[Tensor], Tensor],
+        step: int,
     ) -> tuple[Tensor, bool]:
         """Return the next points, successes drawn back towards x, and whether there has been any success.
 
@@ -182,7 +164,7 @@ def fab(
         points = torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box)
         return (_back(search, search.decide(points)), True) if broken else (points, False)
 
-    def _back(search: Search[_Rows], look: Look) -> Tensor:
+    def _back(search: core.Search[_Rows], look: core.Look) -> Tensor:
         """Return the points of `look`, successes drawn back; counts idle steps, anew for what leaves."""
         rows = search.rows
         length = norm(look.x_adv - search.x, threat.order).to(rows.shortest)
@@ -192,7 +174,7 @@ def fab(
         further = search.x + backward * (look.x_adv - search.x)
         return torch.where(like(look.adversarial, further), further, look.x_adv)
 
-    def _start(search: Search[_Rows], numbers: list[int]) -> Tensor:
+    def _start(search: core.Search[_Rows], numbers: list[int]) -> Tensor:
         if not search.restart:
             return search.x.clone()
         count = search.x[0].numel()
@@ -204,10 +186,12 @@ def fab(
         size = search.rows.restart_radius.to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
+    )
 
 
-def _shorten(search: Search[_Rows]) -> None:
+def _shorten(search: core.Search[_Rows]) -> None:
     """Try points between x and the nearest success, by false position on the margins at both ends."""
     rows, margin = search.rows, search.problem.margin
     search.leave(~search.best.success)

@@ -5,16 +5,14 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core import AttackResult, Common, Search, check_threat, run, takes_common
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
+from fastadv.attacks import core
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
-@takes_common
+@core.takes_common
 def fgsm(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -24,8 +22,8 @@ def fgsm(
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Return one step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the
     loss gradient g at x.
 
@@ -34,20 +32,9 @@ def fgsm(
     also where it held.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
-        restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
-        random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of the random starts.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_threat(threat)
+    core.check_threat(threat)
     if not threat.finite:
         raise InputError(
             "radius: expected a finite one, which is the length of the step, got an infinite one; "
@@ -56,11 +43,11 @@ def fgsm(
     losses.check_loss(loss)
     step_size = threat.default_step_size(1)
 
-    def rule(search: Search) -> None:
+    def rule(search: core.Search) -> None:
         # the start is no candidate: x_adv is the stepped point, also where that lowers the loss
         look = search.gradient(search.start(random_start), judge=False)
         search.finish(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
 
-    return run(
+    return core.run(
         model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
     )

@@ -6,22 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv._checks import check_count, check_share
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    GradientLook,
-    Rows,
-    Search,
-    check_norm,
-    may_leave,
-    run,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -32,16 +19,16 @@ LAST_STEP, LAST_GAMMA = 0.01, 0.02
 PATIENCE = 0.05
 
 
-class _Rows(Rows):
+class _Rows(core.Rows):
     """The radius [n] of each sample's ball, and the largest that makes sense."""
 
     radius: Tensor
     most: Tensor
 
 
-@takes_common
+@core.takes_common
 def fmn(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -50,8 +37,8 @@ def fmn(
     step_size: float | None = None,
     gamma: float = 0.05,
     loss: losses.Loss | None = None,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the success nearest to x, by gradient ascent inside a ball around x that shrinks and grows.
 
     z <- project(z + a g / ||g||_2), on box and ball. Where the last point is a success, the ball's radius
@@ -67,9 +54,6 @@ def fmn(
     sign(g), the steepest direction for that norm.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2, L1 or L0; its radius, inf or the largest distance of interest, a number or [B], in
             input units.
         steps: an integer >= 1, gradients for each sample.
@@ -80,22 +64,20 @@ def fmn(
         gamma: in (0, 1), the first share by which the radius shrinks and grows.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is the
             margin of the criterion. Its boundary should be at 0.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
-    Where no success was found inside the threat, x itself is returned. A sample whose gradient is zero at x
-    stays there. Raises InputError on wrong input, naming it.
+    A sample whose gradient is zero at x stays there.
     """
-    check_norm("fmn", threat, NORMS)
-    check_count("steps", steps, 1)
+    core.check_norm("fmn", threat, NORMS)
+    core.check_count("steps", steps, 1)
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
-    check_share("gamma", gamma)
+    core.check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
 
     patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
         rows.most = rows.radius = farthest(search)
         points, all_found = search.start(), False
@@ -113,14 +95,16 @@ def fmn(
             if not all_found:
                 if step >= patience:
                     further = torch.where(like(found, further), further, beyond)
-                all_found = may_leave(step, further.device) and bool(found.all())
+                all_found = core.may_leave(step, further.device) and bool(found.all())
             points = search.threat.resized(rows.radius).project(further, search.x)
         search.finish(points)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _ascend(search: Search[_Rows], look: GradientLook, decay: float, step_size: float | None) -> Tensor:
+def _ascend(
+    search: core.Search[_Rows], look: core.GradientLook, decay: float, step_size: float | None
+) -> Tensor:
     """Return [n, ...], the points a step further along the gradient; those of `look` may be overwritten."""
     if search.threat.norm != "linf":
         assert step_size is not None
@@ -129,7 +113,7 @@ def _ascend(search: Search[_Rows], look: GradientLook, decay: float, step_size: 
     return look.x_adv + look.gradient.sign() * like(decay * length, look.x_adv)
 
 
-def _to_boundary(search: Search[_Rows], look: GradientLook, share: float) -> tuple[Tensor, Tensor]:
+def _to_boundary(search: core.Search[_Rows], look: core.GradientLook, share: float) -> tuple[Tensor, Tensor]:
     """Return the shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the
     loss, and the radius [n] at which that model, without the box, places the boundary.
     """
@@ -149,7 +133,7 @@ def _to_boundary(search: Search[_Rows], look: GradientLook, share: float) -> tup
     return way, (distance + left).to(distance.dtype)
 
 
-def _radius(search: Search[_Rows], look: GradientLook, share: float) -> Tensor:
+def _radius(search: core.Search[_Rows], look: core.GradientLook, share: float) -> Tensor:
     """Return [n], the radius of the next ball around samples that have been broken."""
     radius = search.rows.radius
     smaller, larger = radius * (1 - share), radius * (1 + share)

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, norm, orthogonal, unit, width
 from fastadv.attacks.methods.hyperplane import steepest
 from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # how far probes lie from their center, as a share of its distance to x; those of `_tilt` lie farther
@@ -36,9 +33,9 @@ class _Rows(Starts):
     products: Tensor
 
 
-@takes_common
+@core.takes_common
 def hopskipjump(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -48,8 +45,8 @@ def hopskipjump(
     starts: Tensor | None = None,
     restarts: int = 1,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the success nearest to x, by steps along the boundary that ask for decisions alone.
 
     Step t asks on which side of the boundary `directions` * sqrt(t) random probes lie, close around a point
@@ -65,26 +62,20 @@ def hopskipjump(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2 or Linf; the radius is inf, or the largest distance of interest, a number or [B].
         queries: an integer >= 1, points of each restart that pass the model for each image, at most.
         directions: an integer >= 1, probes of the first step.
         starts: floating like x, adversarial points of the box; None looks for them among blends of x and
             uniform noise, for which the box must be finite. A sample for which there is none is held.
-        restarts: attempts with other random draws.
-        seed: of all draws.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it, and where one of the `starts` is not adversarial.
+    A start that is not adversarial is wrong input.
     """
-    check_norm("hopskipjump", threat, ("l2", "linf"))
-    check_count("queries", queries, 1)
-    check_count("directions", directions, 1)
+    core.check_norm("hopskipjump", threat, ("l2", "linf"))
+    core.check_count("queries", queries, 1)
+    core.check_count("directions", directions, 1)
     check_starts("hopskipjump", starts, x, threat)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
         left = find_start(search, starts, queries)
         left = to_boundary(search, min(HALVINGS, left), left)
@@ -102,10 +93,12 @@ def hopskipjump(
             _move(search)
             left = to_boundary(search, HALVINGS, left)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
+    )
 
 
-def _probe(search: Search[_Rows], probes: int, draws: Iterator[int]) -> None:
+def _probe(search: core.Search[_Rows], probes: int, draws: Iterator[int]) -> None:
     """Set `rows.gradient` to the unit direction [n, ...], orthogonal to `rows.normal`, that probes find."""
     rows, size = search.rows, search.x[0].numel()
     seed = rng.derive(search.seed, "hopskipjump", search.restart)
@@ -134,7 +127,7 @@ def _probe(search: Search[_Rows], probes: int, draws: Iterator[int]) -> None:
     rows.gradient = unit(orthogonal(gradient.unsqueeze(1), rows.normal).squeeze(1))
 
 
-def _deviation(search: Search[_Rows]) -> Tensor:
+def _deviation(search: core.Search[_Rows]) -> Tensor:
     """Return [n], the standard deviation of a coordinate of the probes, which the search twin can resolve."""
     distance = norm(search.rows.points - search.x, 2)
     least = torch.finfo(search.frozen.search_dtype or search.x.dtype).eps * width(search.threat)
@@ -142,14 +135,14 @@ def _deviation(search: Search[_Rows]) -> Tensor:
     return deviation
 
 
-def _center(search: Search[_Rows]) -> Tensor:
+def _center(search: core.Search[_Rows]) -> Tensor:
     """Return [n, ...], the center of the probes, `rows.shift` of their deviations from the boundary."""
     rows = search.rows
     center: Tensor = rows.points + like(rows.shift * _deviation(search), rows.points) * rows.normal
     return center
 
 
-def _tilt(search: Search[_Rows]) -> None:
+def _tilt(search: core.Search[_Rows]) -> None:
     """Turn `rows.normal` towards `rows.gradient`, so that it is the normal in the plane of the two."""
     rows = search.rows
     rows.low = search.full(0.0)
@@ -165,7 +158,7 @@ def _tilt(search: Search[_Rows]) -> None:
     rows.normal = angle.cos() * rows.normal + angle.sin() * rows.gradient
 
 
-def _move(search: Search[_Rows]) -> None:
+def _move(search: core.Search[_Rows]) -> None:
     """Move `rows.points` by the largest step that ends adversarial, or not at all.
 
     The longest leads to where the normal from x is as far as they are; the next is half of it, and so on.

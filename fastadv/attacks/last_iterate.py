@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count
-from fastadv.attacks.core import StepSize, check_step_size, check_threat, waits
+from fastadv.attacks import core
 from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
 from fastadv.engine import Frozen
 from fastadv.engine.graph import Rows, Step
@@ -23,7 +22,7 @@ def last_iterate(
     threat: Threat,
     *,
     steps: int,
-    step_size: StepSize,
+    step_size: core.StepSize,
     loss: losses.Loss = "ce",
     targets: Tensor | None = None,
     start: Tensor | None = None,
@@ -46,8 +45,8 @@ def last_iterate(
 
     Raises InputError on an argument of the wrong kind, naming it.
     """
-    check_count("steps", steps, 0)
-    check_threat(threat)
+    core.check_count("steps", steps, 0)
+    core.check_threat(threat)
     losses.check_loss(loss)
     if not isinstance(frozen, Frozen):
         raise InputError(
@@ -58,8 +57,8 @@ def last_iterate(
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
     with torch.inference_mode(False), torch.no_grad():
-        if not isinstance(step_size, Tensor) or not waits(step_size.device):
-            step_size = check_step_size(step_size, len(x), x.device)
+        if not isinstance(step_size, Tensor) or not core.waits(step_size.device):
+            step_size = core.check_step_size(step_size, len(x), x.device)
         x = frozen.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()
         each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
@@ -80,7 +79,7 @@ def last_iterate(
         return x_adv
 
 
-def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows) -> None:
+def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows) -> None:
     """Move `x_adv` of the rows, in place."""
     x_adv, y, targets = rows["x_adv"], rows.get("y"), rows.get("targets")
     gradient = frozen.input_gradient(x_adv, y, loss, targets, direction=True)[2]
@@ -88,7 +87,7 @@ def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize
 
 
 def _replayed(
-    frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows, times: int
+    frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows, times: int
 ) -> list[Tensor] | None:
     """Return `x_adv` after so many steps of a CUDA graph; None where these were not asked for, or
     cannot be.

@@ -5,8 +5,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, Search, StepSize, check_step_size, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
 from fastadv.engine import freeze
@@ -21,7 +20,7 @@ class _Rows(Interval):
     bisections: Tensor
 
 
-@takes_common
+@core.takes_common
 def latent_descent(
     model: Any,
     x: Tensor,
@@ -32,8 +31,8 @@ def latent_descent(
     step_size: float = 0.01,
     schedule: Literal["descent", "line_search"] = "descent",
     searches: int = 10,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the nearest adversarial on the way from x to what the model itself takes for the likeliest wrong
     class.
 
@@ -47,7 +46,6 @@ def latent_descent(
             ...].
         x: floating [B, ...] inside the box. Its precision is kept, low or not: points are rounded to it
             before the model judges them.
-        y: int [B], labels.
         threat: the norm of `distance`, the box, and the radius within which a success must lie; None is L2 of
             any radius. The search itself does not use the radius.
         steps: an integer >= 2, the largest number of steps.
@@ -57,14 +55,11 @@ def latent_descent(
             appendix). "line_search" puts step i at the share i / (steps - 1) of the way from x to the
             reconstruction of the point before, as the authors' code does, with 51 steps.
         searches: bisections of each kind.
-        common: as in `fastadv.attacks.Common`. Where there are targets, the image moves towards the
-            reconstruction of these classes.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    Where there are targets, the image moves towards the reconstruction of these classes.
     """
-    check_count("steps", steps, 2)
-    check_count("searches", searches, 0)
+    core.check_count("steps", steps, 2)
+    core.check_count("searches", searches, 0)
     if schedule not in ("descent", "line_search"):
         raise InputError(f"schedule: expected descent or line_search, got {schedule!r}")
     share = _shares(step_size, x)
@@ -75,7 +70,7 @@ def latent_descent(
             f"got {type(frozen.model).__name__}; use another attack"
         )
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x
         rows.origin, rows.share = x, search.per_sample(share)
         rows.low = rows.high = rows.walk = x
@@ -94,7 +89,7 @@ def latent_descent(
             rows.walk = (start + like(weight.to(start), start) * (image - start)).clamp(*search.threat.box)
             search.leave((walking & (~finite | (step >= steps))) | (rows.bisections > 2 * searches))
 
-    def _advance(search: Search[_Rows], points: Tensor, met: Tensor) -> None:
+    def _advance(search: core.Search[_Rows], points: Tensor, met: Tensor) -> None:
         """Move the ends of the interval that holds the boundary; begin the next bisection."""
         rows = search.rows
         inside, walks = like(met, points), like(rows.bisections == 0, points)
@@ -104,12 +99,12 @@ def latent_descent(
         # the second bisection goes towards x
         rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
-    return run(
+    return core.run(
         frozen, x, y, L2(torch.inf) if threat is None else threat, rule, rows=_Rows, minimum=True, **common
     )
 
 
-def _explain(search: Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """At points as the dtype of the images holds them: whether they meet the goal [n], whether all that the
     model says is finite [n], and its reconstruction of the class to move to [n, ...].
     """
@@ -126,11 +121,11 @@ def _explain(search: Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Ten
     return look.adversarial, finite, image.nan_to_num(0.0).to(points.dtype)
 
 
-def _shares(step_size: StepSize, x: Tensor) -> Tensor:
+def _shares(step_size: core.StepSize, x: Tensor) -> Tensor:
     """Return [B], the shares of the way that a step covers, each > 0."""
     if not isinstance(x, Tensor) or not x.ndim:
         return torch.empty(0)  # the check of the problem says what is wrong with x
-    share = check_step_size(step_size, len(x), x.device)
+    share = core.check_step_size(step_size, len(x), x.device)
     if not isinstance(share, Tensor):
         share = torch.full((len(x),), share, device=x.device)
     if len(share) and not bool((share > 0).all()):

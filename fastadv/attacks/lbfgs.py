@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, GradientLook, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import positive
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # the first constant, as a multiple of what a linear model needs
@@ -36,9 +33,9 @@ class _Rows(Constants):
     weights: Tensor
 
 
-@takes_common
+@core.takes_common
 def lbfgs(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -46,8 +43,8 @@ def lbfgs(
     steps: int,
     searches: int = 9,
     constant: float | None = None,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over the z in the
     box.
 
@@ -57,28 +54,22 @@ def lbfgs(
     each step is one full batch: a sample whose step was too long tries a shorter one in the next batch.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2; the radius is inf or the largest distance of interest.
         steps: gradients of each search, an integer >= 1.
         searches: an integer >= 1, the largest number of searches. A sample leaves earlier when its constant
             is known to within 2 %.
         constant: a number > 0, that of the first search. None is twice what a linear model with the gradient
             at x needs.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
-            the criterion.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    The margin is that of the criterion.
     """
-    check_norm("lbfgs", threat, ("l2",))
-    check_count("steps", steps, 1)
-    check_count("searches", searches, 1)
+    core.check_norm("lbfgs", threat, ("l2",))
+    core.check_count("steps", steps, 1)
+    core.check_count("searches", searches, 1)
     if constant is not None:
         positive("constant", constant, 1.0)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         margin = search.problem.criterion.margin
 
         def likelihood(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
@@ -100,10 +91,10 @@ def lbfgs(
             constant_search.bisect(search)
             search.leave(rows.high < NARROW * rows.low)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _needed(look: GradientLook) -> Tensor:
+def _needed(look: core.GradientLook) -> Tensor:
     """Return [n], the constant that a linear model needs: at its boundary the loss is half as steep as the
     margin.
     """
@@ -114,7 +105,7 @@ def _needed(look: GradientLook) -> Tensor:
     return needed.to(look.loss.dtype)
 
 
-def _begin(search: Search[_Rows]) -> None:
+def _begin(search: core.Search[_Rows]) -> None:
     """Take x as the first trial, and forget the curvature."""
     rows, x = search.rows, search.x.flatten(1)
     rows.trial = rows.point = x
@@ -125,7 +116,7 @@ def _begin(search: Search[_Rows]) -> None:
     rows.weights = rows.trial.new_zeros(len(x), MEMORY)
 
 
-def _consider(search: Search[_Rows], look: GradientLook, step: int) -> None:
+def _consider(search: core.Search[_Rows], look: core.GradientLook, step: int) -> None:
     """Move the samples whose trial is good enough there, and remember the curvature on the way."""
     rows = search.rows
     away = rows.trial - search.x.flatten(1)
@@ -144,7 +135,7 @@ def _consider(search: Search[_Rows], look: GradientLook, step: int) -> None:
     rows.gradient = torch.where(good[:, None], gradient, rows.gradient)
 
 
-def _propose(search: Search[_Rows], step: int) -> None:
+def _propose(search: core.Search[_Rows], step: int) -> None:
     """Set the next trial: along the quasi-Newton direction, among the pixels that the box lets move."""
     rows, (low, high) = search.rows, search.threat.box
     blocked = ((rows.point <= low) & (rows.gradient > 0)) | ((rows.point >= high) & (rows.gradient < 0))

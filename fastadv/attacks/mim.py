@@ -7,12 +7,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv._checks import check_number
-from fastadv.attacks.core import AttackResult, Common, Search, StepSize, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
 from fastadv.attacks.methods.geometry import like
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
@@ -20,23 +17,23 @@ class _Rows(Steps):
     momentum: Tensor
 
 
-@takes_common
+@core.takes_common
 def mim(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     *,
     steps: int,
-    step_size: StepSize | None = None,
+    step_size: core.StepSize | None = None,
     decay: float = 1.0,
     restarts: int = 1,
     random_start: bool = False,
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
     m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction
@@ -44,38 +41,18 @@ def mim(
     sample's momentum. The strongest of all points met is kept, not the last.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         decay: weight of the momentum so far, finite and >= 0; 0 is `bim`.
-        restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
-        random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of the random starts.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_number("decay", decay, 0)
+    core.check_number("decay", decay, 0)
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))
-    return run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        rows=_Rows,
-        loss=loss,
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
         **common,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +61,7 @@ class Momentum:
 
     decay: float
 
-    def __call__(self, search: Search[_Rows], gradient: Tensor) -> Tensor:
+    def __call__(self, search: core.Search[_Rows], gradient: Tensor) -> Tensor:
         # divided by its largest element first: the sum of a tiny or huge gradient leaves the format
         top = like(ops.largest(gradient), gradient)
         unit = torch.where(top > 0, gradient / top, 0.0)

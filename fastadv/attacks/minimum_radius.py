@@ -5,23 +5,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    InnerAttack,
-    Search,
-    check_attack,
-    check_threat,
-    merge_result,
-    run,
-    run_inner,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -37,18 +23,18 @@ class _Rows(Interval):
     bisections: Tensor
 
 
-@takes_common
+@core.takes_common
 def minimum_radius(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     *,
-    attack: InnerAttack,
+    attack: core.InnerAttack,
     searches: int = 10,
     first_radius: float | Tensor | None = None,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the smallest radius, for each sample, at which an attack with a budget breaks it.
 
     The radius of a sample doubles until the attack breaks it, or the ball holds the whole box. Then it is
@@ -57,9 +43,6 @@ def minimum_radius(
     (AttackBench, Cina et al. 2025); with fgsm, bim and mim it is the evaluation of Schott et al. 2018.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
             threat=..., targets=..., ids=...), with one radius a sample, and with the criterion and the mask
@@ -67,18 +50,14 @@ def minimum_radius(
         searches: bisections, >= 0. In L0, where radii are whole numbers, they end when none is left between.
         first_radius: a number > 0 or [B]; None is 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, and one
             coordinate (L0).
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_threat(threat)
-    check_attack(attack)
-    check_count("searches", searches, 0)
+    core.check_threat(threat)
+    core.check_attack(attack)
+    core.check_count("searches", searches, 0)
     first = _first(threat, first_radius, x)
     whole = threat.norm == "l0"
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
         start = torch.as_tensor(search.per_sample(first), dtype=search.x.dtype, device=search.x.device)
         start, reach = start.clamp_min(torch.finfo(start.dtype).tiny), farthest(search)
@@ -88,8 +67,8 @@ def minimum_radius(
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
         rows.bisections = torch.full_like(search.y, searches)
         while True:
-            out = run_inner(attack, search, search.frozen, search.threat.with_radius(rows.radius))
-            broken = merge_result(search, out)
+            out = core.run_inner(attack, search, search.frozen, search.threat.with_radius(rows.radius))
+            broken = core.merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
             low = torch.where(broken, rows.low, rows.radius)
@@ -104,7 +83,7 @@ def minimum_radius(
             search.leave(done)
             search.drop_leaving(search.x)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
 def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> float | Tensor:
@@ -114,7 +93,7 @@ def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> fl
     least = 1.0 if threat.norm == "l0" else 0.0
     values = first_radius if isinstance(first_radius, Tensor) and first_radius.ndim == 1 else None
     if values is None:
-        number = check_number("first_radius", first_radius, least)
+        number = core.check_number("first_radius", first_radius, least)
         valid = number > 0
     else:
         valid = bool((values.isfinite() & (values > 0) & (values >= least)).all())

@@ -5,33 +5,20 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv._checks import check_share
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    Rows,
-    Search,
-    StepSize,
-    check_finite_radius,
-    check_norm,
-    run,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
 from fastadv.attacks.methods.geometry import positive, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
-class _Rows(Rows):
+class _Rows(core.Rows):
     momentum: Tensor
 
 
-@takes_common
+@core.takes_common
 def nes(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -39,13 +26,13 @@ def nes(
     queries: int,
     directions: int = 25,
     probe: float | None = None,
-    step_size: StepSize | None = None,
+    step_size: core.StepSize | None = None,
     decay: float = 0.9,
     loss: losses.Loss | None = None,
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u
@@ -54,8 +41,6 @@ def nes(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf or L2 with a finite radius (a number or [B]), in input units.
         queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
         directions: an integer >= 1, for each step; each is probed on both sides, so that 25 are the 50
@@ -66,29 +51,26 @@ def nes(
         decay: weight of the estimates so far, in [0, 1).
         loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
             (logits, y, targets) -> [B].
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of the directions.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_norm("nes", threat, ("linf", "l2"))
-    check_finite_radius(threat)
+    core.check_norm("nes", threat, ("linf", "l2"))
+    core.check_finite_radius(threat)
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))
-    check_share("decay", decay, zero=True)
+    core.check_share("decay", decay, zero=True)
     if loss is not None:
         losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
-    def draw(search: Search[_Rows], step: int) -> Tensor:
+    def draw(search: core.Search[_Rows], step: int) -> Tensor:
         count = directions * search.x[0].numel()
         return rng.normal(count, rng.derive(search.seed, "nes"), search.ids, step)
 
-    def move(search: Search[_Rows], gradient: Tensor, points: Tensor, step: int) -> Tensor:
+    def move(search: core.Search[_Rows], gradient: Tensor, points: Tensor, step: int) -> Tensor:
         rows = search.rows
         rows.momentum = gradient if not step else rows.momentum.mul_(decay).add_(gradient, alpha=1 - decay)
         return search.threat.step(points, rows.momentum, search.x, search.per_sample(size))
 
     rule = estimated_ascent(steps, directions, away, loss, draw, move)
-    return run(model, x, y, threat, rule, rows=_Rows, loss=loss, stop_early=stop_early, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, loss=loss, stop_early=stop_early, seed=seed, **common
+    )

@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import like, positive, unit
 from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 FIRST_WEIGHT, FIRST_STEP, LAST_STEP, MOMENTUM = 0.3, 1.0, 0.01, 0.5
 
 
-@takes_common
+@core.takes_common
 def pdgd(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -28,8 +25,8 @@ def pdgd(
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Minimize weight * ||d||_2 - loss(x + d), by gradient descent with momentum on this Lagrangian.
 
     d <- d + a * m, clipped to the box, where m is a moving mean of g - weight * d / ||d||, and g the loss's
@@ -39,9 +36,6 @@ def pdgd(
     cross-entropy, the others the margin.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L2; the radius is inf, or the largest distance of interest.
         steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
@@ -49,27 +43,23 @@ def pdgd(
         weight: > 0, the first weight of the distance; None is 0.3.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
             None is the cross-entropy and then the margin, or the margin of a criterion.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_norm("pdgd", threat, ("l2",))
-    check_count("steps", steps, 1)
+    core.check_norm("pdgd", threat, ("l2",))
+    core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, FIRST_STEP)
     weight = positive("weight", weight, FIRST_WEIGHT)
     if loss is not None:
         losses.check_loss(loss)
 
-    def rule(search: Search) -> None:
+    def rule(search: core.Search) -> None:
         primal_dual(
             search, _descend, steps=steps, step_size=step_size, last_step=LAST_STEP, weight=weight, loss=loss
         )
 
-    return run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
 
 
-def _descend(search: Search, force: Tensor, length: Tensor) -> Tensor:
+def _descend(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
     rows = search.rows
     pull = like(rows.weight, force).to(force.dtype) * unit(rows.away)
     rows.mean.lerp_(force - pull, 1 - MOMENTUM)

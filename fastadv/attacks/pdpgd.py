@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import like, positive, shorten_, width
 from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
@@ -25,9 +22,9 @@ REFINING = 100
 ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
 
 
-@takes_common
+@core.takes_common
 def pdpgd(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -36,8 +33,8 @@ def pdpgd(
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Minimize weight * ||d|| - loss(x + d), by gradient steps on the loss and proximal steps on the
     distance.
 
@@ -55,9 +52,6 @@ def pdpgd(
     as above.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf, L2, L1 or L0; the radius is inf, or the largest distance of interest.
         steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
@@ -66,19 +60,15 @@ def pdpgd(
         weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1. Likewise.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
             None is the margin, in Linf at first the cross-entropy.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_norm("pdpgd", threat, NORMS)
-    check_count("steps", steps, 1)
+    core.check_norm("pdpgd", threat, NORMS)
+    core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, FIRST_STEP[threat.norm])
     weight = positive("weight", weight, FIRST_WEIGHT[threat.norm])
     if loss is not None:
         losses.check_loss(loss)
 
-    def descend(search: Search, force: Tensor, length: Tensor) -> Tensor:
+    def descend(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
         rows = search.rows
         rows.mean.lerp_(force, 1 - MOMENTUM)
         ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
@@ -88,16 +78,16 @@ def pdpgd(
     if threat.norm == "l0":
         share = min(share, max(1 - REFINING / steps, 0.0))
 
-    def rule(search: Search) -> None:
+    def rule(search: core.Search) -> None:
         primal_dual(
             search, descend, steps=steps, step_size=step_size, last_step=LAST_STEP[threat.norm],
             weight=weight, loss=loss, adaptive=share,
         )  # fmt: skip
 
-    return run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
 
 
-def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
+def _proximal(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
     """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
     kind = search.threat.norm
     if kind == "l0":
@@ -110,7 +100,7 @@ def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
     return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
 
 
-def _sparse(search: Search, away: Tensor, by: Tensor) -> Tensor:
+def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
     """Return the same inside the box for L0: the coordinates that gain enough; while refining, fewer than
     before.
     """

@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count
-from fastadv.attacks.core import AttackResult, Common, Search, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.noise import signed
 from fastadv.attacks.methods.start import Starts, check_starts, find_start
 from fastadv.attacks.salt_and_pepper import ends
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # noises of growing size until one is a success; after the last of them the first comes again
@@ -32,9 +29,9 @@ class _Rows(Starts):
     stage: Tensor
 
 
-@takes_common
+@core.takes_common
 def pointwise(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -43,8 +40,8 @@ def pointwise(
     starts: Tensor | None = None,
     restarts: int = 1,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the fewest changed coordinates, or the nearest success, that decisions alone lead to.
 
     A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long
@@ -59,27 +56,22 @@ def pointwise(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
         queries: an integer >= 1, points of each run that pass the model for each image, at most.
         starts: floating like x, adversarial points of the box at which all runs start; None looks for
             salt-and-pepper noise that is one. A sample for which there is none is held.
         restarts: an integer >= 1, runs with other draws, of which the best counts; their points pass the
             model together. The paper has 10 in L0.
-        seed: of all draws.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it, and where one of the `starts` is not adversarial.
+    A start that is not adversarial is wrong input.
     """
-    check_norm("pointwise", threat, ("l0", "l2"))
-    check_finite_box("pointwise", threat)
-    check_count("queries", queries, 1)
-    check_count("restarts", restarts, 1)
+    core.check_norm("pointwise", threat, ("l0", "l2"))
+    core.check_finite_box("pointwise", threat)
+    core.check_count("queries", queries, 1)
+    core.check_count("restarts", restarts, 1)
     check_starts("pointwise", starts, x, threat)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         first = _begin(search, starts, restarts)
         own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
         for query in range(first, queries):
@@ -90,10 +82,10 @@ def pointwise(
             _try(search, noise, (query % LEVELS + 1) / LEVELS)
             _pass_on(search)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
 
 
-def _begin(search: Search[_Rows], starts: Tensor | None, runs: int) -> int:
+def _begin(search: core.Search[_Rows], starts: Tensor | None, runs: int) -> int:
     """Let each run begin at x, or at the caller's starts; return the queries spent.
 
     Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`, and `rows.left` says
@@ -113,7 +105,7 @@ def _begin(search: Search[_Rows], starts: Tensor | None, runs: int) -> int:
     return 0 if starts is None else 1
 
 
-def _try(search: Search[_Rows], noise: Tensor, level: float) -> None:
+def _try(search: core.Search[_Rows], noise: Tensor, level: float) -> None:
     """Let each run add noise, or take some coordinates back, and keep the point if that is a success.
 
     A run that is still at x adds noise of the level, a share of the coordinates.
@@ -149,7 +141,7 @@ def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
     return loud >= like(least, loud)
 
 
-def _pass_on(search: Search[_Rows]) -> None:
+def _pass_on(search: core.Search[_Rows]) -> None:
     """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
     rows, x = search.rows, search.x.unsqueeze(1)
     last = HALVINGS if search.threat.norm == "l2" else 0

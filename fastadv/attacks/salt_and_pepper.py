@@ -5,16 +5,14 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core import AttackResult, Common, Search, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, signed
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
-@takes_common
+@core.takes_common
 def salt_and_pepper(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -22,8 +20,8 @@ def salt_and_pepper(
     levels: int = 100,
     repetitions: int = 10,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the fewest random coordinates that, sent to random ends of the box, change the decision.
 
     Until a sample has a success, noises of all sizes are drawn (Schott et al. 2018, table 1). From then on
@@ -33,32 +31,25 @@ def salt_and_pepper(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
         levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, they
             change shares of its coordinates that are spread from few to all.
         repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for
             each image.
-        seed: of the noise.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_norm("salt_and_pepper", threat, ("l0",))
-    check_finite_box("salt_and_pepper", threat)
+    core.check_norm("salt_and_pepper", threat, ("l0",))
+    core.check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)
-    return run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
+    return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
 
 
-def ends(search: Search, noise: Tensor) -> Tensor:
+def ends(search: core.Search, noise: Tensor) -> Tensor:
     """Return [n, C, ...], the ends of the box that the signs of the noise name, and x outside the mask."""
     low, high = search.x.new_tensor(search.threat.box)
     return search.problem.masked(torch.where(noise > 0, high, low))
 
 
-def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
+def flipped(search: core.Search, noise: Tensor, sizes: Tensor) -> Tensor:
     """Return x [n, C, ...] with `sizes` [n, C] coordinates at the `ends` that the noise names.
 
     They are those of the largest absolute noise among the ones that move there.

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks import core
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("l0",)
@@ -27,9 +24,9 @@ class _Rows(Moments):
     size: Tensor
 
 
-@takes_common
+@core.takes_common
 def sigma_zero(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -39,8 +36,8 @@ def sigma_zero(
     sigma: float = 1e-3,
     threshold: float = 0.3,
     threshold_rate: float = 0.01,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Return the success that changes the fewest coordinates, by descent on a smooth count of those changed.
 
     The loss is max(-margin, 0) + mean_i d_i^2 / (d_i^2 + sigma). Its gradient, divided by its largest
@@ -51,30 +48,23 @@ def sigma_zero(
     there where the success lasts.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L0; its radius, inf or the largest number of coordinates of interest, a number or [B].
         steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         sigma: > 0, the square of the displacement that counts half, as a share of the box's squared width.
         threshold: in [0, 1], the first threshold, as a share of the width of the box.
         threshold_rate: >= 0, how much the threshold changes at a step, as a share of the step.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
     """
-    check_norm("sigma_zero", threat, NORMS)
-    check_count("steps", steps, 1)
+    core.check_norm("sigma_zero", threat, NORMS)
+    core.check_count("steps", steps, 1)
     # the search runs in units of the box
     unit = width(threat)
     step_size = positive("step_size", step_size, unit) / unit
     sigma = positive("sigma", sigma, 1.0)
-    check_share("threshold", threshold, zero=True, one=True)
-    check_number("threshold_rate", threshold_rate, 0)
+    core.check_share("threshold", threshold, zero=True, one=True)
+    core.check_number("threshold_rate", threshold_rate, 0)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
         rows.threshold = search.full(threshold)
         points = search.start()
@@ -98,10 +88,10 @@ def sigma_zero(
         search.finish(points)
         _put_back(search, steps // PUT_BACK)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _put_back(search: Search[_Rows], count: int) -> None:
+def _put_back(search: core.Search[_Rows], count: int) -> None:
     """Set `count` changed coordinates of each best success back to x, one by one, where it lasts without."""
     rows = search.rows
     search.leave(~search.best.success)

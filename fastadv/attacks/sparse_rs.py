@@ -6,20 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_share
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    Search,
-    check_finite_box,
-    check_finite_radius,
-    check_norm,
-    run,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("l0",)
@@ -33,9 +21,9 @@ class _Rows(Best):
     count: Tensor
 
 
-@takes_common
+@core.takes_common
 def sparse_rs(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -46,8 +34,8 @@ def sparse_rs(
     restarts: int = 1,
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize margin(model(z), y) over z that differ from x in few coordinates, by random search on logits
     alone.
 
@@ -59,27 +47,18 @@ def sparse_rs(
     criterion, the cross-entropy.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: L0; the radius, finite, is the number of coordinates, a number or [B]; the box is finite.
         queries: points tried in each restart; 0 leaves x as it is.
         share: alpha_init of the paper, in (0, 1]: the first queries exchange half this share of the set.
         rescale: let the schedule, made for 10,000 queries, run along those asked for, as the paper does.
-        restarts: attempts with other random draws.
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of all draws.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_norm("sparse_rs", threat, NORMS)
-    check_finite_radius(threat)
-    check_count("queries", queries, 0)
-    check_share("share", share, one=True)
-    check_finite_box("sparse_rs", threat)
+    core.check_norm("sparse_rs", threat, NORMS)
+    core.check_finite_radius(threat)
+    core.check_count("queries", queries, 0)
+    core.check_share("share", share, one=True)
+    core.check_finite_box("sparse_rs", threat)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         sets = _Sets(search)
 
         def propose(query: int) -> Tensor:
@@ -87,19 +66,10 @@ def sparse_rs(
 
         random_search(search, queries, sets.start, propose)
 
-    return run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        rows=_Rows,
-        loss=search_loss(common),
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
-        **common,
-    )
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, loss=search_loss(common), restarts=restarts,
+        stop_early=stop_early, seed=seed, **common,
+    )  # fmt: skip
 
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
@@ -110,7 +80,7 @@ def _share(query: int, queries: int, share: float, rescale: bool) -> float:
 class _Sets:
     """Points that differ from x in as many coordinates as the ball allows, each at an end of the box."""
 
-    def __init__(self, search: Search[_Rows]) -> None:
+    def __init__(self, search: core.Search[_Rows]) -> None:
         self.search, self.seed = search, rng.derive(search.seed, "sparse_rs", search.restart)
         self.ends = search.x.new_tensor(search.threat.box)
         size = search.x[0].numel()

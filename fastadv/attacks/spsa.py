@@ -5,28 +5,17 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    Search,
-    StepSize,
-    check_finite_radius,
-    check_norm,
-    run,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
 from fastadv.attacks.methods.geometry import like, positive, width
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
-@takes_common
+@core.takes_common
 def spsa(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -34,12 +23,12 @@ def spsa(
     queries: int,
     directions: int = 128,
     probe: float | None = None,
-    step_size: StepSize | None = None,
+    step_size: core.StepSize | None = None,
     loss: losses.Loss | None = None,
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random
@@ -48,8 +37,6 @@ def spsa(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: Linf with a finite radius (a number or [B]), in input units.
         queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
         directions: an integer >= 1, for each step.
@@ -57,26 +44,21 @@ def spsa(
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
         loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
             (logits, y, targets) -> [B].
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of the directions.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_norm("spsa", threat, ("linf",))
-    check_finite_radius(threat)
+    core.check_norm("spsa", threat, ("linf",))
+    core.check_finite_radius(threat)
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))
     if loss is not None:
         losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
-    def draw(search: Search, step: int) -> Tensor:
+    def draw(search: core.Search, step: int) -> Tensor:
         count = directions * search.x[0].numel()
         bits = rng.bits(count, rng.derive(search.seed, "spsa"), search.ids, step)
         return 2 * (bits & 1).to(search.x.dtype) - 1
 
-    def move(search: Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
+    def move(search: core.Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
         unit = adam(search.rows, gradient, step)
         length = search.per_sample(size)
         if isinstance(length, Tensor) and length.ndim:
@@ -84,4 +66,6 @@ def spsa(
         return search.threat.project(points + length * unit, search.x)
 
     rule = estimated_ascent(steps, directions, away, loss, draw, move)
-    return run(model, x, y, threat, rule, rows=Moments, loss=loss, stop_early=stop_early, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=Moments, loss=loss, stop_early=stop_early, seed=seed, **common
+    )

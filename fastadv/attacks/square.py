@@ -7,22 +7,10 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_share
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    Search,
-    check_finite_radius,
-    check_norm,
-    run,
-    takes_common,
-    waits,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.ops._windows import inside, middle_corners, signs
 from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
@@ -44,9 +32,9 @@ class _Rows(Best):
     upper: Tensor
 
 
-@takes_common
+@core.takes_common
 def square(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -57,8 +45,8 @@ def square(
     restarts: int = 1,
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Maximize margin(model(z), y) over z in ball and box, by random search that asks for logits alone.
 
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
@@ -71,27 +59,19 @@ def square(
     criterion, the cross-entropy.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
-        y: int [B], labels.
         threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         queries: points tried in each restart; 0 leaves x as it is.
         share: the share of pixels in the first square, in (0, 1].
         rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
             AutoAttack, shrinks them after the paper's numbers of queries.
-        restarts: attempts with other random draws.
-        stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed: of all draws.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
-
-    Raises InputError on wrong input, naming it.
     """
-    check_norm("square", threat, NORMS)
-    check_finite_radius(threat)
-    check_count("queries", queries, 0)
-    check_share("share", share, one=True)
+    core.check_norm("square", threat, NORMS)
+    core.check_finite_radius(threat)
+    core.check_count("queries", queries, 0)
+    core.check_share("share", share, one=True)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         draw = _Draw(search)
         change = CHANGES[search.threat.norm](search, draw)
         whole = draw.height * draw.width
@@ -101,19 +81,10 @@ def square(
 
         random_search(search, queries, change.start, propose)
 
-    return run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        rows=_Rows,
-        loss=search_loss(common),
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
-        **common,
-    )
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, loss=search_loss(common), restarts=restarts,
+        stop_early=stop_early, seed=seed, **common,
+    )  # fmt: skip
 
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
@@ -124,7 +95,7 @@ def _share(query: int, queries: int, share: float, rescale: bool) -> float:
 class _Draw:
     """Images [n, C, H, W] seen in inputs of any rank, and random words for each of them."""
 
-    def __init__(self, search: Search[_Rows]) -> None:
+    def __init__(self, search: core.Search[_Rows]) -> None:
         self.search = search
         self.seed = rng.derive(search.seed, "square", search.restart)
         shape = search.x.shape[1:]
@@ -156,7 +127,7 @@ class _Draw:
 class _Ends:
     """Linf: pixels at the ends of the ball."""
 
-    def __init__(self, search: Search[_Rows], draw: _Draw) -> None:
+    def __init__(self, search: core.Search[_Rows], draw: _Draw) -> None:
         self.search, self.draw = search, draw
         x, threat = search.x, search.threat
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
@@ -183,7 +154,7 @@ class _Ends:
 
         points = placed()
         same = (points == rows.best).flatten(1).all(1)
-        if not waits(same.device) and not bool(same.any()):
+        if not core.waits(same.device) and not bool(same.any()):
             return points
         # the channels that take their other end: one at least, and each other one by chance
         one = words[:, -1:] % draw.channels == torch.arange(draw.channels, device=words.device)
@@ -197,7 +168,7 @@ class _Bumps:
 
     order = 2
 
-    def __init__(self, search: Search[_Rows], draw: _Draw) -> None:
+    def __init__(self, search: core.Search[_Rows], draw: _Draw) -> None:
         self.search, self.draw = search, draw
         self._window: Window | None = None
 

@@ -8,23 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv._checks import check_count
-from fastadv.attacks.core import (
-    AttackResult,
-    Common,
-    InnerAttack,
-    Search,
-    check_attack,
-    check_threat,
-    run,
-    run_inner,
-    takes_common,
-)
+from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -36,19 +24,19 @@ class _Rows(Interval):
     unit: Tensor
 
 
-@takes_common
+@core.takes_common
 def transfer(
-    model: Model | Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     *,
-    source: Model | Frozen | Sequence[Model | Frozen],
-    attack: InnerAttack,
+    source: core.Classifier | Sequence[core.Classifier],
+    attack: core.InnerAttack,
     scales: int = 24,
     searches: int = 10,
-    **common: Unpack[Common],
-) -> AttackResult:
+    **common: Unpack[core.Common],
+) -> core.AttackResult:
     """Find the smallest multiple of a perturbation of a substitute, clipped to the box, that fools the
     model.
 
@@ -59,8 +47,6 @@ def transfer(
     Args:
         model: the target, a classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left
             as it is.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         source: the substitutes: one or a sequence of classifiers with the classes of the model. The nearest
             success over all counts. Their passes are not counted.
@@ -71,16 +57,14 @@ def transfer(
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
             moves most across the whole box.
         searches: bisections, >= 0.
-        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`; eot is that of the
-            target.
+        eot: an integer >= 1, passes of the target that are averaged.
 
-    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it; so is a substitute with fewer or more classes than the model.
+    A substitute with fewer or more classes than the model is wrong input.
     """
-    check_threat(threat)
-    check_attack(attack)
-    check_count("scales", scales, 2)
-    check_count("searches", searches, 0)
+    core.check_threat(threat)
+    core.check_attack(attack)
+    core.check_count("scales", scales, 2)
+    core.check_count("searches", searches, 0)
     several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
     sources = [freeze(one) for one in several]
     if not sources:
@@ -88,25 +72,25 @@ def transfer(
 
     searched = partial(minimum_radius, attack=attack)
 
-    def rule(search: Search[_Rows]) -> None:
+    def rule(search: core.Search[_Rows]) -> None:
         _check_classes(sources, search)
         for substitute in sources:
             budget = _budget(search)
             craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
-            away = run_inner(craft, search, substitute, budget).x_adv - search.x
+            away = core.run_inner(craft, search, substitute, budget).x_adv - search.x
             most = like(ops.largest(away), away)
             # the largest coordinate of the unit is as wide as the box
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
             _scale(search)
 
-    def _budget(search: Search[_Rows]) -> Threat:
+    def _budget(search: core.Search[_Rows]) -> Threat:
         """Return the caller's threat, which the attack on a substitute may need; the search itself has no
         radius.
         """
         radius = torch.as_tensor(threat.radius, device=search.x.device)
         return threat.with_radius(search.per_sample(radius)) if radius.ndim else threat
 
-    def _scale(search: Search[_Rows]) -> None:
+    def _scale(search: core.Search[_Rows]) -> None:
         rows = search.rows
         tried = torch.logspace(0, 1, scales, LAST / FIRST, dtype=torch.float64) * FIRST
         tried = torch.cat([torch.zeros(1, dtype=torch.float64), tried]).to(search.x)
@@ -119,10 +103,10 @@ def transfer(
             points = (search.x + like(middle(rows), search.x) * rows.unit).clamp_(*threat.box)
             halve(rows, search.decide(points).adversarial)
 
-    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _check_classes(sources: list[Frozen], search: Search[_Rows]) -> None:
+def _check_classes(sources: list[Frozen], search: core.Search[_Rows]) -> None:
     """Raise InputError where a substitute has more or fewer classes than the model."""
     assert search.problem.clean is not None
     classes, one = search.problem.clean.shape[1], search.x[:1].to(search.dtype)
@@ -136,7 +120,9 @@ def _check_classes(sources: list[Frozen], search: Search[_Rows]) -> None:
             )
 
 
-def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search[_Rows], budget: Threat) -> bool:
+def _goes_anywhere(
+    attack: core.InnerAttack, substitute: Frozen, search: core.Search[_Rows], budget: Threat
+) -> bool:
     """Return whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
     if budget.finite:
         return True

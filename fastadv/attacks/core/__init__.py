@@ -7,7 +7,7 @@ passes, marks what is not finite, lets samples leave, and proves each success on
 
 from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks.core.card import Attack
-from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.common import Classifier, Common, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
@@ -32,6 +32,7 @@ __all__ = [
     "WRONG",
     "Attack",
     "AttackResult",
+    "Classifier",
     "Common",
     "ConfidentlyWrong",
     "Criterion",

@@ -1,16 +1,21 @@
-"""The arguments that every attack takes, written once."""
+"""The arguments that attacks share: what they are called, what they mean, what they default to."""
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
+from textwrap import indent
 from typing import ParamSpec, TypedDict, TypeVar
 
 from torch import Tensor
 
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Classifier = Model | Frozen
 
 
 class Common(TypedDict, total=False):
@@ -33,10 +38,27 @@ class Common(TypedDict, total=False):
 
 
 DEFAULTS = {"targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None}
+# what these mean wherever an attack takes them and does not say otherwise
+OTHERS = """
+model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+x: floating [B, ...] inside the box.
+y: int [B], labels.
+restarts: attempts, each from another random point or with other random draws; each sample's best is kept.
+random_start: let the first attempt start at a random point of ball and box too, instead of x.
+loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
+stop_early: leave a sample at its first success; otherwise return its strongest point.
+seed: of all random draws.
+"""
+ENDING = """\
+Where nothing was broken, the result has the strongest point met, or x itself from an attack for the nearest
+success. Raises InputError on wrong input, naming it."""
 
 
 def takes_common(function: Callable[P, R]) -> Callable[P, R]:
-    """Return an attack with `**common: Unpack[Common]`, whose signature shows these arguments one by one."""
+    """Return an attack with `**common: Unpack[Common]`, whose signature and help show these arguments too.
+
+    Its `Args` need not describe an argument that other attacks have in the same meaning.
+    """
     kinds = inspect.Parameter
     own = inspect.signature(function).parameters.values()
     shared = [
@@ -57,4 +79,20 @@ def takes_common(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     attack.__signature__ = whole  # type: ignore[attr-defined]
+    attack.__doc__ = _completed(inspect.getdoc(function) or "", list(whole.parameters))
     return attack
+
+
+def _completed(text: str, names: list[str]) -> str:
+    """Return the docstring of an attack with the meaning of all its arguments, and how every attack ends."""
+    head, _, rest = text.partition("\n\nArgs:\n")
+    own, _, tail = rest.partition("\n\n")
+    meaning = _entries(f"{inspect.getdoc(Common)}{OTHERS}") | _entries(inspect.cleandoc(own))
+    arguments = "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)
+    parts = [head, f"Args:\n{indent(arguments, '    ')}", tail, ENDING]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _entries(text: str) -> dict[str, str]:
+    """Return what follows each `name: ` at the beginning of a line, up to the next one."""
+    return dict(re.findall(r"^(\w+): (.*(?:\n {4}.*)*)", text, re.M))

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count, check_seed
-from fastadv.attacks.core.common import Common
+from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import Over, Plan, R, Rule, Search
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 # by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success
@@ -25,7 +24,7 @@ OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
 def run(
-    model: Model | Frozen,
+    model: Classifier,
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -85,7 +84,7 @@ def run(
 
 
 def prepare(
-    model: Model | Frozen, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
+    model: Classifier, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
 ) -> tuple[Frozen, Problem]:
     """Return the frozen model and the checked problem of a call."""
     arguments: dict[str, Any] = dict(common)
