@@ -103,9 +103,7 @@ def apgd(
 
 
 def _targets(loss: losses.Loss, classes: int | None, common: core.Common) -> tuple[losses.Loss, int]:
-    """Return the loss without "-targeted", and how many classes it goes through: 0 where it is not
-    targeted.
-    """
+    """Return the loss without "-targeted", and through how many classes it goes: 0 without it."""
     if not isinstance(loss, str) or not loss.endswith(TARGETED):
         if classes is not None:
             raise InputError(f'classes: expected None unless the loss ends in "{TARGETED}", got {classes!r}')

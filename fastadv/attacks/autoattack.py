@@ -160,9 +160,7 @@ def _components(version: str, run: "_Run") -> list[Component]:
 
 
 def _aims(run: "_Run") -> bool:
-    """Return whether losses by the criterion can lead to a class: those of OutsideTopK are the same for
-    any.
-    """
+    """Return whether the criterion's losses can lead to a class; those of OutsideTopK do not differ."""
     clean, y, margin = run.trial.clean, run.trial.problem.y, run.trial.problem.criterion.margin
     return run.plain or not torch.equal(*(margin(clean, y, (y + i) % clean.shape[1]) for i in (1, 2)))
 

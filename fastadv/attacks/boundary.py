@@ -133,9 +133,7 @@ def _step(search: core.Search[_Rows], number: int, step: int) -> None:
 
 
 def _spherical(search: core.Search[_Rows], outward: Tensor, number: int, step: int) -> Tensor:
-    """Return [n, C, ...], random steps on the sphere around x, `rows.lift` of their deviations farther
-    out.
-    """
+    """Return [n, C, ...], random steps on the sphere around x, `rows.lift` deviations farther out."""
     rows, x, size = search.rows, search.x, search.x[0].numel()
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(number * size, seed, search.ids, step).to(x.dtype).view(len(x), number, *x.shape[1:])

@@ -106,9 +106,7 @@ class EstimatedGradient(nn.Module):
 
     @torch.no_grad()
     def jacobian(self, x: Tensor) -> Tensor:
-        """Return the estimated derivatives [B, D, K] of the logits with respect to each coordinate of x [B,
-        ...].
-        """
+        """Return the estimated derivatives [B, D, K] of the logits by each coordinate of x [B, ...]."""
         rows = x.flatten(1)
         last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format

@@ -89,9 +89,7 @@ def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: core.Ste
 def _replayed(
     frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows, times: int
 ) -> list[Tensor] | None:
-    """Return `x_adv` after so many steps of a CUDA graph; None where these were not asked for, or
-    cannot be.
-    """
+    """Return `x_adv` after so many steps of a CUDA graph; None where none was asked for or can be."""
     # a loss that is a function may hold one value for each sample
     if not isinstance(loss, str) or not frozen.ready_to_capture(rows["x_adv"]):
         return None

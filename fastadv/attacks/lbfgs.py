@@ -95,9 +95,7 @@ def lbfgs(
 
 
 def _needed(look: core.GradientLook) -> Tensor:
-    """Return [n], the constant that a linear model needs: at its boundary the loss is half as steep as the
-    margin.
-    """
+    """Return [n], the constant of a linear model: at its boundary the loss is half as steep as the margin."""
     odds = look.loss.double().exp()
     gap = torch.log1p(-odds) - look.loss.double()
     steepness = look.gradient.double().flatten(1).norm(dim=1) / (1 - odds)

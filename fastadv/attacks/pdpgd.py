@@ -101,9 +101,7 @@ def _proximal(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
 
 
 def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
-    """Return the same inside the box for L0: the coordinates that gain enough; while refining, fewer than
-    before.
-    """
+    """Return it inside the box for L0: the coordinates that gain enough, fewer than before in refining."""
     x = search.x.to(away.dtype)
     further = x + away
     inside = further.clamp(*search.threat.box) - x

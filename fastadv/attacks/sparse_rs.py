@@ -99,9 +99,7 @@ class _Sets:
         return self._exchange(self.search.rows.best, (share * count).long().clamp(min=1), query)
 
     def _exchange(self, points: Tensor, leaving: Tensor, query: int) -> Tensor:
-        """Return `points` with `leaving` [n] coordinates back at x, and others at an end until the set is
-        full.
-        """
+        """Return `points` with `leaving` [n] coordinates back at x, others at an end: a full set."""
         search, now, x = self.search, points.flatten(1), self.search.x.flatten(1)
         words = rng.bits(x.shape[1], self.seed, search.ids, query)
         low, high = self.ends
@@ -114,9 +112,7 @@ class _Sets:
         return torch.where(comes, end, torch.where(kept, now, x)).reshape(search.x.shape)
 
     def _pick(self, words: Tensor, among: Tensor, count: Tensor, largest: bool) -> Tensor:
-        """Return bool [n, D]: of the coordinates `among`, the `count` [n] with the largest or the lowest
-        words.
-        """
+        """Return bool [n, D]: of the coordinates `among`, the `count` [n] with largest or lowest words."""
         none = -1 if largest else WORDS
         values, places = words.masked_fill(~among, none).topk(self.most, largest=largest)
         picked = (torch.arange(self.most, device=words.device) < count[:, None]) & (values != none)

@@ -142,9 +142,7 @@ class _Ends:
         return points.reshape(self.search.x.shape)
 
     def propose(self, pixels: float, query: int) -> Tensor:
-        """Return the best points with one square at an end of the ball; not the ends that all of it has
-        already.
-        """
+        """Return the best points with one square at an end of the ball, where not all of it is already."""
         draw, rows = self.draw, self.search.rows
         words = draw.words(3 + draw.channels, query)
 

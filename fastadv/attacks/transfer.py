@@ -84,9 +84,7 @@ def transfer(
             _scale(search)
 
     def _budget(search: core.Search[_Rows]) -> Threat:
-        """Return the caller's threat, which the attack on a substitute may need; the search itself has no
-        radius.
-        """
+        """Return the caller's threat, for attacks on a substitute; the search itself has no radius."""
         radius = torch.as_tensor(threat.radius, device=search.x.device)
         return threat.with_radius(search.per_sample(radius)) if radius.ndim else threat
 

@@ -1,6 +1,5 @@
 """Models whose steps are replayed, without a GPU."""
 
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks import core
 from fastadv.attacks.core import ranking, waiting
 from fastadv.attacks.methods import auto_pgd
 from fastadv.engine.graph import Graphs
@@ -19,7 +19,7 @@ SIZE = 13
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
-    for module in (waiting, ranking, auto_pgd, import_module("fastadv.attacks.last_iterate")):
+    for module in (waiting, ranking, auto_pgd, core):
         monkeypatch.setattr(module, "waits", lambda device: True)
     monkeypatch.setattr(_graphs, "capture", recorded.capture)
 

@@ -32,9 +32,7 @@ class Criterion:
         return decided != y if targets is None else decided == targets
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B]: the largest other logit minus that of the label; the target's minus the largest
-        other.
-        """
+        """Return [B], the largest other logit minus the label's; the target's minus the largest other."""
         index = (y if targets is None else targets)[:, None]
         own = logits.gather(1, index).squeeze(1)
         other = logits.scatter(1, index, -torch.inf).amax(1)
@@ -64,9 +62,7 @@ class ConfidentlyWrong(Criterion):
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B]: the log probability of the wrong class, or of the target, minus that of the
-        confidence.
-        """
+        """Return [B], the log probability of the wrong class or the target minus that of the confidence."""
         log_probabilities = self.told(logits)
         if targets is None:
             wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)

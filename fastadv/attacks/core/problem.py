@@ -47,9 +47,7 @@ class Problem:
         )
 
     def wide(self) -> Self:
-        """Return the same problem with x in float32 where it is in half precision, in the box as that holds
-        it.
-        """
+        """Return the problem with x in float32 where it is in half precision, in the box as that holds it."""
         dtype = torch.promote_types(self.x.dtype, torch.float32)
         if dtype == self.x.dtype:
             return self
@@ -65,9 +63,7 @@ class Problem:
         return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """Return the points [B, ...], or candidates [B, C, ...], with x where the mask holds the
-        coordinates.
-        """
+        """Return the points [B, ...], or candidates [B, C, ...], with x wherever the mask holds it."""
         if self.mask is None:
             return points
         if points.ndim == self.x.ndim:

@@ -142,9 +142,7 @@ class Search(Generic[R_co]):
         return distance.view(points.shape[:2]).to(points.dtype)
 
     def rounded(self, points: Tensor) -> Tensor:
-        """Return the points as the dtype of the caller's x holds them, in the dtype of `points`; what lies
-        inside the threat stays there.
-        """
+        """Return the points as the dtype of the caller's x holds them, in their own dtype and the threat."""
         if self.dtype == points.dtype:
             return points
         x, threat = self.x.to(self.dtype), self.threat
@@ -157,9 +155,7 @@ class Search(Generic[R_co]):
     # Evaluations.
 
     def start(self, random_start: bool = False) -> Tensor:
-        """Return [n, ...], x itself, or random draw number `restart` of the threat: always one after a
-        restart.
-        """
+        """Return [n, ...], x itself, or random draw number `restart` of the threat: always in a restart."""
         if not (random_start or self.restart):
             return self.x.clone()
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
@@ -285,9 +281,7 @@ class Search(Generic[R_co]):
         return made
 
     def copied(self, count: int) -> tuple["Search[R_co]", Record]:
-        """Return a search of `count` copies of each sample, all samples in turn, and the record that it
-        writes.
-        """
+        """Return a search of `count` copies of the samples, all in turn, and the record that it writes."""
         index = torch.arange(len(self.x), device=self.x.device).repeat(count)
         record = self.best.take(index)
         made = self.over(self.problem.take(index), record)
@@ -307,9 +301,7 @@ class Search(Generic[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, found.x_adv, found.rank, found.success & still)
 
     def steps_ahead(self, most: int) -> int:
-        """Return how many evaluations, at most `most`, there are up to the next at which samples may
-        leave.
-        """
+        """Return how many evaluations, at most `most`, lead to the next at which samples may leave."""
         if not self.plan.stop_early:
             return most
         ends = (n for n in range(1, most) if may_leave(self._evaluations + n - 1, self.x.device))
@@ -337,9 +329,7 @@ class Search(Generic[R_co]):
         return kept
 
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
-        """Return the points of those that stay, and what the model is to see of them: `rounded`
-        candidates.
-        """
+        """Return the points of those that stay, and what the model is to see: `rounded` candidates."""
         points = self.drop_leaving(points)
         return points, self.rounded(points) if judge else points
 

@@ -30,9 +30,7 @@ def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Te
 
 @cache
 def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
-    """Return the least number that all dtypes take for the threshold or more, and the largest that none
-    does.
-    """
+    """Return the least number that all dtypes find at the threshold or above, and the largest none does."""
     coarse = _coarsest(own, *dtypes)
     edges = [float(torch.tensor(threshold, dtype=dtype)) for dtype in dtypes]
     at, below = (torch.tensor(edge, dtype=coarse) for edge in (max(edges), min(edges)))

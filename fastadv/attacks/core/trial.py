@@ -78,9 +78,7 @@ class Trial:
         return self.frozen.verdict(x_adv)
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
-        """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding
-        explains.
-        """
+        """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding."""
         if not bool(broken.any()):
             return False
         problem, model = self.problem, self.frozen.model

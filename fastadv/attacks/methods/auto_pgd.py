@@ -47,9 +47,7 @@ class Ascents(Rows):
 
 
 def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
-    """Return the nearest points in the box and in the ball of `factor` times the radius; only L1 has
-    factors.
-    """
+    """Return the nearest points in the box and the ball of `factor` times the radius; 1 but for L1."""
     threat = search.threat
     if factor == 1:
         return threat.project(points, search.x)

@@ -11,9 +11,7 @@ FALLS = {2: 2, 1: 4}
 
 @cache
 def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[float, ...]:
-    """Return the values of a rectangle of two bumps of opposite signs, one above or beside the other; length
-    1.
-    """
+    """Return a rectangle of length 1, of two bumps of opposite signs: one above or beside the other."""
     if beside:
         whole = torch.tensor(two_bumps(width, height, False, order), device="cpu").view(width, height).T
         return tuple(whole.flatten().tolist())

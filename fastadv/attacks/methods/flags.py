@@ -27,8 +27,6 @@ class Cost:
 
 
 def square_stands_out(costs: Mapping[str, Cost], samples: int) -> bool:
-    """Return whether Square broke so many of all samples, which attacks by gradients had left, that it is a
-    flag.
-    """
+    """Return whether Square broke so many that attacks by gradients had left that it is a flag."""
     broken = sum(cost.broken for name, cost in costs.items() if name.split()[-1] == "square")
     return broken > SQUARE_SHARE * samples

@@ -53,9 +53,7 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], 
 
 
 def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
-    """Return the direction of unit norm, of `order` 2 or inf, along normal [n, ...], whose dual norm is size
-    [n].
-    """
+    """Return the direction of unit norm (order 2 or inf) along normal [n, ...], of dual norm size [n]."""
     if order == inf:
         return normal.sign()
     return normal * like(torch.where(size > 0, 1 / size, 0.0), normal)

@@ -86,9 +86,7 @@ def _leading(search: Search[Displacements]) -> losses.Loss:
 
 
 def _sized(gradient: Tensor, threat_norm: str) -> Tensor:
-    """Return the gradient at length 1 for L2, with elements of size 1 for Linf, and of at most 1
-    otherwise.
-    """
+    """Return the gradient at length 1 for L2, with elements of size 1 for Linf, else of at most 1."""
     sized = gradient / like(ops.largest(gradient), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
     if threat_norm == "linf":
         return sized.sign_()

@@ -81,9 +81,7 @@ def _force(search: Search[Exploration], look: GradientLook, step: int) -> Tensor
 
 
 def _proximal(search: Search[Exploration], ahead: Tensor, metric: Tensor, by: Tensor) -> Tensor:
-    """Return x + z in the box, ITERATIONS from `ahead` to argmin <z - ahead, metric (z - ahead)> / 2 + by
-    ||z||.
-    """
+    """Return x + z in the box, ITERATIONS towards argmin <z - ahead, metric (z - ahead)> / 2 + by ||z||."""
     low, high = search.threat.box
     # the iterations in closed form; in L0 too, whose own operator would keep what is there
     if search.threat.norm in ("l1", "l0"):

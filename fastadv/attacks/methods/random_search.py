@@ -26,9 +26,7 @@ def search_loss(common: Common) -> Loss | None:
 
 
 def ends_behind(query: int, queries: int, ends: Sequence[int], rescale: bool) -> int:
-    """Return how many of the ends a query lies behind. They are meant for 10,000 queries; `rescale` fits
-    them.
-    """
+    """Return how many ends a query lies behind; they are meant for 10,000 queries, or `rescale`d."""
     place = query * SCHEDULED // queries if rescale else query
     return sum(place > end for end in ends)
 

@@ -121,9 +121,7 @@ def away(search: Search[Starts]) -> Tensor:
 
 
 def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
-    """Return the nearest points to `far` [n, ...] at shares [n] of its distance to x, in the norm L2 or
-    Linf.
-    """
+    """Return the nearest points to `far` [n, ...] at shares [n] of its distance to x, in L2 or Linf."""
     away = far - search.x
     if search.threat.order == 2:
         return search.x + like(share, away) * away

@@ -95,9 +95,7 @@ def _zero_gradient(frozen: Frozen, x: Tensor, logits: Tensor) -> float:
 
 
 def _optimizes(frozen: Frozen, x: Tensor) -> bool:
-    """Return whether a pass calls a function of OPTIMIZING, seen by Python's profile function in this
-    thread.
-    """
+    """Return whether a pass calls a function of OPTIMIZING, by Python's profile function of this thread."""
     seen: list[bool] = []
     before = sys.getprofile()
 
