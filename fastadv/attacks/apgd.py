@@ -12,7 +12,6 @@ from fastadv.attacks.methods.geometry import like, norm
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2", "l1")
 TARGETED = "-targeted"
 CLASSES = 9  # targets of a "-targeted" loss
 LARGER = (3.0, 2.0)  # radii to begin with, over the radius of the threat
@@ -64,7 +63,7 @@ def apgd(
         larger_radii: L1 only: spend the first 60 % of the steps in balls of three and two times the radius
             (Croce & Hein 2021, section 4.3). None is True for L1.
     """
-    core.check_norm("apgd", threat, NORMS)
+    core.check_norm("apgd", threat, ("linf", "l2", "l1"))
     core.check_finite_radius(threat)
     core.check_count("steps", steps, 0)
     core.check_count("restarts", restarts, 1)

@@ -24,7 +24,6 @@ from fastadv.threat import Threat
 
 Version = Literal["standard", "plus", "rand", "quick"]
 VERSIONS = ("standard", "plus", "rand", "quick")
-NORMS = ("linf", "l2", "l1")
 EOT = 20  # passes of "rand"
 SEEN = 32  # samples whose symptoms are looked for
 FOUND = 0.003  # of the samples; where the last component of "quick" breaks more, others would as well
@@ -95,7 +94,7 @@ def autoattack(
     place of the classes. A component that cannot run, such as one by gradients on a model without them, is
     left out; a note says so.
     """
-    core.check_norm("autoattack", threat, NORMS)
+    core.check_norm("autoattack", threat, ("linf", "l2", "l1"))
     core.check_finite_radius(threat)
     check_seed(seed)
     if version not in VERSIONS:

@@ -72,8 +72,6 @@ def boundary(
         candidates: an integer >= 2, points of a sample that pass the model at once.
         spherical_step: above 0 and at most 1, the first size as a share of the distance to x.
         source_step: between 0 and 1, the first size as a share of the distance to x.
-        starts: floating like x, adversarial points of the box; None looks for them among blends of x and
-            uniform noise, for which the box must be finite. A sample for which there is none is held.
 
     A start that is not adversarial is wrong input.
     """

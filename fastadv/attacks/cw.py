@@ -75,10 +75,8 @@ def cw(
     core.check_norm("cw", threat, ("l2", "linf"))
     core.check_count("steps", steps, 1)
     core.check_count("searches", searches, 1)
-    if constant is not None:
-        positive("constant", constant, 1.0)
-    if step_size is not None:
-        positive("step_size", step_size, 1.0)
+    positive("constant", constant, 1.0)
+    positive("step_size", step_size, 1.0)
     rule = _rule(threat.norm, steps, searches, constant, step_size)
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 

@@ -10,7 +10,6 @@ from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
 from fastadv.threat import Threat
 
-NORMS = ("l2",)
 # the last step over the first
 LAST_STEP = 0.01
 
@@ -46,7 +45,6 @@ def ddn(
 
     Args:
         threat: L2; its radius, inf or the largest distance of interest, a number or [B], in input units.
-        steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         gamma: in (0, 1), the share by which the norm shrinks and grows.
         first_norm: > 0, the first norm of d, in input units; None is the width of the box.
@@ -54,7 +52,7 @@ def ddn(
             or the margin of the criterion if one is given.
         seed: of the noise where the gradient is zero; elsewhere nothing is drawn.
     """
-    core.check_norm("ddn", threat, NORMS)
+    core.check_norm("ddn", threat, ("l2",))
     core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))

@@ -9,7 +9,6 @@ from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary, steepest
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2")
 # the share of the box's width by which each step is longer than the way to the boundary
 LEAST_STEP = 1e-4
 
@@ -41,7 +40,7 @@ def deepfool(
 
     With targets or a criterion, the one boundary is where its margin is zero.
     """
-    core.check_norm("deepfool", threat, NORMS)
+    core.check_norm("deepfool", threat, ("linf", "l2"))
     core.check_count("steps", steps, 1)
     if candidates is not None:
         core.check_count("candidates", candidates, 1)

@@ -77,8 +77,7 @@ def ead(
     edge = width(threat)
     weight = positive("beta", beta, BETA * edge)
     positive("step_size", step_size, 1.0)
-    if constant is not None:
-        positive("constant", constant, 1.0)
+    positive("constant", constant, 1.0)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, margin = search.rows, search.problem.margin

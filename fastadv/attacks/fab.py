@@ -14,7 +14,6 @@ from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2", "l1")
 # within how many widths of the box random restarts begin, where no success is nearer
 RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 # points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the
@@ -89,7 +88,7 @@ def fab(
 
     With targets or a criterion, the one boundary is where its margin is zero.
     """
-    core.check_norm("fab", threat, NORMS)
+    core.check_norm("fab", threat, ("linf", "l2", "l1"))
     core.check_count("steps", steps, 1)
     if classes is not None:
         core.check_count("classes", classes, 1)

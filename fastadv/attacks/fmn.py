@@ -11,7 +11,6 @@ from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, lik
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2", "l1", "l0")
 # the first step, over the width of the box
 FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
 LAST_STEP, LAST_GAMMA = 0.01, 0.02
@@ -56,7 +55,6 @@ def fmn(
     Args:
         threat: Linf, L2, L1 or L0; its radius, inf or the largest distance of interest, a number or [B], in
             input units.
-        steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the length of the first step, in input units. In Linf it is that of each coordinate,
             and None is twice the ball's radius. Elsewhere it is Euclidean, and None is the width of the box
             (1 if that is infinite), or 50 of it in L0: steps that lead beyond the box on many coordinates let
@@ -67,7 +65,7 @@ def fmn(
 
     A sample whose gradient is zero at x stays there.
     """
-    core.check_norm("fmn", threat, NORMS)
+    core.check_norm("fmn", threat, ("linf", "l2", "l1", "l0"))
     core.check_count("steps", steps, 1)
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))

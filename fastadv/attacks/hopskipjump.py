@@ -65,8 +65,6 @@ def hopskipjump(
         threat: L2 or Linf; the radius is inf, or the largest distance of interest, a number or [B].
         queries: an integer >= 1, points of each restart that pass the model for each image, at most.
         directions: an integer >= 1, probes of the first step.
-        starts: floating like x, adversarial points of the box; None looks for them among blends of x and
-            uniform noise, for which the box must be finite. A sample for which there is none is held.
 
     A start that is not adversarial is wrong input.
     """

@@ -66,8 +66,7 @@ def lbfgs(
     core.check_norm("lbfgs", threat, ("l2",))
     core.check_count("steps", steps, 1)
     core.check_count("searches", searches, 1)
-    if constant is not None:
-        positive("constant", constant, 1.0)
+    positive("constant", constant, 1.0)
 
     def rule(search: core.Search[_Rows]) -> None:
         margin = search.problem.criterion.margin

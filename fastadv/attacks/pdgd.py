@@ -37,7 +37,6 @@ def pdgd(
 
     Args:
         threat: L2; the radius is inf, or the largest distance of interest.
-        steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
             width of the box; None is 1.
         weight: > 0, the first weight of the distance; None is 0.3.

@@ -12,7 +12,6 @@ from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2", "l1", "l0")
 FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
 FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
 LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
@@ -53,7 +52,6 @@ def pdpgd(
 
     Args:
         threat: Linf, L2, L1 or L0; the radius is inf, or the largest distance of interest.
-        steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
             width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it
             is the first of those that refine.
@@ -61,7 +59,7 @@ def pdpgd(
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
             None is the margin, in Linf at first the cross-entropy.
     """
-    core.check_norm("pdpgd", threat, NORMS)
+    core.check_norm("pdpgd", threat, ("linf", "l2", "l1", "l0"))
     core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, FIRST_STEP[threat.norm])
     weight = positive("weight", weight, FIRST_WEIGHT[threat.norm])

@@ -34,8 +34,6 @@ def salt_and_pepper(
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
         levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, they
             change shares of its coordinates that are spread from few to all.
-        repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for
-            each image.
     """
     core.check_norm("salt_and_pepper", threat, ("l0",))
     core.check_finite_box("salt_and_pepper", threat)

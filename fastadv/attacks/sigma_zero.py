@@ -11,7 +11,6 @@ from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.threat import Threat
 
-NORMS = ("l0",)
 LAST_STEP = 0.1
 EPSILON = 1e-8
 PUT_BACK = 15  # steps for each coordinate that is put back at the end
@@ -49,13 +48,12 @@ def sigma_zero(
 
     Args:
         threat: L0; its radius, inf or the largest number of coordinates of interest, a number or [B].
-        steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         sigma: > 0, the square of the displacement that counts half, as a share of the box's squared width.
         threshold: in [0, 1], the first threshold, as a share of the width of the box.
         threshold_rate: >= 0, how much the threshold changes at a step, as a share of the step.
     """
-    core.check_norm("sigma_zero", threat, NORMS)
+    core.check_norm("sigma_zero", threat, ("l0",))
     core.check_count("steps", steps, 1)
     # the search runs in units of the box
     unit = width(threat)

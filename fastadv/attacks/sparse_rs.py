@@ -10,7 +10,6 @@ from fastadv.attacks import core
 from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
 from fastadv.threat import Threat
 
-NORMS = ("l0",)
 # after so many queries, of 10,000, the share is divided by the number below
 ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
@@ -52,7 +51,7 @@ def sparse_rs(
         share: alpha_init of the paper, in (0, 1]: the first queries exchange half this share of the set.
         rescale: let the schedule, made for 10,000 queries, run along those asked for, as the paper does.
     """
-    core.check_norm("sparse_rs", threat, NORMS)
+    core.check_norm("sparse_rs", threat, ("l0",))
     core.check_finite_radius(threat)
     core.check_count("queries", queries, 0)
     core.check_share("share", share, one=True)

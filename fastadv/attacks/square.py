@@ -16,7 +16,6 @@ from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2", "l1")
 # the share of pixels halves after each of these queries, of 10,000
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 TILES = 5  # on a side of the first point in L2
@@ -66,7 +65,7 @@ def square(
         rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
             AutoAttack, shrinks them after the paper's numbers of queries.
     """
-    core.check_norm("square", threat, NORMS)
+    core.check_norm("square", threat, ("linf", "l2", "l1"))
     core.check_finite_radius(threat)
     core.check_count("queries", queries, 0)
     core.check_share("share", share, one=True)

@@ -36,8 +36,6 @@ def uniform_noise(
             box must be finite.
         levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, their
             sizes are spread up to the farthest point of the box, or to the radius in a box without edges.
-        repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for
-            each image.
     """
     core.check_norm("uniform_noise", threat, ("linf", "l2"))
     if not threat.finite:

@@ -43,6 +43,10 @@ OTHERS = """
 model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
 x: floating [B, ...] inside the box.
 y: int [B], labels.
+steps: an integer >= 1, gradients for each sample.
+starts: floating like x, adversarial points of the box; None looks for them among blends of x and uniform
+    noise, for which the box must be finite. A sample for which there is none is held.
+repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for each image.
 restarts: attempts, each from another random point or with other random draws; each sample's best is kept.
 random_start: let the first attempt start at a random point of ball and box too, instead of x.
 loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
