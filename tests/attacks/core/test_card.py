@@ -11,15 +11,9 @@ def test_an_entry_describes_its_function(name: str) -> None:
     assert entry.name == name
     assert entry.summary
     assert str(entry.run.__doc__).startswith(entry.summary)
+    assert all(f"\n    {option}: " in str(entry.run.__doc__) for option in entry.parameters)
     assert all(entry.takes(option) for option in ("targets", *entry.quick))
     assert not entry.takes("radius")
-
-
-def test_some_attacks_take_steps_and_some_look_for_the_nearest() -> None:
-    assert ATTACKS["pgd"].takes("steps")
-    assert not ATTACKS["fgsm"].takes("steps")
-    assert ABS_ATTACKS["latent_descent"].minimal
-    assert not ATTACKS["pgd"].minimal
 
 
 def test_the_entries_are_in_alphabetical_order() -> None:

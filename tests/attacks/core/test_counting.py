@@ -22,16 +22,16 @@ def counted(net: nn.Module) -> tuple[nn.Module, Counter[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"stop_early": False}, {"restarts": 3}, {"random_start": True}])
-def test_counts_are_true(attack: Case, norm: str, options: dict[str, object]) -> None:
+def test_counts_are_true(attack: Case, options: dict[str, object]) -> None:
     if not all(attack.takes(option) for option in options):
         pytest.skip("not one of its options")
     net, x = mlp(), images(20)
     model, seen = counted(net)
     y = labels(net, x)
     y[:3] = (y[:3] + 1) % 3
-    out = attack(model, x, y, threat(norm), **options)
+    out = attack(model, x, y, threat("l2"), **options)
     assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
-    again = attack(net, x, y, threat(norm), **options)
+    again = attack(net, x, y, threat("l2"), **options)
     assert (again.forwards, again.backwards) == (out.forwards, out.backwards)
 
 

@@ -12,6 +12,7 @@ from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.adam import Moments
 from fastadv.engine import freeze
 from fastadv.models import Binarized
 from fastadv.threat import L0, L2, Linf, Threat
@@ -139,7 +140,10 @@ class TestWhichPointIsKept:
         def rule(search: Search) -> None:
             search.offer(at(search, 0.75)[:, 0], torch.ones(len(search.x), dtype=torch.bool))
 
-        assert (on_line(rule, minimum=True, threat=Linf(0.5)).status == Status.HELD).all()
+        for minimum in (True, False):
+            out = on_line(rule, minimum=minimum, threat=Linf(0.5))
+            assert (out.status == Status.HELD).all()
+            assert out.flags == ()
         radii = torch.tensor([0.5, 0.6, 0.5])
         assert on_line(rule, minimum=True, threat=Linf(radii)).success.tolist() == [False, True, False]
 
@@ -303,6 +307,11 @@ class TestLeaving:
         # on a GPU only before evaluations 1, 2, 4 and 8
         assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
         assert out.forwards == 8 + sum(sizes) + 8
+
+    def test_a_name_that_is_not_annotated_is_refused(self) -> None:
+        for rows in (Rows(), Moments()):
+            with pytest.raises(AttributeError, match="got 'sped'; annotate it in the class"):
+                rows.sped = torch.zeros(2)  # type: ignore[union-attr]
 
     def test_all_leave(self) -> None:
         calls = []

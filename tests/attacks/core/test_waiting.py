@@ -36,20 +36,19 @@ def settled() -> fa.Frozen:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threat", THREATS)
-@pytest.mark.parametrize("direction", [None, Momentum(0.9)], ids=["gradient", "momentum"])
 @pytest.mark.parametrize(
-    "options",
+    ("threat", "direction", "options"),
     [
-        {},
-        {"criterion": WrongBy(0.1)},
-        {"criterion": OutsideTopK(2)},
-        {"targets": True},
-        {"mask": torch.ones(SIZE, 2, 8, 8, dtype=torch.bool, device=META)},
+        *((threat, Momentum(0.9), {}) for threat in THREATS),
+        ("linf", None, {}),
+        ("linf", None, {"criterion": WrongBy(0.1)}),
+        ("linf", None, {"criterion": OutsideTopK(2)}),
+        ("linf", None, {"targets": True}),
+        ("linf", None, {"mask": torch.ones(SIZE, 2, 8, 8, dtype=torch.bool, device=META)}),
     ],
-    ids=["plain", "wrong by", "outside top k", "targets", "mask"],
+    ids=[*THREATS, "gradient", "wrong by", "outside top k", "targets", "mask"],
 )
-def test_no_step_reads_a_value(direction: Any, threat: str, options: dict[str, Any]) -> None:
+def test_no_step_reads_a_value(threat: str, direction: Any, options: dict[str, Any]) -> None:
     x, y = torch.rand(SIZE, 2, 8, 8, device=META), torch.zeros(SIZE, dtype=torch.long, device=META)
     given = {"targets": None, **options}
     if given["targets"]:
