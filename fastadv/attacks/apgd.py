@@ -130,12 +130,10 @@ def _others(search: core.Search[_Rows]) -> Tensor:
 
 
 def _random_start(search: core.Search[_Rows], draws: list[int], factor: float) -> Tensor:
-    """Return [n, ...], points near the surface of the ball: noise of full length, for L1 projected on the
-    ball.
+    """Return [n, ...], points near the surface of the ball: noise of full length, in L1 projected on it.
 
-    Each of equally many samples in turn has one of the `draws`. The projection on an L1 ball keeps the
-    largest coordinates of the noise, which therefore reaches it as it was drawn: in a box that had clipped it
-    many would be the same, and the radius would be spread over all of them.
+    Each of equally many samples in turn has one of the `draws`. For L1 the box does not clip the noise first:
+    many of the largest coordinates, which the projection keeps, would then be the same.
     """
     x, threat = search.x, search.threat
     draw = rng.uniform if threat.norm == "linf" else rng.normal

@@ -143,10 +143,7 @@ def _spherical(search: core.Search[_Rows], outward: Tensor, number: int, step: i
 
 
 def _source(search: core.Search[_Rows], outward: Tensor) -> Tensor:
-    """Return [n, ...], the source step from where the sum of answers leads on the sphere.
-
-    The angle there is such that the step goes along a plane: the way ends at a right angle to that from x.
-    """
+    """Return [n, ...], the source step along a plane, at a right angle to the way from x to where it ends."""
     rows, x = search.rows, search.x
     deeper = unit(orthogonal(rows.deeper.unsqueeze(1), outward).squeeze(1))
     cosine, sine = like(1 - rows.source, x), like((rows.source * (2 - rows.source)).sqrt(), x)

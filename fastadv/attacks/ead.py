@@ -16,7 +16,7 @@ from fastadv.threat import Threat
 BETA = 10.0
 # the first constant, as a multiple of what a linear model needs
 FIRST = 4.0
-# the flattest slope that may decide in a linear model, as a share of the steepest: a pixel that hardly counts
+# the least gradient that may decide in a linear model, as a share of the largest: a pixel that hardly counts
 # says nothing about the constant
 FLATTEST = 0.3
 # a finite stand-in for the room of a pixel in a box without edges
@@ -118,11 +118,10 @@ def ead(
 
 
 def _needed(search: core.Search[_Rows], look: core.GradientLook, weight: float) -> Tensor:
-    """Return [n], the constant that a linear model needs: that for the L1 norm alone plus that for the square
-    alone.
+    """Return [n], the constant that a linear model needs: that for the L1 norm plus that for the square.
 
     The first moves the steepest pixels to the edge of the box, so that the last of them decides, or one of
-    `FLATTEST` times the steepest slope where the last is flatter.
+    `FLATTEST` times the largest gradient where the last has less.
     """
     low, high = search.threat.box
     room = torch.where(look.gradient > 0, high - search.x, search.x - low).clamp_max(FAR).flatten(1)

@@ -157,10 +157,7 @@ def _tilt(search: core.Search[_Rows]) -> None:
 
 
 def _move(search: core.Search[_Rows]) -> None:
-    """Move `rows.points` by the largest step that ends adversarial, or not at all.
-
-    The longest leads to where the normal from x is as far as they are; the next is half of it, and so on.
-    """
+    """Move `rows.points` by the largest step of a geometric progression that ends adversarial, if any."""
     rows, x, order = search.rows, search.x, search.threat.order
     size = torch.linalg.vector_norm(rows.normal.flatten(1), dim=1)
     goal = x + like(search.distance(rows.points), x) * steepest(rows.normal, size, order)

@@ -144,10 +144,7 @@ def _propose(search: core.Search[_Rows], step: int) -> None:
 
 
 def _newton(gradient: Tensor, rows: Any, step: int) -> Tensor:
-    """Return the inverse Hessian, as remembered, times the gradient [n, D] (two loops; Nocedal 1980).
-
-    Pairs of weight 0 change nothing. Without a memory the Hessian is that of the squared distance.
-    """
+    """Return the inverse Hessian times the gradient [n, D], by the pairs that count (Nocedal 1980)."""
     moves, changes, weights = rows.moves, rows.changes, rows.weights
     order = [(step - age) % MEMORY for age in range(min(MEMORY, step + 1))]
     shares, scale = {}, torch.full_like(gradient[:, 0], 0.5)

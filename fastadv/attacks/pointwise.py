@@ -106,10 +106,7 @@ def _begin(search: core.Search[_Rows], starts: Tensor | None, runs: int) -> int:
 
 
 def _try(search: core.Search[_Rows], noise: Tensor, level: float) -> None:
-    """Let each run add noise, or take some coordinates back, and keep the point if that is a success.
-
-    A run that is still at x adds noise of the level, a share of the coordinates.
-    """
+    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success."""
     rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
     adds, changed = rows.stage < 0, rows.points != x
     free = (far != x) & ~changed

@@ -59,10 +59,7 @@ success. Raises InputError on wrong input, naming it."""
 
 
 def takes_common(function: Callable[P, R]) -> Callable[P, R]:
-    """Return an attack with `**common: Unpack[Common]`, whose signature and help show these arguments too.
-
-    Its `Args` need not describe an argument that other attacks have in the same meaning.
-    """
+    """Return the attack with the arguments of `Common` in its signature, and all arguments in its help."""
     kinds = inspect.Parameter
     own = inspect.signature(function).parameters.values()
     shared = [

@@ -15,11 +15,10 @@ Runs = Callable[[Search, list[int]], None]
 
 
 def side_by_side(search: Search, count: int, runs: Runs) -> None:
-    """Perform `count` independent runs on each sample.
+    """Perform `count` independent runs on each sample, of which the best is kept.
 
     `runs(search, numbers)` does the runs `numbers`: one on `search` itself, or several on a search of as many
-    copies of its samples, first all samples for the first number. Either way a sample keeps the best of what
-    was found, in the order of the numbers; with `stop_early` it leaves after the first run that broke it.
+    copies of its samples, all in turn. With `stop_early` a sample leaves after the first run that broke it.
     """
     full = FULL.get(search.x.device.type, FULL_ELSEWHERE)
     first = 0

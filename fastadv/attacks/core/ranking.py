@@ -33,8 +33,7 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
 
 
 def strongest(rank: Tensor, success: Tensor) -> Tensor:
-    """Return int64 [n], which of the C candidates of each sample is the best: a success, then the highest
-    rank.
+    """Return int64 [n], which of C candidates is the best: a success, then the highest rank.
 
     rank [n, C], NaN for what may not compete; success bool [n, C].
     """

@@ -69,7 +69,7 @@ def _replayed(search: Search, step: Callable[[Search], None], times: int, name: 
     if made is None:
         return False
     for part, tensor in zip(written, made, strict=True):
-        _put(search, part, tensor)
+        setattr(*_place(search, part), tensor)
     search.count_replayed(times)
     return True
 
@@ -111,15 +111,10 @@ def _tensors(search: Search) -> dict[str, Tensor]:
     return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
 
 
-def _get(search: Search, part: str) -> Tensor:
+def _place(search: Search, part: str) -> tuple[Any, str]:
+    """Return the object and the name of a tensor that `_tensors` calls `part`."""
     holder, name = part.split(".")
-    tensor: Tensor = getattr(search.best if holder == "best" else search.rows, name)
-    return tensor
-
-
-def _put(search: Search, part: str, tensor: Tensor) -> None:
-    holder, name = part.split(".")
-    setattr(search.best if holder == "best" else search.rows, name, tensor)
+    return (search.best if holder == "best" else search.rows), name
 
 
 def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
@@ -142,21 +137,16 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
 
     def run() -> None:
         for part in written:
-            _put(over, part, rows[part])
+            setattr(*_place(over, part), rows[part])
         step(over)
         if unknown := vars(over.rows).keys() - known:
             raise RuntimeError(f"a step remembers what its first did not set: {', '.join(sorted(unknown))}")
-        made = {part: _get(over, part) for part in written}
+        made = {part: getattr(*_place(over, part)) for part in written}
         new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
         # a step may have bound one row's tensor to another row; clone it before it is overwritten
-        fixed = {part: tensor.clone() if _is_one_of(tensor, rows) else tensor for part, tensor in new.items()}
+        kept = {row.untyped_storage().data_ptr() for row in rows.values()}
+        fixed = {part: t.clone() if t.untyped_storage().data_ptr() in kept else t for part, t in new.items()}
         for part, tensor in fixed.items():
             rows[part].copy_(tensor)
 
     return run
-
-
-def _is_one_of(tensor: Tensor, rows: Rows) -> bool:
-    return any(
-        tensor.untyped_storage().data_ptr() == row.untyped_storage().data_ptr() for row in rows.values()
-    )

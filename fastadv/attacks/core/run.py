@@ -109,11 +109,9 @@ def _search(frozen: Frozen, given: Problem, todo: Tensor, record: Record, plan: 
 
 
 def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:
-    """Lengthen the displacement of successes that the model denies a little, until it does not.
+    """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not.
 
-    They lie so near to the boundary that the rounding of another batch or of the search twin decides. After
-    each change a fresh verdict on all samples counts, so that a randomized model is not asked until it
-    agrees.
+    After each change a fresh verdict on all samples counts: no randomized model is asked until it agrees.
     """
     problem, x = trial.problem, trial.problem.x
     for share in OVERSHOOTS:

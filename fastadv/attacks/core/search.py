@@ -190,10 +190,7 @@ class Search(Generic[R_co]):
         return self._judge(JacobianLook(points, seen, logits, logits, gradients), None, judge)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
-        """Return logits at points [n, ...], or at C candidates a sample [n, C, ...].
-
-        Candidates pass the model in full batches.
-        """
+        """Return logits at points [n, ...], or at C candidates a sample [n, C, ...], in full batches."""
         points, seen = self._prepare(points, judge)
         logits = self._logits(seen)
         return self._judge(Look(points, seen, logits, logits), None, judge)
@@ -212,8 +209,7 @@ class Search(Generic[R_co]):
         return self._judge(Look(points, points, logits, logits), None, True)
 
     def offer(self, points: Tensor, success: Tensor) -> None:
-        """Offer points [n, ...] with a known verdict `success` bool [n]. Points outside the threat never
-        count as successes.
+        """Offer points [n, ...] with a known verdict `success` bool [n], which counts inside the threat.
 
         Their loss is not known: to a budget attack they are the weakest of successes.
         """
@@ -378,10 +374,7 @@ class Search(Generic[R_co]):
         return look
 
     def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor | None) -> None:
-        """Update each sample's best point. A failure with a NaN loss is never kept.
-
-        `finite`, like the verdict, says whose logits are; None for all.
-        """
+        """Update each sample's best point. A failure with a NaN loss or logits not `finite` is never kept."""
         self._competed = True
         candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
         if self.plan.minimum:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 
 def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Tensor:
-    """Return the nearest points to x whose coordinates lie on the same sides of the threshold as those of
-    x_adv.
+    """Return the points nearest to x whose coordinates lie on the same sides of the threshold as x_adv's.
 
     Coordinates that did not cross it go back to x; the others go to the threshold, or just below it (Schott
     et al. 2018 do so for Binary CNN and Binary ABS). They are above where a model that works in any of the

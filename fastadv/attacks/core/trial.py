@@ -31,10 +31,7 @@ class Trial:
     """
 
     def __init__(self, frozen: Frozen, problem: Problem) -> None:
-        """Pass x once.
-
-        Raises InputError on labels the model does not have, or where no sample has finite logits.
-        """
+        """Pass x once. Raises InputError on labels that the model lacks, or where no logits are finite."""
         self.frozen = frozen
         self.problem = problem
         self.flags: tuple[str, ...] = ()
@@ -64,10 +61,9 @@ class Trial:
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
     def verdict(self, x_adv: Tensor) -> Tensor:
-        """Return logits [B, K] of the model as given at x_adv, of which only the rows `todo` may differ from
-        x.
+        """Return logits [B, K] of the model as given at x_adv, by one pass if there was anything to attack.
 
-        Rows outside the threat are first overwritten by x. Passes x_adv once if there was anything to attack.
+        Only the rows `todo` may differ from x. Those outside the threat are first overwritten by x.
         """
         if not len(self.todo):
             return self.clean

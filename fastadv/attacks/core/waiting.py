@@ -17,9 +17,6 @@ def surely_finite(sizes: Tensor) -> bool:
 
 
 def may_leave(evaluation: int, device: torch.device) -> bool:
-    """Return whether samples may leave after evaluation number `evaluation`.
-
-    Where that waits for the device, they may after 1, 2, 4, 8, 16, 24, 32 ... evaluations alone.
-    """
+    """Return whether samples may leave now; where that waits, after 1, 2, 4, 8, 16, 24 ... evaluations."""
     done = evaluation + 1
     return not waits(device) or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0

@@ -43,10 +43,8 @@ def ascent(
 def step_size_for(
     threat: Threat, x: Tensor, steps: int, factor: float, step_size: StepSize | None
 ) -> StepSize:
-    """Return the caller's step size, checked, or the threat's default: a length of `factor` radii over all
-    steps.
-
-    Raises InputError where the radius is infinite and no step size is given.
+    """Return the checked step size, or the default of `factor` radii over all steps; for these, InputError
+    where the radius is infinite.
     """
     check_threat(threat)
     check_count("steps", steps, 0)

@@ -17,10 +17,7 @@ Move = Callable[[Search, Tensor, Tensor, int], Tensor]
 
 
 def steps_for(queries: int, directions: int) -> int:
-    """Steps that the queries allow: each takes two for every direction and one for the point it leads to.
-
-    Raises InputError where they allow none.
-    """
+    """Return the steps, at least one, for which the queries last: two a direction, and one for the point."""
     check_count("queries", queries, 1)
     check_count("directions", directions, 1)
     each = 2 * directions + 1
@@ -35,8 +32,7 @@ def steps_for(queries: int, directions: int) -> int:
 def estimated_ascent(
     steps: int, directions: int, probe: float, loss: losses.Loss | None, draw: Draw, move: Move
 ) -> Rule:
-    """Return `steps` moves from x along estimates of the loss gradient; the loss is the criterion's margin
-    for None.
+    """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin.
 
     An estimate is the mean over directions u of (L(z + probe u) - L(z - probe u)) / (2 probe) u. Probes may
     lie outside ball and box, and are no candidates; the points that they lead to are.

@@ -31,8 +31,7 @@ class Boundary:
 
 
 def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], Tensor]) -> Boundary:
-    """Return the nearest of the boundaries between the label and its rivals, int64 [n, C] made of the logits
-    [n, K].
+    """Return the nearest boundary between the label and its rivals, int64 [n, C] made of logits [n, K].
 
     Where there are targets or another criterion, the only boundary is that of its margin.
     """

@@ -56,10 +56,12 @@ def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
 
 
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
-    """Return the rule of an attack that is `smallest_noise` alone, up to the farthest point of the box, or of
-    the caller's `threat` in a box without edges.
+    """Return the rule that looks for the smallest noise that is a success, with levels * repetitions queries
+    a sample; up to the farthest point of the box, or of the caller's `threat` in a box without edges.
 
-    Raises InputError unless both counts are integers >= 1.
+    Until there is one, noises of all sizes pass the model, `repetitions` at once. A success is made smaller
+    by sections, of `repetitions` sizes at once. Then fresh noises that are just smaller than the best so far
+    are tried, and the next success takes its place.
     """
     check_count("levels", levels, 1)
     check_count("repetitions", repetitions, 1)
@@ -68,45 +70,32 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
         most = farthest(search)
         if math.isinf(threat.box[1] - threat.box[0]):
             most = most.minimum(search.per_sample(torch.as_tensor(threat.radius).to(most)))
-        smallest_noise(search, noise, levels, repetitions, most)
+        rows = search.rows
+        rows.most = most.floor() if noise.whole else most
+        rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
+        rows.noise = torch.zeros_like(search.x)
+        seed = rng.derive(search.seed, noise.name, search.restart)
+        steps = torch.arange(1, repetitions + 1, device=most.device)
+        shares = steps / (repetitions + 1)
+        for level in range(1, levels + 1):
+            step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
+            found = rows.size.isfinite()
+            narrows = found & (rows.size - rows.low > step)
+            less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
+            spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
+            if noise.whole:
+                inside, spread = inside.floor(), spread.ceil()
+            sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
+            count, shape = repetitions * search.x[0].numel(), (len(sizes), repetitions, *search.x.shape[1:])
+            fresh = noise.draw(count, seed, search.ids, level).to(rows.noise.dtype).view(shape)
+            tried = torch.where(like(narrows, fresh), rows.noise.unsqueeze(1), fresh)
+            look = search.decide(noise.grow(search, tried, sizes))
+            _keep(search, tried, sizes, narrows, look.adversarial)
+            if search.threat.norm == "l0":
+                search.leave(rows.size <= 1)
+                search.drop_leaving(search.x)
 
     return rule
-
-
-def smallest_noise(search: Search[Sizes], noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:
-    """Look for the smallest noise that is a success, with levels * repetitions queries a sample.
-
-    Until there is one, noises whose sizes are spread up to most [n] pass the model, `repetitions` at once.
-    A success is made smaller by sections, of `repetitions` sizes at once. Then fresh noises that are just
-    smaller than the best so far are tried, and the next success takes its place.
-
-    Afterwards `rows.noise` is the best noise of each sample, in the shape of x, and `rows.size` [n] its size,
-    inf where none was found.
-    """
-    rows, x = search.rows, search.x
-    rows.most = most.floor() if noise.whole else most
-    rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
-    rows.noise = torch.zeros_like(x)
-    seed = rng.derive(search.seed, noise.name, search.restart)
-    steps = torch.arange(1, repetitions + 1, device=most.device)
-    shares = steps / (repetitions + 1)
-    for level in range(1, levels + 1):
-        step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
-        found = rows.size.isfinite()
-        narrows = found & (rows.size - rows.low > step)
-        less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
-        spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
-        if noise.whole:
-            inside, spread = inside.floor(), spread.ceil()
-        sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
-        fresh = noise.draw(repetitions * search.x[0].numel(), seed, search.ids, level).to(rows.noise.dtype)
-        fresh = fresh.view(len(sizes), repetitions, *search.x.shape[1:])
-        tried = torch.where(like(narrows, fresh), rows.noise.unsqueeze(1), fresh)
-        look = search.decide(noise.grow(search, tried, sizes))
-        _keep(search, tried, sizes, narrows, look.adversarial)
-        if search.threat.norm == "l0":
-            search.leave(rows.size <= 1)
-            search.drop_leaving(search.x)
 
 
 def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:
@@ -131,8 +120,7 @@ def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
-    """Return x + s * noise, clamped to the box, [n, C, ...], with s such that its distance d(s) to x is
-    `sizes`.
+    """Return x + s * noise [n, C, ...], clamped to the box, with s such that its distance d(s) is `sizes`.
 
     The box cuts off more of a longer displacement, so d(s) / s falls, and s <- s * size / d(s) comes near
     the size without exceeding it. Where the box has no room for the size, the points are corners.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import last_iterate
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, last_iterate, pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
@@ -160,3 +160,11 @@ def test_infinite_radius(attack: Case) -> None:
 def test_a_threat_is_checked_when_it_is_made() -> None:
     with pytest.raises(InputError, match="radius"):
         Linf(-0.1)
+
+
+@pytest.mark.parametrize("criterion", [None, OutsideTopK(4), ConfidentlyWrong(0.9)])
+@pytest.mark.parametrize("loss", ["ce", "dlr", "margin", "cw"])
+def test_no_samples(loss: str, criterion: Any) -> None:
+    out = pgd(mlp(), images(0), torch.zeros(0).long(), Linf(0.1), steps=2, loss=loss, criterion=criterion)
+    assert out.x_adv.shape == (0, 1, 4, 4)
+    assert len(out.loss) == len(out.status) == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, pgd
+from fastadv.attacks import Status, pgd
 from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.run import run
@@ -30,6 +30,14 @@ class Line(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         s = x.flatten(1)[:, 0] * self.one
         return torch.stack([torch.zeros_like(s), s - 0.5, 4 * s - 2.9], 1)
+
+
+class Hole(Line):
+    """NaN at 0.9."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hole = (x.flatten(1)[:, :1] - 0.9).abs() < 0.01
+        return torch.where(hole, torch.nan, super().forward(x))
 
 
 def at(search: Search, *values: float) -> Tensor:
@@ -239,11 +247,6 @@ class TestCandidates:
     def test_nan_at_one(self, broken: bool) -> None:
         """It marks its own sample, and takes nothing from a success among the others."""
 
-        class Hole(Line):
-            def forward(self, x: Tensor) -> Tensor:
-                hole = (x.flatten(1)[:, :1] - 0.9).abs() < 0.01
-                return torch.where(hole, torch.nan, super().forward(x))
-
         def rule(search: Search) -> None:
             points = at(search, 0.3, 0.3, 0.6 if broken else 0.4)
             points[1, 1, 0] = 0.9
@@ -261,11 +264,6 @@ class TestCandidates:
 @pytest.mark.parametrize("judge", [True, False])
 def test_nan_on_the_way_is_remembered(many: bool, judge: bool) -> None:
     """Points that are finite later, and are no success, do not take the mark away."""
-
-    class Hole(Line):
-        def forward(self, x: Tensor) -> Tensor:
-            hole = (x.flatten(1)[:, :1] - 0.9).abs() < 0.01
-            return torch.where(hole, torch.nan, super().forward(x))
 
     def rule(search: Search) -> None:
         points = at(search, 0.3)
@@ -348,15 +346,21 @@ class TestLeaving:
         assert out.flags == ()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 class TestPrecision:
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @staticmethod
+    def counts(size: int, level: float) -> nn.Linear:
+        """Class 1 where the sum of the coordinates exceeds that of 0.25 each by the level."""
+        model = nn.Linear(size, 2)
+        with torch.no_grad():
+            model.weight.copy_(torch.stack([torch.zeros(size), torch.ones(size)]))
+            model.bias.copy_(torch.tensor([0.25 * size + level, 0.0]))
+        return model
+
     def test_counts_of_coordinates_in_half_precision(self, dtype: torch.dtype) -> None:
         """Of 2,051 and 2,050 changed coordinates the fewer; half precision holds neither number."""
-        x = torch.full((2, 3072), 0.25, dtype=dtype)
-        model = nn.Linear(3072, 2)
-        with torch.no_grad():
-            model.weight.copy_(torch.stack([torch.zeros(3072), torch.ones(3072)]))
-            model.bias.copy_(torch.tensor([0.25 * 3072 + 100.0, 0.0]))
+        x, y = torch.full((2, 3072), 0.25, dtype=dtype), torch.zeros(2, dtype=torch.long)
+        model = self.counts(3072, 100.0)
 
         def rule(search: Search) -> None:
             for count in (2051, 2050):
@@ -364,19 +368,12 @@ class TestPrecision:
                 points[:, :count] = 0.5
                 search.decide(points)
 
-        y = torch.zeros(2, dtype=torch.long)
         assert run(model, x, y, L0(torch.inf), rule, minimum=True).distance.tolist() == [2050.0, 2050.0]
         assert run(model, x, y, L0(2050), rule, minimum=True).success.all()
         assert not run(model, x, y, L0(2049), rule, minimum=True).success.any()
 
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_near_distances_in_half_precision(self, dtype: torch.dtype) -> None:
-        x = torch.full((2, 64), 0.25, dtype=dtype)
-        step = 2.0**-9
-        model = nn.Linear(64, 2)
-        with torch.no_grad():
-            model.weight.copy_(torch.stack([torch.zeros(64), torch.ones(64)]))
-            model.bias.copy_(torch.tensor([0.25 * 64 + step, 0.0]))
+        x, step = torch.full((2, 64), 0.25, dtype=dtype), 2.0**-9
 
         def rule(search: Search) -> None:
             points = search.x.repeat(2, 1, 1).transpose(0, 1).contiguous()
@@ -385,7 +382,8 @@ class TestPrecision:
             points[:, 1, 0] -= step
             search.decide(points)
 
-        out = run(model, x, torch.zeros(2, dtype=torch.long), L2(torch.inf), rule, minimum=True)
+        y = torch.zeros(2, dtype=torch.long)
+        out = run(self.counts(64, step), x, y, L2(torch.inf), rule, minimum=True)
         assert torch.equal(out.x_adv[:, 0], x[:, 0] + 7 * step)
 
 
@@ -496,11 +494,3 @@ class TestMask:
         below = torch.tensor(0.5).nextafter(torch.tensor(0.0))
         assert ((out.x_adv == 0.5) | (out.x_adv == below))[moved].all()
         assert torch.equal(out.success, labels(net, out.x_adv) != y)
-
-
-@pytest.mark.parametrize("criterion", [None, OutsideTopK(4), ConfidentlyWrong(0.9)])
-@pytest.mark.parametrize("loss", ["ce", "dlr", "margin", "cw"])
-def test_no_samples(loss: str, criterion: Any) -> None:
-    out = pgd(mlp(), images(0), torch.zeros(0).long(), Linf(0.1), steps=2, loss=loss, criterion=criterion)
-    assert out.x_adv.shape == (0, 1, 4, 4)
-    assert len(out.loss) == len(out.status) == 0
