@@ -1,6 +1,5 @@
 """FAB: projections onto linearized boundaries that stay near the clean sample (Croce and Hein 2020)."""
 
-from collections.abc import Callable
 from math import inf
 from typing import Unpack
 
@@ -11,7 +10,7 @@ from fastadv import losses, ops, rng
 from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like, norm, width
-from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary
+from fastadv.attacks.methods.hyperplane import Rivals, largest_others, nearest_boundary
 from fastadv.threat import Threat
 
 # within how many widths of the box random restarts begin, where no success is nearer
@@ -125,7 +124,7 @@ def fab(
             project(search, [0], lambda logits: largest_others(logits, search.y, classes))
         _shorten(search)
 
-    def project(search: core.Search[_Rows], numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
+    def project(search: core.Search[_Rows], numbers: list[int], rivals: Rivals) -> None:
         points, broken, rows = _start(search, numbers), bool(search.restart), search.rows
         rows.idle = torch.zeros_like(search.y)
         rows.shortest = torch.full_like(rows.restart_radius, inf)
@@ -136,11 +135,7 @@ def fab(
             search.decide(points)
 
     def _step(
-        search: core.Search[_Rows],
-        points: Tensor,
-        broken: bool,
-        rivals: Callable[[Tensor], Tensor],
-        step: int,
+        search: core.Search[_Rows], points: Tensor, broken: bool, rivals: Rivals, step: int
     ) -> tuple[Tensor, bool]:
         """Return the next points, successes drawn back towards x, and whether there has been any success.
 

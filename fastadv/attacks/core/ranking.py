@@ -1,6 +1,6 @@
 """How the points of a sample rank against each other."""
 
-from typing import overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,12 +8,10 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core.waiting import waits
 
+V = TypeVar("V", Tensor, Tensor | None)
 
-@overload
-def repeated(values: Tensor, count: int = 1) -> Tensor: ...
-@overload
-def repeated(values: None, count: int = 1) -> None: ...
-def repeated(values: Tensor | None, count: int = 1) -> Tensor | None:
+
+def repeated(values: V, count: int = 1) -> V:
     """Return each value `count` times in a row."""
     return values if values is None or count == 1 else values.repeat_interleave(count)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, overload
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
 L = TypeVar("L", bound=Look)
+V = TypeVar("V", Tensor, StepSize)
 
 # values of x that pass the model at once where a rule asks for many candidates a sample
 CHUNK = 1 << 22
@@ -124,11 +125,7 @@ class Search(Generic[R_co]):
         """Return [n] of that value, in the dtype of distances and losses."""
         return torch.full_like(self.best.rank, value)
 
-    @overload
-    def per_sample(self, value: Tensor) -> Tensor: ...
-    @overload
-    def per_sample(self, value: StepSize) -> StepSize: ...
-    def per_sample(self, value: StepSize) -> StepSize:
+    def per_sample(self, value: V) -> V:
         """Return the rows of these samples, where the caller gave one value for each sample of the batch."""
         return value[self._given] if isinstance(value, Tensor) and value.ndim else value
 

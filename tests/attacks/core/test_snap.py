@@ -9,13 +9,6 @@ from fastadv.engine import freeze
 from fastadv.models import Binarized
 
 
-def test_coordinates_that_did_not_cross_go_back() -> None:
-    x = torch.tensor([[0.1, 0.4, 0.6, 0.5, 0.9, 0.2]])
-    x_adv = torch.tensor([[0.45, 0.7, 0.2, 0.3, 0.9, 0.5]])
-    below = torch.tensor(0.5).nextafter(torch.tensor(0.0))
-    assert torch.equal(snap(x, x_adv, 0.5), torch.tensor([[0.1, 0.5, below, below, 0.9, 0.5]]))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.0, -0.3])
 def test_nothing_nearer_looks_the_same(dtype: torch.dtype, threshold: float) -> None:

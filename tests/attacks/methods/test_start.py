@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, hopskipjump
-from fastadv.attacks.methods.geometry import orthogonal, unit
 from fastadv.attacks.methods.start import _blends
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
@@ -150,13 +149,3 @@ def test_starts_that_cannot_be_used() -> None:
             call(wrong)
     with pytest.raises(InputError, match="box: expected a finite one"):
         hopskipjump(model, x, y, L2(INF, (0.0, INF)), queries=50)
-
-
-def test_vectors() -> None:
-    vectors, normal = torch.randn(3, 5, 2, 8), unit(torch.randn(3, 2, 8))
-    torch.testing.assert_close(normal.flatten(1).norm(dim=1), torch.ones(3))
-    assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
-    rest = orthogonal(vectors, normal)
-    torch.testing.assert_close((rest * normal.unsqueeze(1)).sum((2, 3)), torch.zeros(3, 5), rtol=0, atol=1e-5)
-    along = (vectors - rest).flatten(0, 1)
-    torch.testing.assert_close(unit(along).abs(), normal.repeat_interleave(5, 0).abs())
