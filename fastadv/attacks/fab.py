@@ -96,8 +96,7 @@ def fab(
     core.check_share("backward", backward, one=True)
     if restart_radius is None:
         restart_radius = RESTART[threat.norm] * width(threat)
-    elif isinstance(x, Tensor) and x.ndim:
-        restart_radius = core.check_step_size(restart_radius, len(x), x.device, "restart_radius")
+    restart_radius = core.check_step_size(restart_radius, x, "restart_radius")
     longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
     explored = min(EXPLORED * steps, steps - RETURN[threat.norm])

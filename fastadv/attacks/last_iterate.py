@@ -58,7 +58,7 @@ def last_iterate(
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
     with torch.inference_mode(False), torch.no_grad():
         if not isinstance(step_size, Tensor) or not core.waits(step_size.device):
-            step_size = core.check_step_size(step_size, len(x), x.device)
+            step_size = core.check_step_size(step_size, x)
         x = frozen.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()
         each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None

@@ -125,7 +125,7 @@ def _shares(step_size: core.StepSize, x: Tensor) -> Tensor:
     """Return [B], the shares of the way that a step covers, each > 0."""
     if not isinstance(x, Tensor) or not x.ndim:
         return torch.empty(0)  # the check of the problem says what is wrong with x
-    share = core.check_step_size(step_size, len(x), x.device)
+    share = core.check_step_size(step_size, x)
     if not isinstance(share, Tensor):
         share = torch.full((len(x),), share, device=x.device)
     if len(share) and not bool((share > 0).all()):

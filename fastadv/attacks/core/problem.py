@@ -190,23 +190,23 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
     return (values.clone() if values.is_inference() else values.detach()).long()
 
 
-def check_step_size(
-    step_size: StepSize, size: int, device: torch.device, name: str = "step_size"
-) -> StepSize:
-    """Return a finite number >= 0, or [B] of them on the samples' device; InputError otherwise."""
+def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> StepSize:
+    """Return a finite number >= 0, or [B] of them on the device of the samples x; InputError otherwise."""
     if not isinstance(step_size, Tensor) or step_size.ndim == 0:
         return check_number(name, step_size, 0)
+    if not isinstance(x, Tensor) or not x.ndim:
+        return step_size  # the check of the problem says what is wrong with x
     if (
-        step_size.shape != (size,)
+        step_size.shape != x.shape[:1]
         or step_size.dtype == torch.bool
         or step_size.is_complex()
         or not bool((step_size.isfinite() & (step_size >= 0)).all())
     ):
         raise InputError(
-            f"{name}: expected finite numbers >= 0, one for each of {size} samples, "
+            f"{name}: expected finite numbers >= 0, one for each of {len(x)} samples, "
             f"got {step_size.dtype} {tuple(step_size.shape)}: {step_size.tolist()}"
         )
-    return step_size.to(device)
+    return step_size.to(x.device)
 
 
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:

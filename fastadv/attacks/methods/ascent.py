@@ -50,9 +50,7 @@ def step_size_for(
     check_count("steps", steps, 0)
     if step_size is None:
         return threat.default_step_size(steps, factor)
-    if not isinstance(x, Tensor) or not x.ndim:
-        return step_size  # the check of the problem says what is wrong with x
-    checked = check_step_size(step_size, len(x), x.device)
+    checked = check_step_size(step_size, x)
     if steps:
         threat.check_step_size(checked.cpu() if isinstance(checked, Tensor) else checked)
     return checked
