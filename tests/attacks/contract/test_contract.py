@@ -1,13 +1,14 @@
 """What every attack promises, whatever it asks of the model."""
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, WrongBy
+from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Status, WrongBy
 from fastadv.attacks.core import search as searching
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
@@ -140,23 +141,23 @@ def test_counts_are_true(case: Case, norm: str) -> None:
     assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
 
 
-@pytest.mark.parametrize("option", ["steps", "queries", "restarts"])
-def test_more_is_never_worse(case: Case, norm: str, option: str) -> None:
+def test_more_is_never_worse(case: Case, norm: str) -> None:
     """Restarts add points to those before; more steps may be planned in another way."""
-    if not case.takes(option):
-        pytest.skip("not one of its options")
     model, x = mlp(), images(12)
     y, threat = labels(model, x), wide(case, norm, scale=0.4)
-    counts = (1, 3) if option == "restarts" else (base := case.quick.get(option, 1), 2 * base)
-    few, many = (case(model, x, y, threat, **{option: n}, **options(case, stop_early=False)) for n in counts)
-    if option == "restarts":
-        assert (many.success | ~few.success).all()
-        if case.entry.minimal:
-            assert (many.distance <= few.distance * (1 + 1e-6)).all()
-    else:
+
+    def attacked(option: str, count: int) -> AttackResult:
+        return case(model, x, y, threat, **{option: count}, **options(case, stop_early=False))
+
+    for option in filter(case.takes, ("steps", "queries")):
+        few, many = (attacked(option, times * case.quick.get(option, 1)) for times in (1, 2))
         assert many.success.sum() >= few.success.sum()
         if case.entry.minimal and few.success.all():
             assert many.distance.mean() <= few.distance.mean() * 1.02 + 1e-6
+    if case.takes("restarts"):
+        few, many = (attacked("restarts", count) for count in (1, 3))
+        assert (many.success | ~few.success).all()
+        assert not case.entry.minimal or (many.distance <= few.distance * (1 + 1e-6)).all()
 
 
 class Poisoned(nn.Module):
@@ -363,26 +364,27 @@ def test_bad_input(case: Case, norm: str) -> None:
                 case(model, x, y, threat, **{option: -1})
 
 
+class Noisy(nn.Module):
+    """A net with noise on its logits, which tells the sizes of its batches."""
+
+    def __init__(self, sigma: float, tell: Callable[[int], None]) -> None:
+        super().__init__()
+        self.net, self.sigma, self.tell = mlp(), sigma, tell
+        torch.manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.tell(len(x))
+        logits: Tensor = self.net(x)
+        return logits + self.sigma * torch.randn(logits.shape, dtype=logits.dtype)
+
+
 @pytest.mark.one_norm
 def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
-    seen: Counter[str] = Counter()
-
-    class Noisy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = mlp()
-
-        def forward(self, x: Tensor) -> Tensor:
-            seen.update(forward=len(x))
-            logits: Tensor = self.net(x)
-            return logits + 0.01 * torch.randn(logits.shape, dtype=logits.dtype)
-
-    torch.manual_seed(0)
-    model, x = Noisy(), images(6)
-    y = labels(model.net, x)
-    out = case(model, x, y, wide(case, norm), eot=2)
+    sizes: list[int] = []
+    model, x = Noisy(0.01, sizes.append), images(6)
+    out = case(model, x, labels(model.net, x), wide(case, norm), eot=2)
     assert out.success.any() or blind(case)
-    assert out.forwards == seen["forward"]
+    assert out.forwards == sum(sizes)
 
 
 def test_a_budget_of_zero(case: Case, norm: str) -> None:
@@ -467,17 +469,9 @@ def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pyte
 @pytest.mark.one_norm
 def test_two_answers(case: Case, norm: str) -> None:
     """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
-    net, x = mlp(), images(40)
-    torch.manual_seed(0)
-
-    class Noisy(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            logits: Tensor = net(z)
-            return logits + 0.2 * torch.randn(logits.shape, dtype=logits.dtype)
-
-    model = Noisy()
-    y, threat = labels(net, x), wide(case, norm, scale=2)
-    out = case(model, x, y, threat)
+    model, x = Noisy(0.2, [].append), images(40)
+    threat = wide(case, norm, scale=2)
+    out = case(model, x, labels(model.net, x), threat)
     assert out.flags
     assert threat.contains(out.x_adv, x).all()
     broken = out.status == Status.BROKEN

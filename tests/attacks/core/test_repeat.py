@@ -38,11 +38,12 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_replays_find_what_steps_find(name: str, threat: str, stop_early: bool) -> None:
     model = net()
     plain, replayed = fa.freeze(model), graphed(model)
-    run = partial(getattr(fa.attacks, name), threat=THREATS[threat], steps=14, stop_early=stop_early)
+    run = partial(getattr(fa.attacks, name), steps=14, stop_early=stop_early)
     more = {} if name == "bim" else {"restarts": 2}
-    for seed in range(2):  # the second batch meets graphs of the first
+    for seed in range(2):  # the second batch meets graphs of the first, with other radii if it has its own
         x, y = batch(model, seed)
-        same(run(replayed, x, y, **more), wanted := run(plain, x, y, **more))
+        ball = fa.Linf(THREATS[threat].radius.roll(seed)) if threat == "own radii" else THREATS[threat]
+        same(run(replayed, x, y, ball, **more), wanted := run(plain, x, y, ball, **more))
         assert (wanted.x_adv != x).any()
     assert kinds(replayed) == {"ascent"}
     assert replayed.notes == plain.notes

@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator
 from functools import partial
-from threading import Thread
 from weakref import ref
 
 import pytest
@@ -71,19 +70,6 @@ def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.Monke
     assert len(captured) == 3
     frozen.search.use(frozen.search.form.without_functions())
     assert len(frozen.search.graphs) == 0
-
-
-@pytest.mark.slow
-def test_a_graph_takes_the_batch_that_it_is_given() -> None:
-    """Other images, labels and radii, in a bucket that spare rows fill."""
-    model = net()
-    plain, replayed = fa.freeze(model), graphed(model)
-    for seed, size in ((0, 16), (1, 15), (2, 15)):
-        x, y = batch(model, seed, size)
-        threat = fa.Linf(torch.rand(size, generator=torch.Generator().manual_seed(seed)) * 0.05)
-        pair = [fa.attacks.pgd(f, x, y, threat, steps=8, stop_early=False) for f in (replayed, plain)]
-        same(*pair)
-    assert len(replayed.search.graphs) == 1
 
 
 @pytest.mark.slow
@@ -184,22 +170,6 @@ def test_graphs_go_with_their_model(steps: int) -> None:
     gone = ref(frozen.search)
     del frozen
     assert gone() is None
-
-
-@pytest.mark.slow
-def test_threads_count_what_each_does() -> None:
-    model = net()
-    x, y = batch(model)
-    frozen = graphed(model)
-    frozen.input_gradient(x, y)  # the check
-    before = frozen.forwards, frozen.backwards
-    attack = partial(fa.attacks.last_iterate, frozen, x, y, fa.Linf(0.03), steps=9, step_size=0.01)
-    threads = [Thread(target=attack) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (frozen.forwards - before[0], frozen.backwards - before[1]) == (36 * SIZE, 36 * SIZE)
 
 
 def test_what_another_thread_counts_meanwhile_stays() -> None:
