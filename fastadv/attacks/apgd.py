@@ -40,8 +40,7 @@ def apgd(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum whose step size adapts
-    itself.
+    """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum and steps that adapt.
 
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or

@@ -67,8 +67,7 @@ def cw(
         searches: an integer >= 1, the largest number of searches.
         constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
             for Linf, 0.3 over the largest gradient element.
-        step_size: a number > 0, the first step in the space of w. None fits the expected displacement of a
-            pixel.
+        step_size: a number > 0, the first step in the space of w. None fits the expected displacement.
 
     The margin is that of the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
     """

@@ -45,8 +45,7 @@ def ead(
     step_size: float = 0.1,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the success nearest in L1: min constant * max(0, -margin(z)) + beta * ||d||_1 + ||d||_2^2, d = z
-    - x.
+    """Find the success nearest in L1: min constant * max(0, -margin(x + d)) + beta * ||d||_1 + ||d||_2^2.
 
     FISTA in the box (Chen et al. 2018, equations 4 to 7): a step along the gradient of the smooth part,
     shrinkage of d by beta times the step, and momentum k / (k + 3). Each of the `searches` starts at x with

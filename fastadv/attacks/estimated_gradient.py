@@ -28,8 +28,7 @@ def estimated_gradient(
     batch_size: int | None = None,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> "EstimatedGradient":
-    """Return a model with the same logits, whose gradient is estimated from them; any gradient attack takes
-    it.
+    """Return a model for gradient attacks with the same logits, and gradients estimated from them.
 
     The derivative of the logits z with respect to coordinate i is (z(x+) - z(x-)) / (x+_i - x-_i): x+ and x-
     are x with that coordinate moved by `step` up and down, and clipped to the box. It costs 2 D samples an

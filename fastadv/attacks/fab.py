@@ -58,8 +58,7 @@ def fab(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Minimize ||z - x|| over adversarial z in the box, by projections of z and of x onto linearized
-    boundaries.
+    """Minimize ||z - x|| over adversarial z in the box, by projections onto linearized boundaries.
 
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =

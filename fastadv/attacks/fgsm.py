@@ -24,8 +24,7 @@ def fgsm(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Return one step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the
-    loss gradient g at x.
+    """Return one step of steepest ascent: max <g, d> over ||d|| <= radius, for the loss gradient g at x.
 
     For Linf this is x + radius * sign(g) (Goodfellow et al. 2014, section 3), clipped to the box; for L2 the
     step goes along g, for L1 and L0 into the coordinates of the largest gain. x_adv is the stepped point,

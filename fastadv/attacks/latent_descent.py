@@ -33,8 +33,7 @@ def latent_descent(
     searches: int = 10,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the nearest adversarial on the way from x to what the model itself takes for the likeliest wrong
-    class.
+    """Find the nearest adversarial on the way from x to what the model takes for the likeliest wrong class.
 
     x is mixed with the model's reconstruction of that class until the decision changes. Then `searches`
     bisections shorten the last step, and as many again move the point towards x. Against a model that

@@ -45,8 +45,7 @@ def lbfgs(
     constant: float | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over the z in the
-    box.
+    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over z in the box.
 
     With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1); with more it
     stays smooth and takes any criterion. Each of the `searches` is a projected L-BFGS from x with another

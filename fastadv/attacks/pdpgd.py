@@ -34,8 +34,7 @@ def pdpgd(
     loss: losses.Loss | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Minimize weight * ||d|| - loss(x + d), by gradient steps on the loss and proximal steps on the
-    distance.
+    """Minimize weight * ||d|| - loss(x + d): gradient steps on the loss, proximal steps on the distance.
 
     d <- prox(d + a * m), where m is a moving mean of the loss's gradient in a fixed size, and prox the least
     of weight * ||z|| + ||z - d||_2^2 / (2 a), followed by a clip to the box; for L0 the box is part of it.

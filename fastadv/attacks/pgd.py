@@ -26,8 +26,7 @@ def pgd(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from a random
-    start.
+    """Maximize loss(model(z), y) over z in ball and box, by steepest ascent from a random start, projected.
 
     z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign
     of the gradient for Linf, the gradient over its length for L2 (Madry et al. 2018, equation 2 and section

@@ -35,8 +35,7 @@ def sparse_rs(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Maximize margin(model(z), y) over z that differ from x in few coordinates, by random search on logits
-    alone.
+    """Maximize margin(model(z), y) over z that differ from x in few coordinates, by random search on logits.
 
     A point is a set of coordinates, each at an end of the box. A query sends some of the set back to x and as
     many others to an end, and is kept where it raises the loss (Croce et al. 2022, algorithms 1 and 2). How

@@ -37,8 +37,7 @@ def transfer(
     searches: int = 10,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the smallest multiple of a perturbation of a substitute, clipped to the box, that fools the
-    model.
+    """Find the smallest multiple, in the box, of a perturbation of a substitute that fools the model.
 
     The attack runs on each substitute. Each of its perturbations is tried at `scales` lengths, all in one
     batch; between the least that fools the model and the one before, `searches` bisections follow (Schott et

@@ -24,8 +24,7 @@ class Attack:
         quick: arguments for a short run, which tests use.
         oracle: arguments, beside those, for a run that meets the tolerance.
         needs: what the model must be beyond a classifier; empty where any will do.
-        tolerance: on a linear model, the largest distance, over that of the boundary, at which it breaks a
-            sample.
+        tolerance: on a linear model, the largest distance, over the boundary's, at which it breaks a sample.
     """
 
     run: Callable[..., AttackResult]
