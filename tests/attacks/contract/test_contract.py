@@ -141,6 +141,7 @@ def test_counts_are_true(case: Case, norm: str) -> None:
     assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
 
 
+@pytest.mark.slow
 def test_more_is_never_worse(case: Case, norm: str) -> None:
     """Restarts add points to those before; more steps may be planned in another way."""
     model, x = mlp(), images(12)
