@@ -42,11 +42,13 @@ def nearest(
     norm: str,
     targets: Tensor | None = None,
     box: tuple[float, float] = (0.0, 1.0),
+    lead: float = 0.0,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(distance [n], point [n, D]): where a class comes level with the label first, or where the target does.
+    """(distance [n], point [n, D]): where a class first leads by so much, or where the target does.
 
     With targets the distance is exact if the target is the largest logit at the point, which is for the
-    caller to check, and else too small.
+    caller to check, and else too small. Where there is a mask [D], nothing moves outside it.
     """
     weight, bias = (part.detach().double() for part in (model[1].weight, model[1].bias))
     x = x.double().flatten(1)
@@ -54,7 +56,8 @@ def nearest(
     for rival in range(len(weight)):
         index = torch.full_like(y, rival) if targets is None else targets
         w = weight[index] - weight[y]
-        gap = -(w * x).sum(1) - bias[index] + bias[y]
+        gap = -(w * x).sum(1) - bias[index] + bias[y] + lead
+        w = w if mask is None else w * mask
         if (gap >= best * _gain(w, norm, box)).logical_or(index == y).all():
             continue  # further away even where no pixel is at an edge
         distance, point = _halfspace(w, gap, x, norm, box)
@@ -76,7 +79,7 @@ def _halfspace(
 ) -> tuple[Tensor, Tensor]:
     """The nearest point z of the box with <w, z - x> >= gap; distance inf where there is none."""
     size = w.abs()
-    room = torch.where(w > 0, box[1] - x, x - box[0])
+    room = torch.where(w > 0, box[1] - x, x - box[0]) * (w != 0)
     if norm in ("linf", "l2"):
         pull = torch.ones_like(size) if norm == "linf" else size
         low = torch.zeros(len(x), 1, dtype=torch.float64)
@@ -90,13 +93,13 @@ def _halfspace(
     else:
         worth = size if norm == "l1" else size * room
         order = worth.argsort(1, descending=True)
-        room = room.gather(1, order)
-        gain = (size.gather(1, order) * room).cumsum(1)
+        rooms = room.gather(1, order)
+        gain = (size.gather(1, order) * rooms).cumsum(1)
         before = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), gain[:, :-1]], 1)
         used = before < gap[:, None]
         part = ((gap[:, None] - before) / size.gather(1, order)).clamp_min(0)
-        moved = torch.where(used, torch.minimum(part, room) if norm == "l1" else room, 0.0)
+        moved = torch.where(used, torch.minimum(part, rooms) if norm == "l1" else rooms, 0.0)
         away = torch.zeros_like(x).scatter(1, order, moved)
         distance = moved.sum(1) if norm == "l1" else used.sum(1).double()
-    possible = (size * torch.where(w > 0, box[1] - x, x - box[0])).sum(1) >= gap
+    possible = (size * room).sum(1) >= gap
     return distance.masked_fill(~possible, torch.inf), x + w.sign() * away

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, AttackResult, square
@@ -25,16 +24,18 @@ from tests.parity.verdict import best, passes
 
 FIGURES = stored(STORES["quick"])
 # the case and the name of the net
-HELD = [(case, net) for net in TESTED for case in cases_on(net) if held(case, net) and case.exists]
-# and the radius of a run
-COMPARED = [
-    pytest.param(case, net, radius, id=f"{case.name}-{net}" + ("" if case.radius == radius else "-within"))
-    for case, net in HELD
-    for radius in radii(case, net)
+HELD = [
+    pytest.param(case, net, id=f"{case.name}-{net}")
+    for net in TESTED
+    for case in cases_on(net)
+    if held(case, net)
 ]
 # what takes seconds is compared on the first images alone; of distances the median is, for which few suffice
-FIRST = {"autoattack": 5, "minimum_radius-apgd-t": 5, "fab-t": 10, "pointwise": 3, "contrast": 10}
+FIRST = {
+    "autoattack-quick-l1": 3, "autoattack": 5, "minimum_radius-apgd-t": 5, "fab-t": 10, "pointwise": 3, "contrast": 10,
+}  # fmt: skip
 MEDIANS = 12
+HALF = ("pointwise-l0", "pointwise-l2")  # in half of the passes that the peer has, they find no less here
 # where short runs of ours are behind by an image or two of 25, by a tenth of a median of twelve counts, or by
 # a twentieth of a median of ten distances; see docs/parity.md for the long ones
 BEHIND = {
@@ -47,10 +48,6 @@ BEHIND = {
 }
 QUERIES = 500  # of Square in AutoAttack, a tenth of the peer's, which find no less on these images
 Problem = tuple[nn.Module, Tensor, Tensor]
-
-
-def figures(case: Case, net: str, radius: float) -> list[Row]:
-    return [row for row in FIGURES if (row["case"], row["net"], row["radius"]) == (case.name, net, radius)]
 
 
 def of_first(row: Row, count: int, few: int) -> Row:
@@ -73,21 +70,12 @@ def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMPONENTS, "square", short)
 
 
-@pytest.mark.slow
 def test_figures_have_a_case_and_a_source() -> None:
     for row in FIGURES:
-        names = {case.name for case in cases_on(row["net"])}
-        assert row["case"] in names
+        assert row["case"] in {case.name for case in cases_on(row["net"])}
         assert all(row[part] for part in ("package", "version", "settings", "date")), row["case"]
         assert len(row["distances"]) == row["images"]
     assert len({key(row) for row in FIGURES}) == len(FIGURES)
-
-
-@pytest.mark.parametrize(("case", "net"), [pytest.param(*one, id=f"{one[0].name}-{one[1]}") for one in HELD])
-def test_figures_are_there(case: Case, net: str) -> None:
-    command = f"python -m bench.suite.parity --variant quick --net {net} --only {case.name}"
-    for radius in radii(case, net):
-        assert figures(case, net, radius), f"run `{command}`"
 
 
 def test_every_attack_is_compared_in_every_norm_or_nobody_else_has_it() -> None:
@@ -99,25 +87,35 @@ def test_every_attack_is_compared_in_every_norm_or_nobody_else_has_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "net", "radius"), COMPARED)
-def test_ours_is_no_worse(case: Case, net: str, radius: float, shared_data) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("case", "net"), HELD)
+def test_ours_is_no_worse(case: Case, net: str, shared_data) -> None:  # type: ignore[no-untyped-def]
+    """By robust accuracy in a ball; where the norm is minimized, by the median distance, too.
+
+    The contract says that such a run inside a ball is the free one, cut off there: one is enough for both.
+    """
     few = case.few if case.radius < inf else min(case.few, MEDIANS)
     count = next((first for dear, first in FIRST.items() if case.name.startswith(dear)), few)
-    weights = shared_data.abs_official / "vanilla_cnn.net"
-    model, x, y = loaded(net, shared_data.data_dir, weights)
+    model, x, y = loaded(net, shared_data.data_dir, shared_data.abs_official / "vanilla_cnn.net")
     x, y = x[:count], y[:count]
-    theirs = [of_first(row, count, case.few) for row in figures(case, net, radius)]
-    rival = best(theirs)
-    assert rival is not None
-    spent = passes({**rival, "images": len(rival["distances"])})
-    distances: list[float] = []
-    for draw in case.draws("quick"):
-        out = case.run(model, x, y, "quick", spent, radius, **draw)
-        judged = judge(model, x, y, out.x_adv, case.norm, radius).distances
-        assert torch.tensor([distance < inf for distance in judged]).equal(out.success)
-        distances += judged
-    found = Outcome(distances).figures(radius)["robust_accuracy" if radius < inf else "median"]
-    behind = found > case.allowed(theirs, radius)
+    runs: dict[str, list[AttackResult]] = {}
+    behind = []
+    for radius in radii(case, net):
+        measured = [row for row in FIGURES
+                    if (row["case"], row["net"], row["radius"]) == (case.name, net, radius)]  # fmt: skip
+        theirs = [of_first(row, count, case.few) for row in measured]
+        rival = best(theirs)
+        assert rival, f"run `python -m bench.suite.parity --variant quick --net {net} --only {case.name}`"
+        spent = passes({**rival, "images": len(rival["distances"])}) / (2 if case.name in HALF else 1)
+        arguments = str(case.ours(case.budget("quick"), spent))
+        if arguments not in runs:
+            runs[arguments] = [case.run(model, x, y, "quick", spent, **draw) for draw in case.draws("quick")]
+        judged = [judge(model, x, y, out.x_adv, case.norm, radius).distances for out in runs[arguments]]
+        if radius == case.radius:
+            claimed = [out.success.tolist() for out in runs[arguments]]
+            assert claimed == [[distance < inf for distance in run] for run in judged]
+        figure = Outcome(sum(judged, [])).figures(radius)["robust_accuracy" if radius < inf else "median"]
+        if figure > case.allowed(theirs, radius):
+            behind.append(f"{figure} where {case.allowed(theirs, radius)} is allowed")
     if behind and (case.name, net) in BEHIND:
-        pytest.xfail(f"behind: {found}")
-    assert not behind, f"{found} where {case.allowed(theirs, radius)} is allowed"
+        pytest.xfail(f"behind: {behind}")
+    assert not behind

