@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv.attacks import Status, boundary
+from fastadv.attacks import boundary
 from fastadv.attacks.boundary import (
-    HALVINGS,
     _Rows,
     _source,
     _spherical,
@@ -24,8 +22,8 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
 from . import halfspaces
-from .methods.test_start import Late, watched
 from .nets import images, labels, linear, mlp
+from .watched import watched
 
 INF = torch.inf
 
@@ -74,38 +72,6 @@ def test_the_distance_of_a_linear_model(inputs: int, box: tuple[float, float]) -
     distance, _ = halfspaces.nearest(model, x, y, "l2", box=box)
     out = boundary(model, x, y, L2(INF, box), queries=3 * inputs)
     assert out.success.all()
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-    assert (out.distance <= distance * 1.25).all()
-
-
-@pytest.mark.slow
-def test_targets() -> None:
-    """The plane of the target, and of no nearer class."""
-    model, x, y = halfspaces.problem(784, classes=3, size=4)
-    targets = (y + 1 + torch.arange(4) % 2) % 3
-    distance, points = halfspaces.nearest(model, x, y, "l2", targets=targets)
-    alone = model(points.float()).detach().gather(1, targets[:, None]).squeeze(1)
-    exact = alone >= model(points.float()).detach().amax(1) - 1e-3
-    out = boundary(model, x, y, L2(INF), queries=3000, targets=targets)
-    assert torch.equal(labels(model, out.x_adv), targets)
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-    assert exact.sum() >= 2
-    assert (out.distance <= distance * 1.25)[exact].all()
-
-
-@pytest.mark.slow
-def test_a_mask() -> None:
-    """The distance is that of a model of the other coordinates alone."""
-    model, x, y = halfspaces.problem(784, classes=2, size=1)
-    mask = torch.arange(784) % 4 > 0
-    with torch.no_grad():
-        rest = nn.Sequential(nn.Flatten(), nn.Linear(588, 2))
-        rest[1].weight.copy_(model[1].weight[:, mask])
-        rest[1].bias.copy_(model[1].bias + model[1].weight[:, ~mask] @ x[0, ~mask])
-    distance, _ = halfspaces.nearest(rest, x[:, mask], y, "l2")
-    out = boundary(model, x, y, L2(INF), queries=3000, mask=mask)
-    assert out.success.all()
-    assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     assert (out.distance >= distance * (1 - 1e-4)).all()
     assert (out.distance <= distance * 1.25).all()
 
@@ -260,31 +226,6 @@ def test_steps_are_queries() -> None:
         other = boundary(model, x, y, L2(INF), **budget)
         assert torch.equal(other.x_adv, one.x_adv)
         assert other.forwards == one.forwards
-
-
-@pytest.mark.slow
-def test_more_queries_are_never_worse() -> None:
-    """The walk is the same, and longer. So with more restarts."""
-    model, x = mlp(), images(32)
-    y = labels(model, x)
-    start = 2 * (4 + 1) + HALVINGS
-    outs = [boundary(model, x, y, L2(INF), queries=start + 10 * n).distance for n in (0, 1, 2, 4, 8, 16, 64)]
-    assert all((many <= few).all() for few, many in pairwise(outs))
-    assert (outs[-1] < 0.7 * outs[0]).sum() >= 16
-    once, often = (boundary(model, x, y, L2(INF), queries=60, restarts=n).distance for n in (1, 3))
-    assert (often <= once).all()
-    assert (often < 0.9 * once).sum() >= 3
-
-
-@pytest.mark.slow
-def test_a_sample_without_a_start_is_held() -> None:
-    model, x = Late(), images(4, (1, 8, 8), dtype=torch.float32)
-    x[:, 0, 0, 0] = torch.tensor([0.9, 0.2, 0.9, 0.9])
-    mask = torch.ones(8, 8, dtype=torch.bool)
-    mask[0, 0] = False  # so that it stays dark
-    out = boundary(model, x, torch.zeros(4, dtype=torch.long), L2(INF), queries=300, mask=mask)
-    assert out.status.tolist() == [Status.BROKEN, Status.HELD, Status.BROKEN, Status.BROKEN]
-    assert torch.equal(out.x_adv[1], x[1])
 
 
 def test_starts_of_the_caller() -> None:

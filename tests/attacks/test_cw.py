@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, Status, WrongBy, cw
+from fastadv.attacks import WrongBy, cw
 from fastadv.attacks.cw import _fit, _tighten
 from fastadv.attacks.methods.constant_search import bisect
 from fastadv.errors import InputError
 from fastadv.threat import L1, L2, Linf, Threat
 
-from .contract.cases import boundary_distance, two_classes
+from .contract.cases import two_classes
 from .nets import images, labels, mlp
 from .scripted import scripted
 from .watched import watched
@@ -60,7 +60,7 @@ def test_the_descent_is_that_of_the_paper(norm: str, box: tuple[float, float]) -
     model, x = mlp(), images(6) * (box[1] - box[0]) + box[0]
     x[0, 0, 0, :2] = torch.tensor(box)
     y = labels(model, x)
-    (function, seen), threat = watched(model), THREATS[norm](math.inf, box)
+    (function, seen), threat = watched(model, gradients=True), THREATS[norm](math.inf, box)
     out = cw(function, x, y, threat, steps=25, searches=1, constant=2.0, step_size=0.05)
     expected = by_autograd(model, x, y, threat, 25, 2.0, 0.05)
     assert out.success.any()
@@ -98,130 +98,10 @@ def test_tau_follows_the_distance() -> None:
     assert done.tolist() == [False, False, False, True]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("classes", [2, 3, 10])
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_distance_of_a_linear_model(norm: str, targeted: bool, classes: int) -> None:
-    """D = 3,072: the boundary of the target, or the nearest, is met to a few percent."""
-    check_linear(norm, targeted, classes, 3072, 60)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_thousand_classes(norm: str) -> None:
-    check_linear(norm, False, 1000, 192, 60)
-
-
-def check_linear(norm: str, targeted: bool, classes: int, inputs: int, steps: int) -> None:
-    generator = torch.Generator().manual_seed(classes)
-    x = 0.4 + 0.2 * torch.rand(4, 3, inputs // 3, generator=generator)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.randn(classes, inputs, generator=generator) / 50)
-        logits = model(x)
-    y = logits.argmax(1)
-    targets = logits.topk(2).indices[:, 1] if targeted else None
-    weight = model[1].weight.detach()
-    gap = logits.gather(1, y[:, None]) - logits
-    dual = (weight[y][:, None] - weight).norm(p=2 if norm == "l2" else 1, dim=2)
-    each = (gap / dual).masked_fill(torch.arange(classes) == y[:, None], math.inf)
-    distance = each.gather(1, targets[:, None]).squeeze(1) if targeted else each.amin(1)
-    out = cw(model, x, y, THREATS[norm](math.inf), steps=steps, targets=targets)
-    assert (out.distance >= distance * (1 - 1e-3)).all()
-    assert (out.distance <= distance * 1.05).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [1e-4, 1e4])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_scale_of_the_logits_does_not_matter(norm: str, scale: float) -> None:
-    model, x = mlp(), images(6)
-    y = labels(model, x)
-    plain = cw(model, x, y, THREATS[norm](math.inf), steps=30, searches=3)
-    scaled = cw(lambda z: scale * model(z), x, y, THREATS[norm](math.inf), steps=30, searches=3)
-    assert plain.success.all()
-    torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_units_of_the_box_do_not_matter(norm: str) -> None:
-    model, x = mlp(), images(6)
-    y = labels(model, x)
-    plain = cw(model, x, y, THREATS[norm](math.inf), steps=30, searches=3)
-    wide = cw(
-        lambda z: model((z + 100) / 255), 255 * x - 100, y, THREATS[norm](math.inf, (-100.0, 155.0)),
-        steps=30, searches=3,
-    )  # fmt: skip
-    torch.testing.assert_close((wide.x_adv + 100) / 255, plain.x_adv, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("edge", [(-math.inf, math.inf), (0.0, math.inf)])
-def test_a_box_without_edges(norm: str, edge: tuple[float, float]) -> None:
-    x = 0.5 + images(4)
-    model, weight = two_classes(x, 1.0)
-    need = 1.0 + (x.flatten(1) @ weight).max() - x.flatten(1) @ weight
-    distance = boundary_distance(x, weight, need, norm, edge)
-    threat = THREATS[norm](math.inf, edge)
-    out = cw(model, x, torch.zeros(4, dtype=torch.long), threat, steps=100)
-    assert (out.distance <= 1.05 * distance).all()
-    assert (out.x_adv >= edge[0]).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_lead_moves_the_boundary(norm: str) -> None:
-    x = images(4, (1, 28, 28))
-    model, weight = two_classes(x, 1.0)
-    need = 1.0 + (x.flatten(1) @ weight).max() - x.flatten(1) @ weight
-    y = torch.zeros(4, dtype=torch.long)
-    for lead in (0.0, 2.0, 7.0):
-        distance = boundary_distance(x, weight, need + lead, norm)
-        criterion = WrongBy(lead)
-        out = cw(model, x, y, THREATS[norm](math.inf), steps=100, criterion=criterion)
-        assert (out.distance >= distance * (1 - 1e-4)).all()
-        assert (out.distance <= 1.05 * distance).all()
-        logits = model(out.x_adv)
-        assert (logits[:, 1] - logits[:, 0] >= lead - 1e-9).all()
-    sure = cw(model, x, y, THREATS[norm](math.inf), steps=100, criterion=ConfidentlyWrong(0.9))
-    distance = boundary_distance(x, weight, need + math.log(9), norm)
-    assert (sure.distance <= 1.15 * distance).all()
-    assert (sure.distance >= distance * (1 - 1e-4)).all()
-
-
 def test_the_lead_is_checked() -> None:
     for lead in (-1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="lead"):
             WrongBy(lead)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_pixels_at_the_edges_move(norm: str) -> None:
-    """Binary images: every pixel that can help moves."""
-    x = images(4, (1, 28, 28)).round()
-    model, weight = two_classes(x, 1.0)
-    out = cw(model, x, torch.zeros(4, dtype=torch.long), THREATS[norm](math.inf), steps=60)
-    assert out.success.all()
-    free = torch.where(weight > 0, x.flatten(1) < 1, x.flatten(1) > 0)
-    steep = free & (weight.abs() > 0.5)
-    assert ((out.x_adv != x).flatten(1) | ~steep).float().mean() > 0.99
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_half_precision_of_the_samples(norm: str) -> None:
-    model, x = mlp(dtype=torch.float32), images(6, dtype=torch.float32)
-    y = labels(model, x)
-    fine = cw(model, x, y, THREATS[norm](math.inf), steps=30, searches=3)
-    coarse = cw(model, x.bfloat16(), y, THREATS[norm](math.inf), steps=30, searches=3)
-    broken = coarse.status == Status.BROKEN
-    assert coarse.x_adv.dtype == torch.bfloat16
-    assert broken.sum() >= 4
-    assert (coarse.distance[broken] <= fine.distance[broken] * 1.1 + 0.02).all()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -235,40 +115,11 @@ def test_the_last_point_is_judged(norm: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_mask_holds(norm: str) -> None:
-    x = images(4)
-    model, weight = two_classes(x, 0.3)
-    mask = torch.rand(16, generator=torch.Generator().manual_seed(3)) < 0.7
-    need = 0.3 + (x.flatten(1) @ weight).max() - x.flatten(1) @ weight
-    distance = boundary_distance(x[..., :], weight * mask, need, norm)
-    out = cw(
-        model, x, torch.zeros(4, dtype=torch.long), THREATS[norm](math.inf), steps=100,
-        mask=mask.view(1, 4, 4),
-    )  # fmt: skip
-    assert torch.equal(out.x_adv.flatten(1)[:, ~mask], x.flatten(1)[:, ~mask])
-    possible = distance < 10
-    assert possible.any()
-    assert (out.distance[possible] <= 1.05 * distance[possible]).all()
-
-
-@pytest.mark.slow
 def test_samples_leave_when_nothing_is_gained() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 1.0)
     out = cw(model, x, torch.zeros(4, dtype=torch.long), L2(math.inf), steps=60, searches=50)
     assert out.backwards < 4 * 60 * 8
-
-
-@pytest.mark.slow
-def test_a_radius_bounds_the_distance_of_interest() -> None:
-    model, x = mlp(), images(12)
-    y = labels(model, x)
-    free = cw(model, x, y, L2(math.inf), steps=30, searches=3)
-    half = float(free.distance.median())
-    near = cw(model, x, y, L2(half), steps=30, searches=3)
-    assert torch.equal(near.success, free.distance <= half * (1 + 1e-6))
-    assert (near.x_adv[~near.success] == x[~near.success]).all()
 
 
 @pytest.mark.parametrize(
@@ -300,7 +151,7 @@ def test_where_the_second_search_starts(norm: str) -> None:
     """L2 starts at x again, Linf at the nearest success."""
     model, x = mlp(), images(6)
     y = labels(model, x)
-    function, seen = watched(model)
+    function, seen = watched(model, gradients=True)
     threat = THREATS[norm](math.inf)
     first = cw(model, x, y, threat, steps=25, searches=1)
     cw(function, x, y, threat, steps=25, searches=2)

@@ -14,17 +14,12 @@ from fastadv.threat import L2
 
 from .halfspaces import problem
 from .nets import images, labels, mlp
+from .watched import watched
 
 
 def path(model: Any, x: Tensor, y: Tensor, steps: int, **options: Any) -> list[Tensor]:
     """The points that the model is shown, x and the last verdict aside."""
-    seen: list[Tensor] = []
-
-    def shown(z: Tensor) -> Tensor:
-        seen.append(z.detach().clone())
-        logits: Tensor = model(z)
-        return logits
-
+    shown, seen = watched(model)
     ddn(shown, x, y, L2(math.inf), steps=steps, **options)
     return seen[1 : steps + 2]
 

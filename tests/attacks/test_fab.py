@@ -1,62 +1,21 @@
 """FAB: its first step by hand, linear models in the dimensions of images, and its restarts."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, fab
+from fastadv.attacks import ConfidentlyWrong, Status, fab
 from fastadv.attacks.core import full_batches
 from fastadv.errors import InputError
 from fastadv.ops import to_hyperplane
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
-from .contract.cases import boundary_distance
 from .nets import Counted, images, labels, linear, mlp
-from .test_deepfool import nearest
+from .watched import watched
 
 NORMS = ["linf", "l2", "l1"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
-@pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize("targeted", [False, True])
-def test_linear_models(norm: str, shape: tuple[int, ...], classes: int, targeted: bool) -> None:
-    """Half of the pixels are saturated: the result is the nearest point of the box."""
-    x = (images(3, shape) * 2 - 0.5).clamp(0, 1)
-    model = linear(classes, x[0].numel()).double()
-    y = labels(model, x)
-    out = fab(model, x, y, THREATS[norm](torch.inf), steps=10, targeted=targeted)
-    distance = nearest(model, x, y, norm, None)
-    assert (labels(model, out.x_adv) != y).all()
-    assert (out.distance >= distance * (1 - 1e-6)).all()
-    assert (out.distance <= distance * 1.01).all()
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_targets_on_linear_models(norm: str) -> None:
-    x = (images(3, (1, 28, 28)) * 2 - 0.5).clamp(0, 1)
-    model = linear(2, 784).double()
-    y = labels(model, x)
-    out = fab(model, x, y, THREATS[norm](torch.inf), steps=10, targets=1 - y)
-    assert torch.equal(labels(model, out.x_adv), 1 - y)
-    assert (out.distance <= nearest(model, x, y, norm, None) * 1.01).all()
-
-
-def watched(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
-    """The model as a function, and the list of the batches that it was asked about."""
-    seen: list[Tensor] = []
-
-    def model(x: Tensor) -> Tensor:
-        seen.append(x.detach().clone())
-        logits: Tensor = net(x)
-        return logits
-
-    return model, seen
 
 
 @pytest.mark.slow
@@ -335,33 +294,6 @@ def test_restarts_are_no_worse(targeted: bool) -> None:
     ]
     assert (outs[1].distance <= outs[0].distance * (1 + 1e-6)).all()
     assert (outs[1].distance < outs[0].distance * 0.999).any()
-
-
-@pytest.mark.slow
-def test_criterion_and_mask() -> None:
-    net, x = linear(5).double(), images(12)
-    y, mask = labels(net, x), torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.2
-    out = fab(net, x, y, L1(torch.inf), steps=20, criterion=OutsideTopK(2), mask=mask, restarts=2)
-    inside = (net(out.x_adv).topk(2).indices == y[:, None]).any(1)
-    assert torch.equal(out.success, ~inside)
-    assert out.success.any()
-    assert torch.equal(out.x_adv[~mask], x[~mask])
-
-
-def test_the_box_counts() -> None:
-    """Saturated pixels cannot take their share: distances to the boundary in the box, not without it."""
-    model, x = linear(2, 784).double(), (images(3, (1, 28, 28)) > 0.5).double()
-    y = labels(model, x)
-    weight = (model[1].weight[1] - model[1].weight[0]).detach() * torch.where(y == 0, 1.0, -1.0)[:, None]
-    logits = model(x).detach()
-    need = (logits[:, 0] - logits[:, 1]).abs()
-    free = need / weight.norm(dim=1)
-    boxed = torch.stack(
-        [boundary_distance(x[i : i + 1], weight[i], need[i : i + 1], "l2")[0] for i in range(3)]
-    )
-    out = fab(model, x, y, L2(torch.inf), steps=5)
-    assert (boxed > 1.2 * free).all()
-    torch.testing.assert_close(out.distance.double(), boxed, rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A random start depends on the seed, the sample's number and the restart, and on nothing else."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,18 +8,7 @@ from fastadv.attacks import AttackResult, bim, mim, pgd
 from fastadv.threat import Threat
 
 from .nets import Case, images, labels, mlp, threat
-
-
-def recorded(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
-    """A classifier that keeps every batch it sees, and the list of them."""
-    seen: list[Tensor] = []
-
-    def model(x: Tensor) -> Tensor:
-        seen.append(x.detach().clone())
-        logits: Tensor = net(x)
-        return logits
-
-    return model, seen
+from .watched import watched
 
 
 def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[Tensor]:
@@ -30,7 +17,7 @@ def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[T
     with torch.no_grad():
         net[1].weight.zero_()
         net[1].bias.copy_(torch.tensor([9.0, 0.0]))
-    model, seen = recorded(net)
+    model, seen = watched(net)
     y = torch.zeros(len(x), dtype=torch.long)
     options = {"stop_early": False, **options}
     out: AttackResult = attack(model, x, y, inside, **options)
@@ -103,10 +90,10 @@ def test_each_restart_begins_with_no_momentum() -> None:
     """A restart of mim at a point is a run of mim from there."""
     model, x = mlp(), images(10)
     y, inside = labels(model, x), threat("l2")
-    recorder, both = recorded(model)
+    recorder, both = watched(model)
     mim(recorder, x, y, inside, steps=3, restarts=2, stop_early=False, random_start=True)
     both = both[1:-1]
-    alone, seen = recorded(model)
+    alone, seen = watched(model)
     mim(alone, x, y, inside, steps=3, stop_early=False, random_start=True)
     for point, other in zip(both[:4], seen[1:-1], strict=True):
         assert torch.equal(point, other)

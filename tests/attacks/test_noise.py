@@ -12,6 +12,7 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L2, THREATS, Threat
 
 from .nets import images, labels, linear, mlp
+from .watched import watched
 
 INF = torch.inf
 PAIRS = [
@@ -31,15 +32,8 @@ def queried(
     name: str, model: nn.Module, x: Tensor, threat: Threat, **options: Any
 ) -> tuple[AttackResult, Tensor]:
     """The result, and the points that the model was asked about on the way: [queries, B, ...]."""
-    seen: list[Tensor] = []
-
-    def watched(z: Tensor) -> Tensor:
-        seen.append(z.detach().clone())
-        logits: Tensor = model(z)
-        return logits
-
-    y = labels(model, x)
-    out = ATTACKS[name].run(watched, x, y, threat, **options)
+    (function, seen), y = watched(model), labels(model, x)
+    out = ATTACKS[name].run(function, x, y, threat, **options)
     asked = [batch.view(len(x), -1, *x.shape[1:]) for batch in seen[1:] if len(batch) % len(x) == 0]
     return out, torch.cat(asked, 1).transpose(0, 1)
 

@@ -12,8 +12,8 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L2, THREATS, Linf
 
 from . import halfspaces
-from .methods.test_start import watched
 from .nets import images, labels, linear
+from .watched import watched
 
 INF = torch.inf
 

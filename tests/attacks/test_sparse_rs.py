@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv.attacks import OutsideTopK, Status, sparse_rs
 from fastadv.attacks.sparse_rs import _share
@@ -12,19 +12,7 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L1
 
 from .nets import Counted, images, labels, linear, mlp
-
-
-def watched(rise: Tensor | None = None) -> tuple[nn.Module, list[Tensor]]:
-    """A model that always says class 0, whose margin rises with <rise, x>, and the points it sees."""
-    seen: list[Tensor] = []
-
-    class Watched(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.clone())
-            along = 0 * x.flatten(1).sum(1) if rise is None else (x * rise).flatten(1).sum(1)
-            return torch.stack([0 * along + 1e4, along], 1)
-
-    return Watched(), seen
+from .watched import firm
 
 
 def zeros(size: int) -> Tensor:
@@ -45,7 +33,7 @@ def test_the_schedule() -> None:
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
 def test_points_by_hand(shape: tuple[int, ...]) -> None:
     """As many coordinates as the radius says, each at an end where x is not; then exchanges of some."""
-    model, seen = watched()
+    model, seen = firm()
     box = (-1.0, 2.0)
     x = torch.full((4, *shape), 0.5)
     x.flatten(1)[:, ::2] = -1.0  # saturated, as the background of a digit
@@ -70,7 +58,7 @@ def test_points_by_hand(shape: tuple[int, ...]) -> None:
 
 def test_coordinates_are_drawn_evenly() -> None:
     """Each coordinate is as likely to come, and each of the set to leave."""
-    model, seen = watched()
+    model, seen = firm()
     x = torch.full((600, 12), 0.5)
     sparse_rs(model, x, zeros(600), L0(3), queries=30, stop_early=False)
     start = seen[1] != x
@@ -90,7 +78,7 @@ def test_linear_models_in_high_dimension(shape: tuple[int, ...]) -> None:
     out = torch.rand(shape, generator=draw) < 0.1
     rise[out] = 5 * rise[out].sign()
     x = (torch.rand(3, *shape, generator=draw) < 0.5).float()
-    model, _ = watched(rise)
+    model, _ = firm(rise)
     found = sparse_rs(model, x, zeros(3), L0(6), queries=1000, stop_early=False).x_adv
     gain = ((found - x) * rise).flatten(1).sum(1)
     torch.testing.assert_close(gain, torch.full((3,), 30.0))
@@ -101,7 +89,7 @@ def test_the_whole_image_may_move() -> None:
     """With as many coordinates as there are, each ends at the end that helps."""
     draw = torch.Generator().manual_seed(2)
     rise = torch.randn(1, 4, 4, generator=draw)
-    model, _ = watched(rise)
+    model, _ = firm(rise)
     x = torch.rand(3, 1, 4, 4, generator=draw)
     for radius in (16, 15, 1e9):
         out = sparse_rs(model, x, zeros(3), L0(radius), queries=600, stop_early=False)
@@ -113,7 +101,7 @@ def test_seeds_ids_and_restarts_draw_anew() -> None:
     x, y = torch.full((4, 3, 8, 8), 0.5), zeros(4)
 
     def points(**options: Any) -> list[Tensor]:
-        model, seen = watched()
+        model, seen = firm()
         sparse_rs(model, x, y, L0(10), queries=4, stop_early=False, **options)
         return seen[1:-1]
 
@@ -175,7 +163,7 @@ def test_targets_and_criteria() -> None:
 
 def test_the_set_lies_inside_the_mask() -> None:
     """No coordinate of the budget is spent where the mask holds x, not even where the mask is the smaller."""
-    model, seen = watched()
+    model, seen = firm()
     x = torch.full((3, 1, 4, 4), 0.5)
     mask = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
     mask[0, :, 1], mask[1, :, 2:], mask[2, 0, 0, 0] = True, True, True

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import OutsideTopK, square
@@ -15,21 +15,9 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
 from .nets import Counted, images, labels, linear, mlp, threat
+from .watched import firm
 
 NORMS = ["linf", "l2", "l1"]
-
-
-def watched(rise: Tensor | None = None) -> tuple[nn.Module, list[Tensor]]:
-    """A model that always says class 0, whose margin is <rise, x>, and the points it sees."""
-    seen: list[Tensor] = []
-
-    class Watched(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.clone())
-            along = 0 * x.flatten(1).sum(1) if rise is None else (x * rise).flatten(1).sum(1)
-            return torch.stack([0 * along + 1e4, along], 1)
-
-    return Watched(), seen
 
 
 def test_the_schedule() -> None:
@@ -77,7 +65,7 @@ def test_l1_proposals_by_hand() -> None:
     """Bumps added to the direction of what is in a window take the length of another window and of what is
     not spent, in each channel as often as there are channels; the projection brings all to the ball.
     """
-    model, seen = watched()
+    model, seen = firm()
     x = 0.3 + 0.4 * images(3, (2, 9, 9), dtype=torch.float32)
     square(model, x, torch.zeros(3, dtype=torch.long), L1(6.0), queries=14, stop_early=False)
     start, inside = seen[1], L1(6.0)
@@ -110,7 +98,7 @@ def test_l1_proposals_by_hand() -> None:
 def test_a_proposal_in_linf_always_changes_something() -> None:
     """Where all of its ends are those of the best point, some channels take the other end, one at least."""
     for channels in (1, 3):
-        model, seen = watched()
+        model, seen = firm()
         x = torch.full((40, channels, 6, 6), 0.5)
         square(model, x, torch.zeros(40).long(), Linf(0.1), queries=60, share=0.03, stop_early=False)
         start, proposals = seen[1], torch.stack(seen[2:-1])
@@ -135,7 +123,7 @@ def test_two_bumps_by_hand() -> None:
 
 def test_linf_points_by_hand() -> None:
     """Stripes first; then one square at a time, at one end of the ball in each channel."""
-    model, seen = watched()
+    model, seen = firm()
     x = torch.full((4, 3, 10, 10), 0.5)
     x[:, 0] = 0.95
     square(model, x, torch.zeros(4, dtype=torch.long), Linf(0.1), queries=30, stop_early=False)
@@ -163,7 +151,7 @@ def test_linf_points_by_hand() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_of_every_rank_stay_inside_and_use_the_radius(norm: str, shape: tuple[int, ...]) -> None:
     draw = torch.Generator().manual_seed(1)
-    model, seen = watched(torch.randn(shape, generator=draw))
+    model, seen = firm(torch.randn(shape, generator=draw))
     x, radius = 0.4 + 0.2 * torch.rand(3, *shape, generator=draw), torch.tensor([0.05, 0.2, 0.3])
     inside = THREATS[norm](radius)
     square(model, x, torch.zeros(3, dtype=torch.long), inside, queries=25)
@@ -180,7 +168,7 @@ def test_proposals_start_from_the_best_point(norm: str) -> None:
     """On a linear model the loss climbs to near the most that the ball allows."""
     draw = torch.Generator().manual_seed(0)
     rise = torch.randn(1, 8, 8, generator=draw)
-    model, _ = watched(rise)
+    model, _ = firm(rise)
     x = torch.full((5, 1, 8, 8), 0.5)
     y = torch.zeros(5, dtype=torch.long)
     most = 0.1 * rise.norm(p={"linf": 1, "l2": 2, "l1": torch.inf}[norm])
@@ -203,7 +191,7 @@ def test_the_last_row_and_column_are_as_near_as_the_first(norm: str) -> None:
     def gain(axis: int, place: int) -> Tensor:
         rise = torch.zeros(1, 9, 9)
         rise.select(axis, place).fill_(1.0)
-        out = square(watched(rise)[0], x, y, THREATS[norm](0.1), queries=600, stop_early=False)
+        out = square(firm(rise)[0], x, y, THREATS[norm](0.1), queries=600, stop_early=False)
         return ((out.x_adv - x) * rise).sum((1, 2, 3)).mean()
 
     for axis in (1, 2):
@@ -216,7 +204,7 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
     x, y = torch.full((4, 2, 6, 6), 0.5), torch.zeros(4, dtype=torch.long)
 
     def points(**options: Any) -> list[Tensor]:
-        model, seen = watched()
+        model, seen = firm()
         square(model, x, y, THREATS[norm](0.1), queries=4, stop_early=False, **options)
         return seen[1:-1]
 
@@ -234,7 +222,7 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
 @pytest.mark.slow
 def test_the_second_query_has_the_first_square() -> None:
     """The schedule counts proposals from 0: eleven have the whole share, the next halves it."""
-    model, seen = watched()
+    model, seen = firm()
     x = torch.full((40, 1, 20, 20), 0.5)
     square(model, x, torch.zeros(40, dtype=torch.long), Linf(0.1), queries=14, stop_early=False)
     start, proposals = seen[1], seen[2:-1]
@@ -340,7 +328,7 @@ def test_bumps_shrink_in_squares_of_odd_sides(monkeypatch: pytest.MonkeyPatch) -
         return plain(best, x, words, bumps, *rest)
 
     monkeypatch.setattr(module, "square_l2", proposed)
-    model, _ = watched()
+    model, _ = firm()
     square(model, images(2, (1, 20, 20)), torch.zeros(2).long(), L2(1.0), queries=70, share=0.5)
     # 200 pixels, 100 after 10 queries, 50 after 50: roots 14, 10 and 7, made odd
     assert sides == [15] * 11 + [11] * 40 + [7] * 18

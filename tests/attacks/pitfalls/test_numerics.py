@@ -1,4 +1,4 @@
-"""Pitfalls 2, 4 and 7: numbers at the edge of their format. Pitfall 3, saturated pixels, is the contract's."""
+"""Pitfalls 2, 4 and 7: numbers at the edge of their format. Saturated pixels are the contract's."""
 
 from functools import cache
 
