@@ -106,58 +106,87 @@ def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
         one_of(points[first + 1], choices, first)
 
 
+class Flat:
+    """APGD in a ball of L2 around gray, whose margins follow a script while gradients turn."""
+
+    x = torch.full((1, 3), 0.5, dtype=torch.float64)
+    ball = L2(1e-3)
+
+    def __init__(self, margins: list[float], steps: int = 100, others: Any = None, **options: Any) -> None:
+        model, self.points = scripted(margins, turning(3), others)
+        apgd(model, self.x, Y, self.ball, steps=steps, **{"loss": "margin", **options})
+
+    def goes(self, number: int, start: int, radii: float) -> bool:
+        """Whether the step after gradient `number` is from point `start`, of so many radii, with momentum."""
+        here, before = self.points[start][None], self.points[max(number - 1, 0)][None]
+        ahead = self.ball.step(here, turning(3)(start)[None], self.x, radii * 1e-3)
+        mixed = here + 0.75 * (ahead - here) + 0.25 * (here - before) if number else ahead
+        return torch.allclose(
+            self.ball.project(mixed, self.x)[0], self.points[number + 1], rtol=0, atol=1e-12
+        )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [40, 100, 137])
+@pytest.mark.parametrize("steps", [40, 137])
 def test_checkpoints_of_apgd(steps: int) -> None:
     """Croce & Hein 2020, section 3.3: p_1 = 0.22, then each share is 0.03 less, and 0.06 at least.
 
     A loss that always falls halves the step at each of them, and leads back to the start.
     """
-    margins = [-5.0 - 0.01 * n for n in range(steps)]
-    model, points = scripted(margins, turning(3))
-    x = torch.tensor([[0.5, 0.5, 0.5]], dtype=torch.float64)
-    apgd(model, x, Y, L2(1e-3), steps=steps, loss="margin")
+    run = Flat([-5.0 - 0.01 * n for n in range(steps)], steps)
     expected, done, share = [], 0, int(0.22 * steps)
     while done + share < steps:
         done += share
         expected += [done] if done < steps - 1 else []
         share = max(share - int(0.03 * steps), int(0.06 * steps))
-    back, size, ball = [], 2e-3, L2(1e-3)
+    back, radii = [], 2.0
+    assert run.goes(0, 0, radii)
     for number in range(1, steps - 1):
         # the first step after a checkpoint starts at the strongest point, which is the first, half as long
-        start, way = points[0][None], turning(3)(0)[None]
-        stepped = ball.step(start, way, x, size / 2)
-        mixed = start + 0.75 * (stepped - start) + 0.25 * (start - points[number - 1][None])
-        if torch.allclose(ball.project(mixed, x)[0], points[number + 1], rtol=0, atol=1e-12):
+        if run.goes(number, 0, radii / 2):
             back.append(number)
-            size /= 2
+            radii /= 2
     assert back == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rho", "rising", "halves"),
+    [(0.75, 16, True), (0.75, 17, False), (0.5, 11, True), (0.5, 12, False), (1.0, 22, True)],
+)
+def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(
+    rho: float, rising: int, halves: bool
+) -> None:
+    """The first checkpoint of 100 steps comes after 22: more than rho * 22 of them must raise the loss."""
+    margins = [-5.0]
+    for step in range(22):
+        margins.append(margins[-1] + (0.01 if step < rising else -0.01))
+    run = Flat([*margins, -8.0], rho=rho)
+    # the sample goes back to its strongest point and halves the step, or goes on with one of two radii
+    assert run.goes(22, *((rising, 1.0) if halves else (22, 2.0)))
+
+
+@pytest.mark.slow
+def test_a_step_of_apgd_that_raised_nothing_new_is_halved() -> None:
+    """At the second checkpoint, where the loss rises all the time and stays below the highest of before."""
+    # the second interval is of 19 steps
+    run = Flat([-5 + 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(19)] + [-9.0])
+    assert run.goes(41, 22, 1.0)
 
 
 @pytest.mark.slow
 def test_rises_count_from_the_last_checkpoint_on() -> None:
     """Of 22 steps all raise the loss of APGD, of the next 19 one does: the second checkpoint halves steps."""
-    margins = [-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)]
-    model, points = scripted(margins, turning(3))
-    x, ball = torch.full((1, 3), 0.5, dtype=torch.float64), L2(1e-3)
-    apgd(model, x, Y, ball, steps=100, loss="margin")
-    for number, top, size in ((22, 22, 2e-3), (41, 23, 1e-3)):
-        start = points[top][None]
-        stepped = ball.step(start, turning(3)(top)[None], x, size)
-        mixed = start + 0.75 * (stepped - start) + 0.25 * (start - points[number - 1][None])
-        same(points[number + 1 :], [ball.project(mixed, x)[0]])
+    run = Flat([-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)])
+    assert run.goes(22, 22, 2.0)
+    assert run.goes(41, 23, 1.0)
 
 
 @pytest.mark.slow
 def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
     """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
     falls, rises = [-5 - 0.01 * n for n in range(100)], [-4 + 0.01 * n for n in range(100)]
-    model, points = scripted(falls, turning(3), others=rises)
-    x, ball = torch.full((1, 3), 0.5, dtype=torch.float64), L2(1e-3)
-    apgd(model, x, Y, ball, steps=100, loss="margin-targeted", classes=1)
-    stepped = ball.step(points[0][None], turning(3)(0)[None], x, 1e-3)
-    mixed = points[0] + 0.75 * (stepped[0] - points[0]) + 0.25 * (points[0] - points[21])
-    same(points[23:], [ball.project(mixed[None], x)[0]])
+    assert Flat(falls, others=rises, loss="margin-targeted", classes=1).goes(22, 0, 1.0)
 
 
 def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
