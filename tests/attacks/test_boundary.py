@@ -61,36 +61,29 @@ def sample(inputs: int, size: int = 3) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("inputs", "box"),
-    [(784, (0.0, 1.0)), (784, (-1.0, 2.0)), (784, (0.0, 255.0)), (3072, (0.0, 1.0))],
-    ids=str,
-)
-def test_the_distance_of_a_linear_model(inputs: int, box: tuple[float, float]) -> None:
+def test_the_distance_of_a_linear_model_in_a_mask() -> None:
     """Half of the pixels are saturated, which makes the answers around the boundary one-sided."""
-    model, x, y = halfspaces.problem(inputs, classes=2, size=3, box=box)
-    distance, _ = halfspaces.nearest(model, x, y, "l2", box=box)
-    out = boundary(model, x, y, L2(INF, box), queries=3 * inputs)
+    box, mask = (-1.0, 2.0), torch.arange(3072) % 4 > 0
+    model, x, y = halfspaces.problem(3072, classes=2, size=1, box=box)
+    distance, _ = halfspaces.nearest(model, x, y, "l2", box=box, mask=mask)
+    out = boundary(model, x, y, L2(INF, box), queries=9000, mask=mask)
     assert out.success.all()
+    assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     assert (out.distance >= distance * (1 - 1e-4)).all()
     assert (out.distance <= distance * 1.25).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coarse", ["float16", "bfloat16", "twin"])
-def test_half_precision(coarse: str) -> None:
-    """Steps are those that the images and the search have rounded."""
+def test_the_search_in_bfloat16_finds_as_much() -> None:
+    """Steps are those that the search has rounded."""
     model, x, y = halfspaces.problem(784, classes=2, size=4)
     x = x.bfloat16().float()
-    plain = boundary(model, x, y, L2(INF), queries=3000)
-    if coarse == "twin":
-        out = boundary(freeze(model, "bf16"), x, y, L2(INF), queries=3000)
-    else:
-        out = boundary(model, x.to(getattr(torch, coarse)), y, L2(INF), queries=3000)
+    plain = boundary(model, x, y, L2(INF), queries=2000)
+    out = boundary(freeze(model, "bf16"), x, y, L2(INF), queries=2000)
     assert out.success.all()
     # how far from the boundary the twin may take one side for the other: it rounds weights and points by half
     # of eps each
-    weight, eps = model[1].weight.detach(), torch.finfo(torch.bfloat16).eps if coarse == "twin" else 0.0
+    weight, eps = model[1].weight.detach(), torch.finfo(torch.bfloat16).eps
     unsure = eps * (x.flatten(1) @ weight.abs().sum(0)) / (weight[1] - weight[0]).norm()
     assert (out.distance <= (plain.distance + 2 * unsure) * 1.15).all()
 
@@ -172,7 +165,7 @@ def test_sizes_follow_the_answers(adversarial: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(0.01, 0.1), (1.0, 0.1), (0.5, 1e-5), (0.5, 0.9)], ids=str)
+@pytest.mark.parametrize("sizes", [(0.01, 0.9), (1.0, 1e-5)], ids=str)
 def test_first_sizes_hardly_matter(sizes: tuple[float, float]) -> None:
     """They adapt to each sample."""
     model, x, y = halfspaces.problem(784, classes=2, size=4)
@@ -201,7 +194,7 @@ def test_half_of_the_spherical_steps_succeed() -> None:
     assert 0.3 < sum(shares[-50:]) / 50 < 0.7
 
 
-@pytest.mark.parametrize("queries", [1, 5, 21, 30, 163])
+@pytest.mark.parametrize("queries", [1, 30])
 def test_the_budget_holds(queries: int) -> None:
     """Down to one query. A last one buys no step, since that takes two."""
     model, x = linear(3, 784).double(), images(5, (784,))
@@ -209,9 +202,8 @@ def test_the_budget_holds(queries: int) -> None:
     for restarts in (1, 2):
         out = boundary(model, x, y, L2(INF), queries=queries, restarts=restarts)
         assert out.forwards - 2 * 5 <= 5 * queries * restarts
-    starts = torch.stack(
-        [next(z for z in images(99, (784,), seed=9) if labels(model, z[None]) != c) for c in y]
-    )
+    others = images(99, (784,), seed=9)
+    starts = torch.stack([others[int((labels(model, others) != c).nonzero()[0])] for c in y])
     out = boundary(model, x, y, L2(INF), queries=queries, starts=starts)
     assert 5 * (queries - 1) <= out.forwards - 2 * 5 <= 5 * queries
 
@@ -226,24 +218,6 @@ def test_steps_are_queries() -> None:
         other = boundary(model, x, y, L2(INF), **budget)
         assert torch.equal(other.x_adv, one.x_adv)
         assert other.forwards == one.forwards
-
-
-def test_starts_of_the_caller() -> None:
-    """They cost one query, and need no finite box."""
-    net, x = linear(3).double(), images(3)
-    y = labels(net, x)
-    starts = torch.stack(
-        [next(z for z in 4 * images(50, seed=9) - 2 if labels(net, z[None]) != c) for c in y]
-    )
-    model, seen = watched(net)
-    out = boundary(model, x, y, L2(INF, (-INF, INF)), queries=100, starts=starts)
-    assert torch.equal(seen[1], starts)
-    torch.testing.assert_close(seen[2], (x + starts) / 2)
-    assert (out.distance < (starts - x).flatten(1).norm(dim=1)).all()
-    assert out.forwards <= 3 * 102
-    starts[1] = x[1]
-    with pytest.raises(InputError, match=r"starts: .*ids \[1\]"):
-        boundary(model, x, y, L2(INF, (-9.0, 9.0)), queries=100, starts=starts)
 
 
 def test_draws_are_fresh() -> None:

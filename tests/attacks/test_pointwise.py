@@ -35,11 +35,10 @@ def zeros(size: int, *shape: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize(("norm", "factor"), [("l0", 4.0), ("l2", 9.0)])
-def test_the_distance_of_a_linear_model(norm: str, factor: float, inputs: int) -> None:
+def test_the_distance_of_a_linear_model(norm: str, factor: float) -> None:
     """Its weights differ, and half of the pixels are saturated. The nearest point in L2 moves all others."""
-    model, x, y = halfspaces.problem(inputs, classes=3, size=4)
+    model, x, y = halfspaces.problem(784, classes=3, size=4)
     distance, _ = halfspaces.nearest(model, x, y, norm)
     out = pointwise(model, x, y, THREATS[norm](INF), queries=500)
     assert out.success.all()
@@ -48,13 +47,12 @@ def test_the_distance_of_a_linear_model(norm: str, factor: float, inputs: int) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inputs", [784, 3072])
-def test_as_many_coordinates_as_the_model_needs(inputs: int) -> None:
+def test_as_many_coordinates_as_the_model_needs() -> None:
     """Exactly so many in L0; in L2 each of them comes close to 1/2."""
-    x, y = zeros(3, inputs)
-    model = Needs(torch.arange(inputs), 40)
+    x, y = zeros(2, 784)
+    model = Needs(torch.arange(784), 40)
     out = pointwise(model, x, y, L0(INF), queries=250)
-    assert out.distance.tolist() == [40] * 3
+    assert out.distance.tolist() == [40] * 2
     out = pointwise(model, x, y, L2(INF), queries=600)
     assert (out.distance <= 0.5 * 40**0.5 * 1.05).all()
 
@@ -131,7 +129,7 @@ def test_several_coordinates_go_back_at_once() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
-@pytest.mark.parametrize("queries", [1, 2, 30, 101])
+@pytest.mark.parametrize("queries", [1, 30])
 def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
     """All runs pass the model at once; beside them it sees x, and the result."""
     (x, y), net = zeros(5, 784), Needs(torch.arange(784), 40)
@@ -148,14 +146,14 @@ def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
 def test_more_is_never_worse(norm: str) -> None:
-    model, x, y = halfspaces.problem(784, classes=3)
+    model, x, y = halfspaces.problem(196, classes=3)
 
     def distance(**options: Any) -> Tensor:
         return pointwise(model, x, y, THREATS[norm](INF), **options).distance
 
     for outs in (
-        [distance(queries=n) for n in (5, 20, 60, 61, 200, 600)],
-        [distance(queries=60, restarts=n) for n in (1, 2, 5)],
+        [distance(queries=n) for n in (20, 60, 61, 200)],
+        [distance(queries=60, restarts=n) for n in (1, 3)],
     ):
         assert all((many <= few).all() for few, many in pairwise(outs))
         assert outs[-1].mean() < 0.95 * outs[0].mean()
@@ -188,12 +186,11 @@ def test_one_coordinate_cannot_be_bettered() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l0", "l2"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("norm", "dtype"), [("l0", torch.float16), ("l2", torch.bfloat16)], ids=str)
 def test_a_mask_a_box_and_colors(norm: str, dtype: torch.dtype) -> None:
     """Nothing outside the mask or the box is asked; in L0 all that changes goes to an end of the box."""
-    net, x = linear(4, 3072), (3 * images(4, (3, 32, 32)) - 1).to(dtype)
-    mask = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    net, x = linear(4, 1200), (3 * images(4, (3, 20, 20)) - 1).to(dtype)
+    mask = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0)) < 0.5
     y = labels(net, x.float())
     model, seen = watched(lambda z: net(z.float()))
     out = pointwise(model, x, y, THREATS[norm](INF, (-1.0, 2.0)), queries=200, mask=mask, restarts=2)
@@ -209,26 +206,14 @@ def test_a_mask_a_box_and_colors(norm: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["l0", "l2"])
-def test_targets(norm: str) -> None:
-    model, x, y = halfspaces.problem(784, classes=10, size=4)
-    targets = (y + 1) % 10
-    distance, _ = halfspaces.nearest(model, x, y, norm, targets)
-    out = pointwise(model, x, y, THREATS[norm](INF), queries=200, targets=targets, restarts=2)
-    assert out.success.all()
-    assert torch.equal(labels(model, out.x_adv), targets)
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-
-
-@pytest.mark.slow
 def test_starts_of_the_caller() -> None:
     """They cost one query for all runs. In L2 their changes shrink from where they are."""
-    x, y = zeros(2, 784)
+    x, y = zeros(2, 196)
     starts = torch.full_like(x, 0.8)
     index = torch.arange(30)
     out = pointwise(Needs(index, 30), x, y, L2(INF), queries=800, starts=starts)
     assert (out.distance <= 0.51 * 30**0.5).all()
-    out = pointwise(Needs(index, 30), x, y, L0(INF), queries=800, starts=starts)
+    out = pointwise(Needs(index, 30), x, y, L0(INF), queries=400, starts=starts)
     assert out.distance.tolist() == [30, 30]
     assert (out.x_adv[:, :30] == 0.8).all()
     with pytest.raises(InputError, match=r"starts: .*ids \[7\]"):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import OutsideTopK, Status, sparse_rs
+from fastadv.attacks import Status, sparse_rs
 from fastadv.attacks.sparse_rs import _share
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1
 
-from .nets import Counted, images, labels, linear, mlp
+from .nets import images, labels, linear, mlp
 from .watched import firm
 
 
@@ -92,73 +92,9 @@ def test_the_whole_image_may_move() -> None:
     model, _ = firm(rise)
     x = torch.rand(3, 1, 4, 4, generator=draw)
     for radius in (16, 15, 1e9):
-        out = sparse_rs(model, x, zeros(3), L0(radius), queries=600, stop_early=False)
+        out = sparse_rs(model, x, zeros(3), L0(radius), queries=300, stop_early=False)
         most = torch.where(rise > 0, 1 - x, -x).mul(rise).flatten(1).topk(min(16, int(radius))).values.sum(1)
         torch.testing.assert_close(((out.x_adv - x) * rise).flatten(1).sum(1), most)
-
-
-def test_seeds_ids_and_restarts_draw_anew() -> None:
-    x, y = torch.full((4, 3, 8, 8), 0.5), zeros(4)
-
-    def points(**options: Any) -> list[Tensor]:
-        model, seen = firm()
-        sparse_rs(model, x, y, L0(10), queries=4, stop_early=False, **options)
-        return seen[1:-1]
-
-    base = points()
-    assert all(torch.equal(a, b) for a, b in zip(base, points(), strict=True))
-    both = points(restarts=2)
-    assert len(both) == 8
-    for other in (points(seed=1), points(ids=torch.arange(4) + 4), both[4:], base[1:]):
-        for a, b in zip(base, other, strict=False):
-            assert (a != b).flatten(1).any(1).all()
-    for point in base:
-        assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
-
-
-def test_logits_alone_are_asked_and_counted() -> None:
-    net, x = mlp(4), images(6)
-    counts = {"forward": 0, "backward": 0}
-
-    def add(name: str, n: int) -> None:
-        counts[name] += n
-
-    model = Counted(net, lambda n: add("forward", n), lambda n: add("backward", n))
-    with torch.no_grad():
-        y = net(x).argmax(1)
-        net[3].bias[:] = 1e3 * torch.eye(4)[y[0]]
-    x, y = x[:1].repeat(6, 1, 1, 1), y[:1].repeat(6)
-    out = sparse_rs(model, x, y, L0(2), queries=20, restarts=2)
-    assert counts == {"forward": 6 * (1 + 40 + 1), "backward": 0}
-    assert (out.forwards, out.backwards) == (6 * 42, 0)
-
-
-@pytest.mark.slow
-def test_batches_and_leaving_samples_change_nothing() -> None:
-    model, x = mlp(4), images(24)
-    y, inside = labels(model, x), L0(1)
-    out = sparse_rs(model, x, y, inside, queries=60)
-    assert 3 < int(out.success.sum()) < 24
-    for i in (0, 7, 23):
-        one = sparse_rs(model, x[i : i + 1], y[i : i + 1], inside, queries=60, ids=torch.tensor([i]))
-        torch.testing.assert_close(one.x_adv, out.x_adv[i : i + 1])
-        assert one.status[0] == out.status[i]
-
-
-@pytest.mark.slow
-def test_targets_and_criteria() -> None:
-    model, x = mlp(5), images(40)
-    y = labels(model, x)
-    targets = (y + 1 + torch.arange(40) % 4) % 5
-    out = sparse_rs(model, x, y, L0(5), queries=100, targets=targets)
-    assert torch.equal(out.success, labels(model, out.x_adv) == targets)
-    assert 5 < out.success.sum() < 40
-    held = ~out.success
-    loss = -torch.nn.functional.cross_entropy(model(out.x_adv).detach(), targets, reduction="none")
-    torch.testing.assert_close(out.loss[held], loss[held])
-    top = sparse_rs(model, x, y, L0(5), queries=100, criterion=OutsideTopK(2))
-    assert torch.equal(top.success, OutsideTopK(2).met(model(top.x_adv).detach(), y, None))
-    assert top.success.sum() > 3
 
 
 def test_the_set_lies_inside_the_mask() -> None:
