@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks.estimated_gradient import estimated_gradient
 from fastadv.errors import InputError
-from fastadv.models import Binarized, SchottCNN
+from fastadv.models import Binarized
 
 from .nets import Counted, convnet, images, labels, linear, mlp, threat
 
@@ -19,7 +19,7 @@ Y = torch.tensor([0, 1, 2, 0, 1])
 
 
 @pytest.mark.parametrize("step", [1e-3, 0.3, 5.0])
-@pytest.mark.parametrize("batch_size", [None, 2, 3, 7, 10_000])
+@pytest.mark.parametrize("batch_size", [None, 3, 10_000])
 def test_it_is_the_gradient_of_a_linear_model(batch_size: int | None, step: float) -> None:
     """For any step, also where the box cuts a move short."""
     model, x = linear().double(), X.clone()
@@ -59,15 +59,6 @@ def test_the_error_falls_with_the_square_of_the_step() -> None:
         for h in (0.02, 0.01)
     ]
     assert 3.9 < errors[0] / errors[1] < 4.1
-
-
-@pytest.mark.parametrize("shape", [(16,), (2, 8), (1, 4, 4), (2, 2, 2, 2)])
-def test_inputs_of_every_rank(shape: tuple[int, ...]) -> None:
-    x = images(3, shape)
-    frozen = fa.freeze(estimated_gradient(linear().double(), 0.1))
-    torch.testing.assert_close(
-        frozen.input_gradient(x, Y[:3])[2], fa.freeze(linear().double()).input_gradient(x, Y[:3])[2]
-    )
 
 
 class Cut(nn.Module):
@@ -238,23 +229,6 @@ def test_functions_bound_methods_and_frozen_models() -> None:
     dropping = nn.Sequential(nn.Dropout(0.5), net).train()
     as_given = fa.freeze(estimated_gradient(lambda x: dropping(x), 0.1))
     assert not torch.equal(as_given.verdict(X), as_given.verdict(X))
-
-
-@pytest.mark.slow
-def test_an_mnist_image_costs_1568_probes() -> None:
-    model, x = SchottCNN(width=(2, 3, 4)).eval(), torch.rand(2, 1, 28, 28)
-    frozen = fa.freeze(estimated_gradient(model, 0.01))
-    frozen(x)
-    frozen.forwards = 0
-    gradient = frozen.input_gradient(x, Y[:2])[2]
-    assert frozen.forwards == 2 * (1 + 1568)
-    exact = fa.freeze(model).input_gradient(x, Y[:2])[2]
-    assert (gradient - exact).norm() < 0.02 * exact.norm()
-
-
-def test_empty_batch() -> None:
-    value, logits, gradient = fa.freeze(estimated_gradient(mlp(), 0.1)).input_gradient(X[:0], Y[:0])
-    assert (value.shape, logits.shape, gradient.shape) == ((0,), (0, 3), (0, 1, 4, 4))
 
 
 @pytest.mark.parametrize(

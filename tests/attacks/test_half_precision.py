@@ -23,11 +23,6 @@ PAIRS = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms
 STEPS = {"cw": 40, "ead": 40, "lbfgs": 20, "pdgd": 60, "pdpgd": 60}
 
 
-def spacing(dtype: torch.dtype) -> float:
-    """Of the numbers between 1/2 and 1."""
-    return torch.finfo(dtype).eps / 2
-
-
 @cache
 def problem(size: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Images with saturated pixels that all half precisions hold, on a net that answers steeply."""
@@ -42,7 +37,6 @@ def problem(size: int) -> tuple[nn.Module, Tensor, Tensor]:
         return net, x, net(x).argmax(1)
 
 
-@cache
 def attacked(name: str, norm: str, size: int, dtype: torch.dtype) -> tuple[AttackResult, Threat]:
     entry, (net, x, y) = ATTACKS[name], problem(size)
     threat = THREATS[norm](math.inf if entry.minimal else RADIUS[norm])
@@ -51,29 +45,28 @@ def attacked(name: str, norm: str, size: int, dtype: torch.dtype) -> tuple[Attac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", list(SHAPES))
 @pytest.mark.parametrize(("name", "norm"), PAIRS, ids=[f"{name}-{norm}" for name, norm in PAIRS])
-def test_nearly_as_strong_as_in_float32(name: str, norm: str, size: int) -> None:
-    """Medians within 3 %; for Linf, whose distance is one of the grid, within 5 % and one spacing.
+def test_nearly_as_strong_as_in_float32(name: str, norm: str) -> None:
+    """In bfloat16, the coarsest. In L2, where steps of a pixel are the smallest, of D = 3,072, else of 784.
 
+    Medians within 3 %; for Linf, whose distance is one of the grid, within 5 % and one spacing.
     Attacks without gradients take another way where one decision differs: there it is 20 % and one sample.
     """
+    size = 3072 if norm == "l2" else 784
     net, x, y = problem(size)
-    fine, threat = attacked(name, norm, size, torch.float32)
-    for dtype in HALVES:
-        out, _ = attacked(name, norm, size, dtype)
-        assert out.x_adv.dtype == dtype
-        assert threat.contains(out.x_adv, x.to(dtype)).all()
-        with torch.no_grad():
-            assert torch.equal(out.success, net(out.x_adv.float()).argmax(1) != y)
-        guided = ATTACKS[name].knowledge == "gradient"
-        if ATTACKS[name].minimal:
-            assert out.success.sum() >= fine.success.sum() - int(not guided)
-            factor, more = (1.05, spacing(dtype)) if norm == "linf" else (1.03, 0.0)
-            factor = factor if guided else 1.2
-            assert float(out.distance.median()) <= factor * float(fine.distance.median()) + more
-        else:
-            assert out.success.sum() >= fine.success.sum() - 1
+    (fine, threat), (out, _) = (attacked(name, norm, size, dtype) for dtype in (x.dtype, torch.bfloat16))
+    assert out.x_adv.dtype == torch.bfloat16
+    assert threat.contains(out.x_adv, x.bfloat16()).all()
+    with torch.no_grad():
+        assert torch.equal(out.success, net(out.x_adv.float()).argmax(1) != y)
+    guided = ATTACKS[name].knowledge == "gradient"
+    if ATTACKS[name].minimal:
+        assert out.success.sum() >= fine.success.sum() - int(not guided)
+        factor, more = (1.05, torch.finfo(torch.bfloat16).eps / 2) if norm == "linf" else (1.03, 0.0)
+        factor = factor if guided else 1.2
+        assert float(out.distance.median()) <= factor * float(fine.distance.median()) + more
+    else:
+        assert out.success.sum() >= fine.success.sum() - 1
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
@@ -153,21 +146,6 @@ def test_probes_are_finer_than_the_samples() -> None:
         top = net(x).topk(2).values
     gained, possible = coarse - (top[:, 1] - top[:, 0]), fine - (top[:, 1] - top[:, 0])
     assert (gained > 0.5 * possible).float().mean() > 0.7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_a_mask_and_radii_of_each_sample(dtype: torch.dtype) -> None:
-    net, x, y = problem(784)
-    mask = torch.ones(28, 28, dtype=torch.bool)
-    mask[:9] = False
-    x, radii = x.to(dtype), torch.linspace(0.05, 0.8, 8)
-    for name in ("pgd", "ddn"):
-        entry = ATTACKS[name]
-        out = entry.run(net, x, y, L2(radii), mask=mask, **entry.quick)
-        assert L2(radii).contains(out.x_adv, x).all()
-        assert torch.equal(out.x_adv[:, :, :9], x[:, :, :9])
-        assert out.success.any()
 
 
 @pytest.mark.slow

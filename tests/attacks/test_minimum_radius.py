@@ -42,20 +42,6 @@ class Recorded:
         return bim(model, x, y, threat, **self.options, **given)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-def test_linear_models(norm: str) -> None:
-    model, x, weight, need = plane()
-    y = torch.zeros(5, dtype=torch.long)
-    distance = boundary_distance(x, weight, need, norm)
-    attack = partial(bim, steps=60, loss="margin")
-    out = minimum_radius(model, x, y, THREATS[norm](torch.inf), attack=attack, searches=12)
-    assert out.success.all()
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-    assert (out.distance <= distance * 1.02 + (norm == "l0")).all()
-    assert torch.equal(out.distance, THREATS[norm](torch.inf).distance(out.x_adv, x).float())
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) -> None:
     model, x, _, _ = plane(4)
@@ -148,10 +134,9 @@ def test_first_radii(threat: Threat, first: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [1e-12, 1e-60])
-def test_a_tiny_first_radius_grows_to_the_whole_box(first: float) -> None:
+def test_a_tiny_first_radius_grows_to_the_whole_box() -> None:
     net, x = mlp(), images(3)
-    out = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one, first_radius=first)
+    out = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one, first_radius=1e-60)
     usual = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one)
     assert usual.success.all()
     torch.testing.assert_close(out.distance, usual.distance, rtol=0.01, atol=0.0)
@@ -233,21 +218,6 @@ def test_what_the_attack_met_is_told() -> None:
     out = minimum_radius(model, x, y, Linf(0.1), attack=partial(bim, loss="margin", steps=2))
     assert (out.status == Status.FAILED).all()
     assert torch.equal(out.x_adv, x)
-
-
-@pytest.mark.slow
-def test_the_largest_distance_of_interest() -> None:
-    """What holds at the radius is held; larger ones are tried, since a success there may lie nearer."""
-    model, x, weight, need = plane(6)
-    distance = boundary_distance(x, weight, need, "linf")
-    limit = distance.median() * 1.01
-    inner = Recorded(steps=20, loss="margin")
-    out = minimum_radius(
-        model, x, torch.zeros(6, dtype=torch.long), Linf(float(limit)), attack=inner, searches=10
-    )
-    assert torch.equal(out.success, distance < limit)
-    assert (out.status[~out.success] == Status.HELD).all()
-    assert torch.equal(out.x_adv[~out.success], x[~out.success])
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_a_success_shrinks_to_the_boundary(name: str, norm: str) -> None:
 
 @pytest.mark.slow
 def test_more_noise_finds_less() -> None:
-    model, x = linear(3, 784).double(), images(8, (784,))
+    model, x = linear(3, 196).double(), images(8, (196,))
     y = labels(model, x)
     for attack, threat in ((salt_and_pepper, L0(INF)), (gaussian_noise, L2(INF))):
         outs = [attack(model, x, y, threat, levels=40, repetitions=n) for n in (1, 5, 25)]
