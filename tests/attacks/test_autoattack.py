@@ -23,8 +23,7 @@ from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.methods.flags import square_stands_out
 from fastadv.attacks.methods.symptoms import Symptoms
 from fastadv.engine import freeze
-from fastadv.errors import InputError
-from fastadv.threat import L0, L1, THREATS, Linf
+from fastadv.threat import THREATS, Linf
 
 from .contract.conftest import shortened
 from .nets import images, labels, linear, mlp, threat
@@ -379,20 +378,3 @@ def test_all_wrong() -> None:
     assert (out.status == Status.ALREADY_WRONG).all()
     assert out.by == ("", "", "")
     assert out.costs == {}
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("version: expected one of standard, plus, rand, quick, got 'fast'", {"version": "fast"}),
-        ("threat: expected one of Linf, L2, L1, which autoattack serves, got L0", {"threat": L0(2)}),
-        ("radius: expected a finite one", {"threat": L1(torch.inf)}),
-        ("seed: expected an integer", {"seed": -1}),
-        ("eot: expected an integer >= 1", {"eot": 0, "version": "rand"}),
-    ],
-)
-def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
-    x = torch.full((2, 16), 0.5)
-    arguments: dict[str, Any] = {"threat": Linf(0.1), **options}
-    with pytest.raises(InputError, match=message):
-        autoattack(linear(), x, torch.tensor([0, 1]), **arguments)

@@ -1,6 +1,5 @@
 """The boundary attack: its two steps, how their sizes adapt, its budget, the distances of linear models."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,7 @@ from fastadv.attacks.boundary import (
 from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.engine import freeze
-from fastadv.errors import InputError
-from fastadv.threat import L2, Linf
+from fastadv.threat import L2
 
 from . import halfspaces
 from .nets import images, labels, linear, mlp
@@ -238,20 +236,3 @@ def test_draws_are_fresh() -> None:
     signs = torch.cat([asked.sign().flatten(0, 2) for asked in (base, *others)])
     # those of one sample and step share their mean
     assert ((signs @ signs.T / 784).fill_diagonal_(0).abs() < 0.35).all()
-
-
-def test_arguments() -> None:
-    model, x = linear().double(), images(2)
-    y = labels(model, x)
-    wrong = {
-        "queries": (0, 2.5), "steps": (0, -3), "candidates": (1, 2.5), "restarts": (0,),
-        "spherical_step": (0, 1.1, math.nan), "source_step": (0, 1),
-    }  # fmt: skip
-    for name, values in wrong.items():
-        for value in values:
-            with pytest.raises(InputError, match=f"{name}: expected"):
-                boundary(model, x, y, L2(INF), **{"queries": 50, name: value})
-    with pytest.raises(InputError, match=r"queries: .* give the budget"):
-        boundary(model, x, y, L2(INF))
-    with pytest.raises(InputError, match="threat"):
-        boundary(model, x, y, Linf(INF), queries=50)

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, contrast
-from fastadv.errors import InputError
 from fastadv.threat import THREATS, Linf
 
 from .nets import images, labels, mlp
@@ -87,14 +86,3 @@ def test_a_mask_holds_what_it_covers() -> None:
     masked = contrast(Less(0.4), x, y, Linf(INF), mask=mask)
     assert torch.equal(masked.x_adv[:, 400:], x[:, 400:])
     assert torch.equal(masked.x_adv[:, :400], contrast(Less(0.4), x[:, :400], y, Linf(INF)).x_adv)
-
-
-def test_arguments() -> None:
-    model, x = mlp(), images(2)
-    y = labels(model, x)
-    for wrong in ({"levels": 0}, {"levels": 1.5}, {"searches": -1}):
-        with pytest.raises(InputError, match=next(iter(wrong))):
-            contrast(model, x, y, Linf(INF), **wrong)  # type: ignore[arg-type]
-    for box in ((-INF, INF), (0.0, INF)):
-        with pytest.raises(InputError, match="box: expected a finite one"):
-            contrast(model, x, y, Linf(INF, box))

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks import deepfool
-from fastadv.errors import InputError
-from fastadv.threat import L1, L2, Linf
+from fastadv.threat import L2, Linf
 
 from .nets import Counted, images, labels, mlp
 from .watched import watched
@@ -65,18 +64,3 @@ def test_candidates_bound_the_rivals_and_the_passes() -> None:
     assert (second.distance > 1.2 * both.distance).all()
     assert both.backwards == sum(backwards) == 2 * second.backwards
     assert second.backwards == 2 * 2  # at x, and where the decision changed
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("steps: expected an integer >= 1", {"steps": 0}),
-        ("candidates: expected an integer >= 1", {"candidates": 0}),
-        ("overshoot: expected a finite number >= 0", {"overshoot": -0.1}),
-        ("threat: expected one of Linf, L2, which deepfool serves, got L1", {"threat": L1(torch.inf)}),
-    ],
-)
-def test_bad_arguments(message: str, options: dict[str, object]) -> None:
-    net, x = mlp(), images(2)
-    with pytest.raises(InputError, match=message):
-        deepfool(**{"model": net, "x": x, "y": labels(net, x), "threat": L2(torch.inf), **options})  # type: ignore[arg-type]

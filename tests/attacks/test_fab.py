@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, Status, fab
 from fastadv.attacks.core import full_batches
-from fastadv.errors import InputError
 from fastadv.ops import to_hyperplane
-from fastadv.threat import L0, L1, L2, THREATS, Linf
+from fastadv.threat import L1, L2, THREATS
 
 from .nets import Counted, images, labels, linear, mlp
 from .watched import watched
@@ -291,21 +290,3 @@ def test_restarts_are_no_worse(targeted: bool) -> None:
     ]
     assert (outs[1].distance <= outs[0].distance * (1 + 1e-6)).all()
     assert (outs[1].distance < outs[0].distance * 0.999).any()
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("steps: expected an integer >= 1", {"steps": 0}),
-        ("classes: expected an integer >= 1", {"classes": 0}),
-        ("bias: expected a finite number >= 0 and <= 1", {"bias": 1.5}),
-        ("overshoot: expected a finite number >= 1", {"overshoot": 0.9}),
-        ("backward: expected a number in", {"backward": 0.0}),
-        ("restarts: expected an integer >= 1", {"restarts": 0}),
-        ("threat: expected one of Linf, L2, L1, which fab serves, got L0", {"threat": L0(torch.inf)}),
-    ],
-)
-def test_bad_arguments(message: str, options: dict[str, Any]) -> None:
-    net, x = mlp(), images(2)
-    with pytest.raises(InputError, match=message):
-        fab(net, x, labels(net, x), **{"threat": Linf(torch.inf), **options})

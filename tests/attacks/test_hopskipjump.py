@@ -14,8 +14,7 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS, _move, _probe, _Rows, _tilt
 from fastadv.attacks.methods.start import away
 from fastadv.engine import freeze
-from fastadv.errors import InputError
-from fastadv.threat import L2, THREATS, Linf
+from fastadv.threat import L2, THREATS
 
 from . import halfspaces
 from .nets import images, labels, linear
@@ -235,11 +234,3 @@ def test_the_search_in_bfloat16_sees_its_probes() -> None:
     coarse = hopskipjump(freeze(model, "bf16"), x, y, L2(INF), queries=2000)
     assert coarse.success.all()
     assert (coarse.distance <= plain.distance * 1.3).all()
-
-
-def test_arguments() -> None:
-    model, x = linear(), images(2)
-    y = labels(model.double(), x)
-    for name, wrong in (("queries", 0), ("queries", 2.5), ("directions", 0), ("restarts", 0)):
-        with pytest.raises(InputError, match=name):
-            hopskipjump(model, x, y, Linf(INF), **{"queries": 50, name: wrong})

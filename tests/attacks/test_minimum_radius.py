@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, fgsm, minimum_radius
-from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf, Threat
 
 from .contract.cases import boundary_distance, two_classes
@@ -218,23 +217,3 @@ def test_what_the_attack_met_is_told() -> None:
     out = minimum_radius(model, x, y, Linf(0.1), attack=partial(bim, loss="margin", steps=2))
     assert (out.status == Status.FAILED).all()
     assert torch.equal(out.x_adv, x)
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("attack: expected an attack", {"attack": "bim"}),
-        ("attack: expected one that returns an AttackResult, got int", {"attack": lambda *a, **k: 1}),
-        ("searches: expected an integer >= 0", {"searches": -1}),
-        ("first_radius: expected", {"first_radius": 0.0}),
-        ("first_radius: expected", {"first_radius": torch.tensor([0.1, torch.nan])}),
-        ("first_radius: expected", {"first_radius": 0.5, "threat": L0(torch.inf)}),
-        ("first_radius: expected one for each of 2 samples, got 3", {"first_radius": torch.ones(3)}),
-        ("threat: expected", {"threat": 0.3}),
-    ],
-)
-def test_bad_arguments(message: str, options: dict[str, Any]) -> None:
-    net, x = mlp(), images(2)
-    given = {"threat": L2(torch.inf), "attack": partial(bim, steps=2), **options}
-    with pytest.raises(InputError, match=message):
-        minimum_radius(net, x, labels(net, x), **given)

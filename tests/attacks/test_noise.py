@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, AttackResult, Status, gaussian_noise, salt_and_pepper
-from fastadv.errors import InputError
 from fastadv.threat import L0, L2, THREATS, Threat
 
 from .nets import images, labels, linear, mlp
@@ -200,17 +199,3 @@ def test_a_sample_that_no_noise_breaks_stops_no_other(name: str, norm: str) -> N
     out = ATTACKS[name].run(model, x, y, THREATS[norm](INF), levels=20, repetitions=5, mask=mask)
     assert out.status.tolist() == [1, 2, 1, 1, 2, 1]
     assert torch.equal(out.x_adv[[1, 4]], x[[1, 4]])
-
-
-@pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_arguments(name: str, norm: str) -> None:
-    model, x = mlp(), images(2)
-    y, run = labels(model, x), ATTACKS[name].run
-    for option in ("levels", "repetitions"):
-        for wrong in (0, 2.5):
-            with pytest.raises(InputError, match=option):
-                run(model, x, y, THREATS[norm](INF), **{option: wrong})
-    with pytest.raises(InputError, match="box: expected a finite one"):
-        run(model, x, y, THREATS[norm](INF, (0, INF)))
-    if norm != "l0":
-        assert run(model, x, y, THREATS[norm](5.0, (-INF, INF)), levels=10, repetitions=5).success.any()

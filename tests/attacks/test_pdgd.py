@@ -1,18 +1,13 @@
 """PDGD: its steps by hand, the boxes and precisions it works in, and what it refuses."""
 
 import math
-from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from fastadv.attacks import pdgd
 from fastadv.attacks.methods.geometry import cosine
-from fastadv.errors import InputError
 from fastadv.threat import L2
-
-from .nets import images, labels, mlp
 
 
 def plane(normal: torch.Tensor, bias: float) -> nn.Sequential:
@@ -37,18 +32,3 @@ def test_two_steps_by_hand() -> None:
     model = plane(7 * normal, 7 * float(normal @ (x[0] + (first + second - x[0]) / 2)))
     out = pdgd(model, x, torch.tensor([0]), L2(math.inf), steps=2, weight=5)
     torch.testing.assert_close(out.x_adv[0], second, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("message", "given"),
-    [
-        ("steps: expected an integer >= 1", {"steps": 0}),
-        ("step_size: expected a number > 0", {"step_size": 0}),
-        ("weight: expected a number > 0", {"weight": 0}),
-        ("loss: expected", {"loss": "hinge"}),
-    ],
-)
-def test_bad_arguments(message: str, given: dict[str, Any]) -> None:
-    model, x = mlp(), images(2)
-    with pytest.raises(InputError, match=message):
-        pdgd(model, x, labels(model, x), L2(math.inf), **{"steps": 2, **given})

@@ -11,10 +11,7 @@ from fastadv.attacks import pdpgd
 from fastadv.attacks.methods import proximal_adam
 from fastadv.attacks.methods.primal_dual import _sized
 from fastadv.attacks.pdpgd import _proximal
-from fastadv.errors import InputError
 from fastadv.threat import L2, THREATS
-
-from .nets import images, labels, mlp
 
 ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
@@ -68,21 +65,6 @@ def test_the_force_has_a_fixed_size_and_zero_stays_zero() -> None:
     torch.testing.assert_close(_sized(gradient, "l2"), torch.tensor([[0.6, -0.8], [1.0, 0.0], [0.0, 0.0]]))
     torch.testing.assert_close(_sized(gradient, "linf"), torch.tensor([[1.0, -1.0], [1.0, 0.0], [0.0, 0.0]]))
     torch.testing.assert_close(_sized(gradient, "l1"), torch.tensor([[0.75, -1.0], [1.0, 0.0], [0.0, 0.0]]))
-
-
-@pytest.mark.parametrize(
-    ("message", "given"),
-    [
-        ("steps: expected an integer >= 1", {"steps": 0}),
-        ("step_size: expected a number > 0", {"step_size": 0}),
-        ("weight: expected a number > 0", {"weight": 0}),
-        ("loss: expected", {"loss": "hinge"}),
-    ],
-)
-def test_bad_arguments(message: str, given: dict[str, Any]) -> None:
-    model, x = mlp(), images(2)
-    with pytest.raises(InputError, match=message):
-        pdpgd(model, x, labels(model, x), L2(torch.inf), **{"steps": 2, **given})
 
 
 def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, Status, pointwise
+from fastadv.attacks import Status, pointwise
 from fastadv.errors import InputError
-from fastadv.threat import L0, L2, THREATS, Linf
+from fastadv.threat import L0, L2, THREATS
 
 from . import halfspaces
 from .nets import images, labels, linear
@@ -221,19 +221,3 @@ def test_starts_of_the_caller() -> None:
             Needs(index, 30), x, y, L0(INF), starts=starts * torch.tensor([[1.0], [0.5]]),
             ids=torch.tensor([3, 7]),
         )  # fmt: skip
-
-
-def test_arguments() -> None:
-    model, x = linear(), images(2)
-    y = labels(model.double(), x)
-
-    def call(threat: Any = L0(INF), **options: Any) -> AttackResult:  # noqa: B008
-        return pointwise(model, x, y, threat, **options)
-
-    for name, wrong in (("queries", 0), ("queries", 2.5), ("restarts", 0), ("starts", 3.0)):
-        with pytest.raises(InputError, match=name):
-            call(**{name: wrong})
-    with pytest.raises(InputError, match="threat: expected one of L0, L2"):
-        call(Linf(INF))
-    with pytest.raises(InputError, match="box: expected a finite one"):
-        call(L2(INF, (0.0, INF)), starts=x)

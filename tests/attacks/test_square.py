@@ -11,10 +11,9 @@ from fastadv import rng
 from fastadv.attacks import sparse_rs, square
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.square import _Draw, _share
-from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
-from .nets import images, linear
+from .nets import images
 from .watched import firm
 
 NORMS = ["linf", "l2", "l1"]
@@ -238,24 +237,6 @@ def test_the_second_query_has_the_first_square() -> None:
     # of 400 pixels, 320 and then 160
     assert sides[:11] == [18] * 11
     assert sides[11:] == [13] * 2
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("queries: expected an integer >= 0", {"queries": -1}),
-        ("share: expected a finite number >= 0 and <= 1", {"share": 1.5}),
-        ("share: expected a number in ", {"share": 0}),
-        ("restarts: expected an integer >= 1", {"restarts": 0}),
-        ("threat: expected one of Linf, L2, L1, which square serves, got L0", {"threat": L0(2.0)}),
-        ("radius: expected a finite one", {"threat": L2(torch.inf)}),
-    ],
-)
-def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
-    x = torch.full((2, 16), 0.5)
-    arguments: dict[str, Any] = {"threat": Linf(0.1), **options}
-    with pytest.raises(InputError, match=message):
-        square(linear(), x, torch.tensor([0, 1]), **arguments)
 
 
 @pytest.mark.slow

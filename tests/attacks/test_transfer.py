@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, deepfool, fgsm, transfer
 from fastadv.engine import freeze
-from fastadv.errors import InputError
 from fastadv.threat import L2, THREATS, Linf
 
-from .nets import Counted, images, labels, linear, mlp
+from .nets import Counted, images, labels, linear
 
 SIGN = partial(fgsm, loss="margin")
 
@@ -166,25 +165,3 @@ def test_a_sample_stands_alone() -> None:
             attack=partial(bim, steps=4), ids=torch.tensor([i]),
         )  # fmt: skip
         torch.testing.assert_close(alone.x_adv[0], whole.x_adv[i], rtol=0, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("attack: expected an attack", {"attack": None}),
-        ("scales: expected an integer >= 2", {"scales": 1}),
-        ("searches: expected an integer >= 0", {"searches": -1}),
-        ("source: expected a substitute", {"source": []}),
-        (
-            "source: expected a substitute with the 3 classes of the model, got one with 5;",
-            {"source": mlp(5)},
-        ),
-        ("with the 3 classes of the model, got one with 2 as number 1", {"source": [mlp(), mlp(2)]}),
-        ("threat: expected", {"threat": 0.3}),
-    ],
-)
-def test_bad_arguments(message: str, options: dict[str, Any]) -> None:
-    net, x = mlp(), images(2)
-    given = {"threat": L2(torch.inf), "attack": SIGN, "source": mlp(seed=1), **options}
-    with pytest.raises(InputError, match=message):
-        transfer(net, x, labels(net, x), **given)

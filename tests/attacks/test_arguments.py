@@ -1,0 +1,121 @@
+"""Each attack refuses what it cannot use, in words that say what it expected."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
+from fastadv.errors import InputError
+from fastadv.threat import L0, L1, L2, THREATS, Linf
+
+from .nets import images, labels, mlp
+
+INF, NAN = torch.inf, torch.nan
+# by the names of attacks, what is said, and what is given
+BAD: list[tuple[str, str, dict[str, Any]]] = [
+    ("apgd", "steps: expected an integer >= 0", {"steps": -1}),
+    ("apgd", "rho: expected a finite number >= 0 and <= 1", {"rho": 1.5}),
+    ("apgd", "classes: expected None unless", {"classes": 3}),
+    ("apgd", "classes: expected an integer >= 1", {"classes": 0, "loss": "dlr-targeted"}),
+    ("apgd", "loss: expected 'dlr' where", {"loss": "dlr-targeted", "targets": "others"}),
+    ("apgd", "loss: expected one of", {"loss": "hinge-targeted"}),
+    ("apgd", "larger_radii: expected None or False for linf", {"larger_radii": True}),
+    ("autoattack", "version: expected one of standard, plus, rand, quick, got 'fast'", {"version": "fast"}),
+    ("autoattack", "eot: expected an integer >= 1", {"eot": 0, "version": "rand"}),
+    ("apgd autoattack square sparse_rs", "radius: expected a finite one", {"threat": INF}),
+    ("apgd autoattack square fab", "threat: expected one of Linf, L2, L1, which", {"threat": L0(2)}),
+    ("deepfool", "threat: expected one of Linf, L2, which deepfool serves, got L1", {"threat": L1(INF)}),
+    ("sparse_rs", "threat: expected one of L0, which sparse_rs serves, got L1", {"threat": L1(2.0)}),
+    ("pointwise", "threat: expected one of L0, L2", {"threat": Linf(INF)}),
+    ("autoattack boundary", "seed: expected an integer", {"seed": -1}),
+    ("boundary hopskipjump pointwise", "queries: expected", {"queries": 0}),
+    ("boundary hopskipjump pointwise", "queries: expected", {"queries": 2.5}),
+    ("square sparse_rs", "queries: expected an integer >= 0", {"queries": -1}),
+    ("square sparse_rs", "share: expected a finite number >= 0 and <= 1", {"share": 1.5}),
+    ("square sparse_rs", "share: expected a number in ", {"share": 0}),
+    ("square sparse_rs boundary hopskipjump pointwise fab", "restarts: expected", {"restarts": 0}),
+    ("boundary", "queries: .* give the budget", {"queries": None}),
+    ("boundary", "steps: expected", {"steps": 0}),
+    ("boundary", "candidates: expected", {"candidates": 1}),
+    ("boundary", "spherical_step: expected", {"spherical_step": 1.1}),
+    ("boundary", "spherical_step: expected", {"spherical_step": NAN}),
+    ("boundary", "source_step: expected", {"source_step": 0}),
+    ("boundary", "source_step: expected", {"source_step": 1}),
+    ("hopskipjump", "directions: expected", {"directions": 0}),
+    ("pointwise", "starts: expected", {"starts": 3.0}),
+    ("contrast", "levels: expected", {"levels": 0}),
+    ("contrast", "searches: expected", {"searches": -1}),
+    ("sparse_rs pointwise contrast", "box: expected a finite one", {"box": (0.0, INF)}),
+    ("gaussian_noise uniform_noise salt_and_pepper", "box: expected a finite one", {"box": (0.0, INF)}),
+    ("gaussian_noise uniform_noise salt_and_pepper", "levels: expected", {"levels": 0}),
+    ("gaussian_noise uniform_noise salt_and_pepper", "repetitions: expected", {"repetitions": 2.5}),
+    ("cw ead lbfgs", "searches: expected", {"searches": 0}),
+    ("cw ead lbfgs", "constant: expected", {"constant": 0.0}),
+    ("cw ead lbfgs", "constant: expected", {"constant": INF}),
+    ("cw ddn ead pdgd pdpgd", "step_size: expected", {"step_size": 0.0}),
+    ("cw ddn ead pdgd pdpgd", "step_size: expected", {"step_size": NAN}),
+    ("ead", "beta: expected", {"beta": 0.0}),
+    ("ddn", "gamma: expected", {"gamma": 0.0}),
+    ("ddn", "gamma: expected", {"gamma": 1.0}),
+    ("ddn", "gamma: expected", {"gamma": NAN}),
+    ("ddn", "first_norm: expected", {"first_norm": 0.0}),
+    ("ddn", "first_norm: expected", {"first_norm": INF}),
+    ("ddn pdgd pdpgd", "loss: expected", {"loss": "hinge"}),
+    ("pdgd pdpgd", "weight: expected a number > 0", {"weight": 0}),
+    ("deepfool", "candidates: expected an integer >= 1", {"candidates": 0}),
+    ("deepfool", "overshoot: expected a finite number >= 0", {"overshoot": -0.1}),
+    ("fab", "classes: expected an integer >= 1", {"classes": 0}),
+    ("fab", "bias: expected a finite number >= 0 and <= 1", {"bias": 1.5}),
+    ("fab", "overshoot: expected a finite number >= 1", {"overshoot": 0.9}),
+    ("fab", "backward: expected a number in", {"backward": 0.0}),
+    ("minimum_radius transfer", "attack: expected an attack", {"attack": "bim"}),
+    ("minimum_radius", "expected one that returns an AttackResult, got int", {"attack": lambda *a, **k: 1}),
+    ("minimum_radius transfer", "searches: expected an integer >= 0", {"searches": -1}),
+    ("minimum_radius", "first_radius: expected", {"first_radius": 0.0}),
+    ("minimum_radius", "first_radius: expected", {"first_radius": torch.tensor([0.1, NAN])}),
+    ("minimum_radius", "first_radius: expected", {"first_radius": 0.5, "threat": L0(INF)}),
+    ("minimum_radius", "first_radius: expected one for each of 2", {"first_radius": torch.ones(3)}),
+    ("transfer", "scales: expected an integer >= 2", {"scales": 1}),
+    ("transfer", "source: expected a substitute", {"source": []}),
+    ("transfer", "with the 3 classes of the model, got one with 5;", {"source": mlp(5)}),
+    ("transfer", "with the 3 classes of the model, got one with 2 as number 1", {"source": [mlp(), mlp(2)]}),
+    ("transfer", "threat: expected", {"threat": 0.3}),
+]  # fmt: skip
+NEEDED: dict[str, dict[str, Any]] = {
+    "transfer": {"attack": partial(bim, steps=2), "source": mlp(seed=1)},
+    "apgd": {"steps": 3},
+    "minimum_radius": {"attack": partial(bim, steps=2), "searches": 2},
+    "boundary": {"queries": 50}, "hopskipjump": {"queries": 50}, "pointwise": {"queries": 50},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "given"), [(name, *row) for names, *row in BAD for name in names.split()]
+)
+def test_bad_arguments(name: str, message: str, given: dict[str, Any]) -> None:
+    entry = {**ATTACKS, **SUBSTITUTE_ATTACKS}[name]
+    model, x = mlp(), images(2)
+    y = labels(model, x)
+    given = {**NEEDED.get(name, entry.quick), **given}
+    radius, box = INF if entry.minimal else 0.3, given.pop("box", (0.0, 1.0))
+    threat = given.pop("threat", radius)
+    threat = THREATS[entry.norms[0]](threat, box) if threat in (radius, INF) else threat
+    if given.get("targets") == "others":
+        given["targets"] = (y + 1) % 3
+    with pytest.raises(InputError, match=message):
+        entry.run(model, x, y, threat, **given)
+
+
+def test_a_lead_is_checked() -> None:
+    for lead in (-1.0, NAN, INF):
+        with pytest.raises(InputError, match="lead"):
+            WrongBy(lead)
+
+
+@pytest.mark.parametrize("name", ["uniform_noise", "gaussian_noise"])
+def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
+    model, x = mlp(), images(2)
+    out = ATTACKS[name].run(model, x, labels(model, x), L2(5.0, (-INF, INF)), levels=10, repetitions=5)
+    assert out.success.any()
