@@ -82,9 +82,7 @@ def test_conventions_of_minimum_norm_attacks(model):
     assert out.distance[3] == 0
     assert torch.isinf(out.distance[torch.arange(12) != 3]).all()
     assert out.backwards == 0
-    close = latent_descent(model, x, y, L2(0.2))
     far = latent_descent(model, x, y, Linf(1.0))
-    assert (close.x_adv - x).flatten(1).norm(dim=1).max() <= 0.2 + 1e-5
     assert (far.status[torch.arange(12) != 3] == Status.BROKEN).all()
     torch.testing.assert_close(far.distance[0], (far.x_adv - x)[0].abs().max())
 
@@ -115,28 +113,6 @@ def test_counts_are_passes(model):
     x, y = near(model)
     out = latent_descent(Counted(model.prototypes), x, y, searches=4)
     assert out.forwards == sum(passed)
-
-
-@pytest.mark.slow
-def test_one_sample_never_spoils_another(model):
-    class Trap(Prototypes):
-        """Not finite near one image, whatever else is in the batch."""
-
-        def infer(self, x):
-            inferred = super().infer(x)
-            bad = (x.flatten(1)[:, 0] > 0.9) & (inferred.loss.amin(1) > 1e-3)
-            return Inference(
-                inferred.loss.masked_fill(bad[:, None], torch.nan), inferred.latents, inferred.reconstruction
-            )
-
-    x, y = near(model, noise=0.0)
-    x[0, 0, 0, 0] = 0.91
-    model.prototypes[0, 0, 0, 0] = 0.91
-    x[0] = model.prototypes[0]
-    whole = latent_descent(Trap(model.prototypes), x, y)
-    alone = latent_descent(Trap(model.prototypes), x[1:], y[1:])
-    assert torch.equal(whole.x_adv[1:], alone.x_adv)
-    assert whole.x_adv.isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -216,24 +192,28 @@ def test_outside_the_radius_is_held_and_not_failed(model):
     assert torch.equal(each.success, inside)
 
 
-def test_a_value_that_is_not_finite_is_failed_and_not_held(model):
+@pytest.mark.parametrize("what", ["loss", "reconstruction"])
+def test_a_value_that_is_not_finite_is_failed_and_not_held(model, what):
+    """Of the first two samples, losses from the second evaluation on; of the others nothing changes."""
+
     class Poisoned(Prototypes):
-        """Its reconstructions, not its losses, are NaN for the first two samples."""
+        calls = 0
 
         def infer(self, x):
+            self.calls += 1
             inferred = super().infer(x)
-            image = inferred.reconstruction.clone()
-            image[x.flatten(1)[:, 0] > 0.99] = torch.nan
-            return Inference(inferred.loss, inferred.latents, image)
+            loss, image = inferred.loss.clone(), inferred.reconstruction.clone()
+            (loss if what == "loss" else image)[(x.flatten(1)[:, 0] > 0.9) & (self.calls > 1)] = torch.nan
+            return Inference(loss, inferred.latents, image)
 
-    x, y = near(model)
+    x, _ = near(model)
     x[:, 0, 0, 0] = torch.where(torch.arange(12) < 2, 1.0, 0.1)
-    kept = model(x).argmax(1) == y
+    y = model(x).argmax(1)
     out = latent_descent(Poisoned(model.prototypes), x, y)
-    assert kept[:2].all()
     assert (out.status[:2] == Status.FAILED).all()
     assert torch.equal(out.x_adv[:2], x[:2])
-    assert (out.status[2:][kept[2:]] == Status.BROKEN).all()
+    assert (out.status[2:] == Status.BROKEN).all()
+    assert torch.equal(out.x_adv[2:], latent_descent(model, x[2:], y[2:]).x_adv)
 
 
 def test_schedules_by_hand(model):
@@ -321,22 +301,20 @@ def margin(model, x, y):
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
+BAD = {
+    "steps": (1, 2.0), "searches": (-1,), "step_size: expected shares > 0": (0.0, torch.zeros(12)),
+    "step_size": (-1.0, None), "threat": (0.3,), "schedule": ("other",),
+}  # fmt: skip
+
+
 def test_bad_input(model):
     x, y = near(model)
-    for options, word in (
-        ({"steps": 1}, "steps"),
-        ({"searches": -1}, "searches"),
-        ({"step_size": -1.0}, "step_size"),
-        ({"step_size": 0.0}, "step_size: expected shares > 0"),
-        ({"step_size": None}, "step_size: expected a finite number"),
-        ({"step_size": torch.zeros(12)}, "step_size: expected shares > 0"),
-        ({"steps": 2.0}, "steps"),
-        ({"threat": 0.3}, "threat"),
-        ({"schedule": "other"}, "schedule"),
-        ({"targets": y}, "targets"),
-    ):
-        with pytest.raises(InputError, match=word):
-            latent_descent(model, x, y, **options)
+    for message, values in BAD.items():
+        for value in values:
+            with pytest.raises(InputError, match=message):
+                latent_descent(model, x, y, **{message.split(":")[0]: value})
+    with pytest.raises(InputError, match="targets"):
+        latent_descent(model, x, y, targets=y)
     with pytest.raises(InputError, match="x: expected a floating"):
         latent_descent(model, x.tolist(), y)
     with pytest.raises(InputError, match="infer"):
