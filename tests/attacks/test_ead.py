@@ -97,14 +97,6 @@ def test_the_last_point_is_judged() -> None:
 
 
 @pytest.mark.slow
-def test_samples_leave_when_nothing_is_gained() -> None:
-    x = images(4, (1, 28, 28))
-    model, _ = two_classes(x, 1.0)
-    out = ead(model, x, torch.zeros(4, dtype=torch.long), L1(math.inf), steps=30, searches=60)
-    assert out.backwards < 4 * 30 * 30
-
-
-@pytest.mark.slow
 def test_the_second_search_steps_by_the_distance_of_the_first() -> None:
     x = 0.45 + 0.1 * images(3, (1, 28, 28))
     model, _ = two_classes(x, 3.0)

@@ -77,17 +77,12 @@ def test_a_peer_draws_from_generators_with_its_seed() -> None:
     assert [int(own.run(Threshold(), X, Y, inf, seed=seed)) for seed in (0, 5)] == [0, 5]
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_names_of_cases_are_their_own(net: str) -> None:
-    names = [case.name for case in cases_on(net)]
-    assert len(set(names)) == len(names)
-    assert all(case.name.startswith(case.attack) for case in cases_on(net))
-
-
-def test_cases_are_the_same_on_all_nets_at_other_radii() -> None:
+def test_cases_have_names_of_their_own_and_are_the_same_on_all_nets_at_other_radii() -> None:
     """The runs of a case on net after net count on it."""
-    by_net = [[(case.attack, case.norm, case.label) for case in cases_on(net)] for net in NETS]
-    assert all(cases == by_net[0] for cases in by_net)
+    by_net = [cases_on(net) for net in NETS]
+    assert all(len({case.name for case in cases}) == len(cases) for cases in by_net)
+    facts = [[(case.attack, case.norm, case.label) for case in cases] for cases in by_net]
+    assert all(fact == facts[0] for fact in facts)
     assert {case.radius for case in cases_on("l2") if case.attack == "apgd"} == {0.15, 2.0, 10.0}
 
 
