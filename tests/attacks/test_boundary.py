@@ -16,12 +16,10 @@ from fastadv.attacks.boundary import (
 )
 from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
-from fastadv.engine import freeze
 from fastadv.threat import L2
 
 from . import halfspaces
-from .nets import images, labels, linear, mlp
-from .watched import watched
+from .nets import images, labels, mlp
 
 INF = torch.inf
 
@@ -56,34 +54,6 @@ def within(says: Callable[[Tensor], Tensor], points: Tensor, rule: Any, **rows: 
 
 def sample(inputs: int, size: int = 3) -> Tensor:
     return torch.randn(size, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-@pytest.mark.slow
-def test_the_distance_of_a_linear_model_in_a_mask() -> None:
-    """Half of the pixels are saturated, which makes the answers around the boundary one-sided."""
-    box, mask = (-1.0, 2.0), torch.arange(3072) % 4 > 0
-    model, x, y = halfspaces.problem(3072, classes=2, size=1, box=box)
-    distance, _ = halfspaces.nearest(model, x, y, "l2", box=box, mask=mask)
-    out = boundary(model, x, y, L2(INF, box), queries=9000, mask=mask)
-    assert out.success.all()
-    assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-    assert (out.distance <= distance * 1.25).all()
-
-
-@pytest.mark.slow
-def test_the_search_in_bfloat16_finds_as_much() -> None:
-    """Steps are those that the search has rounded."""
-    model, x, y = halfspaces.problem(784, classes=2, size=4)
-    x = x.bfloat16().float()
-    plain = boundary(model, x, y, L2(INF), queries=2000)
-    out = boundary(freeze(model, "bf16"), x, y, L2(INF), queries=2000)
-    assert out.success.all()
-    # how far from the boundary the twin may take one side for the other: it rounds weights and points by half
-    # of eps each
-    weight, eps = model[1].weight.detach(), torch.finfo(torch.bfloat16).eps
-    unsure = eps * (x.flatten(1) @ weight.abs().sum(0)) / (weight[1] - weight[0]).norm()
-    assert (out.distance <= (plain.distance + 2 * unsure) * 1.15).all()
 
 
 def test_spherical_steps() -> None:
@@ -192,20 +162,6 @@ def test_half_of_the_spherical_steps_succeed() -> None:
     assert 0.3 < sum(shares[-50:]) / 50 < 0.7
 
 
-@pytest.mark.parametrize("queries", [1, 30])
-def test_the_budget_holds(queries: int) -> None:
-    """Down to one query. A last one buys no step, since that takes two."""
-    model, x = linear(3, 784).double(), images(5, (784,))
-    y = labels(model, x)
-    for restarts in (1, 2):
-        out = boundary(model, x, y, L2(INF), queries=queries, restarts=restarts)
-        assert out.forwards - 2 * 5 <= 5 * queries * restarts
-    others = images(99, (784,), seed=9)
-    starts = torch.stack([others[int((labels(model, others) != c).nonzero()[0])] for c in y])
-    out = boundary(model, x, y, L2(INF), queries=queries, starts=starts)
-    assert 5 * (queries - 1) <= out.forwards - 2 * 5 <= 5 * queries
-
-
 @pytest.mark.slow
 def test_steps_are_queries() -> None:
     """The smaller of the two budgets counts."""
@@ -216,23 +172,3 @@ def test_steps_are_queries() -> None:
         other = boundary(model, x, y, L2(INF), **budget)
         assert torch.equal(other.x_adv, one.x_adv)
         assert other.forwards == one.forwards
-
-
-def test_draws_are_fresh() -> None:
-    """In every step, for every sample, seed and restart."""
-    x = torch.full((2, 784), 0.5)
-    model, seen = watched(lambda z: torch.stack([0.7 - z[:, 0], 0 * z[:, 0]], 1))
-
-    def ways(**options: Any) -> Tensor:
-        seen.clear()
-        starts, y, threat = torch.ones_like(x), torch.zeros(2, dtype=torch.long), L2(INF, (-9.0, 9.0))
-        boundary(model, x, y, threat, queries=60, starts=starts, **options)
-        asked = [batch.view(2, 10, 784)[:, :-1] for batch in seen if len(batch) == 20]
-        return torch.stack([batch - batch.mean(1, keepdim=True) for batch in asked])
-
-    base = ways()
-    assert len(base) >= 4
-    others = ways(seed=1, restarts=2), ways(ids=torch.tensor([5, 6]))
-    signs = torch.cat([asked.sign().flatten(0, 2) for asked in (base, *others)])
-    # those of one sample and step share their mean
-    assert ((signs @ signs.T / 784).fill_diagonal_(0).abs() < 0.35).all()

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from fastadv.attacks import hopskipjump
 from fastadv.attacks.core.run import run
-from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS, _move, _probe, _Rows, _tilt
+from fastadv.attacks.hopskipjump import TILTS, _move, _probe, _Rows, _tilt
 from fastadv.attacks.methods.start import away
-from fastadv.engine import freeze
-from fastadv.threat import L2, THREATS
+from fastadv.threat import THREATS
 
-from . import halfspaces
 from .nets import images, labels, linear
 from .watched import watched
 
@@ -47,18 +45,6 @@ def within(model: nn.Module, x: Tensor, norm: str, points: Tensor, rule: Any, **
     run(
         model, x, torch.zeros(len(x), dtype=torch.long), THREATS[norm](INF), started, rows=_Rows, minimum=True
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("norm", "inputs", "box"), [("l2", 784, (0.0, 1.0)), ("linf", 784, (0.0, 255.0))])
-def test_the_distance_of_a_linear_model(norm: str, inputs: int, box: tuple[float, float]) -> None:
-    """Half of the pixels are saturated, which makes the answers of probes around the boundary one-sided."""
-    model, x, y = halfspaces.problem(inputs, classes=2, size=3, box=box)
-    distance, _ = halfspaces.nearest(model, x, y, norm, box=box)
-    out = hopskipjump(model, x, y, THREATS[norm](INF, box), queries=8 * inputs)
-    assert out.success.all()
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-    assert (out.distance <= distance * 1.1).all()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -175,62 +161,3 @@ def test_linf_steps_go_to_a_corner() -> None:
         torch.testing.assert_close(search.rows.points, torch.tensor([[0.7, 0.3, 0.7, 0.5]]).to(x))
 
     within(plane(torch.tensor([0.0, -1.0, 0.0, 0.0]).to(x), -0.5), x, "linf", points, rule, normal=normal)
-
-
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("queries", [1, 30, 163])
-def test_the_budget_holds(norm: str, queries: int) -> None:
-    """Down to one query; what is left over is less than a step needs besides its probes."""
-    model, x = linear(3, 784).double(), images(5, (784,))
-    y = labels(model, x)
-    for more in ({}, {"restarts": 2}):
-        out = hopskipjump(model, x, y, THREATS[norm](INF), queries=queries, directions=10, **more)
-        spent = out.forwards - 2 * 5
-        assert spent <= 5 * queries * more.get("restarts", 1)
-        if queries > 50 and not more:
-            assert spent > 5 * (queries - TILTS - SIZES - HALVINGS - 1)
-
-
-def test_nothing_outside_the_box_is_asked() -> None:
-    """Nor anything that differs outside the mask."""
-    net, x = linear(3, 784), images(3, (784,), dtype=torch.float32).round()
-    mask = torch.arange(784) < 600
-    model, seen = watched(net)
-    out = hopskipjump(model, x, labels(net, x), L2(INF), queries=400, mask=mask)
-    assert out.success.all()
-    asked = torch.cat(seen)
-    assert ((asked >= 0) & (asked <= 1)).all()
-    assert (asked[:, None, 600:] == x[:, 600:]).all(2).any(1).all()
-
-
-@pytest.mark.slow
-def test_directions_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every block of every step, for every sample, seed and restart."""
-    x = torch.full((2, 784), 0.5)
-    model, seen = watched(lambda z: torch.stack([0.7 - z[:, 0], 0 * z[:, 0]], 1))
-    monkeypatch.setattr(sys.modules["fastadv.attacks.hopskipjump"], "BLOCK", 16 * 784)
-
-    def probes(**options: Any) -> Tensor:
-        seen.clear()
-        starts, y = torch.ones_like(x), torch.zeros(2, dtype=torch.long)
-        threat = L2(INF, (-9.0, 9.0))
-        hopskipjump(model, x, y, threat, queries=160, directions=32, starts=starts, **options)
-        asked = [batch.view(2, 16, 784) for batch in seen if len(batch) == 32]
-        return torch.stack([batch - batch.mean(1, keepdim=True) for batch in asked])
-
-    base = probes()
-    assert len(base) >= 4
-    others = probes(seed=1, restarts=2), probes(ids=torch.tensor([5, 6]))
-    signs = torch.cat([asked.sign().flatten(0, 2) for asked in (base, *others)])
-    agree = (signs @ signs.T / 784).fill_diagonal_(0)
-    assert (agree.abs() < 0.3).all()
-
-
-@pytest.mark.slow
-def test_the_search_in_bfloat16_sees_its_probes() -> None:
-    """They are as far from one another as bfloat16 can tell."""
-    model, x, y = halfspaces.problem(784, classes=3, size=4)
-    plain = hopskipjump(model, x, y, L2(INF), queries=2000)
-    coarse = hopskipjump(freeze(model, "bf16"), x, y, L2(INF), queries=2000)
-    assert coarse.success.all()
-    assert (coarse.distance <= plain.distance * 1.3).all()

@@ -12,7 +12,6 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L2, THREATS
 
 from . import halfspaces
-from .nets import images, labels, linear
 from .watched import watched
 
 INF = torch.inf
@@ -32,18 +31,6 @@ class Needs(nn.Module):
 
 def zeros(size: int, *shape: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(size, *shape), torch.zeros(size, dtype=torch.long)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("norm", "factor"), [("l0", 4.0), ("l2", 9.0)])
-def test_the_distance_of_a_linear_model(norm: str, factor: float) -> None:
-    """Its weights differ, and half of the pixels are saturated. The nearest point in L2 moves all others."""
-    model, x, y = halfspaces.problem(784, classes=3, size=4)
-    distance, _ = halfspaces.nearest(model, x, y, norm)
-    out = pointwise(model, x, y, THREATS[norm](INF), queries=500)
-    assert out.success.all()
-    assert (out.distance >= distance * (1 - 1e-4)).all()
-    assert (out.distance <= distance * factor + 1).all()
 
 
 @pytest.mark.slow
@@ -183,26 +170,6 @@ def test_one_coordinate_cannot_be_bettered() -> None:
     out = pointwise(Needs(torch.arange(784), 1), x, y, L0(INF), queries=5000, restarts=4)
     assert out.distance.tolist() == [1, 1]
     assert out.forwards < 2 * 4 * 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("norm", "dtype"), [("l0", torch.float16), ("l2", torch.bfloat16)], ids=str)
-def test_a_mask_a_box_and_colors(norm: str, dtype: torch.dtype) -> None:
-    """Nothing outside the mask or the box is asked; in L0 all that changes goes to an end of the box."""
-    net, x = linear(4, 1200), (3 * images(4, (3, 20, 20)) - 1).to(dtype)
-    mask = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0)) < 0.5
-    y = labels(net, x.float())
-    model, seen = watched(lambda z: net(z.float()))
-    out = pointwise(model, x, y, THREATS[norm](INF, (-1.0, 2.0)), queries=200, mask=mask, restarts=2)
-    assert out.success.all()
-    assert torch.equal(labels(net, out.x_adv.float()) != y, out.success)
-    asked = torch.cat([batch.view(4, -1, *x.shape[1:]) for batch in seen], 1)
-    moved = asked != x.unsqueeze(1)
-    assert not moved[:, :, ~mask].any()
-    assert moved[:, :, mask].any(1).float().mean() > 0.5
-    assert ((asked >= -1) & (asked <= 2)).all()
-    at_end = (asked[moved] == -1) | (asked[moved] == 2)
-    assert bool(at_end.all()) == (norm == "l0")
 
 
 @pytest.mark.slow
