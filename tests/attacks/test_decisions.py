@@ -7,17 +7,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import boundary, hopskipjump, pointwise
+from fastadv.attacks import ATTACKS, boundary, hopskipjump, pointwise
 from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS
 from fastadv.engine import freeze
 from fastadv.threat import L2, THREATS
 
 from . import halfspaces
-from .nets import images, labels, linear
+from .nets import images, labels, linear, mlp
 from .watched import watched
 
 INF = torch.inf
 PAIRS = [(boundary, "l2"), (hopskipjump, "l2"), (hopskipjump, "linf"), (pointwise, "l0"), (pointwise, "l2")]
+
+# those that begin with noise, or are noise
+NOISY = [
+    (name, norm)
+    for name, entry in ATTACKS.items()
+    if entry.knowledge == "decision" and name != "contrast"
+    for norm in entry.norms
+]
 
 
 @pytest.mark.slow
@@ -97,6 +105,29 @@ def test_nothing_outside_the_box_or_the_mask_is_asked(run: Any, norm: str) -> No
     assert (asked[:, mask] != asked[0, mask]).any(0).float().mean() > 0.5
     if norm == "l0":
         assert set(asked.unique().tolist()) == {-1.0, 0.5, 2.0}
+
+
+class Deaf(torch.nn.Module):
+    """Never changes its mind about images whose first pixel is dark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(inputs=784)
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits: Tensor = torch.where(z[:, :1] < 0.5, torch.tensor([9e9, 0, 0]), self.net(z))
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "norm"), NOISY)
+def test_a_sample_that_no_noise_breaks_stops_no_other(name: str, norm: str) -> None:
+    model, x = Deaf(), images(6, (784,))
+    x[:, 0] = torch.tensor([0.9, 0.1, 0.9, 0.9, 0.1, 0.9])
+    mask = torch.arange(784) > 0
+    out = ATTACKS[name].run(model, x, labels(model, x), THREATS[norm](INF), mask=mask, **ATTACKS[name].quick)
+    assert out.status.tolist() == [1, 2, 1, 1, 2, 1]
+    assert torch.equal(out.x_adv[[1, 4]], x[[1, 4]])
 
 
 @pytest.mark.slow
