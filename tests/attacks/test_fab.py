@@ -173,15 +173,16 @@ def test_where_restarts_begin(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
-    """Their length is that of what may move: ten coordinates of 784."""
-    net, x = certain(mlp(3, inputs=784)), images(3, (784,))
+    """Their length is that of what may move, ten coordinates of 784; by default in units of the box."""
+    net, x = certain(mlp(3, inputs=784)), 4 * images(3, (784,)) - 1
     mask = torch.arange(784) < 10
-    usual = {"linf": 0.15, "l2": 0.5, "l1": 2.5}[norm]
+    usual = 4 * {"linf": 0.15, "l2": 0.5, "l1": 2.5}[norm]
     several = torch.tensor([0.02, 0.1, 0.0])
     for reach, wanted in ((None, usual), (0.1, torch.tensor(0.05)), (several, several / 2)):
         (model, seen), y = watched(net), labels(net, x)
         # the radius has no part in it
-        fab(model, x, y, THREATS[norm](1e-6), steps=1, restarts=2, mask=mask, restart_radius=reach)
+        threat = THREATS[norm](1e-6, (-1.0, 3.0))
+        fab(model, x, y, threat, steps=1, restarts=2, mask=mask, restart_radius=reach)
         # after the verdict, and a gradient and a decision of the restart that begins at x
         away = (seen[3] - x).flatten(1)
         assert not away[:, 10:].any()
