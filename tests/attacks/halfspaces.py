@@ -53,7 +53,7 @@ def nearest(
     weight, bias = (part.detach().double() for part in (model[1].weight, model[1].bias))
     x = x.double().flatten(1)
     best, best_point = torch.full_like(x[:, 0], torch.inf), x
-    for rival in range(len(weight)):
+    for rival in range(len(weight) if targets is None else 1):
         index = torch.full_like(y, rival) if targets is None else targets
         w = weight[index] - weight[y]
         gap = -(w * x).sum(1) - bias[index] + bias[y] + lead

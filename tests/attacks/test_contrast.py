@@ -32,6 +32,7 @@ def bright(size: int, inputs: int, box: tuple[float, float] = (0.0, 1.0)) -> Ten
     return x * (box[1] - box[0]) + box[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0)], ids=str)

@@ -105,6 +105,7 @@ def test_what_competes_is_what_the_model_has_seen(dtype: torch.dtype) -> None:
     assert torch.equal(free, looks[0].x_adv), "what does not compete stays between them"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("name", ["fmn", "pgd", "square", "fab", "minimum_radius"])
 def test_a_function_gets_the_dtype_that_it_is_given(name: str, dtype: torch.dtype) -> None:
@@ -163,6 +164,7 @@ def test_a_threshold_that_half_precision_does_not_hold(dtype: torch.dtype) -> No
     assert float(coarse.distance.median()) < 1.1 * float(fine.distance.median())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "high"), [(torch.float16, 0.7), (torch.bfloat16, 0.1)], ids=str)
 @pytest.mark.parametrize(("name", "norm"), [("pgd", "l1"), ("pgd", "l2"), ("apgd", "l1"), ("fab", "linf")])
 def test_a_box_that_half_precision_does_not_hold(

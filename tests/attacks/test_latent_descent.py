@@ -192,6 +192,7 @@ def test_outside_the_radius_is_held_and_not_failed(model):
     assert torch.equal(each.success, inside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "reconstruction"])
 def test_a_value_that_is_not_finite_is_failed_and_not_held(model, what):
     """Of the first two samples, losses from the second evaluation on; of the others nothing changes."""
@@ -239,6 +240,7 @@ def test_steps_are_evaluations(model):
     assert not latent_descent(model, x, y, step_size=0.1, steps=7).success.any()
 
 
+@pytest.mark.slow
 def test_step_sizes_belong_to_samples(model):
     x, y = near(model)
     y[0] = (y[0] + 1) % 3  # is not attacked, so that places among the attacked differ

@@ -41,6 +41,7 @@ class Recorded:
         return bim(model, x, y, threat, **self.options, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) -> None:
     model, x, _, _ = plane(4)

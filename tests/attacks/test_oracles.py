@@ -65,7 +65,6 @@ def test_all_that_a_ball_holds_is_gained(
         assert (share <= 1 + 1e-4).all() or norm == "l0"  # whose last coordinate may lead beyond
 
 
-@pytest.mark.slow
 def test_the_last_point_of_l1_training_is_near_the_optimum() -> None:
     model, x, y = problem(3072, 2, size=3)
     for lead in LEADS:

@@ -68,6 +68,7 @@ def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMPONENTS, "square", short)
 
 
+@pytest.mark.slow
 def test_figures_have_a_case_and_a_source() -> None:
     for row in FIGURES:
         assert row["case"] in {case.name for case in cases_on(row["net"])}

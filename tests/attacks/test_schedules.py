@@ -346,6 +346,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
     assert fewer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 @pytest.mark.parametrize(
     ("given", "first"),
