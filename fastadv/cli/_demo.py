@@ -9,7 +9,7 @@ from fastadv.cli._output import note, print_table, progress, say, say_where, wri
 from fastadv.studies import SIZES, TINY
 from fastadv.studies import demo as study
 from fastadv.studies.ilyas2019 import SOURCE
-from fastadv.studies.results import RESULTS
+from fastadv.studies.study import RESULTS
 
 
 def demo(

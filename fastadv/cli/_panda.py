@@ -13,7 +13,7 @@ from fastadv.cli._shared import load_model
 from fastadv.evaluation.text import percent
 from fastadv.studies.goodfellow2014 import SCALES, panda
 from fastadv.studies.goodfellow2014.measure import LOSS
-from fastadv.studies.goodfellow2014.picture import read_image
+from fastadv.studies.goodfellow2014.panda import read_image
 
 PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
 

@@ -14,12 +14,11 @@ from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes
 from fastadv.data._places import data_folder
-from fastadv.studies.results import REPORT, RESULTS
 from fastadv.studies.schott2018 import paper, report
-from fastadv.studies.schott2018.methods import METHODS
-from fastadv.studies.schott2018.plan import MODELS, NORMS, Settings
+from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, Settings
 from fastadv.studies.schott2018.published import THRESHOLDS, TITLES
 from fastadv.studies.schott2018.subjects import Subjects
+from fastadv.studies.study import REPORT, RESULTS
 
 OFFICIAL = "abs_official"
 NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
@@ -63,7 +62,7 @@ def schott(
             o.split_names(attacks),
             seed,
         )
-        planned = settings.cells(METHODS)
+        planned = settings.cells()
     if plan:
         _print_plan(settings, madry is not None, json)
         return
@@ -79,7 +78,7 @@ def schott(
         )  # fmt: skip
         subjects.check(settings.models)
         test = load_data("mnist", data_dir=data_dir)
-        result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume, methods=METHODS)
+        result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume)
     _tell(result, run_dir, json)
     if result["measured"]["failed"]:
         raise typer.Exit(1)
@@ -109,7 +108,7 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
 def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
     """Print the cells with their estimated minutes."""
     seconds = paper.estimate(settings, madry_trained=madry_trained)
-    cells = settings.cells(METHODS)
+    cells = settings.cells()
     minutes = {cell: settings.samples * cell.seconds / 60 for cell in cells}
     if json:
         lines = [{"model": c.model, **c.describe(), "minutes": minutes[c]} for c in cells]

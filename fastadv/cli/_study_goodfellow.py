@@ -9,7 +9,7 @@ from fastadv.cli._output import print_table, progress, say, say_where, write_jso
 from fastadv.cli._panda import Picture, draw_panda
 from fastadv.cli._shared import load_data, make_device
 from fastadv.studies.goodfellow2014 import SCALES, paper, report
-from fastadv.studies.results import REPORT
+from fastadv.studies.study import REPORT
 
 
 def goodfellow(

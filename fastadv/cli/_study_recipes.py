@@ -8,7 +8,7 @@ from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.cli._shared import load_data, make_device
 from fastadv.errors import InputError
 from fastadv.studies import recipes as study
-from fastadv.studies.results import REPORT
+from fastadv.studies.study import REPORT
 
 NAMES = ", ".join(study.RECIPES)
 

@@ -9,10 +9,10 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, write_json
 from fastadv.studies import ilyas2019, schott2018
-from fastadv.studies.results import RESULTS
-from fastadv.studies.study import Settings, Study, Watch, one_thread, unwatched
+from fastadv.studies.ilyas2019.published import printed
+from fastadv.studies.study import RESULTS, Settings, Study, Watch, one_thread, unwatched
 
-PARTS = ("nets", "sets", "abs")
+PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
@@ -29,13 +29,10 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         model, synthesis = schott2018.synthesis(study, watch)
         drawn = ilyas2019.draw(study, nets, folder / "figures")
         drawn |= schott2018.draw(study, model, folder / "figures")
+    sets = {"train": study.base.describe(), "test": study.test.describe()}
     result = card(
         "demo",
-        {
-            "settings": settings.as_json(),
-            "train": study.base.describe(),
-            "test": study.test.describe(),
-        },
+        {"settings": settings.as_json(), **sets},
         nets={name: ilyas2019.measured(net) for name, net in nets.items()},
         abs=synthesis,
         figures=drawn,
@@ -47,11 +44,13 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def unfinished(settings: Settings, folder: Path) -> bool:
-    """Return whether `folder` holds a run of these settings that was stopped, which `run` would go on
-    with.
-    """
-    started = any((folder / part).exists() for part in PARTS)
-    return started and not (folder / RESULTS).exists() and _settings(folder) == settings.as_json()
+    """Return whether `folder` holds a run of these settings that was stopped: `run` would go on with it."""
+    if (folder / RESULTS).exists() or not any((folder / part).exists() for part in PARTS):
+        return False
+    try:
+        return bool(read_json(folder / SETTINGS) == settings.as_json())
+    except (FileNotFoundError, CorruptFileError):
+        return False
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
@@ -59,12 +58,10 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
-    head = ["net", "learned from", *(measure.replace(" ", "\n", 1) for measure in measures)]
-    lines = [head]
+    lines = [["net", "learned from", *(measure.replace(" ", "\n", 1) for measure in measures)]]
     for name, net in nets.items():
-        clean, robust = net["paper_cifar10"].values()
         shares = [net["clean"], *(net["robust"][attack] for attack in attacks)]
-        paper = [f"{100 * clean:.4g}%", f"{100 * robust:.4g}%" if robust else "~0%"]
+        paper = map(printed, net["paper_cifar10"].values())
         lines.append([name, ilyas2019.LEARNED[name], *(f"{share:.1%}" for share in shares), *paper])
     return lines
 
@@ -87,7 +84,7 @@ def _prepare(folder: Path, settings: Settings) -> None:
     if unfinished(settings, folder):
         return
     own = [folder / part for part in PARTS if (folder / part).exists()]
-    if own and not (folder / "settings.json").exists():
+    if own and not (folder / SETTINGS).exists():
         raise InputError(
             f"{folder}: expected a new folder or one that a demo made, got one with other nets or sets; "
             "choose another folder"
@@ -95,12 +92,4 @@ def _prepare(folder: Path, settings: Settings) -> None:
     (folder / RESULTS).unlink(missing_ok=True)
     for part in own:
         shutil.rmtree(part)
-    write_json(folder / "settings.json", settings.as_json())
-
-
-def _settings(folder: Path) -> Any:
-    """Return the settings of the run in `folder`; None where there is none, or where they do not read."""
-    try:
-        return read_json(folder / "settings.json")
-    except (FileNotFoundError, CorruptFileError):
-        return None
+    write_json(folder / SETTINGS, settings.as_json())

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import fastadv as fa
 from fastadv.attacks.autoattack import Version
@@ -19,9 +18,7 @@ from fastadv.data import ImageSet
 from fastadv.evaluation.text import in_markdown, percent
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.judged import by_autoattack
-from fastadv.studies.results import publish
-from fastadv.studies.study import Watch, unwatched
+from fastadv.studies.study import Watch, judge, publish, unwatched
 
 STEPS, REPLAYS = 7, 4
 CHECKPOINT_EVERY = 200
@@ -79,86 +76,43 @@ def run(
     Finished epochs and finished batches of the evaluation are kept. The folder may hold a study with other
     recipes and the same settings. Raises InputError where a run in it is of other settings or data.
     """
+    threat = fa.Linf(settings.radius)
+    pgd = partial(fa.attacks.pgd, threat=threat, steps=20, step_size=settings.radius / 8, seed=settings.seed)
+
+    def line(name: str) -> dict[str, Any]:
+        recipe, own = RECIPES[name](threat), folder / name
+        ramp = settings.ramp if settings.ramp and not isinstance(recipe, fa.train.Standard) else None
+        shape, classes = train_set.shape, train_set.num_classes
+        model = fa.models.create("wong_cnn", shape=shape, classes=classes, seed=settings.seed)
+        fa.train.fit(
+            model, train_set, recipe, epochs=settings.epochs, batch_size=settings.batch_size,
+            optimizer="adam", learning_rate=settings.learning_rate, seed=settings.seed, device=device,
+            optimization=fa.train.Optimization(ramp=ramp, weight_decay=0.0, schedule="cosine"),
+            test_set=test_set, test_attacks={PGD: pgd},
+            measuring=fa.train.Measuring(test_limit=settings.tested), run_dir=own, resume=True,
+            execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
+            progress=partial(watch, f"training {name}"),
+        )  # fmt: skip
+        past = fa.train.reports(own)
+        watch(f"judging {name}", 0, 1)
+        table, robust = judge(model, test_set, threat, settings, own / "evaluation")
+        return {
+            "recipe": name,
+            "seconds": sum(report.seconds for report in past),
+            "clean": table.clean_accuracy,
+            "pgd": past[-1].robust_accuracy[PGD],
+            "autoattack": robust,
+            "best_pgd": max(report.robust_accuracy[PGD] for report in past),
+            "alarms": [{"epoch": report.epoch, "text": report.alarm} for report in past if report.alarm],
+            "judged": table.n,
+        }
+
     with Keeper(folder) as keeper:
-        lines = [
-            _line(name, settings, train_set, test_set, folder / name, watch, device)
-            for name in settings.recipes
-        ]
+        lines = [line(name) for name in settings.recipes]
         config = {**asdict(settings), "train": train_set.describe(), "test": test_set.describe()}
         result = card("study recipes", config, lines=lines)
         publish(keeper, result, markdown(result))
     return result
-
-
-def _line(
-    name: str,
-    settings: Settings,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    folder: Path,
-    watch: Watch,
-    device: torch.device | None,
-) -> dict[str, Any]:
-    threat = fa.Linf(settings.radius)
-    recipe = RECIPES[name](threat)
-    shape, classes = train_set.shape, train_set.num_classes
-    model = fa.models.create("wong_cnn", shape=shape, classes=classes, seed=settings.seed)
-    past = _trained(model, recipe, name, settings, train_set, test_set, folder, watch, device)
-    watch(f"judging {name}", 0, 1)
-    table, row = by_autoattack(
-        model, test_set, threat, limit=settings.judged, version=settings.version, seed=settings.seed,
-        folder=folder / "evaluation",
-    )  # fmt: skip
-    alarms = [report for report in past if report.alarm]
-    return {
-        "recipe": name,
-        "seconds": sum(report.seconds for report in past),
-        "clean": table.clean_accuracy,
-        "pgd": past[-1].robust_accuracy[PGD],
-        "autoattack": row.robust_accuracy,
-        "best_pgd": max(report.robust_accuracy[PGD] for report in past),
-        "alarms": [{"epoch": report.epoch, "text": report.alarm} for report in alarms],
-        "judged": table.n,
-    }
-
-
-def _trained(
-    model: nn.Module,
-    recipe: Any,
-    name: str,
-    settings: Settings,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    folder: Path,
-    watch: Watch,
-    device: torch.device | None,
-) -> list[fa.train.EpochReport]:
-    """Train `model` to the end, or from where it was stopped; the reports of all epochs."""
-    threat = fa.Linf(settings.radius)
-    pgd = partial(fa.attacks.pgd, threat=threat, steps=20, step_size=settings.radius / 8, seed=settings.seed)
-    robust = not isinstance(recipe, fa.train.Standard)
-    fa.train.fit(
-        model,
-        train_set,
-        recipe,
-        epochs=settings.epochs,
-        optimization=fa.train.Optimization(
-            ramp=settings.ramp if robust and settings.ramp else None, weight_decay=0.0, schedule="cosine"
-        ),
-        optimizer="adam",
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        test_set=test_set,
-        test_attacks={PGD: pgd},
-        measuring=fa.train.Measuring(test_limit=settings.tested),
-        run_dir=folder,
-        resume=True,
-        seed=settings.seed,
-        device=device,
-        execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
-        progress=partial(watch, f"training {name}"),
-    )
-    return fa.train.reports(folder)
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
@@ -184,9 +138,5 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the report as a page."""
-    return (
-        "\n\n".join(
-            ["# Recipes of adversarial training side by side", in_markdown(table(result)), *notes(result)]
-        )
-        + "\n"
-    )
+    title = "# Recipes of adversarial training side by side"
+    return "\n\n".join([title, in_markdown(table(result)), *notes(result)]) + "\n"

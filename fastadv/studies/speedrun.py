@@ -21,8 +21,7 @@ from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import write_json
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.judged import by_autoattack
-from fastadv.studies.study import Watch, unwatched
+from fastadv.studies.study import Watch, judge, unwatched
 
 THREAT = fa.Linf(8 / 255)
 
@@ -58,16 +57,10 @@ class Settings:
 SIZES = {
     "full": Settings(),
     "small": Settings(
-        goal=0.2,
-        width=16,
-        images=10_000,
-        epochs=15,
-        batch_size=128,
-        ema=0.995,
+        goal=0.2, width=16, images=10_000, epochs=15, batch_size=128, ema=0.995, judged=200,
         recipe=fa.train.FastTraining(THREAT, method="n-fgsm", label_smoothing=0.1),
-        judged=200,
     ),
-}
+}  # fmt: skip
 """The record for a GPU, and a small one of some minutes on two cores, by the same code."""
 
 
@@ -85,47 +78,28 @@ def run(
 
     Raises InputError where the folder holds a run with other settings.
     """
-    shape, classes = train_set.shape, train_set.num_classes
     model = fa.models.create(
-        "resnet18",
-        shape=shape,
-        classes=classes,
-        width=settings.width,
-        seed=settings.seed,
-        normalize="cifar10",
-    )
+        "resnet18", shape=train_set.shape, classes=train_set.num_classes, width=settings.width,
+        seed=settings.seed, normalize="cifar10",
+    )  # fmt: skip
     with Keeper(folder):
         fa.train.fit(
-            model,
-            train_set,
-            settings.recipe,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
+            model, train_set, settings.recipe, epochs=settings.epochs, batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate, augment=settings.augment, seed=settings.seed, device=device,
             optimization=fa.train.Optimization(schedule="one_cycle", ema=settings.ema),
-            augment=settings.augment,
-            execution=fa.train.Execution(precision=precision),
-            run_dir=folder / "training",
-            resume=True,
-            seed=settings.seed,
-            device=device,
+            execution=fa.train.Execution(precision=precision), run_dir=folder / "training", resume=True,
             progress=partial(watch, "training"),
-        )
+        )  # fmt: skip
         past = fa.train.reports(folder / "training")
         fa.models.load_weights(model, folder / "training" / "ema.safetensors")
         started = time.perf_counter()
         watch("judging", 0, 1)
-        table, row = by_autoattack(
-            model, test_set, THREAT, limit=settings.judged, version=settings.version, seed=settings.seed,
-            folder=folder / "judging",
-        )  # fmt: skip
+        table, robust = judge(model, test_set, THREAT, settings, folder / "judging")
         config = {**asdict(settings), "recipe": describe(settings.recipe), "precision": precision}
-        config |= {"train": train_set.describe(), "test": test_set.describe()}
         seconds = sum(report.seconds for report in past)
-        robust = row.robust_accuracy
         record = card(
             "speedrun",
-            config,
+            {**config, "train": train_set.describe(), "test": test_set.describe()},
             seconds=seconds,
             images_per_second=len(train_set) * len(past) / seconds,
             clean=table.clean_accuracy,
@@ -142,10 +116,10 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
     """Return the record, a line each."""
     measured, config, machine = record["measured"], record["config"], record["machine"]
     verdict, samples = "reached" if measured["reached"] else "missed", config["train"]["samples"]
+    robust, clean = percent(measured["autoattack"]), percent(measured["clean"])
     return [
-        f"{verdict} the goal of {percent(config['goal'])}: {percent(measured['autoattack'])} under "
-        f"AutoAttack ({config['version']}, {measured['judged']} test images), "
-        f"{percent(measured['clean'])} clean",
+        f"{verdict} the goal of {percent(config['goal'])}: {robust} under AutoAttack ({config['version']}, "
+        f"{measured['judged']} test images), {clean} clean",
         f"{measured['seconds']:.0f} seconds of training, {measured['images_per_second']:.0f} images a "
         f"second: {config['epochs']} epochs of {samples} images, ResNet-18 of width {config['width']}",
         f"on {machine['gpu'] or machine['cpu']}, torch {machine['torch']}, {config['precision']}",

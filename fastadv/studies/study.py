@@ -1,6 +1,6 @@
-"""What the studies on the embedded digits share: settings, data, and the folder that holds their work."""
+"""What the studies share: progress, the judge, and the results; settings and data of those on the digits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,17 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.evaluation import Table
+from fastadv.runs.files import write_json, write_text
+from fastadv.runs.keeper import Keeper
 
+RESULTS, REPORT = "results.json", "report.md"
 Watch = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
 
 def unwatched(what: str, done: int, total: int) -> None:
     """Ignore progress: a `Watch` for nobody."""
+
+
+def publish(keeper: Keeper, result: Mapping[str, Any], report: str | None = None) -> None:
+    """Write the card of a study as results.json, and its report in Markdown, if it has one, as report.md.
+
+    Raises OSError, saying what to do, where the disk is full.
+    """
+    keeper.result(RESULTS, partial(write_json, value=result))
+    if report is not None:
+        keeper.result(REPORT, partial(write_text, text=report))
+
+
+def judge(
+    model: nn.Module, test_set: ImageSet, threat: fa.Linf, settings: Any, folder: Path
+) -> tuple[Table, float]:
+    """Return the evaluation of the first images, and the accuracy under AutoAttack; kept in `folder`.
+
+    settings: of a study of training: `judged` images, `version` and `seed` of AutoAttack.
+    """
+    attack = partial(fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed)
+    table = fa.evaluate(
+        model.eval(), test_set, {"AutoAttack": attack}, limit=settings.judged, run_dir=folder, resume=True
+    )
+    return table, table["AutoAttack"].robust_accuracy
 
 
 @dataclass(frozen=True)
@@ -57,6 +85,11 @@ class Settings:
             f"PGD L∞ {self.linf_radius:g}": partial(fa.attacks.pgd, threat=linf, steps=steps, seed=seed),
             f"PGD L2 {self.l2_radius:g}": partial(fa.attacks.pgd, threat=l2, steps=steps, seed=seed),
         }
+
+    @property
+    def push_step_size(self) -> float:
+        """The step with which images are pushed towards a class."""
+        return self.push_radius / 10
 
     @property
     def main_attack(self) -> str:
@@ -107,13 +140,7 @@ def one_thread() -> Iterator[None]:
 
 SIZES = {
     8: Settings(
-        size=8,
-        width=16,
-        epochs=30,
-        batch_size=128,
-        train_radius=1.0,
-        push_radius=1.5,
-        linf_radius=0.15,
+        size=8, width=16, epochs=30, batch_size=128, train_radius=1.0, push_radius=1.5, linf_radius=0.15,
         l2_radius=0.65,
     ),
     10: Settings(),
@@ -121,7 +148,7 @@ SIZES = {
     28: Settings(
         size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15
     ),
-}
+}  # fmt: skip
 """The settings for each side of the images.
 
 The larger the image, the more directions a net uses that a digit does not need, and the smaller the radius
@@ -130,17 +157,7 @@ true labels; at 10 every set shows its effect.
 """
 
 TINY = Settings(
-    width=4,
-    samples=60,
-    epochs=1,
-    train_steps=1,
-    invert_steps=2,
-    push_steps=2,
-    attack_steps=2,
-    abs_epochs=1,
-    abs_prior=20,
-    abs_samples=4,
-    noise_steps=5,
-    curve_radii=(0.0, 1.0),
-)
+    width=4, samples=60, epochs=1, train_steps=1, invert_steps=2, push_steps=2, attack_steps=2, abs_epochs=1,
+    abs_prior=20, abs_samples=4, noise_steps=5, curve_radii=(0.0, 1.0),
+)  # fmt: skip
 """Every part in a second or two; the figures mean nothing."""

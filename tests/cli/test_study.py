@@ -9,7 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.cli import _study
-from fastadv.studies.schott2018 import paper, work
+from fastadv.studies.schott2018 import paper, plan, work
 from fastadv.studies.schott2018.plan import MODELS
 from tests.cli.conftest import Done
 from tests.studies.schott import METHODS, FakeAttacks, FakeSubjects, image_set
@@ -23,7 +23,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
     made = FakeAttacks()
     for name in ("push", "flip", "jolt"):
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
-    monkeypatch.setattr(_study, "METHODS", METHODS)
+    monkeypatch.setattr(plan, "METHODS", METHODS)
     monkeypatch.setattr(_study, "Subjects", lambda *given, **options: FakeSubjects())
     monkeypatch.setattr(_study, "load_data", lambda *given, **options: image_set())
     monkeypatch.setattr(work, "DISTAL_STEPS", 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fastadv as fa
-from fastadv.studies.ilyas2019 import plan, stages
+from fastadv.studies.ilyas2019 import figures, plan
 from tests.cli.conftest import Done
 
 Command = Callable[..., Done]
@@ -57,7 +57,7 @@ PIPELINE = "study ilyas pipeline --images 40 -n 6 --epochs 1 --invert-steps 1 --
 def test_the_pipeline_prints_its_tables_and_names_its_files(
     fastadv: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "gallery", lambda name, base, made, path: path.touch())
+    monkeypatch.setattr(figures, "gallery", lambda name, base, made, path: path.touch())
     done = fastadv(f"{PIPELINE} --stages nets,sets,train,evaluate,galleries --run-dir run")
     assert done.code == 0, done
     for text in ("images under PGD", "43.7%", "kept label", "the first 6", "D_det.png", "report.md"):

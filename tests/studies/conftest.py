@@ -3,8 +3,8 @@
 import pytest
 
 import fastadv as fa
-from fastadv.studies.schott2018 import paper, work
-from tests.studies.schott import FakeAttacks
+from fastadv.studies.schott2018 import figures, paper, plan, work
+from tests.studies.schott import METHODS, FakeAttacks
 
 
 @pytest.fixture
@@ -12,6 +12,7 @@ def attacks(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
     made = FakeAttacks()
     for name in ("push", "flip", "jolt"):
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
+    monkeypatch.setattr(plan, "METHODS", METHODS)
     monkeypatch.setattr(paper, "BATCH_SIZE", 3)
     monkeypatch.setattr(paper, "DEAR_BATCH_SIZE", 3)
     monkeypatch.setattr(work, "DISTAL_STEPS", 2)
@@ -20,4 +21,4 @@ def attacks(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper, "_drawn", lambda *given: {})
+    monkeypatch.setattr(figures, "draw", lambda *given: {})

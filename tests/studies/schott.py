@@ -14,7 +14,7 @@ from tests.models.abs.nets import images, tiny
 PUSH = Method("Push", "l2", "push", {"share": 0.5}, dear={"share": 1.0})
 FLIP = Method("Flip", "linf", "flip", {}, today=True)
 JOLT = Method("Jolt", "l2", "jolt", {}, today=True)
-DESCENT = Method("Latent descent", "l2", "latent_descent", {"steps": 20}, only=("binary_abs", "abs"))
+DESCENT = Method("Latent descent", "l2", "latent_descent", {"steps": 5}, only=("binary_abs", "abs"))
 METHODS = (PUSH, FLIP, JOLT, DESCENT)
 
 

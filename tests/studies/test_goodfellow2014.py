@@ -14,9 +14,10 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.models.weights import read_weights
-from fastadv.studies.goodfellow2014 import SCALES, drawn, measure, paper, report, tables
+from fastadv.studies.goodfellow2014 import SCALES, measure, moves, paper, report, tables
 from fastadv.studies.goodfellow2014.measure import Answers, Bench, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets
+from fastadv.studies.study import unwatched
 from fastadv.train.optim import SCHEDULES
 
 TINY = replace(SCALES["tiny"], tested=40)
@@ -132,7 +133,7 @@ def test_agreement_is_counted_among_the_mistakes() -> None:
     assert shares == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 2, 1 / 2])
 
 
-def test_agreement_of_nothing_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agreement_of_nothing_is_no_number() -> None:
     right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
     bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
     assert [line.share for line in tables.agreement(bench)] == [None] * 5
@@ -142,13 +143,15 @@ def test_how_many_images_pgd_saw_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     """And that it ran within the box, on the first of them."""
     test_set, seen = digits("test", 30), []
     monkeypatch.setattr(measure, "STRONGLY_TESTED", 20)
-    monkeypatch.setattr(tables, "STRONGLY_TESTED", 20)
-    plans = {"adversarial": None}
-    model = fa.models.create("softmax", shape=(1, 8, 8), seed=3)
-    nets = SimpleNamespace(plans=plans, device=None, __getitem__=None)
-    bench = Bench(replace(TINY, tested=None), nets, test_set, Path("."))
-    monkeypatch.setattr(bench, "net", lambda name: model)
-    pgd = fa.attacks.pgd
+    model, pgd = fa.models.create("softmax", shape=(1, 8, 8), seed=3), fa.attacks.pgd
+
+    class Made(dict[str, nn.Module]):
+        plans, device, settings = {"adversarial": None}, None, replace(TINY, tested=None)
+
+        def __missing__(self, name: str) -> nn.Module:
+            return model
+
+    bench = Bench(Made(), test_set, Path("."))  # type: ignore[arg-type]
 
     def watched(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, **options: object) -> object:
         seen.append((x, threat, options["steps"]))
@@ -172,22 +175,25 @@ def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
 
 @pytest.mark.slow
 def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(tmp_path: Path) -> None:
-    train_set = digits("train", 200)
-    nets = Nets(replace(TINY, large_epochs=3, patience=1), train_set, tmp_path)
+    settings, train_set = replace(TINY, large_epochs=3, patience=1), digits("train", 200)
+    nets = Nets(settings, train_set, tmp_path, unwatched, None)
     model = nets["large_adversarial"]
     assert not model.training
-    chosen = nets.chosen("large_adversarial")
-    assert chosen is not None
+    searched, past = (
+        fa.train.reports(tmp_path / name) for name in ("large_adversarial-search", "large_adversarial")
+    )
+    chosen = max(searched, key=lambda report: report.lowest)
     assert chosen.validation_robust_accuracy
-    searched = fa.train.reports(tmp_path / "large_adversarial-search")
-    assert chosen.lowest == max(report.lowest for report in searched)
-    assert len(nets.reports("large_adversarial")) == chosen.epoch
+    assert len(past) == chosen.epoch
     for name, samples in (("large_adversarial-search", 140), ("large_adversarial", 200)):
         _, card = read_weights(tmp_path / name / "model.safetensors")
         assert card["config"]["data"]["samples"] == samples
-    assert nets.seconds("large_adversarial") > nets.told()["large_adversarial"]["seconds"] / 2
-
-    again = Nets(replace(TINY, large_epochs=3, patience=1), train_set, tmp_path)["large_adversarial"]
+    assert nets.told()["large_adversarial"] == {
+        "epochs": chosen.epoch,
+        "seconds": sum(report.seconds for report in [*past, *searched]),
+        "stopped": f"least adversarial error on held-out images: {1 - chosen.lowest:.1%}",
+    }
+    again = Nets(settings, train_set, tmp_path, unwatched, None)["large_adversarial"]
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -244,6 +250,6 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         paper.run(TINY, *sets, tmp_path)
     with pytest.raises(InputError, match="radius: expected a number > 0"):
         replace(TINY, radius=0.0)
-    bench = SimpleNamespace(net=lambda name: None, settings=TINY, y=torch.tensor([3, 5]))
+    bench = SimpleNamespace(nets={"maxout": None}, settings=TINY, y=torch.tensor([3, 5]))
     with pytest.raises(InputError, match="tested: expected a test image of class 4, got none"):
-        list(drawn.directions(bench))
+        list(moves.directions(bench))

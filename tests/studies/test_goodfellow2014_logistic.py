@@ -14,12 +14,20 @@ from torch.nn.functional import softplus
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.evaluation.figures import style
 from fastadv.studies.goodfellow2014 import logistic as study
 from fastadv.studies.goodfellow2014 import logistic_figure
 from fastadv.studies.goodfellow2014.logistic import CLOSED, FGSM
 
 DECAYS = (0.0025, 0.25)
-SMALL = {"epochs": 2, "coefficients": (0.01,), "batch_size": 64}
+SMALL = {"radius": 0.25, "epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One coefficient, and half of the steps."""
+    monkeypatch.setattr(study, "COEFFICIENTS", (0.01,))
+    monkeypatch.setattr(study, "BATCH_SIZE", 64)
 
 
 def two(split: str) -> ImageSet:
@@ -31,10 +39,11 @@ def two(split: str) -> ImageSet:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of enough epochs for what the paper says to show."""
-    folder = tmp_path_factory.mktemp("study")
-    return study.logistic(
-        two("train"), two("test"), folder, epochs=4, batch_size=32, learning_rate=0.5, coefficients=DECAYS
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("COEFFICIENTS", DECAYS), ("BATCH_SIZE", 32), ("LEARNING_RATE", 0.5)):
+            patch.setattr(study, name, value)
+        folder = tmp_path_factory.mktemp("study")
+        return study.logistic(two("train"), two("test"), folder, radius=0.25, epochs=4)
 
 
 @pytest.mark.slow
@@ -73,7 +82,7 @@ def test_a_row_by_hand() -> None:
     def margins(data: ImageSet) -> torch.Tensor:
         return (data.x.flatten(1).double() @ w + b) * (2 * data.y - 1)
 
-    row = study._row(model, fa.train.RobustLogistic(ball), train_set, test_set, 0.1)
+    row = study._row(model, fa.train.RobustLogistic(ball), train_set, test_set, ball)
     norm, margin = w.abs().sum(), margins(train_set)
     assert row["norm"] == pytest.approx(float(norm))
     assert row["margin"] == pytest.approx(float(margin.mean()))
@@ -85,7 +94,7 @@ def test_a_row_by_hand() -> None:
     tested = margins(test_set)
     assert row["clean"] == pytest.approx(float((tested <= 0).double().mean()))
     assert row["fgsm"] == pytest.approx(float((tested <= 0.1 * norm).double().mean()))
-    decay = study._row(model, fa.train.WeightDecayL1(0.3), train_set, test_set, 0.1)
+    decay = study._row(model, fa.train.WeightDecayL1(0.3), train_set, test_set, ball)
     assert (decay["added"], decay["pull"]) == (pytest.approx(0.3 * float(norm)), 0.3)
 
 
@@ -102,57 +111,42 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before an epoch", "between training and measuring"])
-def test_it_goes_on_where_it_was_stopped(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = study.logistic(two("train"), two("test"), tmp_path / "whole", **SMALL)
-    steps: list[int] = []
-    row = study._row
-
-    def stop(*given: Any) -> None:
-        steps.append(1)
-        if len(steps) == at:
-            raise Stop
-
-    options: dict[str, Any] = dict(SMALL)
-    at = 6 if moment == "before an epoch" else 4  # the second epoch of a net, which is trained in one of them
-    with monkeypatch.context() as patch:
-        if moment == "before an epoch":
-            options["watch"] = stop
-        else:
-            patch.setattr(study, "_row", lambda *given: stop() or row(*given))
-        with pytest.raises(Stop):
-            study.logistic(two("train"), two("test"), tmp_path / "stopped", **options)
-    seen: list[tuple[str, int, int]] = []
-    again = study.logistic(
-        two("train"), two("test"), tmp_path / "stopped", **SMALL, watch=lambda *said: seen.append(said)
-    )
-    assert without_seconds(again) == without_seconds(whole)
-    assert seen[-1][1:] == (8, 8)
-    assert len(seen) < 8
-
-
-@pytest.mark.slow
-def test_a_finished_study_is_told_again_without_training(
+def test_it_goes_on_where_it_was_stopped_and_is_told_again_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = study.logistic(two("train"), two("test"), tmp_path, **SMALL)
+    sets, row = (two("train"), two("test")), study._row
+    whole = study.logistic(*sets, tmp_path / "whole", **SMALL)
+    steps: list[int] = []
+
+    def stop(*given: Any) -> dict[str, float]:
+        steps.append(1)
+        if len(steps) == 4:
+            raise Stop
+        return row(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_row", stop)  # between the training and the measuring of an epoch
+        with pytest.raises(Stop):
+            study.logistic(*sets, tmp_path / "stopped", **SMALL)
+    seen: list[tuple[str, int, int]] = []
+    again = study.logistic(*sets, tmp_path / "stopped", **SMALL, watch=lambda *said: seen.append(said))
+    assert without_seconds(again) == without_seconds(whole)
+    assert [done for _, done, total in seen if total == 8] == [4, 5, 6, 7, 8]
     monkeypatch.setattr(study, "_row", None)
-    assert study.logistic(two("train"), two("test"), tmp_path, **SMALL) == first
-    with pytest.raises(InputError, match=r"another radius \(0\.25 there, 0\.1 here\)"):
-        study.logistic(two("train"), two("test"), tmp_path, radius=0.1, **SMALL)
-    for other in ({"epochs": 1}, {"seed": 5}, {"learning_rate": 0.02}):
-        with pytest.raises(InputError, match=r"another|expected at least the 2"):
-            study.logistic(two("train"), two("test"), tmp_path, **SMALL | other)
+    assert study.logistic(*sets, tmp_path / "whole", **SMALL) == whole
+    for other, says in (
+        ({"radius": 0.1}, r"another radius \(0\.25 there, 0\.1 here\)"),
+        ({"epochs": 1}, "expected at least the 2"),
+        ({"seed": 5}, "another"),
+    ):
+        with pytest.raises(InputError, match=says):
+            study.logistic(*sets, tmp_path / "whole", **SMALL | other)
 
 
 @pytest.mark.slow
 def test_the_figure(told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logistic_figure.draw(told, tmp_path / "logistic.png")
-    assert (tmp_path / "logistic.png").stat().st_size > 20_000
     kept: list[Figure] = []
-    monkeypatch.setattr(logistic_figure, "save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(style, "save", lambda figure, path: kept.append(figure))
     logistic_figure.draw(told, tmp_path / "logistic.png")
     clean, _, norms, pulls = kept[0].axes
     assert len(clean.lines) == len(norms.lines) == 5

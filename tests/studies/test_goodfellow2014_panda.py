@@ -12,7 +12,7 @@ from PIL import Image
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.studies.goodfellow2014 import panda as study
-from fastadv.studies.goodfellow2014.picture import read_image
+from fastadv.studies.goodfellow2014.panda import read_image
 from tests.studies.goodfellow import digits, linear, reader, weights
 
 

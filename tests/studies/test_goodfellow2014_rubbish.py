@@ -1,10 +1,7 @@
 """Noise that is taken for a class: shares counted by hand, the step in closed form, and the gallery."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
 
 import fastadv as fa
 from fastadv.studies.goodfellow2014 import rubbish as study
@@ -98,12 +95,9 @@ def test_the_gallery_shows_what_the_step_led_to() -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_net_is_sure_of_noise_and_is_led_to_every_class(tmp_path: Path) -> None:
+def test_a_trained_net_is_sure_of_noise_and_is_led_to_every_class() -> None:
     model, shape = reader(), (1, 8, 8)
     assert study.rubbish(model, shape, samples=500)["error"] > 0.5
     threat = fa.Linf(0.5, INFINITE)
     assert study.fooling(model, shape, threat, classes=10, samples=50)["mean"] > 0.5
     assert model.training
-    study.draw(study.rows(model, shape, threat, [str(k) for k in range(10)]), tmp_path / "fooling.png")
-    with Image.open(tmp_path / "fooling.png") as drawn:
-        assert min(drawn.size) > 500

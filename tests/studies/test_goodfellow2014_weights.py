@@ -1,6 +1,5 @@
 """How localized first-layer weights are: closed forms, which weights these are, and the picture."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,6 @@ def test_the_effective_number_of_pixels_in_closed_form() -> None:
     two[0, 0, 0], two[0, 4, 6] = 3, -1
     weight = torch.stack([one, -7 * all_, two, torch.zeros(1, 5, 7)])
     assert study.spread(weight).tolist() == pytest.approx([1, 35, 100 / 82, 0])
-
-
-def test_of_a_bell_it_is_its_area() -> None:
-    """w = exp(-r² / 2 s²): the sums of w² and w⁴ are π s² and π s² / 2."""
-    at = torch.arange(-40.0, 41.0)
-    for width in (2.0, 3.5, 6.0):
-        bell = (-(at[:, None] ** 2 + at**2) / (2 * width**2)).exp()
-        assert float(study.spread(bell[None, None])) == pytest.approx(2 * math.pi * width**2, rel=1e-4)
 
 
 def test_channels_of_a_pixel_count_together() -> None:
@@ -62,11 +53,9 @@ def test_l1_decay_localizes() -> None:
 @pytest.mark.slow
 def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nets = {"standard": reader(), "adversarial": reader()}
-    study.draw(nets, (1, 8, 8), tmp_path / "weights.png")
-    assert (tmp_path / "weights.png").stat().st_size > 5000
     kept: list[Figure] = []
     monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
-    study.draw(nets, (1, 8, 8), tmp_path / "weights.png")
+    study.draw(nets, (1, 8, 8), tmp_path / "weights.png", seed=0)
     assert {"standard", "adversarial"} <= {text.get_text() for text in kept[0].texts}
     one, other = (np.asarray(axes.images[0].get_array()) for axes in kept[0].axes)
     assert one.shape[:2] == (89, 89)

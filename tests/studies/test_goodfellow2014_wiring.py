@@ -12,9 +12,9 @@ import torch
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.studies.goodfellow2014 import SCALES, report, tables
-from fastadv.studies.goodfellow2014.measure import Bench, craft
+from fastadv.studies.goodfellow2014.measure import Bench, Line, craft
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets, plans
-from fastadv.studies.goodfellow2014.tables import Line
+from fastadv.studies.study import unwatched
 from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
 from fastadv.train.report import EpochReport
 from tests.studies.goodfellow import INFINITE, digits
@@ -99,7 +99,7 @@ def test_the_other_tables_cross_networks_as_they_say() -> None:
 
 
 def test_rounded_examples_are_of_the_network_that_the_line_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    agreed = Line("rounding", "agreed", 0.5)
+    agreed = Line("agreed", 0.5)
     monkeypatch.setattr(tables, "_agrees", lambda what, one, other, *rest: agreed)
     bench: Any = Asked()
     plain = bench.answers
@@ -145,7 +145,7 @@ def test_how_each_network_is_trained() -> None:
     assert (TINY.boxed.box, TINY.boxed.radius) == ((0.0, 1.0), 0.2)
 
 
-def test_trained_once_more_for_as_long_as_held_out_images_say(
+def test_how_seeds_and_held_out_images_reach_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[Any] = []
@@ -158,7 +158,7 @@ def test_trained_once_more_for_as_long_as_held_out_images_say(
     monkeypatch.setattr(fa.train, "fit", run)
     monkeypatch.setattr(fa.train, "reports", lambda folder: past)
     train_set = digits().subset(range(100))
-    nets = Nets(replace(TINY, large_epochs=8), train_set, tmp_path)
+    nets = Nets(replace(TINY, large_epochs=8), train_set, tmp_path, unwatched, None)
     nets["large_adversarial-1"]
     (part, search), (whole, last) = runs
     assert torch.equal(part.x, train_set.x[:40])
@@ -170,31 +170,31 @@ def test_trained_once_more_for_as_long_as_held_out_images_say(
     assert (last["epochs"], last["optimization"].schedule) == (2, Beginning("cosine", 0.25))
     assert last["run_dir"] != search["run_dir"]
     assert last["seed"] == search["seed"]
-    # of both trainings, which here have the same reports; the other is trained once
-    assert (nets.seconds("large_adversarial-1"), nets.seconds("maxout")) == (12.0, 6.0)
     nets["large_adversarial"], nets["maxout"]
     assert runs[-1][1]["seed"] == runs[-2][1]["seed"] != last["seed"]
-    assert list(nets.ensemble().members) == [nets[name] for name in ("maxout", "member-1", "member-2")]
+    members = list(nets["ensemble"].members)
+    assert members == [nets[name] for name in ("maxout", "member-1", "member-2")]
+    assert "ensemble" not in nets.told()
 
 
 def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path: Path) -> None:
     made = {name: fa.models.create(name, shape=(1, 8, 8), seed=3) for name in ("softmax", "rbf", "sigmoids")}
 
     class Made(dict[str, Any]):
-        device, ensemble = None, staticmethod(lambda: made["softmax"])
+        device, settings = None, replace(TINY, tested=20)
 
-    bench = Bench(replace(TINY, tested=20), Made(made), digits(), tmp_path)  # type: ignore[arg-type]
+    bench = Bench(Made(made), digits(), tmp_path)  # type: ignore[arg-type]
     x, y = digits().x[:20], digits().y[:20]
     for name, loss in (("softmax", "ce"), ("rbf", "bce"), ("sigmoids", "bce")):
         assert torch.equal(bench.crafted(name), craft(made[name], x, y, BALL, loss))
         assert torch.equal(bench.crafted(name, boxed=True), craft(made[name], x, y, fa.Linf(0.2), loss))
         assert bench.crafted(name) is bench.crafted(name)
-    assert torch.equal(bench.crafted("ensemble"), bench.crafted("softmax"))
     assert torch.equal(bench.answers("rbf").classes, made["rbf"].eval()(x).argmax(1))
 
 
 def test_a_line_as_people_read_it() -> None:
-    lines = [asdict(Line("fgsm", "maxout", 0.5, 0.25, (0.894, 0.976))), asdict(Line("rubbish", "rbf", None))]
-    result = {"measured": {"lines": lines}}
+    lines = {"fgsm": Line("maxout", 0.5, 0.25, (0.894, 0.976)), "rubbish": Line("rbf", None)}
+    told = [{"part": part, **asdict(line)} for part, line in lines.items()]
+    result = {"measured": {"lines": told}}
     assert report.table(result, "fgsm")[1:] == [["maxout", "50.00%", "89.40%", "25.0%", "97.6%"]]
     assert report.table(result, "rubbish")[1:] == [["rbf", "-", "-", "-", "-"]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastadv.errors import InputError
-from fastadv.studies.ilyas2019 import ball, checks, gaussian
+from fastadv.studies.ilyas2019 import checks, gaussian
 from fastadv.studies.ilyas2019.training import train
 
 
@@ -27,18 +27,18 @@ def test_a_whitened_sample_has_exactly_these_moments() -> None:
 def test_in_one_dimension_the_penalized_adversary_is_found_by_trying() -> None:
     """Twice the loss grows by sigma^2 / (sigma - 1 / C)^2 - 1; half of it for the loss itself."""
     variance, penalty, v = 1.7, 1.3, torch.tensor([0.6, -2.0], dtype=torch.float64)
-    deltas = torch.linspace(-8, 8, 1_600_001, dtype=torch.float64)
+    deltas = torch.linspace(-8, 8, 160_001, dtype=torch.float64)
     gained = (v[:, None] + deltas).square() / variance - penalty * deltas.square()
     best = deltas[gained.argmax(1)]
-    torch.testing.assert_close(best, v / (penalty * variance - 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(best, v / (penalty * variance - 1), atol=1e-4, rtol=0)
     found = checks.penalized(v[:, None], torch.tensor([[variance]]).double(), penalty)
-    torch.testing.assert_close(found[:, 0], best, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 0], best, atol=1e-4, rtol=0)
     added = ((v + best).square() / variance - v.square() / variance) / (v.square() / variance)
     closed = gaussian.vulnerability(torch.tensor([[variance]]).double(), penalty)
-    torch.testing.assert_close(added, closed.expand(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(added, closed.expand(2), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_loss_that_is_added_in_many_dimensions(seed: int) -> None:
     each = covariance(5, seed)
     penalty = 1.5 / float(torch.linalg.eigvalsh(each)[0])
@@ -52,16 +52,15 @@ def test_a_penalty_that_does_not_hold_the_adversary_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_the_robust_covariance_is_where_the_loss_is_flat(seed: int) -> None:
+def test_the_robust_covariance_is_where_the_loss_is_flat() -> None:
     """In each eigendirection (C s - 1)^2 = C^2 s s*, from the derivative of C s* / (C s - 1) + log s."""
-    true, penalty = covariance(4, seed), 0.7
+    true, penalty = covariance(4, 1), 0.7
     learned = gaussian.robust_covariance(true, penalty)
     gap = penalty * learned - torch.eye(4, dtype=torch.float64)
     torch.testing.assert_close(gap @ gap, penalty**2 * true @ learned)
     assert float(torch.linalg.eigvalsh(gap)[0]) > 0
     mean = torch.tensor([1.0, -2.0, 0.5, 3.0]).double()
-    found_mean, found = checks.learned_under(mean + gaussian.whitened(true, 60, seed), penalty)
+    found_mean, found = checks.learned_under(mean + gaussian.whitened(true, 40, 1), penalty)
     torch.testing.assert_close(found, learned, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found_mean, mean, rtol=1e-5, atol=1e-5)
 
@@ -95,23 +94,23 @@ def test_the_least_alignment_is_attained_and_never_passed() -> None:
 @pytest.mark.parametrize("radius", [0.2, 3.0])
 def test_the_worst_point_of_a_ball_is_found_by_trying(radius: float) -> None:
     each, v = covariance(2, 2), torch.tensor([[0.3, -1.0], [4.0, 0.2], [-0.01, 0.02]]).double()
-    around = torch.linspace(0, 2 * math.pi, 200_001, dtype=torch.float64)
+    around = torch.linspace(0, 2 * math.pi, 50_001, dtype=torch.float64)
     circle = radius * torch.stack([around.cos(), around.sin()], 1)
     points = v[:, None] + circle
     losses = (points * torch.linalg.solve(each, points.transpose(1, 2)).transpose(1, 2)).sum(2)
-    delta = ball.worst(v, each, radius)
+    delta = gaussian.worst(v, each, radius)
     torch.testing.assert_close(delta.norm(dim=1), torch.full((3,), radius, dtype=torch.float64))
     found = v + delta
     loss = (found * torch.linalg.solve(each, found.T).T).sum(1)
     torch.testing.assert_close(loss, losses.amax(1), rtol=1e-6, atol=0)
-    assert not ball.worst(v, each, 0.0).any()
+    assert not gaussian.worst(v, each, 0.0).any()
 
 
 @pytest.mark.slow
 def test_in_one_dimension_the_ball_moves_every_sample_outwards() -> None:
-    v = gaussian.whitened(torch.tensor([[2.0]]).double(), 400)
+    v = gaussian.whitened(torch.tensor([[2.0]]).double(), 100)
     v = torch.cat([v, -v])
-    mean, learned = ball.fit(5 + v, 0.7)
+    mean, learned = gaussian.fit_in_ball(5 + v, 0.7)
     assert float(mean) == pytest.approx(5)
     assert float(learned) == pytest.approx(float((v.abs() + 0.7).square().mean()), rel=1e-6)
 
@@ -119,16 +118,14 @@ def test_in_one_dimension_the_ball_moves_every_sample_outwards() -> None:
 @pytest.mark.slow
 def test_adversarial_training_learns_the_robust_solution() -> None:
     true, mean = torch.tensor([[4.0, 1.0], [1.0, 0.8]]).double(), torch.tensor([1.5, 0.5]).double()
-    signed = mean + gaussian.whitened(true, 200)
-    model = train(signed, 1.0, epochs=120, steps=12)
-    for found, expected in zip(model.learned(), ball.fit(signed, 1.0), strict=True):
+    signed = mean + gaussian.whitened(true, 100)
+    model = train(signed, 1.0, epochs=100, steps=8)
+    for found, expected in zip(model.learned(), gaussian.fit_in_ball(signed, 1.0), strict=True):
         assert checks.apart(found, expected) < 0.02
     assert checks.apart(model.learned()[1], true) > 0.2
 
 
 @pytest.mark.slow
 def test_orders_count_their_exceptions() -> None:
-    assert [check.holds for check in checks.third(covariance(3, 1), (0.5, 1.0), 0)] == [True] * 4
-    backwards = list(checks.third(covariance(3, 1), (1.0, 0.5), 0))
-    assert backwards[-1].deviation == 1
-    assert not backwards[-1].holds
+    assert [check.holds for check in checks.third(covariance(3, 1), (1.0, 0.5), 0)] == [True] * 3 + [False]
+    assert [checks.fallen(values) for values in ((1, 2, 3), (2, 1, 1.5), (1, 1))] == [0, 1, 1]

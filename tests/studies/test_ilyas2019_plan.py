@@ -10,10 +10,10 @@ import torch
 import fastadv as fa
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.errors import InputError
-from fastadv.studies.clock import Clock, in_words
-from fastadv.studies.ilyas2019 import pipeline, plan, report
+from fastadv.studies.ilyas2019 import clock, pipeline, plan, report
+from fastadv.studies.ilyas2019.clock import Clock, in_words
 from fastadv.studies.ilyas2019.maker import Maker
-from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.ilyas2019.sets import KINDS, budget
 from tests.studies.ilyas import MINI
 
 
@@ -25,10 +25,10 @@ def test_the_papers_scale_is_the_papers() -> None:
     assert paper.radii == (0.25, 0.5)
     for name in KINDS:
         known = CIFAR10_PAPER[name.lower().removesuffix("_noise")]
-        budget = paper.budget(name)
-        assert (budget["steps"], budget["step_size"]) == (known["steps"], known["step_size"])
+        spent = budget(name, paper)
+        assert (spent["steps"], spent["step_size"]) == (known["steps"], known["step_size"])
         # an inversion without a threat is free in the box
-        assert budget.get("threat", fa.L2(torch.inf)).describe() == known["threat"].describe()
+        assert spent.get("threat", fa.L2(torch.inf)).describe() == known["threat"].describe()
     assert paper.architecture.model == "resnet50"
     assert paper.architecture.options == {"normalize": "cifar10"}
     assert report.deviations(paper.as_json()) == ["augmentation without rotations and color jitter"]
@@ -111,37 +111,37 @@ def test_costs_count_passes() -> None:
     settings = plan.choose(
         "cpu", images=100, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6
     )
-    pieces = plan.costs(settings, 100, 50)
+    pieces = clock.costs(settings, 100, 50)
     assert pieces["nets"] == {"training standard": 450, "training adversarial": 450 + 300 * 7}
     assert pieces["sets"]["building D_NR_noise"] == 400
     assert pieces["sets"]["building D_det"] == 500
     assert pieces["evaluate"]["attacking D_R"] == 10 * 2 * 6
     assert len(pieces["transfer"]) == 1 + 2 * len(settings.others)
-    each = plan.PASS["cpu"][0]
-    assert plan.estimate(settings, 100, 50, ["nets"]) == pytest.approx(3000 * each)
-    parts = [plan.estimate(settings, 100, 50, [stage]) for stage in plan.STAGES]
-    assert plan.estimate(settings, 100, 50) == pytest.approx(sum(parts))
+    each = clock.PASS["cpu"][0]
+    assert clock.estimate(settings, 100, 50, ["nets"]) == pytest.approx(3000 * each)
+    parts = [clock.estimate(settings, 100, 50, [stage]) for stage in plan.STAGES]
+    assert clock.estimate(settings, 100, 50) == pytest.approx(sum(parts))
 
 
 def test_the_clock_tells_what_is_left_by_the_speed_so_far() -> None:
     seconds, told = [0.0], []
-    clock = Clock(lambda what, *rest: told.append(what), {"a": 10, "b": 30, "c": 60}, lambda: seconds[0])
-    clock("a", 5, 10)  # five of ten were there before: they took no time here
+    tell = Clock(lambda what, *rest: told.append(what), {"a": 10, "b": 30, "c": 60}, lambda: seconds[0])
+    tell("a", 5, 10)  # five of ten were there before: they took no time here
     seconds[0] = 100.0
-    clock("a", 10, 10)  # 5 units in 100 s: 20 s a unit
-    assert clock.left() == pytest.approx(90 * 20)
+    tell("a", 10, 10)  # 5 units in 100 s: 20 s a unit
+    assert tell.left() == pytest.approx(90 * 20)
     assert told == ["a", "a, about 30 min to go"]
     seconds[0] = 5000.0
-    clock("c", 1, 2)  # b was finished before, and the pause counts for nothing
-    assert clock.left() == pytest.approx(30 * 20)
-    clock("something else", 0, 1)
-    assert clock.left() == pytest.approx(30 * 20)
+    tell("c", 1, 2)  # b was finished before, and the pause counts for nothing
+    assert tell.left() == pytest.approx(30 * 20)
+    tell("something else", 0, 1)
+    assert tell.left() == pytest.approx(30 * 20)
 
 
 def test_nothing_is_told_before_the_speed_is_known() -> None:
     told: list[str] = []
-    clock = Clock(lambda what, *rest: told.append(what), {"a": 10}, lambda: 0.0)
-    clock("a", 0, 10)
-    clock("a", 5, 10)
+    tell = Clock(lambda what, *rest: told.append(what), {"a": 10}, lambda: 0.0)
+    tell("a", 0, 10)
+    tell("a", 5, 10)
     assert told == ["a", "a"]
     assert [in_words(s) for s in (50, 100, 6000)] == ["about 50 s", "about 2 min", "about 1.7 h"]

@@ -8,12 +8,14 @@ import pytest
 
 from fastadv.errors import InputError
 from fastadv.studies import TINY
-from fastadv.studies.ilyas2019 import features, theory
+from fastadv.studies.ilyas2019 import checks, features, theory
 
 
 @pytest.mark.slow
-def test_theory_writes_checks_and_figures(tmp_path: Path) -> None:
-    settings = theory.Settings(radii=(1.0,), samples=60, epochs=3, steps=2)
+def test_theory_writes_checks_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "DRAWS", 50)
+    monkeypatch.setattr(checks, "STARTS", 3)
+    settings = theory.Settings(radii=(1.0,), samples=40, epochs=3, steps=2)
     result = theory.run(settings, tmp_path)
     told = result["measured"]["checks"]
     proved = [check for check in told if "training" not in check["claim"] and "its" not in check["claim"]]

@@ -16,7 +16,7 @@ from fastadv.errors import InputError
 from fastadv.studies import recipes
 from fastadv.train import EpochReport
 
-TINY = recipes.Settings(epochs=3, ramp=1, batch_size=16, tested=10, judged=6, version="quick")
+TINY = recipes.Settings(epochs=2, ramp=1, batch_size=16, tested=4, judged=2, version="quick")
 
 
 def digits(split: str, count: int) -> ImageSet:
@@ -29,12 +29,12 @@ def digits(split: str, count: int) -> ImageSet:
 def test_every_recipe_has_its_line(tmp_path: Path) -> None:
     seen: list[str] = []
     result = recipes.run(
-        TINY, digits("train", 32), digits("test", 20), tmp_path, lambda what, *rest: seen.append(what)
+        TINY, digits("train", 16), digits("test", 8), tmp_path, lambda what, *rest: seen.append(what)
     )
     lines = result["measured"]["lines"]
     assert [line["recipe"] for line in lines] == list(recipes.RECIPES)
     for line in lines:
-        assert line["judged"] == 6
+        assert line["judged"] == 2
         assert 0 <= line["autoattack"] <= line["clean"] <= 1
         assert line["pgd"] <= line["best_pgd"]
     assert json.loads((tmp_path / "results.json").read_text())["measured"] == result["measured"]
@@ -45,7 +45,7 @@ def test_every_recipe_has_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = digits("train", 32), digits("test", 20)
+    data = digits("train", 16), digits("test", 8)
     first = recipes.run(replace(TINY, recipes=("pgd",)), *data, tmp_path)
     steps: list[str] = []
     both = recipes.run(
@@ -74,7 +74,7 @@ def test_recipes_are_what_their_names_say() -> None:
 def test_settings_reach_training_and_judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[dict[str, Any]] = []
     judged: list[Any] = []
-    sets = digits("train", 32), digits("test", 20)
+    sets = digits("train", 16), digits("test", 8)
     model = fa.models.create("softmax", shape=(1, 8, 8))
     table = fa.evaluate(model, sets[1], {"AutoAttack": partial(fgsm, threat=fa.Linf(0.3))})
 
@@ -90,12 +90,12 @@ def test_settings_reach_training_and_judging(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fa, "evaluate", evaluate)
     settings = replace(TINY, recipes=("standard", "mart"), learning_rate=0.003, seed=5)
     result = recipes.run(settings, *sets, tmp_path)
-    wanted = {"epochs": 3, "batch_size": 16, "learning_rate": 0.003, "seed": 5}
+    wanted = {"epochs": 2, "batch_size": 16, "learning_rate": 0.003, "seed": 5}
     for options, ramp in zip(trained, (None, 1), strict=True):
         assert {name: options[name] for name in wanted} == wanted
-        assert options["measuring"].test_limit == 10
+        assert options["measuring"].test_limit == 4
         assert options["optimization"].ramp == (ramp and fa.train.Ramp(ramp))
-    assert judged == [(0.3, "quick", 5, 6)] * 2
+    assert judged == [(0.3, "quick", 5, 2)] * 2
     assert [(line["pgd"], line["best_pgd"]) for line in result["measured"]["lines"]] == [(0.4, 0.5)] * 2
 
 

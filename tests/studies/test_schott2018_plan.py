@@ -7,12 +7,9 @@ import pytest
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.studies.schott2018 import madry
-from fastadv.studies.schott2018.methods import METHODS as ALL
+from fastadv.studies.schott2018 import madry, plan
 from fastadv.studies.schott2018.plan import Cell, Method, Settings, choose
 from tests.studies.schott import FLIP, METHODS, PUSH, FakeAttacks
-
-INF = math.inf
 
 
 def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks: FakeAttacks) -> None:
@@ -21,37 +18,34 @@ def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks: FakeAttac
     assert Cell("abs", PUSH).attack(3, None).keywords["seed"] == 3
     assert "seed" not in Cell("cnn", FLIP).attack(3, None).keywords
     threat = Cell("cnn", FLIP).attack(3, None).keywords["threat"]
-    assert threat.norm == "linf"
-    assert threat.radius == INF
+    assert (threat.norm, threat.radius) == ("linf", math.inf)
 
 
-def test_settings_choose_cells() -> None:
-    cells = Settings(models=("cnn", "abs"), norms=("l2",)).cells(METHODS)
+def test_settings_choose_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = Method("Dear", "l2", "dear", extra=True)
+    monkeypatch.setattr(plan, "METHODS", (*METHODS, extra))
+    cells = Settings(models=("cnn", "abs"), norms=("l2",)).cells()
     assert [cell.name for cell in cells] == [
         "cnn l2 Push", "cnn l2 Jolt", "abs l2 Push", "abs l2 Jolt", "abs l2 Latent descent"
     ]  # fmt: skip
-    named = Settings(attacks=("push", "FLIP"), models=("cnn",)).cells(METHODS)
+    named = Settings(attacks=("push", "FLIP"), models=("cnn",)).cells()
     assert [cell.name for cell in named] == ["cnn l2 Push", "cnn linf Flip"]
-    extra = Method("Dear", "l2", "dear", extra=True)
-    assert choose(None, (PUSH, extra)) == (PUSH,)
-    assert choose(["dear"], (PUSH, extra)) == (extra,)
+    assert choose(None) == METHODS
+    assert choose(["dear"]) == (extra,)
 
 
 @pytest.mark.parametrize(
-    "options", [{"samples": 0}, {"models": ("vgg",)}, {"norms": ("l7",)}, {"models": ()}, {"seed": -1}]
-)
-def test_settings_refuse(options: dict) -> None:
-    with pytest.raises(InputError, match=next(iter(options))):
-        Settings(**options)
-
-
-def test_unknown_attacks_are_refused() -> None:
-    with pytest.raises(InputError, match="nonsense"):
-        Settings(attacks=("nonsense",)).cells(ALL)
+    ("options", "names"),
+    [({"samples": 0}, "samples"), ({"models": ("vgg",)}, "models"), ({"norms": ("l7",)}, "norms"),
+     ({"models": ()}, "models"), ({"seed": -1}, "seed"), ({"attacks": ("nonsense",)}, "nonsense")],
+)  # fmt: skip
+def test_settings_refuse(options: dict, names: str) -> None:
+    with pytest.raises(InputError, match=names):
+        Settings(**options).cells()
 
 
 def test_the_plan_covers_the_paper_and_fits_an_hour() -> None:
-    cells = Settings().cells(ALL)
+    cells = Settings().cells()
     names = {(cell.method.norm, cell.method.name) for cell in cells if not cell.method.today}
     assert {name for norm, name in names if norm == "l2"} == {
         "Transfer", "Gaussian noise", "Boundary", "Pointwise", "FGM", "DeepFool", "BIM", "Latent descent"
@@ -63,7 +57,7 @@ def test_the_plan_covers_the_paper_and_fits_an_hour() -> None:
 
 
 def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
-    for cell in Settings().cells(ALL):
+    for cell in Settings().cells():
         if cell.method.attack in ("fgsm", "bim", "mim", "apgd", "ddn") and not cell.transfers:
             like_distances = cell.model in ("nearest_neighbor", "binary_abs", "abs")
             assert (cell.arguments.get("loss") == "margin") == like_distances
@@ -72,8 +66,7 @@ def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
 
 
 def test_arguments_are_those_of_the_attacks_that_exist() -> None:
-    for cell in Settings().cells(ALL):
-        for name, given in ((cell.method.attack, cell.arguments), (cell.method.wrap, cell.method.around)):
-            if name:
-                run = getattr(fa.attacks, name)
-                inspect.signature(run).bind_partial("model", "x", "y", threat="threat", **given)
+    for cell in Settings().cells():
+        run = getattr(fa.attacks, cell.method.attack)
+        inspect.signature(run).bind_partial("model", "x", "y", threat="threat", **cell.arguments)
+        assert not cell.method.wrap or hasattr(fa.attacks, cell.method.wrap)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,13 +147,18 @@ def test_a_bound_that_an_attack_breaks_is_counted() -> None:
 
 def test_each_figure_draws_its_own_attacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The published curves stand beside the paper's attacks, the bounds beside all."""
-    drawn = []
+    drawn = {}
     monkeypatch.setattr(
-        fa.figures, "panels", lambda parts, path, **told: drawn.append(parts[0].lines["CNN"][0])
+        fa.figures, "panels", lambda parts, path, **told: drawn.update({path.name: parts[0].lines["CNN"][0]})
     )
-    assert figures.against_published(SMALLEST, tmp_path)
-    assert figures.against_bounds(SMALLEST, {}, tmp_path)
-    paper, everything = ([value for value in line if value < 9][1::2] for line in drawn)
+    for name in ("_smallest", "_descended", "_from_noise"):
+        monkeypatch.setattr(figures, name, lambda *given: [])
+    work = SimpleNamespace(images=None)
+    told = figures.draw(Settings(norms=("l2",)), {}, work, OUTCOMES, SMALLEST, {}, tmp_path)
+    assert len(told) == 2
+    paper, everything = (
+        [value for value in drawn[name] if value < 9][1::2] for name in ("published.png", "all.png")
+    )
     assert paper == [1.0, 1.0, 1.5]
     assert everything == [0.5, 1.0, 1.5, 3.5]
 

@@ -59,10 +59,13 @@ def test_what_the_batches_cost_adds_up_and_is_kept(tmp_path: Path, monkeypatch: 
     assert clock[0] == 35.0
 
 
-def test_a_file_of_other_work_is_refused(attacks: FakeAttacks, tmp_path: Path) -> None:
+def test_a_file_of_other_images_is_refused(attacks: FakeAttacks, tmp_path: Path) -> None:
     images = Images.drawn(image_set(), 6, 0, torch.device("cpu"))
     own, subjects, cell = Work(tmp_path, images), FakeSubjects(), Cell("cnn", PUSH)
     work.attack(own, subjects, cell, 3)
+    for other in (replace(images, y=(images.y + 1) % 3), replace(images, ids=images.ids + 1)):
+        with pytest.raises(InputError, match="another images"):
+            work.attack(Work(tmp_path, other), subjects, cell, 3)
     first, second = sorted(tmp_path.glob("*/*.safetensors"))
     second.write_bytes(first.read_bytes())
     with pytest.raises(InputError, match="another images"):
@@ -119,7 +122,7 @@ def test_what_only_the_faster_search_believed_is_tried_longer() -> None:
     assert (verdict(x_adv).argmax(1) != images.y)[turns].all()
     length = (found - images.x).flatten(1).norm(dim=1)
     assert ((distance / length)[turns] <= 1.051).all()
-    exact = replace(subject, search=None)
+    exact = replace(subject, fast=False)
     assert (work.proved(exact, images, found)["l2"][turns] == INF).all()
 
 
@@ -162,56 +165,32 @@ def test_a_transfer_knows_its_substitute(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(asked) == 2
 
 
-class Probed(torch.nn.Module):
-    def __init__(self, inner: torch.nn.Module, step: float) -> None:
-        super().__init__()
-        self.inner, self.step = inner, step
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x)
-
-
 def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def minimum_radius(model, x, y, *, threat, attack, searches, ids):
-        asked.append((model.source, threat.norm, threat.radius, attack.func, attack.keywords, searches))
+    def minimum_radius(model, x, y, *, threat, attack, ids):
+        asked.append((model.source, threat.norm, threat.radius, attack.func, attack.keywords))
         return SimpleNamespace(x_adv=x, forwards=1, backwards=2)
 
+    def probed(model: torch.nn.Module, step: float) -> torch.nn.Module:
+        made = torch.nn.Sequential(model)
+        made.step = step
+        return made
+
     monkeypatch.setattr(fa.attacks, "minimum_radius", minimum_radius, raising=False)
-    monkeypatch.setattr(
-        fa.attacks, "estimated_gradient", lambda model, step: Probed(model, step), raising=False
-    )
+    monkeypatch.setattr(fa.attacks, "estimated_gradient", probed, raising=False)
     subjects = FakeSubjects()
     own = Work(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
-    method = Method(
-        "BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius", around={"searches": 7}, probe=0.25
-    )
+    method = Method("BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius", probe=0.25)
     done = work.attack(own, subjects, Cell("cnn", method), 3)
-    assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0}, 7)
-    assert asked[0][0].inner is subjects["cnn"].model
+    assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0})
+    assert asked[0][0][0] is subjects["cnn"].model
     assert asked[0][0].step == 0.25
     assert (done.forwards, done.backwards) == (1, 2)
-    unrolled = Method(
-        "FMN",
-        "linf",
-        "bim",
-        options={"input_grad": "unrolled"},
-        wrap="minimum_radius",
-        around={"searches": 1},
-    )
+    unrolled = replace(method, probe=0.0, options={"input_grad": "unrolled"})
     work.attack(own, subjects, Cell("abs", unrolled), 3)
     assert asked[1][0].options.input_grad == "unrolled"
     assert asked[1][0].options.prune
-
-
-def test_kept_batches_belong_to_their_labels_and_numbers(attacks: FakeAttacks, tmp_path: Path) -> None:
-    images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
-    subjects, cell = FakeSubjects(), Cell("cnn", PUSH)
-    work.attack(Work(tmp_path, images), subjects, cell, 3)
-    for other in (replace(images, y=(images.y + 1) % 3), replace(images, ids=images.ids + 1)):
-        with pytest.raises(InputError, match="another images"):
-            work.attack(Work(tmp_path, other), subjects, cell, 3)
 
 
 def test_logits_that_are_not_finite_are_no_error_of_the_model() -> None:

@@ -4,7 +4,7 @@ FGSM is exact for a linear model: its worst case lowers each margin by radius ·
 subtracts that inside the loss, where it fades once the margin is large; L1 decay adds it to the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,24 +20,29 @@ from fastadv.data.imageset import to_unit
 from fastadv.ops._rows import NO_BOX
 from fastadv.runs.files import read_json, write_json
 from fastadv.runs.identity import check_same
+from fastadv.studies.goodfellow2014 import logistic_figure
+from fastadv.studies.goodfellow2014.logistic_figure import CLOSED, FGSM
+from fastadv.studies.goodfellow2014.measure import Bench, Line
 from fastadv.studies.study import Watch, unwatched
 
-RADIUS = 0.25
 CLASSES = (3, 7)
-FGSM, CLOSED = "FGSM training", "closed form"
 COEFFICIENTS = (0.0025, 0.025, 0.25)  # of L1 decay
+BATCH_SIZE, LEARNING_RATE = 128, 0.01
 
 
-def recipes(radius: float, coefficients: Sequence[float]) -> dict[str, fa.train.Recipe]:
-    """Return how each model is trained, by name. As in the paper, no box cuts the ball."""
-    ball = fa.Linf(radius, box=NO_BOX)
-    decays = {f"L1 decay {c:g}": fa.train.WeightDecayL1(c) for c in coefficients}
-    return {
-        "plain": fa.train.Standard(),
-        FGSM: fa.train.FGSMTraining(ball, weight=0.0),
-        CLOSED: fa.train.RobustLogistic(ball, weight=0.0),
-        **decays,
-    }
+def two_digits(bench: Bench) -> Iterator[Line]:
+    """Logistic regression of 3 against 7: its worst case in closed form, and L1 decay."""
+    settings = bench.settings
+    found = logistic(
+        bench.nets.train_set.only(CLASSES), bench.test_set.only(CLASSES), bench.folder / "logistic",
+        radius=settings.radius, epochs=settings.shallow_epochs, seed=settings.seed, watch=bench.nets.watch,
+    )  # fmt: skip
+    bench.details["logistic"] = found
+    logistic_figure.draw(found, bench.figure("logistic", "logistic regression"))
+    for name, net in found["nets"].items():
+        last, plain = net["rows"][-1], name == "plain"
+        yield Line(f"{name}, clean", last["clean"], None, (0.016 if plain else None, None))
+        yield Line(f"{name}, FGSM", last["fgsm"], None, (0.99 if plain else None, None))
 
 
 def logistic(
@@ -45,17 +50,14 @@ def logistic(
     test_set: ImageSet,
     folder: Path,
     *,
-    radius: float = RADIUS,
-    coefficients: Sequence[float] = COEFFICIENTS,
-    epochs: int = 20,
-    batch_size: int = 128,
-    learning_rate: float = 0.01,
+    radius: float,
+    epochs: int,
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
-    """Train logistic regression on two classes in every way of `recipes`, and measure it after each epoch.
+    """Train logistic regression on two classes in every way, and measure it after each epoch.
 
-    Sets of two classes, as `only([3, 7])` makes. Runs lie in `folder`, where a stopped study goes on.
+    Runs lie in `folder`, where a stopped study goes on. As in the paper, no box cuts the ball.
 
     nets     for each recipe its `rows`, one for each epoch (see `_row`), and its `seconds` for an epoch, the
              median
@@ -65,22 +67,32 @@ def logistic(
     """
     nets: dict[str, dict[str, Any]] = {}
     weights: dict[str, Tensor] = {}
-    chosen = recipes(radius, coefficients)
-    for place, (name, recipe) in enumerate(chosen.items()):
+    ball = fa.Linf(radius, box=NO_BOX)
+    recipes: dict[str, fa.train.Recipe] = {
+        "plain": fa.train.Standard(),
+        FGSM: fa.train.FGSMTraining(ball, weight=0.0),
+        CLOSED: fa.train.RobustLogistic(ball, weight=0.0),
+        **{f"L1 decay {c:g}": fa.train.WeightDecayL1(c) for c in COEFFICIENTS},
+    }
+    for place, (name, recipe) in enumerate(recipes.items()):
         model = fa.models.LogisticRegression(train_set.shape, seed=seed).double()
         own = folder / name.replace(" ", "_")
         train = partial(
-            fa.train.fit, model, train_set, recipe, run_dir=own / "run", resume=True, batch_size=batch_size,
-            learning_rate=learning_rate, optimization=fa.train.Optimization(weight_decay=0.0), seed=seed,
+            fa.train.fit, model, train_set, recipe, run_dir=own / "run", resume=True, batch_size=BATCH_SIZE,
+            learning_rate=LEARNING_RATE, optimization=fa.train.Optimization(weight_decay=0.0), seed=seed,
         )  # fmt: skip
         config = {"radius": radius, "test_set": test_set.describe()}
-        rows = _known(own / "rows.json", config)
+        rows: list[dict[str, float]] = []
+        if (own / "rows.json").is_file():
+            known = read_json(own / "rows.json")
+            rows = known.pop("rows")
+            check_same(own / "rows.json", known, config)
         # one epoch more each time, so that what is measured after it is kept with it
         for epoch in range(len(rows) + 1, epochs + 1):
-            watch(name, place * epochs + epoch, len(chosen) * epochs)
+            watch(name, place * epochs + epoch, len(recipes) * epochs)
             train(epochs=epoch)
             seconds = fa.train.reports(own / "run")[-1].seconds
-            rows.append(_row(model, recipe, train_set, test_set, radius) | {"seconds": seconds})
+            rows.append(_row(model, recipe, train_set, test_set, ball) | {"seconds": seconds})
             write_json(own / "rows.json", {**config, "rows": rows})
         train(epochs=epochs)  # nothing is left, but rows of another run are refused, and the weights are here
         nets[name] = {"rows": rows, "seconds": median(row["seconds"] for row in rows)}
@@ -89,21 +101,11 @@ def logistic(
     return {
         "classes": list(train_set.classes),
         "radius": radius,
-        "coefficients": list(coefficients),
+        "coefficients": list(COEFFICIENTS),
         "nets": nets,
         "apart": float(apart),
         "faster": nets[FGSM]["seconds"] / nets[CLOSED]["seconds"],
     }
-
-
-def _known(path: Path, config: dict[str, Any]) -> list[dict[str, float]]:
-    """Return what an earlier run measured; InputError where that was with another radius or test set."""
-    if not path.is_file():
-        return []
-    known = read_json(path)
-    rows: list[dict[str, float]] = known.pop("rows")
-    check_same(path, known, config)
-    return rows
 
 
 def _row(
@@ -111,7 +113,7 @@ def _row(
     recipe: fa.train.Recipe,
     train_set: ImageSet,
     test_set: ImageSet,
-    radius: float,
+    ball: fa.Linf,
 ) -> dict[str, float]:
     """Return what one epoch led to.
 
@@ -121,7 +123,7 @@ def _row(
     added        what the recipe adds to the plain loss there
     pull         the derivative of that by |w|₁ with the margins as they are: c for L1 decay
     """
-    ball = fa.Linf(radius, box=NO_BOX)
+    radius = float(ball.radius)
     table = fa.evaluate(model, test_set, {"fgsm": partial(fa.attacks.fgsm, threat=ball)}, batch_size=4096)
     with torch.no_grad():
         logits = model(to_unit(train_set.x).double())

@@ -13,12 +13,25 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.studies.goodfellow2014.nets import Nets
-from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.study import Watch, unwatched
 
 BATCH_SIZE = 500
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
 LOSS = {"rbf": "bce", "sigmoids": "bce"}  # of networks that give each class a probability of its own
+Paper = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """An error (or an agreement) and a mean confidence, as shares; and the paper's, None where it has none.
+
+    share is None where there was nothing to count. confidence is that on mistakes; on clean images that on
+    all.
+    """
+
+    what: str
+    share: float | None
+    confidence: float | None = None
+    paper: Paper = (None, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +62,24 @@ class Bench:
     figures: the files drawn, by what they show; details: what is measured beyond the tables, by part.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        nets: Nets,
-        test_set: ImageSet,
-        folder: Path,
-        watch: Watch = unwatched,
-    ) -> None:
-        self.settings, self.nets, self.folder, self.watch = settings, nets, folder, watch
+    def __init__(self, nets: Nets, test_set: ImageSet, folder: Path) -> None:
+        self.nets, self.settings, self.folder = nets, nets.settings, folder
         self.figures: dict[str, str] = {}
         self.details: dict[str, Any] = {}
-        self.test_set = test_set if settings.tested is None else test_set.subset(range(settings.tested))
+        tested = self.settings.tested
+        self.test_set = test_set if tested is None else test_set.subset(range(tested))
         place = nets.device or torch.device("cpu")
         self.x, self.y = to_unit(self.test_set.x).to(place), self.test_set.y.to(place)
         self.crafted, self.rounded = cache(self._crafted), cache(self._rounded)
 
-    def net(self, name: str) -> nn.Module:
-        """Return the network of that name; "ensemble" is that of the maxout networks."""
-        return self.nets.ensemble() if name == "ensemble" else self.nets[name]
-
     def _crafted(self, name: str, *, boxed: bool = False) -> Tensor:
         """FGSM's point for each test image, also where the network is wrong without it, [N, ...]."""
         threat = self.settings.boxed if boxed else self.settings.threat
-        return craft(self.net(name), self.x, self.y, threat, LOSS.get(name, "ce"))
+        return craft(self.nets[name], self.x, self.y, threat, LOSS.get(name, "ce"))
 
     def _rounded(self, name: str) -> Tensor:
         """Return the same by the gradient of the softmax as float32 gives it."""
-        return craft_rounded(self.net(name), self.x, self.y, self.settings.threat)
+        return craft_rounded(self.nets[name], self.x, self.y, self.settings.threat)
 
     def figure(self, name: str, shows: str) -> Path:
         """Return where a figure is to be drawn; it is listed from then on."""
@@ -88,11 +91,11 @@ class Bench:
         """Under PGD within the box, of the first test images: what one step does not show."""
         shown = self.test_set.subset(range(min(STRONGLY_TESTED, len(self.y))))
         attack = partial(fa.attacks.pgd, threat=self.settings.boxed, steps=STEPS, seed=self.settings.seed)
-        return fa.evaluate(self.net(name), shown, {"PGD": attack})["PGD"].robust_accuracy
+        return fa.evaluate(self.nets[name], shown, {"PGD": attack})["PGD"].robust_accuracy
 
     def answers(self, name: str, x: Tensor | None = None) -> Answers:
         """On `x`, made of the test images in their order; on these unless given."""
-        return answers(self.net(name), self.x if x is None else x, self.y)
+        return answers(self.nets[name], self.x if x is None else x, self.y)
 
 
 def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "ce") -> Tensor:

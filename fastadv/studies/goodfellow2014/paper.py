@@ -11,25 +11,23 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.goodfellow2014 import drawn, report, tables
-from fastadv.studies.goodfellow2014.measure import Bench
+from fastadv.studies.goodfellow2014 import logistic, moves, report, rubbish, tables, weights
+from fastadv.studies.goodfellow2014.measure import Bench, Line
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.goodfellow2014.tables import Line
-from fastadv.studies.results import publish
-from fastadv.studies.study import Watch, unwatched
+from fastadv.studies.study import Watch, publish, unwatched
 
 TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "fgsm": tables.fgsm,
-    "logistic": drawn.two_digits,
+    "logistic": logistic.two_digits,
     "adversarial": tables.adversarial,
     "controls": tables.controls,
-    "weights": drawn.first_layers,
+    "weights": weights.first_layers,
     "agreement": tables.agreement,
     "rounding": tables.rounding,
-    "directions": drawn.directions,
+    "directions": moves.directions,
     "ensemble": tables.ensemble,
-    "rubbish": drawn.noise,
+    "rubbish": rubbish.noises,
 }
 PARTS = tuple(TABLES)
 
@@ -57,21 +55,14 @@ def run(
     parts = tuple(dict.fromkeys(parts))
     with Keeper(folder) as keeper:
         nets = Nets(settings, train_set, folder / "nets", watch, device)
-        bench = Bench(settings, nets, test_set, folder, watch)
-        lines = []
+        bench, lines = Bench(nets, test_set, folder), []
         for place, part in enumerate(parts):
             watch(part, place, len(parts))
-            lines += [asdict(line) for line in TABLES[part](bench)]
+            lines += [{"part": part, **asdict(line)} for line in TABLES[part](bench)]
         sets = {"train": train_set.describe(), "test": test_set.describe()}
-        config = {**asdict(settings), "parts": list(parts), **sets}
         result = card(
-            "study goodfellow",
-            config,
-            lines=lines,
-            tested=len(bench.y),
-            nets=nets.told(),
-            details=bench.details,
-            figures=bench.figures,
-        )
+            "study goodfellow", {**asdict(settings), "parts": list(parts), **sets}, lines=lines,
+            tested=len(bench.y), nets=nets.told(), details=bench.details, figures=bench.figures,
+        )  # fmt: skip
         publish(keeper, result, report.markdown(result))
     return result

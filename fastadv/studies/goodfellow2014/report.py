@@ -1,28 +1,32 @@
 """The study as tables for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastadv.evaluation.text import in_markdown, percent
 
-HEAD = ["", "share", "paper", "confidence", "paper"]
-DIGITS = 2
+Result = Mapping[str, Any]
 
 
-def table(result: Mapping[str, Any], part: str) -> list[list[str]]:
+def table(result: Result, part: str) -> list[list[str]]:
     """Return the lines of a part, the head first."""
-    lines = [line for line in result["measured"]["lines"] if line["part"] == part]
-    return [HEAD, *(_cells(line) for line in lines)]
+    cells = [["", "share", "paper", "confidence", "paper"]]
+    for line in result["measured"]["lines"]:
+        if line["part"] == part:
+            share, confidence = line["paper"]
+            shares = percent(line["share"], 2), percent(share, 2)
+            cells.append([line["what"], *shares, percent(line["confidence"]), percent(confidence)])
+    return cells
 
 
-def nets(result: Mapping[str, Any]) -> list[list[str]]:
+def nets(result: Result) -> list[list[str]]:
     """Return the networks: epochs and seconds of training."""
     told = sorted(result["measured"]["nets"].items())
     lines = [[name, str(net["epochs"]), f"{net['seconds']:.0f}", net["stopped"] or "-"] for name, net in told]
     return [["network", "epochs", "seconds", "stopped"], *lines]
 
 
-def notes(result: Mapping[str, Any]) -> list[str]:
+def notes(result: Result) -> list[str]:
     """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
     return [
@@ -34,20 +38,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def markdown(result: Mapping[str, Any]) -> str:
+def markdown(result: Result) -> str:
     """Return the report as a page."""
-    parts: Sequence[str] = result["config"]["parts"]
-    tables = [f"## {part.capitalize()}\n\n{in_markdown(table(result, part))}" for part in parts]
-    pieces = ["# Explaining and harnessing adversarial examples", *notes(result), *tables]
+    pieces = ["# Explaining and harnessing adversarial examples", *notes(result)]
+    for part in result["config"]["parts"]:
+        pieces.append(f"## {part.capitalize()}\n\n{in_markdown(table(result, part))}")
     return "\n\n".join([*pieces, f"## Networks\n\n{in_markdown(nets(result))}"]) + "\n"
-
-
-def _cells(line: Mapping[str, Any]) -> list[str]:
-    share, confidence = line["paper"]
-    return [
-        line["what"],
-        percent(line["share"], DIGITS),
-        percent(share, DIGITS),
-        percent(line["confidence"]),
-        percent(confidence),
-    ]

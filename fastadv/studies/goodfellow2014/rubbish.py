@@ -4,9 +4,8 @@ Appendix A of the paper. Images are N(0, 1) in every pixel and leave the box of 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from os import PathLike
 from typing import Any
 
 import torch
@@ -14,11 +13,41 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine.copying.twin import device_of
+from fastadv.ops._rows import NO_BOX
+from fastadv.studies.goodfellow2014.measure import Bench, Line, Paper
 
+FOOLED = 1000  # images of noise that are led to each class
+STEP = 0.25  # of each of their pixels; the paper names none
 SURE = 0.5  # a model that is surer than this of a class is wrong
 BATCH = 1000
 SHOWN = 10  # images of each class in the picture
 REACH = 3.0  # standard deviations that a picture shows
+
+
+def noises(bench: Bench) -> Iterator[Line]:
+    """Gaussian noise: how often it is taken for a class, and led to one."""
+    paper: dict[str, Paper] = {
+        "maxout": (0.9835, 0.928), "sigmoids": (0.68, 0.879), "softmax": (0.598, 0.708), "rbf": (0.0, None),
+        "rubbish": (0.0, None),
+    }  # fmt: skip
+    settings, shape, names = bench.settings, bench.test_set.shape, bench.test_set.classes
+    details = bench.details["rubbish"] = {}
+    for name, printed in paper.items():
+        found = rubbish(bench.nets[name], shape, samples=settings.rubbish, seed=settings.seed)
+        details[name] = found
+        yield Line(name, found["error"], found["confidence"], printed)
+    threat, samples = fa.Linf(STEP, box=NO_BOX), min(FOOLED, settings.rubbish)
+    for name in ("maxout", "softmax"):
+        led = fooling(
+            bench.nets[name], shape, threat, classes=len(names), samples=samples, seed=settings.seed
+        )
+        details[f"{name}, led"] = led
+        yield Line(f"{name}, led to a class by a step of {STEP:g}", led["mean"])
+    fa.figures.strips(
+        rows(bench.nets["maxout"], shape, threat, names, settings.seed),
+        bench.figure("rubbish", "noise led to each class"), title="Noise, one step towards each class",
+        subtitle=f"below each image the probability of the class at the left; orange: {SURE:.0%} or more",
+    )  # fmt: skip
 
 
 def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
@@ -27,8 +56,7 @@ def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
 
 
 def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int = 0) -> dict[str, Any]:
-    """Return how often `model` is more than half sure of some class of noise [samples, *shape], which has
-    none.
+    """Return how often `model` is more than half sure of some class of noise, which has none.
 
     error       the share of images for which it is
     confidence  the mean of the largest probability over these images; None without any
@@ -66,13 +94,12 @@ def fooling(
         out = _fooled(model, x, target, threat, ids)
         shares.append(float(out.success.double().mean()))
         at_once.append(float((out.status == fa.attacks.Status.ALREADY_WRONG).double().mean()))
-    mean = sum(shares) / classes
     return {
         "norm": threat.norm,
         "radius": threat.radius,
         "samples": samples,
         "success": shares,
-        "mean": mean,
+        "mean": sum(shares) / classes,
         "at_once": at_once,
     }
 
@@ -114,11 +141,3 @@ def rows(
         images = (out.x_adv / (2 * REACH) + 0.5).clamp(0, 1)
         made.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
     return made
-
-
-def draw(rows: Sequence[fa.figures.Strip], path: str | PathLike[str]) -> None:
-    """Draw these rows."""
-    fa.figures.strips(
-        rows, path, title="Noise, one step towards each class",
-        subtitle=f"below each image the probability of the class at the left; orange: {SURE:.0%} or more",
-    )  # fmt: skip

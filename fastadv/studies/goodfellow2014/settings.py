@@ -1,6 +1,6 @@
 """What the study depends on, and its sizes."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import fastadv as fa
 from fastadv._checks import check_count, check_number, check_seed
@@ -14,14 +14,15 @@ class Settings:
 
     radius: of FGSM, L-infinity, images in [0, 1].
     units, large_units: in a layer of the two sizes of maxout networks; members: of the ensemble.
-    epochs: of each network; member_epochs: of the other members of the ensemble.
+    epochs: of each network; member_epochs: of the other members of the ensemble; shallow_epochs: of networks
+        of one layer.
     large_epochs: of the large networks, at most, where training stops early, which it does after `patience`
         epochs without a lower adversarial error on `validation` held-out images.
-    shallow_epochs: of networks of one layer.
     seeds: large networks that are trained adversarially, each with a seed of its own.
     tested: the first so many test images; None for all.
     rubbish: images of Gaussian noise.
     precision: of the training of maxout networks.
+    l1: coefficients of L1 decay.
     """
 
     radius: float = 0.25
@@ -39,14 +40,14 @@ class Settings:
     rubbish: int = 10_000
     precision: str = "bf16"
     seed: int = 0
-    l1: tuple[float, ...] = field(default=(0.0025, 0.00025))
+    l1: tuple[float, ...] = (0.0025, 0.00025)
 
     def __post_init__(self) -> None:
         if not check_number("radius", self.radius) > 0:
             raise InputError(f"radius: expected a number > 0, got {self.radius!r}")
-        counts = [each.name for each in fields(self) if each.type is int and each.name != "seed"]
-        for name in counts:
-            check_count(name, getattr(self, name), 1)
+        for each in fields(self):
+            if each.type is int and each.name != "seed":
+                check_count(each.name, getattr(self, each.name), 1)
         check_seed(self.seed)
 
     @property
@@ -62,23 +63,13 @@ class Settings:
 
 SCALES = {
     "tiny": Settings(
-        units=8,
-        large_units=12,
-        members=2,
-        epochs=1,
-        member_epochs=1,
-        large_epochs=2,
-        shallow_epochs=1,
-        patience=1,
-        validation=60,
-        tested=100,
-        rubbish=50,
-        precision="fp32",
+        units=8, large_units=12, members=2, epochs=1, member_epochs=1, large_epochs=2, shallow_epochs=1,
+        patience=1, validation=60, tested=100, rubbish=50, precision="fp32",
     ),
     "cpu": Settings(),
     "paper": Settings(
         epochs=100, member_epochs=100, large_epochs=200, patience=100, shallow_epochs=50, seeds=5
     ),
-}
+}  # fmt: skip
 """tiny: every part in seconds, on the embedded digits, the figures mean nothing; cpu: two cores; paper: for a
 GPU, five large networks."""

@@ -1,84 +1,72 @@
 """The tables of the study: what was measured, a line each, beside what the paper printed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastadv.studies.goodfellow2014.measure import STEPS, STRONGLY_TESTED, Answers, Bench
+from fastadv.studies.goodfellow2014 import measure
+from fastadv.studies.goodfellow2014.measure import STEPS, Answers, Bench, Line, Paper
+from fastadv.studies.goodfellow2014.nets import LARGE
 
-Paper = tuple[float | None, float | None]
 UNKNOWN: Paper = (None, None)
-
-
-@dataclass(frozen=True)
-class Line:
-    """An error (or an agreement) and a mean confidence, as shares; and the paper's, None where it has none.
-
-    share is None where there was nothing to count. confidence is that on mistakes; on clean images that on
-    all.
-    """
-
-    part: str
-    what: str
-    share: float | None
-    confidence: float | None = None
-    paper: Paper = UNKNOWN
+ROUNDED: dict[str, Paper] = {
+    "maxout": (0.894, 0.976),
+    "noise_sign": (0.862, 0.973),
+    "noise_uniform": (0.904, 0.978),
+    "adversarial": (0.179, 0.814),
+}
 
 
 def fgsm(bench: Bench) -> Iterator[Line]:
     """FGSM on networks trained as usual, without the box as in the paper, and within it."""
-    paper = {
-        "softmax": (0.999, 0.793),
-        "maxout": (0.894, 0.976),
-        "rbf": (0.554, 0.012),
-        "quadratic": (0.307, None),
+    paper: dict[str, tuple[Paper, Paper]] = {  # clean, and under FGSM
+        "softmax": (UNKNOWN, (0.999, 0.793)),
+        "maxout": ((0.0094, None), (0.894, 0.976)),
+        "rbf": ((None, 0.606), (0.554, 0.012)),
+        "quadratic": ((0.0084, None), (0.307, None)),
     }
-    clean: dict[str, Paper] = {"maxout": (0.0094, None), "rbf": (None, 0.606), "quadratic": (0.0084, None)}
-    for name in ("softmax", "maxout", "rbf", "quadratic"):
-        yield _line("fgsm", f"{name}, clean", bench.answers(name), clean.get(name, UNKNOWN), everywhere=True)
-        yield _line("fgsm", f"{name}, FGSM", bench.answers(name, bench.crafted(name)), paper[name])
+    for name, (clean, attacked) in paper.items():
+        yield _clean(bench, name, clean)
+        yield _attacked(f"{name}, FGSM", bench.answers(name, bench.crafted(name)), attacked)
         boxed = bench.answers(name, bench.crafted(name, boxed=True))
-        yield _line("fgsm", f"{name}, FGSM within the box", boxed)
+        yield _attacked(f"{name}, FGSM within the box", boxed)
 
 
 def ensemble(bench: Bench) -> Iterator[Line]:
     """Maxout networks that vote, attacked as one, and by examples for one of them."""
-    size = bench.settings.members
-    yield _line("ensemble", f"ensemble of {size}, clean", bench.answers("ensemble"), everywhere=True)
+    yield _clean(bench, "ensemble", called=f"ensemble of {bench.settings.members}")
     together = bench.answers("ensemble", bench.crafted("ensemble"))
-    yield _line("ensemble", "FGSM on the ensemble", together, (0.911, None))
+    yield _attacked("FGSM on the ensemble", together, (0.911, None))
     one = bench.answers("ensemble", bench.crafted("maxout"))
-    yield _line("ensemble", "FGSM on one member", one, (0.879, None))
+    yield _attacked("FGSM on one member", one, (0.879, None))
 
 
 def adversarial(bench: Bench) -> Iterator[Line]:
     """Training on FGSM examples: clean error, its own FGSM, and examples that cross over."""
     paper = {"maxout": 0.0094, "adversarial": 0.0084, "large": 0.0114}
-    large = [name for name in bench.nets.plans if name.startswith("large_adversarial")]
-    for name in ("maxout", "adversarial", "large", *large):
-        printed = paper.get(name, 0.00782)
-        yield _line("adversarial", f"{name}, clean", bench.answers(name), (printed, None), everywhere=True)
+    large = [name for name in bench.nets.plans if name.startswith(LARGE)]
+    for name in (*paper, *large):
+        yield _clean(bench, name, (paper.get(name, 0.00782), None))
     for name in ("adversarial", *large):
         own = bench.answers(name, bench.crafted(name))
-        yield _line("adversarial", f"{name}, its own FGSM", own, (0.179, 0.814))
+        yield _attacked(f"{name}, its own FGSM", own, (0.179, 0.814))
         there = bench.answers(name, bench.crafted("maxout"))
-        yield _line("adversarial", f"{name}, FGSM on maxout", there, (0.196, None))
+        yield _attacked(f"{name}, FGSM on maxout", there, (0.196, None))
         back = bench.answers("maxout", bench.crafted(name))
-        yield _line("adversarial", f"maxout, FGSM on {name}", back, (0.409, None))
-        strong = 1 - bench.robust_accuracy(name)
-        first = f", first {STRONGLY_TESTED} images" if len(bench.y) > STRONGLY_TESTED else ""
-        yield Line("adversarial", f"{name}, PGD-{STEPS} within the box{first}", strong)
+        yield _attacked(f"maxout, FGSM on {name}", back, (0.409, None))
+        most = measure.STRONGLY_TESTED
+        first = f", first {most} images" if len(bench.y) > most else ""
+        yield Line(f"{name}, PGD-{STEPS} within the box{first}", 1 - bench.robust_accuracy(name))
 
 
 def controls(bench: Bench) -> Iterator[Line]:
     """Noise in place of FGSM, FGSM in a hidden layer, and L1 decay."""
-    paper: dict[str, Paper] = {"noise_sign": (0.862, 0.973), "noise_uniform": (0.904, 0.978)}
+    noise = ("noise_sign", "noise_uniform")
     decayed = [name for name in bench.nets.plans if name.startswith("l1_")]
-    for name in (*paper, "hidden_first", "hidden_last", *decayed):
-        yield _line("controls", f"{name}, clean", bench.answers(name), everywhere=True)
-        attacked = bench.answers(name, bench.crafted(name))
-        yield _line("controls", f"{name}, FGSM", attacked, paper.get(name, UNKNOWN))
+    for name in (*noise, "hidden_first", "hidden_last", *decayed):
+        yield _clean(bench, name)
+        paper = ROUNDED[name] if name in noise else UNKNOWN
+        yield _attacked(f"{name}, FGSM", bench.answers(name, bench.crafted(name)), paper)
 
 
 def agreement(bench: Bench) -> Iterator[Line]:
@@ -96,30 +84,25 @@ def agreement(bench: Bench) -> Iterator[Line]:
 
 def rounding(bench: Bench) -> Iterator[Line]:
     """FGSM by the gradient of the softmax in float32, as the paper's software had it: see `craft_rounded`."""
-    paper: dict[str, Paper] = {
-        "maxout": (0.894, 0.976),
-        "noise_sign": (0.862, 0.973),
-        "noise_uniform": (0.904, 0.978),
-        "adversarial": (0.179, 0.814),
-    }
-    for name, printed in paper.items():
-        found = bench.answers(name, bench.rounded(name))
-        yield _line("rounding", f"{name}, FGSM rounded", found, printed)
+    for name, printed in ROUNDED.items():
+        yield _attacked(f"{name}, FGSM rounded", bench.answers(name, bench.rounded(name)), printed)
     crafted = bench.rounded("maxout")
     there = bench.answers("adversarial", crafted)
-    yield _line("rounding", "adversarial, FGSM rounded on maxout", there, (0.196, None))
+    yield _attacked("adversarial, FGSM rounded on maxout", there, (0.196, None))
     deep, softmax = bench.answers("maxout", crafted), bench.answers("softmax", crafted)
-    what = "softmax says maxout's class where both are wrong"
-    yield _agrees(what, deep, softmax, deep.wrong & softmax.wrong, 0.846, "rounding")
+    both = deep.wrong & softmax.wrong
+    yield _agrees("softmax says maxout's class where both are wrong", deep, softmax, both, 0.846)
 
 
-def _agrees(
-    what: str, one: Answers, other: Answers, among: Tensor, printed: float, part: str = "agreement"
-) -> Line:
+def _agrees(what: str, one: Answers, other: Answers, among: Tensor, printed: float) -> Line:
     same = (one.classes == other.classes)[among]
-    return Line(part, what, float(same.double().mean()) if len(same) else None, None, (printed, None))
+    return Line(what, float(same.double().mean()) if len(same) else None, None, (printed, None))
 
 
-def _line(part: str, what: str, found: Answers, paper: Paper = UNKNOWN, *, everywhere: bool = False) -> Line:
-    confidence = found.mean_confidence if everywhere else found.confidence_on_mistakes
-    return Line(part, what, found.error, confidence, paper)
+def _clean(bench: Bench, name: str, paper: Paper = UNKNOWN, called: str = "") -> Line:
+    found = bench.answers(name)
+    return Line(f"{called or name}, clean", found.error, found.mean_confidence, paper)
+
+
+def _attacked(what: str, found: Answers, paper: Paper = UNKNOWN) -> Line:
+    return Line(what, found.error, found.confidence_on_mistakes, paper)

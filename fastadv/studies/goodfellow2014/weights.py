@@ -1,6 +1,6 @@
 """First-layer weights as images: adversarial training makes them more localized (figure 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,23 +11,32 @@ from torch.nn.functional import pad
 import fastadv as fa
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import FAINT, INK, new_figure, save
+from fastadv.studies.goodfellow2014.measure import Bench, Line
 
 ACROSS = 10  # units that are drawn, in a row and in a column
 
 
+def first_layers(bench: Bench) -> Iterator[Line]:
+    """Yield what the units of the first layer look at, after usual and after adversarial training."""
+    chosen, shape = {name: bench.nets[name] for name in ("maxout", "adversarial")}, bench.test_set.shape
+    draw(chosen, shape, bench.figure("weights", "weights of the first layer"), bench.settings.seed)
+    details = bench.details["weights"] = {}
+    for name, model in chosen.items():
+        details[name] = found = localization(model, shape)
+        yield Line(f"{name}, pixels that a unit looks at", found["mean"] / found["pixels"])
+
+
 def first_layer(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Return the weights into each unit (or piece of one) of a dense first layer as images, [units, C, H,
-    W].
-    """
+    """Return the weights into each unit or piece of a dense first layer as images [units, C, H, W]."""
     weight = next(w.detach() for w in model.parameters() if w.ndim > 1)
     return weight.view(-1, *shape)
 
 
 def spread(weight: Tensor) -> Tensor:
-    """Return the effective number of pixels of each unit, [units]: (sum of w²)² / (sum of w⁴), from 1 to H ·
-    W.
+    """Return the effective number of pixels of each unit, [units], from 1 to H · W.
 
-    This is the participation ratio. w² of a pixel is summed over its channels. A unit without weights has 0.
+    This is the participation ratio (sum of w²)² / (sum of w⁴). w² of a pixel is summed over its channels. A
+    unit without weights has 0.
     """
     mass = weight.double().square().sum(1).flatten(1)
     return mass.sum(1).square() / mass.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
@@ -45,9 +54,7 @@ def localization(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def draw(
-    models: Mapping[str, nn.Module], shape: Sequence[int], path: str | PathLike[str], seed: int = 0
-) -> None:
+def draw(models: Mapping[str, nn.Module], shape: Sequence[int], path: str | PathLike[str], seed: int) -> None:
     """Draw first layers over gray images side by side: some units, drawn by seed, the same of each.
 
     Each unit has its own amplification: orange pixels add to it, blue ones take away.
@@ -70,9 +77,7 @@ def draw(
 
 
 def mosaic(weight: Tensor) -> Tensor:
-    """Return one image [1, ...] of units [n, 1, H, W], each scaled to its largest weight, a pixel between
-    two.
-    """
+    """Return one image [1, ...] of units [n, 1, H, W], scaled to their largest weights, a pixel apart."""
     largest = weight.abs().flatten(1).amax(1).clamp(min=torch.finfo(weight.dtype).tiny)
     scaled = pad(weight / largest.view(-1, 1, 1, 1), (0, 1, 0, 1))
     units, _, tall, wide = scaled.shape

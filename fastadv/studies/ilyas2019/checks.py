@@ -1,25 +1,17 @@
 """The theorems of section 4 as numbers: what each claims, what a computation that does not use it finds."""
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from fastadv import rng
-from fastadv.studies.ilyas2019.gaussian import (
-    alignment,
-    least_alignment,
-    penalty_for,
-    robust_covariance,
-    vulnerability,
-    whitened,
-)
+from fastadv.studies.ilyas2019 import gaussian
+from fastadv.studies.ilyas2019.gaussian import least_alignment, penalty_for, vulnerability, whitened
 
 DRAWS, STARTS, ROUNDS = 500, 8, 200
 
@@ -37,14 +29,9 @@ class Check:
     def holds(self) -> bool:
         return self.deviation <= self.tolerance
 
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "holds": self.holds}
-
 
 def twice_loss(v: Tensor, covariance: Tensor) -> Tensor:
-    """Return [...], minus twice the log-likelihood of v [..., d] in N(0, covariance), as torch computes
-    it.
-    """
+    """Return [...], minus twice the log-likelihood of v [..., d] in N(0, covariance), by torch."""
     density = MultivariateNormal(torch.zeros(len(covariance), dtype=torch.float64), covariance)
     value: Tensor = -2 * density.log_prob(v)  # type: ignore[no-untyped-call]
     return value
@@ -118,15 +105,14 @@ def apart(found: Tensor, expected: Tensor) -> float:
 def first(covariance: Tensor, samples: int, seed: int, where: str = "") -> Iterator[Check]:
     """Theorem 1: the loss that the adversary adds, and that a round covariance loses least."""
     values = torch.linalg.eigvalsh(covariance)
-    penalty, size = 2 / float(values[0]), len(values)
+    penalty = 2 / float(values[0])
     found = measured_vulnerability(covariance, penalty, samples, seed)
     expected = float(vulnerability(covariance, penalty))
     yield Check(1, f"loss added by the adversary{where}", abs(found / expected - 1), 1e-6)
-    round_one = values.mean() * torch.eye(size, dtype=torch.float64)
-    best = float(vulnerability(round_one, penalty))
-    others = [float(vulnerability(other, penalty)) for other in _of_one_trace(covariance, penalty, seed)]
-    yield Check(1, f"{DRAWS} covariances of one trace lose more than the round one{where}",
-                sum(other <= best for other in others), 0)  # fmt: skip
+    best = float(vulnerability(values.mean() * torch.eye(len(values), dtype=torch.float64), penalty))
+    others = (float(vulnerability(other, penalty)) for other in _of_one_trace(covariance, penalty, seed))
+    lower = sum(other <= best for other in others)
+    yield Check(1, f"{DRAWS} covariances of one trace lose more than the round one{where}", lower, 0)
 
 
 def second(
@@ -136,7 +122,7 @@ def second(
     signed = mean + whitened(covariance, samples, seed)
     for radius in radii:
         penalty = penalty_for(covariance, radius)
-        expected = robust_covariance(covariance, penalty)
+        expected = gaussian.robust_covariance(covariance, penalty)
         found_mean, found = learned_under(signed, penalty)
         spent = penalized(signed - mean, expected, penalty).square().sum(1).mean().sqrt()
         yield Check(2, f"mean learned at {radius:g}", apart(found_mean, mean), 1e-4)
@@ -146,13 +132,18 @@ def second(
 
 def third(covariance: Tensor, radii: tuple[float, ...], seed: int, where: str = "") -> Iterator[Check]:
     """Theorem 3: the least alignment of gradient and mean, and that it grows with the radius."""
-    learned = [robust_covariance(covariance, penalty_for(covariance, radius)) for radius in radii]
-    for radius, each in zip((0.0, *radii), (covariance, *learned), strict=True):
-        found, expected = _least_by_search(each, seed), float(least_alignment(each))
-        yield Check(3, f"least alignment at {radius:g}{where}", abs(found - expected), 1e-6)
-    cosines = [float(least_alignment(each)) for each in (covariance, *learned)]
-    fallen = sum(later <= earlier for earlier, later in pairwise(cosines))
-    yield Check(3, f"the least alignment grows with every radius{where}", fallen, 0)
+    cosines = []
+    for radius in (0.0, *radii):
+        learned = gaussian.robust_covariance(covariance, penalty_for(covariance, radius))
+        cosines.append(float(least_alignment(learned)))
+        apart_by = abs(_least_by_search(learned, seed) - cosines[-1])
+        yield Check(3, f"least alignment at {radius:g}{where}", apart_by, 1e-6)
+    yield Check(3, f"the least alignment grows with every radius{where}", fallen(cosines), 0)
+
+
+def fallen(values: Sequence[float]) -> int:
+    """Return how many of the values are not larger than the one before."""
+    return sum(later <= earlier for earlier, later in pairwise(values))
 
 
 def _of_one_trace(covariance: Tensor, penalty: float, seed: int) -> Iterator[Tensor]:
@@ -169,32 +160,6 @@ def _of_one_trace(covariance: Tensor, penalty: float, seed: int) -> Iterator[Ten
 def _least_by_search(covariance: Tensor, seed: int) -> float:
     """Return the least alignment over directions, by descent from several."""
     drawn = rng.normal(len(covariance), rng.derive(seed, "direction"), torch.arange(STARTS)).double()
-    found = []
-    for start in drawn:
-        direction = start.clone().requires_grad_()
-        _descend([direction], partial(alignment, direction, covariance))
-        found.append(float(alignment(direction.detach(), covariance)))
-    return min(found)
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What is learned at a radius: by theorem 2, in a ball, and by adversarial training in that ball.
-
-    gradient [2]: the input gradient of the trained classifier, as the library's attacks see it.
-    """
-
-    radius: float
-    penalty: float
-    theorem: Tensor
-    ball_mean: Tensor
-    ball: Tensor
-    trained_mean: Tensor
-    trained: Tensor
-    gradient: Tensor
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            name: value.tolist() if isinstance(value, Tensor) else value if math.isfinite(value) else None
-            for name, value in vars(self).items()
-        } | {"apart": apart(self.theorem, self.ball)}
+    for direction in (starts := [start.clone().requires_grad_() for start in drawn]):
+        _descend([direction], partial(gaussian.alignment, direction, covariance))
+    return min(float(gaussian.alignment(found.detach(), covariance)) for found in starts)

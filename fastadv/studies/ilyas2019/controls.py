@@ -15,19 +15,16 @@ from torch.nn.functional import normalize, one_hot
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
-from fastadv.studies.ilyas2019.maker import Maker, read
+from fastadv.studies.ilyas2019.maker import Maker, read, share
 from fastadv.studies.ilyas2019.plan import Training
 
 PUSHED = ("D_rand", "D_det")
-DIRECTIONS, MEASURED = (
-    64,
-    1000,
-)  # candidates for robust features, and images on which their margin is measured
+DIRECTIONS = 64  # candidates for robust features
+MEASURED = 1000  # images on which their margin is measured
 
 
 def fooling(maker: Maker) -> dict[str, Any]:
-    """Return that of the images whose label is not their own: how many get which label from two standard
-    nets.
+    """Return how many of the images whose label is not their own get which label from two standard nets.
 
     One is the net they were made with, one an independent net of the same architecture and images.
     """
@@ -38,8 +35,8 @@ def fooling(maker: Maker) -> dict[str, Any]:
         seen = {"source": made.figures["predicted"], "independent": read(independent, made)}
         found[name] = {
             who: {
-                "label": _share(labels == made.y, changed),
-                "true": _share(labels == made.original_labels, changed),
+                "label": share(labels == made.y, changed),
+                "true": share(labels == made.original_labels, changed),
             }
             for who, labels in seen.items()
         }
@@ -63,30 +60,23 @@ def leakage(maker: Maker) -> dict[str, Any]:
 
 def early_labels(maker: Maker) -> dict[str, Any]:
     """Return what a net learns from the images alone that an early net mislabels, with these labels."""
-    base, test, s = maker.base, maker.test, maker.settings
-    early = maker.taught("early", base, Training(schedule="constant", epochs=s.early_epochs))
+    base, test, epochs = maker.base, maker.test, maker.settings.early_epochs
+    early = maker.taught("early", base, Training(schedule="constant", epochs=epochs))
     said = read(early, base)
     wrong = (said != base.y).nonzero().squeeze(1)
-    accuracy = _share(read(early, test) == test.y)
-    found: dict[str, Any] = {
-        "epochs": s.early_epochs,
-        "early": accuracy,
-        "images": len(wrong),
-        "taught": None,
-    }
+    taught = None
     if len(wrong):
         mislabeled = ImageSet(
             base.x[wrong], said[wrong], base.classes, f"{base.name}, mislabeled", note=base.note
         )
-        taught = maker.taught("early labels", mislabeled, Training(augmented=False))
-        found["taught"] = _share(read(taught, test) == test.y)
-    return found
+        net = maker.taught("early labels", mislabeled, Training(augmented=False))
+        taught = share(read(net, test) == test.y)
+    accuracy = share(read(early, test) == test.y)
+    return {"epochs": epochs, "early": accuracy, "images": len(wrong), "taught": taught}
 
 
 def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
-    """Return [F, D], unit directions along which a feature is useful for some class against any
-    perturbation.
-    """
+    """Return unit directions [F, D] of features useful for some class against any perturbation."""
     x = to_unit(base.x).flatten(1)
     means = torch.stack([x[base.y == k].mean(0) for k in sorted(set(base.y.tolist()))]) - x.mean(0)
     principal = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
@@ -102,24 +92,16 @@ def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
 
 def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor:
     """Return [N], the classes of the test images by least squares on one-hot labels of `taught`."""
-    features = [_features(images, directions) for images in (taught, test)]
+
+    def features(images: ImageSet) -> Tensor:  # and 1, [N, F + 1]
+        values = (to_unit(images.x).flatten(1) @ directions.T).double()
+        return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
+
     labels = one_hot(taught.y, taught.num_classes).double()
-    weights = torch.linalg.lstsq(features[0], labels).solution
-    scores: Tensor = features[1] @ weights
+    weights = torch.linalg.lstsq(features(taught), labels).solution
+    scores: Tensor = features(test) @ weights
     return scores.argmax(1)
 
 
-def _features(images: ImageSet, directions: Tensor) -> Tensor:
-    """Return [N, F + 1], float64: the features, and 1."""
-    values = (to_unit(images.x).flatten(1) @ directions.T).double()
-    return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
-
-
 def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
-    return {"true": _share(said == test.y), "next": _share(said == (test.y + 1) % test.num_classes)}
-
-
-def _share(right: Tensor, among: Tensor | None = None) -> float:
-    """Return the share of True, among some of them; 0 where there are none."""
-    chosen = right if among is None else right[among]
-    return chosen.double().mean().item() if len(chosen) else 0.0
+    return {"true": share(said == test.y), "next": share(said == (test.y + 1) % test.num_classes)}

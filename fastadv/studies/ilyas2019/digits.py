@@ -4,7 +4,7 @@ A standard and an adversarially trained net, the four sets D_R, D_NR, D_rand and
 for each set a fresh net trained on it in the ordinary way. Every part resumes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.evaluation import Curve, Table
-from fastadv.studies.ilyas2019.figures import bars, together
+from fastadv.evaluation import Attack, Table
+from fastadv.evaluation.figures import Strip
+from fastadv.studies.ilyas2019 import figures
 from fastadv.studies.ilyas2019.published import PAPER
-from fastadv.studies.ilyas2019.sets import KINDS, SETS, build
+from fastadv.studies.ilyas2019.sets import KINDS, SETS, adversary, build
 from fastadv.studies.study import Study, Watch, one_of_each
 
 LEARNED = {
@@ -44,17 +45,14 @@ class Net:
 
 def nets(study: Study, watch: Watch) -> Iterator[Net]:
     """Yield the six nets in order: standard, adversarial, D_R, D_NR, D_rand, D_det."""
-    s = study.settings
-    adversary = fa.train.PGDTraining(
-        fa.L2(s.train_radius), steps=s.train_steps, step_size=s.train_radius / 5, random_start=False
-    )
-    standard = _train(study, "standard", study.base, fa.train.Standard(), watch)
-    yield standard
-    adversarial = _train(study, "adversarial", study.base, adversary, watch)
-    yield adversarial
+    s, sources = study.settings, dict[str, Net]()
+    recipes: dict[str, fa.train.Recipe] = {"standard": fa.train.Standard(), "adversarial": adversary(s)}
+    for name, recipe in recipes.items():
+        sources[name] = _train(study, name, study.base, recipe, watch)
+        yield sources[name]
     for name in SETS:
-        source = adversarial if KINDS[name].source == "adversarial" else standard
-        made = _construct(study, name, source.model, partial(watch, f"building {name}"))
+        source, progress = sources[KINDS[name].source].model, partial(watch, f"building {name}")
+        made = build(name, source, study.base, s, out_dir=study.folder / "sets" / name, progress=progress)
         yield _train(study, name, made, fa.train.Standard(), watch)
 
 
@@ -68,26 +66,15 @@ def measured(net: Net) -> dict[str, Any]:
     }
 
 
-def curve(study: Study, net: Net) -> Curve:
-    """Return accuracy against the L2 radius of PGD."""
-    s = study.settings
-    return fa.accuracy_against_radius(
-        net.model,
-        study.test,
-        lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed),
-        s.curve_radii,
-    )
-
-
-def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
+def findings(found: Mapping[str, Any], attack: str) -> list[str]:
     """Return what the figures of the six nets say in words, as they came out."""
 
     def robust(name: str) -> float:
-        return float(figures[name]["robust"][attack])
+        return float(found[name]["robust"][attack])
 
     d_r, standard = robust("D_R"), robust("standard")
     keeps = f"D_R keeps {d_r:.1%} under {attack}, the standard net {standard:.1%}"
-    others = {name: float(figures[name]["clean"]) for name in SETS[1:]}
+    others = {name: float(found[name]["clean"]) for name in SETS[1:]}
     reads = ", ".join(f"{name} {clean:.1%}" for name, clean in others.items())
     return [
         f"Robust features alone protect: {keeps}."
@@ -101,28 +88,36 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
     """Return the four figures, as PNG in `folder`; their paths by what they show."""
-    attack = study.settings.main_attack
+    s = study.settings
+    attack, pgd = s.main_attack, partial(fa.attacks.pgd, steps=s.attack_steps, seed=s.seed)
     paths = {
         "the six nets": folder / "nets.png",
         "accuracy by radius": folder / "radius.png",
         "nets under attack": folder / "attack.png",
         "the four sets": folder / "sets.png",
     }
-    bars(
-        {name: (net.table.clean_accuracy, net.table[attack].robust_accuracy) for name, net in nets.items()},
-        attack,
-        paths["the six nets"],
-    )
+    shares = {n: (net.table.clean_accuracy, net.table[attack].robust_accuracy) for n, net in nets.items()}
+    figures.bars(shares, attack, paths["the six nets"])
+    curves = {
+        name: fa.accuracy_against_radius(
+            net.model, study.test, lambda r: partial(pgd, threat=fa.L2(r)), s.curve_radii
+        )
+        for name, net in nets.items()
+    }
     fa.figures.curves(
-        {name: curve(study, net) for name, net in nets.items()},
-        paths["accuracy by radius"],
-        radius="L2 radius of PGD",
-        title="Accuracy against the size of the attack",
-        chance=0.1,
-    )
-    _draw_attacked(study, nets, paths["nets under attack"])
+        curves, paths["accuracy by radius"], radius="L2 radius of PGD",
+        title="Accuracy against the size of the attack", chance=0.1,
+    )  # fmt: skip
+    # one digit of each class that both nets read correctly
+    both = nets["standard"].table.correct & nets["adversarial"].table.correct
+    picked = study.test.subset(one_of_each(study.test.y, both))
+    fa.figures.strips(
+        list(_attacked(nets, picked, partial(pgd, threat=fa.L2(s.l2_radius), stop_early=False))),
+        paths["nets under attack"], title="What an attack must change to fool a net",
+        subtitle=f"PGD in L2 {s.l2_radius:g}, the same budget for both nets; orange where the net is fooled",
+    )  # fmt: skip
     sets = {name: nets[name].learned for name in SETS}
-    together(study.base, sets, "the digits", paths["the four sets"])
+    figures.together(study.base, sets, "the digits", paths["the four sets"])
     return {what: str(path) for what, path in paths.items()}
 
 
@@ -132,64 +127,24 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
     seed = s.seed + (name in SETS)
     model = fa.models.create("small_cnn", shape=study.test.shape, classes=10, width=s.width, seed=seed)
     fa.train.fit(
-        model,
-        learned,
-        recipe,
-        epochs=s.epochs,
-        run_dir=study.folder / "nets" / name,
-        resume=True,
-        batch_size=s.batch_size,
-        optimization=fa.train.Optimization(schedule="cosine"),
-        seed=seed,
+        model, learned, recipe, epochs=s.epochs, run_dir=study.folder / "nets" / name, resume=True,
+        batch_size=s.batch_size, optimization=fa.train.Optimization(schedule="cosine"), seed=seed,
         progress=partial(watch, f"training {name}"),
-    )
+    )  # fmt: skip
     model.eval()
     return Net(name, learned, model, fa.evaluate(model, study.test, s.attacks()))
 
 
-def _construct(study: Study, name: str, source: nn.Module, progress: Callable[[int, int], None]) -> ImageSet:
-    s = study.settings
-    options: dict[str, Any] = {
-        "seed": s.seed,
-        "out_dir": study.folder / "sets" / name,
-        "progress": progress,
-    }
-    budget: dict[str, Any] = {"steps": s.invert_steps, "step_size": s.invert_step_size}
-    if not KINDS[name].inverts:
-        radius = s.push_radius
-        budget = {"threat": fa.L2(radius), "steps": s.push_steps, "step_size": radius / 10}
-    return build(name, source, study.base, **budget, **options)
-
-
-def _draw_attacked(study: Study, nets: Mapping[str, Net], path: Path) -> None:
-    """Draw one digit of each class that both nets read correctly, attacked on either net with the same
-    budget.
-    """
-    s = study.settings
-    both = nets["standard"].table.correct & nets["adversarial"].table.correct
-    picked = study.test.subset(one_of_each(study.test.y, both))
-    pgd = partial(
-        fa.attacks.pgd, threat=fa.L2(s.l2_radius), steps=s.attack_steps, seed=s.seed, stop_early=False
-    )
-    rows = [fa.figures.Strip("clean", picked.x, picked.y.tolist())]
+def _attacked(nets: Mapping[str, Net], picked: ImageSet, attack: Attack) -> Iterator[Strip]:
+    """Yield these images, and what the attack makes of them on either net."""
+    yield Strip("clean", picked.x, picked.y.tolist())
     for name in ("standard", "adversarial"):
-        x_adv = pgd(nets[name].model, picked.x, picked.y).x_adv
+        model = nets[name].model
+        x_adv = attack(model, picked.x, picked.y).x_adv
         with torch.no_grad():
-            seen = nets[name].model(x_adv).argmax(1)
-        rows += [
-            fa.figures.Strip(
-                f"{name} net",
-                x_adv,
-                seen.tolist(),
-                seen != picked.y,
-                remark="attacked; its prediction",
-                apart=0.12,
-            ),
-            fa.figures.Strip("difference", x_adv - picked.x, difference=True),
-        ]
-    fa.figures.strips(
-        rows,
-        path,
-        title="What an attack must change to fool a net",
-        subtitle=f"PGD in L2 {s.l2_radius:g}, the same budget for both nets; orange where the net is fooled",
-    )
+            seen = model(x_adv).argmax(1)
+        yield Strip(
+            f"{name} net", x_adv, seen.tolist(), seen != picked.y, remark="attacked; its prediction",
+            apart=0.12,
+        )  # fmt: skip
+        yield Strip("difference", x_adv - picked.x, difference=True)

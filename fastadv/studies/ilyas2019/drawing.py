@@ -9,18 +9,12 @@ import torch
 from torch import Tensor
 
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION, new_figure, plain, save
-from fastadv.studies.ilyas2019.gaussian import (
-    least_alignment,
-    penalty_for,
-    robust_covariance,
-    vulnerability,
-    whitened,
-)
+from fastadv.studies.ilyas2019 import gaussian
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastadv.studies.ilyas2019.checks import Learned
+    from fastadv.studies.ilyas2019.theory import Learned
 
 SHOWN = 150
 
@@ -31,28 +25,22 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence["Learned"], pat
     Solid ellipses, at two deviations, are those of theorem 2; crosses lie on what adversarial training
     learned.
     """
-    each = 2.75
-    figure = new_figure(
-        0.4 + each * len(learned),
-        3.35,
-        "The more an adversary may move, the rounder the classes learned",
-    )
+    each, title = 2.75, "The more an adversary may move, the rounder the classes learned"
+    width = 0.4 + each * len(learned)
+    figure = new_figure(width, 3.35, title)
     most = 2.1 * max(float(torch.linalg.eigvalsh(one.theorem)[-1].sqrt()) for one in learned)
     reach = most + float(mean.norm())
-    cloud = whitened(covariance, 2 * SHOWN)
+    cloud = gaussian.whitened(covariance, 2 * SHOWN)
     for place, one in enumerate(learned):
-        axes = figure.add_axes(
-            ((0.35 + place * each) / figure.get_figwidth(), 0.12, (each - 0.2) / figure.get_figwidth(), 0.66)
-        )
+        axes = figure.add_axes(((0.35 + place * each) / width, 0.12, (each - 0.2) / width, 0.66))
         plain(axes)
         axes.set(xlim=(-reach, reach), ylim=(-0.9 * reach, 0.9 * reach), aspect="equal")
         axes.grid(color=GRID, linewidth=0.6)
         for side, color, part in ((1, BLUE, cloud[:SHOWN]), (-1, VERMILION, cloud[SHOWN:])):
             axes.plot(*(side * mean + part).T.numpy(), ".", color=color, markersize=1.5, alpha=0.5)
             axes.plot(*_ellipse(side * mean, one.theorem, 200), color=color, linewidth=1.6)
-            axes.plot(
-                *_ellipse(side * one.trained_mean, one.trained, 24), "x", color=INK, markersize=2.6, zorder=4
-            )
+            crosses = _ellipse(side * one.trained_mean, one.trained, 24)
+            axes.plot(*crosses, "x", color=INK, markersize=2.6, zorder=4)
         gradient = torch.linalg.solve(one.theorem, mean)
         along = torch.stack([-gradient[1], gradient[0]]) / gradient.norm() * 3 * reach
         axes.plot(*torch.stack([-along, along]).T.numpy(), color=FAINT, linewidth=0.9, linestyle="--")
@@ -70,16 +58,17 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence["Learned"], pat
 
 
 def theorems(covariance: Tensor, radius: float, path: Path) -> None:
-    """Draw what an adversary adds to the loss, by the shape of the covariance; the alignment, by the
-    radius.
-    """
+    """Draw what an adversary adds to the loss by the covariance's shape; the alignment by the radius."""
     figure = new_figure(7.6, 3.3, "A metric like the adversary's loses least, and robust learning nears it")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
     axes = _half(figure, 0, "share of the variance in the first direction", "loss added by the adversary")
     for factor, color in ((1.1, VERMILION), (2.0, BLUE)):
         penalty = factor / float(0.02 * trace)
-        added = [float(vulnerability(torch.diag(torch.stack([s, 1 - s]) * trace), penalty)) for s in shares]
+        added = [
+            float(gaussian.vulnerability(torch.diag(torch.stack([s, 1 - s]) * trace), penalty))
+            for s in shares
+        ]
         axes.plot(shares, added, color=color, linewidth=1.8, label=f"penalty {penalty:.2g}")
     axes.set_yscale("log")
     axes.axvline(0.5, color=FAINT, linewidth=0.9, linestyle=":")
@@ -87,10 +76,8 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     axes.set_title("theorem 1: least for Σ ∝ I", fontsize=9.5, color=INK, loc="left")
     axes = _half(figure, 1, "radius of the adversary", "least cosine of gradient and mean")
     radii = np.linspace(0, radius, 101)
-    cosines = [
-        float(least_alignment(robust_covariance(covariance, penalty_for(covariance, r)) if r else covariance))
-        for r in radii
-    ]
+    learned = (gaussian.robust_covariance(covariance, gaussian.penalty_for(covariance, r)) for r in radii)
+    cosines = [float(gaussian.least_alignment(each)) for each in learned]
     axes.plot(radii, cosines, color=BLUE, linewidth=1.8)
     axes.set(ylim=(0, 1), xlim=(0, radius))
     axes.set_title("theorem 3: grows with the radius", fontsize=9.5, color=INK, loc="left")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import digits
-from fastadv.studies.results import publish
-from fastadv.studies.study import SIZES, Study, Watch, unwatched
+from fastadv.studies.study import SIZES, Study, Watch, publish, unwatched
 from fastadv.studies.study import Settings as NetSettings
 
 
@@ -50,28 +50,24 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
     Finished epochs are kept. Raises InputError where the folder holds nets of other settings.
     """
-    threat, nets = settings.threat, settings.nets
+    threat, nets, radius = settings.threat, settings.nets, float(settings.threat.radius)
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
-    attack = partial(
-        fa.attacks.pgd, steps=settings.steps, step_size=float(threat.radius) / 4, random_start=False
-    )
-    study = Study(nets, folder)
+    attack = partial(fa.attacks.pgd, steps=settings.steps, step_size=radius / 4, random_start=False)
+    study, figure, found = Study(nets, folder), folder / "features.png", {}
     with Keeper(folder) as keeper:
-        found = {}
         for net in islice(digits.nets(study, watch), 2):
             found[net.name] = fa.features.usefulness(
                 net.model, study.test, threat, attack, module=settings.module, batch_size=1024,
                 progress=partial(watch, f"measuring {net.name}"),
             )  # fmt: skip
-        figure = folder / "features.png"
         fa.features.scatter(
             found, figure, rho=settings.rho, gamma=settings.gamma,
-            title=f"Features of two nets on the digits, attacked with L2 {float(threat.radius):g}",
+            title=f"Features of two nets on the digits, attacked with L2 {radius:g}",
         )  # fmt: skip
-        config = {**asdict(settings), "nets": nets.as_json(), "radius": float(threat.radius)}
+        config = {**asdict(settings), "nets": nets.as_json(), "radius": radius, "test": study.test.describe()}
         result = card(
             "study ilyas features",
-            {**config, "test": study.test.describe()},
+            config,
             nets={name: one.to_dict(settings.rho, settings.gamma) for name, one in found.items()},
             figures={"usefulness": str(figure)},
         )
@@ -81,18 +77,14 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
     """Return a line for each net, the head first."""
-    kinds = [kind.title for kind in reversed(Kind)]
-    cells = [["net", "features", *kinds, "median rho", "median gamma"]]
+    cells = [["net", "features", *(kind.title for kind in reversed(Kind)), "median rho", "median gamma"]]
     for name, net in result["measured"]["nets"].items():
-        best = [_best(one) for one in net["features"] if one["gamma"] is not None]
-        cells.append(
-            [
-                name,
-                str(len(net["features"])),
-                *(percent(net["shares"][kind], 0) for kind in kinds),
-                *(number(sorted(column)[len(column) // 2]) for column in zip(*best, strict=True)),
-            ]
-        )
+        shares = [percent(net["shares"][kind.title], 0) for kind in reversed(Kind)]
+        kept = [one for one in net["features"] if one["gamma"] is not None]
+        # of each feature those for the class of its largest rho
+        best = [max(zip(one["rho"], one["gamma"], strict=True), key=itemgetter(0)) for one in kept]
+        medians = [number(sorted(column)[len(column) // 2]) for column in zip(*best, strict=True)]
+        cells.append([name, str(len(net["features"])), *shares, *medians])
     return cells
 
 
@@ -104,8 +96,3 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"robust: {limits}, for the class that it serves best; medians: for the class of the largest rho",
         "features have mean 0 and variance 1 over the test digits; ten equal classes allow a rho of 0.6",
     ]
-
-
-def _best(feature: Mapping[str, Any]) -> tuple[float, float]:
-    place = max(range(len(feature["rho"])), key=feature["rho"].__getitem__)
-    return feature["rho"][place], feature["gamma"][place]

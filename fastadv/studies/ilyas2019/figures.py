@@ -1,6 +1,6 @@
 """What the demo and the pipeline draw: nets beside the paper's, sets beside their sources."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,18 +12,17 @@ from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK
 from fastadv.studies.ilyas2019.sets import KINDS
 from fastadv.studies.study import one_of_each
 
+SUBTITLE = "below each image the label it is trained on; orange where that is not the true one"
+
 
 def bars(nets: Mapping[str, tuple[float, float]], attack: str, path: Path) -> None:
     """Draw the accuracy of each net, clean and under `attack`, with the paper's as ticks."""
     fa.figures.bars(
-        {name: {"clean": clean, attack: robust} for name, (clean, robust) in nets.items()},
-        path,
+        {name: {"clean": clean, attack: robust} for name, (clean, robust) in nets.items()}, path,
         title="What a net learns depends on the features its data keeps",
-        reference={
-            name: {"clean": paper["clean"], attack: paper[PAPER_ATTACK]} for name, paper in PAPER.items()
-        },
+        reference={name: {"clean": own["clean"], attack: own[PAPER_ATTACK]} for name, own in PAPER.items()},
         reference_name="Ilyas et al., CIFAR-10",
-    )
+    )  # fmt: skip
 
 
 def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path) -> None:
@@ -31,38 +30,23 @@ def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path
     places = one_of_each(base.y)
     rows = [_strip(what, base, places, "true label")]
     rows += [_strip(name, made, places, KINDS[name].remark, base) for name, made in sets.items()]
-    fa.figures.strips(
-        rows,
-        path,
-        title="The constructed sets",
-        subtitle="below each image the label it is trained on; orange where that is not the true one",
-    )
+    fa.figures.strips(rows, path, title="The constructed sets", subtitle=SUBTITLE)
 
 
 def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None:
-    """Draw two images of each class beside what the set `name` made of them."""
-    first = one_of_each(base.y)
+    """Draw two images of each class beside what the set `name` made of them; where pushed, also how."""
+    kind, rows = KINDS[name], list[fa.figures.Strip]()
     unused = torch.ones(len(base), dtype=torch.bool)
-    unused[first] = False
-    rows = list(_pair(name, base, made, first))
-    second = one_of_each(base.y, unused)
-    if len(second):
-        rows += _pair(name, base, made, second)
-    kind = KINDS[name]
-    fa.figures.strips(
-        rows,
-        path,
-        title=f"{name}: {kind.remark}, made with the {kind.source} net",
-        subtitle="below each image the label it is trained on; orange where that is not the true one",
-    )
-
-
-def _pair(name: str, base: ImageSet, made: ConstructedSet, places: Tensor) -> Iterator[fa.figures.Strip]:
-    """Sources and what was made of them; where images were pushed, also how."""
-    yield _strip("source", base, places, "true label", apart=0.12)
-    yield _strip(name, made, places, "its label", base)
-    if not KINDS[name].inverts:
-        yield fa.figures.Strip("difference", _images(made, places) - _images(base, places), difference=True)
+    for _ in range(2):
+        if len(places := one_of_each(base.y, unused)):
+            unused[places] = False
+            rows.append(_strip("source", base, places, "true label", apart=0.12))
+            rows.append(_strip(name, made, places, "its label", base))
+            if not kind.inverts:
+                pushed = _images(made, places) - _images(base, places)
+                rows.append(fa.figures.Strip("difference", pushed, difference=True))
+    title = f"{name}: {kind.remark}, made with the {kind.source} net"
+    fa.figures.strips(rows, path, title=title, subtitle=SUBTITLE)
 
 
 def _strip(

@@ -1,8 +1,10 @@
-"""The closed forms of section 4: two Gaussian classes N(y mu, Sigma), y = 1 or -1, and an L2 adversary.
+"""The mathematics of section 4: two Gaussian classes N(y mu, Sigma), y = 1 or -1, and an L2 adversary.
 
 Twice the negative log-likelihood is v' Sigma^-1 v + log det Sigma + d log 2 pi with v = y x - mu. An
 adversary with the penalty C ||delta||^2 on it moves v by delta = (C Sigma - I)^-1 v, if C exceeds 1 / sigma
-for the least eigenvalue sigma of Sigma. All tensors are float64.
+for the least eigenvalue sigma of Sigma. The paper's theorems are for this adversary: its squared length is
+bounded on average. In a ball, where each sample moves by at most the radius, there is no closed form; the
+problem, convex in Sigma^-1 and Sigma^-1 mu, is solved here. All tensors are float64.
 """
 
 import math
@@ -14,6 +16,7 @@ from fastadv import rng
 from fastadv.errors import InputError
 
 HALVINGS = 200
+ROUNDS, DONE, SETTLED = 1000, 1e-10, 1e-4  # of the fit in a ball
 
 
 def whitened(covariance: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -31,8 +34,7 @@ def whitened(covariance: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def vulnerability(covariance: Tensor, penalty: float) -> Tensor:
-    """Return tr[(I + (C Sigma - I)^-1)^2] - d: what the adversary adds to twice the loss at the true
-    parameters.
+    """Return tr[(I + (C Sigma - I)^-1)^2] - d: what the adversary adds to twice the loss at the truth.
 
     Theorem 1. InputError unless the penalty exceeds one over the least eigenvalue.
     """
@@ -49,8 +51,10 @@ def vulnerability(covariance: Tensor, penalty: float) -> Tensor:
 def robust_covariance(covariance: Tensor, penalty: float) -> Tensor:
     """Sigma / 2 + I / C + sqrt(Sigma / C + Sigma^2 / 4): the covariance learned under that penalty.
 
-    Theorem 2; the mean learned is the true one.
+    Theorem 2; the mean learned is the true one. Without an adversary the penalty is infinite.
     """
+    if penalty == math.inf:
+        return covariance
     values, vectors = torch.linalg.eigh(covariance)
     learned: Tensor = vectors @ torch.diag(_robust(values, penalty)) @ vectors.T
     return learned
@@ -92,3 +96,53 @@ def least_alignment(covariance: Tensor) -> Tensor:
 
 def _robust(values: Tensor, penalty: float) -> Tensor:
     return values / 2 + 1 / penalty + (values / penalty + values.square() / 4).sqrt()
+
+
+def worst(v: Tensor, covariance: Tensor, radius: float) -> Tensor:
+    """Return delta [n, d] with ||delta|| <= radius that maximizes (v + delta)' Sigma^-1 (v + delta), exactly.
+
+    It is (k I - Sigma^-1)^-1 Sigma^-1 v, with k above the largest eigenvalue of Sigma^-1 such that its length
+    is the radius (a trust-region problem). v is float64 [n, d], and no row of it is 0 in the direction of the
+    least eigenvalue of Sigma, where two answers would be equally good.
+    """
+    if radius == 0:
+        return torch.zeros_like(v)
+    values, vectors = torch.linalg.eigh(covariance)
+    pull = (v @ vectors) / values  # Sigma^-1 v
+    gap = 1 / values[0] - 1 / values  # k = 1 / values[0] + more
+    low = pull[:, :1].abs() / radius
+    high = pull.norm(dim=1, keepdim=True) / radius
+    for _ in range(60):
+        more = (low + high) / 2
+        longer = (pull / (more + gap)).norm(dim=1, keepdim=True) > radius
+        low, high = torch.where(longer, more, low), torch.where(longer, high, more)
+    away = pull / (high + gap)
+    delta: Tensor = (away * (radius / away.norm(dim=1, keepdim=True))) @ vectors.T
+    return delta
+
+
+def fit_in_ball(signed: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Return (mean [d], covariance [d, d]) of robust maximum likelihood on the samples y x [n, d], in a ball.
+
+    At the solution the gradient of the robust loss is that of the plain loss at the worst points. So mean and
+    covariance are those of their own worst points, which is iterated. Steps grow shorter, since at the
+    solution some samples may have two worst points. InputError where that does not settle.
+    """
+    mean = signed.mean(0)
+    covariance = _spread(signed - mean)
+    for round in range(ROUNDS):
+        share = 1 / (2 + round / 20)
+        points = signed + worst(signed - mean, covariance, radius)
+        there = points.mean(0)
+        wanted = _spread(points - mean)
+        moved = max(float((there - mean).norm()), float((wanted - covariance).norm()))
+        mean, covariance = mean.lerp(there, share), covariance.lerp(wanted, share)
+        if moved <= DONE * float(covariance.norm()):
+            break
+    if share * moved <= SETTLED * float(covariance.norm()):
+        return mean, covariance
+    raise InputError(f"radius: the robust fit at {radius:g} does not settle; choose more samples")
+
+
+def _spread(centered: Tensor) -> Tensor:
+    return centered.T @ centered / len(centered)

@@ -3,7 +3,6 @@
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,12 @@ from fastadv import rng
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.data.shards import INDEX
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Settings, Training
-from fastadv.studies.ilyas2019.sets import KINDS, build
+from fastadv.studies.ilyas2019.sets import KINDS, adversary, build
 from fastadv.studies.study import Watch
+
+PLAIN = fa.train.Standard()
+LAST = {"net": "model.safetensors", "set": INDEX}
+"""The file of a net or a set that is written last."""
 
 
 class Maker:
@@ -38,35 +41,19 @@ class Maker:
         self._nets: dict[str, nn.Module] = {}
         self._sets: dict[str, ConstructedSet] = {}
 
-    def net_folder(self, name: str) -> Path:
-        """Return where the net `name` lies."""
-        return self.folder / "nets" / re.sub(r"[^\w-]+", "_", name)
+    def place(self, kind: str, name: str) -> Path:
+        """Return where that net or set lies."""
+        return self.folder / f"{kind}s" / re.sub(r"[^\w-]+", "_", name)
 
-    def set_folder(self, name: str) -> Path:
-        """Return where the set `name` lies."""
-        return self.folder / "sets" / name
-
-    def has_net(self, name: str) -> bool:
-        """Return whether a net of that name was trained to the end."""
-        return (self.net_folder(name) / "model.safetensors").exists()
-
-    def has_set(self, name: str) -> bool:
-        """Return whether a set of that name is complete."""
-        return (self.set_folder(name) / INDEX).exists()
+    def has(self, kind: str, name: str) -> bool:
+        """Return whether that net was trained to the end, or that set is complete."""
+        return (self.place(kind, name) / LAST[kind]).exists()
 
     def net(self, name: str) -> nn.Module:
-        """Return the net of that name: standard, adversarial, independent, or taught by the set of that
-        name.
-        """
-        s = self.settings
+        """Return the net: standard, adversarial, independent, or taught by the set of that name."""
         if name in KINDS:
             return self.taught(name, self.set(name), TABLE.get(name, Training()))
-        recipe: fa.train.Recipe = fa.train.Standard()
-        if name == "adversarial":
-            threat = fa.L2(s.train_radius)
-            recipe = fa.train.PGDTraining(
-                threat, steps=s.train_steps, step_size=s.train_radius / 5, random_start=False
-            )
+        recipe = adversary(self.settings) if name == "adversarial" else PLAIN
         return self.taught(name, self.base, Training(), recipe=recipe)
 
     def taught(
@@ -76,29 +63,24 @@ class Maker:
         training: Training,
         *,
         architecture: Architecture | None = None,
-        recipe: fa.train.Recipe | None = None,
+        recipe: fa.train.Recipe = PLAIN,
     ) -> nn.Module:
         """Return a net trained on `images`, from first weights of its own, in eval mode."""
         if name not in self._nets:
-            s = self.settings
-            seed = rng.derive(s.seed, f"net {name}")
-            model = (architecture or s.architecture).create(self.test, seed)
+            s, test = self.settings, self.test
+            seed, chosen = rng.derive(s.seed, f"net {name}"), architecture or s.architecture
+            model = fa.models.create(
+                chosen.model, shape=test.shape, classes=test.num_classes, seed=seed, **chosen.options
+            )
             fa.train.fit(
-                model,
-                images,
-                fa.train.Standard() if recipe is None else recipe,
-                epochs=training.epochs or s.epochs,
-                run_dir=self.net_folder(name),
-                resume=True,
-                batch_size=s.batch_size,
-                learning_rate=training.learning_rate,
+                model, images, recipe, epochs=training.epochs or s.epochs,
+                run_dir=self.place("net", name), resume=True, batch_size=s.batch_size,
+                learning_rate=training.learning_rate, seed=seed, device=self.device,
                 optimization=fa.train.Optimization(schedule=training.schedule),
                 augment=s.augment if training.augmented else None,
                 execution=fa.train.Execution(precision=s.precision),
-                seed=seed,
-                device=self.device,
                 progress=partial(self.watch, f"training {name}"),
-            )
+            )  # fmt: skip
             self._nets[name] = model.eval()
         return self._nets[name]
 
@@ -106,23 +88,15 @@ class Maker:
         """Return the constructed set of that name."""
         if name not in self._sets:
             s = self.settings
-            source = fa.freeze(self.net(KINDS[name].source), precision=_search(s.precision))
-            self._sets[name] = build(
-                name,
-                source,
-                self.base,
-                **s.budget(name),
-                seed=s.seed,
-                out_dir=self.set_folder(name),
-                progress=partial(self.watch, f"building {name}"),
+            # tensor cores in TF32 serve training alone
+            source = fa.freeze(
+                self.net(KINDS[name].source), precision="bf16" if s.precision == "bf16" else "fp32"
             )
+            self._sets[name] = build(
+                name, source, self.base, s, out_dir=self.place("set", name),
+                progress=partial(self.watch, f"building {name}"),
+            )  # fmt: skip
         return self._sets[name]
-
-    def past(self, name: str) -> dict[str, Any]:
-        """Return how the training of the net `name` went."""
-        reports = fa.train.reports(self.net_folder(name))
-        seconds = sum(report.seconds for report in reports)
-        return {"epochs": len(reports), "loss": reports[-1].loss, "seconds": seconds}
 
 
 def read(model: nn.Module, images: ImageSet) -> Tensor:
@@ -132,6 +106,7 @@ def read(model: nn.Module, images: ImageSet) -> Tensor:
     return torch.cat([frozen.verdict(x.to(device)).argmax(1).cpu() for x, _, _ in batches])
 
 
-def _search(precision: str) -> Any:
-    """Return the precision of a search, for that of training: tensor cores in TF32 serve training alone."""
-    return "bf16" if precision == "bf16" else "fp32"
+def share(right: Tensor, among: Tensor | None = None) -> float:
+    """Return the share of True, among some of them; 0 where there are none."""
+    chosen = right if among is None else right[among]
+    return chosen.double().mean().item() if len(chosen) else 0.0

@@ -1,8 +1,9 @@
 """The paper's experiment from the first net to its controls, as one resumable run in a folder."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
-from fastadv.runs.files import read_json
+from fastadv.runs.files import read_json, writing
 from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.clock import Clock
-from fastadv.studies.ilyas2019 import report
+from fastadv.studies.ilyas2019 import clock, controls, figures, report
+from fastadv.studies.ilyas2019 import transfer as of_transfer
 from fastadv.studies.ilyas2019.maker import Maker
-from fastadv.studies.ilyas2019.plan import STAGES, Settings, check_stages, costs
-from fastadv.studies.ilyas2019.stages import RUN, check_inputs
-from fastadv.studies.results import RESULTS, publish
-from fastadv.studies.study import Watch, one_thread, unwatched
+from fastadv.studies.ilyas2019.plan import NETS, STAGES, Settings, check_stages
+from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
+
+FIRST = ("standard", "adversarial")
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
@@ -67,9 +69,9 @@ def run(
             # other architectures may be added: their nets have cards of their own
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
-        pieces = costs(settings, len(base), len(test))
-        clock = Clock(watch, {name: cost for stage in chosen for name, cost in pieces[stage].items()})
-        maker = Maker(settings, base, test, path, clock, device)
+        pieces = clock.costs(settings, len(base), len(test))
+        told = clock.Clock(watch, {name: cost for stage in chosen for name, cost in pieces[stage].items()})
+        maker = Maker(settings, base, test, path, told, device)
         check_inputs(maker, chosen)
 
         def write() -> dict[str, Any]:
@@ -89,3 +91,115 @@ def run(
                 known[stage] = {**done, "seconds": before + time.perf_counter() - began}
                 result = write()
     return result
+
+
+def trained(maker: Maker, *, names: Iterable[str]) -> dict[str, Any]:
+    """Train these nets, and return how that went."""
+    found = {}
+    for name in names:
+        maker.net(name)
+        past = fa.train.reports(maker.place("net", name))
+        seconds = sum(epoch.seconds for epoch in past)
+        found[name] = {"epochs": len(past), "loss": past[-1].loss, "seconds": seconds}
+    return found
+
+
+def sets(maker: Maker) -> dict[str, Any]:
+    """Return the six sets, with what their cards measured."""
+    return {name: maker.set(name).card["measured"] for name in KINDS}
+
+
+def evaluate(maker: Maker) -> dict[str, Any]:
+    """Return every net on the test images: all of them without an attack, the first ones under PGD in L2."""
+    s = maker.settings
+    found: dict[str, dict[str, Any]] = {}
+    attacks = {
+        s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed)
+        for r in s.radii
+    }
+    for name in NETS:
+        net, what = maker.net(name), f"attacking {name}"
+        maker.watch(what, 0, 1)
+        clean = fa.evaluate(net, maker.test)
+        table = fa.evaluate(
+            net, maker.test, attacks, limit=s.tested, run_dir=maker.folder / "evaluation" / name, resume=True
+        )
+        maker.watch(what, 1, 1)
+        found[name] = {
+            "clean": clean.clean_accuracy,
+            "tested": table.n,
+            "robust": {row.name: row.robust_accuracy for row in table.rows},
+            "intervals": {row.name: list(row.accuracy_interval) for row in table.rows},
+            "flags": [flag for row in table.rows for flag in row.flags],
+        }
+    main = s.attack(s.radii[0])
+    drawn = {name: (line["clean"], line["robust"][main]) for name, line in found.items()}
+    with writing(path := maker.folder / "nets.png"):
+        figures.bars(drawn, main, path)
+    return {"nets": found, "figures": {"all nets": "nets.png"}}
+
+
+def control(maker: Maker) -> dict[str, Any]:
+    """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
+    return {
+        "fooling": controls.fooling(maker),
+        "leakage": controls.leakage(maker),
+        "early": controls.early_labels(maker),
+    }
+
+
+def galleries(maker: Maker) -> dict[str, Any]:
+    """Return a picture of each set beside its source."""
+    for name in KINDS:
+        with writing(path := maker.folder / f"{name}.png"):
+            figures.gallery(name, maker.base, maker.set(name), path)
+    return {"figures": {f"{name} beside its source": f"{name}.png" for name in KINDS}}
+
+
+def transfer(maker: Maker) -> dict[str, Any]:
+    """Architectures taught by D_det, and adversarial examples that transfer to them."""
+    found = of_transfer.transfer(maker)
+    with writing(path := maker.folder / "transfer.png"):
+        of_transfer.scatter(found, path, maker.settings.architecture.title)
+    return {**found, "figures": {"transfer and D_det": "transfer.png"}}
+
+
+RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
+    "nets": partial(trained, names=FIRST),
+    "sets": sets,
+    "train": partial(trained, names=KINDS),
+    "evaluate": evaluate,
+    "controls": control,
+    "galleries": galleries,
+    "transfer": transfer,
+}
+
+
+def _parts(kind: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(kind, name) for name in names]
+
+
+PAIR, SETS, TAUGHT = _parts("net", FIRST), _parts("set", KINDS), _parts("net", KINDS)
+MAKES = {"nets": PAIR, "sets": SETS, "train": TAUGHT}
+TAKES = {
+    "sets": PAIR,
+    "train": PAIR + SETS,
+    "evaluate": PAIR + SETS + TAUGHT,
+    "controls": PAIR[:1] + _parts("set", controls.PUSHED) + _parts("net", controls.PUSHED),
+    "galleries": PAIR + SETS,
+    "transfer": PAIR[:1] + _parts("set", ("D_det",)),
+}
+"""The nets and sets that a stage makes, and those that it takes."""
+
+
+def check_inputs(maker: Maker, stages: Iterable[str]) -> None:
+    """Raise InputError where a stage takes what is not there, and what no stage to be run makes."""
+    coming = [part for stage in stages for part in MAKES.get(stage, [])]
+    for stage in stages:
+        for part in TAKES.get(stage, []):
+            if part not in coming and not maker.has(*part):
+                first = next(other for other, parts in MAKES.items() if part in parts)
+                raise InputError(
+                    f"{maker.place(*part)}: expected the finished {' '.join(part)}, which the stage {stage} "
+                    f"takes, got none; run the stage {first} first, or both"
+                )

@@ -1,14 +1,10 @@
-"""What the pipeline runs at each scale: nets and their training, the budgets of sets, how long it takes."""
+"""What the pipeline runs at each scale: nets and their training, and the budgets of sets."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import nn
-
-import fastadv as fa
 from fastadv._checks import check_count, check_number, check_seed
-from fastadv.data import ImageSet
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
@@ -26,12 +22,6 @@ class Architecture:
     title: str
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    def create(self, like: ImageSet, seed: int) -> nn.Module:
-        """Return the model for images and classes like those."""
-        return fa.models.create(
-            self.model, shape=like.shape, classes=like.num_classes, seed=seed, **self.options
-        )
 
 
 @dataclass(frozen=True)
@@ -85,25 +75,16 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "batch_size", "train_steps", "invert_steps", "push_steps", "attack_steps")
+        counts = ["epochs", "batch_size", "train_steps", "invert_steps", "push_steps", "attack_steps"]
+        counts += [name for name in ("size", "images", "tested") if getattr(self, name) is not None]
         for name in (*counts, "early_epochs"):
             check_count(name, getattr(self, name), 1)
-        for name in ("size", "images", "tested"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), 1)
         for name in ("train_radius", "invert_step_size", "push_radius", "push_step_size"):
             if check_number(name, getattr(self, name)) <= 0:
                 raise InputError(f"{name}: expected a number > 0, got {getattr(self, name)}")
         if check_radii(self.radii)[0] <= 0:
             raise InputError(f"radii: expected numbers > 0, got {self.radii}")
         check_seed(self.seed)
-
-    def budget(self, name: str) -> dict[str, Any]:
-        """Return what the construction of the set `name` may spend."""
-        if KINDS[name].inverts:
-            return {"steps": self.invert_steps, "step_size": self.invert_step_size}
-        radius, step_size = self.push_radius, self.push_step_size
-        return {"threat": fa.L2(radius), "steps": self.push_steps, "step_size": step_size}
 
     def attack(self, radius: float) -> str:
         """Return the name of the attack at that radius."""
@@ -118,35 +99,20 @@ def _on_cifar10(title: str, model: str, **options: Any) -> Architecture:
     return Architecture(title, model, {**options, "normalize": "cifar10"})
 
 
-PAPER_NET = _on_cifar10("ResNet-50", "resnet50")
 SCALES = {
     "tiny": Settings(
-        "tiny",
-        "digits",
-        Architecture("small CNN", "small_cnn", {"width": 8}),
+        "tiny", "digits", Architecture("small CNN", "small_cnn", {"width": 8}),
         (
             Architecture("small CNN, narrow", "small_cnn", {"width": 4}),
             Architecture("small CNN", "small_cnn", {"width": 8}),
             Architecture("ResNet-18", "resnet18", {"width": 4}),
             Architecture("PreAct-ResNet-18", "preact_resnet18", {"width": 4}),
         ),
-        size=10,
-        epochs=15,
-        batch_size=64,
-        augment=None,
-        train_radius=0.8,
-        invert_steps=100,
-        push_radius=1.2,
-        push_steps=40,
-        push_step_size=0.12,
-        radii=(0.2, 0.4),
-        attack_steps=20,
-        early_epochs=1,
+        size=10, epochs=15, batch_size=64, augment=None, train_radius=0.8, invert_steps=100, push_radius=1.2,
+        push_steps=40, push_step_size=0.12, radii=(0.2, 0.4), attack_steps=20, early_epochs=1,
     ),
     "cpu": Settings(
-        "cpu",
-        "cifar10",
-        _on_cifar10("ResNet-18", "resnet18", width=16),
+        "cpu", "cifar10", _on_cifar10("ResNet-18", "resnet18", width=16),
         (
             _on_cifar10("small CNN", "small_cnn", width=32),
             _on_cifar10("VGG-11", "vgg", depth=11, width=16),
@@ -157,17 +123,10 @@ SCALES = {
             _on_cifar10("ResNet-18, narrow", "resnet18", width=8),
             _on_cifar10("ResNet-18", "resnet18", width=16),
         ),
-        images=10_000,
-        tested=1000,
-        epochs=30,
-        precision="bf16",
-        invert_steps=150,
-        invert_step_size=0.2,
+        images=10_000, tested=1000, epochs=30, precision="bf16", invert_steps=150, invert_step_size=0.2,
     ),
     "paper": Settings(
-        "paper",
-        "cifar10",
-        PAPER_NET,
+        "paper", "cifar10", _on_cifar10("ResNet-50", "resnet50"),
         (
             _on_cifar10("small CNN", "small_cnn", width=64),
             _on_cifar10("VGG-16", "vgg", depth=16),
@@ -176,22 +135,11 @@ SCALES = {
             _on_cifar10("WRN-16-4", "wide_resnet", depth=16, widen_factor=4),
             _on_cifar10("PreAct-ResNet-18", "preact_resnet18"),
             _on_cifar10("ResNet-18", "resnet18"),
-            PAPER_NET,
+            _on_cifar10("ResNet-50", "resnet50"),
         ),
     ),
-}
+}  # fmt: skip
 """The embedded digits, in a minute or two; CIFAR-10 on the cores of a desktop; the paper's own, for a GPU."""
-
-PASS = {
-    "tiny": (5e-5, "one core"),
-    "cpu": (7e-4, "one core of an AMD EPYC (Zen 4) in bf16"),
-    "paper": (2.4e-4, "an NVIDIA A100"),
-}
-"""Seconds that an image takes to pass a net forward and back, and on what.
-
-cpu: measured in adversarial training of 15 epochs. paper: 20 minutes for 100 steps on 50,000 images, as the
-repository KellerJordan/robustness-featsnotbugs says.
-"""
 
 
 def choose(scale: str, **given: Any) -> Settings:
@@ -208,38 +156,3 @@ def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
     if unknown or not wanted:
         raise InputError(f"stages: expected some of {', '.join(STAGES)}, got {', '.join(unknown) or 'none'}")
     return tuple(stage for stage in STAGES if stage in wanted)
-
-
-def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, float]]:
-    """Return for each stage its pieces of work, by the names that are shown, with how often images pass a
-    net.
-
-    A pass that trains, with gradients of weights too, counts one and a half.
-    """
-    s = settings
-    epoch, attack = float(images), float(min(tested, s.tested or tested) * s.attack_steps)
-    once = 1.5 * epoch * s.epochs
-    steps = {name: s.invert_steps if kind.inverts else s.push_steps for name, kind in KINDS.items()}
-    return {
-        "nets": {"training standard": once, "training adversarial": once + epoch * s.epochs * s.train_steps},
-        "sets": {f"building {name}": epoch * steps[name] for name in KINDS},
-        "train": {f"training {name}": once for name in KINDS},
-        "evaluate": {f"attacking {name}": attack * len(s.radii) for name in NETS},
-        "controls": {
-            "training independent": once,
-            "training early": 1.5 * epoch * s.early_epochs,
-            "training early labels": once / 2,
-        },
-        "galleries": {},
-        "transfer": {
-            "attacking standard for transfer": attack,
-            **{f"training {other.title} on {what}": once for other in s.others for what in ("D_det", "D")},
-        },
-    }
-
-
-def estimate(settings: Settings, images: int, tested: int, stages: Iterable[str] = STAGES) -> float:
-    """About how many seconds the stages take, on the machine that PASS names."""
-    each, _ = PASS[settings.scale]
-    all_costs = costs(settings, images, tested)
-    return each * sum(sum(all_costs[stage].values()) for stage in check_stages(stages))

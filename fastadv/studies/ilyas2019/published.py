@@ -20,3 +20,10 @@ TRANSFER = {
     "DenseNet": (0.417, 0.927),
     "ResNet-50": (0.447, 0.987),
 }
+
+
+def printed(share: float | None) -> str:
+    """Return a share as the paper prints it; of some it says only that they are about 0."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.4g}%" if share else "~0%"

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastadv.evaluation.text import in_markdown, number, percent
 from fastadv.studies.ilyas2019.plan import NETS, SCALES
-from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK, SOURCE, TRANSFER
+from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK, SOURCE, TRANSFER, printed
 from fastadv.studies.ilyas2019.sets import KINDS
 
 Cells = list[list[str]]
@@ -29,30 +29,14 @@ def tables(result: Result) -> dict[str, Cells]:
 def nets(done: Result) -> Cells:
     """Return every net: accuracy clean and under each attack, beside the paper's."""
     attacks = list(done["nets"]["standard"]["robust"])
-    first, *others = attacks
-    lines = [["trained on", "clean", "paper", first, "paper*", *others]]
+    titles = {"standard": "images", "adversarial": "images under PGD"}
+    lines = [["trained on", "clean", "paper", attacks[0], "paper*", *attacks[1:]]]
     for name in NETS:
-        net = done["nets"][name]
-        paper = PAPER.get(name, {})
-        robust = [percent(net["robust"][attack]) for attack in attacks]
-        lines.append(
-            [
-                {"standard": "images", "adversarial": "images under PGD"}.get(name, name),
-                percent(net["clean"]),
-                _printed(paper.get("clean")),
-                robust[0],
-                _printed(paper.get(PAPER_ATTACK)),
-                *robust[1:],
-            ]
-        )
+        net, paper = done["nets"][name], PAPER.get(name, {})
+        first, *others = (percent(net["robust"][attack]) for attack in attacks)
+        clean = [percent(net["clean"]), printed(paper.get("clean"))]
+        lines.append([titles.get(name, name), *clean, first, printed(paper.get(PAPER_ATTACK)), *others])
     return lines
-
-
-def _printed(share: float | None) -> str:
-    """Return as the paper has it; of some shares it says only that they are about 0."""
-    if share is None:
-        return "-"
-    return f"{100 * share:.4g}%" if share else "~0%"
 
 
 def sets(done: Result) -> Cells:
@@ -68,23 +52,29 @@ def sets(done: Result) -> Cells:
 
 def fooling(done: Result) -> Cells:
     """Return which label two standard nets give to pushed images."""
-    lines = [["set", "net", "the set's label", "the true label"]]
-    for name, by in done["fooling"].items():
-        for who, shares in by.items():
-            lines.append([name, who, percent(shares["label"]), percent(shares["true"])])
-    return lines
+    return [
+        ["set", "net", "the set's label", "the true label"],
+        *(
+            [name, who, percent(shares["label"]), percent(shares["true"])]
+            for name, by in done["fooling"].items()
+            for who, shares in by.items()
+        ),
+    ]
 
 
 def leakage(done: Result) -> Cells:
     """Return what linear models on robust features, and the nets, say of the test images."""
     found = done["leakage"]
     count = found["features"]
-    lines = [["taught by", "model", "true class", "next class"]]
-    kinds = (("linear", f"linear, {count} robust features"), ("net", "net"))
-    for kind, title in kinds if count else kinds[1:]:
-        for name, shares in found[kind].items():
-            lines.append([name, title, percent(shares["true"]), percent(shares["next"])])
-    return lines
+    kinds = {"linear": f"linear, {count} robust features"} if count else {}
+    return [
+        ["taught by", "model", "true class", "next class"],
+        *(
+            [name, title, percent(shares["true"]), percent(shares["next"])]
+            for kind, title in (kinds | {"net": "net"}).items()
+            for name, shares in found[kind].items()
+        ),
+    ]
 
 
 def transfer(done: Result) -> Cells:
@@ -101,15 +91,24 @@ def transfer(done: Result) -> Cells:
 def notes(result: Result) -> list[str]:
     """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
-    lines = [
-        f"{config['train']['samples']} training images of {config['train']['name']}, seed {config['seed']}"
-    ]
-    if config["train"]["note"]:
-        lines.append(config["train"]["note"])
-    if "evaluate" in measured:
-        lines += _evaluated(config, measured["evaluate"])
-    if "controls" in measured:
-        lines += _controlled(config, measured["controls"])
+    train = config["train"]
+    lines = [f"{train['samples']} training images of {train['name']}, seed {config['seed']}"]
+    lines += [train["note"]] if train["note"] else []
+    if found := measured.get("evaluate"):
+        steps, tested = config["attack_steps"], found["nets"]["standard"]["tested"]
+        lines += [
+            f"clean: all {config['test']['samples']} test images; PGD: {steps} steps of {2.5 / steps:g} "
+            f"radii, one random start, the first {tested}",
+            f"paper: {SOURCE}",
+            *(f"{name}: {flag}" for name, net in found["nets"].items() for flag in net["flags"]),
+        ]
+    if found := measured.get("controls"):
+        if not found["leakage"]["features"]:
+            radius = f"{config['push_radius']:g}"
+            lines.append(
+                f"leakage: no class mean or principal component is useful against all of L2 {radius}"
+            )
+        lines.append(_early(found["early"]))
     if found := measured.get("transfer"):
         lines.append(_correlation(found))
     if others := deviations(config):
@@ -117,33 +116,17 @@ def notes(result: Result) -> list[str]:
     return lines
 
 
-def _evaluated(config: Mapping[str, Any], done: Result) -> list[str]:
-    standard = done["nets"]["standard"]
-    flags = [f"{name}: {flag}" for name, net in done["nets"].items() for flag in net["flags"]]
-    return [
-        f"clean: all {config['test']['samples']} test images; PGD: {config['attack_steps']} steps of "
-        f"{2.5 / config['attack_steps']:g} radii, one random start, the first {standard['tested']}",
-        f"paper: {SOURCE}",
-        *flags,
-    ]
-
-
-def _controlled(config: Mapping[str, Any], done: Result) -> list[str]:
-    lines, early = [], done["early"]
-    if not done["leakage"]["features"]:
-        radius = f"{config['push_radius']:g}"
-        lines.append(f"leakage: no class mean or principal component is useful against all of L2 {radius}")
+def _early(early: Result) -> str:
     said = f"a net after {early['epochs']} epoch(s) ({percent(early['early'])} on test images)"
     if early["taught"] is None:
-        return [*lines, f"{said} mislabels no training image: its mistakes teach nothing"]
-    return [
-        *lines,
+        return f"{said} mislabels no training image: its mistakes teach nothing"
+    return (
         f"labels alone: {said} mislabels {early['images']} training images; a net taught by these with its "
-        f"labels reads {percent(early['taught'])} of the test images (Wallace on CIFAR-10: 49.7%)",
-    ]
+        f"labels reads {percent(early['taught'])} of the test images (Wallace on CIFAR-10: 49.7%)"
+    )
 
 
-def _correlation(found: Mapping[str, Any]) -> str:
+def _correlation(found: Result) -> str:
     if found["correlation"] is None:
         return "transfer: too few points for a correlation"
     low, high = map(number, found["interval"])
@@ -183,12 +166,10 @@ def markdown(result: Result) -> str:
         parts += [f"## {title}", in_markdown(cells)]
     parts.append("\n".join(f"- {note}" for note in notes(result)))
     parts += [f"![{what}]({file})" for what, file in figures(result).items()]
-    seconds = sum(stage["seconds"] for stage in measured.values())
-    machine = result["machine"]
+    minutes, machine = sum(stage["seconds"] for stage in measured.values()) / 60, result["machine"]
     where = f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}, {config['precision']}"
-    parts.append(
-        f"Stages: {', '.join(measured) or 'none'}; {seconds / 60:.0f} minutes, {where}, {result['date']}"
-    )
+    done = ", ".join(measured) or "none"
+    parts.append(f"Stages: {done}; {minutes:.0f} minutes, {where}, {result['date']}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet, construct
 from fastadv.engine import Frozen
 
@@ -38,9 +39,28 @@ SETS = ("D_R", "D_NR", "D_rand", "D_det")
 """Those of the paper's main text; they start from images."""
 
 
-def build(name: str, source: nn.Module | Frozen, base: ImageSet, **options: Any) -> ConstructedSet:
-    """Return the set `name` made with `source`; options are those of its construction."""
+def budget(name: str, settings: Any) -> dict[str, Any]:
+    """Return what the construction of the set `name` may spend, by the settings of a study."""
+    s = settings
+    if KINDS[name].inverts:
+        return {"steps": s.invert_steps, "step_size": s.invert_step_size}
+    return {"threat": fa.L2(s.push_radius), "steps": s.push_steps, "step_size": s.push_step_size}
+
+
+def build(
+    name: str, source: nn.Module | Frozen, base: ImageSet, settings: Any, **options: Any
+) -> ConstructedSet:
+    """Return the set `name` made with `source`, with the budget and seed of the settings."""
     kind = KINDS[name]
     make = getattr(construct, kind.construction)
-    made: ConstructedSet = make(source, base, **kind.options, **options)
+    spent = {**budget(name, settings), "seed": settings.seed}
+    made: ConstructedSet = make(source, base, **kind.options, **spent, **options)
     return made
+
+
+def adversary(settings: Any) -> fa.train.PGDTraining:
+    """Return how the adversarially trained net is trained."""
+    radius = settings.train_radius
+    return fa.train.PGDTraining(
+        fa.L2(radius), steps=settings.train_steps, step_size=radius / 5, random_start=False
+    )

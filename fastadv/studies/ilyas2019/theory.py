@@ -19,12 +19,10 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.ilyas2019 import ball, checks, drawing
-from fastadv.studies.ilyas2019.checks import Check, Learned, apart
-from fastadv.studies.ilyas2019.gaussian import alignment, penalty_for, robust_covariance, whitened
-from fastadv.studies.ilyas2019.training import GaussianClasses, as_images, train
-from fastadv.studies.results import publish
-from fastadv.studies.study import Watch, unwatched
+from fastadv.studies.ilyas2019 import checks, drawing, gaussian
+from fastadv.studies.ilyas2019.checks import Check, apart
+from fastadv.studies.ilyas2019.training import as_images, train
+from fastadv.studies.study import Watch, publish, unwatched
 
 NEAR, STRAIGHT = 0.03, 0.01  # how far trained parameters and cosines may be from the solution
 SIZE = 6  # dimensions in which the closed forms are checked as well
@@ -59,18 +57,43 @@ class Settings:
         return torch.tensor(self.mean).double(), axes @ torch.diag(variances) @ axes.T
 
 
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What is learned at a radius: by theorem 2, in a ball, and by adversarial training in that ball.
+
+    gradient [2]: the input gradient of the trained classifier, as the library's attacks see it.
+    """
+
+    radius: float
+    penalty: float
+    theorem: Tensor
+    ball_mean: Tensor
+    ball: Tensor
+    trained_mean: Tensor
+    trained: Tensor
+    gradient: Tensor
+
+    def as_json(self) -> dict[str, Any]:
+        told = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        penalty = self.penalty if math.isfinite(self.penalty) else None
+        return {**told, "penalty": penalty, "apart": apart(self.theorem, self.ball)}
+
+
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
     """Check the theorems, draw both figures in `folder`, write results.json there, and return the results."""
     mean, covariance = settings.truth()
-    samples, seed, large = settings.samples, settings.seed, f", in {SIZE} dimensions"
+    samples, seed, where = settings.samples, settings.seed, f", in {SIZE} dimensions"
+    # in no special direction
+    drawn = fa.rng.normal(SIZE, fa.rng.derive(seed, "covariance"), torch.arange(SIZE)).double()
+    large = drawn @ drawn.T + 0.2 * torch.eye(SIZE, dtype=torch.float64)
     with Keeper(folder) as keeper:
         watch("theorems", 0, 1)
         done = [
             *checks.first(covariance, samples, seed),
-            *checks.first(_large(seed), samples, seed, large),
+            *checks.first(large, samples, seed, where),
             *checks.second(mean, covariance, settings.radii, samples, seed),
             *checks.third(covariance, settings.radii, seed),
-            *checks.third(_large(seed), (0.5, 1.0, 2.0), seed, large),
+            *checks.third(large, (0.5, 1.0, 2.0), seed, where),
         ]
         learned = [learn(settings, radius, watch) for radius in (0.0, *settings.radii)]
         done += list(of_training(learned))
@@ -80,7 +103,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         result = card(
             "study ilyas theory",
             asdict(settings),
-            checks=[check.as_json() for check in done],
+            checks=[{**asdict(check), "holds": check.holds} for check in done],
             learned=[each.as_json() for each in learned],
             figures={what: str(path) for what, path in figures.items()},
         )
@@ -91,16 +114,15 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 def learn(settings: Settings, radius: float, watch: Watch) -> Learned:
     """Return robust maximum likelihood at a radius, in every way."""
     mean, covariance = settings.truth()
-    signed = mean + whitened(covariance, settings.samples, settings.seed)
-    penalty = penalty_for(covariance, radius)
-    model = train(
-        signed, radius, epochs=settings.epochs, steps=settings.steps,
-        progress=partial(watch, f"training at {radius:g}"),
-    )  # fmt: skip
-    theorem = robust_covariance(covariance, penalty) if radius else covariance
-    images = as_images(signed, radius)[0]
+    signed = mean + gaussian.whitened(covariance, settings.samples, settings.seed)
+    penalty = gaussian.penalty_for(covariance, radius)
+    model = train(signed, radius, settings.epochs, settings.steps, partial(watch, f"training at {radius:g}"))
+    # of the difference of the two log-likelihoods; it is the same at every x
+    images, direction = as_images(signed, radius)[0], torch.tensor([[[-1.0, 1.0]]])
+    gradient = fa.freeze(model).jacobian(images.x[:1], direction)[1].double().flatten()
+    theorem = gaussian.robust_covariance(covariance, penalty)
     return Learned(
-        radius, penalty, theorem, *ball.fit(signed, radius), *model.learned(), _gradient(model, images)
+        radius, penalty, theorem, *gaussian.fit_in_ball(signed, radius), *model.learned(), gradient
     )
 
 
@@ -113,10 +135,9 @@ def of_training(learned: list[Learned]) -> Iterator[Check]:
     mean = learned[0].ball_mean
     cosines = [float(torch.nn.functional.cosine_similarity(each.gradient, mean, dim=0)) for each in learned]
     for each, cosine in zip(learned, cosines, strict=True):
-        expected = float(alignment(each.ball_mean, each.ball))
+        expected = float(gaussian.alignment(each.ball_mean, each.ball))
         yield Check(3, f"training at {each.radius:g}: its gradient", abs(cosine - expected), STRAIGHT)
-    fallen = sum(later <= earlier for earlier, later in pairwise(cosines))
-    yield Check(3, "its gradient turns to the mean with every radius", fallen, 0)
+    yield Check(3, "its gradient turns to the mean with every radius", checks.fallen(cosines), 0)
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
@@ -138,15 +159,3 @@ def notes(result: dict[str, Any]) -> list[str]:
         "theorem 2 is for an adversary whose mean squared length is bounded; in a ball, as in training, the "
         f"covariance differs from its by {gaps}",
     ]
-
-
-def _gradient(model: GaussianClasses, images: fa.data.ImageSet) -> Tensor:
-    """Return [d], float64: of the difference of the two log-likelihoods; it is the same at every x."""
-    direction = torch.tensor([[[-1.0, 1.0]]])
-    return fa.freeze(model).jacobian(images.x[:1], direction)[1].double().flatten()
-
-
-def _large(seed: int) -> Tensor:
-    """Return a covariance in six dimensions, in no special direction."""
-    drawn = fa.rng.normal(SIZE, fa.rng.derive(seed, "covariance"), torch.arange(SIZE)).double()
-    return drawn @ drawn.T + 0.2 * torch.eye(SIZE, dtype=torch.float64)

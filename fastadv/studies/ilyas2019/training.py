@@ -13,9 +13,7 @@ MARGIN = 1.05  # of the box around samples and their balls
 
 
 def unlikelihood(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Return [B], the negative log-likelihood of each sample in its own class; the logits are
-    log-likelihoods.
-    """
+    """Return [B], minus the log-likelihood of each sample in its own class, as the logits have it."""
     return -logits.gather(1, y[:, None]).squeeze(1)
 
 
@@ -57,16 +55,12 @@ class GaussianClasses(nn.Module):
     def learned(self) -> tuple[Tensor, Tensor]:
         """Return (mu [d], Sigma [d, d]), float64."""
         factor = self._factor().detach().double()
-        return (
-            self.spread * self.center.detach().double(),
-            self.spread**2 * torch.linalg.inv(factor @ factor.T),
-        )
+        covariance = self.spread**2 * torch.linalg.inv(factor @ factor.T)
+        return self.spread * self.center.detach().double(), covariance
 
 
 def as_images(signed: Tensor, radius: float) -> tuple[ImageSet, float]:
-    """Return (the samples y x [n, d] as images, the scale): half of them in either class, no ball cut by
-    the box.
-    """
+    """Return (the samples y x [n, d] as images, half in either class, the scale); the box cuts no ball."""
     y = torch.arange(len(signed)) % 2
     scale = 2 * MARGIN * (float(signed.norm(dim=1).max()) + radius)
     x = 0.5 + signed * (2 * y - 1)[:, None] / scale
@@ -74,15 +68,9 @@ def as_images(signed: Tensor, radius: float) -> tuple[ImageSet, float]:
 
 
 def train(
-    signed: Tensor,
-    radius: float,
-    *,
-    epochs: int,
-    steps: int,
-    progress: Callable[[int, int], None] | None = None,
+    signed: Tensor, radius: float, epochs: int, steps: int, progress: Callable[[int, int], None] | None = None
 ) -> GaussianClasses:
-    """Return robust maximum likelihood in an L2 ball by adversarial training, from mean 0 and a round
-    covariance.
+    """Return robust maximum likelihood in an L2 ball by adversarial training from mean 0, round covariance.
 
     Every epoch is one batch. With radius 0 it is maximum likelihood.
     """

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, new_figure, plain, save, spread
-from fastadv.studies.ilyas2019.maker import Maker, read
+from fastadv.studies.ilyas2019.maker import Maker, read, share
 from fastadv.studies.ilyas2019.plan import TABLE, Training
 from fastadv.studies.ilyas2019.published import TRANSFER
 
@@ -21,17 +21,15 @@ TOP = 105  # percent, where the axis ends
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
-    """Return for each architecture: accuracy of a net taught by D_det; success of the standard net's
-    adversarials.
+    """Return how each architecture learns from D_det, and how often the standard net's adversarials fool it.
 
-    Success is the share of test images that a net trained on the images reads correctly and loses, among
-    those on which the attack fooled its source.
+    That share is of the test images that a net trained on the images reads correctly and loses, among those
+    on which the attack fooled its source.
     """
-    s = maker.settings
+    test, d_det = maker.test, maker.set("D_det")
     points: list[dict[str, Any]] = []
     clean, attacked, fooled = _adversarials(maker)
-    d_det = maker.set("D_det")
-    for other in s.others:
+    for other in maker.settings.others:
         on = partial(maker.taught, architecture=other)
         taught = on(f"{other.title} on D_det", d_det, TABLE["D_det"])
         target = on(f"{other.title} on D", maker.base, Training())
@@ -40,28 +38,29 @@ def transfer(maker: Maker) -> dict[str, Any]:
         points.append(
             {
                 "architecture": other.title,
-                "clean": _accuracy(target, maker.test),
-                "accuracy": _accuracy(taught, maker.test),
+                "clean": share(read(target, test) == test.y),
+                "accuracy": share(read(taught, test) == test.y),
                 "transfer": int(lost.sum()) / int(right.sum()) if right.any() else None,
                 "attacked": int(right.sum()),
             }
         )
     pairs = [(point["accuracy"], point["transfer"]) for point in points if point["transfer"] is not None]
-    return {"points": points, **correlated(pairs, s.seed)}
+    return {"points": points, **correlated(pairs, maker.settings.seed)}
 
 
 def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
-    s, test = maker.settings, maker.test
-    threat = fa.L2(s.push_radius)
-    attack = partial(fa.attacks.pgd, threat=threat, steps=s.attack_steps, stop_early=False, seed=s.seed)
+    s, test, what = maker.settings, maker.test, "attacking standard for transfer"
+    attack = partial(
+        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, stop_early=False, seed=s.seed
+    )
     source = maker.net("standard")
-    maker.watch("attacking standard for transfer", 0, 1)
+    maker.watch(what, 0, 1)
     table = fa.evaluate(
         source, test, {s.attack(s.push_radius): attack}, limit=s.tested, keep_samples=True,
         run_dir=maker.folder / "evaluation" / "transfer", resume=True,
     )  # fmt: skip
-    maker.watch("attacking standard for transfer", 1, 1)
+    maker.watch(what, 1, 1)
     kept = table.samples
     assert kept is not None
     x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
@@ -69,14 +68,8 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     return ImageSet(x, y, test.classes, test.name), attacked, kept.success.cpu() & table.correct
 
 
-def _accuracy(model: nn.Module, images: ImageSet) -> float:
-    return (read(model, images) == images.y).double().mean().item()
-
-
 def correlated(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, Any]:
-    """Return the correlation of the points and its 95% bootstrap interval over them; None for fewer than
-    three.
-    """
+    """Return the correlation of the points and its 95% bootstrap interval; None for fewer than three."""
     if len(pairs) < FEWEST:
         return {"correlation": None, "interval": None}
     interval = fa.evaluation.bootstrap(np.asarray(pairs), _correlation, seed=seed)
@@ -101,8 +94,8 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
         for point in found["points"]
         if point["transfer"] is not None
     }
-    known = [*TRANSFER.values(), *ours.values()]
-    axes.set(xlim=(0, 105 * max(across for across, _ in known)), ylim=(0, TOP))
+    most = max(across for across, _ in (*TRANSFER.values(), *ours.values()))
+    axes.set(xlim=(0, 105 * most), ylim=(0, TOP))
     named: list[tuple[str, tuple[float, float], str]] = []
     for points, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
         for name, (across, up) in points.items():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import fastadv as fa
 from fastadv.evaluation import Attack
@@ -28,15 +27,9 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
     """
     s = study.settings
     model = fa.models.ABS.fit(
-        study.base,
-        epochs=s.abs_epochs,
-        width=s.width,
-        prior_samples=s.abs_prior,
-        seed=s.seed,
-        run_dir=study.folder / "abs",
-        resume=True,
-        progress=partial(watch, "training ABS"),
-    )
+        study.base, epochs=s.abs_epochs, width=s.width, prior_samples=s.abs_prior, seed=s.seed,
+        run_dir=study.folder / "abs", resume=True, progress=partial(watch, "training ABS"),
+    )  # fmt: skip
     clean = fa.evaluate(model, study.test).clean_accuracy
     part = study.test.subset(torch.arange(min(s.abs_samples, len(study.test))))
     attacks: dict[str, Attack] = {
@@ -77,46 +70,28 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
     """Digits as each class explains them, and images made from noise that the model takes for each class."""
-    test, classes = study.test, range(model.classes)
-    rows = []
+    test, classes, rows = study.test, range(model.classes), list[fa.figures.Strip]()
     for shown in SHOWN:
-        place = int((test.y == shown).nonzero()[0])
-        inferred = model.infer(test.x[place : place + 1])
-        rows.append(
-            fa.figures.Strip(
-                f"a {shown}",
-                _beside(test.x[place], inferred.reconstruction[0]),
-                ["digit", *(f"{k}: {float(inferred.loss[0, k]):.3f}" for k in classes)],
-                torch.arange(-1, len(classes)) == int(inferred.loss.argmin()),
-                fa.figures.BLUE,
-                remark="as each class explains it",
-            )
-        )
-    noise, distal = (
-        fa.attacks.distal(
-            model, torch.arange(len(classes)), tuple(test.shape), steps=steps, seed=study.settings.seed
-        )
-        for steps in (0, study.settings.noise_steps)
+        x = test.x[int((test.y == shown).nonzero()[0])][None]
+        inferred = model.infer(x)
+        loss = inferred.loss[0]
+        images = torch.cat([x, inferred.reconstruction[0].to(x.dtype)])
+        captions = ["digit", *(f"{k}: {float(loss[k]):.3f}" for k in classes)]
+        best = torch.arange(-1, len(classes)) == int(loss.argmin())
+        remark = "as each class explains it"
+        rows.append(fa.figures.Strip(f"a {shown}", images, captions, best, fa.figures.BLUE, remark=remark))
+    distal = partial(
+        fa.attacks.distal, model, torch.arange(len(classes)), tuple(test.shape), seed=study.settings.seed
     )
-    rows.append(
-        fa.figures.Strip(
-            "from noise",
-            _beside(noise.x[0], distal.x),
-            ["noise", *(f"{k}: {float(distal.confidence[k]):.0%}" for k in classes)],
-            remark="until the class is confident",
-            apart=0.12,
-        )
-    )
+    noise, made = distal(steps=0), distal(steps=study.settings.noise_steps)
+    images = torch.cat([noise.x[:1], made.x.to(noise.x.dtype)])
+    captions = ["noise", *(f"{k}: {float(made.confidence[k]):.0%}" for k in classes)]
+    remark = "until the class is confident"
+    rows.append(fa.figures.Strip("from noise", images, captions, remark=remark, apart=0.12))
     path = folder / "abs.png"
     fa.figures.strips(
-        rows,
-        path,
-        title="Analysis by Synthesis: the class that explains a digit best",
+        rows, path, title="Analysis by Synthesis: the class that explains a digit best",
         subtitle="below each image the class and its loss, the smallest in blue; "
         "last, images that start from noise, with the confidence that the class reached",
-    )
+    )  # fmt: skip
     return {"digits explained": str(path)}
-
-
-def _beside(first: Tensor, others: Tensor) -> Tensor:
-    return torch.cat([first[None], others.to(first.dtype)])

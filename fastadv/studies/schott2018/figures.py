@@ -1,20 +1,68 @@
 """The figures of the study: accuracy against distance, the smallest adversarials, and what models imagine."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.studies.schott2018.plan import SYNTHESES
+from fastadv.evaluation.figures import Strip
+from fastadv.models.abs.calibrate import confidence_floor
+from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
 from fastadv.studies.schott2018.published import THRESHOLDS, TITLES, published
-from fastadv.studies.schott2018.summary import Smallest
+from fastadv.studies.schott2018.subjects import Subject, Subjects
+from fastadv.studies.schott2018.summary import Key, Smallest
+from fastadv.studies.schott2018.work import Done, Images, Work, distal
+from fastadv.studies.study import one_of_each
 from fastadv.threat import THREATS
 
 RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}
+LATENT_DESCENT = "Latent descent"
 Line = tuple[Sequence[float], Sequence[float]]
 """Distances, and the accuracy at each."""
+
+
+def draw(
+    settings: Settings,
+    subjects: Subjects,
+    work: Work,
+    outcomes: Mapping[Cell, Done],
+    found: Mapping[Key, Smallest],
+    bounds: Mapping[Key, Done],
+    folder: Path,
+) -> dict[str, str]:
+    """Draw all figures for which there is something. Returns the path of each by what it shows."""
+    drawn = dict[str, Path]()
+    lines = {key: curve(each.paper.distance) for key, each in found.items() if each.paper is not None}
+    known: dict[Key, Line] = {key: (published()[key].distance, published()[key].accuracy) for key in lines}
+    title = "Accuracy under the attacks of the paper"
+    if _panels(lines, known, path := folder / "published.png", title, drawn="here", reference="published"):
+        drawn["accuracy under the paper's attacks"] = path
+    lines = {key: curve(each.all.distance) for key, each in found.items()}
+    radii = {key: done.tensors["radius"] for key, done in bounds.items() if key[1] in SYNTHESES}
+    known = {key: curve(radii[key]) for key in lines if key in radii}
+    title = "Accuracy under all attacks, and what ABS guarantees"
+    if _panels(lines, known, path := folder / "all.png", title, drawn="attacks", reference="lower bound"):
+        drawn["accuracy under all attacks"] = path
+    for norm in settings.norms:
+        if rows := _smallest(subjects, work.images, found, norm):
+            symbol = THREATS[norm].symbol
+            fa.figures.strips(
+                rows, path := folder / f"smallest_{norm}.png",
+                title=f"The smallest {symbol} perturbations found",
+                subtitle="below each image the class that the model sees, and the distance to the clean one",
+            )  # fmt: skip
+            drawn[f"the smallest adversarials, {symbol}"] = path
+    if rows := [*_descended(subjects, work.images, outcomes), *_from_noise(settings, subjects, work)]:
+        fa.figures.strips(
+            rows, path := folder / "imagined.png", title="Latent descent and distal images",
+            subtitle="the class that the model sees and the distance; below, uniform noise raised to a "
+            "confidence of 90% in each class, with the confidence that was reached",
+        )  # fmt: skip
+        drawn["latent descent and distal images"] = path
+    return {what: str(path) for what, path in drawn.items()}
 
 
 def curve(distance: Tensor) -> Line:
@@ -29,60 +77,78 @@ def curve(distance: Tensor) -> Line:
     return [*across, math.inf], [*up, up[-1]]
 
 
-def against_published(found: Mapping[tuple[str, str], Smallest], path: Path) -> bool:
-    """Draw accuracy under the paper's attacks beside the published curves. Returns whether there is any."""
-    lines = {key: curve(each.paper.distance) for key, each in found.items() if each.paper is not None}
-    known = {key: (published()[key].distance, published()[key].accuracy) for key in lines}
-    title = "Accuracy under the attacks of the paper"
-    return _panels(lines, known, path, title=title, drawn="here", reference="published")
-
-
-def against_bounds(
-    found: Mapping[tuple[str, str], Smallest], radii: Mapping[tuple[str, str], Tensor], path: Path
-) -> bool:
-    """Draw accuracy under all attacks beside what ABS guarantees. Returns whether there is any."""
-    lines = {key: curve(each.all.distance) for key, each in found.items()}
-    known = {key: curve(radii[key]) for key in lines if key in radii and key[1] in SYNTHESES}
-    title = "Accuracy under all attacks, and what ABS guarantees"
-    return _panels(lines, known, path, title=title, drawn="attacks", reference="lower bound")
-
-
 def _panels(
-    lines: Mapping[tuple[str, str], Line], known: Mapping[tuple[str, str], Line], path: Path, **told: str
+    lines: Mapping[Key, Line], known: Mapping[Key, Line], path: Path, title: str, **told: str
 ) -> bool:
+    """Draw a panel for each norm; return whether there is any."""
+
+    def of(norm: str, given: Mapping[Key, Line]) -> dict[str, Line]:
+        """Cut lines where they cannot be seen: matplotlib cannot draw infinite distances."""
+        return {
+            TITLES[model]: ([min(value, 2 * RIGHT[norm]) for value in distances], accuracy)
+            for (own, model), (distances, accuracy) in given.items()
+            if own == norm
+        }
+
     parts = [
-        fa.figures.Panel(
-            f"{THREATS[norm].symbol} distance", RIGHT[norm], _of_norm(lines, norm), _of_norm(known, norm),
-            THRESHOLDS[norm],
-        )
-        for norm in dict.fromkeys(norm for norm, _ in lines)
-    ]  # fmt: skip
+        fa.figures.Panel(f"{THREATS[n].symbol} distance", RIGHT[n], of(n, lines), of(n, known), THRESHOLDS[n])
+        for n in dict.fromkeys(norm for norm, _ in lines)
+    ]
     if parts:
-        fa.figures.panels(parts, path, **told)
+        fa.figures.panels(parts, path, title=title, **told)
     return bool(parts)
 
 
-def _of_norm(lines: Mapping[tuple[str, str], Line], norm: str) -> dict[str, Line]:
-    """Cut lines where they cannot be seen: matplotlib cannot draw infinite distances."""
-    return {
-        TITLES[model]: ([min(value, 2 * RIGHT[norm]) for value in distances], accuracy)
-        for (own, model), (distances, accuracy) in lines.items()
+def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest], norm: str) -> list[Strip]:
+    """Collect an image of each class, and for each model the smallest adversarials over all attacks."""
+    places = one_of_each(images.y.cpu())
+    rows = [
+        _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places])
+        for (own, model), (_, all) in found.items()
         if own == norm
-    }
+    ]
+    return [_clean(images, places), *rows] if rows else []
 
 
-def gallery(rows: Sequence[fa.figures.Strip], norm: str, path: Path) -> None:
-    """Draw the smallest adversarials of each model."""
-    fa.figures.strips(
-        rows, path, title=f"The smallest {THREATS[norm].symbol} perturbations found",
-        subtitle="below each image the class that the model sees, and the distance to the clean one",
-    )  # fmt: skip
+def _descended(subjects: Subjects, images: Images, outcomes: Mapping[Cell, Done]) -> list[Strip]:
+    """Collect what latent descent found on ABS."""
+    places = one_of_each(images.y.cpu())
+    rows = [
+        _row(
+            subjects[cell.model], f"latent descent, {TITLES[cell.model]}",
+            done.tensors["x_adv"][places], done.tensors[cell.method.norm][places],
+        )
+        for cell, done in outcomes.items()
+        if cell.method.name == LATENT_DESCENT
+    ]  # fmt: skip
+    return [_clean(images, places), *rows] if rows else []
 
 
-def imagined(rows: Sequence[fa.figures.Strip], path: Path) -> None:
-    """Draw what latent descent found, and the images that were made of noise."""
-    fa.figures.strips(
-        rows, path, title="Latent descent and distal images",
-        subtitle="the class that the model sees and the distance; below, uniform noise raised to a "
-        "confidence of 90% in each class, with the confidence that was reached",
-    )  # fmt: skip
+def _from_noise(settings: Settings, subjects: Subjects, work: Work) -> Iterator[Strip]:
+    """Make images of noise of which each model is confident."""
+    images = work.images
+    classes = torch.arange(images.classes, device=images.x.device)
+    blank = Images(images.x.new_zeros(len(classes), *images.x.shape[1:]), classes, classes, images.classes)
+    # a binary model sees no difference between gray and white, and distal images end between them
+    for place, model in enumerate(name for name in settings.models if subjects[name].threshold is None):
+        subject = subjects[model]
+        floor = subject.floor
+        if floor is None:  # the median on the clean images is 0.9 (Schott et al. 2018)
+            floor = confidence_floor(-fa.freeze(subject.model).verdict(images.x), subject.scale)
+        made = distal(Work(work.folder, blank, work.seed), subject, floor).tensors
+        captions = [f"{k}\n{share:.0%}" for k, share in enumerate(made["confidence"].tolist())]
+        yield Strip(f"from noise, {TITLES[model]}", made["x"], captions, apart=0.0 if place else 0.12)
+
+
+def _clean(images: Images, places: Tensor) -> Strip:
+    return Strip("clean", images.x.cpu()[places], images.y.cpu()[places].tolist())
+
+
+def _row(subject: Subject, name: str, x_adv: Tensor, distance: Tensor) -> Strip:
+    device = next(iter(subject.model.state_dict().values())).device
+    seen = fa.freeze(subject.model).verdict(x_adv.to(device)).argmax(1).tolist()
+    captions = [
+        f"{k}\n{d:.3g}" if d < math.inf else f"{k}\nheld"
+        for k, d in zip(seen, distance.tolist(), strict=True)
+    ]
+    return Strip(name, x_adv, captions, (distance > 0) & distance.isfinite())

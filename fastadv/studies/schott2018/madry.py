@@ -41,11 +41,9 @@ RAMP = (
 
 
 def train(
-    train_set: Any, folder: Path, watch: Watch, *, seed: int = 0, device: torch.device | None = None
+    train_set: Any, folder: Path, watch: Watch, seed: int = 0, device: torch.device | None = None
 ) -> nn.Module:
-    """Return the trained net. Each run has a folder of its own in `folder`; what is done there is not done
-    again.
-    """
+    """Return the trained net. Each run has a folder of its own in `folder`, and is not done again there."""
     model = fa.models.WongCNN(tuple(train_set.shape), train_set.num_classes, seed=seed)
     for _ in climb(model, train_set, RAMP, folder, watch, steps=STEPS, seed=seed, device=device):
         pass
@@ -69,18 +67,11 @@ def climb(
     """
     for stage in ramp:
         yield from fa.train.epochs(
-            model,
-            train_set,
+            model, train_set,
             fa.train.PGDTraining(fa.Linf(stage.radius), steps=steps, step_size=stage.step_size),
-            epochs=stage.epochs,
-            run_dir=folder / stage.name,
-            resume=True,
-            optimizer="adam",
-            learning_rate=LEARNING_RATE,
+            epochs=stage.epochs, run_dir=folder / stage.name, resume=True, optimizer="adam",
+            learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, seed=seed, device=device,
             optimization=fa.train.Optimization(weight_decay=0.0, schedule=stage.schedule),
-            batch_size=BATCH_SIZE,
-            seed=seed,
-            device=device,
             execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
             progress=partial(watch, f"training the Madry net, {stage.name}"),
-        )
+        )  # fmt: skip

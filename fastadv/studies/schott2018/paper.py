@@ -1,7 +1,7 @@
 """The paper's evaluation: every attack on every model in every norm, and the smallest perturbations."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,12 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.results import publish
-from fastadv.studies.schott2018 import figures, report, rows, summary
+from fastadv.studies.schott2018 import figures, report, summary
 from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
-from fastadv.studies.schott2018.methods import METHODS
-from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Method, Settings
+from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
 from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
-from fastadv.studies.study import Watch, unwatched
-from fastadv.threat import THREATS
+from fastadv.studies.study import Watch, publish, unwatched
 
 CELLS = "cells"  # the folder of the finished batches
 log = logging.getLogger("fastadv")
@@ -31,13 +28,16 @@ DISTAL_SECONDS = 60
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
+def bounded(settings: Settings) -> list[summary.Key]:
+    """Return the (norm, model) whose decisions are bounded."""
+    return [(n, model) for model in settings.models for n in BOUNDED.get(model, ()) if n in settings.norms]
+
+
 def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
     """Estimate how many seconds it takes on two cores that do nothing else."""
-    seconds = settings.samples * sum(cell.seconds for cell in settings.cells(METHODS))
-    for model in settings.models:
-        norms = [norm for norm in BOUNDED.get(model, ()) if norm in settings.norms]
-        seconds += settings.samples * sum(BOUND_SECONDS[norm] for norm in norms)
-    seconds += DISTAL_SECONDS if "abs" in settings.models else 0
+    each = sum(cell.seconds for cell in settings.cells())
+    each += sum(BOUND_SECONDS[norm] for norm, _ in bounded(settings))
+    seconds = settings.samples * each + (DISTAL_SECONDS if "abs" in settings.models else 0)
     return seconds + (MADRY_SECONDS if "madry" in settings.models and not madry_trained else 0)
 
 
@@ -49,7 +49,6 @@ def run(
     watch: Watch = unwatched,
     *,
     resume: bool = False,
-    methods: Sequence[Method] = METHODS,
 ) -> dict[str, Any]:
     """Do the study in `folder`: write results.json, report.md and the figures there, and return the results.
 
@@ -60,7 +59,7 @@ def run(
     """
     if settings.samples > len(test):
         raise InputError(f"samples: expected at most the {len(test)} of {test.name}, got {settings.samples}")
-    planned = settings.cells(methods)
+    planned = settings.cells()
     transfers = any(cell.transfers for cell in planned)
     subjects.check([*settings.models, *([SUBSTITUTE] if transfers else [])])
     with Keeper(folder) as keeper:
@@ -68,18 +67,22 @@ def run(
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
         work = Work(folder / CELLS, images, settings.seed)
         outcomes, failed = _attacks(planned, subjects, work, watch)
-        bounds = _bounds(settings, subjects, work, watch)
+        bounds: dict[summary.Key, Done] = {}
+        for norm, model in (wanted := bounded(settings)):
+            watch(f"bounding {model} {norm}", len(bounds), len(wanted))
+            bounds[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
         found = summary.smallest(outcomes, settings)
-        measured = {
-            "cells": [summary.of_cell(cell, done) for cell, done in outcomes.items()],
-            "least": [summary.of_model(*key, each) for key, each in found.items()],
-            "bounds": [summary.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
-            "seconds": sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
-            "failed": failed,
-            "figures": _drawn(settings, subjects, work, outcomes, found, bounds, watch),
-        }
-        config = {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)}
-        result = card("study schott", config, **measured)
+        watch("drawing", 0, 1)
+        result = card(
+            "study schott",
+            {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)},
+            cells=[summary.of_cell(cell, done) for cell, done in outcomes.items()],
+            least=[summary.of_model(*key, each) for key, each in found.items()],
+            bounds=[summary.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
+            seconds=sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
+            failed=failed,
+            figures=figures.draw(settings, subjects, work, outcomes, found, bounds, folder),
+        )
         publish(keeper, result, report.markdown(result))
     return result
 
@@ -102,52 +105,9 @@ def _attacks(
         subject = subjects[cell.model]  # a Madry net is trained here
         dear = cell.model in SYNTHESES and work.images.x.device.type == "cpu"
         try:
-            outcomes[cell] = attack(work, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick=tick)
+            outcomes[cell] = attack(work, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick)
         except Exception as error:
             log.warning("study: %s on %s failed: %s", cell.method.name, subject.name, error, exc_info=True)
             failed[cell.name] = f"{type(error).__name__}: {error}"
         before += cell.seconds
     return outcomes, failed
-
-
-def _bounds(settings: Settings, subjects: Subjects, work: Work, watch: Watch) -> dict[tuple[str, str], Done]:
-    """Compute the radii within which decisions hold, by (norm, model)."""
-    wanted = [
-        (norm, model)
-        for model in settings.models
-        for norm in BOUNDED.get(model, ())
-        if norm in settings.norms
-    ]
-    done: dict[tuple[str, str], Done] = {}
-    for norm, model in wanted:
-        watch(f"bounding {model} {norm}", len(done), len(wanted))
-        done[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
-    return done
-
-
-def _drawn(
-    settings: Settings,
-    subjects: Subjects,
-    work: Work,
-    outcomes: Mapping[Cell, Done],
-    found: Mapping[tuple[str, str], summary.Smallest],
-    bounds: Mapping[tuple[str, str], Done],
-    watch: Watch,
-) -> dict[str, str]:
-    """Draw the figures in the folder of the run. Returns the path of each by what it shows."""
-    watch("drawing", 0, 2)
-    folder, drawn = work.folder.parent, dict[str, Path]()
-    if figures.against_published(found, path := folder / "published.png"):
-        drawn["accuracy under the paper's attacks"] = path
-    radii = {key: done.tensors["radius"] for key, done in bounds.items()}
-    if figures.against_bounds(found, radii, path := folder / "all.png"):
-        drawn["accuracy under all attacks"] = path
-    for norm in settings.norms:
-        if shown := rows.smallest(subjects, work.images, found, norm):
-            figures.gallery(shown, norm, path := folder / f"smallest_{norm}.png")
-            drawn[f"the smallest adversarials, {THREATS[norm].symbol}"] = path
-    watch("drawing", 1, 2)
-    if shown := rows.imagined(settings, subjects, work, outcomes):
-        figures.imagined(shown, path := folder / "imagined.png")
-        drawn["latent descent and distal images"] = path
-    return {what: str(path) for what, path in drawn.items()}

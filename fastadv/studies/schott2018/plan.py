@@ -30,7 +30,6 @@ MILLISECONDS = {
     "abs": (4.5, 4.5),
 }
 """What an image takes on two cores: for logits, and for a gradient. ABS with the options of a search."""
-NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,6 @@ class Method:
     gradient   whether these passes are forward and back
     wrap       what turns it into an attack that looks for the nearest adversarial: "minimum_radius", or
                "transfer" from the authors' substitute; empty where it is one already
-    around     arguments of `wrap`
     today      whether the paper did not have it
     only       the models it is for
     options    of ABS's inference during the search
@@ -61,12 +59,68 @@ class Method:
     dear_passes: int | None = None
     gradient: bool = True
     wrap: str = ""
-    around: Mapping[str, Any] = field(default_factory=dict)
     today: bool = False
     only: tuple[str, ...] = MODELS
     options: Mapping[str, Any] = field(default_factory=dict)
     probe: float = 0.0
     extra: bool = False
+
+
+# The paper runs gradient attacks on nearest neighbors and on ABS with numerical gradients, 1,568 passes each.
+# Here both have exact ones: the direction to the nearest image of each class, and by the envelope theorem the
+# gradient of the loss at the best latents. Binarized models pass gradients straight through the threshold.
+# The logits of both are minus distances, so small on ABS that cross-entropy pulls towards all classes at
+# once: there the margin is the loss.
+BIM = {"steps": 10}
+MARGIN = {"loss": "margin"}
+RADIUS = "minimum_radius"
+TRANSFER = partial(Method, "Transfer", attack="bim", arguments=BIM, passes=30, wrap="transfer")
+NOISE = {"levels": 100, "repetitions": 10}
+FEW_LEVELS = {"levels": 20, "repetitions": 3}
+MANY, FEW = {"steps": 500}, {"steps": 50}
+
+PAPER = (
+    TRANSFER(norm="l2"),
+    Method("Gaussian noise", "l2", "gaussian_noise", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
+    Method("Boundary", "l2", "boundary", {"queries": 2000}, {"queries": 200}, 2000, 200, gradient=False),
+    Method("Pointwise", "l2", "pointwise", {"queries": 1000}, {"queries": 250}, 1000, 250, gradient=False),
+    Method("FGM", "l2", "fgsm", dear=MARGIN, passes=20, wrap=RADIUS),
+    Method("DeepFool", "l2", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
+    Method("BIM", "l2", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
+    Method("Latent descent", "l2", "latent_descent", {"steps": 200}, passes=120, only=SYNTHESES),
+    TRANSFER(norm="linf"),
+    Method("FGSM", "linf", "fgsm", dear=MARGIN, passes=20, wrap=RADIUS),
+    Method("DeepFool", "linf", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
+    Method("BIM", "linf", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
+    Method("MIM", "linf", "mim", BIM, MARGIN, passes=100, wrap=RADIUS),
+    Method("Salt & pepper", "l0", "salt_and_pepper", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
+    Method("Pointwise", "l0", "pointwise", {"queries": 4000}, {"queries": 300}, 4000, 300, gradient=False),
+)
+
+STRONG = partial(Method, arguments=MANY, dear=FEW, passes=500, dear_passes=50, today=True)
+SEARCHED = partial(
+    Method, "APGD", attack="apgd", arguments={"steps": 50}, dear={"steps": 8, **MARGIN}, passes=500,
+    dear_passes=80, today=True, wrap=RADIUS,
+)  # fmt: skip
+UNROLLED = partial(
+    Method, "FMN, unrolled", attack="fmn", arguments={"steps": 25}, passes=25, today=True, only=SYNTHESES,
+    options={"input_grad": "unrolled"},
+)  # fmt: skip
+TODAY = (
+    STRONG("DDN", "l2", "ddn", dear={**FEW, **MARGIN}),
+    *(STRONG("FMN", norm, "fmn") for norm in ("l2", "linf", "l0")),
+    *(STRONG("PDPGD", norm, "pdpgd") for norm in ("l2", "linf", "l0")),
+    *(SEARCHED(norm=norm) for norm in ("l2", "linf")),
+    STRONG("sigma-zero", "l0", "sigma_zero", dear={"steps": 100}, dear_passes=100),
+    *(UNROLLED(norm=norm) for norm in ("l2", "linf")),
+)
+
+# dear, and no better than the exact gradients: run only where they are named
+ESTIMATED = partial(
+    Method, "DeepFool, estimated gradient", attack="deepfool", arguments={"steps": 5}, passes=5 * 1568,
+    gradient=False, probe=0.1, extra=True,
+)  # fmt: skip
+METHODS = PAPER + TODAY + tuple(ESTIMATED(norm=norm) for norm in ("l2", "linf"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +138,7 @@ class Cell:
     @property
     def arguments(self) -> dict[str, Any]:
         """Of the attack, on this model."""
-        return {**self.method.arguments, **(self.method.dear if self.model in DEAR else NONE)}
+        return {**self.method.arguments, **(self.method.dear if self.model in DEAR else {})}
 
     @property
     def seconds(self) -> float:
@@ -102,7 +156,7 @@ class Cell:
             "attack": self.method.attack,
             "arguments": self.arguments,
             "wrap": self.method.wrap,
-            "around": dict(self.method.around),
+            "around": {},  # in the identity of kept work
             "options": dict(self.method.options),
             "probe": self.method.probe,
         }
@@ -120,9 +174,7 @@ class Cell:
         if not self.method.wrap:
             return partial(run, threat=threat, **given)
         wrap = getattr(fa.attacks, self.method.wrap)
-        around = {**self.method.around, **_seed(wrap, seed)}
-        if self.transfers:
-            around["source"] = substitute
+        around = _seed(wrap, seed) | ({"source": substitute} if self.transfers else {})
         return partial(wrap, threat=threat, attack=partial(run, **given), **around)
 
 
@@ -130,19 +182,16 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
     return {"seed": seed} if "seed" in inspect.signature(run).parameters else {}
 
 
-def choose(names: Iterable[str] | None, methods: Iterable[Method]) -> tuple[Method, ...]:
-    """Return the methods of these names, or without names all but the extra ones; InputError for an
-    unknown name.
-    """
-    methods = tuple(methods)
+def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
+    """Return the methods of these names, of None all but the extra ones; InputError for an unknown name."""
     if names is None:
-        return tuple(method for method in methods if not method.extra)
+        return tuple(method for method in METHODS if not method.extra)
     wanted = {name.casefold() for name in names}
-    unknown = wanted - {method.name.casefold() for method in methods}
+    unknown = wanted - {method.name.casefold() for method in METHODS}
     if unknown:
-        known = dict.fromkeys(method.name for method in methods)
-        raise InputError(f"attacks: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    return tuple(method for method in methods if method.name.casefold() in wanted)
+        known = ", ".join(dict.fromkeys(method.name for method in METHODS))
+        raise InputError(f"attacks: expected some of {known}, got {', '.join(sorted(unknown))}")
+    return tuple(method for method in METHODS if method.name.casefold() in wanted)
 
 
 @dataclass(frozen=True)
@@ -166,7 +215,7 @@ class Settings:
                     f"{name}: expected some of {', '.join(known)}, got {', '.join(given) or 'none'}"
                 )
 
-    def cells(self, methods: Iterable[Method]) -> list[Cell]:
+    def cells(self) -> list[Cell]:
         """Return the cells, model by model."""
-        chosen = [method for method in choose(self.attacks, methods) if method.norm in self.norms]
+        chosen = [method for method in choose(self.attacks) if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]

@@ -50,16 +50,11 @@ def published() -> dict[tuple[str, str], Published]:
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     text = (files("fastadv.studies.schott2018") / "published.csv").read_text()
     for row in csv.DictReader(text.splitlines()):
-        points.setdefault((row["norm"], row["model"]), []).append(
-            (float(row["distance"]), float(row["accuracy_percent"]) / 100)
-        )
-    at_threshold = {
-        (norm, model): share
-        for norm, shares in ACCURACIES.items()
-        for model, share in zip(TITLES, shares, strict=True)
-    }
-    curves = {}
-    for key, curve in points.items():
+        point = float(row["distance"]), float(row["accuracy_percent"]) / 100
+        points.setdefault((row["norm"], row["model"]), []).append(point)
+    found = {}
+    for (norm, model), curve in points.items():
         distance, accuracy = zip(*curve, strict=True)
-        curves[key] = Published(distance, accuracy, at_threshold[key])
-    return curves
+        at_threshold = ACCURACIES[norm][list(TITLES).index(model)]
+        found[norm, model] = Published(distance, accuracy, at_threshold)
+    return found

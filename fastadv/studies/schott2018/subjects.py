@@ -1,6 +1,6 @@
 """The models of the paper: the authors' published weights, nearest neighbors, and a net trained here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,14 +37,13 @@ class Subject:
     """A model under attack.
 
     model    as published: what it decides counts.
-    search   the model that attacks see, with the options of InferenceOptions that they ask for; None: `model`
-             itself.
+    fast     whether attacks see an ABS that infers faster.
     scale, floor   of its confidence; None: the floor is set as in the paper.
     """
 
     name: str
     model: nn.Module
-    search: Callable[..., nn.Module] | None = None
+    fast: bool = False
     scale: float = 1.0
     floor: float | None = None
 
@@ -54,8 +53,11 @@ class Subject:
         return fa.freeze(self.model).input_threshold
 
     def attacked(self, **options: Any) -> nn.Module:
-        """Return the model that an attack sees."""
-        return self.model if self.search is None else self.search(**options)
+        """Return the model that an attack sees, with these options of InferenceOptions where it is fast."""
+        if not self.fast:
+            return self.model
+        assert isinstance(self.model, fa.models.ABS)
+        return self.model.with_options(**{**SEARCH, **options})
 
     @cached_property
     def identity(self) -> Any:
@@ -116,14 +118,12 @@ class Subjects:
         return Subject("nearest_neighbor", model, scale=5.0)
 
     def _madry(self) -> Subject:
-        if self.madry is not None:
-            model: nn.Module = fa.models.WongCNN(seed=self.seed)
-            fa.models.load_weights(model, self.madry)
-            return Subject("madry", model.to(self.device).eval())
-        model = madry.train(
-            self._train_set(), self.folder / "madry", self.watch, seed=self.seed, device=self.device
-        )
-        return Subject("madry", model)
+        if self.madry is None:
+            folder, train_set = self.folder / "madry", self._train_set()
+            return Subject("madry", madry.train(train_set, folder, self.watch, self.seed, self.device))
+        model = fa.models.WongCNN(seed=self.seed)
+        fa.models.load_weights(model, self.madry)
+        return Subject("madry", model.to(self.device).eval())
 
     def _abs(self) -> Subject:
         return synthesis("abs", fa.models.ABS.from_official(self.official, seed=self.seed).to(self.device))
@@ -141,10 +141,4 @@ class Subjects:
 
 def synthesis(name: str, model: fa.models.ABS) -> Subject:
     """Return an ABS as a subject: attacks search on a faster one."""
-    return Subject(
-        name,
-        model,
-        lambda **options: model.with_options(**{**SEARCH, **options}),
-        scale=model.scale,
-        floor=model.floor,
-    )
+    return Subject(name, model, fast=True, scale=model.scale, floor=model.floor)

@@ -15,6 +15,8 @@ from fastadv.studies.schott2018.published import THRESHOLDS, published
 from fastadv.studies.schott2018.work import Done
 from fastadv.threat import THREATS
 
+Key = tuple[str, str]
+"""A norm and a model."""
 Z = 1.96  # of a 95% interval
 ROUNDING = 1e-5
 
@@ -36,23 +38,22 @@ def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool =
 
     today: under all attacks on the model, whatever norm they were made for.
     """
-    own = [cell for cell in outcomes if (cell.model, cell.method.norm) == (model, norm)]
-    if today and own:
-        own = [cell for cell in outcomes if cell.model == model]
-    found = {cell: outcomes[cell].tensors for cell in own if today or not cell.method.today}
-    if not found:
+    cells = [cell for cell in outcomes if cell.model == model]
+    if not any(cell.method.norm == norm for cell in cells):
         return None
+    if not today:
+        cells = [cell for cell in cells if cell.method.norm == norm and not cell.method.today]
+    if not cells:
+        return None
+    found = [outcomes[cell].tensors for cell in cells]
+    distance, which = torch.stack([part[norm] for part in found]).min(0)
+    x_adv = torch.stack([part["x_adv"] for part in found])[which, torch.arange(len(distance))]
     names = [
         cell.method.name + ("" if cell.method.norm == norm else f" ({THREATS[cell.method.norm].symbol})")
-        for cell in found
+        for cell in cells
     ]
-    distances = torch.stack([part[norm] for part in found.values()])
-    distance, which = distances.min(0)
-    index = torch.arange(len(distance))
-    x_adv = torch.stack([part["x_adv"] for part in found.values()])[which, index]
-    by = [
-        names[k] if 0 < d < math.inf else "" for k, d in zip(which.tolist(), distance.tolist(), strict=True)
-    ]
+    broken = (distance > 0) & (distance < math.inf)
+    by = [names[k] if hit else "" for k, hit in zip(which.tolist(), broken.tolist(), strict=True)]
     return Least(distance, x_adv, by)
 
 
@@ -63,7 +64,7 @@ class Smallest(NamedTuple):
     all: Least
 
 
-def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[tuple[str, str], Smallest]:
+def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[Key, Smallest]:
     """Find the smallest perturbations by (norm, model), where there are attacks in the norm."""
     pairs = [(norm, model) for norm in settings.norms for model in settings.models]
     found = {(n, m): [least(outcomes, m, n, today=today) for today in (False, True)] for n, m in pairs}
@@ -113,9 +114,7 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
 
 
 def of_model(norm: str, model: str, found: Smallest) -> dict[str, Any]:
-    """Return the figures of a model in a norm under the paper's attacks and under all, beside the
-    published ones.
-    """
+    """Return the figures of a model under the paper's attacks and under all, beside the published ones."""
     known = published()[norm, model]
     return {
         "model": model,

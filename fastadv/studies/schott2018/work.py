@@ -64,6 +64,12 @@ class Done:
     backwards: int = 0
 
 
+Tick = Callable[[int], None]
+"""Called with the images done."""
+Compute = Callable[[Images], tuple[TENSORS, Mapping[str, int]]]
+"""What is done on a batch: its tensors, and the passes that it cost."""
+
+
 @dataclass(frozen=True)
 class Work:
     """Does work on the images in batches, and keeps each batch in a file of its own.
@@ -81,12 +87,10 @@ class Work:
         name: str,
         identity: Mapping[str, Any],
         batch_size: int,
-        compute: Callable[[Images], tuple[TENSORS, Mapping[str, int]]],
-        tick: Callable[[int], None] = lambda done: None,
+        compute: Compute,
+        tick: Tick = lambda done: None,
     ) -> Done:
-        """Return `compute` on every batch that is not kept yet; the results of all, in the order of the
-        images.
-        """
+        """Compute every batch that is not kept yet; return the results of all, in the order of the images."""
         whole = plain({**identity, "seed": self.seed})
         short = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
         done: list[Done] = []
@@ -95,12 +99,8 @@ class Work:
                 part = self.images.part(start, start + batch_size)
                 work = {**whole, "images": data_hash(part.x, part.y, part.ids)}
                 file = f"{start:05d}-{start + len(part):05d}.safetensors"
-                make, write, read = (
-                    partial(_timed, compute, part),
-                    partial(_write, work),
-                    partial(_read, work),
-                )
-                done.append(keeper.kept(file, make, write, read))
+                make = partial(_timed, compute, part)
+                done.append(keeper.kept(file, make, partial(_write, work), partial(_read, work)))
                 tick(start + len(part))
         return Done(
             {key: torch.cat([part.tensors[key] for part in done]) for key in done[0].tensors},
@@ -110,7 +110,7 @@ class Work:
         )
 
 
-def _timed(compute: Callable[[Images], tuple[TENSORS, Mapping[str, int]]], part: Images) -> Done:
+def _timed(compute: Compute, part: Images) -> Done:
     began = time.perf_counter()
     found, cost = compute(part)
     tensors = {key: value.cpu() for key, value in found.items()}  # waits for the device
@@ -128,7 +128,9 @@ def _read(work: Mapping[str, Any], path: Path) -> Done:
     return Done(tensors, **json.loads(about["measured"]))
 
 
-def attack(work: Work, subjects: Subjects, cell: Cell, batch_size: int, **watched: Any) -> Done:
+def attack(
+    work: Work, subjects: Subjects, cell: Cell, batch_size: int, tick: Tick = lambda done: None
+) -> Done:
     """Return a cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
 
     The model as published judges x_adv. Distances are 0 where it is wrong already, and infinite where nothing
@@ -147,15 +149,12 @@ def attack(work: Work, subjects: Subjects, cell: Cell, batch_size: int, **watche
         cost = {"forwards": int(result.forwards), "backwards": int(result.backwards)}
         return proved(subject, images, result.x_adv), cost
 
-    identity = {
-        "model": subject.identity,
-        "substitute": None if substitute is None else substitute.identity,
-        "cell": cell.describe(),
-    }
-    return work.do(cell.name, identity, batch_size, compute, **watched)
+    known = None if substitute is None else substitute.identity
+    identity = {"model": subject.identity, "substitute": known, "cell": cell.describe()}
+    return work.do(cell.name, identity, batch_size, compute, tick)
 
 
-def bound(work: Work, subject: Subject, norm: str, batch_size: int, **watched: Any) -> Done:
+def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
     """Return radius [N] within which an ABS keeps its decision; the tight form of the bound."""
     assert isinstance(subject.model, fa.models.ABS)
     search = subject.model.lower_bound
@@ -165,7 +164,7 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int, **watched: A
         return {"radius": radius}, {}
 
     identity = {"model": subject.identity, "bound": norm}
-    return work.do(f"{subject.name} {norm} bound", identity, batch_size, compute, **watched)
+    return work.do(f"{subject.name} {norm} bound", identity, batch_size, compute)
 
 
 def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
@@ -185,7 +184,7 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
     x_adv, distance = x.clone(), torch.where(already, 0.0, torch.inf)
     distances = {norm: distance.clone() for norm in NORMS}
     todo = (~already & (found != x).flatten(1).any(1)).nonzero().squeeze(1)
-    for share in LONGER if subject.search is not None else LONGER[:1]:
+    for share in LONGER if subject.fast else LONGER[:1]:
         if not len(todo):
             break
         clean, far = x[todo], found[todo]
@@ -201,20 +200,15 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
 
 
 def distal(work: Work, subject: Subject, floor: float) -> Done:
-    """Return x [N, ...] that start from noise until the model is confident of the classes `y` of the
-    images.
-    """
-    options: dict[str, Any] = {"steps": DISTAL_STEPS, "confidence": 0.9}
-    options |= {"scale": subject.scale, "floor": floor}
+    """Return x [N, ...] raised from noise until the model is confident of the classes y of the images."""
+    options: dict[str, Any] = {
+        "steps": DISTAL_STEPS, "confidence": 0.9, "scale": subject.scale, "floor": floor
+    }  # fmt: skip
 
     def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
+        shape = tuple(images.x.shape[1:])
         made = fa.attacks.distal(
-            subject.attacked(),
-            images.y,
-            tuple(images.x.shape[1:]),
-            seed=work.seed,
-            ids=images.ids,
-            **options,
+            subject.attacked(), images.y, shape, seed=work.seed, ids=images.ids, **options
         )
         return {"x": made.x, "confidence": made.confidence}, {}
 
