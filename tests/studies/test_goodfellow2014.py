@@ -74,15 +74,6 @@ def test_a_rounded_gradient_points_elsewhere_where_the_network_is_sure() -> None
     assert (rounded != sure).flatten(1).any(1)[lost].all()
 
 
-def test_images_that_are_wrong_already_are_crafted_too() -> None:
-    model = fa.models.create("softmax", shape=(1, 8, 8), seed=3).eval()
-    images = digits("test", 60)
-    wrong = model(images.x).argmax(1) != images.y
-    assert wrong.any()
-    moved = (craft(model, images.x, images.y, TINY.threat) - images.x).abs().flatten(1).amax(1)
-    torch.testing.assert_close(moved, torch.full_like(moved, TINY.radius))
-
-
 class Told(nn.Module):
     """Probabilities of its own, which do not sum to 1."""
 
@@ -131,12 +122,9 @@ def test_agreement_is_counted_among_the_mistakes() -> None:
     shares = [line.share for line in tables.agreement(bench)]
     # wrong: maxout 0 1 2 4, softmax 0 2 3 4, rbf 1 2 3
     assert shares == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 2, 1 / 2])
-
-
-def test_agreement_of_nothing_is_no_number() -> None:
     right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
     bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
-    assert [line.share for line in tables.agreement(bench)] == [None] * 5
+    assert [line.share for line in tables.agreement(bench)] == [None] * 5  # there is nothing to count
 
 
 def test_how_many_images_pgd_saw_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,7 @@ def test_the_effective_number_of_pixels_in_closed_form() -> None:
     two[0, 0, 0], two[0, 4, 6] = 3, -1
     weight = torch.stack([one, -7 * all_, two, torch.zeros(1, 5, 7)])
     assert study.spread(weight).tolist() == pytest.approx([1, 35, 100 / 82, 0])
-
-
-def test_channels_of_a_pixel_count_together() -> None:
-    weight = torch.zeros(2, 3, 4, 4)
+    weight = torch.zeros(2, 3, 4, 4)  # channels of a pixel count together
     weight[0, :, 1, 1] = torch.tensor([1.0, -2.0, 0.5])
     weight[1, 0, 1, 1] = weight[1, 2, 3, 3] = 1
     assert study.spread(weight).tolist() == pytest.approx([1, 2])

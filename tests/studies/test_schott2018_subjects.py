@@ -63,8 +63,8 @@ def test_published_models_read_digits(shared_data, tmp_path: Path) -> None:
     weights = tmp_path / "wong.safetensors"
     fa.models.save_weights(fa.models.WongCNN(seed=3), weights)
     made = Subjects(shared_data.abs_official, tmp_path, data_dir=shared_data.data_dir, madry=weights)
-    test = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=10)
-    x, y = next(fa.data.batches(test, 10))[:2]
+    test = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=5)
+    x, y = next(fa.data.batches(test, 5))[:2]
     names = ("cnn", "binary_cnn", "transfer_cnn", "abs", "binary_abs")
     made.check([*names, "madry"])
     for name in names:
@@ -73,7 +73,10 @@ def test_published_models_read_digits(shared_data, tmp_path: Path) -> None:
         assert subject.name == name
         assert (subject.threshold is not None) == name.startswith("binary")
         assert (fa.freeze(subject.model).verdict(x).argmax(1) == y).float().mean() >= 0.9
-        assert (fa.freeze(subject.attacked()).verdict(x).argmax(1) == y).float().mean() >= 0.9
+        if name.endswith("abs"):
+            assert (fa.freeze(subject.attacked()).verdict(x).argmax(1) == y).float().mean() >= 0.9
+        else:
+            assert subject.attacked() is subject.model
     assert len({str(made[name].identity) for name in names}) == len(names)
     plain = made["abs"]
     assert {**vars(plain.attacked().options), **SEARCH} == vars(plain.attacked().options)

@@ -27,9 +27,36 @@ def images(count: int, seed: int) -> ImageSet:
 
 
 @pytest.mark.slow
-def test_the_record(tmp_path: Path) -> None:
+def test_the_record_is_of_the_settings_and_of_the_averaged_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
-    record = speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path, lambda what, *rest: seen.append(what))
+    asked: dict[str, Any] = {}
+    judged: list[dict[str, Any]] = []
+    fit, evaluate = fa.train.fit, fa.evaluate
+
+    def fitting(*given: Any, **options: Any) -> Any:
+        asked.update(options)
+        return fit(*given, **options)
+
+    def judging(model: Any, *args: Any, **options: Any) -> Any:
+        judged.append({name: value.clone() for name, value in model.state_dict().items()})
+        return evaluate(model, *args, **options)
+
+    monkeypatch.setattr(fa.train, "fit", fitting)
+    monkeypatch.setattr(fa, "evaluate", judging)
+    settings = replace(TINY, learning_rate=0.01, ema=0.5, augment=("flip",), seed=3)
+    sets = images(32, 0), images(8, 1)
+    record = speedrun.run(settings, *sets, tmp_path, lambda what, *rest: seen.append(what), precision="fp32")
+    wanted = {
+        "epochs": 2, "batch_size": 16, "learning_rate": 0.01, "augment": ("flip",), "seed": 3,
+        "optimization": fa.train.Optimization(schedule="one_cycle", ema=0.5),
+        "execution": fa.train.Execution(precision="fp32"),
+    }  # fmt: skip
+    assert {name: asked[name] for name in wanted} == wanted
+    model = fa.models.create("resnet18", shape=(3, 16, 16), width=2, normalize="cifar10")
+    fa.models.load_weights(model, tmp_path / "training" / "ema.safetensors")
+    assert all(torch.equal(value, judged[0][name]) for name, value in model.state_dict().items())
     measured = record["measured"]
     past = fa.train.reports(tmp_path / "training")
     assert measured["seconds"] == sum(report.seconds for report in past)
@@ -37,50 +64,14 @@ def test_the_record(tmp_path: Path) -> None:
     assert 0 <= measured["autoattack"] <= measured["clean"] <= 1
     assert measured["judged"] == 4
     assert measured["reached"]
-    assert record["config"]["precision"] == "bf16"
+    assert record["config"]["precision"] == "fp32"
     assert json.loads((tmp_path / "record.json").read_text())["measured"] == measured
     assert {"training", "judging"} <= set(seen)
     assert all(report.clean_accuracy is None for report in past)  # no test costs the run its time
-    again = speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path)
+    again = speedrun.run(settings, *sets, tmp_path, precision="fp32")
     assert again["measured"]["seconds"] == measured["seconds"]
     with pytest.raises(InputError):
-        speedrun.run(replace(TINY, batch_size=8), images(32, 0), images(8, 1), tmp_path)
-
-
-@pytest.mark.slow
-def test_the_averaged_weights_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged: list[dict[str, Any]] = []
-    plain = fa.evaluate
-
-    def evaluate(model: Any, *args: Any, **options: Any) -> Any:
-        judged.append({name: value.clone() for name, value in model.state_dict().items()})
-        return plain(model, *args, **options)
-
-    monkeypatch.setattr(fa, "evaluate", evaluate)
-    speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path)
-    model = fa.models.create("resnet18", shape=(3, 16, 16), width=2, normalize="cifar10")
-    fa.models.load_weights(model, tmp_path / "training" / "ema.safetensors")
-    assert all(torch.equal(value, judged[0][name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.slow
-def test_settings_reach_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-    plain = fa.train.fit
-
-    def run(*given: Any, **options: Any) -> Any:
-        asked.update(options)
-        return plain(*given, **options)
-
-    monkeypatch.setattr(fa.train, "fit", run)
-    settings = replace(TINY, epochs=1, learning_rate=0.01, ema=0.5, augment=("flip",), seed=3)
-    speedrun.run(settings, images(32, 0), images(8, 1), tmp_path, precision="fp32")
-    wanted = {
-        "epochs": 1, "batch_size": 16, "learning_rate": 0.01, "augment": ("flip",), "seed": 3,
-        "optimization": fa.train.Optimization(schedule="one_cycle", ema=0.5),
-        "execution": fa.train.Execution(precision="fp32"),
-    }  # fmt: skip
-    assert {name: asked[name] for name in wanted} == wanted
+        speedrun.run(replace(settings, batch_size=8), *sets, tmp_path, precision="fp32")
 
 
 def test_words_say_whether_the_goal_was_reached() -> None:
@@ -115,12 +106,12 @@ def test_the_command(
         return images(limit or 8, len(asked))
 
     monkeypatch.setattr(_speedrun, "load_data", load)
-    command = f"speedrun --epochs 1 --limit 16 -n 2 --fp32 --goal 1 --run-dir {tmp_path}/a --recipe standard"
+    command = f"speedrun --epochs 1 --limit 16 -n 2 --goal 1 --run-dir {tmp_path}/a --recipe standard"
     assert main(command.split()) == 0
     assert asked == [("cifar10", "train", 16), ("cifar10", "test", None)]
     assert "missed the goal of 100.0%" in capsys.readouterr().out
     record = json.loads((tmp_path / "a" / "record.json").read_text())
-    assert record["config"]["precision"] == "fp32"
+    assert record["config"]["precision"] == "bf16"
     assert "Standard" in str(record["config"]["recipe"])
     assert main(["speedrun", "--size", "huge"]) == 2
     assert "expected one of small, full" in capsys.readouterr().err
