@@ -48,11 +48,8 @@ def test_a_row_holds_clean_then_each_attack_then_the_paper() -> None:
     assert det == ["D_det", "wrong labels", "35.0%", "10.0%", "0.0%", "43.7%", "~0%"]
 
 
-def test_the_title_says_how_many_digits_of_which_size() -> None:
-    assert "355 held-out digits of 10x10" in demo.title(RESULT)
-
-
 def test_the_sentences_speak_of_the_last_attack() -> None:
+    assert "355 held-out digits of 10x10" in demo.title(RESULT)
     lines = demo.notes(RESULT)
     assert lines[0] == (
         "Robust features alone protect: D_R keeps 40.0% under PGD L2 0.4, the standard net 5.0%."
@@ -75,32 +72,27 @@ def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails: bool) -
         torch.set_num_threads(before)
 
 
-def test_only_a_stopped_run_of_the_same_settings_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_another_is_cleared_away_and_what_no_demo_made_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    parts = [tmp_path / part for part in demo.PARTS]
+    for part in parts:
+        part.mkdir()
+        with pytest.raises(InputError, match="another folder"):
+            demo._prepare(tmp_path, TINY)
+        part.rmdir()
     demo._prepare(tmp_path, TINY)
     assert not demo.unfinished(TINY, tmp_path)  # nothing was done yet
-    (tmp_path / "nets").mkdir()
+    for made in parts:
+        made.mkdir()
+    (tmp_path / "mine.txt").touch()
     assert demo.unfinished(TINY, tmp_path)
+    demo._prepare(tmp_path, TINY)
+    assert all(part.exists() for part in parts)
     other = type(TINY)(seed=1)
     assert not demo.unfinished(other, tmp_path)
     (tmp_path / "results.json").touch()
     assert not demo.unfinished(TINY, tmp_path)
-
-
-def test_a_run_of_other_settings_is_cleared_away(tmp_path: Path) -> None:
-    demo._prepare(tmp_path, TINY)
-    for part in demo.PARTS:
-        (tmp_path / part).mkdir()
-    (tmp_path / "mine.txt").touch()
-    demo._prepare(tmp_path, TINY)
-    assert all((tmp_path / part).exists() for part in demo.PARTS)
-    demo._prepare(tmp_path, type(TINY)(seed=1))
-    assert not any((tmp_path / part).exists() for part in demo.PARTS)
-    assert (tmp_path / "mine.txt").exists()
-
-
-@pytest.mark.parametrize("part", demo.PARTS)
-def test_what_no_demo_made_is_left_alone(tmp_path: Path, part: str) -> None:
-    (tmp_path / part).mkdir()
-    with pytest.raises(InputError, match="another folder"):
-        demo._prepare(tmp_path, TINY)
-    assert (tmp_path / part).exists()
+    demo._prepare(tmp_path, other)
+    assert not any(part.exists() for part in parts)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["mine.txt", "settings.json"]

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.models.weights import read_weights
 from fastadv.studies.goodfellow2014 import SCALES, measure, moves, paper, report, tables
 from fastadv.studies.goodfellow2014.measure import Answers, Bench, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets
@@ -162,8 +162,18 @@ def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
 
 
 @pytest.mark.slow
-def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(tmp_path: Path) -> None:
-    settings, train_set = replace(TINY, large_epochs=3, patience=1), digits("train", 200)
+def test_a_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[ImageSet, dict[str, Any]]] = []
+    fit = fa.train.fit
+
+    def fitting(model: nn.Module, images: ImageSet, recipe: Any, **options: Any) -> Any:
+        runs.append((images, options))
+        return fit(model, images, recipe, **options)
+
+    monkeypatch.setattr(fa.train, "fit", fitting)
+    settings, train_set = replace(TINY, large_epochs=3, members=3, seeds=2), digits("train", 200)
     nets = Nets(settings, train_set, tmp_path, unwatched, None)
     model = nets["large_adversarial"]
     assert not model.training
@@ -173,9 +183,14 @@ def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
     chosen = max(searched, key=lambda report: report.lowest)
     assert chosen.validation_robust_accuracy
     assert len(past) == chosen.epoch
-    for name, samples in (("large_adversarial-search", 140), ("large_adversarial", 200)):
-        _, card = read_weights(tmp_path / name / "model.safetensors")
-        assert card["config"]["data"]["samples"] == samples
+    (part, search), (whole, last) = runs
+    assert torch.equal(part.x, train_set.x[:140])
+    assert torch.equal(search["measuring"].validation_set.x, train_set.x[140:])
+    assert (search["epochs"], search["ending"].patience) == (3, 1)
+    assert repr(search["test_attacks"]["FGSM"].keywords["threat"]) == repr(settings.threat)
+    assert whole is train_set
+    assert search["optimization"].schedule == "cosine"
+    assert last["optimization"].schedule == Beginning("cosine", chosen.epoch / 3)
     assert nets.told()["large_adversarial"] == {
         "epochs": chosen.epoch,
         "seconds": sum(report.seconds for report in [*past, *searched]),
@@ -184,6 +199,13 @@ def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
     again = Nets(settings, train_set, tmp_path, unwatched, None)["large_adversarial"]
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+    members = list(nets["ensemble"].members)
+    assert members == [nets[name] for name in ("maxout", "member-1", "member-2")]
+    assert "ensemble" not in nets.told()
+    nets["large_adversarial-1"]
+    seeds = {options["run_dir"].name: options["seed"] for _, options in runs}
+    assert seeds["large_adversarial"] == seeds["large_adversarial-search"] == seeds["maxout"]
+    assert seeds["large_adversarial-1"] == seeds["member-1"] != seeds["maxout"]
 
 
 @pytest.mark.slow

@@ -10,13 +10,10 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.data import ImageSet
 from fastadv.studies.goodfellow2014 import SCALES, report, tables
 from fastadv.studies.goodfellow2014.measure import Bench, Line, craft
-from fastadv.studies.goodfellow2014.nets import Beginning, Nets, plans
-from fastadv.studies.study import unwatched
+from fastadv.studies.goodfellow2014.nets import plans
 from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
-from fastadv.train.report import EpochReport
 from tests.studies.goodfellow import INFINITE, digits
 
 TINY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)
@@ -143,38 +140,6 @@ def test_how_each_network_is_trained() -> None:
         "sigmoids",
     }
     assert (TINY.boxed.box, TINY.boxed.radius) == ((0.0, 1.0), 0.2)
-
-
-def test_how_seeds_and_held_out_images_reach_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[Any] = []
-
-    def run(model: Any, images: ImageSet, recipe: Any, **options: Any) -> None:
-        runs.append((images, options))
-
-    past = [EpochReport(k, 1.0, None, {}, 0.1, float(k), validation_robust_accuracy={"FGSM": accuracy})
-            for k, accuracy in enumerate((0.2, 0.6, 0.4), 1)]  # fmt: skip
-    monkeypatch.setattr(fa.train, "fit", run)
-    monkeypatch.setattr(fa.train, "reports", lambda folder: past)
-    train_set = digits().subset(range(100))
-    nets = Nets(replace(TINY, large_epochs=8), train_set, tmp_path, unwatched, None)
-    nets["large_adversarial-1"]
-    (part, search), (whole, last) = runs
-    assert torch.equal(part.x, train_set.x[:40])
-    assert torch.equal(search["measuring"].validation_set.x, train_set.x[40:])
-    assert (search["epochs"], search["ending"].patience) == (8, 7)
-    assert search["optimization"].schedule == "cosine"
-    assert repr(search["test_attacks"]["FGSM"].keywords["threat"]) == repr(BALL)
-    assert torch.equal(whole.x, train_set.x)
-    assert (last["epochs"], last["optimization"].schedule) == (2, Beginning("cosine", 0.25))
-    assert last["run_dir"] != search["run_dir"]
-    assert last["seed"] == search["seed"]
-    nets["large_adversarial"], nets["maxout"]
-    assert runs[-1][1]["seed"] == runs[-2][1]["seed"] != last["seed"]
-    members = list(nets["ensemble"].members)
-    assert members == [nets[name] for name in ("maxout", "member-1", "member-2")]
-    assert "ensemble" not in nets.told()
 
 
 def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def test_each_set_and_net_is_what_its_name_says(whole: Whole) -> None:
     assert weights["D_R"] == weights["D_R_noise"] != weights["D_NR"]
     assert weights["D_NR"] == weights["D_NR_noise"] == weights["D_rand"] == weights["D_det"]
     assert [source[name].get("start") for name in KINDS] == ["images", "noise", "images", "noise", None, None]
+    for name, card in source.items():
+        assert (card["steps"], card["seed"]) == (2, MINI.seed)
+        pushed = name in ("D_rand", "D_det")
+        assert card["step_size"] == (MINI.push_step_size if pushed else MINI.invert_step_size)
+        assert card["threat"]["radius"] == (MINI.push_radius if pushed else "inf")
     nets = {path.name for path in (folder / "nets").iterdir()}
     assert {*plan.NETS, "independent", "early", "early_labels", "small_CNN_narrow_on_D_det"} <= nets
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.studies.ilyas2019 import figures, maker, pipeline, plan, report
+from fastadv.studies.ilyas2019 import figures, pipeline, plan, report
 from fastadv.studies.ilyas2019.sets import KINDS
 from tests.studies.ilyas import MINI
 
@@ -63,35 +63,6 @@ def test_every_net_is_measured_on_the_test_images_at_its_radii(
 def test_the_limit_of_images_is_that_of_training() -> None:
     base, test = pipeline.load(MINI)
     assert (len(base), len(test)) == (60, 355)
-
-
-def test_each_set_is_built_with_its_net_budget_and_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built: dict[str, Any] = {}
-
-    def make(kind: str) -> Any:
-        def made(source: Any, base: Any, **options: Any) -> None:
-            built[kind, options.get("start")] = float(source.model.threshold), base, options
-
-        return made
-
-    for kind in ("robust", "non_robust", "random_target", "fixed_shift"):
-        monkeypatch.setattr(fa.data.construct, kind, make(kind))
-    settings = replace(MINI, seed=3, invert_steps=4, invert_step_size=0.3, push_steps=5, push_step_size=0.4)
-    base, test = pipeline.load(settings)
-    of = maker.Maker(settings, base, test, tmp_path, lambda *given: None)
-    of._nets = {"standard": Line(0.25).eval(), "adversarial": Line(0.75).eval()}
-    for name in KINDS:
-        of.set(name)
-        source, given, options = built[KINDS[name].construction, KINDS[name].options.get("start")]
-        assert source == (0.75 if name.startswith("D_R") else 0.25)
-        assert given is base
-        pushed = name in ("D_rand", "D_det")
-        assert (options["steps"], options["step_size"]) == ((5, 0.4) if pushed else (4, 0.3))
-        assert ("threat" in options) is pushed
-        assert (options["seed"], options["out_dir"]) == (3, tmp_path / "sets" / name)
-    assert built["fixed_shift", None][2]["threat"].radius == MINI.push_radius
 
 
 @pytest.mark.parametrize("scale", plan.SCALES)

@@ -2,19 +2,16 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fastadv as fa
-from fastadv.attacks import fgsm
 from fastadv.cli import _study_recipes, main
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies import recipes
-from fastadv.train import EpochReport
 
 TINY = recipes.Settings(epochs=2, ramp=1, batch_size=16, tested=4, judged=2, version="quick")
 
@@ -26,17 +23,42 @@ def digits(split: str, count: int) -> ImageSet:
 
 
 @pytest.mark.slow
-def test_every_recipe_has_its_line(tmp_path: Path) -> None:
-    seen: list[str] = []
-    result = recipes.run(
-        TINY, digits("train", 16), digits("test", 8), tmp_path, lambda what, *rest: seen.append(what)
-    )
+def test_every_recipe_is_trained_and_judged_by_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[dict[str, Any]] = []
+    judged: list[Any] = []
+    fit, evaluate, seen = fa.train.fit, fa.evaluate, list[str]()
+
+    def fitting(*given: Any, **options: Any) -> Any:
+        trained.append(options)
+        return fit(*given, **options)
+
+    def judging(model: Any, test_set: Any, attacks: Any, **options: Any) -> Any:
+        given = attacks["AutoAttack"].keywords
+        judged.append((given["threat"].radius, given["version"], given["seed"], options["limit"]))
+        return evaluate(model, test_set, attacks, **options)
+
+    monkeypatch.setattr(fa.train, "fit", fitting)
+    monkeypatch.setattr(fa, "evaluate", judging)
+    settings = replace(TINY, learning_rate=0.003, seed=5)
+    sets = digits("train", 16), digits("test", 8)
+    result = recipes.run(settings, *sets, tmp_path, lambda what, *rest: seen.append(what))
+    assert judged == [(0.3, "quick", 5, 2)] * len(recipes.RECIPES)
+    wanted = {"epochs": 2, "batch_size": 16, "learning_rate": 0.003, "seed": 5}
+    for name, options in zip(recipes.RECIPES, trained, strict=True):
+        assert {key: options[key] for key in wanted} == wanted
+        assert options["measuring"].test_limit == 4
+        assert options["optimization"].ramp == (None if name == "standard" else fa.train.Ramp(1))
     lines = result["measured"]["lines"]
     assert [line["recipe"] for line in lines] == list(recipes.RECIPES)
     for line in lines:
         assert line["judged"] == 2
         assert 0 <= line["autoattack"] <= line["clean"] <= 1
-        assert line["pgd"] <= line["best_pgd"]
+        under_pgd = [
+            report.robust_accuracy["PGD-20"] for report in fa.train.reports(tmp_path / line["recipe"])
+        ]
+        assert (line["pgd"], line["best_pgd"]) == (under_pgd[-1], max(under_pgd))
     assert json.loads((tmp_path / "results.json").read_text())["measured"] == result["measured"]
     page = (tmp_path / "report.md").read_text()
     assert all(f"| {name} |" in page for name in recipes.RECIPES)
@@ -69,34 +91,6 @@ def test_recipes_are_what_their_names_say() -> None:
     assert made["n-fgsm"].method == "n-fgsm"
     assert made["pgd"].step_size == pytest.approx(0.1)
     assert made["trades"].steps == 7
-
-
-def test_settings_reach_training_and_judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[dict[str, Any]] = []
-    judged: list[Any] = []
-    sets = digits("train", 16), digits("test", 8)
-    model = fa.models.create("softmax", shape=(1, 8, 8))
-    table = fa.evaluate(model, sets[1], {"AutoAttack": partial(fgsm, threat=fa.Linf(0.3))})
-
-    def evaluate(model: Any, test_set: Any, attacks: Any, **options: Any) -> Any:
-        given = attacks["AutoAttack"].keywords
-        judged.append((given["threat"].radius, given["version"], given["seed"], options["limit"]))
-        return table
-
-    shares = ((1, 0.3), (2, 0.5), (3, 0.4))  # the best epoch is neither the first nor the last
-    past = [EpochReport(k, 1.0, 0.9, {"PGD-20": share}, 0.1, 1.0) for k, share in shares]
-    monkeypatch.setattr(fa.train, "fit", lambda *given, **options: trained.append(options))
-    monkeypatch.setattr(fa.train, "reports", lambda folder: past)
-    monkeypatch.setattr(fa, "evaluate", evaluate)
-    settings = replace(TINY, recipes=("standard", "mart"), learning_rate=0.003, seed=5)
-    result = recipes.run(settings, *sets, tmp_path)
-    wanted = {"epochs": 2, "batch_size": 16, "learning_rate": 0.003, "seed": 5}
-    for options, ramp in zip(trained, (None, 1), strict=True):
-        assert {name: options[name] for name in wanted} == wanted
-        assert options["measuring"].test_limit == 4
-        assert options["optimization"].ramp == (ramp and fa.train.Ramp(ramp))
-    assert judged == [(0.3, "quick", 5, 2)] * 2
-    assert [(line["pgd"], line["best_pgd"]) for line in result["measured"]["lines"]] == [(0.4, 0.5)] * 2
 
 
 def test_alarms_stand_in_the_table() -> None:
