@@ -8,7 +8,7 @@ from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._output import print_table, progress, say, say_where, write_json
 from fastadv.cli._panda import Picture, draw_panda
 from fastadv.cli._shared import load_data, make_device
-from fastadv.studies.goodfellow2014 import SCALES, paper, report
+from fastadv.studies.goodfellow2014 import SCALES, paper
 from fastadv.studies.study import REPORT
 
 
@@ -51,7 +51,7 @@ def goodfellow(
         write_json(result)
         return
     for part in result["config"]["parts"]:
-        print_table(part.capitalize(), report.table(result, part))
-    print_table("Networks", report.nets(result), report.notes(result))
+        print_table(part.capitalize(), paper.table(result, part))
+    print_table("Networks", paper.networks(result), paper.notes(result))
     say("")
     say_where({**result["measured"]["figures"], "the report": run_dir / REPORT}, width=36)

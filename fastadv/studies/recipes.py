@@ -16,9 +16,8 @@ import fastadv as fa
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation.text import in_markdown, percent
-from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.study import Watch, judge, publish, unwatched
+from fastadv.studies.study import Watch, judge, publish, trained, unwatched
 
 STEPS, REPLAYS = 7, 4
 CHECKPOINT_EVERY = 200
@@ -82,14 +81,12 @@ def run(
     def line(name: str) -> dict[str, Any]:
         recipe, own = RECIPES[name](threat), folder / name
         ramp = settings.ramp if settings.ramp and not isinstance(recipe, fa.train.Standard) else None
-        shape, classes = train_set.shape, train_set.num_classes
-        model = fa.models.create("wong_cnn", shape=shape, classes=classes, seed=settings.seed)
-        fa.train.fit(
-            model, train_set, recipe, epochs=settings.epochs, batch_size=settings.batch_size,
-            optimizer="adam", learning_rate=settings.learning_rate, seed=settings.seed, device=device,
+        model = trained(
+            "wong_cnn", train_set, recipe, own, seed=settings.seed, epochs=settings.epochs, optimizer="adam",
+            batch_size=settings.batch_size, learning_rate=settings.learning_rate, device=device,
             optimization=fa.train.Optimization(ramp=ramp, weight_decay=0.0, schedule="cosine"),
             test_set=test_set, test_attacks={PGD: pgd},
-            measuring=fa.train.Measuring(test_limit=settings.tested), run_dir=own, resume=True,
+            measuring=fa.train.Measuring(test_limit=settings.tested),
             execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
             progress=partial(watch, f"training {name}"),
         )  # fmt: skip
@@ -110,9 +107,7 @@ def run(
     with Keeper(folder) as keeper:
         lines = [line(name) for name in settings.recipes]
         config = {**asdict(settings), "train": train_set.describe(), "test": test_set.describe()}
-        result = card("study recipes", config, lines=lines)
-        publish(keeper, result, markdown(result))
-    return result
+        return publish(keeper, "study recipes", config, markdown, lines=lines)
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:

@@ -21,7 +21,7 @@ from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import write_json
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.study import Watch, judge, unwatched
+from fastadv.studies.study import Watch, judge, trained, unwatched
 
 THREAT = fa.Linf(8 / 255)
 
@@ -78,17 +78,13 @@ def run(
 
     Raises InputError where the folder holds a run with other settings.
     """
-    model = fa.models.create(
-        "resnet18", shape=train_set.shape, classes=train_set.num_classes, width=settings.width,
-        seed=settings.seed, normalize="cifar10",
-    )  # fmt: skip
     with Keeper(folder):
-        fa.train.fit(
-            model, train_set, settings.recipe, epochs=settings.epochs, batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate, augment=settings.augment, seed=settings.seed, device=device,
-            optimization=fa.train.Optimization(schedule="one_cycle", ema=settings.ema),
-            execution=fa.train.Execution(precision=precision), run_dir=folder / "training", resume=True,
-            progress=partial(watch, "training"),
+        model = trained(
+            "resnet18", train_set, settings.recipe, folder / "training", seed=settings.seed,
+            options={"width": settings.width, "normalize": "cifar10"}, epochs=settings.epochs,
+            batch_size=settings.batch_size, learning_rate=settings.learning_rate, augment=settings.augment,
+            optimization=fa.train.Optimization(schedule="one_cycle", ema=settings.ema), device=device,
+            execution=fa.train.Execution(precision=precision), progress=partial(watch, "training"),
         )  # fmt: skip
         past = fa.train.reports(folder / "training")
         fa.models.load_weights(model, folder / "training" / "ema.safetensors")

@@ -13,26 +13,50 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table
+from fastadv.runs.card import card
 from fastadv.runs.files import write_json, write_text
 from fastadv.runs.keeper import Keeper
 
 RESULTS, REPORT = "results.json", "report.md"
 Watch = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+Report = Callable[[dict[str, Any]], str]
+"""Returns the results of a study as a page in Markdown."""
 
 
 def unwatched(what: str, done: int, total: int) -> None:
     """Ignore progress: a `Watch` for nobody."""
 
 
-def publish(keeper: Keeper, result: Mapping[str, Any], report: str | None = None) -> None:
-    """Write the card of a study as results.json, and its report in Markdown, if it has one, as report.md.
+def publish(
+    keeper: Keeper, study: str, config: Mapping[str, Any], report: Report | None = None, **measured: Any
+) -> dict[str, Any]:
+    """Return the card of a study, written as results.json, and its report, if it has one, as report.md.
 
     Raises OSError, saying what to do, where the disk is full.
     """
+    result = card(study, config, **measured)
     keeper.result(RESULTS, partial(write_json, value=result))
     if report is not None:
-        keeper.result(REPORT, partial(write_text, text=report))
+        keeper.result(REPORT, partial(write_text, text=report(result)))
+    return result
+
+
+def trained(
+    model: str,
+    images: ImageSet,
+    recipe: fa.train.Recipe,
+    folder: Path,
+    *,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> nn.Module:
+    """Return a net of `fa.models`, with these options, in eval mode; training in `folder` goes on there."""
+    shape, classes = images.shape, images.num_classes
+    net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
+    fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
+    return net.eval()
 
 
 def judge(
@@ -44,7 +68,7 @@ def judge(
     """
     attack = partial(fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed)
     table = fa.evaluate(
-        model.eval(), test_set, {"AutoAttack": attack}, limit=settings.judged, run_dir=folder, resume=True
+        model, test_set, {"AutoAttack": attack}, limit=settings.judged, run_dir=folder, resume=True
     )
     return table, table["AutoAttack"].robust_accuracy
 

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014 import SCALES, measure, moves, paper, report, tables
+from fastadv.studies.goodfellow2014 import SCALES, measure, moves, paper, tables
 from fastadv.studies.goodfellow2014.measure import Answers, Bench, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets
 from fastadv.studies.study import unwatched
@@ -246,7 +246,7 @@ def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
     for path in whole["measured"]["figures"].values():
         assert Path(path).stat().st_size > 10_000
     page = (tmp_path / "report.md").read_text()
-    assert page == report.markdown(json.loads((tmp_path / "results.json").read_text()))
+    assert page == paper.markdown(json.loads((tmp_path / "results.json").read_text()))
     assert "| 99.90% |" in page  # what the paper printed
     with pytest.raises(InputError, match="got one with another seed"):
         paper.run(replace(TINY, seed=1), *sets, tmp_path, parts=("fgsm",))

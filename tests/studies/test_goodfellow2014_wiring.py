@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.studies.goodfellow2014 import SCALES, report, tables
+from fastadv.studies.goodfellow2014 import SCALES, paper, tables
 from fastadv.studies.goodfellow2014.measure import Bench, Line, craft
 from fastadv.studies.goodfellow2014.nets import plans
 from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
@@ -161,5 +161,5 @@ def test_a_line_as_people_read_it() -> None:
     lines = {"fgsm": Line("maxout", 0.5, 0.25, (0.894, 0.976)), "rubbish": Line("rbf", None)}
     told = [{"part": part, **asdict(line)} for part, line in lines.items()]
     result = {"measured": {"lines": told}}
-    assert report.table(result, "fgsm")[1:] == [["maxout", "50.00%", "89.40%", "25.0%", "97.6%"]]
-    assert report.table(result, "rubbish")[1:] == [["rbf", "-", "-", "-", "-"]]
+    assert paper.table(result, "fgsm")[1:] == [["maxout", "50.00%", "89.40%", "25.0%", "97.6%"]]
+    assert paper.table(result, "rubbish")[1:] == [["rbf", "-", "-", "-", "-"]]

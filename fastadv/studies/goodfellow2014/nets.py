@@ -14,7 +14,7 @@ from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, trained
 from fastadv.train.optim import SCHEDULES
 from fastadv.train.report import best
 
@@ -152,14 +152,10 @@ class Nets:
         self, what: str, plan: Plan, folder: Path, images: ImageSet, epochs: int, **more: Any
     ) -> nn.Module:
         seed = rng.derive(self.settings.seed, "net", plan.number)
-        model = fa.models.create(
-            plan.model, shape=images.shape, classes=images.num_classes, seed=seed, **plan.options
-        )
         precision = self.settings.precision if plan.model == "maxout" else "fp32"
-        fa.train.fit(
-            model, images, plan.recipe, epochs=epochs, run_dir=folder, resume=True, seed=seed,
+        return trained(
+            plan.model, images, plan.recipe, folder, seed=seed, options=plan.options, epochs=epochs,
             device=self.device, progress=partial(self.watch, f"training {what}"),
             execution=fa.train.Execution(precision=precision, checkpoint_every=CHECKPOINT_EVERY),
             **{**plan.training, **more},
         )  # fmt: skip
-        return model.eval()

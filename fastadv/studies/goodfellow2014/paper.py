@@ -1,6 +1,6 @@
 """The study from first to last: every table, with the networks that it needs trained on the way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import torch
 
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.card import card
+from fastadv.evaluation.text import in_markdown, percent
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.goodfellow2014 import logistic, moves, report, rubbish, tables, weights
+from fastadv.studies.goodfellow2014 import logistic, moves, rubbish, tables, weights
 from fastadv.studies.goodfellow2014.measure import Bench, Line
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "rubbish": rubbish.noises,
 }
 PARTS = tuple(TABLES)
+Result = Mapping[str, Any]
 
 
 def run(
@@ -60,9 +61,45 @@ def run(
             watch(part, place, len(parts))
             lines += [{"part": part, **asdict(line)} for line in TABLES[part](bench)]
         sets = {"train": train_set.describe(), "test": test_set.describe()}
-        result = card(
-            "study goodfellow", {**asdict(settings), "parts": list(parts), **sets}, lines=lines,
-            tested=len(bench.y), nets=nets.told(), details=bench.details, figures=bench.figures,
+        return publish(
+            keeper, "study goodfellow", {**asdict(settings), "parts": list(parts), **sets}, markdown,
+            lines=lines, tested=len(bench.y), nets=nets.told(), details=bench.details, figures=bench.figures,
         )  # fmt: skip
-        publish(keeper, result, report.markdown(result))
-    return result
+
+
+def table(result: Result, part: str) -> list[list[str]]:
+    """Return the lines of a part, the head first."""
+    cells = [["", "share", "paper", "confidence", "paper"]]
+    for line in result["measured"]["lines"]:
+        if line["part"] == part:
+            share, confidence = line["paper"]
+            shares = percent(line["share"], 2), percent(share, 2)
+            cells.append([line["what"], *shares, percent(line["confidence"]), percent(confidence)])
+    return cells
+
+
+def networks(result: Result) -> list[list[str]]:
+    """Return the networks: epochs and seconds of training."""
+    told = sorted(result["measured"]["nets"].items())
+    lines = [[name, str(net["epochs"]), f"{net['seconds']:.0f}", net["stopped"] or "-"] for name, net in told]
+    return [["network", "epochs", "seconds", "stopped"], *lines]
+
+
+def notes(result: Result) -> list[str]:
+    """Return what a reader of the tables must know."""
+    config, measured = result["config"], result["measured"]
+    return [
+        f"{config['test']['name']}, {measured['tested']} test images, FGSM at L-infinity "
+        f"{config['radius']:g}, seed {config['seed']}; where nothing else is said nothing is clipped, as in "
+        "the paper",
+        "share: of errors (agreement: of equal answers); confidence: the mean largest probability, on "
+        "mistakes, on clean images on all; an error on rubbish is to be surer than 50% of some class",
+    ]
+
+
+def markdown(result: Result) -> str:
+    """Return the report as a page."""
+    pieces = ["# Explaining and harnessing adversarial examples", *notes(result)]
+    for part in result["config"]["parts"]:
+        pieces.append(f"## {part.capitalize()}\n\n{in_markdown(table(result, part))}")
+    return "\n\n".join([*pieces, f"## Networks\n\n{in_markdown(networks(result))}"]) + "\n"

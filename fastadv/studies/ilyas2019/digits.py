@@ -20,7 +20,7 @@ from fastadv.evaluation.figures import Strip
 from fastadv.studies.ilyas2019 import figures
 from fastadv.studies.ilyas2019.published import PAPER
 from fastadv.studies.ilyas2019.sets import KINDS, SETS, adversary, build
-from fastadv.studies.study import Study, Watch, one_of_each
+from fastadv.studies.study import Study, Watch, one_of_each, trained
 
 LEARNED = {
     "standard": "the digits",
@@ -125,13 +125,11 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
     s = study.settings
     # a net on a constructed set starts from other weights than the nets that the sets were made with
     seed = s.seed + (name in SETS)
-    model = fa.models.create("small_cnn", shape=study.test.shape, classes=10, width=s.width, seed=seed)
-    fa.train.fit(
-        model, learned, recipe, epochs=s.epochs, run_dir=study.folder / "nets" / name, resume=True,
-        batch_size=s.batch_size, optimization=fa.train.Optimization(schedule="cosine"), seed=seed,
+    model = trained(
+        "small_cnn", learned, recipe, study.folder / "nets" / name, seed=seed, options={"width": s.width},
+        epochs=s.epochs, batch_size=s.batch_size, optimization=fa.train.Optimization(schedule="cosine"),
         progress=partial(watch, f"training {name}"),
     )  # fmt: skip
-    model.eval()
     return Net(name, learned, model, fa.evaluate(model, study.test, s.attacks()))
 
 

@@ -13,7 +13,6 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.evaluation.text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
-from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import digits
 from fastadv.studies.study import SIZES, Study, Watch, publish, unwatched
@@ -65,14 +64,9 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
             title=f"Features of two nets on the digits, attacked with L2 {radius:g}",
         )  # fmt: skip
         config = {**asdict(settings), "nets": nets.as_json(), "radius": radius, "test": study.test.describe()}
-        result = card(
-            "study ilyas features",
-            config,
-            nets={name: one.to_dict(settings.rho, settings.gamma) for name, one in found.items()},
-            figures={"usefulness": str(figure)},
-        )
-        publish(keeper, result)
-    return result
+        measured = {name: one.to_dict(settings.rho, settings.gamma) for name, one in found.items()}
+        figures = {"usefulness": str(figure)}
+        return publish(keeper, "study ilyas features", config, nets=measured, figures=figures)
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:

@@ -13,7 +13,7 @@ from fastadv.data import ConstructedSet, ImageSet
 from fastadv.data.shards import INDEX
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Settings, Training
 from fastadv.studies.ilyas2019.sets import KINDS, adversary, build
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, trained
 
 PLAIN = fa.train.Standard()
 LAST = {"net": "model.safetensors", "set": INDEX}
@@ -67,21 +67,16 @@ class Maker:
     ) -> nn.Module:
         """Return a net trained on `images`, from first weights of its own, in eval mode."""
         if name not in self._nets:
-            s, test = self.settings, self.test
-            seed, chosen = rng.derive(s.seed, f"net {name}"), architecture or s.architecture
-            model = fa.models.create(
-                chosen.model, shape=test.shape, classes=test.num_classes, seed=seed, **chosen.options
-            )
-            fa.train.fit(
-                model, images, recipe, epochs=training.epochs or s.epochs,
-                run_dir=self.place("net", name), resume=True, batch_size=s.batch_size,
-                learning_rate=training.learning_rate, seed=seed, device=self.device,
+            s, chosen = self.settings, architecture or self.settings.architecture
+            self._nets[name] = trained(
+                chosen.model, images, recipe, self.place("net", name), seed=rng.derive(s.seed, f"net {name}"),
+                options=chosen.options, epochs=training.epochs or s.epochs, batch_size=s.batch_size,
+                learning_rate=training.learning_rate, device=self.device,
                 optimization=fa.train.Optimization(schedule=training.schedule),
                 augment=s.augment if training.augmented else None,
                 execution=fa.train.Execution(precision=s.precision),
                 progress=partial(self.watch, f"training {name}"),
             )  # fmt: skip
-            self._nets[name] = model.eval()
         return self._nets[name]
 
     def set(self, name: str) -> ConstructedSet:

@@ -13,7 +13,6 @@ import torch
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.card import card
 from fastadv.runs.files import read_json, writing
 from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
@@ -76,9 +75,7 @@ def run(
 
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
-            result = card("study ilyas pipeline", config, **measured)
-            publish(keeper, result, report.markdown(result))
-            return result
+            return publish(keeper, "study ilyas pipeline", config, report.markdown, **measured)
 
         result = write()
         # nets this small gain nothing from a second thread

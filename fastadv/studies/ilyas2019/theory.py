@@ -17,7 +17,6 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import checks, drawing, gaussian
 from fastadv.studies.ilyas2019.checks import Check, apart
@@ -100,15 +99,14 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         figures = {"learned classes": folder / "ellipses.png", "theorems 1 and 3": folder / "theorems.png"}
         drawing.ellipses(mean, covariance, learned, figures["learned classes"])
         drawing.theorems(covariance, max(settings.radii), figures["theorems 1 and 3"])
-        result = card(
+        return publish(
+            keeper,
             "study ilyas theory",
             asdict(settings),
             checks=[{**asdict(check), "holds": check.holds} for check in done],
             learned=[each.as_json() for each in learned],
             figures={what: str(path) for what, path in figures.items()},
         )
-        publish(keeper, result)
-    return result
 
 
 def learn(settings: Settings, radius: float, watch: Watch) -> Learned:

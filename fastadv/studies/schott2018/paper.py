@@ -8,7 +8,6 @@ from typing import Any
 
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.schott2018 import figures, report, summary
 from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
@@ -73,9 +72,11 @@ def run(
             bounds[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
         found = summary.smallest(outcomes, settings)
         watch("drawing", 0, 1)
-        result = card(
+        return publish(
+            keeper,
             "study schott",
             {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)},
+            report.markdown,
             cells=[summary.of_cell(cell, done) for cell, done in outcomes.items()],
             least=[summary.of_model(*key, each) for key, each in found.items()],
             bounds=[summary.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
@@ -83,8 +84,6 @@ def run(
             failed=failed,
             figures=figures.draw(settings, subjects, work, outcomes, found, bounds, folder),
         )
-        publish(keeper, result, report.markdown(result))
-    return result
 
 
 def _attacks(
