@@ -20,7 +20,7 @@ from fastadv.studies.goodfellow2014.nets import Beginning, Nets
 from fastadv.studies.study import unwatched
 from fastadv.train.optim import SCHEDULES
 
-TINY = replace(SCALES["tiny"], tested=40)
+TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 
 
 def digits(split: str, count: int) -> ImageSet:
@@ -210,7 +210,7 @@ def test_a_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
 
 @pytest.mark.slow
 def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
-    sets = digits("train", 150), digits("test", 40)
+    sets = digits("train", 100), digits("test", 40)
     first = paper.run(TINY, *sets, tmp_path, parts=("fgsm",))
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("nets/*/model.safetensors")}
     assert {path.parent.name for path in kept} == {"softmax", "maxout", "rbf", "quadratic"}

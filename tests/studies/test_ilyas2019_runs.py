@@ -15,6 +15,7 @@ from fastadv.studies.ilyas2019 import checks, features, theory
 def test_theory_writes_checks_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "DRAWS", 50)
     monkeypatch.setattr(checks, "STARTS", 3)
+    monkeypatch.setattr(theory, "SIZE", 4)
     settings = theory.Settings(radii=(1.0,), samples=40, epochs=3, steps=2)
     result = theory.run(settings, tmp_path)
     told = result["measured"]["checks"]
