@@ -85,6 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_results(
     assert went_on == attacks.calls[4:]
 
 
+@pytest.mark.slow
 def test_more_images_begin_with_those_done(attacks: FakeAttacks, undrawn: None, tmp_path: Path) -> None:
     few = study(tmp_path, replace(CNN, samples=6))
     attacks.calls = []
