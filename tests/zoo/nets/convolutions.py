@@ -76,7 +76,7 @@ def thin_with_stride_and_norm() -> nn.Module:
     return nn.Sequential(block(3, 32, stride=2, bias=False), block(32, 32, stride=2), head(32 * 15, 2))
 
 
-@net(shape=(3, 16, 16))
+@net(shape=(3, 16, 16), batches=(3, 16, 1))
 def wide() -> nn.Module:
     return nn.Sequential(block(3, 96), block(96, 96), block(96, 128, bias=False), nn.AvgPool2d(4), head(2048))
 
@@ -120,12 +120,12 @@ def paddings() -> nn.Module:
     )  # fmt: skip
 
 
-@net(shape=(3, 16, 16), batches=(3, 16, 1))
+@net(shape=(3, 12, 12), batches=(3, 16, 1))
 def wide_paddings() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 96, 3, padding="same", padding_mode="reflect"), nn.ReLU(),
         nn.Conv2d(96, 96, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(96), nn.ReLU(),
-        nn.Conv2d(96, 96, 3, padding="same", dilation=2), nn.ReLU(), nn.AvgPool2d(4), head(1536),
+        nn.Conv2d(96, 96, 3, padding="same", dilation=2), nn.ReLU(), nn.AvgPool2d(4), head(864),
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Models of torchvision, timm and Hugging Face with random weights; skipped where one is not installed."""
 
+import copy
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import fastadv as fa
@@ -40,7 +41,17 @@ def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 def net(name: str, builder: Callable[[], nn.Module], size: int) -> Net:
     shape = (3, size, size)
-    return Net(name, lambda: settle(builder(), shape), shape=shape, batches=(1, 4))
+
+    @lru_cache(maxsize=1)
+    def settled() -> tuple[nn.Module, Tensor]:
+        return settle(builder(), shape), torch.get_rng_state()
+
+    def copied() -> nn.Module:
+        model, state = settled()
+        torch.set_rng_state(state)  # from which statistics are drawn next
+        return copy.deepcopy(model)
+
+    return Net(name, copied, shape=shape, batches=(1, 4))
 
 
 def timm_model(name: str, **options: Any) -> nn.Module:
@@ -76,7 +87,7 @@ TORCHVISION = {
     "regnet_y_400mf": (32, {}),
     "efficientnet_b0": (32, {}),
     "densenet121": (32, {}),
-    "googlenet": (64, {"init_weights": True, "aux_logits": False}),
+    "googlenet": (32, {"init_weights": True, "aux_logits": False}),
 }
 
 TIMM = {

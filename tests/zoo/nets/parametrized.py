@@ -44,7 +44,7 @@ def spectral_norm_by_hooks() -> nn.Module:
 
 @net()
 def orthogonal() -> nn.Module:
-    made = nn.Sequential(block(), head(1024, 32), nn.BatchNorm1d(32), nn.ReLU(), head(32))
+    made = nn.Sequential(block(stride=2), head(256, 32), nn.BatchNorm1d(32), nn.ReLU(), head(32))
     parametrizations.orthogonal(made[1][1])
     return made
 
