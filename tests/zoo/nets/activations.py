@@ -57,13 +57,6 @@ def relu_before_a_global_mean() -> nn.Module:
 
 
 @net()
-def relu_before_a_sum() -> nn.Module:
-    return module(
-        lambda self, x: self.head(self.first(x).sum((2, 3)) / 64), first=block(3, 32), head=head(32)
-    )
-
-
-@net()
 def relu_on_a_slice_in_place() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         out = self.first(x).clone()
@@ -90,11 +83,6 @@ def maxout() -> nn.Module:
         return self.head(self.first(x).unflatten(1, (8, 4)).amax(2))
 
     return module(forward, first=block(3, 32)[:2], head=head(8 * 64))
-
-
-@net()
-def relu_of_the_image() -> nn.Module:
-    return module(lambda self, x: self.net(F.relu(x - 0.3)), net=nn.Sequential(block(), head()))
 
 
 @net()

@@ -9,11 +9,6 @@ from torch.nn import functional as F
 from ..net import block, head, module, net
 
 
-@net(shape=(12, 40), classes=7)
-def linear_on_positions() -> nn.Module:
-    return nn.Sequential(nn.Linear(40, 256), nn.GELU(), nn.Linear(256, 16), nn.LayerNorm(16), head(192, 7))
-
-
 @net(shape=(12, 4))
 def linear_on_transposed_positions() -> nn.Module:
     """Of which torch takes one product or many, as the weights require a gradient or not."""
@@ -106,19 +101,6 @@ def einsum() -> nn.Module:
     return module(
         forward, first=block(), channels=nn.Parameter(torch.randn(16, 8) / 4),
         rows=nn.Parameter(torch.randn(8, 8) / 3), last=nn.Parameter(torch.randn(8, 8, 8, 10) / 8),
-    )  # fmt: skip
-
-
-@net()
-def mixer() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        tokens = self.patches(x).flatten(2)
-        tokens = tokens + self.places(F.gelu(tokens))
-        return self.head(self.norm(self.channels(tokens.transpose(1, 2))))
-
-    return module(
-        forward, patches=nn.Conv2d(3, 24, 2, 2), places=nn.Linear(16, 16), channels=nn.Linear(24, 24),
-        norm=nn.BatchNorm1d(16), head=head(384),
     )  # fmt: skip
 
 

@@ -19,11 +19,6 @@ def tiling(convolution: nn.Conv2d) -> nn.Conv2d:
     return convolution
 
 
-@net()
-def tiling_of_three_channels() -> nn.Module:
-    return nn.Sequential(tiling(nn.Conv2d(3, 32, 3, padding=1)), nn.ReLU(), head(32 * 64))
-
-
 @net(shape=(1, 8, 8))
 def tiling_of_one_channel() -> nn.Module:
     return nn.Sequential(tiling(nn.Conv2d(1, 32, 3, padding=1)), nn.ReLU(), head(32 * 64))
@@ -34,14 +29,6 @@ def tiling_with_norm() -> nn.Module:
     made = nn.Sequential(block(), block(16), head())
     tiling(made[1][0])
     return made
-
-
-@net(shape=(3, 16, 16), batches=(3, 16, 1))
-def tiling_of_many_channels() -> nn.Module:
-    wide = tiling(nn.Conv2d(96, 96, 3, padding=1))
-    return nn.Sequential(
-        nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), wide, nn.ReLU(), nn.AvgPool2d(4), head(1536)
-    )
 
 
 @net()
@@ -61,14 +48,9 @@ def thin_from_three_channels() -> nn.Module:
 def thin_from_one_channel() -> nn.Module:
     convolutions = nn.Conv2d(1, 32, 5, padding=2), nn.Conv2d(32, 64, 5, padding=2)
     return nn.Sequential(
-        convolutions[0],
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        convolutions[1],
-        nn.ReLU(),
-        nn.MaxPool2d(2),
+        convolutions[0], nn.ReLU(), nn.MaxPool2d(2), convolutions[1], nn.ReLU(), nn.MaxPool2d(2),
         head(64 * 49),
-    )
+    )  # fmt: skip
 
 
 @net(shape=(3, 17, 12), batches=(3, 64, 1), classes=2)
@@ -87,15 +69,6 @@ def wide_without_norm() -> nn.Module:
         nn.Conv2d(3, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3, bias=False), nn.ReLU(),
         nn.Conv2d(128, 96, 3, padding=2), nn.ELU(), nn.AdaptiveAvgPool2d(3), head(96 * 9, 1000),
     )  # fmt: skip
-
-
-@net(shape=(3, 16, 16), batches=(3, 16, 1))
-def wide_residual() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        x = self.stem(x)
-        return self.head(F.avg_pool2d(torch.relu(x + self.last(self.first(x))), 4))
-
-    return module(forward, stem=block(3, 96), first=block(96, 96), last=block(96, 96)[:2], head=head(1536))
 
 
 @net(shape=(3, 4, 4))

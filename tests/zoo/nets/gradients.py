@@ -35,18 +35,6 @@ class Sign(torch.autograd.Function):
         return gradient * (x.abs() <= 1)
 
 
-class Reversed(torch.autograd.Function):
-    """The identity, whose gradient is turned around."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
 class Viewed(torch.autograd.Function):
     """The identity; its backward asks for a gradient that lies in memory as it is written."""
 
@@ -59,11 +47,6 @@ class Viewed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         rows = gradient.view(gradient.size(0), -1)
         return (rows - rows.mean(1, keepdim=True)).view(ctx.shape)
-
-
-@net()
-def straight_through_input() -> nn.Module:
-    return module(lambda self, x: self.net(Rounded.apply(x)), net=nn.Sequential(block(), head()))
 
 
 @net()
@@ -80,14 +63,6 @@ def straight_through_between_convolution_and_norm() -> nn.Module:
         return self.head(torch.relu(self.norm(Rounded.apply(self.convolution(x)))))
 
     return module(forward, convolution=nn.Conv2d(3, 16, 3, padding=1), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
-def straight_through_by_detach() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.net(x + ((x * 8).round() / 8 - x).detach())
-
-    return module(forward, net=nn.Sequential(block(), head()))
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -107,14 +82,6 @@ def binary_weights_and_activations() -> nn.Module:
     return module(
         forward, convolution=BinaryConv2d(3, 16, 3, padding=1), norm=nn.BatchNorm2d(16),
         last=BinaryConv2d(16, 16, 3, padding=1), last_norm=nn.BatchNorm2d(16), head=head(),
-    )  # fmt: skip
-
-
-@net()
-def reversed_gradient() -> nn.Module:
-    return module(
-        lambda self, x: self.head(self.last(Reversed.apply(self.first(x)))),
-        first=block(), last=block(16), head=head(),
     )  # fmt: skip
 
 

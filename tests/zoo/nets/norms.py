@@ -27,36 +27,6 @@ def norm_before_convolution() -> nn.Module:
 
 
 @net()
-def skip_from_before_the_norm() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        return self.head(torch.relu(self.norm(read)) + read)
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
-def two_norms_of_one_convolution() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        return self.head(torch.relu(self.norm(read)) * self.other(read))
-
-    return module(
-        forward, convolution=convolution(), norm=nn.BatchNorm2d(16), other=nn.BatchNorm2d(16), head=head()
-    )
-
-
-@net()
-def two_norms_of_two_calls() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(torch.relu(self.norm(self.convolution(x))) * self.other(self.convolution(x)))
-
-    return module(
-        forward, convolution=convolution(), norm=nn.BatchNorm2d(16), other=nn.BatchNorm2d(16), head=head()
-    )
-
-
-@net()
 def one_norm_of_two_convolutions() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         x = torch.relu(self.norm(self.first(x)))
@@ -66,46 +36,11 @@ def one_norm_of_two_convolutions() -> nn.Module:
 
 
 @net()
-def one_block_twice() -> nn.Module:
-    shared = block(16)
-    return nn.Sequential(block(), shared, shared, head())
-
-
-@net()
-def read_by_large_batches_alone() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        out = torch.relu(self.norm(read))
-        return self.head(out + read if len(x) > 8 else out)
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
 def read_by_bright_images_alone() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         read = self.convolution(x)
         out = torch.relu(self.norm(read))
         return self.head(out + read if x.max() > 0.6 else out)
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
-def norm_of_large_batches_alone() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        return self.head(torch.relu(self.norm(read) if len(x) > 8 else read))
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
-def in_place_before_the_norm() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        read.mul_(1.5).add_(0.1)
-        return self.head(torch.relu(self.norm(read)))
 
     return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
 
@@ -127,22 +62,6 @@ def in_place_on_what_the_norm_gave() -> nn.Module:
 
 
 @net()
-def half_of_the_channels_elsewhere() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        return self.head(torch.cat([torch.relu(self.norm(read[:, :16])), read[:, 16:]], 1))
-
-    return module(forward, convolution=convolution(3, 32), norm=nn.BatchNorm2d(16), head=head(32 * 64))
-
-
-@net()
-def hook_between() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    made[1][0].register_forward_hook(lambda part, inputs, out: out * 1.5)
-    return made
-
-
-@net()
 def hook_before_the_norm() -> nn.Module:
     made = nn.Sequential(block(), block(16), head())
     made[1][1].register_forward_pre_hook(lambda part, inputs: (inputs[0] + 0.2,))
@@ -157,38 +76,14 @@ def hook_that_reads_what_the_norm_is_given() -> nn.Module:
 
 
 @net()
-def hook_that_keeps_activations() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        out = self.net(x)
-        return self.head(out + 0.5 * self.kept.pop())
-
-    made = module(forward, net=block(), head=head(), kept=[])
-    made.net[0].register_forward_hook(lambda part, inputs, out: made.kept.append(out))
-    return made
-
-
-@net()
-def weights_read_elsewhere() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        out = torch.relu(self.norm(self.convolution(x)))
-        return self.head(out) * self.convolution.weight.abs().mean() * self.norm.running_var.mean()
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
 def tied_weights_with_one_norm() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         x = torch.relu(self.norm(self.first(self.stem(x))))
         return self.head(torch.relu(self.last(x)))
 
     made = module(
-        forward,
-        stem=block(),
-        first=convolution(16),
-        last=convolution(16),
-        norm=nn.BatchNorm2d(16),
+        forward, stem=block(), first=convolution(16), last=convolution(16), norm=nn.BatchNorm2d(16),
         head=head(),
-    )
+    )  # fmt: skip
     made.last.weight = made.first.weight
     return made

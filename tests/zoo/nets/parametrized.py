@@ -92,13 +92,9 @@ class LowRank(nn.Module):
 @net(shape=(64,), batches=(3, 64, 1, 16))
 def low_rank_beside() -> nn.Module:
     return nn.Sequential(
-        LowRank(nn.Linear(64, 128)),
-        nn.BatchNorm1d(128),
-        nn.ReLU(),
-        LowRank(nn.Linear(128, 64)),
-        nn.ReLU(),
+        LowRank(nn.Linear(64, 128)), nn.BatchNorm1d(128), nn.ReLU(), LowRank(nn.Linear(128, 64)), nn.ReLU(),
         head(64),
-    )
+    )  # fmt: skip
 
 
 @net()

@@ -57,18 +57,6 @@ def subclass_around_one() -> nn.Module:
     return nn.Sequential(convolution(), AroundOne(16), nn.ReLU(), head())
 
 
-@net()
-def functional_norm_and_global_mean() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        out = F.batch_norm(self.convolution(x), self.mean, self.var, self.weight, self.bias)
-        return self.head(torch.relu(out).mean((2, 3)))
-
-    return module(
-        forward, convolution=convolution(3, 64), mean=torch.randn(64) * 0.1, var=torch.rand(64) + 0.5,
-        weight=nn.Parameter(torch.rand(64) + 0.5), bias=nn.Parameter(torch.randn(64) * 0.1), head=head(64),
-    )  # fmt: skip
-
-
 @net(mixes=True)
 def statistics_of_the_batch() -> nn.Module:
     norm = nn.BatchNorm2d(16, track_running_stats=False)
@@ -80,21 +68,12 @@ def mean_of_the_batch_by_hand() -> nn.Module:
     return module(lambda self, x: self.net(x - x.mean(0, keepdim=True)), net=nn.Sequential(block(), head()))
 
 
-@net()
-def norm_without_weights() -> nn.Module:
-    return nn.Sequential(convolution(), nn.BatchNorm2d(16, affine=False, eps=0.1), nn.ReLU(), head())
-
-
 @net(shape=(40,), batches=(3, 600, 1, 64))
 def linear_norm() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(40, 64),
-        nn.BatchNorm1d(64),
-        nn.ReLU(),
-        nn.Linear(64, 64, bias=False),
-        nn.BatchNorm1d(64),
+        nn.Linear(40, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64),
         head(64),
-    )
+    )  # fmt: skip
 
 
 @net(shape=(12, 12))
@@ -109,25 +88,6 @@ def linear_norm_transposed() -> nn.Module:
         return self.head(torch.relu(self.norm(self.linear(x).transpose(1, 2))))
 
     return module(forward, linear=nn.Linear(12, 16), norm=nn.BatchNorm1d(16), head=head(112))
-
-
-@net(shape=(4, 40))
-def norm_of_one_dimension() -> nn.Module:
-    convolutions = nn.Conv1d(4, 16, 5, padding=2), nn.Conv1d(16, 16, 5, stride=2, padding=2)
-    return nn.Sequential(
-        convolutions[0],
-        nn.BatchNorm1d(16),
-        nn.ReLU(),
-        convolutions[1],
-        nn.BatchNorm1d(16),
-        nn.ReLU(),
-        head(320),
-    )
-
-
-@net(shape=(2, 4, 6, 6))
-def norm_of_three_dimensions() -> nn.Module:
-    return nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), head(8 * 144))
 
 
 @net()
@@ -150,13 +110,9 @@ def other_norms() -> nn.Module:
 @net()
 def norm_of_each_image() -> nn.Module:
     return nn.Sequential(
-        nn.InstanceNorm2d(3),
-        convolution(),
-        nn.InstanceNorm2d(16, affine=True),
-        nn.ReLU(),
-        convolution(16),
+        nn.InstanceNorm2d(3), convolution(), nn.InstanceNorm2d(16, affine=True), nn.ReLU(), convolution(16),
         head(),
-    )
+    )  # fmt: skip
 
 
 @net()

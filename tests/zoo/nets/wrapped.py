@@ -49,11 +49,6 @@ def data_parallel() -> nn.Module:
     return nn.DataParallel(plain())
 
 
-@net(dtype=torch.float64)
-def double() -> nn.Module:
-    return plain()
-
-
 @net(dtype=torch.float64, shape=(3, 16, 16), batches=(3, 16, 1))
 def wide_double() -> nn.Module:
     return nn.Sequential(block(3, 96), block(96, 96), nn.AvgPool2d(4), head(1536))
@@ -127,27 +122,11 @@ def parts_in_lists_and_dictionaries() -> nn.Module:
 
 
 @net()
-def part_kept_out_of_sight() -> nn.Module:
-    """A module in a list, which `parameters()` and `to()` do not know."""
-    return module(lambda self, x: self.head(self.hidden[0](x)), hidden=[block().eval()], head=head())
-
-
-@net()
 def tied_parts() -> nn.Module:
     shared = block(16)
     made = nn.Sequential(block(), shared, nn.Sequential(shared, nn.Dropout(0.5)), head())
     made[3][1].weight = nn.Parameter(made[3][1].weight.detach().clone())
     return made
-
-
-@net(classes=1000)
-def thousand_classes() -> nn.Module:
-    return nn.Sequential(block(), head(1024, 1000))
-
-
-@net(classes=2)
-def two_classes() -> nn.Module:
-    return nn.Sequential(block(), head(1024, 2))
 
 
 @net()
