@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import check_input, indices
-from fastadv.engine.compared import leave_culprit, left_out
 from fastadv.engine.confidence import log_confidence
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.notes import Lock
 from fastadv.engine.options import Options
-from fastadv.engine.pipeline import VERDICT
+from fastadv.engine.pipeline import VERDICT, left_out
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.rounding import compare
 from fastadv.engine.search_twin import SearchTwin
@@ -286,7 +285,7 @@ class Frozen:
         why = self._apart(x, given)
         if why is None:
             return True
-        culprit = leave_culprit(self.search, lambda: self._apart(x, given) is None)
+        culprit = self.search.leave_culprit(lambda: self._apart(x, given) is None)
         self.search.notes.warn(left_out(culprit, why))
         return culprit is not None
 

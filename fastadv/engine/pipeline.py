@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from fastadv.engine.compared import Trusted
 from fastadv.engine.copying.fold import Refused, estimates_gradients
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.form import WAYS, Form
+from fastadv.engine.form import COMPILED, WAYS, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
 from fastadv.engine.layout import lay_out
 from fastadv.engine.lens import Lens
@@ -19,6 +18,7 @@ from fastadv.engine.notes import Lock, Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
+from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
 
 T = TypeVar("T")
@@ -164,6 +164,35 @@ class Pipeline:
             return made
         raise error
 
+    def leave_culprit(self, agrees: Callable[[], bool]) -> str | None:
+        """Leave what is wrong, one thing if that is enough; its name. None where all had to go."""
+        form, names = self.form, self.form.rewriting.names
+
+        def right(fewer: Form) -> bool:
+            self.use(fewer)
+            try:
+                return agrees()
+            except Exception as error:
+                if ran_out(error) or isinstance(error, InputError | NoGradientError):
+                    self.use(form)
+                    raise
+                return False  # as without views in channels-last layout
+
+        for name in names:
+            if right(form.without(name)):
+                return name
+        if len(names) > 1 and right(form.without(*names)):
+            left = set(names)
+            for name in names:  # some of them may be right
+                if right(form.without(*left - {name})):
+                    left -= {name}
+            self.use(form.without(*left))
+            return " and ".join(name for name in names if name in left)
+        if form.compiled and right(form.without_compiler()):
+            return COMPILED
+        self.use_given()
+        return None
+
     def unfolding(self, step: Callable[..., T], *given: Any) -> T:
         """Return step(*given), without the folded pairs that refuse it."""
         while True:
@@ -250,3 +279,8 @@ class Pipeline:
 def first_line(error: Exception) -> str:
     """Return that of its message; its type where it has none."""
     return str(error).partition("\n")[0] or type(error).__name__
+
+
+def left_out(name: str | None, why: str) -> str:
+    """Return the note for what was left; None stands for all."""
+    return f"fell back to the model as given: {why}" if name is None else f"not {name}: {why}"

@@ -1,22 +1,26 @@
 """The search twin of a frozen model: a copy in the form that is fastest."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import losses
+from fastadv.engine import guard
 from fastadv.engine.arguments import checked_directions
-from fastadv.engine.compared import compared
 from fastadv.engine.copying.fold import Watch
 from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
-from fastadv.engine.pipeline import Pipeline
+from fastadv.engine.lens import Lens
+from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_scaled
 from fastadv.engine.scratch import Scratch
+from fastadv.engine.trusted import captures
 from fastadv.ops._step import may_be_narrow
 
 log = logging.getLogger("fastadv")
@@ -74,7 +78,7 @@ class SearchTwin(Pipeline):
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
                 gradient = self.backward(form, attached, leaf, by_logits)
-            agreed = compared(self, tuple(lens.used) if lens else (), x.detach(), by_logits, gradient)
+            agreed = self._compared(lens, x.detach(), by_logits, gradient)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,8 +98,46 @@ class SearchTwin(Pipeline):
                 gradients[:, place] = self.backward(form, attached, leaf, by_logits, retain_graph=True)
             # one of them, where there is one
             by_logits, gradient = chosen[:, :1].sum(1), gradients[:, :1].sum(1)
-            if compared(self, tuple(lens.used) if lens else (), x, by_logits, gradient):
+            if self._compared(lens, x, by_logits, gradient):
                 return logits, gradients
+
+    def _compared(self, lens: Lens | None, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
+        """Return whether `gradient` may be used: that of by_logits [B, K] @ logits at x, seen through `lens`.
+
+        The first pass of each kind is compared with the model as given. Where that does not agree, what was
+        wrong is left, and the pass is to be taken again.
+        """
+        used: Hashable = tuple(lens.used) if lens else ()
+        if not (used or self.differs) or not len(x) or x.device.type == "meta" or captures(x):
+            return True
+        # estimates come from logits, which were compared; of a graph, rows without the spare ones were
+        if self.probing or self.replays or self.trusted.knows(used, x):
+            return True
+        with self.lock:
+            trusted = self.trusted
+            if trusted.knows(used, x):  # by another thread, meanwhile
+                return True
+
+            def agrees(found: Tensor | None = None) -> bool | None:
+                form, given = self.form, replace(self.as_given, whole=self.form.whole)
+                ways = guard.Ways(
+                    searched=partial(self.unfolding, self.pull, form),
+                    given=partial(self.pull, given),
+                    plain=partial(self.pull, form.without_functions()),
+                )
+                found = ways.searched(x, by_logits) if found is None else found
+                return guard.agrees(ways, x, by_logits, found, form.rounds or form.dtype)
+
+            agreed = agrees(gradient)
+            if agreed:
+                trusted.add(used, x)
+            if agreed is not False:  # where there is nothing to compare, the next pass of that kind is
+                return True
+            names = set(self.form.rewriting.names)
+            culprit = self.leave_culprit(lambda: agrees() is not False)
+            trusted.off |= names - set(self.form.rewriting.names)
+            self.notes.warn(left_out(culprit, "the gradient of the search was not that of the model"))
+            return False
 
     def backward(
         self, form: Form, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastadv.engine import freeze, search_twin
+from fastadv.engine import freeze
 from fastadv.engine.copying.fold import Refused
+from fastadv.engine.search_twin import SearchTwin
 from tests.engine.rewritten import answers, folded
 
 NOTE = "not folded: conv, whose result is not read by its BatchNorm alone"
@@ -395,7 +396,7 @@ def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
 ) -> None:
     """The slope of a large ReLU asks for what it saved, which runs the block once more, folded as before."""
     if tested:  # it would hide a block that is run once more as it was given
-        monkeypatch.setattr(search_twin, "compared", lambda *given: True)
+        monkeypatch.setattr(SearchTwin, "_compared", lambda *given: True)
 
     class Block(nn.Module):
         def __init__(self) -> None:
