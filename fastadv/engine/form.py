@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from fastadv._torch import COMPILED_FUNCTION
 from fastadv.engine.copying.twin import unwrap
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
 from fastadv.engine.lens import Lens
-from fastadv.engine.precision import no_autocast, tf32
+from fastadv.engine.options import Options
+from fastadv.engine.precision import HALF, no_autocast, tf32, to_half
 from fastadv.engine.rewrite import Rewriting
 
 Model = Callable[[Tensor], Tensor]
@@ -63,6 +65,10 @@ class Form:
         """Return `x` in its layout and precision."""
         return self.layout(x).to(self.weights or x.dtype)
 
+    def leaf(self, x: Tensor) -> Tensor:
+        """Return the same as the leaf of a graph."""
+        return self.ready(x).detach().requires_grad_()
+
     def lens(self) -> Lens | None:
         """Return what a pass is seen through; None where nothing is rewritten, and in compiled code."""
         return self.rewriting.lens() if self.rewriting and not self.compiled else None
@@ -74,6 +80,17 @@ class Form:
         cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
         with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():
             yield
+
+    def narrowed(self, options: Options) -> "Form":
+        """Return the same in the precision asked for, in half precision with its weights cast in place."""
+        half = HALF.get(options.precision)
+        if half is None:
+            return replace(self, tf32=True)
+        model = cast(nn.Module, self.model)
+        to_half(model, half)
+        for pair in self.rewriting.folds or ():
+            pair.cast(half)
+        return replace(self, model=torch.compile(model) if options.compile else model, weights=half)
 
     def without_compiler(self) -> "Form":
         """Return the same, not compiled."""
@@ -92,12 +109,12 @@ class Form:
 class Way:
     """Something that makes passes faster, and with which a pass may fail.
 
-    takes: whether a form takes it, given whether functions were rewritten so far, and the error's message.
-    leave: the form without it. note: what is said then; instead_of: the note that no longer holds.
+    takes: whether a form takes it, given the error's message. leave: the form without it. note: what is said
+    then; instead_of: the note that no longer holds.
     """
 
     note: str
-    takes: Callable[[Form, bool, str], bool]
+    takes: Callable[[Form, str], bool]
     leave: Callable[[Form], Form]
     instead_of: str = ""
 
@@ -106,28 +123,28 @@ class Way:
 WAYS = (
     Way(
         f"not {COMPILED}: the compiled search twin failed",
-        lambda form, rewrote, why: form.compiled,
+        lambda form, why: form.compiled,
         Form.without_compiler,
         instead_of=COMPILED,
     ),
     Way(
         "gradients by backward: the model refused grad",
-        lambda form, rewrote, why: is_module(form) and not form.whole and "use_reentrant" in why,
+        lambda form, why: is_module(form) and not form.whole and "use_reentrant" in why,
         lambda form: replace(form, whole=True),
     ),
     Way(
         "not channels-last: the model failed",
-        lambda form, rewrote, why: is_module(form) and form.channels_last,
+        lambda form, why: is_module(form) and form.channels_last,
         lambda form: form.without(CHANNELS_LAST.name),
     ),
     Way(
         "not rewritten: the rewritten model failed",
-        lambda form, rewrote, why: is_module(form) and rewrote,
+        lambda form, why: is_module(form) and bool(form.rewriting),
         Form.without_functions,
     ),
     Way(
         "not rewritten, nor channels-last: the model failed",
-        lambda form, rewrote, why: is_module(form) and rewrote and form.channels_last,
+        lambda form, why: is_module(form) and bool(form.rewriting) and form.channels_last,
         lambda form: form.without(*form.rewriting.names),
     ),
 )

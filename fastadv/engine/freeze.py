@@ -14,14 +14,13 @@ from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
-from fastadv.engine.narrow import may_take_tf32
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED
-from fastadv.engine.precision import HALF, Precision
+from fastadv.engine.precision import HALF, Precision, may_take_tf32
 from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
-from fastadv.engine.scratch import keep_pages
+from fastadv.engine.room import keep_pages
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.tune import tuned
 from fastadv.errors import InputError

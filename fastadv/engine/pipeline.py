@@ -13,7 +13,6 @@ from fastadv.engine.form import COMPILED, WAYS, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
 from fastadv.engine.layout import lay_out
 from fastadv.engine.lens import Lens
-from fastadv.engine.narrow import narrowed
 from fastadv.engine.notes import Lock, Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
@@ -51,7 +50,7 @@ class Pipeline:
         """
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow = as_given, narrow
-        self.lock, self.rewrote = Lock(), False
+        self.lock = Lock()
         self.graphs = Graphs() if options.cuda_graph else None
         self.use(form)
         self.trusted = Trusted.of(source, given.model, options)
@@ -69,7 +68,7 @@ class Pipeline:
         if before is None or form.model is not before.model or form.weights != before.weights:
             parts = form.model.modules() if isinstance(form.model, nn.Module) else ()
             self.probing: list[Any] = [part for part in parts if estimates_gradients(part)]
-            self.trusted, self.rewrote = Trusted(), False
+            self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
         self.form, self.parts = form, Parts.of(self.source, form)
@@ -84,7 +83,7 @@ class Pipeline:
     def use_narrow(self) -> None:
         """Compute in the precision of the options from now on."""
         self.narrow = False
-        self.use(narrowed(self.form, self.options))
+        self.use(self.form.narrowed(self.options))
 
     @property
     def plain(self) -> bool:
@@ -145,16 +144,15 @@ class Pipeline:
         """Return step(*given) without what it fails with, from now on; raises `error` where it always
         fails.
         """
-        form, rewrote, why = self.form, self.rewrote, first_line(error)
+        form, why = self.form, first_line(error)
         for way in WAYS:
-            if not way.takes(form, rewrote, why):
+            if not way.takes(form, why):
                 continue
             self.use(way.leave(form))
             try:
                 made = self.unfolding(step, *given)
             except Exception:
                 self.use(form)
-                self.rewrote = rewrote
                 continue
             note = f"{way.note} ({why})"
             if way.instead_of:
@@ -212,11 +210,8 @@ class Pipeline:
         with form.precisely(x.device.type):
             if lens is None:
                 return self.given(x, form.model)
-            try:
-                with lens:
-                    logits = self.given(x, form.model)
-            finally:
-                self.rewrote = self.rewrote or bool(lens.used)
+            with lens:
+                logits = self.given(x, form.model)
             # what a graph records it may hold on to
             lens.finish(logits, replays=self.replays)
         for note in form.rewriting.notes(name for _, name in lens.used):

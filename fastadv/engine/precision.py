@@ -6,6 +6,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor, nn
+
+from fastadv._torch import NormBase, convert
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -18,6 +21,26 @@ def has_tf32(device: torch.device) -> bool:
         return False
     with torch.cuda.device(device):
         return torch.cuda.is_tf32_supported()
+
+
+def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
+    """Return whether anything of the module would be computed in TF32."""
+    if module is None or device is None or not has_tf32(device):
+        return False
+    return any(weight.dtype == torch.float32 for weight in module.parameters())
+
+
+def to_half(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast weights and buffers in place; those of normalization layers with statistics go to float32."""
+    norms = [part for part in model.modules() if isinstance(part, NormBase)]
+    kept = {id(tensor) for part in norms for tensor in (*part.parameters(), *part.buffers())}
+
+    def cast(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(torch.float32 if id(tensor) in kept else dtype)
+
+    convert(model, cast)
 
 
 @contextmanager

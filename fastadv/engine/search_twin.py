@@ -1,11 +1,11 @@
 """The search twin of a frozen model: a copy in the form that is fastest."""
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from fastadv.engine.graph import Gradient
 from fastadv.engine.lens import Lens
 from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_scaled
-from fastadv.engine.scratch import Scratch
 from fastadv.engine.trusted import captures
 from fastadv.ops._step import may_be_narrow
 
@@ -28,10 +27,6 @@ log = logging.getLogger("fastadv")
 
 class SearchTwin(Pipeline):
     """Logits and gradients of the model in its `form`: steps of the pipeline."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._scratch = Scratch()
-        super().__init__(*args, **options)
 
     @property
     def learns(self) -> bool:
@@ -71,13 +66,12 @@ class SearchTwin(Pipeline):
         agreed = False
         while not agreed:
             form = self.form
-            lens = form.lens()
-            with self._leaf(x, form) as leaf:
-                attached = self.forward(leaf, form, lens)
-                # copied, since they may be a part of x itself
-                logits = attached.detach().clone()
-                value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-                gradient = self.backward(form, attached, leaf, by_logits)
+            leaf, lens = form.leaf(x), form.lens()
+            attached = self.forward(leaf, form, lens)
+            # copied, since they may be a part of x itself
+            logits = attached.detach().clone()
+            value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
+            gradient = self.backward(form, attached, leaf, by_logits)
             agreed = self._compared(lens, x.detach(), by_logits, gradient)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
@@ -86,7 +80,7 @@ class SearchTwin(Pipeline):
         while True:
             # a compiled backward frees what the next one needs
             form = self.form.without_compiler().without_functions() if self.form.compiled else self.form
-            leaf, lens = form.ready(x).detach().requires_grad_(), form.lens()
+            leaf, lens = form.leaf(x), form.lens()
             attached = self.forward(leaf, form, lens)
             for _ in range(self.options.eot - 1):
                 attached = attached + self.forward(leaf, form, form.lens())
@@ -153,28 +147,14 @@ class SearchTwin(Pipeline):
 
     def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor:
         """Return the gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""
-        with self._leaf(x, form) as leaf:
-            attached = self.forward(leaf, form, form.lens())
-            return self.backward(form, attached, leaf, by_logits.to(attached.dtype))
-
-    @contextmanager
-    def _leaf(self, x: Tensor, form: Form) -> Iterator[Tensor]:
-        """Give `x`, ready for that form, for a graph that ends inside."""
-        x, dtype = form.layout(x).detach(), form.weights or x.dtype
-        if x.device.type == "cpu" and x.dtype is not dtype:
-            with self._scratch.cast(x, dtype) as narrow:
-                yield narrow.requires_grad_()
-        else:
-            yield x.to(dtype).detach().requires_grad_()
+        leaf = form.leaf(x)
+        attached = self.forward(leaf, form, form.lens())
+        return self.backward(form, attached, leaf, by_logits.to(attached.dtype))
 
     def knows(self, x: Tensor) -> bool:
         """Return whether gradients of so many rows like x were compared with the model's."""
         return not (self.differs or self.form.rewriting) or self.trusted.knows_size(x)
 
     def probes(self) -> int:
-        """Return the samples that parts of the twin have passed through others so far, to estimate a
-        gradient.
-
-        Such a part keeps their number in `gradient_probes`.
-        """
+        """Return how many samples parts that estimate gradients have passed through others so far."""
         return sum(part.gradient_probes for part in self.probing)

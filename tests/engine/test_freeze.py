@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import Frozen, freeze, pipeline
+from fastadv.engine import Frozen, freeze
 from fastadv.engine.form import Form
 from fastadv.errors import InputError
 from tests.logged import Logged
@@ -168,7 +168,7 @@ def test_the_bound_of_rounding(
     wrong = Form(lambda x: given + 7 + off)
     if precision == "bf16":
         wrong = replace(wrong, weights=torch.bfloat16)
-        monkeypatch.setattr(pipeline, "narrowed", lambda form, options: wrong)
+        monkeypatch.setattr(Form, "narrowed", lambda form, options: wrong)
     else:
         frozen.search.use(wrong)
     frozen.settle(x)

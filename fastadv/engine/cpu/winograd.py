@@ -19,8 +19,7 @@ from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.lens import Way, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
-from fastadv.engine.room import slices
-from fastadv.engine.scratch import LARGEST
+from fastadv.engine.room import LARGEST, slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
 

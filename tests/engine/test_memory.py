@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks.core import search
 from fastadv.engine import search_twin
-from fastadv.engine.scratch import Scratch, keep_pages
+from fastadv.engine.room import keep_pages
 
 
 def net() -> nn.Module:
@@ -49,45 +49,6 @@ def test_results_hold_after_the_next_call_and_on_other_threads() -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
-def test_a_cast_keeps_the_order_of_the_elements() -> None:
-    scratch = Scratch()
-    for x in (
-        images(0),
-        images(1, 3),
-        images(2, 9).contiguous(memory_format=torch.channels_last),
-        images(3)[:0],
-    ):
-        with scratch.cast(x, torch.bfloat16) as narrow:
-            assert torch.equal(narrow, x.bfloat16())
-            assert narrow.stride() == x.stride()
-    for _ in range(2):
-        with scratch.cast(images(4), torch.float64) as wide, scratch.cast(images(5), torch.float64) as other:
-            assert torch.equal(wide, images(4).double())
-            assert torch.equal(other, images(5).double())
-
-
-def test_memory_is_used_again() -> None:
-    scratch = Scratch()
-    with scratch.cast(images(0), torch.bfloat16) as first:
-        place = first.data_ptr()
-    with scratch.cast(images(1, 3), torch.bfloat16) as second:
-        assert second.data_ptr() == place
-
-
-def test_a_loss_may_ask_the_same_model() -> None:
-    frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
-
-    def plain(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return nn.functional.cross_entropy(logits, y, reduction="none")
-
-    def asking(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        frozen.input_gradient(images(1), y)
-        return plain(logits, y, targets)
-
-    expected, found = (frozen.input_gradient(images(0), y, loss)[2] for loss in (plain, asking))
-    assert torch.equal(found, expected)
-
-
 def test_a_frozen_model_can_be_copied() -> None:
     frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
     expected = frozen.input_gradient(images(0), y)[2]
@@ -123,10 +84,12 @@ def test_logits_may_be_a_part_of_the_input() -> None:
     assert torch.equal(logits, images(0)[:, :, 0, 0].double())
 
 
-@pytest.mark.parametrize("threat", [fa.Linf(0.05), fa.L2(0.5), fa.L1(3.0), fa.L0(4)])
-@pytest.mark.parametrize("attack", ["pgd", "mim", "fgsm"])
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [("pgd", fa.Linf(0.05)), ("mim", fa.L2(0.5)), ("fgsm", fa.L1(3.0)), ("pgd", fa.L0(4))],
+)
 def test_gradients_in_bfloat16_change_no_attack(
-    threat: fa.Threat, attack: str, monkeypatch: pytest.MonkeyPatch
+    attack: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y = images(0), torch.arange(6) % 4
     run = partial(getattr(fa.attacks, attack), **({} if attack == "fgsm" else {"steps": 3}))
