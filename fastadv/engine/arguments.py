@@ -8,9 +8,7 @@ from fastadv.errors import InputError
 
 
 def check_input(x: object, device: torch.device | None) -> Tensor:
-    """Return `x` detached, for a model on `device`; InputError unless it is a floating tensor [B, ...]
-    there.
-    """
+    """Return `x` detached; InputError unless it is a floating tensor [B, ...] on `device`."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
@@ -60,9 +58,7 @@ def checked_directions(given: object, logits: Tensor) -> Tensor:
 
 
 def checked_logits(logits: object, size: int) -> Tensor:
-    """Return `logits` in float32, or float64 where they are; InputError unless they are [B, K] with B =
-    `size`.
-    """
+    """Return `logits` in float32 or float64; InputError unless they are [B, K] with B = `size`."""
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
     if rows is None or rows.ndim != 2 or len(rows) != size:
         got = type(logits).__name__

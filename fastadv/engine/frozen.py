@@ -56,9 +56,7 @@ class Frozen:
         device: torch.device | None = None,
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:
-        """Take what `freeze` made: `fastest` gives the fastest way to search on a batch with finite
-        logits, and a note.
-        """
+        """Take what `freeze` made; `fastest` gives the fastest way to search on a batch, and a note."""
         self.model, self.search = given.model, search
         self.source, self.options, self.dtype = source, options, dtype
         self.forwards = 0
@@ -120,9 +118,7 @@ class Frozen:
             return self.search.passed("logits", self.search.logits, x)
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Return logits [B, K] of the model as given, in eval mode and its own precision, to which x is
-        cast.
-        """
+        """Return logits [B, K] of the model as given, in eval mode and its own precision."""
         with torch.inference_mode(False), torch.no_grad():
             x = check_input(x, self._device).contiguous()
             self.forwards += len(x)
@@ -234,9 +230,7 @@ class Frozen:
         return self._settled and self.search.knows(x)
 
     def check(self, x: Tensor) -> bool:
-        """Return `settle` on rows that stand for others; with `tune` the first batch that is attacked
-        settles it.
-        """
+        """Return `settle` on rows that stand for others; `tune` waits for the batch that is attacked."""
         return self._fastest is not None or self.settle(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:

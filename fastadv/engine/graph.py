@@ -89,9 +89,7 @@ def _made(given: Rows, size: int) -> tuple[Rows, Replay]:
 
 
 def padded(tensor: Tensor, size: int) -> Tensor:
-    """Return a copy with `size` rows in the same memory layout. Spare ones repeat real samples, so that no
-    pass meets a value that the model would not.
-    """
+    """Return a copy with `size` rows in the same layout; spare ones repeat real samples."""
     copy = tensor[torch.arange(size, device=tensor.device) % len(tensor)]
     return copy.contiguous(memory_format=torch.channels_last) if _channels_last(tensor) else copy
 

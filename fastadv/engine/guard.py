@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from fastadv import rng
 from fastadv.engine.rounding import HALVES, Format, bound
-from fastadv.rng import generators_kept
 
 ROWS = 16  # that are compared
 NUDGES = 8  # of x, by which kinks are told from mistakes
@@ -77,14 +77,9 @@ def _close(
 
 
 def _same(
-    ways: Ways,
-    x: Tensor,
-    by_logits: Tensor,
-    found: Tensor,
-    expected: Tensor,
-    tolerance: float,
+    ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, tolerance: float,
     rows: Tensor | None,
-) -> bool:
+) -> bool:  # fmt: skip
     """Return whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
     apart, length = _length(found - expected), _length(expected)
     off = apart > tolerance * length
@@ -94,12 +89,10 @@ def _same(
         return True
     count = len(x) if rows is None else int(rows.sum())
     jump = torch.zeros_like(apart)
-    wide = x.flatten(1).abs().amax() if x.numel() else 1.0
-    generator = torch.Generator("cpu").manual_seed(0)
-    step = 16 * torch.finfo(x.dtype).eps * max(float(wide), 1e-3)
+    step, ids = 16 * torch.finfo(x.dtype).eps * max(float(x.abs().amax()), 1e-3), torch.arange(len(x))
     for nudge in range(NUDGES):
-        noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 0.5
-        beside = ways.given(x + step * 2 ** (nudge % 4) * noise, by_logits)
+        noise = rng.uniform(x[0].numel(), 0, ids.to(x.device), nudge).view(x.shape) - 0.5
+        beside = ways.given(x + (step * 2 ** (nudge % 4) * noise).to(x.dtype), by_logits)
         jump = torch.maximum(jump, _length(beside - expected))
     off &= apart > tolerance * length + 2 * jump
     unexplained = int(off.sum())
@@ -128,18 +121,18 @@ def _same_direction(
 
 def _randomized_alike(ways: Ways, x: Tensor, by_logits: Tensor, rows: Tensor, format: Format) -> bool:
     """Return whether gradients differ no more than those of the model from pass to pass."""
-    with generators_kept(x.device):
+    with rng.generators_kept(x.device):
         expected = ways.given(x, by_logits)
         again = ways.given(x, by_logits)
         if not bool((_length(again - expected) > bound(format) * _length(expected))[rows].any()):
             return False  # it answers the same each time
     drawn = []
     for pull in (ways.searched, ways.given):
-        with generators_kept(x.device, seed=0):
+        with rng.generators_kept(x.device, seed=0):
             drawn.append(pull(x, by_logits))
     if bool((_cosine(*drawn)[rows] >= ALIKE).all()):
         return True  # the same draws, the same gradients
-    with generators_kept(x.device):
+    with rng.generators_kept(x.device):
         searched = _mean(ways.searched, x, by_logits)
         one, other = _mean(ways.given, x, by_logits), _mean(ways.given, x, by_logits)
     own = float(_cosine(one, other)[rows].mean())

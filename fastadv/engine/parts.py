@@ -127,9 +127,7 @@ def mixes_rows(model: nn.Module) -> bool:
 
 
 def _architecture(model: nn.Module) -> tuple[Any, ...]:
-    """Return what the sizes of activations depend on, weights apart: types, settings and shapes of all
-    parts.
-    """
+    """Return what the sizes of activations depend on: types, settings and shapes of all parts."""
     return tuple(
         (_kind(part), part.extra_repr(), *(tensor.shape for tensor in part.parameters(recurse=False)))
         for part in model.modules()

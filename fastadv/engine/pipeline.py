@@ -45,9 +45,7 @@ class Pipeline:
         as_given: Form,
         narrow: bool = False,
     ) -> None:
-        """Start from forms of a model. `as_given`: the form of the model as given. `narrow`: round more
-        once logits were compared.
-        """
+        """Start from a form and that of the model as given. `narrow`: round more once compared."""
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow = as_given, narrow
         self.lock = Lock()
@@ -130,9 +128,7 @@ class Pipeline:
         return made[0] if len(made) == 1 else joined(made)
 
     def _rows_at_once(self, kind: str, x: Tensor) -> int:
-        """Return how many rows pass together: as many as is fastest, of those that memory is not known to
-        refuse.
-        """
+        """Return how many rows pass together: as many as is fastest and known to fit."""
         rows, parts = len(x), self.parts
         if kind != VERDICT and parts is not None and parts.worth_splitting(x):
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
@@ -141,9 +137,7 @@ class Pipeline:
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
-        """Return step(*given) without what it fails with, from now on; raises `error` where it always
-        fails.
-        """
+        """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps."""
         form, why = self.form, first_line(error)
         for way in WAYS:
             if not way.takes(form, why):

@@ -52,9 +52,7 @@ def may_round(subject: Subject) -> bool:
 
 
 def has_conv2d(model: nn.Module) -> bool:
-    """Return whether the module holds a two-dimensional convolution, which is faster in channels-last
-    layout.
-    """
+    """Return whether it holds a convolution in two dimensions, which is faster in channels-last layout."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 

@@ -49,22 +49,16 @@ def compare(
 
 
 def difference(logits: Tensor, others: Tensor) -> float:
-    """Return the largest difference of two [B, K], without shifts common to a row, which change no
-    decision.
-    """
+    """Return the largest difference of two [B, K], but for shifts of a row, which change no decision."""
     apart = logits.double() - others.double()
     return float((apart - apart.mean(-1, keepdim=True)).abs().max())
 
 
 def allowance(logits: Tensor, formats: Iterable[Format]) -> float:
-    """Return the difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause.
-
-    Float32 is assumed where none of them is known.
-    """
-    bound = max((ROUNDING[d] for d in formats if d in ROUNDING), default=ROUNDING[torch.float32])
-    logits = logits.double()
+    """Return the difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause."""
+    logits, most = logits.double(), max(map(bound, formats))
     spread = (logits - logits.mean(1, keepdim=True)).abs().max()
-    return float(bound * spread + 8 * torch.finfo(torch.float32).eps * logits.abs().max())
+    return float(most * spread + 8 * torch.finfo(torch.float32).eps * logits.abs().max())
 
 
 def noise(passes: Tensor) -> float:

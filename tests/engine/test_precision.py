@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import precision
 from fastadv.engine.precision import tf32
 from fastadv.errors import InputError
 
@@ -202,7 +201,7 @@ class Watching(nn.Module):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_tf32", lambda device: True)
+    monkeypatch.setattr("fastadv.engine.precision.has_tf32", lambda device: True)
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -309,7 +308,7 @@ def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         InputError, match="GPU of compute capability 8 or more for 'tf32', got Sequential on cpu"
     ):
         fa.freeze(net(), "tf32")
-    monkeypatch.setattr(precision, "has_tf32", lambda device: True)
+    monkeypatch.setattr("fastadv.engine.precision.has_tf32", lambda device: True)
     with pytest.raises(InputError, match="module in float32"):
         fa.freeze(net().double(), "tf32")
     with pytest.raises(InputError, match=r"module in float32.*got function on None"):

@@ -43,6 +43,11 @@ class Norm:
     bias: Tensor | None
     eps: float
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """All of them."""
+        return self.mean, self.var, self.weight, self.bias
+
     @classmethod
     def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
         """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
@@ -58,18 +63,7 @@ class Norm:
         """Return whether both are the same layer."""
         if other is None or self.eps != other.eps:
             return False
-        return (
-            self.mean is other.mean
-            and self.var is other.var
-            and self.weight is other.weight
-            and self.bias is other.bias
-        )
-
-    def versions(self) -> tuple[tuple[int, int], ...]:
-        """Return what changes where one of the tensors is written to, but by `tensor.data.mul_` and the
-        like.
-        """
-        return tuple(_version(part) for part in (self.mean, self.var, self.weight, self.bias))
+        return all(mine is theirs for mine, theirs in zip(self.tensors, other.tensors, strict=True))
 
 
 class Pair:
@@ -80,7 +74,8 @@ class Pair:
         self._made, self._known = self._fold(), self._versions()
 
     def _versions(self) -> tuple[tuple[int, int], ...]:
-        return _version(self.weight), _version(self.bias), *self.norm.versions()
+        """Return what changes where a tensor of the two is written to, but by `tensor.data.mul_`."""
+        return tuple(_version(tensor) for tensor in (self.weight, self.bias, *self.norm.tensors))
 
     def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
         """Weight and bias of both, rounded once."""
@@ -94,9 +89,8 @@ class Pair:
             shift = shift + norm.bias.double()
         weight = self.weight.double() * factor.view(-1, *[1] * (self.weight.ndim - 1))
         dtype = self.weight.dtype
-        kept = _layout(self.weight)
-        made = weight.to(dtype).contiguous(memory_format=kept), shift.to(dtype)
-        return nn.Parameter(made[0], requires_grad=False), nn.Parameter(made[1], requires_grad=False)
+        weight = torch.empty_like(self.weight).copy_(weight)
+        return nn.Parameter(weight, False), nn.Parameter(shift.to(dtype), False)
 
     def cast(self, dtype: torch.dtype) -> None:
         """Hold both in that dtype from now on."""
@@ -204,9 +198,7 @@ class Watch:
             read[3].append(None)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
-        """Yield (weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each
-        call.
-        """
+        """Yield (weight, bias, norm) of the layers whose results one BatchNorm alone has read."""
         by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
         for _, weight, bias, readers in self._seen.values():
             norm = readers[0] if len(readers) == 1 else None
@@ -273,10 +265,7 @@ class Promises:
         return known[1], known[2]
 
     def finish(self, logits: object, replays: bool = False) -> None:
-        """Raise Refused where a result was returned or kept, or no BatchNorm has read it.
-
-        What `replays` may keep all.
-        """
+        """Raise Refused where a result was returned, kept, or not read; what `replays` may keep all."""
         for alias, pair, made in self._given.values():
             # read by no BatchNorm, or held by someone who may read it yet
             if made or alias() is logits or (alias() is not None and not replays):
@@ -298,17 +287,8 @@ def _version(tensor: Tensor | None) -> tuple[int, int]:
     return (0, 0) if tensor is None else (version(tensor), tensor.data_ptr())
 
 
-def _layout(weight: Tensor) -> torch.memory_format:
-    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 def estimates_gradients(module: nn.Module) -> bool:
-    """Return whether the module passes probes through its part `model` to estimate a gradient.
-
-    It counts them in an int, `gradient_probes`.
-    """
+    """Return whether it passes probes through its `model`, counted in an int `gradient_probes`."""
     return isinstance(getattr(module, "gradient_probes", None), int)
 
 

@@ -20,16 +20,12 @@ ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` 
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """Return the same storage, detached. An inference tensor is copied, since it cannot be part of a
-    graph.
-    """
+    """Return the same storage, detached; of an inference tensor a copy, which can be part of a graph."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside DataParallel, DistributedDataParallel and torch.compile, which cannot be
-    copied.
-    """
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile."""
     while True:
         inner = getattr(model, COMPILED_MODULE, None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -205,9 +201,7 @@ def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Mo
 def _unrecorded(
     model: nn.Module, copied: nn.Module, follow: bool, memo: dict[int, Any]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return the pairs to share storage that deepcopy did not see, in scripted modules or a
-    `__deepcopy__`.
-    """
+    """Return the pairs to share that deepcopy did not see, in scripts or a `__deepcopy__`."""
     known = {id(value) for value in memo.values()}
     if all(id(tensor) in known for tensor in (*copied.parameters(), *copied.buffers())):
         return []
@@ -233,9 +227,7 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """Return the floating dtype of the parameters, to which inputs are cast; None where there is not
-    exactly one.
-    """
+    """Return the floating dtype of the parameters; None where there is not exactly one."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
 

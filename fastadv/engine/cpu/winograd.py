@@ -59,9 +59,7 @@ class Kernels:
         return cls(onednn_pack(flat, places, [1, places * channels, PACKED, 1]), outputs, size)
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Return the products [T, P, O] of tiles [T, P, C]: a convolution of P groups with kernels of 1 by
-        1.
-        """
+        """Return the products [T, P, O] of tiles [T, P, C]: a convolution by 1 in P groups."""
         count, places, _ = tiles.shape
         if count < PACKED:
             tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, PACKED - count))
@@ -183,9 +181,7 @@ def _gains(x: Tensor, padding: int) -> bool:
 
 
 def available(dtype: torch.dtype | None) -> bool:
-    """Return whether oneDNN gives access to its products in that dtype, and the tiles have a compiled
-    kernel.
-    """
+    """Return whether oneDNN gives access to its products in that dtype, and the tiles are compiled."""
     if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
         return False
     return dtype != torch.bfloat16 or onednn_has_bfloat16()
