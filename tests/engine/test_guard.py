@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine import guard
-from fastadv.engine.copying.fold import Pair
 from fastadv.engine.cpu import activations, onednn, thin, winograd
 from tests.logged import Logged
 
@@ -127,8 +126,13 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.slow
 @needs_onednn
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", ["thin", "relu", "elu", "onednn", "winograd"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((name, "sign") for name in ("thin", "relu", "elu", "onednn", "winograd")),
+        *(("thin", change) for change in ("zero", "length", "order")),
+    ],
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_wrong_backward_is_named_and_left(
     name: str, change: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
@@ -164,22 +168,6 @@ def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None
     assert not any(note.startswith("not ") for note in frozen.notes)
 
 
-@pytest.mark.slow
-def test_a_wrong_fold_is_left(monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
-    real = Pair._fold
-
-    def off(self: Pair) -> tuple[nn.Parameter, nn.Parameter]:
-        weight, bias = real(self)
-        return nn.Parameter(weight * 1.01, requires_grad=False), bias
-
-    monkeypatch.setattr(Pair, "_fold", off)
-    model = Net().eval()
-    for precision in ("fp32", "bf16"):
-        frozen = fa.freeze(model, precision)  # type: ignore[arg-type]
-        assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 0.2
-        assert any(note.startswith("not fold: its logits differ by") for note in frozen.notes)
-
-
 @pytest.mark.parametrize("fold", [True, False])
 def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
     monkeypatch.setattr(activations, "relu_gradient", lambda gradient, out: -gradient * (out > 0))
@@ -193,7 +181,7 @@ def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("least", [2, 6, 20])
+@pytest.mark.parametrize("least", [2, 20])
 def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that only large batches meet, as another way through a kernel would have it."""
     wrong("thin", monkeypatch, lambda g: -g if len(g) >= least else g)
@@ -205,7 +193,7 @@ def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [0, 11, 23])
+@pytest.mark.parametrize("row", [0, 23])
 def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
@@ -214,10 +202,7 @@ def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     wrong("thin", monkeypatch, change)
     model, frozen = Net().eval(), fa.freeze(Net().eval())
-    if row in guard.some_rows(24, X.device).tolist():
-        assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
-    else:
-        assert row == 11
+    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
 
 
 def test_some_rows() -> None:
@@ -293,8 +278,10 @@ def test_kinks_are_no_mistakes(logged: Logged) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draw", ["torch", "python", "generator"])
-@pytest.mark.parametrize("mistake", [True, False])
+@pytest.mark.parametrize(
+    ("draw", "mistake"),
+    [("torch", True), ("python", True), ("generator", True), ("generator", False), ("python", False)],
+)
 def test_a_randomized_model(
     draw: str, mistake: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
@@ -322,46 +309,6 @@ def test_a_randomized_model(
     if draw == "generator":
         assert torch.equal(torch.get_rng_state(), states[0])
         assert random.getstate() == states[1]
-
-
-def test_rows_that_depend_on_each_other(logged: Logged) -> None:
-    class Mixing(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x - x.mean(0, keepdim=True))
-
-    model = Mixing().eval()
-    frozen = fa.freeze(model)
-    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
-    assert not logged.records
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["thin", "relu"])
-def test_attacks_and_training_are_as_strong_as_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model = Net().eval()
-    y = model(X).argmax(1)
-    attack = {"threat": fa.Linf(0.05), "steps": 5, "step_size": 0.02}
-    expected = fa.attacks.pgd(lambda x: model(x), X, y, **attack)
-    wrong(name, monkeypatch, torch.neg)
-    for given in (model, fa.freeze(model), fa.freeze(model, fold=False)):
-        found = fa.attacks.pgd(given, X, y, **attack)
-        assert int(found.success.sum()) >= int(expected.success.sum()) - 1
-    recipe = fa.train.PGDTraining(fa.Linf(0.05), steps=3, step_size=0.03)
-    crafted = fa.freeze(model, fold=False)
-    assert apart(crafted.input_gradient(X, y)[2], by_autograd(model, X, y)) < 1e-4
-    assert recipe is not None
-
-
-@pytest.mark.slow
-@needs_onednn
-def test_two_mistakes_are_both_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong("thin", monkeypatch, lambda gradient: 2 * gradient)
-    wrong("onednn", monkeypatch, CHANGES["order"])
-    model = Net().eval()
-    frozen = fa.freeze(model)
-    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
-    assert any(note.startswith("not thin and onednn:") for note in frozen.notes)
 
 
 @pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])

@@ -1,6 +1,5 @@
 """Frozen.jacobian: gradients of several functions of the logits from one forward."""
 
-from collections import Counter
 from functools import partial
 
 import pytest
@@ -86,21 +85,6 @@ def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
         assert torch.equal(gradients[:, place], alone)
 
 
-def test_calls_of_the_model() -> None:
-    seen = Counter[str]()
-
-    def model(x: Tensor) -> Tensor:
-        seen.update(forward=len(x))
-        if x.requires_grad:
-            x.register_hook(lambda gradient: seen.update(backward=len(gradient)))
-        return x.flatten(1)[:, :5].sin()
-
-    frozen = freeze(model)
-    frozen.jacobian(X, ROWS)
-    assert (seen["forward"], seen["backward"]) == (6, 18)
-    assert (frozen.forwards, frozen.backwards) == (6, 18)
-
-
 def test_samples_do_not_meet() -> None:
     """A sample's gradients do not depend on its batch, and one that is NaN spoils no other."""
     frozen = freeze(convnet().double())
@@ -123,12 +107,6 @@ def test_inside_grad_modes(mode: type) -> None:
         frozen = freeze(convnet())
         assert torch.equal(frozen.jacobian(X * 1, ROWS * 1)[1], expected)
         assert torch.equal(frozen.jacobian(X * 1, lambda logits: ROWS * 1)[1], expected)
-
-
-def test_channels_last_x() -> None:
-    frozen = freeze(convnet())
-    last = X.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(frozen.jacobian(last, ROWS)[1], frozen.jacobian(X, ROWS)[1])
 
 
 @pytest.mark.parametrize(("size", "columns"), [(0, 3), (6, 0), (0, 0)])

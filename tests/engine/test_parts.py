@@ -1,7 +1,6 @@
 """Large batches pass a convolutional search twin in parts on a CPU."""
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import parts
 from fastadv.engine.cpu import winograd
-from fastadv.errors import InputError
-from tests.engine.rewritten import Seen
 
 
 class Watched(nn.Module):
@@ -81,22 +78,6 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
     assert sizes == [8]
 
 
-@pytest.mark.parametrize("count", [57, 17, 33, 9])
-def test_no_part_is_much_smaller_than_the_others(
-    count: int, monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
-    """A model that normalizes or squeezes may refuse a single row."""
-    model, seen = frozen(monkeypatch, 8, fold=False)
-    watched = Watched().double().eval()
-    model.search.use(replace(model.search.form, model=watched))
-    model(torch.rand(count, 2, 6, 7, dtype=torch.float64))
-    sizes = watched.seen[3:]
-    assert sum(sizes) == count
-    assert len(sizes) == -(-count // 8)
-    assert max(sizes) - min(sizes) <= 1
-    assert not seen
-
-
 def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """It may hold a value for each sample, as the divergence of TRADES does."""
     x = torch.rand(57, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -139,32 +120,6 @@ def test_rows_that_the_model_mixes_stay_together(
     torch.testing.assert_close(model.input_gradient(x, y)[1], whole)
 
 
-class Stray(nn.Module):
-    """Reads itself from a global variable, as a copy of it does too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = Watched()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = stray.net(x)
-        return out
-
-
-stray = Stray()
-
-
-def test_the_first_rows_run_no_part_of_the_original(
-    monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
-    """A copy that would run the caller's modules is refused before it has moved their statistics."""
-
-    monkeypatch.setattr(parts, "BYTES", 1)
-    with pytest.raises(InputError, match="runs Watched"):
-        fa.freeze(stray, fold=False)(torch.rand(40, 2, 6, 7))
-    assert stray.net.norm.num_batches_tracked == 0
-
-
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Watched().eval()
     split = parts.Parts(net, net, winograd=False)
@@ -175,38 +130,6 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert split.worth_splitting(torch.rand(25, 2, 6, 7))
     assert not parts.Parts(net, nn.Linear(3, 3), winograd=False).worth_splitting(torch.rand(99, 3))
     assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
-
-
-def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    monkeypatch.setattr(parts, "BYTES", 5 * 60 * 4 * 40)
-    net = Watched().eval()
-    small, large = torch.rand(3, 2, 6, 10), torch.rand(3, 2, 12, 10)
-
-    def at_once(x: Tensor) -> tuple[int, int]:
-        """How many, and the rows passed to find out."""
-        before = len(net.seen)
-        return parts.Parts(net, net, winograd=False).at_once(net, x), sum(net.seen[before:])
-
-    assert at_once(small) == (40, 8)
-    assert at_once(small) == (40, 0)
-    assert at_once(large) == (20, 8)
-    net.double()
-    assert at_once(small.double()) == (20, 8)
-    net.float()
-    assert at_once(small) == (40, 0)
-
-
-@pytest.mark.skipif(
-    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
-)
-def test_transformed_weights_are_no_activations(one_thread: None) -> None:
-    """Neither those of a first pass nor those made before."""
-    layers = (nn.Conv2d(width, 96, 3, padding=1) for width in (3, 96, 96))
-    net, x = nn.Sequential(*layers).eval().requires_grad_(False), torch.rand(3, 3, 16, 16)
-    rows = x.contiguous(memory_format=torch.channels_last)
-    own = Seen(net, winograd.WINOGRAD)
-    assert parts._bytes_of_a_row(own, rows) == parts._bytes_of_a_row(own, rows) == 96 * 16 * 16 * 4
-    assert own.used == ["winograd"] * 2
 
 
 def test_a_folded_model_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
@@ -304,10 +227,3 @@ def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append((list(parted._bytes_a_row.values()), parted._most))
     assert sizes[0][0] == sizes[1][0] == [96 * 256 * 4]
     assert sizes[1][1] == 2 * sizes[0][1]
-
-
-@pytest.mark.parametrize("by_it", [True, False])
-@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 2), (torch.bfloat16, 1)])
-def test_parts_are_larger_for_products_in_float32(dtype: torch.dtype, factor: int, by_it: bool) -> None:
-    net = nn.Sequential(nn.Conv2d(256, 256, 3)).to(dtype)
-    assert parts.Parts(net, net, winograd=by_it)._most == (factor if by_it else 1) * parts.BYTES

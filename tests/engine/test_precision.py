@@ -50,7 +50,7 @@ def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
 
 
 @pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("power", [-118, -30, -20, 0, 8, 126])
+@pytest.mark.parametrize("power", [-118, -20, 126])
 def test_small_gradients_do_not_vanish(power: int, fold: bool) -> None:
     """Each sample's loss has a size of its own; float16 ends at 6e-8 and 65,504."""
     model, (x, y) = net(), images()
@@ -165,8 +165,9 @@ def test_the_model_as_given_keeps_its_layout() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threat", [fa.Linf(0.1), fa.L2(0.8)], ids=["linf", "l2"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("threat", "dtype"), [(fa.Linf(0.1), torch.float32), (fa.L2(0.8), torch.float16)], ids=["linf", "l2"]
+)
 def test_an_attack(threat: fa.Threat, dtype: torch.dtype) -> None:
     model, (x, _) = net(3), images(40)
     x = x.to(dtype)
@@ -230,33 +231,6 @@ def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
     assert frozen.model.seen[-1] == ("forward", before)
     assert not frozen.exact
     assert "TF32 search" in frozen.notes
-
-
-@pytest.mark.usefixtures("on_a_gpu")
-def test_tf32_proves_its_successes() -> None:
-    model, (x, _) = net(3), images(20)
-    y = model(x).argmax(1)
-    frozen = fa.freeze(model, "tf32", fold=False)
-    out = fa.attacks.pgd(frozen, x, y, fa.Linf(0.1), steps=5)
-    # the clean verdict, each step or nothing, and the proof of what it broke
-    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
-    assert frozen.forwards > 20 * 2
-
-
-@pytest.mark.usefixtures("on_a_gpu")
-def test_tf32_that_rounds_too_much_is_left_out() -> None:
-    class Off(Watching):
-        def forward(self, x: Tensor) -> Tensor:
-            out = super().forward(x)
-            return out if MATMUL.fp32_precision != "tf32" else out + torch.eye(5)[: len(x) % 5 or 1].sum(0)
-
-    model, (x, y) = Off().eval(), images()
-    frozen = fa.freeze(model, "tf32")
-    gradient = frozen.input_gradient(x, y)[2]
-    assert any("fell back" in note for note in frozen.notes)
-    exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
-    assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
-    assert frozen.exact
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.004, True), (0.03, False)])
@@ -349,8 +323,3 @@ def test_a_loss_that_is_not_finite_sets_no_scale() -> None:
     exact = by_autograd(model, x, lambda z: (z.gather(1, y[:, None]).squeeze(1) * 2.0**-30).sum())[2:]
     found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x, y, loss)[2][2:]
     assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(InputError, match="expected precision 'fp32', 'tf32', 'bf16', 'fp16', got 'half'"):
-        fa.freeze(net(), "half")  # type: ignore[arg-type]

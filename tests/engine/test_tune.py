@@ -137,19 +137,6 @@ def test_an_attack_tunes_on_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(clock.asked) == count
 
 
-def test_by_the_real_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is taken, results are those of the model."""
-    monkeypatch.setattr(torch, "compile", Compiled)
-    model = convnet()
-    frozen = fa.freeze(model, tune=True)
-    _, logits, gradient = frozen.input_gradient(X, Y)
-    leaf = X.clone().requires_grad_()
-    torch.testing.assert_close(logits, model(X).detach(), rtol=1e-4, atol=1e-5)
-    loss = nn.functional.cross_entropy(model(leaf), Y, reduction="sum")
-    (expected,) = torch.autograd.grad(loss, leaf)
-    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
-
-
 def test_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", Compiled)
     model = convnet()

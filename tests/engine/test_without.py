@@ -52,8 +52,13 @@ def notes_of(frozen: fa.Frozen) -> set[str]:
     return {name for name, note in NOTES.items() if note in frozen.notes}
 
 
-@pytest.mark.parametrize("by", ["argument", "environment"])
-@pytest.mark.parametrize("off", [(), *((name,) for name in NAMES), ("fold", "thin"), NAMES])
+@pytest.mark.parametrize(
+    ("off", "by"),
+    [
+        *((off, "argument") for off in ((), *((name,) for name in NAMES), NAMES)),
+        (("fold", "thin"), "environment"),
+    ],
+)
 def test_each_is_left_out_by_its_name(off: tuple[str, ...], by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Net().eval()
     if by == "environment":

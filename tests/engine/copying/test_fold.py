@@ -104,17 +104,6 @@ def test_same_function(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(by_fold, gradient, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
-def test_float32_loses_no_more_than_without(kind: str) -> None:
-    make, shape = PAIRS[kind]
-    exact = seen(make())
-    x = torch.rand(64, *shape)
-    expected = exact(x.double()).detach()
-    model = copy.deepcopy(exact).float()
-    plain = (model(x) - expected).norm()
-    assert (folded(model, x)(x) - expected).norm() <= 2 * plain + 1e-7 * expected.norm()
-
-
 class Shared(nn.Module):
     """One convolution called twice."""
 
@@ -151,42 +140,6 @@ def test_pairs_and_what_is_none(model: nn.Module, count: int) -> None:
     assert len(own.rewriting.folds or ()) == count
     torch.testing.assert_close(own(x), expected, rtol=1e-12, atol=1e-12)
     assert own.used == ["fold"] * (2 if isinstance(model, Shared) and count else count)
-
-
-class Steering(nn.Module):
-    """Decides by values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net, self.other = net(), net()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x) if x.sum() > 0 else self.other(x)
-        return logits
-
-
-def test_branches_are_folded_where_they_were_watched() -> None:
-    model, x = seen(Steering()), torch.rand(5, 2, 6, 6, dtype=torch.float64)
-    own = folded(model, x)
-    for given, used in ((x, ["fold"]), (-x, [])):
-        torch.testing.assert_close(own(given), model(given), rtol=1e-12, atol=1e-12)
-        assert own.used == used
-    frozen = freeze(model)
-    for given in (x, -x):
-        torch.testing.assert_close(frozen(given), model(given), rtol=1e-12, atol=1e-12)
-    assert "folded 1 BatchNorm" in frozen.notes
-
-
-def test_hooks_are_kept() -> None:
-    model, x, calls = seen(net()), torch.rand(5, 2, 6, 6, dtype=torch.float64), []
-    for part in (model, model[1]):
-        part.register_forward_hook(lambda module, given, made: calls.append(type(module)) or -made)
-    frozen, expected = freeze(model), model(x)
-    frozen(x)
-    calls.clear()
-    torch.testing.assert_close(frozen(x), expected, rtol=1e-12, atol=1e-12)
-    assert calls == [nn.BatchNorm2d, nn.Sequential]
-    assert "folded 1 BatchNorm" in frozen.notes
 
 
 class Sequence(nn.Module):
@@ -242,14 +195,6 @@ def test_a_slightly_wrong_fold_is_noticed(
     assert frozen.search.form.rewriting.folds is None
 
 
-class Odd(nn.Sequential):
-    """Calls its layers with a factor."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        logits: Tensor = super().__call__(x)
-        return 1.003 * logits
-
-
 class Stubborn(nn.Sequential):
     """Keeps its BatchNorm in training mode."""
 
@@ -257,27 +202,6 @@ class Stubborn(nn.Sequential):
         super().train(mode)
         self[1].training = True
         return self
-
-
-def test_an_overridden_call_is_not_lost() -> None:
-    model, x = seen(Odd(*net())), torch.rand(5, 2, 6, 6, dtype=torch.float64)
-    frozen = freeze(model)
-    torch.testing.assert_close(frozen(x), model(x), rtol=1e-12, atol=1e-12)
-    assert "folded 1 BatchNorm" in frozen.notes
-    frozen = freeze(model.float(), "bf16")
-    torch.testing.assert_close(frozen(x.float()), model(x.float()), rtol=0.05, atol=0.05)
-    assert not any("fell back" in note for note in frozen.notes)
-
-
-@pytest.mark.parametrize(("index", "count"), [(0, 0), (1, 1)])
-def test_a_layer_with_a_forward_of_its_own(index: int, count: int) -> None:
-    model = seen(net())
-    forward = model[index].forward
-    model[index].forward = lambda x: 1.0005 * forward(x)
-    x = torch.rand(5, 2, 6, 6, dtype=torch.float64)
-    own = folded(model, x)
-    torch.testing.assert_close(own(x), model(x), rtol=1e-12, atol=1e-12)
-    assert own.used == ["fold"] * count
 
 
 @pytest.mark.parametrize("kind", [Stubborn, nn.Sequential])
@@ -296,16 +220,6 @@ def test_batch_statistics_are_not_folded(kind: type[nn.Sequential]) -> None:
         assert "folded 1 BatchNorm" not in frozen.notes
     for theirs, kept in zip(model.state_dict().values(), before.state_dict().values(), strict=True):
         assert torch.equal(theirs, kept)
-
-
-def test_a_linear_layer_takes_rows_and_sequences_after_folding() -> None:
-    model = seen(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
-    own = folded(model, torch.rand(5, 4, dtype=torch.float64))
-    for shape, used in (((3, 4), ["fold"]), ((3, 4, 4), []), ((0, 4), ["fold"])):
-        x = torch.rand(*shape, dtype=torch.float64)
-        torch.testing.assert_close(own(x), model(x), rtol=1e-12, atol=1e-12)
-        assert own.used == used
-    assert len(folded(model, torch.rand(5, 4, 4, dtype=torch.float64)).rewriting.folds or ()) == 0
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d])
@@ -342,25 +256,6 @@ def test_folded_weights_are_rounded_once_to_bfloat16() -> None:
     for made, exact in zip(folded, (expected.weight, expected.bias), strict=True):
         assert made.dtype == torch.bfloat16
         assert torch.equal(made, exact.bfloat16())
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_callers_weights_stay(precision: Any) -> None:
-    model, x = seen(net()).float().train(), torch.rand(5, 2, 6, 6)
-    before = copy.deepcopy(model.state_dict())
-    held = {
-        name: (id(value), value._version, value.requires_grad) for name, value in model.named_parameters()
-    }
-    held |= {name: (id(value), value._version, value.requires_grad) for name, value in model.named_buffers()}
-    frozen = freeze(model, precision)
-    frozen.input_gradient(x, torch.zeros(5, dtype=torch.long))
-    frozen.verdict(x)
-    assert "folded 1 BatchNorm" in frozen.notes
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        assert torch.equal(value, before[name])
-        assert held[name] == (id(value), value._version, value.requires_grad)
-        assert value.grad is None
-    assert all(part.training for part in model.modules())
 
 
 class Checked(nn.Module):

@@ -36,16 +36,6 @@ def test_shares_storage_and_nothing_else() -> None:
     assert not any(part.training for part in copied.modules())
 
 
-def test_follows_training() -> None:
-    model, x = net(), torch.rand(7, 6)
-    frozen = freeze(model, fold=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    model(x).sum().backward()
-    optimizer.step()
-    torch.testing.assert_close(frozen(x), model.eval()(x))
-    assert frozen.exact
-
-
 def test_the_verdict_follows_weights_and_statistics_where_the_search_is_folded() -> None:
     model, x = net().eval(), torch.rand(7, 6)
     frozen = freeze(model)
@@ -73,26 +63,6 @@ def test_buffers_that_forward_writes() -> None:
     assert model[1].calls == 0
     freeze(model, fold=False)(torch.rand(3, 6))
     assert model[1].calls == 1
-
-
-def test_tied_weights_stay_tied() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].weight = model[0].weight
-    copied = twin(model)
-    assert copied[1].weight is copied[0].weight
-
-
-@pytest.mark.parametrize(
-    "norm",
-    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_reparametrized_layers(norm: object) -> None:
-    model = nn.Sequential(norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))  # type: ignore[operator]
-    x = torch.rand(5, 6)
-    model(x).sum().backward()
-    expected = model.eval()(x)
-    torch.testing.assert_close(freeze(model).verdict(x), expected)
 
 
 class Writer:
@@ -227,16 +197,6 @@ SCRIPTED = [
     lambda model: Registered(scripted(model)),
     lambda model: Unregistered(scripted(model.eval())),
 ]
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("make", SCRIPTED)
-def test_scripted_modules(make: Callable[[nn.Module], nn.Module]) -> None:
-    model, x = make(net()), torch.rand(4, 6)
-    gradient = freeze(model).input_gradient(x, torch.tensor([0, 1, 2, 0]))[2]
-    assert gradient.abs().sum() > 0
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert model.training
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -113,43 +113,6 @@ def test_models_that_write_and_differentiate_as_they_may_with_torchs(
     torch.testing.assert_close(gradient, answers(model, x, y)[1], rtol=1e-4, atol=1e-5)
 
 
-def test_who_has_it_and_who_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = []
-    real = activations.elu
-    monkeypatch.setattr(activations, "elu", lambda x, alpha: passes.append(alpha) or real(x, alpha))
-    x = torch.rand(5, 3, 9, 7)
-    frozen = fa.freeze(Functional(-0.5).eval())
-    frozen(x)
-    # watched for folding, compared, and asked; negative slopes are not the op's
-    assert passes == [-0.5] * 3
-    passes.clear()
-    layers = nn.Sequential(Functional().first, nn.ELU(0.25), nn.Flatten()).eval()
-    fa.freeze(layers)(x)
-    assert passes == [0.25] * 2
-    fa.freeze(layers, fold=False)(x)
-    frozen.verdict(x)
-    assert len(passes) == 2
-
-
-def test_compiled_code_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Compiled(nn.Module):
-        def __init__(self, original: nn.Module) -> None:
-            super().__init__()
-            self._orig_mod = original
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self._orig_mod(x)
-            return logits
-
-    monkeypatch.setattr(torch, "compile", Compiled)
-    monkeypatch.setattr(activations, "elu", lambda x, alpha: pytest.fail("rewritten"))
-    model, x = Functional().eval(), torch.rand(5, 3, 9, 7)
-    frozen = fa.freeze(model, compile=True)
-    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
-    assert "compiled" in frozen.notes
-    assert NOTE not in frozen.notes
-
-
 def test_in_bfloat16_it_is_as_near_as_the_library() -> None:
     model = Functional().eval()
     x, y = torch.randn(64, 3, 9, 7), torch.arange(64) % 4
@@ -199,26 +162,6 @@ class Relu(nn.Module):
         x = F.relu(x, inplace=True)
         logits: Tensor = self.last(x.mean((2, 3)))
         return logits
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_relu_in_all_its_forms(fold: bool) -> None:
-    model = Relu().eval()
-    x, y = torch.randn(5, 3, 6, 7), torch.arange(5) % 4
-    frozen = fa.freeze(model, fold=fold)
-    logits, gradient = answers(model, x, y)
-    assert torch.equal(frozen.verdict(x), logits)
-    torch.testing.assert_close(frozen(x), logits, rtol=1e-5, atol=1e-6)
-    assert NOTE not in frozen.notes  # without a gradient there is none to speed up
-    found = frozen.input_gradient(x, y)[2]
-    assert NOTE in frozen.notes
-    if fold:
-        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-7)
-    else:
-        assert torch.equal(frozen(x), logits)
-        assert torch.equal(found, frozen.input_gradient(x, y)[2])
-        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-8)
-    assert torch.equal(model(x), logits)
 
 
 def test_each_form_of_relu_is_rewritten() -> None:

@@ -1,8 +1,5 @@
 """Linear layers by oneDNN, and convolutions that are such, give what torch gives."""
 
-import copy
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +8,7 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.onednn import COVER, LINEAR
-from tests.engine.rewritten import Seen, answers
+from tests.engine.rewritten import Seen
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="torch was built without oneDNN")
 
@@ -118,75 +115,6 @@ def test_small_products_are_left_to_torch(products: list[tuple[int, ...]]) -> No
     assert products == [(32, 32, 1024)]
 
 
-class Called(nn.Module):
-    """A layer, a BatchNorm, and the same function called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.norm = nn.Linear(12, 160), nn.BatchNorm1d(160)
-        self.weight = nn.Parameter(torch.randn(128, 160) / 12)
-        self.last = nn.Linear(128, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.norm(self.first(x.flatten(1))).relu()
-        logits: Tensor = self.last(F.linear(hidden, self.weight).relu())
-        return logits
-
-
-def test_layers_and_calls(products: list[tuple[int, ...]]) -> None:
-    model = Called().eval()
-    x, y = torch.rand(64, 3, 4), torch.arange(64) % 4
-    frozen = fa.freeze(model)
-    gradient = frozen.input_gradient(x, y)[2]
-    assert NOTE in frozen.notes
-    # the largest alone; the check before has fewer rows, and so has the comparison after
-    assert products == [(64, 160, 128), (64, 128, 160)]
-    torch.testing.assert_close(gradient, answers(model, x, y)[1], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_who_has_them(precision: Any, products: list[tuple[int, ...]]) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
-    before = copy.deepcopy(model.state_dict())
-    x, y = torch.rand(64, 128), torch.arange(64) % 4
-    frozen = fa.freeze(model, precision)
-    assert NOTE not in frozen.notes
-    frozen.input_gradient(x, y)
-    assert (NOTE in frozen.notes) == (precision == "fp32") == bool(products)
-    products.clear()
-    assert torch.equal(frozen.verdict(x), model(x).detach())
-    plain = fa.freeze(model, precision, fold=False)
-    plain.input_gradient(x, y)
-    assert products == []
-    assert NOTE not in plain.notes
-    assert type(model[1]) is nn.Linear
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    # weights are the model's own, so the search follows them
-    with torch.no_grad():
-        model[3].bias.add_(2.0)
-    if precision == "fp32":
-        torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
-        assert products == [(64, 128, 128)]
-
-
-class Doubled(nn.Linear):
-    """A layer with a forward of its own, which calls the function as well."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return 2 * super().forward(input)
-
-
-def test_a_subclass_keeps_its_forward(products: list[tuple[int, ...]]) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), Doubled(128, 128)).eval()
-    x, frozen = torch.rand(64, 128), fa.freeze(model)
-    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
-    assert products == [(64, 128, 128)] * 2
-    assert not any("fell back" in note for note in frozen.notes)
-
-
 def test_a_small_model_stays_exact() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(127, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
     frozen = fa.freeze(model)
@@ -202,25 +130,9 @@ def test_a_small_model_stays_exact() -> None:
     assert NOTE not in folded.notes
 
 
-def test_the_attack_finds_the_same() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 5)).eval()
-    x = torch.rand(96, 1, 16, 16)
-    y = model(x).argmax(1)
-    found = [
-        fa.attacks.pgd(fa.freeze(model, fold=fold), x, y, fa.Linf(0.02), steps=5, seed=0, stop_early=False)
-        for fold in (True, False)
-    ]
-    assert 0.2 < found[0].success.float().mean() < 0.95
-    assert (found[0].success != found[1].success).sum() <= 1
-    for out in found:
-        wrong = model(out.x_adv).argmax(1) != y
-        assert torch.equal(wrong, out.success)
-
-
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(4, 3), (5, 3), (4, 6), (9, 8)])
+@pytest.mark.parametrize("size", [(4, 3), (4, 6)])
 @pytest.mark.parametrize("small", [True, False])
 def test_a_convolution_whatever_the_image(
     format: torch.memory_format,
@@ -269,22 +181,6 @@ def test_convolutions_that_cannot_cover_raise_as_torchs() -> None:
     layer = nn.Conv2d(4, 4, 3, dilation=2).requires_grad_(False)
     with pytest.raises(RuntimeError, match="can't be greater than"):
         Seen(layer, COVER)(torch.rand(2, 4, 3, 3))
-
-
-def test_a_convolution_that_covers_learns_by_the_library() -> None:
-    layer, x = nn.Conv2d(4, 4, 3), torch.rand(2, 4, 3, 3)
-    seen = Seen(layer, COVER)
-    seen(x).sum().backward()
-    assert seen.used == []
-    assert layer.weight.grad is not None
-
-
-def test_a_model_with_such_a_convolution_says_so() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 6), nn.Flatten()).eval()
-    x, frozen = torch.rand(7, 3, 8, 8), fa.freeze(model)
-    assert not any("cover" in note for note in frozen.notes)
-    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
-    assert "convolutions that cover the image as products" in frozen.notes
 
 
 @pytest.mark.parametrize(

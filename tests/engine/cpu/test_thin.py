@@ -1,6 +1,5 @@
 """The gradient to an image through its product with the weights is the gradient."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -8,11 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastadv.engine import freeze
 from fastadv.engine.cpu.thin import THIN
-from tests.engine.rewritten import Seen, answers
-
-NOTE = "thin input convolution"
+from tests.engine.rewritten import Seen
 
 
 @pytest.mark.parametrize(
@@ -94,22 +90,6 @@ def test_only_where_a_gradient_goes_to_the_image_alone() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert seen(x.clone().requires_grad_()).dtype == torch.bfloat16
     assert seen.used == []
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_a_search_has_it_once_it_has_a_gradient(fold: bool) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16 * 36, 4)).eval()
-    before = copy.deepcopy(model.state_dict())
-    x, y = torch.rand(5, 1, 8, 8), torch.arange(5) % 4
-    frozen = freeze(model, fold=fold)
-    frozen(x)
-    assert NOTE not in frozen.notes
-    found = frozen.input_gradient(x, y)[2]
-    assert NOTE in frozen.notes
-    assert ("folded 1 BatchNorm" in frozen.notes) == fold
-    torch.testing.assert_close(found, answers(model, x, y)[1])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert type(model[0]) is nn.Conv2d
 
 
 def test_float16_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
