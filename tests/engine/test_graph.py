@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from fastadv.engine import Frozen, freeze, graph
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.form import Form
-from fastadv.engine.graph import Graphs, Rows, Step, padded
+from fastadv.engine.graph import Graphs, padded
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED
@@ -138,19 +137,6 @@ def test_calls_of_another_kind_have_a_graph_of_their_own(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("recording")
-def test_a_step_is_taken_alone_on_the_device_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs, seen = Graphs(), []
-    monkeypatch.setattr(graph, "current", lambda device: seen.append(device) or nullcontext())  # type: ignore[func-returns-value]
-
-    def make(rows: Rows) -> Step:
-        return lambda: seen.append(graphs._lock.locked())
-
-    graphs("key", {"x": torch.rand(3, 2)}, make, ())
-    assert seen == [torch.device("cpu"), True]
-    assert not graphs._lock.locked()
-
-
-@pytest.mark.usefixtures("recording")
 def test_the_memory_of_rows_and_of_the_capture_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs, reserved = Graphs(), iter((100, 164))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: next(reserved))
@@ -202,16 +188,6 @@ def test_on_a_gpu_replays_are_the_gradient() -> None:
         for expected, actual in zip(plain.input_gradient(x, y), replayed.input_gradient(x, y), strict=True):
             torch.testing.assert_close(actual, expected)
     assert replayed.search.graphs is not None
-
-
-def test_a_step_inside_another_context_is_still_one() -> None:
-    graphs = Graphs()
-    assert not graphs.replays
-    with graphs.set_aside(replays=True), graphs.set_aside():
-        assert graphs.replays
-        assert graphs.aside
-    assert not graphs.replays
-    assert not graphs.aside
 
 
 def test_what_a_graph_replays_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

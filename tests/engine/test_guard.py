@@ -205,15 +205,6 @@ def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
 
 
-def test_some_rows() -> None:
-    device = torch.device("cpu")
-    for count in (1, 15, 16, 17, 24, 1000):
-        rows = guard.some_rows(count, device).tolist()
-        assert rows == sorted(set(rows))
-        assert len(rows) == min(count, 16)
-        assert {0, count - 1} <= set(rows)
-
-
 @pytest.mark.slow
 def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []

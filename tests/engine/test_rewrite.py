@@ -89,27 +89,6 @@ def test_an_exact_way_is_to_the_bit() -> None:
     assert not Seen(model, FOLD, RELU).rewriting.exact
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_can_be_switched_off(name: str) -> None:
-    own, x = whole(), images()
-    every = own.rewriting
-    own.rewriting = every.without(name)
-    with torch.enable_grad():
-        if name == "views":  # which needs no other way, and without which the model fails
-            with pytest.raises(RuntimeError, match="view size is not compatible"):
-                own(x.requires_grad_())
-        else:
-            own(x.requires_grad_())
-            assert sorted({*own.used, name}) == sorted(NAMES)
-            assert name not in own.used
-        own.rewriting = every
-        own(x)
-    assert sorted(own.used) == sorted(NAMES)
-    none = every.without(*NAMES)
-    assert not none
-    assert none.names == []
-
-
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev", "functional_call"])
 def test_transforms_have_torchs_functions(transform: str) -> None:
     """Which know no rule for a custom Function without one."""
@@ -168,6 +147,53 @@ def test_weights_that_learn_have_their_gradient(part: str) -> None:
             found.append(gradient)
         torch.testing.assert_close(found.pop(), found.pop(), rtol=1e-3, atol=1e-4)
         learned.requires_grad_(False)
+
+
+def test_derivatives_of_derivatives() -> None:
+    found = []
+    for run in (whole(), All()):
+        leaf = images().requires_grad_()
+        (first,) = torch.autograd.grad(run(leaf).exp().sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
+    *((THIN, layer, (layer.in_channels, 6, 6)) for layer in (
+        nn.Conv2d(8, 64, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(2, 32, 3, groups=2),
+        nn.Conv2d(1, 32, 3, padding="same"), nn.ConvTranspose2d(1, 32, 3),
+    )),
+    (THIN, nn.Conv1d(1, 32, 3), (1, 6)),
+    (COVER, nn.Conv2d(4, 4, 1), (4, 1, 1)),
+    *((COVER, layer, (4, 3, 3)) for layer in (
+        nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same"),
+        nn.ConvTranspose2d(4, 4, 3),
+    )),
+    (COVER, nn.Conv2d(4, 4, (3, 1), padding=(0, 1)), (4, 3, 1)),
+    *((WINOGRAD, layer, (8, 10, 10)) for layer in (
+        nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3, dilation=2), nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(8, 8, 3, padding=3), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, (3, 1)),
+        nn.Conv2d(8, 8, 3, padding=(1, 0)), nn.Conv2d(8, 8, 5), nn.ConvTranspose2d(8, 8, 3),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rewrite", "layer", "shape"), LEFT, ids=str)
+def test_layers_that_are_left_to_the_library(
+    rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    seen, x = Seen(layer.requires_grad_(False), rewrite), torch.rand(2, *shape)
+    x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    assert torch.equal(seen(x.requires_grad_()), layer(x))
+    assert seen.used == []
+
+
+def test_autocast_around_is_the_librarys() -> None:
+    model, x = All(), images().contiguous()
+    own = Seen(model, WINOGRAD, COVER, THIN, LINEAR)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(own(x.clone().requires_grad_()), model(x))
+    assert own.used == []
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])

@@ -36,18 +36,6 @@ def test_shares_storage_and_nothing_else() -> None:
     assert not any(part.training for part in copied.modules())
 
 
-def test_the_verdict_follows_weights_and_statistics_where_the_search_is_folded() -> None:
-    model, x = net().eval(), torch.rand(7, 6)
-    frozen = freeze(model)
-    before = frozen.verdict(x)
-    with torch.no_grad():
-        model[1].running_mean.add_(0.5)
-        model[1].running_var.mul_(3)
-        model[3].weight.mul_(-1)
-    assert not torch.allclose(before, model(x))
-    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
-
-
 def test_buffers_that_forward_writes() -> None:
     class Tally(nn.Module):
         def __init__(self) -> None:
