@@ -152,12 +152,9 @@ def _name(dtype: torch.dtype | None) -> str:
 
 
 def _check_possible(
-    source: Model,
-    module: nn.Module | None,
-    device: torch.device | None,
-    dtype: torch.dtype | None,
+    source: Model, module: nn.Module | None, device: torch.device | None, dtype: torch.dtype | None,
     options: Options,
-) -> None:
+) -> None:  # fmt: skip
     """Raise InputError where the options cannot be had of that model."""
     if options.cuda_graph and module is not None and estimates_gradients(module):
         raise InputError(

@@ -119,13 +119,7 @@ class Frozen:
 
     def verdict(self, x: Tensor) -> Tensor:
         """Return logits [B, K] of the model as given, in eval mode and its own precision."""
-        with torch.inference_mode(False), torch.no_grad():
-            x = check_input(x, self._device).contiguous()
-            self.forwards += len(x)
-            given = x.to(self.dtype) if self.dtype else x
-            with no_autocast(x.device.type):
-                logits = self.search.passed(VERDICT, self._given, given)
-            return logits.clone()  # the next pass of the model may write into what this one returned
+        return self._as_given(partial(self.search.passed, VERDICT, self._given), x)
 
     def confidence(self, x: Tensor) -> Tensor:
         """Return the probability [B, K] that the model as given calls each class, in eval mode.
@@ -136,12 +130,15 @@ class Frozen:
         own = getattr(self.model, "confidence", None)
         if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
+        return self._as_given(own, x)
+
+    def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             x = check_input(x, self._device).contiguous()
             self.forwards += len(x)
             with no_autocast(x.device.type):
-                found: Tensor = own(x.to(self.dtype) if self.dtype else x)
-            return found.clone()
+                found = run(x.to(self.dtype) if self.dtype else x)
+            return found.clone()  # the next pass of the model may write into what this one returned
 
     def input_gradient(
         self,
@@ -197,8 +194,7 @@ class Frozen:
             return value / passes, logits / passes, gradient / passes
 
     def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits at
-        x.
+        """Return (logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits.
 
         One forward, and C backward passes that share it. `directions` [B, C, K] may also be a function of the
         logits [B, K] of that forward, so that classes can be chosen by them; one-hot rows give rows of the
@@ -247,19 +243,13 @@ class Frozen:
         with self._lock, torch.inference_mode(False), torch.no_grad():
             if self._settled:  # by another thread, meanwhile
                 return True
-            tuned = self._fastest is not None
-            self._settled = self._choose(x) if tuned else self._compare(x[:CHECK_ROWS], verdict)
+            if self._fastest is None:
+                self._settled = self._compare(x[:CHECK_ROWS], verdict)
+            elif (found := self._fastest(x)) is not None:
+                best, note = found
+                best.add_note(note)
+                self.search, self._settled = best.search, True
             return self._settled
-
-    def _choose(self, x: Tensor) -> bool:
-        """Take the search twin that is fastest at x; whether it could be found."""
-        found = self._fastest(x) if self._fastest is not None else None
-        if found is None:
-            return False
-        best, note = found
-        best.add_note(note)
-        self.search = best.search
-        return True
 
     def _compare(self, x: Tensor, verdict: Tensor | None) -> bool:
         """Compare the search twin with the model at x, and let it round; whether logits are finite."""

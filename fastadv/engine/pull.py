@@ -18,32 +18,20 @@ def pull(
     whole: take those to all leaves, as reentrant checkpoints demand; the model's weights want none.
     """
     gradient = None
+    # not `torch.autograd.grad`, a function that a `TorchFunctionMode` sees, and what it calls it does not: a
+    # checkpoint that computes again has to be rewritten as it was before
     if attached.requires_grad and whole:
         leaf.grad = None
-        _run(attached, by_logits, retain_graph, ())
+        run_backward((attached,), (by_logits,), retain_graph, ())
         gradient, leaf.grad = leaf.grad, None
     elif attached.requires_grad:
-        (gradient,) = _run(attached, by_logits, retain_graph, (leaf,))
+        (gradient,) = run_backward((attached,), (by_logits,), retain_graph, (leaf,))
     if gradient is None:
         raise NoGradientError(
             "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
             "remove its no_grad, detach or integer step, or use an attack without gradients"
         )
     return gradient
-
-
-def _run(
-    attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[Tensor, ...]
-) -> tuple[Tensor | None, ...]:
-    """Return `torch.autograd.grad`, or `backward` where no leaves are named.
-
-    Those two are functions that a `TorchFunctionMode` sees, and what they call it does not: not what a
-    checkpoint computes again, which has to be rewritten as it was before. So the engine is called itself.
-    """
-    shape = attached.shape
-    if by_logits.shape != shape:
-        raise ValueError(f"expected gradients {tuple(shape)} like the logits, got {tuple(by_logits.shape)}")
-    return run_backward((attached,), (by_logits,), retain_graph, leaves)
 
 
 def pull_scaled(

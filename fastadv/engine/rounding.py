@@ -31,8 +31,7 @@ def compare(
     verdict: Callable[[], Tensor],
     search: Callable[[], Tensor],
 ) -> tuple[float, float, bool]:
-    """Return (difference, what is allowed, whether by means) of the logits [B, K] of two twins on the same
-    rows.
+    """Return (difference, what is allowed, whether by means) of the logits [B, K] of two twins.
 
     Where they differ by more than rounding, `verdict` and `search` are passed again: of a randomized model
     the means are compared, and the spread of its own passes is added to what is allowed.
@@ -41,7 +40,8 @@ def compare(
     if apart <= allowed:
         return apart, allowed, False
     verdicts = torch.stack([verdict() for _ in range(PASSES)])
-    spread = noise(verdicts)
+    centered = verdicts.double() - verdicts.double().mean(-1, keepdim=True)
+    spread = float((centered.amax(0) - centered.amin(0)).max())
     if spread == 0:
         return apart, allowed, False
     searches = torch.stack([search() for _ in range(PASSES)])
@@ -59,9 +59,3 @@ def allowance(logits: Tensor, formats: Iterable[Format]) -> float:
     logits, most = logits.double(), max(map(bound, formats))
     spread = (logits - logits.mean(1, keepdim=True)).abs().max()
     return float(most * spread + 8 * torch.finfo(torch.float32).eps * logits.abs().max())
-
-
-def noise(passes: Tensor) -> float:
-    """Return the largest difference between passes of the same rows, [passes, B, K]."""
-    centered = passes.double() - passes.double().mean(-1, keepdim=True)
-    return float((centered.amax(0) - centered.amin(0)).max())

@@ -26,9 +26,8 @@ class Trusted:
     """The kinds of passes that were compared, by the rewrites they used and the sizes of their batches."""
 
     def __init__(self) -> None:
-        # the most rows that were compared, of each kind and of each size class
-        self._kinds: dict[Hashable, int] = {}
-        self._classes: dict[Hashable, int] = {}
+        # the most rows that were compared, by rewrites and size class
+        self._most: dict[tuple[Hashable, Hashable], int] = {}
         self.off: frozenset[str] = frozenset()  # rewrites that were wrong
 
     @classmethod
@@ -40,16 +39,15 @@ class Trusted:
 
     def knows(self, used: Hashable, x: Tensor) -> bool:
         """Return whether a pass of as many rows like x, or more of the same size class, was compared."""
-        return len(x) <= self._kinds.get((used, size_class(x)), 0)
+        return len(x) <= self._most.get((used, size_class(x)), 0)
 
     def knows_size(self, x: Tensor) -> bool:
         """Return whether any pass of as many rows was."""
-        return len(x) <= self._classes.get(size_class(x), 0)
+        return any(kind == size_class(x) and len(x) <= most for (_, kind), most in self._most.items())
 
     def add(self, used: Hashable, x: Tensor) -> None:
         """Take a pass of x with these rewrites."""
-        for held, key in ((self._kinds, (used, size_class(x))), (self._classes, size_class(x))):
-            held[key] = max(held.get(key, 0), len(x))
+        self._most[used, size_class(x)] = max(self._most.get((used, size_class(x)), 0), len(x))
 
 
 _following: "WeakKeyDictionary[nn.Module, dict[Any, Trusted]]" = WeakKeyDictionary()

@@ -54,11 +54,8 @@ def _inside(value: object) -> Iterable[Any]:
     if isinstance(value, Deferred):
         return [value.target]
     if isinstance(value, FunctionType):
-        return [_content(cell) for cell in value.__closure__ or ()] + [
-            value.__defaults__,
-            value.__kwdefaults__,
-            vars(value),
-        ]
+        cells = [_content(cell) for cell in value.__closure__ or ()]
+        return [*cells, value.__defaults__, value.__kwdefaults__, vars(value)]
     return ()
 
 

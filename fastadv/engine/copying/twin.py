@@ -19,6 +19,9 @@ from fastadv.errors import InputError
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
 
 
+Pairs = list[tuple[Tensor, Tensor]]  # of tensors that share storage: the model's, the copy's
+
+
 def _alias(tensor: Tensor) -> Tensor:
     """Return the same storage, detached; of an inference tensor a copy, which can be part of a graph."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
@@ -152,11 +155,9 @@ def _refused(parts: list[object], memo: dict[int, Any]) -> Iterator[object]:
             yield part
 
 
-def _share(
-    parts: list[object], follow: bool, careful: bool, memo: dict[int, Any]
-) -> list[tuple[Tensor, Tensor]]:
+def _share(parts: list[object], follow: bool, careful: bool, memo: dict[int, Any]) -> Pairs:
     """Enter the tensors of the copy into deepcopy's `memo`; returns the pairs that share storage."""
-    shared: list[tuple[Tensor, Tensor]] = []
+    shared: Pairs = []
     for module in parts:
         # activations that a hook has stored, and the weights that weight_norm computes; deepcopy refuses them
         if isinstance(module, Tensor) and not module.is_leaf:
@@ -198,9 +199,7 @@ def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Mo
         )
 
 
-def _unrecorded(
-    model: nn.Module, copied: nn.Module, follow: bool, memo: dict[int, Any]
-) -> list[tuple[Tensor, Tensor]]:
+def _unrecorded(model: nn.Module, copied: nn.Module, follow: bool, memo: dict[int, Any]) -> Pairs:
     """Return the pairs to share that deepcopy did not see, in scripts or a `__deepcopy__`."""
     known = {id(value) for value in memo.values()}
     if all(id(tensor) in known for tensor in (*copied.parameters(), *copied.buffers())):
@@ -220,10 +219,8 @@ def _unrecorded(
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
+    parameters, buffers = module.named_parameters, module.named_buffers
+    return [*parameters(remove_duplicate=False), *buffers(remove_duplicate=False)]
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:

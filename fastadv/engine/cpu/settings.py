@@ -29,14 +29,9 @@ def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]
 
     @wraps(way)
     def conv2d(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
+        input: Tensor, weight: Tensor, bias: Tensor | None = None,
+        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> Any:  # fmt: skip
         fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
         on_cpu = input.device.type == weight.device.type == "cpu"
         if not (fits and on_cpu and are_fixed(weight, bias)) or torch.is_autocast_enabled("cpu"):

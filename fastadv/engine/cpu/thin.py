@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv.engine.cpu.settings import Settings, takes_settings
+from fastadv.engine.layout import laid_out
 from fastadv.engine.lens import unseen
 from fastadv.engine.rewrite import Rewrite, on_cpu
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
@@ -22,11 +23,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.how, ctx.size = how, x.shape[1:]
-        ctx.kept = (
-            torch.channels_last
-            if x.is_contiguous(memory_format=torch.channels_last)
-            else torch.contiguous_format
-        )
+        ctx.last = x.is_contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, weight, bias, how.stride, how.padding, how.dilation)
 
     @staticmethod
@@ -38,7 +35,7 @@ class _Convolution(torch.autograd.Function):
             found = conv2d_input(size, weight, gradient, how.stride, how.padding, how.dilation)  # type: ignore[no-untyped-call]
             return found, None, None, None
         found = thin_gradient(gradient, weight, ctx.size[1:], how.stride, how.padding, how.dilation)
-        return found.contiguous(memory_format=ctx.kept), None, None, None
+        return laid_out(found, ctx.last), None, None, None
 
 
 @takes_settings
