@@ -155,17 +155,6 @@ def test_a_wrong_search_twin_is_found_under_noise(level: float) -> None:
     assert "fell back" in frozen.notes[-1]
 
 
-def test_options() -> None:
-    model = Noisy(0.1)
-    frozen = freeze(model, "bf16", eot=3)
-    assert frozen.options.eot == 3
-    assert freeze(frozen) is frozen
-    assert freeze(frozen, eot=3) is frozen
-    other = freeze(frozen, eot=1)
-    assert (other.options.eot, other.options.precision) == (1, "bf16")
-    assert frozen.describe() == {**other.describe(), "eot": 3}
-
-
 @pytest.mark.parametrize("eot", [0, -1, 2.0, True, "3"])
 def test_bad_numbers_of_passes(eot: object) -> None:
     with pytest.raises(InputError, match="eot: expected an integer >= 1"):

@@ -12,32 +12,11 @@ from torch import Tensor, nn
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.form import Form
 from fastadv.errors import InputError
+from tests.engine.nets import convnet, images
+from tests.engine.rewritten import answers
 from tests.logged import Logged
 
-
-def convnet() -> nn.Sequential:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(2, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ELU(),
-        nn.Conv2d(8, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ELU(),
-        nn.Flatten(),
-        nn.Linear(128, 5),
-    )
-    net(torch.rand(32, 2, 8, 8))
-    return net
-
-
-X, Y = torch.rand(9, 2, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 5
-
-
-def by_autograd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    leaf = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    return gradient
+X, Y = images(9, 1)
 
 
 def test_direction_is_a_positive_multiple() -> None:
@@ -53,16 +32,6 @@ def test_channels_last_without_a_copy() -> None:
     assert frozen.layout(x).data_ptr() == x.data_ptr()
     assert frozen.input_gradient(x, Y)[2].is_contiguous(memory_format=torch.channels_last)
     assert freeze(nn.Sequential(nn.Flatten(), nn.Linear(128, 5))).layout(X).is_contiguous()
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_the_precision_of_the_search(fold: bool) -> None:
-    model = convnet()
-    coarse, plain = freeze(model, "bf16", fold=fold), freeze(model, fold=fold)
-    for frozen in (coarse, plain):
-        frozen(X)
-    assert (coarse.search_dtype, plain.search_dtype) == (torch.bfloat16, torch.float32)
-    assert freeze(lambda z: z.flatten(1)).search_dtype is None
 
 
 class Precise(nn.Module):
@@ -152,7 +121,7 @@ def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
         torch.testing.assert_close(
             value[good], nn.functional.cross_entropy(logits, Y, reduction="none")[good]
         )
-        exact = by_autograd(expected, X, Y)
+        exact = answers(expected, X, Y)[1]
         assert gradient.dtype == x.dtype
         assert (gradient[good] - exact[good]).norm() <= (0.05 if rough else 1e-5) * exact[good].norm()
         assert not verdict[2].isfinite().all() or mode != "broken sample"
@@ -337,7 +306,7 @@ def test_compiled(precision: str, fold: bool, monkeypatch: pytest.MonkeyPatch) -
     model = convnet()
     frozen = freeze(model, precision, fold=fold, compile=True)
     gradient = frozen.input_gradient(X, Y)[2]
-    exact = by_autograd(model.eval(), X, Y)
+    exact = answers(model.eval(), X, Y)[1]
     assert (gradient - exact).norm() <= (0.03 if precision == "bf16" else 1e-5) * exact.norm()
     assert [next(part.parameters()).dtype for part in compiled] == [
         torch.bfloat16 if precision == "bf16" else torch.float32
@@ -351,7 +320,7 @@ def test_compiled(precision: str, fold: bool, monkeypatch: pytest.MonkeyPatch) -
 def test_compiled_for_real() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5))
     frozen = freeze(model, compile=True)
-    torch.testing.assert_close(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y))
+    torch.testing.assert_close(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1])
     assert not any("fell back" in note for note in frozen.notes)
 
 

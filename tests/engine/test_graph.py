@@ -18,13 +18,7 @@ from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
 from fastadv.ops import _graphs
 from tests import recorded
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
-    ).eval()
+from tests.engine.nets import convnet
 
 
 def graphed(model: nn.Module) -> Frozen:
@@ -50,7 +44,7 @@ def test_padding_repeats_rows_in_their_layout() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("recording")
 def test_replays_are_the_gradient() -> None:
-    model = net()
+    model = convnet().eval()
     plain, replayed = freeze(model), graphed(model)
     kept = []
     for call, size in enumerate((7, 8, 3, 7, 7, 8, 3, 3)):
@@ -69,7 +63,7 @@ def test_replays_are_the_gradient() -> None:
 
 @pytest.mark.usefixtures("recording")
 def test_an_empty_batch_needs_no_graph() -> None:
-    frozen = graphed(net())
+    frozen = graphed(convnet().eval())
     assert frozen.input_gradient(torch.rand(0, 2, 8, 8), torch.zeros(0).long())[2].shape == (0, 2, 8, 8)
     assert frozen.search.graphs is not None
     assert len(frozen.search.graphs) == 0
@@ -105,11 +99,11 @@ def test_a_step_is_told_from_what_comes_after(recording: None) -> None:
 
 def test_what_was_captured_goes_with_its_twin(recording: None) -> None:
     """The first batch has no finite logits, so it is not checked; the second replaces the twin."""
-    frozen, x, y = freeze(net(), "bf16"), torch.rand(3, 2, 8, 8), torch.arange(3)
+    frozen, x, y = freeze(convnet().eval(), "bf16"), torch.rand(3, 2, 8, 8), torch.arange(3)
     frozen.search.graphs = Graphs()
     for _ in range(2):
         assert frozen.input_gradient(x * torch.nan, y)[1].isnan().all()
-    plain = freeze(net(), "bf16")
+    plain = freeze(convnet().eval(), "bf16")
     for _ in range(3):
         for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
             assert torch.equal(one, other)
@@ -148,7 +142,7 @@ def test_the_memory_of_rows_and_of_the_capture_counts(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("recording")
 @pytest.mark.parametrize("size", [(), (1,), (2,), (5,)])
 def test_labels_of_another_shape_are_refused(size: tuple[int, ...]) -> None:
-    frozen, x = graphed(net()), torch.rand(3, 2, 8, 8)
+    frozen, x = graphed(convnet().eval()), torch.rand(3, 2, 8, 8)
     for _ in range(3):
         with pytest.raises(InputError):
             frozen.input_gradient(x, torch.zeros(size).long())
@@ -159,7 +153,7 @@ def test_labels_of_another_shape_are_refused(size: tuple[int, ...]) -> None:
 
 @pytest.mark.usefixtures("recording")
 def test_nothing_is_captured_that_the_check_may_change() -> None:
-    frozen, x, y = graphed(net()), torch.rand(3, 2, 8, 8), torch.arange(3)
+    frozen, x, y = graphed(convnet().eval()), torch.rand(3, 2, 8, 8), torch.arange(3)
     made = []
     for given in (x * torch.nan, x * torch.nan, x, x):
         frozen.input_gradient(given, y)
@@ -181,7 +175,7 @@ def test_samples_that_mix_are_not_padded() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_on_a_gpu_replays_are_the_gradient() -> None:
-    model = net().cuda()
+    model = convnet().eval().cuda()
     plain, replayed = freeze(model), freeze(model, cuda_graph=True)
     for size in (7, 8, 3, 7, 8, 3):
         x, y = torch.rand(size, 2, 8, 8, device="cuda"), torch.arange(size, device="cuda") % 5
@@ -191,7 +185,7 @@ def test_on_a_gpu_replays_are_the_gradient() -> None:
 
 
 def test_what_a_graph_replays_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    frozen, x, y = graphed(net()), torch.rand(3, 2, 8, 8), torch.tensor([0, 1, 2])
+    frozen, x, y = graphed(convnet().eval()), torch.rand(3, 2, 8, 8), torch.tensor([0, 1, 2])
     plain = frozen.input_gradient(x, y)
     monkeypatch.setattr(frozen.search, "replayed", lambda run: tuple(2 * part for part in plain))
     for got, part in zip(frozen.input_gradient(x, y), plain, strict=True):

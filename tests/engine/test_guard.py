@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.engine import guard
 from fastadv.engine.cpu import activations, onednn, thin, winograd
+from tests.engine.rewritten import answers
 from tests.logged import Logged
 
 needs_onednn = pytest.mark.skipif(
@@ -41,12 +42,6 @@ class Net(nn.Module):
 
 X = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 Y = torch.arange(24) % 5
-
-
-def by_autograd(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    leaf = x.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    return gradient
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
@@ -143,7 +138,7 @@ def test_a_wrong_backward_is_named_and_left(
         pytest.skip("not done so in bfloat16")
     wrong(name, monkeypatch, CHANGES[change])
     model = Net().eval()
-    expected = by_autograd(model, X, Y)
+    expected = answers(model, X, Y)[1]
     frozen = fa.freeze(model, precision)
     for _ in range(2):
         found = frozen.input_gradient(X, Y)[2]
@@ -163,7 +158,7 @@ def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None
     frozen = fa.freeze(model, precision, fold=fold)
     for count in (1, 2, 5, 16, 24):
         found = frozen.input_gradient(X[:count], Y[:count])[2]
-        assert apart(found, by_autograd(model, X[:count], Y[:count])) < (1e-4 if precision == "fp32" else 0.2)
+        assert apart(found, answers(model, X[:count], Y[:count])[1]) < (1e-4 if precision == "fp32" else 0.2)
     assert not logged.records
     assert not any(note.startswith("not ") for note in frozen.notes)
 
@@ -176,7 +171,7 @@ def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 1 << 30)
     frozen = fa.freeze(model, fold=fold)
     assert frozen.search.form.model is frozen.model
-    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-5
+    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-5
     assert [record.levelname for record in logged.records] == ["WARNING"]
 
 
@@ -188,7 +183,7 @@ def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> N
     model, frozen = Net().eval(), fa.freeze(Net().eval())
     for count in (1, 3, 5, 16, 24):
         found = frozen.input_gradient(X[:count], Y[:count])[2]
-        assert apart(found, by_autograd(model, X[:count], Y[:count])) < 1e-4
+        assert apart(found, answers(model, X[:count], Y[:count])[1]) < 1e-4
         assert any(note.startswith("not thin") for note in frozen.notes) == (count >= least)
 
 
@@ -202,7 +197,7 @@ def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     wrong("thin", monkeypatch, change)
     model, frozen = Net().eval(), fa.freeze(Net().eval())
-    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
 
 
 @pytest.mark.slow
@@ -241,7 +236,7 @@ def test_a_gradient_of_zero_says_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
     frozen.input_gradient(X, sure, loss)
     assert not any(note.startswith("not ") for note in frozen.notes)
-    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
     assert any(note.startswith("not thin") for note in frozen.notes)
 
 
@@ -340,7 +335,7 @@ def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: p
     wrong("onednn", monkeypatch, CHANGES["order"])
     model = Viewing().eval()
     frozen = fa.freeze(model)
-    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
     assert [note for note in frozen.notes if note.startswith("not ")] == [
         "not thin and onednn: the gradient of the search was not that of the model"
     ]

@@ -11,44 +11,34 @@ import fastadv as fa
 from fastadv.attacks.core import search
 from fastadv.engine import search_twin
 from fastadv.engine.room import keep_pages
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
-    ).eval()
-
-
-def images(seed: int, count: int = 6) -> Tensor:
-    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+from tests.engine.nets import convnet, images
 
 
 def test_a_direction_stays_in_the_precision_of_the_search() -> None:
-    x, y = images(0), torch.arange(6) % 4
+    x, y = images()
     for precision, dtype, expected in (
         ("bf16", torch.float32, torch.bfloat16),
         ("bf16", torch.float64, torch.float64),
         ("fp32", torch.float32, torch.float32),
     ):
-        frozen = fa.freeze(net(), precision)  # type: ignore[arg-type]
+        frozen = fa.freeze(convnet().eval(), precision)  # type: ignore[arg-type]
         assert frozen.input_gradient(x.to(dtype), y, direction=True)[2].dtype == expected
         assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
 
 
 def test_a_frozen_model_can_be_copied() -> None:
-    frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
-    expected = frozen.input_gradient(images(0), y)[2]
-    assert torch.equal(copy.deepcopy(frozen).input_gradient(images(0), y)[2], expected)
+    frozen, (x, y) = fa.freeze(convnet().eval(), "bf16"), images()
+    expected = frozen.input_gradient(x, y)[2]
+    # to the bit, so it is folded as well
+    assert torch.equal(copy.deepcopy(frozen).input_gradient(x, y)[2], expected)
 
 
 def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts() -> None:
-    y = torch.arange(6) % 4
-    expected = fa.freeze(net(), "bf16").input_gradient(images(0), y)[2]
+    x, y = images()
+    expected = fa.freeze(convnet().eval(), "bf16").input_gradient(x, y)[2]
     with torch.inference_mode():
-        frozen = fa.freeze(net(), "bf16")
-    assert frozen.input_gradient(images(0)[:0].double(), y[:0])[2].shape == (0, 3, 8, 8)
-    x = images(0)
+        frozen = fa.freeze(convnet().eval(), "bf16")
+    assert frozen.input_gradient(x[:0].double(), y[:0])[2].shape == (0, 2, 8, 8)
     with torch.device("meta"):
         assert torch.equal(frozen.input_gradient(x, y)[2], expected)
 
@@ -65,10 +55,10 @@ class Corner(nn.Module):
 
 
 def test_logits_may_be_a_part_of_the_input() -> None:
-    frozen, y = fa.freeze(Corner()), torch.arange(6) % 3
-    logits = frozen.input_gradient(images(0), y)[1]
-    frozen.input_gradient(images(1), y)
-    assert torch.equal(logits, images(0)[:, :, 0, 0].double())
+    frozen, x, y = fa.freeze(Corner()), images()[0], torch.arange(6) % 2
+    logits = frozen.input_gradient(x, y)[1]
+    frozen.input_gradient(1 - x, y)
+    assert torch.equal(logits, x[:, :, 0, 0].double())
 
 
 @pytest.mark.parametrize(
@@ -78,12 +68,12 @@ def test_logits_may_be_a_part_of_the_input() -> None:
 def test_gradients_in_bfloat16_change_no_attack(
     attack: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y = images(0), torch.arange(6) % 4
+    x, y = images()
     run = partial(getattr(fa.attacks, attack), **({} if attack == "fgsm" else {"steps": 3}))
-    found = run(fa.freeze(net(), "bf16"), x, y, threat)
+    found = run(fa.freeze(convnet().eval(), "bf16"), x, y, threat)
     for module in (search, search_twin):
         monkeypatch.setattr(module, "may_be_narrow", lambda gradient, x: False)
-    wide = run(fa.freeze(net(), "bf16"), x, y, threat)
+    wide = run(fa.freeze(convnet().eval(), "bf16"), x, y, threat)
     assert torch.equal(found.x_adv, wide.x_adv)
     assert torch.equal(found.loss, wide.loss)
     assert (found.x_adv != x).any()
@@ -92,7 +82,7 @@ def test_gradients_in_bfloat16_change_no_attack(
 def test_the_allocator_is_left_alone_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "UntypedStorage", lambda *size, **options: pytest.fail("taken"))
     monkeypatch.setenv("FASTADV_KEEP_PAGES", "0")
-    assert fa.freeze(net())(images(0)).shape == (6, 4)
+    assert fa.freeze(convnet().eval())(images()[0]).shape == (6, 5)
 
 
 def test_a_model_is_frozen_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,4 +92,4 @@ def test_a_model_is_frozen_where_memory_is_short(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(torch, "UntypedStorage", short)
         keep_pages()
-    assert fa.freeze(net())(images(0)).shape == (6, 4)
+    assert fa.freeze(convnet().eval())(images()[0]).shape == (6, 5)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from tests.engine.nets import convnet, images
 
 PACKAGE = str(Path(fa.__file__).parent)
 
@@ -45,16 +46,6 @@ def test_few_frames_between_an_attack_and_the_model(convolves: bool) -> None:
     assert max(model.frames) <= 5
 
 
-def images(count: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(count, 2, 8, 8), torch.arange(count) % 5
-
-
-def convnet() -> nn.Module:
-    torch.manual_seed(0)
-    layers = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
-    return nn.Sequential(*layers).eval()
-
-
 def attributes(frozen: fa.Frozen) -> Iterator[tuple[str, int]]:
     for name, value in vars(frozen).items():
         if name not in ("forwards", "backwards"):
@@ -66,7 +57,7 @@ def test_nothing_is_replaced_once_it_has_settled(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: model)  # which takes a minute
-    frozen = fa.freeze(convnet(), **options)
+    frozen = fa.freeze(convnet().eval(), **options)
     x = images()[0]
     assert frozen.settle(x * torch.nan) == frozen.settled
     assert frozen.settle(x)
@@ -96,7 +87,7 @@ def test_what_fails_is_left_once_and_noted_once() -> None:
                     raise RuntimeError("dense activations alone")
             return x
 
-    frozen = fa.freeze(Dense(*convnet()))
+    frozen = fa.freeze(Dense(*convnet().eval()))
     x, y = images()
     for _ in range(3):
         frozen.input_gradient(x, y)

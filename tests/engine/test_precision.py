@@ -148,22 +148,6 @@ def test_overflow_falls_back(fold: bool) -> None:
     assert frozen.exact
 
 
-def test_the_model_as_given_keeps_its_layout() -> None:
-    class LoudImages(Loud):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(self.conv(x))
-
-    frozen, (x, _) = fa.freeze(LoudImages().eval(), "fp16"), images()
-    assert frozen.layout(x).is_contiguous(memory_format=torch.channels_last)
-    frozen.settle(x)
-    assert any("fell back" in note for note in frozen.notes)
-    assert frozen.layout(x).is_contiguous()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("threat", "dtype"), [(fa.Linf(0.1), torch.float32), (fa.L2(0.8), torch.float16)], ids=["linf", "l2"]

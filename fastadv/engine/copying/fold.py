@@ -98,6 +98,14 @@ class Pair:
             made.data = made.data.to(dtype)
         self._known = self._versions()
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._refold()
+        return vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._known = self._versions()  # a copy's tensors are its own
+
     @property
     def fresh(self) -> bool:
         """Whether no tensor of the two was written to since they were folded."""
@@ -105,12 +113,14 @@ class Pair:
 
     def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments of the layer with the weights of both."""
-        versions = self._versions()
-        if versions != self._known:  # the model has written to its weights or statistics
-            dtype = self._made[0].dtype
-            self._made, self._known = self._fold(), versions
-            self.cast(dtype)
+        self._refold()
         return args[0], *self._made, *args[3:]
+
+    def _refold(self) -> None:
+        if not self.fresh:  # the model has written to its weights or statistics
+            dtype = self._made[0].dtype
+            self._made = self._fold()
+            self.cast(dtype)
 
 
 class Folds:
@@ -124,6 +134,11 @@ class Folds:
         self._weights = list(model.parameters())  # held, so that no other tensor gets an id of theirs
         self._pairs: dict[int, Pair] = {}
         self.unknown = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._names = dict(zip(map(id, self._weights), self._names.values(), strict=True))
+        self._pairs = {id(pair.weight): pair for pair in self}
 
     def __len__(self) -> int:
         return len(self._pairs)

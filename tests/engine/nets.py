@@ -1,0 +1,19 @@
+"""What tests of the engine search with."""
+
+import torch
+from torch import Tensor, nn
+
+
+def convnet() -> nn.Sequential:
+    """Two convolutions, each with a BatchNorm that has seen a batch, in training mode: [2, 8, 8] to 5."""
+    torch.manual_seed(0)
+    first, second = (nn.Sequential(nn.Conv2d(c, 8, 3), nn.BatchNorm2d(8), nn.ELU()) for c in (2, 8))
+    net = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(128, 5))
+    net(torch.rand(32, 2, 8, 8))
+    return net
+
+
+def images(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return (x [count, 2, 8, 8], y [count]), always the same."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 2, 8, 8, generator=draw), torch.arange(count) % 5
