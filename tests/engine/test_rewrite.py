@@ -149,15 +149,6 @@ def test_weights_that_learn_have_their_gradient(part: str) -> None:
         learned.requires_grad_(False)
 
 
-def test_derivatives_of_derivatives() -> None:
-    found = []
-    for run in (whole(), All()):
-        leaf = images().requires_grad_()
-        (first,) = torch.autograd.grad(run(leaf).exp().sum(), leaf, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
-
-
 LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
     *((THIN, layer, (layer.in_channels, 6, 6)) for layer in (
         nn.Conv2d(8, 64, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(2, 32, 3, groups=2),

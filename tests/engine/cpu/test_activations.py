@@ -193,3 +193,12 @@ def test_relu_without_a_gradient_on_a_view_and_of_other_kinds() -> None:
     (found,) = torch.autograd.grad(base.sum(), leaf)
     assert torch.equal(found[:, :3], (x[:, :3] > 0).float())
     assert found[:, 3:].eq(1).all()
+
+
+def test_a_second_derivative_of_relu() -> None:
+    x, found = torch.randn(4, 6), []
+    for relu in (Seen(F.relu, RELU), F.relu):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(relu(leaf).pow(3).sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found)

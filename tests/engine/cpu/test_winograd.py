@@ -312,3 +312,17 @@ def test_without_the_extension_the_library_does_all(
     assert not winograd.available(torch.float32)
     fa.freeze(Net().eval())(torch.rand(5, 3, 12, 8))
     assert passes == []
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_derivatives_of_derivatives() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
+    x, own = rows(2, 3, 8, 8), seen(plain)
+    found = []
+    for layer in (own, plain):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(layer(leaf).exp().sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    assert own.used == ["winograd"]
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
