@@ -155,12 +155,14 @@ def widest_load(ptx: str) -> int:
 
 
 def pairs(found: list[tuple[torch.dtype, int, Variant]]) -> Iterator[tuple[torch.dtype, int, Variant]]:
-    """Enough of them for each variant to meet each of its dtypes and each architecture."""
-    dtypes, arches = (sorted({one[place] for one in found}, key=str) for place in (0, 1))
+    """Enough of them for each variant to be compiled, and each kernel for each dtype and architecture."""
+    # one dtype for the newest architecture first
+    orders = (sorted({one[place] for one in found}, key=str) for place in (0, 1))
+    places = [{value: place for place, value in enumerate(order)} for order in orders]
     met: set[Any] = set()
-    for one in sorted(found, key=lambda one: (dtypes.index(one[0]) + arches.index(one[1])) % 2):
+    for one in sorted(found, key=lambda one: (places[0][one[0]] + places[1][one[1]]) % 2 == 0):
         dtype, arch, (variant, kernel, *_) = one
-        new = {(kernel, variant, dtype), (kernel, variant, arch)} - met
+        new = {(kernel, variant), (kernel, dtype), (kernel, arch)} - met
         if new:
             met |= new
             yield one

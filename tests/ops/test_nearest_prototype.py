@@ -16,8 +16,8 @@ def brute(x, prototypes, bias):
     return torch.stack([(row - prototypes.double()).square().sum(1) for row in x.double()]) + bias.double()
 
 
-@pytest.mark.parametrize("size", [1, 3, 16, 17, 100, 1024, 1025, 3000])
-@pytest.mark.parametrize(("batch", "count"), [(1, 1), (5, 3), (131, 70), (3, 2100)])
+@pytest.mark.parametrize("size", [1, 3, 16, 17, 1025])
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), (5, 3), (131, 70), (3, 1100)])
 def test_equals_differences_in_double(batch, count, size):
     x, prototypes, bias = draw(batch, size, seed=1), draw(count, size, seed=2), draw(count, seed=3)
     distance, index = nearest_prototype(x, prototypes, bias)

@@ -90,7 +90,7 @@ def test_a_zero_gradient_moves_nothing(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STEP)
-@pytest.mark.parametrize("shape", [(1, 150_528), (10_000, 784)])
+@pytest.mark.parametrize("shape", [(1, 150_528), (500, 784)])
 def test_one_long_row_and_many_short_ones(kind, shape):
     x_adv, grad, x = batch(5, shape[1], rows=shape[0])
     z = STEP[kind](x_adv, grad, x, 0.25, 0.5)

@@ -3,9 +3,6 @@
 The interpreter computes in NumPy and is slow.
 """
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -34,17 +31,12 @@ STRIDES = {
     "linf_step": 3,
     "keep_best_": 1,
     "philox": 2,
-    "project_l1": 7,
-    "quantize_in_ball": 9,
-    "random_start": 9,
-    "logit_loss": 7,
-    "nearest_prototype": 3,
-    "latent_fit": 7,
-    "latent_decode": 5,
-    "square_l2": 7,
+    "nearest_prototype": 6,
+    "latent_fit": 21,
+    "latent_decode": 10,
 }
 # of these not even one of every shape
-STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode", "square_l2")
+STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_l2")
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +60,14 @@ def _interpreter(monkeypatch):
 def chosen(card, dtype):
     """The samples of a card; fewer of them, other ones for each dtype, in the interpreter."""
     stride = STRIDES.get(card.name, 11) if INTERPRETED else 1
-    offset, layouts = card.dtypes.index(dtype) * stride // 2, set()
+    place = card.dtypes.index(dtype)
+    # launchers bring tensors into one layout whatever their dtype
+    seen = None if INTERPRETED and (place or card.name in STRIDED_ONLY) else set()
     for index, args in enumerate(card.samples(DEVICE, dtype)):
         layout = tuple((t.shape, t.stride()) for t in args if isinstance(t, torch.Tensor) and t.dim() > 1)
-        if index % stride == offset or (
-            layout not in layouts and not (INTERPRETED and card.name in STRIDED_ONLY)
-        ):
-            layouts.add(layout)
+        if index % stride == place * stride // 2 or (seen is not None and layout not in seen):
+            if seen is not None:
+                seen.add(layout)
             yield args
 
 
@@ -113,7 +106,7 @@ def test_kernel_equals_reference(name, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "radius", "size"),
-    [("linf_step", 0.1, 150_528), ("l2_step", 1.0, 150_528), ("l1_step", 2.0, 20_000)],
+    [("linf_step", 0.1, 10_000), ("l2_step", 1.0, 10_000), ("l1_step", 2.0, 5_000)],
 )
 def test_rows_of_many_blocks(name, radius, size):
     # 150,528 = 224 x 224 x 3; a row far outside the ball, so that every pass runs
@@ -180,23 +173,12 @@ def test_no_op_waits_for_the_device():
 
 
 @pytest.mark.slow
-def test_fastadv_imports_without_triton():
-    code = (
-        "import sys; sys.modules['triton'] = None; import fastadv.ops; "
-        "from fastadv.ops.registration.library import CARDS, triton_launcher; "
-        "assert not any(map(triton_launcher, CARDS.values())), 'a launcher came from nowhere'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("name", ["linf_step", "l2_step", "l1_step"])
-def test_bfloat16_halves(name, sign):
+def test_bfloat16_halves(name):
     """Halfway between neighbors: a step rounds to even, the edge of the ball rounds towards x."""
-    x = (1 + torch.arange(1, 128, 20)[:, None] / 128).to(DEVICE, torch.bfloat16)
-    grad, half = torch.full_like(x, sign), 2.0**-8
+    x = (1 + torch.tensor([1, 40, 41, 64, 99, 127])[:, None] / 128).to(DEVICE, torch.bfloat16)
+    grad, half = x.new_tensor([1, -1, 1, -1, -1, 1])[:, None], 2.0**-8
     assert torch.equal(run(CARDS[name], x, grad, x, half, 1.0, -8.0, 8.0), x)
     if name == "linf_step":
-        expected = (x.double() + sign * half).to(torch.bfloat16)
+        expected = (x.double() + grad.double() * half).to(torch.bfloat16)
         assert torch.equal(run(CARDS[name], x, grad, x, float("inf"), half, -8.0, 8.0), expected)

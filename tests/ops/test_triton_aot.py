@@ -13,6 +13,8 @@ from fastadv.ops.registration.library import CARDS
 
 pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).resolve().parents[2]
+# latent_decode launches what latent_fit does
+KERNELS = {name: card for name, card in CARDS.items() if card.triton and name != "latent_decode"}
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +25,19 @@ def builds(tmp_path_factory):
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, str(ROOT / "tests" / "ops" / "aot.py"), "--quick", "--out", str(table)]
+    command += ["--ops", ",".join(KERNELS)]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     return [json.loads(line) for line in table.read_text().splitlines()]
 
 
 @pytest.mark.slow
 def test_every_kernel_is_there(builds):
-    kernels = [(name, card) for name, card in CARDS.items() if card.triton]
-    wanted = {(name, str(dtype).removeprefix("torch.")) for name, card in kernels for dtype in card.dtypes}
-    assert {(b["op"], b["dtype"]) for b in builds} == wanted
-    variants = {(b["op"], b["kernel"], b["variant"]) for b in builds}
-    assert {(b["op"], b["kernel"], b["variant"], b["arch"]) for b in builds} == {
-        (*variant, arch) for variant in variants for arch in (80, 90)
+    wanted = {
+        (op, str(dtype).removeprefix("torch.")) for op, card in KERNELS.items() for dtype in card.dtypes
     }
+    assert {(b["op"], b["dtype"]) for b in builds} == wanted
+    for arch in (80, 90):
+        assert {b["kernel"] for b in builds if b["arch"] == arch} == {b["kernel"] for b in builds}
     norms = {b["variant"].split()[0] for b in builds if b["op"] == "random_start"}
     assert norms == {"linf", "l2", "l1", "l0"}
 

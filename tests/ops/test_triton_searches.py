@@ -50,15 +50,15 @@ def test_equal_weights_are_used_up_in_order_across_blocks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-@pytest.mark.parametrize("scale", [1.0, 1e-42, 1e30])
-def test_weights_and_rooms_of_many_sizes(norm, scale):
+def test_weights_and_rooms_of_many_sizes(norm):
     draw = torch.Generator().manual_seed(1)
-    size = 10.0 ** (6 * torch.rand(5, 150, generator=draw, dtype=torch.float64))
-    normal = (size * torch.randn(5, 150, generator=draw).sign() * scale).float()
-    room = 10 ** (-4 * torch.rand(5, 150, generator=draw))
+    size = 10.0 ** (6 * torch.rand(6, 80, generator=draw, dtype=torch.float64))
+    scale = torch.tensor([1.0, 1e-42, 1e30]).double().repeat(2)[:, None]
+    normal = (size * torch.randn(6, 80, generator=draw).sign() * scale).float()
+    room = 10 ** (-4 * torch.rand(6, 80, generator=draw))
     points = torch.where(normal > 0, 1 - room, room)
     whole = (normal.double() * torch.where(normal > 0, 1 - points.double(), -points.double())).sum(1)
-    hyperplane(points, normal, whole * torch.tensor([0.001, 0.5, 0.9999, -0.5, 2.0]), norm)
+    hyperplane(points, normal, whole * torch.tensor([0.001, 0.5, 0.9999, 0.5, -0.5, 2.0]), norm)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -73,25 +73,24 @@ def test_a_row_that_cannot_be_used_moves_nothing(norm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("window", "dtype"),
+    ("window", "dtype", "radius"),
     [
-        pytest.param((5, 7), torch.float32, id="5x7-float32"),
-        pytest.param((4, 3), torch.bfloat16, id="4x3-bfloat16"),
-        pytest.param((1, 13), torch.bfloat16, id="row-bfloat16"),
-        pytest.param((9, 13), torch.float32, id="image-float32"),
+        ((5, 7), torch.float32, 0.3),
+        ((4, 3), torch.bfloat16, 4.0),
+        ((1, 13), torch.bfloat16, 0.3),
+        ((9, 13), torch.float32, 4.0),
     ],
 )
-def test_windows_of_many_blocks(window, dtype):
+def test_windows_of_many_blocks(window, dtype, radius):
     image, draw = (2, 9, 13), torch.Generator().manual_seed(3)
-    x, best, low, high = torch.rand(4, 4, *image, generator=draw).to(dtype)
-    words = torch.randint(2**32, (4, 7), generator=draw)
+    x, best, low, high = torch.rand(4, 3, *image, generator=draw).to(dtype)
+    words = torch.randint(2**32, (3, 7), generator=draw)
     # the corners of the image, and a window that is emptied and filled again
     words[0], words[1], words[2, 2:4] = 0, 2**32 - 1, words[2, :2]
     check("square_linf", best, low, high, words[:, :4], *image, *window)
     bumps = torch.randn(2, *window, generator=draw)
     bumps = (bumps / bumps.flatten(1).norm(dim=1)[:, None, None]).to(dtype)
-    for radius in (0.3, 4.0):
-        check("square_l2", best, x, words, bumps, *image, radius, 0.0, 1.0)
+    check("square_l2", best, x, words, bumps, *image, radius, 0.0, 1.0)
 
 
 def test_words_and_bumps_may_have_any_strides():
