@@ -9,6 +9,7 @@ from fastadv._checks import check_number
 from fastadv.errors import InputError
 
 PerRow = float | Tensor
+Box = tuple[float, float]
 NO_BOX = (-inf, inf)
 """The box that clips nothing."""
 
@@ -36,7 +37,7 @@ def check_like(first: Tensor, **others: Tensor) -> None:
             )
 
 
-def limits(box: tuple[float, float]) -> tuple[float, float]:
+def limits(box: Box) -> tuple[float, float]:
     """Return (lo, hi) of a box, where either may be infinite. Raises InputError unless lo < hi."""
     try:
         lo, hi = map(float, box)

@@ -1,6 +1,6 @@
 """Argument samples that tests and benchmarks share, and the comparisons the cards name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -147,8 +147,8 @@ def ordered(tensor: Tensor) -> Tensor:
     return torch.where(raw < 0, lowest - raw, raw)
 
 
-def assert_sums(actual: Tensor, expected: Tensor) -> None:
-    """Assert that sums of many terms differ by no more than their order and one rounding explain.
+def assert_sums(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    """Assert, for a card, that sums of many terms differ by no more than their order and a rounding explain.
 
     The tolerance scales with the largest value of all.
     """
@@ -172,3 +172,8 @@ def assert_ulps(actual: Tensor, expected: Tensor, ulps: int, floor: float = 0.0)
     assert bool(near.all()), (
         f"{int((~near).sum())} of {near.numel()} elements differ, by up to {int(apart[~near].max())} ulps"
     )
+
+
+def within(ulps: int, floor: float = 0.0) -> Callable[[Tensor, Tensor, Sample], None]:
+    """Return `assert_ulps` as the comparison of a card."""
+    return lambda actual, expected, args: assert_ulps(actual, expected, ulps, floor)

@@ -1,22 +1,39 @@
-"""Schema, fake and argument check of the step ops."""
+"""What the steps share: the schema, the rest of the card and the check of the arguments."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, check_like, limits, per_row
-from fastadv.ops.registration.library import Sample
-
-SCHEMA = (
-    "(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "
-    "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> Tensor"
-)
+from fastadv.ops._rows import Box, PerRow, check_like, limits, per_row
+from fastadv.ops._samples import step_samples, within
+from fastadv.ops.registration.library import OpCard, Sample, register
 
 
-def fake(x_adv: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x_adv)
+def register_step(
+    name: str, summary: str, reference: Callable[..., Tensor], flops: int, **others: Any
+) -> None:
+    """Register a step that takes `flops` operations an element; `others` are fields of its card."""
+    usual: dict[str, Any] = {
+        "samples": step_samples,
+        "compare": within(4, 3e-7),
+        "no_gradient": "an attack's step is not differentiated",
+    }
+    register(
+        OpCard(
+            name=name,
+            schema="(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "
+            "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> Tensor",
+            summary=summary,
+            reference=reference,
+            in_place=True,
+            bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
+            flops=lambda x_adv, *rest: flops * x_adv.numel(),
+            **usual | others,
+        )
+    )
 
 
 def may_be_narrow(grad: Tensor, x: Tensor) -> bool:
@@ -38,9 +55,8 @@ def check_points(x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
 
 
 def arguments(
-    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float],
-    narrow: bool = False,
-) -> Sample:  # fmt: skip
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box, narrow: bool = False
+) -> Sample:
     """Check the public arguments and return them in the schema's order.
 
     Set `narrow` if the op widens a bfloat16 gradient itself.

@@ -5,20 +5,23 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 
+Image = tuple[int, int, int]
+Window = tuple[int, int]
 
-def corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
+
+def corners(words: Tensor, image: Image, window: Window) -> Tensor:
     """Place a window by the low 32 bits of words [B, 2]; returns its upper left pixel, int64 [B, 2]."""
     free = words.new_tensor([image[1] - window[0] + 1, image[2] - window[1] + 1])
     return (words & 0xFFFFFFFF) * free >> 32
 
 
-def middle_corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
+def middle_corners(words: Tensor, image: Image, window: Window) -> Tensor:
     """Place a window as `corners`, but half as often at each edge of the image: objects are in the middle."""
     last = words.new_tensor([image[1] - window[0], image[2] - window[1]])
     return ((words & 0xFFFFFFFF) * last + 2**31) >> 32  # a uniform number in [0, last], rounded
 
 
-def inside(corner: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
+def inside(corner: Tensor, image: Image, window: Window) -> Tensor:
     """Return the mask of the window's pixels, bool [B, 1, H, W]."""
     rows, columns = (torch.arange(count, device=corner.device) for count in image[1:])
     down, right = rows - corner[:, :1], columns - corner[:, 1:]
@@ -31,9 +34,7 @@ def signs(words: Tensor) -> Tensor:
     return 1.0 - 2.0 * (words & 1).double()
 
 
-def check_windows(
-    batch: Tensor, words: Tensor, count: int, image: tuple[int, int, int], window: tuple[int, int]
-) -> None:
+def check_windows(batch: Tensor, words: Tensor, count: int, image: Image, window: Window) -> None:
     """Raise InputError unless batch [B, ...] holds such images, words are [B, count], and the window fits."""
     pixels = image[0] * image[1] * image[2]
     if min(image) < 1 or batch[:1].numel() not in (0, pixels):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number
-from fastadv.ops._rows import NO_BOX, check_like, clamp_box, limits
+from fastadv.ops._rows import NO_BOX, Box, check_like, clamp_box, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
@@ -83,11 +83,8 @@ register(
 )
 
 
-def distance(
-    x_adv: Tensor, x: Tensor, order: float, box: tuple[float, float] = NO_BOX
-) -> tuple[Tensor, Tensor]:
-    """Return (||x_adv - x||, float64 [B], in the norm of that order >= 0; whether x_adv is in the box, bool
-    [B]).
+def distance(x_adv: Tensor, x: Tensor, order: float, box: Box = NO_BOX) -> tuple[Tensor, Tensor]:
+    """Return (||x_adv - x|| in the norm of that order >= 0, whether x_adv is in the box): float64, bool [B].
 
     x_adv and x are [B, ...]; of two dtypes the wider one holds both. The box is the one that x_adv's dtype
     rounds it to. Raises InputError on mismatched tensors, an order that is negative or NaN, or no box.
@@ -96,7 +93,6 @@ def distance(
         common = torch.promote_types(x_adv.dtype, x.dtype)
         x_adv, x = x_adv.to(common), x.to(common)
     check_like(x_adv, x=x)
-    lo, hi = limits(box)
     order = check_number("order", order, 0, finite=False)
-    length, inside = op("distance")(x_adv, x, order, lo, hi)
+    length, inside = op("distance")(x_adv, x, order, *limits(box))
     return length, inside

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import _l1, _step
-from fastadv.ops._rows import PerRow, column
-from fastadv.ops._samples import assert_ulps, step_samples
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops._rows import Box, PerRow, column
+from fastadv.ops.registration.library import op
 
 
 def reference(
@@ -35,37 +34,19 @@ def reference(
     return _l1.project(moved.reshape(x.shape), x, radius, lo, hi, radius_rows)
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert_ulps(actual, expected, 4, floor=3e-7)
-
-
-register(
-    OpCard(
-        name="l1_step",
-        schema=_step.SCHEMA,
-        summary="project(x_adv + argmax ⟨d, g⟩ over ‖d‖₁ ≤ s in the box) on {‖z − x‖₁ ≤ r} ∩ box",
-        reference=reference,
-        fake=_step.fake,
-        samples=step_samples,
-        compare=compare,
-        ordered=True,
-        in_place=True,
-        no_gradient="an attack's step is not differentiated",
-        bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
-        flops=lambda x_adv, *rest: 120 * x_adv.numel(),  # 31 halvings of the level, then the projection
-    )
+_step.register_step(
+    "l1_step",
+    "project(x_adv + argmax ⟨d, g⟩ over ‖d‖₁ ≤ s in the box) on {‖z − x‖₁ ≤ r} ∩ box",
+    reference,
+    flops=120,  # 31 halvings of the level, then the projection
+    ordered=True,
 )
 
 _new, _into = op("l1_step"), op("l1_step_")
 
 
 def l1_step(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: PerRow,
-    step_size: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
     """Steepest ascent under L1: the steepest coordinates move, each up to the box, by step_size in all.
 
@@ -73,17 +54,11 @@ def l1_step(
     dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
     Raises InputError on mismatched tensors or a negative radius or step.
     """
-    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
-    return result
+    return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
 
 def l1_step_(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: PerRow,
-    step_size: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
     """Return `l1_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import _l2, _step
-from fastadv.ops._rows import PerRow, column
-from fastadv.ops._samples import assert_ulps, step_samples
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops._rows import Box, PerRow, column
+from fastadv.ops.registration.library import op
 
 
 def reference(
@@ -23,55 +22,24 @@ def reference(
     return _l2.project(x_adv.double() + move, x, radius, lo, hi, radius_rows)
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert_ulps(actual, expected, 4, floor=3e-7)
-
-
-register(
-    OpCard(
-        name="l2_step",
-        schema=_step.SCHEMA,
-        summary="project(x_adv + s·g/‖g‖₂) on {‖z − x‖₂ ≤ r} ∩ box",
-        reference=reference,
-        fake=_step.fake,
-        samples=step_samples,
-        compare=compare,
-        in_place=True,
-        no_gradient="an attack's step is not differentiated",
-        bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
-        flops=lambda x_adv, *rest: 14 * x_adv.numel(),
-    )
-)
+_step.register_step("l2_step", "project(x_adv + s·g/‖g‖₂) on {‖z − x‖₂ ≤ r} ∩ box", reference, flops=14)
 
 _new, _into = op("l2_step"), op("l2_step_")
 
 
 def l2_step(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: PerRow,
-    step_size: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected on the ball around x.
-
-    The projection is the exact one on the ball inside the box.
+    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on ball and box.
 
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size`
     in input units, a number or [B]. Raises InputError on mismatched tensors or a negative radius or step.
     """
-    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
-    return result
+    return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
 
 def l2_step_(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: PerRow,
-    step_size: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
     """Return `l2_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))

@@ -73,5 +73,4 @@ def latent_decode(
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [K, N, L], got {z.dtype} of shape {tuple(z.shape)}")
     check_decoders(z, len(z), weights, biases, strides)
-    images: Tensor = op("latent_decode")(z, list(weights), list(biases), list(strides))
-    return images
+    return op("latent_decode")(z, list(weights), list(biases), list(strides))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import _step
-from fastadv.ops._rows import PerRow, add_towards, clamp_box, column, towards_zero, wide
-from fastadv.ops._samples import assert_ulps, step_samples
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops._rows import Box, PerRow, add_towards, clamp_box, column, towards_zero, wide
+from fastadv.ops._samples import step_samples, within
+from fastadv.ops.registration.library import Sample, op
 
 
 def reference(
@@ -29,10 +29,6 @@ def reference(
     return torch.minimum(torch.maximum(moved.to(x.dtype), lower), upper)
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert_ulps(actual, expected, 0)
-
-
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for x_adv, grad, *rest in step_samples(device, dtype):
         yield x_adv, grad, *rest
@@ -40,32 +36,16 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             yield x_adv, grad.bfloat16(), *rest
 
 
-register(
-    OpCard(
-        name="linf_step",
-        schema=_step.SCHEMA,
-        summary="clamp(x_adv + s·sign(g), x − r, x + r) ∩ box",
-        reference=reference,
-        fake=_step.fake,
-        samples=samples,
-        compare=compare,
-        in_place=True,
-        no_gradient="sign and clamp are flat almost everywhere",
-        bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
-        flops=lambda x_adv, *rest: 8 * x_adv.numel(),
-    )
-)
+_step.register_step(
+    "linf_step", "clamp(x_adv + s·sign(g), x − r, x + r) ∩ box", reference, flops=8, samples=samples,
+    compare=within(0), no_gradient="sign and clamp are flat almost everywhere",
+)  # fmt: skip
 
 _new, _into = op("linf_step"), op("linf_step_")
 
 
 def linf_step(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: PerRow,
-    step_size: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
     """Steepest ascent in L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and box.
 
@@ -73,17 +53,11 @@ def linf_step(
     inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B]. Raises InputError
     on mismatched tensors or a negative radius or step.
     """
-    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
-    return result
+    return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
 
 
 def linf_step_(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: PerRow,
-    step_size: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
     """Return `linf_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))

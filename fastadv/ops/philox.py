@@ -77,5 +77,4 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> 
         )
     check_count("count", count, 0)
     _philox.check_stream(seed, draw)
-    result: Tensor = op("philox")(ids, count, kind, seed, draw)
-    return result
+    return op("philox")(ids, count, kind, seed, draw)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import _projection
-from fastadv.ops._rows import PerRow, clamp_box, column
-from fastadv.ops._samples import project_samples
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops._rows import Box, PerRow, clamp_box, column
+from fastadv.ops._samples import within
+from fastadv.ops.registration.library import op
 
 
 def reference(
@@ -25,33 +25,16 @@ def reference(
     return torch.where(keep, clamped, x.flatten(1)).reshape(x.shape)
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert torch.equal(actual, expected)
+_projection.register_projection(
+    "project_l0", "argmin ‖z − x_adv‖₂ over {‖z − x‖₀ ≤ r} ∩ box", reference, flops=10,
+    compare=within(0), ordered=True,
+)  # fmt: skip
 
 
-register(
-    OpCard(
-        name="project_l0",
-        schema=_projection.SCHEMA,
-        summary="argmin ‖z − x_adv‖₂ over {‖z − x‖₀ ≤ r} ∩ box",
-        reference=reference,
-        fake=_projection.fake,
-        samples=project_samples,
-        compare=compare,
-        ordered=True,
-        no_gradient=_projection.NO_GRADIENT,
-        bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
-        flops=lambda x_adv, *rest: 10 * x_adv.numel(),
-    )
-)
+def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) -> Tensor:
+    """Return euclidean projection of x_adv [B, ...] on the points of the box near x in L0.
 
-
-def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Return euclidean projection of x_adv [B, ...] on the points of the box that differ from x in few
-    coordinates.
-
-    `radius` is their greatest number, one for all samples or [B]. A fractional radius is rounded down. Raises
+    They differ from x in at most `radius` coordinates, a number or [B]; a fraction is rounded down. Raises
     InputError on mismatched tensors or a negative radius.
     """
-    result: Tensor = op("project_l0")(*_projection.arguments(x_adv, x, radius, box))
-    return result
+    return op("project_l0")(*_projection.arguments(x_adv, x, radius, box))

@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from fastadv.ops import _l1, _projection
-from fastadv.ops._rows import PerRow
-from fastadv.ops._samples import assert_ulps, project_samples
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops._rows import Box, PerRow
+from fastadv.ops.registration.library import op
 
 
 def reference(
@@ -14,34 +13,16 @@ def reference(
     return _l1.project(x_adv.double(), x, radius, lo, hi, radius_rows)
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert_ulps(actual, expected, 4, floor=3e-7)
-
-
-register(
-    OpCard(
-        name="project_l1",
-        schema=_projection.SCHEMA,
-        summary="argmin ‖z − x_adv‖₂ over {‖z − x‖₁ ≤ r} ∩ box",
-        reference=reference,
-        fake=_projection.fake,
-        samples=project_samples,
-        compare=compare,
-        no_gradient=_projection.NO_GRADIENT,
-        bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
-        flops=lambda x_adv, *rest: 25 * x_adv.numel(),
-    )
+_projection.register_projection(
+    "project_l1", "argmin ‖z − x_adv‖₂ over {‖z − x‖₁ ≤ r} ∩ box", reference, flops=25
 )
 
 
-def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) -> Tensor:
     """Return euclidean projection of x_adv [B, ...] on the L1 ball of `radius` around x, inside the box.
 
-    `radius` is a number or [B], and may be inf.
-
-    The true projection (soft threshold, Duchi et al. 2008, with the box), not a rescaling: [3, 1, 0.5] goes
-    to [1, 0, 0] at radius 1. x must lie inside the box. Raises InputError on mismatched tensors or a negative
-    radius.
+    `radius` is a number or [B], and may be inf; x must lie inside the box. This is the true projection (soft
+    threshold, Duchi et al. 2008, with the box), not a rescaling: [3, 1, 0.5] goes to [1, 0, 0] at radius 1.
+    Raises InputError on mismatched tensors or a negative radius.
     """
-    result: Tensor = op("project_l1")(*_projection.arguments(x_adv, x, radius, box))
-    return result
+    return op("project_l1")(*_projection.arguments(x_adv, x, radius, box))

@@ -9,7 +9,6 @@ check with `contains`.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,38 +16,23 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.ops._norm import ORDERS, check_norm
-from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
-from fastadv.ops._samples import SHAPES, batch
+from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
+from fastadv.ops._samples import SHAPES, batch, within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 THRESHOLDS = 4096
 
 
-def _value(level: Tensor, lo: float, hi: float, levels: int, dtype: torch.dtype) -> Tensor:
-    return (lo + (hi - lo) * (level / levels)).to(dtype)
-
-
-def _norm(shift: Tensor, norm: str) -> Tensor:
-    result: Tensor = torch.linalg.vector_norm(shift, ORDERS[norm], dim=1, keepdim=True)
-    return result
-
-
 def reference(
-    x_adv: Tensor,
-    x: Tensor,
-    norm: str,
-    radius: float,
-    lo: float,
-    hi: float,
-    levels: int,
+    x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int,
     radius_rows: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     rows, center = x_adv.double().flatten(1), x.double().flatten(1)
     limit = column(radius, radius_rows, rows)
     place = ((rows - lo) / (hi - lo) * levels).clamp(0, levels)
 
     def value(level: Tensor) -> Tensor:
-        return _value(level, lo, hi, levels, x.dtype)
+        return (lo + (hi - lo) * (level / levels)).to(x.dtype)
 
     if norm == "linf":
         nearest = (place + 0.5).floor().clamp(0, levels)
@@ -65,24 +49,15 @@ def reference(
     def rounded(step: Tensor) -> Tensor:
         return value(torch.where(fraction >= 0.5 + step / (2 * THRESHOLDS - 2), outer, inner))
 
-    low, high = (
-        torch.zeros_like(limit.expand(len(rows), 1)),
-        torch.full_like(limit.expand(len(rows), 1), THRESHOLDS),
-    )
+    low = torch.zeros_like(limit.expand(len(rows), 1))
+    high = torch.full_like(low, THRESHOLDS)
     while bool((low < high).any()):
         middle = ((low + high) / 2).floor()
-        fits = _norm(rounded(middle).double() - center, norm) <= limit
+        away = rounded(middle).double() - center
+        fits = torch.linalg.vector_norm(away, ORDERS[norm], dim=1, keepdim=True) <= limit
         done = low >= high
         low, high = torch.where(done | fits, low, middle + 1), torch.where(done | ~fits, high, middle)
     return rounded(low).reshape(x.shape)
-
-
-def fake(x_adv: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x_adv)
-
-
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert torch.equal(actual, expected)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -104,9 +79,8 @@ register(
         ),
         summary="x_adv rounded to a grid of the box without leaving the ball around x",
         reference=reference,
-        fake=fake,
         samples=samples,
-        compare=compare,
+        compare=within(0),
         no_gradient="rounding is flat almost everywhere",
         dtypes=(torch.float32,),
         bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
@@ -116,15 +90,9 @@ register(
 
 
 def quantize_in_ball(
-    x_adv: Tensor,
-    x: Tensor,
-    norm: str,
-    radius: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
-    levels: int = 255,
+    x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: Box = (0.0, 1.0), levels: int = 255
 ) -> Tensor:
-    """Return x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the box, inside the ball around
-    x.
+    """Return x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the box, in the ball around x.
 
     255 levels make 8-bit images. x_adv lies in the ball; the box is finite. `norm` is the name of a threat's
     norm ("l2"); radius a number or [B], may be inf. Where x is on the grid, so is some point of the ball.
@@ -137,5 +105,4 @@ def quantize_in_ball(
     if not hi - lo < float("inf"):
         raise InputError(f"box: expected a finite one, got {box}")
     radius, radius_rows = per_row("radius", radius, x)
-    result: Tensor = op("quantize_in_ball")(x_adv, x, norm, radius, lo, hi, levels, radius_rows)
-    return result
+    return op("quantize_in_ball")(x_adv, x, norm, radius, lo, hi, levels, radius_rows)

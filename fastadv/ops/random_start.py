@@ -12,7 +12,6 @@ Clamping moves a point towards x, which lies in the box, so the result stays in 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +19,7 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._norm import ORDERS, check_norm
-from fastadv.ops._rows import (
-    PerRow,
-    add_towards,
-    check_like,
-    clamp_box,
-    column,
-    limits,
-    per_row,
-)
+from fastadv.ops._rows import Box, PerRow, add_towards, check_like, clamp_box, column, limits, per_row
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
@@ -41,9 +32,8 @@ def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: i
     if norm == "l2":
         direction = _philox.normals(ids, count, seed, draw)
         # normals use whole pairs of words; the distance takes the first word after them
-        level = _philox.to_uniform(_philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]) ** (
-            1.0 / count
-        )
+        word = _philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]
+        level = _philox.to_uniform(word) ** (1.0 / count)
         length = direction.norm(dim=1, keepdim=True)
         return limit * level * direction / torch.where(length > 0, length, 1.0)
     size = -torch.log1p(-_philox.to_uniform(_philox.words(ids, count + 1, seed, draw)))
@@ -53,16 +43,9 @@ def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: i
 
 
 def reference(
-    x: Tensor,
-    ids: Tensor,
-    norm: str,
-    radius: float,
-    lo: float,
-    hi: float,
-    seed: int,
-    draw: int,
+    x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int,
     radius_rows: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     rows = x.flatten(1)
     count = rows.shape[1]
     limit = column(radius, radius_rows, rows)
@@ -76,10 +59,6 @@ def reference(
     return clamp_box(start, lo, hi).reshape(x.shape)
 
 
-def fake(x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
     assert_ulps(actual, expected, 0 if args[2] in ("linf", "l0") else 2, floor=1e-7)
 
@@ -88,20 +67,11 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, shape in enumerate(SHAPES):
         _, _, x = batch(shape, device, dtype, seed)
         ids = torch.arange(shape[0], device=device) * (2**33 + 1)
+        radii = per_sample(shape, device, seed).nan_to_num(posinf=3.0)
         for norm in ORDERS:
             for radius in (0.0, 0.3, 2.0):
                 yield x, ids, norm, radius, 0.0, 1.0, seed, 1
-            yield (
-                x,
-                ids,
-                norm,
-                0.0,
-                0.0,
-                1.0,
-                2**40,
-                0,
-                per_sample(shape, device, seed).nan_to_num(posinf=3.0),
-            )
+            yield x, ids, norm, 0.0, 0.0, 1.0, 2**40, 0, radii
 
 
 register(
@@ -113,7 +83,6 @@ register(
         ),
         summary="x + uniform draw from the norm ball, clamped to the box; a function of (seed, id, draw)",
         reference=reference,
-        fake=fake,
         samples=samples,
         compare=compare,
         ordered=True,
@@ -125,13 +94,7 @@ register(
 
 
 def random_start(
-    x: Tensor,
-    ids: Tensor,
-    norm: str,
-    radius: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
-    seed: int = 0,
-    draw: int = 0,
+    x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: Box = (0.0, 1.0), seed: int = 0, draw: int = 0
 ) -> Tensor:
     """Return a point drawn uniformly from the ball of finite `radius` around x [B, ...], clamped to the box.
 
@@ -158,5 +121,4 @@ def random_start(
     lo, hi = limits(box)
     if norm == "l0" and hi - lo == float("inf"):
         raise InputError(f"box: expected a finite one for an l0 start, got {box}")
-    result: Tensor = op("random_start")(x, ids, norm, radius, lo, hi, seed, draw, radius_rows)
-    return result
+    return op("random_start")(x, ids, norm, radius, lo, hi, seed, draw, radius_rows)

@@ -9,16 +9,15 @@ The whole is brought to the length of the radius, clamped to the box, and projec
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.ops import _l2
-from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
-from fastadv.ops._samples import assert_ulps, batch, per_sample
-from fastadv.ops._windows import check_windows, corners, inside, signs
+from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
+from fastadv.ops._samples import batch, per_sample, within
+from fastadv.ops._windows import Image, check_windows, corners, inside, signs
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 from fastadv.ops.square_linf import SAMPLES
 
@@ -26,18 +25,9 @@ TINY = 1e-12
 
 
 def reference(
-    best: Tensor,
-    x: Tensor,
-    words: Tensor,
-    bumps: Tensor,
-    channels: int,
-    height: int,
-    width: int,
-    radius: float,
-    lo: float,
-    hi: float,
-    radius_rows: Tensor | None = None,
-) -> Tensor:
+    best: Tensor, x: Tensor, words: Tensor, bumps: Tensor, channels: int, height: int, width: int,
+    radius: float, lo: float, hi: float, radius_rows: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     count, image, window = len(x), (channels, height, width), (bumps.shape[1], bumps.shape[2])
     center = x.double().reshape(count, *image)
     delta = best.double().reshape(count, *image) - center
@@ -61,14 +51,6 @@ def reference(
 def _length(values: Tensor, axis: int = 2) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(values, dim=axis, keepdim=True)
     return length.clamp_min(TINY)
-
-
-def fake(best: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(best)
-
-
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert_ulps(actual, expected, 4, floor=3e-7)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -97,9 +79,8 @@ register(
         ),
         summary="a proposal of Square: two bumps that take the length of another window, projected",
         reference=reference,
-        fake=fake,
         samples=samples,
-        compare=compare,
+        compare=within(4, 3e-7),
         no_gradient="proposals of a random search are taken from no graph",
         ordered=True,
         bytes_moved=lambda best, *rest: 3 * best.numel() * best.element_size(),
@@ -109,21 +90,15 @@ register(
 
 
 def square_l2(
-    best: Tensor,
-    x: Tensor,
-    words: Tensor,
-    bumps: Tensor,
-    image: tuple[int, int, int],
-    radius: PerRow,
-    box: tuple[float, float] = (0.0, 1.0),
-) -> Tensor:
+    best: Tensor, x: Tensor, words: Tensor, bumps: Tensor, image: Image, radius: PerRow,
+    box: Box = (0.0, 1.0),
+) -> Tensor:  # fmt: skip
     """Return best [B, ...], images of shape `image` (C, H, W), with two bumps in a window of each.
 
     bumps [2, height, width] are of length 1, one above or beside the other. words int64 [B, 5 + C], of 32
     random bits each, place the window and the one that is emptied, choose the bumps, and a sign for each
-    channel; higher bits do not count.
-    `radius` is a finite number or [B]; x lies in the box. The result lies in ball and box. Raises InputError
-    on mismatched tensors, or an image or bumps of another size.
+    channel; higher bits do not count. `radius` is a finite number or [B]; x lies in the box. The result lies
+    in ball and box. Raises InputError on mismatched tensors, or an image or bumps of another size.
     """
     check_like(best, x=x)
     if bumps.ndim != 3 or len(bumps) != 2 or bumps.dtype != x.dtype:
@@ -134,5 +109,4 @@ def square_l2(
     radius, radius_rows = per_row("radius", radius, x)
     if radius == math.inf:
         raise InputError("radius: expected a finite one, whose length the proposal has, got inf")
-    result: Tensor = op("square_l2")(best, x, words, bumps, *image, radius, *limits(box), radius_rows)
-    return result
+    return op("square_l2")(best, x, words, bumps, *image, radius, *limits(box), radius_rows)

@@ -4,14 +4,13 @@ A proposal of the Square Attack under Linf (Andriushchenko et al. 2020, algorith
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.ops._rows import check_like
-from fastadv.ops._samples import batch
-from fastadv.ops._windows import check_windows, corners, inside
+from fastadv.ops._samples import batch, within
+from fastadv.ops._windows import Image, Window, check_windows, corners, inside
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 # images, windows
@@ -25,30 +24,15 @@ SAMPLES = (
 
 
 def reference(
-    best: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    words: Tensor,
-    channels: int,
-    height: int,
-    width: int,
-    tall: int,
-    wide: int,
-) -> Tensor:
+    best: Tensor, lower: Tensor, upper: Tensor, words: Tensor, channels: int, height: int, width: int,
+    tall: int, wide: int,
+) -> Tensor:  # fmt: skip
     image, window = (channels, height, width), (tall, wide)
     shape = (len(best), *image)
     changed = inside(corners(words[:, :2], image, window), image, window)
     up = (words[:, 2:] & 1).bool()[:, :, None, None]
     ends = torch.where(up, upper.reshape(shape), lower.reshape(shape))
     return torch.where(changed, ends, best.reshape(shape)).reshape(best.shape)
-
-
-def fake(best: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(best)
-
-
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert torch.equal(actual, expected)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -73,9 +57,8 @@ register(
         ),
         summary="a proposal of Square: one window of an image at an end of its ball",
         reference=reference,
-        fake=fake,
         samples=samples,
-        compare=compare,
+        compare=within(0),
         no_gradient="proposals of a random search are taken from no graph",
         ordered=True,
         bytes_moved=lambda best, *rest: 2 * best.numel() * best.element_size(),
@@ -85,12 +68,7 @@ register(
 
 
 def square_linf(
-    best: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    words: Tensor,
-    image: tuple[int, int, int],
-    window: tuple[int, int],
+    best: Tensor, lower: Tensor, upper: Tensor, words: Tensor, image: Image, window: Window
 ) -> Tensor:
     """Return best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
 
@@ -100,5 +78,4 @@ def square_linf(
     """
     check_like(best, lower=lower, upper=upper)
     check_windows(best, words, 2 + image[0], image, window)
-    result: Tensor = op("square_linf")(best, lower, upper, words, *image, *window)
-    return result
+    return op("square_linf")(best, lower, upper, words, *image, *window)

@@ -50,11 +50,6 @@ def fake(gradient: Tensor, weight: Tensor, size: Pair, *rest: object) -> Tensor:
     return gradient.new_empty(gradient.shape[0], weight.shape[1], *size)
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    # sums of O h v terms in another order, then rounded
-    assert_sums(actual, expected)
-
-
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     shapes = (
         # B, C, O, kernel, size, stride, padding, dilation
@@ -87,7 +82,8 @@ register(
         reference=reference,
         fake=fake,
         samples=samples,
-        compare=compare,
+        # sums of O h v terms in another order, then rounded
+        compare=assert_sums,
         no_gradient="it is a gradient itself, and taken once",
         triton=False,
         ordered=True,
@@ -124,7 +120,4 @@ def thin_gradient(
     last = gradient.is_contiguous(memory_format=torch.channels_last) and not gradient.is_contiguous()
     dense = gradient.movedim(1, 3) if last else gradient.contiguous()
     weights = weight.to(wide(gradient.dtype)).contiguous()
-    result: Tensor = op("thin_gradient")(
-        dense, weights, list(size), list(stride), list(padding), list(dilation), last
-    )
-    return result
+    return op("thin_gradient")(dense, weights, list(size), list(stride), list(padding), list(dilation), last)

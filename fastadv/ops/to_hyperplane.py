@@ -9,14 +9,13 @@ used up first.
 
 from collections.abc import Iterator
 from math import inf
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops._rows import check_like, limits
-from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+from fastadv.ops._rows import Box, check_like, limits
+from fastadv.ops._samples import SHAPES, batch, layouts, within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 NORMS = ("linf", "l2", "l1")
@@ -64,14 +63,6 @@ def _level(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
     return (pace * level).minimum(room)
 
 
-def fake(points: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(points)
-
-
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert_ulps(actual, expected, 4, floor=3e-7)
-
-
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, shape in enumerate(SHAPES):
         draw = torch.Generator().manual_seed(seed)
@@ -93,9 +84,8 @@ register(
         schema="(Tensor points, Tensor normal, Tensor lack, str norm, float lo, float hi) -> Tensor",
         summary="argmin ‖d‖ over {⟨normal, d⟩ = lack, points + d in the box}",
         reference=reference,
-        fake=fake,
         samples=samples,
-        compare=compare,
+        compare=within(4, 3e-7),
         no_gradient="attacks project points, not graphs",
         ordered=True,
         bytes_moved=lambda points, *rest: 3 * points.numel() * points.element_size(),
@@ -104,9 +94,7 @@ register(
 )
 
 
-def to_hyperplane(
-    points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: tuple[float, float] = (0.0, 1.0)
-) -> Tensor:
+def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: Box = (0.0, 1.0)) -> Tensor:
     """Return the least displacement d like points [B, ...] with <normal, d> = lack [B] and points + d in the
     box.
 
@@ -122,6 +110,4 @@ def to_hyperplane(
         raise InputError(
             f"lack: expected one value a sample, shape ({len(points)},), got {tuple(lack.shape)}"
         )
-    lo, hi = limits(box)
-    result: Tensor = op("to_hyperplane")(points, normal, lack.double(), norm, lo, hi)
-    return result
+    return op("to_hyperplane")(points, normal, lack.double(), norm, *limits(box))

@@ -97,11 +97,6 @@ def fake_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size
     return products.new_empty(*shape, products.shape[2])
 
 
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
-    assert_sums(actual, expected)
-
-
 # B, H, W, C, padding
 SHAPES = (
     (3, 8, 8, 70, 1), (2, 5, 7, 3, 1), (1, 3, 3, 65, 0), (2, 9, 4, 16, 2), (1, 1, 1, 1, 1), (0, 4, 4, 5, 1),
@@ -140,7 +135,8 @@ register(
         reference=reference_tiles,
         fake=fake_tiles,
         samples=samples_of_tiles,
-        compare=compare,
+        # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
+        compare=assert_sums,
         no_gradient="it is a part of a convolution that has one",
         triton=False,
         ordered=True,
@@ -156,7 +152,8 @@ register(
         reference=reference_image,
         fake=fake_image,
         samples=samples_of_image,
-        compare=compare,
+        # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
+        compare=assert_sums,
         no_gradient="it is a part of a convolution that has one",
         triton=False,
         ordered=True,
@@ -185,8 +182,7 @@ def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
         raise InputError(
             f"padding: expected one with which a kernel of 3 by 3 fits {tuple(x.shape[1:3])}, got {padding}"
         )
-    tiles: Tensor = op("winograd_tiles")(x, size, padding)
-    return tiles
+    return op("winograd_tiles")(x, size, padding)
 
 
 def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
@@ -207,5 +203,4 @@ def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], 
     if bias is not None and bias.shape != products.shape[2:]:
         raise InputError(f"bias: expected [{products.shape[2]}], got {tuple(bias.shape)}")
     added: Any = None if bias is None else bias.to(real)
-    image: Tensor = op("winograd_image")(products, added, list(shape), size)
-    return image
+    return op("winograd_image")(products, added, list(shape), size)

@@ -125,7 +125,6 @@ def bounds(x, prototypes, bias):
     start(
         bounds_kernel,
         tiles,
-        x,
         low,
         high,
         x,

@@ -43,10 +43,15 @@ extension, _extension_fault = _import_if_there("fastadv._C")
 _torch: Any = torch
 _library = _torch.library.Library("fastadv", "DEF")
 CARDS: dict[str, "OpCard"] = {}
-_entries: dict[str, Callable[..., Any]] = {}
+_entries: dict[str, Callable[..., torch.Tensor]] = {}
 ANYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of a kernel for all devices
 
 Sample = tuple[Any, ...]
+
+
+def like_first(*args: Any) -> torch.Tensor:
+    """Return an unfilled tensor like the first argument."""
+    return torch.empty_like(args[0])
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,13 @@ class OpCard:
                   the latter two take what the op returns before them, as tensors to be written
     summary       the mathematics in a line, for docs/ops.md
     reference     eager PyTorch, correct in any float dtype: specification, oracle and visible fallback
-    fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to
-                  write
     samples       samples(device, dtype) -> argument tuples that tests and benchmarks share
     compare       compare(actual, expected, args) raises AssertionError where the two differ by more than
                   rounding
     bytes_moved   bytes that must cross memory for these arguments
     flops         floating-point operations for these arguments
+    fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to
+                  write; as a rule one like the first argument
     no_gradient   why the op has none, as its backward says it; None where `gradient` is given
     gradient      (setup_context, backward), the formula
     triton        ops/triton holds a kernel; without one the reference serves GPUs
@@ -80,11 +85,11 @@ class OpCard:
     schema: str
     summary: str
     reference: Callable[..., Any]
-    fake: Callable[..., Any]
     samples: Callable[[torch.device, torch.dtype], Iterator[Sample]]
     compare: Callable[[Any, Any, Sample], None]
     bytes_moved: Callable[..., int]
     flops: Callable[..., int]
+    fake: Callable[..., Any] = like_first
     no_gradient: str | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     triton: bool = True
@@ -106,11 +111,6 @@ def results_of(card: OpCard, args: Sample) -> Sample:
     """Allocate the op's results for these arguments, which its kernels take first."""
     results = card.fake(*args)
     return results if isinstance(results, tuple) else () if results is None else (results,)
-
-
-def strict() -> bool:
-    """Return whether FASTADV_STRICT=1 turns a fallback into an error."""
-    return os.environ.get("FASTADV_STRICT") == "1"
 
 
 def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
@@ -136,12 +136,11 @@ def triton_launcher(card: OpCard) -> Callable[..., None] | None:
 
 def _fallback(card: OpCard) -> Callable[..., Any]:
     def reference(*args: Any) -> Any:
-        if strict():
+        if os.environ.get("FASTADV_STRICT") == "1":
             served = ", ".join(str(dtype) for dtype in card.dtypes)
             raise RuntimeError(
-                f"{card.name}: FASTADV_STRICT=1, and no compiled kernel serves {args[0].dtype} "
-                f"on {args[0].device}; "
-                f"kernels serve {served} where fastadv.backends() names one. "
+                f"{card.name}: FASTADV_STRICT=1, and no compiled kernel serves {args[0].dtype} on "
+                f"{args[0].device}; kernels serve {served} where fastadv.backends() names one. "
                 "Convert the inputs, build the extension, or unset FASTADV_STRICT to use the slower reference"
             )
         result = card.reference(*args)
@@ -200,8 +199,11 @@ def _raises(card: OpCard) -> Callable[..., Any]:
     return backward
 
 
-def op(name: str) -> Callable[..., Any]:
-    """Return the registered op. It takes arguments by position, in the types of its schema."""
+def op(name: str) -> Callable[..., torch.Tensor]:
+    """Return the registered op, which takes arguments by position, in the types of its schema.
+
+    The annotation is that of an op with one result; a tuple of them unpacks as a tensor does.
+    """
     return _entries[name]
 
 

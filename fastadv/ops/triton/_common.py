@@ -4,6 +4,7 @@ Values are held as float32 whatever they are stored as. bfloat16 is widened and 
 integers, so that the interpreter (whose casts truncate) and every GPU give the same bits.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -134,27 +135,52 @@ def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[
     return target, *(t.contiguous() for t in inputs)
 
 
-def start(kernel: Any, programs: int, on: Tensor, *args: Any, **options: Any) -> None:
-    """Launch `programs` programs on the device of `on`; none at all for an empty batch."""
+def start(kernel: Any, programs: int, out: Tensor, *args: Any, **options: Any) -> None:
+    """Launch kernel(out, *args) in `programs` programs on the device of `out`; none for an empty batch."""
     if programs == 0:
         return
-    with torch.cuda.device(on.device) if on.is_cuda else nullcontext():
-        kernel[(programs,)](*args, **{**OPTIONS, **options})
+    with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
+        kernel[(programs,)](out, *args, **{**OPTIONS, **options})
+
+
+def start_rows(kernel: Any, out: Tensor, *args: Any, block: int = WIDTH) -> None:
+    """Launch kernel(out, *args), one program a row of `out`, in the measured width."""
+    wide = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))
+    start(kernel, len(out), out, *args, **wide._asdict())
 
 
 def over_rows(
-    kernel: Any,
-    out: Tensor,
-    inputs: tuple[Tensor, ...],
-    *rest: Any,
-    ordered: bool = False,
-    block: int = WIDTH,
+    kernel: Any, out: Tensor, inputs: Sequence[Tensor], *rest: Any, ordered: bool = False, block: int = WIDTH
 ) -> None:
     """Launch kernel(out, *inputs, cols, *rest), one program a row."""
     if out.numel() == 0:
         return
     target, *inputs_ = common_layout(out, *inputs, ordered=ordered)
-    wide = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))
-    start(kernel, len(out), out, target, *inputs_, out[0].numel(), *rest, **wide._asdict())
+    start_rows(kernel, target, *inputs_, out[0].numel(), *rest, block=block)
     if target is not out:
         out.copy_(target)
+
+
+def projection_of(kernel: Any, **options: Any) -> Callable[..., None]:
+    """Return the launcher of a projection, one program a row."""
+
+    def launch(
+        out: Tensor, x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float,
+        radius_rows: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        over_rows(kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows), **options)
+
+    return launch
+
+
+def step_of(kernel: Any, **options: Any) -> Callable[..., None]:
+    """Return the launcher of a step, one program a row."""
+
+    def launch(
+        out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float,
+        hi: float, radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        rows = rows64(radius_rows), rows64(step_size_rows)
+        over_rows(kernel, out, (x_adv, grad, x), radius, step_size, lo, hi, *rows, **options)
+
+    return launch

@@ -12,25 +12,10 @@ _EPSILON = tl.constexpr(1e-8)
 
 @triton.jit(do_not_specialize=["rows"])
 def adam_kernel(
-    z,
-    mean,
-    square,
-    grad,
-    rows,
-    latents,
-    size,
-    beta,
-    step_size,
-    max_norm,
-    keep_mean,
-    add_mean,
-    keep_square,
-    add_square,
-    fix_mean,
-    fix_square,
-    ROWS: tl.constexpr,
-    LATENTS: tl.constexpr,
-):
+    z, mean, square, grad, rows, latents, size, beta, step_size, max_norm,
+    keep_mean, add_mean, keep_square, add_square, fix_mean, fix_square,
+    ROWS: tl.constexpr, LATENTS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, LATENTS)
     at = row[:, None] * latents + column[None, :]
@@ -47,16 +32,9 @@ def adam_kernel(
 
 
 def adam(
-    z: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    grad: Tensor,
-    size: int,
-    beta: float,
-    step: int,
-    step_size: float,
-    max_norm: float,
-) -> None:
+    z: Tensor, mean: Tensor, square: Tensor, grad: Tensor, size: int,
+    beta: float, step: int, step_size: float, max_norm: float,
+) -> None:  # fmt: skip
     """Update z, mean and square [..., L] by the gradient (grad + βz) / size; the first `step` is 1.
 
     Then clip the norms of z to `max_norm`.
@@ -66,26 +44,7 @@ def adam(
     rows = max(1, 256 // block)
     count = z.numel() // latents
     start(
-        adam_kernel,
-        triton.cdiv(count, rows),
-        z,
-        z,
-        mean,
-        square,
-        grad,
-        count,
-        latents,
-        size,
-        beta,
-        step_size,
-        max_norm,
-        BETA1,
-        1 - BETA1,
-        BETA2,
-        1 - BETA2,
-        1 - BETA1**step,
-        1 - BETA2**step,
-        ROWS=rows,
-        LATENTS=block,
-        num_warps=2,
-    )
+        adam_kernel, triton.cdiv(count, rows), z, mean, square, grad, count, latents, size, beta, step_size,
+        max_norm, BETA1, 1 - BETA1, BETA2, 1 - BETA2, 1 - BETA1**step, 1 - BETA2**step,
+        ROWS=rows, LATENTS=block, num_warps=2,
+    )  # fmt: skip

@@ -13,23 +13,9 @@ from fastadv.ops.triton._latent import Layer, blocks, gathered_product
 
 @triton.jit(do_not_specialize=["images"])
 def down_kernel(
-    out,
-    source,
-    hidden,
-    weights,
-    images,
-    side,
-    out_side,
-    channels,
-    width,
-    kernel,
-    stride,
-    BF16: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-):
+    out, source, hidden, weights, images, side, out_side, channels, width, kernel, stride,
+    BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
     """Run one program for each class, tile of input pixels (of all images) and tile of input channels."""
     program = tl.program_id(0).to(tl.int64)
     pixels = side * side
@@ -51,15 +37,8 @@ def down_kernel(
         (out_side, width),
         (0, 0, 1, kernel, kernel, kernel),
         (channels * width, 1, width),
-        column,
-        channels,
-        True,
-        BF16,
-        ROWS,
-        COLUMNS,
-        BLOCK,
-        WHOLE,
-    )
+        column, channels, True, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
+    )  # fmt: skip
     mask = rows[:, None] & (column < channels)[None, :]
     at = ((ahead * pixels + row % pixels) * channels)[:, None] + column[None, :]
     if hidden is not None:
@@ -84,22 +63,6 @@ def down(
         classes * triton.cdiv(images * layer.side**2, tile.ROWS) * triton.cdiv(layer.channels, tile.COLUMNS)
     )
     start(
-        down_kernel,
-        programs,
-        out,
-        out,
-        source,
-        hidden,
-        weight,
-        images,
-        layer.side,
-        layer.out_side,
-        layer.channels,
-        layer.width,
-        layer.kernel,
-        layer.stride,
-        BF16=bf16,
-        num_warps=4,
-        enable_fp_fusion=True,
-        **tile._asdict(),
-    )
+        down_kernel, programs, out, source, hidden, weight, images, *layer,
+        BF16=bf16, num_warps=4, enable_fp_fusion=True, **tile._asdict(),
+    )  # fmt: skip

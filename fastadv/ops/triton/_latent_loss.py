@@ -33,19 +33,6 @@ def loss_of(loss: Tensor, decoded: Tensor, x: Tensor, z: Tensor, beta: float) ->
     """
     classes, images, latents = z.shape
     start(
-        loss_kernel,
-        classes * images,
-        loss,
-        loss,
-        decoded,
-        x,
-        z,
-        images,
-        classes,
-        x[0].numel(),
-        latents,
-        beta,
-        BLOCK=256,
-        LATENTS=triton.next_power_of_2(latents),
-        num_warps=2,
-    )
+        loss_kernel, classes * images, loss, decoded, x, z, images, classes, x[0].numel(), latents, beta,
+        BLOCK=256, LATENTS=triton.next_power_of_2(latents), num_warps=2,
+    )  # fmt: skip

@@ -18,28 +18,10 @@ def _elu(value):
 
 @triton.jit(do_not_specialize=["images"])
 def up_kernel(
-    out,
-    source,
-    weights,
-    bias,
-    x,
-    images,
-    side,
-    out_side,
-    channels,
-    width,
-    kernel,
-    stride,
-    class_stride,
-    pixel_stride,
-    channel_stride,
-    KIND: tl.constexpr,
-    BF16: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-):
+    out, source, weights, bias, x, images, side, out_side, channels, width, kernel, stride,
+    class_stride, pixel_stride, channel_stride, KIND: tl.constexpr, BF16: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
     """Run one program for each class, place modulo the stride, tile of pixels and tile of output channels.
 
     Tiles of pixels run over all images.
@@ -77,15 +59,8 @@ def up_kernel(
         (side, channels),
         (shift_y, shift_x, stride, count_y, count_x, kernel),
         (channels * width, width, 1),
-        column,
-        width,
-        False,
-        BF16,
-        ROWS,
-        COLUMNS,
-        BLOCK,
-        WHOLE,
-    )
+        column, width, False, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
+    )  # fmt: skip
     value += tl.load(bias + k * width + column, mask=column < width, other=0.0)[None, :]
     mask = rows[:, None] & (column < width)[None, :]
     pixel = out_y * out_side + out_x
@@ -100,15 +75,9 @@ def up_kernel(
 
 
 def up(
-    out: Tensor,
-    source: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    layer: Layer,
-    kind: str,
-    bf16: bool,
+    out: Tensor, source: Tensor, weight: Tensor, bias: Tensor, layer: Layer, kind: str, bf16: bool,
     x: Tensor | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout].
 
     kind "elu": out [K, B, h, h, cout] is hidden. "sigmoid": out [K, B, C, h, h] are images, each class dense.
@@ -118,34 +87,10 @@ def up(
     classes, images = out.shape[:2]
     tile = blocks(layer.channels, layer.width, False, bf16)
     span = triton.cdiv(layer.out_side, layer.stride)
-    programs = (
-        classes
-        * layer.stride**2
-        * triton.cdiv(images * span * span, tile.ROWS)
-        * triton.cdiv(layer.width, tile.COLUMNS)
-    )
+    tiles = triton.cdiv(images * span * span, tile.ROWS) * triton.cdiv(layer.width, tile.COLUMNS)
     strides = (1, layer.out_side**2) if kind == "sigmoid" else (layer.width, 1)
     start(
-        up_kernel,
-        programs,
-        out,
-        out,
-        source,
-        weight,
-        bias,
-        x,
-        images,
-        layer.side,
-        layer.out_side,
-        layer.channels,
-        layer.width,
-        layer.kernel,
-        layer.stride,
-        out.stride(0),
-        *strides,
-        KIND=kind,
-        BF16=bf16,
-        num_warps=4,
-        enable_fp_fusion=True,
-        **tile._asdict(),
-    )
+        up_kernel, classes * layer.stride**2 * tiles, out, source, weight, bias, x, images, *layer,
+        out.stride(0), *strides,
+        KIND=kind, BF16=bf16, num_warps=4, enable_fp_fusion=True, **tile._asdict(),
+    )  # fmt: skip

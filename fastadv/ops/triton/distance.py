@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton._common import OPTIONS, WIDTH, edge, in_one_layout, load, start
-from fastadv.ops.triton._tuned import Width, width
+from fastadv.ops.triton._common import edge, in_one_layout, load, start_rows
 
 KINDS = {inf: "largest", 2.0: "squares", 1.0: "sizes", 0.0: "count"}
 
@@ -55,5 +54,4 @@ def distance_kernel(
 def launch(out: Tensor, inside: Tensor, x_adv: Tensor, x: Tensor, order: float, lo: float, hi: float) -> None:
     points, center = in_one_layout(x_adv, x)
     given = points, center, points[:1].numel(), order, lo, hi, KINDS.get(order, "power")
-    chosen = width(distance_kernel, out.device, Width(WIDTH, OPTIONS["num_warps"]))
-    start(distance_kernel, len(out), out, out, inside.view(torch.uint8), *given, **chosen._asdict())
+    start_rows(distance_kernel, out, inside.view(torch.uint8), *given)

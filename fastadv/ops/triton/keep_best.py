@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton._common import OPTIONS, WIDTH, common_layout, start
-from fastadv.ops.triton._tuned import Width, width
+from fastadv.ops.triton._common import common_layout, start_rows
 
 
 @triton.jit
@@ -34,24 +33,10 @@ def launch(
     target, source = common_layout(best_x, x_adv)
     if target is not best_x:
         target.copy_(best_x)
-    losses, flags = (
-        (best_loss.contiguous(), loss.contiguous()),
-        (best_success.contiguous(), success.contiguous()),
-    )
+    losses = best_loss.contiguous(), loss.contiguous()
+    flags = best_success.contiguous(), success.contiguous()
     was, now = (flag.view(torch.uint8) for flag in flags)
-    start(
-        keep_best_kernel,
-        len(best_x),
-        best_x,
-        target,
-        source,
-        best_x[:1].numel(),
-        losses[0],
-        was,
-        losses[1],
-        now,
-        **width(keep_best_kernel, best_x.device, Width(WIDTH, OPTIONS["num_warps"]))._asdict(),
-    )
+    start_rows(keep_best_kernel, target, source, best_x[:1].numel(), losses[0], was, losses[1], now)
     if target is not best_x:
         best_x.copy_(target)
     # scores that were not contiguous were copied on the way in

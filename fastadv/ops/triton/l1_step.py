@@ -2,10 +2,9 @@
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from fastadv.ops.triton import _l1
-from fastadv.ops.triton._common import edge, load, over_rows, per_row, rows64
+from fastadv.ops.triton._common import edge, load, per_row, step_of
 
 _INFINITE = tl.constexpr(0x7F800000)  # the bits of infinity
 _NONE = tl.constexpr(0x7FFFFFFF)  # no float, not even NaN, has larger ones
@@ -85,10 +84,5 @@ def l1_step_kernel(
     )  # fmt: skip
 
 
-def launch(
-    out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float,
-    hi: float, radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
-) -> None:  # fmt: skip
-    # ties go to the lower index
-    rest = radius, step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows)
-    over_rows(l1_step_kernel, out, (x_adv, grad, x), *rest, ordered=True)
+# ties go to the lower index
+launch = step_of(l1_step_kernel, ordered=True)

@@ -2,27 +2,16 @@
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from fastadv.ops.triton import _l2
-from fastadv.ops.triton._common import load, over_rows, per_row, rows64
+from fastadv.ops.triton._common import load, per_row, step_of
 
 
 @triton.jit
 def l2_step_kernel(
-    out,
-    x_adv,
-    grad,
-    x,
-    cols,
-    radius: tl.float64,
-    step_size: tl.float64,
-    lo: tl.float64,
-    hi: tl.float64,
-    radius_rows,
-    step_size_rows,
-    BLOCK: tl.constexpr,
-):
+    out, x_adv, grad, x, cols, radius: tl.float64, step_size: tl.float64, lo: tl.float64, hi: tl.float64,
+    radius_rows, step_size_rows, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
     square = tl.zeros((BLOCK,), tl.float64)
@@ -37,26 +26,4 @@ def l2_step_kernel(
     _l2.project(out + skip, x_adv + skip, grad + skip, x + skip, cols, limit, scale, lo, hi, BLOCK)
 
 
-def launch(
-    out: Tensor,
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: float,
-    step_size: float,
-    lo: float,
-    hi: float,
-    radius_rows: Tensor | None = None,
-    step_size_rows: Tensor | None = None,
-) -> None:
-    over_rows(
-        l2_step_kernel,
-        out,
-        (x_adv, grad, x),
-        radius,
-        step_size,
-        lo,
-        hi,
-        rows64(radius_rows),
-        rows64(step_size_rows),
-    )
+launch = step_of(l2_step_kernel)

@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton._common import OPTIONS, WIDTH, in_one_layout, start
-from fastadv.ops.triton._tuned import Width, width
+from fastadv.ops.triton._common import in_one_layout, start_rows
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
@@ -26,7 +25,5 @@ def largest_kernel(out, values, cols, BLOCK: tl.constexpr):
 
 def launch(out: Tensor, values: Tensor) -> None:
     (dense,) = in_one_layout(values)
-    chosen = width(largest_kernel, out.device, Width(WIDTH, OPTIONS["num_warps"]))
     bits = BITS[values.dtype]
-    given = out.view(bits), dense.view(bits), dense.shape[1:].numel()
-    start(largest_kernel, len(out), out, *given, **chosen._asdict())
+    start_rows(largest_kernel, out.view(bits), dense.view(bits), dense.shape[1:].numel())

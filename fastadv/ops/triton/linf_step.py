@@ -23,19 +23,9 @@ from fastadv.ops.triton._tuned import Width, width
 
 @triton.jit
 def linf_step_kernel(
-    out,
-    x_adv,
-    grad,
-    x,
-    cols,
-    radius: tl.float64,
-    step_size: tl.float64,
-    lo: tl.float64,
-    hi: tl.float64,
-    radius_rows,
-    step_size_rows,
-    BLOCK: tl.constexpr,
-):
+    out, x_adv, grad, x, cols, radius: tl.float64, step_size: tl.float64, lo: tl.float64, hi: tl.float64,
+    radius_rows, step_size_rows, BLOCK: tl.constexpr,
+):  # fmt: skip
     dtype: tl.constexpr = out.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(cols, BLOCK)
@@ -72,7 +62,7 @@ def launch(
     cols = out.numel() // rows
     wide = width(linf_step_kernel, out.device, Width(WIDTH, 4))
     start(
-        linf_step_kernel, rows * triton.cdiv(cols, wide.BLOCK), out, target, *inputs, cols, radius, step_size,
+        linf_step_kernel, rows * triton.cdiv(cols, wide.BLOCK), target, *inputs, cols, radius, step_size,
         lo, hi, rows64(radius_rows), rows64(step_size_rows), **wide._asdict(),
     )  # fmt: skip
     if target is not out:

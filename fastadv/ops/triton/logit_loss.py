@@ -127,14 +127,9 @@ def logit_loss_kernel(
 
 
 def launch(
-    loss: Tensor,
-    grad: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    kind: str,
-    targets: Tensor | None,
+    loss: Tensor, grad: Tensor, logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None,
     direction: bool,
-) -> None:
+) -> None:  # fmt: skip
     count, classes = logits.shape
     if kind == "dlr" and classes == 2:
         kind = "margin"
@@ -142,6 +137,6 @@ def launch(
     # short rows need few threads
     block = max(128, min(WIDTH, triton.next_power_of_2(classes)))
     start(
-        logit_loss_kernel, count, logits, loss, grad, logits.contiguous(), labels.contiguous(), aims, classes,
+        logit_loss_kernel, count, loss, grad, logits.contiguous(), labels.contiguous(), aims, classes,
         KIND=kind, DIRECTION=direction and kind == "ce", BLOCK=block, num_warps=block // 128,
     )  # fmt: skip

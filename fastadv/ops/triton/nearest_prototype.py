@@ -18,9 +18,7 @@ _NONE = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr):
-    """Return (distance, prototype) of the prototypes from `first` on, in float64; infinite where there is
-    none.
-    """
+    """Return (distance in float64, prototype) of those from `first` on; infinite where there is none."""
     s = first + tl.arange(0, PROTOTYPES)
     total = tl.zeros((PROTOTYPES, BLOCK), tl.float64)
     for block in range(0, cols, BLOCK):
@@ -39,26 +37,10 @@ def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constex
 
 @triton.jit
 def nearest_prototype_kernel(
-    distance,
-    index,
-    x,
-    prototypes,
-    bias,
-    low,
-    limit,
-    images,
-    classes,
-    count,
-    cols,
-    class_stride,
-    bias_stride,
-    PROTOTYPES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """Run one program an image and class: tiles in ascending order, so that a tie stays with the lower
-    index.
-    """
+    distance, index, x, prototypes, bias, low, limit, images, classes, count, cols, class_stride, bias_stride,
+    PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """Run one program an image and class, over tiles in ascending order: a tie stays with the lower index."""
     program = tl.program_id(0).to(tl.int64)
     k = program // images
     i = program % images
@@ -73,15 +55,9 @@ def nearest_prototype_kernel(
         tile = tl.min(tl.where(open, at, _NONE))
         while tile != _NONE:
             value, s = _distances(
-                x + i * cols,
-                prototypes + k * class_stride,
-                bias + k * bias_stride,
-                tile * PROTOTYPES,
-                count,
-                cols,
-                PROTOTYPES,
-                BLOCK,
-            )
+                x + i * cols, prototypes + k * class_stride, bias + k * bias_stride,
+                tile * PROTOTYPES, count, cols, PROTOTYPES, BLOCK,
+            )  # fmt: skip
             broken = tl.max((value != value).to(tl.int32)) > 0
             least = tl.min(tl.where(value == value, value, float("inf")))
             lowest = tl.min(tl.where(tl.where(broken, value != value, value == least), s, _NONE))
@@ -106,43 +82,11 @@ def launch(distance: Tensor, index: Tensor, x: Tensor, prototypes: Tensor, bias:
     rows = 64 if images > 16 else 16
     strides = bank.stride(0), offset.stride(0)
     start(
-        bounds_kernel,
-        classes * tiles * triton.cdiv(images, rows),
-        x,
-        low,
-        high,
-        x,
-        bank,
-        offset,
-        images,
-        count,
-        cols,
-        *strides,
-        slack(cols),
-        IMAGES=rows,
-        PROTOTYPES=PROTOTYPES,
-        BLOCK=16,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
+        bounds_kernel, classes * tiles * triton.cdiv(images, rows), low, high, x, bank, offset, images, count,
+        cols, *strides, slack(cols),
+        IMAGES=rows, PROTOTYPES=PROTOTYPES, BLOCK=16, num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
     start(
-        nearest_prototype_kernel,
-        classes * images,
-        x,
-        distance,
-        index,
-        x,
-        bank,
-        offset,
-        low,
-        high.amin(2),
-        images,
-        classes,
-        count,
-        cols,
-        *strides,
-        PROTOTYPES=PROTOTYPES,
-        BLOCK=32,
-        TILES=128,
-        num_warps=8,
-    )
+        nearest_prototype_kernel, classes * images, distance, index, x, bank, offset, low, high.amin(2),
+        images, classes, count, cols, *strides, PROTOTYPES=PROTOTYPES, BLOCK=32, TILES=128, num_warps=8,
+    )  # fmt: skip

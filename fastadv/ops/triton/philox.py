@@ -11,15 +11,9 @@ from fastadv.ops.triton._common import WIDTH, start
 # not specialized: a new seed or draw must not trigger a compilation
 @triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
 def philox_kernel(
-    out,
-    ids,
-    count,
-    key_low: tl.uint32,
-    key_high: tl.uint32,
-    draw: tl.uint32,
-    KIND: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    out, ids, count, key_low: tl.uint32, key_high: tl.uint32, draw: tl.uint32,
+    KIND: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(count, BLOCK)
     row = program // blocks
@@ -36,15 +30,5 @@ def philox_kernel(
 
 
 def launch(out: Tensor, ids: Tensor, count: int, kind: str, seed: int, draw: int) -> None:
-    programs = len(ids) * triton.cdiv(count, WIDTH)
-    start(
-        philox_kernel,
-        programs,
-        out,
-        out,
-        ids.contiguous(),
-        count,
-        *_philox.seeded(seed, draw),
-        KIND=kind,
-        BLOCK=WIDTH,
-    )
+    programs, stream = len(ids) * triton.cdiv(count, WIDTH), _philox.seeded(seed, draw)
+    start(philox_kernel, programs, out, ids.contiguous(), count, *stream, KIND=kind, BLOCK=WIDTH)

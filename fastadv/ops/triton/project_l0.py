@@ -2,10 +2,9 @@
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from fastadv.ops.triton import _l0
-from fastadv.ops.triton._common import clamp, edge, load, over_rows, per_row, rows64, store
+from fastadv.ops.triton._common import clamp, edge, load, per_row, projection_of, store
 
 _SIGN = tl.constexpr(-(2**63))
 
@@ -47,14 +46,5 @@ def project_l0_kernel(
         store(out + skip, at, value, mask)
 
 
-def launch(
-    out: Tensor,
-    x_adv: Tensor,
-    x: Tensor,
-    radius: float,
-    lo: float,
-    hi: float,
-    radius_rows: Tensor | None = None,
-) -> None:
-    # ties go to the lower index
-    over_rows(project_l0_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows), ordered=True)
+# ties go to the lower index
+launch = projection_of(project_l0_kernel, ordered=True)

@@ -2,10 +2,9 @@
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from fastadv.ops.triton import _l1
-from fastadv.ops.triton._common import over_rows, per_row, rows64
+from fastadv.ops.triton._common import per_row, projection_of
 
 
 @triton.jit
@@ -19,14 +18,5 @@ def project_l1_kernel(
     )
 
 
-def launch(
-    out: Tensor,
-    x_adv: Tensor,
-    x: Tensor,
-    radius: float,
-    lo: float,
-    hi: float,
-    radius_rows: Tensor | None = None,
-) -> None:
-    # wider blocks spill registers on sm_90
-    over_rows(project_l1_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows), block=512)
+# wider blocks spill registers on sm_90
+launch = projection_of(project_l1_kernel, block=512)

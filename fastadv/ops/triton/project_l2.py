@@ -2,10 +2,9 @@
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from fastadv.ops.triton import _l2
-from fastadv.ops.triton._common import over_rows, per_row, rows64
+from fastadv.ops.triton._common import per_row, projection_of
 
 
 @triton.jit
@@ -18,13 +17,4 @@ def project_l2_kernel(
     _l2.project(out + skip, x_adv + skip, None, x + skip, cols, limit, limit, lo, hi, BLOCK)
 
 
-def launch(
-    out: Tensor,
-    x_adv: Tensor,
-    x: Tensor,
-    radius: float,
-    lo: float,
-    hi: float,
-    radius_rows: Tensor | None = None,
-) -> None:
-    over_rows(project_l2_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows))
+launch = projection_of(project_l2_kernel)

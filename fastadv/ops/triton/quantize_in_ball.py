@@ -103,16 +103,8 @@ def quantize_in_ball_kernel(
 
 
 def launch(
-    out: Tensor,
-    x_adv: Tensor,
-    x: Tensor,
-    norm: str,
-    radius: float,
-    lo: float,
-    hi: float,
-    levels: int,
+    out: Tensor, x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int,
     radius_rows: Tensor | None = None,
-) -> None:
-    over_rows(
-        quantize_in_ball_kernel, out, (x_adv, x), radius, lo, hi, float(levels), rows64(radius_rows), norm
-    )
+) -> None:  # fmt: skip
+    rest = radius, lo, hi, float(levels), rows64(radius_rows), norm
+    over_rows(quantize_in_ball_kernel, out, (x_adv, x), *rest)

@@ -93,17 +93,9 @@ def random_start_kernel(
 
 
 def launch(
-    out: Tensor,
-    x: Tensor,
-    ids: Tensor,
-    norm: str,
-    radius: float,
-    lo: float,
-    hi: float,
-    seed: int,
-    draw: int,
+    out: Tensor, x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int,
     radius_rows: Tensor | None = None,
-) -> None:
+) -> None:  # fmt: skip
     rest = ids.contiguous(), radius, lo, hi, rows64(radius_rows), *_philox.seeded(seed, draw), norm
     # which word an element takes depends on the order
     # wider blocks spill registers on sm_90
