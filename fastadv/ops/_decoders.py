@@ -1,9 +1,7 @@
 """The decoders of Analysis by Synthesis as its ops take them: K chains of transposed convolutions.
 
-The chains are held as weights stacked over the classes.
-
-A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalization is folded into
-the weights by the caller.
+The chains are held as weights stacked over the classes. A chain has no padding, ELU between its layers and a
+sigmoid at the end; batch normalization is folded into the weights by the caller.
 """
 
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_kind
 
 
 def forward(
@@ -52,13 +51,9 @@ def image_size(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
 
 
 def check_decoders(
-    z: Tensor,
-    classes: int,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    strides: Sequence[int],
+    z: Tensor, classes: int, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     **others: Tensor,
-) -> None:
+) -> None:  # fmt: skip
     """Raise InputError unless the decoders are consistent.
 
     The layers must fit `classes` classes, latents z [..., L] and one another; they and all `others` must have
@@ -85,9 +80,4 @@ def check_decoders(
             )
         channels = weight.shape[2]
     layers = {f"layer {i}": part for parts in (weights, biases) for i, part in enumerate(parts)}
-    for name, part in (others | layers).items():
-        if part.dtype != z.dtype or part.device != z.device:
-            raise InputError(
-                f"{name}: expected {z.dtype} on {z.device} like z, "
-                f"got {part.dtype} on {part.device}; convert it first"
-            )
+    check_kind("z", z, **others | layers)

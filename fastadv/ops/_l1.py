@@ -9,8 +9,7 @@ from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 def project(
     point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi; `point` float64, x inside the
-    box.
+    """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point`.
 
     With w = |point - x| and c the room before the edge of the box, the optimality conditions give |z - x| =
     clamp(w - t, 0, c), with one threshold t >= 0 for each row. Its sum falls as t rises. After 64 halvings of

@@ -9,8 +9,7 @@ from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 def project(
     point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi; `point` float64, x inside the
-    box.
+    """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for a float64 `point`.
 
     The optimality conditions give z = x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a
     row. The norm of that shift rises with t. Starting from t = radius / ||v||, solve for t as if no further

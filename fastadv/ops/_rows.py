@@ -37,6 +37,26 @@ def check_like(first: Tensor, **others: Tensor) -> None:
             )
 
 
+def check_kind(first: str, like: Tensor, **others: Tensor) -> None:
+    """Raise InputError unless all tensors have the dtype and device of `like`, whose name is `first`."""
+    for name, other in others.items():
+        if other.dtype != like.dtype or other.device != like.device:
+            raise InputError(
+                f"{name}: expected {like.dtype} on {like.device} like {first}, "
+                f"got {other.dtype} on {other.device}; convert it first"
+            )
+
+
+def check_column(name: str, value: Tensor, batch: Tensor, dtype: torch.dtype) -> None:
+    """Raise InputError unless `value` has one element of that dtype for each row of the batch."""
+    if value.shape != batch.shape[:1] or value.dtype != dtype or value.device != batch.device:
+        kind = str(dtype).removeprefix("torch.")
+        raise InputError(
+            f"{name}: expected {kind} of shape ({len(batch)},) on {batch.device}, "
+            f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
+        )
+
+
 def limits(box: Box) -> tuple[float, float]:
     """Return (lo, hi) of a box, where either may be infinite. Raises InputError unless lo < hi."""
     try:

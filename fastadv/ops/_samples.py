@@ -45,11 +45,7 @@ def layouts(x_adv: Tensor, grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Te
     yield x_adv, grad, x
     if x.dim() == 4:
         last = torch.channels_last
-        yield (
-            x_adv.contiguous(memory_format=last),
-            grad.contiguous(memory_format=last),
-            x.contiguous(memory_format=last),
-        )
+        yield tuple(t.contiguous(memory_format=last) for t in (x_adv, grad, x))  # type: ignore[misc]
         yield x_adv, grad.contiguous(memory_format=last), x
     if x.dim() == 2 and x.shape[1] > 1:
         yield tuple(torch.stack([t, t], dim=2)[:, :, 0] for t in (x_adv, grad, x))  # type: ignore[misc]
@@ -63,15 +59,8 @@ def step_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             yield (*layout, 0.3, 0.1, 0.0, 1.0)
         for radius in RADII:
             yield (*tensors, radius, 0.7, 0.0, 1.0)
-        yield (
-            *tensors,
-            0.0,
-            0.0,
-            0.0,
-            1.0,
-            per_sample(shape, device, seed),
-            per_sample(shape, device, seed + 100).nan_to_num(posinf=2.0),
-        )
+        steps = per_sample(shape, device, seed + 100).nan_to_num(posinf=2.0)
+        yield (*tensors, 0.0, 0.0, 0.0, 1.0, per_sample(shape, device, seed), steps)
         yield (*tensors, 0.5, 1e6, float("-inf"), float("inf"))
 
 
@@ -86,27 +75,19 @@ def project_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample
 
 
 def random_decoder(
-    draw: torch.Generator,
-    classes: int,
-    layers: Sequence[tuple[int, int, int, int]],
-    device: torch.device,
+    draw: torch.Generator, classes: int, layers: Sequence[tuple[int, int, int, int]], device: torch.device,
     dtype: torch.dtype,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Draw random weights of (cin, cout, kernel, stride) layers.
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    """Draw weights of (cin, cout, kernel, stride) layers whose activations neither vanish nor saturate."""
 
-    They are scaled so that activations neither vanish nor saturate.
-    """
+    def drawn(scale: float, *shape: int) -> Tensor:
+        return (scale * torch.randn(shape, generator=draw, dtype=torch.float64)).to(device, dtype)
+
     weights, biases = [], []
     for cin, cout, kernel, stride in layers:
         scale = 1.5 * stride / (cin * kernel * kernel) ** 0.5
-        weights.append(
-            (scale * torch.randn(classes, cin, cout, kernel, kernel, generator=draw, dtype=torch.float64)).to(
-                device, dtype
-            )
-        )
-        biases.append(
-            (0.3 * torch.randn(classes, cout, generator=draw, dtype=torch.float64)).to(device, dtype)
-        )
+        weights.append(drawn(scale, classes, cin, cout, kernel, kernel))
+        biases.append(drawn(0.3, classes, cout))
     return weights, biases
 
 
@@ -136,12 +117,7 @@ def sample_decoders(
 
 def ordered(tensor: Tensor) -> Tensor:
     """Map floats to integers in the same order, neighbors one apart: differences are distances in ulps."""
-    bits = {
-        torch.float64: torch.int64,
-        torch.float32: torch.int32,
-        torch.bfloat16: torch.int16,
-        torch.float16: torch.int16,
-    }[tensor.dtype]
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
     raw = tensor.contiguous().view(bits).to(torch.int64)
     lowest = torch.iinfo(bits).min
     return torch.where(raw < 0, lowest - raw, raw)

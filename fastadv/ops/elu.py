@@ -105,10 +105,10 @@ _new, _new_gradient = op("elu"), op("elu_gradient")
 
 
 def elu(x: Tensor, scale: float = 1.0) -> Tensor:
-    """Return x where x > 0, scale (exp(x) - 1) elsewhere, like x [B, ...]; differentiable any number of
-    times.
+    """Return x where x > 0, scale (exp(x) - 1) elsewhere, like x [B, ...].
 
-    Raises InputError for anything but a floating batch of rank >= 2, and unless scale is a finite number.
+    It is differentiable any number of times. Raises InputError for anything but a floating batch of rank
+    >= 2, and unless scale is a finite number.
     """
     check_like(x)
     return _new(x, check_number("scale", scale))

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv.errors import InputError
-from fastadv.ops._rows import check_like
+from fastadv.ops._rows import check_column, check_like
 from fastadv.ops._samples import SHAPES, batch
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
@@ -34,20 +33,11 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         first, second = (torch.randint(0, 3, shape[:1], generator=draw).float().to(device) for _ in range(2))
         if shape[0] > 2:
             second[0], first[1] = float("nan"), float("-inf")
-        successes = (
-            (torch.rand(shape[0], generator=draw) < 0.5).to(device),
-            (torch.rand(shape[0], generator=draw) < 0.5).to(device),
-        )
-        yield best.clone(), first, successes[0], x_adv, second, successes[1]
+        was, now = ((torch.rand(shape[0], generator=draw) < 0.5).to(device) for _ in range(2))
+        yield best.clone(), first, was, x_adv, second, now
         if len(shape) == 4:
-            yield (
-                best.contiguous(memory_format=torch.channels_last),
-                first.clone(),
-                successes[0].clone(),
-                x_adv,
-                second,
-                successes[1],
-            )
+            last = best.contiguous(memory_format=torch.channels_last)
+            yield last, first.clone(), was.clone(), x_adv, second, now
 
 
 register(
@@ -72,25 +62,15 @@ register(
 def keep_best_(
     best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
 ) -> None:
-    """Overwrite the rows of the best points where (x_adv, loss, success) is stronger.
-
-    The best are best_x [B, ...], best_loss [B] and best_success bool [B].
+    """Overwrite rows of best_x [B, ...], best_loss and best_success [B] where the other three are stronger.
 
     Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
     Raises InputError on mismatched shapes or dtypes.
     """
     check_like(best_x, x_adv=x_adv)
     real = best_loss.dtype if best_x.dtype == torch.float64 else torch.float32
-    columns = (
-        ("best_loss", best_loss, real),
-        ("loss", loss, real),
-        ("best_success", best_success, torch.bool),
-        ("success", success, torch.bool),
-    )
-    for name, value, dtype in columns:
-        if value.shape != best_x.shape[:1] or value.dtype != dtype or value.device != best_x.device:
-            raise InputError(
-                f"{name}: expected {dtype} of shape ({best_x.shape[0]},) on {best_x.device}, "
-                f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
-            )
+    for name, value in (("best_loss", best_loss), ("loss", loss)):
+        check_column(name, value, best_x, real)
+    for name, value in (("best_success", best_success), ("success", success)):
+        check_column(name, value, best_x, torch.bool)
     op("keep_best_")(best_x, best_loss, best_success, x_adv, loss, success)

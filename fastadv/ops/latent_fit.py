@@ -1,6 +1,4 @@
-"""latent_fit: for each image and class, the latents whose decoded image is nearest.
-
-Adam optimizes z; all its steps happen in one call.
+"""latent_fit: for each image and class, the latents whose decoded image is nearest, by Adam.
 
 The objective is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018,
 section 3, in the scaling of the authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε =
@@ -24,13 +22,9 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def _evaluate(
-    z: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    strides: Sequence[int],
+    z: Tensor, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     beta: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the loss [B, K] and its gradient [B, K, L] with respect to the latents."""
     *hidden, images = forward(z, weights, biases, strides)
     apart = images - x.repeat(1, z.shape[1], 1, 1)
@@ -64,56 +58,26 @@ def fake(x: Tensor, z: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     return z.new_empty(z.shape[:2]), torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
-def _flops(
-    x: Tensor,
-    z: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    strides: Sequence[int],
-    beta: float,
-    steps: int,
-    *rest: object,
-) -> int:
-    return 2 * products(weights, strides) * (2 * steps - 1) * z.shape[0] * z.shape[1]
-
-
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for draw, weights, biases, strides in sample_decoders(device, dtype):
-        (classes, latents), channels, size = (
-            weights[0].shape[:2],
-            weights[-1].shape[2],
-            image_size(weights, strides),
-        )
+        decoder = weights, biases, strides
+        (classes, latents), channels = weights[0].shape[:2], weights[-1].shape[2]
+        size = image_size(weights, strides)
         for batch, steps, beta, max_norm in ((2, 1, 1.0, 5.0), (3, 4, 0.5, 1.2), (0, 3, 1.0, 5.0)):
-            x = torch.rand(batch, channels, size, size, generator=draw, dtype=torch.float64).to(device, dtype)
-            z = (1.2 * torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)).to(
-                device, dtype
-            )
-            yield x, z, weights, biases, strides, beta, steps, 0.05, max_norm, False
-            yield (
-                x,
-                z.transpose(1, 2).contiguous().transpose(1, 2),
-                weights,
-                biases,
-                strides,
-                beta,
-                steps,
-                0.05,
-                max_norm,
-                True,
-            )
+            x = torch.rand(batch, channels, size, size, generator=draw, dtype=torch.float64)
+            z = 1.2 * torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)
+            x, z = x.to(device, dtype), z.to(device, dtype)
+            yield x, z, *decoder, beta, steps, 0.05, max_norm, False
+            strided = z.transpose(1, 2).contiguous().transpose(1, 2)
+            yield x, strided, *decoder, beta, steps, 0.05, max_norm, True
 
 
 def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
-    exact = args[0].dtype == torch.float64
-    rough = args[-1] and not exact  # bfloat16 products: 2⁻⁸ each, averaged over an image's values
-    for mine, theirs, bound in (
-        (actual[0], expected[0], 3e-3 if rough else 2e-5),
-        (actual[1], expected[1], 2e-2 if rough else 2e-5),
-    ):
-        torch.testing.assert_close(
-            mine, theirs, rtol=1e-10 if exact else bound, atol=1e-10 if exact else bound
-        )
+    bounds = (3e-3, 2e-2) if args[-1] else (2e-5, 2e-5)  # bfloat16 products: 2⁻⁸ each, averaged over an image
+    if args[0].dtype == torch.float64:
+        bounds = 1e-10, 1e-10
+    for mine, theirs, bound in zip(actual, expected, bounds, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=bound, atol=bound)
 
 
 register(
@@ -133,7 +97,9 @@ register(
         bytes_moved=lambda x, z, weights, biases, *rest: (
             4 * (x.numel() + 3 * z.numel() + sum(part.numel() for part in (*weights, *biases)))
         ),
-        flops=_flops,
+        flops=lambda x, z, weights, biases, strides, beta, steps, *rest: (
+            2 * products(weights, strides) * (2 * steps - 1) * z.shape[0] * z.shape[1]
+        ),
     )
 )
 
@@ -142,9 +108,7 @@ def latent_fit(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     *, beta: float = 1.0, steps: int = 50, step_size: float = 0.05, max_norm: float = 5.0, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fit latents to images under every class, and return (loss [B, K], latents [B, K, L]).
-
-    Both belong to the last of `steps` evaluations.
+    """Fit latents to images; return (loss [B, K], latents [B, K, L]) of the last of `steps` evaluations.
 
     x [B, C, H, H] in [0, 1]; z [B, K, L] the starting points; weights [K, cin, cout, k, k], biases [K, cout]
     and a stride for each layer; the first takes L channels to its kernel's size. Losses are per value of an

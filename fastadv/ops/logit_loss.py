@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops._rows import wide
+from fastadv.ops._rows import check_column, wide
 from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
@@ -49,9 +49,8 @@ def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
 
 def _margin(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     other = _others(z, label).argmax(dim=1)
-    return (z.gather(1, other[:, None]) - z.gather(1, label[:, None])).squeeze(1), _one(other, z) - _one(
-        label, z
-    )
+    apart = z.gather(1, other[:, None]) - z.gather(1, label[:, None])
+    return apart.squeeze(1), _one(other, z) - _one(label, z)
 
 
 def _dlr(z: Tensor, label: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -81,11 +80,9 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     for name, index in (("labels", labels), ("targets", targets)):
         # on a GPU the classes are not checked: reading them would wait for the device
-        if (
-            index is not None
-            and index.device.type == "cpu"
-            and bool(((index < 0) | (index >= logits.shape[1])).any())
-        ):
+        if index is None or index.device.type != "cpu":
+            continue
+        if bool(((index < 0) | (index >= logits.shape[1])).any()):
             raise InputError(
                 f"{name}: expected classes in [0, {logits.shape[1]}), got {index.min()} to {index.max()}"
             )
@@ -107,9 +104,8 @@ def reference(
 def fake(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
 ) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape[0], dtype=wide(logits.dtype)), torch.empty_like(
-        logits, memory_format=torch.contiguous_format
-    )
+    loss = logits.new_empty(logits.shape[0], dtype=wide(logits.dtype))
+    return loss, torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
@@ -121,14 +117,8 @@ def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     draw = torch.Generator().manual_seed(3)
     for size, classes, scale in (
-        (0, 3, 1.0),
-        (1, 2, 1.0),
-        (7, 3, 5.0),
-        (5, 4, 1.0),
-        (33, 10, 30.0),
-        (4, 1000, 3.0),
-        (9, 10, 1e-3),
-    ):
+        (0, 3, 1.0), (1, 2, 1.0), (7, 3, 5.0), (5, 4, 1.0), (33, 10, 30.0), (4, 1000, 3.0), (9, 10, 1e-3),
+    ):  # fmt: skip
         logits = (torch.randn(size, classes, generator=draw) * scale - 2 * scale).to(device, dtype)
         if size > 5:
             logits[0, 0], logits[1, 1], logits[2] = float("nan"), float("inf"), 1.5
@@ -180,9 +170,7 @@ register(
 def logit_loss(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return (loss [B], gradient [B, K]) of one of the losses above, which attacks ascend.
-
-    The loss is differentiable with respect to the logits.
+    """Return (loss [B], gradient [B, K]) of one of the losses above; the loss is differentiable.
 
     logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an
     unknown kind.
@@ -194,12 +182,7 @@ def logit_loss(
             f"logits: expected floating [B, K] with K >= 2, got {logits.dtype} of shape {tuple(logits.shape)}"
         )
     for name, index in (("labels", labels), ("targets", targets)):
-        if index is not None and (
-            index.shape != logits.shape[:1] or index.dtype != torch.int64 or index.device != logits.device
-        ):
-            raise InputError(
-                f"{name}: expected int64 of shape ({logits.shape[0]},) on {logits.device}, "
-                f"got {index.dtype} of shape {tuple(index.shape)} on {index.device}"
-            )
+        if index is not None:
+            check_column(name, index, logits, torch.int64)
     loss, grad = op("logit_loss")(logits, labels, kind, targets, direction)
     return loss, grad

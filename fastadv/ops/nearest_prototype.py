@@ -1,11 +1,9 @@
 """nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s.
 
-No [B, S] matrix is made.
-
-It searches the prior samples of Analysis by Synthesis (the bias is the latents' prior), a training set for
-the nearest neighbor, the centers of an RBF net. The result is that of float64 differences; of equal ones the
-lower index wins. The kernel's matrix product is in single precision, but it only serves to leave out, by a
-bound on its rounding, the prototypes that cannot win.
+It makes no [B, S] matrix, and searches the prior samples of Analysis by Synthesis (the bias is the latents'
+prior), a training set for the nearest neighbor, the centers of an RBF net. The result is that of float64
+differences; of equal ones the lower index wins. The kernel's matrix product is in single precision, but it
+only serves to leave out, by a bound on its rounding, the prototypes that cannot win.
 """
 
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_kind
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 CHUNK = 1 << 22  # float64 differences the reference holds at once
@@ -92,12 +91,10 @@ register(
 def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and each class.
 
-    There are classes where prototypes are [K, S, D].
-
-    prototypes [S, D] or [K, S, D]; bias [S] or [K, S], zero by default; one floating dtype and device.
-    Returns (distance, index int64), each [B] or [B, K], as float64 differences give them; a tie goes to the
-    lower index; NaN, where there is one, is the least, as in torch.min. Raises InputError on shapes, dtypes
-    or devices that do not fit, and on an empty set of prototypes.
+    prototypes [S, D], or [K, S, D] of K classes; bias [S] or [K, S], zero by default; one floating dtype and
+    device. Returns (distance, index int64), each [B] or [B, K], as float64 differences give them; a tie goes
+    to the lower index; NaN, where there is one, is the least, as in torch.min. Raises InputError on shapes,
+    dtypes or devices that do not fit, and on an empty set of prototypes.
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise InputError(
@@ -114,14 +111,9 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
         raise InputError(
             f"bias: expected {tuple(prototypes.shape[:-1])}, one for each prototype, got {tuple(bias.shape)}"
         )
-    for name, part in (("prototypes", prototypes), ("bias", bias)):
-        if part.dtype != x.dtype or part.device != x.device:
-            raise InputError(
-                f"{name}: expected {x.dtype} on {x.device} like x, "
-                f"got {part.dtype} on {part.device}; convert it first"
-            )
-    if prototypes.dim() == 3:
-        distance, index = op("nearest_prototype")(x, prototypes, bias)
-        return distance, index
-    distance, index = op("nearest_prototype")(x, prototypes[None], bias[None])
-    return distance[:, 0], index[:, 0]
+    check_kind("x", x, prototypes=prototypes, bias=bias)
+    if prototypes.dim() == 2:
+        distance, index = nearest_prototype(x, prototypes[None], bias[None])
+        return distance[:, 0], index[:, 0]
+    distance, index = op("nearest_prototype")(x, prototypes, bias)
+    return distance, index

@@ -12,6 +12,7 @@ Clamping moves a point towards x, which lies in the box, so the result stays in 
 """
 
 from collections.abc import Iterator
+from math import inf
 
 import torch
 from torch import Tensor
@@ -19,7 +20,17 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._norm import ORDERS, check_norm
-from fastadv.ops._rows import Box, PerRow, add_towards, check_like, clamp_box, column, limits, per_row
+from fastadv.ops._rows import (
+    Box,
+    PerRow,
+    add_towards,
+    check_column,
+    check_like,
+    clamp_box,
+    column,
+    limits,
+    per_row,
+)
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
@@ -105,20 +116,19 @@ def random_start(
     """
     check_like(x)
     check_norm(norm)
-    if ids.dtype != torch.int64 or ids.shape != x.shape[:1]:
-        raise InputError(
-            f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}"
-        )
+    check_column("ids", ids, x, torch.int64)
     _philox.check_stream(seed, draw)
     radius, radius_rows = per_row("radius", radius, x)
-    on_host = radius_rows is None or (radius_rows.device.type == "cpu" and not torch.compiler.is_compiling())
-    if on_host and not bool(
-        torch.isfinite(radius_rows).all() if radius_rows is not None else radius < float("inf")
-    ):
+    if radius_rows is None:
+        finite = radius < inf
+    else:
+        on_host = radius_rows.device.type == "cpu" and not torch.compiler.is_compiling()
+        finite = not on_host or bool(radius_rows.isfinite().all())
+    if not finite:
         raise InputError(
             "radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead"
         )
     lo, hi = limits(box)
-    if norm == "l0" and hi - lo == float("inf"):
+    if norm == "l0" and hi - lo == inf:
         raise InputError(f"box: expected a finite one for an l0 start, got {box}")
     return op("random_start")(x, ids, norm, radius, lo, hi, seed, draw, radius_rows)

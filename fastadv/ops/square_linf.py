@@ -15,12 +15,9 @@ from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 # images, windows
 SAMPLES = (
-    ((1, 28, 28), (5, 5)),
-    ((3, 9, 7), (4, 7)),
-    ((3, 9, 7), (9, 1)),
-    ((1, 1, 13), (1, 3)),
+    ((1, 28, 28), (5, 5)), ((3, 9, 7), (4, 7)), ((3, 9, 7), (9, 1)), ((1, 1, 13), (1, 3)),
     ((2, 5, 6), (5, 6)),
-)
+)  # fmt: skip
 
 
 def reference(

@@ -31,14 +31,9 @@ def _output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation
 
 
 def reference(
-    gradient: Tensor,
-    weight: Tensor,
-    size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    gradient: Tensor, weight: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair,
     channels_last: bool,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     planes = gradient.movedim(3, 1) if channels_last else gradient
     real = wide(gradient.dtype)  # overlapping patches would be summed in the eight bits of bfloat16
     patches = weight.to(real).flatten(1).t() @ planes.to(real).flatten(2)
@@ -94,15 +89,10 @@ register(
 
 
 def thin_gradient(
-    gradient: Tensor,
-    weight: Tensor,
-    size: Pair,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
+    gradient: Tensor, weight: Tensor, size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
-) -> Tensor:
-    """Return the gradient [B, C, *size] to x of conv2d(x, weight), given the gradient [B, O, ., .] to its
-    result.
+) -> Tensor:  # fmt: skip
+    """Return the gradient [B, C, *size] to x of conv2d(x, weight), given that to its result, [B, O, ., .].
 
     weight [O, C, h, v] with C <= 4; x had height and width `size`. Sums are taken in float32, in float64 for
     float64; the result is contiguous, in the dtype of the gradient. InputError for more channels, and for a

@@ -95,8 +95,7 @@ register(
 
 
 def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: Box = (0.0, 1.0)) -> Tensor:
-    """Return the least displacement d like points [B, ...] with <normal, d> = lack [B] and points + d in the
-    box.
+    """Return the least d like points [B, ...] with <normal, d> = lack [B] and points + d in the box.
 
     Least in `norm`: "linf", "l2" or "l1". The box holds the points; a lack may have either sign. Where the
     hyperplane does not meet the box, points + d is the point of the box nearest to it; where the lack or a

@@ -169,8 +169,7 @@ def _check_size(size: int) -> None:
 
 
 def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
-    """Return the tiles of images x [B, H, W, C], channels last, ready for products: [tiles, (size + 2)², C]
-    like x.
+    """Return the tiles of channels-last images x [B, H, W, C] for products, [tiles, (size + 2)², C] like x.
 
     Tiles overlap by two elements and go row by row through each image, `padding` zeros around it. InputError
     for another rank, sizes other than 2 and 4, a padding below 0, and images that leave no result.
@@ -186,10 +185,9 @@ def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
 
 
 def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
-    """Return images [B, H, W, C], shape (B, H, W), of the products [tiles, (size + 2)², C] of such tiles,
-    like them.
+    """Return images [B, H, W, C] of the products [tiles, (size + 2)², C] of such tiles, like them.
 
-    bias: [C], in float32 for bfloat16. InputError where these do not fit each other.
+    shape (B, H, W); bias [C], in float32 for bfloat16. InputError where these do not fit each other.
     """
     _check_size(size)
     count, height, width = shape

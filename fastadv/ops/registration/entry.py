@@ -42,9 +42,7 @@ def entry(op: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., A
 
 
 def _watched() -> bool:
-    """Return whether calls in this thread go through a transform, a mode, a trace, a compiler or a
-    profiler.
-    """
+    """Return whether a transform, mode, trace, compiler or profiler sees the calls of this thread."""
     return bool(
         torch.compiler.is_compiling()
         or included_keys().raw_repr() != _UNWATCHED

@@ -29,9 +29,7 @@ def count_from(keys_of: tl.constexpr, source, cols, lowest, BLOCK: tl.constexpr)
 
 @triton.jit
 def cut(keys_of: tl.constexpr, source, cols, k, BLOCK: tl.constexpr):
-    """Return (key, ties): the k largest keys, 0 <= k <= cols, are those above `key` and the first `ties`
-    at it.
-    """
+    """Return (key, ties): the k largest of `cols` keys are those above `key` and the first `ties` at it."""
     low, high = limits(keys_of, source, cols, BLOCK)
     low = tl.where(k == 0, high, low)
     searching = (k > 0) & (k < cols) & (low < high)
@@ -48,9 +46,7 @@ def cut(keys_of: tl.constexpr, source, cols, k, BLOCK: tl.constexpr):
 
 @triton.jit
 def kept(keys, key, ties, seen, mask):
-    """Return (mask of the k largest in this block, ties seen by now); `seen` counts those of earlier
-    blocks.
-    """
+    """Return (which are among the k largest, ties seen by now); `seen` counts those of earlier blocks."""
     tie = ((keys == key) & mask).to(tl.int32)
     order = tl.cumsum(tie) + seen
     return mask & ((keys > key) | ((tie > 0) & (order <= ties))), seen + tl.sum(tie)

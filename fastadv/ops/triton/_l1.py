@@ -58,9 +58,7 @@ def _kept(w, room, threshold):
 
 @triton.jit
 def _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK: tl.constexpr):
-    """Return (L1 norm of what `threshold` keeps, how many coordinates make it fall as the threshold
-    rises).
-    """
+    """Return (L1 norm of what `threshold` keeps, how many coordinates it falls by as that rises)."""
     norm = tl.zeros((BLOCK,), tl.float64)
     falling = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, cols, BLOCK):

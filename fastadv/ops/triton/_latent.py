@@ -60,17 +60,15 @@ class Blocks(NamedTuple):
 
 
 def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
-    """Return the tile for `width` columns and taps of `depth` channels; few rows where an image has a `lone`
-    one.
+    """Return the tile for `width` columns and taps of `depth` channels; `lone` where an image has one row.
 
     Independent of the batch, like the order of each sum.
     """
     block = 32 if bf16 and depth % 32 == 0 else 16
+    rows, columns = 16 if lone else 64, min(32, max(16, triton.next_power_of_2(width)))
     if width == 1:
-        return Blocks(128, 1, block, depth % block == 0)
-    return Blocks(
-        16 if lone else 64, min(32, max(16, triton.next_power_of_2(width))), block, depth % block == 0
-    )
+        rows, columns = 128, 1
+    return Blocks(rows, columns, block, depth % block == 0)
 
 
 def storage(bf16: bool) -> torch.dtype:
@@ -111,9 +109,7 @@ def gathered_product(
 ):  # fmt: skip
     """Return [ROWS, COLUMNS], float32: sums over taps and channels of source times weights.
 
-    The source is read at pixel (y, x) ± tap.
-
-    The sign is + where AHEAD. Only rows in `rows`, columns below `columns` and pixels of the image count.
+    The source is read at pixel (y, x) ± tap, + where AHEAD; only pixels of the image and `columns` count.
 
     pixels   (image, y, x, rows), one of each a row: where its image begins from `source` on, its pixel,
              whether it counts
@@ -143,14 +139,9 @@ def gathered_product(
             inside = inside[:, None]
         else:
             at, inside = _pixels(
-                y[:, None],
-                x[:, None],
-                rows[:, None] & real[None, :],
-                side,
-                tap_y[None, :],
-                tap_x[None, :],
+                y[:, None], x[:, None], rows[:, None] & real[None, :], side, tap_y[None, :], tap_x[None, :],
                 AHEAD,
-            )
+            )  # fmt: skip
             at = image[:, None] + at * channels + channel[None, :]
         values = _operand(source, at, inside, BF16)
         which = (

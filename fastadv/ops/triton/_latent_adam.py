@@ -35,10 +35,7 @@ def adam(
     z: Tensor, mean: Tensor, square: Tensor, grad: Tensor, size: int,
     beta: float, step: int, step_size: float, max_norm: float,
 ) -> None:  # fmt: skip
-    """Update z, mean and square [..., L] by the gradient (grad + βz) / size; the first `step` is 1.
-
-    Then clip the norms of z to `max_norm`.
-    """
+    """Update z, mean and square [..., L] by the gradient (grad + βz) / size at `step` >= 1; clip norms."""
     latents = z.shape[-1]
     block = triton.next_power_of_2(latents)
     rows = max(1, 256 // block)

@@ -51,11 +51,9 @@ def down_kernel(
 def down(
     out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
 ) -> None:
-    """Write the gradient with respect to the layer's input.
+    """Write the gradient with respect to the layer's input, through its ELU where `hidden` is given.
 
-    Where `hidden`, that input, is given, the gradient is taken through the ELU that made it.
-
-    out and hidden [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout].
+    out and hidden, the input, [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout]
     """
     classes, images = source.shape[:2]
     tile = blocks(layer.width, layer.channels, layer.side == 1, bf16)

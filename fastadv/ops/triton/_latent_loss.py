@@ -27,10 +27,7 @@ def loss_kernel(
 
 
 def loss_of(loss: Tensor, decoded: Tensor, x: Tensor, z: Tensor, beta: float) -> None:
-    """Write loss [B, K] = (‖decoded − x‖² + β/2 ‖z‖²) / D.
-
-    decoded [K, B, C, h, h], x [B, C, h, h] and z [K, B, L] are dense.
-    """
+    """Write loss [B, K] = (‖decoded − x‖² + β/2 ‖z‖²) / D; [K, B, C, h, h], [B, C, h, h], [K, B, L] dense."""
     classes, images, latents = z.shape
     start(
         loss_kernel, classes * images, loss, decoded, x, z, images, classes, x[0].numel(), latents, beta,

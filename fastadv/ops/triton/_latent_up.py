@@ -22,10 +22,7 @@ def up_kernel(
     class_stride, pixel_stride, channel_stride, KIND: tl.constexpr, BF16: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Run one program for each class, place modulo the stride, tile of pixels and tile of output channels.
-
-    Tiles of pixels run over all images.
-    """
+    """Run a program for each class, place modulo the stride, tile of all pixels and tile of channels."""
     program = tl.program_id(0).to(tl.int64)
     span = tl.cdiv(out_side, stride)
     pixels = span * span

@@ -12,9 +12,7 @@ import triton.language as tl
 
 
 def slack(cols: int) -> float:
-    """Return what the product form of `cols` columns may be off by, as a part of the magnitude of its
-    terms.
-    """
+    """Return what the product form of `cols` columns may be off by, as a part of its terms' magnitude."""
     error = (2 * cols + 32) * 2.0**-24
     return error / (1 - error) if error < 0.5 else float("inf")
 
@@ -24,10 +22,7 @@ def bounds_kernel(
     low, high, x, prototypes, bias, images, count, cols, class_stride, bias_stride, slack,
     IMAGES: tl.constexpr, PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write low [K, B, tiles] <= every distance of a tile, and high, likewise, >= the least of them.
-
-    Both are float32; where overflow hides a bound they are −inf and inf.
-    """
+    """Write low [K, B, tiles] <= all distances of a tile and high >= the least; infinite on overflow."""
     program = tl.program_id(0).to(tl.int64)
     image_tiles = tl.cdiv(images, IMAGES)
     tiles = tl.cdiv(count, PROTOTYPES)

@@ -23,9 +23,7 @@ def _usable(grad, cols, BLOCK: tl.constexpr):
 
 @triton.jit
 def _room(x_adv, grad, cols, least, most, until, lo, hi, BLOCK: tl.constexpr):
-    """Return the room that the box leaves coordinates with least <= steepness <= most and an index below
-    `until`.
-    """
+    """Return the room of coordinates with least <= steepness <= most and an index below `until`."""
     total = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -38,9 +36,7 @@ def _room(x_adv, grad, cols, least, most, until, lo, hi, BLOCK: tl.constexpr):
 
 @triton.jit
 def _ascent(x_adv, grad, cols, step, lo, hi, BLOCK: tl.constexpr):
-    """Return (level, last, rest) of steepest ascent by `step`, as `_l1.project` takes it. Nothing is
-    sorted.
-    """
+    """Return (level, last, rest) of steepest ascent by `step`, for `_l1.project`; nothing is sorted."""
     level = tl.zeros((), tl.int32)
     filled = tl.zeros((), tl.int32) + _INFINITE
     # the rooms from `filled` on fit into the step, those from `level` on do not

@@ -1,11 +1,7 @@
-"""latent_decode on a GPU: one launch for each layer, over all classes and a share of the latents.
-
-See ops/latent_decode.py.
-"""
+"""latent_decode on a GPU: one launch for each layer, over all classes (see ops/latent_decode.py)."""
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fastadv.ops.triton._latent import Layer, arranged, plan
@@ -15,14 +11,9 @@ WORKSPACE = 1 << 28  # bytes of activations held at once
 
 
 def decode(
-    images: Tensor,
-    z: Tensor,
-    hidden: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    layers: Sequence[Layer],
-    bf16: bool,
-) -> None:
+    images: Tensor, z: Tensor, hidden: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor],
+    layers: Sequence[Layer], bf16: bool,
+) -> None:  # fmt: skip
     """Write images [K, B, C, H, H] of z [K, B, L], and each layer's output on the way."""
     outputs = (z, *hidden, images)
     for number, layer in enumerate(layers):
@@ -36,17 +27,12 @@ def launch(
     if z.numel() == 0:
         return
     layers, (classes, count) = plan(weights, strides), z.shape[:2]
-    dense, biases = (
-        [arranged(weight).contiguous() for weight in weights],
-        [bias.contiguous() for bias in biases],
-    )
+    dense = [arranged(weight).contiguous() for weight in weights]
+    biases = [bias.contiguous() for bias in biases]
     sizes = [(layer.out_side, layer.out_side, layer.width) for layer in layers[:-1]]
     held = 4 * classes * sum(h * w * width for h, w, width in sizes)
     share = max(1, min(count, WORKSPACE // max(held, 1)))
-    hidden = [
-        torch.empty(classes * share * h * w * width, dtype=torch.float32, device=z.device)
-        for h, w, width in sizes
-    ]
+    hidden = [z.new_empty(classes * share * h * w * width) for h, w, width in sizes]
     for first in range(0, count, share):
         part = z[:, first : first + share].contiguous()
         used = [

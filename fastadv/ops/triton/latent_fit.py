@@ -1,6 +1,4 @@
-"""latent_fit on a GPU: a fixed sequence of launches for a share of the images and all classes.
-
-The sequence is one CUDA graph (see ops/latent_fit.py).
+"""latent_fit on a GPU: one CUDA graph of launches for a share of the images and all classes.
 
 Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's
 gradient, so that images are made only once, at the end. Under `bf16` weights, activations and their gradients
@@ -82,29 +80,19 @@ class Fit:
         sources, top = (self.z, *self.hidden), len(self.layers) - 1
         for step in range(1, steps):
             for number, layer in enumerate(self.layers):
-                out, kind = (
-                    (self.hidden[number], "elu") if number < top else (self.gradients[top], "gradient")
+                out = self.hidden[number] if number < top else self.gradients[top]
+                kind, parameters = (
+                    "elu" if number < top else "gradient",
+                    (self.weights[number], self.biases[number]),
                 )
-                up(
-                    out,
-                    sources[number],
-                    self.weights[number],
-                    self.biases[number],
-                    layer,
-                    kind,
-                    self.bf16,
-                    self.x,
-                )
+                up(out, sources[number], *parameters, layer, kind, self.bf16, self.x)
             for number in range(top, -1, -1):
-                out, hidden = (
-                    (self.gradients[number - 1], self.hidden[number - 1]) if number else (self.grad, None)
-                )
-                down(
-                    out, self.gradients[number], hidden, self.weights[number], self.layers[number], self.bf16
-                )
-            adam(
-                self.z, self.mean, self.square, self.grad, self.x[0].numel(), beta, step, step_size, max_norm
-            )
+                out = self.gradients[number - 1] if number else self.grad
+                hidden = self.hidden[number - 1] if number else None
+                weight, layer = self.weights[number], self.layers[number]
+                down(out, self.gradients[number], hidden, weight, layer, self.bf16)
+            moments = self.mean, self.square, self.grad
+            adam(self.z, *moments, self.x[0].numel(), beta, step, step_size, max_norm)
         decode(self.images, self.z, self.hidden, self.weights, self.biases, self.layers, self.bf16)
         loss_of(self.loss, self.images, self.x, self.z, beta)
 
@@ -137,11 +125,8 @@ def launch(
 ) -> None:  # fmt: skip
     if z.numel() == 0:
         return
-    (images, classes, _), layers, numbers = (
-        z.shape,
-        tuple(plan(weights, strides)),
-        (beta, steps, step_size, max_norm),
-    )
+    (images, classes, _), layers = z.shape, tuple(plan(weights, strides))
+    numbers = beta, steps, step_size, max_norm
     count = share(layers, classes, images, bf16)
     graphed = z.is_cuda and not torch.cuda.is_current_stream_capturing()
     for first in range(0, images, count):

@@ -4,20 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton._common import (
-    WIDTH,
-    add_towards,
-    clamp,
-    common_layout,
-    edge,
-    load,
-    per_row,
-    rounded,
-    rows64,
-    start,
-    store,
-    towards_zero,
-)
+from fastadv.ops.triton import _common
+from fastadv.ops.triton._common import add_towards, clamp, edge, load, per_row, rounded, store, towards_zero
 from fastadv.ops.triton._tuned import Width, width
 
 
@@ -56,14 +44,14 @@ def launch(
 ) -> None:  # fmt: skip
     if out.numel() == 0:
         return
-    target, *inputs = common_layout(out, x_adv, grad, x)
+    target, *inputs = _common.common_layout(out, x_adv, grad, x)
     # without values a row the batch is one long row, and short samples waste no lanes
     rows = 1 if radius_rows is None and step_size_rows is None else len(out)
     cols = out.numel() // rows
-    wide = width(linf_step_kernel, out.device, Width(WIDTH, 4))
-    start(
+    wide = width(linf_step_kernel, out.device, Width(_common.WIDTH, 4))
+    _common.start(
         linf_step_kernel, rows * triton.cdiv(cols, wide.BLOCK), target, *inputs, cols, radius, step_size,
-        lo, hi, rows64(radius_rows), rows64(step_size_rows), **wide._asdict(),
+        lo, hi, _common.rows64(radius_rows), _common.rows64(step_size_rows), **wide._asdict(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)

@@ -24,9 +24,7 @@ def _place(point, lo, hi, levels):
 
 @triton.jit
 def _nearest(point, center, limit, lo, hi, levels):
-    """Return the nearest grid point to `point` within `limit` of `center`, the lower level first among
-    equals.
-    """
+    """Return the nearest grid point within `limit` of `center`, the lower level first among equals."""
     place = _place(point, lo, hi, levels)
     best = tl.floor(place + 0.5)
     best = tl.where(best > levels, levels, best)

@@ -4,18 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton import _l0, _philox
-from fastadv.ops.triton._common import (
-    add_towards,
-    clamp,
-    edge,
-    load,
-    over_rows,
-    per_row,
-    rounded,
-    rows64,
-    store,
-)
+from fastadv.ops.triton import _common, _l0, _philox
+from fastadv.ops.triton._common import add_towards, clamp, edge, load, per_row, rounded, store
 
 
 @triton.jit
@@ -96,7 +86,7 @@ def launch(
     out: Tensor, x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int,
     radius_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
-    rest = ids.contiguous(), radius, lo, hi, rows64(radius_rows), *_philox.seeded(seed, draw), norm
+    rest = ids.contiguous(), radius, lo, hi, _common.rows64(radius_rows), *_philox.seeded(seed, draw), norm
     # which word an element takes depends on the order
     # wider blocks spill registers on sm_90
-    over_rows(random_start_kernel, out, (x,), *rest, ordered=True, block=512)
+    _common.over_rows(random_start_kernel, out, (x,), *rest, ordered=True, block=512)

@@ -25,9 +25,7 @@ def _sign(words, channel):
 
 @triton.jit
 def _fresh(bumps, sign, delta, length, window, at, width):
-    """Return what a window's pixels become, but for the length: bumps and what they held, brought to
-    length 1.
-    """
+    """Return bumps and what the window held, brought to length 1: its new pixels, but for the length."""
     changed = _windows.inside(window, at, width)
     bump = load(bumps, _windows.number(window, at, width), changed).to(tl.float64)
     return tl.where(changed, sign * bump + delta / length, 0.0)
@@ -35,9 +33,7 @@ def _fresh(bumps, sign, delta, length, window, at, width):
 
 @triton.jit
 def _measured(best, x, bumps, sign, window, other, pixels, width, BLOCK: tl.constexpr):
-    """Return that of a channel: (length in the window, squares in both windows, squares elsewhere, those
-    of `_fresh`).
-    """
+    """Return a channel's (length in the window, squares in both, squares elsewhere, squares of `_fresh`)."""
     old = tl.zeros((BLOCK,), tl.float64)
     both = tl.zeros((BLOCK,), tl.float64)
     rest = tl.zeros((BLOCK,), tl.float64)

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,21 +51,11 @@ def test_triton_takes_the_same_order(name):
 
 
 @built
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.uint8])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "uint16", ">f4"])
 def test_element_types_are_checked(dtype):
-    x = torch.zeros(2, 4, dtype=dtype)
-    with pytest.raises(TypeError, match="expected an array of float32, or bfloat16 as int16, got"):
-        extension.linf_step(*[x.numpy()] * 4, 0.1, 0.1, 0.0, 1.0, None, None)
-
-
-@built
-def test_two_bytes_are_not_always_bfloat16():
-    bits = np.zeros((2, 4), np.uint16)
-    with pytest.raises(TypeError, match="got uint16"):
-        extension.project_l2(bits, bits, bits, 1.0, 0.0, 1.0, None)
-    swapped = np.zeros((2, 4), ">f4")
-    with pytest.raises(TypeError, match="got >f4"):
-        extension.project_l2(swapped, swapped, swapped, 1.0, 0.0, 1.0, None)
+    """Two bytes are not always bfloat16."""
+    with pytest.raises(TypeError, match=f"expected an array of float32, or bfloat16 as int16, got {dtype}"):
+        extension.project_l2(*[np.zeros((2, 4), dtype)] * 3, 1.0, 0.0, 1.0, None)
 
 
 def float32(*shape):
@@ -75,117 +66,54 @@ def int64(*shape):
     return np.zeros(shape, np.int64)
 
 
+def float64(*shape):
+    return np.zeros(shape)
+
+
+F, ROWS = float32(2, 4), (1.0, 0.0, 1.0)
+START = (*ROWS, 0, 0, None)
+
+
 @built
 @pytest.mark.parametrize(
-    ("call", "error", "text"),
+    ("name", "args", "error", "text"),
     [
+        ("project_l2", (F, F, float32(2, 3), *ROWS, None), ValueError, "shapes"),
+        ("project_l2", (F, F, float32(4, 2).T, *ROWS, None), ValueError, "layouts"),
+        ("project_l2", (F, float64(2, 4), F, *ROWS, None), TypeError, "float64"),
+        ("project_l2", (F, F, F, *ROWS, float32(2)), TypeError, "float64, got float32"),
+        ("project_l2", (F, F, F, *ROWS, float64(3)), ValueError, "2 elements, got 3"),
+        ("random_start", (F, F, np.zeros(2, np.int32), "l2", *START), TypeError, "int64, got int32"),
+        ("random_start", (F, F, int64(2), "l7", *START), ValueError, "unknown name: l7"),
+        ("logit_loss", (float64(2), F, F, int64(2), "ce", None, False), TypeError, "float32, got float64"),
         (
-            lambda c: c.project_l2(float32(2, 4), float32(2, 4), float32(2, 3), 1.0, 0.0, 1.0, None),
-            ValueError,
-            "shapes",
+            "keep_best", (F, float32(2), np.zeros(2, np.uint8), F, float32(2), np.zeros(2, bool)),
+            TypeError, "bool, got uint8",
         ),
-        (
-            lambda c: c.project_l2(float32(2, 4), float32(2, 4), float32(4, 2).T, 1.0, 0.0, 1.0, None),
-            ValueError,
-            "layouts",
+        ("philox", (F, int64(2), 4, "bits", 0, 0), TypeError, "int64, got float32"),
+        ("philox", (F, int64(2), 5, "normal", 0, 0), ValueError, "count"),
+        *(
+            ("nearest_prototype", (distance, index, F, bank, float32(1, 3)), error, text)
+            for distance, index, bank, error, text in (
+                (float32(2, 1), int64(2, 1), float64(1, 3, 4), TypeError, "float32, got float64"),
+                (float32(2, 1), int64(2, 1), float32(1, 3, 5), ValueError, "dense prototypes"),
+                (float32(2, 1), int64(2, 1), float32(1, 3, 8)[..., ::2], ValueError, "dense prototypes"),
+                (float32(2, 1), np.zeros((2, 1), np.int32), float32(1, 3, 4), TypeError, "int64, got int32"),
+                (float32(1, 1), int64(2, 1), float32(1, 3, 4), ValueError, "2 elements, got 1"),
+            )
         ),
-        (
-            lambda c: c.project_l2(
-                float32(2, 4), float32(2, 4).astype(float), float32(2, 4), 1.0, 0.0, 1.0, None
-            ),
-            TypeError,
-            "float64",
-        ),
-        (
-            lambda c: c.project_l2(*[float32(2, 4)] * 3, 1.0, 0.0, 1.0, float32(2)),
-            TypeError,
-            "float64, got float32",
-        ),
-        (
-            lambda c: c.project_l2(*[float32(2, 4)] * 3, 1.0, 0.0, 1.0, np.zeros(3)),
-            ValueError,
-            "2 elements, got 3",
-        ),
-        (
-            lambda c: c.random_start(
-                float32(2, 4), float32(2, 4), np.zeros(2, np.int32), "l2", 1.0, 0.0, 1.0, 0, 0, None
-            ),
-            TypeError,
-            "int64, got int32",
-        ),
-        (
-            lambda c: c.random_start(float32(2, 4), float32(2, 4), int64(2), "l7", 1.0, 0.0, 1.0, 0, 0, None),
-            ValueError,
-            "unknown name: l7",
-        ),
-        (
-            lambda c: c.logit_loss(np.zeros(2), float32(2, 4), float32(2, 4), int64(2), "ce", None, False),
-            TypeError,
-            "float32, got float64",
-        ),
-        (
-            lambda c: c.keep_best(
-                float32(2, 4), float32(2), np.zeros(2, np.uint8), float32(2, 4), float32(2), np.zeros(2, bool)
-            ),
-            TypeError,
-            "bool, got uint8",
-        ),
-        (lambda c: c.philox(float32(2, 4), int64(2), 4, "bits", 0, 0), TypeError, "int64, got float32"),
-        (lambda c: c.philox(float32(2, 4), int64(2), 5, "normal", 0, 0), ValueError, "count"),
-        (
-            lambda c: c.nearest_prototype(
-                float32(2, 1), int64(2, 1), float32(2, 4), np.zeros((1, 3, 4)), float32(1, 3)
-            ),
-            TypeError,
-            "float32, got float64",
-        ),
-        (
-            lambda c: c.nearest_prototype(
-                float32(2, 1), int64(2, 1), float32(2, 4), float32(1, 3, 5), float32(1, 3)
-            ),
-            ValueError,
-            "dense prototypes",
-        ),
-        (
-            lambda c: c.nearest_prototype(
-                float32(2, 1), int64(2, 1), float32(2, 4), float32(1, 3, 8)[..., ::2], float32(1, 3)
-            ),
-            ValueError,
-            "dense prototypes",
-        ),
-        (
-            lambda c: c.nearest_prototype(
-                float32(2, 1), np.zeros((2, 1), np.int32), float32(2, 4), float32(1, 3, 4), float32(1, 3)
-            ),
-            TypeError,
-            "int64, got int32",
-        ),
-        (
-            lambda c: c.nearest_prototype(
-                float32(1, 1), int64(2, 1), float32(2, 4), float32(1, 3, 4), float32(1, 3)
-            ),
-            ValueError,
-            "2 elements, got 1",
-        ),
-        (
-            lambda c: c.latent_decode(
-                float32(1, 1, 1, 2, 2), float32(1, 1, 3), [np.zeros((1, 3, 1, 2, 2))], [float32(1, 1)], [1]
-            ),
-            TypeError,
-            "float32, got float64",
-        ),
-        (
-            lambda c: c.latent_decode(
-                float32(1, 1, 1, 2, 2), float32(1, 1, 3), [float32(1, 3, 1, 2, 2)], [], [1]
-            ),
-            ValueError,
-            "each layer",
+        *(
+            ("latent_decode", (float32(1, 1, 1, 2, 2), float32(1, 1, 3), [weight], biases, [1]), error, text)
+            for weight, biases, error, text in (
+                (float64(1, 3, 1, 2, 2), [float32(1, 1)], TypeError, "float32, got float64"),
+                (float32(1, 3, 1, 2, 2), [], ValueError, "each layer"),
+            )
         ),
     ],
-)
-def test_what_cannot_be_is_refused(call, error, text):
+)  # fmt: skip
+def test_what_cannot_be_is_refused(name, args, error, text):
     with pytest.raises(error, match=text):
-        call(extension)
+        getattr(extension, name)(*args)
 
 
 @built
@@ -197,11 +125,7 @@ def test_results_are_written_and_inputs_are_only_read(name):
     results, seen = results_of(card, args), []
     real = getattr(extension, card.stem)
 
-    class Spy:
-        pass
-
-    spy = Spy()
-    setattr(spy, card.stem, lambda *views: seen.extend(views))
+    spy = SimpleNamespace(**{card.stem: lambda *views: seen.extend(views)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastadv.ops.registration.library.extension", spy)
         cpu_launcher(card)(*results, *args)
