@@ -1,10 +1,12 @@
 """What the tests of steps and projections share: strategies, exact membership, and independent solvers."""
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
+from fastadv.errors import InputError
 from fastadv.threat import THREATS
 
 PROJECT = {"l2": ops.project_l2, "l1": ops.project_l1, "l0": ops.project_l0}
@@ -53,13 +55,18 @@ def solve(point, x, kind, radius, box):
         return torch.minimum(torch.maximum(moved, lo), hi)
 
     order = ORDER[kind]
-    low, high = (
-        torch.zeros(len(x), 1, dtype=torch.float64),
-        torch.full((len(x), 1), 1e18, dtype=torch.float64),
-    )
+    low = torch.zeros(len(x), 1, dtype=torch.float64)
+    high = low + 1e18
     for _ in range(200):
         middle = (low * high).sqrt() if bool((low > 0).all()) else (low + high) / 2
         fits = torch.linalg.vector_norm(shifted(middle), order, dim=1, keepdim=True) <= radius
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
     inside = torch.linalg.vector_norm(shifted(torch.zeros_like(low)), order, dim=1, keepdim=True) <= radius
     return x + torch.where(inside, shifted(torch.zeros_like(low)), shifted(high))
+
+
+def assert_refused(*cases):
+    """Each (call, text): the call raises InputError with that text."""
+    for call, text in cases:
+        with pytest.raises(InputError, match=text):
+            call()

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import few, seeds
-from fastadv.errors import InputError
+from balls import assert_refused, few, seeds
 from fastadv.ops import logit_loss
 from fastadv.ops.logit_loss import KINDS
 
@@ -123,18 +122,9 @@ def test_a_broken_row_is_nan_and_alone(kind, value):
     assert torch.equal(grad[others], gradient[others])
 
 
-def test_ties_are_settled_by_the_lower_index():
-    z = torch.zeros(1, 12)
-    assert torch.equal(logit_loss(z, torch.tensor([0]), "margin")[1][0, :3], torch.tensor([-1.0, 1.0, 0.0]))
-    assert torch.equal(
-        logit_loss(z, torch.tensor([5]), "margin")[1][0].nonzero().flatten(), torch.tensor([0, 5])
-    )
-
-
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [2, 3, 4, 10])
-def test_differentiable(kind, count):
-    z, y, t = rows(3, count, 1.0)
+def test_differentiable(kind):
+    z, y, t = rows(3, 5, 1.0)
     assert torch.autograd.gradcheck(lambda s: logit_loss(s, y, kind, t)[0], (z.requires_grad_(),))
 
 
@@ -146,7 +136,7 @@ def test_direction_refuses_to_be_differentiated():
 
 def test_refusals():
     z, y, _ = rows(4, 5, 1.0, torch.float32)
-    for call, text in [
+    assert_refused(
         (lambda: logit_loss(z, y, "hinge"), "loss: expected one of ce"),
         (lambda: logit_loss(z[:, :1], y * 0, "ce"), "K >= 2"),
         (lambda: logit_loss(z[0], y, "ce"), "logits: expected"),
@@ -158,6 +148,4 @@ def test_refusals():
         (lambda: logit_loss(z.double(), y - 5, "ce"), "labels: expected classes in"),
         (lambda: logit_loss(z, y, "dlr", y + 5), "targets: expected classes in"),
         (lambda: logit_loss(z, y.to("meta"), "ce"), "labels: expected"),
-    ]:
-        with pytest.raises(InputError, match=text):
-            call()
+    )

@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
-from balls import INFINITE, STEP, assert_inside, dtypes, few, norm, pair, radii, seeds, widths
+from balls import (
+    INFINITE,
+    STEP,
+    assert_inside,
+    assert_refused,
+    dtypes,
+    few,
+    norm,
+    pair,
+    radii,
+    seeds,
+    widths,
+)
 from fastadv.errors import InputError
 
 kinds = st.sampled_from(list(STEP))
@@ -41,22 +53,13 @@ def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size)
 
 
 @few
-@given(kinds, seeds, widths, st.integers(-12, 12))
+@given(kinds, seeds, widths, st.integers(-30, 30))
 def test_gradient_scale_changes_nothing(kind, seed, cols, power):
     x_adv, grad, x = batch(seed, cols)
-    scaled = grad * 2.0 ** (3 * power)  # 1e-11 to 1e11, exact
+    scaled = grad * 2.0 ** (3 * power)  # exact; squares leave float32
     assert torch.equal(STEP[kind](x_adv, grad, x, 0.3, 0.1), STEP[kind](x_adv, scaled, x, 0.3, 0.1))
     decimal = STEP[kind](x_adv, grad * 10.0**power, x, 0.3, 0.1)
     assert torch.allclose(STEP[kind](x_adv, grad, x, 0.3, 0.1), decimal, rtol=0, atol=3e-7)
-
-
-@pytest.mark.parametrize("kind", STEP)
-@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e22, 1e30])
-def test_gradients_whose_squares_leave_float32(kind, size):
-    x_adv, grad, x = batch(2, 50)
-    assert torch.allclose(
-        STEP[kind](x_adv, grad * size, x, 0.3, 0.1), STEP[kind](x_adv, grad, x, 0.3, 0.1), rtol=0, atol=3e-7
-    )
 
 
 @pytest.mark.parametrize("kind", STEP)
@@ -98,7 +101,9 @@ def test_one_long_row_and_many_short_ones(kind, shape):
     assert torch.equal(z[-1:], STEP[kind](x_adv[-1:], grad[-1:], x[-1:], 0.25, 0.5)), (
         "a row depends on its batch"
     )
-    assert torch.equal(TWIN[kind](x_adv, grad, x, 0.25, 0.5), z)
+    kept = grad.clone(), x.clone()
+    assert TWIN[kind](x_adv, grad, x, 0.25, 0.5) is x_adv
+    assert all(map(torch.equal, (x_adv, grad, x), (z, *kept)))
 
 
 @pytest.mark.parametrize("kind", STEP)
@@ -114,43 +119,30 @@ def test_radius_and_step_of_each_sample(kind):
 
 
 @pytest.mark.parametrize("kind", STEP)
-def test_in_place_returns_its_argument(kind):
-    x_adv, grad, x = batch(7, 12)
-    expected, kept = STEP[kind](x_adv, grad, x, 0.1, 0.1), (grad.clone(), x.clone())
-    assert TWIN[kind](x_adv, grad, x, 0.1, 0.1) is x_adv
-    assert torch.equal(x_adv, expected)
-    assert torch.equal(grad, kept[0])
-    assert torch.equal(x, kept[1])
-
-
-@pytest.mark.parametrize("kind", STEP)
 def test_refusals(kind):
     x_adv, grad, x = batch(8, 6)
-    step = STEP[kind]
-    for call, text in [
+    step, rows = STEP[kind], torch.tensor([0.1, float("nan"), 0.1])
+    assert_refused(
         (lambda: step(x_adv, grad[:, :5], x, 0.1, 0.1), "grad: expected"),
         (lambda: step(x_adv, grad, x.double(), 0.1, 0.1), "x: expected"),
         (lambda: step(x_adv, grad, x.to("meta"), 0.1, 0.1), "x: expected"),
         (lambda: step(x_adv[0], grad[0], x[0], 0.1, 0.1), "add a batch dimension"),
-        (lambda: step(x_adv, grad, x, -0.1, 0.1), "radius: expected"),
-        (lambda: step(x_adv, grad, x, float("nan"), 0.1), "radius: expected"),
-        (lambda: step(x_adv, grad, x, None, 0.1), "radius: expected a number >= 0, got None"),
-        (lambda: step(x_adv, grad, x, [0.1, 0.1, 0.1], 0.1), "radius: expected a number >= 0"),
-        (lambda: step(x_adv, grad, x, 0.1, "0.1"), "step_size: expected a number >= 0, got '0.1'"),
-        (lambda: step(x_adv, grad, x, 0.1, True), "step_size: expected a number >= 0, got True"),
-        (lambda: step(x_adv, grad, x, 0.1, -0.1), "step_size: expected"),
-        (
-            lambda: step(x_adv, grad, x, 0.1, torch.tensor([0.1, float("nan"), 0.1])),
-            "step_size: expected values",
+        *(
+            (lambda r=radius: step(x_adv, grad, x, r, 0.1), "radius: expected a number >= 0")
+            for radius in (-0.1, float("nan"), None, [0.1, 0.1, 0.1])
         ),
+        *(
+            (lambda s=size: step(x_adv, grad, x, 0.1, s), f"step_size: expected a number >= 0, got {size!r}")
+            for size in ("0.1", True, -0.1)
+        ),
+        (lambda: step(x_adv, grad, x, 0.1, rows), "step_size: expected values"),
         (lambda: step(x_adv, grad, x, torch.ones(2), 0.1), "one value a sample"),
         (lambda: step(x_adv, grad, x, torch.ones(3, dtype=torch.cfloat), 0.1), "got torch.complex64"),
-        (lambda: step(x_adv, grad, x, 0.1, 0.1, (0.0, float("nan"))), "box: expected"),
-        (lambda: step(x_adv, grad, x, 0.1, 0.1, None), "box: expected"),
-        (lambda: step(x_adv, grad, x, 0.1, 0.1, (0.0, "one")), "box: expected"),
-    ]:
-        with pytest.raises(InputError, match=text):
-            call()
+        *(
+            (lambda b=box: step(x_adv, grad, x, 0.1, 0.1, b), "box: expected")
+            for box in ((0.0, float("nan")), None, (0.0, "one"))
+        ),
+    )
 
 
 @few
