@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that need not be there; record registers, spills and shared memory.
 
-    python tests/ops/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
+    python tests/ops/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step]
 
 Each launcher runs on its card's samples with the launch itself recorded instead of done: the arguments it
 would launch with give the signature that Triton compiles, so no signature is written twice. Of the launches
@@ -15,10 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,6 +34,7 @@ from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_l
 from fastadv.runs.card import machine
 
 ROOT = Path(__file__).resolve().parents[2]
+ARCHES = 80, 90
 OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
@@ -122,15 +121,8 @@ def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
         file.write(ptx)
         file.flush()
         suffix = "a" if arch >= 90 else ""
-        command = [
-            knobs.nvidia.ptxas.path,
-            "-v",
-            *([] if fuse else ["--fmad=false"]),
-            f"--gpu-name=sm_{arch}{suffix}",
-            file.name,
-            "-o",
-            os.devnull,
-        ]
+        options = [f"--gpu-name=sm_{arch}{suffix}", *([] if fuse else ["--fmad=false"])]
+        command = [knobs.nvidia.ptxas.path, "-v", *options, file.name, "-o", os.devnull]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
     def number(pattern: str) -> int:
@@ -147,11 +139,8 @@ def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
 def widest_load(ptx: str) -> int:
     """Bytes of the widest load from device memory; 16 is the most there is."""
     loads = [int(n or 1) * int(bits) // 8 for n, bits in re.findall(r"ld\.global(?:\.v(\d))?\.b(\d+)", ptx)]
-    copies = [
-        int(size, 0)
-        for size in re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)
-    ]
-    return max(loads + copies, default=0)
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)
+    return max(loads + [int(size, 0) for size in copies], default=0)
 
 
 def pairs(found: list[tuple[torch.dtype, int, Variant]]) -> Iterator[tuple[torch.dtype, int, Variant]]:
@@ -168,14 +157,14 @@ def pairs(found: list[tuple[torch.dtype, int, Variant]]) -> Iterator[tuple[torch
             yield one
 
 
-def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) -> list[Build]:
+def build(name: str, quick: bool) -> list[Build]:
     """Compile the variants of the op `name` for each architecture."""
     card, rows = CARDS[name], []
     found = [
         (dtype, arch, variant)
         for dtype in card.dtypes
         for launches in [record(card, dtype)]
-        for arch in arches
+        for arch in ARCHES
         for variant in variants(launches, GPUTarget("cuda", arch, 32), quick)
     ]
     for dtype, arch, (variant, kernel, source, settings) in pairs(found) if quick else found:
@@ -199,31 +188,11 @@ def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) ->
     return rows
 
 
-def build_all(
-    names: list[str], arches: tuple[int, ...], workers: int = 1, quick: bool = False
-) -> list[Build]:
-    """`build` for each op, in a throwaway compilation cache."""
-    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache):
-        if workers == 1:
-            return [row for name in names for row in build(name, arches, quick)]
-        with ProcessPoolExecutor(workers) as pool:
-            return [
-                row for rows in pool.map(partial(build, arches=arches, quick=quick), names) for row in rows
-            ]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "aot.jsonl")
-    parser.add_argument(
-        "--ops",
-        default=",".join(name for name, card in CARDS.items() if card.triton),
-        help="comma-separated names of ops (default: all with a kernel)",
-    )
-    parser.add_argument(
-        "--arch", default="80,90", help="comma-separated compute capabilities (default: 80,90)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes that compile (default: 1)")
+    every = ",".join(name for name, card in CARDS.items() if card.triton)
+    parser.add_argument("--ops", default=every, help="names, by commas (default: all with a kernel)")
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -232,21 +201,14 @@ def main() -> int:
     options = parser.parse_args()
     if knobs.runtime.interpret:
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
-    rows = build_all(
-        options.ops.split(","), tuple(map(int, options.arch.split(","))), options.workers, options.quick
-    )
+    # a throwaway compilation cache
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache):
+        rows = [row for name in options.ops.split(",") for row in build(name, options.quick)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {**machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     options.out.write_text("".join(json.dumps({**asdict(row), **about}) + "\n" for row in rows))
-    print(
-        f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}"
-        f"{'stack':>7}{'shared':>8}{'load':>6}  variant"
-    )
     for row in rows:
-        print(
-            f"{row.kernel:<25}{row.dtype:<10}sm_{row.arch:<3}{row.num_warps:>5}{row.registers:>6}{row.spill_bytes:>7}"
-            f"{row.stack_bytes:>7}{row.shared_bytes:>8}{row.load_bytes:>6}  {row.variant}"
-        )
+        print(*(f"{name}={value}" for name, value in asdict(row).items()))
     return int(any(row.spill_bytes for row in rows))
 
 

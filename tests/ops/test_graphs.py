@@ -77,14 +77,12 @@ def test_a_shape_is_captured_the_second_time(
     replay = Replay(or_run)
     replay(lambda: gpu.step)
     assert (gpu.done, replay.reserved) == (["run"], 0)
-    if able:
+    if able or or_run:
         replay(lambda: gpu.step)
         replay(lambda: gpu.step)
-        assert (gpu.done, replay.reserved) == (["run", "run", "captured", "replayed", "replayed"], 64)
-    elif or_run:
-        replay(lambda: gpu.step)
-        replay(lambda: gpu.step)
-        assert gpu.done == ["run", "run", "refused", "run", "run"]
+        way = ["captured", "replayed", "replayed"] if able else ["refused", "run", "run"]
+        assert gpu.done == ["run", "run", *way]
+        assert replay.reserved == 64 or not able
     else:
         with pytest.raises(RuntimeError, match="not allowed here"):
             replay(lambda: gpu.step)
@@ -138,38 +136,33 @@ def test_a_step_is_not_held_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 2
 
 
-class TestKept:
-    def test_calls_alike_share_one(self) -> None:
-        kept: Kept[list[int]] = Kept()
-        assert kept.get("a", list) is kept.get("a", list)
-        assert kept.get("a", list) is not kept.get("b", list)
-        assert len(kept) == 2
+def test_calls_alike_share_one() -> None:
+    kept: Kept[list[int]] = Kept()
+    assert kept.get("a", list) is kept.get("a", list)
+    assert kept.get("a", list) is not kept.get("b", list)
+    assert len(kept) == 2
 
-    def test_the_longest_unused_is_released_beyond_the_count(self) -> None:
-        kept: Kept[str] = Kept(most=2)
-        for key in ("a", "b", "a", "c"):
-            kept.get(key, lambda key=key: key)  # type: ignore[misc]
-            kept.weigh(key, 1)
-        assert len(kept) == 2
-        assert kept.get("a", lambda: "made anew") == "a"
-        assert kept.get("b", lambda: "made anew") == "made anew"
 
-    def test_so_it_is_beyond_the_memory_but_the_newest_stays(self) -> None:
-        kept: Kept[str] = Kept(memory=100)
-        for key, size in (("a", 40), ("b", 60), ("c", 30)):
-            kept.get(key, lambda key=key: key)  # type: ignore[misc]
-            kept.weigh(key, size)
-        assert (len(kept), kept.bytes) == (2, 90)
-        kept.get("large", lambda: "large")
-        kept.weigh("large", 1000)
-        assert (len(kept), kept.bytes) == (1, 1000)
-
-    def test_what_grew_counts_anew(self) -> None:
-        kept: Kept[str] = Kept(memory=100)
-        for key, size in (("a", 40), ("b", 40), ("b", 70)):
-            kept.get(key, lambda key=key: key)  # type: ignore[misc]
-            kept.weigh(key, size)
-        assert (len(kept), kept.bytes) == (1, 70)
+@pytest.mark.parametrize(
+    ("limits", "calls", "left"),
+    [
+        ({"most": 2}, [("a", 1), ("b", 1), ("a", 1), ("c", 1)], {"a": 1, "c": 1}),
+        ({"memory": 100}, [("a", 40), ("b", 60), ("c", 30)], {"b": 60, "c": 30}),
+        ({"memory": 100}, [("a", 40), ("b", 40), ("b", 70)], {"b": 70}),
+        ({"memory": 100}, [("a", 40), ("large", 1000)], {"large": 1000}),
+    ],
+    ids=["count", "memory", "grown", "the newest stays"],
+)
+def test_the_longest_unused_is_released(
+    limits: dict[str, int], calls: list[tuple[str, int]], left: dict[str, int]
+) -> None:
+    kept: Kept[str] = Kept(**limits)
+    for key, size in calls:
+        kept.get(key, lambda: "first")
+        kept.weigh(key, size)
+    assert (len(kept), kept.bytes) == (len(left), sum(left.values()))
+    assert {kept.get(key, lambda: "made anew") for key in left} == {"first"}
+    assert kept.get("gone", lambda: "made anew") == "made anew"
 
 
 def test_shared_memory_counts_once() -> None:

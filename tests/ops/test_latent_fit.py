@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from fastadv.errors import InputError
 from fastadv.ops import latent_fit
 
-STRIDES = [1, 2]
+STRIDES, ENDS = [1, 2], (F.elu, F.sigmoid)
 
 
 def problem(batch=3, classes=2, latents=4, dtype=torch.float32, seed=0):
@@ -32,12 +32,11 @@ def by_autograd(x, z, weights, biases, beta, steps, step_size, max_norm):
             point = z[b, k].clone().requires_grad_()
             optimizer = torch.optim.Adam([point], lr=step_size)
             for step in range(steps):
-                hidden = F.elu(
-                    F.conv_transpose2d(
-                        point[None, :, None, None], weights[0][k], biases[0][k], stride=STRIDES[0]
-                    )
-                )
-                image = F.conv_transpose2d(hidden, weights[1][k], biases[1][k], stride=STRIDES[1]).sigmoid()
+                image = point[None, :, None, None]
+                for weight, bias, stride, end in zip(
+                    weights, biases, STRIDES, (F.elu, F.sigmoid), strict=True
+                ):
+                    image = end(F.conv_transpose2d(image, weight[k], bias[k], stride=stride))
                 value = ((image[0] - x[b]).square().sum() + beta / 2 * point.square().sum()) / x[b].numel()
                 if step == steps - 1:
                     loss[b, k], latents[b, k] = value.detach(), point.detach()
@@ -96,13 +95,9 @@ def test_any_layout_of_the_inputs():
     x, z, weights, biases = problem()
     expected = latent_fit(x, z, weights, biases, STRIDES, steps=3)
     strange = [w.transpose(1, 4).contiguous().transpose(1, 4) for w in weights]
+    loose = z.transpose(0, 2).contiguous().transpose(0, 2)
     loss, latents = latent_fit(
-        x.expand(3, 1, 7, 7).flip(0).flip(0),
-        z.transpose(0, 2).contiguous().transpose(0, 2),
-        strange,
-        biases,
-        STRIDES,
-        steps=3,
+        x.transpose(2, 3).clone().transpose(2, 3), loose, strange, biases, STRIDES, steps=3
     )
     assert torch.equal(loss, expected[0])
     assert torch.equal(latents, expected[1])
@@ -127,15 +122,18 @@ def test_bad_input_is_named(change, message):
         latent_fit(*change(x, z, weights, biases, STRIDES))
 
 
-def test_bad_settings_are_named():
-    x, z, *decoder = problem()
-    for settings, message in (
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
         ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
         ({"steps": None}, "steps: expected an integer >= 1"),
         ({"max_norm": 0.0}, "max_norm: expected a number > 0"),
         ({"max_norm": "5"}, "max_norm: expected a number >= 0"),
         ({"beta": None}, "beta: expected a finite number"),
         ({"step_size": float("nan")}, "step_size: expected a finite number"),
-    ):
-        with pytest.raises(InputError, match=message):
-            latent_fit(x, z, *decoder, STRIDES, **settings)
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    x, z, *decoder = problem()
+    with pytest.raises(InputError, match=message):
+        latent_fit(x, z, *decoder, STRIDES, **settings)

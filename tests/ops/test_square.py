@@ -1,11 +1,13 @@
 """The proposals of the Square Attack: windows by random words, and what stands in them."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
+from balls import assert_refused
 from fastadv import rng
-from fastadv.errors import InputError
 from fastadv.ops._windows import middle_corners
 from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
@@ -124,21 +126,15 @@ def test_the_low_bits_of_a_word_count() -> None:
 
 
 def test_wrong_arguments() -> None:
-    x, drawn = torch.zeros(2, 3, 4, 4), words(2, 5)
-    for image, window, message in (
-        ((3, 4, 5), (2, 2), "image: expected"),
-        ((3, 4, 4), (5, 2), "window: expected"),
-        ((3, 4, 4), (0, 2), "window: expected"),
-    ):
-        with pytest.raises(InputError, match=message):
-            square_linf(x, x, x, drawn, image, window)
-    with pytest.raises(InputError, match="words: expected"):
-        square_linf(x, x, x, drawn[:, :4], (3, 4, 4), (2, 2))
-    with pytest.raises(InputError, match="words: expected"):
-        square_l2(x, x, words(2, 8).int(), unit(3, 3), (3, 4, 4), 1.0)
-    with pytest.raises(InputError, match="bumps: expected"):
-        square_l2(x, x, words(2, 8), unit(3, 3)[:1], (3, 4, 4), 1.0)
-    with pytest.raises(InputError, match="radius: expected a finite one"):
-        square_l2(x, x, words(2, 8), unit(3, 3), (3, 4, 4), torch.inf)
-    with pytest.raises(InputError, match="upper: expected"):
-        square_linf(x, x, x[:1], drawn, (3, 4, 4), (2, 2))
+    x, drawn, size = torch.zeros(2, 3, 4, 4), words(2, 8), (3, 4, 4)
+    linf = partial(square_linf, x, x, x)
+    assert_refused(
+        (lambda: linf(drawn[:, :5], (3, 4, 5), (2, 2)), "image: expected"),
+        (lambda: linf(drawn[:, :5], size, (5, 2)), "window: expected"),
+        (lambda: linf(drawn[:, :5], size, (0, 2)), "window: expected"),
+        (lambda: linf(drawn[:, :4], size, (2, 2)), "words: expected"),
+        (lambda: square_l2(x, x, drawn.int(), unit(3, 3), size, 1.0), "words: expected"),
+        (lambda: square_l2(x, x, drawn, unit(3, 3)[:1], size, 1.0), "bumps: expected"),
+        (lambda: square_l2(x, x, drawn, unit(3, 3), size, torch.inf), "radius: expected a finite one"),
+        (lambda: square_linf(x, x, x[:1], drawn[:, :5], size, (2, 2)), "upper: expected"),
+    )

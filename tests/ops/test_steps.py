@@ -1,5 +1,7 @@
 """What every step guarantees: steepest ascent, a result in ball and box to the last bit, for any gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -128,18 +130,18 @@ def test_refusals(kind):
         (lambda: step(x_adv, grad, x.to("meta"), 0.1, 0.1), "x: expected"),
         (lambda: step(x_adv[0], grad[0], x[0], 0.1, 0.1), "add a batch dimension"),
         *(
-            (lambda r=radius: step(x_adv, grad, x, r, 0.1), "radius: expected a number >= 0")
+            (partial(step, x_adv, grad, x, radius, 0.1), "radius: expected a number >= 0")
             for radius in (-0.1, float("nan"), None, [0.1, 0.1, 0.1])
         ),
         *(
-            (lambda s=size: step(x_adv, grad, x, 0.1, s), f"step_size: expected a number >= 0, got {size!r}")
+            (partial(step, x_adv, grad, x, 0.1, size), f"step_size: expected a number >= 0, got {size!r}")
             for size in ("0.1", True, -0.1)
         ),
         (lambda: step(x_adv, grad, x, 0.1, rows), "step_size: expected values"),
         (lambda: step(x_adv, grad, x, torch.ones(2), 0.1), "one value a sample"),
         (lambda: step(x_adv, grad, x, torch.ones(3, dtype=torch.cfloat), 0.1), "got torch.complex64"),
         *(
-            (lambda b=box: step(x_adv, grad, x, 0.1, 0.1, b), "box: expected")
+            (partial(step, x_adv, grad, x, 0.1, 0.1, box), "box: expected")
             for box in ((0.0, float("nan")), None, (0.0, "one"))
         ),
     )

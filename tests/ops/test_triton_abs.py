@@ -26,11 +26,7 @@ def nearest(x, prototypes, bias):
 @pytest.mark.slow
 def test_nearest_of_special_values():
     draw = torch.Generator().manual_seed(0)
-    x, prototypes, bias = (
-        torch.rand(7, 5, generator=draw),
-        torch.rand(2, 140, 5, generator=draw),
-        torch.rand(2, 140, generator=draw),
-    )
+    x, prototypes, bias = (torch.rand(shape, generator=draw) for shape in ((7, 5), (2, 140, 5), (2, 140)))
     x[0, 1], x[1, 2], x[2] = NAN, INF, 3e19  # a square beyond float32
     nearest(x, prototypes, bias)
     prototypes[0, 3, 0], prototypes[0, 70, 2], bias[0, 100] = INF, 1.9e19, INF
@@ -76,11 +72,8 @@ def test_bounds_hold_where_every_rounding_goes_one_way(scale):
 def test_bounds_cover_the_roundings_after_the_product():
     """With one column the product rounds once; the sums of the squares and the bias add the other errors."""
     draw = torch.Generator().manual_seed(0)
-    x, p, bias = (
-        torch.full((1, 1), -0.7),
-        torch.rand(4096, 1, generator=draw),
-        torch.rand(4096, generator=draw),
-    )
+    x, p = torch.full((1, 1), -0.7), torch.rand(4096, 1, generator=draw)
+    bias = torch.rand(4096, generator=draw)
     exact = (x.double() - p.double()).square().sum(1) + bias.double()
     rounded = (x * x + p * p)[:, 0] + bias - 2 * (x * p)[:, 0]
     worst = ((rounded - exact).abs() / ((x * x + p * p)[:, 0] + bias)).topk(8).indices
@@ -123,25 +116,9 @@ def bounds(x, prototypes, bias):
     tiles = -(-count // module.PROTOTYPES)
     low, high = (torch.empty(1, 1, tiles, device=DEVICE) for _ in range(2))
     start(
-        bounds_kernel,
-        tiles,
-        low,
-        high,
-        x,
-        prototypes,
-        bias,
-        1,
-        count,
-        cols,
-        count * cols,
-        count,
-        slack(cols),
-        IMAGES=16,
-        PROTOTYPES=module.PROTOTYPES,
-        BLOCK=16,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
+        bounds_kernel, tiles, low, high, x, prototypes, bias, 1, count, cols, count * cols, count,
+        slack(cols), IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
     return low.cpu(), high.cpu()
 
 
@@ -209,14 +186,8 @@ def test_spare_rows_and_earlier_calls_reach_no_result():
         fit = Fit(plan(decoder[0], decoder[2]), 2, count, False, DEVICE)
         for call in range(calls):
             last = call == calls - 1
-            fit.load(
-                *(
-                    (x, z)
-                    if last
-                    else (x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0))
-                ),
-                *decoder[:2],
-            )
+            other = x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0)
+            fit.load(*((x, z) if last else other), *decoder[:2])
             fit.run(*NUMBERS)
         results.append((x.new_empty(z.shape[:2]), torch.empty_like(z)))
         fit.save(*results[-1])
@@ -241,13 +212,6 @@ def test_replays_take_new_images_and_decoders():
     card = CARDS["latent_fit"]
     for call in range(4):  # launched, captured, replayed twice
         x, z, weights, biases, strides = problem(5, ((8, 32, 4, 1), (32, 16, 5, 2), (16, 1, 4, 1)))
-        args = (
-            x.roll(call, 0),
-            z + 0.1 * call,
-            [weight * (1 - 0.1 * call) for weight in weights],
-            biases,
-            strides,
-            *NUMBERS,
-            False,
-        )
+        weights = [weight * (1 - 0.1 * call) for weight in weights]
+        args = x.roll(call, 0), z + 0.1 * call, weights, biases, strides, *NUMBERS, False
         card.compare(run(card, *args), card.reference(*args), args)
