@@ -40,19 +40,3 @@ def test_equivariant_under_the_units_of_the_box():
             (shift, scale + shift),
         )
         assert torch.allclose((moved - shift) / scale, unit, rtol=0, atol=2e-7)
-
-
-def test_radius_zero_is_the_identity_in_any_box():
-    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(linf_step(x, torch.ones_like(x), x, 0.0, 0.1, (-10.0, 10.0)), x)
-
-
-def test_infinite_radius_leaves_only_the_box():
-    x = torch.full((2, 9), 0.5)
-    assert torch.equal(linf_step(x, torch.ones_like(x), x, float("inf"), 3.0), torch.ones_like(x))
-
-
-def test_channels_last_stays_channels_last():
-    x = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    z = linf_step(x, torch.randn_like(x), x, 0.1, 0.1)
-    assert z.is_contiguous(memory_format=torch.channels_last)

@@ -84,15 +84,6 @@ def test_bounds_cover_the_roundings_after_the_product():
     assert bool((high[0, 0].double() >= exact[worst]).all())
 
 
-@pytest.mark.slow
-def test_near_ties_under_large_biases():
-    """The distances differ by less than float32 resolves beside the bias."""
-    draw = torch.Generator().manual_seed(6)
-    x, prototypes = torch.rand(5, 12, generator=draw), torch.rand(200, 12, generator=draw)
-    for value in (1e6, -1e6):
-        nearest(x, prototypes, torch.full((200,), value))
-
-
 @pytest.mark.parametrize("cols", [1, 16, 1024, 100_000])
 def test_the_margin_covers_sums_one_term_at_a_time(cols):
     """The worst order of adding: each term after the first is half an ulp of the sum and rounds away."""

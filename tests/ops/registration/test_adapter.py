@@ -1,6 +1,5 @@
 """Op signatures: one order of arguments everywhere, and what the C++ boundary refuses."""
 
-import inspect
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,44 +9,10 @@ import pytest
 import torch
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
-from fastadv.ops.registration.adapter import Signature, in_place_schema
 from fastadv.ops.registration.library import CARDS, cpu_launcher, extension, results_of
 
 CSRC = Path(__file__).resolve().parents[3] / "csrc"
 built = pytest.mark.skipif(extension is None, reason="no extension built")
-
-
-def test_a_signature_says_what_the_schema_says():
-    signature = Signature.of(
-        "(Tensor(a!) x, Tensor[] parts, int[] sizes, str kind, Tensor? rows=None) -> (Tensor, Tensor)"
-    )
-    assert signature.names == ("x", "parts", "sizes", "kind", "rows")
-    assert (signature.tensors, signature.lists, signature.optional) == ((0,), (1,), (4,))
-    assert (signature.written, signature.results) == ((0,), 2)
-    assert signature.defaults[4] is None
-
-
-def test_the_in_place_twin_writes_its_first_argument_alone():
-    schema = in_place_schema("(Tensor x_adv, Tensor x, float radius) -> Tensor")
-    assert schema == "(Tensor(a!) x_adv, Tensor x, float radius) -> ()"
-
-
-@pytest.mark.parametrize("name", CARDS)
-def test_arguments_have_one_order(name):
-    card = CARDS[name]
-    assert tuple(inspect.signature(card.reference).parameters) == card.signature.names
-    own = tuple(inspect.signature(card.fake).parameters)
-    plain = [p for p in own if p not in ("args", "rest")]
-    assert tuple(plain) == card.signature.names[: len(plain)]
-
-
-@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if c.triton])
-def test_triton_takes_the_same_order(name):
-    pytest.importorskip("triton")
-    card = CARDS[name]
-    module = __import__(f"fastadv.ops.triton.{card.stem}", fromlist=["launch"])
-    names = tuple(inspect.signature(module.launch).parameters)
-    assert names[card.signature.results :] == card.signature.names
 
 
 @built
