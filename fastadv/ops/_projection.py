@@ -23,7 +23,7 @@ def register_projection(
             reference=reference,
             samples=project_samples,
             no_gradient="attacks project points, not graphs",
-            bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
+            bytes_moved=lambda x_adv, *rest: 3 * x_adv.nbytes,
             flops=lambda x_adv, *rest: flops * x_adv.numel(),
             **{"compare": within(4, 3e-7)} | others,
         )

@@ -29,7 +29,7 @@ def register_step(
             summary=summary,
             reference=reference,
             in_place=True,
-            bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
+            bytes_moved=lambda x_adv, *rest: 4 * x_adv.nbytes,
             flops=lambda x_adv, *rest: flops * x_adv.numel(),
             **usual | others,
         )

@@ -68,16 +68,15 @@ def _backward(ctx: Any, by_distance: Tensor, _: Any) -> tuple[Tensor | None, ...
 register(
     OpCard(
         name="distance",
-        schema=(
-            "(Tensor x_adv, Tensor x, float order, float lo, float hi) -> (Tensor distance, Tensor inside)"
-        ),
+        schema="(Tensor x_adv, Tensor x, float order, float lo, float hi)"
+        " -> (Tensor distance, Tensor inside)",
         summary="‖x_adv − x‖ₚ per sample, and whether it is in the box",
         reference=reference,
         fake=fake,
         samples=samples,
         compare=compare,
         gradient=(_setup, _backward),
-        bytes_moved=lambda x_adv, *rest: 2 * x_adv.numel() * x_adv.element_size(),
+        bytes_moved=lambda x_adv, *rest: 2 * x_adv.nbytes,
         flops=lambda x_adv, *rest: 3 * x_adv.numel(),
     )
 )

@@ -80,8 +80,7 @@ register(
         samples=samples_of_gradient,
         compare=compare_gradient,
         gradient=(_setup_gradient, _backward_gradient),
-        triton=False,
-        bytes_moved=lambda gradient, *rest: 3 * gradient.numel() * gradient.element_size(),
+        bytes_moved=lambda gradient, *rest: 3 * gradient.nbytes,
         flops=lambda gradient, *rest: 20 * gradient.numel(),
     )
 )
@@ -95,8 +94,7 @@ register(
         # e^x - 1 next to 0 loses the digits of x, not those of 1
         compare=within(2, 2e-7),
         gradient=(_setup, _backward),
-        triton=False,
-        bytes_moved=lambda x, *rest: 2 * x.numel() * x.element_size(),
+        bytes_moved=lambda x, *rest: 2 * x.nbytes,
         flops=lambda x, *rest: 20 * x.numel(),
     )
 )

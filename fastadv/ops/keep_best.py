@@ -43,17 +43,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="keep_best_",
-        schema=(
-            "(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, "
-            "Tensor x_adv, Tensor loss, Tensor success) -> ()"
-        ),
+        schema="(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, "
+        "Tensor x_adv, Tensor loss, Tensor success) -> ()",
         summary="per sample, the best of (best_x, best_loss, best_success) by success, then loss",
         reference=reference,
         fake=lambda *args: None,
         samples=samples,
         compare=compare,
         no_gradient="it writes its arguments",
-        bytes_moved=lambda best_x, *rest: 2 * best_x.numel() * best_x.element_size(),
+        bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
         flops=lambda best_x, *rest: 0,
     )
 )

@@ -41,7 +41,7 @@ register(
         samples=samples,
         compare=within(0),
         no_gradient="it measures what a search has found",
-        bytes_moved=lambda values: values.numel() * values.element_size(),
+        bytes_moved=lambda values: values.nbytes,
         flops=lambda values: values.numel(),
     )
 )

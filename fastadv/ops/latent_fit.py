@@ -83,10 +83,8 @@ def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args
 register(
     OpCard(
         name="latent_fit",
-        schema=(
-            "(Tensor x, Tensor z, Tensor[] weights, Tensor[] biases, int[] strides, float beta, int steps, "
-            "float step_size, float max_norm, bool bf16) -> (Tensor loss, Tensor latents)"
-        ),
+        schema="(Tensor x, Tensor z, Tensor[] weights, Tensor[] biases, int[] strides, float beta, "
+        "int steps, float step_size, float max_norm, bool bf16) -> (Tensor loss, Tensor latents)",
         summary="min over z of (‖G_k(z) − x‖² + β/2 ‖z‖²) / D by Adam, for each image and class",
         reference=reference,
         fake=fake,

@@ -151,17 +151,15 @@ def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None
 register(
     OpCard(
         name="logit_loss",
-        schema=(
-            "(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
-            "-> (Tensor loss, Tensor grad)"
-        ),
+        schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
+        "-> (Tensor loss, Tensor grad)",
         summary="per-sample ce, margin, cw or dlr and its gradient on the logits",
         reference=reference,
         fake=fake,
         samples=samples,
         compare=compare,
         gradient=(_setup, _backward),
-        bytes_moved=lambda logits, *rest: 2 * logits.numel() * logits.element_size(),
+        bytes_moved=lambda logits, *rest: 2 * logits.nbytes,
         flops=lambda logits, *rest: 10 * logits.numel(),
     )
 )

@@ -73,17 +73,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="quantize_in_ball",
-        schema=(
-            "(Tensor x_adv, Tensor x, str norm, float radius, float lo, float hi, int levels, "
-            "Tensor? radius_rows=None) -> Tensor"
-        ),
+        schema="(Tensor x_adv, Tensor x, str norm, float radius, float lo, float hi, int levels, "
+        "Tensor? radius_rows=None) -> Tensor",
         summary="x_adv rounded to a grid of the box without leaving the ball around x",
         reference=reference,
         samples=samples,
         compare=within(0),
         no_gradient="rounding is flat almost everywhere",
         dtypes=(torch.float32,),
-        bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
+        bytes_moved=lambda x_adv, *rest: 3 * x_adv.nbytes,
         flops=lambda x_adv, *rest: 130 * x_adv.numel(),
     )
 )

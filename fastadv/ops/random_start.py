@@ -88,17 +88,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="random_start",
-        schema=(
-            "(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, "
-            "Tensor? radius_rows=None) -> Tensor"
-        ),
+        schema="(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, "
+        "Tensor? radius_rows=None) -> Tensor",
         summary="x + uniform draw from the norm ball, clamped to the box; a function of (seed, id, draw)",
         reference=reference,
         samples=samples,
         compare=compare,
         ordered=True,
         no_gradient="a starting point is not differentiated",
-        bytes_moved=lambda x, *rest: 2 * x.numel() * x.element_size(),
+        bytes_moved=lambda x, *rest: 2 * x.nbytes,
         flops=lambda x, *rest: 40 * x.numel(),
     )
 )

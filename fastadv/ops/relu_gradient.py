@@ -41,8 +41,7 @@ register(
         samples=samples,
         compare=within(0),
         gradient=(_setup, _backward),
-        triton=False,
-        bytes_moved=lambda gradient, *rest: 3 * gradient.numel() * gradient.element_size(),
+        bytes_moved=lambda gradient, *rest: 3 * gradient.nbytes,
         flops=lambda gradient, *rest: gradient.numel(),
     )
 )

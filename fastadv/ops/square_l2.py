@@ -73,17 +73,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="square_l2",
-        schema=(
-            "(Tensor best, Tensor x, Tensor words, Tensor bumps, int channels, int height, int width, "
-            "float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor"
-        ),
+        schema="(Tensor best, Tensor x, Tensor words, Tensor bumps, int channels, int height, int width, "
+        "float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor",
         summary="a proposal of Square: two bumps that take the length of another window, projected",
         reference=reference,
         samples=samples,
         compare=within(4, 3e-7),
         no_gradient="proposals of a random search are taken from no graph",
         ordered=True,
-        bytes_moved=lambda best, *rest: 3 * best.numel() * best.element_size(),
+        bytes_moved=lambda best, *rest: 3 * best.nbytes,
         flops=lambda best, *rest: 20 * best.numel(),
     )
 )

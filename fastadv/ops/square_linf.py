@@ -48,17 +48,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="square_linf",
-        schema=(
-            "(Tensor best, Tensor lower, Tensor upper, Tensor words, int channels, int height, int width, "
-            "int tall, int wide) -> Tensor"
-        ),
+        schema="(Tensor best, Tensor lower, Tensor upper, Tensor words, int channels, int height, int width, "
+        "int tall, int wide) -> Tensor",
         summary="a proposal of Square: one window of an image at an end of its ball",
         reference=reference,
         samples=samples,
         compare=within(0),
         no_gradient="proposals of a random search are taken from no graph",
         ordered=True,
-        bytes_moved=lambda best, *rest: 2 * best.numel() * best.element_size(),
+        bytes_moved=lambda best, *rest: 2 * best.nbytes,
         flops=lambda best, *rest: 0,
     )
 )

@@ -69,10 +69,8 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="thin_gradient",
-        schema=(
-            "(Tensor gradient, Tensor weight, int[] size, int[] stride, int[] padding, int[] dilation, "
-            "bool channels_last) -> Tensor"
-        ),
+        schema="(Tensor gradient, Tensor weight, int[] size, int[] stride, int[] padding, int[] dilation, "
+        "bool channels_last) -> Tensor",
         summary="the input gradient of a convolution that reads up to 4 channels",
         reference=reference,
         fake=fake,
@@ -80,9 +78,8 @@ register(
         # sums of O h v terms in another order, then rounded
         compare=assert_sums,
         no_gradient="it is a gradient itself, and taken once",
-        triton=False,
         ordered=True,
-        bytes_moved=lambda gradient, *rest: gradient.numel() * gradient.element_size(),
+        bytes_moved=lambda gradient, *rest: gradient.nbytes,
         flops=lambda gradient, weight, *rest: 2 * gradient.numel() * weight[0].numel(),
     )
 )

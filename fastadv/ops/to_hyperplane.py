@@ -88,7 +88,7 @@ register(
         compare=within(4, 3e-7),
         no_gradient="attacks project points, not graphs",
         ordered=True,
-        bytes_moved=lambda points, *rest: 3 * points.numel() * points.element_size(),
+        bytes_moved=lambda points, *rest: 3 * points.nbytes,
         flops=lambda points, *rest: 40 * points.numel(),
     )
 )

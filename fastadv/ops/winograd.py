@@ -123,10 +123,6 @@ def samples_of_image(device: torch.device, dtype: torch.dtype) -> Iterator[Sampl
                 yield products, added, [count, height, width], size
 
 
-def _bytes(values: Tensor, size: int) -> int:
-    return round(values.numel() * values.element_size() * (1 + ((size + 2) / size) ** 2))
-
-
 register(
     OpCard(
         name="winograd_tiles",
@@ -138,9 +134,8 @@ register(
         # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
         compare=assert_sums,
         no_gradient="it is a part of a convolution that has one",
-        triton=False,
         ordered=True,
-        bytes_moved=lambda x, size, padding: _bytes(x, size),
+        bytes_moved=lambda x, size, padding: round(x.nbytes * (1 + ((size + 2) / size) ** 2)),
         flops=lambda x, size, padding: 12 * round(x.numel() * ((size + 2) / size) ** 2),
     )
 )
@@ -152,12 +147,10 @@ register(
         reference=reference_image,
         fake=fake_image,
         samples=samples_of_image,
-        # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
         compare=assert_sums,
         no_gradient="it is a part of a convolution that has one",
-        triton=False,
         ordered=True,
-        bytes_moved=lambda products, bias, shape, size: 2 * products.numel() * products.element_size(),
+        bytes_moved=lambda products, bias, shape, size: 2 * products.nbytes,
         flops=lambda products, *rest: 12 * products.numel(),
     )
 )

@@ -20,6 +20,9 @@ def by_sorting(v, radius):
     return np.sign(v) * np.maximum(np.abs(v) - excess[last] / (last + 1), 0)
 
 
+REAL = [torch.float64, torch.float32]
+
+
 @pytest.mark.slow
 @few
 @given(

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from balls import INFINITE, few, pair, scales, seeds, solve, widths
 from fastadv.ops import project_l2
 
+REAL = [torch.float64, torch.float32]
+
 
 @pytest.mark.slow
 @few

@@ -3,7 +3,7 @@
 From the cards come schemas, kernels, tests, benchmark rows and the docs table.
 """
 
-import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -73,7 +73,6 @@ class OpCard:
                   write; as a rule one like the first argument
     no_gradient   why the op has none, as its backward says it; None where `gradient` is given
     gradient      (setup_context, backward), the formula
-    triton        ops/triton holds a kernel; without one the reference serves GPUs
     in_place      also register NAME_, which writes its first argument
     ordered       C++ reads each row in the order of its elements, because ties go to the lower index or draws
                   depend on it
@@ -92,7 +91,6 @@ class OpCard:
     fake: Callable[..., Any] = like_first
     no_gradient: str | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
-    triton: bool = True
     in_place: bool = False
     ordered: bool = False
     strided: tuple[str, ...] = ()
@@ -105,6 +103,11 @@ class OpCard:
     @property
     def stem(self) -> str:
         return self.name.rstrip("_")
+
+    @property
+    def triton(self) -> bool:
+        """Whether ops/triton holds a kernel; without one the reference serves GPUs."""
+        return importlib.util.find_spec(f"fastadv.ops.triton.{self.stem}") is not None
 
 
 def results_of(card: OpCard, args: Sample) -> Sample:
@@ -120,8 +123,6 @@ def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
 
 
 def _triton_module(card: OpCard) -> tuple[Any, str]:
-    if not card.triton:
-        return None, ""
     return _import_if_there(f"fastadv.ops.triton.{card.stem}", "triton")
 
 
