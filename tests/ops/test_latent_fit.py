@@ -64,27 +64,6 @@ def test_equals_adam_under_autograd(steps, max_norm, dtype):
     torch.testing.assert_close(latents.double(), expected[1], rtol=0, atol=10 * bound)
 
 
-def test_a_result_does_not_depend_on_its_batch():
-    x, z, *decoder = problem(batch=5)
-    loss, latents = latent_fit(x, z, *decoder, STRIDES, steps=7)
-    order = torch.tensor([3, 1, 4])
-    part = latent_fit(x[order], z[order], *decoder, STRIDES, steps=7)
-    assert torch.equal(part[0], loss[order])
-    assert torch.equal(part[1], latents[order])
-
-
-def test_one_image_with_nan_spoils_no_other():
-    x, z, *decoder = problem()
-    expected = latent_fit(x, z, *decoder, STRIDES, steps=4)
-    spoilt = x.clone()
-    spoilt[1, 0, 3, 3] = float("nan")
-    loss, latents = latent_fit(spoilt, z, *decoder, STRIDES, steps=4)
-    assert bool(loss[1].isnan().all())
-    for row in (0, 2):
-        assert torch.equal(loss[row], expected[0][row])
-        assert torch.equal(latents[row], expected[1][row])
-
-
 def test_any_layout_of_the_inputs():
     x, z, weights, biases = problem()
     expected = latent_fit(x, z, weights, biases, STRIDES, steps=3)

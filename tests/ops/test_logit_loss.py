@@ -112,14 +112,11 @@ def test_confident_rows_keep_their_direction_and_their_digits():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_broken_row_is_nan_and_alone(kind, value):
     z, y, _ = rows(1, 10, 1.0, torch.float32)
-    broken = z.clone()
-    broken[2, 3] = value
-    (loss, grad), (clean, gradient) = logit_loss(broken, y, kind), logit_loss(z, y, kind)
-    assert bool(loss[2].isnan())
-    assert bool(grad[2].isnan().all())
-    others = torch.tensor([0, 1, 3, 4, 5])
-    assert torch.equal(loss[others], clean[others])
-    assert torch.equal(grad[others], gradient[others])
+    z[2, 3] = value
+    loss, grad = logit_loss(z, y, kind)
+    broken = torch.arange(6) == 2
+    assert torch.equal(loss.isnan(), broken)
+    assert torch.equal(grad.isnan(), broken[:, None].expand(6, 10))
 
 
 @pytest.mark.parametrize("kind", KINDS)

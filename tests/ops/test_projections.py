@@ -97,13 +97,10 @@ def test_a_subnormal_value_stays_a_number(radius, cols):
 
 
 @pytest.mark.parametrize("kind", PROJECT)
-def test_nan_marks_its_own_row(kind):
+def test_nan_is_not_hidden(kind):
     x_adv, x = pair(4, 3, 20)
-    broken = x_adv.clone()
-    broken[1, 3] = float("nan")
-    z, clean = PROJECT[kind](broken, x, 1.0), PROJECT[kind](x_adv, x, 1.0)
-    assert torch.equal(z[[0, 2]], clean[[0, 2]])
-    assert bool(z[1].isnan().any())
+    x_adv[1, 3] = float("nan")
+    assert PROJECT[kind](x_adv, x, 1.0).isnan().any(1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("kind", PROJECT)

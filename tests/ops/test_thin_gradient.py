@@ -67,15 +67,6 @@ def test_a_sample_is_the_same_in_any_batch_and_after_any_other(dtype):
     assert torch.equal(thin_gradient(gradient, weight, (14, 14))[1::2], together[1::2])
 
 
-def test_what_is_not_finite_stays_in_its_sample():
-    gradient, weight = torch.ones(3, 6, 4, 4), torch.ones(6, 1, 3, 3)
-    gradient[1, 2, 0, 0] = torch.nan
-    found = thin_gradient(gradient, weight, (6, 6))
-    assert found[1].isnan().any()
-    assert found[[0, 2]].isfinite().all()
-    assert found[0, 0, 0].tolist() == [6, 12, 18, 18, 12, 6]
-
-
 def test_refusals():
     with pytest.raises(InputError, match="C <= 4 channels"):
         thin_gradient(torch.ones(1, 6, 4, 4), torch.ones(6, 5, 3, 3), (6, 6))

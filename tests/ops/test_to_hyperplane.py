@@ -94,18 +94,6 @@ def test_a_space_without_edges(norm: str) -> None:
     torch.testing.assert_close(away, lack.abs() / torch.linalg.vector_norm(normal, dual, dim=1))
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_row_stands_alone(norm: str) -> None:
-    points, normal, whole = draw(7, 300)
-    points, normal, lack = points.float(), normal.float(), (whole * torch.linspace(0.01, 0.99, 7)).float()
-    shape = (7, 3, 10, 10)
-    together = to_hyperplane(points.view(shape), normal.view(shape), lack, norm, BOX)
-    assert together.shape == shape
-    for i in range(7):
-        alone = to_hyperplane(points[i : i + 1], normal[i : i + 1], lack[i : i + 1], norm, BOX)
-        torch.testing.assert_close(alone.view(shape[1:]), together[i], rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_as_many_rounds_as_a_gpu_takes_are_enough(norm: str) -> None:
     """Weights over twelve orders of magnitude, rooms over six: the fixed number of rounds is exact too."""
