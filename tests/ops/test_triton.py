@@ -31,7 +31,7 @@ STRIDES = {
     "linf_step": 3,
     "keep_best_": 1,
     "philox": 2,
-    "nearest_prototype": 6,
+    "nearest_prototype": 7,
     "latent_fit": 21,
     "latent_decode": 10,
 }
