@@ -93,10 +93,8 @@ def random_decoder(
 
 MNIST = ((8, 32, 4, 1), (32, 16, 5, 2), (16, 16, 5, 2), (16, 1, 4, 1))
 DECODERS = (
-    (
-        2,
-        ((3, 5, 2, 2), (5, 21, 3, 3), (21, 33, 6, 2), (33, 3, 7, 1)),
-    ),  # stride 3, more taps than a block, two planes and a rest, color
+    # stride 3, more taps than a block, two planes and a rest, color
+    (2, ((3, 5, 2, 2), (5, 21, 3, 3), (21, 33, 6, 2), (33, 3, 7, 1))),
     (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
     (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
     (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides above the kernel: some pixels get no input

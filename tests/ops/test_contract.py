@@ -100,6 +100,7 @@ def test_opcheck(name):
             torch.library.opcheck(getattr(torch.ops.fastadv, op).default, tuple(numbers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
 def test_compiles_whole(name):
     card = CARDS[name]

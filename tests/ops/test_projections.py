@@ -74,7 +74,6 @@ def test_no_feasible_point_is_nearer(kind, seed, cols, radius):
     assert float((z - x_adv).norm()) <= float((others - x_adv).norm(dim=1).min()) + 1e-9
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROJECT)
 @pytest.mark.parametrize("shape", [(1, 150_528), (500, 784)])
 def test_one_long_row_and_many_short_ones(kind, shape):

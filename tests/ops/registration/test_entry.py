@@ -112,6 +112,7 @@ def test_a_compiled_graph_holds_the_op():
     assert "fastadv.linf_step_.default" in [str(node.target) for node in graphs[0].graph.nodes]
 
 
+@pytest.mark.slow
 def test_a_trace_and_a_profile_hold_the_op():
     first, *rest = arguments()
     graph = make_fx(lambda x: ops.linf_step(x, *rest))(first).graph
