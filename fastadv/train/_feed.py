@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +17,9 @@ from fastadv.data.imageset import Held, to_unit
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import Share
-from fastadv.train.augment import Augmentation, windows
+from fastadv.train.augment import Augmentation
 
-# Larger sets in memory (bytes) stay where they are: their batches are moved, and padded, one by one.
+# Larger sets in memory (bytes) stay where they are: their batches are moved one by one.
 RESIDENT = 4 << 30
 
 
@@ -30,8 +29,7 @@ class Feed:
 
     Where several processes train together, each is fed its share of every batch.
 
-    An ImageSet, if it is not huge, lives on the device for the whole run. If it is cropped first, it is
-    padded once, and each batch is one gather of it.
+    An ImageSet, if it is not huge, lives on the device for the whole run.
     """
 
     dataset: Dataset[Any]
@@ -83,53 +81,29 @@ class Feed:
         if self.world > 1:
             parts = torch.split(order, self.batch_size)
             order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
-        first = 0 if self._padded is None else 1
-        for step, (x, y, ids) in enumerate(self._read(epoch, order), done):
+        # the last batch has no more images for this process than a full one
+        own, seed = (
+            Share(self.batch_size, self.rank, self.world).count,
+            rng.derive(self.seed, "samples", epoch),
+        )
+        read = raw_batches(self._here, own, order, workers=self.workers, seed=seed)
+        for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
-                x = self._augmented(self.augment, x, ids, epoch, step, first)
+                x = self._augmented(self.augment, x, ids, epoch, step)
             yield x.to(self.dtype or x.dtype), y, ids
 
-    def _augmented(
-        self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int, first: int
-    ) -> Tensor:
+    def _augmented(self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int) -> Tensor:
         share, made = self.share(step), []
         for part, rows, numbers in zip(share.cut, share.split(x), share.split(ids), strict=True):
             # what users' functions draw from torch follows the step
             own = rng.derive(self.seed, "torch augment", epoch, step, *part.key)
-            with rng.torch_seeded(own, self.device) if augment.draws else nullcontext():
-                made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch, first=first))
+            with rng.torch_seeded(own, self.device):
+                made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
         return share.joined(made)
-
-    @property
-    def _own_size(self) -> int:
-        """The number of images of a full batch that are fed here; the last batch has no more."""
-        return Share(self.batch_size, self.rank, self.world).count
-
-    @property
-    def _resident(self) -> ImageSet | None:
-        data = self.dataset
-        return data if isinstance(data, ImageSet) and data.x.nbytes <= RESIDENT else None
 
     @cached_property
     def _here(self) -> Dataset[Any]:
-        return self.dataset if self._resident is None else self._resident.to(self.device)
-
-    @cached_property
-    def _padded(self) -> tuple[Tensor, int, Tensor] | None:
-        """The images in the border from which they are cropped, its width, and the labels."""
-        if self.augment is None or self._resident is None:
-            return None
-        stored = self.augment.stored(self._resident.x.to(self.device))
-        return stored and (*stored, self._resident.y.to(self.device))
-
-    def _read(self, epoch: int, order: Tensor) -> Iterator[Batch]:
-        """Yield batches as they are stored; those of a padded set are cropped."""
-        if self._padded is None or self.augment is None:
-            seed = rng.derive(self.seed, "samples", epoch)
-            yield from raw_batches(self._here, self._own_size, order, workers=self.workers, seed=seed)
-            return
-        bordered, margin, y = self._padded
-        key = self.augment.key(0, self.seed, epoch)
-        for ids in torch.split(order.to(self.device), self._own_size):
-            yield windows(bordered, ids, margin, ids=ids, **key), y[ids], ids
+        data = self.dataset
+        resident = isinstance(data, ImageSet) and data.x.nbytes <= RESIDENT
+        return data.to(self.device) if resident else data

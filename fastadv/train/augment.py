@@ -8,8 +8,6 @@ functools.partial binds options: partial(cutout, size=8).
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,26 +25,11 @@ def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Te
 
     padding: an eighth of the height by default, 4 pixels of 32.
     """
-    bordered, margin = border(x, padding)
-    return windows(bordered, torch.arange(len(x), device=x.device), margin, ids=ids, seed=seed)
-
-
-def border(x: Tensor, padding: int | None = None) -> tuple[Tensor, int]:
-    """Put images in a black border. Returns them and its width."""
-    margin = max(1, _height(x) // 8) if padding is None else check_count("padding", padding, 1)
-    return pad(x, (margin,) * 4), margin
-
-
-def windows(bordered: Tensor, positions: Tensor, margin: int, *, ids: Tensor, seed: int) -> Tensor:
-    """Crop the images at `positions` of those that `border` has made, by one gather."""
-    height, width = (side - 2 * margin for side in bordered.shape[2:])
-    device = bordered.device
-    top, left = _below(2 * margin + 1, rng.bits(2, seed, ids.to(device))).unbind(1)
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = left[:, None] + torch.arange(width, device=device)
-    sample = positions.to(device)[:, None, None, None]
-    channel = torch.arange(bordered.shape[1], device=device)[:, None, None]
-    return bordered[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    height, width = _height(x), x.shape[3]
+    margin = max(1, height // 8) if padding is None else check_count("padding", padding, 1)
+    top, left = _below(2 * margin + 1, rng.bits(2, seed, ids.to(x.device))).unbind(1)
+    windows = pad(x, (margin,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(x), device=x.device), :, top, left]
 
 
 def flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
@@ -106,8 +89,8 @@ class Augmentation:
 
     parts: tuple[Augment, ...]
 
-    def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int, first: int = 0) -> Tensor:
-        for place, part in enumerate(self.parts[first:], first):
+    def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
+        for place, part in enumerate(self.parts):
             x = part(x, ids=ids, **self.key(place, seed, epoch))
         return x
 
@@ -116,17 +99,6 @@ class Augmentation:
         if _takes_epoch(self.parts[place]):
             return {"seed": rng.derive(seed, "augment run", place), "epoch": epoch}
         return {"seed": rng.derive(seed, "augment", epoch, place)}
-
-    @property
-    def draws(self) -> bool:
-        """Whether a part is a function of the user, which may draw from torch."""
-        built_in = [one for parts in AUGMENTS.values() for one in parts]
-        return any(all(_bare(part)[0] is not one for one in built_in) for part in self.parts)
-
-    def stored(self, x: Tensor) -> tuple[Tensor, int] | None:
-        """Put a whole set in its border if the first part is `crop`. Returns it and the border's width."""
-        function, options = _bare(self.parts[0])
-        return border(x, **options) if function is crop else None
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:
@@ -170,13 +142,6 @@ def _coin(x: Tensor, ids: Tensor, seed: int) -> Tensor:
 def _mirrored(x: Tensor, chosen: Tensor) -> Tensor:
     _height(x)
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
-
-
-def _bare(part: Augment) -> tuple[Augment, dict[str, Any]]:
-    """Return a function and the options bound to it."""
-    if isinstance(part, partial) and not part.args:
-        return part.func, part.keywords
-    return part, {}
 
 
 def _takes_epoch(part: Augment) -> bool:

@@ -11,17 +11,7 @@ from torch.nn.functional import pad
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train.augment import (
-    AUGMENTS,
-    Augmentation,
-    alternating_flip,
-    border,
-    crop,
-    cutout,
-    flip,
-    make_augment,
-    windows,
-)
+from fastadv.train.augment import AUGMENTS, Augmentation, alternating_flip, crop, cutout, flip, make_augment
 
 
 def images(n, channels=3, height=9, width=7, dtype=torch.float32, seed=0):
@@ -59,26 +49,23 @@ def reference_cutout(image, row, column, size, fill):
     return np.where(mask, image.numpy(), np.asarray(fill, dtype=np.float32)[:, None, None])
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 8, 30, None])
-@pytest.mark.parametrize("fill", [0.0, 0.25, (0.1, 0.2, 0.3)])
+@pytest.mark.parametrize(
+    ("size", "fill"),
+    [(1, 0.25), (3, (0.1, 0.2, 0.3)), (4, 0.0), (8, 0.25), (30, 0.0), (None, (0.1, 0.2, 0.3))],
+)
 def test_cutout_paints_a_square_whose_centers_are_all_the_pixels(size, fill):
     x = images(1) / 2 + 0.5
-    n, height, width = 2000, 9, 7
+    n, height, width = 1000, 9, 7
     painted = cutout(x.expand(n, -1, -1, -1), ids=torch.arange(n), seed=3, size=size, fill=fill)
     side, values = size or 4, [fill] * 3 if isinstance(fill, float) else fill
-    wanted = torch.stack(
-        [
-            torch.from_numpy(reference_cutout(x[0], i, j, side, values))
-            for i in range(height)
-            for j in range(width)
-        ]
-    )
-    hits = (painted[:, None] == wanted).flatten(2).all(2)
+    centers = [(i, j) for i in range(height) for j in range(width)]
+    wanted = np.stack([reference_cutout(x[0], *center, side, values) for center in centers])
+    hits = (painted[:, None] == torch.from_numpy(wanted)).flatten(2).all(2)
     assert hits.any(1).all(), "an image that no center gives"
     if side <= 4:  # wider squares cover the same part from several centers
         counts = hits[:, (hits.sum(0) > 0)].sum(0)
         assert hits.any(0).all()
-        assert counts.min() > 5
+        assert counts.min() > 3
 
 
 @pytest.mark.parametrize("function", [flip, partial(alternating_flip, epoch=1)])
@@ -128,29 +115,17 @@ def test_the_type_and_layout_of_the_images_do_not_matter(name, dtype, channels):
     seed=st.integers(0, 2**63 - 1),
     eight_bit=st.booleans(),
 )
-def test_a_set_that_is_padded_once_gives_what_its_batches_give(
-    n, channels, height, width, padding, seed, eight_bit
-):
-    whole = images(n, channels, height, width)
-    whole = (whole * 255).to(torch.uint8) if eight_bit else whole
-    ids = torch.arange(n).flip(0)[: max(1, n // 2)]
-    stored = make_augment([partial(crop, padding=padding), flip]).stored(whole)
-    assert stored is not None
-    moved = windows(stored[0], ids, stored[1], ids=ids, seed=seed)
-    assert moved.dtype == whole.dtype
-    assert torch.equal(moved, crop(whole[ids], ids=ids, seed=seed, padding=padding))
-    # by hand, in the documented arithmetic
+def test_crop_in_the_documented_arithmetic(n, channels, height, width, padding, seed, eight_bit):
+    x = images(n, channels, height, width)
+    x = (x * 255).to(torch.uint8) if eight_bit else x
+    ids = torch.arange(n).flip(0)
+    moved = crop(x, ids=ids, seed=seed, padding=padding)
+    assert moved.dtype == x.dtype
     margin = padding or max(1, height // 8)
-    padded = border(whole, padding)[0]
-    for image, i in zip(moved, ids.tolist(), strict=True):
+    for image, padded, i in zip(moved, pad(x, (margin,) * 4), ids.tolist(), strict=True):
         words = rng.bits(2, seed, torch.tensor([i]))[0].tolist()
         top, left = (word * (2 * margin + 1) // 2**32 for word in words)
-        assert torch.equal(image, padded[i, :, top : top + height, left : left + width])
-
-
-def test_only_a_set_that_is_cropped_first_is_padded():
-    assert make_augment("flip").stored(images(2)) is None
-    assert make_augment([flip, crop]).stored(images(2)) is None
+        assert torch.equal(image, padded[:, top : top + height, left : left + width])
 
 
 def test_parts_come_in_their_order_and_with_seeds_of_their_own():
@@ -177,9 +152,6 @@ def test_parts_come_in_their_order_and_with_seeds_of_their_own():
     by_hand = cutout(by_hand, ids=ids, size=3, **augment.key(4, 9, 1)) / 2
     assert torch.equal(results[0], by_hand)
     assert not torch.equal(results[0], results[1])
-    assert torch.equal(
-        augment(crop(x, ids=ids, **augment.key(0, 9, 1)), ids=ids, seed=9, epoch=1, first=1), by_hand
-    )
 
 
 def test_two_squares_of_one_augmentation_are_different():
@@ -195,12 +167,8 @@ def test_names_and_functions():
     assert make_augment(None) is None
     assert make_augment("shift").parts == (crop,)
     assert make_augment(["crop_flip", "cutout"]).parts == (crop, flip, cutout)
-    whole = make_augment("crop_flip")
     assert make_augment(flip) == make_augment(["flip"]) == Augmentation((flip,))
-    assert not whole.draws
-    assert not make_augment([partial(cutout, size=2), "alternating_flip"]).draws
-    assert make_augment(["crop", lambda x, *, ids, seed: x]).draws
-    assert make_augment(str.upper).draws, "a function that does not tell its arguments"
+    assert make_augment(str.upper).key(0, 9, 1).keys() == {"seed"}, "it does not tell its arguments"
 
 
 @pytest.mark.parametrize(
