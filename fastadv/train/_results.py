@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import save_weights
@@ -16,7 +16,7 @@ from fastadv.runs.card import card
 from fastadv.runs.description import describe_set
 from fastadv.runs.identity import plain
 from fastadv.runs.record import RunRecord
-from fastadv.train._weights import MovingAverage
+from fastadv.train._steps import Steps
 from fastadv.train.report import EpochReport, best
 
 
@@ -24,22 +24,20 @@ from fastadv.train.report import EpochReport, best
 class Results:
     """The weights of a run, in its folder. Without one, the best are kept in memory if `rewinds`."""
 
-    model: nn.Module
-    train_set: Any
-    average: MovingAverage | None
+    steps: Steps
     record: RunRecord
     rewinds: bool
     held: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def keep_best(self, past: Sequence[EpochReport]) -> None:
         """Keep the weights, if this epoch is the best so far: averaged ones where there are such."""
-        top = best(past)
+        top, model = best(past), self.steps.model
         if top is None or top is not past[-1]:
             return
-        with nullcontext() if self.average is None else self.average.in_model():
+        with nullcontext() if self.steps.average is None else self.steps.average.in_model():
             self._write("best", top)
             if self.record.path is None and self.rewinds:
-                self.held = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+                self.held = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def finish(self, past: Sequence[EpochReport], rewind: bool, *, again: bool) -> None:
         """Leave the last weights in the model, or the best ones (`rewind`), and write them.
@@ -47,12 +45,12 @@ class Results:
         again: also where the file is there and whole, as a run that went on has other weights.
         """
         shown = past[-1]
-        if self.average is not None:
-            with self.average.in_model():
+        if self.steps.average is not None:
+            with self.steps.average.in_model():
                 self._write("ema", shown, again)
         if rewind:
             shown = best(past) or shown
-            self.model.load_state_dict(processes.from_first(lambda: self._best(shown)))
+            self.steps.model.load_state_dict(processes.from_first(lambda: self._best(shown)))
         self._write("model", shown, again)
 
     def _best(self, shown: EpochReport) -> dict[str, Tensor]:
@@ -71,8 +69,8 @@ class Results:
 
         def write(path: Path) -> None:
             if again or not _written(path, report):
-                about = {**self.record.config, "data": describe_set(self.train_set)}
-                save_weights(self.model, path, card("model", about, **_measured(report), weights=kind))
+                about = {**self.record.config, "data": describe_set(self.steps.train_set)}
+                save_weights(self.steps.model, path, card("model", about, **_measured(report), weights=kind))
 
         self.record.result(f"{kind}.safetensors", write)
 

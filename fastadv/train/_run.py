@@ -1,4 +1,4 @@
-"""A training run: its epochs, its checkpoints and when it ends."""
+"""A training run: its epochs, one by one as they are asked for, its checkpoints and when it ends."""
 
 import dataclasses
 import logging
@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs import checkpoint, processes
@@ -46,7 +47,6 @@ class Run:
     measure: Measures
     epochs: int
     ending: Ending
-    checkpoint_every: int | None
     progress: Callable[[int, int], None] | None
     done: list[EpochReport] = dataclasses.field(default_factory=list)
     step: int = 0  # done in this epoch
@@ -123,12 +123,13 @@ class Run:
         """Train the remaining steps of this epoch."""
         epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
         before, started = self.seconds, time.perf_counter()
+        every = self.steps.execution.checkpoint_every
         try:
             for done in self.steps.epoch(epoch, self.step):
                 self.step, self.seconds = done, before + time.perf_counter() - started
                 if self.progress is not None:
                     self.progress((epoch - 1) * steps + self.step, self.epochs * steps)
-                if self.checkpoint_every and self.step % self.checkpoint_every == 0 and self.step < steps:
+                if every and self.step % every == 0 and self.step < steps:
                     self.steps.check()
                     self._save()
         except (FloatingPointError, LostProcessError) as error:
@@ -157,3 +158,32 @@ class Run:
         self.record.save(
             steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
         )
+
+
+class Epochs(Iterator[EpochReport]):
+    """The reports of a run: each `next` trains an epoch."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._reports = run, run.go()
+
+    def __next__(self) -> EpochReport:
+        return next(self._reports)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Copy the moving average of the weights so far, as a state dict.
+
+        Raises InputError for a run without `ema`.
+        """
+        steps = self._run.steps
+        if steps.average is None:
+            raise InputError(
+                "ema: expected a run with a moving average, got one without; "
+                "pass optimization=Optimization(ema=0.9995)"
+            )
+        with steps.average.in_model():
+            return {name: value.clone() for name, value in steps.model.state_dict().items()}
+
+    def close(self) -> None:
+        """Stop here, and free the folder."""
+        self._reports.close()
+        self._run.record.close()

@@ -34,11 +34,6 @@ class Stride:
         return len(range(self.rank, self.size, self.world))
 
     @property
-    def weight(self) -> float:
-        """The weight of the mean over these rows in the mean over the batch."""
-        return self.count / self.size
-
-    @property
     def key(self) -> list[int]:
         """Keys for draws that follow the step: none for the first rows, which may be all."""
         return [self.rank] if self.rank else []
@@ -49,7 +44,7 @@ class Stride:
 
     def weighted(self, loss: Tensor) -> Tensor:
         """Weigh the mean loss over these rows, so that the sum over all rows is the mean over the batch."""
-        return loss if self.world == 1 else loss * self.weight
+        return loss if self.world == 1 else loss * (self.count / self.size)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The steps of an epoch: batch by batch, what the recipe does with each."""
+"""The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,17 +12,70 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import tf32
+from fastadv.errors import InputError
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
-from fastadv.train._feed import Feed
-from fastadv.train._losses import Losses, NotFiniteError
-from fastadv.train._sets import check_classes
+from fastadv.train._feed import Feed, check_classes
+from fastadv.train._share import Means, Share
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes.base import take_step
+
+# steps between two checks on a GPU: each check waits for the device
+CHECK_EVERY = 64
+
+
+class Losses:
+    """The losses of an epoch's `steps`, each weighted by its share of the samples; float64 on `device`.
+
+    They are summed over the processes, so that each has all.
+    """
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        # tensors made in the caller's inference mode could not be written outside it
+        with torch.inference_mode(False):
+            self.values = torch.zeros(steps, dtype=torch.float64, device=device)
+
+    @property
+    def mean(self) -> float:
+        """Over the samples of the epoch."""
+        return float(self.values.sum())
+
+    def take(self, step: int, loss: Means, share: Share, of: int) -> None:
+        """Record the loss of a step on `share`, in an epoch `of` so many samples, and check it.
+
+        On a GPU it is checked only now and then.
+        """
+        losses = share.by_cut(loss)
+        for each in losses:
+            if each.ndim:
+                raise InputError(
+                    "recipe: expected one number, the mean loss of the batch, "
+                    f"got shape {tuple(each.shape)}; average it"
+                )
+        self.values[step] = share.total(
+            each.detach().double() * (part.count / of) for each, part in zip(losses, share.cut, strict=True)
+        )
+        if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Raise NotFiniteError for the first loss that is not finite."""
+        bad = (~torch.isfinite(self.values)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise NotFiniteError(step, float(self.values[step]))
+
+
+class NotFiniteError(FloatingPointError):
+    """The loss of a step is NaN or infinite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"expected a finite loss, got {loss} at step {step}")
+        self.step, self.loss = step, loss
 
 
 @dataclass

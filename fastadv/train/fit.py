@@ -1,8 +1,10 @@
 """fit: train a model on a recipe, to the end; epochs: the same, epoch by epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
 from os import PathLike
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -14,13 +16,10 @@ from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.runs import processes
 from fastadv.runs.record import RunRecord
-from fastadv.train._epochs import Epochs, to_the_end
-from fastadv.train._feed import Feed
-from fastadv.train._groups import names_groups
+from fastadv.train._feed import Feed, check_sets
 from fastadv.train._identity import describe_around, describe_run
 from fastadv.train._results import Results
-from fastadv.train._run import Run
-from fastadv.train._sets import check_sets
+from fastadv.train._run import Epochs, Run
 from fastadv.train._share import PARTS
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
@@ -30,9 +29,41 @@ from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import Optimization, find_rate, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe
+from fastadv.train.report import EpochReport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GROUPS: dict[str, type[Any]] = {
+    group.__name__.lower(): group for group in (Optimization, Measuring, Ending, Execution)
+}
+"""The option objects that `fit` takes, and where each option belongs."""
 
 
-@names_groups
+def _names_groups(each: Callable[P, T]) -> Callable[P, T]:
+    """Let `each` refuse an option that belongs in an option object, and name that object."""
+
+    @wraps(each)
+    def checked(*args: P.args, **options: P.kwargs) -> T:
+        for argument, group in GROUPS.items():
+            alone = [field.name for field in fields(group) if field.name in options]
+            if alone:
+                inside = ", ".join(f"{name}=..." for name in alone)
+                raise InputError(
+                    f"{alone[0]}: expected within {argument}, got it as an argument of its own; "
+                    f"pass {argument}={group.__name__}({inside}), from fastadv.train"
+                )
+            given = options.get(argument)
+            if argument in options and not isinstance(given, group):
+                raise InputError(
+                    f"{argument}: expected a fastadv.train.{group.__name__}, got {type(given).__name__}"
+                )
+        return each(*args, **options)
+
+    return checked
+
+
+@_names_groups
 def epochs(
     model: nn.Module,
     train_set: Dataset[Any],
@@ -112,7 +143,7 @@ def epochs(
         if len(train_set) == 0:  # type: ignore[arg-type]
             raise InputError("train_set: expected at least one image, got an empty data set")
         ending.check(attacked=bool(test_attacks))
-        measure = Measures.of(test_set, test_attacks, measuring)
+        measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
         ramped = optimization.ramped(recipe, epochs)
 
@@ -139,11 +170,21 @@ def epochs(
             config | asked | describe_around(model, measure.test, ending, execution, identity)
         )
     record = RunRecord(run_dir, config, resume)
-    results = Results(model, train_set, steps.average, record, ending.may_rewind)
-    return Epochs(Run(steps, results, measure, epochs, ending, execution.checkpoint_every, progress))
+    return Epochs(Run(steps, Results(steps, record, ending.may_rewind), measure, epochs, ending, progress))
 
 
-fit = to_the_end(epochs)
+def _to_the_end(each: Callable[P, Epochs]) -> Callable[P, list[EpochReport]]:
+    """Return the same call, which trains all epochs and returns their reports."""
+
+    @wraps(each)
+    def fit(*args: P.args, **options: P.kwargs) -> list[EpochReport]:
+        return list(each(*args, **options))
+
+    fit.__name__ = fit.__qualname__ = "fit"
+    return fit
+
+
+fit = _to_the_end(epochs)
 run = fit
 """Another name of `fit`."""
 

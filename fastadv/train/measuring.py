@@ -97,33 +97,25 @@ class Measuring:
             check_count("test_limit", self.test_limit, 1)
 
 
-@dataclass(frozen=True)
 class Measures:
-    """The accuracies in a report: of the test set, and of the images held out to judge the run by."""
+    """The accuracies in a report: of the test set, and of the images held out to judge the run by.
 
-    test: Measure
-    validation: Measure | None
+    `judge` are those by which the best epoch is chosen and alarms are raised.
+    """
 
-    @staticmethod
-    def of(
-        test_set: Dataset[Any] | None, attacks: Mapping[str, Attack] | None, measuring: Measuring
-    ) -> "Measures":
-        """Check that these sets can be measured under these attacks. `test_limit` is of the test set."""
+    def __init__(
+        self, test_set: Dataset[Any] | None, attacks: Mapping[str, Attack] | None, measuring: Measuring
+    ) -> None:
         attacks, held_out = dict(attacks or {}), measuring.validation_set
-        if held_out is None:
-            return Measures(Measure(test_set, attacks, measuring.test_limit), None)
-        if not attacks:
+        if held_out is not None and not attacks:
             raise InputError(
                 "validation_set: expected test_attacks, by which the best epoch is chosen, got none; "
                 "pass test_attacks=, or leave out validation_set"
             )
-        test = Measure(test_set, {} if test_set is None else attacks, measuring.test_limit)
-        return Measures(test, Measure(held_out, attacks, None))
-
-    @property
-    def judge(self) -> Measure:
-        """The images by which the best epoch is chosen and alarms are raised."""
-        return self.test if self.validation is None else self.validation
+        of_test = {} if test_set is None and held_out is not None else attacks
+        self.test = Measure(test_set, of_test, measuring.test_limit)
+        self.validation = None if held_out is None else Measure(held_out, attacks, None)
+        self.judge = self.validation or self.test
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
         """Measure what a report holds."""

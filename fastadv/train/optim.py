@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv._checks import check_number, check_share
 from fastadv.errors import InputError
-from fastadv.train.ramp import Ramp, Trained, make_ramp
+from fastadv.train.ramp import Ramp, Trained
 
 Schedule = Callable[[float], float]
 """The factor on the learning rate as a function of the share of training done, from 0 to 1."""
@@ -111,7 +111,8 @@ class Optimization:
                 raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
         if self.ema is not None:
             check_share("ema", self.ema)
-        object.__setattr__(self, "ramp", make_ramp(self.ramp))
+        if self.ramp is not None and not isinstance(self.ramp, Ramp):
+            object.__setattr__(self, "ramp", Ramp(self.ramp))
         # floats, so that 1 and 1.0 are the same run
         for name in ("momentum", "weight_decay", "warm_up", "clip_norm", "max_norm", "ema"):
             value = getattr(self, name)
@@ -130,12 +131,10 @@ def find_rate(optimizer: str, learning_rate: float | None) -> float:
     """Return the learning rate, the optimizer's own unless given. Raises InputError for wrong ones."""
     if optimizer not in LEARNING_RATES:
         raise InputError(f"optimizer: expected one of {sorted(LEARNING_RATES)}, got {optimizer!r}")
-    rate = check_number(
-        "learning_rate", LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
-    )
-    if rate <= 0:
+    rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
+    if check_number("learning_rate", rate) <= 0:
         raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
-    return rate
+    return float(rate)
 
 
 def make_optimizer(

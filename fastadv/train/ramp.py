@@ -42,17 +42,13 @@ class Ramp:
         if self.steps is not None:
             check_count("ramp.steps", self.steps, 1)
 
-    def count(self, epochs: int) -> int:
-        """Return how many of so many epochs the ramp takes."""
-        return round(self.epochs * epochs) if isinstance(self.epochs, float) else int(self.epochs)
-
     def recipes(self, recipe: Trained, epochs: int) -> list[Trained]:
         """Return the recipe of each epoch of the ramp.
 
         Raises InputError for a ramp that takes no epoch or all of them, and for a recipe without a finite
         threat, or without steps that could rise.
         """
-        count = self.count(epochs)
+        count = round(self.epochs * epochs) if isinstance(self.epochs, float) else self.epochs
         if not 1 <= count < epochs:
             raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
         first = 1 / (count + 1) if self.radius is None else self.radius
@@ -86,8 +82,3 @@ def _part(recipe: Any, share: float, first: int | None, progress: float) -> Any:
     if getattr(recipe, "step_size", None) is not None:
         changed["step_size"] = max(recipe.step_size * slower, threat.least_step)
     return dataclasses.replace(recipe, **changed)
-
-
-def make_ramp(ramp: "Ramp | float | None") -> Ramp | None:
-    """Take a number of epochs, or a share of them, as a Ramp."""
-    return ramp if ramp is None or isinstance(ramp, Ramp) else Ramp(ramp)

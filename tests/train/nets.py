@@ -15,7 +15,7 @@ from torch import nn
 from fastadv.data import ImageSet
 from fastadv.threat import Linf
 from fastadv.train import EpochReport, PGDTraining, fit
-from fastadv.train._groups import GROUPS
+from fastadv.train.fit import GROUPS
 
 
 def net(seed: int = 0) -> nn.Module:

@@ -15,7 +15,7 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs import files
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
-from fastadv.train._losses import Losses
+from fastadv.train._steps import Losses
 
 from .nets import grouped, images, net
 

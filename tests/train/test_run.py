@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 from fastadv.runs import checkpoint
 from fastadv.runs.folder import RunFolder
 from fastadv.train import Ending, Execution, Measuring, Optimization, PGDTraining, Standard, epochs, fit
-from fastadv.train._groups import GROUPS
+from fastadv.train.fit import GROUPS
 
 from .nets import images, net, timeless
 

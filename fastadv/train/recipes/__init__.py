@@ -27,7 +27,6 @@ from fastadv.train.recipes.trades import TRADES
 __all__ = [
     "AWP",
     "MART",
-    "RECIPES",
     "TRADES",
     "Crafted",
     "FGSMTraining",

@@ -1,5 +1,7 @@
 """What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
@@ -40,7 +42,8 @@ def check_one_radius(threat: Threat) -> None:
 
 
 def check_finite(threat: Threat, why: str) -> None:
-    """Raise InputError unless the radius of `threat` is finite, which `why` needs."""
+    """Raise InputError unless `threat` has one radius, and a finite one, which `why` needs."""
+    check_one_radius(threat)
     if not threat.finite:
         raise InputError(f"radius: expected a finite one for {why}, got inf; give a number")
 
@@ -65,24 +68,19 @@ def step_length(
     return step_size
 
 
-def check_mixture(weight: float, label_smoothing: float, loss: str = "ce") -> None:
-    """Raise InputError unless `weight` is in [0, 1], and as `check_smoothing` does."""
+def check_objective(label_smoothing: float, loss: str = "ce", weight: float = 0.0) -> None:
+    """Raise InputError unless `mean_loss` and `mixture` can take these."""
     check_number("weight", weight, 0, 1)
-    check_smoothing(label_smoothing, loss)
-
-
-def check_smoothing(label_smoothing: float, loss: str = "ce") -> None:
-    """Raise InputError unless `label_smoothing` is in [0, 1), and `loss` one of OBJECTIVES."""
     check_share("label_smoothing", label_smoothing, zero=True)
     if loss not in OBJECTIVES:
         raise InputError(f"loss: expected one of {', '.join(OBJECTIVES)} to train on, got {loss!r}")
 
 
-def mean_loss(logits: Tensor, y: Tensor, label_smoothing: float, loss: str = "ce") -> Tensor:
+def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> Tensor:
     """Return the mean over the batch of the loss that training minimizes."""
     if loss == "bce":
-        return binary_cross_entropy(logits, y, label_smoothing).mean()
-    return cross_entropy(logits, y, label_smoothing=label_smoothing)
+        return binary_cross_entropy(logits, y, smoothing).mean()
+    return cross_entropy(logits, y, label_smoothing=smoothing)
 
 
 def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
@@ -116,15 +114,15 @@ def ascent(
     )
 
 
-def numbers(x: Tensor, ids: Tensor | None) -> Tensor:
-    """Return the ids of the samples, 0 .. B - 1 unless given."""
-    return torch.arange(len(x), device=x.device) if ids is None else ids
+def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
+    """Draw numbers like x, of a kind of `fastadv.rng`, keyed by (seed, id): 0 .. B - 1 unless given."""
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    return kind(x[0].numel(), rng.derive(seed, purpose), ids).to(x).view_as(x)
 
 
 def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
     """Return x + 0.001 · N(0, 1), in ball and box: where TRADES and MART begin."""
-    noise = rng.normal(x[0].numel(), rng.derive(seed, "near start"), numbers(x, ids)).to(x)
-    return threat.project(x + NOISE * noise.view_as(x), x)
+    return threat.project(x + NOISE * drawn(rng.normal, x, ids, seed, "near start"), x)
 
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:
@@ -134,18 +132,11 @@ def divergence(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def mixture(
-    model: nn.Module,
-    x: Tensor,
-    x_adv: Tensor,
-    y: Tensor,
-    weight: float,
-    label_smoothing: float,
-    loss: str = "ce",
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce"
 ) -> Tensor:
     """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
     if weight == 0:
-        return mean_loss(model(x_adv), y, label_smoothing, loss)
-    clean, adversarial = (
-        mean_loss(logits, y, label_smoothing, loss) for logits in model(torch.cat([x, x_adv])).tensor_split(2)
-    )
+        return mean_loss(model(x_adv), y, smoothing, loss)
+    both = model(torch.cat([x, x_adv])).tensor_split(2)
+    clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
     return weight * clean + (1 - weight) * adversarial

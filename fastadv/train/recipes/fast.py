@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_finite, check_one_radius, check_smoothing, step_length
+from fastadv.train.recipes._common import ascent, check_finite, check_objective, mean_loss, step_length
 from fastadv.train.recipes.base import Crafted
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # size of the noise and of the step, in radii
@@ -41,9 +40,8 @@ class FastTraining(Crafted):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method: expected one of {sorted(METHODS)}, got {self.method!r}")
-        check_one_radius(self.threat)
         check_finite(self.threat, "noise in the ball")
-        check_smoothing(self.label_smoothing)
+        check_objective(self.label_smoothing)
         step_length(self.threat, self.step_size)
         if self.noise is not None:
             check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
@@ -58,4 +56,4 @@ class FastTraining(Crafted):
         return ascent(model, x, y, room, 1, step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        return cross_entropy(model(x_adv), y, label_smoothing=self.label_smoothing)
+        return mean_loss(model(x_adv), y, self.label_smoothing)

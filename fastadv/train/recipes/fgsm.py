@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_mixture, check_one_radius, mixture, step_length
+from fastadv.train.recipes._common import ascent, check_objective, check_one_radius, mixture, step_length
 from fastadv.train.recipes.base import Crafted
 
 
@@ -29,7 +29,7 @@ class FGSMTraining(Crafted):
 
     def __post_init__(self) -> None:
         check_one_radius(self.threat)
-        check_mixture(self.weight, self.label_smoothing, self.loss)
+        check_objective(self.label_smoothing, self.loss, self.weight)
         step_length(self.threat, None)  # there is none for an infinite radius
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:

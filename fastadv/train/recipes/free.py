@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_one_radius, check_smoothing, step_length
+from fastadv.train.recipes._common import check_finite, check_objective, mean_loss, step_length
 from fastadv.train.recipes.base import BatchPart, Step
 
 
@@ -35,10 +34,9 @@ class FreeTraining:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_one_radius(self.threat)
         check_finite(self.threat, "a perturbation that is carried on")
         check_count("replays", self.replays, 1)
-        check_smoothing(self.label_smoothing)
+        check_objective(self.label_smoothing)
         step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> list[Tensor]:
@@ -71,4 +69,4 @@ class FreeTraining:
 
     def _loss(self, part: BatchPart, x_adv: Tensor) -> Tensor:
         with part.autocast():
-            return cross_entropy(part.model(x_adv), part.y, label_smoothing=self.label_smoothing)
+            return mean_loss(part.model(x_adv), part.y, self.label_smoothing)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_mixture, frozen_twin, mixture
+from fastadv.train.recipes._common import check_objective, frozen_twin, mixture
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class HiddenFGSM:
             raise InputError(f"module: expected the name or number of a layer, got {self.module!r}")
         if check_number("radius", self.radius) <= 0:
             raise InputError(f"radius: expected a number > 0, got {self.radius!r}")
-        check_mixture(self.weight, self.label_smoothing, self.loss)
+        check_objective(self.label_smoothing, self.loss, self.weight)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0

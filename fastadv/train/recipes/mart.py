@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_number
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_smoothing, check_steps, divergence, near_start
+from fastadv.train.recipes._common import ascent, check_objective, check_steps, divergence, near_start
 from fastadv.train.recipes.base import Crafted
 
 
@@ -43,7 +43,7 @@ class MART(Crafted):
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
-        check_smoothing(self.label_smoothing)
+        check_objective(self.label_smoothing)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         start = near_start(self.threat, x, ids, seed)

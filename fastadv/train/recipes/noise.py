@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train.recipes._common import check_finite, check_mixture, check_one_radius, mixture, numbers
+from fastadv.train.recipes._common import check_finite, check_objective, drawn, mixture
 from fastadv.train.recipes.base import Crafted
 
 KINDS = ("sign", "uniform")
@@ -34,17 +34,15 @@ class InputNoise(Crafted):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"kind: expected one of {sorted(KINDS)}, got {self.kind!r}")
-        check_one_radius(self.threat)
+        check_finite(self.threat, "noise in the ball")
         if not isinstance(self.threat, Linf):
             raise InputError(
                 f"threat: expected fa.Linf for noise on each pixel, got {type(self.threat).__name__}"
             )
-        check_finite(self.threat, "noise in the ball")
-        check_mixture(self.weight, self.label_smoothing)
+        check_objective(self.label_smoothing, weight=self.weight)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        purpose = rng.derive(seed, "input noise")
-        noise = 2 * rng.uniform(x[0].numel(), purpose, numbers(x, ids)).to(x).view_as(x) - 1
+        noise = 2 * drawn(rng.uniform, x, ids, seed, "input noise") - 1
         if self.kind == "sign":
             noise = (noise >= 0).to(x) * 2 - 1
         return (x + self.threat.radius * noise).clamp(*self.threat.box)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_mixture, check_steps, mixture
+from fastadv.train.recipes._common import ascent, check_objective, check_steps, mixture
 from fastadv.train.recipes.base import Crafted
 
 
@@ -36,7 +36,7 @@ class PGDTraining(Crafted):
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
-        check_mixture(self.weight, self.label_smoothing)
+        check_objective(self.label_smoothing, weight=self.weight)
         if self.random_start and not self.threat.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; set random_start=False"

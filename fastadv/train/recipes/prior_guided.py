@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import mse_loss
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train.recipes._common import check_finite, check_one_radius, check_smoothing, step_length
+from fastadv.train.recipes._common import check_finite, check_objective, drawn, mean_loss, step_length
 from fastadv.train.recipes.base import BatchPart, Step
 
 
@@ -42,15 +42,14 @@ class PriorGuidedTraining:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_one_radius(self.threat)
+        check_finite(self.threat, "a perturbation that is kept")
         if not isinstance(self.threat, Linf):
             raise InputError(f"threat: expected fa.Linf, got {type(self.threat).__name__}; use PGDTraining")
-        check_finite(self.threat, "a perturbation that is kept")
         step_length(self.threat, self.step_size)
         check_number("momentum", self.momentum, 0, 1)
         check_number("consistency", self.consistency, 0)
         check_count("reset", self.reset, 1)
-        check_smoothing(self.label_smoothing)
+        check_objective(self.label_smoothing)
 
     def step(self, at: Step) -> list[Tensor]:
         """Take one step on examples that begin where the last ones of these samples ended."""
@@ -71,13 +70,13 @@ class PriorGuidedTraining:
         start, summed = self._prior(part, state)
         with part.autocast():
             before = part.model(start.requires_grad_())
-            first = cross_entropy(before, part.y, label_smoothing=self.label_smoothing)
+            first = mean_loss(before, part.y, self.label_smoothing)
         (gradient,) = torch.autograd.grad(part.share.weighted(first), start, retain_graph=True)
         start = start.detach()
         x_adv = self.threat.step(start, gradient, part.x, step_size)
         with part.autocast():
             after = part.model(x_adv)
-            loss = cross_entropy(after, part.y, label_smoothing=self.label_smoothing)
+            loss = mean_loss(after, part.y, self.label_smoothing)
             loss = loss + self.consistency * mse_loss(after.to(first), before.to(first))
         summed = self.momentum * summed + gradient / _size(gradient)
         return loss, self.threat.step(start, summed, part.x, step_size) - part.x, summed
@@ -85,8 +84,8 @@ class PriorGuidedTraining:
     def _prior(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return where these samples start, and the sum of their earlier gradients."""
         if (part.epoch - 1) % self.reset == 0:
-            draws = rng.uniform(part.x[0].numel(), rng.derive(part.seed, "prior"), part.ids).to(part.x)
-            away = float(self.threat.radius) * ((draws >= 0.5).to(part.x) * 2 - 1).view_as(part.x)
+            draws = drawn(rng.uniform, part.x, part.ids, part.seed, "prior")
+            away = float(self.threat.radius) * ((draws >= 0.5).to(part.x) * 2 - 1)
             summed = torch.zeros_like(part.x)
         else:
             away, summed = (state[name][part.ids].to(part.x) for name in ("perturbation", "momentum"))

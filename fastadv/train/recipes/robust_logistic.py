@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from fastadv.errors import InputError
 from fastadv.models import LogisticRegression, SoftmaxRegression
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_mixture, check_one_radius, mean_loss
+from fastadv.train.recipes._common import check_finite, check_objective, mean_loss
 
 # exponent of the threat's norm: exponent of its dual norm
 DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}
@@ -38,14 +38,13 @@ class RobustLogistic:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_one_radius(self.threat)
+        check_finite(self.threat, "the worst point of the ball")
         if self.threat.order not in DUAL:
             raise InputError(
                 f"threat: expected fa.Linf, L2 or L1, whose worst point is known in closed form, got "
                 f"{type(self.threat).__name__}; use PGDTraining"
             )
-        check_finite(self.threat, "the worst point of the ball")
-        check_mixture(self.weight, self.label_smoothing)
+        check_objective(self.label_smoothing, weight=self.weight)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0

@@ -11,7 +11,7 @@ from fastadv import rng
 from fastadv._checks import check_number
 from fastadv._torch import NormBase
 from fastadv.errors import InputError
-from fastadv.train.recipes._common import check_loss_recipe, check_smoothing, numbers
+from fastadv.train.recipes._common import check_loss_recipe, check_objective, drawn
 from fastadv.train.recipes.base import Recipe
 from fastadv.train.recipes.standard import Standard
 
@@ -39,16 +39,15 @@ class RubbishTraining:
         check_loss_recipe(self.recipe, "RubbishTraining")
         if check_number("weight", self.weight) <= 0:
             raise InputError(f"weight: expected a number > 0, got {self.weight!r}")
-        check_smoothing(0.0, self.loss)
+        check_objective(0.0, self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
         # first, because it moves the running statistics, which the noise's backward pass needs as they are
         loss = self.recipe(model, x, y, ids=ids, seed=seed)
-        drawn = rng.normal(x[0].numel(), rng.derive(seed, "rubbish"), numbers(x, ids))
         with running_statistics(model):
-            logits = model(drawn.to(x).view_as(x))
+            logits = model(drawn(rng.normal, x, ids, seed, "rubbish"))
         denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
         return loss + self.weight * denied.mean()
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastadv.train.recipes._common import check_smoothing, mean_loss
+from fastadv.train.recipes._common import check_objective, mean_loss
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Standard:
     loss: str = "ce"
 
     def __post_init__(self) -> None:
-        check_smoothing(self.label_smoothing, self.loss)
+        check_objective(self.label_smoothing, self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0

@@ -9,7 +9,7 @@ from fastadv._checks import check_number
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import (
     ascent,
-    check_smoothing,
+    check_objective,
     check_steps,
     divergence,
     frozen_twin,
@@ -41,7 +41,7 @@ class TRADES(Crafted):
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
-        check_smoothing(self.label_smoothing)
+        check_objective(self.label_smoothing)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         frozen = frozen_twin(model)
