@@ -7,7 +7,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.train import FreeTraining
 from tests.train.recipes.hand import RADIUS, step_at, warm_net
 
@@ -66,20 +65,3 @@ def test_other_norms_keep_the_perturbation_in_the_ball(threat):
         ball = type(threat)(threat.radius, box=(-9.0, 9.0))
         assert ball.contains(origin + carried, origin).all()
         assert (carried != 0).flatten(1).any(1).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("replays", {"replays": 0}),
-        ("replays", {"replays": 2.0}),
-        ("step_size", {"step_size": -1.0}),
-        ("radius", {"threat": fa.Linf(float("inf"))}),
-        ("threat", {"threat": 0.1}),
-        ("label_smoothing", {"label_smoothing": 1.0}),
-    ],
-    ids=range(6),
-)
-def test_bad_settings(name, options):
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        FreeTraining(**{"threat": fa.Linf(RADIUS), "replays": 2} | options)

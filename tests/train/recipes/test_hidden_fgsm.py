@@ -121,23 +121,6 @@ def test_layers_that_cannot_be_perturbed(module: str, wanted: str) -> None:
         HiddenFGSM(module, 0.1)(Twice().double(), x, y)
 
 
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("module", lambda: HiddenFGSM(None, 0.1)),
-        ("radius", lambda: HiddenFGSM("5", 0.0)),
-        ("radius", lambda: HiddenFGSM("5", float("inf"))),
-        ("weight", lambda: HiddenFGSM("5", 0.1, weight=1.5)),
-        ("label_smoothing", lambda: HiddenFGSM("5", 0.1, label_smoothing=1.0)),
-        ("loss", lambda: HiddenFGSM("5", 0.1, loss="margin")),
-    ],
-    ids=range(6),
-)
-def test_bad_settings(name: str, make: object) -> None:
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        make()  # type: ignore[operator]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"ema": 0.9}, {"clip_norm": 0.1}], ids=str)
 def test_it_runs_with_the_options_of_training_and_inside_wrappers(options: dict) -> None:

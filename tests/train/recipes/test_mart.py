@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.train import MART
 from tests.train.recipes.hand import (
     RADIUS,
@@ -96,13 +95,3 @@ def test_smoothing_is_that_of_the_first_term():
     logits = warm_net()(x)
     change = cross_entropy(logits, y, label_smoothing=0.2) - cross_entropy(logits, y)
     torch.testing.assert_close(losses[1] - losses[0], change)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("beta", {"beta": -1.0}), ("steps", {"steps": 0}), ("label_smoothing", {"label_smoothing": -0.1})],
-    ids=["beta", "steps", "label_smoothing"],
-)
-def test_bad_settings(name, options):
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        MART(**{"threat": fa.Linf(0.1), "steps": 2} | options)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train import AWP, FGSMTraining, FreeTraining, InputNoise, PGDTraining, Standard, WeightDecayL1
+from fastadv.train import FGSMTraining, InputNoise, PGDTraining, Standard, WeightDecayL1
 from tests.train.recipes.hand import RADIUS, SEED, assert_same_step, batch, gradients, warm_net
 
 THREAT = fa.Linf(RADIUS)
@@ -76,27 +76,6 @@ def test_smoothing_changes_the_loss_and_not_the_examples(make):
     chances = torch.tensor([0.0, 1.0, 3.0]).double().log_softmax(0)
     wanted = -(0.7 * chances[y] + 0.3 * chances.mean()).mean()
     torch.testing.assert_close(smooth(model, x, y, ids=ids), wanted)
-
-
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("kind", lambda: InputNoise(THREAT, "gauss")),
-        ("threat", lambda: InputNoise(fa.L2(0.1))),
-        ("radius", lambda: InputNoise(fa.Linf(float("inf")))),
-        ("weight", lambda: InputNoise(THREAT, weight=2)),
-        ("coefficient", lambda: WeightDecayL1(0.0)),
-        ("coefficient", lambda: WeightDecayL1("much")),
-        ("recipe", lambda: WeightDecayL1(0.1, FreeTraining(THREAT, 2))),
-        ("recipe", lambda: WeightDecayL1(0.1, AWP(Standard()))),
-        ("label_smoothing", lambda: Standard(label_smoothing=1.0)),
-        ("label_smoothing", lambda: PGDTraining(THREAT, 2, label_smoothing=-0.1)),
-    ],
-    ids=range(10),
-)
-def test_bad_settings(name, make):
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        make()
 
 
 def test_a_model_without_weights_to_decay_is_named():

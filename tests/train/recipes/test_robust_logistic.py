@@ -140,23 +140,6 @@ def test_it_makes_a_classifier_of_two_digits_robust():
     assert robust["RobustLogistic"] > robust["Standard"] + 0.1
 
 
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("threat", lambda: RobustLogistic(fa.L0(3))),
-        ("threat", lambda: RobustLogistic(0.1)),
-        ("threat", lambda: RobustLogistic(fa.Linf(torch.tensor([0.1, 0.2])))),
-        ("radius", lambda: RobustLogistic(fa.Linf(torch.inf))),
-        ("weight", lambda: RobustLogistic(fa.Linf(0.1), weight=1.5)),
-        ("label_smoothing", lambda: RobustLogistic(fa.Linf(0.1), label_smoothing=1.0)),
-    ],
-    ids=range(6),
-)
-def test_bad_settings(name, make):
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        make()
-
-
 class Scaled(fa.models.LogisticRegression):
     """Linear, but not as its parent is."""
 

@@ -12,7 +12,6 @@ from fastadv.errors import InputError
 from fastadv.train import (
     AWP,
     FGSMTraining,
-    FreeTraining,
     PGDTraining,
     RubbishTraining,
     Standard,
@@ -66,32 +65,6 @@ def test_the_least_loss_is_that_of_the_answer_wanted(loss: str) -> None:
     denied = RubbishTraining(loss=loss)(model, x, y, ids=ids) - Standard()(model, x, y)
     wanted = torch.log(torch.tensor(3.0)).double() if loss == "ce" else torch.zeros(()).double()
     torch.testing.assert_close(denied, wanted)
-
-
-def test_noise_is_fresh_for_each_id_and_seed_and_not_by_place() -> None:
-    x, y, ids = batch(12)
-    model = warm_net().eval()
-    recipe, order = RubbishTraining(), torch.randperm(12)
-    one = recipe(model, x, y, ids=ids, seed=3)
-    torch.testing.assert_close(recipe(model, x[order], y[order], ids=ids[order], seed=3), one)
-    assert recipe(model, x, y, ids=ids, seed=4) != one
-    assert recipe(model, x, y, ids=ids + 1, seed=3) != one
-
-
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("weight", lambda: RubbishTraining(weight=0.0)),
-        ("weight", lambda: RubbishTraining(weight="much")),
-        ("loss", lambda: RubbishTraining(loss="margin")),
-        ("recipe", lambda: RubbishTraining(FreeTraining(THREAT, 2))),
-        ("recipe", lambda: RubbishTraining(AWP(Standard()))),
-    ],
-    ids=range(5),
-)
-def test_bad_settings(name: str, make: object) -> None:
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        make()  # type: ignore[operator]
 
 
 @pytest.mark.slow
