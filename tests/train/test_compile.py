@@ -12,17 +12,7 @@ from torch._dynamo.utils import counters
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.files import load_tensors
-from fastadv.train import (
-    AWP,
-    Crafted,
-    Execution,
-    FreeTraining,
-    PGDTraining,
-    PriorGuidedTraining,
-    Standard,
-    _compiled,
-    fit,
-)
+from fastadv.train import Crafted, Execution, PGDTraining, Standard, _compiled, fit
 from fastadv.train.recipes._common import frozen_twin
 
 from .nets import grouped, images, net, stopped
@@ -48,7 +38,7 @@ def traced(monkeypatch):
 
 def train(recipe=None, model=None, **options):
     model = net() if model is None else model
-    settings = {"epochs": 2, "batch_size": 8, "compile": True} | options
+    settings = {"epochs": 1, "batch_size": 8, "compile": True} | options
     return model, fit(model, images(20), recipe or PGDTraining(THREAT, 2), **grouped(**settings))
 
 
@@ -69,40 +59,36 @@ def compiler():
 @pytest.mark.slow
 def test_compiled_for_real_it_trains_what_eager_trains(compiler):
     """With BatchNorm, dropout, a last batch of another size, and passes that are gone back through twice."""
-    for recipe in (PGDTraining(THREAT, 2, weight=0.5), PriorGuidedTraining(THREAT)):
-        assert_alike(train(recipe), train(recipe, compile=False))
-        assert counters["stats"]["unique_graphs"] >= 2
+    recipe = fa.train.PriorGuidedTraining(THREAT)
+    assert_alike(train(recipe), train(recipe, compile=False))
+    assert counters["stats"]["unique_graphs"] >= 1
 
 
 RECIPES = {
-    "standard": Standard(0.1),
-    "pgd": PGDTraining(THREAT, 2, weight=0.5),
     "trades": fa.train.TRADES(THREAT, 2),
-    "mart": fa.train.MART(THREAT, 2),
-    "free": FreeTraining(THREAT, 2),
-    "prior": PriorGuidedTraining(THREAT),
-    "awp": AWP(PGDTraining(THREAT, 1), 0.01),
+    "free": fa.train.FreeTraining(THREAT, 2),
+    "awp": fa.train.AWP(PGDTraining(THREAT, 1), 0.01),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains_what_it_trains_without(name, traced):
-    options = {"augment": "shift", "ema": 0.9, "clip_norm": 0.5}
+def test_recipes_train_what_they_train_without(name, traced):
+    """Two passes of one batch, two backward passes of one batch, and two gradients on the same examples."""
+    options = {"augment": "shift", "ema": 0.9, "clip_norm": 0.5, "epochs": 1}
     assert_alike(train(RECIPES[name], **options), train(RECIPES[name], compile=False, **options))
     # the training pass, and the twin where the recipe attacks one
-    assert counters["stats"]["unique_graphs"] >= 1 + (name not in ("standard", "free", "prior"))
+    assert counters["stats"]["unique_graphs"] >= 1 + (name != "free")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_do_not_compile_again_and_again(traced, precision):
     graphs = []
-    model = net()
-    options = {"epochs": 3, "batch_size": 10, "execution": Execution(compile=True, precision=precision)}
-    for _ in fa.train.epochs(model, images(20), PGDTraining(THREAT, 2), **options):
+    options = {"epochs": 2, "batch_size": 10, "execution": Execution(compile=True, precision=precision)}
+    for _ in fa.train.epochs(net(), images(10), PGDTraining(THREAT, 1), **options):
         graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[0] == graphs[2] > 0
+    assert graphs[0] == graphs[1] > 0
 
 
 SEEN: list = []
@@ -165,9 +151,9 @@ def test_it_is_taken_off_where_a_step_fails(traced):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on(traced, tmp_path):
-    whole = train(epochs=3, schedule="cosine")
-    options = {"epochs": 3, "schedule": "cosine", "run_dir": tmp_path, "checkpoint_every": 1}
-    stopped(5, train, **options)
+    whole = train(epochs=2, schedule="cosine")
+    options = {"epochs": 2, "schedule": "cosine", "run_dir": tmp_path, "checkpoint_every": 1}
+    stopped(4, train, **options)
     with pytest.raises(InputError, match=r"another compile \(True there, None here\)"):
         train(resume=True, compile=False, **options)
     model, _ = train(resume=True, **options)

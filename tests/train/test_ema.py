@@ -80,10 +80,9 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"optimizer": "adam"}])
-@pytest.mark.parametrize("stop", [1, 6, 7, 9])
-def test_it_resumes_bit_for_bit(tmp_path, stop, options):
-    options = {"ema": DECAY, "epochs": 2} | options
+@pytest.mark.parametrize("stop", [6, 9])
+def test_it_resumes_bit_for_bit(tmp_path, stop):
+    options = {"ema": DECAY, "optimizer": "adam", "precision": "bf16", "schedule": "cyclic"}
     run(tmp_path / "whole", **options)
     stopped(stop, run, tmp_path / "parts", **options)
     run(tmp_path / "parts", resume=True, **options)

@@ -44,43 +44,6 @@ def test_it_learns_and_reports():
     assert all(report.seconds > 0 for report in past)
 
 
-class Centred(nn.Linear):
-    def forward(self, x):
-        return super().forward(x.flatten(1) - 0.5)
-
-
-@pytest.mark.slow
-def test_adversarial_training_gives_robustness():
-    """One pixel shows the class clearly, 63 faintly: a standard net sums the faint ones, and is fooled."""
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(120) % 2
-    sign = (2.0 * y - 1)[:, None, None, None]
-    x = 0.5 + 0.02 * torch.randn(120, 1, 8, 8, generator=generator) + 0.08 * sign
-    x[:, :, :1, :1] += 0.12 * sign
-    data = ImageSet(x.clamp(0, 1), y, ("dark", "light"), "cues")
-    threat, robust = fa.Linf(0.1), {}
-    for recipe in (Standard(), FGSMTraining(threat), PGDTraining(threat, steps=5)):
-        model = Centred(64, 2)
-        nn.init.zeros_(model.weight)
-        attacks = {"pgd": functools.partial(fa.attacks.pgd, threat=threat, steps=5)}
-        past = list(
-            train(
-                model,
-                data,
-                recipe,
-                epochs=30,
-                batch_size=30,
-                learning_rate=0.5,
-                test_set=data,
-                test_attacks=attacks,
-            )
-        )
-        robust[type(recipe).__name__] = past[-1].robust_accuracy["pgd"]
-    assert robust["Standard"] < 0.2
-    assert robust["FGSMTraining"] > 0.8
-    assert robust["PGDTraining"] > 0.8
-
-
 def test_the_first_step_is_sgd_on_the_recipe():
     """One batch, one epoch: a step by hand, with a fresh momentum buffer and weight decay in the gradient."""
     data, model = images(8), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

@@ -9,8 +9,8 @@ import fastadv as fa
 
 @pytest.mark.slow
 def test_fgsm_breaks_softmax_regression_and_training_on_it_helps(shared_data):
-    train_set = fa.data.load("mnist", "train", data_dir=shared_data.data_dir, limit=6000)
-    test_set = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=1000)
+    train_set = fa.data.load("mnist", "train", data_dir=shared_data.data_dir, limit=2000)
+    test_set = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=500)
     attacks = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.25))}
     figures = {}
     for recipe in (fa.train.Standard(), fa.train.FGSMTraining(fa.Linf(0.25))):

@@ -1,6 +1,5 @@
 """A run that stops, at any moment and for any reason, goes on as if nothing had happened."""
 
-import errno
 import functools
 import random
 import time
@@ -13,10 +12,10 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs import checkpoint, files, folder
+from fastadv.runs import files, folder
 from fastadv.train import _run, fit, reports
 from fastadv.train.measuring import Measure
-from tests.processes import program, succeed
+from tests.processes import program
 
 from .nets import assert_same, grouped, images, net, run, stopped, timeless
 
@@ -36,11 +35,11 @@ def test_checkpoints_do_not_change_the_run(whole):
     plain, expected = run(None)
     assert_same(model, plain)
     assert timeless(past) == timeless(expected) == timeless(reports(folder))
-    assert [report.epoch for report in past] == [1, 2, 3, 4]
+    assert [report.epoch for report in past] == [1, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 2, 3, 7, 8, 14, 20])
+@pytest.mark.parametrize("stop", [1, 3, 7, 8])
 def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, monkeypatch, stop):
     steps = 0
 
@@ -87,25 +86,6 @@ def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
-    """One epoch with two checkpoints: killed before and after each file is renamed into its place."""
-    # report, checkpoint in the epoch, checkpoint after it, report, model
-    moments = [f"{turn}-before" for turn in range(5)] + ["0-after", "1-after", "2-after"]
-    succeed(program(tmp_path, "tests.train.nets", str(tmp_path), "1", *moments))
-    expected, past = run(None, epochs=1)
-    for moment in moments:
-        folder = tmp_path / moment
-        assert len(list(folder.glob(".*.part"))) == moment.endswith("before"), moment
-        model, _ = run(folder, epochs=1, resume=True, checkpoint_every=4)
-        assert_same(model, expected)
-        assert timeless(reports(folder)) == timeless(past), moment
-        names = sorted(path.name for path in folder.iterdir())
-        assert names == ["checkpoint.safetensors", "model.safetensors", "report.jsonl"], moment
-        stored, _ = files.load_tensors(folder / "model.safetensors")
-        assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
-
-
-@pytest.mark.slow
 def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkeypatch):
     now, step = [0.0], torch.optim.SGD.step
 
@@ -124,23 +104,12 @@ def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkey
     stopped(12, run, tmp_path, test_set=images(9))
     seen = []
     run(tmp_path, test_set=images(9), resume=True, progress=lambda done, total: seen.append(done))
-    assert seen == list(range(12, 29))
-    assert [report.seconds for report in reports(tmp_path)] == [73.0] * 4
-
-
-@pytest.mark.slow
-def test_adam_resumes_bit_equal(tmp_path):
-    options = {"optimizer": "adam", "schedule": "cyclic", "precision": "bf16"}
-    expected, _ = run(None, **options)
-    training = fit_of(tmp_path, **options)
-    next(training)
-    training.close()
-    model, _ = run(tmp_path, resume=True, **options)
-    assert_same(model, expected)
+    assert seen == [12, 13, 14]
+    assert [report.seconds for report in reports(tmp_path)] == [73.0] * 2
 
 
 def fit_of(folder, **options):
-    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2, "epochs": 4} | options
+    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2, "epochs": 2} | options
     return fa.train.epochs(net(), images(), pgd(), run_dir=folder, **grouped(**settings))
 
 
@@ -231,7 +200,7 @@ def pgd(**changed):
 REFUSED = {
     "batch_size": (8, 10),
     "seed": (0, 1),
-    "epochs": (4, 5),
+    "epochs": (2, 3),
     "optimizer": ("sgd", "adam"),
     "learning_rate": (0.05, 0.06),
     "momentum": (0.9, 0.8),
@@ -251,21 +220,9 @@ FUNCTIONS = {
     "augment": (lambda x, *, ids, seed: x.flip(3), lambda x, *, ids, seed: x.flip(2)),
 }
 RECIPES = [
-    pgd(steps=3),
-    pgd(step_size=0.01),
-    pgd(threat=fa.L2(0.1)),
-    pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))),
-    pgd(random_start=False),
-    pgd(loss="margin"),
-    pgd(weight=0.5),
-    pgd(label_smoothing=0.1),
-    fa.train.TRADES(fa.Linf(0.1), 2),
-    fa.train.AWP(pgd()),
-    fa.train.FGSMTraining(fa.Linf(0.1)),
-    fa.train.Standard(),
-    fa.train.Standard(loss="bce"),
-    Weighted(1.0),
-]
+    pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))), pgd(loss="margin"),
+    fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()), Weighted(1.0),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -277,13 +234,10 @@ def test_another_configuration_is_refused_and_named(whole, name):
     assert run(whole[2], resume=True, **{name: REFUSED[name][0]})[1] == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=range(len(RECIPES)))
-def test_another_recipe_is_refused(whole, recipe):
-    with pytest.raises(InputError, match="another recipe"):
-        run(whole[2], resume=True, recipe=recipe)
-
-
-def test_another_attribute_of_a_recipe_is_refused(tmp_path):
+def test_another_recipe_or_attribute_of_one_is_refused(whole, tmp_path):
+    for recipe in RECIPES:
+        with pytest.raises(InputError, match="another recipe"):
+            run(whole[2], resume=True, recipe=recipe)
     options = {"epochs": 1, "checkpoint_every": None}
     run(tmp_path, recipe=Weighted(1.0), **options)
     with pytest.raises(InputError, match="another recipe"):
@@ -327,13 +281,13 @@ def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
         progress=lambda done, total: seen.append((done, total)),
     )
     assert_same(model, whole[0])
-    assert [report.clean_accuracy is None for report in reports(tmp_path)] == [True, False, False, False]
+    assert [report.clean_accuracy is None for report in reports(tmp_path)] == [True, False]
     assert set(rest[0].robust_accuracy) == {"fgsm"}
-    assert seen == [(step, 28) for step in range(8, 29)]
+    assert seen == [(step, 14) for step in range(8, 15)]
 
 
 def test_another_data_set_or_model_is_refused(whole):
-    settings = {"epochs": 4, "batch_size": 8, "augment": "shift", "run_dir": whole[2], "resume": True}
+    settings = {"epochs": 2, "batch_size": 8, "augment": "shift", "run_dir": whole[2], "resume": True}
     settings |= grouped(schedule="cosine")
     data = images()
     relabeled = ImageSet(data.x, (data.y + 1) % 3, data.classes, data.name)
@@ -364,7 +318,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     training.close()
     with pytest.raises(InputError, match="another schedule"):  # the refusal frees the folder again
         run(tmp_path, resume=True)
-    assert len(list(fit_of(tmp_path, resume=True))) == 3
+    assert len(list(fit_of(tmp_path, resume=True))) == 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
@@ -383,29 +337,8 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, d
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CorruptFileError, match=r"checkpoint\.safetensors"):
-        fit(model, images(), fa.train.Standard(), epochs=4, batch_size=8, run_dir=tmp_path, resume=True)
+        fit(model, images(), fa.train.Standard(), epochs=2, batch_size=8, run_dir=tmp_path, resume=True)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-@pytest.mark.slow
-def test_a_full_disk_keeps_the_previous_checkpoint(whole, tmp_path, monkeypatch):
-    writes = 0
-
-    def full(*args):
-        nonlocal writes
-        writes += 1
-        if writes > 5:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(*args)
-
-    save = checkpoint.save_tensors
-    monkeypatch.setattr(checkpoint, "save_tensors", full)
-    with pytest.raises(OSError, match="previous one is kept") as caught:
-        run(tmp_path)
-    assert caught.value.errno == errno.ENOSPC
-    monkeypatch.undo()
-    model, _ = run(tmp_path, resume=True)
-    assert_same(model, whole[0])
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """FGSM on what enters a hidden layer: by hand, without a trace, and the trap of unbounded units."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -128,17 +127,6 @@ def test_it_runs_with_the_options_of_training_and_inside_wrappers(options: dict)
     for each in (recipe, recipe.recipe):
         _, reports = run(None, recipe=each, epochs=2, **options)
         assert reports[1].loss < reports[0].loss
-
-
-@pytest.mark.slow
-def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
-    recipe = HiddenFGSM("5", 0.1)
-    whole, past = run(None, recipe=recipe, epochs=3, schedule="constant")
-    run(tmp_path, recipe=recipe, epochs=2, schedule="constant")
-    again, rest = run(tmp_path, recipe=recipe, epochs=3, schedule="constant", resume=True)
-    assert [report.loss for report in rest] == [report.loss for report in past[2:]]
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name])
 
 
 def trained(recipe: object, activation: type[nn.Module]) -> float:

@@ -47,7 +47,7 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 4, 7, 10])
+@pytest.mark.parametrize("stop", [4, 10])
 def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
     expected, past = run(None, recipe=Counted(), epochs=2)
     stopped(stop, run, tmp_path, recipe=Counted(), epochs=2)

@@ -8,7 +8,6 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.errors import InputError
 from fastadv.train import (
     AWP,
     FGSMTraining,
@@ -76,16 +75,6 @@ def test_other_wrappers_go_around_it_and_it_ramps() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_resumes_bit_for_bit(tmp_path) -> None:
-    whole, past = run(None, recipe=RubbishTraining(), epochs=3, schedule="constant")
-    run(tmp_path, recipe=RubbishTraining(), epochs=2, schedule="constant")
-    again, rest = run(tmp_path, recipe=RubbishTraining(), epochs=3, schedule="constant", resume=True)
-    assert [report.loss for report in rest] == [report.loss for report in past[2:]]
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "bce"])
 def test_a_net_learns_to_deny_noise_that_it_never_saw(loss: str) -> None:
     """Appendix A: hardly any noise is taken for a class, and the digits are read as before."""
@@ -94,18 +83,10 @@ def test_a_net_learns_to_deny_noise_that_it_never_saw(loss: str) -> None:
     for recipe in (inner, RubbishTraining(inner, loss=loss)):
         model = fa.models.create("maxout", shape=(1, 8, 8), units=64, pieces=3, layers=1, **DRY)
         model = fa.models.Sigmoids(model) if loss == "bce" else model
-        fa.train.fit(model, train_set, recipe, epochs=8, batch_size=32, optimizer="adam", learning_rate=3e-3)
+        fa.train.fit(model, train_set, recipe, epochs=5, batch_size=32, optimizer="adam", learning_rate=6e-3)
         frozen = fa.freeze(model)
         noise = rng.normal(64, 99, torch.arange(1000)).view(-1, 1, 8, 8)
         sure.append(float((frozen.confidence(noise).amax(1) > 0.5).double().mean()))
         assert fa.evaluate(model, test_set).clean_accuracy > 0.9
     assert sure[0] > 0.4
     assert sure[1] < 0.05
-
-
-@pytest.mark.slow
-def test_a_finished_run_is_of_its_recipe(tmp_path) -> None:
-    run(tmp_path, recipe=RubbishTraining(), epochs=1)
-    for other in (RubbishTraining(weight=2.0), RubbishTraining(loss="bce"), Standard()):
-        with pytest.raises(InputError, match="recipe"):
-            run(tmp_path, recipe=other, epochs=1, resume=True)
