@@ -3,6 +3,7 @@
 import copy
 import io
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -112,10 +113,9 @@ def test_the_model_stays_itself(traced):
     keys, before = list(model.state_dict()), model(images(4).x)
     SEEN.clear()
     hooked.clear()
-    attack = lambda model, x, y, **options: fa.attacks.fgsm(model, x, y, THREAT, **options)  # noqa: E731
     training = fa.train.epochs(
         model, images(20), Noting(), epochs=2, batch_size=20, execution=Execution(compile=True),
-        test_set=images(4), test_attacks={"fgsm": attack},
+        test_set=images(4), test_attacks={"fgsm": partial(fa.attacks.fgsm, threat=THREAT)},
     )  # fmt: skip
     next(training)
     # in the step compiled; where the recipe's own examples are measured not
@@ -123,14 +123,11 @@ def test_the_model_stays_itself(traced):
     assert hooked
     assert model._compiled_call_impl is None
     assert list(model.state_dict()) == keys
-    copied = copy.deepcopy(model)
+    model.eval()[2]._forward_hooks.clear()  # a lambda cannot be pickled
     written = io.BytesIO()
-    model[2]._forward_hooks.clear()  # a lambda cannot be pickled
     torch.save(model, written)
     written.seek(0)
-    loaded = torch.load(written, weights_only=False)
-    model.eval()
-    for other in (copied.eval(), loaded.eval()):
+    for other in (copy.deepcopy(model), torch.load(written, weights_only=False)):
         assert torch.equal(other(images(4).x), model(images(4).x))
     assert not torch.equal(before, model(images(4).x))
     training.close()
@@ -194,23 +191,18 @@ def test_what_cannot_act_is_refused(traced):
             train(**options)
 
 
-@pytest.fixture
-def untried():
-    _compiled._try.cache_clear()
-    yield
-    _compiled._try.cache_clear()
-
-
-def test_a_compiler_that_fails_and_one_switched_off_are_told_at_the_call(monkeypatch, untried):
+def test_a_compiler_that_fails_and_one_switched_off_are_told_at_the_call(monkeypatch):
     def broken(call, **options):
         def fail(*args):
             raise RuntimeError("no g++ found\nlong story")
 
         return fail
 
-    monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(InputError, match=r"for cpu, got none that works \(RuntimeError: no g\+\+ found"):
-        fit(net(), images(), Standard(), epochs=1, execution=Execution(compile=True))
-    monkeypatch.setattr(torch, "compile", lambda call, **options: call)
-    with pytest.raises(InputError, match="compile to be switched on, got it off"):
-        fit(net(), images(), Standard(), epochs=1, execution=Execution(compile=True))
+    monkeypatch.setattr(_compiled, "_try", _compiled._try.__wrapped__)  # what was found is kept
+    for compile, message in (
+        (broken, r"for cpu, got none that works \(RuntimeError: no g\+\+ found"),
+        (lambda call, **options: call, "compile to be switched on, got it off"),
+    ):
+        monkeypatch.setattr(torch, "compile", compile)
+        with pytest.raises(InputError, match=message):
+            train()

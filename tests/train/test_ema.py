@@ -1,6 +1,6 @@
 """The moving average of weights: its value, its accuracies, its file, and that it resumes."""
 
-import functools
+from functools import partial
 
 import pytest
 import torch
@@ -15,11 +15,10 @@ from fastadv.train._weights import MovingAverage
 from .nets import images, net, run, stopped
 
 DECAY = 0.6
-ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
+ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
 
 
-def assert_same(state, other):
-    torch.testing.assert_close(state, other, rtol=0, atol=0)
+assert_same = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 @pytest.mark.slow
@@ -31,14 +30,9 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
         history.append({name: value.double().clone() for name, value in model.state_dict().items()})
 
     start = {name: value.double() for name, value in model.state_dict().items()}
+    options = {"epochs": 2, "batch_size": 8}
     epochs = fa.train.epochs(
-        model,
-        images(),
-        Standard(),
-        epochs=2,
-        batch_size=8,
-        optimization=Optimization(ema=DECAY),
-        progress=note,
+        model, images(), Standard(), optimization=Optimization(ema=DECAY), progress=note, **options
     )
     reports = list(epochs)
     averaged = epochs.averaged()
@@ -55,7 +49,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
     assert reports[0].ema_clean_accuracy is None
     plain = net()
     plain[0].bias.requires_grad_(False)
-    fit(plain, images(), Standard(), epochs=2, batch_size=8)
+    fit(plain, images(), Standard(), **options)
     assert_same(plain.state_dict(), model.state_dict())
 
 
@@ -64,7 +58,7 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     test_set = images(40, seed=9)
     options = {"test_set": test_set, "test_attacks": ATTACKS, "ema": DECAY, "epochs": 2}
     model, past = run(tmp_path, **options)
-    averaged, _ = fa.models.read_weights(tmp_path / "ema.safetensors")
+    averaged, about = fa.models.read_weights(tmp_path / "ema.safetensors")
     last, _ = fa.models.read_weights(tmp_path / "model.safetensors")
     assert_same(last, dict(model.state_dict()))
     assert not torch.equal(averaged["5.weight"], last["5.weight"])
@@ -73,7 +67,6 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     table = fa.evaluate(twin, test_set, ATTACKS)
     assert past[-1].ema_clean_accuracy == table.clean_accuracy
     assert past[-1].ema_robust_accuracy == {"fgsm": table["fgsm"].robust_accuracy}
-    _, about = fa.models.read_weights(tmp_path / "ema.safetensors")
     assert about["config"]["ema"] == DECAY
     assert about["measured"]["weights"] == "ema"
     assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy

@@ -79,13 +79,14 @@ def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patien
 
 
 @pytest.mark.slow
-def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted):
-    scripted([0.2, 0.6, 0.5, 0.65, 0.4, 0.5])
-    model, states, _ = run(tmp_path)
-    assert same(model.state_dict(), states[5])
-    assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[5])
+@pytest.mark.parametrize("options", [{}, {"on_alarm": "rewind"}], ids=["plain", "no alarm to rewind"])
+def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted, options):
+    scripted([0.5, 0.65, 0.6])
+    model, states, _ = run(tmp_path, epochs=3, **options)
+    assert same(model.state_dict(), states[2])
+    assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[2])
     weights, about = fa.models.read_weights(tmp_path / "best.safetensors")
-    assert same(weights, states[3])
+    assert same(weights, states[1])
     assert about["measured"]["robust_accuracy"] == {"fgsm": 0.65}
     assert about["measured"]["weights"] == "best"
 
@@ -161,37 +162,20 @@ def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("test_set", [None, nets.images(20, seed=9)], ids=["alone", "beside a test set"])
-def test_what_is_measured_on_a_validation_set(test_set):
-    options = {"epochs": 1, "ema": 0.5}
-    model, _, past = run(**options, validation_set=HELD_OUT, test_set=test_set)
-    plain, _, there = run(**options, test_set=HELD_OUT)
-    assert same(model.state_dict(), plain.state_dict())
-    for mine, theirs in zip(past, there, strict=True):
-        for name in ("clean", "robust", "ema_clean", "ema_robust"):
-            held_out = getattr(mine, f"validation_{name}_accuracy")
-            assert held_out == getattr(theirs, f"{name}_accuracy")
-        assert (mine.lowest, mine.judged) == (theirs.lowest, theirs.judged)
-        assert mine.own_accuracy == theirs.own_accuracy
-    if test_set is None:
-        assert (past[-1].clean_accuracy, past[-1].robust_accuracy) == (None, {})
-    else:
-        _, _, there = run(**options, test_set=test_set)
-        for name in ("clean_accuracy", "robust_accuracy", "ema_clean_accuracy", "ema_robust_accuracy"):
-            assert getattr(past[-1], name) == getattr(there[-1], name)
-
-
-def test_the_limit_is_of_the_test_set_alone(monkeypatch):
+def test_what_is_measured_on_a_validation_set():
     """All images held out judge the run, however few of the test set are looked at."""
-    seen = []
-
-    def accuracies(measure, model):
-        seen.append((len(measure.data), measure.size))
-        return 0.5, {"fgsm": 0.5}
-
-    monkeypatch.setattr(Measure, "_accuracies", accuracies)
-    run(epochs=1, validation_set=HELD_OUT, test_limit=7)
-    assert seen == [(20, 7), (30, 30)]
+    options = {"epochs": 1, "ema": 0.5}
+    _, _, [mine] = run(**options, validation_set=HELD_OUT, test_limit=7)
+    _, _, [there] = run(**options, test_set=HELD_OUT)
+    _, _, [tested] = run(**options, test_limit=7)
+    _, _, [alone] = run(**options, validation_set=HELD_OUT, test_set=None)
+    for name in ("clean_accuracy", "robust_accuracy", "ema_clean_accuracy", "ema_robust_accuracy"):
+        of_validation = [getattr(report, f"validation_{name}") for report in (mine, alone)]
+        assert of_validation == [getattr(there, name)] * 2
+        assert getattr(mine, name) == getattr(tested, name)
+    assert (mine.loss, mine.lowest, mine.judged) == (there.loss, there.lowest, there.judged)
+    assert mine.own_accuracy == there.own_accuracy
+    assert (alone.clean_accuracy, alone.robust_accuracy) == (None, {})
 
 
 def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averaged_weights():
@@ -203,14 +187,6 @@ def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averag
     averaged = [{"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.4}, {"a": 0.3, "b": 0.9}, {"a": 0.4, "b": 0.7}]
     assert best(reports(robust, averaged)).epoch == 2
     assert best(reports(robust, [{}] * 4)).epoch == 1
-
-
-@pytest.mark.slow
-def test_without_an_alarm_rewind_leaves_the_last_weights(scripted):
-    scripted([0.5, 0.6, 0.55])
-    model, states, _ = run(epochs=3, on_alarm="rewind")
-    assert same(model.state_dict(), states[2])
-    assert not same(states[1], states[2])
 
 
 @pytest.mark.slow
@@ -240,12 +216,6 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
         assert [line["alarm"] for line in lines] == [report.alarm for report in past]
         weights, _ = fa.models.read_weights(tmp_path / "model.safetensors")
         assert same(weights, model.state_dict())
-
-
-@pytest.mark.slow
-def test_a_collapse_after_another_is_not_told_again(scripted):
-    scripted([0.6, 0.0, 0.5, 0.5, 0.0, 0.0])
-    assert [report.epoch for report in run()[2] if report.alarm] == [2]
 
 
 @pytest.mark.slow
@@ -288,49 +258,17 @@ def test_standard_training_raises_no_alarm(scripted):
 
 
 @pytest.mark.slow
-def test_the_accuracy_on_the_recipes_own_examples():
-    test_set = nets.images(20, seed=9)
-    for recipe in (InputNoise(fa.Linf(0.3)), fa.train.AWP(FGSMTraining(fa.Linf(0.1)))):
-        model, _, past = run(recipe=recipe, epochs=1)
-        inner = getattr(recipe, "recipe", recipe)
-        x_adv = inner.craft(
-            model, test_set.x, test_set.y, ids=torch.arange(20), seed=fa.rng.derive(0, "own examples")
-        )
-        logits = model.eval()(x_adv)
-        assert past[0].own_accuracy == (logits.argmax(1) == test_set.y).double().mean().item()
-    assert run(recipe=Standard(), epochs=1)[2][0].own_accuracy is None
-    assert run(recipe=RECIPE, epochs=1, test_attacks=None)[2][0].own_accuracy is None
-
-
-@pytest.mark.slow
-def test_own_examples_are_of_the_first_images_alone(monkeypatch):
-    crafted = []
-
-    class Counted(FGSMTraining):
-        def craft(self, model, x, y, *, ids, seed):
-            crafted.append(ids.tolist())
-            return super().craft(model, x, y, ids=ids, seed=seed)
-
+def test_the_accuracy_on_the_recipes_own_examples(monkeypatch):
+    """Of the first images alone."""
     monkeypatch.setattr(measuring, "OWN_LIMIT", 6)
-    past = run(recipe=Counted(fa.Linf(0.1)), epochs=1)[2]
-    assert crafted[-1] == [0, 1, 2, 3, 4, 5]
-    assert past[0].own_accuracy * 6 == pytest.approx(round(past[0].own_accuracy * 6))
-
-
-@pytest.mark.slow
-def test_the_best_weights_are_never_ahead_of_the_checkpoint(tmp_path, scripted, monkeypatch):
-    """Killed between the two, a run that goes on finds weights of an epoch that it knows."""
-    order, replace = [], os.replace
-
-    def noted(source, target):
-        replace(source, target)
-        if Path(target).suffix == ".safetensors":
-            order.append(Path(target).stem)
-
-    monkeypatch.setattr(os, "replace", noted)
-    scripted([0.2, 0.6, 0.5])
-    run(tmp_path, epochs=3)
-    assert order == ["checkpoint", "best", "checkpoint", "best", "checkpoint", "model"]
+    first, seed = nets.images(20, seed=9), fa.rng.derive(0, "own examples")
+    x, y = first.x[:6], first.y[:6]
+    for recipe in (InputNoise(fa.Linf(0.3)), fa.train.AWP(FGSMTraining(fa.Linf(0.1)))):
+        model, _, [report] = run(recipe=recipe, epochs=1)
+        x_adv = getattr(recipe, "recipe", recipe).craft(model, x, y, ids=torch.arange(6), seed=seed)
+        assert report.own_accuracy == (model.eval()(x_adv).argmax(1) == y).double().mean().item()
+    assert run(recipe=Standard(), epochs=1)[2][0].own_accuracy is None
+    assert run(epochs=1, test_attacks=None)[2][0].own_accuracy is None
 
 
 @pytest.mark.slow
@@ -388,9 +326,7 @@ if __name__ == "__main__":
     from tests.kills import killed_at
 
     torch.set_num_threads(1)
-    everything(
-        None, epochs=2, checkpoint_every=None
-    )  # what is slow the first time is done before the process multiplies
+    everything(None, checkpoint_every=None)  # what is slow the first time is done before it multiplies
     for moment in sys.argv[2:]:
         if os.fork() == 0:
             killed_at(int(moment.split("-")[0]), moment.split("-")[1])

@@ -34,13 +34,6 @@ class Views(nn.Module):
         return self.head(self.convolution(x).view(len(x), -1))
 
 
-def test_models_that_allow_it():
-    x = torch.rand(2, 1, 8, 8)
-    assert allows_channels_last(net(), x)
-    assert not allows_channels_last(Views(), x)
-    assert not allows_channels_last(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x)
-
-
 def test_the_probe_leaves_no_trace():
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -5,7 +5,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import Execution, PGDTraining, Standard, execution, fit
+from fastadv.train import Execution, Standard, execution, fit
 
 from .nets import images, net
 
@@ -21,6 +21,7 @@ CALLERS = {
     "medium": lambda: torch.set_float32_matmul_precision("medium"),
     "highest": lambda: torch.set_float32_matmul_precision("highest"),
 }
+ENDS = "whole", "closed", "dropped", "broken"
 
 
 def state():
@@ -69,8 +70,7 @@ def fresh():
     FAIL.clear()
 
 
-@pytest.mark.parametrize("caller", CALLERS)
-@pytest.mark.parametrize("end", ["whole", "closed", "dropped", "broken"])
+@pytest.mark.parametrize(("caller", "end"), [*zip(CALLERS, [*ENDS, *ENDS[:2]], strict=True)])
 def test_the_switches_are_the_callers_outside_of_steps(caller, end, gpu):
     CALLERS[caller]()
     before, outside = state(), []
@@ -123,18 +123,9 @@ def test_where_it_would_do_nothing_it_is_refused(monkeypatch):
 
 def test_a_run_is_resumed_in_its_precision(gpu, tmp_path):
     options = {"run_dir": tmp_path, "batch_size": 25}
-    training = fa.train.epochs(
-        net(),
-        images(),
-        PGDTraining(fa.Linf(0.1), 1),
-        epochs=2,
-        execution=Execution(precision="tf32"),
-        **options,
-    )
-    next(training)
-    training.close()
+    fit(net(), images(), Standard(), epochs=1, execution=Execution(precision="tf32"), **options)
     with pytest.raises(InputError, match=r"another precision \(tf32 there, fp32 here\)"):
-        fit(net(), images(), PGDTraining(fa.Linf(0.1), 1), epochs=2, resume=True, **options)
+        fit(net(), images(), Standard(), epochs=1, resume=True, **options)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

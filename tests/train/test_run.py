@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import fields
 from functools import partial
 
 import pytest
@@ -64,13 +64,6 @@ def test_an_option_by_itself_is_sent_to_its_object(call, options, belong):
         call(net(), images(), Standard(), epochs=1, **options)
     with pytest.raises(InputError, match=r"expected a fastadv\.train\..*, got dict"):
         call(net(), images(), Standard(), epochs=1, **{belong.partition("=")[0]: {}})
-
-
-@pytest.mark.parametrize("group", GROUPS.values())
-def test_options_are_fixed_and_equal_by_value(group):
-    with pytest.raises(FrozenInstanceError):
-        setattr(group(), fields(group)[0].name, None)
-    assert group() == group()
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from torch import nn
 
 from fastadv.threat import L2
 from fastadv.train import FastTraining, FreeTraining, HiddenFGSM, RubbishTraining, Standard, fit
-from tests.train.nets import grouped
-from tests.train.processes.worker import CASES, SETTINGS, TEST, Stop, images
+from tests.train.nets import grouped, images
+from tests.train.processes.worker import CASES, SETTINGS, TEST, Stop
 
 
 def net(dropout: float = 0.2) -> nn.Module:

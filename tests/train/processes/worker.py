@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import nn
 
 from fastadv.attacks import pgd
-from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
@@ -28,7 +27,7 @@ from fastadv.train import (
     fit,
 )
 from tests.kills import die, loss_told
-from tests.train.nets import grouped
+from tests.train.nets import grouped, images
 
 THREAT = Linf(0.1)
 
@@ -56,15 +55,6 @@ class Doubled(nn.Module):
         return self.inner(x.double())
 
 
-def images(n: int, seed: int = 0) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % 3
-    x = torch.rand(n, 1, 8, 8, generator=generator) * 0.5
-    for i, label in enumerate(y.tolist()):
-        x[i, :, 3 * label : 3 * label + 2] += 0.5
-    return ImageSet(x, y, ("top", "middle", "bottom"), "bands")
-
-
 # 300 images are two batches, one for each of two processes
 TEST = {
     "test_set": images(300, seed=1),
@@ -73,12 +63,7 @@ TEST = {
 CASES: dict[str, dict[str, Any]] = {
     # 26 = 3 * 8 + 2: with three processes the last one has none of the last batch
     "standard": {"recipe": Standard(), "ema": 0.9, "schedule": "cosine", **TEST},
-    "pgd": {
-        "recipe": PGDTraining(THREAT, 2, weight=0.5),
-        "augment": "shift",
-        "clip_norm": 0.1,
-        "max_norm": 0.5,
-    },
+    "pgd": {"recipe": PGDTraining(THREAT, 2, weight=0.5), "augment": "shift", "clip_norm": 0.1},
     "trades": {"recipe": TRADES(THREAT, 2), "optimizer": "adam", "batch_size": 7},
     "mart": {"recipe": MART(THREAT, 2, label_smoothing=0.1), "max_norm": 0.5},
     "fast": {"recipe": FastTraining(L2(0.5))},
@@ -96,12 +81,9 @@ CASES_OF = {2: ["standard", "free", "awp", "prior"], 3: list(CASES)}
 def train(name: str, **options: Any) -> dict[str, Any]:
     model = net()
     past = fit(model, images(26), **grouped(**{**SETTINGS, **CASES[name], **options}))
-    accuracies = [
-        (one.clean_accuracy, one.robust_accuracy, one.ema_clean_accuracy, one.ema_robust_accuracy)
-        for one in past
-    ]
-    losses = [report.loss for report in past]
-    return {"weights": model.state_dict(), "losses": losses, "accuracies": accuracies}
+    kinds = "clean", "robust", "ema_clean", "ema_robust"
+    accuracies = [[getattr(one, f"{kind}_accuracy") for kind in kinds] for one in past]
+    return {"weights": model.state_dict(), "losses": [one.loss for one in past], "accuracies": accuracies}
 
 
 def every_case(folder: Path, rank: int) -> None:
@@ -166,10 +148,7 @@ def faults(folder: Path, rank: int) -> None:
         "weights": {"model": net().requires_grad_(True) if rank == 0 else _other()},
         "epochs": {"epochs": 2 + rank},
         "argument": {"learning_rate": 0.1 - rank},
-        "test": {
-            **TEST,
-            "test_attacks": {"pgd": partial(pgd, threat=THREAT, steps=2 + rank, step_size=0.05)},
-        },
+        "test": {**TEST, "test_attacks": {"pgd": partial(pgd, threat=THREAT, steps=2 + rank)}},
         "folder": {"run_dir": folder / "file"},
         "batch": {"batch_size": 1},
         "nan": {"recipe": Spoiled()},

@@ -9,55 +9,33 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.train import MART
-from tests.train.recipes.hand import (
-    RADIUS,
-    SEED,
-    STEP_SIZE,
-    STEPS,
-    ascend,
-    assert_same_step,
-    batch,
-    differ,
-    gradients,
-    near,
-    own,
-    warm_net,
-)
+from tests.train.recipes import hand
 
-RECIPE = MART(fa.Linf(RADIUS), STEPS, STEP_SIZE, beta=5.0)
+RECIPE = MART(fa.Linf(hand.RADIUS), hand.STEPS, hand.STEP_SIZE, beta=5.0)
 
 
 def by_hand(model, x, y, ids):
-    x_adv = ascend(model, x, lambda z: cross_entropy(z, y, reduction="none"), near(x, ids))
+    x_adv = hand.ascend(model, x, lambda z: cross_entropy(z, y, reduction="none"), hand.near(x, ids))
     return x_adv, model(x).softmax(1), model(x_adv).softmax(1)
 
 
 def binary(q, y):
     others = q.masked_fill(torch.eye(3, dtype=torch.bool)[y], 0)
-    return -own(q, y).log() - (1 - others.amax(1)).log()
+    return -hand.own(q, y).log() - (1 - others.amax(1)).log()
 
 
 def test_value_gradient_and_statistics():
-    x, y, ids = batch()
-    model = warm_net()
-    hand = copy.deepcopy(model)
-    _, p, q = by_hand(hand, x, y, ids)
+    x, y, ids = hand.batch()
+    model = hand.warm_net()
+    twin = copy.deepcopy(model)
+    _, p, q = by_hand(twin, x, y, ids)
     apart = (p * (p.log() - q.log())).sum(1)
-    wanted = (binary(q, y) + 5 * apart * (1 - own(p, y))).mean()
-    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * (1 - own(q, y))).mean(), rtol=1e-3)
-    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * own(p, y)).mean(), rtol=1e-3)
-    held = (binary(q, y) + 5 * apart * (1 - own(p, y).detach())).mean()
-    assert differ(gradients(wanted, hand), gradients(held, hand))
-    assert_same_step(RECIPE, model, hand, wanted)
-
-
-def test_examples_are_crafted_in_eval_mode_on_the_cross_entropy():
-    x, y, ids = batch()
-    model = warm_net()
-    before = copy.deepcopy(model.state_dict())
-    crafted = RECIPE.craft(model, x, y, ids=ids, seed=SEED)
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    torch.testing.assert_close(crafted, by_hand(model, x, y, ids)[0], rtol=0, atol=1e-12)
+    wanted = (binary(q, y) + 5 * apart * (1 - hand.own(p, y))).mean()
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * (1 - hand.own(q, y))).mean(), rtol=1e-3)
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * hand.own(p, y)).mean(), rtol=1e-3)
+    held = (binary(q, y) + 5 * apart * (1 - hand.own(p, y).detach())).mean()
+    assert hand.differ(hand.gradients(wanted, twin), hand.gradients(held, twin))
+    hand.assert_same_step(RECIPE, model, twin, wanted)
 
 
 class Fixed(nn.Module):
@@ -87,11 +65,11 @@ def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
 
 
 def test_smoothing_is_that_of_the_first_term():
-    x, y, _ = batch()
+    x, y, _ = hand.batch()
     losses = [
-        MART(fa.Linf(RADIUS), 1, beta=0.0, label_smoothing=s).objective(warm_net(), x, y, x)
+        MART(fa.Linf(hand.RADIUS), 1, beta=0.0, label_smoothing=s).objective(hand.warm_net(), x, y, x)
         for s in (0.0, 0.2)
     ]
-    logits = warm_net()(x)
+    logits = hand.warm_net()(x)
     change = cross_entropy(logits, y, label_smoothing=0.2) - cross_entropy(logits, y)
     torch.testing.assert_close(losses[1] - losses[0], change)

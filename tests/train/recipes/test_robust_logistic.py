@@ -1,7 +1,5 @@
 """Adversarial training of a linear model in closed form: the formula, FGSM training, and what is refused."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
@@ -79,9 +77,9 @@ def test_the_formula_its_gradient_and_the_worst_of_many_points(name, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", THREATS)
-@pytest.mark.parametrize("weight", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("kind", "name", "weight"), [("logistic", "linf", 0.0), ("softmax", "l2", 0.4), ("sequential", "l1", 0.0)]
+)
 def test_a_run_is_that_of_fgsm_training_to_rounding(name, kind, weight):
     threat, (x, y) = THREATS[name][0], batch()
     data = ImageSet(x.float(), y, 2, "random")
@@ -89,8 +87,8 @@ def test_a_run_is_that_of_fgsm_training_to_rounding(name, kind, weight):
     for recipe in (RobustLogistic(threat, weight), FGSMTraining(threat, weight)):
         model = model_of(kind)
         model.load_state_dict(first)
-        options = {"batch_size": 16, "learning_rate": 0.1, "optimization": Optimization(weight_decay=1e-3)}
-        reports = fit(model, data, recipe, epochs=4, **options)
+        options = {"batch_size": 16, "learning_rate": 0.2, "optimization": Optimization(weight_decay=1e-3)}
+        reports = fit(model, data, recipe, epochs=2, **options)
         runs.append((model.state_dict(), [report.loss for report in reports]))
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-11)
     assert any(not torch.allclose(weight, first[key], atol=1e-2) for key, weight in runs[0][0].items())
@@ -121,23 +119,6 @@ def test_the_penalty_fades_with_the_margin_where_that_of_weight_decay_stays():
             pulls[type(recipe).__name__, bias] = torch.autograd.grad(change, model.linear.weight)[0].norm()
     assert pulls["RobustLogistic", 60.0] < 1e-6 < pulls["RobustLogistic", 0.0]
     assert pulls["WeightDecayL1", 60.0] == pytest.approx(0.1 * len(w) ** 0.5)
-
-
-@pytest.mark.slow
-def test_it_makes_a_classifier_of_two_digits_robust():
-    def of_two(split):
-        data = fa.data.load("digits", split)
-        chosen = ((data.y == 3) | (data.y == 7)).nonzero()[:, 0]
-        return ImageSet(data.x[chosen], (data.y[chosen] == 7).long(), 2, "3 against 7")
-
-    threat, robust = fa.Linf(0.25), {}
-    for recipe in (Standard(), RobustLogistic(threat)):
-        model = fa.models.create("logistic", shape=(1, 8, 8))
-        fa.train.fit(model, of_two("train"), recipe, epochs=20, batch_size=32, learning_rate=0.2)
-        table = fa.evaluate(model, of_two("test"), {"fgsm": partial(fa.attacks.fgsm, threat=threat)})
-        robust[type(recipe).__name__] = table["fgsm"].robust_accuracy
-        assert table.clean_accuracy > 0.9
-    assert robust["RobustLogistic"] > robust["Standard"] + 0.1
 
 
 class Scaled(fa.models.LogisticRegression):
