@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -223,17 +222,6 @@ def test_every_step_has_its_own_dropout_mask():
     assert torch.cat([first, other]).unique(dim=0).shape[0] == 28
 
 
-def test_any_map_style_data_set():
-    class Pairs(torch.utils.data.Dataset):
-        def __len__(self):
-            return 10
-
-        def __getitem__(self, index):
-            return images(10).x[index], int(images(10).y[index])
-
-    assert len(train(data=Pairs())) == 2
-
-
 @pytest.mark.slow
 def test_the_finished_model_has_a_card(tmp_path):
     model = net()
@@ -339,10 +327,3 @@ def test_bad_data_and_models_are_named_at_the_call():
     pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
     with pytest.raises(InputError, match="labels from 0 to 2"):
         train(data=pairs)
-
-
-def test_reports_are_plain_values():
-    (report,) = train(epochs=1)
-    assert report.clean_accuracy is None
-    assert report.robust_accuracy == {}
-    assert json.loads(json.dumps(replace(report, seconds=1.0).__dict__))["epoch"] == 1

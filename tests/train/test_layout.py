@@ -12,14 +12,8 @@ from .nets import images
 
 
 def net():
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.Conv2d(4, 4, 3),
-        nn.Flatten(),
-        nn.Dropout(0.1),
-        nn.Linear(64, 3),
-    )
+    convolutions = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3))
 
 
 class Views(nn.Module):

@@ -262,16 +262,6 @@ def test_an_infinite_radius_is_a_walk():
     torch.testing.assert_close(away.abs().amax((1, 2, 3)), torch.full((9,), 0.03))
 
 
-def test_the_attack_follows_the_weights():
-    """The examples of each batch are made with the weights of that moment."""
-    x, y, ids = batch()
-    model, fresh, recipe = flat_net(0), flat_net(1), FGSMTraining(THREAT, weight=0.0)
-    before = recipe(model, x, y, ids=ids)
-    model.load_state_dict(fresh.state_dict())
-    assert torch.equal(recipe(model, x, y, ids=ids), recipe(fresh, x, y, ids=ids))
-    assert not torch.equal(before, recipe(fresh, x, y, ids=ids))
-
-
 class Tempered(nn.Module):
     """Python state that training may change: a number, a flag, an activation, values in a list and a dict."""
 

@@ -98,15 +98,8 @@ class Spy:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_step_is_given(precision):
     SEEN.clear()
-    fit(
-        net(),
-        images(),
-        Spy(),
-        epochs=2,
-        batch_size=20,
-        augment="shift",
-        execution=Execution(precision=precision),
-    )
+    options = {"epochs": 2, "batch_size": 20, "augment": "shift", "execution": Execution(precision=precision)}
+    fit(net(), images(), Spy(), **options)
     steps, dtypes = SEEN[::2], SEEN[1::2]
     assert [(at.epoch, len(at.x)) for at in steps] == [(1, 20), (1, 20), (1, 10), (2, 20), (2, 20), (2, 10)]
     assert {at.size for at in steps} == {50}

@@ -53,17 +53,6 @@ def test_two_epochs():
     assert kept.abs().max() <= RADIUS + 1e-12
 
 
-def test_momentum_zero_keeps_the_example_itself():
-    at = step_at(warm_net())
-    seen = []
-    at.model.register_forward_pre_hook(lambda part, given: seen.append(given[0].detach().clone()))
-    PriorGuidedTraining(fa.Linf(RADIUS), momentum=0.0).step(at)
-    assert len(seen) == 2
-    torch.testing.assert_close(
-        at.state["perturbation"][at.ids].double(), seen[1] - at.x, rtol=1e-3, atol=1e-6
-    )
-
-
 def test_a_cycle_begins_anew():
     recipe = PriorGuidedTraining(fa.Linf(RADIUS), reset=2)
     starts, state = [], {}

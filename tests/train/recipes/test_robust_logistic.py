@@ -9,13 +9,10 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.train import (
-    AWP,
     FGSMTraining,
-    FreeTraining,
     Optimization,
     RobustLogistic,
     Standard,
-    WeightDecayL1,
     fit,
 )
 
@@ -106,21 +103,6 @@ def test_where_the_box_cuts_the_ball_it_is_an_upper_bound():
     assert RobustLogistic(threat)(model, x, y) > FGSMTraining(threat, weight=0.0)(model, x, y)
 
 
-def test_the_penalty_fades_with_the_margin_where_that_of_weight_decay_stays():
-    """Goodfellow et al. 2014, section 5: L1 decay goes on where adversarial training has done its work."""
-    model = model_of("logistic")
-    w, _ = line(model)
-    x, y = batch()[0], torch.ones(40, dtype=torch.long)
-    pulls = {}
-    for recipe in (RobustLogistic(THREATS["linf"][0]), WeightDecayL1(0.1)):
-        for bias in (0.0, 60.0):
-            model.linear.bias.data.fill_(bias)
-            change = recipe(model, x, y) - Standard()(model, x, y)
-            pulls[type(recipe).__name__, bias] = torch.autograd.grad(change, model.linear.weight)[0].norm()
-    assert pulls["RobustLogistic", 60.0] < 1e-6 < pulls["RobustLogistic", 0.0]
-    assert pulls["WeightDecayL1", 60.0] == pytest.approx(0.1 * len(w) ** 0.5)
-
-
 class Scaled(fa.models.LogisticRegression):
     """Linear, but not as its parent is."""
 
@@ -145,15 +127,3 @@ def test_other_models_are_refused(model):
     x, y = batch()
     with pytest.raises(InputError, match="model: expected a linear one of two classes"):
         RobustLogistic(fa.Linf(0.1))(model, x.float(), y)
-
-
-def test_wrappers_take_it_as_a_loss():
-    x, y = batch()
-    recipe = RobustLogistic(THREATS["linf"][0])
-    model = model_of("logistic")
-    decayed = WeightDecayL1(0.1, recipe)(model, x, y)
-    torch.testing.assert_close(decayed, recipe(model, x, y) + 0.1 * model.linear.weight.abs().sum())
-    data = ImageSet(x.float(), y, 2, "random")
-    fit(model, data, AWP(recipe, 0.01), epochs=1, batch_size=16)
-    with pytest.raises(InputError, match="recipe: expected one that is a loss"):
-        WeightDecayL1(0.1, FreeTraining(fa.Linf(0.1), 2))
