@@ -40,10 +40,12 @@ def test_it_is_the_same_training_to_rounding(recipe):
     assert [each.loss for each in past] == pytest.approx([each.loss for each in plainly], abs=1e-9)
 
 
-def test_what_torch_draws_differs_between_parts_and_passes():
+def test_parts_are_contiguous_and_what_torch_draws_differs_between_parts_and_passes():
+    """Kernels may choose another algorithm for strided rows."""
     drawn = []
 
     def noted(model, x, y, *, ids, seed):
+        assert x.is_contiguous()
         drawn.append(torch.rand(4))
         return Standard()(model, x, y)
 
