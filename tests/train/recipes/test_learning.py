@@ -11,9 +11,7 @@ from fastadv import train
 
 THREAT = fa.Linf(0.15)
 PLAIN = {
-    "smooth": train.Standard(label_smoothing=0.1),
     "noise": train.InputNoise(THREAT),
-    "l1": train.WeightDecayL1(1e-4),
     "rubbish": train.RubbishTraining(),
     "hidden": train.HiddenFGSM(3, 0.1),
 }
