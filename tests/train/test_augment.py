@@ -27,6 +27,7 @@ def places(image, margin):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "padding", "margin"),
     [(8, 8, None, 1), (28, 6, None, 3), (32, 32, None, 4), (9, 7, None, 1), (7, 12, 3, 3), (5, 5, 7, 7)],
@@ -106,6 +107,7 @@ def test_the_type_and_layout_of_the_images_do_not_matter(name, dtype, channels):
     assert not torch.equal(moved, augment(x, ids=ids, seed=2, epoch=2))
 
 
+@pytest.mark.slow
 @given(
     n=st.integers(1, 8),
     channels=st.sampled_from([1, 3]),

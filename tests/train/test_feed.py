@@ -164,6 +164,7 @@ class Placed(Dataset):
         return torch.full((1, 2, 2), 0 if worker is None else worker.id + 1, dtype=torch.uint8), 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "readers"), [(None, [0]), (0, [0]), (2, [1, 2])])
 def test_as_many_workers_read_as_are_asked_for(workers, readers):
     x = torch.cat([x for x, *_ in Feed(Placed(), 2, None, 3, CPU, workers).batches(1)])

@@ -210,6 +210,7 @@ RECIPES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_named(whole):
     before = {path: path.read_bytes() for path in whole[2].iterdir()}
     for name, value in REFUSED.items():
@@ -218,6 +219,7 @@ def test_another_configuration_is_refused_and_named(whole):
     assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
 
 
+@pytest.mark.slow
 def test_another_recipe_or_attribute_of_one_is_refused(whole, tmp_path):
     for recipe in RECIPES:
         with pytest.raises(InputError, match="another recipe"):
