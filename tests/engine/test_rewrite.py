@@ -169,7 +169,9 @@ LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rewrite", "layer", "shape"), LEFT, ids=str)
+@pytest.mark.parametrize(
+    ("rewrite", "layer", "shape"), LEFT, ids=lambda each: getattr(each, "name", str(each))
+)
 def test_layers_that_are_left_to_the_library(
     rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...]
 ) -> None:

@@ -2,7 +2,7 @@
 
 A rule is a function of a `Search`. It evaluates points, and the search keeps the best of each sample, counts
 passes, marks what is not finite, lets samples leave, and proves each success on the model as given.
-`examples/7_own_attack.py` has two attacks of a page each; CONTRIBUTING.md says what each name is for.
+`docs/own_attack.md` has two attacks of a page each; CONTRIBUTING.md says what each name is for.
 """
 
 from fastadv._checks import check_count, check_number, check_share
