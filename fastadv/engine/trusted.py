@@ -43,7 +43,8 @@ class Trusted:
 
     def knows_size(self, x: Tensor) -> bool:
         """Return whether any pass of as many rows was."""
-        return any(kind == size_class(x) and len(x) <= most for (_, kind), most in self._most.items())
+        kinds = tuple(self._most.items())  # other threads may add to them
+        return any(kind == size_class(x) and len(x) <= most for (_, kind), most in kinds)
 
     def add(self, used: Hashable, x: Tensor) -> None:
         """Take a pass of x with these rewrites."""
