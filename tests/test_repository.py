@@ -151,19 +151,41 @@ def test_environment_variables_are_documented():
 
 PATH = re.compile(r"`([\w.][\w./-]*)`")
 ENDINGS = (".py", ".md", ".toml", ".txt", ".jsonl", ".inl", ".h", ".cpp", "/")
+PAGES = ("CONTRIBUTING.md", "README.md", "docs/own_attack.md")
 
 
-def test_paths_in_contributing_exist():
-    named = [
-        name
-        for name in PATH.findall((ROOT / "CONTRIBUTING.md").read_text())
-        if "/" in name or name.endswith(ENDINGS)
-    ]
-    # NAME stands for any name, as in ops/NAME.py
-    named = [name for name in named if "NAME" not in name]
+def paths(text: str) -> list[str]:
+    """The paths in backticks; NAME stands for any name, as in `fastadv/ops/NAME.py`: of those, the folder."""
+    named = [name for name in PATH.findall(text) if "/" in name or name.endswith(ENDINGS)]
+    return [name if "NAME" not in name else str(Path(name).parent) for name in named]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_pages_exist(page):
+    named = paths((ROOT / page).read_text())
     assert named
-    missing = [name for name in named if not any((room / name).exists() for room in (ROOT, PACKAGE))]
-    assert not missing
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_pages_named_in_docstrings_exist(path):
+    named = [name for name in paths(path.read_text()) if name.startswith(("docs/", "examples/", "tests/"))]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/own_attack.md"])
+def test_pages_for_authors_are_as_wide_as_the_code(page):
+    lines = (ROOT / page).read_text().splitlines()
+    assert [line for line in lines if len(line) > 110 and not line.startswith("|")] == []
+
+
+def test_names_in_contributing_exist():
+    """Each word in backticks is one of the sources; a star stands for the rest of a name."""
+    known = set(re.findall(r"\w+", "\n".join(file.read_text() for file in (*SOURCES, ROOT / "Makefile"))))
+    named = re.findall(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 100
+    named = [name for name in named if name not in paths(f"`{name}`") and not (ROOT / name).exists()]
+    assert [name for name in named if not {*name.split(".")} - {""} <= known] == []
 
 
 def test_changelog_has_a_heading():
@@ -213,9 +235,9 @@ def test_the_checks_can_fail():
         "class A:\n    def f(self): x.item()\ndef _h(): eval('1')\ndef k(eps): torch.cuda.manual_seed(1)\n"
     )
     assert {name for name, _ in calls(tree)} == {".item", "eval", ".manual_seed"}
-    assert PATH.findall("see `fastadv/ops/NAME.py`, `pip install .` and `Makefile`") == [
-        "fastadv/ops/NAME.py",
-        "Makefile",
+    assert paths("see `fastadv/ops/NAME.py`, `pip install .`, `Makefile` and `docs/ops.md`") == [
+        "fastadv/ops",
+        "docs/ops.md",
     ]
     names = {name for name, _ in public_objects()}
     assert {

@@ -57,6 +57,8 @@ __all__ = [
     "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
 ]  # fmt: skip
 
+# of the attacks that know each of these; a card that names no norms is for all that there are
+FOUR = ("linf", "l2", "l1", "l0")
 CARDS = (
     Attack(apgd, norms=("linf", "l2", "l1"), random=True, quick={"steps": 3}, oracle={"steps": 100},
            paper="Croce and Hein 2020, 2021"),
@@ -79,7 +81,8 @@ CARDS = (
     Attack(fab, kind="minimum", norms=("linf", "l2", "l1"), random=True, quick={"steps": 3, "restarts": 4},
            oracle={"steps": 20}, paper="Croce and Hein 2020"),
     Attack(fgsm, tolerance=1.25, paper="Goodfellow et al. 2014"),
-    Attack(fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 150}, paper="Pintor et al. 2021"),
+    Attack(fmn, kind="minimum", norms=FOUR, quick={"steps": 20}, oracle={"steps": 150},
+           paper="Pintor et al. 2021"),
     Attack(gaussian_noise, knowledge="decision", kind="minimum", norms=("l2",), random=True,
            quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10},
            paper="Schott et al. 2018", tolerance=12),
@@ -90,7 +93,7 @@ CARDS = (
     Attack(lbfgs, kind="minimum", norms=("l2",), quick={"steps": 10, "searches": 4}, oracle={"steps": 40},
            paper="Szegedy et al. 2014"),
     Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
-    Attack(minimum_radius, kind="minimum",
+    Attack(minimum_radius, kind="minimum", norms=FOUR,
            quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
            oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
            paper="Schott et al. 2018; Cina et al. 2025"),
@@ -99,7 +102,8 @@ CARDS = (
            paper="Ilyas et al. 2018", tolerance=1.5),
     Attack(pdgd, kind="minimum", norms=("l2",), quick={"steps": 30}, oracle={"steps": 150},
            paper="Matyasko and Chau 2021"),
-    Attack(pdpgd, kind="minimum", quick={"steps": 40}, oracle={"steps": 100}, paper="Matyasko and Chau 2021"),
+    Attack(pdpgd, kind="minimum", norms=FOUR, quick={"steps": 40}, oracle={"steps": 100},
+           paper="Matyasko and Chau 2021"),
     Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
     Attack(pointwise, knowledge="decision", kind="minimum", norms=("l0", "l2"), random=True,
            quick={"queries": 100}, oracle={"queries": 300}, paper="Schott et al. 2018", tolerance=10),

@@ -81,7 +81,7 @@ def test_every_attack_is_compared_in_every_norm_or_nobody_else_has_it() -> None:
     compared = {(case.attack, case.norm) for case in cases_on("linf")}
     served = {(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms}
     alone = {(name, norm) for name, norm in served if {(name, norm), (name, None)} & set(ALONE)}
-    assert compared | alone == served
+    assert compared | alone == served, "an attack without a Case and not in ALONE of tests/parity/cases.py"
     assert not compared & alone
 
 

@@ -35,7 +35,7 @@ from fastadv.runs.card import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHES = 80, 90
-OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
+OPTIONAL = ("targets", "hidden")  # and what has one value a row, as schemas name it
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 Variant = tuple[str, Any, Any, Any]  # its name, the kernel, the source and the options of the compiler
@@ -101,7 +101,11 @@ def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> 
         # a gradient of fewer bits than the points
         narrow = "x_adv" in signature and signature.get("grad", signature["x_adv"]) != signature["x_adv"]
         words += ["narrow"] * narrow
-        given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
+        given = [
+            name
+            for name in kernel.arg_names
+            if (name in OPTIONAL or name.endswith("_rows")) and bound[name] is not None
+        ]
         key = (
             (kernel.fn.__name__, *words)
             if quick

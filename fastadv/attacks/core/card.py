@@ -17,7 +17,7 @@ class Attack:
         run: the function.
         knowledge: what it asks of the model: "gradient", "score" (logits), "decision" (the class), or "none".
         kind: "budget" for the strongest point of a ball, "minimum" for the success nearest to x.
-        norms: of the threats it takes.
+        norms: of the threats it takes; all of `THREATS` unless given.
         targeted: whether it takes targets.
         random: whether its result depends on a seed.
         paper: its source.
