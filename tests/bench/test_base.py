@@ -2,10 +2,8 @@
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -25,31 +23,31 @@ for line in sys.stdin:
 REPOSITORY = pytest.mark.skipif(not (base.ROOT / ".git").exists(), reason="no git history here")
 
 
-def fake(root: Path, milliseconds: float, seed: int) -> Process:
+def fake(root, milliseconds, seed):
     return Process(root, (sys.executable, "-c", FAKE, str(milliseconds), str(seed), str(root)))
 
 
-def comparison(here: Sequence[float], there: Sequence[float]) -> Comparison:
+def comparison(here, there):
     return Comparison("case", list(here), list(there))
 
 
 class TestComparison:
     @pytest.mark.parametrize(("slower", "lost"), [(1.0, False), (1.04, False), (1.08, True), (0.5, False)])
-    def test_more_than_five_percent_beyond_the_noise_is_lost(self, slower: float, lost: bool) -> None:
+    def test_more_than_five_percent_beyond_the_noise_is_lost(self, slower, lost):
         draw = random.Random(1)
         here = [slower * draw.uniform(0.98, 1.02) for _ in range(15)]
         there = [draw.uniform(0.98, 1.02) for _ in range(15)]
         assert comparison(here, there).lost is lost
 
-    def test_what_noise_could_explain_is_not_lost(self) -> None:
+    def test_what_noise_could_explain_is_not_lost(self):
         assert not comparison([0.7, 1.9, 1.2, 0.8, 1.5], [1.0] * 5).lost
 
-    def test_a_slow_moment_of_both_is_no_noise(self) -> None:
+    def test_a_slow_moment_of_both_is_no_noise(self):
         both = [1.0, 7.0, 3.0, 1.0, 2.0]
         assert comparison([1.2 * b for b in both], both).noise == pytest.approx(0)
         assert comparison([1.2 * b for b in both], both).ratio == pytest.approx(1.2)
 
-    def test_the_noise_is_two_standard_errors_of_the_median(self) -> None:
+    def test_the_noise_is_two_standard_errors_of_the_median(self):
         draw = random.Random(2)
         medians = [comparison([draw.gauss(1, 0.05) for _ in range(25)], [1.0] * 25) for _ in range(400)]
         inside = sum(abs(c.ratio - 1) < c.noise for c in medians) / 400
@@ -59,10 +57,7 @@ class TestComparison:
 class TestProcesses:
     @pytest.mark.slow
     @pytest.mark.parametrize(("milliseconds", "lost"), [(5.0, False), (6.0, True)])
-    def test_a_slower_process_loses(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-        milliseconds: float, lost: bool,
-    ) -> None:  # fmt: skip
+    def test_a_slower_process_loses(self, tmp_path, monkeypatch, capsys, milliseconds, lost):
         monkeypatch.setattr(base, "tree", lambda ref, folder: tmp_path)
         monkeypatch.setattr(
             base, "Process",
@@ -74,19 +69,17 @@ class TestProcesses:
         assert [line.split()[0] for line in lines] == list(turns.CASES["ops"])
         assert all(("SLOWER" in line) is lost for line in lines)
 
-    def test_another_trees_fastadv_is_refused(self, tmp_path: Path) -> None:
+    def test_another_trees_fastadv_is_refused(self, tmp_path):
         (tmp_path / "a").mkdir()
         command = (sys.executable, "-c", FAKE, "1", "0", str(tmp_path / "b"))
         with pytest.raises(SystemExit, match="expected fastadv of"):
             Process(tmp_path / "a", command)
 
-    def test_a_process_that_stops_is_named(self, tmp_path: Path) -> None:
+    def test_a_process_that_stops_is_named(self, tmp_path):
         with pytest.raises(SystemExit, match="stopped"):
             Process(tmp_path, (sys.executable, "-c", "pass"))
 
-    def test_a_part_that_cannot_be_compared_is_refused(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_part_that_cannot_be_compared_is_refused(self, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "memory", "--no-gate"])
         with pytest.raises(SystemExit):
             run.main()
@@ -96,7 +89,7 @@ class TestProcesses:
 @REPOSITORY
 class TestTrees:
     @pytest.mark.slow
-    def test_head_against_head(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_head_against_head(self, tmp_path, monkeypatch):
         """The process of HEAD has HEAD's package: no build. Which is faster is up to other work here."""
         if base.git("diff", "--name-only", "HEAD", "--", *base.SOURCES):
             pytest.skip("the C++ sources are changed: HEAD's extension would be built")
@@ -111,13 +104,13 @@ class TestTrees:
         assert len(found.here) == len(found.base) == 5
         assert min(found.here + found.base) > 0
 
-    def test_an_unknown_commit_is_named(self, tmp_path: Path) -> None:
+    def test_an_unknown_commit_is_named(self, tmp_path):
         with pytest.raises(SystemExit, match="no-such-ref"):
             base.tree("no-such-ref", tmp_path)
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(monkeypatch):
     nets = {net: (create, (2, *shape[1:]), r, s, 1) for net, (create, shape, r, s, _) in turns.PGD.items()}
     nets["ResNet-18"] = (partial(resnet18, tiny=True), *nets["ResNet-18"][1:])
     monkeypatch.setattr(turns, "PGD", nets)
@@ -130,5 +123,5 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("case", [case for part in turns.CASES.values() for case in part])
-def test_every_case_runs(case: str) -> None:
+def test_every_case_runs(case):
     assert 0 < turns.turn(case, 0.0) < 60_000

@@ -1,18 +1,14 @@
 """The correctness stage of `make gpu` notices faults, and the launch widths that are found are used."""
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bench.nets import small_net
-from bench.session import Row
 from bench.subjects import correctness
 from bench.subjects.correctness import checked, misjudged, relative_error, replayed_steps
 from bench.subjects.widths import write_tuned
@@ -29,10 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in t
 Args = tuple[Any, ...]
 
 
-def planted(fault: Callable[[Tensor, Args], None]) -> Callable[..., None]:
+def planted(fault):
     """linf_step with a fault: `fault` gets the result and the arguments after a right computation."""
 
-    def launch(out: Tensor, *args: Any) -> None:
+    def launch(out, *args):
         kept = out.clone()
         out.copy_(CARDS["linf_step"].reference(*args))
         fault(out, (kept, *args))
@@ -43,10 +39,10 @@ def planted(fault: Callable[[Tensor, Args], None]) -> Callable[..., None]:
 class TestChecks:
     """The correctness stage notices faults."""
 
-    def args(self) -> Args:
+    def args(self):
         return next(a for a in CARDS["linf_step"].samples(CPU, torch.float32) if a[0].shape == (3, 7))
 
-    def test_a_right_kernel_passes(self) -> None:
+    def test_a_right_kernel_passes(self):
         assert checked(CARDS["linf_step"], planted(lambda out, args: None), self.args()) < 1e-6
 
     @pytest.mark.parametrize(
@@ -59,7 +55,7 @@ class TestChecks:
         ],
         ids=["unwritten", "argument", "value", "race"],
     )
-    def test_a_fault_is_noticed(self, fault: Callable[[Tensor, Args], None], message: str) -> None:
+    def test_a_fault_is_noticed(self, fault, message):
         torch.manual_seed(0)
         with pytest.raises(AssertionError, match=message):
             checked(CARDS["linf_step"], planted(fault), self.args())
@@ -74,9 +70,7 @@ class TestChecks:
         ],
         ids=["right", "nothing", "refused"],
     )
-    def test_steps_that_a_graph_replays(
-        self, capture: Callable[..., Any], message: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_steps_that_a_graph_replays(self, capture, message, monkeypatch):
         monkeypatch.setattr(_graphs, "capture", capture)
         for module in (waiting, ranking):
             monkeypatch.setattr(module, "waits", lambda device: True)
@@ -91,31 +85,31 @@ class TestChecks:
             rows = list(replayed_steps("fp32", plain, graphed, x, y))
             assert [row["moved_elsewhere"] for row in rows] == [0.0, 0.0]
 
-    def test_a_written_argument_is_compared(self) -> None:
+    def test_a_written_argument_is_compared(self):
         card = CARDS["keep_best_"]
         args = next(a for a in card.samples(CPU, torch.float32) if a[0].shape == (64, 3))
         assert checked(card, card.reference, args) == 0.0
         with pytest.raises(AssertionError, match="argument 0 differs"):
             checked(card, lambda *given: None, args)
 
-    def test_relative_error(self) -> None:
+    def test_relative_error(self):
         wanted = torch.tensor([3.0, 4.0, float("nan")], dtype=torch.float64)
         found = torch.tensor([3.0, 4.05, 1.0])
         assert relative_error((found,), (wanted,)) == pytest.approx(0.01, rel=1e-5)
         # of a reference of nothing, the error counts against pixels of a hundredth
         assert relative_error((torch.full((4,), 1e-5),), (torch.zeros(4),)) == pytest.approx(1e-3, rel=1e-5)
 
-    def test_verdicts_may_differ_on_the_border_alone(self) -> None:
+    def test_verdicts_may_differ_on_the_border_alone(self):
         logits = torch.tensor([[1.0, 0.0], [1.0, 1.000001], [0.0, 1.0]])
         y, nothing = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
         assert misjudged(logits, y, nothing).tolist() == [False, False, True]
         assert misjudged(logits, y, ~nothing).tolist() == [True, False, False]
 
 
-def entry(change: Any) -> Any:
+def entry(change):
     """An attack on L2 that returns x, changed by `change(result, model)`."""
 
-    def run(model: nn.Module, x: Tensor, y: Tensor, threat: Any) -> SimpleNamespace:
+    def run(model, x, y, threat):
         with torch.no_grad():
             result = SimpleNamespace(x_adv=x.clone(), success=model(x).argmax(1) != y)
         change(result, model)
@@ -124,25 +118,25 @@ def entry(change: Any) -> Any:
     return SimpleNamespace(run=run, norms=("l2",), kind="budget", quick={}, needs="")
 
 
-def _move(result: SimpleNamespace, model: nn.Module) -> None:
+def _move(result, model):
     result.x_adv[0] = 1 - result.x_adv[0]
 
 
-def _shake(result: SimpleNamespace, model: nn.Module) -> None:
+def _shake(result, model):
     result.x_adv[0, 0, 0, 0] = torch.rand(())
 
 
-def _overrule(result: SimpleNamespace, model: nn.Module) -> None:
+def _overrule(result, model):
     result.success[0] = True
 
 
-def _train(result: SimpleNamespace, model: nn.Module) -> None:
+def _train(result, model):
     with torch.no_grad():
         model.linear.bias[9] += 1e-3
 
 
 class TestCorrectness:
-    def test_a_right_attack_passes(self) -> None:
+    def test_a_right_attack_passes(self):
         (row,) = correctness.attack(session(), "x", entry(lambda result, model: None))
         assert (row["provider"], row["samples"], row["success"]) == ("l2", 4, 0.0)
 
@@ -155,17 +149,17 @@ class TestCorrectness:
             (_train, "the model was changed"),
         ],
     )
-    def test_a_wrong_attack_is_noticed(self, fault: Any, message: str) -> None:
+    def test_a_wrong_attack_is_noticed(self, fault, message):
         with pytest.raises(AssertionError, match=message):
             list(correctness.attack(session(), "x", entry(fault)))
 
-    def test_an_inexact_op_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_inexact_op_is_noticed(self, monkeypatch):
         monkeypatch.setattr(correctness, "checked", lambda *args: 0.01)
         with pytest.raises(AssertionError, match=r"relative error 0\.01"):
             list(correctness.op(session(), "project_l2"))
 
     @pytest.mark.slow
-    def test_an_inexact_engine_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_inexact_engine_is_noticed(self, monkeypatch):
         wanted = correctness.gradients
         monkeypatch.setattr(
             correctness, "gradients", lambda *given: tuple(1.3 * part for part in wanted(*given))
@@ -175,13 +169,13 @@ class TestCorrectness:
                 list(correctness.engine(session(), precision))
 
 
-def winner(kernel: str, block: int | None, gpu: str = "H") -> Row:
+def winner(kernel, block, gpu="H"):
     width = None if block is None else {"BLOCK": block, "num_warps": 8}
     return {"provider": "winner", "kernel": kernel, "width": width, "gpu": gpu}
 
 
 class TestTuned:
-    def test_winners_are_kept_by_gpu_and_kernel(self, tmp_path: Path) -> None:
+    def test_winners_are_kept_by_gpu_and_kernel(self, tmp_path):
         path = tmp_path / "tuned.json"
         assert not write_tuned(path, [winner("a", 512, gpu="")])
         assert write_tuned(path, [winner("a", 512), winner("b", 1024), winner("a", 256, gpu="A")])

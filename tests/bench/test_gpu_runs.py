@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ from runs import CPU, OnCPU, clock, ends, session
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def case(name: str, *rows: Row, raises: BaseException | None = None, needs: float = 0.0) -> Case:
-    def run() -> Iterator[Row]:
+def case(name, *rows, raises=None, needs=0.0):
+    def run():
         yield from rows
         if raises is not None:
             raise raises
@@ -31,9 +30,7 @@ def case(name: str, *rows: Row, raises: BaseException | None = None, needs: floa
 
 
 class TestCases:
-    def test_what_fails_or_does_not_fit_is_told_and_the_next_case_runs(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_fails_or_does_not_fit_is_told_and_the_next_case_runs(self, monkeypatch):
         cases = [
             case("fails", {"provider": "a"}, raises=ValueError("three\nlines\nlong")),
             case("skips", raises=Skip("no peer")),
@@ -57,14 +54,14 @@ class TestCases:
         assert not stage.run_stage("ops", given, rows.append)
         assert ends(rows) == {"fails": "failed"}
 
-    def test_measuring_stops_at_the_deadline(self) -> None:
+    def test_measuring_stops_at_the_deadline(self):
         given = session(seconds=-1.0)
         given.seconds = 1000.0
         assert {name: len(t) for name, t in given.times({"a": bool, "b": bool}).items()} == {"a": 1, "b": 1}
         given = session()
         assert len(given.times({"a": bool}, least=4)["a"]) == 4
 
-    def test_a_run_goes_over_the_sets_until_it_is_long_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_run_goes_over_the_sets_until_it_is_long_enough(self, monkeypatch):
         seen: list[int] = []
         sets = [(1,), (2,), (3,)]
         for given in (session(), session(OnCPU)):
@@ -77,17 +74,15 @@ class TestCases:
         assert len(seen) == calls == 3 * MOST_ROUNDS
         assert seen[:4] == [1, 2, 3, 1]
 
-    def test_a_way_that_fails_leaves_the_others(self) -> None:
-        def broken() -> None:
+    def test_a_way_that_fails_leaves_the_others(self):
+        def broken():
             raise RuntimeError("no such kernel")
 
         (failed, none), (row, values) = session().compare({"eager": bool, "x": broken}, "eager")
         assert (failed, none) == ({"provider": "x", "error": "RuntimeError: no such kernel"}, [])
         assert (row["times_eager"], row["turns"]) == (1.0, len(values))
 
-    def test_on_a_cpu_ways_take_turns_until_their_time_or_their_share_is_spent(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_on_a_cpu_ways_take_turns_until_their_time_or_their_share_is_spent(self, monkeypatch):
         way, given = clock(monkeypatch), Session(CPU, seconds=1.0)
         ways = {"slow": way("slow", 2.0), "fast": way("fast", 0.5)}
         for each in ways.values():
@@ -120,18 +115,16 @@ class TestResume:
             ({"run": "now"}, False, False),
         ],
     )
-    def test_what_is_left_out(self, row: Row, again: bool, skipped: bool) -> None:
+    def test_what_is_left_out(self, row, again, skipped):
         rows = [{"stage": "ops", "case": "a", **HERE, **row}]
         assert gpu_worker.finished(iter(rows), HERE, again) == ({("ops", "a")} if skipped else set())
 
-    def test_a_line_cut_short_is_passed_over(self, tmp_path: Path) -> None:
+    def test_a_line_cut_short_is_passed_over(self, tmp_path):
         (tmp_path / "gpu.jsonl").write_text('{"a": 1}\n{"b": \n{"c": 2}\n')
         assert list(recorded(tmp_path / "gpu.jsonl")) == [{"a": 1}, {"c": 2}]
         assert list(recorded(tmp_path)) == []
 
-    def test_each_stage_has_the_budget_and_a_failure_is_the_exit_code(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_each_stage_has_the_budget_and_a_failure_is_the_exit_code(self, tmp_path, monkeypatch):
         seen: list[Row] = []
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         monkeypatch.setenv("PYTHONPATH", "")
@@ -203,7 +196,7 @@ print("ran")
 
 
 class TestProcesses:
-    def launched(self, folder: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> list[Row]:
+    def launched(self, folder, monkeypatch, hangs):
         (folder / "bench" / "gpu").mkdir(parents=True)
         (folder / "bench" / "gpu" / "worker.py").write_text(WORKER.format(root=str(ROOT)))
         monkeypatch.setattr(gpu, "ROOT", folder)
@@ -214,7 +207,7 @@ class TestProcesses:
         class UntilHanging(subprocess.Popen[bytes]):
             """Its time is used up when it hangs: how long it takes to start is the machine's."""
 
-            def wait(self, timeout: float | None = None) -> int:
+            def wait(self, timeout=None):
                 while timeout and self.poll() is None and not (begun.exists() and begun.read_text() == "b"):
                     time.sleep(0.01)
                 return super().wait(timeout and 0)
@@ -226,17 +219,15 @@ class TestProcesses:
     @pytest.mark.slow
     @pytest.mark.parametrize("hangs", [False, True])
     def test_a_process_that_dies_is_followed_by_another_and_one_that_hangs_is_stopped(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
-    ) -> None:
+        self, tmp_path, monkeypatch, hangs
+    ):
         first, second = self.launched(tmp_path, monkeypatch, hangs)
         assert (first["case"], first["why"]) == ("a", f"its process ended with code {-signal.SIGKILL}")
         assert (second["case"], second["status"]) == (("b", "failed") if hangs else ("c", "done"))
         assert second.get("why", "").startswith("stopped 0 s after" if hangs else "")
 
     @pytest.mark.slow
-    def test_the_command_writes_rows_with_their_origin(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_the_command_writes_rows_with_their_origin(self, tmp_path, monkeypatch, capsys):
         for name, value in {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}.items():
             monkeypatch.setenv(name, value)
         options = ["--only", "nothing", "--no-build", "--tiny", "--out", str(tmp_path), "--commit", "abc"]
@@ -253,14 +244,14 @@ class TestProcesses:
         assert "got opps" in capsys.readouterr().err
 
     @pytest.mark.slow
-    def test_torch_numpy_and_triton_are_enough(self) -> None:
+    def test_torch_numpy_and_triton_are_enough(self):
         code = BARE.format(missing=MISSING)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
         run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert run.stdout.rstrip().endswith("ran"), run.stdout[-2000:] + run.stderr[-2000:]
 
 
-def test_table() -> None:
+def test_table():
     rows = [
         {"stage": "ops", "case": "linf", "provider": "fastadv", "p50_ms": 1.23456, "p20_ms": 1.0,
          "p80_ms": 2.0, "share_of_copy": 0.85, "times_eager": 3.5, "peak_mib": 12.0, "gb_per_s": 4000.0},

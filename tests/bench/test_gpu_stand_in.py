@@ -3,10 +3,8 @@
 import importlib
 import math
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -29,42 +27,42 @@ class StandIn(Session):
     """Takes the ways of a GPU, at tiny sizes, on the CPU."""
 
     @property
-    def cuda(self) -> bool:
+    def cuda(self):
         return True
 
 
 class Event:
-    def __init__(self, enable_timing: bool) -> None:
+    def __init__(self, enable_timing):
         assert enable_timing
         self.at = math.nan
 
-    def record(self) -> None:
+    def record(self):
         self.at = time.perf_counter()
 
-    def synchronize(self) -> None:
+    def synchronize(self):
         assert not math.isnan(self.at)
 
-    def elapsed_time(self, end: "Event") -> float:
+    def elapsed_time(self, end):
         return 1000 * (end.at - self.at)
 
 
 class Graph:
     """Records nothing, so that its replay writes nothing."""
 
-    def replay(self) -> None:
+    def replay(self):
         pass
 
 
 @contextmanager
-def capture(graph: Graph) -> Iterator[None]:
+def capture(graph):
     yield
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+def session(monkeypatch):
     from tests.triton_interpreter import patched
 
-    def nothing(*args: Any) -> None:
+    def nothing(*args):
         return None
 
     for name, value in {
@@ -85,7 +83,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
 
 
 @pytest.mark.slow
-def test_an_op_against_eager_and_compiled(session: Session) -> None:
+def test_an_op_against_eager_and_compiled(session):
     rows = [row for row in ran(session, "ops", "linf_step CIFAR 4x3x4x4 float32") if "p50_ms" in row]
     assert {row["provider"] for row in rows} == {"fastadv", "eager", "torch.compile"}
     # 4 x 48 floats, read three times and written once, twice the cache
@@ -94,15 +92,15 @@ def test_an_op_against_eager_and_compiled(session: Session) -> None:
     assert "share_of_copy" in next(row for row in rows if row["provider"] == "fastadv")
 
 
-def tuned(session: Session, name: str, milliseconds: Any) -> list[Any]:
+def tuned(session, name, milliseconds):
     own = [problem for problem in op_sizes.problems(session) if problem.op == name]
     return list(widths.tried(session, name, own, lambda: None, milliseconds))
 
 
-def test_the_fastest_width_wins(session: Session) -> None:
+def test_the_fastest_width_wins(session):
     from fastadv.ops.triton import _tuned
 
-    def milliseconds(sets: list[Any]) -> float:
+    def milliseconds(sets):
         width = _tuned._tried.get("l2_step_kernel", _tuned.Width(1024, 8))
         return {256: 0.5, 1024: 1.0}.get(width.BLOCK, 0.9)
 
@@ -115,7 +113,7 @@ def test_the_fastest_width_wins(session: Session) -> None:
     assert tuned(session, "l2_step", lambda sets: 1.0)[-1]["width"] is None
 
 
-def test_a_width_with_another_result_cannot_win(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_width_with_another_result_cannot_win(session, monkeypatch):
     from fastadv.ops.triton import _tuned
 
     monkeypatch.setattr(widths, "result", lambda name, problem: torch.full((2,), float(len(_tuned._tried))))
@@ -124,7 +122,7 @@ def test_a_width_with_another_result_cannot_win(session: Session, monkeypatch: p
     assert winner["width"] is None
 
 
-def test_every_tunable_kernel_has_that_name_and_a_case(session: Session) -> None:
+def test_every_tunable_kernel_has_that_name_and_a_case(session):
     named = {case.name for case in cases_of("ops", session)}
     for name in widths.TUNABLE:
         module = importlib.import_module(f"fastadv.ops.triton.{name.rstrip('_')}")
@@ -132,7 +130,7 @@ def test_every_tunable_kernel_has_that_name_and_a_case(session: Session) -> None
         assert f"tune {name}" in named
 
 
-def test_a_replay_that_writes_nothing_is_noticed(session: Session) -> None:
+def test_a_replay_that_writes_nothing_is_noticed(session):
     args = next(a for a in CARDS["linf_step"].samples(CPU, torch.float32) if a[0].shape == (3, 7))
     launch = triton_launcher(CARDS["linf_step"])
     assert launch is not None
@@ -141,7 +139,7 @@ def test_a_replay_that_writes_nothing_is_noticed(session: Session) -> None:
 
 
 @pytest.mark.slow
-def test_rows_tell_times_of_events_and_memory(session: Session) -> None:
+def test_rows_tell_times_of_events_and_memory(session):
     rows = ran(session, "attacks", "PGD MLP")
     assert not [row for row in rows if row.get("status") == "failed" or "error" in row]
     found = [row for row in rows if "p50_ms" in row]
@@ -150,19 +148,19 @@ def test_rows_tell_times_of_events_and_memory(session: Session) -> None:
     assert [note for note in session.notes if "fastadv fp32, graph" in note]
 
 
-def test_a_lost_gpu_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_gpu_is_told(session, monkeypatch):
     assert not session.dead()
 
-    def raises(device: Any) -> None:
+    def raises(device):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", raises)
     assert session.dead()
 
 
-def test_what_cannot_be_captured_is_called(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_captured_is_called(session, monkeypatch):
     @contextmanager
-    def refused(graph: Graph) -> Iterator[None]:
+    def refused(graph):
         raise RuntimeError("operation not permitted when stream is capturing")
         yield
 

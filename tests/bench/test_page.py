@@ -1,8 +1,5 @@
 """README's speed table and its figure show the rows that are stored, those that lose too."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from matplotlib.figure import Figure
 
@@ -13,22 +10,22 @@ from bench.page.rows import Rows, name
 STORED = Rows.stored()
 
 
-def row(provider: str = "fastadv fp32", date: str = "2026-01-02", **figures: Any) -> dict[str, Any]:
+def row(provider="fastadv fp32", date="2026-01-02", **figures):
     return {"what": "PGD", "provider": provider, "date": f"{date}T00:00:00+00:00", **figures}
 
 
 class TestPage:
-    def test_readme_shows_the_stored_rows(self) -> None:
+    def test_readme_shows_the_stored_rows(self):
         page = table.README.read_text()
         assert page == table.replaced(page, table.section(STORED)), "run python -m bench.page"
 
-    def test_the_figure_shows_the_stored_rows(self) -> None:
+    def test_the_figure_shows_the_stored_rows(self):
         assert figures.up_to_date("speed.png", bars.measured(STORED)), "run python -m bench.page"
 
-    def test_no_line_is_missing(self) -> None:
+    def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
 
-    def test_what_the_stored_rows_say_fastadv_loses_is_in_the_table(self) -> None:
+    def test_what_the_stored_rows_say_fastadv_loses_is_in_the_table(self):
         shown = [id(row) for entry in ENTRIES for row in table.chosen(entry, STORED)]
         lost = [
             row
@@ -43,12 +40,12 @@ class TestPage:
 
 
 class TestRows:
-    def test_the_newest_of_each_provider_counts_wherever_it_stands(self) -> None:
+    def test_the_newest_of_each_provider_counts_wherever_it_stands(self):
         rows = Rows.of([row(p50_ms=2.0, date="2026-02-01"), row(p50_ms=1.0), row("peer", p50_ms=3.0)])
         assert [r["p50_ms"] for r in rows.fitting("PGD", "fastadv fp32")] == [2.0]
         assert dict(rows.providers("PGD"))["peer"]["p50_ms"] == 3.0
 
-    def test_shapes_and_cases_are_kept_apart(self) -> None:
+    def test_shapes_and_cases_are_kept_apart(self):
         assert name(row(shape=[2, 3])) == "PGD 2×3"
         assert (
             name({"case": "fgsm", "model": "cnn", "variant": "quick", "provider": "a"}) == "fgsm, cnn, quick"
@@ -58,7 +55,7 @@ class TestRows:
 class TestLines:
     entry = Entry("PGD, fp32 / bf16", "a peer", ("P*",), ("fastadv fp32", "fastadv bf16"), "times")
 
-    def test_providers_stand_side_by_side_and_losses_in_bold(self) -> None:
+    def test_providers_stand_side_by_side_and_losses_in_bold(self):
         rows = Rows.of([
             row(p50_ms=1234.0, times=0.94, share_of_ceiling=0.5),
             row("fastadv bf16", p50_ms=0.0123, times=12.3, share_of_ceiling=0.001),
@@ -67,10 +64,10 @@ class TestLines:
             "| PGD, fp32 / bf16 | a peer | **0.94** / 12 | 1.2 s / 12 µs | 0.50 / – |"
         )
 
-    def test_without_all_its_rows_there_is_no_line(self) -> None:
+    def test_without_all_its_rows_there_is_no_line(self):
         assert table.line(self.entry, Rows.of([row(times=2.0, p50_ms=1.0)])) is None
 
-    def test_many_rows_are_shown_as_a_range_and_the_share_is_over_the_ideal(self) -> None:
+    def test_many_rows_are_shown_as_a_range_and_the_share_is_over_the_ideal(self):
         cases = [
             {"case": f"a-{i}", "model": "cnn", "variant": "full", "provider": "fastadv fp32",
              "date": "2026", "times_peer": t, "seconds": t, "over_ideal": t}
@@ -79,14 +76,14 @@ class TestLines:
         entry = Entry("a", "b", ("a-*, cnn, full",), whole=True)
         assert table.line(entry, Rows.of(cases)) == "| a | b | 1.5 to 4.0 | 1.5 s to 4.0 s | 0.25 to 0.67 |"
 
-    def test_a_base_from_the_page_of_results(self) -> None:
+    def test_a_base_from_the_page_of_results(self):
         entry = Entry("a", "b", ("PGD",), base=50.0)
         assert table.line(entry, Rows.of([row(ms_per_image=20.0)])) == "| a | b | 2.5 | 20 ms |  |"
 
 
 class TestFigures:
     @pytest.mark.slow
-    def test_bars_are_as_long_as_the_rows_say_and_ceilings_stand_where_the_passes_do(self) -> None:
+    def test_bars_are_as_long_as_the_rows_say_and_ceilings_stand_where_the_passes_do(self):
         known = bars.measured(STORED)
         assert list(known) == list(PGD)
         for axes, rows in zip(bars.draw(STORED).axes, known.values(), strict=True):
@@ -96,7 +93,7 @@ class TestFigures:
             marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "-"]
             assert marks == [rows[p]["times_torchattacks"] for p in bars.CEILINGS.values()]
 
-    def test_a_figure_knows_its_rows(self, tmp_path: Path) -> None:
+    def test_a_figure_knows_its_rows(self, tmp_path):
         figures.save(Figure(), "a.png", {"b": 1}, tmp_path)
         assert figures.up_to_date("a.png", {"b": 1}, tmp_path)
         assert not figures.up_to_date("a.png", {"b": 2}, tmp_path)

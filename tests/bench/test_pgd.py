@@ -3,20 +3,18 @@
 import mmap
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from bench import nets, peers, pgd, providers
 from bench.subjects import attacks, memory
 from runs import session
 
 
-def small(count: int = 6, steps: int = 3) -> pgd.Problem:
+def small(count=6, steps=3):
     draw = torch.Generator().manual_seed(1)
     model, x = nets.small_net(width=4), torch.rand(count, 3, 32, 32, generator=draw)
     return pgd.Problem("small", model, x, pgd.classes(model, x), 0.05, 0.02, steps)
@@ -24,7 +22,7 @@ def small(count: int = 6, steps: int = 3) -> pgd.Problem:
 
 class TestProviders:
     @pytest.mark.parametrize("name", [n for n in providers.PROVIDERS if n not in peers.PEERS])
-    def test_ours_and_the_loops_find_points_as_strong_in_the_ball(self, name: str) -> None:
+    def test_ours_and_the_loops_find_points_as_strong_in_the_ball(self, name):
         if name == providers.COMPILED:
             pytest.skip("compiling takes half a minute")
         given = small()
@@ -38,7 +36,7 @@ class TestProviders:
             assert reached.item() == pytest.approx(by_hand.item(), rel=0.05)
 
     @pytest.mark.parametrize("name", peers.PEERS)
-    def test_a_peer_takes_the_same_steps(self, name: str) -> None:
+    def test_a_peer_takes_the_same_steps(self, name):
         given, want = small(), pgd.plain(small())
         rows = torch.ones(len(want), dtype=torch.bool)
         if name == "adv-lib":  # the last point that it has seen fool the model, one step behind
@@ -52,8 +50,8 @@ class TestProviders:
         assert rows.any()
         assert (far[rows].abs() > 1e-5).float().mean() < 0.002
 
-    def test_one_that_is_not_installed_costs_its_own_rows(self) -> None:
-        def absent(given: pgd.Problem) -> Callable[[], Tensor]:
+    def test_one_that_is_not_installed_costs_its_own_rows(self):
+        def absent(given):
             raise ImportError("no such package")
 
         chosen = {"plain loop": providers.PROVIDERS["plain loop"], "absent": absent}
@@ -67,8 +65,8 @@ class TestProviders:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 class TestMemory:
     @pytest.mark.slow
-    def test_what_a_call_takes_is_seen_though_it_gives_it_back(self) -> None:
-        def call() -> None:
+    def test_what_a_call_takes_is_seen_though_it_gives_it_back(self):
+        def call():
             for _ in range(3):  # not from freed memory, which the process may still hold
                 np.frombuffer(mmap.mmap(-1, 64 * 2**20), np.uint8)[:] = 1
 
@@ -76,6 +74,6 @@ class TestMemory:
         assert memory.grown(lambda: None) < 2**20
 
     @pytest.mark.slow
-    def test_a_provider_in_its_own_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_provider_in_its_own_process(self, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         assert 0.1 < memory.of_provider("mlp", "fastadv fp32", None, None)["peak_mib"] < 2000

@@ -3,7 +3,6 @@
 import json
 import re
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -17,14 +16,14 @@ from bench.eager import abs as eager_abs
 from bench.eager import construct as eager_construct
 from bench.eager import training as eager_training
 from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
-from bench.session import Row, Session
+from bench.session import Session
 from bench.stage import cases_of
 from bench.subjects import abs as abs_subject
 from bench.subjects import abs_kernels, attacks, construct, memory, op_sizes, ops, scaling, training
 from bench.timing import gradient_flops
 from fastadv.data.construct import CIFAR10_PAPER
 from fastadv.ops.registration.library import CARDS
-from runs import Known, OnCPU, ends, known, ran, session
+from runs import OnCPU, ends, known, ran, session
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 SHARES = {"share_of_copy", *(f"share_of_{each}_product" for each in ("fp32", "tf32", "bf16", "fp16"))}
@@ -34,7 +33,7 @@ OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untra
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch):
     """`make bench` at tiny sizes, without the processes that tell memory and without a compiler."""
     monkeypatch.setattr(op_sizes, "STEP_SHAPES", ((2, 3, 4, 4), (1, 8)))
     monkeypatch.setattr(op_sizes, "SHAPE", (2, 3, 4, 4))
@@ -50,13 +49,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
 
 
-def alike(name: str) -> str:
+def alike(name):
     for pattern, word in OTHERS:
         name = re.sub(pattern, word, name)
     return name
 
 
-def timed(rows: list[Row]) -> list[Row]:
+def timed(rows):
     """The rows of measurements, which hold for every stage."""
     found = [row for row in rows if "p50_ms" in row]
     assert [row for row in rows if row.get("status") == "failed" or "error" in row] == []
@@ -75,7 +74,7 @@ FLOPS = {"training": {17 * 8}, "construct": {2 * 2 * 10}, "attacks": {2 * 4, 2 *
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Known:
+def given(monkeypatch):
     """Eager code takes 8 ms, the passes alone 2 (in fp16 1) and all else 4; a pass is a million flops."""
     for module, counter in ((training, "forward"), (construct, "forward"), (attacks, "gradient")):
         monkeypatch.setattr(module, f"{counter}_flops", lambda net, x: 10**6)
@@ -87,9 +86,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Known:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ON_GPU)
-def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(
-    given: Known, stage: str
-) -> None:
+def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(given, stage):
     rows = ran(given, stage)
     found = timed(rows)
     whys = {row["why"] for row in rows if row.get("status") == "skipped"}
@@ -116,7 +113,7 @@ def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("stage", ON_CPU)
-def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage: str) -> None:
+def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage):
     """The names of rows are what a history is compared by."""
     threads = torch.get_num_threads()
     rows = ran(known(OnCPU, eager=8.0, fp32=1.0, bf16=2.0), stage)
@@ -136,7 +133,7 @@ def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage: str) -> No
 
 
 @pytest.mark.parametrize("kind", [Session, OnCPU], ids=["gpu", "cpu"])
-def test_every_op_and_attack_has_a_case(kind: type[Session]) -> None:
+def test_every_op_and_attack_has_a_case(kind):
     given = session(kind)
     measured = {problem.op for problem in op_sizes.problems(given)}
     if given.on_cpu:
@@ -154,14 +151,14 @@ def test_every_op_and_attack_has_a_case(kind: type[Session]) -> None:
 
 
 class TestFigures:
-    def test_ceilings(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ceilings(self, monkeypatch):
         monkeypatch.setattr(Session, "timed", lambda self, call: 0.5)
         found = Ceilings.measured(session())
         # 2^14 floats read and written; two operations for each of 64^3 products
         assert found.copy_gb_per_s == pytest.approx(2 * 4 * 2**14 / 0.5e-3 / 1e9)
         assert found.tflops == pytest.approx(dict.fromkeys(CEILINGS.tflops, 2 * 64**3 / 0.5e-3 / 1e12))
 
-    def test_times_of_an_op_are_of_one_call(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_times_of_an_op_are_of_one_call(self, given, monkeypatch):
         monkeypatch.setattr(ops, "gate", lambda session, name: None)
         monkeypatch.setattr(given, "rotating", lambda call, sets, captured: (bool, 8))
         problem = next(each for each in op_sizes.problems(given) if each.op == "linf_step")
@@ -170,7 +167,7 @@ class TestFigures:
         moved = CARDS["linf_step"].bytes_moved(*problem.make(0))
         assert rows["fastadv"]["gb_per_s"] == pytest.approx(moved / 0.5e-3 / 1e9, rel=1e-3)
 
-    def test_every_call_of_keep_best_keeps_a_new_best(self) -> None:
+    def test_every_call_of_keep_best_keeps_a_new_best(self):
         problem = next(each for each in op_sizes.problems(session()) if each.op == "keep_best_")
         args = problem.make(0)
         way = ops.fastadv("keep_best_", [args])
@@ -180,7 +177,7 @@ class TestFigures:
             assert args[0].eq(value).all()
 
     @pytest.mark.slow
-    def test_pgd(self, given: Known) -> None:
+    def test_pgd(self, given):
         rows = {row["provider"]: row for row in ran(given, "attacks", "PGD MLP") if "what" in row}
         problem = problems.problem(given, "mlp")
         # a forward and an input gradient, of two operations a weight each
@@ -193,15 +190,13 @@ class TestFigures:
         assert rows["plain loop"]["loss"] == losses[1] > 1.05 * losses[0]
 
     @pytest.mark.slow
-    def test_images_of_constructions_are_compared(
-        self, given: Known, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_images_of_constructions_are_compared(self, given, monkeypatch):
         costs = iter((3.0, 2.0, 1.0))
         monkeypatch.setattr(construct, "once", lambda *given: {"ms_per_image": next(costs)})
         assert [row["times_eager"] for row in construct.compared(given, "D_R")] == [1.0, 1.5, 3.0]
 
     @pytest.mark.slow
-    def test_abs(self, given: Known) -> None:
+    def test_abs(self, given):
         rows = {row["provider"]: row for row in abs_subject.inference(given, 2)}
         assert rows["eager"]["same_class"] == rows["fastadv fp32"]["same_class"] == 1.0
         shape = fa.models.abs.decoder.DecoderShape.for_images((1, 10, 10), 3, 2)
@@ -213,7 +208,7 @@ class TestEager:
     """What fastadv is compared with computes the same thing."""
 
     @pytest.mark.slow
-    def test_the_resnets_are_torchvisions(self) -> None:
+    def test_the_resnets_are_torchvisions(self):
         from fastadv._torchvision import models
 
         pairs = (
@@ -226,13 +221,13 @@ class TestEager:
             with torch.no_grad():
                 torch.testing.assert_close(ours(x), theirs.eval()(x))
 
-    def test_pgd_is_pgd(self) -> None:
+    def test_pgd_is_pgd(self):
         given = problems.problem(session(), "mlp")
         x_adv, budget = pgd.plain(given), {"steps": given.steps, "step_size": given.step_size}
         out = fa.attacks.last_iterate(fa.freeze(given.model), given.x, given.y, given.threat, **budget)
         torch.testing.assert_close(x_adv, out, rtol=0, atol=2e-7)
 
-    def test_abs_is_abs(self) -> None:
+    def test_abs_is_abs(self):
         net = abs_subject.model(session())
         x, prior = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1)), net.bank()
         bias = net.beta / 2 * net.prior_latents.square().sum(1)
@@ -240,7 +235,7 @@ class TestEager:
         torch.testing.assert_close(losses, -net(x), rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("attacked", [eager_training.attacked, eager_training.strongest])
-    def test_training_attacks_in_eval_mode_inside_the_ball(self, attacked: Any) -> None:
+    def test_training_attacks_in_eval_mode_inside_the_ball(self, attacked):
         net, calls = nets.small_net().train(), []
         net.register_forward_hook(lambda *given: calls.append(net.training))
         before = [tensor.clone() for tensor in net.state_dict().values()]
@@ -256,7 +251,7 @@ class TestEager:
         assert (broken > clean).all()
 
     @pytest.mark.slow
-    def test_constructions_go_to_the_target_and_come_nearer(self) -> None:
+    def test_constructions_go_to_the_target_and_come_nearer(self):
         net = nets.resnet18(tiny=True)
         draw = torch.Generator().manual_seed(2)
         x, start = torch.rand(2, 4, 3, 32, 32, generator=draw)
@@ -274,7 +269,7 @@ class TestEager:
         assert (after < before).all()
 
 
-def test_budgets_of_registered_attacks() -> None:
+def test_budgets_of_registered_attacks():
     pgd_entry, fgsm = fa.attacks.ATTACKS["pgd"], fa.attacks.ATTACKS["fgsm"]
     assert [budget(pgd_entry, tiny)["steps"] for tiny in (True, False)] == [2, 10]
     assert "steps" not in budget(fgsm, tiny=True)
@@ -282,7 +277,7 @@ def test_budgets_of_registered_attacks() -> None:
     assert threat_of(pgd_entry, "l2").radius == 0.5
 
 
-def test_without_data_labels_are_what_the_model_says() -> None:
+def test_without_data_labels_are_what_the_model_says():
     for name in ("cnn", "mlp"):
         given = problems.problem(session(OnCPU), name)
         assert problems.what(given).startswith(f"PGD-{given.steps} Linf ")

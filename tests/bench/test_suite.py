@@ -1,27 +1,22 @@
 """Every attack beside its peers by time: passes, results, and the nets that are trained for it."""
 
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import bench.suite.__main__ as suite
 import fastadv.attacks
 from bench.suite import passes
 from bench.suite.__main__ import rows
 from bench.suite.passes import Counting, Log, alone
-from fastadv.attacks import AttackResult
-from fastadv.threat import Threat
 from tests.parity.case import Case, queries
 from tests.parity.peers import Peer
 from tests.parity.toy import Threshold, X, Y, absent, peer, result
 
 
-def test_counting_counts_samples_both_ways() -> None:
+def test_counting_counts_samples_both_ways():
     model = Counting(nn.Linear(2, 3).eval())
     model(X)
     logits = model(X[:2].clone().requires_grad_())
@@ -31,7 +26,7 @@ def test_counting_counts_samples_both_ways() -> None:
     assert not Counting(nn.Linear(2, 3)).eval().training
 
 
-def test_rows_compare_with_the_best_and_count_passes() -> None:
+def test_rows_compare_with_the_best_and_count_passes():
     peers = (peer("far", 0.5), peer("near", 0.4), Peer("absent", "", absent))
     toy = Case("toy", "linf", peers, {"steps": 3}, {"steps": 1})
     found = {row["provider"].split()[0]: row for row in rows(toy, Threshold(), X[:3], Y[:3], "full", turns=1)}
@@ -43,14 +38,14 @@ def test_rows_compare_with_the_best_and_count_passes() -> None:
     assert not any(row["no_worse"] for row in rows(toy, Threshold(), X[:3], Y[:3], "quick", 1, known))
 
 
-def test_an_equal_robust_accuracy_is_no_worse() -> None:
+def test_an_equal_robust_accuracy_is_no_worse():
     toy = Case("toy", "linf", (peer("still"),), {}, {}, radius=0.1)
     (row,) = rows(toy, Threshold(), X[:4], Y[:4], "full", 1)
     assert row["found"] == 0.75
     assert row["no_worse"] is True
 
 
-def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch):
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(suite, "problem", lambda *given: (Threshold(), X, Y))
     monkeypatch.setattr(suite, "cases_on", lambda net: (Case("fgsm", "l2", (), {}, {}, images=2, few=1),))
@@ -62,10 +57,10 @@ def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPat
     assert asked == [(2, 2), (1, 1)]
 
 
-def test_queries_are_as_many_as_a_peer_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_are_as_many_as_a_peer_made(monkeypatch):
     asked = []
 
-    def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> AttackResult:
+    def toy(model, x, y, threat, *, queries):
         asked.append(queries)
         return result(x)
 
@@ -77,30 +72,30 @@ def test_queries_are_as_many_as_a_peer_made(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked[-1] == 12
 
 
-def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch):
     taken = {"slow": 12.0, "fast": 9.0, "ours": 3.0}
     last = []
     logs = []
 
-    def timed(way: Callable[[], object]) -> tuple[float, object]:
+    def timed(way):
         result = way()
         return taken[last.pop()], result
 
-    def timed_peer(name: str) -> Peer:
-        def run(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+    def timed_peer(name):
+        def run(model, x, y, radius):
             last[:] = [name]
             model(x)
             return x
 
         return Peer(name, "", run)
 
-    def toy(model: fastadv.Frozen, x: Tensor, y: Tensor, threat: Threat) -> AttackResult:
+    def toy(model, x, y, threat):
         last[:] = ["ours"]
         model(x)
         model.input_gradient(x[:2], y[:2])
         return result(x)
 
-    def seconds(log: Log) -> float:
+    def seconds(log):
         if log != [("forward", 5)]:  # ours: a search, and what compares its gradient with the model's
             assert ("backward", 2) in log
         logs.append(log)
@@ -122,10 +117,10 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
     assert [row["backwards"] for row in found.values()] == [2, 4, 0, 0]
 
 
-def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch):
     sizes = []
 
-    def timed(way: Any) -> tuple[float, object]:
+    def timed(way):
         """A forward of n samples takes n * n seconds, with its backward three times as long."""
         sizes.append(len(way.args[0]))
         return len(way.args[0]) ** 2 * (3.0 if "gradient" in way.func.__name__ else 1.0), way()

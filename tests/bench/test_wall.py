@@ -1,29 +1,26 @@
 """The table of every attack beside others: rows, who is worse, and the page."""
 
-from collections.abc import Iterable
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv.attacks
 from bench.suite import parity, wall
-from fastadv.attacks import AttackResult
-from fastadv.threat import Threat
 from tests.parity import tested
 from tests.parity.case import Case, queries
 from tests.parity.models import WALL, Net
 from tests.parity.peers import Peer
-from tests.parity.store import STORES, Row, save, stored
+from tests.parity.store import STORES, save, stored
 from tests.parity.toy import Threshold, absent, line, peer, result, row
 
 X3, Y3 = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.05, 0.1]]), torch.tensor([0, 0, 0])
 
 
-def test_a_cell_is_bold_where_ours_is_worse() -> None:
+def test_a_cell_is_bold_where_ours_is_worse():
     assert wall.cell(line(row("fastadv", 1.2345), row("a", 1.5))) == "1.23 / 1.5"
     assert wall.cell(line(row("fastadv", 0.4, 0.1), row("a", 0.3, 0.1))) == "**40% / 30%**"
     assert wall.cell(line(row("fastadv", 1.0, passes=400), row("a", inf))) == "1 / ∞+"
@@ -31,11 +28,11 @@ def test_a_cell_is_bold_where_ours_is_worse() -> None:
     assert wall.cell(line(absent, row("a", 1.0))) == "**- / 1**"
 
 
-def test_the_page_shows_the_stored_rows() -> None:
+def test_the_page_shows_the_stored_rows():
     assert wall.PAGE.read_text() == wall.page(stored(STORES["full"])), "run `python -m bench.suite.wall`"
 
 
-def test_the_page_says_what_is_worse() -> None:
+def test_the_page_says_what_is_worse():
     rows = [row("fastadv", 2.0), row("a", 1.0), row("fastadv", 0.1, 0.5), row("a", 0.1, 0.5)]
     text = wall.page(rows)
     assert "2 comparisons: 1 no worse, 1 worse" in text
@@ -44,15 +41,15 @@ def test_the_page_says_what_is_worse() -> None:
 
 
 @pytest.fixture
-def toys(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def toys(monkeypatch):
     """An attack of ours and three peers, of which one fails and one is not there; what ours was asked."""
     asked: list[Any] = []
 
-    def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> AttackResult:
+    def toy(model, x, y, threat, *, queries):
         asked.append((threat.radius, queries))
         return result(x + torch.tensor([0.4, 0.0]), 6, 4)
 
-    def broken(*given: object, **options: object) -> Tensor:
+    def broken(*given, **options):
         raise ValueError("no")
 
     peers = (peer("peer", 0.35), Peer("broken", "", broken), Peer("absent", "", absent))
@@ -71,21 +68,19 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+def run(monkeypatch, *options):
     monkeypatch.setattr("sys.argv", ["parity", *options])
     parity.main()
 
 
-def figures(rows: Iterable[Row]) -> dict[tuple[str, float], Any]:
+def figures(rows):
     return {
         (r["package"], r["radius"]): r.get("error", r.get("median", r.get("robust_accuracy"))) for r in rows
     }
 
 
 @pytest.mark.usefixtures("recwarn")
-def test_a_peer_is_judged_with_and_without_the_radius_and_ours_gets_its_passes(
-    toys: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_is_judged_with_and_without_the_radius_and_ours_gets_its_passes(toys, tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     run(monkeypatch, "--out", str(path))
     rows = stored(path)
@@ -100,9 +95,7 @@ def test_a_peer_is_judged_with_and_without_the_radius_and_ours_gets_its_passes(
 
 
 @pytest.mark.usefixtures("recwarn")
-def test_what_is_stored_is_measured_again_only_when_asked(
-    toys: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_stored_is_measured_again_only_when_asked(toys, tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     for options, count in (((), 2), ((), 2), (("--only", "other"), 2), (("--again", "ours"), 4)):
         run(monkeypatch, "--out", str(path), *options)
@@ -114,7 +107,7 @@ def test_what_is_stored_is_measured_again_only_when_asked(
     assert figures(stored(path)) == figures(rows)
 
 
-def test_one_run_of_a_peer_serves_two_cases() -> None:
+def test_one_run_of_a_peer_serves_two_cases():
     peer = Peer("a", "set", lambda *given, **options: pytest.fail("it ran again"))
     first, second = (Case("toy", "l2", (peer,), {"steps": 5}, {}, 1.6, label) for label in ("", "quick"))
     stored_row = row("a", 0.5, 1.6, case=first.name, settings="set")
@@ -122,12 +115,12 @@ def test_one_run_of_a_peer_serves_two_cases() -> None:
     assert next(found) == {**stored_row, "case": "toy-quick-l2-1.6"}
 
 
-def test_runs_with_several_seeds_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_seed(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 9) -> Tensor:
+def test_runs_with_several_seeds_count_together(monkeypatch):
+    def by_seed(model, x, y, radius, seed=9):
         model(x)
         return x + torch.tensor([0.35, 0.0]) * (seed == 1)
 
-    def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, seed: int = 9) -> AttackResult:
+    def toy(model, x, y, threat, *, seed=9):
         return result(by_seed(model, x, y, 0, seed), 3, 2)
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
@@ -140,9 +133,7 @@ def test_runs_with_several_seeds_count_together(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("recwarn")
-def test_the_short_rows_are_of_the_peers_with_every_distance(
-    toys: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_short_rows_are_of_the_peers_with_every_distance(toys, tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     run(monkeypatch, "--out", str(path), "--variant", "quick")
     assert toys == []
@@ -150,7 +141,7 @@ def test_the_short_rows_are_of_the_peers_with_every_distance(
     assert found == {inf: [0.35, 0.35, inf], 0.4: [0.35, 0.35, inf]}
 
 
-def test_the_nets_of_the_table_are_of_five_kinds() -> None:
+def test_the_nets_of_the_table_are_of_five_kinds():
     assert set(wall.NETS) == set(WALL) == {"linf", "l2", "saturated", "quantized", "standard"}
     normalized = {name for name in WALL if any(
         isinstance(part, nn.BatchNorm2d) for part in WALL[name].load(Path(), Path()).modules()

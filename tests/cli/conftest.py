@@ -1,7 +1,5 @@
 """A folder to work in, a small net saved there, and the command line called as a function."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -21,7 +19,7 @@ class Done(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """Commands run in an empty folder, and see no data sets but the embedded one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FASTADV_DATA", raising=False)
@@ -30,10 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def fastadv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def fastadv(capsys):
     """fastadv("attack -m small_cnn", "--more", ...) -> Done."""
 
-    def call(line: str, *more: str) -> Done:
+    def call(line, *more):
         capsys.readouterr()
         code = main([*line.split(), *more])
         return Done(code, *capsys.readouterr())
@@ -42,7 +40,7 @@ def fastadv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 
 
 @pytest.fixture
-def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_digits(monkeypatch):
     """The first of the digits alone, for what is only to run as it is written."""
     whole = _load.digits
     monkeypatch.setattr(
@@ -51,7 +49,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained() -> SmallCNN:
+def trained():
     """A small net that reads most digits."""
     model = SmallCNN(width=4)
     run(model, load("digits", "train"), Standard(), epochs=3, batch_size=64)
@@ -59,7 +57,7 @@ def trained() -> SmallCNN:
 
 
 @pytest.fixture
-def net(folder: Path, trained: SmallCNN) -> str:
+def net(folder, trained):
     """Options that name a small net with its weights in a file, and the digits."""
     save_weights(trained, folder / "net.safetensors")
     return "-m small_cnn -o width=4 -w net.safetensors --data digits"

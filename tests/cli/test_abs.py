@@ -18,7 +18,7 @@ from fastadv.runs.files import load_tensors
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("abs")
     line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200"
     line += " --calibration 50 --test-samples 20 --json"

@@ -1,7 +1,6 @@
 """AutoAttack in commands: its components are shown, printed, written, and resumed."""
 
 import json
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from fastadv.cli import _attack, _evaluate
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
-from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
 
 COUNT = 32
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def direct(trained: SmallCNN) -> fa.attacks.AutoAttackResult:
+def direct(trained):
     """What the library says of the same samples, in one batch."""
     digits = load("digits", "test", limit=COUNT)
     out = fa.attacks.autoattack(trained, digits.x, digits.y, fa.Linf(RADIUS), version="quick")
@@ -34,19 +32,19 @@ def direct(trained: SmallCNN) -> fa.attacks.AutoAttackResult:
 class Recorded:
     """In place of the progress bar: what it would have shown."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.shown: list[tuple[str, int, int]] = []
 
-    def __enter__(self) -> "Recorded":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error): ...
 
-    def named(self, text: str, done: int, total: int) -> None:
+    def named(self, text, done, total):
         self.shown.append((text, done, total))
 
 
-def told_and_written(done: object, path: str, direct: fa.attacks.AutoAttackResult) -> dict[str, torch.Tensor]:
+def told_and_written(done, path, direct):
     """The samples in the file: with the component of the library that broke each."""
     assert done.code == 0, done
     told = json.loads(done.out)
@@ -63,8 +61,8 @@ def told_and_written(done: object, path: str, direct: fa.attacks.AutoAttackResul
 
 
 def test_the_component_that_broke_each_sample_is_told_and_written_and_named_by_the_bar(
-    fastadv: Callable, net: str, direct: fa.attacks.AutoAttackResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    fastadv, net, direct, monkeypatch
+):
     bar = Recorded()
     monkeypatch.setattr(_attack, "progress", lambda text: bar)
     done = fastadv(f"attack {net} {LINE} --batch-size {COUNT} --out a.safetensors --json")
@@ -74,9 +72,7 @@ def test_the_component_that_broke_each_sample_is_told_and_written_and_named_by_t
     assert bar.shown == [*stages, (LABEL, COUNT, COUNT)]
 
 
-def test_components_and_remarks_are_printed(
-    fastadv: Callable, net: str, direct: fa.attacks.AutoAttackResult
-) -> None:
+def test_components_and_remarks_are_printed(fastadv, net, direct):
     done = fastadv(f"attack {net} {LINE}")
     lines = [line.replace("│", " ").replace("┃", " ").split() for line in done.out.splitlines()]
     assert ["component", "samples", "broken", "forwards", "backwards", "seconds"] in lines
@@ -87,7 +83,7 @@ def test_components_and_remarks_are_printed(
     assert "component" not in fastadv(f"attack {net} -n 5 --radius 0.1 -a fgsm").out
 
 
-def test_flags_are_printed(fastadv: Callable, folder) -> None:
+def test_flags_are_printed(fastadv, folder):
     (folder / "soft.py").write_text(
         "import torch\n"
         "def soft(shape, classes):\n"
@@ -100,12 +96,10 @@ def test_flags_are_printed(fastadv: Callable, folder) -> None:
     assert said in " ".join(fastadv(line).out.split())
 
 
-def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
-    fastadv: Callable, net: str, direct: fa.attacks.AutoAttackResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(fastadv, net, direct, monkeypatch):
     calls = []
 
-    def stopping(*arguments: object) -> object:
+    def stopping(*arguments):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt

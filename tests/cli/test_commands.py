@@ -1,22 +1,19 @@
 """Each command does its work on a few digits, and its JSON is one document."""
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
 
 from fastadv.data import load_constructed
-from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
 
 SOME = "-n 60"
 
 
 @pytest.mark.slow
-def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
+def test_train_reports_and_resumes(fastadv, folder):
     line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30"
     line += " --recipe fgsm --radius 0.1 --schedule constant --run-dir runs/a"
     done = fastadv(f"{line} --epochs 1 --json")
@@ -35,7 +32,7 @@ def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["robust", "fixed-shift"])
-def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, kind: str) -> None:
+def test_construct_then_train_on_it(fastadv, folder, net, kind):
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
     done = fastadv(f"{line} --json")
     assert done.code == 0, done
@@ -52,8 +49,8 @@ def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, k
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd"])
 def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
-    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, command: str
-) -> None:
+    fastadv, folder, net, trained, command
+):
     found = {}
     for flag in ("", "--bf16"):
         done = fastadv(f"{command} {net} {SOME} --radius 0.3 --steps 3 {flag} --out x.safetensors --json")
@@ -68,7 +65,7 @@ def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd", "construct fixed-shift"])
-def test_precisions(fastadv: Callable, folder: Path, net: str, command: str) -> None:
+def test_precisions(fastadv, folder, net, command):
     line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
     refused = fastadv(f"{line} --precision bf16 --bf16")
     assert refused.code == 2
@@ -83,7 +80,7 @@ def test_precisions(fastadv: Callable, folder: Path, net: str, command: str) -> 
     assert told["precision"] == "fp16"
 
 
-def test_models_of_ones_own(fastadv: Callable, folder: Path) -> None:
+def test_models_of_ones_own(fastadv, folder):
     (folder / "ownnet.py").write_text(
         "from torch import nn\ndef net(classes, width=8):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
@@ -97,7 +94,7 @@ def test_models_of_ones_own(fastadv: Callable, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_doctor(fastadv: Callable) -> None:
+def test_doctor(fastadv):
     done = fastadv("doctor --json")
     assert done.code == 0
     found = json.loads(done.out)
@@ -111,7 +108,7 @@ def test_doctor(fastadv: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_doctor_tells_which_rewrites_are_off(fastadv: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tells_which_rewrites_are_off(fastadv, monkeypatch):
     monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
     assert json.loads(fastadv("doctor --json").out)["rewrites"]["off"] == ["fold", "winograd"]
     assert "without fold, winograd" in " ".join(fastadv("doctor").out.split())

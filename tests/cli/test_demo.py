@@ -1,26 +1,24 @@
 """The demo in a tiny configuration: complete, repeatable, resumed, and careful with what others made."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from fastadv.data import construct
 
 
-def figures(folder: Path) -> dict:
+def figures(folder):
     return json.loads((folder / "results.json").read_text())["measured"]["nets"]
 
 
 @pytest.mark.slow
 def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figures_when_stopped(
-    fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def weights() -> int:
+    fastadv, folder, monkeypatch
+):
+    def weights():
         return (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
 
-    def stopped(*args: object, **kwargs: object) -> None:
+    def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
     done = fastadv("demo --tiny --out d")
@@ -50,7 +48,7 @@ def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figur
     assert json.loads(done.out)["measured"]["nets"] == figures(folder / "d") == first
 
 
-def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> None:
+def test_demo_leaves_what_it_did_not_make(fastadv, folder):
     (folder / "mine" / "nets").mkdir(parents=True)
     (folder / "mine" / "nets" / "precious").touch()
     done = fastadv("demo --tiny --out mine")

@@ -1,8 +1,5 @@
 """One line on stderr, nothing on stdout, and an exit code that says whose fault it was."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -69,7 +66,7 @@ DIGITS = "-m small_cnn --data digits"
         (f"construct robust {DIGITS} --out file", "--out"),
     ],
 )
-def test_wrong_usage_is_two(fastadv: Callable, folder: Path, line: str, says: str) -> None:
+def test_wrong_usage_is_two(fastadv, folder, line, says):
     (folder / "file").touch()
     done = fastadv(line)
     assert done.code == 2, done
@@ -82,7 +79,7 @@ def test_wrong_usage_is_two(fastadv: Callable, folder: Path, line: str, says: st
 
 
 @pytest.mark.slow
-def test_failed_work_is_one(fastadv: Callable, folder: Path, net: str) -> None:
+def test_failed_work_is_one(fastadv, folder, net):
     (folder / "torn.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:500])
     (folder / "other").mkdir()
     (folder / "other" / "index.json").write_text("{}")
@@ -103,7 +100,7 @@ def test_failed_work_is_one(fastadv: Callable, folder: Path, net: str) -> None:
         assert says in lines[0]
 
 
-def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv: Callable, folder: Path) -> None:
+def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv, folder):
     (folder / "mynet.py").write_text("def broken(classes):\n    raise RuntimeError('no\\nluck')\n")
     line = "attack -m mynet:broken --data digits --radius 0.1"
     for debugged in (f"{line} --debug", f"--debug {line}"):
@@ -119,14 +116,14 @@ def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv: Callable, f
     assert "Traceback" not in fastadv(f"{line} --data --debug").err
 
 
-def test_loss_that_is_not_finite_is_one(fastadv: Callable) -> None:
+def test_loss_that_is_not_finite_is_one(fastadv):
     done = fastadv("train -m softmax --data digits -n 200 --epochs 3 --learning-rate 1e38")
     assert done.code == 1
     assert "finite loss" in done.err
 
 
 @pytest.mark.slow
-def test_constructed_sets_have_no_splits_and_sizes(fastadv: Callable, net: str) -> None:
+def test_constructed_sets_have_no_splits_and_sizes(fastadv, net):
     assert fastadv(f"construct random-target {net} -n 20 --steps 1 --out made").code == 0
     for option in ("--split train", "--size 9"):
         done = fastadv(f"attack -m small_cnn --data made --radius 0.1 {option}")
@@ -137,7 +134,7 @@ def test_constructed_sets_have_no_splits_and_sizes(fastadv: Callable, net: str) 
     assert "--test-samples" in done.err
 
 
-def test_untrained_model_is_pointed_out(fastadv: Callable) -> None:
+def test_untrained_model_is_pointed_out(fastadv):
     done = fastadv("attack -m softmax --data digits -n 20 --radius 0.1 -a fgsm")
     assert done.code == 0
     assert "untrained" in done.err

@@ -1,7 +1,6 @@
 """The examples and the commands of docs/training.md run as they stand, in an empty folder, on few digits."""
 
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
 
 
-def test_readme_shows_the_examples() -> None:
+def test_readme_shows_the_examples():
     assert len(EXAMPLES) == 6
     readme = (ROOT / "README.md").read_text()
     for path in EXAMPLES:
@@ -28,7 +27,7 @@ def test_readme_shows_the_examples() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
-def test_the_commands_about_training_run(fastadv: Callable, folder: Path) -> None:
+def test_the_commands_about_training_run(fastadv, folder):
     page = (ROOT / "docs" / "training.md").read_text()
     blocks = [part.partition("\n```")[0] for part in page.split("```sh\n")[1:]]
     lines = [line for block in blocks for line in block.splitlines()]

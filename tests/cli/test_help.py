@@ -1,8 +1,6 @@
 """Every command explains itself, with an example that parses."""
 
 import shlex
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -11,7 +9,7 @@ from fastadv import __version__
 from fastadv.cli import app
 
 
-def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
+def commands(group, *path):
     for name, found in group.commands.items():
         if hasattr(found, "commands"):
             yield from commands(found, *path, name)
@@ -22,7 +20,7 @@ def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
 COMMANDS = dict(commands(get_command(app)))
 
 
-def test_help_lists_every_command(fastadv: Callable) -> None:
+def test_help_lists_every_command(fastadv):
     assert {
         "demo",
         "attack",
@@ -39,7 +37,7 @@ def test_help_lists_every_command(fastadv: Callable) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_that_parses(fastadv: Callable, command: str) -> None:
+def test_help_has_an_example_that_parses(fastadv, command):
     done = fastadv(f"{command} --help")
     assert (done.code, done.err) == (0, "")
     assert f"Example: fastadv {command}" in done.out
@@ -58,11 +56,11 @@ def test_help_has_an_example_that_parses(fastadv: Callable, command: str) -> Non
         ("evaluate", "Model Images Attack Results Computation"),
     ],
 )
-def test_options_stand_in_groups(fastadv: Callable, command: str, groups: str) -> None:
+def test_options_stand_in_groups(fastadv, command, groups):
     told = fastadv(f"{command} --help").out
     titles = [line.split()[1] for line in told.splitlines() if line.startswith("╭")]
     assert [title for title in titles if title != "Arguments"] == ["Options", *groups.split()]
 
 
-def test_version(fastadv: Callable) -> None:
+def test_version(fastadv):
     assert fastadv("--version") == (0, f"{__version__}\n", "")

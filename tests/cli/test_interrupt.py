@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
+def test_interrupted_training_says_how_to_resume(folder):
     """In a process of its own, to its very end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -52,7 +51,7 @@ def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
-def number(request: pytest.FixtureRequest) -> Iterator[int]:
+def number(request):
     """A signal that stops commands, handled as in a Python process that has just begun."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
@@ -63,18 +62,18 @@ def number(request: pytest.FixtureRequest) -> Iterator[int]:
 class Finalized:
     """A signal arrives in its finalizer, from which no exception comes out."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number):
         self.number = number
 
-    def __del__(self) -> None:
+    def __del__(self):
         signal.raise_signal(self.number)
 
 
-def finalizer(number: int) -> None:
+def finalizer(number):
     Finalized(number)
 
 
-def callback(number: int) -> None:
+def callback(number):
     dies = threading.Event()
     held = weakref.ref(dies, lambda reference: signal.raise_signal(number))
     del dies
@@ -82,9 +81,7 @@ def callback(number: int) -> None:
 
 
 @pytest.mark.parametrize("swallow", [finalizer, callback])
-def test_a_stop_that_python_drops_comes_with_the_next_progress(
-    number: int, swallow: Callable[[int], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stop_that_python_drops_comes_with_the_next_progress(number, swallow, capsys):
     with stoppable(), progress("work") as tick:
         tick(1, 3)
         swallow(number)
@@ -96,12 +93,10 @@ def test_a_stop_that_python_drops_comes_with_the_next_progress(
 
 
 @pytest.mark.slow
-def test_a_dropped_stop_ends_the_command(
-    number: int, fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dropped_stop_ends_the_command(number, fastadv, net, monkeypatch):
     calls = []
 
-    def swallowing(*arguments: object) -> object:
+    def swallowing(*arguments):
         calls.append(arguments)
         if len(calls) == 2:
             finalizer(number)
@@ -116,14 +111,12 @@ def test_a_dropped_stop_ends_the_command(
     assert fastadv(f"{line} --resume").code == 0
 
 
-def test_a_stop_outside_the_work_is_one_line_too(
-    number: int, fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypatch):
     monkeypatch.setattr("fastadv.cli._shared.make_device", lambda name: signal.raise_signal(number))
     assert fastadv(f"attack {net} -n 5 --radius 0.1") == (128 + number, "", "fastadv: interrupted\n")
 
 
-def test_signals_that_the_caller_handles_are_left_alone(number: int) -> None:
+def test_signals_that_the_caller_handles_are_left_alone(number):
     heard = []
     usual = signal.signal(number, lambda number, frame: heard.append(number))
     with stoppable():
@@ -132,11 +125,9 @@ def test_signals_that_the_caller_handles_are_left_alone(number: int) -> None:
     assert heard == [number]
 
 
-def test_other_exceptions_that_python_drops_are_reported(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_exceptions_that_python_drops_are_reported(number, monkeypatch):
     class Broken:
-        def __del__(self) -> None:
+        def __del__(self):
             raise ValueError
 
     dropped = []
@@ -148,7 +139,7 @@ def test_other_exceptions_that_python_drops_are_reported(
     assert dropped == [ValueError, ValueError]
 
 
-def test_commands_run_in_any_thread(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_run_in_any_thread(capsys):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main(["--version"])))
     thread.start()

@@ -3,7 +3,6 @@
 import platform
 import resource
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from fastadv.cli import _memory
 from tests.processes import finish, serve
 
 
-def faults(rank: int, world: int) -> None:
+def faults(rank, world):
     """Print how many MiB of pages fault in twenty tensors of 64 MiB, one after the other."""
     assert _memory.keep_memory()
     torch.set_num_threads(1)
@@ -27,18 +26,18 @@ def faults(rank: int, world: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
-def test_freed_memory_stays(tmp_path: Path) -> None:
+def test_freed_memory_stays(tmp_path):
     [(code, out, err)] = finish(serve(faults, tmp_path, 1))
     assert code == 0, err
     assert int(out) < 200
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(_memory.ctypes, "CDLL", lambda name: object())
     assert not _memory.keep_memory()
 
 
-def test_the_command_and_not_the_library_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_and_not_the_library_asks_for_it(monkeypatch):
     asked: list[bool] = []
     monkeypatch.setattr(cli, "keep_memory", lambda: asked.append(True))
     cli.main(["--version"])

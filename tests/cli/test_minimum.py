@@ -2,9 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +13,6 @@ from fastadv.attacks import AttackResult
 from fastadv.cli import _evaluate
 from fastadv.data import load
 from fastadv.evaluation import Curve
-from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
 
 COUNT = 40
@@ -29,7 +26,7 @@ def ladder(model, x, y, threat, *, rungs: int = 6, seed: int = 0, ids=None) -> A
 
 
 @pytest.fixture(autouse=True)
-def attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def attacks(monkeypatch):
     RUNS.clear()
     entry = fa.attacks.Attack(ladder, kind="minimum", norms=("l2", "linf"), random=True, paper="a paper")
     monkeypatch.setitem(fa.attacks.ATTACKS, "ladder", entry)
@@ -37,15 +34,13 @@ def attacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fa.attacks.ATTACKS, "ladder_l2", only)
 
 
-def measured(trained: SmallCNN, **options: object) -> fa.evaluation.Row:
+def measured(trained, **options):
     attack = partial(ladder, threat=fa.Linf(math.inf), **options)
     return fa.evaluate(trained, load("digits", "test", limit=COUNT), {"a": attack}).rows[0]
 
 
 @pytest.mark.slow
-def test_no_radius_is_needed_and_one_bounds_the_search(
-    fastadv: Callable, net: str, trained: SmallCNN
-) -> None:
+def test_no_radius_is_needed_and_one_bounds_the_search(fastadv, net, trained):
     done = fastadv(f"attack {net} -n {COUNT} -a ladder --seed 4 --json")
     assert done.code == 0, done
     told = json.loads(done.out)["measured"]["attacks"]["ladder L∞"]
@@ -64,7 +59,7 @@ def test_no_radius_is_needed_and_one_bounds_the_search(
 
 
 @pytest.mark.slow
-def test_the_norm_is_one_that_the_attack_serves(fastadv: Callable, net: str) -> None:
+def test_the_norm_is_one_that_the_attack_serves(fastadv, net):
     told = json.loads(fastadv(f"evaluate {net} -n 5 -a ladder_l2 --json").out)
     assert list(told["measured"]["attacks"]) == ["ladder_l2 L2"]
     done = fastadv(f"evaluate {net} -n 5 -a ladder_l2 --norm linf")
@@ -73,9 +68,7 @@ def test_the_norm_is_one_that_the_attack_serves(fastadv: Callable, net: str) -> 
 
 
 @pytest.mark.slow
-def test_one_run_gives_the_accuracy_at_all_radii(
-    fastadv: Callable, folder: Path, net: str, trained: SmallCNN
-) -> None:
+def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder --radii 0.2,0,0.1,0.06"
     done = fastadv(line, "--json", "--figure", "f.png")
     assert done.code == 0, done
@@ -89,7 +82,7 @@ def test_one_run_gives_the_accuracy_at_all_radii(
     assert list(json.loads(both.out)["measured"]["curves"]) == ["ladder L∞", "pgd:steps=2,radius=0.1"]
 
 
-def test_the_band_lies_around_the_curve_and_what_has_no_logits_is_no_success_of_the_model() -> None:
+def test_the_band_lies_around_the_curve_and_what_has_no_logits_is_no_success_of_the_model():
     distances = {"some": torch.linspace(0.1, 0.4, 9), "sick": torch.full((9,), torch.nan)}
     rows = {name: SimpleNamespace(distance=distance.double()) for name, distance in distances.items()}
     named = {name: SimpleNamespace(name=name) for name in distances}
@@ -103,7 +96,7 @@ def test_the_band_lies_around_the_curve_and_what_has_no_logits_is_no_success_of_
 
 
 @pytest.mark.slow
-def test_optimality(fastadv: Callable, net: str, trained: SmallCNN) -> None:
+def test_optimality(fastadv, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder -a ladder:rungs=3 --optimality"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]["optimality"]
     rows = {"ladder L∞": measured(trained).distance, "ladder:rungs=3": measured(trained, rungs=3).distance}
@@ -114,9 +107,7 @@ def test_optimality(fastadv: Callable, net: str, trained: SmallCNN) -> None:
 
 
 @pytest.mark.slow
-def test_every_sample_is_written_with_the_attack_that_came_nearest(
-    fastadv: Callable, folder: Path, net: str, trained: SmallCNN
-) -> None:
+def test_every_sample_is_written_with_the_attack_that_came_nearest(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder:rungs=5 -a ladder --out all.safetensors --batch-size 15"
     assert fastadv(line).code == 0
     written, metadata = load_tensors(folder / "all.safetensors")
@@ -131,7 +122,7 @@ def test_every_sample_is_written_with_the_attack_that_came_nearest(
 
 
 @pytest.mark.slow
-def test_an_evaluation_resumes_from_its_folder(fastadv: Callable, folder: Path, net: str) -> None:
+def test_an_evaluation_resumes_from_its_folder(fastadv, folder, net):
     line = f"evaluate {net} -n {COUNT} -a ladder -a fgsm --radius 0.2 --batch-size 15 --run-dir run"
     whole = json.loads(fastadv(line, "--json").out)["measured"]
     (folder / "run" / "part-00002-00.safetensors").unlink()
@@ -162,7 +153,7 @@ def test_an_evaluation_resumes_from_its_folder(fastadv: Callable, folder: Path, 
         ("-a ladder --radii 0 --figure f.png", "such as 0,0.1,0.2"),
     ],
 )
-def test_wrong_usage_is_two(fastadv: Callable, line: str, says: str) -> None:
+def test_wrong_usage_is_two(fastadv, line, says):
     done = fastadv(f"evaluate -m small_cnn --data digits -n 5 {line}")
     assert done.code == 2, done
     assert says in done.err

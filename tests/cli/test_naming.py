@@ -1,10 +1,9 @@
 """Every attack can be named in a command with its arguments; wrong names and values are one line."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ NEEDED = {"minimum_radius": "attack=fgsm", "transfer": "attack=fgsm,source=net.s
 RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 3}
 
 
-def written(name: str, **values: Any) -> str:
+def written(name, **values):
     """The attack with these arguments, as text."""
     parts = [NEEDED[name]] if name in NEEDED else []
     words = {True: "true", False: "false", None: "none"}
@@ -40,11 +39,11 @@ def written(name: str, **values: Any) -> str:
     return f"{name}:{','.join(parts)}"
 
 
-def parsed(text: str, **options: Any) -> Any:
+def parsed(text, **options):
     return parse_attack(text, AttackOptions(radius=0.1, **options), seed=0)
 
 
-def test_the_arguments_that_text_can_name() -> None:
+def test_the_arguments_that_text_can_name():
     assert len(ARGUMENTS) > 100
     keys = {key for _, key in ARGUMENTS}
     assert {"steps", "loss", "version", "eot", "seed", "stop_early", "share", "first_radius"} <= keys
@@ -52,7 +51,7 @@ def test_the_arguments_that_text_can_name() -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_every_argument_reaches_its_attack_and_takes_its_types_alone(name: str) -> None:
+def test_every_argument_reaches_its_attack_and_takes_its_types_alone(name):
     for key in [key for one, key in ARGUMENTS if one == name]:
         types = _types(ENTRIES[name].parameters[key].annotation)
         values = {bool: True, int: 3, float: 0.5, str: "word"}
@@ -70,7 +69,7 @@ def test_every_argument_reaches_its_attack_and_takes_its_types_alone(name: str) 
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_arguments_that_text_cannot_name_are_refused(name: str) -> None:
+def test_arguments_that_text_cannot_name_are_refused(name):
     others = set(ENTRIES[name].parameters) - {key for one, key in ARGUMENTS if one == name}
     for key in {*others, "speed"} - {"attack", "source"}:
         with pytest.raises(typer.BadParameter, match=f"takes no '{key}'"):
@@ -79,7 +78,7 @@ def test_arguments_that_text_cannot_name_are_refused(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRIES)
-def test_every_attack_runs_from_the_command_line(fastadv: Callable, net: str, name: str) -> None:
+def test_every_attack_runs_from_the_command_line(fastadv, net, name):
     entry = ENTRIES[name]
     norm = "linf" if "linf" in entry.norms else entry.norms[0]
     quick: Mapping[str, Any] = {key: value for key, value in entry.quick.items() if not callable(value)}
@@ -94,7 +93,7 @@ def test_every_attack_runs_from_the_command_line(fastadv: Callable, net: str, na
 
 
 @pytest.mark.slow
-def test_an_attack_that_runs_another(fastadv: Callable, net: str, trained: SmallCNN) -> None:
+def test_an_attack_that_runs_another(fastadv, net, trained):
     """What only the inner attack takes goes to it, the seed and the shared options too."""
     digits = load("digits", "test", limit=30)
     line = f"evaluate {net} -n 30 --seed 5 --steps 3 --norm l2 --json"
@@ -116,7 +115,7 @@ def test_an_attack_that_runs_another(fastadv: Callable, net: str, trained: Small
 
 
 @pytest.fixture
-def substitute(folder: Path, trained: SmallCNN) -> SmallCNN:
+def substitute(folder, trained):
     """The trained net with noise on its weights."""
     model, draw = deepcopy(trained).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -137,9 +136,7 @@ def substitute(folder: Path, trained: SmallCNN) -> SmallCNN:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["other.safetensors", "mine:mine", "mine:bare@other.safetensors"])
-def test_transfer_from_a_substitute(
-    fastadv: Callable, net: str, trained: SmallCNN, substitute: SmallCNN, source: str
-) -> None:
+def test_transfer_from_a_substitute(fastadv, net, trained, substitute, source):
     done = fastadv(f"attack {net} -n 20 --json -a", f"transfer:attack=fgsm,source={source}")
     assert done.code == 0, done
     assert done.err == ""
@@ -155,8 +152,8 @@ def test_transfer_from_a_substitute(
 
 
 @pytest.mark.slow
-def test_the_nearest_of_several_substitutes_counts(fastadv: Callable, net: str, substitute: SmallCNN) -> None:
-    def broken(source: str) -> float:
+def test_the_nearest_of_several_substitutes_counts(fastadv, net, substitute):
+    def broken(source):
         text = f"transfer:attack=ddn,steps=5,source={source}"
         done = fastadv(f"attack {net} -n 20 --json -a {text}")
         assert done.code == 0, done
@@ -168,9 +165,7 @@ def test_the_nearest_of_several_substitutes_counts(fastadv: Callable, net: str, 
 
 
 @pytest.mark.slow
-def test_a_resumed_evaluation_knows_the_substitute(
-    fastadv: Callable, folder: Path, net: str, substitute: SmallCNN
-) -> None:
+def test_a_resumed_evaluation_knows_the_substitute(fastadv, folder, net, substitute):
     line = f"evaluate {net} -n 10 --run-dir run -a transfer:attack=fgsm,source=other.safetensors"
     assert fastadv(line).code == 0
     assert fastadv(f"{line} --resume").code == 0
@@ -202,7 +197,7 @@ def test_a_resumed_evaluation_knows_the_substitute(
         (":steps=3", "no attack ''"),
     ],
 )  # fmt: skip
-def test_wrong_text_is_one_line(fastadv: Callable, net: str, text: str, says: str) -> None:
+def test_wrong_text_is_one_line(fastadv, net, text, says):
     done = fastadv(f"attack {net} -n 5 -a", text)
     assert done.code in (1, 2)
     assert done.out == ""
@@ -212,7 +207,7 @@ def test_wrong_text_is_one_line(fastadv: Callable, net: str, text: str, says: st
 
 
 @pytest.mark.slow
-def test_help_shows_how_to_name_them(fastadv: Callable) -> None:
+def test_help_shows_how_to_name_them(fastadv):
     for command in ("attack", "evaluate"):
         text = " ".join(fastadv(f"{command} --help").out.replace("│", " ").split())
         for words in (registry(), fa.models.names(), fa.data.names()):
@@ -224,13 +219,13 @@ def test_help_shows_how_to_name_them(fastadv: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_long_names_are_not_cut(fastadv: Callable, net: str) -> None:
+def test_long_names_are_not_cut(fastadv, net):
     text = "minimum_radius:attack=bim,steps=2,searches=1,first_radius=0.25"
     lines = fastadv(f"attack {net} -n 5 -a", text).out.splitlines()
     assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == f"none{text}"
 
 
-def test_an_option_that_every_attack_overrides_has_no_effect() -> None:
+def test_an_option_that_every_attack_overrides_has_no_effect():
     options = AttackOptions(radius=0.1, steps=7)
     assert parse_attack("pgd:steps=9", options, 0).arguments["steps"] == 9
     with pytest.raises(typer.BadParameter, match="--steps has no effect on pgd:steps=9"):

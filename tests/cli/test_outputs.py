@@ -4,7 +4,6 @@ import ast
 import inspect
 import json
 import math
-from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -26,12 +25,12 @@ SPENT = ("forwards", "backwards")
 
 
 @pytest.fixture
-def digits() -> fa.data.ImageSet:
+def digits():
     """The digits that the commands see; few of them have the label 0."""
     return load("digits", "test", limit=COUNT)
 
 
-def without_seconds(table: dict) -> dict:
+def without_seconds(table):
     """The figures of a table, as JSON."""
     kept = {key: value for key, value in table.items() if key not in ("seconds", "attacks", "curves")}
     return kept | {
@@ -42,9 +41,7 @@ def without_seconds(table: dict) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strongest", [False, True])
-def test_attack_writes_what_the_attack_returns(
-    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet, strongest: bool
-) -> None:
+def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, digits, strongest):
     line = f"attack {net} -n {COUNT} --radius 2/25 --steps 4 --step-size 0.03 --restarts 2"
     line += " --seed 3 --batch-size 25 --figure f.png"
     done = fastadv(line, "--out", "adv.safetensors", "--json", *(["--strongest"] if strongest else []))
@@ -73,7 +70,7 @@ def test_attack_writes_what_the_attack_returns(
 
 
 @pytest.mark.slow
-def test_evaluate_equals_the_library(fastadv: Callable, folder: Path, net: str, trained: SmallCNN) -> None:
+def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2"
     line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2 --figure c.png --split train"
     done = fastadv(line, "--json")
@@ -108,7 +105,7 @@ def test_evaluate_equals_the_library(fastadv: Callable, folder: Path, net: str, 
     assert (folder / "c.png").stat().st_size > 1000
 
 
-def _rows(text: str) -> list[list[str]]:
+def _rows(text):
     """The cells of the rows that a table prints below its head."""
     return [line.split("│") for line in text.splitlines() if line.startswith("│")]
 
@@ -133,7 +130,7 @@ def make():
 """
 
 
-def test_masked_gradients_are_pointed_out(fastadv: Callable, folder: Path) -> None:
+def test_masked_gradients_are_pointed_out(fastadv, folder):
     body = "return logits.round(decimals=1) + 0 * logits.sum(1, keepdim=True)"
     (folder / "flat.py").write_text(SICK.format(what="no gradient", body=body))
     line = "attack -m flat:make --data digits -n 200 --radius 0.2 --steps 3"
@@ -149,7 +146,7 @@ def test_masked_gradients_are_pointed_out(fastadv: Callable, folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_sample_without_finite_logits_does_not_stop_the_command(fastadv: Callable, folder: Path) -> None:
+def test_a_sample_without_finite_logits_does_not_stop_the_command(fastadv, folder):
     body = "return torch.where(x.flatten(1)[:, 2:3] > 0.9, torch.nan, logits)"
     (folder / "ill.py").write_text(SICK.format(what="NaN for some images", body=body))
     digits = load("digits", "test", limit=200)
@@ -166,9 +163,7 @@ def test_a_sample_without_finite_logits_does_not_stop_the_command(fastadv: Calla
 
 
 @pytest.mark.slow
-def test_training_reports_what_the_model_does(
-    fastadv: Callable, folder: Path, digits: fa.data.ImageSet
-) -> None:
+def test_training_reports_what_the_model_does(fastadv, folder, digits):
     line = "train -m small_cnn -o width=4 --data digits -n 200 --recipe pgd --norm l2 --radius 0.3 --steps 2"
     line += f" --step-size 0.2 --epochs 1 --test-samples {COUNT} --optimizer adam --learning-rate 0.01"
     line += " --weight-decay 0.001 --schedule step --augment shift --batch-size 50 --seed 5 --run-dir run"
@@ -194,9 +189,7 @@ def test_training_reports_what_the_model_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["non-robust", "random-target"])
-def test_construct_equals_the_library(
-    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, kind: str
-) -> None:
+def test_construct_equals_the_library(fastadv, folder, net, trained, kind):
     options = {"non-robust": "--start noise", "random-target": "--radius 0.8 --dtype float32"}[kind]
     line = (
         f"construct {kind} {net} -n 30 --steps 3 --step-size 0.3 --seed 4 --shard-size 20 --out s {options}"
@@ -216,7 +209,7 @@ def test_construct_equals_the_library(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_is_read_by_its_command(command: str) -> None:
+def test_every_option_is_read_by_its_command(command):
     command = inspect.unwrap(COMMANDS[command].callback)
     read = read_in(command)
     # --list and --markdown do their work, and leave, when they are read
@@ -230,7 +223,7 @@ def test_every_option_is_read_by_its_command(command: str) -> None:
             assert {each.name for each in fields(one.annotation)} <= inside | named
 
 
-def read_in(source: object) -> set[str]:
+def read_in(source):
     """The names and attributes that are read in a function or a module, also by `getattr`."""
     tree = list(ast.walk(ast.parse(inspect.getsource(source))))
     loaded = [node for node in tree if isinstance(getattr(node, "ctx", None), ast.Load)]
@@ -239,7 +232,7 @@ def read_in(source: object) -> set[str]:
     return names | attributes | {node.value for node in tree if isinstance(node, ast.Constant)}
 
 
-def test_the_attacks_are_listed_from_the_registry(fastadv: Callable) -> None:
+def test_the_attacks_are_listed_from_the_registry(fastadv):
     for line in ("attack --json --list", "attack -m small_cnn --list --json"):
         done = fastadv(line)
         assert done.code == 0
@@ -258,7 +251,7 @@ def test_the_attacks_are_listed_from_the_registry(fastadv: Callable) -> None:
         assert name in printed
 
 
-def test_the_page_of_attacks_is_the_one_generated(fastadv: Callable) -> None:
+def test_the_page_of_attacks_is_the_one_generated(fastadv):
     page = fastadv("attack --markdown").out
     written = Path(__file__).resolve().parents[2] / "docs" / "attacks.md"
     assert written.read_text() == page, "run: fastadv attack --markdown > docs/attacks.md"
@@ -267,7 +260,7 @@ def test_the_page_of_attacks_is_the_one_generated(fastadv: Callable) -> None:
     assert [line[0].removeprefix("| ") for line in lines[2:]] == list(registry())
 
 
-def test_nothing_finite_is_lost_in_json(fastadv: Callable, net: str) -> None:
+def test_nothing_finite_is_lost_in_json(fastadv, net):
     told = json.loads(fastadv(f"attack {net} -n 20 --radius 0 -a fgsm --json").out)["measured"]
     row = told["attacks"]["fgsm L∞ 0"]
     assert row["median_distance"] is None  # infinite
@@ -277,12 +270,10 @@ def test_nothing_finite_is_lost_in_json(fastadv: Callable, net: str) -> None:
 
 
 @pytest.mark.slow
-def test_batches_of_the_fastest_size(
-    fastadv: Callable, folder: Path, net: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_of_the_fastest_size(fastadv, folder, net, monkeypatch):
     chosen: list[int] = []
 
-    def choose(*given: object) -> int:
+    def choose(*given):
         chosen.append(16)
         return 16
 

@@ -1,7 +1,6 @@
 """Constructed sets as products: thumbnails, verification and exports from the command line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ SOME = "-n 60"
 
 
 @pytest.fixture
-def made(fastadv: Callable, folder: Path, net: str) -> Path:
+def made(fastadv, folder, net):
     line = f"construct fixed-shift {net} {SOME} --steps 2 --shard-size 25 --dtype uint8"
     done = fastadv(f"{line} --out sets/a --verify")
     assert done.code == 0, done
@@ -26,7 +25,7 @@ def made(fastadv: Callable, folder: Path, net: str) -> Path:
 
 
 @pytest.mark.slow
-def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv: Callable, net: str, made: Path) -> None:
+def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv, net, made):
     assert sorted(path.name for path in made.iterdir()) == [
         "index.json",
         *(f"shard-{k:05d}.safetensors" for k in range(3)),
@@ -48,7 +47,7 @@ def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv: Callable, 
 
 
 @pytest.mark.slow
-def test_verify_fails_on_any_difference(fastadv: Callable, net: str, made: Path) -> None:
+def test_verify_fails_on_any_difference(fastadv, net, made):
     for line, says in (
         (f"{net} -n 59", "base: expected that on the card, digits train of 60 images"),
         (f"-m small_cnn -o width=4 --data digits {SOME}", "model: expected that on the card"),
@@ -70,7 +69,7 @@ def test_verify_fails_on_any_difference(fastadv: Callable, net: str, made: Path)
 @pytest.mark.parametrize(
     "line", ["--split train", "--size 8", "-n 60", "--data-dir .", "-w net.safetensors", "--device cpu"]
 )
-def test_options_of_what_is_not_asked_are_refused(fastadv: Callable, line: str) -> None:
+def test_options_of_what_is_not_asked_are_refused(fastadv, line):
     done = fastadv(f"verify sets/a {line}")
     assert done.code == 2
     assert "has no effect without --" in done.err
@@ -78,7 +77,7 @@ def test_options_of_what_is_not_asked_are_refused(fastadv: Callable, line: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "torch"])
-def test_an_exported_set_is_data_for_every_command(fastadv: Callable, made: Path, kind: str) -> None:
+def test_an_exported_set_is_data_for_every_command(fastadv, made, kind):
     done = fastadv(f"export sets/a --out out --kind {kind}")
     assert done.code == 0, done
     assert "60 images in out" in done.out
@@ -94,7 +93,7 @@ def test_an_exported_set_is_data_for_every_command(fastadv: Callable, made: Path
 
 
 @pytest.mark.slow
-def test_export_says_what_it_cannot_do(fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_says_what_it_cannot_do(fastadv, net, monkeypatch):
     verified: list[tuple[Any, ...]] = []
     monkeypatch.setattr(construct, "verify_constructed", lambda *given, **options: verified.append(given))
     line = f"construct random-target {net} {SOME} --steps 2 --radius 0.5 --dtype float32 --out sets/b"

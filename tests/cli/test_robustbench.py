@@ -1,7 +1,6 @@
 """The entry of RobustBench: its fields, what the run says of them, and what cannot be one."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import fastadv as fa
 from fastadv.attacks import ATTACKS
 from fastadv.data import load
-from fastadv.models import SmallCNN
 
 # as in RobustBench's model_info/cifar10/Linf/Wang2023Better_WRN-70-16.json, in this order
 FIELDS = [
@@ -21,7 +19,7 @@ FIELDS = [
 
 
 @pytest.fixture(autouse=True)
-def flags(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flags(monkeypatch):
     """In place of the standard version, which takes long, FGSM; the flags that it raises."""
     flags: list[str] = []
 
@@ -35,7 +33,7 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return flags
 
 
-def entry(fastadv: Callable, net: str, *more: str, options: str = "--radius 16/255") -> dict[str, Any]:
+def entry(fastadv, net, *more, options="--radius 16/255"):
     done = fastadv(f"evaluate {net} -a autoattack {options} --robustbench entry.json", *more)
     assert done.code == 0, done
     assert "entry in entry.json" in done.out
@@ -45,9 +43,7 @@ def entry(fastadv: Callable, net: str, *more: str, options: str = "--radius 16/2
 
 
 @pytest.mark.slow
-def test_the_entry_says_what_the_run_measured(
-    fastadv: Callable, net: str, trained: SmallCNN, flags: list[str]
-) -> None:
+def test_the_entry_says_what_the_run_measured(fastadv, net, trained, flags):
     told = entry(fastadv, net)
     digits = load("digits", "test")
     out = fa.attacks.fgsm(trained, digits.x, digits.y, fa.Linf(16 / 255))
@@ -68,7 +64,7 @@ def test_the_entry_says_what_the_run_measured(
 
 
 @pytest.mark.slow
-def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
+def test_the_rest_comes_from_options(fastadv, net):
     said = {
         "link": "https://arxiv.org/abs/1?a=b",
         "name": "A paper, with a comma",
@@ -92,12 +88,12 @@ def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
         ("--norm l2 --radius 102/255", "0.4"),
     ],
 )
-def test_radii_as_the_leaderboards_write_them(fastadv: Callable, net: str, options: str, eps: str) -> None:
+def test_radii_as_the_leaderboards_write_them(fastadv, net, options, eps):
     assert entry(fastadv, net, options=options)["eps"] == eps
 
 
 @pytest.mark.slow
-def test_a_finished_evaluation_writes_its_entry_later(fastadv: Callable, net: str) -> None:
+def test_a_finished_evaluation_writes_its_entry_later(fastadv, net):
     line = f"evaluate {net} -a autoattack --radius 0.2 --run-dir run"
     assert fastadv(line).code == 0
     before = [path.stat().st_mtime_ns for path in Path("run").glob("part-*")]
@@ -125,9 +121,7 @@ def test_a_finished_evaluation_writes_its_entry_later(fastadv: Callable, net: st
         ("-a autoattack --radius 0.1 --about number_forward_passes=1.5", "a whole number from 1"),
     ],
 )
-def test_what_cannot_be_an_entry_is_refused_before_the_work(
-    fastadv: Callable, net: str, options: str, says: str
-) -> None:
+def test_what_cannot_be_an_entry_is_refused_before_the_work(fastadv, net, options, says):
     done = fastadv(f"evaluate {net} {options} --robustbench entry.json")
     assert done.code == 2
     assert done.err.count("\n") == 1
@@ -136,7 +130,7 @@ def test_what_cannot_be_an_entry_is_refused_before_the_work(
 
 
 @pytest.mark.slow
-def test_a_constructed_set_is_no_test_set(fastadv: Callable, net: str) -> None:
+def test_a_constructed_set_is_no_test_set(fastadv, net):
     assert fastadv(f"construct robust {net} -n 20 --steps 1 --out made").code == 0
     line = f"evaluate {net.replace('digits', 'made')} -a autoattack --radius 0.1"
     assert "no constructed ones" in fastadv(f"{line} --robustbench entry.json").err

@@ -19,7 +19,7 @@ LINE = "study schott --data-dir . --models cnn,abs --norms l2 --samples 4 --run-
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
+def tiny(monkeypatch):
     made = FakeAttacks()
     for name in ("push", "flip", "jolt"):
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
@@ -31,9 +31,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
 
 
 @pytest.mark.slow
-def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(
-    fastadv: Command, tiny: FakeAttacks, folder: Path
-) -> None:
+def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(fastadv, tiny, folder):
     done = fastadv(LINE)
     assert done.code == 0, done
     for text in ("Schott et al. 2018 on 4 test images", "2.24", "80%", "Push", "Latent descent", "published"):
@@ -54,10 +52,8 @@ def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(
     assert len(tiny.calls) == calls
 
 
-def test_a_stop_says_how_to_go_on(
-    fastadv: Command, tiny: FakeAttacks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(*given: object, **options: object) -> None:
+def test_a_stop_says_how_to_go_on(fastadv, tiny, monkeypatch):
+    def stopped(*given, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fa.attacks, "jolt", stopped)
@@ -68,10 +64,8 @@ def test_a_stop_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_a_failed_attack_is_an_exit_code(
-    fastadv: Command, tiny: FakeAttacks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*given: object, **options: object) -> None:
+def test_a_failed_attack_is_an_exit_code(fastadv, tiny, monkeypatch):
+    def broken(*given, **options):
         raise ValueError("no such luck")
 
     monkeypatch.setattr(fa.attacks, "jolt", broken)
@@ -82,7 +76,7 @@ def test_a_failed_attack_is_an_exit_code(
 
 
 @pytest.mark.slow
-def test_the_plan_says_what_would_run_and_how_long(fastadv: Command, folder: Path) -> None:
+def test_the_plan_says_what_would_run_and_how_long(fastadv, folder):
     done = fastadv("study schott --plan --samples 10 --models cnn,abs --norms l2")
     assert done.code == 0
     assert "Latent descent" in done.out
@@ -107,14 +101,14 @@ def test_the_plan_says_what_would_run_and_how_long(fastadv: Command, folder: Pat
         ("--norms linf --attacks Boundary", "no attack is left"),
     ],
 )
-def test_wrong_usage(fastadv: Command, options: str, says: str) -> None:
+def test_wrong_usage(fastadv, options, says):
     done = fastadv(f"study schott {options}")
     assert done.code == 2
     assert says in done.err
     assert done.err.count("\n") == 1
 
 
-def test_missing_weights_are_named(fastadv: Command, folder: Path) -> None:
+def test_missing_weights_are_named(fastadv, folder):
     (folder / "abs_official").mkdir()
     torch.save(fa.models.SchottCNN().state_dict(), folder / "abs_official" / "vanilla_cnn.net")
     done = fastadv("study schott --data-dir . --models cnn,binary_cnn,abs --madry mine.safetensors")

@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import fastadv as fa
 from fastadv.cli import _panda, _study_goodfellow
@@ -21,10 +19,10 @@ TINY = "study goodfellow --scale tiny --run-dir run"
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+def few(monkeypatch):
     """A few of the digits, which must be what tiny asks for."""
 
-    def load(name: str, split: str, data_dir: object) -> object:
+    def load(name, split, data_dir):
         assert (name, data_dir) == ("digits", None)
         return fa.data.load("digits", split, limit=150 if split == "train" else 100)
 
@@ -32,7 +30,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_two_parts_of_the_study(fastadv: Command, few: None, folder: Path) -> None:
+def test_two_parts_of_the_study(fastadv, few, folder):
     done = fastadv(f"{TINY} --parts", "agreement, weights,agreement")
     assert done.code == 0, done
     for text in ("Agreement", "Weights", "Networks", "pixels that a unit looks at", "84.60%", "weights.png",
@@ -50,8 +48,8 @@ def test_two_parts_of_the_study(fastadv: Command, few: None, folder: Path) -> No
     assert "got one with another seed" in refused.err
 
 
-def test_a_stop_says_how_to_go_on(fastadv: Command, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*given: object, **options: object) -> None:
+def test_a_stop_says_how_to_go_on(fastadv, few, monkeypatch):
+    def stopped(*given, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fa.train, "fit", stopped)
@@ -60,7 +58,7 @@ def test_a_stop_says_how_to_go_on(fastadv: Command, few: None, monkeypatch: pyte
     assert "kept in run; the same command goes on" in done.err
 
 
-def test_bad_arguments(fastadv: Command, folder: Path) -> None:
+def test_bad_arguments(fastadv, folder):
     for options, text in {
         "--scale huge": "--scale is one of tiny, cpu, paper, got huge",
         "--scale tiny --parts fgsm,fgms": "parts: expected some of fgsm",
@@ -81,7 +79,7 @@ def test_bad_arguments(fastadv: Command, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def net(name: str, seed: int = 1) -> nn.Module:
+def net(name, seed=1):
     """Random weights, large enough for every class to be another at another image."""
     model = fa.models.create(name, shape=(1, 8, 8), classes=3, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +90,7 @@ def net(name: str, seed: int = 1) -> nn.Module:
 
 
 @pytest.fixture
-def picture(folder: Path) -> torch.Tensor:
+def picture(folder):
     """Saved as digit.png; what a model gets of it."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "digit.png")
@@ -101,7 +99,7 @@ def picture(folder: Path) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "rbf"])
-def test_a_picture_and_a_model(name: str, fastadv: Command, folder: Path, picture: torch.Tensor) -> None:
+def test_a_picture_and_a_model(name, fastadv, folder, picture):
     model = net(name)
     save_weights(model, folder / "net.safetensors")
     (folder / "names.txt").write_text("cat\ndog\npanda\n")
@@ -122,9 +120,7 @@ def test_a_picture_and_a_model(name: str, fastadv: Command, folder: Path, pictur
     assert "untrained" not in done.err
 
 
-def test_what_is_said_of_a_picture(
-    fastadv: Command, folder: Path, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_said_of_a_picture(fastadv, folder, picture, monkeypatch):
     monkeypatch.setattr(_panda.panda, "draw", lambda *given: None)
     line = "study goodfellow --image digit.png -m maxout -o units=4"
     done = fastadv(f"{line} --shape 3,4,6")
@@ -144,7 +140,7 @@ def test_what_is_said_of_a_picture(
     assert "the gradient is 0 everywhere, so nothing moved" in still.out
 
 
-def test_what_does_not_fit(fastadv: Command, folder: Path, picture: torch.Tensor) -> None:
+def test_what_does_not_fit(fastadv, folder, picture):
     (folder / "text.png").write_text("no picture")
     (folder / "names.txt").write_text("cat\ndog\n")
     shape = "--shape 1,8,8 --classes 3"

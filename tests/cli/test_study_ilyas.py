@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ Command = Callable[..., Done]
 
 
 @pytest.mark.slow
-def test_features_prints_a_line_for_each_net(fastadv: Command, folder: Path) -> None:
+def test_features_prints_a_line_for_each_net(fastadv, folder):
     line = "study ilyas features --tiny --steps 1 --run-dir run"
     done = fastadv(line)
     assert done.code == 0, done
@@ -29,7 +28,7 @@ def test_features_prints_a_line_for_each_net(fastadv: Command, folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_theory_fails_where_a_claim_does_not_hold(fastadv: Command, folder: Path) -> None:
+def test_theory_fails_where_a_claim_does_not_hold(fastadv, folder):
     done = fastadv("study ilyas theory --radii 1 --samples 40 --epochs 1 --steps 1 --run-dir run")
     assert done.code == 1
     for text in ("theorem 1", "theorem 2", "theorem 3", "holds", "FAILS", "ellipses.png"):
@@ -37,7 +36,7 @@ def test_theory_fails_where_a_claim_does_not_hold(fastadv: Command, folder: Path
     assert (folder / "run" / "theorems.png").stat().st_size > 0
 
 
-def test_bad_arguments(fastadv: Command) -> None:
+def test_bad_arguments(fastadv):
     for line, text in {
         "theory --radii 0,1": "radii: expected",
         "theory --radii=-1": "expected",
@@ -54,9 +53,7 @@ PIPELINE = "study ilyas pipeline --images 40 -n 6 --epochs 1 --invert-steps 1 --
 
 
 @pytest.mark.slow
-def test_the_pipeline_prints_its_tables_and_names_its_files(
-    fastadv: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, folder, monkeypatch):
     monkeypatch.setattr(figures, "gallery", lambda name, base, made, path: path.touch())
     done = fastadv(f"{PIPELINE} --stages nets,sets,train,evaluate,galleries --run-dir run")
     assert done.code == 0, done
@@ -75,15 +72,15 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(
         assert text in refused.err
 
 
-def test_a_stage_without_its_inputs_says_which_to_run(fastadv: Command) -> None:
+def test_a_stage_without_its_inputs_says_which_to_run(fastadv):
     done = fastadv(f"{PIPELINE} --stages transfer --run-dir run")
     assert done.code == 2
     assert "run/nets/standard: expected the finished net standard" in done.err
     assert "run the stage nets first" in done.err
 
 
-def test_a_stop_of_the_pipeline_says_how_to_go_on(fastadv: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*given: object, **options: object) -> None:
+def test_a_stop_of_the_pipeline_says_how_to_go_on(fastadv, monkeypatch):
+    def stopped(*given, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fa.train, "fit", stopped)
@@ -92,7 +89,7 @@ def test_a_stop_of_the_pipeline_says_how_to_go_on(fastadv: Command, monkeypatch:
     assert "kept in run; the same command goes on" in done.err
 
 
-def test_the_plan_of_the_pipeline(fastadv: Command, folder: Path) -> None:
+def test_the_plan_of_the_pipeline(fastadv, folder):
     told = json.loads(fastadv("study ilyas pipeline --plan --json").out)
     assert list(told["seconds"]) == list(plan.STAGES)
     assert told["settings"]["scale"] == "tiny"
@@ -108,7 +105,7 @@ def test_the_plan_of_the_pipeline(fastadv: Command, folder: Path) -> None:
     assert not (folder / "ilyas2019").exists()
 
 
-def test_bad_arguments_of_the_pipeline(fastadv: Command) -> None:
+def test_bad_arguments_of_the_pipeline(fastadv):
     for line, text in {
         "--scale huge": "scale: expected one of tiny, cpu, paper",
         "--stages nets,set": "got set",

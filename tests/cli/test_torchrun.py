@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,10 +26,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[list[int | None], str, str]]:
+def together(tmp_path_factory):
     """Have two processes run a command, without the agent of torchrun, which ends one when another fails."""
 
-    def run(line: str) -> tuple[list[int | None], str, str]:
+    def run(line):
         with socket.create_server(("localhost", 0)) as server:
             port = server.getsockname()[1]
         started = serve(command, tmp_path_factory.mktemp("said"), 2, port, line)
@@ -41,7 +39,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return run
 
 
-def command(rank: int, world: int, port: int, line: str) -> None:
+def command(rank, world, port, line):
     """What torchrun has each process do."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
@@ -51,7 +49,7 @@ def command(rank: int, world: int, port: int, line: str) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_command(folder: Path) -> None:
+def test_torchrun_starts_a_command(folder):
     """The package runs as a module, too."""
     line = f"--nproc-per-node 2 -m fastadv evaluate {MODEL} --radius 0.1 -a fgsm --device cpu"
     [(code, out, err)] = finish(program(folder, "torch.distributed.run", *line.split()))
@@ -61,9 +59,7 @@ def test_torchrun_starts_a_command(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_speak_once(
-    fastadv: Callable, folder: Path, together: Callable
-) -> None:
+def test_two_processes_train_as_one_and_speak_once(fastadv, folder, together):
     line = f"train {MODEL} --test-samples 20 --epochs 2"
     codes, out, err = together(f"{line} --run-dir two")
     assert codes == [0, 0], err
@@ -79,10 +75,10 @@ def test_two_processes_train_as_one_and_speak_once(
     assert "another epochs" in fastadv(f"{line} --run-dir two --resume --epochs 3").err
 
 
-def timeless(text: str) -> Any:
+def timeless(text):
     """The card of a command, without what tells when and with what it was made."""
 
-    def without(value: Any) -> Any:
+    def without(value):
         if isinstance(value, dict):
             return {k: without(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
         return [without(item) for item in value] if isinstance(value, list) else value
@@ -91,7 +87,7 @@ def timeless(text: str) -> Any:
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_as_one_and_speak_once(fastadv: Callable, together: Callable) -> None:
+def test_two_processes_evaluate_as_one_and_speak_once(fastadv, together):
     line = f"evaluate {MODEL} --norm l2 --radius 0.5 --steps 5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
     codes, out, err = together(f"{line} --run-dir two --out two.safetensors --figure two.png")
     assert codes == [0, 0], err
@@ -108,7 +104,7 @@ def test_two_processes_evaluate_as_one_and_speak_once(fastadv: Callable, togethe
 
 
 @pytest.mark.slow
-def test_two_processes_construct_as_one_and_speak_once(fastadv: Callable, together: Callable) -> None:
+def test_two_processes_construct_as_one_and_speak_once(fastadv, together):
     line = f"construct random-target {MODEL} --steps 2 --shard-size 40"
     codes, out, err = together(f"{line} --out two --json")
     assert codes == [0, 0], err
@@ -131,7 +127,7 @@ def test_two_processes_construct_as_one_and_speak_once(fastadv: Callable, togeth
     ],
     ids=str,
 )
-def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypatch) -> None:
+def test_an_error_is_told_once(error, rank, loud, monkeypatch):
     for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(_torchrun.dist, "init_process_group", lambda backend, timeout: None)
@@ -139,7 +135,7 @@ def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypa
     monkeypatch.setattr(_torchrun.dist, "destroy_process_group", lambda: left.append(True))
 
     @_torchrun.together
-    def command(machine: Machine) -> None:
+    def command(machine):
         raise error
 
     with pytest.raises(Exception) as raised:
@@ -164,6 +160,6 @@ assert group() is None
 
 
 @pytest.mark.slow
-def test_nothing_keeps_a_group_that_was_destroyed() -> None:
+def test_nothing_keeps_a_group_that_was_destroyed():
     """Its threads would go on while Python ends, and now and then abort the process."""
     subprocess.run([sys.executable, "-c", KEPT], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -1,9 +1,7 @@
 """What `fastadv train` is fed: augmentations by name, generated images, image folders."""
 
 import json
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +57,7 @@ def test_text_that_names_no_augmentation_is_refused(text, match):
 
 
 @pytest.fixture
-def generated(folder: Path) -> Path:
+def generated(folder):
     """Fifty images of noise, as generated images are published."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
@@ -68,9 +66,7 @@ def generated(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_with_generated_images_is_that_of_the_library(
-    fastadv: Callable, folder: Path, generated: Path
-) -> None:
+def test_a_run_with_generated_images_is_that_of_the_library(fastadv, folder, generated):
     line = (
         f"{TRAIN} --augment crop+cutout:size=2 --generated {generated} --fraction 7/10 --seed 4 --run-dir run"
     )
@@ -92,7 +88,7 @@ def test_a_run_with_generated_images_is_that_of_the_library(
 
 
 @pytest.mark.slow
-def test_an_image_folder_mixes_and_workers_change_nothing(fastadv: Callable, folder: Path) -> None:
+def test_an_image_folder_mixes_and_workers_change_nothing(fastadv, folder):
     generator = np.random.default_rng(0)
     for i in range(12):
         path = folder / "own" / f"{i % 2}" / f"{i}.png"
@@ -123,9 +119,7 @@ def test_an_image_folder_mixes_and_workers_change_nothing(fastadv: Callable, fol
         ("--workers 2", "workers: expected None for images that are in memory"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(
-    fastadv: Callable, folder: Path, generated: Path, options: str, match: str
-) -> None:
+def test_wrong_usage_is_told_in_one_line(fastadv, folder, generated, options, match):
     np.savez(folder / "other.npz", x=np.zeros(3))
     np.savez(folder / "wide.npz", image=np.zeros((3, 8, 9, 1), np.uint8), label=[0, 1, 1])
     done = fastadv(f"{TRAIN} {options}")

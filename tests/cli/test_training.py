@@ -1,8 +1,6 @@
 """`fastadv train`: the options around the recipe, as `fit` gets them, and what is told at the end."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
 
 
 @pytest.mark.slow
-def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypatch) -> None:
+def test_every_option_reaches_the_run(fastadv, folder, monkeypatch):
     given = {}
     each_epoch = _train.each_epoch
 
@@ -56,7 +54,7 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_weights_that_another_run_left_are_not_named(fastadv: Callable, folder: Path) -> None:
+def test_weights_that_another_run_left_are_not_named(fastadv, folder):
     assert fastadv(f"{ROBUST} --epochs 1 --ema 0.9 --run-dir run").code == 0
     (folder / "run" / "checkpoint.safetensors").unlink()
     done = fastadv(f"{LINE} --epochs 1 --run-dir run")
@@ -68,9 +66,7 @@ def test_weights_that_another_run_left_are_not_named(fastadv: Callable, folder: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("test", [True, False])
-def test_the_last_images_are_held_out(
-    fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch, test: bool
-) -> None:
+def test_the_last_images_are_held_out(fastadv, folder, monkeypatch, test):
     given = []
     each_epoch = _train.each_epoch
 
@@ -99,7 +95,7 @@ def test_the_last_images_are_held_out(
 
 
 @pytest.mark.slow
-def test_an_alarm_is_told_in_json_and_under_the_table(fastadv: Callable, folder: Path, monkeypatch) -> None:
+def test_an_alarm_is_told_in_json_and_under_the_table(fastadv, folder, monkeypatch):
     for more in ("", "--json"):
         told = iter([0.9, 0.0, 0.0])
         monkeypatch.setattr(Measure, "_accuracies", lambda self, model, told=told: (0.9, {"pgd": next(told)}))
@@ -146,7 +142,7 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--bf16 --precision bf16", "give one of them"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_wrong_usage(fastadv: Callable, options: str, word: str) -> None:
+def test_wrong_options_are_wrong_usage(fastadv, options, word):
     done = fastadv(f"{LINE} {options}")
     assert done.code == 2, done
     assert word in " ".join(done.err.split())

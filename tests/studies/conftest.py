@@ -8,7 +8,7 @@ from tests.studies.schott import METHODS, FakeAttacks
 
 
 @pytest.fixture
-def attacks(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
+def attacks(monkeypatch):
     made = FakeAttacks()
     for name in ("push", "flip", "jolt"):
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
@@ -20,5 +20,5 @@ def attacks(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda *given: {})

@@ -3,7 +3,7 @@
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -12,14 +12,14 @@ INFINITE = (-torch.inf, torch.inf)
 
 
 @cache
-def digits() -> ImageSet:
+def digits():
     data = fa.data.load("digits", "test")
     assert isinstance(data, ImageSet)
     return data
 
 
 @cache
-def reader() -> nn.Module:
+def reader():
     """A maxout network, trained on the embedded digits in a fifth of a second."""
     model = fa.models.create("maxout", shape=(1, 8, 8), units=16, pieces=2, layers=1, dropout=0.0)
     train_set = fa.data.load("digits", "train")
@@ -27,7 +27,7 @@ def reader() -> nn.Module:
     return model.train()
 
 
-def linear(shape: tuple[int, ...], classes: int = 4, seed: int = 0, scale: float = 0.1) -> nn.Module:
+def linear(shape, classes=4, seed=0, scale=0.1):
     """Softmax regression with random weights, in float64."""
     model = fa.models.create("softmax", shape=shape, classes=classes).double()
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +37,7 @@ def linear(shape: tuple[int, ...], classes: int = 4, seed: int = 0, scale: float
     return model
 
 
-def weights(model: nn.Module) -> tuple[Tensor, Tensor]:
+def weights(model):
     layer = model.linear
     assert isinstance(layer, nn.Linear)
     return layer.weight.detach(), layer.bias.detach()

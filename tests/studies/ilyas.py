@@ -1,8 +1,6 @@
 """The pipeline in miniature: every part in a second or so, on sixty digits; its figures mean nothing."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from fastadv.studies.ilyas2019 import pipeline, plan
 from tests.kills import killed_at
@@ -14,18 +12,18 @@ MINI = plan.choose(
 MINI = replace(MINI, size=8, architecture=plan.Architecture("small CNN", "small_cnn", {"width": 4}))
 
 
-def study(folder: Path, settings: plan.Settings = MINI, **options: Any) -> dict[str, Any]:
+def study(folder, settings=MINI, **options):
     """The pipeline in that folder."""
     return pipeline.run(settings, *pipeline.load(settings), folder, **options)
 
 
-def killed(rank: int, world: int, folder: Path) -> None:
+def killed(rank, world, folder):
     """What a process does that is killed while it makes its sets."""
     killed_at(16, "before")
     study(folder, stages=["nets", "sets"])
 
 
-def timeless(value: Any) -> Any:
+def timeless(value):
     """A result without its seconds."""
     if isinstance(value, dict):
         return {key: timeless(item) for key, item in value.items() if key != "seconds"}

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv.data import ImageSet
 from fastadv.studies.schott2018.plan import Method
@@ -18,7 +18,7 @@ DESCENT = Method("Latent descent", "l2", "latent_descent", {"steps": 5}, only=("
 METHODS = (PUSH, FLIP, JOLT, DESCENT)
 
 
-def linear() -> nn.Module:
+def linear():
     """Logits whose gradient never vanishes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
     with torch.no_grad():
@@ -32,7 +32,7 @@ class FakeSubjects:
 
     official, device = Path("nowhere"), torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self):
         net = tiny()
         self.made = {
             "cnn": Subject("cnn", linear()),
@@ -41,20 +41,20 @@ class FakeSubjects:
         }
         self.checked: list[str] = []
 
-    def check(self, names: list[str]) -> None:
+    def check(self, names):
         self.checked = list(names)
 
-    def __getitem__(self, name: str) -> Subject:
+    def __getitem__(self, name):
         return self.made[name]
 
 
-def image_set(count: int = 8) -> ImageSet:
+def image_set(count=8):
     """Images that the tiny ABS explains."""
     x, y = images(tiny(), count)
     return ImageSet(x, y, 3, "fake")
 
 
-def towards(x: Tensor, y: Tensor, share: float) -> Tensor:
+def towards(x, y, share):
     """x, moved by a share of the way to the next image of another class."""
     other = torch.stack([x[(y != label).nonzero()[0, 0]] if (y != label).any() else x[0] for label in y])
     return x + share * (other - x)
@@ -63,10 +63,10 @@ def towards(x: Tensor, y: Tensor, share: float) -> Tensor:
 class FakeAttacks:
     """Attacks that count their calls; each returns what `AttackResult` must have for the study."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls: list[tuple[str, tuple[int, ...]]] = []
 
-    def _result(self, name: str, ids: Tensor, x_adv: Tensor) -> SimpleNamespace:
+    def _result(self, name, ids, x_adv):
         self.calls.append((name, tuple(ids.tolist())))
         return SimpleNamespace(x_adv=x_adv, forwards=3 * len(ids), backwards=len(ids))
 

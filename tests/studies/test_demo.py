@@ -1,7 +1,5 @@
 """The demo's table and sentences from figures made by hand, its folder, and its one thread."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from fastadv.studies.study import one_thread
 FOUND = {"clean": 0.5, "robust": 0.25, "samples": 8, "latent_descent": 1.5, "lower_bound": 0.125}
 
 
-def net(clean: float, *robust: float, paper: tuple[float, float]) -> dict:
+def net(clean, *robust, paper):
     return {
         "clean": clean,
         "robust": dict(zip(("FGSM L∞ 0.1", "PGD L2 0.4"), robust, strict=True)),
@@ -35,7 +33,7 @@ RESULT = {
 }
 
 
-def test_a_row_holds_clean_then_each_attack_then_the_paper() -> None:
+def test_a_row_holds_clean_then_each_attack_then_the_paper():
     head, standard, *_, det = demo.cells(RESULT)
     assert [cell.split("\n") for cell in head[2:]] == [
         ["clean"],
@@ -48,7 +46,7 @@ def test_a_row_holds_clean_then_each_attack_then_the_paper() -> None:
     assert det == ["D_det", "wrong labels", "35.0%", "10.0%", "0.0%", "43.7%", "~0%"]
 
 
-def test_the_sentences_speak_of_the_last_attack() -> None:
+def test_the_sentences_speak_of_the_last_attack():
     assert "355 held-out digits of 10x10" in demo.title(RESULT)
     lines = demo.notes(RESULT)
     assert lines[0] == (
@@ -59,7 +57,7 @@ def test_the_sentences_speak_of_the_last_attack() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails: bool) -> None:
+def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -72,9 +70,7 @@ def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails: bool) -
         torch.set_num_threads(before)
 
 
-def test_a_stopped_run_goes_on_another_is_cleared_away_and_what_no_demo_made_is_left_alone(
-    tmp_path: Path,
-) -> None:
+def test_a_stopped_run_goes_on_another_is_cleared_away_and_what_no_demo_made_is_left_alone(tmp_path):
     parts = [tmp_path / part for part in demo.PARTS]
     for part in parts:
         part.mkdir()

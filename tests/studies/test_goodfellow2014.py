@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 import fastadv as fa
@@ -23,14 +23,14 @@ from fastadv.train.optim import SCHEDULES
 TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 
 
-def digits(split: str, count: int) -> ImageSet:
+def digits(split, count):
     made = fa.data.load("digits", split, limit=count)
     assert isinstance(made, ImageSet)
     return made
 
 
 @pytest.mark.parametrize("name", ["softmax", "rbf"])
-def test_crafted_is_the_sign_of_the_gradient_of_the_networks_own_loss(name: str) -> None:
+def test_crafted_is_the_sign_of_the_gradient_of_the_networks_own_loss(name):
     model = fa.models.create(name, shape=(1, 8, 8), seed=3).eval()
     images = digits("test", 30)
     x, y = images.x, images.y
@@ -53,7 +53,7 @@ def test_crafted_is_the_sign_of_the_gradient_of_the_networks_own_loss(name: str)
     torch.testing.assert_close(boxed, crafted.clamp(0, 1))
 
 
-def test_a_rounded_gradient_points_elsewhere_where_the_network_is_sure() -> None:
+def test_a_rounded_gradient_points_elsewhere_where_the_network_is_sure():
     images = digits("test", 30)
     model = fa.models.create("softmax", shape=(1, 8, 8), seed=3).eval()
     calm = craft(model, images.x, images.y, TINY.threat)
@@ -77,14 +77,14 @@ def test_a_rounded_gradient_points_elsewhere_where_the_network_is_sure() -> None
 class Told(nn.Module):
     """Probabilities of its own, which do not sum to 1."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return x.flatten(1)
 
-    def confidence(self, x: Tensor) -> Tensor:
+    def confidence(self, x):
         return self(x).sigmoid()
 
 
-def test_answers_are_counted_by_hand() -> None:
+def test_answers_are_counted_by_hand():
     x = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-3.0, -2.0, -4.0]])
     found = answers(Told(), x, torch.tensor([0, 0, 2]))
     assert found.classes.tolist() == [0, 1, 1]
@@ -95,7 +95,7 @@ def test_answers_are_counted_by_hand() -> None:
     assert answers(nn.Flatten(), x, torch.tensor([0, 1, 1])).confidence_on_mistakes is None
 
 
-def test_classes_are_those_of_the_logits_where_all_probabilities_are_0() -> None:
+def test_classes_are_those_of_the_logits_where_all_probabilities_are_0():
     model = fa.models.create("rbf", shape=(1, 8, 8), seed=3).eval()
     with torch.no_grad():
         model.templates[:] = torch.arange(10.0, 110.0, 10)[:, None]
@@ -108,7 +108,7 @@ def test_classes_are_those_of_the_logits_where_all_probabilities_are_0() -> None
     assert answers(model, x, torch.tensor([9])).mean_confidence == 0
 
 
-def test_agreement_is_counted_among_the_mistakes() -> None:
+def test_agreement_is_counted_among_the_mistakes():
     y = torch.tensor([0, 0, 0, 0, 0])
     said = {
         "maxout": torch.tensor([1, 2, 1, 0, 2]),
@@ -127,7 +127,7 @@ def test_agreement_is_counted_among_the_mistakes() -> None:
     assert [line.share for line in tables.agreement(bench)] == [None] * 5  # there is nothing to count
 
 
-def test_how_many_images_pgd_saw_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_images_pgd_saw_is_said(monkeypatch):
     """And that it ran within the box, on the first of them."""
     test_set, seen = digits("test", 30), []
     monkeypatch.setattr(measure, "STRONGLY_TESTED", 20)
@@ -136,12 +136,12 @@ def test_how_many_images_pgd_saw_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     class Made(dict[str, nn.Module]):
         plans, device, settings = {"adversarial": None}, None, replace(TINY, tested=None)
 
-        def __missing__(self, name: str) -> nn.Module:
+        def __missing__(self, name):
             return model
 
     bench = Bench(Made(), test_set, Path("."))  # type: ignore[arg-type]
 
-    def watched(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, **options: object) -> object:
+    def watched(model, x, y, threat, **options):
         seen.append((x, threat, options["steps"]))
         return pgd(model, x, y, threat, **options)
 
@@ -154,7 +154,7 @@ def test_how_many_images_pgd_saw_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     assert line.share == pytest.approx(float(out.success.double().mean()))
 
 
-def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
+def test_a_schedule_that_is_left_early_is_the_same_until_then():
     part = Beginning("cosine", 0.25)
     assert [part(done) for done in (0.0, 0.4, 1.0)] == [
         SCHEDULES["cosine"](done) for done in (0.0, 0.1, 0.25)
@@ -162,13 +162,11 @@ def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
 
 
 @pytest.mark.slow
-def test_a_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_network_stops_by_held_out_images_and_is_trained_again_on_all(tmp_path, monkeypatch):
     runs: list[tuple[ImageSet, dict[str, Any]]] = []
     fit = fa.train.fit
 
-    def fitting(model: nn.Module, images: ImageSet, recipe: Any, **options: Any) -> Any:
+    def fitting(model, images, recipe, **options):
         runs.append((images, options))
         return fit(model, images, recipe, **options)
 
@@ -209,7 +207,7 @@ def test_a_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
 
 
 @pytest.mark.slow
-def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
+def test_parts_of_the_tiny_study_add_up(tmp_path):
     sets = digits("train", 100), digits("test", 40)
     first = paper.run(TINY, *sets, tmp_path, parts=("fgsm",))
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("nets/*/model.safetensors")}
@@ -252,7 +250,7 @@ def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
         paper.run(replace(TINY, seed=1), *sets, tmp_path, parts=("fgsm",))
 
 
-def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused(tmp_path):
     sets = digits("train", 50), digits("test", 10)
     with pytest.raises(InputError, match=r"parts: expected some of fgsm.*got 'fgms'"):
         paper.run(TINY, *sets, tmp_path, parts=("fgms",))

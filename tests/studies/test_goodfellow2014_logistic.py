@@ -2,8 +2,6 @@
 
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,20 +22,20 @@ SMALL = {"radius": 0.25, "epochs": 2}
 
 
 @pytest.fixture(autouse=True)
-def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+def fewer(monkeypatch):
     """One coefficient, and half of the steps."""
     monkeypatch.setattr(study, "COEFFICIENTS", (0.01,))
     monkeypatch.setattr(study, "BATCH_SIZE", 64)
 
 
-def two(split: str) -> ImageSet:
+def two(split):
     data = fa.data.load("digits", split)
     assert isinstance(data, ImageSet)
     return data.only([3, 7])
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def told(tmp_path_factory):
     """Of enough epochs for what the paper says to show."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("COEFFICIENTS", DECAYS), ("BATCH_SIZE", 32), ("LEARNING_RATE", 0.5)):
@@ -47,7 +45,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_closed_form_and_fgsm_training_are_equal_to_rounding(told: dict[str, Any]) -> None:
+def test_closed_form_and_fgsm_training_are_equal_to_rounding(told):
     assert told["apart"] < 1e-9
     rows = [told["nets"][name]["rows"] for name in (FGSM, CLOSED)]
     for one, other in zip(*rows, strict=True):
@@ -58,7 +56,7 @@ def test_closed_form_and_fgsm_training_are_equal_to_rounding(told: dict[str, Any
     assert json.loads(json.dumps(told)) == told
 
 
-def test_what_the_paper_says_of_the_penalties(told: dict[str, Any]) -> None:
+def test_what_the_paper_says_of_the_penalties(told):
     nets = {name: net["rows"] for name, net in told["nets"].items()}
     assert nets["plain"][-1]["clean"] < 0.05
     assert nets[CLOSED][-1]["fgsm"] < nets["plain"][-1]["fgsm"] - 0.1
@@ -71,7 +69,7 @@ def test_what_the_paper_says_of_the_penalties(told: dict[str, Any]) -> None:
     assert {row["added"] for row in nets["plain"]} == {0.0}
 
 
-def test_a_row_by_hand() -> None:
+def test_a_row_by_hand():
     train_set, test_set = two("train"), two("test")
     model = fa.models.LogisticRegression((1, 8, 8), seed=4).double()
     with torch.no_grad():
@@ -79,7 +77,7 @@ def test_a_row_by_hand() -> None:
     w, b = model.linear.weight[0].detach(), model.linear.bias.item()
     ball = fa.Linf(0.1, (-math.inf, math.inf))
 
-    def margins(data: ImageSet) -> torch.Tensor:
+    def margins(data):
         return (data.x.flatten(1).double() @ w + b) * (2 * data.y - 1)
 
     row = study._row(model, fa.train.RobustLogistic(ball), train_set, test_set, ball)
@@ -98,7 +96,7 @@ def test_a_row_by_hand() -> None:
     assert (decay["added"], decay["pull"]) == (pytest.approx(0.3 * float(norm)), 0.3)
 
 
-def without_seconds(told: dict[str, Any]) -> Any:
+def without_seconds(told):
     nets = {
         name: [{k: v for k, v in row.items() if k != "seconds"} for row in net["rows"]]
         for name, net in told["nets"].items()
@@ -111,14 +109,12 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was_stopped_and_is_told_again_without_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_where_it_was_stopped_and_is_told_again_without_training(tmp_path, monkeypatch):
     sets, row = (two("train"), two("test")), study._row
     whole = study.logistic(*sets, tmp_path / "whole", **SMALL)
     steps: list[int] = []
 
-    def stop(*given: Any) -> dict[str, float]:
+    def stop(*given):
         steps.append(1)
         if len(steps) == 4:
             raise Stop
@@ -144,7 +140,7 @@ def test_it_goes_on_where_it_was_stopped_and_is_told_again_without_training(
 
 
 @pytest.mark.slow
-def test_the_figure(told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figure(told, tmp_path, monkeypatch):
     kept: list[Figure] = []
     monkeypatch.setattr(style, "save", lambda figure, path: kept.append(figure))
     logistic_figure.draw(told, tmp_path / "logistic.png")

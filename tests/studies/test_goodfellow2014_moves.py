@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 import fastadv as fa
 from fastadv.errors import InputError
@@ -15,12 +14,12 @@ from tests.studies.goodfellow import INFINITE, digits, linear, reader, weights
 SHAPE = (3, 5, 4)
 
 
-def batch(n: int) -> tuple[Tensor, Tensor]:
+def batch(n):
     generator = torch.Generator().manual_seed(n)
     return torch.rand(n, *SHAPE, generator=generator).double(), torch.randint(4, (n,), generator=generator)
 
 
-def test_reuse_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reuse_by_hand(monkeypatch):
     monkeypatch.setattr(moves, "OTHERS", 3)
     model, (x, y) = linear(SHAPE, seed=3, scale=0.3), batch(30)
     told = reuse(model, x, y, fa.Linf(0.1, INFINITE), seed=7)
@@ -48,7 +47,7 @@ def test_reuse_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_net_loses_to_other_directions_and_small_rotations() -> None:
+def test_a_net_loses_to_other_directions_and_small_rotations():
     data = digits()
     told = reuse(reader(), data.x, data.y, fa.Linf(0.25, INFINITE))
     assert told["clean"] < 0.15
@@ -57,7 +56,7 @@ def test_a_net_loses_to_other_directions_and_small_rotations() -> None:
     assert turned > straight + 0.3
 
 
-def test_one_label_alone_has_no_others() -> None:
+def test_one_label_alone_has_no_others():
     model, (x, _) = linear(SHAPE), batch(4)
     told = reuse(model, x, torch.ones(4, dtype=torch.long), fa.L2(0.5, INFINITE))
     assert told["other"] is None
@@ -67,7 +66,7 @@ def test_one_label_alone_has_no_others() -> None:
 
 
 @pytest.mark.parametrize("angle", [0.1, 1.0, math.pi / 2, 2.5])
-def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient(angle: float) -> None:
+def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient(angle):
     x, _ = batch(9)
     gradient = torch.randn_like(x) * 1e-200  # too small to be squared
     turned = rotated(x, gradient, angle)
@@ -81,14 +80,14 @@ def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient
     torch.testing.assert_close((rest * across).sum(1), rest.norm(dim=1) * across.norm(dim=1))
 
 
-def test_what_has_no_plane_stays() -> None:
+def test_what_has_no_plane_stays():
     x, _ = batch(3)
     x[1] = 0
     gradient = torch.stack([torch.zeros_like(x[0]), torch.ones_like(x[1]), -3.7 * x[2]])
     assert torch.equal(rotated(x, gradient, 0.3), x)
 
 
-def test_errors_by_angle_on_two_classes() -> None:
+def test_errors_by_angle_on_two_classes():
     """With two classes the decision at an angle follows from the angle between x and w."""
     model = linear(SHAPE, classes=2, seed=2, scale=0.3)
     (w, _), (x, _) = weights(model), batch(50)

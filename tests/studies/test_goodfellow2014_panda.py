@@ -1,7 +1,6 @@
 """The panda of figure 1: its arithmetic on linear models, what is drawn, and pictures from files."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from tests.studies.goodfellow import digits, linear, reader, weights
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 5), (3, 6, 9)], ids=["gray", "color"])
-def test_the_arithmetic_on_a_linear_model(shape: tuple[int, ...]) -> None:
+def test_the_arithmetic_on_a_linear_model(shape):
     model = linear(shape, seed=3)
     x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     w, b = weights(model)
@@ -39,7 +38,7 @@ def test_the_arithmetic_on_a_linear_model(shape: tuple[int, ...]) -> None:
     assert json.loads(json.dumps(told)) == told
 
 
-def test_a_net_is_fooled_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_is_fooled_and_drawn(tmp_path, monkeypatch):
     model, x = reader(), digits().x[7]
     told, made = study.panda(model, x, radius=0.25)
     assert told["fooled"]
@@ -56,7 +55,7 @@ def test_a_net_is_fooled_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_model_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
+def test_a_model_without_a_gradient_moves_nothing(tmp_path):
     model = linear((3, 4, 4), scale=0.0)
     x = torch.rand(3, 4, 4)
     told, made = study.panda(model, x, radius=0.1)
@@ -67,7 +66,7 @@ def test_a_model_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
         assert drawn.width > drawn.height > 300
 
 
-def test_sigmoids_say_their_own_confidence() -> None:
+def test_sigmoids_say_their_own_confidence():
     plain = linear((1, 4, 4), seed=2)
     model, x = fa.models.Sigmoids(plain), torch.rand(1, 4, 4)
     told, _ = study.panda(model, x, radius=0.1, loss="bce")
@@ -76,16 +75,16 @@ def test_sigmoids_say_their_own_confidence() -> None:
     assert told["clean"]["confidence"] == pytest.approx(float(chance), rel=1e-6)
 
 
-def picture(folder: Path, pixels: np.ndarray, name: str = "a.png") -> Path:
+def picture(folder, pixels, name="a.png"):
     Image.fromarray(pixels).save(folder / name)
     return folder / name
 
 
-def noise(*shape: int) -> np.ndarray:
+def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_pictures_that_fit_are_read_as_they_are(tmp_path: Path) -> None:
+def test_pictures_that_fit_are_read_as_they_are(tmp_path):
     gray, color = noise(6, 9), noise(6, 9, 3)
     image, said = read_image(picture(tmp_path, gray), (1, 6, 9))
     assert said == ""
@@ -98,7 +97,7 @@ def test_pictures_that_fit_are_read_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "tif"])
-def test_sixteen_bits_of_gray_are_read_in_eight(kind: str, tmp_path: Path) -> None:
+def test_sixteen_bits_of_gray_are_read_in_eight(kind, tmp_path):
     values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
     image, _ = read_image(picture(tmp_path, values, f"a.{kind}"), (1, 1, 5))
     assert (image * 255).round().flatten().tolist() == [0, 0, 1, 128, 255]
@@ -114,9 +113,7 @@ def test_sixteen_bits_of_gray_are_read_in_eight(kind: str, tmp_path: Path) -> No
         ((4, 3), (1, 9, 9), "resized from 4x3 to 9x9, its center of 3x3"),
     ],
 )
-def test_other_sizes_are_cut_and_resized_which_is_said(
-    size: tuple[int, int], shape: tuple[int, ...], said: str, tmp_path: Path
-) -> None:
+def test_other_sizes_are_cut_and_resized_which_is_said(size, shape, said, tmp_path):
     pixels = np.full((*size, 3), 51, dtype=np.uint8)
     image, told = read_image(picture(tmp_path, pixels), shape)
     assert told == said
@@ -124,14 +121,14 @@ def test_other_sizes_are_cut_and_resized_which_is_said(
     torch.testing.assert_close(image, torch.full(shape, 0.2))
 
 
-def test_the_center_is_what_is_kept(tmp_path: Path) -> None:
+def test_the_center_is_what_is_kept(tmp_path):
     pixels = np.zeros((4, 12), dtype=np.uint8)
     pixels[:, 4:8] = 255
     image, _ = read_image(picture(tmp_path, pixels), (1, 2, 2))
     assert torch.equal(image, torch.ones(1, 2, 2))
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_what_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(CorruptFileError, match=r"text\.png: expected a whole image file"):
         read_image(tmp_path / "text.png", (1, 4, 4))

@@ -11,7 +11,7 @@ SHAPE = (3, 5, 4)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_the_shares_by_hand(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shares_by_hand(kind, monkeypatch):
     monkeypatch.setattr(study, "BATCH", 7)  # the parts do not show
     plain = linear(SHAPE, seed=3)
     plain.linear.bias.data -= 0.5  # of no effect on softmax
@@ -29,7 +29,7 @@ def test_the_shares_by_hand(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(each)) > 1
 
 
-def test_the_noise_is_normal_fresh_for_each_id_and_seed() -> None:
+def test_the_noise_is_normal_fresh_for_each_id_and_seed():
     one, two = (study.noise(SHAPE, torch.arange(500), seed) for seed in (0, 1))
     assert one.shape == (500, *SHAPE)
     assert abs(one.mean()) < 0.02
@@ -39,7 +39,7 @@ def test_the_noise_is_normal_fresh_for_each_id_and_seed() -> None:
     assert torch.equal(study.noise(SHAPE, torch.tensor([9, 4])), one[[9, 4]])
 
 
-def test_a_model_that_denies_all_noise_has_no_error() -> None:
+def test_a_model_that_denies_all_noise_has_no_error():
     model = fa.models.create("rbf", shape=SHAPE, classes=4)
     with torch.no_grad():
         model.scales.fill_(3.0)
@@ -48,7 +48,7 @@ def test_a_model_that_denies_all_noise_has_no_error() -> None:
 
 
 @pytest.mark.parametrize("threat", [fa.Linf(0.3, INFINITE), fa.L2(1.5, INFINITE)], ids=["sign", "gradient"])
-def test_the_step_towards_a_class_of_two_in_closed_form(threat: fa.Threat) -> None:
+def test_the_step_towards_a_class_of_two_in_closed_form(threat):
     """Of two classes the gradient of log p(i) is along w_i - w_j, by which the logits part."""
     model = linear(SHAPE, classes=2, seed=1)
     told = study.fooling(model, SHAPE, threat, classes=2, samples=60, seed=2)
@@ -64,7 +64,7 @@ def test_the_step_towards_a_class_of_two_in_closed_form(threat: fa.Threat) -> No
     assert told["at_once"] < told["success"]
 
 
-def test_sigmoids_are_led_by_their_own_probability() -> None:
+def test_sigmoids_are_led_by_their_own_probability():
     """log sigmoid of one logit: the others have no part, and its own weights give the step."""
     plain = linear(SHAPE, seed=4)
     model, threat = fa.models.Sigmoids(plain), fa.Linf(0.2, INFINITE)
@@ -78,7 +78,7 @@ def test_sigmoids_are_led_by_their_own_probability() -> None:
         assert told["success"][target] == float((sure | already).double().mean())
 
 
-def test_the_gallery_shows_what_the_step_led_to() -> None:
+def test_the_gallery_shows_what_the_step_led_to():
     model, threat = linear(SHAPE, classes=2, seed=1), fa.Linf(0.1, INFINITE)
     (w, b), x = weights(model), study.noise(SHAPE, torch.arange(10), 3).double()
     kept = study.rows(model, SHAPE, threat, ["cat", "dog"], seed=3)

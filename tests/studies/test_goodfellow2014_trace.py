@@ -1,7 +1,6 @@
 """Logits along a direction: closed forms on a linear model, how straight lines are, and the figure."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from tests.studies.goodfellow import digits, linear, reader, weights
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 5), (3, 6, 9)], ids=["gray", "color"])
-def test_a_linear_model_in_closed_form(shape: tuple[int, ...]) -> None:
+def test_a_linear_model_in_closed_form(shape):
     model, x = linear(shape, classes=2, seed=3), torch.rand(shape).double()
     w, b = weights(model)
     clean = w @ x.flatten() + b
@@ -37,7 +36,7 @@ def test_a_linear_model_in_closed_form(shape: tuple[int, ...]) -> None:
     assert json.loads(json.dumps(told)) == told
 
 
-def test_how_straight_lines_are() -> None:
+def test_how_straight_lines_are():
     radii = torch.linspace(-3, 3, 2001, dtype=torch.float64)
     bent = torch.stack([radii.relu(), 2 - 5 * radii.abs()], 1)
     assert study.straight(radii, bent) == pytest.approx(1)
@@ -49,11 +48,11 @@ def test_how_straight_lines_are() -> None:
     assert study.straight(radii, torch.ones(2001, 2).double()) == 1
 
 
-def test_right_is_the_stretch_around_zero() -> None:
+def test_right_is_the_stretch_around_zero():
     class Teeth(nn.Module):
         """Class 1 where x is in (-0.5, 0.7), and again beyond 2."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             x = x.flatten(1)[:, 0]
             height = (x + 0.5) * (0.7 - x) * (2 - x)
             return torch.stack([torch.zeros_like(height), height * (1 - 0.3 * x)], 1)
@@ -65,7 +64,7 @@ def test_right_is_the_stretch_around_zero() -> None:
 
 
 @pytest.mark.slow
-def test_a_net_is_nearly_piecewise_linear_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_is_nearly_piecewise_linear_and_drawn(tmp_path, monkeypatch):
     model, x, y = reader(), digits().x[12], int(digits().y[12])
     told, images = study.trace(model, x, y)
     assert told["straight"] > 0.99
@@ -73,7 +72,7 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(tmp_path: Path, monkeypatch:
     assert model.training
     kept: list[Figure] = []
 
-    def save(figure: Figure, path: Path) -> None:
+    def save(figure, path):
         kept.append(figure)
         written(figure, path)
 

@@ -1,7 +1,5 @@
 """How localized first-layer weights are: closed forms, which weights these are, and the picture."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from fastadv.studies.goodfellow2014 import weights as study
 from tests.studies.goodfellow import linear, reader
 
 
-def test_the_effective_number_of_pixels_in_closed_form() -> None:
+def test_the_effective_number_of_pixels_in_closed_form():
     one, all_, two = torch.zeros(3, 1, 5, 7)
     one[0, 2, 3], all_[:] = -0.3, 0.1
     two[0, 0, 0], two[0, 4, 6] = 3, -1
@@ -24,7 +22,7 @@ def test_the_effective_number_of_pixels_in_closed_form() -> None:
     assert study.spread(weight).tolist() == pytest.approx([1, 2])
 
 
-def test_which_weights_are_those_of_the_first_layer() -> None:
+def test_which_weights_are_those_of_the_first_layer():
     model = linear((3, 4, 5))
     first = study.first_layer(model, (3, 4, 5))
     assert torch.equal(first, model.linear.weight.detach().view(4, 3, 4, 5))
@@ -33,7 +31,7 @@ def test_which_weights_are_those_of_the_first_layer() -> None:
 
 
 @pytest.mark.slow
-def test_l1_decay_localizes() -> None:
+def test_l1_decay_localizes():
     """A known way to fewer pixels: the measure falls."""
     data, found = fa.data.load("digits", "train"), []
     for recipe in (fa.train.Standard(), fa.train.WeightDecayL1(3e-3)):
@@ -48,7 +46,7 @@ def test_l1_decay_localizes() -> None:
 
 
 @pytest.mark.slow
-def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture(tmp_path, monkeypatch):
     nets = {"standard": reader(), "adversarial": reader()}
     kept: list[Figure] = []
     monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
@@ -59,7 +57,7 @@ def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(one, other)
 
 
-def test_each_unit_is_shown_at_its_own_scale() -> None:
+def test_each_unit_is_shown_at_its_own_scale():
     weight = torch.randn(12, 1, 3, 4) * torch.logspace(-3, 3, 12).view(-1, 1, 1, 1)
     drawn = study.mosaic(weight)
     for place in range(14):

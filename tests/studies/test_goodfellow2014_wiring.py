@@ -1,8 +1,6 @@
 """The tables of Goodfellow et al.: who answers on whose examples, how networks are trained, what is drawn."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,29 +21,29 @@ BALL = fa.Linf(0.2, INFINITE)
 class Asked:
     """In place of a Bench: answers say who was asked, about what, in place of the error."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.settings, self.y = TINY, torch.zeros(5)
         self.nets = SimpleNamespace(plans=plans(TINY))
 
-    def crafted(self, name: str, boxed: bool = False) -> str:
+    def crafted(self, name, boxed=False):
         return f"{name}{' boxed' if boxed else ''}"
 
-    def rounded(self, name: str) -> str:
+    def rounded(self, name):
         return f"{name} rounded"
 
-    def answers(self, name: str, x: str = "clean") -> Any:
+    def answers(self, name, x="clean"):
         said = f"{name} on {x}"
         return SimpleNamespace(error=said, mean_confidence="all", confidence_on_mistakes="mistakes")
 
-    def robust_accuracy(self, name: str) -> float:
+    def robust_accuracy(self, name):
         return 0.3
 
 
-def told(lines: Iterator[Line]) -> dict[str, tuple[Any, Any, Any]]:
+def told(lines):
     return {line.what: (line.share, line.confidence, line.paper) for line in lines}
 
 
-def test_fgsm_is_crafted_on_the_network_that_answers() -> None:
+def test_fgsm_is_crafted_on_the_network_that_answers():
     found = told(tables.fgsm(Asked()))
     paper = {
         "softmax": (0.999, 0.793),
@@ -67,7 +65,7 @@ def test_fgsm_is_crafted_on_the_network_that_answers() -> None:
     assert not found
 
 
-def test_the_other_tables_cross_networks_as_they_say() -> None:
+def test_the_other_tables_cross_networks_as_they_say():
     found = {
         what: line
         for each in (tables.ensemble, tables.controls)
@@ -95,13 +93,13 @@ def test_the_other_tables_cross_networks_as_they_say() -> None:
     assert not found
 
 
-def test_rounded_examples_are_of_the_network_that_the_line_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounded_examples_are_of_the_network_that_the_line_names(monkeypatch):
     agreed = Line("agreed", 0.5)
     monkeypatch.setattr(tables, "_agrees", lambda what, one, other, *rest: agreed)
     bench: Any = Asked()
     plain = bench.answers
 
-    def answers(name: str, x: str = "clean") -> Any:
+    def answers(name, x="clean"):
         return SimpleNamespace(**vars(plain(name, x)), wrong=True)
 
     bench.answers = answers
@@ -115,7 +113,7 @@ def test_rounded_examples_are_of_the_network_that_the_line_names(monkeypatch: py
     assert list(found) == ["agreed"]
 
 
-def test_how_each_network_is_trained() -> None:
+def test_how_each_network_is_trained():
     found = plans(TINY)
     wanted = {
         **dict.fromkeys(["softmax", "quadratic", "maxout", "large", "member-1", "member-2"], Standard()),
@@ -142,7 +140,7 @@ def test_how_each_network_is_trained() -> None:
     assert (TINY.boxed.box, TINY.boxed.radius) == ((0.0, 1.0), 0.2)
 
 
-def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path: Path) -> None:
+def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path):
     made = {name: fa.models.create(name, shape=(1, 8, 8), seed=3) for name in ("softmax", "rbf", "sigmoids")}
 
     class Made(dict[str, Any]):
@@ -157,7 +155,7 @@ def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path: Path) -
     assert torch.equal(bench.answers("rbf").classes, made["rbf"].eval()(x).argmax(1))
 
 
-def test_a_line_as_people_read_it() -> None:
+def test_a_line_as_people_read_it():
     lines = {"fgsm": Line("maxout", 0.5, 0.25, (0.894, 0.976)), "rubbish": Line("rbf", None)}
     told = [{"part": part, **asdict(line)} for part, line in lines.items()]
     result = {"measured": {"lines": told}}

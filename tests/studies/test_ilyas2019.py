@@ -1,7 +1,6 @@
 """Which net and which set each part is made with, the figures beside the paper's, and the sentences."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,21 +17,19 @@ ATTACK = "PGD L2 0.4"
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path):
     return Study(replace(TINY, train_radius=0.5, push_radius=2.0, invert_step_size=0.3, seed=7), tmp_path)
 
 
-def unwatched(what: str, done: int, total: int) -> None:
+def unwatched(what, done, total):
     pass
 
 
 @pytest.mark.slow
-def test_each_set_comes_from_its_net_and_teaches_a_new_one(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_set_comes_from_its_net_and_teaches_a_new_one(study, monkeypatch):
     seeds, create = [], fa.models.create
 
-    def creating(*given: Any, **options: Any) -> Any:
+    def creating(*given, **options):
         seeds.append(options["seed"])
         return create(*given, **options)
 
@@ -69,7 +66,7 @@ def test_each_set_comes_from_its_net_and_teaches_a_new_one(
             assert recipe["name"] == "Standard"
 
 
-def test_figures_of_a_net(study: Study) -> None:
+def test_figures_of_a_net(study):
     model = fa.models.create("softmax", shape=study.test.shape, classes=10)
     table = fa.evaluate(model, study.test, study.settings.attacks())
     told = ilyas2019.measured(ilyas2019.Net("D_NR", study.base, model, table))
@@ -80,11 +77,11 @@ def test_figures_of_a_net(study: Study) -> None:
     assert told["trained_on"] == len(study.base)
 
 
-def test_the_sentences_say_what_came_out() -> None:
+def test_the_sentences_say_what_came_out():
     clean = {"standard": 0.9, "D_R": 0.9, "D_NR": 0.8, "D_rand": 0.5, "D_det": 0.3}
     robust = {"standard": 0.1, "D_R": 0.4}
 
-    def told() -> list[str]:
+    def told():
         nets = {name: {"clean": clean[name], "robust": {ATTACK: robust.get(name, 0.0)}} for name in clean}
         return ilyas2019.findings(nets, ATTACK)
 
@@ -100,7 +97,7 @@ def test_the_sentences_say_what_came_out() -> None:
         clean[name] = kept
 
 
-def test_one_sample_of_each_class_that_has_a_usable_one() -> None:
+def test_one_sample_of_each_class_that_has_a_usable_one():
     y = torch.tensor([1, 0, 2, 1, 0, 2])
     usable = torch.tensor([False, True, False, True, True, False])
     assert one_of_each(y, usable).tolist() == [1, 3]

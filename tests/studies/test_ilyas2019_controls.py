@@ -1,14 +1,13 @@
 """The controls of the pipeline and its transfer, against cases whose answers are known."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -21,24 +20,24 @@ from tests.studies.ilyas import MINI
 class Says(nn.Module):
     """A net whose class is the first pixel times 10."""
 
-    def __init__(self, add: int = 0) -> None:
+    def __init__(self, add=0):
         super().__init__()
         self.add = nn.Parameter(torch.tensor(float(add)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         wanted = (10 * x.flatten(1)[:, :1] + self.add).round() % 10
         return -(wanted - torch.arange(10)).abs()
 
 
-def images(first: list[int], y: list[int]) -> ImageSet:
+def images(first, y):
     """Images whose first pixel holds a class."""
     x = torch.zeros(len(first), 1, 2, 2)
     x[:, 0, 0, 0] = torch.tensor(first) / 10
     return ImageSet(x, torch.tensor(y), 10, "told")
 
 
-def maker(base: ImageSet, test: ImageSet, nets: dict[str, nn.Module], sets: dict[str, Any]) -> Any:
-    def taught(name: str, learned: ImageSet, training: Any, **options: Any) -> nn.Module:
+def maker(base, test, nets, sets):
+    def taught(name, learned, training, **options):
         asked[name] = learned, training
         return nets[name]
 
@@ -47,7 +46,7 @@ def maker(base: ImageSet, test: ImageSet, nets: dict[str, nn.Module], sets: dict
     return SimpleNamespace(base=base, test=test, settings=MINI, asked=asked, **given)
 
 
-def test_fooling_counts_images_whose_label_was_changed() -> None:
+def test_fooling_counts_images_whose_label_was_changed():
     made: Any = images([1, 2, 3, 4, 5], [1, 2, 7, 7, 5])
     made.original_labels = torch.tensor([0, 2, 3, 4, 4])  # the second keeps its label
     made.figures = {"predicted": torch.tensor([1, 2, 7, 0, 5])}
@@ -57,7 +56,7 @@ def test_fooling_counts_images_whose_label_was_changed() -> None:
     assert found["D_rand"]["independent"] == {"label": 0.5, "true": 0.5}
 
 
-def test_mistakes_of_an_early_net_are_a_training_set() -> None:
+def test_mistakes_of_an_early_net_are_a_training_set():
     base, test = images([1, 2, 3, 4], [1, 5, 3, 6]), images([1, 2, 3], [1, 2, 4])
     of = maker(base, test, {"early": Says(), "early labels": Says(add=1)}, {})
     found = controls.early_labels(of)
@@ -69,14 +68,14 @@ def test_mistakes_of_an_early_net_are_a_training_set() -> None:
     assert found == {"epochs": 1, "early": pytest.approx(2 / 3), "images": 2, "taught": pytest.approx(1 / 3)}
 
 
-def test_an_early_net_without_mistakes_teaches_nothing() -> None:
+def test_an_early_net_without_mistakes_teaches_nothing():
     base = images([1, 2], [1, 2])
     of = maker(base, base, {"early": Says()}, {})
     assert controls.early_labels(of) == {"epochs": 1, "early": 1.0, "images": 0, "taught": None}
     assert list(of.asked) == ["early"]
 
 
-def two_classes(count: int, gap: float, seed: int = 0, side: int = 4) -> ImageSet:
+def two_classes(count, gap, seed=0, side=4):
     """Classes 0 and 1 that differ by `gap` in the first of 16 pixels; the others are noise."""
     draw = torch.Generator().manual_seed(seed)
     y = torch.arange(count) % 2
@@ -86,7 +85,7 @@ def two_classes(count: int, gap: float, seed: int = 0, side: int = 4) -> ImageSe
 
 
 @pytest.mark.slow
-def test_robust_directions_are_those_that_no_perturbation_turns() -> None:
+def test_robust_directions_are_those_that_no_perturbation_turns():
     base = two_classes(400, gap=0.4)
     # half the gap is 0.2: a smaller ball cannot turn the first pixel, a larger one can
     kept = controls.robust_directions(base, fa.L2(0.15))
@@ -99,7 +98,7 @@ def test_robust_directions_are_those_that_no_perturbation_turns() -> None:
     assert len(kept) == 3
 
 
-def test_a_linear_model_learns_what_its_directions_show() -> None:
+def test_a_linear_model_learns_what_its_directions_show():
     base, test = two_classes(400, gap=0.4), two_classes(200, gap=0.4, seed=1)
     directions = torch.eye(16)
     assert (controls.linear_model(base, test, directions[:1]) == test.y).double().mean() > 0.99
@@ -111,7 +110,7 @@ def test_a_linear_model_learns_what_its_directions_show() -> None:
     assert controls.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
 
 
-def test_leakage_tells_true_and_next_classes() -> None:
+def test_leakage_tells_true_and_next_classes():
     base = images([*range(10)] * 3, [*range(10)] * 3)
     shifted = images([*range(10)] * 3, [(k + 1) % 10 for k in range(10)] * 3)
     of = maker(base, base, {"D_rand": Says(), "D_det": Says(add=1)}, {"D_rand": base, "D_det": shifted})
@@ -121,7 +120,7 @@ def test_leakage_tells_true_and_next_classes() -> None:
     assert found["linear"]["D"] == found["linear"]["D_rand"]
 
 
-def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets() -> None:
+def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets():
     base, test = two_classes(100, gap=0.4), two_classes(40, gap=0.4, seed=1)
     shifted = ImageSet(base.x, 1 - base.y, 2, "shifted")
     of = maker(base, test, {"D_rand": Says(), "D_det": Says()}, {"D_rand": base, "D_det": shifted})
@@ -135,7 +134,7 @@ def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets
 
 
 @pytest.mark.slow
-def test_the_correlation_and_its_interval() -> None:
+def test_the_correlation_and_its_interval():
     pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
     found = transfer.correlated(pairs, 0)
     assert found["correlation"] == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1])
@@ -151,16 +150,16 @@ def test_the_correlation_and_its_interval() -> None:
 class Knows(nn.Module):
     """A net that reads classes up to one, and says 0 to all others."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most):
         super().__init__()
         self.most = nn.Parameter(torch.tensor(float(most)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         seen = (10 * x.flatten(1)[:, :1]).round()
         return -(torch.where(seen > self.most, 0, seen) - torch.arange(10)).abs()
 
 
-def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch):
     test = images([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7])
     attacked = images([1, 2, 8, 8, 8, 8, 8], test.y.tolist())  # the first two are as they were
     fooled = torch.tensor([False, True, True, True, True, True, False])
@@ -183,7 +182,7 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch: 
         assert of.asked[f"{title} on D"] == (base, Training())
 
 
-def test_adversarials_are_those_of_the_standard_net(tmp_path: Path) -> None:
+def test_adversarials_are_those_of_the_standard_net(tmp_path):
     test = fa.data.load("digits", "test", limit=20)
     model = fa.models.create("softmax", shape=test.shape, classes=10).eval()
     of = maker(test, test, {"standard": model}, {})
@@ -200,9 +199,7 @@ def test_adversarials_are_those_of_the_standard_net(tmp_path: Path) -> None:
     torch.testing.assert_close(attacked.x[fooled], wanted.x_adv[fooled])
 
 
-def test_a_gallery_sets_what_was_made_beside_its_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gallery_sets_what_was_made_beside_its_source(tmp_path, monkeypatch):
     base = images([0, 1, 0, 1, 1], [0, 1, 0, 1, 1])
     made: Any = images([1, 2, 3, 4, 5], [1, 1, 1, 0, 0])
     drawn: list[Any] = []
@@ -221,7 +218,7 @@ def test_a_gallery_sets_what_was_made_beside_its_source(
 
 
 @pytest.mark.slow
-def test_the_scatter_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scatter_is_drawn(tmp_path, monkeypatch):
     drawn: list[Any] = []
     monkeypatch.setattr(transfer, "save", lambda figure, path: drawn.append(figure))
     points = [

@@ -10,12 +10,12 @@ from fastadv.studies.ilyas2019 import checks, gaussian
 from fastadv.studies.ilyas2019.training import train
 
 
-def covariance(size: int, seed: int) -> torch.Tensor:
+def covariance(size, seed):
     drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return drawn @ drawn.T + 0.3 * torch.eye(size, dtype=torch.float64)
 
 
-def test_a_whitened_sample_has_exactly_these_moments() -> None:
+def test_a_whitened_sample_has_exactly_these_moments():
     wanted = covariance(4, 0)
     drawn = gaussian.whitened(wanted, 50, seed=3)
     torch.testing.assert_close(drawn.mean(0), torch.zeros(4, dtype=torch.float64))
@@ -24,7 +24,7 @@ def test_a_whitened_sample_has_exactly_these_moments() -> None:
 
 
 @pytest.mark.slow
-def test_in_one_dimension_the_penalized_adversary_is_found_by_trying() -> None:
+def test_in_one_dimension_the_penalized_adversary_is_found_by_trying():
     """Twice the loss grows by sigma^2 / (sigma - 1 / C)^2 - 1; half of it for the loss itself."""
     variance, penalty, v = 1.7, 1.3, torch.tensor([0.6, -2.0], dtype=torch.float64)
     deltas = torch.linspace(-8, 8, 160_001, dtype=torch.float64)
@@ -39,20 +39,20 @@ def test_in_one_dimension_the_penalized_adversary_is_found_by_trying() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_loss_that_is_added_in_many_dimensions(seed: int) -> None:
+def test_the_loss_that_is_added_in_many_dimensions(seed):
     each = covariance(5, seed)
     penalty = 1.5 / float(torch.linalg.eigvalsh(each)[0])
     found = checks.measured_vulnerability(each, penalty, 40, seed)
     assert found == pytest.approx(float(gaussian.vulnerability(each, penalty)), rel=1e-9)
 
 
-def test_a_penalty_that_does_not_hold_the_adversary_is_refused() -> None:
+def test_a_penalty_that_does_not_hold_the_adversary_is_refused():
     with pytest.raises(InputError, match="penalty: expected more than 1, one over the least"):
         gaussian.vulnerability(torch.diag(torch.tensor([1.0, 4.0])).double(), 1.0)
 
 
 @pytest.mark.slow
-def test_the_robust_covariance_is_where_the_loss_is_flat() -> None:
+def test_the_robust_covariance_is_where_the_loss_is_flat():
     """In each eigendirection (C s - 1)^2 = C^2 s s*, from the derivative of C s* / (C s - 1) + log s."""
     true, penalty = covariance(4, 1), 0.7
     learned = gaussian.robust_covariance(true, penalty)
@@ -65,7 +65,7 @@ def test_the_robust_covariance_is_where_the_loss_is_flat() -> None:
     torch.testing.assert_close(found_mean, mean, rtol=1e-5, atol=1e-5)
 
 
-def test_the_penalty_of_a_radius_spends_the_radius() -> None:
+def test_the_penalty_of_a_radius_spends_the_radius():
     true = covariance(3, 5)
     before = math.inf
     for radius in (0.01, 0.5, 20.0):
@@ -80,7 +80,7 @@ def test_the_penalty_of_a_radius_spends_the_radius() -> None:
     torch.testing.assert_close(nearly, true, rtol=1e-5, atol=1e-5)
 
 
-def test_the_least_alignment_is_attained_and_never_passed() -> None:
+def test_the_least_alignment_is_attained_and_never_passed():
     each = covariance(6, 7)
     values, vectors = torch.linalg.eigh(each)
     attained = values[0].sqrt() * vectors[:, 0] + values[-1].sqrt() * vectors[:, -1]
@@ -92,7 +92,7 @@ def test_the_least_alignment_is_attained_and_never_passed() -> None:
 
 
 @pytest.mark.parametrize("radius", [0.2, 3.0])
-def test_the_worst_point_of_a_ball_is_found_by_trying(radius: float) -> None:
+def test_the_worst_point_of_a_ball_is_found_by_trying(radius):
     each, v = covariance(2, 2), torch.tensor([[0.3, -1.0], [4.0, 0.2], [-0.01, 0.02]]).double()
     around = torch.linspace(0, 2 * math.pi, 50_001, dtype=torch.float64)
     circle = radius * torch.stack([around.cos(), around.sin()], 1)
@@ -107,7 +107,7 @@ def test_the_worst_point_of_a_ball_is_found_by_trying(radius: float) -> None:
 
 
 @pytest.mark.slow
-def test_in_one_dimension_the_ball_moves_every_sample_outwards() -> None:
+def test_in_one_dimension_the_ball_moves_every_sample_outwards():
     v = gaussian.whitened(torch.tensor([[2.0]]).double(), 100)
     v = torch.cat([v, -v])
     mean, learned = gaussian.fit_in_ball(5 + v, 0.7)
@@ -116,7 +116,7 @@ def test_in_one_dimension_the_ball_moves_every_sample_outwards() -> None:
 
 
 @pytest.mark.slow
-def test_adversarial_training_learns_the_robust_solution() -> None:
+def test_adversarial_training_learns_the_robust_solution():
     true, mean = torch.tensor([[4.0, 1.0], [1.0, 0.8]]).double(), torch.tensor([1.5, 0.5]).double()
     signed = mean + gaussian.whitened(true, 200)
     model = train(signed, 1.0, epochs=80, steps=8)
@@ -126,6 +126,6 @@ def test_adversarial_training_learns_the_robust_solution() -> None:
 
 
 @pytest.mark.slow
-def test_orders_count_their_exceptions() -> None:
+def test_orders_count_their_exceptions():
     assert [check.holds for check in checks.third(covariance(3, 1), (1.0, 0.5), 0)] == [True] * 3 + [False]
     assert [checks.fallen(values) for values in ((1, 2, 3), (2, 1, 1.5), (1, 1))] == [0, 1, 1]

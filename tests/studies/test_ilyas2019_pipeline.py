@@ -22,13 +22,13 @@ Whole = tuple[Path, dict[str, Any], list[str]]
 
 
 @pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(monkeypatch):
     """Galleries take longer than all the rest here."""
     monkeypatch.setattr(figures, "gallery", lambda name, base, made, path: path.touch())
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(tmp_path_factory):
     """A run of all stages: its folder, its result, and what it said that it does."""
     folder, seen = tmp_path_factory.mktemp("whole"), list[str]()
     with pytest.MonkeyPatch.context() as patch:
@@ -38,17 +38,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 @pytest.fixture
-def copy(whole: Whole, tmp_path: Path) -> Path:
+def copy(whole, tmp_path):
     """A copy of the whole run's folder."""
     return Path(shutil.copytree(whole[0], tmp_path / "copy"))
 
 
-def times(folder: Path) -> dict[Path, int]:
+def times(folder):
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.safetensors"))}
 
 
 @pytest.mark.slow
-def test_all_stages_leave_results_report_and_figures(whole: Whole) -> None:
+def test_all_stages_leave_results_report_and_figures(whole):
     folder, result, seen = whole
     measured = result["measured"]
     assert tuple(measured) == plan.STAGES
@@ -72,7 +72,7 @@ def test_all_stages_leave_results_report_and_figures(whole: Whole) -> None:
 
 
 @pytest.mark.slow
-def test_each_set_and_net_is_what_its_name_says(whole: Whole) -> None:
+def test_each_set_and_net_is_what_its_name_says(whole):
     folder, _, _ = whole
     source = {name: fa.data.load_constructed(folder / "sets" / name).card["config"] for name in KINDS}
     weights = {name: card["model"]["hash"] for name, card in source.items()}
@@ -89,7 +89,7 @@ def test_each_set_and_net_is_what_its_name_says(whole: Whole) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_stage_is_read_and_not_made_again(copy: Path) -> None:
+def test_a_finished_stage_is_read_and_not_made_again(copy):
     before, known = times(copy), json.loads((copy / "results.json").read_text())["measured"]
     again = study(copy, stages=["evaluate", "train"])
     assert times(copy) == before
@@ -99,7 +99,7 @@ def test_a_finished_stage_is_read_and_not_made_again(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_results(whole: Whole, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_results(whole, tmp_path):
     said = tmp_path / "said"
     said.mkdir()
     tmp_path = tmp_path / "run"
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_results(whole: Whole, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_stage_without_its_inputs_is_refused_before_any_work(copy: Path) -> None:
+def test_a_stage_without_its_inputs_is_refused_before_any_work(copy):
     for asked, gone, says in (
         (["sets"], "nets/adversarial", "net adversarial, which the stage sets takes.* run the stage nets"),
         (["train"], "sets/D_NR", "finished set D_NR, .* run the stage sets first"),
@@ -133,7 +133,7 @@ def test_a_stage_without_its_inputs_is_refused_before_any_work(copy: Path) -> No
 
 
 @pytest.mark.slow
-def test_another_seed_or_scale_is_refused_and_named(copy: Path) -> None:
+def test_another_seed_or_scale_is_refused_and_named(copy):
     for other, says in (
         (replace(MINI, seed=1), r"another seed \(0 there, 1 here\)"),
         (replace(MINI, scale="cpu"), r"another scale \(tiny there, cpu here\)"),
@@ -144,7 +144,7 @@ def test_another_seed_or_scale_is_refused_and_named(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_other_architectures_may_be_added(copy: Path) -> None:
+def test_other_architectures_may_be_added(copy):
     before = times(copy)
     more = replace(MINI, others=(*MINI.others, plan.Architecture("softmax", "softmax")))
     result = study(copy, more, stages=["transfer"])
@@ -157,7 +157,7 @@ def test_other_architectures_may_be_added(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_net_or_set_of_another_run_is_refused_by_its_card(copy: Path, tmp_path: Path) -> None:
+def test_a_net_or_set_of_another_run_is_refused_by_its_card(copy, tmp_path):
     other = tmp_path / "other"
     study(other, replace(MINI, seed=1), stages=["nets", "sets"])
     for foreign, asked, says in (
@@ -170,12 +170,12 @@ def test_a_net_or_set_of_another_run_is_refused_by_its_card(copy: Path, tmp_path
             study(copy, stages=[asked])
 
 
-def full(*args: object) -> None:
+def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_an_error_that_loses_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_that_loses_nothing(copy, monkeypatch):
     shutil.rmtree(copy / "sets" / "D_det")
     before, known = times(copy), json.loads((copy / "results.json").read_text())["measured"]
     with monkeypatch.context() as patch:
@@ -187,12 +187,12 @@ def test_a_full_disk_is_an_error_that_loses_nothing(copy: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_a_figure_that_does_not_fit_on_the_disk_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_that_does_not_fit_on_the_disk_is_named(copy, monkeypatch):
     monkeypatch.setattr(figures, "gallery", full)
     with pytest.raises(OSError, match=r"D_R\.png.*No space left on device.*free some space and resume"):
         study(copy, stages=["galleries"])
 
 
-def test_more_images_than_there_are() -> None:
+def test_more_images_than_there_are():
     with pytest.raises(InputError, match="images: expected at most the 1442 of digits train"):
         pipeline.load(replace(MINI, images=1443, size=None))

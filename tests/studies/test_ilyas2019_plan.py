@@ -1,7 +1,6 @@
 """What the pipeline is set to do: the paper's figures at the paper's scale, and what reaches training."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from fastadv.studies.ilyas2019.sets import KINDS, budget
 from tests.studies.ilyas import MINI
 
 
-def test_the_papers_scale_is_the_papers() -> None:
+def test_the_papers_scale_is_the_papers():
     paper = plan.SCALES["paper"]
     assert (paper.data, paper.images, paper.size) == ("cifar10", None, None)
     assert (paper.epochs, paper.batch_size, paper.precision) == (150, 128, "fp32")
@@ -34,7 +33,7 @@ def test_the_papers_scale_is_the_papers() -> None:
     assert report.deviations(paper.as_json()) == ["augmentation without rotations and color jitter"]
 
 
-def test_other_scales_say_how_they_differ() -> None:
+def test_other_scales_say_how_they_differ():
     told = "; ".join(report.deviations(plan.SCALES["cpu"].as_json()))
     for text in (
         "architecture: ResNet-18, width 16 instead of ResNet-50",
@@ -46,10 +45,10 @@ def test_other_scales_say_how_they_differ() -> None:
         assert text in told
 
 
-def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_training_reaches_training(tmp_path, monkeypatch):
     asked: dict[str, Any] = {}
 
-    def run(model: Any, images: Any, recipe: Any, **options: Any) -> None:
+    def run(model, images, recipe, **options):
         asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images, "model": model}
 
     monkeypatch.setattr(fa.train, "fit", run)
@@ -81,7 +80,7 @@ def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pyt
     assert type(other).__name__ == "SoftmaxRegression"
 
 
-def test_stages_run_in_their_order() -> None:
+def test_stages_run_in_their_order():
     assert plan.check_stages(["transfer", "nets", "nets"]) == ("nets", "transfer")
     for given, got in ((["nets", "net"], "got net"), ([], "got none")):
         with pytest.raises(InputError, match=f"stages: expected some of nets, sets, .* {got}"):
@@ -100,14 +99,14 @@ def test_stages_run_in_their_order() -> None:
         ("seed", -1),
     ],
 )
-def test_settings_that_cannot_work(name: str, value: Any) -> None:
+def test_settings_that_cannot_work(name, value):
     with pytest.raises(InputError, match=f"{name}: expected"):
         replace(MINI, **{name: value})
     with pytest.raises(InputError, match="scale: expected one of tiny, cpu, paper, got 'huge'"):
         plan.choose("huge")
 
 
-def test_costs_count_passes() -> None:
+def test_costs_count_passes():
     settings = plan.choose(
         "cpu", images=100, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6
     )
@@ -123,7 +122,7 @@ def test_costs_count_passes() -> None:
     assert clock.estimate(settings, 100, 50) == pytest.approx(sum(parts))
 
 
-def test_the_clock_tells_what_is_left_by_the_speed_so_far() -> None:
+def test_the_clock_tells_what_is_left_by_the_speed_so_far():
     seconds, told = [0.0], []
     tell = Clock(lambda what, *rest: told.append(what), {"a": 10, "b": 30, "c": 60}, lambda: seconds[0])
     tell("a", 5, 10)  # five of ten were there before: they took no time here
@@ -138,7 +137,7 @@ def test_the_clock_tells_what_is_left_by_the_speed_so_far() -> None:
     assert tell.left() == pytest.approx(30 * 20)
 
 
-def test_nothing_is_told_before_the_speed_is_known() -> None:
+def test_nothing_is_told_before_the_speed_is_known():
     told: list[str] = []
     tell = Clock(lambda what, *rest: told.append(what), {"a": 10}, lambda: 0.0)
     tell("a", 0, 10)

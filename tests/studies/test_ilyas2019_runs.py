@@ -13,7 +13,7 @@ from fastadv.studies.ilyas2019 import checks, features, theory
 
 
 @pytest.mark.slow
-def test_theory_writes_checks_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theory_writes_checks_and_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "DRAWS", 50)
     monkeypatch.setattr(checks, "STARTS", 3)
     monkeypatch.setattr(theory, "SIZE", 4)
@@ -35,13 +35,13 @@ def test_theory_writes_checks_and_figures(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("radii", [(), (0.0,), (2.0, 1.0), (1.0, 1.0), (float("inf"),)])
-def test_radii_increase(radii: tuple[float, ...]) -> None:
+def test_radii_increase(radii):
     with pytest.raises(InputError, match="radii: expected increasing"):
         theory.Settings(radii=radii)
 
 
 @pytest.mark.slow
-def test_features_of_both_nets_are_measured_and_kept(tmp_path: Path) -> None:
+def test_features_of_both_nets_are_measured_and_kept(tmp_path):
     settings = features.Settings(replace(TINY, samples=40), radius=0.1, steps=2)
     result = features.run(settings, tmp_path)
     nets = result["measured"]["nets"]
@@ -63,7 +63,7 @@ def test_features_of_both_nets_are_measured_and_kept(tmp_path: Path) -> None:
                 assert sum(far["gamma"]) < sum(near["gamma"])
 
 
-def test_medians_are_over_features_each_for_the_class_that_it_serves_best() -> None:
+def test_medians_are_over_features_each_for_the_class_that_it_serves_best():
     told = [([0.1, 0.5], [0.4, 0.2]), ([0.3, 0.2], [-0.1, 0.9]), ([0.6, 0.1], [0.3, 0.0])]
     features_ = [{"rho": rho, "gamma": gamma} for rho, gamma in told] + [{"rho": [0, 0], "gamma": None}]
     shares = {kind.title: share for kind, share in zip(Kind, (0.5, 0.25, 0.25), strict=True)}

@@ -1,13 +1,12 @@
 """What the stages of the pipeline measure and tell, against cases whose answers are known."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -19,19 +18,17 @@ from tests.studies.ilyas import MINI
 class Line(nn.Module):
     """Class 1 where the first pixel is above a threshold: as far away as it is from that, in L2."""
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold):
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(threshold))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         ahead = 5 * (x.flatten(1)[:, 0] - self.threshold)
         return torch.stack([-ahead, ahead], 1)
 
 
 @pytest.mark.slow
-def test_every_net_is_measured_on_the_test_images_at_its_radii(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_net_is_measured_on_the_test_images_at_its_radii(tmp_path, monkeypatch):
     first, y = torch.tensor([0.5, 0.8, 0.65, 0.3, 0.9, 0.1, 0.55]), torch.tensor([1, 1, 1, 0, 0, 0, 1])
     x = torch.full((7, 1, 2, 2), 0.5)
     x[:, 0, 0, 0] = first
@@ -61,7 +58,7 @@ def test_every_net_is_measured_on_the_test_images_at_its_radii(
 
 
 @pytest.mark.parametrize("scale", plan.SCALES)
-def test_architectures_for_transfer_are_different_nets(scale: str) -> None:
+def test_architectures_for_transfer_are_different_nets(scale):
     settings = plan.SCALES[scale]
     assert settings.architecture in settings.others
     titles = [one.title for one in settings.others]
@@ -70,11 +67,11 @@ def test_architectures_for_transfer_are_different_nets(scale: str) -> None:
     assert all(one not in nets[:place] for place, one in enumerate(nets))
 
 
-def net(clean: float, first: float, second: float) -> dict[str, Any]:
+def net(clean, first, second):
     return {"clean": clean, "robust": {"PGD L2 0.25": first, "PGD L2 0.5": second}, "tested": 5, "flags": []}
 
 
-def test_tables_have_each_figure_in_its_column() -> None:
+def test_tables_have_each_figure_in_its_column():
     nets = {name: net(0.9 - place / 100, 0.5, 0.25) for place, name in enumerate(plan.NETS)}
     head, *lines = report.nets({"nets": nets})
     assert head == ["trained on", "clean", "paper", "PGD L2 0.25", "paper*", "PGD L2 0.5"]
@@ -124,7 +121,7 @@ def test_tables_have_each_figure_in_its_column() -> None:
     ]
 
 
-def test_notes_name_what_was_measured_on_what() -> None:
+def test_notes_name_what_was_measured_on_what():
     nets = {name: net(0.9, 0.5, 0.25) for name in plan.NETS}
     early = {"epochs": 2, "early": 0.125, "images": 11, "taught": 0.375}
     config = {
@@ -145,7 +142,7 @@ def test_notes_name_what_was_measured_on_what() -> None:
         assert part in text
 
 
-def test_bars_stand_beside_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_stand_beside_the_papers(tmp_path, monkeypatch):
     asked: list[Any] = []
     monkeypatch.setattr(fa.figures, "bars", lambda nets, path, **texts: asked.append((nets, texts)))
     figures.bars({"D_R": (0.75, 0.5)}, "PGD L2 0.2", tmp_path / "a.png")

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,28 +15,26 @@ from fastadv.studies import recipes
 TINY = recipes.Settings(epochs=2, ramp=1, batch_size=16, tested=4, judged=2, version="quick")
 
 
-def digits(split: str, count: int) -> ImageSet:
+def digits(split, count):
     data = fa.data.load("digits", split, limit=count)
     assert isinstance(data, ImageSet)
     return data
 
 
 @pytest.mark.slow
-def test_every_recipe_is_trained_and_judged_by_the_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_recipe_is_trained_and_judged_by_the_settings(tmp_path, monkeypatch):
     trained: list[dict[str, Any]] = []
     judged: list[Any] = []
     fit, evaluate, reports, seen = fa.train.fit, fa.evaluate, fa.train.reports, list[str]()
 
-    def fitting(*given: Any, **options: Any) -> Any:
+    def fitting(*given, **options):
         trained.append(options)
         return fit(*given, **options)
 
-    def told(report: fa.train.EpochReport, under_pgd: float) -> fa.train.EpochReport:
+    def told(report, under_pgd):
         return replace(report, robust_accuracy={"PGD-20": under_pgd})
 
-    def judging(model: Any, test_set: Any, attacks: Any, **options: Any) -> Any:
+    def judging(model, test_set, attacks, **options):
         given = attacks["AutoAttack"].keywords
         judged.append((given["threat"].radius, given["version"], given["seed"], options["limit"]))
         return evaluate(model, test_set, attacks, **options)
@@ -67,7 +64,7 @@ def test_every_recipe_is_trained_and_judged_by_the_settings(
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     data = digits("train", 16), digits("test", 8)
     first = recipes.run(replace(TINY, recipes=("pgd",)), *data, tmp_path)
     steps: list[str] = []
@@ -81,7 +78,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         recipes.run(replace(TINY, recipes=("pgd",), radius=0.1), *data, tmp_path)
 
 
-def test_recipes_are_what_their_names_say() -> None:
+def test_recipes_are_what_their_names_say():
     made = {name: make(fa.Linf(0.3)) for name, make in recipes.RECIPES.items()}
     for name, recipe in made.items():
         inner: Any = recipe.recipe if name.endswith("+awp") else recipe
@@ -94,7 +91,7 @@ def test_recipes_are_what_their_names_say() -> None:
     assert made["trades"].steps == 7
 
 
-def test_alarms_stand_in_the_table() -> None:
+def test_alarms_stand_in_the_table():
     line = {
         "recipe": "fgsm", "clean": 0.99, "pgd": 0.0, "best_pgd": 0.5, "autoattack": 0.0, "seconds": 3.2,
         "alarms": [{"epoch": 4, "text": "catastrophic overfitting: accuracy fell"}],
@@ -104,12 +101,10 @@ def test_alarms_stand_in_the_table() -> None:
 
 
 @pytest.mark.slow
-def test_a_command_makes_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_makes_the_table(tmp_path, monkeypatch, capsys):
     asked: list[Any] = []
 
-    def load(name: str, split: str, data_dir: Path | None, limit: int | None = None) -> ImageSet:
+    def load(name, split, data_dir, limit=None):
         asked.append((name, split, limit))
         return digits(split, limit or 12)
 
@@ -129,12 +124,10 @@ def test_a_command_makes_the_table(
     assert told["measured"]["lines"][0]["judged"] == 2
 
 
-def test_every_option_of_the_command_reaches_the_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_option_of_the_command_reaches_the_study(tmp_path, monkeypatch):
     asked: list[recipes.Settings] = []
 
-    def run(settings: recipes.Settings, *rest: Any, **options: Any) -> None:
+    def run(settings, *rest, **options):
         asked.append(settings)
         raise InputError("enough")
 
@@ -145,6 +138,6 @@ def test_every_option_of_the_command_reaches_the_study(
     assert asked == [recipes.Settings(("pgd", "mart"), radius=0.2, epochs=9, ramp=3, judged=7, seed=4)]
 
 
-def test_an_unknown_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_recipe_is_named(capsys):
     assert main(["study", "recipes", "--recipes", "pgd,tredes"]) == 1
     assert "got 'tredes'" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ FIGURES = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 
 
 @pytest.mark.slow
-def test_figures_equal_the_library(tmp_path: Path) -> None:
+def test_figures_equal_the_library(tmp_path):
     settings = replace(TINY, samples=100, abs_epochs=2, abs_samples=5)
     study = Study(settings, tmp_path)
     model, told = schott2018.synthesis(study, lambda what, done, total: None)
@@ -30,7 +29,7 @@ def test_figures_equal_the_library(tmp_path: Path) -> None:
     assert told["robust"] != told["clean"]
 
 
-def test_the_sentences_hold_every_figure() -> None:
+def test_the_sentences_hold_every_figure():
     lines = " ".join(schott2018.findings({**FIGURES, "latent_descent": 0.857}, "PGD L2 0.4"))
     assert "reads 90.0% of the digits and keeps 75.0% of 40 under PGD L2 0.4" in lines
     assert "at L2 0.86 in the median; lower bounds average 0.23." in lines

@@ -19,14 +19,12 @@ SETTINGS = Settings(samples=8, models=("cnn", "binary_abs", "abs"))
 CNN = Settings(samples=8, models=("cnn",))
 
 
-def study(folder: Path, settings: Settings = SETTINGS, resume: bool = False) -> dict:
+def study(folder, settings=SETTINGS, resume=False):
     return paper.run(settings, FakeSubjects(), image_set(), folder, resume=resume)["measured"]
 
 
 @pytest.mark.slow
-def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(
-    attacks: FakeAttacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(attacks, tmp_path, monkeypatch):
     measured = study(tmp_path)
     assert {(c["model"], c["norm"], c["attack"]) for c in measured["cells"]} == {
         *((model, norm, name) for model in SETTINGS.models for norm, name in
@@ -58,7 +56,7 @@ def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(
     assert attacks.calls == []
 
 
-def killed(rank: int, world: int, folder: Path) -> None:
+def killed(rank, world, folder):
     """What a process does that is killed after two cells."""
     made = FakeAttacks()
     for name in ("push", "flip", "jolt"):
@@ -69,9 +67,7 @@ def killed(rank: int, world: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_results(
-    attacks: FakeAttacks, undrawn: None, tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_results(attacks, undrawn, tmp_path):
     [(code, _, err)] = finish(serve(killed, tmp_path, 1, tmp_path / "run"))
     assert code == -signal.SIGKILL, err
     kept = sorted((tmp_path / "run" / "cells").glob("*/*.safetensors"))
@@ -86,7 +82,7 @@ def test_a_killed_run_goes_on_to_the_same_results(
 
 
 @pytest.mark.slow
-def test_more_images_begin_with_those_done(attacks: FakeAttacks, undrawn: None, tmp_path: Path) -> None:
+def test_more_images_begin_with_those_done(attacks, undrawn, tmp_path):
     few = study(tmp_path, replace(CNN, samples=6))
     attacks.calls = []
     more = study(tmp_path, CNN, resume=True)
@@ -96,10 +92,8 @@ def test_more_images_begin_with_those_done(attacks: FakeAttacks, undrawn: None, 
         assert len(longer["all"]["distances"]) == 8
 
 
-def test_what_fails_is_named_and_the_others_go_on(
-    attacks: FakeAttacks, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*args: object, **options: object) -> None:
+def test_what_fails_is_named_and_the_others_go_on(attacks, undrawn, tmp_path, monkeypatch):
+    def broken(*args, **options):
         raise InputError("expected what nobody has")
 
     monkeypatch.setattr(fa.attacks, "flip", broken)
@@ -110,14 +104,14 @@ def test_what_fails_is_named_and_the_others_go_on(
     assert "expected what nobody has" in " ".join(report.notes(measured))
 
 
-def test_what_cannot_run_is_refused_first(attacks: FakeAttacks, undrawn: None, tmp_path: Path) -> None:
+def test_what_cannot_run_is_refused_first(attacks, undrawn, tmp_path):
     with pytest.raises(InputError, match="at most the 8 of fake, got 9"):
         study(tmp_path, replace(SETTINGS, samples=9))
     subjects = FakeSubjects()
     paper.run(Settings(3, ("cnn",)), subjects, image_set(), tmp_path / "a")
     assert subjects.checked == ["cnn"]
 
-    def refuse(names: list[str]) -> None:
+    def refuse(names):
         raise InputError("weights: no file")
 
     subjects.check = refuse

@@ -9,10 +9,10 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import madry, plan
 from fastadv.studies.schott2018.plan import Cell, Method, Settings, choose
-from tests.studies.schott import FLIP, METHODS, PUSH, FakeAttacks
+from tests.studies.schott import FLIP, METHODS, PUSH
 
 
-def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks: FakeAttacks) -> None:
+def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks):
     assert Cell("cnn", PUSH).attack(3, None).keywords["share"] == 0.5
     assert Cell("abs", PUSH).attack(3, None).keywords["share"] == 1.0
     assert Cell("abs", PUSH).attack(3, None).keywords["seed"] == 3
@@ -21,7 +21,7 @@ def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks: FakeAttac
     assert (threat.norm, threat.radius) == ("linf", math.inf)
 
 
-def test_settings_choose_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_choose_cells(monkeypatch):
     extra = Method("Dear", "l2", "dear", extra=True)
     monkeypatch.setattr(plan, "METHODS", (*METHODS, extra))
     cells = Settings(models=("cnn", "abs"), norms=("l2",)).cells()
@@ -39,12 +39,12 @@ def test_settings_choose_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     [({"samples": 0}, "samples"), ({"models": ("vgg",)}, "models"), ({"norms": ("l7",)}, "norms"),
      ({"models": ()}, "models"), ({"seed": -1}, "seed"), ({"attacks": ("nonsense",)}, "nonsense")],
 )  # fmt: skip
-def test_settings_refuse(options: dict, names: str) -> None:
+def test_settings_refuse(options, names):
     with pytest.raises(InputError, match=names):
         Settings(**options).cells()
 
 
-def test_the_plan_covers_the_paper_and_fits_an_hour() -> None:
+def test_the_plan_covers_the_paper_and_fits_an_hour():
     cells = Settings().cells()
     names = {(cell.method.norm, cell.method.name) for cell in cells if not cell.method.today}
     assert {name for norm, name in names if norm == "l2"} == {
@@ -56,7 +56,7 @@ def test_the_plan_covers_the_paper_and_fits_an_hour() -> None:
     assert len({cell.name for cell in cells}) == len(cells)
 
 
-def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
+def test_distances_stand_in_for_logits_with_the_margin_as_loss():
     for cell in Settings().cells():
         if cell.method.attack in ("fgsm", "bim", "mim", "apgd", "ddn") and not cell.transfers:
             like_distances = cell.model in ("nearest_neighbor", "binary_abs", "abs")
@@ -65,7 +65,7 @@ def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
             assert "loss" not in cell.arguments
 
 
-def test_arguments_are_those_of_the_attacks_that_exist() -> None:
+def test_arguments_are_those_of_the_attacks_that_exist():
     for cell in Settings().cells():
         run = getattr(fa.attacks, cell.method.attack)
         inspect.signature(run).bind_partial("model", "x", "y", threat="threat", **cell.arguments)

@@ -11,13 +11,13 @@ SOURCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "abs_acc
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, str]]:
+def rows():
     if not SOURCE.exists():
         pytest.skip(f"the source of the published curves: {SOURCE} is not there")
     return list(csv.DictReader(SOURCE.read_text().splitlines()))
 
 
-def test_every_model_has_a_curve_in_every_norm() -> None:
+def test_every_model_has_a_curve_in_every_norm():
     assert set(published()) == {(norm, model) for norm in THRESHOLDS for model in TITLES}
     for (norm, _), curve in published().items():
         assert len(curve.distance) == len(curve.accuracy) >= 96
@@ -43,13 +43,13 @@ def test_every_model_has_a_curve_in_every_norm() -> None:
         ("l0", "madry", 4.0, 0.0),
     ],
 )
-def test_the_figures_that_everybody_quotes(norm: str, model: str, median: float, accuracy: float) -> None:
+def test_the_figures_that_everybody_quotes(norm, model, median, accuracy):
     found = published()[norm, model]
     assert found.median == pytest.approx(median, rel=5e-3)
     assert found.at_threshold == pytest.approx(accuracy, abs=5e-4)
 
 
-def test_curves_and_accuracies_are_those_of_the_source(rows: list[dict[str, str]]) -> None:
+def test_curves_and_accuracies_are_those_of_the_source(rows):
     names = {title: model for model, title in TITLES.items()}
     for (norm, model), found in published().items():
         own = [row for row in rows if (row["norm"].lower(), names[row["model"]]) == (norm, model)]

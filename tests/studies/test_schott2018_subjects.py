@@ -13,17 +13,17 @@ from fastadv.studies.schott2018.subjects import SEARCH, Subjects
 
 
 @pytest.fixture
-def ramp(monkeypatch: pytest.MonkeyPatch) -> None:
+def ramp(monkeypatch):
     stages = Stage("ramp1", 0.05, 0.02, 1, "constant"), Stage("robust", 0.1, 0.04, 2, "cosine")
     monkeypatch.setattr(madry, "RAMP", stages)
 
 
-def digits(count: int = 40) -> fa.data.ImageSet:
+def digits(count=40):
     return fa.data.load("digits", "train", limit=count)
 
 
 @pytest.mark.slow
-def test_the_ramp_trains_run_after_run_and_goes_on(ramp: None, tmp_path: Path) -> None:
+def test_the_ramp_trains_run_after_run_and_goes_on(ramp, tmp_path):
     told = []
     model = madry.train(digits(), tmp_path, lambda what, done, total: told.append(what))
     assert not model.training
@@ -47,7 +47,7 @@ def test_the_ramp_trains_run_after_run_and_goes_on(ramp: None, tmp_path: Path) -
         torch.testing.assert_close(ours, wanted)
 
 
-def test_the_recipe_is_that_of_the_results_page() -> None:
+def test_the_recipe_is_that_of_the_results_page():
     page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("fastadv train $A")]
     assert len(lines) == len(madry.RAMP) == 3
@@ -59,7 +59,7 @@ def test_the_recipe_is_that_of_the_results_page() -> None:
 
 
 @pytest.mark.slow
-def test_published_models_read_digits(shared_data, tmp_path: Path) -> None:
+def test_published_models_read_digits(shared_data, tmp_path):
     weights = tmp_path / "wong.safetensors"
     fa.models.save_weights(fa.models.WongCNN(seed=3), weights)
     made = Subjects(shared_data.abs_official, tmp_path, data_dir=shared_data.data_dir, madry=weights)
@@ -89,12 +89,10 @@ def test_published_models_read_digits(shared_data, tmp_path: Path) -> None:
     assert all(torch.equal(given[key], value) for key, value in made["madry"].model.state_dict().items())
 
 
-def test_nearest_neighbors_are_those_of_the_training_images(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_nearest_neighbors_are_those_of_the_training_images(monkeypatch, tmp_path):
     asked, images = [], digits(60)
 
-    def load(name: str, split: str, data_dir: Path | None) -> fa.data.ImageSet:
+    def load(name, split, data_dir):
         asked.append((name, split, data_dir))
         return images
 
@@ -105,7 +103,7 @@ def test_nearest_neighbors_are_those_of_the_training_images(
     assert torch.equal(subject.model(x).argmax(1), y)
 
 
-def test_missing_files_are_refused(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path):
     made = Subjects(tmp_path, tmp_path, madry=tmp_path / "none.safetensors")
     made.check(["nearest_neighbor"])
     with pytest.raises(InputError, match=r"vanilla_cnn\.net"):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from fastadv.studies.schott2018.work import Done
 from tests.studies.schott import FLIP, JOLT, PUSH
 
 
-def made(*distances: float, cell: Cell, **others: list[float]) -> tuple[Cell, Done]:
+def made(*distances, cell, **others):
     """What a cell found in its norm; in other norms nothing near, unless `others` say so."""
     distance = torch.tensor(distances)
     x_adv = distance.nan_to_num(posinf=9.0).view(-1, 1, 1, 1) + torch.zeros(1, 1, 2, 2)
@@ -36,7 +35,7 @@ OUTCOMES = dict(
 )
 
 
-def test_the_smallest_perturbation_of_each_image_is_found_within_model_and_norm() -> None:
+def test_the_smallest_perturbation_of_each_image_is_found_within_model_and_norm():
     ours = summary.least(OUTCOMES, "cnn", "l2")
     assert ours.distance.tolist() == [0.0, 0.5, 1.0, 3.5, 1.5]
     assert ours.by == ["", "Jolt", "Shove", "Flip (L∞)", "Push"]
@@ -53,19 +52,19 @@ def test_the_smallest_perturbation_of_each_image_is_found_within_model_and_norm(
 SMALLEST = summary.smallest(OUTCOMES, Settings(models=("cnn", "abs"), norms=("l2", "l0")))
 
 
-def of_model(model: str, norm: str) -> dict:
+def of_model(model, norm):
     return summary.of_model(norm, model, SMALLEST[norm, model])
 
 
-def of_bound(radius: torch.Tensor, model: str = "cnn") -> dict:
+def of_bound(radius, model="cnn"):
     return summary.of_bound("l2", model, Done({"radius": radius}, 2.0), SMALLEST.get(("l2", model)))
 
 
-def test_a_model_without_attacks_in_a_norm_has_no_figures() -> None:
+def test_a_model_without_attacks_in_a_norm_has_no_figures():
     assert list(SMALLEST) == [("l2", "cnn"), ("l2", "abs")]
 
 
-def test_the_figures_of_a_model() -> None:
+def test_the_figures_of_a_model():
     found = of_model("cnn", "l2")
     assert found["paper"]["median"] == 1.0
     assert found["paper"]["accuracy"] == pytest.approx(1 / 5)  # at 1.5 exactly an image is broken
@@ -77,7 +76,7 @@ def test_the_figures_of_a_model() -> None:
     assert found["published"] == {"median": pytest.approx(1.0868, abs=1e-4), "accuracy": 0.08}
 
 
-def test_a_median_among_images_that_hold_is_infinite() -> None:
+def test_a_median_among_images_that_hold_is_infinite():
     assert summary.median(torch.tensor([1.0, INF, INF])) == INF
     assert summary.median(torch.tensor([1.0, 2.0, INF, INF])) == INF
     assert summary.median(torch.tensor([0.0, 1.0, 2.0, INF])) == 1.5
@@ -86,7 +85,7 @@ def test_a_median_among_images_that_hold_is_infinite() -> None:
     assert summary.of_cell(*made(1.0, INF, INF, cell=cell))["held"] == pytest.approx(2 / 3)
 
 
-def test_intervals() -> None:
+def test_intervals():
     low, high = summary.accuracy_interval(0.8, 100)
     assert (low, high) == pytest.approx((0.711, 0.867), abs=1e-3)
     assert summary.accuracy_interval(0.0, 100) == pytest.approx((0.0, 0.037), abs=1e-3)
@@ -95,7 +94,7 @@ def test_intervals() -> None:
     assert summary.median_interval(torch.tensor([1.0, 2.0])) == (1.0, 2.0)
 
 
-def test_the_overview_stars_what_lies_outside_the_interval() -> None:
+def test_the_overview_stars_what_lies_outside_the_interval():
     least = of_model("cnn", "l2")
     least["paper"] |= {"median": 2.0, "median_interval": [1.2, 3.0]}
     least["paper"] |= {"accuracy": 0.1, "accuracy_interval": [0.05, 0.2]}
@@ -108,13 +107,13 @@ def test_the_overview_stars_what_lies_outside_the_interval() -> None:
     assert report.overview(measured)[1][2:4] == ["∞", "1.09*"]
 
 
-def test_no_percentage_claims_all_or_none_where_some_differ() -> None:
+def test_no_percentage_claims_all_or_none_where_some_differ():
     assert [report.percent(share) for share in (0, 0.002, 0.5, 0.997, 1)] == [
         "0%", "0.2%", "50%", "99.7%", "100%",
     ]  # fmt: skip
 
 
-def test_the_table_of_attacks() -> None:
+def test_the_table_of_attacks():
     measured = {
         "cells": [summary.of_cell(*item) for item in OUTCOMES.items()],
         "least": [of_model(model, "l2") for model in ("cnn", "abs")],
@@ -130,7 +129,7 @@ def test_the_table_of_attacks() -> None:
     ]
 
 
-def test_a_bound_that_an_attack_breaks_is_counted() -> None:
+def test_a_bound_that_an_attack_breaks_is_counted():
     radius = torch.tensor([0.0, 0.5, 1.1, 3.0, 2.0])
     bound = of_bound(radius)
     assert bound["broken"] == 2  # distances 0, 0.5, 1, 3.5, 1.5; what was wrong already does not count
@@ -145,7 +144,7 @@ def test_a_bound_that_an_attack_breaks_is_counted() -> None:
     assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
 
 
-def test_each_figure_draws_its_own_attacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_figure_draws_its_own_attacks(monkeypatch, tmp_path):
     """The published curves stand beside the paper's attacks, the bounds beside all."""
     drawn = {}
     monkeypatch.setattr(
@@ -163,6 +162,6 @@ def test_each_figure_draws_its_own_attacks(monkeypatch: pytest.MonkeyPatch, tmp_
     assert everything == [0.5, 1.0, 1.5, 3.5]
 
 
-def test_the_curve_counts_what_is_wrong_already_and_what_holds() -> None:
+def test_the_curve_counts_what_is_wrong_already_and_what_holds():
     across, up = figures.curve(torch.tensor([0.0, 2.0, INF, 1.0]))
     assert (across, up) == ([0.0, 1.0, 1.0, 2.0, 2.0, INF], [0.75, 0.75, 0.5, 0.5, 0.25, 0.25])

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +13,12 @@ from fastadv.studies.schott2018 import work
 from fastadv.studies.schott2018.plan import Cell, Method
 from fastadv.studies.schott2018.subjects import Subject
 from fastadv.studies.schott2018.work import Images, Work
-from tests.studies.schott import JOLT, PUSH, FakeAttacks, FakeSubjects, image_set, linear
+from tests.studies.schott import JOLT, PUSH, FakeSubjects, image_set, linear
 
 INF = math.inf
 
 
-def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(
-    attacks: FakeAttacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(attacks, tmp_path, monkeypatch):
     images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
     subjects, own = FakeSubjects(), Work(tmp_path, images)
     longer = Cell("cnn", replace(PUSH, arguments={"share": 0.9}))
@@ -44,10 +41,10 @@ def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(
     assert len(attacks.calls) == len(cases) + 1
 
 
-def test_what_the_batches_cost_adds_up_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_batches_cost_adds_up_and_is_kept(tmp_path, monkeypatch):
     clock = [0.0]
 
-    def compute(images: Images) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    def compute(images):
         clock[0] += 10 + len(images)
         return {"x": images.x}, {"forwards": len(images), "backwards": 2 * len(images)}
 
@@ -59,7 +56,7 @@ def test_what_the_batches_cost_adds_up_and_is_kept(tmp_path: Path, monkeypatch: 
     assert clock[0] == 35.0
 
 
-def test_a_file_of_other_images_is_refused(attacks: FakeAttacks, tmp_path: Path) -> None:
+def test_a_file_of_other_images_is_refused(attacks, tmp_path):
     images = Images.drawn(image_set(), 6, 0, torch.device("cpu"))
     own, subjects, cell = Work(tmp_path, images), FakeSubjects(), Cell("cnn", PUSH)
     work.attack(own, subjects, cell, 3)
@@ -72,12 +69,12 @@ def test_a_file_of_other_images_is_refused(attacks: FakeAttacks, tmp_path: Path)
         work.attack(own, subjects, cell, 3)
 
 
-def batch(subject: str, count: int = 6) -> tuple:
+def batch(subject, count=6):
     subjects = FakeSubjects()
     return subjects[subject], Images.drawn(image_set(), count, 0, torch.device("cpu"))
 
 
-def test_a_point_counts_only_if_the_published_model_errs() -> None:
+def test_a_point_counts_only_if_the_published_model_errs():
     subject, images = batch("cnn")
     verdict = fa.freeze(subject.model).verdict
     seen = verdict(images.x).argmax(1)
@@ -102,12 +99,12 @@ def test_a_point_counts_only_if_the_published_model_errs() -> None:
 
 
 @pytest.mark.slow
-def test_what_only_the_faster_search_believed_is_tried_longer() -> None:
+def test_what_only_the_faster_search_believed_is_tried_longer():
     subject, images = batch("abs", 8)
     verdict = fa.freeze(subject.model).verdict
     other = images.x.roll(1, 0)
 
-    def at(share: float) -> torch.Tensor:
+    def at(share):
         return (images.x + share * (other - images.x)).clamp(0, 1)
 
     shares = [0.3 + 0.005 * k for k in range(140)]
@@ -126,14 +123,14 @@ def test_what_only_the_faster_search_believed_is_tried_longer() -> None:
     assert (work.proved(exact, images, found)["l2"][turns] == INF).all()
 
 
-def test_pixels_that_did_not_cross_go_back() -> None:
+def test_pixels_that_did_not_cross_go_back():
     subject, images = batch("binary_abs")
     distance = work.proved(subject, images, 1 - images.x)["linf"]
     assert (distance[distance.isfinite()] <= 0.5).all()
     assert distance.isfinite().any()
 
 
-def test_images_are_drawn_without_repetition_and_by_seed() -> None:
+def test_images_are_drawn_without_repetition_and_by_seed():
     dataset, cpu = image_set(40), torch.device("cpu")
     ids = Images.drawn(dataset, 40, 0, cpu).ids
     assert sorted(ids.tolist()) == list(range(40))
@@ -144,7 +141,7 @@ def test_images_are_drawn_without_repetition_and_by_seed() -> None:
     assert torch.equal(part.y, dataset.y[ids[:7]])
 
 
-def test_a_transfer_knows_its_substitute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_knows_its_substitute(tmp_path, monkeypatch):
     asked = []
 
     def transfer(model, x, y, *, threat, attack, source, ids):
@@ -165,14 +162,14 @@ def test_a_transfer_knows_its_substitute(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(asked) == 2
 
 
-def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_and_probes_stand_around_the_attack(tmp_path, monkeypatch):
     asked = []
 
     def minimum_radius(model, x, y, *, threat, attack, ids):
         asked.append((model.source, threat.norm, threat.radius, attack.func, attack.keywords))
         return SimpleNamespace(x_adv=x, forwards=1, backwards=2)
 
-    def probed(model: torch.nn.Module, step: float) -> torch.nn.Module:
+    def probed(model, step):
         made = torch.nn.Sequential(model)
         made.step = step
         return made
@@ -193,9 +190,9 @@ def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch
     assert asked[1][0].options.prune
 
 
-def test_logits_that_are_not_finite_are_no_error_of_the_model() -> None:
+def test_logits_that_are_not_finite_are_no_error_of_the_model():
     class Hollow(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             logits = torch.tensor([0.0, 1.0, 0.0]).repeat(len(x), 1)
             return torch.where(x.flatten(1).amax(1, keepdim=True) > 0.9, torch.nan, logits)
 
@@ -204,7 +201,7 @@ def test_logits_that_are_not_finite_are_no_error_of_the_model() -> None:
     assert proved["l2"].tolist() == [INF, INF]
 
 
-def test_the_seed_of_the_study_is_that_of_its_attacks(attacks: FakeAttacks, tmp_path: Path) -> None:
+def test_the_seed_of_the_study_is_that_of_its_attacks(attacks, tmp_path):
     images = Images.drawn(image_set(), 8, 0, torch.device("cpu"))
     subjects, cell = FakeSubjects(), Cell("abs", JOLT)
     zero, one = (work.attack(Work(tmp_path, images, seed), subjects, cell, 4).tensors for seed in (0, 1))
@@ -212,7 +209,7 @@ def test_the_seed_of_the_study_is_that_of_its_attacks(attacks: FakeAttacks, tmp_
     assert torch.equal(one["x_adv"], images.x)
 
 
-def test_bounds_are_those_of_the_model_in_their_tight_form(tmp_path: Path) -> None:
+def test_bounds_are_those_of_the_model_in_their_tight_form(tmp_path):
     subject, images = batch("abs")
     done = work.bound(Work(tmp_path, images), subject, "l2", 4)
     tight = subject.model.lower_bound(images.x, images.y, tight=True)

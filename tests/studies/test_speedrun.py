@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,26 +19,24 @@ TINY = replace(
 )  # fmt: skip
 
 
-def images(count: int, seed: int) -> ImageSet:
+def images(count, seed):
     draw = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (count, 3, 16, 16), generator=draw, dtype=torch.uint8)
     return ImageSet(x, torch.arange(count) % 10, 10, "noise")
 
 
 @pytest.mark.slow
-def test_the_record_is_of_the_settings_and_of_the_averaged_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_record_is_of_the_settings_and_of_the_averaged_weights(tmp_path, monkeypatch):
     seen: list[str] = []
     asked: dict[str, Any] = {}
     judged: list[dict[str, Any]] = []
     fit, evaluate = fa.train.fit, fa.evaluate
 
-    def fitting(*given: Any, **options: Any) -> Any:
+    def fitting(*given, **options):
         asked.update(options)
         return fit(*given, **options)
 
-    def judging(model: Any, *args: Any, **options: Any) -> Any:
+    def judging(model, *args, **options):
         judged.append({name: value.clone() for name, value in model.state_dict().items()})
         return evaluate(model, *args, **options)
 
@@ -74,7 +71,7 @@ def test_the_record_is_of_the_settings_and_of_the_averaged_weights(
         speedrun.run(replace(settings, batch_size=8), *sets, tmp_path, precision="fp32")
 
 
-def test_words_say_whether_the_goal_was_reached() -> None:
+def test_words_say_whether_the_goal_was_reached():
     record = {
         "measured": {
             "reached": False, "autoattack": 0.487, "clean": 0.81, "judged": 1000, "seconds": 432.1,
@@ -95,13 +92,11 @@ def test_words_say_whether_the_goal_was_reached() -> None:
 
 
 @pytest.mark.slow
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tmp_path, monkeypatch, capsys):
     asked: list[Any] = []
     monkeypatch.setattr(speedrun, "SIZES", {"small": TINY, "full": TINY})
 
-    def load(name: str, split: str, data_dir: Path | None, limit: int | None = None) -> ImageSet:
+    def load(name, split, data_dir, limit=None):
         asked.append((name, split, limit))
         return images(limit or 8, len(asked))
 
