@@ -1,13 +1,14 @@
 """The tables of Goodfellow et al.: who answers on whose examples, how networks are trained, what is drawn."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
 import fastadv as fa
+from fastadv.evaluation.text import in_markdown
 from fastadv.studies.goodfellow2014 import SCALES, paper, tables
 from fastadv.studies.goodfellow2014.measure import Bench, Line, craft
 from fastadv.studies.goodfellow2014.nets import plans
@@ -33,84 +34,24 @@ class Asked:
 
     def answers(self, name, x="clean"):
         said = f"{name} on {x}"
-        return SimpleNamespace(error=said, mean_confidence="all", confidence_on_mistakes="mistakes")
+        told = {"mean_confidence": "of all", "confidence_on_mistakes": "of mistakes"}
+        return SimpleNamespace(error=said, wrong=True, **told)
 
     def robust_accuracy(self, name):
-        return 0.3
+        return 0.75
 
 
-def told(lines):
-    return {line.what: (line.share, line.confidence, line.paper) for line in lines}
-
-
-def test_fgsm_is_crafted_on_the_network_that_answers():
-    found = told(tables.fgsm(Asked()))
-    paper = {
-        "softmax": (0.999, 0.793),
-        "maxout": (0.894, 0.976),
-        "rbf": (0.554, 0.012),
-        "quadratic": (0.307, None),
-    }
-    clean = {
-        "softmax": (None, None),
-        "maxout": (0.0094, None),
-        "rbf": (None, 0.606),
-        "quadratic": (0.0084, None),
-    }
-    for name in paper:
-        assert found.pop(f"{name}, clean") == (f"{name} on clean", "all", clean[name])
-        assert found.pop(f"{name}, FGSM") == (f"{name} on {name}", "mistakes", paper[name])
-        boxed = (f"{name} on {name} boxed", "mistakes", (None, None))
-        assert found.pop(f"{name}, FGSM within the box") == boxed
-    assert not found
-
-
-def test_the_other_tables_cross_networks_as_they_say():
-    found = {
-        what: line
-        for each in (tables.ensemble, tables.controls)
-        for what, line in told(each(Asked())).items()
-    }
-    assert found.pop("ensemble of 3, clean")[:2] == ("ensemble on clean", "all")
-    assert found.pop("FGSM on the ensemble") == ("ensemble on ensemble", "mistakes", (0.911, None))
-    assert found.pop("FGSM on one member") == ("ensemble on maxout", "mistakes", (0.879, None))
-    noise = {"noise_sign": (0.862, 0.973), "noise_uniform": (0.904, 0.978)}
-    for name in (*noise, "hidden_first", "hidden_last", "l1_0.0025", "l1_0.00025"):
-        assert found.pop(f"{name}, clean")[:2] == (f"{name} on clean", "all")
-        wanted = (f"{name} on {name}", "mistakes", noise.get(name, (None, None)))
-        assert found.pop(f"{name}, FGSM") == wanted
-    assert not found
-    found = told(tables.adversarial(Asked()))
-    clean = {"maxout": 0.0094, "adversarial": 0.0084, "large": 0.0114, "large_adversarial": 0.00782,
-             "large_adversarial-1": 0.00782}  # fmt: skip
-    for name, error in clean.items():
-        assert found.pop(f"{name}, clean") == (f"{name} on clean", "all", (error, None))
-    for name in ("adversarial", "large_adversarial", "large_adversarial-1"):
-        assert found.pop(f"{name}, its own FGSM") == (f"{name} on {name}", "mistakes", (0.179, 0.814))
-        assert found.pop(f"{name}, FGSM on maxout") == (f"{name} on maxout", "mistakes", (0.196, None))
-        assert found.pop(f"maxout, FGSM on {name}") == (f"maxout on {name}", "mistakes", (0.409, None))
-        assert found.pop(f"{name}, PGD-40 within the box")[0] == pytest.approx(0.7)
-    assert not found
-
-
-def test_rounded_examples_are_of_the_network_that_the_line_names(monkeypatch):
-    agreed = Line("agreed", 0.5)
-    monkeypatch.setattr(tables, "_agrees", lambda what, one, other, *rest: agreed)
-    bench: Any = Asked()
-    plain = bench.answers
-
-    def answers(name, x="clean"):
-        return SimpleNamespace(**vars(plain(name, x)), wrong=True)
-
-    bench.answers = answers
-    found = told(tables.rounding(bench))
-    paper = {"maxout": (0.894, 0.976), "noise_sign": (0.862, 0.973), "noise_uniform": (0.904, 0.978),
-             "adversarial": (0.179, 0.814)}  # fmt: skip
-    for name, printed in paper.items():
-        assert found.pop(f"{name}, FGSM rounded") == (f"{name} on {name} rounded", "mistakes", printed)
-    crossed = ("adversarial on maxout rounded", "mistakes", (0.196, None))
-    assert found.pop("adversarial, FGSM rounded on maxout") == crossed
-    assert list(found) == ["agreed"]
+def test_each_line_crosses_the_networks_that_it_names_beside_what_the_paper_printed(monkeypatch):
+    """In goodfellow2014.md, checked by hand: who answers on whose examples, and which confidence is told."""
+    monkeypatch.setattr(tables, "_agrees", lambda what, *_: Line(what, None))
+    page = []
+    for part in (tables.fgsm, tables.ensemble, tables.adversarial, tables.controls, tables.rounding):
+        cells = [["line", "said", "confidence", "printed share", "printed confidence"]]
+        cells += [
+            [line.what, *map(str, (line.share, line.confidence, *line.paper))] for line in part(Asked())
+        ]
+        page.append(f"# {part.__name__}\n\n{in_markdown(cells, names=5)}\n")
+    assert "\n".join(page) == (Path(__file__).parent / "goodfellow2014.md").read_text()
 
 
 def test_how_each_network_is_trained():
