@@ -8,7 +8,6 @@ comes from, in whether L_y holds the prior's cost, and in how the norm of latent
 code loses the signs of clipped latents.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
+from bench import records
 from fastadv import rng
 from fastadv.models.abs.bounds import least_losses, meeting_radius
 from fastadv.models.abs.gradient import adam_step, class_losses, squared_misfit
@@ -69,9 +69,7 @@ def forms(search: LatentSearch, x: Tensor, y: Tensor) -> Iterator[tuple[str, Ten
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser(__doc__)
     parser.add_argument(
         "--official", type=Path, required=True, help="folder of the authors' ABS_0.net to ABS_9.net"
     )

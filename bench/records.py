@@ -1,5 +1,6 @@
-"""Where rows are, and what is read from them without importing torch."""
+"""Where rows are, what is read from them, and how options are, without importing torch."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,13 @@ RESULTS = ROOT / "bench" / "results"
 # modules of bench/subjects/, in the order in which they run
 ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct")
 ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling")
+
+
+def parser(doc: str | None, **more: Any) -> argparse.ArgumentParser:
+    """Make the parser of a script whose docstring is its help."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **more
+    )
 
 
 def recorded(path: Path) -> Iterator[Row]:

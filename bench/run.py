@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import fastadv as fa
-from bench import base, turns
+from bench import base, records, turns
 from bench.records import ON_CPU, ON_GPU, RESULTS, ROOT, Row, broken
 from bench.session import Session
 from bench.stage import run_stage
@@ -95,9 +95,7 @@ def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser(__doc__)
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="which parts")
     parser.add_argument("--base", metavar="REF", help="compare with this commit; takes a minute or two")
     parser.add_argument(

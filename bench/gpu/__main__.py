@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from bench import records
 from bench.gpu.table import table
 from bench.gpu.worker import GPU_LOST, begun
 from bench.records import ON_GPU as STAGES
@@ -35,9 +36,7 @@ say = partial(print, flush=True)  # in order with what the stages' processes pri
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser(__doc__)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument(
         "--out", type=Path, help="folder of gpu.jsonl (bench/results; build/gpu without a GPU)"

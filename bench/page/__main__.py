@@ -5,17 +5,14 @@
 Lines whose rows have not been measured yet are left out, and named.
 """
 
-import argparse
-
+from bench import records
 from bench.page import bars, figures, scaling, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        prog="python -m bench.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    records.parser(__doc__, prog="python -m bench.page").parse_args()
     rows = Rows.stored()
     for entry in ENTRIES:
         if not table.chosen(entry, rows):

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.records import ROOT
 from fastadv.runs.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "figures"
+FOLDER = ROOT / "docs" / "figures"
 
 
 def digest(shown: Any) -> str:

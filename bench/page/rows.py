@@ -1,14 +1,11 @@
 """The rows of bench/results/, the newest of each measurement."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from bench.records import RESULTS, Row, recorded
+
 FILES = ("cpu.jsonl", "suite_cpu.jsonl")
 # of what nobody can save, measured in the same run: the passes, a copy of the same bytes, multiply-adds
 SHARES = ("share_of_ceiling", "share_of_copy", "share_of_fma_rate")
@@ -51,9 +48,8 @@ class Rows:
         return cls(found)
 
     @classmethod
-    def stored(cls, folder: Path = RESULTS) -> "Rows":
-        lines = (line for file in FILES if (folder / file).exists() for line in (folder / file).open())
-        return cls.of(json.loads(line) for line in lines)
+    def stored(cls) -> "Rows":
+        return cls.of(row for file in FILES for row in recorded(RESULTS / file))
 
     def fitting(self, pattern: str, provider: str) -> list[Row]:
         """Those whose name fits, where * stands for anything; the newest last."""

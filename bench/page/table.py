@@ -1,14 +1,14 @@
 """README's speed table, written between two marks from the rows."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from bench.page import scaling
 from bench.page.entries import ENTRIES, Entry
 from bench.page.numbers import duration, number
 from bench.page.rows import Row, Rows, milliseconds, share
+from bench.records import ROOT
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- speed: written by python -m bench.page -->", "<!-- end of speed -->"
 SCALING = "Time against the number of images, their size, steps, classes and threads, with the fitted powers"
 HEAD = """| what | against | times faster | here | share of the ceiling |

@@ -5,7 +5,7 @@ fewer images where it is slow: times are compared for each image. On a CPU it is
 D_R's steps, and all take turns.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from statistics import median
 from typing import Any
@@ -35,22 +35,14 @@ def cases(session: Session) -> Iterator[Case]:
         yield Case(name, partial(compared, session, name), needs=60)
 
 
-def by_fastadv(
-    name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int, precision: Any
-) -> Row:
-    """Construct a set as a user does. Returns the figures of its card."""
-    function: Callable[..., Any] = (
-        fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
-    )
-    measured = function(fa.freeze(net, precision), data, **budget, batch_size=batch).card["measured"]
-    return {figure: round(measured[figure], 4) for figure in FIGURES}
-
-
 def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> Row:
     """Construct a set by one provider. Returns the figures of the result."""
     if provider == "eager":
         return {"fooling_rate": round(by_hand.constructed(name, net, data, budget, batch), 4)}
-    return by_fastadv(name, net, data, budget, batch, provider.split()[1])
+    construct: Any = fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
+    precision: Any = provider.split()[1]
+    measured = construct(fa.freeze(net, precision), data, **budget, batch_size=batch).card["measured"]
+    return {figure: round(measured[figure], 4) for figure in FIGURES}
 
 
 def compared(session: Session, name: str) -> Iterator[Row]:

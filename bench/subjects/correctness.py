@@ -197,28 +197,24 @@ def engine(session: Session, precision: Any) -> Iterator[Row]:
     x = session.rand(session.size(67, 5), 3, 32, 32)
     y = torch.arange(len(x), device=x.device) % 10
     wanted = gradients(small_net(), x, y)
-    model = small_net().to(session.device)
+    # TF32 would change the sign of so many hidden units that a wrong gradient would not show in float32
     with exact_convolutions(), repeatable():
-        yield from engine_rows(session, precision, model, x, y, wanted)
+        yield from engine_rows(session, precision, x, y, wanted)
 
 
 def engine_rows(
-    session: Session, precision: Any, model: nn.Module, x: Tensor, y: Tensor, wanted: tuple[Tensor, Tensor]
+    session: Session, precision: Any, x: Tensor, y: Tensor, wanted: tuple[Tensor, Tensor]
 ) -> Iterator[Row]:
-    """Convolutions in TF32 would change the sign of so many hidden units that a wrong gradient would not show
-    in float32.
-    """
+    """Yield the rows of `engine`, whose gradients in float64 are `wanted`."""
+    model = small_net().to(session.device)
     plain = fa.freeze(model, precision)
     found = plain.input_gradient(x, y)
     bound = {"fp32": 5e-3, "tf32": 0.2, "bf16": 0.2, "fp16": 0.1}[precision]
     for name, actual, expected in zip(("logits", "gradient"), found[1:], wanted, strict=True):
         error = relative_error((actual.cpu(),), (expected,))
         assert error <= bound, f"{name}: relative error {error:.2g}, more than {bound}"
-        yield {
-            "provider": f"{precision} {name}",
-            "samples": len(x),
-            "relative_error": float(f"{error:.2g}"),
-        }
+        short = float(f"{error:.2g}")
+        yield {"provider": f"{precision} {name}", "samples": len(x), "relative_error": short}
     if session.cuda:
         graphed = fa.freeze(model, precision, cuda_graph=True)
         for size in (len(x), len(x) // 2, len(x)):
@@ -284,11 +280,8 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
         assert not bool(false.any()), f"{norm}: {int(false.sum())} verdicts are not the model's"
         assert torch.equal(first.x_adv, again.x_adv), f"{norm}: two runs differ"
         assert bool(first.x_adv.isfinite().all()), f"{norm}: results that are not finite"
-        yield {
-            "provider": norm,
-            "samples": len(x),
-            "success": round(float(first.success.float().mean()), 3),
-        }
+        success = round(float(first.success.float().mean()), 3)
+        yield {"provider": norm, "samples": len(x), "success": success}
     after = model.state_dict().values()
     assert all(map(torch.equal, before, after)), "the model was changed"
 

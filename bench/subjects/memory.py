@@ -3,7 +3,6 @@
     python -m bench.subjects.memory PROBLEM PROVIDER [--data-dir DIR --weights FILE]
 
 prints by how many bytes the resident set grew at most. The case compares PGD with one forward and backward.
-
 """
 
 import argparse
@@ -59,13 +58,8 @@ def measure(given: pgd.Problem, provider: str) -> int:
 
 def growth(*arguments: str) -> float:
     """Measure in a process with these arguments; in MiB."""
-    run = subprocess.run(
-        [sys.executable, "-m", "bench.subjects.memory", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-m", "bench.subjects.memory", *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(json.loads(run.stdout.splitlines()[-1])) / 2**20
 
 
@@ -91,12 +85,8 @@ def against_one_pass() -> Iterator[Row]:
     )
     what = f"peak memory, {BATCH} images, CNN"
     yield {"what": what, "provider": PASS, "mib": round(base, 1)}
-    yield {
-        "what": what,
-        "provider": "fastadv pgd",
-        "mib": round(attack, 1),
-        "times_forward_backward": round(attack / base, 3),
-    }
+    times = {"times_forward_backward": round(attack / base, 3)}
+    yield {"what": what, "provider": "fastadv pgd", "mib": round(attack, 1), **times}
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ def cases(session: Session) -> Iterator[Case]:
         yield Case(problem.name, partial(measured, session, problem), needs=3)
     for name in () if session.on_cpu else widths.TUNABLE:
         own = [problem for problem in every if problem.op == name]
-        yield Case(f"tune {name}", partial(tuned, session, name, own), needs=30)
+        tools = partial(gate, session, name), partial(_time, session, name)
+        yield Case(f"tune {name}", partial(widths.tried, session, name, own, *tools), needs=30)
 
 
 def gate(session: Session, name: str) -> None:
@@ -123,11 +124,6 @@ def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way
     if session.on_cpu or on_gpu:
         ways["torch.compile"] = Way(torch.compile(usual, dynamic=False), inputs)
     return ways
-
-
-def tuned(session: Session, name: str, own: list[Problem]) -> Iterator[Row]:
-    """Try every launch width on large batches in float32; the least product of times wins."""
-    yield from widths.tried(session, name, own, partial(gate, session, name), partial(_time, session, name))
 
 
 def _time(session: Session, name: str, sets: list[Args]) -> float:

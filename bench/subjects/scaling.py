@@ -84,10 +84,10 @@ def exponent(work: list[float], taken: list[float]) -> float:
     return float(np.polyfit(np.log(work), np.log(taken), 1)[0])
 
 
-def along(
-    session: Session, axis: str, sizes: tuple[int, ...], ways: Callable[[Size], Ways]
-) -> dict[str, list[float]]:
-    """Measure the median milliseconds of each provider at each size."""
+def measured(
+    session: Session, what: str, axis: str, ways: Callable[[Size], Ways], sizes: tuple[int, ...], power: int
+) -> Iterator[Row]:
+    """Measure each provider at each size, and yield a row for each."""
     medians: dict[str, list[float]] = {}
     threads = torch.get_num_threads()
     try:
@@ -98,7 +98,7 @@ def along(
                 medians.setdefault(row["provider"], []).append(quantiles(values)["p50_ms"])
     finally:
         torch.set_num_threads(threads)
-    return medians
+    yield from fitted(what, axis, sizes, power, medians)
 
 
 def fitted(
@@ -127,10 +127,3 @@ def cases(session: Session) -> Iterator[Case]:
         for axis in axes:
             what = f"scaling of {name} with {axis}"
             yield Case(what, partial(measured, short, what, axis, ways, *axes[axis]))
-
-
-def measured(
-    session: Session, what: str, axis: str, ways: Callable[[Size], Ways], sizes: tuple[int, ...], power: int
-) -> Iterator[Row]:
-    """Yield one row for each provider."""
-    yield from fitted(what, axis, sizes, power, along(session, axis, sizes, ways))

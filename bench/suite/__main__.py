@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from bench import records
 from bench.suite.passes import Counting, Log, alone
 from bench.timing import ratio, wall
 from fastadv.runs.card import machine
@@ -150,9 +151,7 @@ def measured(options: argparse.Namespace, device: torch.device) -> Iterator[Row]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser(__doc__)
     parser.add_argument("--only", nargs="+", help="cases whose names begin so")
     parser.add_argument("--samples", type=int, default=100, help="images, at most")
     parser.add_argument("--model", nargs="+", default=["cnn"], choices=NETS)

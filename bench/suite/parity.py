@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench import records
 from bench.suite.passes import Counting
 from fastadv.runs.card import machine
 from tests.parity.case import Case
@@ -147,9 +148,7 @@ def short(row: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser(__doc__)
     parser.add_argument("--only", nargs="+", help="cases whose names begin so")
     parser.add_argument("--net", nargs="+", choices=NETS, help="nets, all of the table unless given")
     parser.add_argument("--variant", nargs="+", default=["full"], choices=STORES)

@@ -1,18 +1,16 @@
 """The table of every attack beside others: rows, who is worse, and the page."""
 
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv.attacks
 from bench.suite import parity, wall
 from tests.parity import tested
 from tests.parity.case import Case, queries
-from tests.parity.models import WALL, Net
+from tests.parity.models import Net
 from tests.parity.peers import Peer
 from tests.parity.store import STORES, save, stored
 from tests.parity.toy import Threshold, absent, line, peer, result, row
@@ -139,11 +137,3 @@ def test_the_short_rows_are_of_the_peers_with_every_distance(toys, tmp_path, mon
     assert toys == []
     found = {r["radius"]: r["distances"] for r in stored(path) if r["package"] == "peer"}
     assert found == {inf: [0.35, 0.35, inf], 0.4: [0.35, 0.35, inf]}
-
-
-def test_the_nets_of_the_table_are_of_five_kinds():
-    assert set(wall.NETS) == set(WALL) == {"linf", "l2", "saturated", "quantized", "standard"}
-    normalized = {name for name in WALL if any(
-        isinstance(part, nn.BatchNorm2d) for part in WALL[name].load(Path(), Path()).modules()
-    )}  # fmt: skip
-    assert normalized == {"l2", "quantized", "standard"}
