@@ -1,5 +1,6 @@
 """`fastadv abs`: train an Analysis-by-Synthesis model, classify with it, bound its decisions, attack them."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from fastadv.cli._abs_data import PRIOR_SAMPLES, Synthesis, measure, print_measu
 from fastadv.cli._abs_show import distal, show
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
-from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._output import progress, say
 from fastadv.cli._panels import add
 from fastadv.cli._shared import Images, Machine, RunFolder, TrainImages, load_data, make_device
 from fastadv.data import names
@@ -57,8 +58,7 @@ def train(
     calibration: int = o.option(1000, "Training images that set confidences and class factors.", min=0),
     prior_samples: int = o.option(PRIOR_SAMPLES, "Latents of the prior among which a search starts.", min=2),
     test_samples: int | None = o.count(None, "Test on the first N samples; by default on all."),
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Train one VAE for each class, all at once, and measure the model on the test split.
 
     The same command with --resume goes on bit for bit after any stop.
@@ -86,9 +86,7 @@ def train(
             for name, binary in (("abs", False), ("binary_abs", True)):
                 variant = model.with_options(binary=binary)
                 measured[name] = measure(variant, test_set, f"testing {name}")[0]
-    if json:
-        write_json(card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured))
-        return
+    yield card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured)
     print_measured(f"ABS on {dataset.name}, {epochs} epochs", measured, dataset.note)
     say(f"model in {run_dir / 'model.safetensors'}")
 
@@ -107,8 +105,7 @@ def infer(
     steps: int = o.count(50, "Steps of the latent descent."),
     out: Path | None = o.written(None, "Write loss, latents, confidence and y here (safetensors)."),
     batch_size: o.BatchSize = 100,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Classify a data set: accuracy, confidence and time an image."""
     place = make_device(synthesis.device)
     options: dict[str, Any] = {"prune": prune, "precision": "bf16" if bf16 else "fp32", "steps": steps}
@@ -119,10 +116,8 @@ def infer(
             measured, kept = measure(net, dataset, "inferring", batch_size)
         if out is not None:
             save_tensors(out, kept)
-    if json:
-        config = {**synthesis.config, **options, "data": dataset.describe()}
-        write_json(card("abs infer", config, **measured))
-        return
+    config = {**synthesis.config, **options, "data": dataset.describe()}
+    yield card("abs infer", config, **measured)
     title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
 
@@ -135,8 +130,7 @@ def attack(
     ),
     threshold: float = o.option(1.5, "Also the accuracy when this L2 distance is allowed.", min=0.0),
     batch_size: o.BatchSize = 100,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Latent descent: the L2 distance at which each decision is broken.
 
     In the median clean errors count as 0 and decisions that hold as infinite.
@@ -154,16 +148,14 @@ def attack(
             table = evaluate(net, dataset, {label: run}, batch_size=batch_size)
     row = table[label]
     allowed = float((row.distance > threshold).double().mean())
-    if json:
-        measured = {
-            "median_distance": row.median_distance,
-            "accuracy": allowed,
-            "broken": float(row.broken.double().mean()),
-            **table.to_dict(),
-        }
-        config = {**synthesis.config, "threshold": threshold, **options, "data": dataset.describe()}
-        write_json(card("abs attack", config, **measured))
-        return
+    measured = {
+        "median_distance": row.median_distance,
+        "accuracy": allowed,
+        "broken": float(row.broken.double().mean()),
+        **table.to_dict(),
+    }
+    config = {**synthesis.config, "threshold": threshold, **options, "data": dataset.describe()}
+    yield card("abs attack", config, **measured)
     print_results(table, synthesis.name, dataset)
     say(f"accuracy where L2 {threshold:g} is allowed: {percent(allowed)}")
 

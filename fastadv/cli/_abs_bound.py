@@ -1,7 +1,7 @@
 """`fastadv abs bound`: certified radii, and the band between them and the nearest adversarial examples."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from fastadv.cli._abs_data import Synthesis, batched, print_measured
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves
-from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._output import progress, say
 from fastadv.cli._shared import Images, make_device
 from fastadv.evaluation import Curve, evaluate, figures, median
 from fastadv.evaluation.text import percent
@@ -50,8 +50,7 @@ def bound(
         None, "Draw accuracy against radius here, as the band from the bound to the accuracy under attack"
     ),
     batch_size: o.BatchSize = 100,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Bound the radius of every image within which the model keeps its decision: mean, median and quartiles.
 
     With --attack, --radii or --figure also the distances at which attacks break it. The robust accuracy lies
@@ -87,12 +86,10 @@ def bound(
                 radius=f"{o.symbol(norm)} radius", title=f"{name} on {dataset.name}", steps=True,
                 right=max(tried, default=0.0) or None,
             )  # fmt: skip
-    if json:
-        attacks = {one.label: one.config for one in named}
-        config = {**synthesis.config, "norm": norm, "tight": tight, "starts": starts, "attacks": attacks}
-        curves = {"curves": plain_curves(band)} if band else {}
-        write_json(card("abs bound", config | {"data": dataset.describe()}, **measured, **curves))
-        return
+    attacks = {one.label: one.config for one in named}
+    config = {**synthesis.config, "norm": norm, "tight": tight, "starts": starts, "attacks": attacks}
+    curves = {"curves": plain_curves(band)} if band else {}
+    yield card("abs bound", config | {"data": dataset.describe()}, **measured, **curves)
     title = f"{name}, {o.symbol(norm)} lower bound on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
     if tried:

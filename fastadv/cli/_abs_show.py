@@ -1,6 +1,8 @@
 """`fastadv abs show` and `fastadv abs distal`: pictures of what the model sees."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from fastadv import attacks
 from fastadv.cli import _options as o
 from fastadv.cli._abs_data import Synthesis
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import say, write_json
+from fastadv.cli._output import say
 from fastadv.cli._shared import Source, make_device
 from fastadv.evaluation import figures
 
@@ -35,9 +37,7 @@ class OneImage(Source):
         return self.index + 1
 
 
-def show(
-    synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Draw here"), json: o.Json = False
-) -> None:
+def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Draw here")) -> Iterator[Any]:
     """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
     place = make_device(synthesis.device)
     with interruptible(NOTHING_DRAWN):
@@ -60,10 +60,8 @@ def show(
             ),
         ]
         draw(torch.cat([net.observed(x), inferred.reconstruction[0]]), titles, out, chosen + 1)
-    if json:
-        told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
-        write_json({**told, "confidence": confidence, "out": str(out)})
-        return
+    told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
+    yield {**told, "confidence": confidence, "out": str(out)}
     verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
     say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
 
@@ -74,8 +72,7 @@ def distal(
     classes: str = o.option("1", "Classes to make images of: 0,1,7.", metavar="NUMBERS"),
     confidence: float = o.option(0.9, "Confidence at which to stop.", min=0.0, max=1.0),
     steps: int = o.option(1000, "Steps of gradient ascent.", min=0),
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Start from noise and raise the confidence in a class, to see what the model takes for it."""
     place = make_device(synthesis.device)
     numbers = o.parse_numbers(classes)
@@ -93,9 +90,7 @@ def distal(
             f"class {k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
         ]
         draw(result.x, titles, out)
-    if json:
-        write_json({"classes": wanted.tolist(), "confidence": confidences, "steps": taken, "out": str(out)})
-        return
+    yield {"classes": wanted.tolist(), "confidence": confidences, "steps": taken, "out": str(out)}
     count = int(result.success.sum())
     say(f"{count} of {len(wanted)} images have a confidence of {confidence:g}; drawn in {out}")
 

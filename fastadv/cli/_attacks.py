@@ -31,7 +31,7 @@ def registry() -> dict[str, Attack]:
     return dict(sorted({**ATTACKS, **SUBSTITUTE_ATTACKS}.items()))
 
 
-def names_attacks(command: Callable[..., None]) -> Callable[..., None]:
+def names_attacks(command: Callable[..., Any]) -> Callable[..., Any]:
     """Explain in the help of `command` how attacks are named, in lines of full width."""
     command.__doc__ = "\n\n".join([inspect.getdoc(command) or "", *SYNTAX])
     return command

@@ -1,5 +1,6 @@
 """`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,7 +8,7 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Network, Search
 from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
@@ -75,8 +76,7 @@ def construct(
     verify: bool = o.option(
         False, "Verify the finished set, with base and model: see fastadv verify.", "--verify"
     ),
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
 
     Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes
@@ -109,9 +109,7 @@ def construct(
             with progress("verify") as tick:
                 size = 256 if batch_size == "auto" else batch_size
                 library.verify_constructed(out, dataset, net, batch_size=size, progress=tick)
-    if json:
-        write_json({"out": str(out), **made.card})
-        return
+    yield {"out": str(out), **made.card}
     measured = made.card["measured"]
     counts = made.labels.bincount(minlength=made.num_classes).tolist()
     distance = f"{o.symbol(norm or 'l2')} distance from the start"

@@ -1,11 +1,13 @@
 """`fastadv demo`: the library's main job on real images, in under two minutes on two cores."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
+from fastadv.cli._output import note, print_table, progress, say, say_where
 from fastadv.studies import SIZES, TINY
 from fastadv.studies import demo as study
 from fastadv.studies.ilyas2019 import SOURCE
@@ -19,8 +21,7 @@ def demo(
     ),
     seed: o.Seed = 0,
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Run two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.
 
     Trains a standard and a robust net, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a net on
@@ -39,9 +40,7 @@ def demo(
     kept = f"finished parts are kept in {out}; run the same command to go on"
     with interruptible(kept), progress("digits") as bar:
         result = study.run(settings, out, bar.named)
-    if json:
-        write_json(result)
-        return
+    yield result
     other = f"* {SOURCE}: other images and another net; compare the order."
     print_table(study.title(result), study.cells(result), [other], breaks=[2])
     say("")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from fastadv.cli._options import DataDir, Json
-from fastadv.cli._output import console, print_table, say, write_json
+from fastadv.cli._options import DataDir
+from fastadv.cli._output import console, print_table, say
 from fastadv.engine.rewrites import NAMES, switched_off
 from fastadv.errors import InputError
 from fastadv.ops.registration import library
@@ -29,13 +30,10 @@ PACKAGES = {
 }
 
 
-def doctor(data_dir: DataDir = None, json: Json = False) -> None:
+def doctor(data_dir: DataDir = None) -> Iterator[Any]:
     """Show what is installed, which backend serves each op, instruction set, threads, GPU and data."""
-    found = examine(data_dir)
-    if json:
-        write_json(found)
-    else:
-        _show(found)
+    yield (found := examine(data_dir))
+    _show(found)
 
 
 def examine(data_dir: Path | None) -> dict[str, Any]:

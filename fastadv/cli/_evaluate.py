@@ -2,6 +2,7 @@
 
 import json as jsons
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves, print_results, watch
-from fastadv.cli._output import finite, progress, say, say_where, write_json
+from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
 from fastadv.cli._shared import Images, Network, Search
@@ -99,8 +100,7 @@ def evaluate(
     attack: list[str] | None = o.option(
         None, f"{help_text('pgd:steps=100')} May be repeated; by default fgsm and pgd.", "--attack", "-a"
     ),
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Measure a model clean, under each attack, and under the worst of them for each sample.
 
     Minimum-norm attacks need no --radius, which bounds their search. One run serves all --radii.
@@ -155,9 +155,7 @@ def evaluate(
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(result))})
     if results.robustbench is not None:
         write_entry(results.robustbench, table, entered, images.data, network.model, said)
-    if json:
-        write_json(result)
-        return
+    yield result
     print_results(table, network.model, dataset)
     for label, curve in curves.items():
         points = ", ".join(

@@ -1,13 +1,15 @@
 """`fastadv study goodfellow --image`: the paper's first figure for any picture and model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._output import print_table, say, write_json
+from fastadv.cli._output import print_table, say
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import load_model
 from fastadv.evaluation.text import percent
@@ -60,7 +62,7 @@ def read_names(path: Path | None, classes: int) -> list[str] | None:
     return names
 
 
-def draw_panda(picture: Picture, path: Path, device: torch.device, json: bool, seed: int) -> None:
+def draw_panda(picture: Picture, path: Path, device: torch.device, seed: int) -> Iterator[Any]:
     """Draw the picture, the sign of its gradient, and their sum; print classes and confidences."""
     image, model = picture.image, picture.model
     if image is None or model is None:
@@ -78,9 +80,7 @@ def draw_panda(picture: Picture, path: Path, device: torch.device, json: bool, s
             net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce")
         )
     panda.draw(found, images, path)
-    if json:
-        write_json({**found, "image": str(image), "changed": changed, "figure": str(path)})
-        return
+    yield {**found, "image": str(image), "changed": changed, "figure": str(path)}
     cells = [["", "class", "confidence"]]
     for part in panda.PARTS:
         cells.append([part, found[part]["name"], percent(found[part]["confidence"])])

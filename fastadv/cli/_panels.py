@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import wraps
@@ -13,6 +14,7 @@ from typer.models import ParameterInfo
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
+from fastadv.cli._output import write_json
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -79,11 +81,13 @@ class Debugging(Panel):
     )  # fmt: skip
 
 
-def with_panels(command: Callable[..., None]) -> Callable[..., None]:
-    """Spread out the panels of `command`, and give it the option --debug.
+def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
+    """Spread out the panels of `command`, and give it --debug, and --json where it yields a document.
 
     The options of a panel take the place of the argument that is one.
     """
+    if inspect.isgeneratorfunction(inspect.unwrap(command)):
+        command = _with_json(command)
     taken = inspect.signature(command).parameters.values()
     panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
     own = [_own(one) for one in taken if one.name not in panels]
@@ -106,7 +110,25 @@ def with_panels(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def add(app: typer.Typer, command: Callable[..., None], example: str) -> None:
+def _with_json(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
+    """Give the option --json to a command that yields its JSON document, and then prints for people."""
+
+    @wraps(command)
+    def either(*, json: bool, **options: Any) -> None:
+        with closing(command(**options)) as steps:  # type: ignore[type-var]
+            for document in steps:
+                if json:
+                    write_json(document)
+                    return
+
+    taken = inspect.signature(command)
+    asked = inspect.Parameter("json", KEYWORD, default=False, annotation=o.Json)
+    parameters = [one.replace(kind=KEYWORD) for one in taken.parameters.values()]
+    either.__signature__ = taken.replace(parameters=[*parameters, asked])  # type: ignore[attr-defined]
+    return either
+
+
+def add(app: typer.Typer, command: Callable[..., Any], example: str) -> None:
     """Add a command to `app`, with an example below its help."""
     app.command(epilog=f"Example: {example}")(with_panels(command))
 

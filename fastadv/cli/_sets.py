@@ -1,14 +1,15 @@
 """`fastadv verify` and `fastadv export`: constructed sets as products."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from fastadv import data as library
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import load_data, load_model, make_device
 from fastadv.evaluation.text import number, percent
 
@@ -28,8 +29,7 @@ def verify(
     samples: o.Samples = None,
     batch_size: o.BatchSize = 256,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Verify a constructed set: every shard, and the card's figures, computed again.
 
     With --data, its base, the labels and distances are compared with that as well.
@@ -51,9 +51,7 @@ def verify(
             net = load_model(model, option, weights, made, make_device(device), seed)
         with progress("verify") as tick:
             found = library.verify_constructed(folder, base, net, batch_size=batch_size, progress=tick)
-    if json:
-        write_json({"folder": str(folder), "base": data, "model": model, "measured": found})
-        return
+    yield {"folder": str(folder), "base": data, "model": model, "measured": found}
     counts = found["label_counts"]
     cells = [
         ["verified", "found"],
@@ -76,8 +74,7 @@ def export(
         "png: CLASS/NUMBER.png, lossless. torch: CIFAR_ims and CIFAR_lab, lists of tensors in torch "
         "files, as Ilyas et al. 2019 published theirs.",
     ),
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Write a constructed set in a layout that other programs read.
 
     card.json beside it says how the set was made; with it, --data of every command takes the folder as the
@@ -87,8 +84,6 @@ def export(
         dataset = library.load_folder(folder)
         with o.usage():
             library.export(dataset, out, kind, progress=tick)
-    if json:
-        write_json({"out": str(out), "kind": kind, "set": dataset.describe()})
-        return
+    yield {"out": str(out), "kind": kind, "set": dataset.describe()}
     what = "PNG files, a folder for each class" if kind == "png" else "CIFAR_ims and CIFAR_lab"
     say(f"{dataset.name}: {len(dataset):,} images in {out} ({what})")

@@ -1,12 +1,13 @@
 """`fastadv speedrun`: robust accuracy on CIFAR-10 in the least time, as a record."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._output import progress, say
 from fastadv.cli._recipes import RecipeOptions, parse_recipe
 from fastadv.cli._shared import load_data, make_device
 from fastadv.studies import speedrun as study
@@ -24,8 +25,7 @@ def speedrun(
     run_dir: Path = o.folder(Path("speedrun"), "Folder of the run; one that was stopped goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Train a ResNet-18 on CIFAR-10 at L-infinity 8/255 as fast as can be, and write the record.
 
     record.json in --run-dir says on which machine, in how many seconds, and how robust. The small size, for
@@ -48,9 +48,7 @@ def speedrun(
         record = study.run(
             settings, train_set, test_set, run_dir, bar.named, precision=precision, device=place
         )
-    if json:
-        write_json(record)
-        return
+    yield record
     for line in study.in_words(record):
         say(line)
     say(f"the record {run_dir / 'record.json'}")

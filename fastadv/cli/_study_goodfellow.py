@@ -1,11 +1,13 @@
 """`fastadv study goodfellow`: FGSM, and what it does to networks and their training."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import print_table, progress, say, say_where, write_json
+from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._panda import Picture, draw_panda
 from fastadv.cli._shared import load_data, make_device
 from fastadv.studies.goodfellow2014 import SCALES, paper
@@ -23,8 +25,7 @@ def goodfellow(
     run_dir: Path = o.folder(Path("goodfellow2014"), "Folder for all results; what was begun there goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Goodfellow et al. 2014 on MNIST: FGSM, adversarial training, controls, agreement, rubbish.
 
     Every table beside the paper's; results.json, report.md and figures in --run-dir. A command that was
@@ -34,7 +35,8 @@ def goodfellow(
     if picture.image is not None:
         why = "has no effect with --image; leave it out."
         o.refuse_given(why, scale=scale, parts=parts, seeds=seeds, data_dir=data_dir)
-        draw_panda(picture, run_dir / f"{picture.image.stem}_fgsm.png", make_device(device), json, seed)
+        path = run_dir / f"{picture.image.stem}_fgsm.png"
+        yield from draw_panda(picture, path, make_device(device), seed)
         return
     o.refuse_given("goes with --image; leave it out.", **vars(picture))
     scale = scale or "cpu"
@@ -47,9 +49,7 @@ def goodfellow(
         train_set = load_data(name, "train", data_dir)
         test_set = load_data(name, "test", data_dir)
         result = paper.run(settings, train_set, test_set, run_dir, bar.named, parts=chosen, device=place)
-    if json:
-        write_json(result)
-        return
+    yield result
     for part in result["config"]["parts"]:
         print_table(part.capitalize(), paper.table(result, part))
     print_table("Networks", paper.networks(result), paper.notes(result))

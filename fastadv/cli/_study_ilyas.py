@@ -1,8 +1,9 @@
 """`fastadv study ilyas`: what Ilyas et al. 2019 say about features, measured and checked."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,8 +41,7 @@ def features(
     run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for nets, figure and results.json."),
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Measure how useful the features of a standard and of a robust net are, without and with an adversary.
 
     Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws usefulness
@@ -53,9 +53,7 @@ def features(
         settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
     with interruptible(epochs_kept(run_dir)), progress("features") as bar:
         result = of_features.run(settings, run_dir, bar.named)
-    if json:
-        write_json(result)
-        return
+    yield result
     print_table("Features of two nets on the digits", of_features.table(result), of_features.notes(result))
     say("")
     say(f"figure  {result['measured']['figures']['usefulness']}")
@@ -109,8 +107,7 @@ def pipeline(
     run_dir: Path = o.folder(Path("ilyas2019"), "Folder for nets, sets and results; what was begun goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Build the sets D_R, D_NR, D_rand and D_det of the paper, and what nets learn from them (section 3).
 
     Trains a standard and a robust net, builds the sets with them, trains a fresh net on each, and attacks
@@ -130,9 +127,7 @@ def pipeline(
     _, machine = clock.PASS[scale]
     told = f"{clock.in_words(sum(seconds.values()))} on {machine}, if nothing of it is there yet"
     if plan:
-        if json:
-            write_json({"settings": settings.as_json(), "seconds": seconds, "machine": machine})
-            return
+        yield {"settings": settings.as_json(), "seconds": seconds, "machine": machine}
         rows = [["stage", "time"], *([name, clock.in_words(each)] for name, each in seconds.items())]
         print_table(f"Stages at the scale {scale}", rows, [told])
         return
@@ -140,9 +135,7 @@ def pipeline(
     kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command goes on"
     with interruptible(kept), progress("pipeline") as bar, o.usage():
         result = of_pipeline.run(settings, base, test, run_dir, bar.named, stages=chosen, device=place)
-    if json:
-        write_json(result)
-        return
+    yield result
     for title, cells in report.tables(result).items():
         print_table(title, cells)
         say("")

@@ -1,10 +1,12 @@
 """`fastadv study recipes`: adversarial training by every recipe, side by side."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import load_data, make_device
 from fastadv.errors import InputError
 from fastadv.studies import recipes as study
@@ -24,8 +26,7 @@ def recipes(
     run_dir: Path = o.folder(Path("recipes"), "Folder for all results; what was begun there goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Train every recipe of adversarial training on MNIST: accuracy, seconds, and what went wrong.
 
     One table, results.json and report.md in --run-dir. A command that was stopped goes on where it was.
@@ -40,9 +41,7 @@ def recipes(
         train_set = load_data("mnist", "train", data_dir, limit=limit)
         test_set = load_data("mnist", "test", data_dir)
         result = study.run(settings, train_set, test_set, run_dir, bar.named, device=place)
-    if json:
-        write_json(result)
-        return
+    yield result
     print_table("Recipes of adversarial training", study.table(result), study.notes(result))
     say("")
     say(f"the report {run_dir / REPORT}")

@@ -22,13 +22,13 @@ from fastadv.runs.processes import EVERYWHERE
 PATIENCE = timedelta(days=1)
 
 
-def together(command: Callable[..., None]) -> Callable[..., None]:
+def together(command: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """Run `command`, which takes a `machine`, in the process group of torchrun if that started it."""
 
     @wraps(command)
-    def called(*, machine: Machine, **arguments: Any) -> None:
+    def called(*, machine: Machine, **arguments: Any) -> Iterator[Any]:
         with _joined(machine.device) as own:
-            command(machine=replace(machine, device=own), **arguments)
+            yield from command(machine=replace(machine, device=own), **arguments)
 
     return called
 

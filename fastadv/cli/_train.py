@@ -1,12 +1,13 @@
 """`fastadv train`: train a model, standard or adversarially, with checkpoints that resume."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._output import note, print_table, progress, say
 from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.cli._shared import Network, RunFolder
 from fastadv.cli._torchrun import together
@@ -30,8 +31,7 @@ def train(
     ending: EndingOptions,
     folder: RunFolder,
     machine: Executing,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Train a model, standard or adversarially.
 
     With --run-dir, the same command and --resume goes on bit for bit after any stop.
@@ -66,18 +66,16 @@ def train(
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
-    if json:
-        config = {
-            "model": network.model,
-            "options": network.option,
-            "recipe": repr(recipe),
-            "data": dataset.describe(),
-            "epochs": optimizing.epochs,
-            "seed": seed,
-            "run_dir": run_dir and str(run_dir),
-        }
-        write_json(card("training", config, epochs=[dataclasses.asdict(report) for report in past]))
-        return
+    config = {
+        "model": network.model,
+        "options": network.option,
+        "recipe": repr(recipe),
+        "data": dataset.describe(),
+        "epochs": optimizing.epochs,
+        "seed": seed,
+        "run_dir": run_dir and str(run_dir),
+    }
+    yield card("training", config, epochs=[dataclasses.asdict(report) for report in past])
     _show(past, f"{network.model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")

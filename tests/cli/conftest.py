@@ -40,6 +40,22 @@ def fastadv(capsys):
 
 
 @pytest.fixture
+def refused(fastadv):
+    """refused(line, says, code=2): nothing on stdout, and below notes the reason in one line on stderr."""
+
+    def call(line, says, code=2):
+        done = fastadv(line)
+        assert (done.code, done.out) == (code, ""), (line, done)
+        noted = ("untrained weights", "on one core")
+        (told,) = [line for line in done.err.splitlines() if not any(note in line for note in noted)]
+        assert told.startswith("fastadv: ")
+        assert says in " ".join(told.split())
+        return told
+
+    return call
+
+
+@pytest.fixture
 def few_digits(monkeypatch):
     """The first of the digits alone, for what is only to run as it is written."""
     whole = _load.digits

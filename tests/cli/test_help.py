@@ -31,8 +31,7 @@ def test_help_lists_every_command(fastadv):
         "study schott",
     } <= COMMANDS.keys()
     told = fastadv("--help").out
-    for command in COMMANDS:
-        assert command.partition(" ")[0] in told
+    assert all(command.partition(" ")[0] in told for command in COMMANDS)
 
 
 @pytest.mark.slow

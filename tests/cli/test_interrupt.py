@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import fastadv as fa
 from fastadv.cli import main
 from fastadv.cli._interrupt import stoppable
 from fastadv.cli._output import progress
-from fastadv.evaluation import measure
-from fastadv.evaluation._outcome import outcome
 
 # SIGINT may be ignored here, as under nohup: the child then ignores it too
 START = """
@@ -92,28 +91,20 @@ def test_a_stop_that_python_drops_comes_with_the_next_progress(number, swallow, 
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.slow
-def test_a_dropped_stop_ends_the_command(number, fastadv, net, monkeypatch):
-    calls = []
-
-    def swallowing(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            finalizer(number)
-        return outcome(*arguments)
-
-    monkeypatch.setattr(measure, "outcome", swallowing)
-    line = f"evaluate {net} -n 40 -a fgsm -a bim --radius 0.1 --batch-size 10 --run-dir run"
-    done = fastadv(line)
-    assert done.code == 128 + number
-    assert done.err == "fastadv: interrupted; kept in run: go on with --resume\n"
-    assert len(calls) < 8
-    assert fastadv(f"{line} --resume").code == 0
-
-
 def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypatch):
     monkeypatch.setattr("fastadv.cli._shared.make_device", lambda name: signal.raise_signal(number))
     assert fastadv(f"attack {net} -n 5 --radius 0.1") == (128 + number, "", "fastadv: interrupted\n")
+
+
+@pytest.mark.parametrize("study", ["goodfellow --scale tiny", "ilyas pipeline --images 40 -n 6"])
+def test_a_stopped_study_says_how_to_go_on(fastadv, study, monkeypatch):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fa.train, "fit", stopped)
+    done = fastadv(f"study {study} --run-dir run")
+    assert done.code == 130
+    assert "kept in run; the same command goes on" in done.err
 
 
 def test_signals_that_the_caller_handles_are_left_alone(number):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 
-import fastadv as fa
 from fastadv.studies.ilyas2019 import figures, plan
 from tests.cli.conftest import Done
 
@@ -36,24 +35,11 @@ def test_theory_fails_where_a_claim_does_not_hold(fastadv, folder):
     assert (folder / "run" / "theorems.png").stat().st_size > 0
 
 
-def test_bad_arguments(fastadv):
-    for line, text in {
-        "theory --radii 0,1": "radii: expected",
-        "theory --radii=-1": "expected",
-        "theory --radii a": "number",
-        "features --size 9": "--size",
-        "features --rho 0 --tiny": "rho: expected",
-    }.items():
-        done = fastadv(f"study ilyas {line}")
-        assert done.code == 2, (line, done)
-        assert text in done.err
-
-
 PIPELINE = "study ilyas pipeline --images 40 -n 6 --epochs 1 --invert-steps 1 --push-steps 1 --attack-steps 1"
 
 
 @pytest.mark.slow
-def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, folder, monkeypatch):
+def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, folder, monkeypatch):
     monkeypatch.setattr(figures, "gallery", lambda name, base, made, path: path.touch())
     done = fastadv(f"{PIPELINE} --stages nets,sets,train,evaluate,galleries --run-dir run")
     assert done.code == 0, done
@@ -67,26 +53,7 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, folder, mon
     assert told == json.loads((folder / "run" / "results.json").read_text())
     for line, text in (("--stages sets --seed 1", "another seed (0 there, 1 here)"),
                        ("--stages controls --epochs 2", "another epochs")):  # fmt: skip
-        refused = fastadv(f"{PIPELINE} {line} --run-dir run")
-        assert refused.code == 2
-        assert text in refused.err
-
-
-def test_a_stage_without_its_inputs_says_which_to_run(fastadv):
-    done = fastadv(f"{PIPELINE} --stages transfer --run-dir run")
-    assert done.code == 2
-    assert "run/nets/standard: expected the finished net standard" in done.err
-    assert "run the stage nets first" in done.err
-
-
-def test_a_stop_of_the_pipeline_says_how_to_go_on(fastadv, monkeypatch):
-    def stopped(*given, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fa.train, "fit", stopped)
-    done = fastadv(f"{PIPELINE} --run-dir run")
-    assert done.code == 130
-    assert "kept in run; the same command goes on" in done.err
+        refused(f"{PIPELINE} {line} --run-dir run", text)
 
 
 def test_the_plan_of_the_pipeline(fastadv, folder):
@@ -105,15 +72,20 @@ def test_the_plan_of_the_pipeline(fastadv, folder):
     assert not (folder / "ilyas2019").exists()
 
 
-def test_bad_arguments_of_the_pipeline(fastadv):
-    for line, text in {
-        "--scale huge": "scale: expected one of tiny, cpu, paper",
-        "--stages nets,set": "got set",
-        "--epochs 0": "epochs",
-    }.items():
-        done = fastadv(f"study ilyas pipeline {line}")
-        assert done.code == 2, (line, done)
-        assert text in done.err
-    done = fastadv("study ilyas pipeline --images 5000")
-    assert done.code == 2
-    assert "at most the 1442" in done.err
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("theory --radii 0,1", "radii: expected"),
+        ("theory --radii=-1", "expected"),
+        ("theory --radii a", "number"),
+        ("features --size 9", "--size"),
+        ("features --rho 0 --tiny", "rho: expected"),
+        ("pipeline --scale huge", "scale: expected one of tiny, cpu, paper"),
+        ("pipeline --stages nets,set", "got set"),
+        ("pipeline --epochs 0", "epochs"),
+        ("pipeline --images 5000", "at most the 1442"),
+        ("pipeline --images 40 --stages transfer", "nets/standard: expected the finished net standard"),
+    ],
+)
+def test_bad_arguments(refused, line, says):
+    refused(f"study ilyas {line}", says)

@@ -139,7 +139,7 @@ def test_an_error_is_told_once(error, rank, loud, monkeypatch):
         raise error
 
     with pytest.raises(Exception) as raised:
-        command(machine=Machine(device="cpu"))
+        list(command(machine=Machine(device="cpu")))
     assert logging.root.manager.disable == logging.NOTSET
     assert left
     assert (raised.value is error) == loud
