@@ -59,15 +59,6 @@ def test_a_subclass_of_tensor_is_attacked_like_its_values(attack: str) -> None:
     assert torch.equal(found[0].x_adv, found[1].x_adv)
 
 
-def test_inference_tensors_are_taken() -> None:
-    with torch.inference_mode():
-        x = X.clone()
-    frozen = freeze(net())
-    _, _, gradient = frozen.input_gradient(x, Y)
-    assert torch.equal(gradient, freeze(net()).input_gradient(X, Y)[2])
-    assert not any("fell back" in note or "failed" in note for note in frozen.notes)
-
-
 @pytest.fixture
 def _meta() -> Iterator[None]:
     torch.set_default_device("meta")

@@ -1,7 +1,6 @@
 """freeze: its options, its check of itself, and the gradient."""
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -139,14 +138,6 @@ def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
     assert frozen.forwards == 45 + 16 * (passes + 1)  # one is watched
     frozen(X)
     assert frozen.forwards == 45 + 16 * (passes + 1) + 9
-
-
-def test_counts() -> None:
-    frozen = freeze(convnet(), fold=False)
-    frozen(X)
-    frozen.verdict(X[:2])
-    frozen.input_gradient(X[:3], Y[:3])
-    assert (frozen.forwards, frozen.backwards) == (14, 3)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -322,19 +313,6 @@ def test_compiled_for_real() -> None:
     frozen = freeze(model, compile=True)
     torch.testing.assert_close(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1])
     assert not any("fell back" in note for note in frozen.notes)
-
-
-def test_describe_tells_the_options_apart() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5))
-    described = [
-        freeze(model, precision, fold=fold, compile=compile).describe()
-        for precision in ("fp32", "bf16")
-        for fold in (True, False)
-        for compile in (True, False)
-    ]
-    assert described[0] == {"precision": "fp32", "fold": True, "compile": True, "eot": 1}
-    assert described == json.loads(json.dumps(described))
-    assert len({json.dumps(each) for each in described}) == 8
 
 
 def test_the_verdict_can_enter_a_graph_also_when_asked_for_in_inference_mode():

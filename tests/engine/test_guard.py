@@ -49,14 +49,8 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.fixture(autouse=True)
-def _all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small layers are rewritten too."""
-    monkeypatch.setattr(activations, "LEAST", 0)
-    monkeypatch.setattr(onednn, "is_faster", onednn.available)
-    monkeypatch.setattr(onednn, "LEAST", 0)
+def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 16, torch.bfloat16: 16})
-    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
 
 
 def wrong(name: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastadv.engine import freeze
 from fastadv.engine.copying.fold import Folds, Watch
-from fastadv.engine.cpu import winograd
+from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.onednn import COVER, LINEAR
 from fastadv.engine.cpu.thin import THIN
@@ -179,6 +179,33 @@ def test_layers_that_are_left_to_the_library(
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     assert torch.equal(seen(x.requires_grad_()), layer(x))
     assert seen.used == []
+
+
+TWICE: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
+    (WINOGRAD, nn.Conv2d(8, 8, 3, padding=1), (8, 8, 8)),
+    (THIN, nn.Conv2d(1, 8, 3, padding=1, stride=2), (1, 6, 6)),
+    (COVER, nn.Conv2d(4, 4, 3), (4, 3, 3)),
+    (LINEAR, nn.Linear(7, 6), (7,)),
+    (RELU, nn.ReLU(), (6,)),
+    (RELU, nn.ReLU(inplace=True), (6,)),
+    (ELU, nn.ELU(), (6,)),
+]
+
+
+@pytest.mark.parametrize(("rewrite", "layer", "shape"), TWICE, ids=str)
+def test_derivatives_of_derivatives(
+    rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+    seen, found = Seen(layer.requires_grad_(False), rewrite), []
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    for run in (seen, layer):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(run(leaf * 1).exp().sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    assert seen.used == [rewrite.name]
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
 def test_autocast_around_is_the_librarys() -> None:

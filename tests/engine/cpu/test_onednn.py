@@ -178,15 +178,3 @@ def test_a_backward_that_is_declined_is_plain(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(onednn, "LEAST", 1 << 40)
     ones = torch.ones(3, 5)
     torch.testing.assert_close(torch.autograd.grad(out, x, ones)[0], ones @ weight)
-
-
-@pytest.mark.usefixtures("_small_ones_too")
-def test_derivatives_of_derivatives() -> None:
-    draw = torch.Generator().manual_seed(1)
-    weight, x = torch.randn(6, 7, generator=draw), torch.randn(4, 7, generator=draw)
-    found = []
-    for linear in (Seen(F.linear, LINEAR), F.linear):
-        leaf = x.clone().requires_grad_()
-        (first,) = torch.autograd.grad(linear(leaf, weight).exp().sum(), leaf, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

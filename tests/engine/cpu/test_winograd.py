@@ -1,7 +1,6 @@
 """A search twin's wide convolutions by Winograd's method are those of the model."""
 
 import copy
-import weakref
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.cpu import winograd
-from fastadv.engine.cpu.winograd import WINOGRAD, Kernels, Winograd
+from fastadv.engine.cpu.winograd import WINOGRAD, Winograd
 from tests.engine.rewritten import Seen, answers
 
 NOTE = "convolutions by Winograd's method"
@@ -180,23 +179,6 @@ def test_only_the_directions_that_are_passed_are_transformed(monkeypatch: pytest
         assert made == [(6, 5), (6, 6), (3, 6)]
 
 
-@pytest.mark.usefixtures("_narrow_ones_too", "uncollected")
-def test_transformed_weights_go_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    real = Kernels.of
-
-    def of(weight: Tensor) -> tuple[Kernels, ...]:
-        kernels = real(weight)
-        made.extend(weakref.ref(each) for each in kernels)
-        return kernels
-
-    monkeypatch.setattr(Kernels, "of", of)
-    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
-    fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1)
-    assert len(made) == 7  # three layers in two directions, and the first also as it is, before it was folded
-    assert not any(each() for each in made)
-
-
 @pytest.mark.usefixtures("_narrow_ones_too")
 def test_other_weights_at_the_same_address() -> None:
     layer = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
@@ -228,22 +210,6 @@ def test_weights_that_a_hook_computes_are_left_to_the_library(normed: Any) -> No
     layer._forward_pre_hooks.clear()
     own(x)
     assert own.used == ["winograd"]
-
-
-@pytest.mark.parametrize("count", [1, 40])
-def test_an_image_of_the_size_of_a_kernel_keeps_its_padding(count: int) -> None:
-    """Few such images are left to the library, which must not take them for covered without padding."""
-    layers = nn.Conv2d(3, 128, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1), nn.Flatten(2)
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
-    frozen, x = fa.freeze(model), torch.rand(40, 3, 3, 3)
-    frozen(x[:count])
-    assert (NOTE in frozen.notes) == (count == 40)
-    assert set(frozen.notes) <= {"channels-last", "not folded: no BatchNorm", NOTE}
-    torch.testing.assert_close(frozen(x[:count]), model(x[:count]).detach(), rtol=1e-4, atol=1e-5)
-    logits = model.double()(leaf := x[:count].double().requires_grad_())
-    y = torch.zeros(count, dtype=torch.long)
-    (expected,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), leaf)
-    assert (frozen.input_gradient(x[:count], y)[2] - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
@@ -312,17 +278,3 @@ def test_without_the_extension_the_library_does_all(
     assert not winograd.available(torch.float32)
     fa.freeze(Net().eval())(torch.rand(5, 3, 12, 8))
     assert passes == []
-
-
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_derivatives_of_derivatives() -> None:
-    torch.manual_seed(0)
-    plain = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
-    x, own = rows(2, 3, 8, 8), seen(plain)
-    found = []
-    for layer in (own, plain):
-        leaf = x.clone().requires_grad_()
-        (first,) = torch.autograd.grad(layer(leaf).exp().sum(), leaf, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
-    assert own.used == ["winograd"]
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
