@@ -47,13 +47,6 @@ def test_where_the_product_form_holds_no_digit():
     assert_nearest(x, near[torch.randperm(256, generator=torch.Generator().manual_seed(3))] + 2.0**-10)
 
 
-def test_without_bias_a_row_finds_itself():
-    prototypes = draw(500, 40)
-    distance, index = nearest_prototype(prototypes, prototypes)
-    assert torch.equal(index, torch.arange(500))
-    assert bool((distance == 0).all())
-
-
 def test_ties_go_to_the_lower_index():
     x, once = draw(9, 33), draw(700, 33, seed=1)
     twice = torch.cat([once, once])

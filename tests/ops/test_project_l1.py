@@ -1,12 +1,11 @@
 """project_l1 against a bisection, and by sorting (Duchi et al. 2008) without a box."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import INFINITE, few, pair, scales, seeds, solve, widths
+from balls import INFINITE, few, pair, seeds, widths
 from fastadv.ops import project_l1
 
 
@@ -18,23 +17,6 @@ def by_sorting(v, radius):
     excess = size.cumsum() - radius
     last = np.nonzero(size > excess / np.arange(1, len(v) + 1))[0][-1]
     return np.sign(v) * np.maximum(np.abs(v) - excess[last] / (last + 1), 0)
-
-
-REAL = [torch.float64, torch.float32]
-
-
-@pytest.mark.slow
-@few
-@given(
-    seeds, widths, st.sampled_from([0.01, 0.5, 4.0]), scales, st.sampled_from([torch.float64, torch.float32])
-)
-def test_equals_bisection(seed, cols, radius, scale, dtype):
-    x_adv, x = pair(seed, 4, cols, dtype=dtype)
-    top = float(torch.tensor(scale, dtype=dtype))
-    z = project_l1(x_adv * top, x * top, radius * top, (0.0, top))
-    expected = solve(x_adv, x, "l1", radius, (0.0, 1.0))
-    unit = 1e-12 if dtype == torch.float64 else 4e-7
-    assert torch.allclose(z.double() / top, expected, rtol=0, atol=unit)
 
 
 @few

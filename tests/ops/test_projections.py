@@ -17,6 +17,7 @@ from balls import (
     radii,
     scales,
     seeds,
+    solve,
     widths,
 )
 
@@ -72,6 +73,21 @@ def test_no_feasible_point_is_nearer(kind, seed, cols, radius):
         others = x + shrink * (others - x)
     assert bool((norm(others, x, kind) <= radius * (1 + 1e-9)).all())
     assert float((z - x_adv).norm()) <= float((others - x_adv).norm(dim=1).min()) + 1e-9
+
+
+@pytest.mark.slow
+@few
+@given(
+    st.sampled_from(["l2", "l1"]), seeds, widths, st.sampled_from([0.01, 0.5, 4.0]), scales,
+    st.sampled_from([torch.float64, torch.float32]),
+)  # fmt: skip
+def test_equals_bisection(kind, seed, cols, radius, scale, dtype):
+    x_adv, x = pair(seed, 4, cols, dtype=dtype)
+    top = float(torch.tensor(scale, dtype=dtype))
+    z = PROJECT[kind](x_adv * top, x * top, radius * top, (0.0, top))
+    expected = solve(x_adv, x, kind, radius, (0.0, 1.0))
+    unit = 1e-12 if dtype == torch.float64 else 4e-7
+    assert torch.allclose(z.double() / top, expected, rtol=0, atol=unit)
 
 
 @pytest.mark.parametrize("kind", PROJECT)

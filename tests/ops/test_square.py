@@ -81,14 +81,6 @@ def test_the_length_goes_from_one_window_to_the_other(dtype: torch.dtype) -> Non
     assert (empty.flatten(2).sum(2) == 49).any()
 
 
-def test_what_is_not_spent_is_taken() -> None:
-    x = torch.full((20, *IMAGE), 0.5)
-    out = square_l2(x, x, words(20, 8), unit(5, 5), IMAGE, 0.2)
-    torch.testing.assert_close((out - x).flatten(1).norm(dim=1), torch.full((20,), 0.2), rtol=1e-5, atol=0)
-    each = (out - x).square().sum((2, 3))
-    torch.testing.assert_close(each, torch.full_like(each, 0.04 / 3), rtol=1e-4, atol=0)
-
-
 def test_signs_and_bumps_are_as_the_words_say() -> None:
     x, drawn, bumps = torch.zeros(30, *IMAGE), words(30, 8), unit(3, 5)
     out = square_l2(x, x, drawn, bumps, IMAGE, 1.0, (-1.0, 1.0)) * 3**0.5

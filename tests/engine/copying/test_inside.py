@@ -165,6 +165,13 @@ def test_the_copy_follows_training(way: Callable[[Net], None]) -> None:
     torch.testing.assert_close(frozen.verdict(X), expected)
 
 
+def test_a_compiled_function_is_copied_as_it_was_written() -> None:
+    net = Net().eval()
+    expected = net(X).detach()
+    net.forward = torch.compile(net.forward, backend=lambda *given: pytest.fail("compiled"))
+    torch.testing.assert_close(freeze(net, fold=False).verdict(X), expected)
+
+
 def test_what_holds_no_module_stays_shared() -> None:
     net, calls, count = Net(), [], 0
     net.last.register_forward_hook(lambda part, given, made: calls.append(len(made)))

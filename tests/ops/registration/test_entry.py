@@ -146,18 +146,6 @@ def test_an_import_inside_a_mode(mode):
     assert call(torch.rand(2)) == "kernel"
 
 
-def test_both_ways_agree(monkeypatch):
-    some = arguments(5, 33)
-
-    def found():
-        yield from (ops.linf_step(*some), ops.largest(some[1]))
-        yield from ops.logit_loss(some[1], torch.arange(5), "ce")
-
-    past = [*found()]
-    monkeypatch.setattr(entry_module, "_plain", lambda args: False)
-    assert all(torch.equal(*pair) for pair in zip(past, found(), strict=True))
-
-
 @pytest.mark.parametrize("through", [False, True], ids=["past", "through"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):

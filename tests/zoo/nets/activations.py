@@ -78,14 +78,6 @@ def relu_read_twice() -> nn.Module:
 
 
 @net()
-def maxout() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(self.first(x).unflatten(1, (8, 4)).amax(2))
-
-    return module(forward, first=block(3, 32)[:2], head=head(8 * 64))
-
-
-@net()
 def relu_of_numbers_and_planes() -> nn.Module:
     """A ReLU that is given four, three and two dimensions."""
 

@@ -90,33 +90,3 @@ def spatial_transformer() -> nn.Module:
         return self.net(F.grid_sample(x, grid, align_corners=False, padding_mode="border"))
 
     return module(forward, turn=head(192, 6), net=nn.Sequential(block(), head()))
-
-
-@net()
-def einsum() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        mixed = torch.relu(torch.einsum("bchw,cd,hk->bdkw", self.first(x), self.channels, self.rows))
-        return torch.einsum("bdkw,dkwo->bo", mixed, self.last)
-
-    return module(
-        forward, first=block(), channels=nn.Parameter(torch.randn(16, 8) / 4),
-        rows=nn.Parameter(torch.randn(8, 8) / 3), last=nn.Parameter(torch.randn(8, 8, 8, 10) / 8),
-    )  # fmt: skip
-
-
-@net()
-def nearest_prototype() -> nn.Module:
-    return module(
-        lambda self, x: -torch.cdist(self.first(x).flatten(1), self.prototypes),
-        first=block(3, 4), prototypes=nn.Parameter(torch.rand(10, 256)),
-    )  # fmt: skip
-
-
-@net()
-def sorted_and_chosen() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        out = self.first(x).flatten(2)
-        best, _ = out.topk(5, dim=2)
-        return self.head(torch.cat([best, out.sort(2).values[:, :, :7], out.cumsum(2)[:, :, -1:]], 2))
-
-    return module(forward, first=block(), head=head(16 * 13))

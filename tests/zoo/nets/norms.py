@@ -36,39 +36,6 @@ def one_norm_of_two_convolutions() -> nn.Module:
 
 
 @net()
-def read_by_bright_images_alone() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        out = torch.relu(self.norm(read))
-        return self.head(out + read if x.max() > 0.6 else out)
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
-def activation_in_place_before_the_norm() -> nn.Module:
-    return nn.Sequential(convolution(), nn.ReLU(inplace=True), nn.BatchNorm2d(16), head())
-
-
-@net()
-def in_place_on_what_the_norm_gave() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.convolution(x)
-        out = self.norm(read)
-        out.mul_(0.5).clamp_(-1, 1)
-        return self.head(out + read)
-
-    return module(forward, convolution=convolution(), norm=nn.BatchNorm2d(16), head=head())
-
-
-@net()
-def hook_before_the_norm() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    made[1][1].register_forward_pre_hook(lambda part, inputs: (inputs[0] + 0.2,))
-    return made
-
-
-@net()
 def hook_that_reads_what_the_norm_is_given() -> nn.Module:
     made = nn.Sequential(block(), block(16), head())
     made[1][1].register_forward_hook(lambda part, inputs, out: out + 0.3 * inputs[0])

@@ -98,21 +98,6 @@ def low_rank_beside() -> nn.Module:
 
 
 @net()
-def standardized_weights() -> nn.Module:
-    """Each kernel has mean 0 and variance 1, in the forward of a subclass."""
-
-    class Standardized(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
-            return self._conv_forward(x, (self.weight - mean) / (variance + 1e-5).sqrt() / 5, self.bias)
-
-    return nn.Sequential(
-        Standardized(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), Standardized(32, 16, 3, padding=1),
-        nn.BatchNorm2d(16), nn.ReLU(), head(),
-    )  # fmt: skip
-
-
-@net()
 def weight_as_a_plain_tensor() -> nn.Module:
     """What quantization tools leave behind: a weight that is an attribute, made anew at each pass."""
 

@@ -10,15 +10,6 @@ from ..net import block, head, module, net
 from .norms import convolution
 
 
-class Scaled(nn.BatchNorm2d):
-    """A BatchNorm with a forward of its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None] + shift[:, None, None]
-
-
 class Activated(nn.BatchNorm2d):
     """BatchNorm and activation in one module, as the libraries of image models have it."""
 
@@ -48,11 +39,6 @@ def subclass_with_activation() -> nn.Module:
 
 
 @net()
-def subclass_by_its_own_arithmetic() -> nn.Module:
-    return nn.Sequential(convolution(), Scaled(16), nn.ReLU(), head())
-
-
-@net()
 def subclass_around_one() -> nn.Module:
     return nn.Sequential(convolution(), AroundOne(16), nn.ReLU(), head())
 
@@ -74,12 +60,6 @@ def linear_norm() -> nn.Module:
         nn.Linear(40, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64),
         head(64),
     )  # fmt: skip
-
-
-@net(shape=(12, 12))
-def linear_norm_of_positions() -> nn.Module:
-    """As many positions as features: the statistics fit the linear layer and are not its outputs'."""
-    return nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12), nn.ReLU(), head(144))
 
 
 @net(shape=(7, 12))
@@ -104,14 +84,6 @@ def other_norms() -> nn.Module:
         convolution(), nn.GroupNorm(4, 16), nn.ReLU(), convolution(16),
         nn.InstanceNorm2d(16, affine=True), nn.SiLU(), convolution(16),
         nn.LocalResponseNorm(3), nn.Flatten(2), nn.LayerNorm(64), head(),
-    )  # fmt: skip
-
-
-@net()
-def norm_of_each_image() -> nn.Module:
-    return nn.Sequential(
-        nn.InstanceNorm2d(3), convolution(), nn.InstanceNorm2d(16, affine=True), nn.ReLU(), convolution(16),
-        head(),
     )  # fmt: skip
 
 

@@ -130,16 +130,6 @@ def tied_parts() -> nn.Module:
 
 
 @net()
-def probabilities() -> nn.Module:
-    """Logarithms of the mean probability of two members."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        return torch.stack([self.one(x).softmax(1), self.other(x).softmax(1)]).mean(0).log()
-
-    return module(forward, one=plain(), other=plain())
-
-
-@net()
 def early_exit() -> nn.Module:
     """The second half of the net is for those samples alone that the first is not sure of."""
 
