@@ -57,7 +57,7 @@ class Lens(TorchFunctionMode):
         self._calls += 1
         if reads is None or not layer:
             return self._made(func, ways, args, kwargs)
-        pair = reads.pair(args)
+        pair = reads.folds.pair(args)
         if pair is None:
             return reads.made(func, args, None, self._made(func, ways, args, kwargs))
         made = self._made(func, ways, pair.folded(args), kwargs)

@@ -33,6 +33,11 @@ def by_autograd(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -
     return gradient
 
 
+def sized(sizes: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The logit of the label, times a size of each sample."""
+    return lambda logits, y, targets: logits.gather(1, y[:, None]).squeeze(1) * sizes.to(logits.dtype)
+
+
 @pytest.mark.parametrize("fold", [True, False])
 def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
     model, (x, y) = net(), images()
@@ -54,11 +59,7 @@ def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
 def test_small_gradients_do_not_vanish(power: int, fold: bool) -> None:
     """Each sample's loss has a size of its own; float16 ends at 6e-8 and 65,504."""
     model, (x, y) = net(), images()
-    powers = 2.0 ** (power - torch.arange(len(x)))
-
-    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return logits.gather(1, y[:, None]).squeeze(1) * powers.to(logits.dtype)
-
+    loss = sized(2.0 ** (power - torch.arange(len(x))))
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
     found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y, loss)[2].flatten(1)
     assert bool(((found - exact).norm(dim=1) < 4e-3 * exact.norm(dim=1)).all())
@@ -98,11 +99,7 @@ class Mixing(nn.Module):
 def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
     torch.manual_seed(2)
     model, (x, y) = Mixing().eval(), images()
-    powers = 2.0 ** (-30 - torch.arange(len(x)))
-
-    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return logits.gather(1, y[:, None]).squeeze(1) * powers.to(logits.dtype)
-
+    loss = sized(2.0 ** (-30 - torch.arange(len(x))))
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
     frozen = fa.freeze(model if kind == "module" else lambda x: model(x), "fp16", fold=fold)
     found = frozen.input_gradient(x, y, loss)[2].flatten(1)
@@ -288,10 +285,7 @@ def test_what_is_not_finite_sets_no_scale(of: str) -> None:
     """Of a function it is not known whether samples mix, so they share a scale."""
     model, (x, y) = net(), images()
     sizes = torch.full((len(x),), 2.0**-30)
-
-    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return logits.gather(1, y[:, None]).squeeze(1) * sizes
-
+    loss = sized(sizes)
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum())[2:]
     if of == "sample":
         x[0] = torch.nan

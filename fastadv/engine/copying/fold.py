@@ -7,8 +7,8 @@ Each pass checks that this still holds (`Promises`), so no trace of the model is
 
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,7 @@ class Refused(BaseException):
         self.pair = pair
 
 
-@dataclass(frozen=True)
-class Norm:
+class Norm(NamedTuple):
     """What F.batch_norm was called with in eval mode."""
 
     mean: Tensor
@@ -43,27 +42,19 @@ class Norm:
     bias: Tensor | None
     eps: float
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """All of them."""
-        return self.mean, self.var, self.weight, self.bias
-
     @classmethod
     def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
         """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
         given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
-        parts = [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
-        if given["training"] or parts[0] is None or parts[1] is None:
+        norm = cls(*map(given.get, ("running_mean", "running_var", "weight", "bias", "eps")))
+        if given["training"] or norm.mean is None or norm.var is None:
             return None
-        if any(part is not None and part.requires_grad for part in parts):
-            return None
-        return cls(parts[0], parts[1], parts[2], parts[3], given["eps"])
+        learns = any(part is not None and part.requires_grad for part in norm[:4])
+        return None if learns else norm
 
     def same(self, other: "Norm | None") -> bool:
         """Return whether both are the same layer."""
-        if other is None or self.eps != other.eps:
-            return False
-        return all(mine is theirs for mine, theirs in zip(self.tensors, other.tensors, strict=True))
+        return other is not None and self.eps == other.eps and all(map(is_, self[:4], other[:4]))
 
 
 class Pair:
@@ -75,7 +66,7 @@ class Pair:
 
     def _versions(self) -> tuple[tuple[int, int], ...]:
         """Return what changes where a tensor of the two is written to, but by `tensor.data.mul_`."""
-        return tuple(_version(tensor) for tensor in (self.weight, self.bias, *self.norm.tensors))
+        return tuple(_version(tensor) for tensor in (self.weight, self.bias, *self.norm[:4]))
 
     def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
         """Weight and bias of both, rounded once."""
@@ -177,7 +168,7 @@ class Watch:
     """Records which calls read the results of layers, in one pass."""
 
     def __init__(self, folds: Folds) -> None:
-        self._folds = folds
+        self.folds = folds
         # by the id of what a layer returned: that, the layer's weight and bias, and who has read it
         self._seen: dict[int, tuple[Tensor, Tensor, Tensor | None, list[Norm | None]]] = {}
 
@@ -186,14 +177,11 @@ class Watch:
         """Whether a result is out."""
         return bool(self._seen)
 
-    def pair(self, args: tuple[Any, ...]) -> None:
-        """None: nothing is folded yet."""
-
     def made(
         self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
     ) -> Tensor:
         """Return what a layer returns, which is watched from now on."""
-        if len(args) > 1 and self._folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
+        if len(args) > 1 and self.folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
             self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
         return made
 
@@ -232,7 +220,7 @@ class Promises:
     """
 
     def __init__(self, folds: Folds) -> None:
-        self._folds = folds
+        self.folds = folds
         # by the id of what a layer returned: that, the pair, and what its BatchNorm is to return
         self._given: dict[int, tuple[weakref.ref[Tensor], Pair, list[Tensor]]] = {}
 
@@ -240,10 +228,6 @@ class Promises:
     def open(self) -> bool:
         """Whether a result is out."""
         return bool(self._given)
-
-    def pair(self, args: tuple[Any, ...]) -> Pair | None:
-        """Return the pair of a layer that is called so."""
-        return self._folds.pair(args)
 
     def made(
         self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor

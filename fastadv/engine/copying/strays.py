@@ -28,8 +28,7 @@ HIDDEN = {"globals", "eval", "exec", "__import__", "import_module"}
 
 
 def may_stray(parts: Iterable[object]) -> bool:
-    """Return whether code among `parts`, which are all that a model leads to, might run a module that is not
-    copied.
+    """Return whether code among `parts`, all that a model leads to, might run a module that is not copied.
 
     It may where it reads a module, or a thing of unknown kind such as a weak reference, by the name of a
     global variable or of an attribute of a class. False is a proof, but for code of the packages KNOWN.
@@ -77,9 +76,7 @@ def _members(base: type) -> Iterator[object]:
 
 
 def _read(code: CodeType, variables: dict[str, Any]) -> Iterator[object]:
-    """Yield the values of the global variables that code names, by attribute where they are modules; or
-    HIDDEN.
-    """
+    """Yield the values of global variables that code names, by attribute in modules of Python; or HIDDEN."""
     names = _names(code)
     spaces, looked = [variables], {id(variables)}
     while spaces:
