@@ -145,24 +145,6 @@ def test_overflow_falls_back(fold: bool) -> None:
     assert frozen.exact
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("threat", "dtype"), [(fa.Linf(0.1), torch.float32), (fa.L2(0.8), torch.float16)], ids=["linf", "l2"]
-)
-def test_an_attack(threat: fa.Threat, dtype: torch.dtype) -> None:
-    model, (x, _) = net(3), images(40)
-    x = x.to(dtype)
-    y = model(x.float()).argmax(1)
-    plain, rough = (
-        fa.attacks.pgd(fa.freeze(model, precision), x, y, threat, steps=10) for precision in ("fp32", "fp16")
-    )
-    assert rough.x_adv.dtype == dtype
-    assert bool(threat.contains(rough.x_adv, x).all())
-    assert torch.equal(model(rough.x_adv.float()).argmax(1) != y, rough.success)
-    assert abs(int(rough.success.sum()) - int(plain.success.sum())) <= 2
-    assert int(rough.success.sum()) > 0
-
-
 class Watching(nn.Module):
     """Notes how products are to be taken, forwards and backwards."""
 

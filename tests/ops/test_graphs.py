@@ -168,9 +168,3 @@ def test_the_longest_unused_is_released(
 def test_shared_memory_counts_once() -> None:
     whole = torch.zeros(10, 4)
     assert nbytes((whole, whole[2:], whole.view(-1), torch.zeros(3, dtype=torch.bool))) == 163
-
-
-def test_no_gpu_is_asked_for_a_stream() -> None:
-    cpu = torch.device("cpu")
-    with _graphs.current(cpu):
-        assert _graphs.stream_of(cpu) == (cpu, 0)

@@ -18,12 +18,8 @@ def test_reaches_the_last_value_inside_the_ball(seed, radius, dtype):
     assert bool(((z.double() - x.double()) <= radius).all())
     beyond = torch.nextafter(z, torch.full_like(z, 2.0))
     # a value further would leave the ball as float32 holds its radius, or the box
-    assert bool(
-        (
-            (beyond.double() - x.double() > float(torch.tensor(radius, dtype=torch.float32)) * (1 - 1e-6))
-            | (beyond > 1)
-        ).all()
-    )
+    held = float(torch.tensor(radius, dtype=torch.float32)) * (1 - 1e-6)
+    assert bool(((beyond.double() - x.double() > held) | (beyond > 1)).all())
 
 
 def test_equivariant_under_the_units_of_the_box():
@@ -31,12 +27,6 @@ def test_equivariant_under_the_units_of_the_box():
     x_adv, grad = x_adv.clamp(0, 1), torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
     unit = linf_step(x_adv, grad, x, 0.125, 0.0625)
     for scale, shift in ((2.0, -1.0), (256.0, 0.0)):
-        moved = linf_step(
-            x_adv * scale + shift,
-            grad,
-            x * scale + shift,
-            0.125 * scale,
-            0.0625 * scale,
-            (shift, scale + shift),
-        )
+        points, center = x_adv * scale + shift, x * scale + shift
+        moved = linf_step(points, grad, center, 0.125 * scale, 0.0625 * scale, (shift, scale + shift))
         assert torch.allclose((moved - shift) / scale, unit, rtol=0, atol=2e-7)

@@ -88,10 +88,7 @@ def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
 def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted):
     z, y, t = rows(seed, count, 2.0, torch.float32)
     t = t if targeted else None
-    grad, direction = (
-        logit_loss(z, y, "ce", t)[1].double(),
-        logit_loss(z, y, "ce", t, direction=True)[1].double(),
-    )
+    grad, direction = (logit_loss(z, y, "ce", t, along)[1].double() for along in (False, True))
     factor = (grad * direction).sum(1, keepdim=True) / direction.square().sum(1, keepdim=True)
     assert bool((factor > 0).all())
     assert torch.allclose(grad, factor * direction, rtol=1e-4, atol=1e-7)

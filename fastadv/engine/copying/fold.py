@@ -46,11 +46,11 @@ class Norm(NamedTuple):
     def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
         """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
         given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
-        norm = cls(*map(given.get, ("running_mean", "running_var", "weight", "bias", "eps")))
-        if given["training"] or norm.mean is None or norm.var is None:
+        mean, var, weight, bias = (given.get(name) for name in ARGUMENTS[1:5])
+        if given["training"] or mean is None or var is None:
             return None
-        learns = any(part is not None and part.requires_grad for part in norm[:4])
-        return None if learns else norm
+        learns = any(part is not None and part.requires_grad for part in (mean, var, weight, bias))
+        return None if learns else cls(mean, var, weight, bias, given["eps"])
 
     def same(self, other: "Norm | None") -> bool:
         """Return whether both are the same layer."""

@@ -10,28 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
-from fastadv.engine.copying.twin import twin
 from fastadv.errors import InputError
 
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
-
-
-def test_shares_storage_and_nothing_else() -> None:
-    model = net().train()
-    copied = twin(model)
-    for theirs, own in zip(model.parameters(), copied.parameters(), strict=True):
-        assert own.data_ptr() == theirs.data_ptr()
-        assert own is not theirs
-        assert theirs.requires_grad
-        assert not own.requires_grad
-        assert own.grad is None
-    for theirs_buffer, own_buffer in zip(model.buffers(), copied.buffers(), strict=True):
-        assert own_buffer.data_ptr() == theirs_buffer.data_ptr()
-    assert all(part.training for part in model.modules())
-    assert not any(part.training for part in copied.modules())
 
 
 def test_buffers_that_forward_writes() -> None:

@@ -41,17 +41,6 @@ def test_gradient(options: dict[str, Any], channels: int, dtype: torch.dtype) ->
         assert actual.is_contiguous(memory_format=format)
 
 
-def test_what_padding_modes_hand_over_is_rewritten() -> None:
-    layer = nn.Conv2d(1, 32, 3, padding=1, padding_mode="reflect").requires_grad_(False)
-    seen, found = Seen(layer, THIN), []
-    for run in (seen, layer):
-        x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        out = run(x)
-        found.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
-    assert seen.used == ["thin"]
-    torch.testing.assert_close(*found)
-
-
 def test_only_where_a_gradient_goes_to_the_image_alone() -> None:
     layer, x = nn.Conv2d(1, 32, 3).requires_grad_(False), torch.rand(2, 1, 6, 6)
     seen = Seen(layer, THIN)

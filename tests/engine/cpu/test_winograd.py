@@ -237,25 +237,13 @@ def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch:
     layer.float()
     monkeypatch.setattr(winograd, "LEAST_TILES", 9)
     own(last)
-    assert passes == []
     monkeypatch.setattr(winograd, "LEAST_TILES", 8)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 5})
+    own(last)
+    assert passes == []
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 4})
     own(last)
     assert passes == [(2, 4, 8, 8)]
-
-
-@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 96), (torch.bfloat16, 256)])
-def test_narrow_layers_are_left(dtype: torch.dtype, least: int) -> None:
-    if not winograd.available(dtype):
-        pytest.skip("oneDNN does not compute in it here")
-    for inputs, outputs, used in (
-        (least - 1, least, []),
-        (least, least - 1, []),
-        (least, least, ["winograd"]),
-    ):
-        layer = nn.Conv2d(inputs, outputs, 3, padding=1).to(dtype).requires_grad_(False)
-        own = seen(layer, dtype)
-        own(rows(2, inputs, 16, 16, dtype=dtype))
-        assert own.used == used
 
 
 def test_large_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
