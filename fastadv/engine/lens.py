@@ -15,18 +15,14 @@ Way = Callable[..., Any]
 Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 # what reads no value of a tensor
-METADATA = frozenset(
-    (
-        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),
-        *("is_contiguous", "is_floating_point", "is_complex", "get_device", "__len__", "__hash__"),
-    )
-)
-PROPERTIES = frozenset(
-    (
-        *("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes"),
-        *("is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_mkldnn", "names", "_version"),
-    )
-)
+METADATA = frozenset((
+    *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),
+    *("is_contiguous", "is_floating_point", "is_complex", "get_device", "__len__", "__hash__"),
+))  # fmt: skip
+PROPERTIES = frozenset((
+    *("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes"),
+    *("is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_mkldnn", "names", "_version"),
+))  # fmt: skip
 
 
 class Lens(TorchFunctionMode):

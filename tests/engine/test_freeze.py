@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import freeze
 from fastadv.engine.form import Form
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
@@ -245,14 +245,6 @@ def test_bad_arguments() -> None:
         for call in (freeze(model), freeze(model).verdict, lambda x: freeze(model).input_gradient(x, Y)):
             with pytest.raises(InputError, match="x: expected a floating tensor"):
                 call(x)
-
-
-def test_empty_batch() -> None:
-    frozen: Frozen = freeze(convnet())
-    value, logits, gradient = frozen.input_gradient(X[:0], Y[:0])
-    assert value.shape == (0,)
-    assert logits.shape == (0, 5)
-    assert gradient.shape == (0, 2, 8, 8)
 
 
 @pytest.mark.parametrize(("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True)])

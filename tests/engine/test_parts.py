@@ -11,8 +11,8 @@ from fastadv.engine import parts
 from fastadv.engine.cpu import winograd
 
 
-class Watched(nn.Module):
-    """A convolutional net that remembers the sizes of the batches it saw."""
+class Net(nn.Module):
+    """A convolutional net."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,19 +20,16 @@ class Watched(nn.Module):
         self.conv = nn.Conv2d(2, 5, 3, padding=1)
         self.norm = nn.BatchNorm2d(5)
         self.head = nn.Linear(5, 4)
-        self.seen: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(len(x))
         out: Tensor = self.head(self.norm(self.conv(x)).tanh().mean((2, 3)))
         return out
 
 
-def frozen(monkeypatch: pytest.MonkeyPatch, rows: int, fold: bool = True) -> tuple[fa.Frozen, list[int]]:
-    """A Frozen whose twins are watched where it is not folded, for parts of so many rows of [2, 6, 7]."""
+def frozen(monkeypatch: pytest.MonkeyPatch, rows: int, fold: bool = True) -> fa.Frozen:
+    """A Frozen for parts of so many rows of [2, 6, 7]."""
     monkeypatch.setattr(parts, "BYTES", rows * 5 * 6 * 7 * 8)
-    net = Watched().double().eval()
-    return fa.freeze(net, fold=fold), net.seen
+    return fa.freeze(Net().double().eval(), fold=fold)
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -42,9 +39,9 @@ def test_parts_change_nothing(
 ) -> None:
     x = torch.rand(count, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     y, targets = torch.arange(count) % 4, (torch.arange(count) + 1) % 4
-    whole, _ = frozen(monkeypatch, 10**6, fold)
+    whole = frozen(monkeypatch, 10**6, fold)
     expected = whole(x), *whole.input_gradient(x, y, "cw", targets)
-    split, _ = frozen(monkeypatch, 10, fold)
+    split = frozen(monkeypatch, 10, fold)
     for mine, theirs in zip((split(x), *split.input_gradient(x, y, "cw", targets)), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
         assert mine.shape == theirs.shape
@@ -61,7 +58,7 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
 
     monkeypatch.setattr(nn.functional, "linear", counted)
     x = torch.rand(31, 2, 6, 7, dtype=torch.float64)
-    model, _ = frozen(monkeypatch, 10, fold=False)
+    model = frozen(monkeypatch, 10, fold=False)
     model(x)
     assert sizes == [3, 3, 2, 8, 8, 8, 7]  # the first rows tell how large their activations are
     assert model.forwards == 31  # without those, which are passed once for a model
@@ -86,7 +83,7 @@ def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch
     def away(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return (logits - goals).square().sum(1)
 
-    model, _ = frozen(monkeypatch, 8)
+    model = frozen(monkeypatch, 8)
     loss, logits, gradient = model.input_gradient(x, y, away)
     torch.testing.assert_close(loss, (logits - goals).square().sum(1))
     leaf = x.clone().requires_grad_()
@@ -94,7 +91,7 @@ def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
-class Training(Watched):
+class Training(Net):
     """Its normalization stays in training mode, whatever the model is told."""
 
     def train(self, mode: bool = True) -> "Training":
@@ -109,7 +106,7 @@ def test_rows_that_the_model_mixes_stay_together(
     kind: str, fold: bool, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     monkeypatch.setattr(parts, "BYTES", 1)
-    net = Watched() if kind == "no statistics" else Training()
+    net = Net() if kind == "no statistics" else Training()
     if kind == "no statistics":
         net.norm = nn.BatchNorm2d(5, track_running_stats=False)
     model = fa.freeze(net.double().eval(), fold=fold)
@@ -120,7 +117,7 @@ def test_rows_that_the_model_mixes_stay_together(
 
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = Watched().eval()
+    net = Net().eval()
     split = parts.Parts(net, net, winograd=False)
     monkeypatch.setattr(parts, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
@@ -157,7 +154,7 @@ def test_an_architecture_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_t
 
 def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
     seen: list[int] = []
-    net = Watched().eval()
+    net = Net().eval()
 
     def model(x: Tensor) -> Tensor:
         seen.append(len(x))

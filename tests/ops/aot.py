@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,23 +38,6 @@ OPTIONAL = ("targets", "hidden")  # and what has one value a row, as schemas nam
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 Variant = tuple[str, Any, Any, Any]  # its name, the kernel, the source and the options of the compiler
-
-
-@dataclass(frozen=True)
-class Build:
-    """What one variant of a kernel takes on one GPU architecture."""
-
-    op: str
-    kernel: str
-    dtype: str
-    variant: str
-    arch: int
-    registers: int
-    spill_bytes: int
-    stack_bytes: int
-    shared_bytes: int
-    load_bytes: int
-    num_warps: int
 
 
 def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
@@ -161,8 +143,8 @@ def pairs(found: list[tuple[torch.dtype, int, Variant]]) -> Iterator[tuple[torch
             yield one
 
 
-def build(name: str, quick: bool) -> list[Build]:
-    """Compile the variants of the op `name` for each architecture."""
+def build(name: str, quick: bool) -> list[dict[str, Any]]:
+    """Compile the variants of the op `name` for each architecture; what each takes there."""
     card, rows = CARDS[name], []
     found = [
         (dtype, arch, variant)
@@ -177,17 +159,17 @@ def build(name: str, quick: bool) -> list[Build]:
             target = GPUTarget("cuda", arch, 32)
             compiled = triton.compile(source, target=target, options=settings.__dict__)
         rows.append(
-            Build(
-                op=name,
-                kernel=kernel.fn.__name__,
-                dtype=str(dtype).removeprefix("torch."),
-                variant=variant,
-                arch=arch,
-                shared_bytes=compiled.metadata.shared,
-                num_warps=settings.num_warps,
-                load_bytes=widest_load(compiled.asm["ptx"]),
+            {
+                "op": name,
+                "kernel": kernel.fn.__name__,
+                "dtype": str(dtype).removeprefix("torch."),
+                "variant": variant,
+                "arch": arch,
                 **resources(compiled.asm["ptx"], arch, settings.enable_fp_fusion),
-            )
+                "shared_bytes": compiled.metadata.shared,
+                "load_bytes": widest_load(compiled.asm["ptx"]),
+                "num_warps": settings.num_warps,
+            }
         )
     return rows
 
@@ -210,10 +192,10 @@ def main() -> int:
         rows = [row for name in options.ops.split(",") for row in build(name, options.quick)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {**machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    options.out.write_text("".join(json.dumps({**asdict(row), **about}) + "\n" for row in rows))
+    options.out.write_text("".join(json.dumps({**row, **about}) + "\n" for row in rows))
     for row in rows:
-        print(*(f"{name}={value}" for name, value in asdict(row).items()))
-    return int(any(row.spill_bytes for row in rows))
+        print(*(f"{name}={value}" for name, value in row.items()))
+    return int(any(row["spill_bytes"] for row in rows))
 
 
 if __name__ == "__main__":

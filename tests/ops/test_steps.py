@@ -155,18 +155,3 @@ def test_other_mixtures_of_dtypes_and_shapes_are_refused():
     for points in (x.bfloat16(), x.double()):
         with pytest.raises(InputError, match="grad: expected"):
             ops.linf_step(points, x if points.dtype == torch.bfloat16 else x.bfloat16(), points, 0.1, 0.1)
-
-
-def test_gradients_in_bfloat16_in_every_layout():
-    draw = torch.Generator().manual_seed(3)
-    x, grad = (torch.rand(3, 3, 5, 7, generator=draw) for _ in range(2))
-    narrow = (grad - 0.5).bfloat16()
-    expected = ops.linf_step(x, narrow.float(), x, 0.1, 0.03)
-    last = torch.channels_last
-    for points in (x, x.contiguous(memory_format=last)):
-        for along in (
-            narrow,
-            narrow.contiguous(memory_format=last),
-            narrow.transpose(2, 3).clone().transpose(2, 3),
-        ):
-            assert torch.equal(ops.linf_step(points, along, points, 0.1, 0.03), expected)

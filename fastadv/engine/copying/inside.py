@@ -47,8 +47,8 @@ _doubtful: WeakSet[nn.Module] = WeakSet()
 def keep_inside(
     copied: nn.Module,
     originals: Iterable[nn.Module],
-    unregistered: Iterable[nn.Module] = (),
-    doubtful: bool = True,
+    unregistered: Iterable[nn.Module],
+    doubtful: bool,
 ) -> None:
     """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode.
 

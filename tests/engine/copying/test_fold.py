@@ -77,10 +77,6 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (4, 6, 6),
     ),
-    "conv3d": (
-        lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Flatten(), nn.Linear(54, 3)),
-        (1, 4, 4, 4),
-    ),
     "linear": (
         lambda: nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
         (6,),
