@@ -84,6 +84,18 @@ def test_bounds_cover_the_roundings_after_the_product():
     assert bool((high[0, 0].double() >= exact[worst]).all())
 
 
+@pytest.mark.parametrize("cols", [1, 16, 1024, 100_000])
+def test_the_margin_covers_sums_one_term_at_a_time(cols):
+    """The worst order of adding: each term after the first is half an ulp of the sum and rounds away."""
+    from fastadv.ops.triton._nearest import slack
+
+    lost = (cols - 1) * 2.0**-24  # of ||x||^2, of ||p||^2 and of x.p alike, where p = -x
+    computed, exact = 4.0, 4.0 * (1 + lost)
+    margin = slack(cols) * 2.0  # of the computed magnitudes
+    assert computed + margin >= exact
+    assert margin <= 2.1 * (exact - computed) + 2e-5
+
+
 def bounds(x, prototypes, bias):
     """(low, high) [1, 1, tiles] of one image and class, as the launcher has them computed."""
     from fastadv.ops.triton import nearest_prototype as module

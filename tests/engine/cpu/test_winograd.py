@@ -1,6 +1,7 @@
 """A search twin's wide convolutions by Winograd's method are those of the model."""
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.cpu import winograd
-from fastadv.engine.cpu.winograd import WINOGRAD, Winograd
+from fastadv.engine.cpu.winograd import WINOGRAD, Kernels, Winograd
 from tests.engine.rewritten import Seen, answers
 
 NOTE = "convolutions by Winograd's method"
@@ -177,6 +178,23 @@ def test_only_the_directions_that_are_passed_are_transformed(monkeypatch: pytest
     for _ in range(2):
         frozen.input_gradient(x, y)
         assert made == [(6, 5), (6, 6), (3, 6)]
+
+
+@pytest.mark.usefixtures("_narrow_ones_too", "uncollected")
+def test_transformed_weights_go_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = Kernels.of
+
+    def of(weight: Tensor) -> tuple[Kernels, ...]:
+        kernels = real(weight)
+        made.extend(weakref.ref(each) for each in kernels)
+        return kernels
+
+    monkeypatch.setattr(Kernels, "of", of)
+    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
+    fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1)
+    assert len(made) == 7  # three layers in two directions, and the first also as it is, before it was folded
+    assert not any(each() for each in made)
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
