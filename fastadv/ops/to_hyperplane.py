@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops._norm import check_norm
 from fastadv.ops._rows import Box, check_like, limits
 from fastadv.ops._samples import SHAPES, batch, layouts, within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
@@ -104,7 +103,8 @@ def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: 
     in L1. Exact up to rounding. Raises InputError on mismatched tensors or another norm.
     """
     check_like(points, normal=normal)
-    check_norm(norm, NORMS)
+    if norm not in NORMS:
+        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
     if lack.shape != points.shape[:1]:
         raise InputError(
             f"lack: expected one value a sample, shape ({len(points)},), got {tuple(lack.shape)}"
