@@ -128,6 +128,7 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
 
 
+@pytest.mark.slow
 def test_an_architecture_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(parts, "BYTES", 1)
     measured = []
