@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,14 @@ def killed_at(turn: int, when: str) -> None:
         count += 1
 
     os.replace = dying
+
+
+def kill_at_each_moment(run: Callable[[Path], object]) -> None:
+    """Run the command line FOLDER TURN-WHEN ...: a copy of this process is killed at each, in its folder."""
+    for moment in sys.argv[2:]:
+        if os.fork() == 0:
+            turn, when = moment.split("-")
+            killed_at(int(turn), when)
+            run(Path(sys.argv[1]) / moment)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL

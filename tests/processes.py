@@ -1,10 +1,13 @@
 """Several processes of one test: each calls a function of a worker's module by its name."""
 
+import json
 import multiprocessing
 import os
 import runpy
+import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,6 +17,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from fastadv.errors import InputError
 from tests.other_machine import MOVED, OtherMachine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,3 +99,48 @@ def work(rank: int, world: int, module: str, do: str, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     getattr(import_module(module), do)(folder, rank)
     dist.destroy_process_group()
+
+
+def kill(module: str, folder: Path) -> None:
+    """Have `killed` kill the second of two processes, which the first says."""
+    (code, _, said), (killed, *_) = finish(start(module, "killed", folder, 2))
+    assert (code, killed) == (0, -signal.SIGKILL), said
+    assert "expected all 2 of this run to go on, lost one" in (folder / "error.txt").read_text()
+
+
+def resume(module: str, folder: Path, world: int) -> list[bytes]:
+    """Return what so many processes write that `go_on` with a copy of `folder`/run."""
+    shutil.copytree(folder / "run", folder / f"run-{world}")
+    import_module(module).go_on(folder) if world == 1 else go(module, "go_on", folder, world)
+    return [path.read_bytes() for path in folder.glob(f"resumed-{world}-*")]
+
+
+def tell(folder: Path, rank: int, wrong: Mapping[str, Callable[[], object]]) -> None:
+    """Write what each of these calls is refused with."""
+    said = {}
+    for name, call in wrong.items():
+        try:
+            call()
+        except InputError as error:
+            said[name] = str(error)
+    (folder / f"refused-{rank}.json").write_text(json.dumps(said))
+
+
+class Refused:
+    """What two processes told of the calls that they were refused."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said = [json.loads((folder / f"refused-{rank}.json").read_text()) for rank in (0, 1)]
+
+    def alike(self, name: str, another: str) -> None:
+        """Both were not called alike, and say by what."""
+        first, second = (said[name] for said in self.said)
+        assert first == second
+        assert "expected the same run in all 2, got process 1 with another" in first
+        assert f"another {another}" in first
+
+    def by(self, rank: int, **named: str) -> None:
+        """One found by itself what is wrong, and the other repeats it."""
+        for name, said in named.items():
+            assert self.said[rank][name].startswith(said)
+            assert self.said[1 - rank][name] == f"process {rank}: {self.said[rank][name]}"

@@ -1,11 +1,8 @@
 """A construction that is killed, shared between processes, or resumed on damaged or foreign files."""
 
 import json
-import os
 import resource
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +200,8 @@ def test_full_disk_keeps_what_was_written(tmp_path):
 
 
 if __name__ == "__main__":
-    from tests.kills import killed_at  # a test imports this file without the root on its path
+    from tests.kills import kill_at_each_moment  # a test imports this file without the root on its path
 
     torch.set_num_threads(1)
     random_target(toy_model(), toy_base(40), **OPTIONS)  # slow the first time, before the process multiplies
-    for moment in sys.argv[2:]:
-        if os.fork() == 0:
-            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
-            random_target(toy_model(), toy_base(40), out_dir=f"{sys.argv[1]}/{moment}", **OPTIONS)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+    kill_at_each_moment(lambda folder: random_target(toy_model(), toy_base(40), out_dir=folder, **OPTIONS))

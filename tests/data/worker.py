@@ -1,8 +1,7 @@
 """What each process of a test does with a construction; the sets it returned lie in files."""
 
 import json
-import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 from torch import nn
 
 from fastadv.data import ConstructedSet
-from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
 from fastadv.threat import L2
 from tests.data.sets import ALL, CLASSES, random_target, toy_base
 from tests.kills import die, loss_told
+from tests.processes import tell
 
 # 60 images are three shards of four, four and two batches: fewer shards than four processes
 OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
@@ -49,35 +48,19 @@ def every_set(folder: Path, rank: int = 0) -> None:
         write(construct(net(), toy_base(), **OPTIONS, **more), folder / f"{kind}-{name}.memory")
 
 
-def resumed(folder: Path, end: Callable[[], None] = lambda: None) -> ConstructedSet:
-    """`end` is called in the second process after the first shard."""
+def resumed(folder: Path, killed: bool = False) -> ConstructedSet:
+    """The second process may be killed after the first shard."""
 
     def progress(done: int, total: int) -> None:
-        if done == 39 and processes.rank() == 1:
-            end()
+        if killed and done == 39 and processes.rank() == 1:
+            die()
 
     return random_target(net(), toy_base(), out_dir=folder, progress=progress, **OPTIONS)
 
 
-class Stop(Exception):
-    """Raised in the middle of a construction."""
-
-
-def _stop() -> None:
-    raise Stop
-
-
-def stopped(folder: Path, rank: int) -> None:
-    with loss_told(folder):
-        try:
-            resumed(folder / "run", _stop)
-        except Stop:
-            os._exit(0)  # as one that is stopped does
-
-
 def killed(folder: Path, rank: int) -> None:
     with loss_told(folder):
-        resumed(folder / "run", die)
+        resumed(folder / "run", killed=True)
 
 
 def go_on(folder: Path, rank: int = 0) -> None:
@@ -108,11 +91,6 @@ def faults(folder: Path, rank: int) -> None:
         # in the fourth batch, which the second process reads
         "pixel": {"base": [*zip(spoiled.x, spoiled.y.tolist(), strict=True)]},
     }
-    said = {}
-    for name, options in wrong.items():
-        given = {"model": net(), "base": toy_base(), **OPTIONS, **options}
-        try:
-            random_target(given.pop("model"), given.pop("base"), **given)
-        except InputError as error:
-            said[name] = str(error)
-    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+    given = {"model": net(), "base": toy_base(), **OPTIONS}
+    calls = {name: partial(random_target, **(given | options)) for name, options in wrong.items()}
+    tell(folder, rank, calls)

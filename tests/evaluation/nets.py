@@ -1,9 +1,6 @@
 """A model whose nearest adversarial examples are known; run as a program, evaluations that are killed."""
 
 import math
-import os
-import signal
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -65,13 +62,8 @@ def run(folder: Path | None, *, resume: bool = False, **options: object) -> Tabl
 
 if __name__ == "__main__":
     from tests.evaluation.nets import run  # the names of functions count: not those of __main__
-    from tests.kills import killed_at
+    from tests.kills import kill_at_each_moment
 
     torch.set_num_threads(1)
     run(None)  # what is slow the first time is done before the process multiplies
-    for moment in sys.argv[2:]:
-        if os.fork() == 0:
-            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
-            run(Path(sys.argv[1]) / moment)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+    kill_at_each_moment(run)

@@ -1,8 +1,6 @@
 """Several processes evaluate what one process evaluates."""
 
 import json
-import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 
 from fastadv.runs.files import digest, load_tensors
 from tests.evaluation.worker import go_on, timeless, whole
-from tests.processes import finish, go, start
+from tests.processes import Refused, go, kill, resume
 
 WORKER = "tests.evaluation.worker"
 # slow: the first test starts the processes of all
@@ -77,15 +75,6 @@ def test_the_folder_of_several_processes_is_that_of_one(world: int, done: Path) 
     assert ours.read_bytes() == alone.read_bytes()
 
 
-def check_resumed(folder: Path, world: int, never: bytes) -> None:
-    """So many processes go on with `folder`/run, all to the table of a run that was never stopped."""
-    shutil.copytree(folder / "run", folder / f"run-{world}")
-    go_on(folder) if world == 1 else go(WORKER, "go_on", folder, world)
-    tables = [path.read_bytes() for path in folder.glob(f"resumed-{world}-*")]
-    assert tables == [never] * world
-    assert len(kept(folder / f"run-{world}")) == 12
-
-
 def test_an_error_in_one_ends_all_and_any_number_goes_on(tmp_path: Path, never: bytes) -> None:
     go(WORKER, "stopped", tmp_path, 2)
     assert (tmp_path / "stopped-1").read_text() == "Stop: in the middle"
@@ -93,40 +82,28 @@ def test_an_error_in_one_ends_all_and_any_number_goes_on(tmp_path: Path, never: 
     # two batches of each were done, but for one attack on one
     assert len(kept(tmp_path / "run")) == 7
     for world in (1, 4):
-        check_resumed(tmp_path, world, never)
+        assert resume(WORKER, tmp_path, world) == [never] * world
+        assert len(kept(tmp_path / f"run-{world}")) == 12
 
 
 def test_a_killed_process_ends_the_others_and_leaves_what_was_finished(tmp_path: Path, never: bytes) -> None:
-    (code, _, said), (killed, *_) = finish(start(WORKER, "killed", tmp_path, 2))
-    assert (code, killed) == (0, -signal.SIGKILL), said
-    assert "expected all 2 of this run to go on, lost one" in (tmp_path / "error.txt").read_text()
+    kill(WORKER, tmp_path)
     assert len(kept(tmp_path / "run")) == 7
-    check_resumed(tmp_path, 1, never)
+    assert resume(WORKER, tmp_path, 1) == [never]
 
 
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     go(WORKER, "faults", tmp_path, 2)
-    first, second = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in (0, 1))
-    alike = "data", "model", "attacks", "batch_size", "keep_samples", "radii", "resume"
-    for name in (*alike, "auto", "auto curve"):
-        assert first[name] == second[name]
-        assert "expected the same run in all 2, got process 1 with another" in first[name]
-        assert f"another {'batch_size' if name.startswith('auto') else name}" in first[name]
-    for name, said in {
-        "argument": "limit: expected",
-        "attack": "attacks['odd']: expected an AttackResult",
-    }.items():
-        assert second[name].startswith(said)
-        assert first[name] == f"process 1: {second[name]}"
-    for name, said in {
-        "folder": "run_dir: expected a folder",
-        "done": "run_dir: expected a new folder",
-        "auto done": "run_dir: expected a new folder",
-    }.items():
-        assert first[name].startswith(said)
-        assert second[name] == f"process 0: {first[name]}"
-    # of the sample 17, in the fifth batch, which is the first process's
-    assert first["label"].startswith("dataset: expected labels from 0 to 2")
-    assert second["label"] == f"process 0: {first['label']}"
+    refused = Refused(tmp_path)
+    for name in ("data", "model", "attacks", "batch_size", "keep_samples", "radii", "resume"):
+        refused.alike(name, name)
+    for name in ("auto", "auto curve"):
+        refused.alike(name, "batch_size")
+    refused.by(1, argument="limit: expected", attack="attacks['odd']: expected an AttackResult")
+    new = "run_dir: expected a new folder"
+    # the label is of sample 17, in the fifth batch, which is the first process's
+    labels = "dataset: expected labels from 0 to 2"
+    refused.by(0, folder="run_dir: expected a folder", done=new, **{"auto done": new}, label=labels)
+    first, second = refused.said
     assert first["nan"] == second["nan"]
     assert "expected finite logits" in first["nan"]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
 from tests.kills import die, loss_told
+from tests.processes import tell
 
 THREAT = fa.Linf(0.17)
 
@@ -195,20 +195,9 @@ def faults(folder: Path, rank: int) -> None:
         "attack": {"attacks": {"odd": odd}},
         "nan": {"limit": 5},
     }
-    said = {}
-    for name, options in wrong.items():
-        given = {"model": Net(), "dataset": images(), "attacks": BOUNDED, "batch_size": 4, **options}
-        try:
-            evaluate(**given)
-        except InputError as error:
-            said[name] = str(error)
-    curves: dict[str, dict[str, Any]] = {
-        "radii": {"radii": [0.01 * (rank + 1)]},
-        "auto curve": {"radii": [0.01], "batch_size": "auto" if rank else 4},
-    }
-    for name, options in curves.items():
-        try:
-            accuracy_against_radius(Net(), images(), at_radius, **options)
-        except InputError as error:
-            said[name] = str(error)
-    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+    given = {"model": Net(), "dataset": images(), "attacks": BOUNDED, "batch_size": 4}
+    calls = {name: partial(evaluate, **(given | options)) for name, options in wrong.items()}
+    curve = partial(accuracy_against_radius, Net(), images(), at_radius)
+    calls["radii"] = partial(curve, radii=[0.01 * (rank + 1)])
+    calls["auto curve"] = partial(curve, radii=[0.01], batch_size="auto" if rank else 4)
+    tell(folder, rank, calls)
