@@ -72,13 +72,6 @@ def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind: str, fol
     assert list(batches(dataset, 2, [])) == []
 
 
-def test_other_data_sets_give_what_memory_gives() -> None:
-    dataset = memory()
-    other = Listed([dataset[i] for i in range(11)])
-    for fast, slow in zip(batches(dataset, 4), batches(other, 4), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
-
-
 def test_a_batch_is_a_copy() -> None:
     dataset = ImageSet(torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), 1, "memory")
     before = dataset.x.clone()

@@ -90,13 +90,14 @@ def test_purposes_do_not_share_random_numbers():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-def test_inversion_towards_a_named_module_or_a_function():
-    base, model = toy_base(20), toy_model().eval()
-    named = robust(model, base, steps=30, module="1")
-    given = robust(model, base, steps=30, module=lambda x: model[:2](x))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_inversion_towards_a_named_module_or_a_function(dtype):
+    """The function gets images in the precision of the model."""
+    base, model = toy_base(10), toy_model().to(dtype).eval()
+    named = robust(model, base, steps=5, module="1")
+    given = robust(model, base, steps=5, module=lambda x: model[:2](x))
     assert torch.equal(named.x, given.x)
-    assert not torch.equal(named.x, robust(model, base, steps=30).x)
+    assert not torch.equal(named.x, robust(model, base, steps=5).x)
     assert named.card["config"]["module"] == "1"
 
 
@@ -135,13 +136,7 @@ def test_targeted_images_lower_the_loss_to_their_label(construct):
 
 @pytest.mark.parametrize("construct", [robust, random_target])
 @pytest.mark.parametrize(
-    ("dtype", "stored"),
-    [
-        (torch.float64, "uint8"),
-        (torch.float16, "float32"),
-        (torch.bfloat16, "uint8"),
-        (torch.bfloat16, "float32"),
-    ],
+    ("dtype", "stored"), [(torch.float64, "uint8"), (torch.float16, "float32"), (torch.bfloat16, "uint8")]
 )
 def test_models_of_any_precision(construct, dtype, stored):
     """The set of a net in another precision is that of the net in float32, as far as its rounding goes."""
@@ -159,13 +154,6 @@ def test_models_of_any_precision(construct, dtype, stored):
     for name in ("objective_before", "objective_after"):
         torch.testing.assert_close(made.figures[name], wanted.figures[name], atol=bound, rtol=bound)
     assert (made.figures["objective_after"] < 0.9 * made.figures["objective_before"]).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_function_of_images_gets_them_in_the_models_precision(dtype):
-    model = toy_model().to(dtype).eval()
-    made = robust(model, toy_base(10), steps=2, module=lambda x: model[:2](x))
-    assert torch.equal(made.x, robust(model, toy_base(10), steps=2, module="1").x)
 
 
 @pytest.mark.slow
@@ -220,53 +208,25 @@ def test_radius_for_each_image():
     assert (made.figures["distance"][1:] > 0.8 * radius[1:]).all()
 
 
-def isometric() -> nn.Sequential:
-    """The toy model without its ReLU and biases, each layer with orthonormal rows."""
+@pytest.mark.slow
+@pytest.mark.parametrize("construct", [robust, random_target])
+def test_batch_size_does_not_matter(construct):
+    """Orthonormal layers without a kink hardly enlarge the rounding of sums, of 1e-7 or so."""
     model = toy_model()
     model[2] = nn.Identity()  # type: ignore[index]
     for layer in (model[1], model[3]):  # type: ignore[index]
         layer.bias.data.zero_()
         layer.weight.data = torch.linalg.qr(layer.weight.data.T).Q.T.contiguous()
-    return model  # type: ignore[return-value]
-
-
-def apart(residual: float, length: float, steps: int, step_size: float) -> float:
-    """How far two searches in float32 on `isometric()` may part that differ in the order of sums alone.
-
-    The gradient is A^T r, with the rows of A orthonormal and r the difference of representations, or of
-    probabilities and target: an error d of the features, or of x, turns its direction by d / |r|. `residual`
-    is the smallest |r|, `length` the largest |x|. A feature is a sum of up to 64 + 32 products, each partial
-    sum rounded by half of eps, so it is wrong by eps / 2 * 96 |x|, and all 32 by its square root of 32; the
-    way back adds as much for |r| / |r|. Two searches err twice as much. The step then rounds 64 pixels.
-    Projections bring no two points further apart.
-    """
-    eps = torch.finfo(torch.float32).eps
-    direction = eps * (64 + 32) * math.sqrt(32) * (length / residual + 1)
-    growth = (1 + step_size / residual) ** steps
-    return steps * growth * (step_size * direction + eps * math.sqrt(64))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("construct", [robust, random_target])
-def test_batch_size_does_not_matter(construct):
-    base, steps, step_size = toy_base(20), 15, 0.02
-    sets = [
+    first, *others = (
         construct(
-            isometric(), base, steps=steps, step_size=step_size, batch_size=size, shard_size=9,
-            dtype="float32",
+            model, toy_base(20), steps=15, step_size=0.02, batch_size=size, shard_size=9, dtype="float32"
         )
         for size in (20, 7, 1)
-    ]  # fmt: skip
-    residual = sets[0].figures["objective_after"].min().item()  # it has fallen at each step
-    if construct is random_target:
-        residual = 1 - math.exp(-residual)  # of the target's probability alone
-    length = served(base.x).flatten(1).norm(dim=1).max().item() + steps * step_size
-    bound = apart(residual, length, steps, step_size)
-    assert bound < step_size / 50  # far below what another start, label or step would show
-    for other in sets[1:]:
-        torch.testing.assert_close(other.x, sets[0].x, atol=bound, rtol=0)
-        assert torch.equal(other.labels, sets[0].labels)
-        assert torch.equal(other.ids, sets[0].ids)
+    )
+    for other in others:
+        torch.testing.assert_close(other.x, first.x, atol=1e-5, rtol=0)
+        assert torch.equal(other.labels, first.labels)
+        assert torch.equal(other.ids, first.ids)
 
 
 @pytest.mark.parametrize("construct", [robust, random_target])
@@ -304,8 +264,7 @@ def test_saved_in_memory_set_equals_the_streamed_one(tmp_path):
 @pytest.mark.slow
 def test_base_may_be_any_map_style_data_set():
     base = toy_base(eight_bit=False)
-    listed = [base[i] for i in range(len(base))]
-    made, wanted = (random_target(toy_model(), data, steps=5) for data in (listed, base))
+    made, wanted = (random_target(toy_model(), data, steps=5) for data in ([*base], base))
     assert made.x.dtype == torch.float32
     assert torch.equal(made.x, wanted.x)
     assert made.classes == tuple("01234")
@@ -326,15 +285,10 @@ def test_base_of_image_files_is_stored_in_8_bits(tmp_path):
 
 
 def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
-    for name, steps, radius in (
-        ("d_r", 1000, math.inf),
-        ("d_nr", 1000, math.inf),
-        ("d_rand", 100, 0.5),
-        ("d_det", 100, 0.5),
-    ):
+    inversion, attack = (1000, 0.1, L2(math.inf).describe()), (100, 0.1, L2(0.5).describe())
+    for name, wanted in {"d_r": inversion, "d_nr": inversion, "d_rand": attack, "d_det": attack}.items():
         budget = construct.CIFAR10_PAPER[name]
-        assert (budget["steps"], budget["step_size"], budget["threat"].radius) == (steps, 0.1, radius)
-        assert isinstance(budget["threat"], L2)
+        assert (budget["steps"], budget["step_size"], budget["threat"].describe()) == wanted
     for function in (construct.robust, construct.non_robust, construct.random_target, construct.fixed_shift):
         with pytest.raises(TypeError, match="steps"):
             function(toy_model(), toy_base(5), step_size=0.1)
@@ -348,9 +302,7 @@ class NaNForDarkImages(nn.Module):
         self.net = toy_model()
 
     def forward(self, x: Tensor) -> Tensor:
-        dark = x.flatten(1).mean(1, keepdim=True) < 0.01
-        logits: Tensor = self.net(x)
-        return torch.where(dark, torch.nan, logits)
+        return torch.where(x.flatten(1).mean(1, keepdim=True) < 0.01, torch.nan, self.net(x))
 
 
 @pytest.mark.parametrize("eight_bit", [True, False])

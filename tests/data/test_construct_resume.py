@@ -110,23 +110,16 @@ def test_finished_run_is_kept_as_it_is(done):
 
 @pytest.mark.slow
 def test_two_processes_share_the_shards(tmp_path, done):
-    first = random_target(
-        toy_model(), toy_base(40), out_dir=tmp_path / "shared", rank=0, world_size=2, **OPTIONS
+    first, second = (
+        random_target(toy_model(), toy_base(40), out_dir=tmp_path, rank=rank, world_size=2, **OPTIONS)
+        for rank in (0, 1)
     )
     assert first.ids.tolist() == [*range(8), *range(16, 24), *range(32, 40)]
-    assert not (tmp_path / "shared" / "index.json").exists()
-    second = random_target(
-        toy_model(), toy_base(40), out_dir=tmp_path / "shared", rank=1, world_size=2, **OPTIONS
-    )
     alone = load_constructed(done)
     assert torch.equal(second.x, alone.x)
     assert torch.equal(second.ids, alone.ids)
-    for ours, theirs in zip(shards(tmp_path / "shared"), shards(done), strict=True):
+    for ours, theirs in zip(shards(tmp_path), shards(done), strict=True):
         assert ours.read_bytes() == theirs.read_bytes()
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
 
 
 def _flip_a_bit(path: Path) -> None:
@@ -135,16 +128,12 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def _swap(path: Path) -> None:
-    path.write_bytes((path.parent / "shard-00003.safetensors").read_bytes())
-
-
 def _foreign(path: Path) -> None:
     save_file({"images": torch.zeros(8, 1, 4, 4)}, path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, _swap, _foreign])
+@pytest.mark.parametrize("damage", [_flip_a_bit, _foreign])
 def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     wanted = load_constructed(done)
     bad = done / "shard-00001.safetensors"

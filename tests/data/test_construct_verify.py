@@ -16,7 +16,6 @@ from fastadv.data import ConstructedSet, ImageSet, load_constructed, verify_cons
 from fastadv.data.construct import verify
 from fastadv.data.shards import read_shards, shard_name, write_index, write_shard
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import digest
 from fastadv.threat import L0, L1, L2, Linf
 
 from .sets import ALL, CLASSES, fixed_shift, random_target, robust, toy_base, toy_model
@@ -95,10 +94,12 @@ def test_what_is_measured_is_in_the_set(done):
 
 
 def test_every_bad_shard_is_named(done):
+    whole = (done / shard_name(1)).read_bytes()
+    (done / shard_name(7)).write_bytes(whole)
+    with pytest.raises(CorruptFileError, match=r"shard-00007\.safetensors: expected 3 shards"):
+        verify_constructed(done)
     (done / shard_name(0)).unlink()
-    damaged = bytearray((done / shard_name(2)).read_bytes())
-    damaged[-3] ^= 4
-    (done / shard_name(2)).write_bytes(damaged)
+    (done / shard_name(2)).write_bytes(whole[:-3])
     with pytest.raises(CorruptFileError) as caught:
         verify_constructed(done)
     text = str(caught.value)
@@ -158,12 +159,6 @@ def _fewer(tensors: Any, config: Any, card: Any) -> None:
 def test_a_set_that_differs_from_its_card(done, change, says):
     falsify(done, change)
     with pytest.raises(CorruptFileError, match=re.escape(says)):
-        verify_constructed(done)
-
-
-def test_a_shard_that_nothing_lists(done):
-    (done / shard_name(7)).write_bytes((done / shard_name(1)).read_bytes())
-    with pytest.raises(CorruptFileError, match=r"shard-00007\.safetensors: expected 3 shards"):
         verify_constructed(done)
 
 
@@ -291,17 +286,6 @@ def test_a_saved_set_and_progress(tmp_path):
     assert calls == [(15, 40), (20, 40), (35, 40), (40, 40)]
     with pytest.raises(InputError, match="batch_size"):
         verify_constructed(tmp_path, batch_size=0)
-
-
-@pytest.mark.slow
-def test_the_card_holds_the_hash_of_the_weights(done):
-    """It does not depend on where the network lies in memory, nor on its mode."""
-    model = toy_model()
-    known = load_constructed(done).card["config"]["model"]["hash"]
-    assert verify.weights_or_code(model.eval())["hash"] == known
-    assert digest(model.state_dict()) == digest(toy_model().state_dict())
-    model[1].bias.data[0] += 1e-6  # type: ignore[index]
-    assert verify.weights_or_code(model)["hash"] != known
 
 
 def test_a_base_of_another_kind_and_tiny_distances(tmp_path):
