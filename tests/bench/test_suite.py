@@ -48,13 +48,13 @@ def test_an_equal_robust_accuracy_is_no_worse():
 def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch):
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(suite, "problem", lambda *given: (Threshold(), X, Y))
-    monkeypatch.setattr(suite, "cases_on", lambda net: (Case("fgsm", "l2", (), {}, {}, images=2, few=1),))
+    monkeypatch.setattr(suite, "cases_on", lambda net: (Case("fgsm", "l2", (), {}, {}, few=1),))
     monkeypatch.setattr(suite, "rows", lambda case, model, x, y, *rest: asked.append((len(x), len(y))) or [])
     places = {"samples": 4, "data_dir": Path(), "weights": Path()}
     for variant in ("full", "quick"):
         options = Namespace(model=["cnn"], only=None, variant=variant, turns=1, precision=["fp32"], **places)
         assert not list(suite.measured(options, torch.device("cpu")))
-    assert asked == [(2, 2), (1, 1)]
+    assert asked == [(4, 4), (1, 1)]
 
 
 def test_queries_are_as_many_as_a_peer_made(monkeypatch):

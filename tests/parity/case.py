@@ -30,7 +30,7 @@ class Case:
     `radius` is inf for a minimum-norm attack, which is measured by its median distance, and else that of the
     ball, measured by robust accuracy. `label` tells cases of one attack and norm apart.
     `ours` makes our arguments of a budget and of the passes that the best peer spent on each image.
-    `images` and `few` are the most images of the two variants; with `few` 0 there is no short one.
+    `few` are the most images of the short variant.
     `chance` says that the outcome hangs on random draws, which are not the peers'. Of the full variant there
     are then `seeds` runs and of the short one `few_seeds`, and all of their images count.
     """
@@ -43,7 +43,6 @@ class Case:
     radius: float = inf
     label: str = ""
     ours: Callable[[Budget, float], Budget] = _same
-    images: int = 10_000
     few: int = 25
     chance: bool = False
     seeds: int = 1
@@ -97,7 +96,7 @@ class Case:
 
     def count(self, variant: str, samples: int = 100) -> int:
         """How many of so many images are used."""
-        return min(samples, self.images if variant == "full" else self.few)
+        return samples if variant == "full" else min(samples, self.few)
 
 
 def given(**more: Any) -> Callable[[Budget, float], Budget]:

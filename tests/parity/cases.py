@@ -52,14 +52,12 @@ def _apgd(norm: str, radius: float, loss: str) -> Case:
             auto_attack("autopgd_base", "APGDAttack_targeted", norm, **large),
             adv_lib("apgd_targeted", "adv-lib (n_iter)", "eps", **larger),
         )
+        seeds, few = (SEEDS_OF_CLASSES_L1 if norm == "l1" else SEEDS_OF_CLASSES), 1
     else:
         peers = (
             auto_attack("autopgd_base", "APGDAttack", norm, loss=loss, **large),
             adv_lib("apgd", "adv-lib (n_iter)", "eps", loss_function=loss, **larger),
         )
-    if loss == "dlr-targeted":
-        seeds, few = (SEEDS_OF_CLASSES_L1 if norm == "l1" else SEEDS_OF_CLASSES), 1
-    else:
         seeds, few = (SEEDS_L1, FEW_SEEDS_L1) if norm == "l1" else (SEEDS, 1)
     return Case("apgd", norm, peers, **(HUNDRED | {"seeds": seeds}), few_seeds=few, radius=radius, label=loss,
                 ours=given(loss=loss), chance=norm == "l1")  # fmt: skip

@@ -1,12 +1,8 @@
 """Attacks of other packages, called alike: `peer.run(model, x, y, radius, seed=0, **budget)` gives x_adv.
 
 Those on PyPI come with the extra `bench`. The rest are used where they can be imported: the folders that the
-environment variable FASTADV_PEERS names, as PATH does, are searched too. The stored figures come from these
-commits, in this order:
-
-    github.com/fra31/auto-attack                            a39220048b3c
-    github.com/fra31/sparse-rs                              21d875969a14
-    github.com/sigma0-advx/sigma-zero                       f79dedded5c5
+environment variable FASTADV_PEERS names, as PATH does, are searched too. The stored figures come from the
+COMMITS of github.com/fra31/auto-attack, fra31/sparse-rs and sigma0-advx/sigma-zero.
 
 Packages are imported inside the calls: one that is missing costs its own rows only. They draw from the global
 generators, which are seeded before each run.
@@ -27,11 +23,7 @@ from torch import Tensor, nn
 
 import fastadv._torchvision  # noqa: F401  adv-lib imports torchvision, which fails beside a CPU-only torch
 
-COMMITS = {
-    "auto-attack": "a39220048b3c",
-    "sparse-rs": "21d875969a14",
-    "sigma-zero": "f79dedded5c5",
-}
+COMMITS = {"auto-attack": "a39220048b3c", "sparse-rs": "21d875969a14", "sigma-zero": "f79dedded5c5"}
 sys.path += filter(None, os.environ.get("FASTADV_PEERS", "").split(os.pathsep))
 P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": inf}
 # the names of a budget in other packages
@@ -185,15 +177,8 @@ def autoattack(norm: str) -> Peer:
     """The authors' package as a whole."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, version: str) -> Any:
-        whole = import_module("autoattack").AutoAttack(
-            model,
-            norm=norm.capitalize(),
-            eps=radius,
-            version=version,
-            device=str(x.device),
-            verbose=False,
-            seed=0,
-        )
+        said = {"version": version, "device": str(x.device), "verbose": False, "seed": 0}
+        whole = import_module("autoattack").AutoAttack(model, norm=norm.capitalize(), eps=radius, **said)
         return whole.run_standard_evaluation(x, y, bs=len(x))
 
     return _peer("auto-attack", "AutoAttack", {}, "auto-attack", call)
