@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fastadv import rng
+from fastadv._checks import check_count
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import Held, check_images, check_positions, to_unit
 from fastadv.errors import CorruptFileError, InputError
@@ -70,13 +71,13 @@ def raw_batches(
 
 
 def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "dataset") -> int:
-    """Return the number of samples, at most `limit`; InputError where there are none or nobody knows."""
+    """Return the number of samples, at most `limit`; InputError where there are none, or for another one."""
     size = len(dataset) if isinstance(dataset, Sized) else 0
     if size == 0:
         raise InputError(
             f"{name}: expected a data set with a length and at least one image, got an empty or unsized one"
         )
-    return size if limit is None else min(limit, size)
+    return size if limit is None else min(check_count("limit", limit, 1), size)
 
 
 def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[Batch]:

@@ -97,18 +97,14 @@ class Mixture(Held):
     def take(self, positions: Tensor) -> Tensor:
         """Return them on the device of the real ones: uint8 where both sets are, float32 otherwise."""
         made = positions >= len(self.real)
-        kinds = {
-            ~made: self.real.take(positions[~made]),
-            made: self.generated.take(positions[made] - len(self.real)),
-        }
-        eight_bit = all(images.dtype == torch.uint8 for images in kinds.values())
-        x = torch.empty(
-            (len(positions), *self.shape),
-            dtype=torch.uint8 if eight_bit else torch.float32,
-            device=self.labels.device,
+        real, generated = (
+            self.real.take(positions[~made]),
+            self.generated.take(positions[made] - len(self.real)),
         )
-        for own, images in kinds.items():
-            x[own] = (images if eight_bit else to_unit(images)).to(x.device)
+        if real.dtype != generated.dtype:
+            real, generated = to_unit(real), to_unit(generated)
+        x = real.new_empty((len(positions), *self.shape))
+        x[~made], x[made] = real, generated.to(x.device)
         return x
 
     def to(self, device: torch.device | str) -> "Mixture":

@@ -19,7 +19,6 @@ from fastadv.runs.identity import check_same, plain
 
 INDEX = "index.json"
 _FORMAT = "fastadv.shards.1"
-_ADVICE = "delete it and run the construction again: it rebuilds only this shard"
 
 
 class Shard(NamedTuple):
@@ -71,21 +70,20 @@ def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     try:
         tensors, metadata = load_tensors(path)
     except CorruptFileError as error:
-        raise CorruptFileError(
-            f"{path}: expected a whole shard, got a truncated or damaged file; {_ADVICE}"
-        ) from error
+        raise _corrupt(path, "a whole shard, got a truncated or damaged file") from error
     about = _about(metadata)
     if about.get("format") != _FORMAT or about.get("number") != k:
-        raise CorruptFileError(
-            f"{path}: expected shard {k} of a constructed data set, got another file; {_ADVICE}"
-        )
+        raise _corrupt(path, f"shard {k} of a constructed data set, got another file")
     sha = digest(tensors)
     if sha != about.get("digest"):
-        raise CorruptFileError(
-            f"{path}: expected the digest {about.get('digest')}, got {sha}: the file is damaged; {_ADVICE}"
-        )
+        raise _corrupt(path, f"the digest {about.get('digest')}, got {sha}: the file is damaged")
     check_same(path, about["config"], config)
     return Shard(tensors, sha)
+
+
+def _corrupt(path: Path, what: str) -> CorruptFileError:
+    again = "delete it and run the construction again: it rebuilds only this shard"
+    return CorruptFileError(f"{path}: expected {what}; {again}")
 
 
 def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -163,9 +161,7 @@ def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str,
     try:
         shard = read_shard(folder, k, config)
     except InputError as error:
-        raise CorruptFileError(
-            f"{path}: expected a shard of the set in {INDEX}, got one of another set; {_ADVICE}"
-        ) from error
+        raise _corrupt(path, f"a shard of the set in {INDEX}, got one of another set") from error
     if shard.digest != entry["digest"]:
-        raise CorruptFileError(f"{path}: expected the shard that {INDEX} lists, got another one; {_ADVICE}")
+        raise _corrupt(path, f"the shard that {INDEX} lists, got another one")
     return shard.tensors

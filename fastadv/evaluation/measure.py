@@ -85,11 +85,8 @@ def evaluate(
     with Parts(run_dir) as parts:
         stopped = parts.begun(IDENTITY, resume, "an evaluation", read_json)
         if batch_size == "auto":
-            batch_size = (
-                stopped["batch_size"]
-                if stopped
-                else chosen_batch_size(frozen, dataset, sample_count(dataset, limit))
-            )
+            count = sample_count(dataset, limit)
+            batch_size = stopped["batch_size"] if stopped else chosen_batch_size(frozen, dataset, count)
             config["batch_size"] = batch_size
         parts.identity = parts.identify(IDENTITY, config)
         return table_of(
@@ -165,9 +162,7 @@ def check_evaluation(
 ) -> None:
     """Raise InputError for an evaluation that cannot work."""
     check_batch_size(batch_size)
-    if limit is not None:
-        check_count("limit", limit, 1)
-    sample_count(dataset)
+    sample_count(dataset, limit)
     for name, attack in attacks.items():
         if not callable(attack):
             raise InputError(

@@ -87,8 +87,7 @@ class Usefulness:
         )
 
     def kinds(self, rho: float = RHO, gamma: float = GAMMA) -> Tensor:
-        """Return int64 [F, K] of `Kind`: robust where rho and gamma reach the thresholds, non-robust where
-        rho does.
+        """Return int64 [F, K] of `Kind`: robust where both reach the thresholds, non-robust where rho does.
 
         Raises InputError unless the threshold of rho is above 0 and that of gamma 0 or more.
         """

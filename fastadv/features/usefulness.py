@@ -119,8 +119,6 @@ def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size:
         )
     threat.check_one_radius()
     check_count("batch_size", batch_size, 1)
-    if limit is not None:
-        check_count("limit", limit, 1)
     return sample_count(dataset, limit)
 
 

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,10 +55,36 @@ def pgd(radius: float) -> partial:
     return partial(fa.attacks.pgd, threat=fa.Linf(radius), steps=5, step_size=radius / 2)
 
 
-def run(folder: Path | None, *, resume: bool = False, **options: object) -> Table:
+def run(folder: Path | None, **options: Any) -> Table:
     """The evaluation that is killed: three batches, two attacks."""
-    settings = {"attacks": {"near": nearest, "pgd": pgd(0.25)}, "batch_size": 2, "keep_samples": True}
-    return evaluate(Threshold(), DATA, run_dir=folder, resume=resume, keep_examples=2, **settings | options)
+    settings = {"model": Threshold(), "dataset": DATA, "attacks": {"near": nearest, "pgd": pgd(0.25)}}
+    settings |= {"batch_size": 2, "keep_samples": True, "keep_examples": 2}
+    return evaluate(run_dir=folder, **settings | options)
+
+
+def timeless(value: Any) -> Any:
+    """Without the seconds in it."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def contents(table: Table) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """All that a table with examples and samples holds but times: its tensors by name, and the rest."""
+    tensors = {name: getattr(table, name) for name in ("correct", "failed", "ids")}
+    tensors |= {f"samples.{name}": value for name, value in vars(table.samples).items()}
+    for row in table.rows:
+        tensors |= {f"{row.name}.{key}": getattr(row, key) for key in ("broken", "distance")}
+        tensors |= {f"{row.name}.examples.{key}": v for key, v in vars(row.examples).items()}
+        if row.components is not None:
+            tensors[f"{row.name}.by"] = row.components.by
+    return tensors, timeless(table.to_dict())
+
+
+def assert_same(table: Table, other: Table) -> None:
+    (tensors, told), (others, wanted) = contents(table), contents(other)
+    torch.testing.assert_close(tensors, others, rtol=0, atol=0, equal_nan=True)
+    assert told == wanted
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fastadv.runs.files import digest, load_tensors
-from tests.evaluation.worker import go_on, timeless, whole
+from tests.evaluation.nets import timeless
+from tests.evaluation.worker import go_on, whole
 from tests.processes import Refused, go, kill, resume
 
 WORKER = "tests.evaluation.worker"

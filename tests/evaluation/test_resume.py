@@ -10,26 +10,11 @@ import torch
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluation import Table
 from fastadv.runs.files import load_tensors, save_tensors
 from tests.evaluation import nets
+from tests.evaluation.nets import assert_same
 from tests.models.abs import nets as abs_nets
 from tests.processes import program, succeed
-
-
-def assert_same(table: Table, other: Table) -> None:
-    for name in ("correct", "failed", "ids"):
-        assert torch.equal(getattr(table, name), getattr(other, name)), name
-    assert [row.name for row in table.rows] == [row.name for row in other.rows]
-    for row, twin in zip(table.rows, other.rows, strict=True):
-        assert torch.equal(row.broken, twin.broken)
-        assert torch.equal(row.distance, twin.distance)
-        for name in ("failed", "unmoved", "forwards", "backwards"):
-            assert getattr(row, name) == getattr(twin, name), name
-        for name, value in vars(row.examples).items():
-            assert torch.equal(value, getattr(twin.examples, name)), name
-    for name, value in vars(table.samples).items():
-        assert torch.equal(value, getattr(other.samples, name)), name
 
 
 class Counting:
@@ -90,6 +75,8 @@ def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path
 @pytest.mark.slow
 def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
     nets.run(tmp_path)
+    model = nets.Threshold()
+    model.weight.data *= 2
     for options, named in (
         ({"batch_size": 3}, r"batch_size \(2 there, 3 here\)"),
         ({"limit": 4}, "limit"),
@@ -97,18 +84,11 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         ({"attacks": {"far": nets.nearest, "pgd": nets.pgd(0.25)}}, "attacks"),
         ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks"),
         ({"attacks": {"near": partial(nets.nearest, past=0.02), "pgd": nets.pgd(0.25)}}, "attacks"),
+        ({"model": model}, "model"),
+        ({"dataset": nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "data"),
     ):
         with pytest.raises(InputError, match=f"another {named}"):
             nets.run(tmp_path, resume=True, **options)
-    model = nets.Threshold()
-    model.weight.data *= 2
-    settings = {"batch_size": 2, "keep_examples": 2, "run_dir": tmp_path, "resume": True}
-    attacks = {"near": nets.nearest, "pgd": nets.pgd(0.25)}
-    with pytest.raises(InputError, match="another model"):
-        nets.evaluate(model, nets.DATA, attacks, **settings)
-    other = nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])
-    with pytest.raises(InputError, match="another data"):
-        nets.evaluate(nets.Threshold(), other, attacks, **settings)
 
 
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -15,6 +15,7 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
+from tests.evaluation.nets import contents
 from tests.kills import die, loss_told
 from tests.processes import tell
 
@@ -81,23 +82,10 @@ LEAST: dict[str, Any] = {
 SETTINGS = {"batch_size": 4, "limit": 23, "keep_examples": 3, "keep_samples": True}
 
 
-def timeless(value: Any) -> Any:
-    """Without the seconds in it."""
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
 def write(table: Table, path: Path) -> None:
     """All that a table holds, in a file that is equal for equal tables."""
-    tensors = {name: getattr(table, name) for name in ("correct", "failed", "ids")}
-    tensors |= {f"samples.{name}": value for name, value in vars(table.samples).items()}
-    for row in table.rows:
-        tensors |= {f"{row.name}.{key}": getattr(row, key) for key in ("broken", "distance")}
-        tensors |= {f"{row.name}.examples.{key}": v for key, v in vars(row.examples).items()}
-        if row.components is not None:
-            tensors[f"{row.name}.by"] = row.components.by
-    save_tensors(path, tensors, {"table": json.dumps(timeless(table.to_dict()))})
+    tensors, told = contents(table)
+    save_tensors(path, tensors, {"table": json.dumps(told)})
 
 
 def whole(folder: Path, rank: int = 0) -> None:

@@ -117,13 +117,7 @@ def build(
     if processes.world() > 1:
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         processes.check_alike({**config, **asked}, agree)
-    total, done = sum(map(len, ranges.values())), 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
+    tick = ticks(progress, sum(map(len, ranges.values())))
 
     def make(number: int) -> dict[str, Tensor]:
         return _build_batch(construction, base, todo[number][1], dtype)
@@ -146,6 +140,19 @@ def build(
                 shards[k] = store.write(k, {name: torch.cat([each[name] for each in rows]) for name in row})
                 rows = []
         return store.assemble(shards, shard_count(base.count, shard_size))
+
+
+def ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    """Return what is called with a number of images done, and tells `progress` of all so far."""
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return tick
 
 
 def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:

@@ -1,13 +1,13 @@
 """Checks on the source model, the base and the search, made before any work is done."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_number, check_seed
 from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, freeze
@@ -15,34 +15,54 @@ from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
+from fastadv.ops._rows import PerRow
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe
 from fastadv.runs.identity import probe
 from fastadv.threat import Threat
 
+Model = nn.Module | Frozen
 Module = str | Callable[[Tensor], Tensor] | None
 
 
-def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
-    """Raise InputError unless `threat` has the box of images, and there are steps of a valid length."""
-    if not isinstance(threat, Threat):
-        raise InputError(
-            f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
-        )
-    if tuple(threat.box) != (0.0, 1.0):
-        raise InputError(
-            "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
-            f"got {tuple(threat.box)}"
-        )
-    check_count("steps", steps, 1)
-    if step_size is None:
-        threat.default_step_size(steps)  # InputError where there is none
-    else:
-        threat.check_step_size(check_number("step_size", step_size))
+class Search(NamedTuple):
+    """How each image is searched: the budget, the number of steps and their length, and the seed."""
+
+    threat: Threat
+    steps: int
+    step_size: float | None
+    seed: int
+
+    def check(self) -> None:
+        """Raise InputError unless the box is that of images, and there are steps of a valid length."""
+        if not isinstance(self.threat, Threat):
+            raise InputError(
+                f"threat: expected fa.L2(radius) or another norm, got {self.threat!r}; a radius needs a norm"
+            )
+        if tuple(self.threat.box) != (0.0, 1.0):
+            raise InputError(
+                "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
+                f"got {tuple(self.threat.box)}"
+            )
+        check_count("steps", self.steps, 1)
+        if self.step_size is None:
+            self.threat.default_step_size(self.steps)  # InputError where there is none
+        else:
+            self.threat.check_step_size(check_number("step_size", self.step_size))
+        check_seed(self.seed)
+
+    def length(self, budget: Threat) -> PerRow:
+        """Return how long a step is; 20 makes it the paper's 0.1 for L2(0.5) and 100 steps."""
+        return budget.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
+
+    def told(self) -> dict[str, Any]:
+        """Return the steps as the card says them."""
+        size = "20 * radius / steps" if self.step_size is None else float(self.step_size)
+        return {"steps": self.steps, "step_size": size}
 
 
 def prepare(
-    model: nn.Module | Frozen, dataset: Dataset[Any], threat: Threat, *, every_class: bool
+    model: Model, dataset: Dataset[Any], threat: Threat, *, every_class: bool
 ) -> tuple[Frozen, Base, int]:
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = freeze(model)

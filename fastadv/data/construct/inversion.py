@@ -7,16 +7,14 @@ from math import inf
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._base import STARTS
 from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
-from fastadv.data.construct._checks import Module, check_budget, check_features, fingerprint, prepare
+from fastadv.data.construct._checks import Model, Module, Search, check_features, fingerprint, prepare
 from fastadv.data.construct.constructed import ConstructedSet
-from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.threat import L2, Threat
@@ -25,7 +23,7 @@ UNBOUNDED = L2(inf)
 
 
 def robust(
-    model: nn.Module | Frozen,
+    model: Model,
     base: Dataset[Any],
     *,
     steps: int,
@@ -63,11 +61,12 @@ def robust(
     unknown module, a representation that is not [B, F], an option out of range, or a folder that cannot be
     written or holds another set; CorruptFileError for a damaged shard in `out_dir`.
     """
-    return _invert("robust", model, base, steps, step_size, threat, module, start, seed, options)
+    search = Search(threat, steps, step_size, seed)
+    return _invert("robust", model, base, search, module, start, options)
 
 
 def non_robust(
-    model: nn.Module | Frozen,
+    model: Model,
     base: Dataset[Any],
     *,
     steps: int,
@@ -78,42 +77,38 @@ def non_robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """Build the non-robust set D_NR: the construction of `robust` with the representation of a *standard*
-    network.
+    """Build the non-robust set D_NR: that of `robust` with the representation of a *standard* network.
 
     A network trained on it in the ordinary way should be accurate, and as fragile as the network it came
     from. Arguments and errors are those of `robust`, except that `model` is trained on the base without an
     adversary.
     """
-    return _invert("non_robust", model, base, steps, step_size, threat, module, start, seed, options)
+    search = Search(threat, steps, step_size, seed)
+    return _invert("non_robust", model, base, search, module, start, options)
 
 
 def _invert(
     name: str,
-    model: nn.Module | Frozen,
+    model: Model,
     base: Dataset[Any],
-    steps: int,
-    step_size: float,
-    threat: Threat,
+    search: Search,
     module: Module,
     start: str,
-    seed: int,
     options: BuildOptions,
 ) -> ConstructedSet:
     with processes.agreement():
-        check_budget(threat, steps, step_size)
-        check_seed(seed)
+        search.check()
         if start not in STARTS:
             raise InputError(f"start: expected one of {STARTS}, got {start!r}")
-        source, samples, classes = prepare(model, base, threat, every_class=True)
+        source, samples, classes = prepare(model, base, search.threat, every_class=True)
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)
         representation = fingerprint(features, samples, options.get("identity"))
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
-        goal = features.verdict(x)
-        center = samples.start(start, x, ids, seed)
+        goal, steps, step_size = features.verdict(x), search.steps, search.length(budget)
+        center = samples.start(start, x, ids, search.seed)
 
         def distance(reached: Tensor) -> Tensor:
             return torch.linalg.vector_norm(reached - goal, dim=1)  # type: ignore[no-any-return]
@@ -130,14 +125,13 @@ def _invert(
 
     settings = {
         "objective": "representation distance",
-        "steps": steps,
-        "step_size": float(step_size),
+        **search.told(),
         "module": _module_name(module),
         "representation": representation,
         "start": start,
-        "seed": seed,
+        "seed": search.seed,
     }
-    return build(Construction(name, source, classes, threat, settings, begin), samples, **options)
+    return build(Construction(name, source, classes, search.threat, settings, begin), samples, **options)
 
 
 def _module_name(module: Module) -> str:

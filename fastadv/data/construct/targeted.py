@@ -6,23 +6,23 @@ Source: Ilyas et al. 2019, "Adversarial examples are not bugs, they are features
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
-from fastadv.data.construct._checks import check_budget, prepare
+from fastadv.data.construct._checks import Model, Search, prepare
 from fastadv.data.construct.constructed import ConstructedSet
-from fastadv.engine import Frozen
 from fastadv.runs import processes
 from fastadv.threat import Threat
 
+Choose = Callable[[Tensor, Tensor, int], Tensor]  # the targets, from labels, ids and the number of classes
+
 
 def random_target(
-    model: nn.Module | Frozen,
+    model: Model,
     base: Dataset[Any],
     *,
     threat: Threat,
@@ -57,11 +57,12 @@ def random_target(
     def choose(y: Tensor, ids: Tensor, classes: int) -> Tensor:
         return rng.integers(classes, rng.derive(seed, "construct targets"), ids)
 
-    return _attack("random_target", model, base, threat, steps, step_size, seed, choose, options)
+    search = Search(threat, steps, step_size, seed)
+    return _attack("random_target", model, base, search, choose, options)
 
 
 def fixed_shift(
-    model: nn.Module | Frozen,
+    model: Model,
     base: Dataset[Any],
     *,
     threat: Threat,
@@ -70,44 +71,30 @@ def fixed_shift(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """Build the set D_det: the construction of `random_target` with the target t = (y + 1) mod K for class
-    y.
+    """Build the set D_det: that of `random_target` with the target t = (y + 1) mod K for class y.
 
     Robust features now point away from the labels. Arguments and errors are those of `random_target`; nothing
     is random here, and the seed is only recorded. A class without images is an error too: the set would lack
     a label. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_det"]`.
     """
-
-    def choose(y: Tensor, ids: Tensor, classes: int) -> Tensor:
-        return (y + 1) % classes
-
-    return _attack("fixed_shift", model, base, threat, steps, step_size, seed, choose, options)
+    search = Search(threat, steps, step_size, seed)
+    return _attack("fixed_shift", model, base, search, lambda y, _, classes: (y + 1) % classes, options)
 
 
 def _attack(
-    name: str,
-    model: nn.Module | Frozen,
-    base: Dataset[Any],
-    threat: Threat,
-    steps: int,
-    step_size: float | None,
-    seed: int,
-    choose: Callable[[Tensor, Tensor, int], Tensor],
-    options: BuildOptions,
+    name: str, model: Model, base: Dataset[Any], search: Search, choose: Choose, options: BuildOptions
 ) -> ConstructedSet:
     with processes.agreement():
-        check_budget(threat, steps, step_size)
-        check_seed(seed)
-        frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")
+        search.check()
+        frozen, samples, classes = prepare(model, base, search.threat, every_class=name == "fixed_shift")
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
         targets = choose(y, ids, classes).to(x.device)
-        # 20 makes it the paper's 0.1 for L2(0.5) and 100 steps
-        size = budget.default_step_size(steps, 20.0) if step_size is None else step_size
+        steps, step_size = search.steps, search.length(budget)
 
         def run() -> Tensor:
             return last_iterate(
-                frozen, x, None, budget, steps=steps, step_size=size, loss="ce", targets=targets
+                frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets
             )
 
         def objective(images: Tensor) -> Tensor:
@@ -115,10 +102,5 @@ def _attack(
 
         return BatchSearch(targets, x, run, objective)
 
-    settings = {
-        "objective": "cross-entropy to the label",
-        "steps": steps,
-        "step_size": "20 * radius / steps" if step_size is None else float(step_size),
-        "seed": seed,
-    }
-    return build(Construction(name, frozen, classes, threat, settings, begin), samples, **options)
+    settings = {"objective": "cross-entropy to the label", **search.told(), "seed": search.seed}
+    return build(Construction(name, frozen, classes, search.threat, settings, begin), samples, **options)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
+from fastadv.data.construct._build import ticks
 from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
@@ -58,11 +59,11 @@ def verify_constructed(
     made = ConstructedSet(tensors, index["card"])
     again = measured(tensors, made.num_classes)
     wrong = [*_figures(made, again)]
-    ticks = _ticks(progress, len(made) * ((base is not None) + (model is not None)))
+    tick = ticks(progress, len(made) * ((base is not None) + (model is not None)))
     if base is not None:
-        wrong += _with_base(made, base, batch_size, ticks)
+        wrong += _with_base(made, base, batch_size, tick)
     if model is not None:
-        again["fooling_rate"], differing = _with_model(made, model, batch_size, ticks)
+        again["fooling_rate"], differing = _with_model(made, model, batch_size, tick)
         wrong += differing
     _raise(path, wrong)
     return again
@@ -74,18 +75,6 @@ def _raise(folder: Path, wrong: list[str]) -> None:
             f"{folder}: expected the set that its card describes, got one that differs: {'; '.join(wrong)}; "
             "build it again in another folder"
         )
-
-
-def _ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    return tick
 
 
 def _differs(what: str, expected: Any, got: Any) -> Iterator[str]:
@@ -142,7 +131,11 @@ def _with_base(
     base = Base(dataset, torch.device("cpu"))
     there, here = config["base"], plain(base.fingerprint())
     if not agree(there, here):
-        raise InputError(f"base: expected that on the card, {_named(there)}, got {_named(here)}")
+        known, got = (
+            f"{base['name']} of {base['samples']} images with the hash {base['data_hash']}"
+            for base in (there, here)
+        )
+        raise InputError(f"base: expected that on the card, {known}, got {got}")
     threat = THREATS[config["threat"]["norm"]](inf)  # a distance does not depend on the radius
     labels, distances = [], []
     for ids in torch.split(made.ids, batch_size):
@@ -157,10 +150,6 @@ def _with_base(
     yield from _rows(
         "distance from the start", stored, distance, ~distance.isclose(stored, rtol=1e-5, atol=1e-6)
     )
-
-
-def _named(base: Mapping[str, Any]) -> str:
-    return f"{base['name']} of {base['samples']} images with the hash {base['data_hash']}"
 
 
 def _rows(what: str, stored: Tensor, found: Tensor, differing: Tensor) -> Iterator[str]:
