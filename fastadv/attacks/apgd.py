@@ -23,7 +23,7 @@ class _Rows(Ascents):
     others: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2", "l1"), finite=True, steps=0, restarts=1)
 def apgd(
     model: core.Classifier,
     x: Tensor,
@@ -49,7 +49,6 @@ def apgd(
     strongest point (Croce & Hein 2021, algorithm 1).
 
     Args:
-        threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         steps: moves in each restart; 0 returns the start.
         loss: "ce", "margin" (of the criterion, where one is given), "dlr", "cw", or a function (logits, y,
             targets) -> [B], maximized. One of the names with "-targeted" after it leads to the classes with
@@ -62,10 +61,6 @@ def apgd(
         larger_radii: L1 only: spend the first 60 % of the steps in balls of three and two times the radius
             (Croce & Hein 2021, section 4.3). None is True for L1.
     """
-    core.check_norm("apgd", threat, ("linf", "l2", "l1"))
-    core.check_finite_radius(threat)
-    core.check_count("steps", steps, 0)
-    core.check_count("restarts", restarts, 1)
     core.check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
     if larger_radii and threat.norm != "l1":

@@ -57,7 +57,7 @@ class AutoAttackResult(core.AttackResult):
     notes: tuple[str, ...] = ()
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2", "l1"), finite=True)
 def autoattack(
     model: core.Classifier,
     x: Tensor,
@@ -84,7 +84,6 @@ def autoattack(
     those that are left, and a note says so.
 
     Args:
-        threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         version: "standard", "plus", "rand" or "quick".
         on_progress: called as (component, samples left) before each component.
         eot: an integer >= 1; "rand" has 20 unless another is given.
@@ -94,8 +93,6 @@ def autoattack(
     place of the classes. A component that cannot run, such as one by gradients on a model without them, is
     left out; a note says so.
     """
-    core.check_norm("autoattack", threat, ("linf", "l2", "l1"))
-    core.check_finite_radius(threat)
     check_seed(seed)
     if version not in VERSIONS:
         raise InputError(f"version: expected one of {', '.join(VERSIONS)}, got {version!r}")

@@ -33,7 +33,7 @@ class _Rows(Starts):
     spherical: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l2",), candidates=2)
 def boundary(
     model: core.Classifier,
     x: Tensor,
@@ -65,7 +65,6 @@ def boundary(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        threat: L2; the radius is inf, or the largest distance of interest, a number or [B].
         queries: an integer >= 1, points of each restart that pass the model for each image, at most.
         steps: the same in the words of the paper, where a step is a query; the smaller of the two counts, and
             one of them must be given.
@@ -75,9 +74,7 @@ def boundary(
 
     A start that is not adversarial is wrong input.
     """
-    core.check_norm("boundary", threat, ("l2",))
     budget = _budget(queries, steps)
-    core.check_count("candidates", candidates, 2)
     core.check_share("spherical_step", spherical_step, one=True)
     core.check_share("source_step", source_step)
     check_starts("boundary", starts, x, threat)

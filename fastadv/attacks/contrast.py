@@ -15,7 +15,7 @@ class _Rows(Interval):
     away: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l2", "linf"), levels=1, searches=0)
 def contrast(
     model: core.Classifier,
     x: Tensor,
@@ -38,10 +38,7 @@ def contrast(
         levels: an integer >= 1, shares that pass the model at once.
         searches: bisections, >= 0; levels + searches samples pass the model for each image.
     """
-    core.check_norm("contrast", threat, ("l2", "linf"))
     core.check_finite_box("contrast", threat)
-    core.check_count("levels", levels, 1)
-    core.check_count("searches", searches, 0)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x

@@ -36,7 +36,7 @@ class _Rows(Moments, Constants):
     step_size: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l2", "linf"), steps=1, searches=1)
 def cw(
     model: core.Classifier,
     x: Tensor,
@@ -62,7 +62,6 @@ def cw(
     sample leaves when a search has brought it nothing.
 
     Args:
-        threat: L2 or Linf; the radius is inf or the largest distance of interest.
         steps: of each search, an integer >= 1.
         searches: an integer >= 1, the largest number of searches.
         constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
@@ -71,9 +70,6 @@ def cw(
 
     The margin is that of the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
     """
-    core.check_norm("cw", threat, ("l2", "linf"))
-    core.check_count("steps", steps, 1)
-    core.check_count("searches", searches, 1)
     positive("constant", constant, 1.0)
     positive("step_size", step_size, 1.0)
     rule = _rule(threat.norm, steps, searches, constant, step_size)

@@ -21,7 +21,7 @@ class _Rows(core.Rows):
     most: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l2",), steps=1)
 def ddn(
     model: core.Classifier,
     x: Tensor,
@@ -44,7 +44,6 @@ def ddn(
     gradient is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
 
     Args:
-        threat: L2; its radius, inf or the largest distance of interest, a number or [B], in input units.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         gamma: in (0, 1), the share by which the norm shrinks and grows.
         first_norm: > 0, the first norm of d, in input units; None is the width of the box.
@@ -52,8 +51,6 @@ def ddn(
             or the margin of the criterion if one is given.
         seed: of the noise where the gradient is zero; elsewhere nothing is drawn.
     """
-    core.check_norm("ddn", threat, ("l2",))
-    core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
     core.check_share("gamma", gamma)

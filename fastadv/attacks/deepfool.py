@@ -13,7 +13,7 @@ from fastadv.threat import Threat
 LEAST_STEP = 1e-4
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2"), steps=1, candidates=1)
 def deepfool(
     model: core.Classifier,
     x: Tensor,
@@ -32,7 +32,6 @@ def deepfool(
     (Moosavi-Dezfooli et al. 2016, algorithm 2; section 3.3 for Linf).
 
     Args:
-        threat: Linf or L2; the radius is inf, or the largest distance of interest.
         steps: the most projections, >= 1.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
             costs a backward pass a step.
@@ -40,11 +39,8 @@ def deepfool(
 
     With targets or a criterion, the one boundary is where its margin is zero.
     """
-    core.check_norm("deepfool", threat, ("linf", "l2"))
-    core.check_count("steps", steps, 1)
     if candidates is not None:
-        core.check_count("candidates", candidates, 1)
-    beyond = 1 + core.check_number("overshoot", overshoot, 0)
+        beyond = 1 + core.check_number("overshoot", overshoot, 0)
 
     # what keeps the steps from ending just short of the boundary, which the clipping would let them do
     least = LEAST_STEP * width(threat)

@@ -31,7 +31,7 @@ class _Rows(Constants):
     steepest: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l1",), steps=1, searches=1)
 def ead(
     model: core.Classifier,
     x: Tensor,
@@ -58,7 +58,6 @@ def ead(
     brought it nothing.
 
     Args:
-        threat: L1; the radius is inf or the largest distance of interest.
         steps: of each search, an integer >= 1.
         searches: an integer >= 1, the largest number of searches.
         beta: a number > 0, in input units. None is 10 times the width of the box; the paper has 0.001 to 0.1.
@@ -70,9 +69,6 @@ def ead(
 
     The margin is that of the criterion.
     """
-    core.check_norm("ead", threat, ("l1",))
-    core.check_count("steps", steps, 1)
-    core.check_count("searches", searches, 1)
     edge = width(threat)
     weight = positive("beta", beta, BETA * edge)
     positive("step_size", step_size, 1.0)

@@ -40,7 +40,7 @@ class _Rows(Interval):
     share: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2", "l1"), steps=1, classes=1)
 def fab(
     model: core.Classifier,
     x: Tensor,
@@ -70,7 +70,6 @@ def fab(
     the place where the margins at both ends let it vanish.
 
     Args:
-        threat: Linf, L2 or L1; the radius is inf, or the largest distance of interest.
         steps: projections in each restart, >= 1.
         restarts: attempts; the first starts at x, the others at random points nearer than the best success.
         targeted: attack each of the nearest classes on its own, `steps` projections each, with one backward
@@ -86,11 +85,8 @@ def fab(
 
     With targets or a criterion, the one boundary is where its margin is zero.
     """
-    core.check_norm("fab", threat, ("linf", "l2", "l1"))
-    core.check_count("steps", steps, 1)
     if classes is not None:
-        core.check_count("classes", classes, 1)
-    core.check_share("bias", bias, zero=True, one=True)
+        core.check_share("bias", bias, zero=True, one=True)
     core.check_number("overshoot", overshoot, 1)
     core.check_share("backward", backward, one=True)
     if restart_radius is None:

@@ -25,7 +25,7 @@ class _Rows(core.Rows):
     most: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def fmn(
     model: core.Classifier,
     x: Tensor,
@@ -53,8 +53,6 @@ def fmn(
     sign(g), the steepest direction for that norm.
 
     Args:
-        threat: Linf, L2, L1 or L0; its radius, inf or the largest distance of interest, a number or [B], in
-            input units.
         step_size: > 0, the length of the first step, in input units. In Linf it is that of each coordinate,
             and None is twice the ball's radius. Elsewhere it is Euclidean, and None is the width of the box
             (1 if that is infinite), or 50 of it in L0: steps that lead beyond the box on many coordinates let
@@ -65,8 +63,6 @@ def fmn(
 
     A sample whose gradient is zero at x stays there.
     """
-    core.check_norm("fmn", threat, ("linf", "l2", "l1", "l0"))
-    core.check_count("steps", steps, 1)
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
     core.check_share("gamma", gamma)

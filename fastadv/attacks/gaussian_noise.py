@@ -12,7 +12,7 @@ from fastadv.threat import Threat
 GAUSSIAN = Noise("gaussian_noise", rng.normal, scaled)
 
 
-@core.takes_common
+@core.takes_common(norms=("l2",), levels=1, repetitions=1)
 def gaussian_noise(
     model: core.Classifier,
     x: Tensor,
@@ -38,7 +38,6 @@ def gaussian_noise(
         levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, their
             sizes are spread up to the farthest point of the box, or to the radius in a box without edges.
     """
-    core.check_norm("gaussian_noise", threat, ("l2",))
     if not threat.finite:
         core.check_finite_box("gaussian_noise", threat)
     rule = noise_rule(GAUSSIAN, threat, levels, repetitions)

@@ -33,7 +33,7 @@ class _Rows(Starts):
     products: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l2", "linf"), queries=1, directions=1)
 def hopskipjump(
     model: core.Classifier,
     x: Tensor,
@@ -62,15 +62,11 @@ def hopskipjump(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        threat: L2 or Linf; the radius is inf, or the largest distance of interest, a number or [B].
         queries: an integer >= 1, points of each restart that pass the model for each image, at most.
         directions: an integer >= 1, probes of the first step.
 
     A start that is not adversarial is wrong input.
     """
-    core.check_norm("hopskipjump", threat, ("l2", "linf"))
-    core.check_count("queries", queries, 1)
-    core.check_count("directions", directions, 1)
     check_starts("hopskipjump", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:

@@ -20,7 +20,7 @@ class _Rows(Interval):
     bisections: Tensor
 
 
-@core.takes_common
+@core.takes_common(steps=2, searches=0)
 def latent_descent(
     model: Any,
     x: Tensor,
@@ -57,8 +57,6 @@ def latent_descent(
 
     Where there are targets, the image moves towards the reconstruction of these classes.
     """
-    core.check_count("steps", steps, 2)
-    core.check_count("searches", searches, 0)
     if schedule not in ("descent", "line_search"):
         raise InputError(f"schedule: expected descent or line_search, got {schedule!r}")
     share = _shares(step_size, x)

@@ -33,7 +33,7 @@ class _Rows(Constants):
     weights: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l2",), steps=1, searches=1)
 def lbfgs(
     model: core.Classifier,
     x: Tensor,
@@ -53,7 +53,6 @@ def lbfgs(
     each step is one full batch: a sample whose step was too long tries a shorter one in the next batch.
 
     Args:
-        threat: L2; the radius is inf or the largest distance of interest.
         steps: gradients of each search, an integer >= 1.
         searches: an integer >= 1, the largest number of searches. A sample leaves earlier when its constant
             is known to within 2 %.
@@ -62,9 +61,6 @@ def lbfgs(
 
     The margin is that of the criterion.
     """
-    core.check_norm("lbfgs", threat, ("l2",))
-    core.check_count("steps", steps, 1)
-    core.check_count("searches", searches, 1)
     positive("constant", constant, 1.0)
 
     def rule(search: core.Search[_Rows]) -> None:

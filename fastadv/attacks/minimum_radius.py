@@ -23,7 +23,7 @@ class _Rows(Interval):
     bisections: Tensor
 
 
-@core.takes_common
+@core.takes_common(searches=0)
 def minimum_radius(
     model: core.Classifier,
     x: Tensor,
@@ -53,7 +53,6 @@ def minimum_radius(
     """
     core.check_threat(threat)
     core.check_attack(attack)
-    core.check_count("searches", searches, 0)
     first = _first(threat, first_radius, x)
     whole = threat.norm == "l0"
 

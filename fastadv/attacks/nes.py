@@ -16,7 +16,7 @@ class _Rows(core.Rows):
     momentum: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2"), finite=True, queries=1, directions=1)
 def nes(
     model: core.Classifier,
     x: Tensor,
@@ -41,7 +41,6 @@ def nes(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        threat: Linf or L2 with a finite radius (a number or [B]), in input units.
         queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
         directions: an integer >= 1, for each step; each is probed on both sides, so that 25 are the 50
             samples of the authors' code.
@@ -52,8 +51,6 @@ def nes(
         loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
             (logits, y, targets) -> [B].
     """
-    core.check_norm("nes", threat, ("linf", "l2"))
-    core.check_finite_radius(threat)
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))
     core.check_share("decay", decay, zero=True)

@@ -14,7 +14,7 @@ from fastadv.threat import Threat
 FIRST_WEIGHT, FIRST_STEP, LAST_STEP, MOMENTUM = 0.3, 1.0, 0.01, 0.5
 
 
-@core.takes_common
+@core.takes_common(norms=("l2",), steps=1)
 def pdgd(
     model: core.Classifier,
     x: Tensor,
@@ -36,15 +36,12 @@ def pdgd(
     cross-entropy, the others the margin.
 
     Args:
-        threat: L2; the radius is inf, or the largest distance of interest.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
             width of the box; None is 1.
         weight: > 0, the first weight of the distance; None is 0.3.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
             None is the cross-entropy and then the margin, or the margin of a criterion.
     """
-    core.check_norm("pdgd", threat, ("l2",))
-    core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, FIRST_STEP)
     weight = positive("weight", weight, FIRST_WEIGHT)
     if loss is not None:

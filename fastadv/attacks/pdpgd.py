@@ -21,7 +21,7 @@ REFINING = 100
 ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def pdpgd(
     model: core.Classifier,
     x: Tensor,
@@ -50,7 +50,6 @@ def pdpgd(
     as above.
 
     Args:
-        threat: Linf, L2, L1 or L0; the radius is inf, or the largest distance of interest.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
             width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it
             is the first of those that refine.
@@ -58,8 +57,6 @@ def pdpgd(
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
             None is the margin, in Linf at first the cross-entropy.
     """
-    core.check_norm("pdpgd", threat, ("linf", "l2", "l1", "l0"))
-    core.check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, FIRST_STEP[threat.norm])
     weight = positive("weight", weight, FIRST_WEIGHT[threat.norm])
     if loss is not None:

@@ -29,7 +29,7 @@ class _Rows(Starts):
     stage: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l0", "l2"), queries=1, restarts=1)
 def pointwise(
     model: core.Classifier,
     x: Tensor,
@@ -65,10 +65,7 @@ def pointwise(
 
     A start that is not adversarial is wrong input.
     """
-    core.check_norm("pointwise", threat, ("l0", "l2"))
     core.check_finite_box("pointwise", threat)
-    core.check_count("queries", queries, 1)
-    core.check_count("restarts", restarts, 1)
     check_starts("pointwise", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:

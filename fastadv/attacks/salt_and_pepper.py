@@ -10,7 +10,7 @@ from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, signed
 from fastadv.threat import Threat
 
 
-@core.takes_common
+@core.takes_common(norms=("l0",), levels=1, repetitions=1)
 def salt_and_pepper(
     model: core.Classifier,
     x: Tensor,
@@ -35,7 +35,6 @@ def salt_and_pepper(
         levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, they
             change shares of its coordinates that are spread from few to all.
     """
-    core.check_norm("salt_and_pepper", threat, ("l0",))
     core.check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)

@@ -23,7 +23,7 @@ class _Rows(Moments):
     size: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l0",), steps=1)
 def sigma_zero(
     model: core.Classifier,
     x: Tensor,
@@ -53,8 +53,6 @@ def sigma_zero(
         threshold: in [0, 1], the first threshold, as a share of the width of the box.
         threshold_rate: >= 0, how much the threshold changes at a step, as a share of the step.
     """
-    core.check_norm("sigma_zero", threat, ("l0",))
-    core.check_count("steps", steps, 1)
     # the search runs in units of the box
     unit = width(threat)
     step_size = positive("step_size", step_size, unit) / unit

@@ -20,7 +20,7 @@ class _Rows(Best):
     count: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("l0",), finite=True, queries=0)
 def sparse_rs(
     model: core.Classifier,
     x: Tensor,
@@ -50,9 +50,6 @@ def sparse_rs(
         share: alpha_init of the paper, in (0, 1]: the first queries exchange half this share of the set.
         rescale: let the schedule, made for 10,000 queries, run along those asked for, as the paper does.
     """
-    core.check_norm("sparse_rs", threat, ("l0",))
-    core.check_finite_radius(threat)
-    core.check_count("queries", queries, 0)
     core.check_share("share", share, one=True)
     core.check_finite_box("sparse_rs", threat)
 

@@ -13,7 +13,7 @@ from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.threat import Threat
 
 
-@core.takes_common
+@core.takes_common(norms=("linf",), finite=True, queries=1, directions=1)
 def spsa(
     model: core.Classifier,
     x: Tensor,
@@ -37,7 +37,6 @@ def spsa(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        threat: Linf with a finite radius (a number or [B]), in input units.
         queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
         directions: an integer >= 1, for each step.
         probe: a number > 0, how far a probe moves a coordinate. None is 0.01 of the width of the box.
@@ -45,8 +44,6 @@ def spsa(
         loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
             (logits, y, targets) -> [B].
     """
-    core.check_norm("spsa", threat, ("linf",))
-    core.check_finite_radius(threat)
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))
     if loss is not None:

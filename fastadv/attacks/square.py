@@ -31,7 +31,7 @@ class _Rows(Best):
     upper: Tensor
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2", "l1"), finite=True, queries=0)
 def square(
     model: core.Classifier,
     x: Tensor,
@@ -59,15 +59,11 @@ def square(
 
     Args:
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
-        threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         queries: points tried in each restart; 0 leaves x as it is.
         share: the share of pixels in the first square, in (0, 1].
         rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
             AutoAttack, shrinks them after the paper's numbers of queries.
     """
-    core.check_norm("square", threat, ("linf", "l2", "l1"))
-    core.check_finite_radius(threat)
-    core.check_count("queries", queries, 0)
     core.check_share("share", share, one=True)
 
     def rule(search: core.Search[_Rows]) -> None:

@@ -24,7 +24,7 @@ class _Rows(Interval):
     unit: Tensor
 
 
-@core.takes_common
+@core.takes_common(scales=2, searches=0)
 def transfer(
     model: core.Classifier,
     x: Tensor,
@@ -62,8 +62,6 @@ def transfer(
     """
     core.check_threat(threat)
     core.check_attack(attack)
-    core.check_count("scales", scales, 2)
-    core.check_count("searches", searches, 0)
     several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
     sources = [freeze(one) for one in several]
     if not sources:

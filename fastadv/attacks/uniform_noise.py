@@ -11,7 +11,7 @@ from fastadv.threat import Threat
 UNIFORM = Noise("uniform_noise", signed, scaled)
 
 
-@core.takes_common
+@core.takes_common(norms=("linf", "l2"), levels=1, repetitions=1)
 def uniform_noise(
     model: core.Classifier,
     x: Tensor,
@@ -37,7 +37,6 @@ def uniform_noise(
         levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, their
             sizes are spread up to the farthest point of the box, or to the radius in a box without edges.
     """
-    core.check_norm("uniform_noise", threat, ("linf", "l2"))
     if not threat.finite:
         core.check_finite_box("uniform_noise", threat)
     rule = noise_rule(UNIFORM, threat, levels, repetitions)

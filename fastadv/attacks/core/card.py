@@ -17,7 +17,7 @@ class Attack:
         run: the function.
         knowledge: what it asks of the model: "gradient", "score" (logits), "decision" (the class), or "none".
         kind: "budget" for the strongest point of a ball, "minimum" for the success nearest to x.
-        norms: of the threats it takes; all of `THREATS` unless given.
+        norms: of the threats it takes; (), those that `takes_common` names.
         targeted: whether it takes targets.
         random: whether its result depends on a seed.
         paper: its source.
@@ -30,7 +30,7 @@ class Attack:
     run: Callable[..., AttackResult]
     knowledge: Literal["gradient", "score", "decision", "none"] = "gradient"
     kind: Literal["budget", "minimum"] = "budget"
-    norms: tuple[str, ...] = tuple(THREATS)
+    norms: tuple[str, ...] = ()
     targeted: bool = True
     random: bool = False
     paper: str = ""
@@ -38,6 +38,10 @@ class Attack:
     oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     tolerance: float = 1.05
+
+    def __post_init__(self) -> None:
+        served = self.norms or getattr(self.run, "norms", tuple(THREATS))
+        object.__setattr__(self, "norms", served)
 
     @property
     def minimal(self) -> bool:

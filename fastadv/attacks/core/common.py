@@ -3,15 +3,18 @@
 import inspect
 import re
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from textwrap import indent
-from typing import ParamSpec, TypedDict, TypeVar
+from typing import ParamSpec, TypedDict, TypeVar, overload
 
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
+from fastadv.threat import THREATS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,37 +61,71 @@ Where nothing was broken, the result has the strongest point met, or x itself fr
 success. Raises InputError on wrong input, naming it."""
 
 
-def takes_common(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the attack with the arguments of `Common` in its signature, and all arguments in its help."""
+@overload
+def takes_common(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def takes_common(
+    *, norms: tuple[str, ...] = ..., finite: bool = ..., **least: int
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def takes_common(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    norms: tuple[str, ...] = (),
+    finite: bool = False,
+    **least: int,
+) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return the attack with the arguments of `Common` in its signature, and all arguments in its help.
+
+    norms: of the threats that it serves; () leaves the check to `run`. finite: whether their radius must be.
+    least: the smallest value of arguments that are counts, by name. What is wrong raises InputError.
+    """
+    if function is None:
+        return partial(takes_common, norms=norms, finite=finite, **least)
     kinds = inspect.Parameter
-    own = inspect.signature(function).parameters.values()
+    own = inspect.signature(function).parameters
     shared = [
         kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
         for name, annotation in Common.__annotations__.items()
     ]
     whole = inspect.Signature(
-        [*(parameter for parameter in own if parameter.kind is not kinds.VAR_KEYWORD), *shared],
+        [*(parameter for parameter in own.values() if parameter.kind is not kinds.VAR_KEYWORD), *shared],
         return_annotation=inspect.signature(function).return_annotation,
     )
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            whole.bind(*args, **kwargs)
+            given = whole.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{function.__name__}: {error}") from None
+        if norms:
+            check_norm(function.__name__, given["threat"], norms)
+        if finite:
+            check_finite_radius(given["threat"])
+        for name, smallest in least.items():
+            if name in given and not (given[name] is None and own[name].default is None):
+                check_count(name, given[name], smallest)
         return function(*args, **kwargs)
 
     attack.__signature__ = whole  # type: ignore[attr-defined]
-    attack.__doc__ = _completed(inspect.getdoc(function) or "", list(whole.parameters))
+    attack.norms = norms or tuple(THREATS)  # type: ignore[attr-defined]
+    radius = "finite" if finite else "inf or the largest distance of interest"
+    served = " or ".join(THREATS[norm].__name__ for norm in norms)
+    threat = f"threat: {served}; the radius is {radius},\n    a number or [B], in input units.\n"
+    attack.__doc__ = _completed(threat + OTHERS, inspect.getdoc(function) or "", list(whole.parameters))
     return attack
 
 
-def _completed(text: str, names: list[str]) -> str:
+def _completed(others: str, text: str, names: list[str]) -> str:
     """Return the docstring of an attack with the meaning of all its arguments, and how every attack ends."""
     head, _, rest = text.partition("\n\nArgs:\n")
     own, _, tail = rest.partition("\n\n")
-    meaning = _entries(f"{inspect.getdoc(Common)}{OTHERS}") | _entries(inspect.cleandoc(own))
+    meaning = _entries(f"{inspect.getdoc(Common)}\n{others}") | _entries(inspect.cleandoc(own))
     arguments = "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)
     parts = [head, f"Args:\n{indent(arguments, '    ')}", tail, ENDING]
     return "\n\n".join(part for part in parts if part)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count
 from fastadv.attacks.core import Rows, Rule, Search
 from fastadv.attacks.methods.geometry import farthest, like, norm
 from fastadv.threat import Threat
@@ -63,8 +62,6 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
     by sections, of `repetitions` sizes at once. Then fresh noises that are just smaller than the best so far
     are tried, and the next success takes its place.
     """
-    check_count("levels", levels, 1)
-    check_count("repetitions", repetitions, 1)
 
     def rule(search: Search[Sizes]) -> None:
         most = farthest(search)
