@@ -18,7 +18,6 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.threat import L2
 
-from . import halfspaces
 from .nets import images, labels, mlp
 
 INF = torch.inf
@@ -130,16 +129,6 @@ def test_sizes_follow_the_answers(adversarial: bool) -> None:
             assert (search.rows.spherical == 1e-4).all()
 
     within(lambda z: torch.full_like(z[:, 0], adversarial).bool(), points, rule, spherical=0.2, source=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(0.01, 0.9), (1.0, 1e-5)], ids=str)
-def test_first_sizes_hardly_matter(sizes: tuple[float, float]) -> None:
-    """They adapt to each sample."""
-    model, x, y = halfspaces.problem(784, classes=2, size=4)
-    distance, _ = halfspaces.nearest(model, x, y, "l2")
-    out = boundary(model, x, y, L2(INF), queries=3000, spherical_step=sizes[0], source_step=sizes[1])
-    assert (out.distance <= distance * 1.3).all()
 
 
 @pytest.mark.slow

@@ -79,11 +79,3 @@ def test_a_gray_image_stays_and_stops_no_other() -> None:
     assert out.status[1] == Status.HELD
     assert torch.equal(out.x_adv[1], x[1])
     assert out.x_adv.isfinite().all()
-
-
-def test_a_mask_holds_what_it_covers() -> None:
-    x, mask = bright(3, 784), torch.arange(784) < 400
-    y = torch.zeros(3).long()
-    masked = contrast(Less(0.4), x, y, Linf(INF), mask=mask)
-    assert torch.equal(masked.x_adv[:, 400:], x[:, 400:])
-    assert torch.equal(masked.x_adv[:, :400], contrast(Less(0.4), x[:, :400], y, Linf(INF)).x_adv)

@@ -180,15 +180,6 @@ def test_a_model_that_binarizes_is_shown_what_it_sees(dtype):
     assert 0.05 < (out.x != start.x).float().mean() < 0.5
 
 
-def test_inside_inference_mode(linear):
-    targets = torch.tensor([0, 1, 2, 1])
-    plain = distal(linear, targets, (1, 4, 4), steps=5, step_size=0.1)
-    with torch.inference_mode():
-        out = distal(linear, targets.clone(), (1, 4, 4), steps=5, step_size=0.1, ids=torch.arange(4))
-    assert torch.equal(out.x, plain.x)
-    assert torch.equal(out.steps, plain.steps)
-
-
 def test_a_gradient_that_is_not_finite_stops_its_sample_alone(linear):
     class Trap(nn.Module):
         """The logits of `linear`, with a gradient of NaN where the first pixel is above the limit."""

@@ -82,16 +82,8 @@ def test_beta_trades_pixels_for_length() -> None:
 def test_the_last_point_is_judged() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 0.05)
-    out = ead(
-        model,
-        x,
-        torch.zeros(4, dtype=torch.long),
-        L1(math.inf),
-        steps=1,
-        searches=1,
-        constant=1e3,
-        step_size=10,
-    )
+    y, given = torch.zeros(4, dtype=torch.long), {"constant": 1e3, "step_size": 10}
+    out = ead(model, x, y, L1(math.inf), steps=1, searches=1, **given)
     assert out.success.any()
     assert out.backwards == 4
 

@@ -54,25 +54,6 @@ def test_a_flat_model_is_held(case: Case, norm: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "norm"), PAIRS)
-def test_a_saturated_model_is_broken_as_the_plain_one(case: Case, norm: str) -> None:
-    """Its logits are two hundred times as large: probabilities are 0 and 1, and no decision changes."""
-
-    class Saturated(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = 200 * plain(x)
-            return logits
-
-    plain, x = mlp(inputs=64, dtype=torch.float32), images(8, (64,), dtype=torch.float32)
-    first, second = (attacked(case, norm, model, x) for model in (plain, Saturated()))
-    assert not (second.status == Status.FAILED).any()
-    assert not second.zero_gradient.any()
-    assert int(second.success.sum()) >= int(first.success.sum()) - (not case.entry.minimal)
-    if case.entry.minimal:
-        assert float(second.distance.median()) <= 1.05 * float(first.distance.median())
-
-
-@pytest.mark.slow
 def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     """Noise of growing norm, drawn afresh at each step, by the seed and the sample's number alone."""
     seen: list[Tensor] = []

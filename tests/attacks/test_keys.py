@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, bim, mim, pgd
+from fastadv.attacks import AttackResult, mim
 from fastadv.threat import Threat
 
 from .nets import Case, images, labels, mlp, threat
@@ -46,23 +46,6 @@ def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
             assert torch.equal(point, other)
 
 
-@pytest.mark.slow
-def test_restarts_keep_to_the_samples_that_are_left() -> None:
-    """Samples already wrong, or broken in a restart, do not shift the starts and radii of the others."""
-    model, x = mlp(), images(24)
-    y = labels(model, x)
-    wrong = torch.arange(24) % 4 == 1
-    y = torch.where(wrong, (y + 1) % 3, y)
-    radius = torch.linspace(0.02, 0.3, 24, dtype=torch.float64)
-    inside = threat("linf").with_radius(radius)
-    out = pgd(model, x, y, inside, steps=4, restarts=3)
-    assert 4 < int((out.success & ~wrong).sum()) < 16
-    for i in torch.nonzero(~wrong)[::4]:
-        one = pgd(model, x[i], y[i], inside.take(i), steps=4, restarts=3, ids=i)
-        torch.testing.assert_close(out.x_adv[i], one.x_adv, rtol=0, atol=1e-12)
-        assert out.status[i] == one.status
-
-
 def test_each_restart_begins_with_no_momentum() -> None:
     """A restart of mim at a point is a run of mim from there."""
     model, x = mlp(), images(10)
@@ -82,10 +65,3 @@ def test_each_restart_begins_with_no_momentum() -> None:
         gradients.append(gradient / gradient.abs().sum((1, 2, 3), keepdim=True))
         z = inside.step(z, torch.stack(gradients).sum(0), x, 0.25 / 3)
         torch.testing.assert_close(both[5 + k], z, rtol=0, atol=1e-9)
-
-
-def test_without_random_start_nothing_is_random() -> None:
-    model, x = mlp(), images(10)
-    y = labels(model, x)
-    one, other = (bim(model, x, y, threat("linf"), steps=3, seed=seed) for seed in (0, 1))
-    assert torch.equal(one.x_adv, other.x_adv)

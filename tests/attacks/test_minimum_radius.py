@@ -7,20 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, minimum_radius
+from fastadv.attacks import AttackResult, Status, bim, minimum_radius
 from fastadv.threat import L0, L1, L2, THREATS, Linf, Threat
 
-from .contract.cases import boundary_distance, two_classes
+from .contract.cases import two_classes
+from .halfspaces import nearest
 from .nets import images, labels, mlp
 
 
-def plane(size: int = 5) -> tuple[torch.nn.Module, Tensor, Tensor, Tensor]:
-    """D = 784 with saturated pixels, and what each sample lacks in <weight, d>."""
+def plane(size: int) -> tuple[torch.nn.Sequential, Tensor]:
+    """A linear model of D = 784, and samples of class 0 with saturated pixels."""
     x = images(size, (1, 28, 28))
     x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
-    model, weight = two_classes(x, 3.0)
-    need = float(model[1].bias[0].detach()) - x.flatten(1) @ weight  # type: ignore[index]
-    return model, x, weight, need
+    return two_classes(x, 3.0)[0], x
 
 
 bim_one = partial(bim, steps=1)
@@ -44,7 +43,7 @@ class Recorded:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) -> None:
-    model, x, _, _ = plane(4)
+    model, x = plane(4)
     with torch.no_grad():  # out of reach
         model[1].bias[0] += 1000  # type: ignore[index]
     mask = torch.arange(784).view(1, 28, 28) < 50
@@ -63,8 +62,8 @@ def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) 
 
 def test_radii_by_hand() -> None:
     """Doubled from the first until broken, then bisected: between what held and the nearest success."""
-    model, x, weight, need = plane(1)
-    distance = float(boundary_distance(x, weight, need, "linf"))
+    model, x = plane(1)
+    distance = float(nearest(model, x, torch.tensor([0]), "linf")[0])
     inner = Recorded(steps=1, loss="margin")
     first = distance / 5.3
     out = minimum_radius(
@@ -83,31 +82,31 @@ def test_radii_by_hand() -> None:
 @pytest.mark.slow
 def test_the_distance_of_a_success_bounds_the_next_radius() -> None:
     """The attack ends at its first success, well inside the ball of radius 64."""
-    model, x, weight, need = plane(3)
+    model, x = plane(3)
     inner = Recorded(steps=200, step_size=0.05, loss="margin")
     y = torch.zeros(3, dtype=torch.long)
     minimum_radius(model, x, y, L2(torch.inf), attack=inner, first_radius=64.0, searches=1)
-    distance = boundary_distance(x, weight, need, "l2")
+    distance, _ = nearest(model, x, y, "l2")
     assert (inner.radii[0].double() == torch.full((3,), 64.0).minimum(inner.radii[0].double())).all()
     assert (inner.radii[1] <= 0.6 * distance + 0.1).all()
 
 
 def test_a_nearer_success_than_a_radius_that_held() -> None:
     """The attack finds nothing in small balls, and in a large one the point that a small one holds."""
-    model, x, weight, need = plane(2)
+    model, x = plane(2)
     y, radii = torch.zeros(2, dtype=torch.long), []
-    nearest = boundary_distance(x, weight, need, "linf")
+    least, _ = nearest(model, x, y, "linf")
 
     def late(model: Any, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> AttackResult:
         assert isinstance(threat.radius, Tensor)
         radii.append(threat.radius)
-        steps = 1 if bool((threat.radius >= 8 * nearest).all()) else 0
-        return bim(model, x, y, threat.with_radius(1.5 * nearest), steps=steps, **given)
+        steps = 1 if bool((threat.radius >= 8 * least).all()) else 0
+        return bim(model, x, y, threat.with_radius(1.5 * least), steps=steps, **given)
 
-    first = 2.5 * nearest.float()
+    first = 2.5 * least.float()
     out = minimum_radius(model, x, y, Linf(torch.inf), attack=late, first_radius=first, searches=3)
     shares = torch.stack([radius / out.distance for radius in radii])
-    torch.testing.assert_close(out.distance.double(), 1.5 * nearest)
+    torch.testing.assert_close(out.distance.double(), 1.5 * least)
     # then between half of that and itself
     expected = torch.tensor([2.5, 5.0, 10.0, 1.125, 1.3125, 1.40625]) / 1.5
     torch.testing.assert_close(shares, expected[:, None].expand(6, 2).to(shares))
@@ -144,14 +143,14 @@ def test_a_tiny_first_radius_grows_to_the_whole_box() -> None:
 
 @pytest.mark.slow
 def test_l0_radii_are_whole_numbers_and_end() -> None:
-    model, x, weight, need = plane(4)
+    model, x = plane(4)
     inner = Recorded(steps=40, loss="margin")
     y = torch.zeros(4, dtype=torch.long)
     out = minimum_radius(model, x, y, L0(torch.inf), attack=inner, searches=30)
     assert all(torch.equal(radius, radius.round()) for radius in inner.radii)
     assert all((radius >= 1).all() for radius in inner.radii)
     assert len(inner.radii) < 20
-    assert (out.distance <= boundary_distance(x, weight, need, "l0") + 1).all()
+    assert (out.distance <= nearest(model, x, y, "l0")[0] + 1).all()
 
 
 @pytest.mark.slow
@@ -165,27 +164,6 @@ def test_an_l0_radius_between_whole_numbers() -> None:
     assert all(torch.equal(radius, radius.floor()) for radius in inner.radii)
     below_one = minimum_radius(net, x, labels(net, x), L0(0.5), attack=bim_one, searches=4)
     assert (below_one.status == Status.HELD).all()
-
-
-@pytest.mark.slow
-def test_the_options_of_a_success_reach_the_attack() -> None:
-    net, x = mlp(5), images(6)
-    y, mask = labels(net, x), torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.2
-    ids, inner = torch.tensor([3, 1, 4, 15, 9, 2]), Recorded(steps=5)
-    out = minimum_radius(
-        net, x, y, Linf(torch.inf), attack=inner, searches=3, ids=ids, mask=mask, criterion=OutsideTopK(2)
-    )
-    assert torch.equal(inner.given[0]["ids"], ids)
-    assert torch.equal(inner.given[0]["mask"], mask)
-    assert inner.given[0]["criterion"] == OutsideTopK(2)
-    assert torch.equal(out.x_adv[~mask], x[~mask])
-    targets = (y + 1) % 5
-    aimed = Recorded(steps=5)
-    minimum_radius(net, x, y, Linf(torch.inf), attack=aimed, searches=3, targets=targets)
-    assert torch.equal(aimed.given[0]["targets"], targets)
-    assert set(aimed.given[0]) == {"targets", "ids"}
-    # samples that are done leave, and those that stay keep their own rows
-    assert min(len(radius) for radius in aimed.radii) < 6 or len(aimed.radii) <= 4
 
 
 @pytest.mark.slow

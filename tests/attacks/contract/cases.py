@@ -94,32 +94,6 @@ def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor
     return model, weight
 
 
-def boundary_distance(
-    x: Tensor, weight: Tensor, need: Tensor, norm: str, box: tuple[float, float] = (0.0, 1.0)
-) -> Tensor:
-    """[B] the least norm of d with w . d >= need and x + d in the box, by closed form or bisection."""
-    x = x.double().flatten(1)
-    room = torch.where(weight > 0, box[1] - x, x - box[0])
-    size = weight.abs().expand_as(room)
-    if norm == "l0":
-        gains = (size * room).sort(1, descending=True).values.cumsum(1)
-        return ((gains < need[:, None]).sum(1) + 1).double()
-    if norm == "l1":
-        order = size.argsort(1, descending=True)
-        rooms, sizes = room.gather(1, order), size.gather(1, order)
-        before = (rooms * sizes).cumsum(1) - rooms * sizes
-        used = ((need[:, None] - before) / sizes).clamp_min(0).minimum(rooms)
-        return used.sum(1)
-    low, high = torch.zeros_like(need), torch.full_like(need, 1e6)
-    for _ in range(64):
-        level = (low + high) / 2
-        step = level[:, None].expand_as(room) if norm == "linf" else level[:, None] * size
-        enough = (size * step.minimum(room)).sum(1) >= need
-        low, high = torch.where(enough, low, level), torch.where(enough, level, high)
-    step = high[:, None].expand_as(room) if norm == "linf" else high[:, None] * size
-    return torch.linalg.vector_norm(step.minimum(room), torch.inf if norm == "linf" else 2, dim=1)
-
-
 def options(case: Case, **given: Any) -> dict[str, Any]:
     """Those of the options that the attack takes."""
     return {name: value for name, value in given.items() if case.takes(name)}

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status
-from fastadv.attacks.core.ranking import graded
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.core.waiting import surely_finite
@@ -81,10 +80,3 @@ def test_sizes_that_are_known_to_be_finite() -> None:
         ([torch.nan, 1.0], False),
     ):
         assert surely_finite(torch.tensor(sizes)) == known
-
-
-def test_only_certain_samples_rank_by_their_margin() -> None:
-    logits = torch.tensor([[9.0, 2.0, 5.0], [1.0, 3.0, 2.0], [4.0, 1.0, 2.0]])
-    value, y = torch.tensor([0.0, 0.5, torch.nan]), torch.zeros(3, dtype=torch.long)
-    assert graded(value, logits, y, "ce", None).tolist() == [-4.0, 0.5, -2.0]
-    assert graded(value[1:2], logits[1:2], y[1:2], "ce", None).tolist() == [0.5]

@@ -14,7 +14,6 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods.adam import Moments
 from fastadv.engine import freeze
-from fastadv.models import Binarized
 from fastadv.threat import L0, L2, Linf, Threat
 
 from ..nets import images, labels, mlp
@@ -185,25 +184,6 @@ class TestWhichPointIsKept:
 
         out = on_line(rule, minimum=True, restarts=2)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
-
-    def test_the_boundary_of_the_radius_is_inside(self) -> None:
-        x = images(6, (3, 32, 32), dtype=torch.float32)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
-        for radius in (0.5, 1.7, 40.0):
-            threat = L2(radius, (-9.0, 9.0))
-
-            def rule(search: Search) -> None:
-                look = search.gradient(search.x)
-                search.decide(threat.step(search.x, look.gradient, search.x, 1e4))  # noqa: B023
-
-            with torch.no_grad():
-                weight = model[1].weight[1] - model[1].weight[0]
-                model[1].bias[0] = (x.flatten(1) @ weight).amax() + model[1].bias[1]
-                gap = model(x).diff(dim=1).abs().squeeze(1)
-            y, near = torch.zeros(6, dtype=torch.long), 0.999 * radius * weight.norm()
-            out = run(model, x[gap < near], y[gap < near], threat, rule, minimum=True)
-            assert len(out.success)
-            assert out.success.all()
 
 
 class TestCandidates:
@@ -471,26 +451,3 @@ class TestMask:
                 out = pgd(model, x, y, Linf(0.1), steps=3, mask=mask)
                 assert (out.status == Status.HELD).all()
                 assert out.zero_gradient.tolist() == [not inner] * 4
-
-    @pytest.mark.parametrize("minimum", [True, False])
-    def test_a_model_that_binarizes(self, minimum: bool) -> None:
-        """Each coordinate is its value in x or at the threshold; those outside the mask are as in x."""
-        net, x = Binarized(mlp(dtype=torch.float32), 0.5), images(24, dtype=torch.float32)
-        y = labels(net, x)
-        mask = torch.ones(1, 4, 4, dtype=torch.bool)
-        mask[0, 0] = False
-
-        def rule(search: Search) -> None:
-            points = search.start()
-            for _ in range(6):
-                look = search.gradient(points)
-                points = (look.x_adv + 0.2 * look.gradient.sign()).clamp(0, 1)
-            search.finish(points)
-
-        out = run(net, x, y, Linf(0.6 if not minimum else torch.inf), rule, minimum=minimum, mask=mask)
-        assert int(out.success.sum()) > 3
-        moved = out.x_adv != x
-        assert not moved[:, ~mask].any()
-        below = torch.tensor(0.5).nextafter(torch.tensor(0.0))
-        assert ((out.x_adv == 0.5) | (out.x_adv == below))[moved].all()
-        assert torch.equal(out.success, labels(net, out.x_adv) != y)

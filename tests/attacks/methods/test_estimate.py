@@ -9,24 +9,12 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.attacks import AttackResult, nes, spsa
-from fastadv.errors import InputError
 from fastadv.threat import Linf
 
 from ..nets import images, labels, mlp
+from ..watched import watched
 
 BOTH = pytest.mark.parametrize("run", [nes, spsa])
-
-
-def asked(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
-    """The model as a function, and the list of the batches it was given."""
-    batches: list[Tensor] = []
-
-    def function(x: Tensor) -> Tensor:
-        batches.append(x.detach().clone())
-        logits: Tensor = model(x)
-        return logits
-
-    return function, batches
 
 
 def margin(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -39,7 +27,7 @@ def margin(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def test_two_steps_by_hand(run: Callable[..., AttackResult]) -> None:
     model, x, ids = mlp(), images(3), torch.tensor([4, 9, 2])
     y = labels(model, x)
-    function, batches = asked(model)
+    function, batches = watched(model)
     radius, probe, size = 0.01, 0.003, 0.004
     run(
         function, x, y, Linf(radius), queries=14, directions=3, probe=probe, step_size=size, seed=5, ids=ids,
@@ -92,7 +80,7 @@ def test_every_step_and_seed_has_its_own_directions(run: Callable[..., AttackRes
     y = labels(model, x)
 
     def probes(**options: object) -> list[Tensor]:
-        function, batches = asked(model)
+        function, batches = watched(model)
         run(function, x, y, Linf(1e-9), queries=15, directions=2, stop_early=False, **options)
         return [batch for batch in batches if len(batch) == 8]
 
@@ -109,28 +97,9 @@ def test_every_step_and_seed_has_its_own_directions(run: Callable[..., AttackRes
 def test_masked_pixels_are_not_probed(run: Callable[..., AttackResult]) -> None:
     model, x = mlp(), images(3)
     mask = torch.arange(16).view(1, 4, 4) % 3 > 0
-    function, batches = asked(model)
+    function, batches = watched(model)
     run(function, x, labels(model, x), Linf(0.2), queries=42, directions=2, mask=mask, stop_early=False)
     for batch in batches:
         each = len(batch) // 3
         assert torch.equal((batch - x.repeat_interleave(each, 0)).flatten(1)[:, ~mask.flatten()] != 0,
                            torch.zeros(len(batch), 6, dtype=torch.bool))  # fmt: skip
-
-
-@BOTH
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"queries": 0}, "queries"),
-        ({"queries": 20, "directions": 10}, "queries"),
-        ({"directions": 0}, "directions"),
-        ({"probe": 0.0}, "probe"),
-        ({"step_size": -1.0}, "step_size"),
-        ({"loss": "nothing"}, "loss"),
-        ({"decay": 1.0}, "decay"),
-    ],
-)
-def test_wrong_arguments(run: Callable[..., AttackResult], given: dict[str, object], named: str) -> None:
-    model, x = mlp(), images(2)
-    with pytest.raises((InputError, TypeError), match=named):  # spsa has no decay
-        run(model, x, labels(model, x), Linf(0.1), **{"queries": 2000, **given})

@@ -1,7 +1,5 @@
 """Where attacks that see decisions alone start: their noise, the caller's points, what a start costs."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
 from ..nets import images, labels, linear
+from ..watched import watched
 
 INF = torch.inf
 
@@ -34,17 +33,6 @@ class Late(nn.Module):
         flat = z.flatten(1)
         even = 0.1 - (flat[:, 1:] - flat[:, 1:].mean(1, keepdim=True)).abs().amax(1)
         return torch.stack([torch.zeros_like(even), torch.where(flat[:, 0] < 0.5, -1.0, even)], 1)
-
-
-def watched(model: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
-    """The model as a function, and the batches that it is asked about."""
-    seen: list[Tensor] = []
-
-    def function(z: Tensor) -> Tensor:
-        seen.append(z.detach().clone())
-        return model(z)
-
-    return function, seen
 
 
 @pytest.mark.parametrize("shape", [(1,), (12,), (1, 28, 28), (3, 32, 32)], ids=str)
