@@ -128,6 +128,7 @@ def test_l1_begins_in_larger_balls() -> None:
     assert max(length for _, length in seen) <= 0.5 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["margin", "margin-targeted"])
 @pytest.mark.parametrize("criterion", [ConfidentlyWrong(0.6), OutsideTopK(2)])
 def test_the_margin_is_that_of_the_criterion(criterion: Any, loss: str) -> None:

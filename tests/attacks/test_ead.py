@@ -128,6 +128,7 @@ def test_the_first_step_by_hand() -> None:
     assert any(torch.allclose(batch[0] - 0.5, reached, rtol=0, atol=1e-9) for batch in seen)
 
 
+@pytest.mark.slow
 def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
     """Half of the pixels do not count, and the slope at x is too small: the constant fits those that do."""
 

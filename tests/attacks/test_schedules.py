@@ -299,6 +299,7 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
             torch.testing.assert_close(points[number + 1], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0)], ids=str)
 def test_sigma_zero(box: tuple[float, float]) -> None:
     """Cinà et al. 2025, algorithm 1, in units of the box: the smooth count, Adam, and the threshold.

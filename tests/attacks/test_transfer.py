@@ -93,6 +93,7 @@ def test_only_decisions_of_the_model_are_asked() -> None:
     assert frozen.backwards == 6
 
 
+@pytest.mark.slow
 def test_targets_criterion_mask_and_ids_reach_the_attack() -> None:
     model, substitute, x, y = pair(5)
     given: list[dict[str, Any]] = []

@@ -19,7 +19,19 @@ from .cases import CASES
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
 
 # attacks of many passes, whose short runs take a thirtieth of a second and more
-SLOW = {"autoattack", "boundary", "cw", "ddn", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_radius", "pdgd"}
+SLOW = {
+    "autoattack",
+    "boundary",
+    "cw",
+    "ddn",
+    "ead",
+    "fab",
+    "fmn",
+    "hopskipjump",
+    "lbfgs",
+    "minimum_radius",
+    "pdgd",
+}
 SLOW |= {"pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
 
 

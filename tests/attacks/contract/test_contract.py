@@ -102,6 +102,7 @@ def test_targets(case: Case, norm: str) -> None:
         case(model, x, y, wide(case, norm), targets=y)
 
 
+@pytest.mark.slow
 def test_a_sample_stands_alone(case: Case, norm: str) -> None:
     """Any batch size and order give each sample the same result, and so does one that is there twice."""
     model, x, whole = mlp(), images(8), plainly(case.name, norm)
@@ -112,6 +113,7 @@ def test_a_sample_stands_alone(case: Case, norm: str) -> None:
         assert torch.equal(some.status, whole.status[part])
 
 
+@pytest.mark.slow
 def test_seeds(case: Case, norm: str) -> None:
     first, again = plainly(case.name, norm), on_eight(case, norm)
     assert torch.equal(first.x_adv, again.x_adv)
@@ -174,6 +176,7 @@ class Poisoned(nn.Module):
         return self.net(x) + torch.where((first > self.level) & (first < self.level + 0.05), torch.nan, 0.0)
 
 
+@pytest.mark.slow
 def test_one_sample_never_spoils_another(case: Case, norm: str) -> None:
     net, x = mlp(), images(8)
     y = labels(net, x)
@@ -261,6 +264,7 @@ def test_a_mask_holds(case: Case, norm: str) -> None:
     assert torch.equal(out.success, labels(model, out.x_adv) != y)
 
 
+@pytest.mark.slow
 @pytest.mark.one_norm
 def test_criteria(case: Case, norm: str) -> None:
     model, x = linear(5).double(), images(12)

@@ -12,7 +12,7 @@ from fastadv.engine import freeze
 from fastadv.threat import Linf
 from tests.logged import Logged
 
-from ..nets import Counted, convnet, images, labels, mlp
+from ..nets import Case, Counted, convnet, images, labels, mlp
 
 
 class Noisy(nn.Module):
@@ -220,6 +220,29 @@ def test_options_crossed(way: str, restarts: int, targeted: bool, stop_early: bo
     assert out.flags == ()
 
 
+def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:
+    """argmax of a NaN row is its first NaN: for another label than that it would pass for a success."""
+    net = mlp()
+
+    class Trap(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = net(x)
+            moved = x.flatten(1)[:, :1] > 0.3
+            return torch.where(moved, torch.tensor([1.0, torch.nan, 2.0], dtype=logits.dtype), logits)
+
+    x = images(30)
+    x.flatten(1)[:, 0] = 0.29
+    y = labels(net, x)
+    assert (y != 1).any()
+    for targets in (None, torch.where(y == 1, 0, 1)):
+        out = attack(Trap(), x, y, Linf(0.1), **({} if targets is None else {"targets": targets}))
+        fresh = Trap()(out.x_adv)
+        assert fresh.isfinite().all(1)[out.success].all()
+        assert (out.status[~fresh.isfinite().all(1)] == Status.FAILED).all()
+        assert (fresh.argmax(1)[out.success] != y[out.success]).all()
+
+
+@pytest.mark.slow
 def test_all_passes_of_a_second_search_are_counted() -> None:
     model, x = by_batch(False), images(60, dtype=torch.float32)
     y, seen = labels(model, x), [0, 0]

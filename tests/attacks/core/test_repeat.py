@@ -111,6 +111,7 @@ def test_half_precision(name: str, precision: Any) -> None:
     assert replayed.search.graphs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", ["linf", "own radii"])
 @pytest.mark.parametrize("each", [False, True])
 def test_the_last_iterate(threat: str, each: bool) -> None:
@@ -142,6 +143,7 @@ class Mine(Rows):
     second: Tensor
 
 
+@pytest.mark.slow
 def test_samples_that_are_to_leave_do_so_first() -> None:
     model = net()
     x, y = batch(model)
@@ -187,6 +189,7 @@ def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
     assert logged.text.count("not captured as CUDA graphs: operation not permitted") == 1
 
 
+@pytest.mark.slow
 def test_what_a_rule_remembers_is_carried_over() -> None:
     """A step with memory of its own: rows that appear on the way, and rows that change places."""
     model = net()

@@ -185,6 +185,25 @@ class TestWhichPointIsKept:
         out = on_line(rule, minimum=True, restarts=2)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
+    def test_the_boundary_of_the_radius_is_inside(self) -> None:
+        x = images(6, (3, 32, 32), dtype=torch.float32)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+        for radius in (0.5, 1.7, 40.0):
+            threat = L2(radius, (-9.0, 9.0))
+
+            def rule(search: Search) -> None:
+                look = search.gradient(search.x)
+                search.decide(threat.step(search.x, look.gradient, search.x, 1e4))  # noqa: B023
+
+            with torch.no_grad():
+                weight = model[1].weight[1] - model[1].weight[0]
+                model[1].bias[0] = (x.flatten(1) @ weight).amax() + model[1].bias[1]
+                gap = model(x).diff(dim=1).abs().squeeze(1)
+            y, near = torch.zeros(6, dtype=torch.long), 0.999 * radius * weight.norm()
+            out = run(model, x[gap < near], y[gap < near], threat, rule, minimum=True)
+            assert len(out.success)
+            assert out.success.all()
+
 
 class TestCandidates:
     """C points a sample, each judged by its own label."""

@@ -20,6 +20,7 @@ def test_segment_lengths() -> None:
     assert all(searching.may_leave(step, torch.device("cpu")) for step in range(40))
 
 
+@pytest.mark.slow
 def test_per_sample_step_size(attack: Case, norm: str) -> None:
     if not attack.takes("step_size"):
         pytest.skip("its step is the radius")

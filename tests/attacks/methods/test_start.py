@@ -35,6 +35,7 @@ class Late(nn.Module):
         return torch.stack([torch.zeros_like(even), torch.where(flat[:, 0] < 0.5, -1.0, even)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1,), (12,), (1, 28, 28), (3, 32, 32)], ids=str)
 def test_blends_have_every_grain(shape: tuple[int, ...]) -> None:
     """Noise as it is, then half of the way there; of one coordinate, of two, of four ... and of one value."""

@@ -143,6 +143,7 @@ def optimizing(how: str, x: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["Tensor.backward", "autograd.backward", "autograd.grad", "imported before", "torch.func"]
 )
