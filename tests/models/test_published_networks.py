@@ -1,10 +1,11 @@
-"""VGG, DenseNet and Inception: published sizes, torchvision's forward passes, twins."""
+"""Published networks: sizes, forward passes by hand and by torchvision, names of weights, strides, twins."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
@@ -12,21 +13,56 @@ from fastadv import models
 from fastadv._torchvision import models as torchvision_models
 from fastadv.errors import InputError
 
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet18": {"width": 4},
+    "resnet50": {"width": 2},
+    "preact_resnet18": {"width": 4},
+    "wide_resnet": {"depth": 10, "widen_factor": 1},
+    "vgg": {"depth": 11, "width": 2},
+    "densenet": {"depth": 10, "growth": 2},
+    "inception": {"width": 2},
+}
+
 
 def moved(model: nn.Module) -> nn.Module:
-    """The model in eval mode and float64, its BatchNorms with statistics that are not trivial."""
+    """The model in eval mode and float64, its BatchNorms with maps and statistics that are not trivial."""
     generator = torch.Generator().manual_seed(1)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.running_var.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (part.weight, part.running_var):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
             for tensor in (part.bias, part.running_mean):
                 tensor.data.normal_(0, 0.3, generator=generator)
-    return model.double().eval()
+    return model.double().eval()  # in float64 rounding takes no activation across the kink of its ReLU
 
 
+def small(name: str, **arguments: Any) -> nn.Module:
+    return moved(models.create(name, **(SMALL[name] | arguments)))
+
+
+def batch(*shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "count"),
     [
+        ("resnet18", {}, 11_173_962),
+        ("resnet18", {"classes": 100}, 11_220_132),
+        # half the width: half the stem, BatchNorms and inputs of the last layer, a quarter of the rest
+        ("resnet18", {"width": 32}, (1_728 + 9_600 + 5_120) // 2 + 11_157_504 // 4 + 10),
+        # torchvision's 25,557,032 for ImageNet, with a stem of 3x3 instead of 7x7 and ten classes
+        ("resnet50", {}, 25_557_032 - 3 * 64 * (49 - 9) - 2049 * 990),
+        ("resnet50", {"width": 32}, (1_728 + 53_120 + 20_480) // 2 + 23_445_504 // 4 + 10),
+        # of BatchNorm's channels, two numbers each, it has fewer than ResNet-18: none in the stem (64) and in
+        # shortcuts (896), 448 less before the first convolutions of blocks, but 512 before the mean
+        ("preact_resnet18", {}, 11_173_962 - 2 * (64 + 896 + 448 - 512)),
+        # 36.5 M and 46.2 M in Zagoruyko & Komodakis 2016 and papers since
+        ("wrn_28_10", {}, 36_479_194),
+        ("wrn_34_10", {}, 46_160_474),
+        ("wide_resnet", {"depth": 40, "widen_factor": 4}, 8_949_210),
+        ("wide_resnet", {"depth": 70, "widen_factor": 16}, 266_796_506),
         ("vgg", {}, 14_728_266),
         # torchvision's without their three linear layers, and with one of 512 x 10
         ("vgg", {"depth": 11}, 132_868_840 - 123_642_856 + 5_130),
@@ -44,8 +80,65 @@ def test_they_have_the_published_numbers_of_parameters(
 ) -> None:
     with torch.device("meta"):
         model = models.create(name, seed=None, **arguments)
-        assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+        assert model(torch.rand(2, 3, 32, 32)).shape == (2, arguments.get("classes", 10))
     assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def normalized(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+    mean, var, scale, shift = (
+        weights[f"{name}.{each}"][:, None, None] for each in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "block", "stages", "shortcut", "end"),
+    [
+        ("preact_resnet18", {}, "layer{}.{}", 4, "shortcut.0", ("bn", "linear")),
+        *(
+            (
+                "wide_resnet",
+                {"depth": 16, "widen_factor": k},
+                "block{}.layer.{}",
+                3,
+                "convShortcut",
+                ("bn1", "fc"),
+            )
+            for k in (1, 2)
+        ),
+    ],
+)
+def test_preactivated_nets_by_hand_from_the_published_names(
+    name: str, arguments: dict[str, int], block: str, stages: int, shortcut: str, end: tuple[str, str]
+) -> None:
+    """He et al. 2016b, figure 4e."""
+    model, given = small(name, **arguments), batch(3, 3, 40, 24)
+    weights = model.state_dict()
+    x = F.conv2d(given, weights["conv1.weight"], padding=1)
+    for stage in range(stages):
+        for place in (0, 1):
+            part, stride = block.format(stage + 1, place), 2 if stage and not place else 1
+            active = normalized(x, weights, f"{part}.bn1").relu()
+            inner = F.conv2d(active, weights[f"{part}.conv1.weight"], stride=stride, padding=1)
+            inner = normalized(inner, weights, f"{part}.bn2").relu()
+            inner = F.conv2d(inner, weights[f"{part}.conv2.weight"], padding=1)
+            key = f"{part}.{shortcut}.weight"
+            x = inner + (F.conv2d(active, weights[key], stride=stride) if key in weights else x)
+    norm, linear = end
+    features = normalized(x, weights, norm).relu().flatten(2).mean(2)
+    by_hand = features @ weights[f"{linear}.weight"].T + weights[f"{linear}.bias"]
+    torch.testing.assert_close(model(given), by_hand)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
+    model = models.create(name).eval()
+    other = getattr(torchvision_models, name)(num_classes=10).eval()
+    other.conv1, other.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    other.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(model(x), other(x))
 
 
 @pytest.mark.slow
@@ -53,48 +146,38 @@ def test_vgg_has_torchvisions_convolutions() -> None:
     model = moved(models.create("vgg", depth=11))
     other = torchvision_models.vgg11_bn(init_weights=False).features.double().eval()
     other.load_state_dict(model.features.state_dict())
-    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    x = batch(2, 3, 32, 32)
     torch.testing.assert_close(model(x), model.linear(other(x).flatten(1)))
 
 
 @pytest.mark.parametrize(("depth", "growth"), [(10, 4), (22, 12)])
 def test_densenet_is_torchvisions_but_for_the_stem(depth: int, growth: int) -> None:
-    model = moved(models.create("densenet", depth=depth, growth=growth))
+    model = small("densenet", depth=depth, growth=growth)
     other = torchvision_models.DenseNet(growth, ((depth - 4) // 6,) * 3, 2 * growth, num_classes=10)
     other.features.conv0 = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
     other.features.norm0 = other.features.relu0 = other.features.pool0 = nn.Identity()
     weights = model.state_dict().values()
     other.load_state_dict(dict(zip(other.state_dict(), weights, strict=True)))
-    x = torch.rand(2, 3, 20, 12, dtype=torch.float64)
+    x = batch(2, 3, 20, 12)
     torch.testing.assert_close(model(x), other.double().eval()(x))
 
 
-def test_inception_puts_two_branches_beside_each_other() -> None:
-    # Zhang et al. 2017, figure 3; "down" halves the image
-    blocks = [
-        "32+32",
-        "32+48",
-        "down 80",
-        "112+48",
-        "96+64",
-        "80+80",
-        "48+96",
-        "down 96",
-        "176+160",
-        "176+160",
-    ]
-    model = moved(models.create("inception"))
-    x = torch.rand(2, 3, 20, 13, dtype=torch.float64)
-    weights = iter(model.state_dict().values())
+# Zhang et al. 2017, figure 3; "down" halves the image
+INCEPTION = "32+32, 32+48, down 80, 112+48, 96+64, 80+80, 48+96, down 96, 176+160, 176+160"
 
-    def convolution(x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+
+def test_inception_puts_two_branches_beside_each_other() -> None:
+    model, x = moved(models.create("inception")), batch(2, 3, 20, 13)
+    weights: Iterator[Tensor] = iter(model.state_dict().values())
+
+    def convolution(x: Tensor, stride: int = 1) -> Tensor:
         kernel, scale, shift, mean, variance, _ = (next(weights) for _ in range(6))
         x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
         return F.batch_norm(x, mean, variance, scale, shift).relu()
 
     out = convolution(x)
     assert out.shape[1] == 96
-    for block in blocks:
+    for block in INCEPTION.split(", "):
         if block.startswith("down"):
             left, right = convolution(out, 2), F.max_pool2d(out, 3, 2, 1)
             assert left.shape[1] == int(block.split()[1])
@@ -106,38 +189,74 @@ def test_inception_puts_two_branches_beside_each_other() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-SMALL: dict[str, dict[str, int]] = {
-    "vgg": {"depth": 11, "width": 2},
-    "densenet": {"depth": 10, "growth": 2},
-    "inception": {"width": 2},
-}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "preact_resnet18", "wide_resnet"])
+def test_the_stem_keeps_the_size_or_halves_it(name: str) -> None:
+    kept, halved = small(name), small(name, stem_stride=2)
+    halved.load_state_dict(kept.state_dict())
+    sizes = []
+    for model in (kept, halved):
+        model.conv1.register_forward_hook(lambda part, given, out: sizes.append(tuple(out.shape[2:])))
+    x = batch(2, 3, 32, 32)
+    assert not torch.equal(kept(x), halved(x))
+    assert sizes == [(32, 32), (16, 16)]
+    with pytest.raises(InputError, match="stem_stride: expected an integer >= 1, got 0"):
+        small(name, stem_stride=0)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_the_search_twin_equals_the_model(name: str) -> None:
-    model = moved(models.create(name, **SMALL[name]))
-    x, y = torch.rand(4, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 2, 3, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["preact_resnet18", "wide_resnet"])
+def test_the_activation_is_the_one_that_is_named(name: str) -> None:
+    layers = [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Softplus]
+    logits = []
+    for activation, layer in zip(("relu", "leaky_relu", "elu", "silu", "gelu", "softplus"), layers, strict=True):
+        model = small(name, activation=activation)
+        assert {type(part) for part in model.modules()} & set(layers) == {layer}
+        logits.append(model(torch.ones(1, 3, 16, 16, dtype=torch.float64)))
+    assert all(not torch.allclose(a, b) for i, a in enumerate(logits) for b in logits[:i])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "normalize"), [*((name, None) for name in SMALL), ("resnet18", "cifar10")])
+def test_the_search_twin_folds_and_equals_the_model(name: str, normalize: str | None) -> None:
+    model = small(name, normalize=normalize)
+    x, y = batch(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
     frozen = fa.freeze(model)
     torch.testing.assert_close(frozen(x), model(x), rtol=1e-9, atol=1e-9)
-    # of DenseNet's only those between the two convolutions of a layer follow a convolution alone
-    folded = {"vgg": 8, "densenet": 3, "inception": 19}[name]
-    assert f"folded {folded} BatchNorm" in frozen.notes
+    # resnets, VGG and Inception: all; preactivated nets and DenseNet: those that follow a convolution alone
+    all_of_them = {"resnet18": 20, "resnet50": 53, "vgg": 8, "inception": 19}
+    folded = {"preact_resnet18": 8, "wide_resnet": 3, "densenet": 3} | all_of_them
+    assert f"folded {folded[name]} BatchNorm" in frozen.notes
+    assert "channels-last" in frozen.notes
     given = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(F.cross_entropy(model(given), y, reduction="sum"), given)
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_train_mode_and_small_images_work(name: str) -> None:
-    model = models.create(name, shape=(1, 8, 8), **SMALL[name])
-    model.train()(torch.rand(4, 1, 8, 8)).sum().backward()
+def test_channels_last_train_mode_and_small_images_work(name: str) -> None:
+    model, x = small(name, shape=(1, 8, 8)), batch(4, 1, 8, 8)
+    expected = model(x)
+    model = model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
+    model.train()(x).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not torch.allclose(model.eval()(x), expected)  # the running statistics have moved
 
 
-def test_depths_that_there_are_not() -> None:
-    with pytest.raises(InputError, match="depth: expected one of 11, 13, 16, 19, got 12"):
-        models.create("vgg", depth=12)
-    with pytest.raises(InputError, match=r"depth: expected 6 n \+ 4"):
-        models.create("densenet", depth=12)
-    with pytest.raises(InputError, match="growth: expected an integer >= 1"):
-        models.create("densenet", growth=0)
+@pytest.mark.parametrize(
+    ("name", "arguments", "match"),
+    [
+        *(("wide_resnet", {"depth": depth}, "depth: expected") for depth in (4, 27, 29)),
+        ("wide_resnet", {"widen_factor": 0}, "widen_factor: expected an integer >= 1"),
+        ("wide_resnet", {"activation": "swish"}, "activation: expected one of relu, .*, got 'swish'"),
+        ("preact_resnet18", {"activation": "swish"}, "activation: expected one of relu, .*, got 'swish'"),
+        ("vgg", {"depth": 12}, "depth: expected one of 11, 13, 16, 19, got 12"),
+        ("densenet", {"depth": 12}, r"depth: expected 6 n \+ 4"),
+        ("densenet", {"growth": 0}, "growth: expected an integer >= 1"),
+    ],
+)
+def test_settings_that_there_are_not(name: str, arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        models.create(name, **arguments)
