@@ -95,20 +95,6 @@ TIMM = {"mean": tuple(MEAN), "std": tuple(STD), "input_size": (3, 224, 224)}
         (net(), torchvision_models.ResNet18_Weights.IMAGENET1K_V1),
         (net(), torchvision_models.ResNet18_Weights.IMAGENET1K_V1.transforms()),
     ],
-    ids=[
-        "timm",
-        "old-timm",
-        "timm-dataclass",
-        "given-before-carried",
-        "timm-in-transformers",
-        "processor",
-        "processor-geometry",
-        "processor-mapping",
-        "old-processor-mapping",
-        "processor-of-timm",
-        "torchvision-enum",
-        "torchvision-transforms",
-    ],
 )
 def test_the_constants_are_found(model: nn.Module, preprocessing: Any) -> None:
     torch.testing.assert_close(adapt(model, preprocessing).eval()(X), expected(MEAN, STD))

@@ -108,14 +108,10 @@ def test_quadratic_is_a_quadratic_form() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_an_ensemble_is_the_mean_of_its_members_probabilities(classes: int) -> None:
-    model, (x, y) = lively("ensemble", classes), batch(classes=classes)
+    model, (x, _) = lively("ensemble", classes), batch(classes=classes)
     mean = torch.stack([member(x).softmax(1) for member in model.members]).mean(0)
     torch.testing.assert_close(model(x), mean.log())
     torch.testing.assert_close(model(x).softmax(1), mean)
-    given = x.clone().requires_grad_()
-    shared = torch.stack([member(given).softmax(1) for member in model.members]).mean(0)
-    (wanted,) = torch.autograd.grad(F.nll_loss(shared.log(), y, reduction="sum"), given)
-    torch.testing.assert_close(fa.freeze(model).input_gradient(x, y)[2], wanted)
 
 
 def test_members_differ_and_the_seed_decides_them() -> None:
@@ -128,6 +124,8 @@ def test_members_differ_and_the_seed_decides_them() -> None:
     assert not torch.equal(weights[0], other["members.0.hidden.0.weight"])
     mixed = models.Ensemble([lively("rbf"), lively("quadratic")])
     assert mixed(batch()[0]).shape == (5, 3)
+    with pytest.raises(InputError, match="members: expected at least one model"):
+        models.Ensemble([])
 
 
 def test_sigmoids_pass_the_logits_and_tell_a_chance_for_each_class() -> None:
@@ -155,13 +153,6 @@ def test_gradients_and_the_twins(name: str, loss: str, classes: int) -> None:
     found, _, gradient = frozen.input_gradient(x, y, loss=loss)
     torch.testing.assert_close(gradient, wanted)
     torch.testing.assert_close(found, value(x))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_gradcheck(name: str) -> None:
-    model, (x, _) = lively(name), batch(2)
-    torch.autograd.gradcheck(model, x.requires_grad_(), eps=1e-7, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -230,17 +221,6 @@ def test_sizes_that_make_no_model_are_refused(name: str, arguments: dict[str, An
         models.create(name, **arguments)
 
 
-def test_an_ensemble_of_none_is_refused() -> None:
-    with pytest.raises(InputError, match="members: expected at least one model"):
-        models.Ensemble([])
-
-
-def test_a_side_of_ten_is_enough() -> None:
-    assert models.create("maxout_cnn", shape=(1, 10, 10), width=2, units=3)(
-        torch.rand(2, 1, 10, 10)
-    ).shape == (2, 10)
-
-
 # Rounding decides where training ends as much as a seed does: of two seeds each reached 0.89 to 0.98.
 LEARNING: dict[str, dict[str, Any]] = {
     "maxout": {"units": 60},
@@ -248,7 +228,6 @@ LEARNING: dict[str, dict[str, Any]] = {
     "rbf": {},
     "quadratic": {"units": 30},
     "sigmoids": {"units": 60, "dropout": 0.2},
-    "ensemble": {"units": 30, "members": 2, "dropout": 0.2},
 }
 
 

@@ -209,7 +209,9 @@ def test_the_stem_keeps_the_size_or_halves_it(name: str) -> None:
 def test_the_activation_is_the_one_that_is_named(name: str) -> None:
     layers = [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Softplus]
     logits = []
-    for activation, layer in zip(("relu", "leaky_relu", "elu", "silu", "gelu", "softplus"), layers, strict=True):
+    for activation, layer in zip(
+        ("relu", "leaky_relu", "elu", "silu", "gelu", "softplus"), layers, strict=True
+    ):
         model = small(name, activation=activation)
         assert {type(part) for part in model.modules()} & set(layers) == {layer}
         logits.append(model(torch.ones(1, 3, 16, 16, dtype=torch.float64)))
