@@ -130,6 +130,7 @@ VALUES = [
     *(lambda done: done.real, lambda done: done.imag),
     *(lambda done, power=1: done**power, lambda done, power=2: done**power),
     *(lambda done: (lambda: done + 1)(), lambda done: (lambda: done + 2)()),
+    *(lambda: lambda x: x + 3, (lambda: lambda x: x + 3)()),
     # by the fields of a dataclass
     *(Standard(), attack(), attack(steps=3), attack(fa.Linf(0.2)), attack(fa.L2(0.1))),
     *(attack(fa.Linf(0.1, box=(-1.0, 1.0))), attack(loss="margin")),
@@ -168,12 +169,6 @@ def test_what_the_compiler_makes_of_the_source_does_not_count():
     )
     other.__qualname__ = twice.__qualname__
     assert describe(other) == describe(twice)
-
-
-@pytest.mark.slow
-def test_lambdas_that_share_a_line():
-    made = [lambda x: x + 1, lambda x: x + 2, lambda: lambda x: x + 3, lambda x: (lambda: x + 4)()]
-    assert len({describe(each) for each in (*made, made[2]())}) == 5
 
 
 def without_source(text, name):
@@ -237,52 +232,33 @@ def test_what_a_function_fills_is_not_part_of_it():
     assert describe(counting) == before
 
 
-def test_models_by_class_shapes_types_and_flags_not_by_weights():
-    described = [
-        describe_model(nn.Linear(2, 3)),
-        describe_model(nn.Linear(3, 2)),
-        describe_model(nn.Linear(2, 3).double()),
-        describe_model(nn.Linear(2, 3).requires_grad_(False)),
-        describe_model(nn.Sequential(nn.Linear(2, 3))),
-    ]
-    assert len(set(described)) == 5
-    assert describe_model(nn.Linear(2, 3)) == described[0]
+CHANGES = [
+    lambda model: model[1].eval(),
+    lambda model: setattr(model[1], "p", 0.2),
+    lambda model: setattr(model, "2", nn.Tanh()),
+    lambda model: setattr(model, "0", nn.Conv2d(1, 2, 3, 2)),
+    lambda model: setattr(model, "0", nn.Conv2d(1, 3, 3)),
+    lambda model: setattr(model[0], "mean", torch.tensor(1.0)),
+    lambda model: model[0].register_buffer("rest", torch.tensor(1.0), persistent=False),
+    lambda model: model.register_forward_pre_hook(lambda module, args: (2 * args[0],)),
+    lambda model: model.register_forward_hook(lambda module, args, output: 2 * output),
+    lambda model: model.double(),
+    lambda model: model.requires_grad_(False),
+]
 
 
-def test_models_by_their_parts():
-    def built(**changed):
-        parts = {"p": 0.1, "activation": nn.ReLU(), "stride": 1, "mean": 0.0, "rest": 0.0} | changed
-        parts = {"hook": None, "before": None} | parts
-        model = nn.Sequential(
-            nn.Conv2d(1, 2, 3, parts["stride"]), parts["activation"], nn.Dropout(parts["p"])
-        )
-        model[0].mean = torch.tensor([parts["mean"]])
-        model[0].register_buffer("rest", torch.tensor([parts["rest"]]), persistent=False)
-        if parts["hook"]:
-            model.register_forward_hook(parts["hook"])
-        if parts["before"]:
-            model.register_forward_pre_hook(parts["before"])
+def test_models_by_class_shapes_types_flags_and_parts_not_by_weights():
+    def built():
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.1), nn.ReLU())
+        model[0].mean = torch.tensor(0.0)
+        model[0].register_buffer("rest", torch.tensor(0.0), persistent=False)
         return model
 
-    partly = built()
-    partly[2].eval()
-    described = [
-        describe_model(built()),
-        *(
-            describe_model(built(**changed))
-            for changed in (
-                {"p": 0.2},
-                {"activation": nn.Tanh()},
-                {"stride": 2},
-                {"mean": 1.0},
-                {"rest": 1.0},
-                {"before": lambda module, args: (2 * args[0],)},
-                {"hook": lambda module, args, output: 2 * output},
-            )
-        ),
-        describe_model(partly),
-    ]
-    assert len(set(described)) == 9
+    models = [built() for _ in CHANGES]
+    for change, model in zip(CHANGES, models, strict=True):
+        change(model)
+    described = [describe_model(model) for model in (built(), nn.Sequential(built()), *models)]
+    assert len(set(described)) == len(described)
     assert described[0] == describe_model(built()) == describe_model(built().eval())
 
 
@@ -370,12 +346,22 @@ def test_data_sets_of_any_class_by_what_they_hold():
     other_x, other_y = x.clone(), y.clone()
     other_x[3, 0, 1, 1], other_y[3] = 1.0, 0
 
+    class Listed(list):
+        targets = (0, 1)
+
     class Files(list):
         def __init__(self, labels):
             super().__init__(zip("abc", labels, strict=True))
             self.x, self.y = list("abc"), labels
 
+    listed = Listed([1, 2]), Listed([1, 2])
+    listed[0].targets, listed[1].targets = [0, 1], [1, 1]
     sets = [
+        *listed,
+        ImageSet(x, y % 2, 2, "a"),
+        ImageSet(x, 1 - y % 2, 2, "a"),
+        ImageSet(1 - x, y % 2, 2, "a"),
+        ImageSet(x[:3], y[:3] % 2, 2, "a"),
         TensorDataset(x, y),
         TensorDataset(other_x, y),
         TensorDataset(x, other_y),
@@ -387,22 +373,5 @@ def test_data_sets_of_any_class_by_what_they_hold():
         Files([0, 1, 2]),
         Files([0, 2, 1]),
     ]
-    assert len({describe_data(each) for each in sets}) == 10
-
-
-def test_data_by_size_pixels_and_labels():
-    x, y = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
-    base = describe_data(ImageSet(x, y, 2, "a"))
-    assert describe_data(ImageSet(x.clone(), y.clone(), 2, "another name")) == base
-    assert describe_data(ImageSet(x, 1 - y, 2, "a")) != base
-    assert describe_data(ImageSet(1 - x, y, 2, "a")) != base
-    assert describe_data(ImageSet(x[:3], y[:3], 2, "a")) != base
-
-    class Listed(list):
-        targets = (0, 1)
-
-    with_targets = Listed([1, 2])
-    with_targets.targets = [0, 1]
-    others = Listed([1, 2])
-    others.targets = [1, 1]
-    assert describe_data(with_targets) != describe_data(others)
+    assert len({describe_data(each) for each in sets}) == 16
+    assert describe_data(sets[2]) == describe_data(ImageSet(x.clone(), y % 2, 2, "another name"))

@@ -2,13 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import fastadv
 from fastadv.errors import InputError
 from fastadv.runs import folder
 from fastadv.runs.folder import RunFolder
@@ -53,18 +49,20 @@ def test_an_error_of_the_run_frees_the_folder_even_while_it_is_held_on_to(tmp_pa
 
 @pytest.mark.slow
 def test_a_killed_run_frees_the_folder(tmp_path):
-    code = (
-        "import sys, time; from fastadv.runs.folder import RunFolder\n"
-        "folder = RunFolder(sys.argv[1]); print('held', flush=True); time.sleep(60)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(fastadv.__file__).parents[1])}
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "held\n"
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            held = RunFolder(tmp_path)
+            os.write(write, str(held.path).encode())
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(write)
+    assert os.read(read, 1000).decode() == str(tmp_path)
     refused(tmp_path)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     RunFolder(tmp_path).close()
 
 

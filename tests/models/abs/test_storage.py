@@ -49,17 +49,8 @@ def test_a_damaged_byte_is_noticed_and_files_without_hashes_still_load(tmp_path)
 def old_file(path, model):
     """What was written before the parts had modules of their own."""
     names = [
-        "beta",
-        "binary",
-        "scale",
-        "floor",
-        "max_norm",
-        "input_grad",
-        "prune",
-        "precision",
-        "steps",
-        "step_size",
-        "prune_gain",
+        *("beta", "binary", "scale", "floor", "max_norm", "input_grad", "prune", "precision"),
+        *("steps", "step_size", "prune_gain"),
     ]
     constants = json.dumps({name: getattr(model, name) for name in names} | {"strides": [1, 2]})
     metadata = {"kind": "fastadv.ABS", "constants": constants, "card": json.dumps({"seed": 3})}
@@ -146,13 +137,8 @@ def test_damaged_and_foreign_files(tmp_path):
     constants = {k: v for k, v in json.loads(metadata["constants"]).items() if k != "beta"}
     save_tensors(path, tensors, metadata | {"constants": json.dumps(constants)})
     rejected("beta")
-    for name, value in (
-        ("steps", 0),
-        ("precision", "fp8"),
-        ("prune_gain", 3.0),
-        ("extra", 1),
-        ("strides", 4),
-    ):
+    wrong = {"steps": 0, "precision": "fp8", "prune_gain": 3.0, "extra": 1, "strides": 4}
+    for name, value in wrong.items():
         constants = json.loads(metadata["constants"]) | {name: value}
         save_tensors(path, tensors, metadata | {"constants": json.dumps(constants)})
         rejected("constants" if name == "strides" else name)
