@@ -1,6 +1,5 @@
 """A tiny net with all that a resume must bring back (BatchNorm, dropout), a tiny data set, and a run."""
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -74,8 +73,3 @@ def assert_same(model: nn.Module, other: nn.Module) -> None:
 
 def timeless(past: Iterable[EpochReport]) -> list[EpochReport]:
     return [replace(report, seconds=0.0) for report in past]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(Path(sys.argv[1]), resume=True, epochs=int(sys.argv[2]))

@@ -19,29 +19,6 @@ def images(n, channels=3, height=9, width=7, dtype=torch.float32, seed=0):
     return torch.rand(n, channels, height, width, generator=generator).to(dtype)
 
 
-def places(image, margin):
-    padded = pad(image, (margin,) * 4)
-    height, width = image.shape[1:]
-    return [
-        padded[:, i : i + height, j : j + width] for i in range(2 * margin + 1) for j in range(2 * margin + 1)
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("height", "width", "padding", "margin"),
-    [(8, 8, None, 1), (28, 6, None, 3), (32, 32, None, 4), (9, 7, None, 1), (7, 12, 3, 3), (5, 5, 7, 7)],
-)
-def test_each_crop_is_a_window_of_the_padded_image_and_all_windows_occur(height, width, padding, margin):
-    image = images(1, 1, height, width)
-    n = 20 * (2 * margin + 1) ** 2
-    moved = crop(image.expand(n, -1, -1, -1), ids=torch.arange(n), seed=1, padding=padding)
-    hits = torch.stack([(moved == window).flatten(1).all(1) for window in places(image[0], margin)])
-    blank = (moved == 0).flatten(1).all(1)
-    assert (hits.sum(0)[~blank] == 1).all(), "an image that is no window"
-    assert (hits.sum(1) > 0).all(), "a window that never occurs"
-
-
 def reference_cutout(image, row, column, size, fill):
     """As in the authors' code, for one image."""
     mask = np.ones(image.shape[1:], dtype=bool)

@@ -8,11 +8,10 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.runs import files
 from fastadv.train import Optimization, Standard, fit
 from fastadv.train._weights import MovingAverage
 
-from .nets import images, net, run, stopped
+from .nets import images, net, run
 
 DECAY = 0.6
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
@@ -70,18 +69,6 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     assert about["config"]["ema"] == DECAY
     assert about["measured"]["weights"] == "ema"
     assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stop", [6, 9])
-def test_it_resumes_bit_for_bit(tmp_path, stop):
-    options = {"ema": DECAY, "optimizer": "adam", "precision": "bf16", "schedule": "cyclic"}
-    run(tmp_path / "whole", **options)
-    stopped(stop, run, tmp_path / "parts", **options)
-    run(tmp_path / "parts", resume=True, **options)
-    for name in ("ema", "model"):
-        paths = (tmp_path / part / f"{name}.safetensors" for part in ("whole", "parts"))
-        assert_same(*(files.load_tensors(path)[0] for path in paths))
 
 
 def test_weights_in_half_precision_are_averaged_in_single():

@@ -199,30 +199,6 @@ def test_order_attack_and_augmentation_do_not_share_seeds(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_step_has_its_own_dropout_mask():
-    class Masks(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net, self.drop = net(), nn.Dropout(0.5)
-
-        def forward(self, x):
-            if self.training:
-                masks.append(self.drop(torch.ones(64)).bool())
-            return self.net(x)
-
-    def masks_of(**options):
-        masks.clear()
-        train(Masks(), epochs=2, **options)
-        return torch.stack(masks[-14:])  # one more pass tries the layout of the weights
-
-    masks: list = []
-    first, again, other = masks_of(), masks_of(), masks_of(seed=1)
-    assert first.unique(dim=0).shape[0] == 14
-    assert torch.equal(first, again)
-    assert torch.cat([first, other]).unique(dim=0).shape[0] == 28
-
-
-@pytest.mark.slow
 def test_the_finished_model_has_a_card(tmp_path):
     model = net()
     (report,) = train(

@@ -1,8 +1,6 @@
 """A run that stops, at any moment and for any reason, goes on as if nothing had happened."""
 
 import functools
-import random
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +13,6 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files, folder
 from fastadv.train import _run, fit, reports
 from fastadv.train.measuring import Measure
-from tests.processes import program
 
 from .nets import assert_same, grouped, images, net, run, stopped, timeless
 
@@ -62,30 +59,6 @@ def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
-    epochs = 15
-    expected, past = run(None, epochs=epochs)
-    folder = tmp_path / "killed"
-    [(child, _)] = program(tmp_path, "tests.train.nets", str(folder), str(epochs))
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint.safetensors").exists():
-        assert child.is_alive(), "the child ended without a checkpoint"
-        assert time.monotonic() < deadline, "the child never wrote a checkpoint"
-        time.sleep(0.002)
-    delay = random.Random().uniform(0, 0.25)
-    time.sleep(delay)
-    child.kill()
-    child.join()
-    assert not (folder / "model.safetensors").exists(), "the child ended before it was killed: make it longer"
-    model, _ = run(folder, resume=True, epochs=epochs)
-    assert_same(model, expected)
-    assert timeless(reports(folder)) == timeless(past), f"killed {delay:.3f} s after its first checkpoint"
-    assert not list(folder.glob(".*.part"))
-    stored, _ = files.load_tensors(folder / "model.safetensors")
-    assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
-
-
-@pytest.mark.slow
 def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkeypatch):
     now, step = [0.0], torch.optim.SGD.step
 
@@ -122,24 +95,19 @@ def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(w
 
 
 @pytest.mark.slow
-def test_the_constant_schedule_may_be_made_longer(tmp_path):
-    expected, _ = run(None, schedule="constant", epochs=3)
-    run(tmp_path, schedule="constant", epochs=2)
-    model, rest = run(tmp_path, schedule="constant", epochs=3, resume=True)
-    assert_same(model, expected)
-    assert [report.epoch for report in rest] == [3]
-    with pytest.raises(InputError, match=r"schedule \(constant there, cosine here\)"):
-        run(tmp_path, epochs=3, resume=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("begun", [False, True])
-def test_fewer_epochs_than_were_begun_are_refused(tmp_path, begun):
-    run(tmp_path, schedule="constant", epochs=1 if begun else 2)
-    if begun:  # stopped in the second epoch
-        stopped(12, run, tmp_path, schedule="constant", epochs=2, resume=True)
+def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
+    expected, _ = run(None, schedule="constant", epochs=2)
+    run(tmp_path, schedule="constant", epochs=1)
+    stopped(12, run, tmp_path, schedule="constant", epochs=2, resume=True)
     with pytest.raises(InputError, match=r"epochs: expected at least the 2 .* got 1"):
         run(tmp_path, schedule="constant", epochs=1, resume=True)
+    model, rest = run(tmp_path, schedule="constant", epochs=2, resume=True)
+    assert_same(model, expected)
+    assert [report.epoch for report in rest] == [2]
+    with pytest.raises(InputError, match=r"epochs: expected at least the 2 .* got 1"):
+        run(tmp_path, schedule="constant", epochs=1, resume=True)
+    with pytest.raises(InputError, match=r"schedule \(constant there, cosine here\)"):
+        run(tmp_path, epochs=2, resume=True)
 
 
 @pytest.mark.slow
@@ -159,31 +127,8 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
     assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
-@pytest.mark.slow
-def test_an_augmentation_that_draws_from_torch_resumes_bit_equal(tmp_path):
-    def noisy(x, *, ids, seed):
-        return (x + 0.1 * torch.rand(x.shape)).clamp(0, 1)
-
-    torch.manual_seed(1)
-    expected, _ = run(None, augment=noisy)
-    stopped(5, run, tmp_path, augment=noisy)
-    torch.manual_seed(2)
-    model, _ = run(tmp_path, augment=noisy, resume=True)
-    assert_same(model, expected)
-
-
 def by_share(power: float):
     return lambda done: 1 - 0.5 * done**power
-
-
-class Weighted:
-    """A recipe that is no dataclass."""
-
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
-
-    def __call__(self, model, x, y, *, ids=None, seed=0):
-        return self.weight * torch.nn.functional.cross_entropy(model(x), y)
 
 
 def pgd(**changed):
@@ -206,7 +151,7 @@ FUNCTIONS = {
 }
 RECIPES = [
     pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))), pgd(loss="margin"),
-    fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()), Weighted(1.0),
+    fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()),
 ]  # fmt: skip
 
 
@@ -216,18 +161,10 @@ def test_another_configuration_is_refused_and_named(whole):
     for name, value in REFUSED.items():
         with pytest.raises(InputError, match=rf"another {name}[ .].*another folder"):
             run(whole[2], resume=True, **{name: value})
-    assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
-
-
-@pytest.mark.slow
-def test_another_recipe_or_attribute_of_one_is_refused(whole, tmp_path):
     for recipe in RECIPES:
         with pytest.raises(InputError, match="another recipe"):
             run(whole[2], resume=True, recipe=recipe)
-    options = {"epochs": 1, "checkpoint_every": None}
-    run(tmp_path, recipe=Weighted(1.0), **options)
-    with pytest.raises(InputError, match="another recipe"):
-        run(tmp_path, resume=True, recipe=Weighted(2.0), **options)
+    assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
 
 
 @pytest.mark.slow
@@ -298,16 +235,11 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     assert len(list(fit_of(tmp_path, resume=True))) == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
+@pytest.mark.parametrize("damage", ["flipped", "foreign"])
 def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, damage):
     path = tmp_path / "checkpoint.safetensors"
     data = bytearray((whole[2] / "checkpoint.safetensors").read_bytes())
-    if damage == "truncated":
-        data = data[: len(data) // 2]
-    elif damage == "flipped":
-        data[-100] ^= 4
-    elif damage == "empty":
-        data = bytearray()
+    data[-100] ^= 4
     path.write_bytes(data)
     if damage == "foreign":
         files.save_tensors(path, {"w": torch.zeros(3)})

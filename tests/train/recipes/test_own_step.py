@@ -11,7 +11,7 @@ from fastadv.runs import files
 from fastadv.train import Execution, Standard, fit, reports
 from fastadv.train.augment import make_augment
 from tests.processes import program, succeed
-from tests.train.nets import assert_same, images, net, run, stopped, timeless
+from tests.train.nets import assert_same, images, net, run, timeless
 from tests.train.recipes.killed import RECIPES, SETTINGS
 
 
@@ -44,18 +44,6 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     torch.testing.assert_close(tensors["recipe/sum"], 2 * images().x.sum(0), rtol=1e-5, atol=1e-5)
     assert all(math.isfinite(report.loss) for report in past)
     assert past[-1].loss < past[0].loss
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stop", [4, 10])
-def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
-    expected, past = run(None, recipe=Counted(), epochs=2)
-    stopped(stop, run, tmp_path, recipe=Counted(), epochs=2)
-    model, _ = run(tmp_path, recipe=Counted(), epochs=2, resume=True)
-    assert_same(model, expected)
-    assert timeless(reports(tmp_path)) == timeless(past)
-    with pytest.raises(InputError, match="another recipe"):
-        run(tmp_path, recipe=Counted(2.0), epochs=2, resume=True)
 
 
 @pytest.fixture(scope="module")
