@@ -48,9 +48,7 @@ class PreActResNet18(nn.Module):
     Args:
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
-        stem_stride: of the first convolution. 1 keeps the full size, as published robust models do for
-            Tiny-ImageNet too (Wang et al. 2023); with 2, images of 64x64 cost what those of 32x32 do with 1.
-            The weights fit both.
+        stem_stride: of the first convolution; see `ResNet18`.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """

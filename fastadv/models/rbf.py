@@ -4,16 +4,15 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
-from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models._common import EachOnItsOwn, check_batch, check_sizes, first_weights
 
 torch.fx.wrap("check_batch")
 
 LEAST = 1e-6  # of the distance, so that log-odds are finite at a template itself
 
 
-class RBF(nn.Module):
+class RBF(EachOnItsOwn):
     """P(class k | x) = exp(-d_k(x)), d_k(x) = sum_i s_ki² (x_i - m_ki)², each class on its own.
 
     The paper prints exp((x - m)ᵀ β (x - m)), so β must be negative definite; it says no more. Here β_k is
@@ -42,12 +41,3 @@ class RBF(nn.Module):
         x = check_batch(x, self.shape).flatten(1)[:, None]
         distance = ((x - self.templates) * self.scales).square().sum(2).clamp(min=LEAST)
         return -distance - (-torch.expm1(-distance)).log()
-
-    def confidence(self, x: Tensor) -> Tensor:
-        """Return the probability of each class, [B, K]; they need not sum to 1."""
-        chances: Tensor = self(x).sigmoid()
-        return chances
-
-    def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the logarithms of these probabilities, [B, K], from the logits [B, K]."""
-        return logsigmoid(logits)

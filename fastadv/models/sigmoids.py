@@ -3,13 +3,13 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from fastadv.errors import InputError
+from fastadv.models._common import EachOnItsOwn
 from fastadv.models.registry import create
 
 
-class Sigmoids(nn.Module):
+class Sigmoids(EachOnItsOwn):
     """`model` whose logits are read as log-odds: P(class k | x) = sigmoid(logit k), each on its own.
 
     The logits pass unchanged, so the predicted class is that of the softmax, and so is what every attack
@@ -27,15 +27,6 @@ class Sigmoids(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
         return logits
-
-    def confidence(self, x: Tensor) -> Tensor:
-        """Return the probability of each class, [B, K]; they need not sum to 1."""
-        chances: Tensor = self(x).sigmoid()
-        return chances
-
-    def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the logarithms of these probabilities, [B, K], from the logits [B, K]."""
-        return logsigmoid(logits)
 
 
 def sigmoids(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv._torchvision import models as torchvision_models
@@ -144,20 +143,6 @@ def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any]
 def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         adapt(net(), **arguments)
-
-
-@pytest.mark.slow
-def test_a_torchvision_model_needs_its_weights_named() -> None:
-    model = torchvision_models.resnet18(weights=None, num_classes=10).eval()
-    with pytest.raises(InputError, match="ResNet, which does not say so"):
-        adapt(model)
-    weights = torchvision_models.ResNet18_Weights.IMAGENET1K_V1
-    adapted, x = adapt(model, weights).eval(), torch.rand(2, 3, 64, 64)
-    shown = F.interpolate(x, 64)  # the preset's own normalization, without its resizing and cropping
-    shown = (shown - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    torch.testing.assert_close(adapted(x), model(shown))
-    y = adapted(x).argmax(1)
-    assert fa.attacks.fgsm(adapted, x, y, fa.Linf(0.5)).x_adv.shape == x.shape
 
 
 def test_a_model_that_is_no_module_is_refused() -> None:

@@ -101,16 +101,6 @@ def test_another_use_of_the_name_is_no_threshold() -> None:
         assert fa.freeze(model).input_threshold is None
 
 
-def test_a_threshold_of_another_meaning_leaves_attacks_as_strong() -> None:
-    """A model that keeps a number under the name `threshold` does not binarize: its pixels are not moved."""
-    plain, named = net(), net()
-    named.threshold = 0.3  # type: ignore[assignment]
-    y = plain(X).argmax(1)
-    outs = [fa.attacks.bim(model, X, y, fa.L2(0.5), steps=5) for model in (plain, named)]
-    assert outs[0].success.any()
-    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
-
-
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "half", None, True])
 def test_bad_thresholds(threshold: Any) -> None:
     with pytest.raises(InputError, match="threshold: expected a finite number"):

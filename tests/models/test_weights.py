@@ -85,14 +85,6 @@ def test_torch_files_load_plain_nested_and_from_ddp(tmp_path: Path, legacy: bool
     assert same(saved, other)
 
 
-def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
-    state = {name: tensor for name, tensor in net(1).state_dict().items() if "num_batches" not in name}
-    torch.save(state, tmp_path / "old.pt")
-    other = net(2)
-    load_weights(other, tmp_path / "old.pt")
-    assert same(net(1), other)
-
-
 def refused(path: Path, error: type[Exception], match: str) -> None:
     """Loading fails with one line that matches, and the model stays as it was."""
     model = net(2)

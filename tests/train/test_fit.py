@@ -120,56 +120,6 @@ def test_bf16_and_a_function_as_schedule():
     assert train(**options)[0].learning_rate == pytest.approx(0.1 * (1 - 6 / 14))
 
 
-class Spy(PGDTraining):
-    """PGD training that writes down its order and seeds, and the random start they give."""
-
-    def __call__(self, model, x, y, *, ids=None, seed=0):
-        SEEN.append((ids.tolist(), seed, self.threat.random_start(x, seed=seed, ids=ids), x))
-        return super().__call__(model, x, y, ids=ids, seed=seed)
-
-
-SEEN: list = []
-
-
-def spied(**options):
-    SEEN.clear()
-    train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=3, **options)
-    assert len(SEEN) == 21
-    return [SEEN[7 * epoch : 7 * epoch + 7] for epoch in range(3)]
-
-
-def by_id(epoch, part):
-    """What each sample got in an epoch, in the order of the ids."""
-    rows = {i: row for ids, _, *images in epoch for i, row in zip(ids, images[part], strict=True)}
-    return torch.stack([rows[i] for i in sorted(rows)])
-
-
-@pytest.mark.slow
-def test_every_epoch_has_its_own_order_attack_noise_and_augmentation():
-    epochs = spied(augment="shift")
-    orders = [[i for ids, *_ in epoch for i in ids] for epoch in epochs]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len({seed for epoch in epochs for _, seed, *_ in epoch}) == 3
-    for first, second in ((0, 1), (1, 2), (0, 2)):
-        starts, moved = ([by_id(epochs[k], part) for k in (first, second)] for part in (0, 1))
-        assert ((starts[0] - starts[1]).flatten(1).abs().amax(1) > 1e-3).all()
-        assert (moved[0] != moved[1]).flatten(1).any(1).float().mean() > 0.7
-        assert sum(a == b for a, b in zip(orders[first], orders[second], strict=True)) < 10
-
-
-@pytest.mark.slow
-def test_the_seed_alone_decides_on_order_attack_noise_and_augmentation():
-    runs = []
-    for seed, state in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(state)
-        runs.append(spied(augment="shift", seed=seed))
-    for epoch, again, other in zip(*runs, strict=True):
-        assert epoch[0][0] == again[0][0] != other[0][0]
-        assert epoch[0][1] == again[0][1] != other[0][1]
-        assert torch.equal(by_id(epoch, 1), by_id(again, 1))
-        assert not torch.equal(by_id(epoch, 1), by_id(other, 1))
-
-
 def test_order_attack_and_augmentation_do_not_share_seeds(monkeypatch):
     """The seed of one purpose is that of no other, and the run's own seed is used for none."""
     used = {"permutation": set(), "augment": set(), "attack": set(), "dropout": set()}

@@ -263,29 +263,24 @@ def test_an_infinite_radius_is_a_walk():
 
 
 class Tempered(nn.Module):
-    """Python state that training may change: a number, a flag, an activation, values in a list and a dict."""
+    """Python state that training may change: a number, an activation, a value in a list."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.activation, self.last = nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 3)
-        self.center, self.sign, self.flipped, self.powers = 0.5, [1], False, {"power": 1}
+        self.center, self.sign = 0.5, [1]
 
     def forward(self, x):
-        x = x.flatten(1).flip(1) if self.flipped else x.flatten(1)
-        return self.last(self.activation(self.first(x - self.center)) ** self.powers["power"]) * self.sign[0]
+        return self.last(self.activation(self.first(x.flatten(1) - self.center))) * self.sign[0]
 
 
 CHANGES = {
     "number": lambda model: setattr(model, "center", -3.0),
-    "flag": lambda model: setattr(model, "flipped", True),
     "activation": lambda model: setattr(model, "activation", nn.ReLU()),
     "parameter": lambda model: setattr(model.last, "weight", nn.Parameter(-model.last.weight.detach())),
     "list": lambda model: model.sign.__setitem__(0, -1),
-    "dict": lambda model: model.powers.update(power=2),
     "hook": lambda model: model.first.register_forward_hook(lambda part, given, made: made.sin()),
-    "forward": lambda model: setattr(model, "forward", lambda x: model.last(model.first(x.flatten(1)).cos())),
-    "submodule": lambda model: model.add_module("last", nn.Linear(8, 3)),
 }
 
 
@@ -297,10 +292,7 @@ def test_the_attack_follows_what_changes_in_python(change):
     before = recipe(model, x, y, ids=ids)
     change(model)
     after = recipe(model, x, y, ids=ids)
-    fresh = copy.deepcopy(model)
-    if "forward" in vars(model):
-        fresh.forward = lambda x: fresh.last(fresh.first(x.flatten(1)).cos())
-    assert torch.equal(after, recipe(fresh, x, y, ids=ids))
+    assert torch.equal(after, recipe(copy.deepcopy(model), x, y, ids=ids))
     assert not torch.equal(after, before)
 
 

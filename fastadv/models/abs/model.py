@@ -197,8 +197,7 @@ class ABS(nn.Module):
         The factors of Binary ABS are those of the best accuracy, the scale has the least cross-entropy, and
         the floor brings the median confidence of the predicted class to 0.9 (Schott et al. 2018). The gain is
         the share of its first loss above which nearly every descent ends. InputError for images that are not
-        finite. A thousand images will do; with
-        few, and none of them misclassified, the scale comes out too large.
+        finite. A thousand images will do; with few, none of them misclassified, the scale is too large.
         """
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
@@ -286,28 +285,14 @@ class ABS(nn.Module):
             shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
         if not isinstance(shape, DecoderShape):
             raise InputError(f"shape: expected a DecoderShape, got {shape!r}; or give latents and width")
+        beta = (shape.values / MNIST_VALUES,) * 2 if beta is None else beta
         settings = Settings(
-            epochs,
-            shape,
-            width,
-            batch_size,
-            learning_rate,
-            (shape.values / MNIST_VALUES,) * 2 if beta is None else beta,
-            augment,
-            seed,
-            training_precision,
+            epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision
         )
         return fit(
-            cls,
-            dataset,
-            settings,
-            run_dir=run_dir,
-            resume=resume,
-            device=device,
-            progress=progress,
-            calibration=calibration,
-            options=options,
-        )
+            cls, dataset, settings, run_dir=run_dir, resume=resume, device=device, progress=progress,
+            calibration=calibration, options=options,
+        )  # fmt: skip
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
@@ -316,13 +301,8 @@ class ABS(nn.Module):
         The prior latents are drawn from `seed`; set `prior_latents` for others. InputError for a missing
         file, CorruptFileError for a damaged or foreign one.
         """
-        weights, biases = read_official(folder)
-        model = cls(
-            weights,
-            biases,
-            DecoderShape().strides,
-            **{"binary": binary, "factors": OFFICIAL_FACTORS, **options},
-        )
+        options = {"binary": binary, "factors": OFFICIAL_FACTORS, **options}
+        model = cls(*read_official(folder), DecoderShape().strides, **options)
         model.card = {"source": "the authors' published state dicts"}
         return model
 
@@ -336,14 +316,11 @@ class ABS(nn.Module):
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote. CorruptFileError for a damaged or foreign file."""
         stored = read_abs(path)
+        held = stored.decoders
         model = cls(
-            stored.decoders.weights,
-            stored.decoders.biases,
-            stored.decoders.shape.strides,
-            options=stored.options,
-            factors=stored.factors,
-            prior_samples=stored.decoders.classes,
-        )
+            held.weights, held.biases, held.shape.strides, options=stored.options, factors=stored.factors,
+            prior_samples=held.classes,
+        )  # fmt: skip
         model.prior = stored.prior
         model.card = stored.card
         return model

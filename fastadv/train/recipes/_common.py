@@ -1,6 +1,7 @@
 """What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
-from fastadv.train.recipes.base import Recipe, is_loss, owns_step
+from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
@@ -123,6 +124,22 @@ def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int,
 def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
     """Return x + 0.001 · N(0, 1), in ball and box: where TRADES and MART begin."""
     return threat.project(x + NOISE * drawn(rng.normal, x, ids, seed, "near start"), x)
+
+
+@dataclass(frozen=True)
+class NearPredictions(Crafted):
+    """A loss with beta · KL(p(x) || p(x_adv)) in it, on points that begin near x: TRADES and MART."""
+
+    threat: Threat
+    steps: int
+    step_size: float | None = None
+    beta: float = 6.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_steps(self.threat, self.steps, self.step_size)
+        check_number("beta", self.beta, 0)
+        check_objective(self.label_smoothing)
 
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv._checks import check_number
-from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_objective, check_steps, divergence, near_start
-from fastadv.train.recipes.base import Crafted
+from fastadv.train.recipes._common import NearPredictions, ascent, divergence, near_start
 
 
 def _other(logits: Tensor, y: Tensor) -> Tensor:
@@ -21,7 +18,7 @@ def _other(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MART(Crafted):
+class MART(NearPredictions):
     """BCE(x_adv, y) + beta · KL(p(x) || p(x_adv)) · (1 - p_y(x)), the mean over the batch.
 
     BCE = -log p_y(x_adv) - log(1 - p_k(x_adv)), where k is the most likely class other than y. No part is
@@ -34,16 +31,7 @@ class MART(Crafted):
     Source: Wang et al. 2020 (ICLR), equations 6 to 8 and 11; beta = 5 in the paper, 6 in the authors' code.
     """
 
-    threat: Threat
-    steps: int
-    step_size: float | None = None
     beta: float = 5.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_steps(self.threat, self.steps, self.step_size)
-        check_number("beta", self.beta, 0)
-        check_objective(self.label_smoothing)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         start = near_start(self.threat, x, ids, seed)

@@ -5,21 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv._checks import check_number
-from fastadv.threat import Threat
-from fastadv.train.recipes._common import (
-    ascent,
-    check_objective,
-    check_steps,
-    divergence,
-    frozen_twin,
-    near_start,
-)
-from fastadv.train.recipes.base import Crafted
+from fastadv.train.recipes._common import NearPredictions, ascent, divergence, frozen_twin, near_start
 
 
 @dataclass(frozen=True)
-class TRADES(Crafted):
+class TRADES(NearPredictions):
     """J(x, y) + beta · KL(p(x) || p(x_adv)), the mean over the batch; p is the softmax of the logits.
 
     x_adv maximizes the same divergence: `steps` projected steps from x + 0.001 · N(0, 1), with p(x) of the
@@ -31,17 +21,6 @@ class TRADES(Crafted):
     infinite radius without a step size.
     Source: Zhang et al. 2019 (arXiv 1901.08573), equation 5 and algorithm 1; beta = 6 in section 5.3.
     """
-
-    threat: Threat
-    steps: int
-    step_size: float | None = None
-    beta: float = 6.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_steps(self.threat, self.steps, self.step_size)
-        check_number("beta", self.beta, 0)
-        check_objective(self.label_smoothing)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         frozen = frozen_twin(model)
