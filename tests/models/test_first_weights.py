@@ -1,7 +1,6 @@
 """First weights follow the law of the published code, layer by layer; so do constants of data sets."""
 
 import math
-from functools import cache
 
 import pytest
 import torch
@@ -20,15 +19,11 @@ LAWS = {
 }
 
 
-@cache
-def fresh(name: str) -> nn.Module:
-    return models.create(name, **LAWS[name][1])
-
-
 @pytest.mark.parametrize("name", LAWS)
-def test_convolutions_are_normal_with_the_deviation_of_their_fan(name: str) -> None:
-    fan, ratios = LAWS[name][0], []
-    for layer in fresh(name).modules():
+def test_convolutions_are_normal_with_the_deviation_of_their_fan_and_other_layers_as_usual(name: str) -> None:
+    fan, arguments = LAWS[name]
+    model, ratios = models.create(name, **arguments), []
+    for layer in model.modules():
         if not isinstance(layer, nn.Conv2d):
             continue
         weight, area = layer.weight.detach(), math.prod(layer.kernel_size)
@@ -41,11 +36,7 @@ def test_convolutions_are_normal_with_the_deviation_of_their_fan(name: str) -> N
         if layer.bias is not None:
             assert not layer.bias.any()
     assert max(ratios) >= 2  # the two fans are told apart
-
-
-@pytest.mark.parametrize("name", LAWS)
-def test_other_layers_begin_as_they_should(name: str) -> None:
-    for layer in fresh(name).modules():
+    for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             assert (layer.weight == 1).all()
             assert not layer.bias.any()

@@ -47,7 +47,6 @@ def test_an_error_of_the_run_frees_the_folder_even_while_it_is_held_on_to(tmp_pa
     assert caught
 
 
-@pytest.mark.slow
 def test_a_killed_run_frees_the_folder(tmp_path):
     read, write = os.pipe()
     child = os.fork()
