@@ -91,7 +91,8 @@ def fab(
     core.check_share("backward", backward, one=True)
     if restart_radius is None:
         restart_radius = RESTART[threat.norm] * width(threat)
-    restart_radius = core.check_step_size(restart_radius, x, "restart_radius")
+    else:
+        restart_radius = core.check_step_size(restart_radius, x, "restart_radius")
     longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
     explored = min(EXPLORED * steps, steps - RETURN[threat.norm])

@@ -43,8 +43,8 @@ class Trusted:
 
     def knows_size(self, x: Tensor) -> bool:
         """Return whether any pass of as many rows was."""
-        kinds = tuple(self._most.items())  # other threads may add to them
-        return any(kind == size_class(x) and len(x) <= most for (_, kind), most in kinds)
+        held, own = list(self._most.items()), size_class(x)  # another thread may add one meanwhile
+        return any(kind == own and len(x) <= most for (_, kind), most in held)
 
     def add(self, used: Hashable, x: Tensor) -> None:
         """Take a pass of x with these rewrites."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import ConfidentlyWrong, fab
 from fastadv.attacks.core import full_batches
 from fastadv.ops import to_hyperplane
-from fastadv.threat import L2, THREATS
+from fastadv.threat import L1, L2, THREATS
 
 from .nets import Counted, images, labels, linear, mlp
 from .watched import watched
@@ -189,6 +189,13 @@ def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
         length = torch.linalg.vector_norm(away, THREATS[norm].order, dim=1)
         assert (length <= wanted * (1 + 1e-6)).all()
         assert (length >= wanted * 0.4).all()
+
+
+def test_restarts_in_the_widest_box() -> None:
+    """Five widths of it are more than a number holds; nobody gave a restart_radius that could be wrong."""
+    net, x = certain(linear(3)).double(), images(3).double()
+    out = fab(net, x, labels(net, x), L1(torch.inf, (0.0, 1e308)), steps=3, restarts=2)
+    assert out.x_adv.isfinite().all()
 
 
 def test_each_class_in_turn_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.engine import guard
 from fastadv.engine.cpu import activations, onednn, thin, winograd
+from fastadv.engine.trusted import Trusted
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
@@ -216,6 +217,22 @@ def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
     fa.freeze(model, fold=False).input_gradient(X, Y)
     assert asked == [24, 24]
+
+
+def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
+    class Rows:
+        """A batch of four; at the moment when its size is asked, another thread adds what it compared."""
+
+        dtype, shape = X.dtype, X.shape
+
+        def __len__(self) -> int:
+            trusted.add(("another", len(trusted._most)), X)
+            return 4
+
+    trusted = Trusted()
+    trusted.add("one", X[:5])
+    assert trusted.knows_size(Rows())  # type: ignore[arg-type]
+    assert not trusted.knows_size(X[:1])
 
 
 @pytest.mark.slow

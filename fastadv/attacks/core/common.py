@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial, wraps
-from textwrap import indent
+from textwrap import dedent, indent
 from typing import ParamSpec, TypedDict, TypeVar, overload
 
 from torch import Tensor
@@ -125,7 +125,7 @@ def _completed(others: str, text: str, names: list[str]) -> str:
     """Return the docstring of an attack with the meaning of all its arguments, and how every attack ends."""
     head, _, rest = text.partition("\n\nArgs:\n")
     own, _, tail = rest.partition("\n\n")
-    meaning = _entries(f"{inspect.getdoc(Common)}\n{others}") | _entries(inspect.cleandoc(own))
+    meaning = _entries(f"{inspect.getdoc(Common)}\n{others}") | _entries(dedent(own))
     arguments = "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)
     parts = [head, f"Args:\n{indent(arguments, '    ')}", tail, ENDING]
     return "\n\n".join(part for part in parts if part)

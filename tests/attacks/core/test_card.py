@@ -1,8 +1,10 @@
 """What an attack's registry entry says of it."""
 
+from typing import Any, Unpack
+
 import pytest
 
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS, core
 
 
 @pytest.mark.parametrize("name", [*ATTACKS, *ABS_ATTACKS, *SUBSTITUTE_ATTACKS])
@@ -18,3 +20,22 @@ def test_an_entry_describes_its_function(name: str) -> None:
 
 def test_the_entries_are_in_alphabetical_order() -> None:
     assert list(ATTACKS) == sorted(ATTACKS)
+
+
+def test_what_an_attack_says_of_its_arguments_is_shown_whole() -> None:
+    @core.takes_common
+    def attack(model: Any, x: Any, *, power: int, **common: Unpack[core.Common]) -> None:
+        """Do something.
+
+        Args:
+            power: of the step,
+                in two lines.
+
+        An end.
+        """
+
+    shown = str(attack.__doc__)
+    assert shown.startswith("Do something.\n\nArgs:\n    model: classifier or Frozen;")
+    assert "\n    power: of the step,\n        in two lines.\n    targets: " in shown
+    assert "\n    ids: int [B], sample numbers" in shown
+    assert "\n\nAn end.\n\nWhere nothing was broken" in shown
