@@ -230,7 +230,8 @@ def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
             return 4
 
     trusted = Trusted()
-    trusted.add("one", X[:5])
+    trusted.add("few", X[:2])
+    trusted.add("more", X[:5])
     assert trusted.knows_size(Rows())  # type: ignore[arg-type]
     assert not trusted.knows_size(X[:1])
 
