@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import cw
 from fastadv.attacks.cw import _fit, _tighten
+from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.constant_search import bisect
 from fastadv.threat import L2, Linf, Threat
 
@@ -98,13 +99,18 @@ def test_tau_follows_the_distance() -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_last_point_is_judged(norm: str) -> None:
+def test_the_last_point_is_judged(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it says is known to the bisection of the constant."""
+    hits: list[Tensor] = []
+    monkeypatch.setattr(constant_search, "bisect", lambda search: hits.append(search.rows.hit) or search.y < 0)
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 0.05)
     y = torch.zeros(4, dtype=torch.long)
     out = cw(model, x, y, THREATS[norm](math.inf), steps=1, searches=1, step_size=0.5)
     assert out.success.all()
     assert out.backwards == 4
+    assert all(hit.all() for hit in hits)
+    assert len(hits) == (norm == "l2")
 
 
 @pytest.mark.slow

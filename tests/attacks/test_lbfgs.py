@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from fastadv.attacks import lbfgs
-from fastadv.attacks.lbfgs import MEMORY, _newton
+from fastadv.attacks.lbfgs import MEMORY, _consider, _newton, _propose
 from fastadv.threat import L2
 
 from .scripted import scripted
@@ -88,3 +88,28 @@ def test_the_first_trials_by_hand(gain: float, taken: bool) -> None:
     lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=3, searches=1)
     torch.testing.assert_close(points[1], x[0] + way)
     assert torch.allclose(points[2], x[0] + way / 2) != taken
+
+
+@pytest.mark.parametrize(("rises", "weight"), [(4.0, 1.0), (6.0, 0.0)])
+def test_only_convex_pairs_count(rises: float, weight: float) -> None:
+    zeros, one = torch.zeros(1, 2), torch.ones(1)
+    rows = SimpleNamespace(
+        trial=torch.tensor([[1.0, 0.0]]), point=zeros, gradient=torch.tensor([[-3.0, 0.0]]), constant=one,
+        value=one * math.inf, length=one, moves=torch.zeros(1, MEMORY, 2), changes=torch.zeros(1, MEMORY, 2),
+        weights=torch.ones(1, MEMORY),
+    )  # fmt: skip
+    look = SimpleNamespace(loss=-one, gradient=torch.tensor([[rises, 0.0]]))
+    _consider(SimpleNamespace(rows=rows, x=zeros), look, 1)
+    assert rows.changes[0, 1].tolist() == [5 - rises, 0]
+    assert rows.weights[0, 1] == weight
+
+
+def test_pixels_that_the_box_blocks_stay() -> None:
+    """The inverse Hessian [[1, 1], [1, 3]] would lead the first one away from the edge."""
+    rows = SimpleNamespace(
+        point=torch.tensor([[1.0, 0.5]]), gradient=torch.tensor([[-1.0, 0.1]]), length=torch.ones(1),
+        moves=torch.ones(1, MEMORY, 2), changes=torch.tensor([[[1.0, 0.0]] * MEMORY]),
+        weights=torch.ones(1, MEMORY),
+    )  # fmt: skip
+    _propose(SimpleNamespace(rows=rows, threat=L2(math.inf)), 0)
+    torch.testing.assert_close(rows.trial, torch.tensor([[1.0, 0.2]]))

@@ -60,16 +60,18 @@ def test_two_bumps_in_l1_by_hand() -> None:
     torch.testing.assert_close(values, torch.cat([upper / 19, -lower / 22]) / 2)
 
 
-def test_l1_proposals_by_hand() -> None:
+@pytest.mark.parametrize("radius", [6.0, 100.0])  # the box leaves room for about 80
+def test_l1_proposals_by_hand(radius: float) -> None:
     """Bumps added to the direction of what is in a window take the length of another window and of what is
     not spent, in each channel as often as there are channels; the projection brings all to the ball.
     """
     model, seen = firm()
     x = 0.3 + 0.4 * images(3, (2, 9, 9), dtype=torch.float32)
-    square(model, x, torch.zeros(3, dtype=torch.long), L1(6.0), queries=14, stop_early=False)
-    start, inside = seen[1], L1(6.0)
+    square(model, x, torch.zeros(3, dtype=torch.long), L1(radius), queries=14, stop_early=False)
+    start, inside = seen[1], L1(radius)
     delta = start - x
-    torch.testing.assert_close(delta.abs().sum((1, 2, 3)), torch.full((3,), 6.0))
+    spent = delta.abs().sum((1, 2, 3))
+    assert ((spent - 6).abs() < 1e-4).all() if radius == 6 else ((spent > 50) & (spent < 90)).all()
     for query, proposal in enumerate(seen[2:-1], start=1):
         side = 9 if query <= 11 else 7
         words = rng.bits(7, rng.derive(0, "square", 0), torch.arange(3), query)
@@ -85,7 +87,7 @@ def test_l1_proposals_by_hand() -> None:
             sign = 1.0 - 2.0 * (words[i, 5:] & 1).float().view(2, 1, 1)
             old = delta[i][here]
             new = bumps * sign + old / old.abs().sum((1, 2), keepdim=True).clamp_min(1e-12)
-            length = (delta[i].abs() * union).sum((1, 2), keepdim=True) + (6 - delta[i].abs().sum()) / 2
+            length = (delta[i].abs() * union).sum((1, 2), keepdim=True) + (radius - spent[i]) / 2
             expected = delta[i].clone()
             expected[there] = 0
             expected[here] = new / new.abs().sum((1, 2), keepdim=True) * length * 2

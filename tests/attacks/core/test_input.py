@@ -53,6 +53,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("step_size: expected finite numbers", {"step_size": torch.tensor([0.1, 0.1, torch.nan, 0.1])}),
     ("step_size: expected finite numbers", {"step_size": torch.tensor([0.1, 0.1, 0.1, -0.1])}),
     ("step_size: expected finite numbers", {"step_size": torch.ones(4, dtype=torch.bool)}),
+    ("step_size: expected finite numbers", {"step_size": torch.ones(4, dtype=torch.complex64)}),
     ("step_size: expected a positive number", {"step_size": 0.0}),
     ("step_size: expected a positive number", {"step_size": torch.tensor([0.1, 0.1, 0.1, 0.0])}),
     ("seed: expected an integer from 0", {"seed": -1}),
