@@ -177,6 +177,7 @@ def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
     for infinite, rows in ((threat, x), (threat.take(torch.tensor([1])), x[:1])):
         with pytest.raises(InputError, match="radius: expected a finite one"):
             infinite.random_start(rows)
+    assert threat.resized(torch.ones(3)).finite
 
 
 def test_the_registry_names_every_norm_once():

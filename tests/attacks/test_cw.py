@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,12 @@ def test_tau_follows_the_distance() -> None:
 def test_the_last_point_is_judged(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what it says is known to the bisection of the constant."""
     hits: list[Tensor] = []
-    monkeypatch.setattr(constant_search, "bisect", lambda search: hits.append(search.rows.hit) or search.y < 0)
+
+    def bisect(search: Any) -> Tensor:
+        hits.append(search.rows.hit)
+        return search.y < 0
+
+    monkeypatch.setattr(constant_search, "bisect", bisect)
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 0.05)
     y = torch.zeros(4, dtype=torch.long)
