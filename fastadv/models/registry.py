@@ -71,6 +71,11 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     """
     factory = _factory(name)
     normalize = kwargs.pop("normalize", None) if name in _BUILT_IN else None
+    said = getattr(factory, "keywords", {}).keys() & kwargs if name in _BUILT_IN else ()
+    for key in said:
+        raise InputError(
+            f"model {name!r}: expected no {key}, which its name says, got {kwargs[key]!r}; use wide_resnet"
+        )
     try:
         given = inspect.signature(factory).bind(**kwargs)
     except TypeError as error:

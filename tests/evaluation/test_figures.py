@@ -205,6 +205,13 @@ def test_bars_have_the_lengths_they_are_given(drawn):
     assert [text.get_text() for text in axes.get_yticklabels()] == ["standard", "trained"]
     assert texts(drawn[0])[0] == "nets"
     assert key(drawn[0]) == ["clean", "robust", "a paper"]
+    marks = drawn[0].legends[0].legend_handles
+    assert [mark.get_marker() for mark in marks] == ["s", "s", "|"]
+    assert [mark.get_color() for mark in marks[:2]] == [
+        to_hex(bar.get_facecolor()).upper() for bar in axes.patches[:2]
+    ]
+    figures.bars({"one": {"paper": 0.5}}, "b.png", reference={"one": {"paper": 0.4}}, reference_name="paper")
+    assert key(drawn[1]) == ["paper", "paper"]
 
 
 def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):

@@ -61,6 +61,11 @@ def test_arguments_that_the_factory_does_not_take_are_refused(own: str) -> None:
         models.create("small_cnn", depth=3)
     with pytest.raises(InputError, match=r"takes \(width=2, classes=10\)"):
         models.create(f"{own}:build", shape=(1, 8, 8))
+    for key in ("depth", "widen_factor"):
+        with pytest.raises(
+            InputError, match=f"expected no {key}, which its name says, got 10; use wide_resnet"
+        ):
+            models.create("wrn_28_10", **{key: 10})
 
 
 def test_a_factory_must_return_a_module_and_its_own_errors_pass(own: str) -> None:

@@ -52,6 +52,6 @@ def bars(
             axes.text(
                 after + 0.015, center + 0.005, f"{100 * value:.0f}%", va="center", fontsize=8, color=INK
             )
-    entries = {measure: ("s", color) for measure, color in zip(measures, COLORS, strict=False)}
-    style.key(figure, left, top - 0.2, entries | ({reference_name: ("|", INK)} if reference else {}))
+    entries = [(measure, "s", color) for measure, color in zip(measures, COLORS, strict=False)]
+    style.key(figure, left, top - 0.2, entries + ([(reference_name, "|", INK)] if reference else []))
     style.save(figure, path)

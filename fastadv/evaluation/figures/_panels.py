@@ -63,6 +63,6 @@ def panels(
         if place:
             axes.set_yticklabels([])
     told = [text for text in (drawn and f"solid: {drawn}", reference and f"dashed: {reference}") if text]
-    entries = {name: ("s", color) for name, color in colors.items()}
-    style.key(figure, left, top - 0.2, entries | ({", ".join(told): ("", FAINT)} if told else {}))
+    entries = [(name, "s", color) for name, color in colors.items()]
+    style.key(figure, left, top - 0.2, entries + ([(", ".join(told), "", FAINT)] if told else []))
     style.save(figure, path)

@@ -1,6 +1,6 @@
 """What the figures share: colors, the empty figure, its title, and the file it becomes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,20 +59,20 @@ def accuracy_axis(axes: "Axes", right: float, below: str) -> None:
     axes.set_xlabel(below, fontsize=9, color=INK)
 
 
-def key(figure: "Figure", left: float, down: float, entries: Mapping[str, tuple[str, str]]) -> None:
-    """Write the key in one line, so many inches from the upper left corner: (marker, color) by name."""
+def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str, str, str]]) -> None:
+    """Write the key in one line, so many inches from the upper left corner: (name, marker, color) of each."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
     marks = [
         Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
-        for mark, color in entries.values()
+        for _, mark, color in entries
     ]
-    colors = [INK if mark else color for mark, color in entries.values()]
+    colors = [INK if mark else color for _, mark, color in entries]
     figure.legend(
-        marks, list(entries), loc="center left", bbox_to_anchor=(left / width, 1 - down / height),
-        ncols=len(marks), fontsize=9, labelcolor=colors, handlelength=0.8, handletextpad=0.5, frameon=False,
-        borderpad=0, borderaxespad=0,
+        marks, [name for name, _, _ in entries], loc="center left",
+        bbox_to_anchor=(left / width, 1 - down / height), ncols=len(marks), fontsize=9, labelcolor=colors,
+        handlelength=0.8, handletextpad=0.5, frameon=False, borderpad=0, borderaxespad=0,
     )  # fmt: skip
 
 
