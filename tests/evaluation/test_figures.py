@@ -210,8 +210,9 @@ def test_bars_have_the_lengths_they_are_given(drawn):
     assert [mark.get_color() for mark in marks[:2]] == [
         to_hex(bar.get_facecolor()).upper() for bar in axes.patches[:2]
     ]
-    figures.bars({"one": {"paper": 0.5}}, "b.png", reference={"one": {"paper": 0.4}}, reference_name="paper")
+    figures.bars({"one": {"paper": 0.5}}, "b.png", reference={"one": {"paper": 0.55}}, reference_name="paper")
     assert key(drawn[1]) == ["paper", "paper"]
+    assert drawn[1].axes[0].texts[0].get_position()[0] > 0.55  # not under a tick just beyond the bar
 
 
 def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):
@@ -230,6 +231,10 @@ def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):
     assert reference.get_color() == b.get_color() == second.lines[0].get_color() != a.get_color()
     assert (first.get_xlim(), second.get_xlim()) == ((0, 5.0), (0, 0.5))
     assert (first.get_xlabel(), second.get_xlabel()) == ("L2 distance", "L∞ distance")
+    assert [bool("".join(t.get_text() for t in a.get_yticklabels())) for a in (first, second)] == [
+        True,
+        False,
+    ]
     assert texts(drawn[0]) == ["Accuracy"]
     assert key(drawn[0]) == ["a", "b", "solid: here, dashed: published"]
     figures.panels([figures.Panel("L2", 2.0, {f"net {k}": LINE for k in range(6)})], "x.png")

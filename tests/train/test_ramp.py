@@ -23,6 +23,7 @@ def by_epoch(ramp, **options):
 def test_the_radius_grows_by_the_same_amount_after_each_epoch():
     assert [radius for radius, *_ in by_epoch(2)] == [0.1, 0.2, 0.3, 0.3]
     assert [radius for radius, *_ in by_epoch(0.75)] == [0.075, 0.15, 0.225, 0.3]
+    assert by_epoch(0.7) == by_epoch(0.75)  # a share is that of the nearest number of epochs
     assert [radius for radius, *_ in by_epoch(Ramp(2, radius=0.5))] == [0.15, 0.225, 0.3, 0.3]
     assert [radius for radius, *_ in by_epoch(Ramp(1, radius=1))] == [0.3] * 4
 

@@ -10,7 +10,7 @@ import fastadv as fa
 from fastadv.train import FreeTraining
 from tests.train.recipes.hand import RADIUS, step_at, warm_net
 
-RECIPE = FreeTraining(fa.Linf(RADIUS), replays=3, step_size=0.07)
+RECIPE = FreeTraining(fa.Linf(RADIUS), replays=3, step_size=0.07, label_smoothing=0.2)
 
 
 def by_hand(model, at, perturbation):
@@ -18,7 +18,7 @@ def by_hand(model, at, perturbation):
     losses = []
     for _ in range(3):
         x_adv = (at.x + perturbation).clamp(0, 1).requires_grad_()
-        loss = cross_entropy(model(x_adv), at.y)
+        loss = cross_entropy(model(x_adv), at.y, label_smoothing=0.2)
         by_x, *by_weight = torch.autograd.grad(loss, [x_adv, *model.parameters()])
         with torch.no_grad():
             for weight, gradient in zip(model.parameters(), by_weight, strict=True):

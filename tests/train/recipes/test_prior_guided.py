@@ -1,6 +1,7 @@
 """FGSM-PGI by hand: the step, what is kept for each sample, and the loss that ties both points."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from fastadv import rng
 from fastadv.train import PriorGuidedTraining
 from tests.train.recipes.hand import RADIUS, SEED, gradients, step_at, warm_net
 
-RECIPE = PriorGuidedTraining(fa.Linf(RADIUS), step_size=0.06, momentum=0.5, consistency=4.0)
+RECIPE = PriorGuidedTraining(
+    fa.Linf(RADIUS), step_size=0.06, momentum=0.5, consistency=4.0, label_smoothing=0.2
+)
+loss_of = partial(cross_entropy, label_smoothing=0.2)
 
 
 def inside(x, away):
@@ -22,9 +26,9 @@ def by_hand(model, at, start, summed):
     """The perturbation kept, the sum of gradients and the loss; the model descends in place."""
     leaf = start.clone().requires_grad_()
     before = model(leaf)
-    (gradient,) = torch.autograd.grad(cross_entropy(before, at.y), leaf, retain_graph=True)
+    (gradient,) = torch.autograd.grad(loss_of(before, at.y), leaf, retain_graph=True)
     after = model(inside(at.x, start + 0.06 * gradient.sign() - at.x))
-    loss = cross_entropy(after, at.y) + 4 * ((after - before) ** 2).mean()
+    loss = loss_of(after, at.y) + 4 * ((after - before) ** 2).mean()
     by_weight = gradients(loss, model)
     with torch.no_grad():
         for weight, each in zip(model.parameters(), by_weight, strict=True):
