@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import FolderSet, ImageSet, construct, load_constructed
+from fastadv.data.construct._pixels import verify
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
 
@@ -316,3 +317,10 @@ def test_a_sample_the_model_fails_on_spoils_no_other(eight_bit):
     assert torch.equal(made.x[7], base.x[7])
     assert made.card["measured"]["non_finite"] == 1
     assert math.isfinite(made.card["measured"]["objective_after"])
+
+
+def test_the_first_image_outside_the_budget_is_named_by_its_number_in_the_base():
+    center = torch.full((3, 1, 2, 2), 0.5)
+    images = center + torch.tensor([0.0, 0.3, 0.3]).view(3, 1, 1, 1)
+    with pytest.raises(InputError, match=r"inside the L∞ budget, got 2 outside, the first from sample 7;"):
+        verify(images, center, Linf(0.1), torch.tensor([5, 7, 9]))
