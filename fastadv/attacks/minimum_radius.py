@@ -23,7 +23,7 @@ class _Rows(Interval):
     bisections: Tensor
 
 
-@core.takes_common(searches=0)
+@core.takes_common(norms=("linf", "l2", "l1", "l0"), searches=0)
 def minimum_radius(
     model: core.Classifier,
     x: Tensor,
