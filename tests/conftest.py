@@ -162,5 +162,6 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.hookimpl(tryfirst=True)  # before -m and -k deselect
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        assert " at 0x" not in item.nodeid, f"give the parameters of {item.name} ids without addresses"
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
