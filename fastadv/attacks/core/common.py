@@ -108,7 +108,7 @@ def takes_common(
         if finite:
             check_finite_radius(given["threat"])
         for name, smallest in least.items():
-            if name in given and not (given[name] is None and own[name].default is None):
+            if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
         return function(*args, **kwargs)
 
@@ -119,6 +119,11 @@ def takes_common(
     threat = f"threat: {served}; the radius is {radius},\n    a number or [B], in input units.\n"
     attack.__doc__ = _completed(threat + OTHERS, inspect.getdoc(function) or "", list(whole.parameters))
     return attack
+
+
+def _takes_none(parameter: inspect.Parameter) -> bool:
+    # an annotation is text where the attack's module postpones them
+    return parameter.default is None or "None" in str(parameter.annotation)
 
 
 def _completed(others: str, text: str, names: list[str]) -> str:

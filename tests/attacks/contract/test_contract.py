@@ -1,7 +1,6 @@
 """What every attack promises, whatever it asks of the model."""
 
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -16,7 +15,7 @@ from fastadv.models import Binarized
 from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
-from ..nets import RADIUS, Case, Counted, images, labels, linear, mlp
+from ..nets import RADIUS, Case, Counted, Noisy, images, labels, linear, mlp
 from .cases import blind, on_eight, options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
 
@@ -375,20 +374,6 @@ def test_bad_input(case: Case, norm: str) -> None:
                 case(model, x, y, threat, **{option: -1})
 
 
-class Noisy(nn.Module):
-    """A net with noise on its logits, which tells the sizes of its batches."""
-
-    def __init__(self, sigma: float, tell: Callable[[int], None]) -> None:
-        super().__init__()
-        self.net, self.sigma, self.tell = mlp(), sigma, tell
-        torch.manual_seed(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.tell(len(x))
-        logits: Tensor = self.net(x)
-        return logits + self.sigma * torch.randn(logits.shape, dtype=logits.dtype)
-
-
 @pytest.mark.one_norm
 def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
     sizes: list[int] = []
@@ -488,16 +473,3 @@ def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pyte
     assert seldom.forwards >= often.forwards
     assert (seldom.success | ~often.success).all()
     assert not case.entry.minimal or (seldom.distance <= often.distance * (1 + 1e-6)).all()
-
-
-@pytest.mark.one_norm
-def test_two_answers(case: Case, norm: str) -> None:
-    """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
-    model, x = Noisy(0.2, [].append), images(40)
-    threat = wide(case, norm, scale=2)
-    out = case(model, x, labels(model.net, x), threat)
-    assert out.flags
-    assert threat.contains(out.x_adv, x).all()
-    broken = out.status == Status.BROKEN
-    assert torch.equal(out.distance.isfinite(), out.success)
-    assert torch.equal(out.success, broken | (out.status == Status.ALREADY_WRONG))

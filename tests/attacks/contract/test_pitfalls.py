@@ -25,8 +25,8 @@ from fastadv.attacks import Status
 from fastadv.losses import loss_value
 from fastadv.ops import quantize_in_ball
 
-from ..nets import THREATS, Case, images, labels, linear, mlp, threat
-from .cases import options
+from ..nets import THREATS, Case, Noisy, images, labels, linear, mlp, threat
+from .cases import options, wide
 from .unchanged import trained, unchanged
 
 pytestmark = pytest.mark.slow  # thousands of short runs
@@ -230,3 +230,16 @@ def test_15_eight_bits_keep_the_verdict(case: Case, norm: str) -> None:
     assert out.success.sum() >= 4
     kept = (labels(model, read) != y)[out.success]
     assert kept.float().mean() > 0.9
+
+
+@pytest.mark.one_norm
+def test_two_answers(case: Case, norm: str) -> None:
+    """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
+    model, x = Noisy(0.2, [].append), images(40)
+    threat = wide(case, norm, scale=2)
+    out = case(model, x, labels(model.net, x), threat)
+    assert out.flags
+    assert threat.contains(out.x_adv, x).all()
+    broken = out.status == Status.BROKEN
+    assert torch.equal(out.distance.isfinite(), out.success)
+    assert torch.equal(out.success, broken | (out.status == Status.ALREADY_WRONG))
