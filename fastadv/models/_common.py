@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
+from fastadv.rng import torch_seeded
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -82,6 +83,5 @@ def first_weights(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with torch_seeded(seed, torch.device("cpu")), torch.device("cpu"):
         yield
