@@ -20,7 +20,6 @@ from fastadv.runs.files import load_tensors
 from tests.cli.test_help import COMMANDS
 
 COUNT = 60
-SPENT = ("forwards", "backwards")
 
 
 @pytest.fixture
