@@ -1,6 +1,7 @@
 """Defenses that gradients do not see through: small layers that hide, shatter or randomize them.
 
 `Defended` puts one before or after a net; the tables name them by the place where they belong.
+"""
 
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ class Quantize(nn.Module):
 
 
 class JPEG(nn.Module):
-    """Round the cosine transform of blocks of 8 × 8, in NumPy: no graph leads through it."""
+    """Round the cosine transform of blocks of 8 x 8, in NumPy: no graph leads through it."""
 
     def __init__(self, step: float = 0.1) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class Binarize(nn.Module):
 
 
 class Buckets(nn.Module):
-    """Return the thermometer code of values in [0, 1]: one channel a level, no gradient. Buckman et al. 2018."""
+    """Return the thermometer code of values in [0, 1], a channel a level. Source: Buckman et al. 2018."""
 
     def __init__(self, levels: int = 8) -> None:
         super().__init__()
@@ -170,7 +171,7 @@ class Buckets(nn.Module):
 class Defended(nn.Module):
     """Put a layer before a net's images (`before`), or after its logits (`after`)."""
 
-    def __init__(self, net: nn.Module, before: nn.Module | None = None, after: nn.Module | None = None) -> None:
+    def __init__(self, net: nn.Module, *, before: nn.Module | None = None, after: nn.Module | None = None):
         super().__init__()
         self.before, self.net, self.after = before or nn.Identity(), net, after or nn.Identity()
 
@@ -178,7 +179,7 @@ class Defended(nn.Module):
         return self.after(self.net(self.before(x)))
 
 
-# layers of images [B, 1, 8 n, 8 n] in [0, 1] whose gradient is zero, wrong or absent, with what they come near
+# layers of images [B, 1, 8 n, 8 n] in [0, 1] whose gradient is zero, NaN or absent
 AT_INPUT: dict[str, Callable[[], nn.Module]] = {
     "quantize": Quantize,
     "jpeg": JPEG,
