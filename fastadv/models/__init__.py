@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadv.models.adapt import adapt
 from fastadv.models.binarized import Binarized
+from fastadv.models.bpda import Substitute, bpda
 from fastadv.models.cnn import SchottCNN
 from fastadv.models.densenet import DenseNet
 from fastadv.models.ensemble import Ensemble
@@ -53,9 +54,11 @@ __all__ = [
     "Sigmoids",
     "SmallCNN",
     "SoftmaxRegression",
+    "Substitute",
     "WideResNet",
     "WongCNN",
     "adapt",
+    "bpda",
     "create",
     "load_weights",
     "names",

@@ -1,0 +1,167 @@
+"""BPDA: the backward pass of modules that hide their gradients, replaced by name."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine.copying.inside import keep_inside
+from fastadv.engine.copying.twin import twin, unwrap
+from fastadv.engine.replaced import IDENTITY, Gradient, replace_gradient
+from fastadv.errors import InputError
+
+SHOWN = 20  # names of modules in an error
+
+
+class Substitute(nn.Module):
+    """A network whose gradient stands for that of a module: what it returns has the module's output shape.
+
+    x: as of the module -> like what the module returns, which is not used. InputError for no module.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(net, nn.Module):
+            raise InputError(
+                f"Substitute: expected a torch.nn.Module, got {type(net).__name__}; a function of x stands "
+                "by itself, without Substitute"
+            )
+        self.net = net
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, **kwargs)
+
+
+class _Together(nn.Module):
+    """A model and what replaces parts of it, which may share modules, copied in one go."""
+
+    def __init__(self, model: nn.Module, gradients: list[Gradient]) -> None:
+        super().__init__()
+        self.model, self.gradients = model, gradients
+        self.nets = nn.ModuleList(each for each in gradients if isinstance(each, nn.Module))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
+    """Return `model` with other gradients for the modules named: backward pass differentiable approximation.
+
+    It computes what the model does, bit for bit, and every verdict is that of the model as given. Only where
+    attacks look for a direction, the gradient of a module m at its input x is that of a g you choose. So a
+    bad choice makes attacks weaker, and no figure wrong. A module m need not be differentiable at all: it
+    runs under no_grad.
+
+        bpda(model, {"quantize": "identity"})                        # g(x) = x, where m keeps the shape
+        bpda(model, {"blocks.*.sparse": lambda h: h.clamp(-1, 1)})   # any differentiable function
+        bpda(model, {"purify": fa.models.Substitute(denoiser)})      # a network that behaves like m
+
+    Several calls of one module have each their own gradient. Where m takes several arguments, g is called
+    with the same, and "identity" is the first tensor of them.
+
+    The result is a copy in eval mode that shares the weights of `model`, which is left as it is. `evaluate`
+    says what was replaced, and `fastadv.engine.replaced.replaced` tells it of any model.
+
+    Args:
+        model: a module.
+        gradients: what replaces the gradient, by patterns over the names of `model.named_modules()`: * stands
+            for any text, ? for any character. Of a module and its parts the outermost alone is replaced.
+
+    Raises InputError for a pattern that matches nothing, or only parts of what another replaces, and for one
+    module under two patterns. In a pass, it does for a module that does not return one floating-point tensor,
+    and for one whose g returns another shape or dtype; NoGradientError for a g that is not differentiable.
+
+    Source: Athalye, Carlini, Wagner 2018 (arXiv 1802.00420), section 4.1.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"bpda: expected a torch.nn.Module, whose parts have names, got {type(model).__name__}; "
+            "give the module itself, and freeze the result"
+        )
+    model = unwrap(model)
+    chosen = _chosen(model, _checked(gradients))
+    copied = twin(_Together(model, list(gradients.values())), follow=False)
+    made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
+    keep_inside(made, [*model.modules(), *_modules(gradients)], (), doubtful=False)
+    for name, pattern in chosen.items():
+        part, gradient = made.get_submodule(name), own[pattern]
+        if isinstance(gradient, nn.Module) and any(each is part for each in gradient.modules()):
+            raise InputError(
+                f"bpda: expected a substitute for {name!r} that does not hold that module itself, got "
+                f"{type(gradient).__name__} with it inside; give another network"
+            )
+        replace_gradient(part, gradient, name)
+    return made
+
+
+def _checked(gradients: Any) -> Mapping[str, Gradient]:
+    if not isinstance(gradients, Mapping) or not gradients:
+        raise InputError(
+            f"bpda: expected gradients by the names of modules, such as {{'quantize': '{IDENTITY}'}}, "
+            f"got {gradients!r}"
+        )
+    for pattern, gradient in gradients.items():
+        if not isinstance(pattern, str):
+            raise InputError(f"bpda: expected the name of a module or a pattern, got {pattern!r}")
+        if gradient != IDENTITY and (not callable(gradient) or isinstance(gradient, type)):
+            raise InputError(
+                f"bpda: expected '{IDENTITY}', a function or Substitute(net) for {pattern!r}, got "
+                f"{gradient!r}; a class is not one: make an object of it"
+            )
+    return gradients
+
+
+def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, str]:
+    """Return the modules to be replaced, each by one of its names, with their patterns."""
+    named = {name: part for name, part in model.named_modules(remove_duplicate=False) if name}
+    patterns: dict[str, str] = {}
+    matched: dict[int, str] = {}  # one module may have several names
+    for pattern in gradients:
+        found = [name for name in named if fnmatchcase(name, pattern)]
+        if not found:
+            raise InputError(f"bpda: {_nothing(pattern, list(named))}")
+        for name in found:
+            other = matched.setdefault(id(named[name]), pattern)
+            if other != pattern:
+                raise InputError(
+                    f"bpda: expected one gradient for {name!r}, got two, by {other!r} and {pattern!r}; "
+                    "leave one out"
+                )
+            patterns[name] = pattern
+    chosen: dict[str, str] = {}
+    taken: set[int] = set()
+    for name, pattern in patterns.items():
+        if any(name.startswith(f"{outer}.") for outer in patterns) or id(named[name]) in taken:
+            continue
+        if isinstance(named[name], torch.jit.ScriptModule):
+            raise InputError(
+                f"bpda: expected a module of Python, got {name!r} compiled by torch.jit; give the model "
+                "before it is scripted"
+            )
+        taken.add(id(named[name]))
+        chosen[name] = pattern
+    for pattern in gradients:
+        if pattern not in chosen.values():
+            inside = next(name for name, by in patterns.items() if by == pattern)
+            outer = next(name for name in patterns if inside.startswith(f"{name}."))
+            raise InputError(
+                f"bpda: expected {pattern!r} to match a module of its own, got {inside!r}, a part of "
+                f"{outer!r}, which is replaced as a whole; leave one out"
+            )
+    return chosen
+
+
+def _nothing(pattern: str, names: list[str]) -> str:
+    close = get_close_matches(pattern, names)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    there = f"there are {shown}" if names else "the model has no parts with names"
+    return f"expected a pattern that matches a module, got {pattern!r}, which matches none; {hint}{there}"
+
+
+def _modules(gradients: Mapping[str, Gradient]) -> list[nn.Module]:
+    nets = [each for each in gradients.values() if isinstance(each, nn.Module)]
+    return [part for net in nets for part in net.modules()]
