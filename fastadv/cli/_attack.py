@@ -12,7 +12,7 @@ from fastadv.cli._attacks import OneAttackOptions, help_text, names_attacks, par
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say_where, write_json
-from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate, figures
 from fastadv.runs.card import card
@@ -29,7 +29,7 @@ class FirstImages(Images):
 
 @names_attacks
 def attack(
-    network: Network,
+    network: Attacked,
     images: FirstImages,
     options: OneAttackOptions,
     machine: Search,

@@ -16,7 +16,7 @@ from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves, print_resu
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
-from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
@@ -92,7 +92,7 @@ class Kept(Panel, title="Results"):
 @names_attacks
 @together
 def evaluate(
-    network: Network,
+    network: Attacked,
     images: Images,
     options: AttackOptions,
     results: Kept,

@@ -12,6 +12,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._shared import Images
 from fastadv.data import names
+from fastadv.engine.replaced import in_words
 from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
 
@@ -68,7 +69,7 @@ def write_entry(
 ) -> None:
     """Write the entry of the evaluation `table`; null stands for what nobody said.
 
-    `unreliable` says whether AutoAttack raised a flag.
+    `unreliable` says whether AutoAttack raised a flag, and the footnote which gradients were replaced.
     """
     row = table[attack.label]
     measured = {
@@ -80,6 +81,8 @@ def write_entry(
         "unreliable": bool(row.flags),
     }
     entry = {**dict.fromkeys(FIELDS), **measured, **about}
+    if table.replaced:
+        entry["footnote"] = "; ".join(filter(None, (about.get("footnote"), in_words(table.replaced))))
     write_text(path, json.dumps(entry, indent=2) + "\n")
 
 

@@ -76,6 +76,46 @@ class Network(Panel, title="Model"):
         return load_model(self.model, self.option, Path(text), dataset, device, seed)
 
 
+class Attacked(Network):
+    """A model whose gradients may be replaced."""
+
+    bpda: list[str] | None = o.option(
+        None,
+        "Take the gradient of something else for the modules that match: identity, or a differentiable "
+        "function or module as package.module:name. The verdict stays the model's. May be repeated.",
+        "--bpda", metavar="PATTERN=OTHER",
+    )  # fmt: skip
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a card says of the model."""
+        return {**super().config, "bpda": self.bpda}
+
+    def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
+        """Load the model, and replace its gradients."""
+        model = super().load(dataset, device, seed, fresh=fresh)
+        with o.usage():
+            return models.bpda(model, _gradients(self.bpda)).to(device) if self.bpda else model
+
+
+def _gradients(parts: list[str]) -> dict[str, Any]:
+    """Parse PATTERN=identity and PATTERN=package.module:name."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        pattern, equals, other = part.partition("=")
+        if not (pattern and equals and (other == "identity" or ":" in other)):
+            o.refuse(f"--bpda: expected PATTERN=identity or PATTERN=package.module:name, got {part!r}.")
+        if pattern in found:
+            o.refuse(f"--bpda: {pattern} is given twice; leave one out.")
+        try:
+            found[pattern] = other if other == "identity" else pkgutil.resolve_name(other)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise typer.BadParameter(
+                f"--bpda {part!r}: {error}; put its folder on PYTHONPATH or install the package."
+            ) from error
+    return found
+
+
 class RunFolder(Panel, title="Results"):
     """The folder of a training run."""
 

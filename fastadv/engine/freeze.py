@@ -18,6 +18,7 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED
 from fastadv.engine.precision import HALF, Precision, may_take_tf32
+from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
 from fastadv.engine.room import keep_pages
@@ -133,6 +134,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         CAPTURED: options.cuda_graph,
     }
     notes += [note for note, holds in options_on.items() if holds]
+    notes += [in_words(told)] if (told := replaced(module)) else []
     search_twin = SearchTwin(
         form, given, Notes(tuple(notes)), source=source, options=options, as_given=as_given, narrow=narrow
     )

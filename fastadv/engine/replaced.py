@@ -1,6 +1,6 @@
 """Modules with the gradient of something else (BPDA): their value stays their own, to the last bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -59,7 +59,7 @@ def replaced(model: object) -> dict[str, str]:
     return {name: _label(part.bpda) for name, part in parts if is_replaced(part)}
 
 
-def in_words(names: dict[str, str]) -> str:
+def in_words(names: Mapping[str, str]) -> str:
     """Return what `replaced` has found as one line: "BPDA: quantize (identity), purify (Substitute)"."""
     return "BPDA: " + ", ".join(f"{name} ({of})" for name, of in names.items())
 

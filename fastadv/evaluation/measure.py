@@ -15,6 +15,7 @@ from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.data._batches import sample_count
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
 from fastadv.engine import Frozen, freeze
+from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts
@@ -133,7 +134,8 @@ def table_of(
         together.add_components([one.components for one in rows])
     # the clock of the first process, and the parts that all have read
     seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
-    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together)
+    told = replaced(frozen.model)
+    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told)
 
 
 def description(

@@ -1,12 +1,14 @@
 """The result of an evaluation: figures with named denominators, and the samples behind them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastadv.engine.replaced import in_words
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.text import aligned, in_markdown, number, percent
@@ -99,6 +101,7 @@ class Table:
              counts as not correct, and no attack is run on it.
     ids      int64 [n]; positions in the data set.
     samples  every sample with its nearest adversarial example, if they were kept.
+    replaced  the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is of.
     """
 
     rows: tuple[Row, ...]
@@ -107,6 +110,7 @@ class Table:
     ids: Tensor = field(repr=False)
     seconds: float
     samples: Samples | None = field(default=None, repr=False)
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -142,6 +146,7 @@ class Table:
             "worst_case": self.worst_case,
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
+            "bpda": dict(self.replaced),
             "attacks": {
                 row.name: {
                     **{name: _finite(getattr(row, name)) for name in SHARES},
@@ -186,6 +191,8 @@ class Table:
     def notes(self) -> list[str]:
         """Return what must be known to read the figures: denominators, and why some samples prove nothing."""
         notes = [f"{self.n} samples; {DENOMINATORS}"]
+        if self.replaced:
+            notes.append(in_words(self.replaced))
         if any(row.minimum_norm for row in self.rows):
             notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
         lost = int(self.failed.sum())
