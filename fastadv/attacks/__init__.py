@@ -32,6 +32,7 @@ from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.methods.flags import Cost
+from fastadv.attacks.methods.masked_modules import MaskedModule, masked_modules
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_radius import minimum_radius
@@ -50,11 +51,12 @@ from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
-    "ConfidentlyWrong", "Cost", "Criterion", "DistalResult", "OutsideTopK", "Status", "Symptoms", "WrongBy",
-    "apgd", "autoattack", "bim", "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead",
-    "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise", "hopskipjump", "last_iterate",
-    "latent_descent", "lbfgs", "mim", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
-    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
+    "ConfidentlyWrong", "Cost", "Criterion", "DistalResult", "MaskedModule", "OutsideTopK", "Status",
+    "Symptoms", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast", "cw", "ddn", "deepfool",
+    "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise", "hopskipjump",
+    "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim", "minimum_radius", "nes", "pdgd",
+    "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "symptoms",
+    "transfer", "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (

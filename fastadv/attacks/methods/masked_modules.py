@@ -1,0 +1,279 @@
+"""Which modules hide their gradient: what they return moves where their gradient says that it does not."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv.engine.copying.twin import as_module, twin
+from fastadv.engine.frozen import Frozen
+from fastadv.engine.precision import no_autocast
+from fastadv.errors import InputError
+
+SIZES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of moves, in standard deviations of what is moved
+POINTS = 8  # on the way of a move at which gradients are taken
+SHARE = 0.01  # of the inputs, from which on they are worth a look
+FEW = 4  # values of the output, whose moves may be chance
+EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
+
+Kind = Literal["cut", "zero", "nan"]
+
+
+@dataclass(frozen=True)
+class MaskedModule:
+    """A module whose gradient does not show what its input does.
+
+    name     as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
+    kind     "cut": no graph leads from what it returns to its input, as after detach, no_grad, NumPy or
+             argmax. "zero": its gradient is exactly zero where its output jumps. "nan": it is not finite
+             where its output is.
+    share    of the values of its input, 0 to 1, at which that is so.
+    advice   what to do.
+    """
+
+    name: str
+    kind: Kind
+    share: float
+    advice: str
+
+    def __str__(self) -> str:
+        what = {"cut": "cuts the graph", "zero": "has a zero gradient", "nan": "has a gradient of NaN"}
+        where = repr(self.name) if self.name else "the model's own forward"
+        return f"{where} {what[self.kind]} at {self.share:.0%} of its inputs: {self.advice}"
+
+
+def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, ...]:
+    """Return the modules of `model` that hide their gradient at x [B, ...]; empty where none does.
+
+    Some tens of samples show it. Each call of a module in a pass of x is looked at by itself, in float64
+    where the model computes in that. Values of its input whose gradient is exactly zero, all of them where
+    the graph is cut, are moved at random, by 1 to 0.01 standard deviations. The module is masked where they
+    are more than 1% of its input, its output moves, and the gradients on the way, added up, explain at most
+    half of that: it jumps. So a ReLU or a maximum is not blamed, whose zero gradients turn into others on the way,
+    nor a straight-through estimator, nor what does not depend on x. Of a module and its parts, the innermost
+    is returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
+
+    It passes x twice, and each module some three times, more where gradients are zero. The model is left as
+    it is, and so are the generators of random numbers.
+
+    Raises InputError for a model that is not a module and for an empty batch.
+    """
+    module = as_module(model.source if isinstance(model, Frozen) else model)
+    if module is None:
+        raise InputError(
+            f"masked_modules: expected a torch.nn.Module, whose parts have names, got "
+            f"{type(model).__name__}; make the function a module"
+        )
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim or not len(x):
+        raise InputError("masked_modules: expected at least one sample [B, ...]; give a few tens")
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        rng.generators_kept(x.device),
+        no_autocast(x.device.type),
+    ):
+        try:
+            return _look(twin(module, follow=False).double(), x.double())
+        except RuntimeError:  # code that names a dtype
+            return _look(twin(module, follow=False), x)
+
+
+def _look(model: nn.Module, x: Tensor) -> tuple[MaskedModule, ...]:
+    found: dict[str, MaskedModule] = {}
+    prints: list[list[Any]] = []  # of the arguments of each call, in a pass of other images
+    names = {part: name for name, part in model.named_modules()}
+
+    def note(part: nn.Module, args: Any, kwargs: Any) -> None:
+        prints.append([_fingerprint(each) for each in (*args, *kwargs.values())])
+
+    def examine(part: nn.Module, args: Any, kwargs: Any) -> None:
+        given = (*args, *kwargs.values())
+        others = prints.pop(0) if prints else []
+        others += [None] * (len(given) - len(others))
+        moving = [
+            each
+            for each, other in zip(given, others, strict=False)
+            if (own := _fingerprint(each)) is not None and own != other
+        ]
+        if moving and names[part] not in found:
+            masked = _Call(part, args, kwargs, moving).masked(names[part])
+            if masked is not None:
+                found[names[part]] = masked
+
+    _watch(model, x.roll(1, 0).flip(-1), note)
+    _watch(model, x, examine)
+    inner = [name for name in found if not any(_holds(name, other) for other in found)]
+    return tuple(found[name] for name in names.values() if name in inner)
+
+
+def _watch(model: nn.Module, x: Tensor, look: Callable[[nn.Module, Any, Any], None]) -> None:
+    """Call `look` before each module in a pass of x, but for those that it calls itself."""
+    looks = False
+
+    def before(part: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal looks
+        if not looks:
+            looks = True
+            try:
+                look(part, args, kwargs)
+            finally:
+                looks = False
+
+    hooks = [
+        part.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        for part in model.modules()
+        if not isinstance(part, torch.jit.ScriptModule)
+    ]
+    with rng.generators_kept(x.device, seed=0):
+        model(x.clone())
+    for hook in hooks:
+        hook.remove()
+
+
+def _holds(name: str, other: str) -> bool:
+    return other != name and (not name or other.startswith(f"{name}."))
+
+
+def _fingerprint(value: Any) -> tuple[float, float] | None:
+    """Return numbers that differ where two tensors do; None for what cannot be moved."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+        return None
+    flat = value.detach().reshape(-1).double()
+    weights = torch.arange(len(flat), dtype=flat.dtype, device=flat.device).sin()
+    return (float(flat.sum()), float(flat @ weights)) if bool(flat.isfinite().all()) else None
+
+
+class _Call:
+    """One call of a module, that can be taken again with other values for the tensors `moving`."""
+
+    def __init__(self, part: nn.Module, args: Any, kwargs: Any, moving: list[Tensor]) -> None:
+        self.part, self.args, self.kwargs = part, args, kwargs
+        self.moving = list({id(each): each for each in moving}.values())
+        self.given = [each.detach().clone() for each in self.moving]
+
+    def __call__(self, values: list[Tensor], graph: bool = False) -> Tensor:
+        """Return all that the module returns as one vector in float64."""
+        others = [each for each in (*self.args, *self.kwargs.values()) if isinstance(each, Tensor)]
+        with torch.set_grad_enabled(graph), rng.generators_kept(self.given[0].device, seed=0):
+            # copies, into which the module may write
+            own = {id(each): each.clone() for each in others}
+            own |= {id(each): value.clone() for each, value in zip(self.moving, values, strict=True)}
+            made = self.part(
+                *(own.get(id(each), each) for each in self.args),
+                **{key: own.get(id(each), each) for key, each in self.kwargs.items()},
+            )
+            tensors = list(_tensors(made))
+            floating = [each for each in tensors if each.is_floating_point()]
+            self.returned = tensors
+            flat = [each.reshape(-1).double() for each in floating or tensors]
+            return torch.cat(flat) if flat else torch.empty(0)
+
+    def masked(self, name: str) -> MaskedModule | None:
+        """Return what is wrong with its gradient, if anything is."""
+        base = self(self.given)
+        if not base.numel() or not bool(base.isfinite().all()) or not torch.equal(self(self.given), base):
+            return None
+        gradients = self._gradients(self.given, _draw(base.numel(), 0, base.device) + 1)
+        if gradients is None:
+            return self._jumps(name, "cut", base, [torch.ones_like(each) for each in self.given])
+        wrong = sum(int((~each.isfinite()).sum()) for each in gradients)
+        if wrong:
+            return self._told(name, "nan", wrong / sum(each.numel() for each in gradients), True)
+        return self._jumps(name, "zero", base, [(each == 0).to(each.dtype) for each in gradients])
+
+    def _jumps(self, name: str, kind: Kind, base: Tensor, free: list[Tensor]) -> MaskedModule | None:
+        """Return it where the output moves without a gradient, if the inputs that are `free` do."""
+        share = float(sum(each.sum() for each in free)) / sum(each.numel() for each in free)
+        if share < SHARE:
+            return None
+        least = 64 * torch.finfo(self.given[0].dtype).eps * float(base.abs().amax())
+        for number, size in enumerate(SIZES, 1):
+            move = [
+                size
+                * _spread(value)
+                * _draw(value.numel(), number, value.device).view_as(value).to(value)
+                * at
+                for value, at in zip(self.given, free, strict=True)
+            ]
+            change = self(self._moved(move, 1.0)) - base
+            if not bool(change.isfinite().all()) or int((change.abs() > least).sum()) <= FEW:
+                continue
+            if kind == "cut" or self._explained(move, change) <= EXPLAINED:
+                return self._told(name, kind, share, kind != "cut" or _along(move, change))
+        return None
+
+    def _explained(self, move: list[Tensor], change: Tensor) -> float:
+        """Return the part of a change, from 0 to about 1, that the gradients on the way there add up to."""
+        total = 0.0
+        for point in range(POINTS):
+            values = self._moved(move, (point + 0.5) / POINTS)
+            gradients = self._gradients(values, change) or [torch.zeros_like(each) for each in values]
+            total += sum(
+                float((one * by).nan_to_num().sum()) for one, by in zip(gradients, move, strict=True)
+            )
+        return total / POINTS / float(change.square().sum())
+
+    def _moved(self, move: list[Tensor], part: float) -> list[Tensor]:
+        return [value + part * by for value, by in zip(self.given, move, strict=True)]
+
+    def _gradients(self, values: list[Tensor], weights: Tensor) -> list[Tensor] | None:
+        """Return those of weights @ output; None where no graph leads there."""
+        leaves = [each.detach().requires_grad_() for each in values]
+        try:
+            made = self(leaves, graph=True)
+        except RuntimeError:  # a tensor with a graph, given to NumPy
+            return None
+        if not made.requires_grad or len(made) != len(weights):
+            return None
+        found = torch.autograd.grad(made, leaves, weights.to(made), allow_unused=True)
+        if all(each is None for each in found):
+            return None
+        return [
+            torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)
+        ]
+
+    def _told(self, name: str, kind: Kind, share: float, along: bool) -> MaskedModule:
+        first, made = self.moving[0], self.returned
+        alone = len(made) == 1 and made[0].is_floating_point()
+        call = "give fa.models.bpda(model, {{{}: {}}})"
+        if not name or next(self.part.children(), None) is not None:
+            do = f"make that step of its forward a module, and {call.format('its name', '...')}"
+        elif alone and made[0].shape == first.shape and along:
+            do = call.format(repr(name), "'identity'")
+        elif alone:
+            do = (
+                f"{call.format(repr(name), 'fa.models.Substitute(net)')}, with a differentiable net from "
+                f"{list(first.shape)} to {list(made[0].shape)} that behaves like it"
+            )
+        else:
+            do = f"let a module around it return one floating tensor, and {call.format('its name', '...')}"
+        return MaskedModule(name, kind, share, do)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(each)
+
+
+def _draw(count: int, number: int, device: torch.device) -> Tensor:
+    """Return uniform numbers in [-1, 1)."""
+    seed = rng.derive(0, "masked modules", number)
+    return 2 * rng.uniform(count, seed, torch.zeros(1, dtype=torch.int64, device=device))[0].double() - 1
+
+
+def _spread(value: Tensor) -> float:
+    """Return the standard deviation of all values; their size where they are equal."""
+    spread = float(value.double().std()) if value.numel() > 1 else 0.0
+    return spread or float(value.abs().amax()) or 1.0
+
+
+def _along(move: list[Tensor], change: Tensor) -> bool:
+    """Return whether the output goes where the input does, as far as their sizes can be compared."""
+    moved = move[0].reshape(-1).double()
+    return len(moved) == len(change) and float(torch.cosine_similarity(moved, change, dim=0)) > 0.1
