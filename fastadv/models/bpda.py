@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.inside import keep_inside
+from fastadv.engine.copying.strays import read_by
 from fastadv.engine.copying.twin import twin, unwrap
 from fastadv.engine.replaced import IDENTITY, Gradient, replace_gradient
 from fastadv.errors import InputError
@@ -83,6 +85,7 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
         )
     model = unwrap(model)
     chosen = _chosen(model, _checked(gradients))
+    _check_apart(model, gradients)
     copied = twin(_Together(model, list(gradients.values())), follow=False)
     made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
     keep_inside(made, [*model.modules(), *_modules(gradients)], (), doubtful=False)
@@ -112,6 +115,19 @@ def _checked(gradients: Any) -> Mapping[str, Gradient]:
                 f"{gradient!r}; a class is not one: make an object of it"
             )
     return gradients
+
+
+def _check_apart(model: nn.Module, gradients: Mapping[str, Gradient]) -> None:
+    """Refuse functions that would run modules of the caller's: those in global variables are not copied."""
+    own = {id(part) for part in model.modules()}
+    for pattern, gradient in gradients.items():
+        for part in (each for value in read_by(gradient) for each in reachable(value)):
+            if id(part) in own:
+                raise InputError(
+                    f"bpda: expected a gradient for {pattern!r} that is given what it runs of the model, got "
+                    f"one that reads {type(part).__name__} from a global variable; give Substitute(net), or "
+                    "a functools.partial"
+                )
 
 
 def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, str]:

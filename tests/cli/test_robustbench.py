@@ -80,6 +80,14 @@ def test_the_rest_comes_from_options(fastadv, net):
 
 
 @pytest.mark.slow
+def test_the_footnote_says_which_gradients_were_replaced(fastadv, net):
+    told = entry(fastadv, net, "--bpda", "features.2=identity")
+    assert told["footnote"] == "BPDA: features.2 (identity)"
+    more = ("--bpda", "features.5=torch:sin", "--about", "footnote=mine")
+    assert entry(fastadv, net, *more)["footnote"] == "mine; BPDA: features.5 (sin)"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "eps"),
     [

@@ -13,8 +13,8 @@ from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 
-SIZES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of moves, in standard deviations of what is moved
-POINTS = 8  # on the way of a move at which gradients are taken
+SIZES = (1.0, 0.2, 0.04)  # of moves, in standard deviations of what is moved
+POINTS = 4  # on the way of a move at which gradients are taken
 SHARE = 0.01  # of the inputs, from which on they are worth a look
 FEW = 4  # values of the output, whose moves may be chance
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
@@ -50,14 +50,14 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
 
     Some tens of samples show it. Each call of a module in a pass of x is looked at by itself, in float64
     where the model computes in that. Values of its input whose gradient is exactly zero, all of them where
-    the graph is cut, are moved at random, by 1 to 0.01 standard deviations. The module is masked where they
+    the graph is cut, are moved at random, by 1 to 0.04 standard deviations. The module is masked where they
     are more than 1% of its input, its output moves, and the gradients on the way, added up, explain at most
-    half of that: it jumps. So a ReLU or a maximum is not blamed, whose zero gradients turn into others on the way,
-    nor a straight-through estimator, nor what does not depend on x. Of a module and its parts, the innermost
-    is returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
+    half of that: it jumps. So a ReLU or a maximum is not blamed, whose zero gradients become others on the
+    way, nor a straight-through estimator, nor what does not depend on x. Of a module and its parts, the
+    innermost is returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
 
-    It passes x twice, and each module some three times, more where gradients are zero. The model is left as
-    it is, and so are the generators of random numbers.
+    It passes x twice, and what each module is given once more, forward and backward, some twenty times where
+    gradients are zero. The model is left as it is, and so are the generators of random numbers.
 
     Raises InputError for a model that is not a module and for an empty batch.
     """
@@ -173,24 +173,26 @@ class _Call:
 
     def masked(self, name: str) -> MaskedModule | None:
         """Return what is wrong with its gradient, if anything is."""
-        base = self(self.given)
-        if not base.numel() or not bool(base.isfinite().all()) or not torch.equal(self(self.given), base):
-            return None
-        gradients = self._gradients(self.given, _draw(base.numel(), 0, base.device) + 1)
+        gradients = self._gradients(self.given)
         if gradients is None:
-            return self._jumps(name, "cut", base, [torch.ones_like(each) for each in self.given])
+            return self._jumps(name, "cut", [torch.ones_like(each) for each in self.given])
+        total = sum(each.numel() for each in gradients)
         wrong = sum(int((~each.isfinite()).sum()) for each in gradients)
         if wrong:
-            return self._told(name, "nan", wrong / sum(each.numel() for each in gradients), True)
-        return self._jumps(name, "zero", base, [(each == 0).to(each.dtype) for each in gradients])
+            whole = bool(self(self.given).isfinite().all())
+            return self._told(name, "nan", wrong / total, True) if whole else None
+        return self._jumps(name, "zero", [(each == 0).to(each.dtype) for each in gradients])
 
-    def _jumps(self, name: str, kind: Kind, base: Tensor, free: list[Tensor]) -> MaskedModule | None:
+    def _jumps(self, name: str, kind: Kind, free: list[Tensor]) -> MaskedModule | None:
         """Return it where the output moves without a gradient, if the inputs that are `free` do."""
         share = float(sum(each.sum() for each in free)) / sum(each.numel() for each in free)
         if share < SHARE:
             return None
+        base = self(self.given)
+        if not base.numel() or not bool(base.isfinite().all()) or not torch.equal(self(self.given), base):
+            return None  # of what differs from call to call nothing is known
         least = 64 * torch.finfo(self.given[0].dtype).eps * float(base.abs().amax())
-        for number, size in enumerate(SIZES, 1):
+        for number, size in enumerate(SIZES):
             move = [
                 size
                 * _spread(value)
@@ -219,13 +221,15 @@ class _Call:
     def _moved(self, move: list[Tensor], part: float) -> list[Tensor]:
         return [value + part * by for value, by in zip(self.given, move, strict=True)]
 
-    def _gradients(self, values: list[Tensor], weights: Tensor) -> list[Tensor] | None:
-        """Return those of weights @ output; None where no graph leads there."""
+    def _gradients(self, values: list[Tensor], weights: Tensor | None = None) -> list[Tensor] | None:
+        """Return those of weights @ output, by default random ones; None where no graph leads there."""
         leaves = [each.detach().requires_grad_() for each in values]
         try:
             made = self(leaves, graph=True)
         except RuntimeError:  # a tensor with a graph, given to NumPy
             return None
+        if weights is None:
+            weights = _draw(len(made), len(SIZES), made.device)
         if not made.requires_grad or len(made) != len(weights):
             return None
         found = torch.autograd.grad(made, leaves, weights.to(made), allow_unused=True)

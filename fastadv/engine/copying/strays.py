@@ -60,6 +60,19 @@ def may_stray(parts: Iterable[object]) -> bool:
     return False
 
 
+def read_by(value: object) -> Iterator[object]:
+    """Yield what the functions that `value` leads to read by the names of global variables."""
+    seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
+    found = [value]
+    while found:
+        for part in reachable(found.pop()):
+            if isinstance(part, FunctionType) and id(part) not in seen and _package(part) not in KNOWN:
+                seen[id(part)] = part
+                read = [*_read(part.__code__, part.__globals__)]
+                found += read
+                yield from read
+
+
 def _package(thing: Any) -> str:
     return str(getattr(thing, "__module__", "")).partition(".")[0]
 

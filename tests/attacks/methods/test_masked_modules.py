@@ -1,0 +1,214 @@
+"""masked_modules: each defense that hides its gradient by name, and nothing of honest networks."""
+
+import copy
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.attacks import masked_modules
+from fastadv.errors import InputError
+from tests.defenses import AT_INPUT, AT_LOGITS, AT_RANDOM, Buckets, Defended, KWinners, MeanSparse, Quantize
+
+X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+KINDS = {"quantize": "zero", "nan": "nan"}
+
+
+def net(*layers: nn.Module, channels: int = 1) -> nn.Sequential:
+    torch.manual_seed(0)
+    first = [nn.Conv2d(channels, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, *first, nn.Flatten(), nn.Linear(54, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AT_INPUT)
+def test_a_layer_that_hides_its_gradient_is_named(name: str) -> None:
+    (found,) = masked_modules(Defended(net(), before=AT_INPUT[name]()), X)
+    assert (found.name, found.kind, found.share) == ("before", KINDS.get(name, "cut"), 1.0)
+    assert found.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    assert str(found).startswith("'before' ")
+    assert str(found).endswith(f"at 100% of its inputs: {found.advice}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [*AT_RANDOM.values(), *AT_LOGITS.values()])
+def test_randomness_and_scale_are_no_fault_of_a_module(make: Callable[[], nn.Module]) -> None:
+    assert masked_modules(Defended(net(), before=make()), X) == ()
+
+
+def test_activations_that_jump_are_named_with_their_share() -> None:
+    h = torch.randn(64, 6, generator=torch.Generator().manual_seed(2))
+    flat = ((h - h.mean(0)).abs() <= 0.3 * h.std(0)).double().mean().item()
+    (sparse,) = masked_modules(nn.Sequential(MeanSparse.of(h, 0.3), nn.Linear(6, 3)), h)
+    assert (sparse.name, sparse.kind) == ("0", "zero")
+    assert sparse.share == pytest.approx(flat)
+    (winners,) = masked_modules(nn.Sequential(KWinners(0.5), nn.Linear(6, 3)), h)
+    assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
+
+
+class Raises(nn.Module):
+    """Calls numpy() on what may require a gradient, and turns brightness round."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(1 - x.numpy())
+
+
+class Classes(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        return h.argmax(1)
+
+
+CLASSES = nn.Sequential(nn.Flatten(), Classes(), nn.Embedding(64, 3))
+ADVICE: dict[str, tuple[nn.Module, str, str]] = {
+    "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
+    "other way": (net(Raises()), "0", r"{'0': fa.models.Substitute\(net\)}\), with"),
+    "integers": (CLASSES, "1", "let a module around it return one floating"),
+    "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "name", "advice"), ADVICE.values(), ids=ADVICE)
+def test_advice_fits_what_the_module_returns(model: nn.Module, name: str, advice: str) -> None:
+    (found,) = masked_modules(model, X)
+    assert found.name == name
+    assert re.search(advice, found.advice)
+
+
+class Between(nn.Module):
+    """Rounds in its own forward, and in a module after that, where `both`."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.net, self.hide = net(), Quantize() if both else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.hide((x * 8).round() / 8))
+
+
+def test_a_step_between_modules_is_the_models_own() -> None:
+    (own,) = masked_modules(Between(False), X)
+    assert (own.name, own.kind) == ("", "zero")
+    assert str(own).startswith("the model's own forward has a zero gradient")
+    assert "make that step of its forward a module" in own.advice
+    (inner,) = masked_modules(Between(True), X)
+    assert inner.name == "hide"
+    mended = fa.models.bpda(Between(True), {"hide": "identity"})
+    assert [each.name for each in masked_modules(fa.freeze(mended), X)] == [""]
+
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return h.sign()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * (ctx.saved_tensors[0].abs() <= 1)
+
+
+class Signs(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        return Straight.apply(h)
+
+
+class Constant(nn.Module):
+    @torch.no_grad()
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+class Transformer(nn.Module):
+    """Embedded places, masks of two kinds, dropout, and a feature that does not depend on x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.places = nn.Linear(4, 16), nn.Embedding(16, 16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.constant, self.last = Constant(), nn.Linear(16, 3)
+        self.register_buffer("mask", torch.triu(torch.full((16, 16), -torch.inf), 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.patches(F.unfold(x, 2, stride=2).transpose(1, 2)) + self.places(torch.arange(16))
+        t = self.block(t, src_mask=self.mask)
+        t = t + self.attention(t, t, t, attn_mask=self.mask.clamp_min(-1e30))[0]
+        return self.last(t.mean(1) + self.constant(self.places.weight[0]))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.lstm(x[:, 0])[0][:, -1])
+
+
+class InFloat32(nn.Module):
+    """Refuses float64."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h @ torch.eye(h.shape[1])
+
+
+HONEST: dict[str, nn.Module] = {
+    "cnn": net(),
+    "kinks": net(nn.Hardtanh(0.2, 0.7), nn.Softshrink(0.3), nn.ReLU6(), nn.Dropout()),
+    "in place": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(inplace=True), nn.Linear(32, 3)),
+    "straight-through": nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), Signs(), nn.Linear(32, 3)
+    ),
+    "transformer": Transformer(),
+    "recurrent": Recurrent(),
+    "float32": nn.Sequential(nn.Flatten(), InFloat32(), nn.ReLU(), nn.Linear(64, 3)),
+    "saturated": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Threshold(0, 0), nn.LogSoftmax(1)),
+    "frozen": Defended(net(), before=nn.Identity()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", HONEST.values(), ids=HONEST)
+def test_honest_networks_are_not_blamed(model: nn.Module) -> None:
+    assert masked_modules(model, X) == ()
+    assert masked_modules(model, X[:1]) == ()
+
+
+def test_nothing_is_left_behind() -> None:
+    model = Defended(net(), before=Quantize()).train()
+    before = copy.deepcopy([model.state_dict(), {name: vars(part) for name, part in model.named_modules()}])
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    x = X.clone()
+    one, other = masked_modules(model, x), masked_modules(model, x)
+    assert one == other
+    assert torch.equal(x, X)
+    assert model.training
+    assert all(torch.equal(kept, model.state_dict()[name]) for name, kept in before[0].items())
+    for name, part in model.named_modules():
+        assert vars(part).keys() == before[1][name].keys()
+        assert not part._forward_pre_hooks
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+
+
+@pytest.mark.parametrize(
+    "x", [X[:0], X.long(), [X], torch.tensor(1.0)], ids=["none", "ints", "list", "number"]
+)
+def test_what_is_no_batch_is_refused(x: Any) -> None:
+    with pytest.raises(InputError, match=r"masked_modules: expected at least one sample \[B, ...\]"):
+        masked_modules(net(), x)
+
+
+def test_a_function_is_refused() -> None:
+    with pytest.raises(InputError, match="got function; make the function a module"):
+        masked_modules(lambda x: x, X)

@@ -1,0 +1,403 @@
+"""bpda: values stay, gradients are those asked for, attacks reach what was hidden, and what is refused."""
+
+import copy
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.engine.replaced import in_words, replaced
+from fastadv.errors import InputError, NoGradientError
+from fastadv.runs.description import describe
+from tests.defenses import JPEG, Binarize, Defended, KWinners, MeanSparse, NoGrad, Quantize
+
+X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(12) % 3
+PAGE = Path(__file__).parents[2] / "docs" / "masked.md"
+
+
+class Net(nn.Module):
+    """Calls `hide` twice, once on what a BatchNorm reads as well, and a ReLU that writes into its input."""
+
+    def __init__(self, hide: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.second, self.last = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(384, 3)
+        self.hide, self.again, self.relu = hide, hide, nn.ReLU(inplace=True)
+        nn.init.uniform_(self.norm.running_mean)
+        self.eval()
+
+    def forward(self, x: Tensor, hide: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        hide = hide or self.hide
+        h = self.first(x)
+        h = self.relu(self.norm(h) + hide(h))
+        return self.last(hide(self.relu(self.second(h))).flatten(1))
+
+
+def by_hand(net: Net, x: Tensor, y: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient by the sum g(h) + (m(h) - g(h)).detach(), in eager PyTorch."""
+    leaf = x.clone().requires_grad_()
+    logits = net(leaf, lambda h: gradient(h) + (net.hide(h.detach()) - gradient(h)).detach())
+    return torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), leaf)[0]
+
+
+SMOOTH = nn.Conv2d(6, 6, 3, padding=1)
+GRADIENTS: dict[str, Any] = {
+    "identity": ("identity", lambda h: h),
+    "function": (torch.sin, torch.sin),
+    "substitute": (fa.models.Substitute(SMOOTH), SMOOTH),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "hide", [Quantize(16), NoGrad(), KWinners(0.7)], ids=lambda each: type(each).__name__
+)
+@pytest.mark.parametrize(("given", "gradient"), GRADIENTS.values(), ids=GRADIENTS)
+@pytest.mark.parametrize("options", [{}, {"fold": False}, {"eot": 2}, {"without": ("fold",)}], ids=str)
+def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
+    hide: nn.Module, given: Any, gradient: Any, options: Any
+) -> None:
+    net = Net(hide).double()
+    part = copy.deepcopy(gradient).double() if isinstance(gradient, nn.Module) else gradient
+    given = fa.models.Substitute(part) if isinstance(given, nn.Module) else given
+    model = fa.models.bpda(net, {"hide": given})
+    x = X.double()
+    attached = model(x.clone().requires_grad_())
+    assert attached.requires_grad
+    assert torch.equal(model(x), net(x))
+    assert torch.equal(attached, net(x))
+    found = fa.freeze(model, **options).input_gradient(x, Y)[2]
+    torch.testing.assert_close(found, by_hand(net, x, Y, part), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_half_precision_searches_with_the_other_gradient_too() -> None:
+    net = Net(Quantize(16))
+    model = fa.models.bpda(net, {"hide": "identity"})
+    expected = by_hand(net, X, Y, lambda h: h).flatten(1)
+    for options in ({"precision": "bf16"}, {"precision": "bf16", "fold": False}):
+        frozen = fa.freeze(model, **options)
+        found = frozen.input_gradient(X, Y)[2].flatten(1)
+        assert F.cosine_similarity(found, expected).min() > 0.9
+        assert torch.equal(frozen.verdict(X), net(X))
+        assert "BPDA: hide (identity)" in frozen.notes
+
+
+class Picks(nn.Module):
+    """Multiply by a weight, and add a mask, as code that autograd refuses."""
+
+    def forward(self, scale: float, x: Tensor, *, mask: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() * scale) + mask.detach()
+
+
+class Calls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.picks = Picks()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.picks(2.0, x.flatten(1), mask=-x.flatten(1).square())[:, :5]
+
+
+def test_modules_with_several_arguments_that_raise_under_autograd() -> None:
+    model = fa.models.bpda(Calls(), {"picks": lambda scale, x, *, mask: scale**2 * x + mask})
+    weights = torch.rand(12, 5, generator=torch.Generator().manual_seed(0))
+    leaf = X.clone().requires_grad_()
+    (found,) = torch.autograd.grad(model(leaf), leaf, weights)
+    expected = weights * (4 - 2 * X.flatten(1)[:, :5])
+    torch.testing.assert_close(found.flatten(1)[:, :5], expected)
+    assert torch.equal(model(X), Calls()(X))
+    first = fa.models.bpda(Calls(), {"picks": "identity"})
+    torch.testing.assert_close(torch.autograd.grad(first(leaf), leaf, weights)[0].flatten(1)[:, :5], weights)
+
+
+class InPlace(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        h[h < 0.5] = 0
+        return h
+
+
+class ReadsLater(nn.Module):
+    """Reads what the module has written into, as forward passes of residual networks may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hide = InPlace()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = 2 * x.flatten(1)
+        return (self.hide(h) * 3 + h)[:, :5]
+
+
+@pytest.mark.parametrize("gradient", ["identity", torch.sin, lambda h: h.square()])
+def test_a_module_that_writes_into_its_input_does_so(gradient: Any) -> None:
+    model = fa.models.bpda(ReadsLater(), {"hide": gradient})
+    leaf = X.clone().requires_grad_()
+    made = model(leaf)
+    assert torch.equal(made, ReadsLater()(X.clone()))
+    (found,) = torch.autograd.grad(made.sum(), leaf)
+    h = (2 * X.flatten(1)[:, :5]).requires_grad_()
+    (own,) = torch.autograd.grad((h if gradient == "identity" else gradient(h)).sum(), h)
+    torch.testing.assert_close(found.flatten(1)[:, :5], 4 * 2 * own)
+
+
+def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
+    net, substitute = Net(Quantize(16)).train(), nn.Conv2d(6, 6, 1)
+    before = copy.deepcopy([net.state_dict(), {name: set(vars(part)) for name, part in net.named_modules()}])
+    model = fa.models.bpda(net, {"hide": fa.models.Substitute(substitute)})
+    fa.freeze(model).input_gradient(X, Y)
+    state, names = net.state_dict(), {name: set(vars(part)) for name, part in net.named_modules()}
+    assert names == before[1]
+    assert all(torch.equal(state[name], kept) for name, kept in before[0].items())
+    assert net.training and substitute.training and not model.training  # noqa: PT018
+    assert all(p.requires_grad and p.grad is None for p in (*net.parameters(), *substitute.parameters()))
+    with torch.no_grad():
+        net.last.bias += 1
+    assert torch.equal(model(X), net.eval()(X))  # weights are shared
+
+
+def test_copies_states_and_descriptions() -> None:
+    net = Net(Quantize(16))
+    model = fa.models.bpda(net, {"hide": "identity"})
+    assert model.state_dict().keys() == net.state_dict().keys()
+    held = fa.models.bpda(net, {"hide": fa.models.Substitute(SMOOTH)})
+    held.load_state_dict(held.state_dict())
+    assert {name for name in held.state_dict() if "bpda" in name} == {
+        f"{place}.bpda.net.{kind}" for place in ("hide", "again") for kind in ("weight", "bias")
+    }
+    copied = copy.deepcopy(held)
+    with torch.no_grad():
+        copied.hide.bpda.net.weight.zero_()
+        copied.hide.bpda.net.bias.zero_()
+    assert SMOOTH.weight.any()
+    through = [fa.freeze(each).input_gradient(X, Y)[2] for each in (held, copied)]
+    assert not torch.allclose(*through)  # the copy has a substitute of its own
+    assert (
+        describe(model)
+        == describe(copy.deepcopy(model))
+        == describe(fa.models.bpda(net, {"h*e": "identity"}))
+    )
+    other = fa.models.Substitute(nn.Conv2d(6, 6, 3, padding=1))
+    others = [model, held, *(fa.models.bpda(net, {"hide": each}) for each in (torch.sin, torch.cos, other))]
+    assert len({str(describe(each)) for each in (net, *others)}) == 6
+
+
+def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage1 = nn.Sequential(nn.Flatten(), Quantize(8))
+            self.stage2 = nn.Sequential(Quantize(4), nn.Linear(64, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stage2(self.stage1(x))
+
+    net = Twice()
+    one = fa.models.bpda(net, {"stage1*": torch.flatten, "stage2.?": lambda h: h[:, :3]})
+    assert replaced(one) == {"stage1": "flatten", "stage2.0": "<lambda>", "stage2.1": "<lambda>"}
+    two = fa.models.bpda(
+        fa.models.bpda(net, {"*.1": "identity", "stage2.0": "identity"}), {"*.0": "identity"}
+    )
+    names = ("stage1.0", "stage1.1", "stage2.0", "stage2.1")
+    assert replaced(two) == dict.fromkeys(names, "identity")
+    assert in_words(replaced(one)) == "BPDA: stage1 (flatten), stage2.0 (<lambda>), stage2.1 (<lambda>)"
+    assert replaced(fa.models.bpda(Net(Quantize()), {"again": "identity"})) == {"hide": "identity"}
+    assert replaced(net) == replaced(lambda x: x) == {}
+
+
+def test_a_substitute_may_consist_of_parts_of_the_model() -> None:
+    net = Net(Quantize(16))
+    model = fa.models.bpda(net, {"hide": fa.models.Substitute(net.second)})
+    closed = fa.models.bpda(net, {"hide": (lambda second: lambda h: second(h))(net.second)})
+    expected = by_hand(net, X, Y, net.second)
+    for each in (model, closed):
+        torch.testing.assert_close(fa.freeze(each).input_gradient(X, Y)[2], expected, rtol=1e-4, atol=1e-6)
+
+
+NET = Net(Quantize(16))
+
+
+def reads(other: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    return other(NET.second(h))
+
+
+def test_a_function_that_runs_the_original_is_refused() -> None:
+    for gradient in (lambda h: NET.second(h), partial(reads, torch.sin)):
+        with pytest.raises(InputError, match=r"for 'hide' that is given what it runs .* reads"):
+            fa.models.bpda(NET, {"hide": gradient})
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "nothing": ({}, "expected gradients by the names of modules"),
+    "no mapping": ("hide", "expected gradients by the names of modules"),
+    "no name": ({3: "identity"}, "expected the name of a module or a pattern, got 3"),
+    "no gradient": ({"hide": "straight"}, "expected 'identity', a function or Substitute"),
+    "a class": ({"hide": nn.ReLU}, "a class is not one"),
+    "no match": ({"hyde": "identity"}, "matches none; did you mean 'hide'[?] there are first, norm, second"),
+    "two": ({"hide": "identity", "h*": torch.sin}, "one gradient for 'hide', got two, by 'hide' and 'h[*]'"),
+    "shared": ({"hide": "identity", "again": torch.sin}, "one gradient for 'again', got two"),
+}
+
+
+@pytest.mark.parametrize(("gradients", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_at_once(gradients: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        fa.models.bpda(NET, gradients)
+
+
+def test_models_and_substitutes_that_are_none() -> None:
+    for model in (lambda x: x, fa.freeze(NET)):
+        with pytest.raises(InputError, match=r"expected a torch.nn.Module, whose parts have names"):
+            fa.models.bpda(model, {"hide": "identity"})
+    with pytest.raises(InputError, match=r"got function; a function of x stands"):
+        fa.models.Substitute(lambda x: x)
+    with pytest.raises(InputError, match=r"does not hold that module itself, got Substitute"):
+        fa.models.bpda(NET, {"hide": fa.models.Substitute(NET)})
+    inside = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    with pytest.raises(InputError, match=r"got '0.1', a part of '0', which is replaced as a whole"):
+        fa.models.bpda(inside, {"0": nn.Flatten(), "*.1": "identity"})
+    with pytest.raises(InputError, match=r"got '0' compiled by torch.jit"):
+        fa.models.bpda(nn.Sequential(torch.jit.script(nn.ReLU())), {"0": "identity"})
+
+
+class Odd(nn.Module):
+    """Returns what `make` makes."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, h: Tensor | None) -> Any:
+        return self.make(h)
+
+
+def written(h: Tensor) -> Tensor:
+    h.zero_()
+    return h + 1
+
+
+PASSES: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "tuple": (lambda h: (h, h), "identity", InputError, "return one floating-point tensor, got tuple"),
+    "integers": (lambda h: h.long(), torch.sin, InputError, "got a tensor of torch.int64"),
+    "shape": (
+        lambda h: h[:, :3],
+        "identity",
+        InputError,
+        r"got \[12, 3\] in float32 for \[12, 64\] in float32",
+    ),
+    "double": (lambda h: h.double(), "identity", InputError, "got .* in float64 for .* in float32"),
+    "other shape": (
+        lambda h: h,
+        lambda h: h.sum(1),
+        InputError,
+        r"return \[12, 64\] in float32 .*got \[12\]",
+    ),
+    "other dtype": (
+        lambda h: h,
+        lambda h: h.double(),
+        InputError,
+        r"in float32 as .*got \[12, 64\] in float64",
+    ),
+    "other kind": (lambda h: h, lambda h: None, InputError, "got NoneType"),
+    "flat": (lambda h: h, lambda h: h.detach(), NoGradientError, "one that cuts the graph"),
+    "written": (written, "identity", InputError, "writes into it and returns another tensor"),
+}
+
+
+@pytest.mark.parametrize(("make", "gradient", "kind", "says"), PASSES.values(), ids=PASSES)
+def test_what_is_refused_in_a_pass(make: Any, gradient: Any, kind: type[Exception], says: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Identity(), Odd(make)))
+    model = fa.models.bpda(net, {"1.1": gradient})
+    with pytest.raises(kind, match=f"'1.1'.*{says}"):
+        model(2 * X.clone().requires_grad_())
+
+
+def test_a_module_without_a_tensor_is_refused() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.odd = Odd(lambda h: torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] + self.odd(None)
+
+    with pytest.raises(InputError, match="expected 'odd' to be called with a tensor, got none"):
+        fa.models.bpda(Constant(), {"odd": "identity"})(X)
+
+
+@pytest.fixture(scope="module")
+def robust() -> nn.Module:
+    """A small net that withstands L-infinity 0.1 on most of the digits."""
+    train_set = fa.data.load("digits", "train")
+    net = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=8)
+    recipe = fa.train.PGDTraining(fa.Linf(0.15), steps=2, step_size=0.1)
+    fa.train.fit(net, train_set, recipe, epochs=4, optimizer="adam", learning_rate=5e-3, batch_size=64)
+    return net.eval()
+
+
+# where, what, and whether its gradient is lost altogether; levels on which the ball ends keep its size
+HIDING: dict[str, tuple[int, Callable[[Tensor], nn.Module], bool]] = {
+    "meansparse": (6, lambda h: MeanSparse.of(h, 0.1), False),
+    "quantize": (0, lambda h: Quantize(240), True),
+    "jpeg": (0, lambda h: JPEG(0.01), True),
+    "k_winners": (6, lambda h: KWinners(0.45), False),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "make", "lost"), HIDING.values(), ids=HIDING)
+def test_a_defense_falls_to_the_net_without_it(
+    robust: nn.Module, place: int, make: Callable[[Tensor], nn.Module], lost: bool
+) -> None:
+    test_set = fa.data.load("digits", "test")
+    net: Any = copy.deepcopy(robust)
+    layers = net.features
+    net.features = nn.Sequential(*layers[:place], make(layers[:place](test_set.x)), *layers[place:])
+    name = f"features.{place}"
+    (masked,) = fa.attacks.masked_modules(net, test_set.x[:48])
+    assert (masked.name, f"'{name}': 'identity'" in masked.advice) == (name, True)
+    model = fa.models.bpda(net, {name: "identity"})
+    assert not fa.attacks.masked_modules(model, test_set.x[:48])
+    attacks = {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20, step_size=0.02)}
+    without, table = (fa.evaluate(each, test_set, attacks) for each in (robust, model))
+    accuracy = without["pgd"].robust_accuracy
+    assert 0.4 < accuracy < without.clean_accuracy - 0.05
+    assert abs(table["pgd"].robust_accuracy - accuracy) <= 0.01
+    assert table.clean_accuracy == fa.evaluate(net, test_set).clean_accuracy
+    assert table.replaced == table.to_dict()["bpda"] == {name: "identity"}
+    assert f"BPDA: {name} (identity)" in str(table).splitlines()
+    if lost:
+        try:
+            assert fa.evaluate(net, test_set, attacks)["pgd"].robust_accuracy > accuracy + 0.05
+        except NoGradientError:
+            assert masked.kind == "cut"
+
+
+def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path: Path) -> None:
+    net, data = Defended(Net(nn.Identity()), before=Binarize()), torch.utils.data.TensorDataset(X, Y)
+    one, other = (fa.models.bpda(net, {"before": each}) for each in ("identity", torch.sin))
+    fa.evaluate(one, data, run_dir=tmp_path / "run")
+    assert fa.evaluate(one, data, run_dir=tmp_path / "run", resume=True).replaced == {"before": "identity"}
+    with pytest.raises(InputError, match="model"):
+        fa.evaluate(other, data, run_dir=tmp_path / "run", resume=True)
+    assert not fa.evaluate(net, data).to_dict()["bpda"]
+
+
+@pytest.mark.slow
+def test_the_page_runs() -> None:
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(code, PAGE.name, "exec"), names)
+    (masked,) = names["masked"]
+    assert str(masked) in PAGE.read_text()
+    assert names["table"].replaced == {"rounding": "identity"}
+    assert names["hidden"] > names["table"]["pgd"].robust_accuracy
