@@ -165,6 +165,22 @@ def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
     assert torch.equal(model(X), net.eval()(X))  # weights are shared
 
 
+def test_what_a_module_counts_is_counted_in_the_copy_alone() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, h: Tensor) -> Tensor:
+            self.passes += 1
+            return h.round()
+
+    net = nn.Sequential(nn.Flatten(), Counts())
+    model = fa.models.bpda(net, {"1": "identity"})
+    model(X.clone().requires_grad_())
+    assert (net[1].passes, model[1].passes) == (0, 1)
+
+
 def test_copies_states_and_descriptions() -> None:
     net = Net(Quantize(16))
     model = fa.models.bpda(net, {"hide": "identity"})

@@ -153,6 +153,17 @@ class Recurrent(nn.Module):
         return self.last(self.lstm(x[:, 0])[0][:, -1])
 
 
+class OwnNoise(nn.Module):
+    """Draws from a generator of its own, so that two calls differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return (h - 0.5 + torch.from_numpy(self.generator.normal(size=h.shape)).to(h)).relu()
+
+
 class InFloat32(nn.Module):
     """Refuses float64."""
 
@@ -171,6 +182,7 @@ HONEST: dict[str, nn.Module] = {
     "recurrent": Recurrent(),
     "float32": nn.Sequential(nn.Flatten(), InFloat32(), nn.ReLU(), nn.Linear(64, 3)),
     "saturated": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Threshold(0, 0), nn.LogSoftmax(1)),
+    "randomized": net(OwnNoise()),
     "frozen": Defended(net(), before=nn.Identity()),
 }
 
