@@ -64,8 +64,8 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
     Several calls of one module have each their own gradient. Where m takes several arguments, g is called
     with the same, and "identity" is the first tensor of them.
 
-    The result is a copy in eval mode that shares the weights of `model`, which is left as it is. `evaluate`
-    says what was replaced, and `fastadv.engine.replaced.replaced` tells it of any model.
+    The result is a copy in eval mode that shares the weights of `model`, which is left as it is. Tables of
+    `evaluate` and `Frozen.notes` say what was replaced.
 
     Args:
         model: a module.
