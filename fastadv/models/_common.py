@@ -1,6 +1,6 @@
 """What every built-in network shares: a strict look at its input, and reproducible first weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,9 +23,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activation_layer(name: str) -> nn.Module:
     """Return a layer of that activation with torch's defaults; InputError for an unknown name."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise InputError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]()
+    return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` when it is one of `choices`; InputError otherwise."""
+    if value not in (known := list(choices)):
+        raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    return value
 
 
 def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:

@@ -3,8 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count
-from fastadv.models._common import activation_layer, check_batch, check_sizes, first_weights
+from fastadv._checks import check_count, check_flag
+from fastadv.models._common import (
+    activation_layer,
+    check_batch,
+    check_choice,
+    check_sizes,
+    first_weights,
+)
 
 torch.fx.wrap("check_batch")
 
@@ -12,29 +18,48 @@ torch.fx.wrap("check_batch")
 class PreActBlock(nn.Module):
     """BatchNorm, activation and a 3x3 convolution, twice, beside a shortcut.
 
-    Where sizes change, the shortcut is a 1x1 convolution of what the first activation gives, elsewhere x.
+    Where sizes change, the shortcut is a convolution, elsewhere x. `shortcut` and `padding` are those of
+    `PreActResNet18`.
     """
 
-    def __init__(self, channels: int, width: int, stride: int, activation: str) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        activation: str,
+        shortcut: str = "active",
+        padding: str = "both",
+    ) -> None:
         super().__init__()
+        check_choice("shortcut", shortcut, ("active", "raw", "raw_3x3"))
+        same = check_choice("padding", padding, ("both", "same")) == "same" and stride == 2
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if same else None
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=0 if same else 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.activation = activation_layer(activation)
+        self.kind = shortcut
         self.shortcut: nn.Sequential | None = None
         if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False))
+            size, around = (3, 0 if same else 1) if shortcut == "raw_3x3" else (1, 0)
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, size, stride, around, bias=False))
 
-    def project(self, out: Tensor) -> Tensor | None:
-        """Return the shortcut's convolution of `out`; None where there is none."""
-        return None if self.shortcut is None else self.shortcut(out)
+    def added(self, x: Tensor, active: Tensor) -> Tensor:
+        """Return what the shortcut adds, from x and from what the first activation gives of it."""
+        if self.shortcut is None:
+            return x
+        if self.kind == "raw_3x3" and self.pad is not None:
+            x = self.pad(x)
+        added: Tensor = self.shortcut(active if self.kind == "active" else x)
+        return added
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.activation(self.bn1(x))
-        projected = self.project(out)
-        out = self.conv2(self.activation(self.bn2(self.conv1(out))))
-        return out + (x if projected is None else projected)  # type: ignore[no-any-return]
+        active = self.activation(self.bn1(x))
+        added = self.added(x, active)
+        out = self.conv1(active if self.pad is None else self.pad(active))
+        return self.conv2(self.activation(self.bn2(out))) + added  # type: ignore[no-any-return]
 
 
 class PreActResNet18(nn.Module):
@@ -49,6 +74,12 @@ class PreActResNet18(nn.Module):
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
         stem_stride: of the first convolution; see `ResNet18`.
+        shortcut: what the convolution beside a block that changes sizes takes: "active", what the first
+            activation gives; "raw", x itself, as in Wong et al. 2020; "raw_3x3", x, by a 3x3 convolution
+            instead of a 1x1, as in Gowal et al. 2020.
+        padding: of convolutions that halve an image: "both", a row of zeros on each side; "same", on the
+            right and below alone, which is TensorFlow's SAME for even sizes. It needs even sizes.
+        final_norm: whether BatchNorm and activation come before the mean; False as in Wong et al. 2020.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """
@@ -61,31 +92,34 @@ class PreActResNet18(nn.Module):
         width: int = 64,
         activation: str = "relu",
         stem_stride: int = 1,
+        shortcut: str = "active",
+        padding: str = "both",
+        final_norm: bool = True,
         seed: int | None = 0,
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)
         check_count("stem_stride", stem_stride, 1)
         self.channels = shape[0]
+        rest = activation, shortcut, padding
         with first_weights(seed):
             self.conv1 = nn.Conv2d(shape[0], width, 3, stem_stride, padding=1, bias=False)
-            self.layer1 = _stage(width, width, 1, activation)
-            self.layer2 = _stage(width, 2 * width, 2, activation)
-            self.layer3 = _stage(2 * width, 4 * width, 2, activation)
-            self.layer4 = _stage(4 * width, 8 * width, 2, activation)
-            self.bn = nn.BatchNorm2d(8 * width)
+            self.layer1 = _stage(width, width, 1, *rest)
+            self.layer2 = _stage(width, 2 * width, 2, *rest)
+            self.layer3 = _stage(2 * width, 4 * width, 2, *rest)
+            self.layer4 = _stage(4 * width, 8 * width, 2, *rest)
+            self.bn = nn.BatchNorm2d(8 * width) if check_flag("final_norm", final_norm) else None
             self.linear = nn.Linear(8 * width, classes)
         self.activation = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(check_batch(x, (self.channels, None, None)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = self.activation(self.bn(x))
+        if self.bn is not None:
+            x = self.activation(self.bn(x))
         logits: Tensor = self.linear(x.mean(dim=(2, 3)))
         return logits
 
 
-def _stage(channels: int, width: int, stride: int, activation: str) -> nn.Sequential:
-    return nn.Sequential(
-        PreActBlock(channels, width, stride, activation), PreActBlock(width, width, 1, activation)
-    )
+def _stage(channels: int, width: int, stride: int, *rest: str) -> nn.Sequential:
+    return nn.Sequential(PreActBlock(channels, width, stride, *rest), PreActBlock(width, width, 1, *rest))

@@ -25,13 +25,13 @@ STEM = 16
 class _Block(PreActBlock):
     """The block of pre-activation ResNets, the convolution of its shortcut named as in published weights."""
 
-    def __init__(self, channels: int, width: int, stride: int, activation: str) -> None:
-        super().__init__(channels, width, stride, activation)
+    def __init__(self, channels: int, width: int, stride: int, activation: str, padding: str) -> None:
+        super().__init__(channels, width, stride, activation, padding=padding)
         self.convShortcut = None if self.shortcut is None else self.shortcut[0]
         self.shortcut = None
 
-    def project(self, out: Tensor) -> Tensor | None:
-        return None if self.convShortcut is None else self.convShortcut(out)
+    def added(self, x: Tensor, active: Tensor) -> Tensor:
+        return x if self.convShortcut is None else self.convShortcut(active)
 
 
 class WideResNet(nn.Module):
@@ -45,7 +45,7 @@ class WideResNet(nn.Module):
     Args:
         depth: 6 n + 4, with n blocks in each of the three stages.
         widen_factor: the stages have 16, 32 and 64 times as many channels.
-        activation, stem_stride: as of `PreActResNet18`.
+        activation, stem_stride, padding: as of `PreActResNet18`.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """
@@ -59,6 +59,7 @@ class WideResNet(nn.Module):
         widen_factor: int = 10,
         activation: str = "relu",
         stem_stride: int = 1,
+        padding: str = "both",
         seed: int | None = 0,
     ) -> None:
         super().__init__()
@@ -72,9 +73,9 @@ class WideResNet(nn.Module):
         self.channels = shape[0]
         with first_weights(seed):
             self.conv1 = nn.Conv2d(shape[0], STEM, 3, stem_stride, padding=1, bias=False)
-            self.block1 = _stage(blocks, STEM, width, 1, activation)
-            self.block2 = _stage(blocks, width, 2 * width, 2, activation)
-            self.block3 = _stage(blocks, 2 * width, 4 * width, 2, activation)
+            self.block1 = _stage(blocks, STEM, width, 1, activation, padding)
+            self.block2 = _stage(blocks, width, 2 * width, 2, activation, padding)
+            self.block3 = _stage(blocks, 2 * width, 4 * width, 2, activation, padding)
             self.bn1 = nn.BatchNorm2d(4 * width)
             self.fc = nn.Linear(4 * width, classes)
             draw_convolutions(self)
@@ -89,9 +90,9 @@ class WideResNet(nn.Module):
         return logits
 
 
-def _stage(blocks: int, channels: int, width: int, stride: int, activation: str) -> nn.Sequential:
-    first = _Block(channels, width, stride, activation)
-    others = [_Block(width, width, 1, activation) for _ in range(blocks - 1)]
+def _stage(blocks: int, channels: int, width: int, stride: int, *rest: str) -> nn.Sequential:
+    first = _Block(channels, width, stride, *rest)
+    others = [_Block(width, width, 1, *rest) for _ in range(blocks - 1)]
     return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *others)))
 
 
