@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.errors import InputError
+from fastadv.runs.files import user_cache
 
 _log = logging.getLogger("fastadv")
 
@@ -27,7 +28,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
                 f"{source} {root}: expected a folder of data sets, got none; create it or name another"
             )
         return root
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+    root = user_cache()
     root.mkdir(parents=True, exist_ok=True)
     return root
 

@@ -26,6 +26,7 @@ from fastadv.models.vgg import VGG
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.wide_resnet import WideResNet
 from fastadv.models.wong_cnn import WongCNN
+from fastadv.models.zoo import robustbench, robustbench_entries
 
 if TYPE_CHECKING:
     from fastadv.models.abs import ABS
@@ -64,6 +65,8 @@ __all__ = [
     "names",
     "read_weights",
     "representation",
+    "robustbench",
+    "robustbench_entries",
     "save_weights",
 ]
 

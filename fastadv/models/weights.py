@@ -32,7 +32,7 @@ def _is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, nest: str | None) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
@@ -41,9 +41,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path}: expected a safetensors file or a torch file of plain tensors, got one that does not "
             f"read ({reason}); save model.state_dict() and give that"
         ) from error
-    for nest in _NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            content = content[nest]
+    for key in (nest, *_NESTS):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CorruptFileError(
             f"{path}: expected a state dict (names to tensors), got {type(content).__name__}; "
@@ -52,8 +52,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(
+    path: str | os.PathLike[str], nest: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return (state dict, card) of a safetensors or torch file, on the CPU; a torch file has no card: {}.
+
+    A torch file may hold the state dict under `state_dict`, `model_state_dict` or `model`, or under `nest`.
 
     InputError for a missing file, CorruptFileError for a truncated, damaged or foreign one. Only tensors are
     unpickled.
@@ -62,7 +66,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if not path.is_file():
         raise InputError(f"{path}: expected a file of weights, got none; check the path")
     if not _is_safetensors(path):
-        return _read_torch(path), {}
+        return _read_torch(path, nest), {}
     tensors, metadata = load_tensors(path)
     try:
         card = json.loads(metadata.get("card", "{}"))
@@ -73,7 +77,8 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     return tensors, card
 
 
-def _listing(names: set[str]) -> str:
+def listing(names: set[str]) -> str:
+    """Return the first names in words, and how many more there are."""
     shown = ", ".join(sorted(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "none"
 
@@ -96,7 +101,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     if missing or foreign:
         raise InputError(
             f"{path}: expected the weights of {type(model).__name__}, got a file that lacks "
-            f"{_listing(missing)} and holds the foreign {_listing(foreign)}; "
+            f"{listing(missing)} and holds the foreign {listing(foreign)}; "
             "create the model that these weights were saved from"
         )
     for name, tensor in tensors.items():

@@ -23,6 +23,11 @@ _ENTRY = "fastadv"
 _PART = ".part"
 
 
+def user_cache() -> Path:
+    """Return fastadv/ in the user's cache folder, which may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""

@@ -1,0 +1,38 @@
+"""The zoo of RobustBench: its nets by name, with weights from the user's own files."""
+
+import os
+
+from torch import nn
+
+from fastadv.models.zoo.entries import Entry, find, robustbench_entries
+from fastadv.models.zoo.files import check_hash, locate
+from fastadv.models.zoo.loading import load
+
+__all__ = ["Entry", "find", "robustbench", "robustbench_entries"]
+
+
+def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """Return an entry of RobustBench's zoo in eval mode, with its weights: x in [0, 1] -> logits [B, K].
+
+    The nets of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients. Other
+    entries of CIFAR-10 and CIFAR-100 that have one file of weights come from the package `robustbench`, where
+    it is installed. Nothing is downloaded.
+
+    The SHA-256 of a file is kept at its first load, in hashes.json of the cache, and compared later.
+
+        fa.models.robustbench("Carmon2019Unlabeled", weights="downloads/Carmon2019Unlabeled.pt")
+        fa.models.robustbench("cifar10/L2/Rice2020Overfitting")            # from the cache
+
+    Args:
+        name: as in RobustBench, with DATASET/ or THREAT/ before it where several entries share the name.
+        weights: the file, as the zoo ships it (a torch file) or as safetensors; or a folder that holds
+            DATASET/THREAT/NAME.pt, as RobustBench's own `models/` does, or NAME.pt. None: the cache, which is
+            the folder FASTADV_WEIGHTS, else fastadv/models in the user's cache.
+
+    Raises InputError for an unknown name, one that several entries share, a missing file and the weights of
+    another net; CorruptFileError for a file that does not read, or has changed since its first load.
+    """
+    entry = find(name)
+    path = locate(entry, weights)
+    check_hash(path)
+    return load(entry, path).eval()

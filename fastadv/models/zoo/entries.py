@@ -1,0 +1,149 @@
+"""Which net each entry of RobustBench's zoo is, what it does to images, and its published accuracies."""
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from torch import nn
+
+from fastadv.errors import InputError
+
+CLASSES = {"cifar10": 10, "cifar100": 100}
+RADIUS = {"Linf": 8 / 255, "L2": 0.5}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A built-in model with options, and how the zoo names its weights.
+
+    rename: pairs of a pattern and its replacement, from our names to the zoo's.
+    unused: a copy of `block1` in the file under this name, which the net never passes.
+    """
+
+    name: str
+    create: str
+    options: Mapping[str, Any]
+    rename: tuple[tuple[str, str], ...]
+    unused: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the zoo.
+
+    dataset, threat, name: as in RobustBench, "cifar10", "Linf" and "Carmon2019Unlabeled".
+    net: what it is; None where `factory`, the package's own, makes it.
+    constants: mean and deviation of each channel, by which it normalizes images in [0, 1]; or None.
+    stored: whether its file holds them, as mu and sigma; they count there.
+    lenient: whether the zoo passes over what else the file holds.
+    nest: the key of the state dict in the file.
+    drive: the name of the zoo's file at Google Drive.
+    radius: of the leaderboard, in the units of images in [0, 1].
+    clean, robust, best_known: published accuracies in percent: of clean images, under AutoAttack, and under
+        all attacks that are known where that is less.
+    """
+
+    dataset: str
+    threat: str
+    name: str
+    drive: str
+    net: Net | None = None
+    constants: tuple[list[float], list[float]] | None = None
+    stored: bool = False
+    lenient: bool = False
+    nest: str | None = None
+    radius: float | None = None
+    clean: float | None = None
+    robust: float | None = None
+    best_known: float | None = None
+    factory: Callable[[], nn.Module] | None = None
+
+    @property
+    def path(self) -> str:
+        """DATASET/THREAT/NAME, where the zoo keeps the file."""
+        return f"{self.dataset}/{self.threat}/{self.name}"
+
+    @property
+    def classes(self) -> int:
+        """How many logits there are."""
+        return CLASSES[self.dataset]
+
+
+@cache
+def robustbench_entries() -> tuple[Entry, ...]:
+    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2."""
+    table = json.loads(files("fastadv.models.zoo").joinpath("table.json").read_text())
+    nets = {
+        name: Net(name, **{**told, "rename": tuple(map(tuple, table["names"][told["rename"]]))})
+        for name, told in table["nets"].items()
+    }
+    made = []
+    for board, entries in table["entries"].items():
+        dataset, threat = board.split("/")
+        for name, told in entries.items():
+            looked_up = {"net": nets[told["net"]], "constants": table["constants"].get(told.get("constants"))}
+            made.append(Entry(dataset, threat, name, **{"radius": RADIUS[threat], **told, **looked_up}))
+    return tuple(made)
+
+
+def find(name: str) -> Entry:
+    """Return the entry of that name, [DATASET/][THREAT/]NAME; InputError where none or several have it."""
+    *boards, last = str(name).lower().split("/")
+
+    def named(entries: Iterable[Entry]) -> list[Entry]:
+        return [
+            entry
+            for entry in entries
+            if entry.name.lower() == last and {*boards} <= {entry.dataset, entry.threat.lower()}
+        ]
+
+    known = robustbench_entries()
+    found = named(known)
+    if not found:
+        others, missing = _packaged()
+        found = named(others)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"{name!r}: expected the name of one entry of RobustBench's zoo, got that of "
+            f"{', '.join(entry.path for entry in found)}; give one of these"
+        )
+    paths = {text.lower(): entry.path for entry in (*known, *others) for text in (entry.name, entry.path)}
+    near = dict.fromkeys(paths[text] for text in get_close_matches(str(name).lower(), paths, 6, 0.5))
+    raise InputError(
+        f"{name!r}: expected the name of an entry of RobustBench's zoo"
+        + (f", such as {', '.join([*near][:3])}" if near else "")
+        + f"; fastadv.models.robustbench_entries() lists the built-in ones{missing}"
+    )
+
+
+@cache
+def _packaged() -> tuple[tuple[Entry, ...], str]:
+    """Return what the package `robustbench` has besides, of CIFAR and in one file; and why there is nothing.
+
+    It is imported here alone, and only for names that are not built in.
+    """
+    try:
+        from fastadv import _torchvision  # noqa: F401 - so that the package can import torchvision
+
+        boards = importlib.import_module("robustbench.model_zoo.models").model_dicts
+    except ImportError as error:
+        return (), f", and others need the package robustbench, which does not import ({error})"
+    own = {entry.path for entry in robustbench_entries()}
+    made = []
+    for dataset, threats in boards.items():
+        for threat, entries in threats.items():
+            for name, told in entries.items():
+                # Kireev et al. ship two state dicts, of which the zoo takes the last
+                nest = "last" if name.startswith("Kireev2021") else None
+                more = {"factory": told["model"], "radius": RADIUS.get(threat.value), "nest": nest}
+                entry = Entry(dataset.value, threat.value, name, told["gdrive_id"], stored=True, **more)
+                if entry.dataset in CLASSES and isinstance(entry.drive, str) and entry.path not in own:
+                    made.append(entry)
+    return tuple(made), ""

@@ -1,0 +1,104 @@
+"""State dicts of RobustBench's zoo into nets, every name and shape compared."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.errors import InputError
+from fastadv.models._common import first_weights
+from fastadv.models.normalized import Normalized
+from fastadv.models.registry import create
+from fastadv.models.weights import listing, read_weights
+from fastadv.models.zoo.entries import Entry, Net
+
+_log = logging.getLogger("fastadv")
+
+SHAPE = (3, 32, 32)
+BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
+COUNTER = "num_batches_tracked"
+
+
+def load(entry: Entry, path: Path) -> nn.Module:
+    """Return the entry's net with the weights of a file; InputError where they are those of another net."""
+    tensors = {
+        name.removeprefix("module.").removeprefix("model."): tensor
+        for name, tensor in read_weights(path, nest=entry.nest)[0].items()
+    }
+    if entry.net is None:
+        return _load_packaged(entry, tensors, path)
+    with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
+        model = create(entry.net.create, shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
+    own = model.state_dict()
+    wanted = layout(entry, own)
+    _compare(entry, tensors, wanted, path)
+    filled = {name: tensors.get(zoo_name(entry.net, name)) for name in own}
+    model.load_state_dict(
+        {
+            name: torch.zeros((), dtype=torch.int64) if tensor is None else tensor.to(own[name].dtype)
+            for name, tensor in filled.items()
+        },
+        assign=True,
+    )
+    if entry.constants is None:
+        return model
+    given = [tensors[name].flatten().tolist() for name in BUFFERS if name in tensors]
+    return Normalized(model, *(given or entry.constants))
+
+
+def zoo_name(net: Net, name: str) -> str:
+    """Return how the zoo names a tensor of our state dict."""
+    for pattern, replacement in net.rename:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def layout(entry: Entry, own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the zoo's file for a net whose state dict is `own`."""
+    assert entry.net is not None
+    shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in own.items()}
+    if entry.net.unused is not None:
+        parts = {name: shape for name, shape in shapes.items() if name.startswith("block1.")}
+        shapes |= {name.replace("block1", entry.net.unused, 1): shape for name, shape in parts.items()}
+    return shapes | (BUFFERS if entry.stored else {})
+
+
+def _compare(
+    entry: Entry, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Raise InputError unless the file has the wanted names and shapes.
+
+    BatchNorm's counter may be missing, as in files of old versions of torch. Mean and deviation may be, both,
+    since the zoo then takes its own.
+    """
+    optional = {name for name in wanted if name.endswith(COUNTER)}
+    optional |= {*BUFFERS} if entry.stored and not tensors.keys() & BUFFERS.keys() else set()
+    missing = wanted.keys() - tensors.keys() - optional
+    foreign = tensors.keys() - wanted.keys()
+    shapes = {
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    }
+    if missing or shapes or (foreign and not entry.lenient):
+        what = "the package's net" if entry.net is None else entry.net.name
+        raise InputError(
+            f"{path}: expected the weights of {entry.path} ({what}, {entry.classes} classes), got those of "
+            f"another net: missing {listing(missing)}; unexpected {listing(foreign)}; shapes "
+            f"{listing(shapes)}; give the file of this entry, or the name of the entry that it belongs to"
+        )
+    if foreign:
+        _log.warning("%s: %s is left out, as in RobustBench", path, listing(foreign))
+
+
+def _load_packaged(entry: Entry, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    assert entry.factory is not None
+    with first_weights(0):  # leaves the caller's generator alone
+        model = entry.factory()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    _compare(entry, tensors, shapes, path)
+    model.load_state_dict(tensors, strict=False)
+    return model
