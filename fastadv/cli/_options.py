@@ -214,7 +214,12 @@ Arguments = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", "-w", help="Weights: a safetensors or a torch file.")
+    Path | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        help="Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.",
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the data sets; else FASTADV_DATA, else the user's cache.")

@@ -14,6 +14,7 @@ from fastadv import models
 from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
+from fastadv.cli._zoo import ZOO, load_entry
 from fastadv.data._export import is_set
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
@@ -54,7 +55,11 @@ class Network(Panel, title="Model"):
     """A model by name, and its weights."""
 
     model: str = o.option(
-        ..., f"{', '.join(models.names())}, or your own as package.module:function.", "--model", "-m"
+        ...,
+        f"{', '.join(models.names())}, {ZOO}NAME for an entry of RobustBench's zoo, or your own as "
+        "package.module:function.",
+        "--model",
+        "-m",
     )
     option: o.Arguments = None
     weights: o.Weights = None
@@ -234,6 +239,8 @@ def load_model(
     """
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
     own = o.pairs(arguments or [], "--option")
+    if name.startswith(ZOO):
+        return load_entry(name, own, weights, dataset).to(device)
     if ":" not in name and own.keys() & {"shape", "classes"}:
         o.refuse("--option: shape and classes follow from --data; leave them out.")
     with o.usage():

@@ -13,6 +13,7 @@ from torch import nn
 
 from fastadv.errors import InputError
 
+SHAPE = (3, 32, 32)
 CLASSES = {"cifar10": 10, "cifar100": 100}
 RADIUS = {"Linf": 8 / 255, "L2": 0.5}
 
@@ -133,7 +134,7 @@ def _packaged() -> tuple[tuple[Entry, ...], str]:
         from fastadv import _torchvision  # noqa: F401 - so that the package can import torchvision
 
         boards = importlib.import_module("robustbench.model_zoo.models").model_dicts
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
         return (), f", and others need the package robustbench, which does not import ({error})"
     own = {entry.path for entry in robustbench_entries()}
     made = []

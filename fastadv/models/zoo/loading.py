@@ -13,11 +13,10 @@ from fastadv.models._common import first_weights
 from fastadv.models.normalized import Normalized
 from fastadv.models.registry import create
 from fastadv.models.weights import listing, read_weights
-from fastadv.models.zoo.entries import Entry, Net
+from fastadv.models.zoo.entries import SHAPE, Entry, Net
 
 _log = logging.getLogger("fastadv")
 
-SHAPE = (3, 32, 32)
 BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
 COUNTER = "num_batches_tracked"
 

@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     modes,
     norms,
     parametrized,
+    published,
     randomized,
     statistics,
     wrapped,

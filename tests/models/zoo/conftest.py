@@ -1,0 +1,57 @@
+"""Small nets under names of the zoo, and their files in the zoo's layout."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv import models
+from fastadv.models.zoo import Entry, find
+from fastadv.models.zoo.loading import BUFFERS, layout, zoo_name
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of weights and hashes, which does not exist yet."""
+    monkeypatch.setenv("FASTADV_WEIGHTS", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Entry]:
+    """small(name): the entry, as `robustbench` finds it from now on, of the least depth and width."""
+
+    def shrunk(name: str) -> Entry:
+        entry = find(name)
+        assert entry.net is not None
+        tiny = {"wide_resnet": {"depth": 10, "widen_factor": 1}}.get(entry.net.create, {"width": 2})
+        entry = replace(entry, net=replace(entry.net, options={**entry.net.options, **tiny}))
+        monkeypatch.setattr("fastadv.models.zoo.find", lambda name: entry)
+        return entry
+
+    return shrunk
+
+
+def net_of(entry: Entry, seed: int = 1) -> nn.Module:
+    """A net of that kind, its BatchNorms unlike fresh ones; without the entry's mean and deviation."""
+    assert entry.net is not None
+    net = models.create(entry.net.create, classes=entry.classes, seed=seed, **entry.net.options)
+    draw = torch.Generator().manual_seed(seed)
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5, generator=draw) if name.endswith(("weight", "var")) else tensor.normal_(
+                0, 0.3, generator=draw
+            )
+    return net.eval()
+
+
+def state_of(entry: Entry, net: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a net as the zoo names it, with all that the zoo's file holds besides."""
+    assert entry.net is not None
+    state = {zoo_name(entry.net, name): tensor for name, tensor in net.state_dict().items()}
+    for name, shape in layout(entry, net.state_dict()).items():
+        state.setdefault(name, torch.full(shape, 0.5) if name in BUFFERS else torch.ones(shape))
+    return state

@@ -1,0 +1,111 @@
+"""The table of RobustBench's zoo: names, published figures, and the layout of every file."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from fastadv.errors import InputError
+from fastadv.models import create, robustbench_entries
+from fastadv.models.zoo import entries, find
+from fastadv.models.zoo.entries import SHAPE, Entry
+from fastadv.models.zoo.loading import layout
+
+from .peer import LAYOUTS, layout_name, seal
+
+ENTRIES = robustbench_entries()
+
+
+def test_it_holds_three_leaderboards_without_a_name_twice() -> None:
+    assert Counter(entry.path.rpartition("/")[0] for entry in ENTRIES) == {
+        "cifar10/Linf": 59,
+        "cifar10/L2": 19,
+        "cifar100/Linf": 31,
+    }
+    assert len({entry.path for entry in ENTRIES}) == len(ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("path", "net", "clean", "robust", "best_known", "radius"),
+    [
+        ("cifar10/Linf/Carmon2019Unlabeled", "wrn_28_10_sub_block1", 89.69, 59.53, None, 8 / 255),
+        ("cifar10/Linf/Zhang2019Theoretically", "wrn_34_10_sub_block1", 84.92, 53.08, None, 0.031),
+        ("cifar10/Linf/Gowal2021Improving_R18_ddpm_100m", "dm_preact_resnet18", 87.35, 58.63, 58.5, 8 / 255),
+        ("cifar10/Linf/Bartoldson2024Adversarial_WRN-94-16", "dm_wrn_94_16", 93.68, 73.71, None, 8 / 255),
+        ("cifar10/L2/Wang2023Better_WRN-70-16", "dm_wrn_70_16", 95.54, 84.97, None, 0.5),
+        ("cifar100/Linf/Wang2023Better_WRN-70-16", "dm_wrn_70_16", 75.22, 42.67, 42.66, 8 / 255),
+        ("cifar100/Linf/Rice2020Overfitting", "preact_resnet18", 53.83, 18.95, None, 8 / 255),
+        ("cifar10/L2/Engstrom2019Robustness", "resnet50", 90.83, 69.24, None, 0.5),
+    ],
+)
+def test_published_figures(
+    path: str, net: str, clean: float, robust: float, best_known: float | None, radius: float
+) -> None:
+    entry = find(path)
+    assert entry.net is not None
+    assert (entry.path, entry.net.name) == (path, net)
+    assert (entry.clean, entry.robust, entry.best_known, entry.radius) == (clean, robust, best_known, radius)
+
+
+def test_figures_and_constants_are_possible() -> None:
+    for entry in ENTRIES:
+        assert entry.clean is not None
+        assert entry.robust is not None
+        assert (entry.best_known or entry.robust) <= entry.robust < entry.clean <= 100, entry.path
+        assert entry.stored <= (entry.constants is not None), entry.path
+        # the Gowal, Rebuffi and Wang families normalize with constants that their files do not hold
+        assert entry.net is not None
+        assert entry.net.name.startswith("dm_") <= (entry.constants is not None and not entry.stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("Carmon2019Unlabeled", "cifar10/Linf/Carmon2019Unlabeled"),
+        ("carmon2019unlabeled", "cifar10/Linf/Carmon2019Unlabeled"),
+        ("l2/Rice2020Overfitting", "cifar10/L2/Rice2020Overfitting"),
+        ("cifar100/Rice2020Overfitting", "cifar100/Linf/Rice2020Overfitting"),
+        ("Linf/cifar10/Rice2020Overfitting", "cifar10/Linf/Rice2020Overfitting"),
+    ],
+)
+def test_a_name_is_found_with_as_much_as_it_needs(name: str, path: str) -> None:
+    assert find(name).path == path
+
+
+def test_a_name_that_several_entries_share_needs_more() -> None:
+    with pytest.raises(InputError, match="cifar10/Linf/Standard, cifar10/L2/Standard; give one of these"):
+        find("Standard")
+
+
+def test_an_unknown_name_gets_close_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "_packaged", lambda: ((), ", and the package is not there"))
+    with pytest.raises(InputError, match=r"such as cifar10/Linf/Carmon2019Unlabeled.*package is not there"):
+        find("Carmon2019Unlabelled")
+    with pytest.raises(InputError, match="such as cifar10/Linf/Rade2021Helper_extra"):
+        find("l2/Rade2021Helper_extra")
+    with pytest.raises(InputError, match="an entry of RobustBench's zoo; fastadv"):
+        find("")
+
+
+def test_entries_of_the_package_come_after_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Entry("cifar10", "Linf", "Ding2020MMA", "drive")
+    twin = Entry("cifar10", "Linf", "Carmon2019Unlabeled", "drive")
+    monkeypatch.setattr(entries, "_packaged", lambda: ((other, twin), ""))
+    assert find("Ding2020MMA") is other
+    assert find("Carmon2019Unlabeled") is not twin
+
+
+@pytest.mark.slow
+def test_every_file_has_the_names_and_shapes_of_the_zoo() -> None:
+    """layouts.json was made from the zoo's own code."""
+    known, found = json.loads(LAYOUTS.read_text()), {}
+    for entry in ENTRIES:
+        assert entry.net is not None
+        if layout_name(entry) not in found:
+            with torch.device("meta"):
+                net = create(
+                    entry.net.create, shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options
+                )
+            found[layout_name(entry)] = seal(layout(entry, net.state_dict()).items())
+    assert found == known

@@ -1,0 +1,100 @@
+"""Where weights are found, and the hashes of their first load."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv import models
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models.zoo import Entry, find, locate
+from fastadv.models.zoo.files import check_hash, weights_folder
+from tests.logged import Logged
+
+from .conftest import net_of, state_of
+
+NAME = "cifar10/L2/Rice2020Overfitting"
+
+
+def put(path: Path, text: str = "weights") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_cache_is_the_named_folder_or_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights_folder() == tmp_path / "cache"
+    monkeypatch.delenv("FASTADV_WEIGHTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert weights_folder() == tmp_path / "home" / "fastadv" / "models"
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_file_a_folder_in_either_layout_and_the_cache_are_looked_at(
+    tmp_path: Path, cache: Path, ending: str
+) -> None:
+    entry = find(NAME)
+    own = put(tmp_path / "any name.bin")
+    deep, flat = (put(tmp_path / at / f"Rice2020Overfitting{ending}") for at in ("a/cifar10/L2", "b"))
+    kept = put(cache / f"{NAME}{ending}")
+    put(cache / "cifar10/Linf/Rice2020Overfitting.pt")
+    assert locate(entry, own) == own
+    assert (locate(entry, tmp_path / "a"), locate(entry, str(tmp_path / "b"))) == (deep, flat)
+    assert locate(entry, None) == kept
+
+
+def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_path: Path, cache: Path) -> None:
+    entry = find(NAME)
+    for weights, place in (
+        (None, cache / f"{NAME}.pt"),
+        (tmp_path, tmp_path / f"{NAME}.pt"),
+        (tmp_path / "absent.pt", tmp_path / "absent.pt"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"drive\.google\.com/file/d/{entry.drive}.*--weights"
+        ) as caught:
+            models.robustbench(NAME, weights)
+        assert f"its weights in {place}, got no such file" in str(caught.value)
+
+
+def test_a_file_that_changes_is_refused_until_its_line_is_gone(tmp_path: Path, cache: Path) -> None:
+    one, other = put(tmp_path / "one.pt"), put(tmp_path / "other.pt", "others")
+    for _ in range(2):
+        check_hash(one)
+        check_hash(other)
+    hashes = json.loads((cache / "hashes.json").read_text())
+    assert set(hashes) == {str(one), str(other)}
+    first, second = hashes[str(one)], hashes[str(other)]
+    assert first == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"  # by coreutils
+    put(one, "others")
+    with pytest.raises(CorruptFileError, match=f"expected SHA-256 {first}.*got {second}.*hashes.json"):
+        check_hash(one)
+    check_hash(other)
+    (cache / "hashes.json").write_text(json.dumps({str(other): second}))
+    check_hash(one)
+    assert json.loads((cache / "hashes.json").read_text()) == {str(one): second, str(other): second}
+
+
+def test_hashes_that_do_not_parse_are_an_error_and_those_that_cannot_be_kept_a_warning(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    path = put(tmp_path / "one.pt")
+    put(cache / "hashes.json", "{")
+    with pytest.raises(CorruptFileError, match=r"hashes\.json: expected JSON"):
+        check_hash(path)
+    monkeypatch.setenv("FASTADV_WEIGHTS", str(path))  # no folder
+    check_hash(path)
+    assert "hashes.json: the SHA-256 of weights could not be kept" in logged.text
+
+
+def test_the_hash_is_compared_before_anything_is_read(tmp_path: Path, small: Callable[[str], Entry]) -> None:
+    entry = small("Carmon2019Unlabeled")
+    path = tmp_path / "a.pt"
+    torch.save(state_of(entry, net_of(entry)), path)
+    models.robustbench(entry.path, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorruptFileError, match="SHA-256"):
+        models.robustbench(entry.path, path)

@@ -1,0 +1,174 @@
+"""State dicts in the zoo's layout become nets; those of other nets are refused with the difference named."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fastadv import models
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models import Normalized
+from fastadv.models.zoo import Entry, entries
+from tests.logged import Logged
+
+from .conftest import net_of, state_of
+
+Small = Callable[[str], Entry]
+X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+ONE_OF_EACH = (
+    "cifar10/Linf/Sehwag2021Proxy_R18",  # resnet18
+    "cifar10/L2/Engstrom2019Robustness",  # resnet50, with mean and deviation in the file
+    "Wong2020Fast",  # preact_resnet18_raw
+    "cifar100/Addepalli2021Towards_PARN18",  # preact_resnet18
+    "cifar10/L2/Rade2021Helper_R18_ddpm",  # dm_preact_resnet18
+    "cifar10/Linf/Sehwag2021Proxy",  # wrn
+    "Carmon2019Unlabeled",  # wrn, with a copy of block1 that is not used
+    "cifar100/Wang2023Better_WRN-28-10",  # dm_wrn
+)
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path: Path, small: Small, name: str) -> None:
+    entry = small(name)
+    net = net_of(entry)
+    before = torch.get_rng_state()
+    model = models.robustbench(name, saved(tmp_path / "a.pt", state_of(entry, net)))
+    assert torch.equal(torch.get_rng_state(), before)
+    mean, std = ([0.5] * 3, [0.5] * 3) if entry.stored else entry.constants or (0.0, 1.0)
+    expected = Normalized(net, mean, std)(X)
+    assert torch.equal(model(X), expected)
+    assert model(X).shape == (2, entry.classes)
+    assert not any(part.training for part in model.modules())
+    assert all(weight.requires_grad and not weight.is_meta for weight in model.parameters())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+@pytest.mark.parametrize("nest", [None, "state_dict", "model"])
+def test_prefixes_and_nests_come_off(tmp_path: Path, small: Small, prefix: str, nest: str | None) -> None:
+    entry = small("Carmon2019Unlabeled")
+    net = net_of(entry)
+    state = {prefix + name: tensor for name, tensor in state_of(entry, net).items()}
+    content = {"epoch": 3, nest: state} if nest else state
+    model = models.robustbench(entry.name, saved(tmp_path / "a.pt", content))
+    assert torch.equal(model(X), net(X))
+
+
+def test_of_two_state_dicts_the_zoos_is_taken(tmp_path: Path, small: Small, logged: Logged) -> None:
+    """Andriushchenko et al. ship the last and the best net, with parts that are not passed."""
+    entry = small("Andriushchenko2020Understanding")
+    last, best = net_of(entry, 1), net_of(entry, 2)
+    content = {"best": state_of(entry, best), "last": {**state_of(entry, last), "extra.weight": X}}
+    model = models.robustbench(entry.name, saved(tmp_path / "a.pt", content))
+    assert torch.equal(model(X), last(X))
+    assert "extra.weight is left out, as in RobustBench" in logged.text
+
+
+def test_safetensors_in_half_precision_and_without_counters(tmp_path: Path, small: Small) -> None:
+    entry = small("Carmon2019Unlabeled")
+    net = net_of(entry)
+    halves = {
+        name: tensor.bfloat16().contiguous()
+        for name, tensor in state_of(entry, net).items()
+        if "num_batches" not in name
+    }
+    save_file(halves, tmp_path / "a.safetensors")
+    model = models.robustbench(entry.name, tmp_path / "a.safetensors")
+    net.load_state_dict({name: tensor.bfloat16() for name, tensor in net.state_dict().items()})
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert torch.equal(model(X), net(X))
+    assert model.train()(X).shape == (2, 10)  # with a counter to count on
+
+
+def test_without_mean_and_deviation_the_tables_are_taken(tmp_path: Path, small: Small) -> None:
+    entry = small("Wong2020Fast")
+    net = net_of(entry)
+    state = state_of(entry, net)
+    del state["mu"]
+    with pytest.raises(InputError, match="missing mu; unexpected none"):
+        models.robustbench(entry.name, saved(tmp_path / "a.pt", state))
+    del state["sigma"]
+    model = models.robustbench(entry.name, saved(tmp_path / "b.pt", state))
+    expected = Normalized(net, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))(X)
+    assert torch.equal(model(X), expected)
+
+
+def without(name: str) -> Callable[[dict[str, Tensor]], Any]:
+    return lambda state: state.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (without("logits.bias"), r"missing logits\.bias; unexpected none; shapes none"),
+        (without("layer.1.block.0.shortcut.weight"), r"missing layer\.1\.block\.0\.shortcut\.weight;"),
+        (lambda s: s.update({"head": X}), "missing none; unexpected head; shapes none"),
+        (lambda s: s.update({f"e{i}": X for i in range(5)}), "unexpected e0, e1, e2 and 2 more;"),
+        (
+            lambda s: s.update({"logits.bias": torch.zeros(10)}),
+            r"shapes logits\.bias \[10\] instead of \[100\]",
+        ),
+        (lambda s: s.clear(), r"missing batchnorm\.bias, .* and \d+ more; unexpected none"),
+    ],
+)
+def test_the_weights_of_another_net_are_refused(
+    tmp_path: Path, small: Small, change: Any, match: str
+) -> None:
+    entry = small("cifar100/Wang2023Better_WRN-28-10")
+    state = state_of(entry, net_of(entry))
+    change(state)
+    with pytest.raises(InputError, match=match) as caught:
+        models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
+    told = str(caught.value)
+    assert "the weights of cifar100/Linf/Wang2023Better_WRN-28-10 (dm_wrn_28_10, 100 classes)" in told
+    assert told.startswith(str(tmp_path / "a.pt"))
+    assert "\n" not in told
+
+
+def test_an_unused_copy_must_be_there_and_fit(tmp_path: Path, small: Small) -> None:
+    entry = small("Carmon2019Unlabeled")
+    state = state_of(entry, net_of(entry))
+    name = "sub_block1.layer.0.conv1.weight"
+    assert state[name].shape == state["block1.layer.0.conv1.weight"].shape
+    del state[name]
+    with pytest.raises(InputError, match=f"missing {name}"):
+        models.robustbench(entry.name, saved(tmp_path / "a.pt", state))
+
+
+def test_a_file_that_does_not_read_is_refused(tmp_path: Path, small: Small) -> None:
+    entry = small("Carmon2019Unlabeled")
+    (tmp_path / "a.pt").write_bytes(b"no weights")
+    with pytest.raises(CorruptFileError, match="does not read"):
+        models.robustbench(entry.name, tmp_path / "a.pt")
+
+
+def test_an_entry_of_the_package_is_filled_as_the_zoo_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def factory() -> nn.Module:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+        net.register_buffer("mu", torch.zeros(1, 3, 1, 1))
+        return net
+
+    entry = Entry("cifar10", "Linf", "Ding2020MMA", "drive", factory=factory, stored=True)
+    monkeypatch.setattr(entries, "_packaged", lambda: ((entry,), ""))
+    net = factory()
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items() if name != "mu"}
+    before = torch.get_rng_state()
+    model = models.robustbench("Ding2020MMA", saved(tmp_path / "a.pt", {"state_dict": state}))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(model(X), net(X))
+    assert not model.training
+    named = replace(entry, name="Other")
+    monkeypatch.setattr(entries, "_packaged", lambda: ((named,), ""))
+    with pytest.raises(InputError, match=r"the package's net.*missing 1\.bias; unexpected none"):
+        models.robustbench("Other", saved(tmp_path / "b.pt", {"1.weight": net[1].weight.data}))
