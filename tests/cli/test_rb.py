@@ -1,0 +1,104 @@
+"""`-m rb:NAME`: an entry of RobustBench's zoo in every command that takes a model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastadv import data, models
+from fastadv.data import ImageSet
+from fastadv.models.zoo import find
+from fastadv.models.zoo.loading import layout
+
+NAME = "cifar10/Linf/Wang2023Better_WRN-28-10"
+MODEL = f"-m rb:{NAME} -w net.pt --data cifar10"
+
+
+@pytest.fixture(autouse=True)
+def net(monkeypatch):
+    """net.pt, weights of the entry in the zoo's layout, the net made small; and a CIFAR-10 of noise."""
+    entry = find(NAME)
+    tiny = replace(
+        entry, net=replace(entry.net, options={**entry.net.options, "depth": 10, "widen_factor": 1})
+    )
+    # the other names stay what they are
+    monkeypatch.setattr("fastadv.models.zoo.find", lambda name: tiny if name == NAME else find(name))
+    made = models.create("wide_resnet", **tiny.net.options).eval()
+    own = made.state_dict()
+    torch.save(dict(zip(layout(tiny, own), own.values(), strict=True)), "net.pt")
+    draw = torch.Generator().manual_seed(0)
+
+    def load(name, split, **options):
+        classes = {"cifar10": 10, "cifar100": 100, "svhn": 10}[name]
+        x = torch.rand(12, 3, 32, 32, generator=draw)
+        return ImageSet(x, torch.arange(12) % classes, classes, f"{name} {split}")
+
+    monkeypatch.setattr(data, "names", lambda: ("cifar10", "cifar100", "svhn"))
+    monkeypatch.setattr(data, "load", load)
+    return made
+
+
+def test_evaluate_measures_the_entry_and_says_what_it_is_published_with(fastadv, net):
+    done = fastadv(f"evaluate {MODEL} -a fgsm --radius 8/255 --json")
+    assert done.code == 0, done
+    lists = f"RobustBench lists {NAME} with 92.44% clean and 67.31% under AutoAttack at Linf 0.0314"
+    assert lists in done.err
+    assert "untrained" not in done.err
+    told = json.loads(done.out)
+    assert told["config"]["model"] == f"rb:{NAME}"
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(12, 3, 32, 32, generator=draw)
+    mean, std = models.STATISTICS["cifar10"]
+    right = models.Normalized(net, mean, std)(x).argmax(1) == torch.arange(12) % 10
+    assert told["measured"]["clean_accuracy"] == pytest.approx(right.float().mean().item())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"attack {MODEL} -a pgd:steps=1 --radius 8/255",
+        f"attack {MODEL} -a transfer:attack=fgsm,source=rb:{NAME}@net.pt --radius 8/255",
+        f"train {MODEL} --recipe pgd:steps=1 --radius 8/255 --epochs 1",
+        f"construct robust {MODEL} --out sets/d --steps 1",
+    ],
+)
+def test_other_commands_take_it_too(fastadv, line):
+    done = fastadv(line)
+    assert done.code == 0, done
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        (f"-m rb:{NAME} --data cifar10", "expected its weights in"),
+        (f"-m rb:{NAME} -w absent.pt --data cifar10", "drive.google.com"),
+        ("-m rb:Wang2023Bettr -w net.pt --data cifar10", "such as cifar100/Linf/Wang2023Better_WRN"),
+        ("-m rb:Standard -w net.pt --data cifar10", "give one of these"),
+        (f"{MODEL} -o width=3", "--option: rb:"),
+        (f"-m rb:{NAME} -w net.pt --data cifar100", "of 10 classes, got cifar100, [3, 32, 32] of 100;"),
+        (
+            f"-m rb:{NAME} -w net.pt --data svhn",
+            "takes images of cifar10, [3, 32, 32] of 10 classes, got svhn",
+        ),
+        (
+            "-m rb:cifar10/Linf/Sehwag2021Proxy_R18 -w net.pt --data cifar10",
+            "missing bn1.bias, bn1.running_mean, ",
+        ),
+    ],
+)
+def test_what_cannot_be_is_wrong_usage(fastadv, line, match):
+    done = fastadv(f"evaluate {line} -a fgsm --radius 8/255")
+    assert (done.code, done.out) == (2, "")
+    assert match in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_file_that_has_changed_fails(fastadv, net):
+    line = f"evaluate {MODEL} -a fgsm --radius 8/255"
+    assert fastadv(line).code == 0
+    torch.save(net.state_dict(), "net.pt")
+    done = fastadv(line)
+    assert done.code == 1
+    assert "SHA-256" in done.err
