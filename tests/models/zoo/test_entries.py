@@ -81,7 +81,7 @@ def test_a_name_that_several_entries_share_needs_more() -> None:
 def test_an_unknown_name_gets_close_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "_packaged", lambda: ((), ", and the package is not there"))
     with pytest.raises(InputError, match=r"such as cifar10/Linf/Carmon2019Unlabeled.*package is not there"):
-        find("Carmon2019Unlabelled")
+        find("Carmon2019Unlabeledd")
     with pytest.raises(InputError, match="such as cifar10/Linf/Rade2021Helper_extra"):
         find("l2/Rade2021Helper_extra")
     with pytest.raises(InputError, match="an entry of RobustBench's zoo; fastadv"):
