@@ -41,12 +41,12 @@ def made(entry: Entry) -> nn.Module:
     """The entry's net by the package. Entries that are newer than it are made of the same classes."""
     zoo = package()
     assert zoo is not None
-    assert entry.net is not None
     boards = {dataset.value: boards for dataset, boards in zoo.model_dicts.items()}[entry.dataset]
     listed = {threat.value: entries for threat, entries in boards.items()}.get(entry.threat, {})
     if entry.name in listed:
         net: nn.Module = listed[entry.name]["model"]()
         return net
+    assert entry.net is not None
     depth, width = (entry.net.options[key] for key in ("depth", "widen_factor"))
     if entry.net.name.startswith("dm"):
         classes = importlib.import_module("robustbench.model_zoo.architectures.dm_wide_resnet")
