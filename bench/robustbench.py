@@ -20,7 +20,7 @@ import fastadv as fa
 from bench import records
 from fastadv.evaluation.text import in_markdown
 from fastadv.models.zoo import Entry
-from tests.models.zoo.peer import answer, layout_name, package, ship
+from tests.models.robustbench_zoo.peer import answer, layout_name, package, ship
 
 PAGE = records.ROOT / "docs" / "robustbench.md"
 MARKS = "<!-- python -m bench.robustbench -->\n", "<!-- end -->\n"

@@ -12,7 +12,7 @@ def resnet18_that_normalizes() -> nn.Module:
     return Normalized(ResNet18(width=4), (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 
 
-@net(batches=(3, 16))
+@net(batches=(3,))
 def resnet50_on_small_images() -> nn.Module:
     return ResNet50(width=2)
 

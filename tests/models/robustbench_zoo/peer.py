@@ -1,6 +1,6 @@
 """The zoo's own code: nets made by the package `robustbench`, and the layout of their files.
 
-`python -m tests.models.zoo.peer`, with the package on PYTHONPATH, writes layouts.json.
+`python -m tests.models.robustbench_zoo.peer`, with the package on PYTHONPATH, writes layouts.json.
 """
 
 import hashlib
