@@ -1,20 +1,10 @@
-"""The kinds of nets that RobustBench's zoo holds, small."""
+"""The pre-activated nets of RobustBench's zoo, small; tests/models has the twins of its ResNets."""
 
 from torch import nn
 
-from fastadv.models import Normalized, PreActResNet18, ResNet18, ResNet50, WideResNet
+from fastadv.models import Normalized, PreActResNet18, WideResNet
 
 from ..net import net
-
-
-@net(batches=(3, 16))
-def resnet18_that_normalizes() -> nn.Module:
-    return Normalized(ResNet18(width=4), (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
-
-
-@net(batches=(3,))
-def resnet50_on_small_images() -> nn.Module:
-    return ResNet50(width=2)
 
 
 @net()
@@ -24,7 +14,8 @@ def preact_resnet18_with_a_raw_shortcut() -> nn.Module:
 
 @net()
 def preact_resnet18_padded_as_in_tensorflow() -> nn.Module:
-    return PreActResNet18(width=4, activation="silu", shortcut="raw_3x3", padding="same")
+    net = PreActResNet18(width=4, activation="silu", shortcut="raw_3x3", padding="same")
+    return Normalized(net, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 
 
 @net()
