@@ -39,7 +39,8 @@ def names() -> tuple[str, ...]:
     return tuple(_BUILT_IN)
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def factory(name: str) -> Callable[..., Any]:
+    """Return what makes the models of that name; InputError where there is none."""
     module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise InputError(
@@ -69,23 +70,21 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     InputError for an unknown name, arguments that the factory does not take, or a factory that returns
     anything but a torch.nn.Module.
     """
-    factory = _factory(name)
+    make = factory(name)
     normalize = kwargs.pop("normalize", None) if name in _BUILT_IN else None
-    said = getattr(factory, "keywords", {}).keys() & kwargs if name in _BUILT_IN else ()
+    said = getattr(make, "keywords", {}).keys() & kwargs if name in _BUILT_IN else ()
     for key in said:
         raise InputError(
             f"model {name!r}: expected no {key}, which its name says, got {kwargs[key]!r}; use wide_resnet"
         )
     try:
-        given = inspect.signature(factory).bind(**kwargs)
+        given = inspect.signature(make).bind(**kwargs)
     except TypeError as error:
-        raise InputError(
-            f"model {name!r} takes {inspect.signature(factory)}, got {kwargs}: {error}"
-        ) from error
+        raise InputError(f"model {name!r} takes {inspect.signature(make)}, got {kwargs}: {error}") from error
     if normalize is not None:
         given.apply_defaults()
         _check_normalize(normalize, given.arguments["shape"])
-    model = factory(**kwargs)
+    model = make(**kwargs)
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
     return model if normalize is None else Normalized(model, *STATISTICS[normalize])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv.errors import InputError
 from fastadv.models._common import first_weights
 from fastadv.models.normalized import Normalized
-from fastadv.models.registry import create
+from fastadv.models.registry import factory
 from fastadv.models.weights import listing, read_weights
 from fastadv.models.zoo.entries import SHAPE, Entry, Net
 
@@ -29,8 +29,9 @@ def load(entry: Entry, path: Path) -> nn.Module:
     }
     if entry.net is None:
         return _load_packaged(entry, tensors, path)
+    make = factory(entry.net.create)
     with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
-        model = create(entry.net.create, shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
+        model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
     own = model.state_dict()
     wanted = layout(entry, own)
     _compare(entry, tensors, wanted, path)
