@@ -17,7 +17,7 @@ from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
 from fastadv.cli._output import progress, say
 from fastadv.cli._panels import add
 from fastadv.cli._shared import Images, Machine, RunFolder, TrainImages, load_data, make_device
-from fastadv.data import names
+from fastadv.data import is_named
 from fastadv.evaluation import evaluate
 from fastadv.evaluation.text import percent
 from fastadv.models import ABS
@@ -67,7 +67,7 @@ def train(
     weights = None if beta is None else o.parse_numbers(beta)
     if weights is not None and len(weights) != 2:
         o.refuse(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")
-    if test_samples is not None and images.data not in names():
+    if test_samples is not None and not is_named(images.data):
         o.refuse(f"--test-samples has no effect: {images.data} has no test split; leave it out.")
     place, run_dir = machine.place(), folder.run_dir
     with interruptible(folder.kept):
@@ -81,7 +81,7 @@ def train(
                 prior_samples=prior_samples,
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
-        if images.data in names():
+        if is_named(images.data):
             test_set = load_data(images.data, None, images.data_dir, images.size, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
                 variant = model.with_options(binary=binary)

@@ -12,7 +12,7 @@ from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Network, Search
 from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
-from fastadv.data import names
+from fastadv.data import is_named
 from fastadv.evaluation import figures
 from fastadv.evaluation.text import number, percent
 from fastadv.runs import processes
@@ -125,5 +125,5 @@ def construct(
     ]
     notes = [made.note, "verified: the set is what its card says" if verify else ""]
     print_table(f"{made.name}: {len(made):,} images in {out}", cells, [note for note in notes if note])
-    test = f" --test-data {images.data}" if images.data in names() else ""
+    test = f" --test-data {images.data}" if is_named(images.data) else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

@@ -11,7 +11,7 @@ from typing import Any
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._shared import Images
-from fastadv.data import names
+from fastadv.data import is_named
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
@@ -54,7 +54,7 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
             o.refuse(f"--robustbench needs {key}={value} of autoattack, got {given}.")
     if found[0].norm not in NORMS:
         o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
-    if images.data not in names():
+    if not is_named(images.data):
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
         o.refuse(f"--robustbench needs the test set: leave out --split {images.split}.")

@@ -211,7 +211,7 @@ def load_data(
     default: o.Split = "test",
 ) -> Any:
     """Load the data set of that name, its part `default` without a `split`; or the set in that folder."""
-    if data in sets.names():
+    if sets.is_named(data):
         return sets.load(data, split or default, data_dir=data_dir, size=size, limit=limit)
     if not is_set(data):
         o.refuse(

@@ -9,7 +9,7 @@ from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp
 from fastadv.cli._shared import Machine, TrainImages, load_data
-from fastadv.data import FolderSet, Mixture, NpzSet, names
+from fastadv.data import FolderSet, Mixture, NpzSet, is_named
 from fastadv.train import Ending, Execution, Optimization
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train.ending import ACTIONS
@@ -46,7 +46,7 @@ class TrainingImages(TrainImages):
     def to_train_on(self) -> tuple[Any, Any]:
         """Load the images to train on, with the generated ones, and those held out; None for none."""
         # with other test data the size is theirs: a constructed set has its own
-        size = self.size if self.test_data is None or self.data in names() else None
+        size = self.size if self.test_data is None or is_named(self.data) else None
         dataset = load_data(self.data, None, self.data_dir, size, self.samples, default=self.part)
         held_out = None
         if self.validation is not None:
@@ -64,7 +64,7 @@ class TrainingImages(TrainImages):
 
     def to_test_on(self) -> Any:
         """Load the test set; None where there is none."""
-        if self.test_data is None and self.data not in names():
+        if self.test_data is None and not is_named(self.data):
             if self.test_samples is not None:
                 o.refuse(f"--test-samples has no effect: {self.data} has no test split; name --test-data.")
             note(f"{self.data} has no test split: name one with --test-data to see accuracies")

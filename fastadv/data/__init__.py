@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadv.data._batches import batches
 from fastadv.data._export import export, load_folder
-from fastadv.data._load import load, names
+from fastadv.data._load import is_named, load, names
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.data.mixture import Mixture
@@ -24,6 +24,7 @@ __all__ = [
     "batches",
     "construct",
     "export",
+    "is_named",
     "load",
     "load_constructed",
     "load_folder",

@@ -1,26 +1,56 @@
 """Data sets by name."""
 
 import os
+from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
 from fastadv.data._places import data_folder
 from fastadv.data.cifar10 import cifar10
+from fastadv.data.cifar100 import cifar100
+from fastadv.data.cifar_c import SETS, cifar_c
 from fastadv.data.digits import digits
 from fastadv.data.folder import FolderSet
 from fastadv.data.imagefolder import imagefolder
+from fastadv.data.imagenet import imagenet
 from fastadv.data.imageset import ImageSet, to_unit
 from fastadv.data.mnist import mnist
 from fastadv.data.restricted_imagenet import restricted_imagenet
+from fastadv.data.svhn import svhn
 from fastadv.errors import InputError
 
-_NAMES = ("digits", "mnist", "cifar10", "imagefolder", "restricted_imagenet")
+# what is read from a folder that the user must name: images as files
+_FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
+_NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", *_FILES)
+# what can follow a name: cifar10c:corruption=fog,severity=3
+_CORRUPTED = ("corruption", "severity")
+_OPTIONS = {"cifar10c": _CORRUPTED, "cifar100c": _CORRUPTED, "imagenet": ("preprocessing", "ids")}
 
 
 def names() -> tuple[str, ...]:
     """Return the names that `load` knows."""
     return _NAMES
+
+
+def is_named(text: str) -> bool:
+    """Return whether `text` is the name of a data set, perhaps with options: cifar10c:severity=3."""
+    return text.partition(":")[0] in _NAMES
+
+
+def _parse(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name of a data set and its options; InputError for others."""
+    name, _, tail = text.partition(":")
+    if name not in _NAMES:
+        raise InputError(f"no data set {name!r}; there are {', '.join(_NAMES)}")
+    known, options = _OPTIONS.get(name, ()), {}
+    for part in tail.split(",") if tail else ():
+        key, equals, value = part.partition("=")
+        if key not in known or not equals or not value or key in options:
+            expected = f"each of {', '.join(known)} at most once, as KEY=VALUE" if known else "no options"
+            raise InputError(f"{name}: expected {expected}, got {part!r}")
+        options[key] = value
+    return name, options
 
 
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
@@ -46,39 +76,56 @@ def load(
 ) -> ImageSet | FolderSet:
     """Load a data set by name; images are served as float32 in [0, 1].
 
-    name: "digits" (embedded), "mnist", "cifar10", "imagefolder", "restricted_imagenet".
-    split: "train" or "test".
-    data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last two;
+    name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", "imagefolder",
+        "restricted_imagenet", "imagenet". Options follow some: "cifar10c:corruption=fog,severity=3" (see
+        `data.cifar_c`), "imagenet:preprocessing=Crop288,ids=FILE" (see `data.imagenet`).
+    split: "train" or "test"; corrupted images and named ones of ImageNet are for testing alone.
+    data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last three;
         unless given, the environment variable FASTADV_DATA, else a folder in the user's cache, into which
-        mnist and cifar10 are downloaded unless `download` is off.
+        mnist, cifar10, cifar100 and svhn are downloaded unless `download` is off.
     size: height and width of the images (images on disk: the shorter side is resized, then the center is cut
         out).
     limit: keep only this many images, the first ones.
 
-    InputError for an unknown name or split, a missing folder or file, a class without images;
+    InputError for an unknown name, option or split, a missing folder or file, a class without images;
     CorruptFileError for damaged files.
     """
-    if name not in _NAMES:
-        raise InputError(f"no data set {name!r}; there are {', '.join(_NAMES)}")
+    name, options = _parse(name)
     if split not in ("train", "test"):
         raise InputError(f"expected split 'train' or 'test', got {split!r}")
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"expected {what} >= 1, got {value}")
     dataset: ImageSet | FolderSet
-    if name in ("imagefolder", "restricted_imagenet"):
+    if name in _FILES:
         if not (data_dir or os.environ.get("FASTADV_DATA")):
             raise InputError(
                 f"{name}: expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
             )
-        read = imagefolder if name == "imagefolder" else restricted_imagenet
-        dataset = read(data_folder(data_dir), split, size)
+        read: Any = _FILES[name]
+        dataset = read(data_folder(data_dir), split, size, **options)
     else:
-        if name == "digits":
-            dataset = digits(split)
-        elif name == "mnist":
-            dataset = mnist(data_folder(data_dir), split, download)
-        else:
-            dataset = cifar10(data_folder(data_dir), split, download, limit)
+        dataset = _in_memory(name, options, split, data_dir, limit, download)
         dataset = _resized(dataset, size) if size else dataset
     return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))
+
+
+def _in_memory(
+    name: str,
+    options: dict[str, str],
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    limit: int | None,
+    download: bool,
+) -> ImageSet:
+    if name == "digits":
+        return digits(split)
+    root = data_folder(data_dir)
+    if name == "cifar10":
+        return cifar10(root, split, download, limit)
+    if name in SETS:
+        if split != "test":
+            raise InputError(f"{name}: the corrupted images are of the test set, got split {split!r}")
+        return cifar_c(name, root, **options)
+    read = {"mnist": mnist, "cifar100": cifar100, "svhn": svhn}[name]
+    return read(root, split, download)

@@ -30,25 +30,35 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in images if not path.name.startswith("."))
 
 
+def open_image(path: Path) -> "Image":
+    """Return an image file in RGB; CorruptFileError where it is not a whole image."""
+    from PIL import Image  # most work needs no image files
+
+    try:
+        with Image.open(path) as image:
+            return _eight_bits(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptFileError(
+            f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
+        ) from error
+
+
+def to_tensor(rgb: "Image") -> Tensor:
+    """Return an image in RGB as uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
 def read_image(path: Path, size: int | None = None) -> Tensor:
     """Return an image file as uint8 [3, H, W]; with `size`, its shorter side resized and its center cut out.
 
     CorruptFileError where the file is not a whole image.
     """
-    from PIL import Image  # most work needs no image files
-
-    try:
-        with Image.open(path) as image:
-            rgb = _eight_bits(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptFileError(
-            f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
-        ) from error
+    rgb = open_image(path)
     if size is not None:
         from fastadv._torchvision import functional
 
         rgb = functional.center_crop(functional.resize(rgb, size), size)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    return to_tensor(rgb)
 
 
 def _eight_bits(image: "Image") -> "Image":

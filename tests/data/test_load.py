@@ -16,11 +16,16 @@ def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_names_are_listed() -> None:
-    assert data.names() == ("digits", "mnist", "cifar10", "imagefolder", "restricted_imagenet")
+    assert data.names() == (
+        "digits", "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", "imagefolder",
+        "restricted_imagenet", "imagenet",
+    )  # fmt: skip
+    assert data.is_named("cifar10c:severity=3")
+    assert not data.is_named("sets/d_r")
     with pytest.raises(InputError, match=f"no data set 'minst'; there are {', '.join(data.names())}"):
         load("minst")
-    with pytest.raises(AttributeError, match="no attribute 'imagenet'"):
-        data.imagenet  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'minst'"):
+        data.minst  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,7 @@ def test_a_limit_keeps_the_first() -> None:
     assert len(load("digits", limit=10**6)) == len(whole)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "imagefolder", "restricted_imagenet"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "cifar10c", "imagefolder", "imagenet"])
 def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, got none"):
         load(name, data_dir=tmp_path / "absent")
@@ -89,7 +94,7 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["imagefolder", "restricted_imagenet"])
+@pytest.mark.parametrize("name", ["imagefolder", "restricted_imagenet", "imagenet"])
 def test_a_users_images_need_a_folder(name: str) -> None:
     with pytest.raises(
         InputError, match="expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"

@@ -1,0 +1,106 @@
+"""The named images of ImageNet: their order, labels and preprocessing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastadv.data import load
+from fastadv.data.imagenet import NUMBERS, PREPROCESSINGS, NamedImages
+from fastadv.errors import InputError
+
+NAMES = ["n00000700/ILSVRC2012_val_00015253.JPEG", "n00000003/b.png", "n00000700/a.png"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A thousand class folders with three images of 300 x 400 among them."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for number in range(1000):
+        (root / "val" / f"n{number:08}").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for name in NAMES:
+        pixels = draw.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "val" / name, format="PNG")
+    (root / "ids.txt").write_text("\n".join(NAMES) + "\n\n")
+    return root
+
+
+def read(root: Path, options: str) -> NamedImages:
+    dataset = load(f"imagenet:ids={root / 'ids.txt'}{options}", "test", root)
+    assert isinstance(dataset, NamedImages)
+    return dataset
+
+
+def test_images_come_in_the_order_of_their_list(root: Path) -> None:
+    dataset = read(root, "")
+    assert [str(path.relative_to(root / "val")) for path in dataset.paths] == NAMES
+    assert dataset.labels.tolist() == [700, 3, 700]
+    assert (dataset.num_classes, dataset.shape) == (1000, (3, 224, 224))
+    part = dataset.subset([1])
+    assert torch.equal(part[0][0], dataset[1][0])
+    assert part.data_hash != dataset.data_hash
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_preprocessing_is_that_of_torchvision(root: Path, name: str) -> None:
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
+
+    crop, bicubic = CenterCrop(224), InterpolationMode.BICUBIC
+    expected = {
+        "Res256Crop224": [Resize(256), crop],
+        "BicubicRes256Crop224": [Resize(256, interpolation=bicubic), crop],
+        "Res224": [Resize([224, 224])],
+        "Crop288": [CenterCrop(288)],
+        "none": [],
+    }
+    dataset = read(root, f",preprocessing={name}")
+    image = Image.open(root / "val" / NAMES[1]).convert("RGB")
+    assert torch.equal(dataset[1][0], Compose([*expected[name], ToTensor()])(image))
+    assert dataset.note == f"preprocessing {name}"
+    assert (dataset.data_hash == read(root, "").data_hash) == (name == "Res256Crop224")
+
+
+def test_the_list_of_robustbench_is_shipped(root: Path) -> None:
+    numbers = np.load(NUMBERS)
+    # the first and last lines of its imagenet_test_image_ids.txt
+    assert (numbers[0], numbers[1], numbers[-1]) == (15253, 20685, 25432)
+    assert len(set(numbers.tolist())) == 5000
+    assert (numbers.min(), numbers.max()) == (11, 49999)
+    with pytest.raises(
+        InputError, match=r"the 5,000 images .* got none for 4,999 of them, such as \*/ILSVRC"
+    ):
+        load("imagenet", "test", root)
+
+
+@pytest.mark.parametrize(
+    ("options", "lines", "match"),
+    [
+        (",preprocessing=Res225", NAMES, "expected preprocessing among Res256Crop224, .*, got 'Res225'"),
+        ("", ["n00000700/absent.png"], r"got none for 1 of them, such as n00000700/absent\.png"),
+        ("", ["cat/a.png"], "expected one CLASS/FILENAME a line, got 'cat/a.png'"),
+        ("", ["a.png"], "expected one CLASS/FILENAME a line, got 'a.png'"),
+        ("", [], "expected one CLASS/FILENAME a line, got an empty file"),
+        ("", [NAMES[0], NAMES[0]], "expected each image once, got 1 twice"),
+    ],
+)
+def test_lists_without_sense_are_refused(
+    root: Path, tmp_path: Path, options: str, lines: list[str], match: str
+) -> None:
+    (tmp_path / "ids.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=match):
+        load(f"imagenet:ids={tmp_path / 'ids.txt'}{options}", "test", root)
+
+
+def test_other_folders_splits_and_sizes_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a file of ids.* got none at absent"):
+        load("imagenet:ids=absent", "test", root)
+    with pytest.raises(InputError, match="of the validation set, got split 'train'"):
+        load("imagenet", "train", root)
+    with pytest.raises(InputError, match="expected no size"):
+        load("imagenet", "test", root, size=224)
+    (tmp_path / "n00000000").mkdir()
+    with pytest.raises(InputError, match="expected the 1000 class folders"):
+        load("imagenet", "test", tmp_path)
