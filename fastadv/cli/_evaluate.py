@@ -15,10 +15,10 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
+from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
-from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
+from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures, save_external
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
@@ -44,21 +44,18 @@ class Kept(Panel, title="Results"):
         "attack, -1 for none), component (which part of it, as for autoattack) and the distances of each "
         "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir.",
     )
+    external: Path | None = o.option(
+        None,
+        "Write x_adv of all samples in order here, x where no attack broke one: the one tensor (pt) that "
+        "RobustBench takes as an external evaluation.",
+        parser=o.parse_torch, metavar="FILE",
+    )  # fmt: skip
     run_dir: Path | None = o.folder(
         None,
         "Keep results and adversarial examples here, batch by batch; all but the --radii of attacks "
         "with a budget.",
     )
     resume: bool = o.option(False, "Go on with what --run-dir holds.", "--resume")
-    robustbench: Path | None = o.written(
-        None,
-        "Write the result of -a autoattack on the whole test set as an entry of RobustBench here (json).",
-    )
-    about: list[str] | None = o.option(
-        None,
-        f"A field of that entry: {', '.join(SAID)}. May be repeated; null where not given.",
-        metavar="KEY=VALUE",
-    )
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -68,8 +65,9 @@ class Kept(Panel, title="Results"):
         several = len({attack.norm for attack in named.values()}) > 1
         if tried and several:
             o.refuse("--radii needs attacks of one norm; evaluate each norm by itself.")
-        if self.out is not None and several:
-            o.refuse("--out compares distances: give attacks of one norm.")
+        for option, path in (("--out", self.out), ("--external", self.external)):
+            if path is not None and several:
+                o.refuse(f"{option} compares distances: give attacks of one norm.")
         if self.optimality:
             for attack in named.values():
                 if not attack.minimal:
@@ -84,8 +82,6 @@ class Kept(Panel, title="Results"):
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
         o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
-        if self.about and self.robustbench is None:
-            o.refuse("--about says more about an entry: give --robustbench too.")
         return tried
 
 
@@ -96,6 +92,7 @@ def evaluate(
     images: Images,
     options: AttackOptions,
     results: Kept,
+    benchmark: RobustBench,
     machine: Search,
     attack: list[str] | None = o.option(
         None, f"{help_text('pgd:steps=100')} May be repeated; by default fgsm and pgd.", "--attack", "-a"
@@ -105,12 +102,17 @@ def evaluate(
 
     Minimum-norm attacks need no --radius, which bounds their search. One run serves all --radii.
 
+    --suite robustbench is that benchmark's evaluation: --data and --norm name its table.
+
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
     """
-    named = parse_attacks(attack or ["fgsm", "pgd"], options, machine.seed)
-    tried = results.check(named)
-    if results.robustbench is not None:
-        said, entered = parse_about(results.about or ()), check_entry(named, images)
+    if benchmark.on_corruptions(images):
+        yield from benchmark.run_corruptions(attack, options, results, network, images, machine)
+        return
+    named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
+    tried, said = results.check(named), benchmark.said
+    if benchmark.robustbench is not None:
+        entered = check_entry(named, images)
     searched, place, run_dir = machine.searched, machine.place(), results.run_dir
     with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = images.load()
@@ -124,8 +126,8 @@ def evaluate(
             kept = _kept(run_dir) if results.resume and run_dir is not None else 0
             watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
-                net, dataset, watched, batch_size=machine.batch_size, keep_samples=results.out is not None,
-                run_dir=run_dir, resume=results.resume,
+                net, dataset, watched, batch_size=machine.batch_size, run_dir=run_dir, resume=results.resume,
+                keep_samples=bool(results.out or results.external),
             )  # fmt: skip
         with o.usage():
             curves = {
@@ -153,8 +155,10 @@ def evaluate(
     result = card("evaluation", config, **measured)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(result))})
-    if results.robustbench is not None:
-        write_entry(results.robustbench, table, entered, images.data, network.model, said)
+    if results.external is not None and table.samples is not None:
+        save_external(results.external, table.samples.x_adv)
+    if benchmark.robustbench is not None:
+        write_entry(benchmark.robustbench, table, entered, images.data, network.model, said)
     yield result
     print_results(table, network.model, dataset)
     for label, curve in curves.items():
@@ -164,7 +168,8 @@ def evaluate(
         say(f"accuracy at each radius, {label}: {points}")
     for label, value in nearness.items():
         say(f"optimality of {label}: {value:.3f}")
-    say_where({"adversarial examples": results.out, "figure": results.figure, "entry": results.robustbench})
+    files = {"adversarial examples": results.out, "adversarial images": results.external}
+    say_where({**files, "figure": results.figure, "entry": benchmark.robustbench})
 
 
 def _draw(

@@ -101,6 +101,13 @@ def parse_out(text: str) -> Path:
     return path
 
 
+def parse_torch(text: str) -> Path:
+    """Check the name of a torch file to write."""
+    if not text.endswith(".pt"):
+        refuse(f"expected the name of a torch file, such as adv.pt, got {text!r}.")
+    return parse_out(text)
+
+
 def parse_picture(text: str) -> Path:
     """Check the name of a figure to write, whose ending says its kind."""
     with usage():

@@ -1,30 +1,125 @@
-"""An evaluation by AutoAttack as RobustBench writes it: one JSON file in model_info/DATASET/NORM/.
-
-The fields are those of github.com/RobustBench/robustbench, shares as percentages in text.
-"""
+"""`fastadv evaluate --suite robustbench`, and the entry of RobustBench that --robustbench writes."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import NamedAttack
-from fastadv.cli._shared import Images
+from fastadv.cli._attacks import AttackOptions, NamedAttack
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._measure import NOTHING_KEPT
+from fastadv.cli._output import print_table, progress, say, say_where
+from fastadv.cli._panels import Panel
+from fastadv.cli._shared import Images, Network, Search, load_data
 from fastadv.data import is_named
 from fastadv.engine.replaced import in_words
-from fastadv.evaluation import Table
+from fastadv.evaluation import Table, corruptions
+from fastadv.evaluation import evaluate as measure
+from fastadv.evaluation.robustbench import CORRUPTED, RADII, SAID, TEXTS, entry
+from fastadv.evaluation.text import percent
+from fastadv.runs import processes
+from fastadv.runs.card import card
 from fastadv.runs.files import write_text
 
 NORMS = ("linf", "l2")
-# what the run cannot know: whoever submits the entry says it
-TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")
-SAID = (*TEXTS, "additional_data", "number_forward_passes")
-# in the order of RobustBench
-FIELDS = (
-    "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
-    "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
-)  # fmt: skip
+TABLES = ", ".join([*(f"--data {data} --norm {norm}" for data, norm in RADII), *CORRUPTED])
+
+
+class RobustBench(Panel, title="RobustBench"):
+    """What belongs to that benchmark."""
+
+    suite: Literal["robustbench"] | None = o.option(
+        None,
+        "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set, "
+        "or all corruptions (--data cifar10c).",
+    )
+    robustbench: Path | None = o.written(
+        None,
+        "Write the result of -a autoattack on the whole test set, or that under corruptions, as an entry of "
+        "RobustBench here (json).",
+    )
+    about: list[str] | None = o.option(
+        None,
+        f"A field of that entry: {', '.join(SAID)}. May be repeated; null where not given.",
+        metavar="KEY=VALUE",
+    )
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The fields of the entry that --about names."""
+        if self.about and self.robustbench is None:
+            o.refuse("--about says more about an entry: give --robustbench too.")
+        return parse_about(self.about or ())
+
+    def on_corruptions(self, images: Images) -> bool:
+        """Return whether the suite is to be run on corrupted images."""
+        return self.suite is not None and images.data.partition(":")[0] in CORRUPTED
+
+    def attacks(
+        self, texts: list[str] | None, options: AttackOptions, images: Images
+    ) -> tuple[list[str], AttackOptions]:
+        """Return which attacks to run with which options: those given, or those of the suite."""
+        if self.suite is None:
+            return texts or ["fgsm", "pgd"], options
+        self._check_images(images)
+        if texts:
+            o.refuse("--suite robustbench runs autoattack: leave out --attack.")
+        for name in options.given.keys() - {"norm"}:
+            o.refuse(f"--suite robustbench sets the budget: leave out --{name.replace('_', '-')}.")
+        data, norm = images.data.partition(":")[0], options.norm or "linf"
+        if (data, norm) not in RADII:
+            o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")
+        if data == "imagenet" and "preprocessing=" not in images.data:
+            o.refuse(
+                "--suite robustbench: each model of ImageNet names its preprocessing: give "
+                "--data imagenet:preprocessing=Res256Crop224, or another one."
+            )
+        return ["autoattack"], replace(options, norm=norm, radius=RADII[data, norm])
+
+    def _check_images(self, images: Images) -> None:
+        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split, size=images.size)
+        if "ids=" in images.data:
+            o.refuse("--suite robustbench has its own list of images: leave out ids.")
+
+    def run_corruptions(
+        self, texts: list[str] | None, options: AttackOptions, results: Panel, network: Network,
+        images: Images, machine: Search,
+    ) -> Iterator[Any]:  # fmt: skip
+        """Measure a model clean and under all corruptions, as `evaluate` does under attacks."""
+        self._check_images(images)
+        kept, none = vars(results), vars(type(results)())
+        given = {name: value for name, value in kept.items() if value != none[name]}
+        o.refuse_given(
+            "has no effect on corruptions; leave it out.", attack=texts or None, **options.given, **given
+        )
+        if ":" in images.data:
+            o.refuse("--suite robustbench takes all corruptions and severities: name --data cifar10c alone.")
+        if self.robustbench is not None:
+            _check_whole(images)
+        said, clean = self.said, CORRUPTED[images.data]
+        with interruptible(NOTHING_KEPT):
+            dataset = load_data(clean, "test", images.data_dir, None, images.samples)
+            net = machine.twin(network.load(dataset, machine.place(), machine.seed))
+            with progress("corruptions") as tick:
+                accuracy = measure(net, dataset, batch_size=machine.batch_size).clean_accuracy
+                found = corruptions(
+                    net, images.data, images.data_dir, batch_size=machine.batch_size, limit=images.samples,
+                    progress=tick,
+                )  # fmt: skip
+        if processes.rank():
+            return
+        if self.robustbench is not None:
+            _write(self.robustbench, entry(clean, network.model, accuracy, found.mean, about=said))
+        config = {**network.config, "suite": self.suite, "data": images.data}
+        measured = found.to_dict()
+        yield card("evaluation", config, clean_accuracy=accuracy, samples=images.samples, **measured)
+        cells = [["corruption", *map(str, range(1, 6))]]
+        cells += [[name, *map(percent, shares)] for name, shares in measured["corruptions"].items()]
+        print_table(f"{network.model} on {images.data}: accuracy at each severity", cells)
+        say(f"clean accuracy {percent(accuracy)}; over all corruptions {percent(found.mean)}")
+        say_where({"entry": self.robustbench})
 
 
 def parse_about(parts: Iterable[str]) -> dict[str, Any]:
@@ -58,40 +153,27 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
         o.refuse(f"--robustbench needs the test set: leave out --split {images.split}.")
+    _check_whole(images)
+    return found[0]
+
+
+def _check_whole(images: Images) -> None:
     for option, number in {"--samples": images.samples, "--size": images.size}.items():
         if number is not None:
             o.refuse(f"--robustbench needs the test set whole, as it is: leave out {option}.")
-    return found[0]
 
 
 def write_entry(
     path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any]
 ) -> None:
-    """Write the entry of the evaluation `table`; null stands for what nobody said.
-
-    `unreliable` says whether AutoAttack raised a flag, and the footnote which gradients were replaced.
-    """
-    row = table[attack.label]
-    measured = {
-        "dataset": data,
-        "architecture": model,
-        "eps": _radius(attack),
-        "clean_acc": _percentage(table.clean_accuracy),
-        "autoattack_acc": _percentage(row.robust_accuracy),
-        "unreliable": bool(row.flags),
-    }
-    entry = {**dict.fromkeys(FIELDS), **measured, **about}
+    """Write the entry of the evaluation `table`; the footnote says which gradients were replaced."""
+    row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
+    accuracies = table.clean_accuracy, row.robust_accuracy
     if table.replaced:
-        entry["footnote"] = "; ".join(filter(None, (about.get("footnote"), in_words(table.replaced))))
-    write_text(path, json.dumps(entry, indent=2) + "\n")
+        about = {**about, "footnote": "; ".join(filter(None, (about.get("footnote"), in_words(table.replaced))))}
+    dataset = data.partition(":")[0]
+    _write(path, entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about))
 
 
-def _percentage(share: float) -> str:
-    return f"{100 * share:.2f}"
-
-
-def _radius(attack: NamedAttack) -> str:
-    """Write the radius as the leaderboards do: 8/255 in Linf where it is a whole number of levels."""
-    levels = attack.radius * 255
-    whole = attack.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
-    return f"{round(levels)}/255" if whole else f"{attack.radius:g}"
+def _write(path: Path, made: dict[str, Any]) -> None:
+    write_text(path, json.dumps(made, indent=2) + "\n")

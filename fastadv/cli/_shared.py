@@ -26,7 +26,12 @@ class Source(Panel, title="Images"):
 
     part: ClassVar[o.Split] = "test"
 
-    data: str = o.option(..., f"{', '.join(sets.names())}, or the folder of a constructed or exported set.")
+    data: str = o.option(
+        ...,
+        f"{', '.join(sets.names())}, or the folder of a constructed or exported set. Some take options: "
+        "cifar10c:corruption=fog,severity=3.",
+        "--data", "-d",
+    )  # fmt: skip
     size: o.Size = None
     data_dir: o.DataDir = None
 

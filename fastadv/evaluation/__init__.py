@@ -4,25 +4,32 @@ from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation.bootstrap import Interval, bootstrap, mean, median
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
+from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.optimality import optimality
+from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.table import Row, Table
 
 __all__ = [
     "Attack",
     "Components",
+    "Corrupted",
     "Curve",
     "Examples",
+    "External",
     "Interval",
     "Row",
     "Samples",
     "Table",
     "accuracy_against_radius",
     "bootstrap",
+    "corruptions",
     "evaluate",
+    "external",
     "figures",
     "mean",
     "median",
     "optimality",
+    "save_external",
 ]

@@ -52,7 +52,7 @@ def test_help_has_an_example_that_parses(fastadv, command):
         ("attack", "Model Images Attack Computation"),
         ("train", "Model Images Recipe Optimization Ending Results Computation"),
         ("construct", "Model Images Construction Computation"),
-        ("evaluate", "Model Images Attack Results Computation"),
+        ("evaluate", "Model Images Attack Results RobustBench Computation"),
     ],
 )
 def test_options_stand_in_groups(fastadv, command, groups):

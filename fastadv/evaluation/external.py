@@ -1,0 +1,124 @@
+"""Adversarial images that others made, as one tensor: written for a leaderboard, and judged again."""
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import check_number
+from fastadv.attacks import AttackResult, core
+from fastadv.data import batches
+from fastadv.data._batches import sample_count
+from fastadv.engine import Frozen, freeze
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.evaluation.measure import evaluate
+from fastadv.evaluation.table import Table
+from fastadv.runs.files import atomic_write
+from fastadv.threat import Threat
+
+
+@dataclass(frozen=True)
+class External:
+    """What a model makes of external adversarial images.
+
+    outside    int64, the numbers of the images that are not in the ball and the box around their clean ones.
+    distances  float64 [N], of all images in the threat's norm.
+    table      of the evaluation; its one row is "external".
+    """
+
+    outside: Tensor = field(repr=False)
+    distances: Tensor = field(repr=False)
+    table: Table = field(repr=False)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the clean images that are classified correctly."""
+        return self.table.clean_accuracy
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share classified correctly clean and under the images; one outside the threat breaks nothing."""
+        return self.table["external"].robust_accuracy
+
+
+def external(
+    model: nn.Module | Frozen,
+    images: str | os.PathLike[str] | Tensor,
+    dataset: Dataset[Any],
+    threat: Threat,
+    *,
+    slack: float = 1e-6,
+    batch_size: int = 256,
+) -> External:
+    """Judge adversarial images, such as RobustBench's issue template "New external evaluation" asks for.
+
+    images: a tensor [N, ...] in [0, 1] in the order of `dataset`, or a torch file with one (read without
+        running what it may hold). The data set's first N samples are those attacked.
+    threat: ball and box, with one radius for all.
+    slack: by how much an image may leave the ball, in input units: programs round their results to float32.
+
+    Raises InputError for another number, shape or dtype of images and for a missing file, CorruptFileError
+    for a file that holds no tensor, and what `evaluate` raises.
+    """
+    radius = check_number("threat.radius", threat.radius, 0, finite=False)
+    threat = threat.with_radius(radius + check_number("slack", slack, 0))
+    x_adv = images if isinstance(images, Tensor) else _read(Path(images))
+    frozen = freeze(model)
+    size = sample_count(dataset, len(x_adv) or None)
+    x, _, _ = next(batches(dataset, 1, order=[0], workers=0))
+    if x_adv.shape != (size, *x.shape[1:]) or not x_adv.is_floating_point():
+        raise InputError(
+            f"images: expected floating [{size}, {', '.join(map(str, x.shape[1:]))}], one for each sample in "
+            f"order, got {x_adv.dtype} of shape {list(x_adv.shape)}"
+        )
+    x_adv = x_adv.float()
+    inside, distances = [], []
+    for x, _, ids in batches(dataset, batch_size, order=range(size)):
+        given = x_adv[ids.to(x_adv.device)].to(x.device)
+        inside.append(threat.contains(given, x).cpu())
+        distances.append(threat.distance(given, x).cpu())
+    attack = partial(_given, x_adv=x_adv, threat=threat)
+    table = evaluate(frozen, dataset, {"external": attack}, batch_size=batch_size, limit=size)
+    outside = (~torch.cat(inside)).nonzero()[:, 0]
+    return External(outside, torch.cat(distances), table)
+
+
+def save_external(path: str | os.PathLike[str], x_adv: Tensor) -> None:
+    """Write adversarial images as RobustBench asks for them: one float32 tensor [N, ...] in a torch file."""
+    with atomic_write(path) as part:
+        torch.save(x_adv.detach().cpu().float().contiguous().clone(), part)
+
+
+def _given(
+    model: core.Classifier, x: Tensor, y: Tensor, *, ids: Tensor, x_adv: Tensor, threat: Threat
+) -> AttackResult:
+    """Attack with images that are there: the rule has nothing to search."""
+
+    def rule(search: core.Search) -> None:
+        search.finish(x_adv[search.ids.to(x_adv.device)].to(search.x))
+
+    return core.run(model, x, y, threat, rule, ids=ids)
+
+
+def _read(path: Path) -> Tensor:
+    if not path.is_file():
+        raise InputError(f"images: expected a torch file, got none at {path}; check its name")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise CorruptFileError(
+            f"{path}: expected a torch file with a tensor, got one that does not read ({reason}); "
+            "get it again"
+        ) from error
+    if not isinstance(content, Tensor):
+        raise CorruptFileError(
+            f"{path}: expected a torch file with one tensor of images, got {type(content).__name__}; "
+            "save the tensor alone"
+        )
+    return content

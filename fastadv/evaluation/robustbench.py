@@ -1,0 +1,130 @@
+"""RobustBench: its tables, the accuracy under corruptions, and the entry of a model.
+
+The layout is that of github.com/RobustBench/robustbench (Croce et al. 2021): one JSON file in
+model_info/DATASET/NORM/, shares as percentages in text.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.data import load
+from fastadv.data.cifar_c import CORRUPTIONS, SETS, SEVERITIES
+from fastadv.engine import Frozen, freeze
+from fastadv.errors import InputError
+from fastadv.evaluation.measure import evaluate
+from fastadv.threat import Threat
+
+# the radius of each table of images under attack; those of corruptions have none
+RADII = {
+    ("cifar10", "linf"): 8 / 255,
+    ("cifar10", "l2"): 0.5,
+    ("cifar100", "linf"): 8 / 255,
+    ("imagenet", "linf"): 4 / 255,
+}
+# the data set of each table of corruptions, and that of its clean accuracy
+CORRUPTED = {"cifar10c": "cifar10", "cifar100c": "cifar100"}
+# what a run cannot know: whoever submits the entry says it
+TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")
+SAID = (*TEXTS, "additional_data", "number_forward_passes")
+# in the order of RobustBench; each entry has one of the two accuracies, and only attacks are unreliable
+FIELDS = (
+    "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
+    "architecture", "eps", "clean_acc", "reported", "corruptions_acc", "autoattack_acc", "footnote",
+    "unreliable",
+)  # fmt: skip
+
+
+def entry(
+    dataset: str,
+    architecture: str,
+    clean_accuracy: float,
+    accuracy: float,
+    threat: Threat | None = None,
+    *,
+    unreliable: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the entry of a model in RobustBench's order; None stands for what nobody said.
+
+    accuracy: a share, of `autoattack(version="standard")` under `threat`, or under corruptions where that is
+        None. unreliable: whether AutoAttack raised a flag. about: fields in `SAID`.
+
+    Raises InputError for other fields in `about`.
+    """
+    strange = sorted((about or {}).keys() - set(SAID))
+    if strange:
+        raise InputError(f"about: expected fields among {', '.join(SAID)}, got {', '.join(strange)}")
+    left_out = {"corruptions_acc"} if threat else {"autoattack_acc", "unreliable"}
+    measured: dict[str, Any] = {
+        "dataset": dataset,
+        "architecture": architecture,
+        "eps": threat and _radius(threat),
+        "clean_acc": _percentage(clean_accuracy),
+        "autoattack_acc" if threat else "corruptions_acc": _percentage(accuracy),
+    }
+    if threat:
+        measured["unreliable"] = unreliable
+    return {field: None for field in FIELDS if field not in left_out} | measured | dict(about or {})
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Accuracy float64 [15, 5] under each corruption, in RobustBench's order, at each severity."""
+
+    accuracy: Tensor
+
+    @property
+    def mean(self) -> float:
+        """The accuracy of RobustBench's table: that over all corruptions and severities."""
+        return self.accuracy.mean().item()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the accuracies, JSON-able."""
+        rows = zip(CORRUPTIONS, self.accuracy.tolist(), strict=True)
+        return {"corruptions_accuracy": self.mean, "corruptions": dict(rows)}
+
+
+def corruptions(
+    model: nn.Module | Frozen,
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int = 256,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Corrupted:
+    """Measure the accuracy under all fifteen corruptions at all five severities.
+
+    name: "cifar10c" or "cifar100c"; data_dir: see `fastadv.data.load`. limit: the first images of each
+    corruption and severity alone. progress is called with (done, total).
+
+    Raises InputError for other names and missing files, and what `evaluate` raises.
+    """
+    if name not in SETS:
+        raise InputError(f"name: expected one of {', '.join(SETS)}, got {name!r}")
+    frozen, shares = freeze(model), []
+    for corruption in CORRUPTIONS:
+        for severity in SEVERITIES:
+            which = f"{name}:corruption={corruption},severity={severity}"
+            dataset = load(which, "test", data_dir, limit=limit)
+            shares.append(evaluate(frozen, dataset, batch_size=batch_size).clean_accuracy)
+            if progress is not None:
+                progress(len(shares), len(CORRUPTIONS) * len(SEVERITIES))
+    return Corrupted(torch.tensor(shares, dtype=torch.float64).view(len(CORRUPTIONS), len(SEVERITIES)))
+
+
+def _percentage(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _radius(threat: Threat) -> str:
+    """Write the radius as the leaderboards do: 8/255 in Linf where it is a whole number of levels."""
+    radius = float(threat.radius)
+    levels = radius * 255
+    whole = threat.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
+    return f"{round(levels)}/255" if whole else f"{radius:g}"

@@ -1,0 +1,124 @@
+"""`fastadv evaluate --suite robustbench`: which table is meant, and what it writes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.attacks import ATTACKS
+from fastadv.data import ImageSet, _load
+from fastadv.data.cifar_c import CORRUPTIONS
+
+NET = "-m small_cnn -o width=2"
+
+
+@pytest.fixture(autouse=True)
+def images(monkeypatch):
+    """In place of CIFAR-10, 40 random images of its shape."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    made = ImageSet(x, torch.arange(40) % 10, 10, "cifar10 test")
+    monkeypatch.setattr(_load, "cifar10", lambda root, split, download, limit: made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def budgets(monkeypatch):
+    """In place of AutoAttack, which takes long, FGSM; the budgets that it was given."""
+    given: list[tuple[str, float, str]] = []
+
+    def quick(
+        model, x, y, threat, *, version: str = "standard", seed: int = 0, eot: int = 1, ids=None
+    ) -> Any:
+        given.append((threat.norm, threat.radius, version))
+        return fa.attacks.fgsm(model, x, y, threat, ids=ids)
+
+    monkeypatch.setitem(ATTACKS, "autoattack", replace(ATTACKS["autoattack"], run=quick))
+    return given
+
+
+@pytest.mark.parametrize(("norm", "radius", "eps"), [("", 8 / 255, "8/255"), (" --norm l2", 0.5, "0.5")])
+def test_the_table_sets_the_budget(fastadv, budgets, images, norm, radius, eps):
+    line = f"evaluate {NET} -d cifar10 --suite robustbench{norm} --robustbench e.json --external adv.pt"
+    done = fastadv(line)
+    assert done.code == 0, done
+    assert budgets == [("l2" if "l2" in norm else "linf", radius, "standard")]
+    told = json.loads(Path("e.json").read_text())
+    assert (told["dataset"], told["eps"]) == ("cifar10", eps)
+    model = fa.models.create("small_cnn", shape=(3, 32, 32), classes=10, seed=0, width=2)
+    threat = (fa.L2 if "l2" in norm else fa.Linf)(radius)
+    judged = fa.evaluation.external(model.eval(), "adv.pt", images, threat)
+    assert len(judged.outside) == 0
+    assert f"{100 * judged.robust_accuracy:.2f}" == told["autoattack_acc"]
+    assert "adversarial images in adv.pt" in done.out
+
+
+def test_the_suite_on_corruptions(fastadv, images):
+    folder = Path("data/CIFAR-10-C")
+    folder.mkdir(parents=True)
+    np.save(folder / "labels.npy", np.arange(10, dtype=np.uint8).repeat(5))
+    for k, name in enumerate(CORRUPTIONS):
+        pixels = np.random.default_rng(k).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+        np.save(folder / f"{name}.npy", pixels)
+    line = f"evaluate {NET} -d cifar10c --suite robustbench --data-dir data --robustbench e.json"
+    done = fastadv(line)
+    assert done.code == 0, done
+    model = fa.models.create("small_cnn", shape=(3, 32, 32), classes=10, seed=0, width=2).eval()
+    found = fa.evaluation.corruptions(model, "cifar10c", "data")
+    told = json.loads(Path("e.json").read_text())
+    clean = (model(images.x / 255).argmax(1) == images.y).double().mean()
+    assert (told["corruptions_acc"], told["eps"]) == (f"{100 * found.mean:.2f}", None)
+    assert told["clean_acc"] == f"{100 * clean:.2f}"
+    assert "elastic_transform" in done.out
+    card = json.loads(fastadv(f"{line.replace('--robustbench e.json', '-n 2')} --json").out)
+    limited = fa.evaluation.corruptions(model, "cifar10c", "data", limit=2)
+    assert card["measured"]["corruptions_accuracy"] == pytest.approx(limited.mean)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("-d cifar10 -a pgd", "runs autoattack: leave out --attack"),
+        ("-d cifar10 --radius 0.1", "sets the budget: leave out --radius"),
+        ("-d cifar10 --steps 5", "leave out --steps"),
+        ("-d cifar100 --norm l2", "no table for cifar100 in l2; it has --data cifar10 --norm linf, "),
+        ("-d svhn", "no table for svhn in linf"),
+        ("-d cifar10 --split train", "--split is set by --suite robustbench"),
+        ("-d cifar10 --size 16", "--size is set by"),
+        ("-d imagenet", "give --data imagenet:preprocessing=Res256Crop224"),
+        ("-d imagenet:preprocessing=none,ids=a.txt", "leave out ids"),
+        ("-d cifar10c -a pgd", "--attack has no effect on corruptions"),
+        ("-d cifar10c --norm l2", "--norm has no effect on corruptions"),
+        ("-d cifar10c --out a.safetensors", "--out has no effect on corruptions"),
+        ("-d cifar10c:severity=3", "takes all corruptions and severities: name --data cifar10c alone"),
+        ("-d cifar10c -n 9 --robustbench e.json", "leave out --samples"),
+        ("-d cifar10 --external adv.safetensors", "expected the name of a torch file"),
+        ("-d cifar10 --about venue=A", "give --robustbench too"),
+    ],
+)
+def test_what_the_suite_does_not_have_is_refused(refused, options, says):
+    refused(f"evaluate {NET} --suite robustbench {options}", says)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("-d cifar100", "cifar100: expected cifar-100-python/ below data, got none"),
+        ("-d cifar10c", "cifar10c: expected CIFAR-10-C/labels.npy below data, got none; unpack the archive"),
+        ("-d imagenet:preprocessing=Crop288", "expected the 1000 class folders"),
+    ],
+)
+def test_a_suite_without_its_data_says_what_to_do(refused, monkeypatch, options, says):
+    from fastadv._torchvision import datasets
+
+    def offline(*arguments: Any, **more: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets, "CIFAR100", offline)
+    Path("data").mkdir()
+    refused(f"evaluate {NET} --suite robustbench {options} --data-dir data", says, code=1)
