@@ -17,6 +17,7 @@ import typer
 import fastadv
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
+from fastadv.cli._attackbench import attackbench
 from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
@@ -50,6 +51,7 @@ for command, example in (
     (verify, f"fastadv verify sets/d_r {MODEL}"),
     (export, "fastadv export sets/d_r --out d_robust_CIFAR --kind torch"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
+    (attackbench, f"fastadv attackbench {MODEL} -a fmn --norm l2 --out attackbench"),
     (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),
     (doctor, "fastadv doctor"),
 ):

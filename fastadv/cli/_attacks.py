@@ -192,7 +192,7 @@ def _check_complete(attack: Attack, plain: Mapping[str, str]) -> None:
     """Refuse an attack that lacks an argument which has no default here."""
     examples = {"attack": "attack=bim,steps=10", "source": "source=FILE"}
     for key, parameter in attack.parameters.items():
-        if not _required(parameter) or key in (*GIVEN, *DEFAULTS) or plain.get(key):
+        if not required(parameter) or key in (*GIVEN, *DEFAULTS) or plain.get(key):
             continue
         if key not in examples:
             o.refuse(f"{attack.name} needs {key}, which text cannot name; call it in Python.")
@@ -203,10 +203,10 @@ def _check_complete(attack: Attack, plain: Mapping[str, str]) -> None:
 def _arguments(attack: Attack, keys: Iterable[str], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Choose those of `given` that are in `keys`, and add the seed and the command line's defaults."""
     takes = attack.parameters
-    open_ = {key: value for key, value in DEFAULTS.items() if key in takes and _required(takes[key])}
+    open_ = {key: value for key, value in DEFAULTS.items() if key in takes and required(takes[key])}
     own = {key: value for key, value in given.items() if key in keys}
     return open_ | ({"seed": seed} if "seed" in takes else {}) | own
 
 
-def _required(parameter: inspect.Parameter) -> bool:
+def required(parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty

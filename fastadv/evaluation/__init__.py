@@ -2,13 +2,15 @@
 
 from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
+from fastadv.evaluation.attackbench import attackbench
 from fastadv.evaluation.bootstrap import Interval, bootstrap, mean, median
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.optimality import optimality
+from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.samples import Components, Examples, Samples
+from fastadv.evaluation.submission import Submission, global_optimality, read_best
 from fastadv.evaluation.table import Row, Table
 
 __all__ = [
@@ -21,15 +23,20 @@ __all__ = [
     "Interval",
     "Row",
     "Samples",
+    "Submission",
     "Table",
     "accuracy_against_radius",
+    "attackbench",
     "bootstrap",
     "corruptions",
     "evaluate",
     "external",
     "figures",
+    "global_optimality",
+    "local_optimality",
     "mean",
     "median",
     "optimality",
+    "read_best",
     "save_external",
 ]

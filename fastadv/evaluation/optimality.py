@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
@@ -53,3 +53,32 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
     if not room > 1e-12 * farthest:
         return dict.fromkeys(rows, math.nan)
     return {name: 1 - (area - least) / room for name, area in areas.items()}
+
+
+def local_optimality(distances: ArrayLike, best: ArrayLike) -> float:
+    """Return the optimality of an attack against stored best distances, number for number as AttackBench.
+
+    The formula is that of `optimality`, but the areas are those of its code: under straight lines between the
+    steps, from the smallest distance on. The best distances may be of other runs; an attack that comes nearer
+    than they do can exceed 1.
+
+    Args:
+        distances, best: [N], on the same samples; 0 where the model is wrong already, inf where the attack,
+            or every one, fails. What is beyond the largest finite best distance counts as that.
+
+    NaN is returned where nothing tells attacks apart. Raises InputError for different numbers of samples, for
+    none, and for negative distances.
+    """
+    row, known = distances_of(distances), distances_of(best, "best")
+    if len(row) != len(known):
+        raise InputError(f"best: expected {len(row)} distances, one for each sample, got {len(known)}")
+    farthest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
+    least, area = (_area(np.minimum(each, farthest)) for each in (known, row))
+    room = float(np.mean(known > 0)) * farthest - least
+    return 1 - (area - least) / room if room > 1e-12 * farthest else math.nan
+
+
+def _area(distances: NDArray[np.float64]) -> float:
+    """Return the area under the robust accuracy at each distance, joined by straight lines."""
+    radii, counts = np.unique(distances, return_counts=True)
+    return float(np.trapezoid(1 - counts.cumsum() / len(distances), radii))

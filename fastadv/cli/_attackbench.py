@@ -1,0 +1,115 @@
+"""`fastadv attackbench`: an attack by the protocol of AttackBench, and a submission in its layout."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastadv.cli import _options as o
+from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack, registry, required
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._measure import NOTHING_KEPT
+from fastadv.cli._output import print_table, progress, say, say_where
+from fastadv.cli._shared import Images, Machine, Network
+from fastadv.evaluation import Submission, global_optimality, read_best
+from fastadv.evaluation import attackbench as measure
+from fastadv.evaluation.attackbench import BATCH_SIZE, PASSES
+from fastadv.evaluation.submission import MODELS
+from fastadv.evaluation.text import number, percent
+from fastadv.runs.card import card
+from fastadv.threat import THREATS
+
+
+def attackbench(
+    network: Network,
+    images: Images,
+    machine: Machine,
+    out: Path = o.folder(..., "Write results/ and compiled/ here, as that project lays them out."),
+    attack: str = o.option(
+        "fmn", f"{help_text('fmn:steps=1000')} Steps and queries follow from --passes unless named.",
+        "--attack", "-a",
+    ),
+    norm: str = o.option("l2", "Norm to minimize.", parser=o.parse_norm, metavar="|".join(THREATS)),
+    best: Path | None = o.option(
+        None, "Stored best distances of that project, by the hash of each image (json): gives the optimality."
+    ),
+    name: str | None = o.option(
+        None, f"The model's name there: {', '.join(MODELS)}, or a new one; by default that of --model."
+    ),
+    passes: int = o.option(PASSES, "Forward and backward passes of each sample, together.", min=3),
+    batch_size: o.BatchSize = BATCH_SIZE,
+) -> Iterator[Any]:  # fmt: skip
+    """Run a minimum-norm attack by the protocol of AttackBench, and write it as a submission.
+
+    Each sample may make 2,000 forward and backward passes together, and its best distance over all of them
+    counts. With --best this is compared with the best of all attacks there: optimality 1 is as near for every
+    sample.
+    """
+    named = _parse(attack, norm, passes, machine.seed)
+    with interruptible(NOTHING_KEPT):
+        stored = None if best is None else read_best(best)
+        dataset = images.load()
+        net = network.load(dataset, machine.place(), machine.seed)
+        with progress(named.label) as tick, o.usage():
+            measured = measure(
+                net, dataset, named.run, norm, passes=passes, batch_size=batch_size, limit=images.samples,
+                progress=tick,
+            )  # fmt: skip
+        model = name or network.model.replace(":", "_").replace("/", "_")
+        arguments = {
+            key: value for key, value in named.config.items() if key not in ("attack", "norm", "radius")
+        }
+        made = Submission(measured, images.data.partition(":")[0], model, named.name, arguments)
+        local = None if stored is None else made.optimality(stored)
+        where = made.write(out, stored)
+    mean, models = global_optimality(out, norm, named.name)
+    forwards, backwards = (each.double().mean().item() for each in (measured.forwards, measured.backwards))
+    found = {
+        "success_rate": measured.success.double().mean().item(),
+        "median_distance": float(np.median(measured.best[norm])),
+        "forwards": forwards,
+        "backwards": backwards,
+        "seconds": sum(measured.seconds),
+        "optimality": local,
+        "global_optimality": mean,
+        "models": models,
+    }
+    yield card("attackbench", {**network.config, **named.config, "data": dataset.describe()}, **found)
+    cells = [
+        ["attack", "broken or wrong", "median", "forwards", "backwards", "seconds", "optimality"],
+        [
+            named.label, percent(found["success_rate"]), number(found["median_distance"]), f"{forwards:.0f}",
+            f"{backwards:.0f}", f"{found['seconds']:.1f}", "-" if local is None else f"{local:.4f}",
+        ],
+    ]  # fmt: skip
+    print_table(f"{model} on {len(measured.hashes):,} images of {dataset.name}", cells)
+    if local is None:
+        say("no optimality without stored best distances: give --best")
+    else:
+        say(f"global optimality {mean:.4f}, over {models} model{'s' if models > 1 else ''} in {out}")
+    say_where({"run": where})
+
+
+def _parse(text: str, norm: str, passes: int, seed: int) -> NamedAttack:
+    """Parse a minimum-norm attack, whose steps or queries fill the passes where it needs some."""
+    name, _, tail = text.partition(":")
+    known = registry().get(name)
+    if known is not None:
+        takes = known.parameters
+        searches = takes["searches"].default if "searches" in takes else 1
+        fill = {"steps": max(passes // 2 // searches, 1), "queries": passes}
+        parts = [part for part in tail.split(",") if part]
+        given = [part.partition("=")[0] for part in parts]
+        needed = [key for key in fill if key in takes and required(takes[key]) and key not in given]
+        parts += [f"{key}={fill[key]}" for key in needed]
+        text = f"{name}:{','.join(parts)}" if parts else name
+    named = parse_attack(text, AttackOptions(norm=norm), seed)
+    if not named.minimal or named.radius != float("inf"):
+        o.refuse(
+            f"attackbench takes attacks for the minimum norm, without a radius, got {text}; "
+            "minimum_radius:attack=apgd,steps=98 searches for the radius of one with a budget."
+        )
+    if named.norm != norm or named.sources or named.config.get("eot", 1) != 1:
+        o.refuse(f"attackbench takes one norm, no source and no eot, got {text}.")
+    return named

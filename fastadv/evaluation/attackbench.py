@@ -1,0 +1,136 @@
+"""An attack measured by the protocol of AttackBench (Cina et al. 2025), which ranks attacks by optimality."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import check_count
+from fastadv.attacks import Status
+from fastadv.data import batches
+from fastadv.data._batches import sample_count
+from fastadv.data.batch_size import device_for
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.evaluation._metered import Metered
+from fastadv.evaluation._outcome import Attack, run_attack
+from fastadv.threat import THREATS
+
+PASSES, BATCH_SIZE = 2000, 128
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an attack did to N samples within its passes.
+
+    norm       the one that it minimizes; distances are in every norm of `fastadv.threat.THREATS`, by name.
+    hashes     SHA-512 of each image, float32 [C, H, W] in [0, 1]: its name in files of best distances.
+    correct    bool [N]; the model classifies the clean image correctly.
+    success    bool [N]; the image that the attack returns is misclassified, or the clean one already.
+    distances  float64 [N], by norm: of the image returned; inf without success, 0 where it was wrong already.
+    best       the same of the nearest misclassified point among all that the attack asked the model about.
+    forwards, backwards   int64 [N], passes of each sample; at most `passes` together.
+    seconds    of each batch, the counting included.
+    """
+
+    norm: str
+    passes: int
+    batch_size: int
+    hashes: tuple[str, ...]
+    correct: Tensor
+    success: Tensor
+    distances: dict[str, Tensor]
+    best: dict[str, Tensor]
+    forwards: Tensor
+    backwards: Tensor
+    seconds: tuple[float, ...]
+
+
+def attackbench(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    attack: Attack,
+    norm: str,
+    *,
+    passes: int = PASSES,
+    batch_size: int = BATCH_SIZE,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Run a minimum-norm attack with a limit of passes; keep each sample's best distance over all of them.
+
+    attack: (model, x, y, ids=ids) -> AttackResult, such as `partial(fa.attacks.fmn, threat=fa.L2(inf),
+        steps=1000)`. It must pass the model that it is given, and no copy of it (no `eot`).
+    norm: the norm that the attack minimizes, by name: "linf", "l2", "l1", "l0".
+    passes: forward and backward passes of a sample together. Each gradient costs two. Afterwards the model
+        answers a sample with its label and a gradient of zero.
+    limit: the first samples alone. progress is called with (done, total).
+
+    The model is searched as given, nothing rewritten, since AttackBench counts its passes. A row of a pass
+    belongs to the sample of the batch whose x is nearest, as there; so results may depend on the batch.
+
+    Raises InputError for an unknown norm, a limit below 3 passes, an attack that passes another model, and
+    what `evaluate` raises.
+    """
+    if norm not in THREATS:
+        raise InputError(f"norm: expected one of {', '.join(THREATS)}, got {norm!r}")
+    check_count("passes", passes, 3)
+    check_count("batch_size", batch_size, 1)
+    total = sample_count(dataset, limit)
+    place, threat = device_for(freeze(model)), THREATS[norm](inf)
+    hashes: list[str] = []
+    seconds: list[float] = []
+    parts: list[dict[str, Tensor]] = []
+    for x, y, ids in batches(dataset, batch_size, order=range(total)):
+        hashes += [hashlib.sha512(image.contiguous().numpy().tobytes()).hexdigest() for image in x.cpu()]
+        x, y, ids = x.to(place), y.to(place), ids.to(place)
+        metered = Metered(model, x, y, threat, passes)
+        started = time.perf_counter()
+        result = run_attack("attack", attack, metered, x, y, ids)
+        found = result.success.to(place)
+        seconds.append(time.perf_counter() - started)
+        if not bool(metered.forwards_of.any()):
+            raise InputError(
+                "attack: expected one that passes the model it is given, got one that passes another, whose "
+                "passes cannot be counted; leave out eot and sources"
+            )
+        known = metered.distance < inf
+        x_adv = torch.where(_like(found, x), result.x_adv.to(x), metered.x_adv)
+        parts.append(
+            {
+                "correct": result.status != int(Status.ALREADY_WRONG),
+                "success": found | known,
+                "forwards": metered.forwards_of,
+                "backwards": metered.backwards_of,
+                **{f"distances.{name}": _distance(name, x_adv, x, found | known) for name in THREATS},
+                **{f"best.{name}": _distance(name, metered.x_adv, x, known) for name in THREATS},
+            }
+        )
+        if progress is not None:
+            progress(len(hashes), total)
+    whole = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    distances, best = ({n: whole.pop(f"{kind}.{n}") for n in THREATS} for kind in ("distances", "best"))
+    return Measured(
+        norm,
+        passes,
+        batch_size,
+        tuple(hashes),
+        distances=distances,
+        best=best,
+        seconds=tuple(seconds),
+        **whole,
+    )
+
+
+def _distance(norm: str, x_adv: Tensor, x: Tensor, success: Tensor) -> Tensor:
+    return THREATS[norm](inf).distance(x_adv, x).masked_fill(~success, inf)
+
+
+def _like(found: Tensor, x: Tensor) -> Tensor:
+    return found.view(-1, *[1] * (x.ndim - 1))

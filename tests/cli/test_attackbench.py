@@ -1,0 +1,53 @@
+"""`fastadv attackbench`: what it prints, writes and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+LINE = "-n 20 --passes 40 --batch-size 10 --out ab --name standard"
+
+
+def test_a_submission_from_the_command_line(fastadv, net):
+    done = fastadv(f"attackbench {net} -a ddn {LINE}")
+    assert done.code == 0, done
+    assert "ddn:steps=20" in done.out
+    assert "no optimality without stored best distances: give --best" in done.out
+    assert "run in ab/results/digits/l2/standard/batch_size_10/fastadv ddn/1" in done.out
+    best = "ab/results/digits-l2-standard-10.json"
+    Path("best.json").write_text(Path(best).read_text())
+    told = json.loads(fastadv(f"attackbench {net} -a ddn {LINE} --best best.json --json").out)
+    assert told["measured"]["optimality"] == told["measured"]["global_optimality"] == 1
+    assert 0 < told["measured"]["forwards"] + told["measured"]["backwards"] <= 40
+    assert "optimality" in fastadv(f"attackbench {net} -a fmn {LINE} --best best.json").out
+    records = json.loads(Path("ab/compiled/digits/standard_l2.json").read_text())
+    assert [one["attack"] for one in records] == ["DDN", "FMN"]
+    config = json.loads(
+        Path("ab/results/digits/l2/standard/batch_size_10/fastadv fmn/1/config.json").read_text()
+    )
+    assert config["attack"] == {"name": "fmn", "threat_model": "l2", "steps": 20}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("-a pgd:radius=0.1", "takes attacks for the minimum norm"),
+        ("-a fmn:radius=0.1", "without a radius"),
+        ("-a ddn --norm linf", "ddn works in l2, not in 'linf'"),
+        ("-a fmn:norm=linf", "takes one norm, no source and no eot"),
+        ("-a fmn:eot=2", "no source and no eot"),
+        ("-a fmm", "no attack 'fmm'"),
+        ("-a minimum_radius", "minimum_radius needs attack"),
+        ("-a fmn --passes 2", "should be greater than or equal to 3"),
+    ],
+)
+def test_what_the_protocol_does_not_have_is_refused(refused, net, options, says):
+    refused(f"attackbench {net} --out ab {options}", says)
+    assert not Path("ab").exists()
+
+
+def test_best_distances_of_other_images_are_refused_without_a_trace(refused, net):
+    refused(f"attackbench {net} -a ddn {LINE} --best absent.json", "got none at absent.json", code=1)
+    Path("best.json").write_text('{"00": 1}')
+    refused(f"attackbench {net} -a ddn {LINE} --best best.json", "got none for 20 of them", code=1)
+    assert not Path("ab").exists()
