@@ -101,6 +101,12 @@ class Frozen:
         """Return the options that can change results, for the identity of a run."""
         return self.options.describe()
 
+    def asks_for(self, ids: Tensor, each: int = 1) -> None:
+        """Tell whose rows the next passes are: `each` rows of one sample after another, by their ids [n].
+
+        Where passes are counted for each sample, this is overridden; here nobody listens.
+        """
+
     def layout(self, x: Tensor) -> Tensor:
         """Return `x` in the layout the search twin prefers, without a copy where it already has it."""
         return self.search.form.layout(x)

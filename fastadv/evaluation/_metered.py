@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,46 +12,47 @@ from fastadv.engine import Frozen, freeze
 from fastadv.threat import Threat
 
 
-class Asked(NamedTuple):
-    """Rows of a pass: the sample that each is of, and whether that sample may still pass."""
-
-    rows: Tensor
-    allowed: Tensor
-
-
 class Metered(Frozen):
-    """The model as given, without any rewrite, as an attack on x [B, ...] with labels y sees it.
+    """The model as given, without any rewrite, as an attack on x [B, ...] with labels y and ids sees it.
 
-    A row belongs to the sample whose x is nearest in L2. Once a sample has made `passes` forward and backward
-    passes together, its rows get the logits of a sure, correct answer and a gradient of zero, as in the code
-    of AttackBench (Cina et al. 2025). `verdict` always answers the truth, since an attack only checks by it
-    what it returns; beyond the limit its rows count nowhere.
+    Once a sample has made `passes` forward and backward passes together, its rows get the logits of a sure,
+    correct answer and a gradient of zero, as in the code of AttackBench (Cina et al. 2025). `verdict` always
+    answers the truth, since an attack only checks by it what it returns; beyond the limit its rows count
+    nowhere. Attacks made with `fastadv.attacks.core` tell whose rows they pass. Of others, B rows are those
+    of the B samples in order, and any other row is that of the sample whose x is nearest in L2, as there.
 
     forwards_of, backwards_of   int64 [B], passes of each sample.
     x_adv [B, ...], distance float64 [B]   the nearest point that the model got wrong in a pass that counted;
         x and 0 where it gets x wrong, x and inf where there is none.
     """
 
-    def __init__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, passes: int) -> None:
+    def __init__(self, model: Any, x: Tensor, y: Tensor, ids: Tensor, threat: Threat, passes: int) -> None:
+        """Take the batch, whose ids [B] increase."""
         # nothing folded: every pass is one of the model as given, and what it says needs no proof
         vars(self).update(vars(freeze(model, fold=False)))
         self.forwards = self.backwards = 0
-        self._x, self._y, self._flat = x, y, x.flatten(1).float()
+        self._x, self._y, self._ids = x, y, ids
         self._threat, self._passes = threat.with_radius(inf), passes
         self.forwards_of, self.backwards_of = torch.zeros_like(y), torch.zeros_like(y)
         self.x_adv, self.distance = x.clone(), torch.full_like(y, inf, dtype=torch.float64)
-        self._classes = 0
+        self._classes, self._next = 0, y[:0]
+
+    def asks_for(self, ids: Tensor, each: int = 1) -> None:
+        place = torch.searchsorted(self._ids, ids).clamp_max(len(self._ids) - 1)
+        known = bool((self._ids[place] == ids).all())  # or the attack counts its samples in its own way
+        self._next = place.repeat_interleave(each) if known else place[:0]
 
     def __call__(self, x: Tensor) -> Tensor:
-        asked = self._ask(x, 1)
-        if not bool(asked.allowed.any()):
-            return self._sure(asked.rows)
-        logits = super().__call__(x)
-        return self._count(x, logits, asked)
+        rows = self._rows(x)
+        allowed = self._allowed(rows, 1)
+        if not bool(allowed.any()):
+            return self._sure(rows)
+        return self._count(x, super().__call__(x), rows, allowed)
 
     def verdict(self, x: Tensor) -> Tensor:
+        rows = self._rows(x)
         logits = super().verdict(x)
-        self._count(x, logits, self._ask(x, 1))
+        self._count(x, logits, rows, self._allowed(rows, 1))
         return logits
 
     def input_gradient(
@@ -62,14 +63,13 @@ class Metered(Frozen):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        asked = self._ask(x, 2)
-        if not bool(asked.allowed.any()):
-            return x.new_zeros(len(x)), self._sure(asked.rows), torch.zeros_like(x)
+        rows = self._rows(x)
+        allowed = self._allowed(rows, 2)
+        if not bool(allowed.any()):
+            return x.new_zeros(len(x)), self._sure(rows), torch.zeros_like(x)
         value, logits, gradient = super().input_gradient(x, y, loss, targets, direction)
-        self._count(x, logits, asked, 1)
-        spent = ~asked.allowed
-        logits = torch.where(spent[:, None], self._sure(asked.rows).to(logits), logits)
-        return value.masked_fill(spent, 0), logits, gradient.masked_fill(_like(spent, gradient), 0)
+        logits = self._count(x, logits, rows, allowed, 1)
+        return value.masked_fill(~allowed, 0), logits, gradient.masked_fill(_like(~allowed, gradient), 0)
 
     def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         made: list[Tensor] = []
@@ -78,33 +78,41 @@ class Metered(Frozen):
             made.append(directions(logits) if callable(directions) else directions)
             return made[-1]
 
-        if not bool(self._ask(x, 2).allowed.any()):
-            logits = self._sure(self._ask(x, 1).rows)
+        rows = self._rows(x)
+        if not bool(self._allowed(rows, 2).any()):
+            logits = self._sure(rows)
             return logits, torch.zeros_like(x).unsqueeze(1).repeat_interleave(chosen(logits).shape[1], 1)
         logits, gradients = super().jacobian(x, chosen)
         count = gradients.shape[1]
-        asked = self._ask(x, 1 + count)
-        self._count(x, logits, asked, count)
-        spent = ~asked.allowed
-        logits = torch.where(spent[:, None], self._sure(asked.rows).to(logits), logits)
-        return logits, gradients.masked_fill(_like(spent, gradients), 0)
+        allowed = self._allowed(rows, 1 + count)
+        logits = self._count(x, logits, rows, allowed, count)
+        return logits, gradients.masked_fill(_like(~allowed, gradients), 0)
 
-    def _ask(self, x: Tensor, cost: int) -> Asked:
-        """Return which rows may pass at that many passes each; the first rows of a sample come first."""
-        rows = torch.cdist(x.flatten(1).float(), self._flat).argmin(1)
+    def _rows(self, x: Tensor) -> Tensor:
+        """Return int64 [n], the sample of each row."""
+        if len(self._next) >= len(x):  # large sets of candidates come in parts
+            rows, self._next = self._next[: len(x)], self._next[len(x) :]
+            return rows
+        if len(x) == len(self._x):
+            return torch.arange(len(x), device=x.device)
+        return torch.cdist(x.flatten(1).float(), self._x.flatten(1).float()).argmin(1)
+
+    def _allowed(self, rows: Tensor, cost: int) -> Tensor:
+        """Return bool [n], which rows may make `cost` passes each; the first rows of a sample come first."""
         order = rows.argsort(stable=True)
         ordered, turn = rows[order], torch.empty_like(rows)
         turn[order] = torch.arange(len(rows), device=rows.device) - torch.searchsorted(ordered, ordered)
-        used = (self.forwards_of + self.backwards_of)[rows]
-        return Asked(rows, used + (turn + 1) * cost <= self._passes)
+        return (self.forwards_of + self.backwards_of)[rows] + (turn + 1) * cost <= self._passes
 
     def _sure(self, rows: Tensor) -> Tensor:
         """Return logits [n, K] of the correct class alone."""
         return torch.nn.functional.one_hot(self._y[rows], self._classes).to(self._x.dtype) * self._classes
 
-    def _count(self, x: Tensor, logits: Tensor, asked: Asked, backwards: int = 0) -> Tensor:
-        """Count the passes of the rows allowed, whose points compete for the nearest; return their logits."""
-        rows, allowed = asked
+    def _count(self, x: Tensor, logits: Tensor, rows: Tensor, allowed: Tensor, backwards: int = 0) -> Tensor:
+        """Count the passes of the rows allowed, whose points compete for the nearest.
+
+        Returns their logits, and sure ones for the others.
+        """
         self._classes = logits.shape[1]
         one = allowed.to(rows.dtype)
         self.forwards_of.index_add_(0, rows, one)

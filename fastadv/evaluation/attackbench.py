@@ -72,8 +72,9 @@ def attackbench(
         answers a sample with its label and a gradient of zero.
     limit: the first samples alone. progress is called with (done, total).
 
-    The model is searched as given, nothing rewritten, since AttackBench counts its passes. A row of a pass
-    belongs to the sample of the batch whose x is nearest, as there; so results may depend on the batch.
+    The model is searched as given, nothing rewritten, since AttackBench counts its passes. Attacks of fastadv
+    tell whose passes they make, so a sample's result does not depend on its batch; where an attack does not,
+    a point counts for the sample whose x is nearest, as there.
 
     Raises InputError for an unknown norm, a limit below 3 passes, an attack that passes another model, and
     what `evaluate` raises.
@@ -90,7 +91,7 @@ def attackbench(
     for x, y, ids in batches(dataset, batch_size, order=range(total)):
         hashes += [hashlib.sha512(image.contiguous().numpy().tobytes()).hexdigest() for image in x.cpu()]
         x, y, ids = x.to(place), y.to(place), ids.to(place)
-        metered = Metered(model, x, y, threat, passes)
+        metered = Metered(model, x, y, ids, threat, passes)
         started = time.perf_counter()
         result = run_attack("attack", attack, metered, x, y, ids)
         found = result.success.to(place)

@@ -91,6 +91,19 @@ def test_no_sample_passes_more_often_than_it_may(net, name):
     assert made.success.all()
 
 
+@pytest.mark.parametrize("name", ["ddn", "boundary", "minimum_radius"])
+def test_batch_mates_change_nothing(net, name):
+    more = {
+        "ddn": {"steps": 100}, "boundary": {"queries": 300},
+        "minimum_radius": {"attack": partial(fa.attacks.apgd, steps=10)},
+    }[name]  # fmt: skip
+    attack = partial(getattr(fa.attacks, name), threat=fa.L2(inf), **more)
+    one, other = (attackbench(net, DIGITS, attack, "l2", passes=50, batch_size=n, limit=20) for n in (5, 20))
+    assert torch.equal(one.forwards, other.forwards)
+    assert torch.equal(one.backwards, other.backwards)
+    assert torch.allclose(one.best["l2"], other.best["l2"], rtol=1e-4)
+
+
 def test_enough_passes_change_nothing(net):
     made = attackbench(net, DIGITS, fmn(), "l2", limit=24)
     plain = fmn()(fa.freeze(net, fold=False), DIGITS.x[:24], DIGITS.y[:24])

@@ -13,6 +13,7 @@ PLANE = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.5]])
 X = torch.tensor([[0.9, 0.5], [0.2, 0.8], [0.5, 0.1]])
 # logits of X: (0.9, 0.5, -0.65), (0.2, 0.8, 0.2), (0.5, 0.1, -0.45): the last is wrong already
 Y = torch.tensor([0, 1, 1])
+IDS = torch.tensor([5, 8, 20])
 
 
 class Plane(nn.Module):
@@ -29,7 +30,7 @@ class Plane(nn.Module):
 
 
 def metered(passes: int, norm: type[fa.Linf] | type[fa.L2] = fa.Linf) -> Metered:
-    made = Metered(Plane(), X, Y, norm(0.1), passes)
+    made = Metered(Plane(), X, Y, IDS, norm(0.1), passes)
     made.verdict(X)
     return made
 
@@ -61,6 +62,22 @@ def test_rows_belong_to_the_nearest_sample_and_the_first_of_them_pass_first():
     assert logits[3].tolist() == [0, 3, 0]
     assert spent(made) == [(2, 0), (3, 0), (1, 0)]
     assert made.forwards == 6
+
+
+def test_rows_belong_to_whom_the_attack_says():
+    made = metered(100)
+    made.asks_for(IDS[[2, 0]], 2)
+    # in two parts, as many candidates come
+    made(X[[1, 1, 1]])
+    made(X[[1]])
+    assert spent(made) == [(3, 0), (1, 0), (3, 0)]
+    # nothing is known of the next rows: as many as samples are theirs in order
+    made(X[[1, 1, 1]])
+    assert spent(made) == [(4, 0), (2, 0), (4, 0)]
+    # numbers that the batch does not have mean nothing
+    made.asks_for(torch.tensor([0, 8]))
+    made(X[[1, 1]])
+    assert spent(made) == [(4, 0), (4, 0), (4, 0)]
 
 
 def test_who_has_spent_all_gets_no_gradient_and_costs_no_pass():

@@ -324,6 +324,7 @@ class Search(Generic[R_co]):
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
         """Return the points of those that stay, and what the model is to see: `rounded` candidates."""
         points = self.drop_leaving(points)
+        self.frozen.asks_for(self.ids, 1 if points.ndim == self.x.ndim else points.shape[1])
         return points, self.rounded(points) if judge else points
 
     def _logits(self, points: Tensor) -> Tensor:
@@ -414,6 +415,7 @@ class Search(Generic[R_co]):
         if self.frozen.exact or not bool(best.success.any()):
             return best.success
         index = best.success.nonzero().squeeze(1)
+        self.frozen.asks_for(self.ids[index])
         logits = self.frozen.verdict(self._cast(best.x_adv[index]))
         confirmed = self.problem.take(index).met(logits)
         best.success[index] = confirmed

@@ -43,6 +43,7 @@ class Trial:
         # an empty batch has as many classes as any loss or criterion may ask for
         self.clean = torch.zeros(0, 1 << 20, device=device)
         if len(problem.x):
+            frozen.asks_for(problem.ids)
             self.clean = clean = frozen.verdict(problem.x)
             check_classes("y", problem.y, clean.shape[1])
             if problem.targets is not None:
@@ -71,6 +72,7 @@ class Trial:
         if bool(outside.any()):
             self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
             x_adv[outside] = self.problem.x[outside]
+        self.frozen.asks_for(self.problem.ids)
         return self.frozen.verdict(x_adv)
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
