@@ -68,8 +68,9 @@ def test_rows_belong_to_whom_the_attack_says():
     made = metered(100)
     made.asks_for(IDS[[2, 0]], 2)
     # in two parts, as many candidates come
-    made(X[[1, 1, 1]])
-    made(X[[1]])
+    made(X[[1, 1]])
+    assert spent(made) == [(1, 0), (1, 0), (3, 0)]
+    made(X[[1, 1]])
     assert spent(made) == [(3, 0), (1, 0), (3, 0)]
     # nothing is known of the next rows: as many as samples are theirs in order
     made(X[[1, 1, 1]])
@@ -114,11 +115,11 @@ def test_a_jacobian_that_is_too_dear_is_zero_but_its_forward_is_not_free():
 def test_the_nearest_wrong_point_of_all_passes_is_kept(norm):
     made = metered(100, norm)
     assert made.distance.tolist() == [inf, inf, 0]
-    points = torch.tensor([[0.6, 0.8], [0.7, 0.72], [0.5, 0.9], [0.9, 0.8], [0.7, 1.2]])
+    points = torch.tensor([[0.6, 0.8], [0.7, 0.72], [0.5, 0.9], [0.9, 0.8], [-0.45, 0.8]])
     made(points)
     distance = norm(1).distance(points[1:2], X[:1])
     # the first two are wrong for sample 0, the second nearer; the third is right for sample 1, the fourth
-    # right for 0, and the last outside the box
+    # right for 0, and the last, which is wrong for 1, outside the box
     assert torch.allclose(made.distance, torch.tensor([distance.item(), inf, 0], dtype=torch.float64))
     assert torch.equal(made.x_adv, torch.stack([points[1], X[1], X[2]]))
     made.input_gradient(torch.tensor([[0.4, 0.39]]), Y[1:2])
