@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fastadv import data
 from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.train.augment import AUGMENTS
 
@@ -35,6 +37,8 @@ def test_the_commands_name_augmentations_and_recipes_that_exist() -> None:
         assert parse_recipe(words[words.index("--recipe") + 1], RecipeOptions(radius=0.1))
 
 
-def test_the_table_names_every_augmentation() -> None:
-    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == AUGMENTS.keys()
+@pytest.mark.parametrize(("section", "names"), [("Augmentation", AUGMENTS), ("Sets by name", data.names())])
+def test_the_tables_name_all_there_are(section: str, names: Collection[str]) -> None:
+    page = PAGE.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(names)
