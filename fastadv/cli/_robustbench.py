@@ -170,7 +170,10 @@ def write_entry(
     row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
     accuracies = table.clean_accuracy, row.robust_accuracy
     if table.replaced:
-        about = {**about, "footnote": "; ".join(filter(None, (about.get("footnote"), in_words(table.replaced))))}
+        about = {
+            **about,
+            "footnote": "; ".join(filter(None, (about.get("footnote"), in_words(table.replaced)))),
+        }
     dataset = data.partition(":")[0]
     _write(path, entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about))
 
