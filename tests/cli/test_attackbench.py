@@ -8,6 +8,7 @@ import pytest
 LINE = "-n 20 --passes 40 --batch-size 10 --out ab --name standard"
 
 
+@pytest.mark.slow
 def test_a_submission_from_the_command_line(fastadv, net):
     done = fastadv(f"attackbench {net} -a ddn {LINE}")
     assert done.code == 0, done
@@ -46,6 +47,7 @@ def test_what_the_protocol_does_not_have_is_refused(refused, net, options, says)
     assert not Path("ab").exists()
 
 
+@pytest.mark.slow
 def test_best_distances_of_other_images_are_refused_without_a_trace(refused, net):
     refused(f"attackbench {net} -a ddn {LINE} --best absent.json", "got none at absent.json", code=1)
     Path("best.json").write_text('{"00": 1}')

@@ -42,6 +42,7 @@ def budgets(monkeypatch):
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "radius", "eps"), [("", 8 / 255, "8/255"), (" --norm l2", 0.5, "0.5")])
 def test_the_table_sets_the_budget(fastadv, budgets, images, norm, radius, eps):
     line = f"evaluate {NET} -d cifar10 --suite robustbench{norm} --robustbench e.json --external adv.pt"
@@ -58,6 +59,7 @@ def test_the_table_sets_the_budget(fastadv, budgets, images, norm, radius, eps):
     assert "adversarial images in adv.pt" in done.out
 
 
+@pytest.mark.slow
 def test_the_suite_on_corruptions(fastadv, images):
     folder = Path("data/CIFAR-10-C")
     folder.mkdir(parents=True)

@@ -75,6 +75,7 @@ def test_what_is_kept_of_a_run():
     assert run(nearest).best["linf"].tolist() == [inf] * 4 + [0] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fmn", "fab", "hopskipjump", "minimum_radius"])
 def test_no_sample_passes_more_often_than_it_may(net, name):
     more = {
@@ -82,7 +83,7 @@ def test_no_sample_passes_more_often_than_it_may(net, name):
         "minimum_radius": {"attack": partial(fa.attacks.apgd, steps=10)},
     }[name]  # fmt: skip
     attack = partial(getattr(fa.attacks, name), threat=fa.L2(inf), **more)
-    made = attackbench(net, DIGITS, attack, "l2", passes=60, batch_size=16, limit=24)
+    made = attackbench(net, DIGITS, attack, "l2", passes=60, batch_size=8, limit=12)
     together = made.forwards + made.backwards
     assert together.max() <= 60
     assert (together[made.correct] >= 57).all()
@@ -91,6 +92,7 @@ def test_no_sample_passes_more_often_than_it_may(net, name):
     assert made.success.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddn", "boundary", "minimum_radius"])
 def test_batch_mates_change_nothing(net, name):
     more = {
@@ -98,12 +100,13 @@ def test_batch_mates_change_nothing(net, name):
         "minimum_radius": {"attack": partial(fa.attacks.apgd, steps=10)},
     }[name]  # fmt: skip
     attack = partial(getattr(fa.attacks, name), threat=fa.L2(inf), **more)
-    one, other = (attackbench(net, DIGITS, attack, "l2", passes=50, batch_size=n, limit=20) for n in (5, 20))
+    one, other = (attackbench(net, DIGITS, attack, "l2", passes=50, batch_size=n, limit=12) for n in (4, 12))
     assert torch.equal(one.forwards, other.forwards)
     assert torch.equal(one.backwards, other.backwards)
     assert torch.allclose(one.best["l2"], other.best["l2"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_enough_passes_change_nothing(net):
     made = attackbench(net, DIGITS, fmn(), "l2", limit=24)
     plain = fmn()(fa.freeze(net, fold=False), DIGITS.x[:24], DIGITS.y[:24])

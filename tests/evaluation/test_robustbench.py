@@ -36,6 +36,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_accuracy_under_every_corruption_at_every_severity(root: Path):
     seen = []
     found = corruptions(Darkness(), "cifar10c", root, progress=lambda done, total: seen.append((done, total)))
