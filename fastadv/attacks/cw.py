@@ -1,39 +1,41 @@
 """The attacks of Carlini and Wagner 2017, for the least L2 or Linf distance."""
 
-import math
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks import core
+from fastadv.attacks import _cw, core
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.constant_search import Constants
-from fastadv.attacks.methods.geometry import cosine, like, positive, width
+from fastadv.attacks.methods.geometry import like, positive, width
+from fastadv.attacks.methods.start import check_points_of_box
+from fastadv.attacks.methods.tanh_space import TanhSpace
+from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import Threat
 
-# the tanh covers a box wider by this share, in which even the edges of the true box lie where it is steep
-WIDER = 0.1
-# the first constant, as a multiple of what a linear model needs (L2), or of that at which the steepest pixel
-# gives way (Linf)
-FIRST = {"l2": 4.0, "linf": 0.3}
-# the first step of Adam by default, as a multiple of the expected displacement of a pixel; the largest one
-# in the space of w; the last one as a share of the first
-STEP = {"l2": 1.5, "linf": 0.1}
-LARGEST_STEP = 0.1
-LAST_STEP = 0.01
-# tau as a share of the least distance, at first and at most
-SHRINK, LARGEST_SHRINK = 0.95, 0.99
+STEPS = {"l2": 10_000, "linf": 1_000}
+# for Linf as many as there can be: the constant doubles 21 times, tau falls 53 times
+SEARCHES = {"l2": 9, "linf": 75}
+# of the authors' code: the step of Adam; its epsilon; where the w of an edge of the box is taken
+STEP, EPSILON, INSIDE = {"l2": 0.01, "linf": 0.005}, 1e-8, 1 - 1e-6
+# the first constant for a box of width 1; in Linf the one at which the search ends, and the factor
+FIRST, LARGEST, RAISE = {"l2": 1e-3, "linf": 1e-5}, 20.0, 2.0
+# tau at the end, in widths of the box, and its factor; the objective over the constant where a search ends
+LEAST_TAU, SHRINK, SOLVED = 1 / 256, 0.9, 1e-4
 
 
 class _Rows(Moments, Constants):
-    """Points in the space of `w`, their tanh, the share by which tau shrinks [n], the length of steps [n]."""
+    """Points in the space of `w`; tau [n]; the steps [n] since Adam began and those with this constant; the
+    pairs of tau and constant that were tried [n].
+    """
 
     w: Tensor
-    bent: Tensor
-    shrink: Tensor
-    step_size: Tensor
+    tau: Tensor
+    age: Tensor
+    tried: Tensor
+    pairs: Tensor
 
 
 @core.takes_common(norms=("l2", "linf"), steps=1, searches=1)
@@ -43,148 +45,127 @@ def cw(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
-    searches: int = 5,
+    steps: int | None = None,
+    searches: int | None = None,
+    variant: core.Variant = "fastadv",
     constant: float | None = None,
     step_size: float | None = None,
+    restarts: int = 1,
+    starting_points: Tensor | None = None,
+    seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
     """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
 
-    z = center + width * tanh(w) keeps to the box; Adam moves w. For L2, D is the squared distance, and each
-    of the `searches` starts at x with another constant, found by bisection (Carlini and Wagner 2017, section
-    VI.A). For Linf, D is the sum of the amounts by which displacements exceed tau (section VI.C). Each search
-    starts at the nearest success, and tau stays a little below its distance: by 5 % at first, and by half as
-    much after each search without gain, which also doubles the constant.
+    z = center + width * tanh(w) / 2 keeps to the box; Adam moves w. For L2, D is the squared distance, and
+    each of the `searches` starts at x with another constant, found by bisection (Carlini and Wagner 2017,
+    section VI.A). For Linf, D is the sum of the amounts by which displacements exceed tau (section VI.C). A
+    search goes on from the last one: where it succeeded with a small objective, tau falls to 0.9 times the
+    distance, and where it did not, the constant doubles. What the paper leaves open is as in the authors'
+    code; its early end where the objective no longer falls is left out, since it hangs on the whole batch.
 
-    Unlike in the authors' code, pixels at the edges of the box move as easily as others, the first
-    constant and the step size fit the model's gradient at x, the step size falls during a search, and a
-    sample leaves when a search has brought it nothing.
+    In the "fastadv" variant pixels at the edges of the box move as easily as others, the first constant and
+    the step size fit the model's gradient at x, and the step size falls during a search. In L2 the bisection
+    is of the constant's logarithm. In Linf each search starts at the nearest success, and tau stays a little
+    below its distance: by 5 % at first, and by half as much after each search without gain, which also
+    doubles the constant. A sample leaves when searches have brought it nothing.
 
     Args:
-        steps: of each search, an integer >= 1.
-        searches: an integer >= 1, the largest number of searches.
+        steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
+            code, whose searches end earlier where they succeed.
+        searches: an integer >= 1, the largest number of searches. None is 9 as in the authors' code, in Linf
+            75, which is as many as there can be.
         constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
-            for Linf, 0.3 over the largest gradient element.
-        step_size: a number > 0, the first step in the space of w. None fits the expected displacement.
+            for Linf, 0.3 over the largest gradient element. In "published" it is 0.001 in L2, 1e-5 in Linf,
+            for a box of width 1.
+        step_size: a number > 0, the first step in the space of w. None fits the expected displacement; in
+            "published" it is 0.01, and 0.005 in Linf.
+        restarts: attempts; the others begin at random points within half the distance of the nearest success.
+        seed: of the random points of restarts.
 
     The margin is that of the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
     """
     positive("constant", constant, 1.0)
     positive("step_size", step_size, 1.0)
-    rule = _rule(threat.norm, steps, searches, constant, step_size)
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    check_points_of_box("starting_points", starting_points, x, threat)
+    norm, edge = threat.norm, width(threat)
+    steps, searches = steps or STEPS[norm], searches or SEARCHES[norm]
+    if variant == "published":
+        first = positive("constant", constant, FIRST[norm] * (edge**2 if norm == "l2" else edge))
+        size, descent = positive("step_size", step_size, STEP[norm]), _l2 if norm == "l2" else _linf
+        rule: core.Rule = descent(steps, searches, first, size, starting_points)
+    else:
+        rule = _cw.rule(norm, steps, searches, constant, step_size, starting_points)
+    rows = _Rows if variant == "published" else _cw.Rows
+    return core.run(
+        model, x, y, threat, rule, rows=rows, minimum=True, restarts=restarts, seed=seed, **common
+    )
 
 
-def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> core.Rule:
+def _l2(
+    steps: int, searches: int, constant: float, step_size: float, starting_points: Tensor | None
+) -> core.Rule[_Rows]:
+    """Return the L2 attack of section VI.A."""
+
     def rule(search: core.Search[_Rows]) -> None:
-        rows, space = search.rows, _Space(search.threat)
+        rows, space = search.rows, TanhSpace(search.threat, inside=INSIDE)
+        start, _ = begin(search, starting_points)
         constant_search.reset(search)
-        rows.shrink = search.full(SHRINK)
+        rows.constant = search.full(constant)
         for number in range(searches):
-            constant_search.begin_run(search)
-            rows.w = space.inverse(search.x if norm == "l2" else search.best.x_adv)
+            constant_search.begin_run_plainly(search, last=number == searches - 1 >= 9)
+            rows.w = space.inverse(start)
             for step in range(steps):
-                rows.bent = space.bend(rows.w)
-                look = search.gradient(space.points(rows.bent), search.problem.margin)
-                if not (number or step):
-                    _fit(search, look, constant, step_size)
+                bent = space.bend(rows.w)
+                look = search.gradient(space.points(bent), search.problem.margin)
                 rows.hit |= look.adversarial
-                gradient = _gradient(search, look).mul_(space.steepness(rows.bent))
-                size = like(rows.step_size * cosine(step, steps, LAST_STEP), rows.w).to(rows.w.dtype)
-                rows.w.addcmul_(adam(rows, gradient, step), size, value=-1)
-                space.keep_(rows.w)
-            rows.hit |= search.decide(space.points(space.bend(rows.w))).adversarial
-            done = constant_search.bisect(search) if norm == "l2" else _tighten(search)
-            if step_size is None:
-                found = (search.best.distance).isfinite()
-                larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
-                rows.step_size = torch.where(found, _fitting_step(search, search.best.distance), larger)
-            search.leave(done)
+                descent = 2 * (look.x_adv - search.x) - constant_search.force(search, look) * look.gradient
+                rows.w = rows.w - step_size * adam(rows, descent * space.steepness(bent), step, EPSILON)
+            constant_search.bisect_plainly(search)
 
     return rule
 
 
-def _gradient(search: core.Search[_Rows], look: core.GradientLook) -> Tensor:
-    """Return that of what is minimized, with respect to the points."""
-    rows = search.rows
-    if search.threat.norm == "l2":
-        pull = 2 * (look.x_adv - search.x)
-    else:
-        away = look.seen - search.x
-        pull = away.sign().mul_(away.abs() > like(search.best.distance * rows.shrink, away))
-    return pull.addcmul_(constant_search.force(search, look).to(pull.dtype), look.gradient, value=-1)
+def _linf(
+    steps: int, searches: int, constant: float, step_size: float, starting_points: Tensor | None
+) -> core.Rule[_Rows]:
+    """Return the Linf attack of section VI.C; each sample has its own tau and constant at each gradient."""
 
+    def rule(search: core.Search[_Rows]) -> None:
+        rows, space, edge = search.rows, TanhSpace(search.threat, inside=INSIDE), width(search.threat)
+        start, _ = begin(search, starting_points)
+        rows.w, rows.mean, rows.square = (
+            space.inverse(start),
+            torch.zeros_like(start),
+            torch.zeros_like(start),
+        )
+        rows.tau, rows.constant = search.full(edge), search.full(constant)
+        rows.age, rows.tried, rows.pairs = (search.full(0.0) for _ in range(3))
+        for _ in range(steps * searches):
+            bent = space.bend(rows.w)
+            look = search.gradient(space.points(bent), search.problem.margin)
+            away = look.x_adv - search.x
+            excess = (away.abs() - like(rows.tau, away)).clamp_min_(0)
+            lack = (-look.loss).clamp_min(0)
+            objective = excess.flatten(1).sum(1) + rows.constant * lack
+            solved = look.adversarial & (objective < SOLVED * rows.constant)
+            push = constant_search.force(search, look) * look.gradient
+            descent = (away.sign() * (excess > 0) - push) * space.steepness(bent)
+            # a search that has succeeded stays where it is, for the next one with a fresh Adam
+            move = step_size * adam(rows, descent, rows.age, EPSILON)
+            rows.w = torch.where(like(solved, away), rows.w, rows.w - move)
+            rows.mean, rows.square = (
+                moment.masked_fill(like(solved, away), 0.0) for moment in (rows.mean, rows.square)
+            )
+            rows.age, rows.tried = torch.where(solved, 0.0, rows.age + 1), rows.tried + 1
+            failed = ~solved & (rows.tried == steps)
+            rows.tau = torch.where(solved, SHRINK * rows.tau.minimum(look.distance), rows.tau)
+            rows.constant = torch.where(failed, RAISE * rows.constant, rows.constant)
+            rows.tried, rows.pairs = (
+                torch.where(solved | failed, 0.0, rows.tried),
+                rows.pairs + (solved | failed),
+            )
+            over = (rows.tau <= LEAST_TAU * edge) | (rows.constant >= LARGEST * edge)
+            search.leave(over | (rows.pairs >= searches))
 
-def _fit(
-    search: core.Search[_Rows], look: core.GradientLook, constant: float | None, step_size: float | None
-) -> None:
-    """Set the first constant and step size of each sample, given or for a model as linear as at x."""
-    rows, (low, high) = search.rows, search.threat.box
-    gradient = look.gradient
-    free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
-    if search.threat.norm == "l2":
-        length = -look.loss / free.norm(dim=1)
-        needed = 2 * length / free.norm(dim=1)
-    else:
-        length = -look.loss / free.abs().sum(1)
-        needed = 1 / free.abs().amax(1)
-    constant_search.set_first(search, needed, FIRST[search.threat.norm], constant)
-    rows.step_size = _fitting_step(search, length)
-    if step_size is not None:
-        rows.step_size = torch.full_like(rows.step_size, step_size)
-
-
-def _fitting_step(search: core.Search[_Rows], length: Tensor) -> Tensor:
-    """Return [n], a step of Adam for displacements of that length."""
-    norm = search.threat.norm
-    each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
-    step = STEP[norm] * each / (width(search.threat) / 2)
-    return torch.where(step.isfinite(), step, LARGEST_STEP).clamp_max(LARGEST_STEP)
-
-
-def _tighten(search: core.Search[_Rows]) -> Tensor:
-    """Choose tau and the next constant for Linf; return bool [n], which samples have had enough."""
-    rows, best = search.rows, search.best.distance
-    idle = best.isinf() | (best > rows.before * (1 + rows.shrink) / 2)
-    done: Tensor = best.isfinite() & idle & (rows.shrink > LARGEST_SHRINK)
-    rows.constant = torch.where(idle, 2 * rows.constant, rows.constant)
-    rows.shrink = torch.where(idle, (1 + rows.shrink) / 2, rows.shrink)
-    return done
-
-
-class _Space:
-    """The box as the image of all w: z = center + half * tanh(w), where half is WIDER than that of the box.
-
-    Where an edge is infinite, z = w.
-    """
-
-    def __init__(self, threat: Threat) -> None:
-        self.low, self.high = threat.box
-        self.bounded = math.isfinite(self.high - self.low)
-        if self.bounded:
-            self.center, self.half = (self.low + self.high) / 2, (1 + WIDER) * (self.high - self.low) / 2
-            self.most = math.atanh(1 / (1 + WIDER))
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return the w of points z."""
-        return ((z - self.center) / self.half).atanh() if self.bounded else z.clone()
-
-    def bend(self, w: Tensor) -> Tensor:
-        """Return tanh(w), from which `points` and `steepness` follow."""
-        return w.tanh() if self.bounded else w
-
-    def points(self, bent: Tensor) -> Tensor:
-        """Return the points of the box."""
-        return (self.center + self.half * bent if self.bounded else bent).clamp(self.low, self.high)
-
-    def steepness(self, bent: Tensor) -> Tensor | float:
-        """Return the derivative of the points with respect to w, up to a factor."""
-        return 1 - bent * bent if self.bounded else 1.0
-
-    def keep_(self, w: Tensor) -> None:
-        """Move w to where the points lie in the box."""
-        if self.bounded:
-            w.clamp_(-self.most, self.most)
-        else:
-            w.clamp_(self.low, self.high)
+    return rule

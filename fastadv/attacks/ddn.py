@@ -8,6 +8,8 @@ from torch import Tensor
 from fastadv import losses, ops, rng
 from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
+from fastadv.attacks.methods.start import check_points_of_box
+from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import Threat
 
 # the last step over the first
@@ -28,11 +30,13 @@ def ddn(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 1000,
     step_size: float | None = None,
     gamma: float = 0.05,
     first_norm: float | None = None,
     loss: losses.Loss | None = None,
+    restarts: int = 1,
+    starting_points: Tensor | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -44,25 +48,30 @@ def ddn(
     gradient is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
 
     Args:
+        steps: an integer >= 1, gradients for each sample; the paper has 100, 300 and 1,000.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         gamma: in (0, 1), the share by which the norm shrinks and grows.
-        first_norm: > 0, the first norm of d, in input units; None is the width of the box.
+        first_norm: > 0, the first norm of d, in input units; None is the width of the box. A starting point
+            brings its own.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is "ce",
             or the margin of the criterion if one is given.
-        seed: of the noise where the gradient is zero; elsewhere nothing is drawn.
+        restarts: attempts; the others begin at random points within half the distance of the nearest success.
+        seed: of the noise where the gradient is zero, and of the random points; elsewhere nothing is drawn.
     """
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
     core.check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
+    check_points_of_box("starting_points", starting_points, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:
         ascended = ("ce" if search.problem.criterion is core.WRONG else None) if loss is None else loss
         rows = search.rows
+        points, given = begin(search, starting_points)
         rows.most = farthest(search)
         rows.norm = rows.most.clamp_max(first_norm)
-        points = search.start()
+        rows.norm = torch.where(given, search.best.distance.to(rows.norm), rows.norm)
         for step in range(steps):
             look = search.gradient(points, ascended)
             rows.norm = torch.where(look.adversarial, rows.norm * (1 - gamma), rows.norm * (1 + gamma))
@@ -75,7 +84,9 @@ def ddn(
             points = away.mul_(like(share, away)).add_(search.x).clamp_(*search.threat.box)
         search.finish(points)
 
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
+    )
 
 
 def _led(search: core.Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -83,7 +94,7 @@ def _led(search: core.Search[_Rows], points: Tensor, gradient: Tensor, step: int
     flat = like(ops.largest(gradient), gradient) == 0
     if not core.waits(flat.device) and not bool(flat.any()):
         return points, gradient
-    noise = rng.normal(gradient[0].numel(), rng.derive(search.seed, "ddn"), search.ids, step)
+    noise = rng.normal(gradient[0].numel(), rng.derive(search.seed, "ddn", search.restart), search.ids, step)
     noise = noise.to(gradient.dtype).view(gradient.shape)
     if search.problem.mask is not None:
         noise = noise * search.problem.mask

@@ -32,9 +32,9 @@ def deepfool(
     (Moosavi-Dezfooli et al. 2016, algorithm 2; section 3.3 for Linf).
 
     Args:
-        steps: the most projections, >= 1.
+        steps: the most projections, >= 1; 50 as in the authors' code. The paper goes on until a success.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
-            costs a backward pass a step.
+            costs a backward pass a step. Ten are those of the authors' code, the label among them.
         overshoot: the share by which each step goes beyond the boundary, >= 0.
 
     With targets or a criterion, the one boundary is where its margin is zero.

@@ -2,16 +2,18 @@
 
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks import core
+from fastadv.attacks import _primal_dual, core
+from fastadv.attacks.methods.adam import adam
 from fastadv.attacks.methods.geometry import like, positive, unit
-from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
+from fastadv.attacks.methods.primal_dual import RATIO, STEP, Lagrangian, inside, primal_dual
 from fastadv.threat import Threat
 
-FIRST_WEIGHT, FIRST_STEP, LAST_STEP, MOMENTUM = 0.3, 1.0, 0.01, 0.5
+EPSILON = 1e-8
+# of the "fastadv" variant
+FIRST_WEIGHT, FIRST_STEP, LAST_STEP = 0.3, 1.0, 0.01
 
 
 @core.takes_common(norms=("l2",), steps=1)
@@ -21,42 +23,55 @@ def pdgd(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 500,
+    variant: core.Variant = "fastadv",
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Minimize weight * ||d||_2 - loss(x + d), by gradient descent with momentum on this Lagrangian.
+    """Minimize weight * ||d||_2 + softplus(-loss(x + d)), by gradient descent on this Lagrangian.
 
-    d <- d + a * m, clipped to the box, where m is a moving mean of g - weight * d / ||d||, and g the loss's
-    gradient at length 1, or 0 at a success. The weight, which is the dual variable, rises at successes and
-    falls elsewhere (Matyasko and Chau 2021). As in `pdpgd`, it moves in its logarithm, steps are in units of
+    Adam moves d, which is clipped to the box, with a step that falls to a hundredth of the first. The weight,
+    which is the dual variable, moves in its logarithm, rises at successes and falls elsewhere; both weights
+    add up to 1, and a moving mean of them counts (Matyasko and Chau 2021, as in adv-lib).
+
+    In the "fastadv" variant the loss itself is ascended: d <- d + a * m, where m is a moving mean of
+    g - weight * d / ||d||, and g the loss's gradient at length 1, or 0 at a success. Steps are in units of
     the least distance so far and fall along a cosine, and the first 30 % of the steps ascend the
     cross-entropy, the others the margin.
 
     Args:
-        step_size: > 0, the first step, in units of the least distance of a success so far, at most the
-            width of the box; None is 1.
-        weight: > 0, the first weight of the distance; None is 0.3.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the cross-entropy and then the margin, or the margin of a criterion.
+        steps: an integer >= 1, gradients for each sample; 500 as in adv-lib.
+        step_size: > 0, the first step, in units of the least distance of a success so far, at most the width
+            of the box; None is 1. In "published" it is in widths of the box, and None is 0.1.
+        weight: > 0, the first weight of the distance; None is 0.3. In "published" it is over that of the
+            loss, and None is 0.01.
+        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout.
+            None is the margin; in "fastadv", without a criterion, at first the cross-entropy.
     """
-    step_size = positive("step_size", step_size, FIRST_STEP)
-    weight = positive("weight", weight, FIRST_WEIGHT)
+    published = variant == "published"
+    step_size = positive("step_size", step_size, STEP if published else FIRST_STEP)
+    weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT)
     if loss is not None:
         losses.check_loss(loss)
 
     def rule(search: core.Search) -> None:
-        primal_dual(
-            search, _descend, steps=steps, step_size=step_size, last_step=LAST_STEP, weight=weight, loss=loss
-        )
+        primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)
 
-    return core.run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
+    def ours(search: core.Search) -> None:
+        _primal_dual.primal_dual(
+            search, _primal_dual.descend_with_momentum, steps=steps, step_size=step_size, last_step=LAST_STEP,
+            weight=weight, loss=loss,
+        )  # fmt: skip
+
+    rows = Lagrangian if published else _primal_dual.Displacements
+    return core.run(model, x, y, threat, rule if published else ours, rows=rows, minimum=True, **common)
 
 
-def _descend(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
+def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
+    """Return the next displacements by a step of Adam on the Lagrangian."""
     rows = search.rows
-    pull = like(rows.weight, force).to(force.dtype) * unit(rows.away)
-    rows.mean.lerp_(force - pull, 1 - MOMENTUM)
-    return torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
+    share = like(rows.share, gradient).to(gradient.dtype)
+    slope = share * unit(rows.away) + (1 - share) * gradient
+    return inside(search, rows.away - step_size * adam(rows, slope, step, EPSILON))

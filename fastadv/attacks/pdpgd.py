@@ -6,19 +6,16 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like, positive, shorten_, width
-from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
+from fastadv.attacks import _pdpgd, _primal_dual, core
+from fastadv.attacks.methods.adam import SECOND_DECAY, adam
+from fastadv.attacks.methods.geometry import like, norm, positive, shorten_
+from fastadv.attacks.methods.primal_dual import RATIO, STEP, Lagrangian, inside, primal_dual
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
-FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
-FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
-LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
-MOMENTUM = 0.5
-# the share of the steps that explore by proximal Adam; in L0 of those beyond what refining takes at least
-REFINING = 100
-ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
+EPSILON = 1e-8
+# iterations of the proximal operator, and the change, over the length, after which there are no more
+ITERATIONS, SETTLED = 5, 0.01
 
 
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
@@ -28,80 +25,78 @@ def pdpgd(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 500,
+    variant: core.Variant = "fastadv",
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Minimize weight * ||d|| - loss(x + d): gradient steps on the loss, proximal steps on the distance.
+    """Minimize weight * ||d|| + softplus(-loss(x + d)): gradient steps on the loss, proximal on the distance.
 
-    d <- prox(d + a * m), where m is a moving mean of the loss's gradient in a fixed size, and prox the least
-    of weight * ||z|| + ||z - d||_2^2 / (2 a), followed by a clip to the box; for L0 the box is part of it.
-    The weight, which is the dual variable, rises at successes and falls elsewhere (Matyasko and Chau 2021,
-    algorithm 1). Unlike there, it moves in its logarithm, steps are in units of the least distance so far and
-    fall along a cosine, and the first 30 % of the steps ascend the cross-entropy, the others the margin. In
-    L0 these others always look for fewer coordinates than the best success has. In Linf the weight counts for
-    each coordinate.
+    Adam moves d along the gradient of the loss with a step that falls to a hundredth of the first. Then d
+    nears, in the metric of Adam and by at most five iterations, the least of weight * ||z|| and the squared
+    distance from d (Melchior et al. 2019), always clipped to the box. The weight, which is the dual variable,
+    moves as in `pdgd` (Matyasko and Chau 2021, as in adv-lib).
 
-    In L2 and L0 the first 60 % of the steps, in L1 the first half, explore by proximal Adam, as adv-lib does,
-    in L0 with the operator of L1 and not the last 100. It moves coordinates of small gradients as far as
-    others, and so finds its way on adversarially trained networks. The other steps refine the nearest success
-    as above.
+    The "fastadv" variant takes gradient steps d <- prox(d + a * m), where m is a moving mean of the gradient
+    of the loss itself in a fixed size, and prox the least of weight * ||z|| + ||z - d||_2^2 / (2 a), in L0
+    with the box. Steps are in units of the least distance so far and fall along a cosine, and the first 30 %
+    of the steps ascend the cross-entropy, the others the margin. In L0 these others always look for fewer
+    coordinates than the best success has. In Linf the weight counts for each coordinate. In L2 and L0 the
+    first 60 % of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1 and
+    not the last 100. It moves coordinates of small gradients as far as others, and so finds its way on
+    adversarially trained networks. The other steps refine the nearest success as above.
 
     Args:
+        steps: an integer >= 1, gradients for each sample; 500 as in adv-lib.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
             width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it
-            is the first of those that refine.
-        weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1. Likewise.
+            is the first of those that refine. In "published" it is in widths of the box, and None is 0.1.
+        weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1. Likewise. In "published" it
+            is over that of the loss, and None is 0.01.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the margin, in Linf at first the cross-entropy.
+            None is the margin; in "fastadv", in Linf, at first the cross-entropy.
     """
-    step_size = positive("step_size", step_size, FIRST_STEP[threat.norm])
-    weight = positive("weight", weight, FIRST_WEIGHT[threat.norm])
+    published = variant == "published"
+    step_size = positive("step_size", step_size, STEP if published else _pdpgd.FIRST_STEP[threat.norm])
+    weight = positive("weight", weight, RATIO if published else _pdpgd.FIRST_WEIGHT[threat.norm])
     if loss is not None:
         losses.check_loss(loss)
 
-    def descend(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
-        rows = search.rows
-        rows.mean.lerp_(force, 1 - MOMENTUM)
-        ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
-        return _proximal(search, ahead, (length * rows.weight).to(force.dtype))
-
-    share = ADAPTIVE.get(threat.norm, 0.0)
-    if threat.norm == "l0":
-        share = min(share, max(1 - REFINING / steps, 0.0))
-
     def rule(search: core.Search) -> None:
-        primal_dual(
-            search, descend, steps=steps, step_size=step_size, last_step=LAST_STEP[threat.norm],
-            weight=weight, loss=loss, adaptive=share,
-        )  # fmt: skip
+        primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)
 
-    return core.run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
+    if published:
+        return core.run(model, x, y, threat, rule, rows=Lagrangian, minimum=True, **common)
+    ours = _pdpgd.rule(threat.norm, steps, step_size, weight, loss)
+    return core.run(model, x, y, threat, ours, rows=_primal_dual.Displacements, minimum=True, **common)
 
 
-def _proximal(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
+def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
+    """Return the next displacements by a step of proximal Adam."""
+    rows = search.rows
+    ahead = inside(search, rows.away - step_size * adam(rows, gradient, step, EPSILON))
+    curvature = (rows.square / (1 - SECOND_DECAY ** (step + 1))).sqrt_().add_(EPSILON)
+    largest = ops.largest(curvature)
+    metric = curvature / like(largest, curvature)
+    by = (rows.share / (1 - rows.share) * step_size).to(ahead.dtype) / largest
+    away, settled = ahead, torch.zeros_like(search.y, dtype=torch.bool)
+    for _ in range(ITERATIONS):
+        nearer = inside(search, _proximal(search.threat.norm, away - metric * (away - ahead), by))
+        nearer = torch.where(like(settled, away), away, nearer)
+        # not where the length is 0, either
+        settled = ~(norm(nearer - away, 2) > SETTLED * norm(nearer, 2))
+        away = nearer
+    return away
+
+
+def _proximal(kind: str, away: Tensor, by: Tensor) -> Tensor:
     """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
-    kind = search.threat.norm
-    if kind == "l0":
-        return _sparse(search, away, by)
     if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
-        rest = ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
-        return away.sub_(rest)
+        return away - ops.project_l1(away, torch.zeros_like(away), by, NO_BOX)
     if kind == "l2":
         return shorten_(away, by)
-    return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
-
-
-def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
-    """Return it inside the box for L0: the coordinates that gain enough, fewer than before in refining."""
-    x = search.x.to(away.dtype)
-    further = x + away
-    inside = further.clamp(*search.threat.box) - x
-    gain = inside * (2 * away - inside)
-    worth = gain > like(2 * width(search.threat) * by, gain)
-    count = worth.flatten(1).sum(1).to(search.best.rank.dtype)
-    if search.rows.refining:
-        count = count.minimum(search.best.distance - 1).clamp_min_(0.0)
-    return ops.project_l0(further, x, count, search.threat.box).sub_(x)
+    if kind == "l1":
+        return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+    return away * (away.abs() >= like((2 * by).sqrt(), away))

@@ -30,7 +30,7 @@ def sigma_zero(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 1000,
     step_size: float | None = None,
     sigma: float = 1e-3,
     threshold: float = 0.3,
@@ -48,6 +48,7 @@ def sigma_zero(
 
     Args:
         threat: L0; its radius, inf or the largest number of coordinates of interest, a number or [B].
+        steps: an integer >= 1, gradients for each sample; 1,000 as in the paper.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         sigma: > 0, the square of the displacement that counts half, as a share of the box's squared width.
         threshold: in [0, 1], the first threshold, as a share of the width of the box.

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fastadv.attacks import pdpgd
+from fastadv.attacks._pdpgd import _proximal
+from fastadv.attacks._primal_dual import _sized
 from fastadv.attacks.methods import proximal_adam
-from fastadv.attacks.methods.primal_dual import _sized
-from fastadv.attacks.pdpgd import _proximal
 from fastadv.threat import L2, THREATS
 
 ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}

@@ -26,12 +26,13 @@ from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Over, Rule, Search
+from fastadv.attacks.core.variant import Variant
 from fastadv.attacks.core.waiting import may_leave, waits
 
 __all__ = [
     "WRONG", "Attack", "AttackResult", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
     "GradientLook", "InnerAttack", "JacobianLook", "Look", "OutsideTopK", "Over", "Problem", "Record", "Rows",
-    "Rule", "ScoredLook", "Search", "Status", "StepSize", "WrongBy", "check_attack", "check_count",
+    "Rule", "ScoredLook", "Search", "Status", "StepSize", "Variant", "WrongBy", "check_attack", "check_count",
     "check_finite_box", "check_finite_radius", "check_norm", "check_number", "check_share", "check_step_size",
     "check_threat", "may_leave", "merge_result", "repeat", "run", "run_inner", "side_by_side", "takes_common",
     "waits",

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
+from fastadv.attacks.core.variant import check_variant
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import THREATS
@@ -49,6 +50,9 @@ y: int [B], labels.
 steps: an integer >= 1, gradients for each sample.
 starts: floating like x, adversarial points of the box; None looks for them among blends of x and uniform
     noise, for which the box must be finite. A sample for which there is none is held.
+starting_points: floating like x, adversarial points of the box, where the first attempt begins: bisected
+    towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
+variant: "fastadv", or "published" for the algorithm of the paper without what this library changes.
 repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for each image.
 restarts: attempts, each from another random point or with other random draws; each sample's best is kept.
 random_start: let the first attempt start at a random point of ball and box too, instead of x.
@@ -107,6 +111,8 @@ def takes_common(
             check_norm(function.__name__, given["threat"], norms)
         if finite:
             check_finite_radius(given["threat"])
+        if "variant" in given:
+            check_variant(given["variant"])
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)

@@ -59,3 +59,21 @@ def bisect(search: Search[Constants]) -> Tensor:
     rows.constant = torch.where(rows.high.isinf(), RAISE * rows.low, below)
     done: Tensor = rows.hit & (search.best.distance > rows.before * (1 - LEAST_GAIN))
     return done
+
+
+def bisect_plainly(search: Search[Constants]) -> None:
+    """Set the next constants as Carlini and Wagner's code does: ten times as large until a run meets a
+    success, then the middle of the interval.
+    """
+    rows = search.rows
+    rows.high = torch.where(rows.hit, rows.high.minimum(rows.constant), rows.high)
+    rows.low = torch.where(rows.hit, rows.low, rows.low.maximum(rows.constant))
+    rows.constant = torch.where(rows.high.isinf(), RAISE * rows.constant, (rows.low + rows.high) / 2)
+
+
+def begin_run_plainly(search: Search[Constants], last: bool) -> None:
+    """Forget what the run before met. The last of ten or more runs repeats the least constant that did."""
+    rows = search.rows
+    rows.hit = torch.zeros_like(search.y, dtype=torch.bool)
+    if last:
+        rows.constant = torch.where(rows.high.isinf(), rows.constant, rows.high)

@@ -1,95 +1,76 @@
-"""What primal-dual attacks share: the force of the loss, the weight of the distance, the length of steps."""
+"""The game of primal-dual attacks: weights of distance and loss against displacements (Matyasko, Chau 2021)."""
 
-import math
 from collections.abc import Callable
+from math import log
 
 import torch
 from torch import Tensor
 
-from fastadv import losses, ops
-from fastadv.attacks.core import WRONG, Search
-from fastadv.attacks.methods.geometry import cosine, like, norm, width
-from fastadv.attacks.methods.proximal_adam import DUAL_STEP, DUAL_WAY, EXTREME, Exploration, explore
+from fastadv import losses
+from fastadv.attacks.core import GradientLook, Search
+from fastadv.attacks.methods.adam import Moments
+from fastadv.attacks.methods.geometry import like, width
 
-# the share of the steps that look for the right place; the others refine what they found
-EXPLORING = 0.3
-LAST_DUAL_STEP = 0.1  # the last step of the weight's logarithm over the first
+# of the primal and the dual variables: the first step, and the last one over it
+STEP, LAST_STEP = 0.1, 0.01
+DUAL_STEP, LAST_DUAL_STEP = 0.1, 0.1
+# the first weight of the distance over that of the loss, and the least and the inverse of the largest
+RATIO, LEAST_RATIO = 0.01, 1e-6
+PAST = 0.9  # the share of the past in the mean of weights
 
 
-class Displacements(Exploration):
-    """`away` [n, ...] in float32 at least; the `unit` of steps and the `weight` of the distance [n]; whether
-    the search is `refining` what it found.
+class Lagrangian(Moments):
+    """`away` [n, ...] is the displacement in widths of the box. One number a sample: `dual`, the logarithm of
+    the weight of the loss over that of the distance, and `share`, the mean weight of the distance; with that
+    of the loss it adds up to 1.
     """
 
-    unit: Tensor
-    weight: Tensor
-    refining: bool
+    away: Tensor
+    dual: Tensor
+    share: Tensor
+
+
+Primal = Callable[[Search[Lagrangian], Tensor, float, int], Tensor]
 
 
 def primal_dual(
-    search: Search[Displacements],
-    descend: Callable[[Search, Tensor, Tensor], Tensor],
+    search: Search[Lagrangian],
+    primal: Primal,
     *,
     steps: int,
     step_size: float,
-    last_step: float,
-    weight: float,
+    ratio: float,
     loss: losses.Loss | None,
-    adaptive: float = 0.0,
 ) -> None:
-    """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere.
+    """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only.
 
-    `descend` takes the force, which is the gradient of the loss in a fixed size, and the length of the step
-    [n]. It returns the next displacements. `rows.away` are the last ones, in float32 at least, `rows.weight`
-    [n] is the weight of the distance, and `rows.mean`, like them, is for its own use.
-
-    Steps are in units of the least distance of a success so far, or of the width of the box while that is
-    less. A success exerts no force, as with a hinge loss. In L0 it does, since the force tells which
-    coordinates count, and all steps are in widths of the box. The share `adaptive` of the steps explores in
-    another way, from which these steps go on.
+    `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number, and
+    returns the next displacements, all in widths of the box.
     """
-    rows, sparse = search.rows, search.threat.norm == "l0"
-    points, done = search.start(), int(adaptive * steps)
-    rows.unit = torch.full_like(search.best.rank, width(search.threat))
+    rows, unit = search.rows, width(search.threat)
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
-    if done:
-        explore(search, done, search.problem.margin if loss is None else loss)
-        points = torch.where(like(search.best.success, search.x), search.best.x_adv, search.x + rows.away)
-        rows.away = points.to(rows.away.dtype) - search.x
-        if not sparse:
-            rows.unit = torch.where(search.best.success, rows.unit.minimum(search.best.distance), rows.unit)
-        steps -= done
-    rows.mean = torch.zeros_like(rows.away)
-    rows.weight = search.full(weight)
+    rows.dual = search.full(-log(ratio))
+    rows.share = torch.sigmoid(-rows.dual)
+    points = search.start()
     for step in range(steps):
-        rows.refining = done > 0 or step >= EXPLORING * steps
-        look = search.gradient(points, _leading(search) if loss is None else loss)
-        force = _sized(look.gradient.to(rows.away.dtype), search.threat.norm)
-        if not sparse:
-            force.masked_fill_(like(look.adversarial, force), 0.0)
-            rows.unit = torch.where(look.adversarial, rows.unit.minimum(look.distance), rows.unit)
-        away = descend(search, force, step_size * cosine(step, steps, last_step) * rows.unit)
-        reached = away.add_(search.x).clamp_(*search.threat.box)
-        points, rows.away = reached.to(search.x.dtype), reached - search.x
-        change = math.exp(max(DUAL_STEP, DUAL_WAY / steps) * cosine(step, steps, LAST_DUAL_STEP))
-        rows.weight = torch.where(look.adversarial, rows.weight * change, rows.weight / change)
-        rows.weight.clamp_(1 / EXTREME, EXTREME)
+        look = search.gradient(points, search.problem.margin if loss is None else loss)
+        rows.away = primal(search, _gradient(search, look), step_size * LAST_STEP ** (step / steps), step)
+        points = (rows.away * unit + search.x).clamp_(*search.threat.box).to(search.x.dtype)
+        left = (steps - 1 - step) / max(steps - 1, 1)
+        change = DUAL_STEP * (left * (1 - LAST_DUAL_STEP) + LAST_DUAL_STEP)
+        rows.dual = rows.dual + torch.where(look.adversarial, -change, change)
+        rows.dual.clamp_(log(LEAST_RATIO), -log(LEAST_RATIO))
+        rows.share = torch.lerp(torch.sigmoid(-rows.dual), rows.share, PAST)
     search.finish(points)
 
 
-def _leading(search: Search[Displacements]) -> losses.Loss:
-    """Cross-entropy, which sees all classes, while the search explores; then the margin, whose gradient is
-    the normal of the boundary. With another criterion, always its margin.
-    """
-    exploring = search.problem.criterion is WRONG and not search.rows.refining
-    return "ce" if exploring else search.problem.margin
+def _gradient(search: Search[Lagrangian], look: GradientLook) -> Tensor:
+    """Return [n, ...], that of softplus(-loss) with respect to displacements in widths of the box."""
+    slope = -torch.sigmoid(-look.loss) * width(search.threat)
+    return look.gradient.to(search.rows.away.dtype) * like(slope, look.gradient).to(search.rows.away.dtype)
 
 
-def _sized(gradient: Tensor, threat_norm: str) -> Tensor:
-    """Return the gradient at length 1 for L2, with elements of size 1 for Linf, else of at most 1."""
-    sized = gradient / like(ops.largest(gradient), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-    if threat_norm == "linf":
-        return sized.sign_()
-    if threat_norm == "l2":
-        sized /= like(norm(sized, 2), sized).clamp_min(1.0)
-    return sized
+def inside(search: Search[Lagrangian], away: Tensor) -> Tensor:
+    """Return the displacements [n, ...], in widths of the box, that are left inside it."""
+    unit = width(search.threat)
+    return (away * unit + search.x).clamp_(*search.threat.box).sub_(search.x).div_(unit)

@@ -33,19 +33,25 @@ def check_starts(name: str, starts: Any, x: Any, threat: Threat) -> None:
     """Raise InputError unless `starts` is floating like x and inside the box, or None and the box finite."""
     if starts is None:
         check_finite_box(name, threat)
+    check_points_of_box("starts", starts, x, threat)
+
+
+def check_points_of_box(name: str, points: Any, x: Any, threat: Threat) -> None:
+    """Raise InputError, naming the argument, unless `points` are floating like x and in the box, or None."""
+    if points is None:
         return
-    wanted = "starts: expected None or a floating tensor like x, on its device"
-    if not isinstance(starts, Tensor) or not isinstance(x, Tensor) or not starts.is_floating_point():
-        got = starts.dtype if isinstance(starts, Tensor) else type(starts).__name__
+    wanted = f"{name}: expected None or a floating tensor like x, on its device"
+    if not isinstance(points, Tensor) or not isinstance(x, Tensor) or not points.is_floating_point():
+        got = points.dtype if isinstance(points, Tensor) else type(points).__name__
         raise InputError(f"{wanted}, got {got}")
-    if starts.shape != x.shape or starts.device != x.device:
+    if points.shape != x.shape or points.device != x.device:
         raise InputError(
-            f"{wanted}: {tuple(x.shape)} on {x.device}, got {tuple(starts.shape)} on {starts.device}"
+            f"{wanted}: {tuple(x.shape)} on {x.device}, got {tuple(points.shape)} on {points.device}"
         )
     low, high = threat.box
-    if not bool(((starts >= low) & (starts <= high) & starts.isfinite()).all()):
+    if not bool(((points >= low) & (points <= high) & points.isfinite()).all()):
         raise InputError(
-            f"starts: expected finite values in the box [{low:g}, {high:g}], got others; clamp them to it"
+            f"{name}: expected finite values in the box [{low:g}, {high:g}], got others; clamp them to it"
         )
 
 
