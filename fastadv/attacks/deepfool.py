@@ -34,7 +34,7 @@ def deepfool(
     Args:
         steps: the most projections, >= 1; 50 as in the authors' code. The paper goes on until a success.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
-            costs a backward pass a step. Ten are those of the authors' code, the label among them.
+            costs a backward pass a step. The authors' code has nine.
         overshoot: the share by which each step goes beyond the boundary, >= 0.
 
     With targets or a criterion, the one boundary is where its margin is zero.

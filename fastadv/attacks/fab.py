@@ -71,7 +71,8 @@ def fab(
 
     Args:
         steps: projections in each restart, >= 1; 100 as in the paper.
-        restarts: attempts, of which the paper has 1, 10 and 100; the first starts at x, the others at random points nearer than the best success.
+        restarts: attempts; the paper has 1, 10 and 100. The first starts at x, the others at random points
+            nearer than the best success.
         targeted: attack each of the nearest classes on its own, `steps` projections each, with one backward
             pass a step; otherwise each step goes to the nearest boundary of all, with one for each class.
         classes: how many other classes, those with the largest logits, are attacked, >= 1; None is all.

@@ -54,8 +54,8 @@ def lbfgs(
 
     Args:
         steps: gradients of each search, an integer >= 1; the paper names no number.
-        searches: an integer >= 1, the largest number of searches; the paper names none here either. A sample leaves earlier when its constant
-            is known to within 2 %.
+        searches: an integer >= 1, the largest number of searches, of which the paper says nothing. A sample
+            leaves earlier when its constant is known to within 2 %.
         constant: a number > 0, that of the first search. None is twice what a linear model with the gradient
             at x needs.
 

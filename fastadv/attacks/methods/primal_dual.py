@@ -1,4 +1,4 @@
-"""The game of primal-dual attacks: weights of distance and loss against displacements (Matyasko, Chau 2021)."""
+"""The game of primal-dual attacks: displacements against the weight of the distance (Matyasko, Chau 2021)."""
 
 from collections.abc import Callable
 from math import log
