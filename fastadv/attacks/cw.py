@@ -27,11 +27,12 @@ LEAST_TAU, SHRINK, SOLVED = 1 / 256, 0.9, 1e-4
 
 
 class _Rows(Moments, Constants):
-    """Points in the space of `w`; tau [n]; the steps [n] since Adam began and those with this constant; the
-    pairs of tau and constant that were tried [n].
+    """Points in the space of `w`, and their tanh; tau [n]; the steps [n] since Adam began and those with this
+    constant; the pairs of tau and constant that were tried [n].
     """
 
     w: Tensor
+    bent: Tensor
     tau: Tensor
     age: Tensor
     tried: Tensor
@@ -142,15 +143,15 @@ def _linf(
         rows.tau, rows.constant = search.full(edge), search.full(constant)
         rows.age, rows.tried, rows.pairs = (search.full(0.0) for _ in range(3))
         for _ in range(steps * searches):
-            bent = space.bend(rows.w)
-            look = search.gradient(space.points(bent), search.problem.margin)
+            rows.bent = space.bend(rows.w)
+            look = search.gradient(space.points(rows.bent), search.problem.margin)
             away = look.x_adv - search.x
             excess = (away.abs() - like(rows.tau, away)).clamp_min_(0)
             lack = (-look.loss).clamp_min(0)
             objective = excess.flatten(1).sum(1) + rows.constant * lack
             solved = look.adversarial & (objective < SOLVED * rows.constant)
             push = constant_search.force(search, look) * look.gradient
-            descent = (away.sign() * (excess > 0) - push) * space.steepness(bent)
+            descent = (away.sign() * (excess > 0) - push) * space.steepness(rows.bent)
             # a search that has succeeded stays where it is, for the next one with a fresh Adam
             move = step_size * adam(rows, descent, rows.age, EPSILON)
             rows.w = torch.where(like(solved, away), rows.w, rows.w - move)

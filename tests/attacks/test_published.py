@@ -1,0 +1,279 @@
+"""The published variants by hand: plain loops over one sample, as the papers write them, by autograd.
+
+tests/parity/test_published.py compares them with the authors' code, where that is installed.
+"""
+
+from math import cos, inf, log, pi, sqrt
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus, softshrink
+
+from fastadv.attacks import ATTACKS, cw, ead, fmn, pdgd, pdpgd
+from fastadv.threat import THREATS
+
+from .nets import images, labels, mlp
+from .watched import watched
+
+BOX = (-1.0, 3.0)
+STEPS = 12
+SIZES = {"linf": inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": inf}
+
+
+def one() -> tuple[Any, Tensor, Tensor]:
+    """A smooth net in float64, an image in BOX that takes several steps to break, and its label."""
+    net, x = mlp(), images(60) * 4 - 1
+    y = labels(net, (x + 1) / 4)
+
+    def model(z: Tensor) -> Tensor:
+        logits: Tensor = net((z + 1) / 4)
+        return logits
+
+    few = fmn(model, x, y, THREATS["l0"](inf, BOX), steps=20).distance
+    place = int((few > 2).nonzero()[0])
+    return model, x[place : place + 1], y[place : place + 1]
+
+
+def lead(model: Any, z: Tensor, y: Tensor) -> Tensor:
+    """By how much the largest other logit exceeds that of the label."""
+    logits = model(z)[0]
+    return torch.cat([logits[: y[0]], logits[y[0] + 1 :]]).amax() - logits[y[0]]
+
+
+def slope(model: Any, z: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    """The lead and its gradient."""
+    z = z.clone().requires_grad_()
+    ahead = lead(model, z, y)
+    return float(ahead.detach()), torch.autograd.grad(ahead, z)[0]
+
+
+def length(away: Tensor, norm: str) -> float:
+    return float(torch.linalg.vector_norm(away.flatten(), SIZES[norm]))
+
+
+def asked(attack: Any, norm: str, **given: Any) -> tuple[list[Tensor], Any]:
+    """The points at which the published variant asks for gradients, and its result."""
+    model, x, y = one()
+    function, seen = watched(model, gradients=True)
+    out = attack(function, x, y, THREATS[norm](inf, BOX), variant="published", **given)
+    return seen, out
+
+
+def same(seen: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) -> None:
+    assert len(seen) == len(expected)
+    for step, (point, wanted) in enumerate(zip(seen, expected, strict=True)):
+        torch.testing.assert_close(point, wanted, rtol=0, atol=tolerance, msg=lambda m, n=step: f"{n}: {m}")
+
+
+def in_ball(away: Tensor, norm: str, radius: float) -> Tensor:
+    """The nearest displacement in the ball."""
+    if norm == "linf":
+        return away.clamp(-radius, radius)
+    if norm == "l2":
+        return away * min(1.0, radius / length(away, "l2"))
+    size = away.abs().flatten().sort(descending=True).values
+    if norm == "l0":
+        return away * (away.abs() >= size[int(radius) - 1])
+    if length(away, "l1") <= radius:
+        return away
+    cuts = (size.cumsum(0) - radius) / torch.arange(1, len(size) + 1)
+    return softshrink(away, float(cuts[size > cuts][-1]))
+
+
+@pytest.mark.parametrize("norm", list(SIZES))
+def test_fmn(norm: str) -> None:
+    """Pintor et al. 2021, algorithm 1; the first step is as long as the box is wide."""
+    model, x, y = one()
+    steps = 30
+    away, expected = torch.zeros_like(x), []
+    radius, best, found = 1.0 if norm == "l0" else inf, inf, False
+    most = length(torch.maximum(x - BOX[0], BOX[1] - x), norm)
+    for step in range(steps):
+        expected.append(x + away)
+        share = (1 + cos(pi * step / steps)) / 2
+        step_size, gamma = 0.04 + 3.96 * share, 0.001 + 0.049 * share
+        ahead, gradient = slope(model, x + away, y)
+        found |= ahead > 0
+        if ahead > 0:
+            best = min(best, length(away, norm))
+        if norm == "l0":
+            smaller = min(radius - 1, int(radius * (1 - gamma)), best)
+            radius = smaller if ahead > 0 else max(radius + 1, int(radius * (1 + gamma)))
+        elif ahead > 0:
+            radius = min(radius * (1 - gamma), best)
+        elif found:
+            radius *= 1 + gamma
+        else:
+            size = float(torch.linalg.vector_norm(gradient.flatten(), DUAL[norm]))
+            radius = length(away, norm) + abs(ahead) / size
+        radius = min(radius, most)
+        away = in_ball(away + step_size * gradient / gradient.norm(), norm, radius)
+        away = (x + away).clamp(*BOX) - x
+    assert found
+    same(asked(fmn, norm, steps=steps)[0], expected)
+
+
+class Adam:
+    """Its moments, and a step along them."""
+
+    def __init__(self) -> None:
+        self.mean = self.square = self.count = 0
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.count += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradient
+        self.square = 0.999 * self.square + 0.001 * gradient**2
+        spread = (self.square / (1 - 0.999**self.count)).sqrt() + 1e-8
+        return self.mean / (1 - 0.9**self.count) / spread
+
+
+def bend(w: Tensor) -> Tensor:
+    return 1 + 2 * w.tanh()
+
+
+def weighed(hit: bool, constant: float, low: float, high: float) -> tuple[float, float, float]:
+    """The next constant between its bounds."""
+    low, high = (low, min(high, constant)) if hit else (max(low, constant), high)
+    return (10 * constant if high == inf else (low + high) / 2), low, high
+
+
+@pytest.mark.parametrize("searches", [6, 10])
+def test_cw_in_l2(searches: int) -> None:
+    """Section VI.A; the last of ten searches repeats the least constant that has led to a success."""
+    model, x, y = one()
+    constant, low, high, expected, hits = 0.3, 0.0, inf, [], []
+    for search in range(searches):
+        if searches >= 10 and search == searches - 1:
+            constant = high
+        w, adam, hit = ((x - 1) / 2 * (1 - 1e-6)).atanh(), Adam(), False
+        for _ in range(STEPS):
+            w.requires_grad_()
+            z = bend(w)
+            expected.append(z.detach())
+            ahead = lead(model, z, y)
+            hit |= bool(ahead > 0)
+            cost = (z - x).square().sum() + constant * (-ahead).clamp_min(0)
+            w = (w - 0.05 * adam(torch.autograd.grad(cost, w)[0])).detach()
+        hits.append(hit)
+        constant, low, high = weighed(hit, constant, low, high)
+    assert True in hits
+    assert False in hits
+    same(asked(cw, "l2", steps=STEPS, searches=searches, constant=0.3, step_size=0.05)[0], expected)
+
+
+def test_cw_in_linf() -> None:
+    """Section VI.C: the constant doubles after a search without a success, tau falls after one with it."""
+    model, x, y = one()
+    w, adam = ((x - 1) / 2 * (1 - 1e-6)).atanh(), Adam()
+    tau, constant, expected, ends = 4.0, 0.02, [], []
+    while tau > 4 / 256 and constant < 20 * 4 and len(ends) < 12:
+        solved = False
+        for _ in range(STEPS):
+            w.requires_grad_()
+            z = bend(w)
+            expected.append(z.detach())
+            ahead = lead(model, z, y)
+            cost = ((z - x).abs() - tau).clamp_min(0).sum() + constant * (-ahead).clamp_min(0)
+            solved = bool(ahead > 0) and float(cost) < 1e-4 * constant
+            if solved:
+                break
+            w = (w - 0.05 * adam(torch.autograd.grad(cost, w)[0])).detach()
+        ends.append(solved)
+        if solved:
+            tau, adam, w = 0.9 * min(tau, length(z.detach() - x, "linf")), Adam(), w.detach()
+        else:
+            constant *= 2
+    assert sum(ends) >= 2
+    assert False in ends
+    given = {"steps": STEPS, "searches": 12, "constant": 0.02, "step_size": 0.05}
+    same(asked(cw, "linf", **given)[0], expected)
+
+
+def test_ead() -> None:
+    """Chen et al. 2018, algorithm 1: shrinkage by beta itself, and momentum that begins at 0."""
+    model, x, y = one()
+    constant, low, high, expected, hits, best = 0.1, 0.0, inf, [], [], inf
+    for _ in range(6):
+        before = after = x
+        hit = False
+        for step in range(STEPS):
+            expected.append(after)
+            ahead, gradient = slope(model, after, y)
+            descent = 2 * (after - x) - (constant * gradient if ahead < 0 else 0)
+            reached = x + softshrink(after - 0.05 * sqrt(1 - step / STEPS) * descent - x, 0.01)
+            reached = reached.clamp(*BOX)
+            after, before = reached + step / (step + 3) * (reached - before), reached
+            if lead(model, reached, y) > 0:
+                hit, best = True, min(best, length(reached - x, "l1"))
+        hits.append(hit)
+        constant, low, high = weighed(hit, constant, low, high)
+    assert True in hits
+    assert False in hits
+    given = {"steps": STEPS, "searches": 6, "constant": 0.1, "step_size": 0.05, "beta": 0.01}
+    seen, out = asked(ead, "l1", **given)
+    same(seen, expected)
+    assert float(out.distance) == pytest.approx(best, rel=1e-6)
+
+
+def near(norm: str, away: Tensor, by: float) -> Tensor:
+    """argmin of ||z - away||^2 / 2 + by ||z||."""
+    if norm == "linf":
+        return away - in_ball(away, "l1", by)
+    if norm == "l2":
+        return away * max(0.0, 1 - by / length(away, "l2"))
+    return softshrink(away, by) if norm == "l1" else away * (away.abs() >= sqrt(2 * by))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "plain"])
+def test_pdgd_and_pdpgd(norm: str) -> None:
+    """Matyasko and Chau 2021: Adam on the Lagrangian ("plain"), or on its loss with proximal steps."""
+    model, x, y = one()
+    low, high = (x - BOX[0]) / -4, (BOX[1] - x) / 4  # in widths of the box
+    away, adam, expected, found = torch.zeros_like(x), Adam(), [], False
+    dual = log(100)
+    share = 1 / 101
+    for step in range(STEPS):
+        expected.append(x + 4 * away)
+        leaf = away.clone().requires_grad_()
+        behind = -lead(model, x + 4 * leaf, y)
+        found |= bool(behind < 0)
+        (gradient,) = torch.autograd.grad(softplus(behind), leaf)
+        if norm == "plain":
+            pull = away / length(away, "l2") if step else away
+            gradient = share * pull + (1 - share) * gradient
+        size = 0.1 * 0.01 ** (step / STEPS)
+        away = (away - size * adam(gradient)).maximum(low).minimum(high)
+        if norm != "plain":
+            curvature = (adam.square / (1 - 0.999**adam.count)).sqrt() + 1e-8
+            ahead, metric = away, curvature / curvature.max()
+            by = share / (1 - share) * size / float(curvature.max())
+            for _ in range(5):
+                last, away = away, near(norm, away - metric * (away - ahead), by).maximum(low).minimum(high)
+                if not length(away - last, "l2") > 0.01 * length(away, "l2"):
+                    break
+        dual += (1 if behind > 0 else -1) * 0.1 * (1 - 0.9 * step / (STEPS - 1))
+        share = 0.9 * share + 0.1 / (1 + 2.718281828459045**dual)
+    assert found
+    attack, kind = (pdgd, "l2") if norm == "plain" else (pdpgd, norm)
+    same(asked(attack, kind, steps=STEPS)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["cw", "ead", "fmn", "pdgd", "pdpgd"])
+def test_the_default_is_ours_and_both_keep_to_the_mask(name: str) -> None:
+    entry = ATTACKS[name]
+    model, x = mlp(), images(4)
+    y, threat = labels(model, x), THREATS[entry.norms[-1]](inf)
+    plain, ours, published = (
+        entry.run(model, x, y, threat, **entry.quick, **given)
+        for given in ({}, {"variant": "fastadv"}, {"variant": "published"})
+    )
+    assert torch.equal(plain.x_adv, ours.x_adv)
+    assert not torch.equal(ours.x_adv, published.x_adv)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3
+    held = entry.run(model, x, y, threat, **entry.quick, variant="published", mask=mask)
+    assert torch.equal(held.x_adv[~mask], x[~mask])
+    alone = entry.run(model, x[2:3], y[2:3], threat, **entry.quick, variant="published")
+    torch.testing.assert_close(alone.x_adv, published.x_adv[2:3], rtol=1e-9, atol=1e-9)
