@@ -278,3 +278,25 @@ def test_the_default_is_ours_and_both_keep_to_the_mask(name: str) -> None:
     assert torch.equal(held.x_adv[~mask], x[~mask])
     alone = entry.run(model, x[2:3], y[2:3], threat, **entry.quick, variant="published")
     torch.testing.assert_close(alone.x_adv, published.x_adv[2:3], rtol=1e-9, atol=1e-9)
+
+
+MOVING = [(name, norm) for name in ("cw", "fmn", "pdgd", "pdpgd") for norm in ATTACKS[name].norms]
+
+
+@pytest.mark.parametrize(("name", "norm"), MOVING)
+def test_a_loss_that_is_nan_spoils_its_own_sample_alone(name: str, norm: str) -> None:
+    """Whoever moves the one coordinate that counts meets NaN, where the second is dark."""
+
+    def model(z: Tensor) -> Tensor:
+        first, second = z.flatten(1)[:, :2].T
+        first = torch.where((first > 0.5) & (second < 0.4), torch.nan, first)
+        return torch.stack([0 * first + 0.9, first], 1)
+
+    x = torch.full((3, 1, 4, 4), 0.499, dtype=torch.float64)
+    x[::2, 0, 0, 1] = 0.1
+    y, threat, run = torch.zeros(3, dtype=torch.long), THREATS[norm](inf), ATTACKS[name].run
+    given = {**ATTACKS[name].quick, "variant": "published"}
+    out = run(model, x, y, threat, **given)
+    assert not out.success[[0, 2]].any()
+    alone = run(model, x[1:2], y[1:2], threat, **given)
+    torch.testing.assert_close(out.x_adv[1], alone.x_adv[0])

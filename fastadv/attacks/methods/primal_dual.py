@@ -66,7 +66,8 @@ def primal_dual(
 
 def _gradient(search: Search[Lagrangian], look: GradientLook) -> Tensor:
     """Return [n, ...], that of softplus(-loss) with respect to displacements in widths of the box."""
-    slope = -torch.sigmoid(-look.loss) * width(search.threat)
+    # a loss that is NaN exerts no force
+    slope = torch.sigmoid(-look.loss).nan_to_num(0.0) * -width(search.threat)
     return look.gradient.to(search.rows.away.dtype) * like(slope, look.gradient).to(search.rows.away.dtype)
 
 

@@ -1,0 +1,108 @@
+"""Starting points, drawn to the boundary, and restarts of attacks for the minimum norm."""
+
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import cw, ddn, fmn
+from fastadv.threat import L2, THREATS
+
+from ..contract.cases import two_classes
+from ..nets import images, labels, mlp
+from ..watched import watched
+
+VARIANTS = ("fastadv", "published")
+# the attack, its norm, and the arguments of a short run
+RUNS: list[tuple[Any, str, dict[str, Any]]] = [
+    *((fmn, norm, {"steps": 10, "variant": variant}) for norm in THREATS for variant in VARIANTS),
+    (ddn, "l2", {"steps": 10}),
+    *((cw, norm, {"steps": 8, "searches": 2, "variant": variant}) for norm in ("l2", "linf")
+      for variant in VARIANTS),
+]  # fmt: skip
+EACH = pytest.mark.parametrize(("run", "norm", "given"), RUNS)
+
+
+def asked(run: Any, norm: str, given: Any, model: Any, *args: Tensor, **more: Any) -> Any:
+    """The points at which it asks for gradients, and its result."""
+    function, seen = watched(model, gradients=True)
+    x, y = args
+    out = run(function, x, y, THREATS[norm](inf), **given, **more)
+    return seen, out
+
+
+@EACH
+def test_it_begins_near_the_boundary(run: Any, norm: str, given: dict[str, Any]) -> None:
+    """On a linear model: a thousandth of the way closer it would be no success. The second begins at x."""
+    x = images(3)
+    model, weight = two_classes(x, 0.5)
+    y, start = torch.zeros(3, dtype=torch.long), (weight > 0).double().expand(3, 16).view_as(x).clone()
+    start[1] = x[1]
+    seen, out = asked(run, norm, given, model, x, y, starting_points=start)
+    plain, without = asked(run, norm, given, model, x, y)
+    torch.testing.assert_close(seen[0][1], x[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.x_adv[1], without.x_adv[1])
+    torch.testing.assert_close(plain[0], x, rtol=0, atol=1e-5)
+    lead = (seen[0].flatten(1) @ weight - model[1].bias[0])[[0, 2]]
+    share = ((start - x).flatten(1) @ weight)[[0, 2]]
+    # in L0 a tenth halving leaves a coordinate of sixteen
+    least = weight.abs().max() if norm == "l0" else 3e-3 * share
+    assert (lead > -1e-4).all()
+    assert (lead < least).all()
+    assert out.success[[0, 2]].all()
+
+
+@EACH
+def test_restarts_begin_at_random_points_near_the_best(run: Any, norm: str, given: dict[str, Any]) -> None:
+    """By seed and sample number, within half the distance of the nearest success."""
+    model, x = mlp(), images(4)
+    y, ids = labels(model, x), torch.arange(4) + 7
+    seen, out = asked(run, norm, given, model, x, y, restarts=2, seed=3, ids=ids)
+    first, alone = asked(run, norm, given, model, x, y, ids=ids)
+    second, threat = seen[len(first)], THREATS[norm](inf)
+    near = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}[norm]
+    half = torch.where(alone.success, alone.distance, near) / 2
+    threat = threat.with_radius(half.ceil() if norm == "l0" else half)
+    point = threat.random_start(x, seed=3, ids=ids, draw=1)
+    torch.testing.assert_close(second, point, rtol=0, atol=1e-5)
+    assert (out.distance <= alone.distance).all()
+    other, _ = asked(run, norm, given, model, x, y, restarts=2, seed=4, ids=ids)
+    assert not torch.equal(other[len(first)], second)
+
+
+class Far(nn.Module):
+    """Flat around gray, so that gradients say nothing there; class 1 where all is bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1)
+        return torch.stack([0 * bright + 0.1, (bright - 0.7).clamp_min(0)], 1)
+
+
+@EACH
+def test_what_is_flat_at_x_is_broken_from_elsewhere(run: Any, norm: str, given: Any) -> None:
+    x, y = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    start = torch.ones_like(x)
+    _, out = asked(run, norm, given, Far(), x, y, starting_points=start)
+    assert out.success.all()
+    assert (out.distance < THREATS[norm](inf).distance(start, x)).all()
+    if run is not ddn:  # which searches by noise
+        assert not asked(run, norm, given, Far(), x, y)[1].success.any()
+
+
+def test_the_first_norm_of_ddn_is_that_of_its_starting_point() -> None:
+    x, y = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    seen, _ = asked(ddn, "l2", {"steps": 4}, Far(), x, y, starting_points=torch.ones_like(x))
+    lengths = [float((point - x).norm()) for point in seen]
+    assert lengths[0] == pytest.approx(1.2, rel=2e-3)
+    assert lengths[1] == pytest.approx(0.95 * lengths[0], rel=1e-6)
+
+
+def test_points_that_may_not_move_stay_and_dtypes_follow_x() -> None:
+    model, x = mlp(dtype=torch.float32), images(4, dtype=torch.float32)
+    y, mask = labels(model, x), torch.ones_like(x, dtype=torch.bool)
+    mask[..., 0] = False
+    out = fmn(model, x, y, L2(inf), steps=10, mask=mask, starting_points=images(4, seed=9), restarts=2)
+    assert out.x_adv.dtype == torch.float32
+    assert torch.equal(out.x_adv[..., 0], x[..., 0])
