@@ -37,7 +37,8 @@ def pdpgd(
     Adam moves d along the gradient of the loss with a step that falls to a hundredth of the first. Then d
     nears, in the metric of Adam and by at most five iterations, the least of weight * ||z|| and the squared
     distance from d (Melchior et al. 2019), always clipped to the box. The weight, which is the dual variable,
-    moves as in `pdgd` (Matyasko and Chau 2021, as in adv-lib).
+    moves as in `pdgd` (Matyasko and Chau 2021, as in adv-lib). In L0 the norm in that step is the sum of
+    |z_i|^(2/3), which adv-lib prefers to the count.
 
     The "fastadv" variant takes gradient steps d <- prox(d + a * m), where m is a moving mean of the gradient
     of the loss itself in a fixed size, and prox the least of weight * ||z|| + ||z - d||_2^2 / (2 a), in L0
@@ -92,11 +93,25 @@ def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float
 
 
 def _proximal(kind: str, away: Tensor, by: Tensor) -> Tensor:
-    """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
+    """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]. In L0 the norm is
+    that of L2/3.
+    """
     if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
         return away - ops.project_l1(away, torch.zeros_like(away), by, NO_BOX)
     if kind == "l2":
         return shorten_(away, by)
     if kind == "l1":
         return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
-    return away * (away.abs() >= like((2 * by).sqrt(), away))
+    return _two_thirds(away.abs(), like(by, away)).copysign_(away)
+
+
+def _two_thirds(size: Tensor, by: Tensor) -> Tensor:
+    """Return the least of (z - size)^2 / 2 + by * z^(2/3): the largest root t = z^(1/3) of t^4 - size * t +
+    2 by / 3, by Ferrari and Cardano; 0 where there is none.
+    """
+    half, third = size.square() / 2, 8 * by / 9
+    first = (half + (half.square() - third**3).sqrt()) ** (1 / 3)
+    square = first + third / first
+    side = square.sqrt()
+    root = (side + (2 * size / side - square).sqrt()) / 2
+    return (root**3).nan_to_num_(0.0)

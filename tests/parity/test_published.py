@@ -123,8 +123,10 @@ def test_pdgd_is_that_of_adv_lib() -> None:
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
 def test_pdpgd_is_that_of_adv_lib(norm: str) -> None:
-    given = {"norm": P[norm], "num_steps": STEPS}
-    compare(published(fa.attacks.pdpgd, norm, steps=STEPS), adv_lib("pdpgd", **given))
+    given = {"norm": P[norm], "num_steps": STEPS} | ({"proximal_operator": 23} if norm == "l0" else {})
+    # in L0 adv-lib takes the difference of two numbers that are nearly equal, in float32
+    tolerance = 2e-4 if norm == "l0" else 2e-5
+    compare(published(fa.attacks.pdpgd, norm, steps=STEPS), adv_lib("pdpgd", **given), tolerance)
 
 
 def test_cw_is_that_of_adv_lib_in_linf() -> None:
