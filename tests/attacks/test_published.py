@@ -18,6 +18,7 @@ from fastadv.threat import THREATS
 from .nets import images, labels, mlp
 from .watched import watched
 
+pytestmark = pytest.mark.slow
 BOX = (-1.0, 3.0)
 STEPS = 12
 SIZES = {"linf": inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}

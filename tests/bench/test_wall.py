@@ -105,6 +105,25 @@ def test_what_is_stored_is_measured_again_only_when_asked(toys, tmp_path, monkey
     assert figures(stored(path)) == figures(rows)
 
 
+@pytest.mark.usefixtures("recwarn")
+def test_published_variants_get_the_steps_of_the_peers_and_a_file_of_their_own(toys, tmp_path, monkeypatch):
+    """And an attack that has but one is left out."""
+    path = tmp_path / "rows.jsonl"
+    run(monkeypatch, "--out", str(path), "--published")
+    assert not path.exists()
+
+    def toy(model, x, y, threat, *, steps, variant="fastadv"):
+        toys.append((threat.radius, steps, variant))
+        return result(x + torch.tensor([0.4, 0.0]), 6, 4)
+
+    monkeypatch.setattr(fastadv.attacks, "toy", toy)
+    monkeypatch.setattr(parity, "ATTACKS", {"toy": fastadv.attacks.Attack(toy)})
+    run(monkeypatch, "--out", str(path), "--published")
+    assert toys == [(inf, 30, "published"), (0.4, 30, "published")]
+    assert figures(stored(path)) == {("fastadv", inf): 0.4, ("fastadv", 0.4): 0.3333}
+    assert {row["settings"] for row in stored(path)} == {"published"}
+
+
 def test_one_run_of_a_peer_serves_two_cases():
     peer = Peer("a", "set", lambda *given, **options: pytest.fail("it ran again"))
     first, second = (Case("toy", "l2", (peer,), {"steps": 5}, {}, 1.6, label) for label in ("", "quick"))

@@ -23,6 +23,7 @@ from tests.attacks.nets import images, labels, mlp
 from tests.attacks.watched import watched
 from tests.parity.peers import P
 
+pytestmark = pytest.mark.slow
 STEPS = 30
 Attack = Callable[[Any, Tensor, Tensor], Any]
 

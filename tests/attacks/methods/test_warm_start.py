@@ -14,6 +14,7 @@ from ..contract.cases import two_classes
 from ..nets import images, labels, mlp
 from ..watched import watched
 
+pytestmark = pytest.mark.slow
 VARIANTS = ("fastadv", "published")
 # the attack, its norm, and the arguments of a short run
 RUNS: list[tuple[Any, str, dict[str, Any]]] = [
