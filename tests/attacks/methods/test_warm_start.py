@@ -36,11 +36,11 @@ def asked(run: Any, norm: str, given: Any, model: Any, *args: Tensor, **more: An
 
 @EACH
 def test_it_begins_near_the_boundary(run: Any, norm: str, given: dict[str, Any]) -> None:
-    """On a linear model: a thousandth of the way closer it would be no success. The second begins at x."""
+    """On a linear model: a thousandth of the way closer it would be no success. The second point is none."""
     x = images(3)
     model, weight = two_classes(x, 0.5)
     y, start = torch.zeros(3, dtype=torch.long), (weight > 0).double().expand(3, 16).view_as(x).clone()
-    start[1] = x[1]
+    start[1] = 1 - start[1]
     seen, out = asked(run, norm, given, model, x, y, starting_points=start)
     plain, without = asked(run, norm, given, model, x, y)
     torch.testing.assert_close(seen[0][1], x[1], rtol=0, atol=1e-5)
