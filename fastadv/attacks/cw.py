@@ -74,8 +74,8 @@ def cw(
     Args:
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
             code, whose searches end earlier where they succeed.
-        searches: an integer >= 1, the largest number of searches. None is 9 as in the authors' code, in Linf
-            75, which is as many as there can be.
+        searches: an integer >= 1, the largest number of searches. None is 9 as in the authors' code (the
+            paper takes 20 where it compares objectives), in Linf 75, which is as many as there can be.
         constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
             for Linf, 0.3 over the largest gradient element. In "published" it is 0.001 in L2, 1e-5 in Linf,
             for a box of width 1.
