@@ -49,7 +49,7 @@ def apgd(
     strongest point (Croce & Hein 2021, algorithm 1).
 
     Args:
-        steps: moves in each restart; 0 returns the start.
+        steps: moves in each restart; 0 returns the start. 100 as in the paper.
         loss: "ce", "margin" (of the criterion, where one is given), "dlr", "cw", or a function (logits, y,
             targets) -> [B], maximized. One of the names with "-targeted" after it leads to the classes with
             the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is

@@ -20,7 +20,7 @@ def bim(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 10,
     step_size: core.StepSize | None = None,
     restarts: int = 1,
     random_start: bool = False,
@@ -37,7 +37,8 @@ def bim(
 
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
-        steps: moves in each restart; 0 returns the start.
+        steps: moves in each restart; 0 returns the start. The paper takes min(radius + 4, 1.25 radius), in
+            levels of 255: 10 for a radius of 8/255, and here by default.
         step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the
             way that the paper allows.
     """

@@ -1,39 +1,56 @@
 """Boundary attack: a random walk along the boundary, nearer and nearer to x (Brendel et al. 2018)."""
 
-import math
 from itertools import count
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like, orthogonal, unit
-from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
+from fastadv.attacks import _boundary, core
+from fastadv.attacks.methods.geometry import like, norm, orthogonal, unit
+from fastadv.attacks.methods.start import (
+    Starts,
+    away,
+    box_noise,
+    check_starts,
+    find_start,
+    spend,
+    to_boundary,
+)
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-# bisections from the start to the boundary
-HALVINGS = 6
-# by what the spherical step grows if all of its candidates are adversarial, and the source step if its own is
-WIDER, LONGER = 1.2, 1.5
-# by how many deviations of a coordinate candidates on the sphere come nearer to x if all are adversarial
-NEARER = 0.5
-# the least and largest spherical step, and the least and largest source step, as shares of the distance to x
-NARROWEST, WIDEST = 1e-4, 1.0
-SHORTEST, LONGEST = 1e-7, 0.25
+# steps where neither they nor queries are given: of the authors' foolbox 3; the paper has no number
+STEPS = 25_000
+# both first sizes, as shares of the distance to x
+FIRST_STEP = 0.01
+# bisections of the way from the first noise to x
+HALVINGS = 10
+# every so many steps the point on the sphere is asked about as well, for the rates below
+CHECKED = 10
+# the answers that a rate is taken of, and the rates outside of which sizes change
+SPHERICAL_ANSWERS, SPHERICAL_RATES = 100, (0.2, 0.5)
+SOURCE_ANSWERS, SOURCE_RATES = 30, (0.1, 0.25)
+# by what a size changes, and the source step at which the walk has converged
+ADAPTATION, CONVERGED = 1.5, 1e-7
 
 
-class _Rows(Starts):
-    deeper: Tensor
-    distance: Tensor
-    lift: Tensor
-    source: Tensor
+class _Walk(Starts):
+    """The two sizes [n], as shares of the distance to x; and the last answers, 0 or 1, and NaN for those yet
+    to come: [n, 100] about points on the sphere, [n, 30] about steps towards x. The point `sphere` of a step
+    [n, ...], and whether its candidate was adversarial: `met` bool [n].
+    """
+
     spherical: Tensor
+    source: Tensor
+    on_sphere: Tensor
+    nearer: Tensor
+    sphere: Tensor
+    met: Tensor
 
 
-@core.takes_common(norms=("l2",), candidates=2)
+@core.takes_common(norms=("l2",), queries=1, steps=1, candidates=2)
 def boundary(
     model: core.Classifier,
     x: Tensor,
@@ -42,9 +59,10 @@ def boundary(
     *,
     queries: int | None = None,
     steps: int | None = None,
-    candidates: int = 10,
-    spherical_step: float = 0.5,
-    source_step: float = 0.1,
+    variant: core.Variant = "fastadv",
+    candidates: int | None = None,
+    spherical_step: float | None = None,
+    source_step: float | None = None,
     starts: Tensor | None = None,
     restarts: int = 1,
     seed: int = 0,
@@ -52,96 +70,119 @@ def boundary(
 ) -> core.AttackResult:
     """Find the success nearest to x, by a random walk along the boundary that asks for decisions alone.
 
-    As in the paper, a spherical step is orthogonal to the way to x and ends as far from x as it began, and a
-    source step leads towards x. Both sizes follow the share of steps that end adversarial.
+    A spherical step is orthogonal to the way to x and ends as far from x as it began, and a source step leads
+    towards x. The walk goes there where it stays adversarial. Both sizes follow the share of steps that end
+    adversarial (Brendel et al. 2018, algorithm 1).
 
-    Beyond the paper, `candidates` are asked at once, and no answer is lost. All but one are random spherical
-    steps. The sum of their directions, each times its answer less the mean answer, leads deeper among
-    adversarial points; it goes on growing, since the boundary stays much the same. The last candidate is a
-    spherical step that way and then a source step, in the proportion that leads along a plane boundary. The
-    walk moves there if it is adversarial. The box makes answers one-sided, so random steps end farther from x
-    or nearer until about half of them are adversarial. On MNIST, 250 queries lead nearer to x than 1,000
-    steps of the published algorithm.
+    The "fastadv" variant asks about `candidates` at once and loses no answer: from those of random spherical
+    steps it learns which way leads deeper among adversarial points. In the box answers are one-sided, so that
+    random steps end farther from x or nearer until about half of them are adversarial.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: an integer >= 1, points of each restart that pass the model for each image, at most.
-        steps: the same in the words of the paper, where a step is a query; the smaller of the two counts, and
-            one of them must be given.
-        candidates: an integer >= 2, points of a sample that pass the model at once.
-        spherical_step: above 0 and at most 1, the first size as a share of the distance to x.
-        source_step: between 0 and 1, the first size as a share of the distance to x.
+        steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
+            Without either it is 25,000, the steps of the authors' foolbox 3; the paper has no number.
+        candidates: an integer >= 2, points of a sample that pass the model at once; None is 10.
+            The published variant has one.
+        spherical_step: above 0 and at most 1, the first size as a share of the distance to x. None is 0.5,
+            published 0.01.
+        source_step: between 0 and 1, the first size as a share of the distance to x. None is 0.1, published
+            0.01.
 
     A start that is not adversarial is wrong input.
     """
-    budget = _budget(queries, steps)
+    budget = min((given for given in (queries, steps) if given is not None), default=STEPS)
+    published = variant == "published"
+    if published and candidates is not None:
+        raise InputError(f"candidates: expected None where variant is 'published', got {candidates}")
+    if spherical_step is None:
+        spherical_step = FIRST_STEP if published else _boundary.SPHERICAL
+    if source_step is None:
+        source_step = FIRST_STEP if published else _boundary.SOURCE
     core.check_share("spherical_step", spherical_step, one=True)
     core.check_share("source_step", source_step)
     check_starts("boundary", starts, x, threat)
+    how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
+    if published:
+        walk = _rule(starts, budget, spherical_step, source_step)
+        return core.run(model, x, y, threat, walk, rows=_Walk, **how)
+    number = _boundary.CANDIDATES if candidates is None else candidates
+    rule = _boundary.rule(starts, budget, number, spherical_step, source_step)
+    return core.run(model, x, y, threat, rule, rows=_boundary.Rows, **how)
 
-    def rule(search: core.Search[_Rows]) -> None:
+
+def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_step: float) -> core.Rule[_Walk]:
+    """Return a random walk along the boundary (Brendel et al. 2018, algorithm 1 and section 2).
+
+    The walk begins at uniform noise that is adversarial, from where bisection leads towards x. A step goes
+    where its candidate is adversarial and nearer. Sizes follow the share of points on the sphere, and of
+    candidates, that are adversarial; the numbers that the paper leaves open are those of the authors' foolbox
+    3. Unlike there, each sample draws for itself.
+    """
+
+    def rule(search: core.Search[_Walk]) -> None:
         rows = search.rows
-        left = find_start(search, starts, budget)
-        left = to_boundary(search, min(HALVINGS, left), left)
-        rows.lift = search.full(0.0)
-        rows.spherical, rows.source = rows.lift + spherical_step, rows.lift + source_step
-        rows.deeper = torch.zeros_like(search.x)
-        for step in count():
-            number = min(candidates, left)
-            if number < 2:
+        left = find_start(search, starts, queries, box_noise)
+        if starts is None:
+            left = to_boundary(search, min(HALVINGS, left), left)
+        rows.spherical, rows.source = search.full(spherical_step), search.full(source_step)
+        rows.on_sphere = search.full(torch.nan)[:, None].expand(-1, SPHERICAL_ANSWERS)
+        rows.nearer = rows.on_sphere[:, :SOURCE_ANSWERS]
+        for step in count(1):
+            checks = step % CHECKED == 0
+            cost = 1 + checks
+            if left < cost:
                 return
-            left = spend(search, number, left)
-            _step(search, number - 1, step)
+            left = spend(search, cost, left)
+            search.leave(rows.source < CONVERGED)
+            nearer, rows.sphere = _propose(search, step)
+            look = search.decide(nearer)
+            goes = look.adversarial & (look.distance < search.distance(rows.points))
+            rows.points = torch.where(like(goes, search.x), look.seen, rows.points)
+            if checks:
+                rows.met = look.adversarial
+                _adapt(rows, search.decide(rows.sphere, judge=False).adversarial)
 
-    return core.run(
-        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
-    )
-
-
-def _budget(queries: int | None, steps: int | None) -> int:
-    """Return the smaller of the two that are given."""
-    given = {"queries": queries, "steps": steps}
-    counts = [core.check_count(name, value, 1) for name, value in given.items() if value is not None]
-    if not counts:
-        raise InputError("queries: expected an integer >= 1, got None; give the budget of the attack")
-    return min(counts)
+    return rule
 
 
-def _step(search: core.Search[_Rows], number: int, step: int) -> None:
-    """Ask about `number` spherical steps and one source step; take that if possible, and adapt the sizes."""
+def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
+    """Return a point [n, ...] as far from x as the last and nearly so, and the same one on the sphere.
+
+    They lie `rows.spherical` aside, at a right angle to the way to x, and the first is `rows.source` nearer.
+    """
     rows, x = search.rows, search.x
-    rows.distance, outward = search.distance(rows.points), away(search)
-    candidates = [_spherical(search, outward, number, step), _source(search, outward).unsqueeze(1)]
-    look = search.decide(torch.cat(candidates, 1).clamp_(*search.threat.box))
-
-    x = search.x
-    answers = look.adversarial.to(x.dtype) * 2 - 1
-    # as if one more candidate had been undecided, so that answers that are all the same count a little
-    mean = answers[:, :-1].sum(1) / (number + 1)
-    weights = (answers[:, :-1] - mean[:, None]) / (rows.spherical * rows.distance)[:, None]
-    moves = look.seen[:, :-1] - rows.points.unsqueeze(1)
-    rows.deeper = rows.deeper + torch.einsum("nc,nc...->n...", weights, moves)
-    rows.lift = rows.lift - NEARER * mean
-    rows.spherical = (rows.spherical * WIDER**mean).clamp(NARROWEST, WIDEST)
-    rows.source = (rows.source * LONGER ** answers[:, -1]).clamp(SHORTEST, LONGEST)
-    rows.points = torch.where(like(look.adversarial[:, -1], x), look.seen[:, -1], rows.points)
-
-
-def _spherical(search: core.Search[_Rows], outward: Tensor, number: int, step: int) -> Tensor:
-    """Return [n, C, ...], random steps on the sphere around x, `rows.lift` deviations farther out."""
-    rows, x, size = search.rows, search.x, search.x[0].numel()
     seed = rng.derive(search.seed, "boundary", search.restart)
-    draws = rng.normal(number * size, seed, search.ids, step).to(x.dtype).view(len(x), number, *x.shape[1:])
-    deviation = rows.spherical / math.sqrt(size)
-    ways = outward.unsqueeze(1) + like(deviation, x).unsqueeze(1) * orthogonal(draws, outward)
-    ways = unit(ways.flatten(0, 1)).view_as(draws)
-    radius = rows.distance * (1 + rows.lift * deviation)
-    return x.unsqueeze(1) + like(radius, draws) * ways
+    draws = rng.normal(x[0].numel(), seed, search.ids, step).to(x.dtype).view_as(x)
+    radius, outward = search.distance(rows.points), away(search)
+    aside = unit(orthogonal(draws.unsqueeze(1), outward).squeeze(1))
+    turned = (outward + like(rows.spherical, x) * aside) / like((1 + rows.spherical.square()).sqrt(), x)
+    sphere = search.problem.masked((x + like(radius, x) * turned).clamp(*search.threat.box))
+    # the box may have brought it nearer already
+    length = norm(sphere - x, 2)
+    share = (rows.source * radius + length - radius).clamp_min(0) / length.clamp_min(
+        torch.finfo(x.dtype).tiny
+    )
+    nearer = sphere + like(share, x) * (x - sphere)
+    return nearer.clamp(*search.threat.box), sphere
 
 
-def _source(search: core.Search[_Rows], outward: Tensor) -> Tensor:
-    """Return [n, ...], the source step along a plane, at a right angle to the way from x to where it ends."""
-    rows, x = search.rows, search.x
-    deeper = unit(orthogonal(rows.deeper.unsqueeze(1), outward).squeeze(1))
-    cosine, sine = like(1 - rows.source, x), like((rows.source * (2 - rows.source)).sqrt(), x)
-    return x + like(rows.distance, x) * cosine * (cosine * outward + sine * deeper)
+def _adapt(rows: _Walk, on_sphere: Tensor) -> None:
+    """Follow the answers about the candidates, `rows.met`, and about the points `on_sphere` bool [n].
+
+    Both sizes follow the rate on the sphere, where a plane boundary would let half of the points succeed; the
+    source step also that of the candidates.
+    """
+    factor, rows.on_sphere = _follow(rows.on_sphere, on_sphere, *SPHERICAL_RATES)
+    rows.spherical, rows.source = rows.spherical * factor, rows.source * factor
+    factor, rows.nearer = _follow(rows.nearer, rows.met, *SOURCE_RATES)
+    rows.source = rows.source * factor
+
+
+def _follow(last: Tensor, answer: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Return [n], by what a size changes, and the last answers with this one; emptied where it changes."""
+    last = torch.cat([last[:, 1:], answer[:, None].to(last.dtype)], 1)
+    rate = last.mean(1)  # NaN until there are enough
+    change = (rate > high).to(rate.dtype) - (rate < low).to(rate.dtype)
+    return ADAPTATION**change, last.masked_fill(change[:, None] != 0, torch.nan)

@@ -24,25 +24,30 @@ def contrast(
     *,
     levels: int = 10,
     searches: int = 10,
+    gray: float = 0.5,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
     """Find the least loss of contrast that changes the decision.
 
-    x is mixed with the middle of the box. Of `levels` shares, evenly spaced up to the whole way, the first
-    success is taken; bisection between it and the share before finds the least. It looks along this line
-    alone, and is a check of a model rather than a measure of its robustness.
+    x is mixed with one gray, by default the middle of the box. Of `levels` shares, evenly spaced up to the
+    whole way, the first success is taken; bisection between it and the share before finds the least. It looks
+    along this line alone, and is a check of a model rather than a measure of its robustness.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L2 or Linf with a finite box; the radius is inf, or the largest distance of interest.
         levels: an integer >= 1, shares that pass the model at once.
-        searches: bisections, >= 0; levels + searches samples pass the model for each image.
+        searches: bisections, >= 0; levels + searches samples pass the model for each image. The authors'
+            foolbox has 1,000 levels and no bisections.
+        gray: the image of one gray, in [0, 1] as a share of the box; `target` in foolbox.
     """
     core.check_finite_box("contrast", threat)
+    low, high = threat.box
+    level = low + core.check_share("gray", gray, zero=True, one=True) * (high - low)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x
-        rows.away = search.problem.masked(torch.full_like(x, sum(threat.box) / 2)) - x
+        rows.away = search.problem.masked(torch.full_like(x, level)) - x
 
         def met(shares: Tensor) -> Tensor:
             steps = torch.einsum("nc,n...->nc...", shares.to(rows.away.dtype), rows.away)

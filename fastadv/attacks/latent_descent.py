@@ -47,13 +47,13 @@ def latent_descent(
             before the model judges them.
         threat: the norm of `distance`, the box, and the radius within which a success must lie; None is L2 of
             any radius. The search itself does not use the radius.
-        steps: an integer >= 2, the largest number of steps.
+        steps: an integer >= 2, the largest number of steps; the paper has no limit.
         step_size: a number > 0 or [B], for "descent": the share of the way to the reconstruction that a step
-            covers.
+            covers; 0.01 as in the paper.
         schedule: "descent" steps from the last point towards its reconstruction (Schott et al. 2018,
             appendix). "line_search" puts step i at the share i / (steps - 1) of the way from x to the
             reconstruction of the point before, as the authors' code does, with 51 steps.
-        searches: bisections of each kind.
+        searches: bisections of each kind; 10 as in the paper.
 
     Where there are targets, the image moves towards the reconstruction of these classes.
     """

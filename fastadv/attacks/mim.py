@@ -24,7 +24,7 @@ def mim(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 10,
     step_size: core.StepSize | None = None,
     decay: float = 1.0,
     restarts: int = 1,
@@ -42,9 +42,9 @@ def mim(
 
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
-        steps: moves in each restart; 0 returns the start.
+        steps: moves in each restart; 0 returns the start. 10 as in the paper.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
-        decay: weight of the momentum so far, finite and >= 0; 0 is `bim`.
+        decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim`.
     """
     core.check_number("decay", decay, 0)
     losses.check_loss(loss)

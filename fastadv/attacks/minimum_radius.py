@@ -47,7 +47,8 @@ def minimum_radius(
         attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
             threat=..., targets=..., ids=...), with one radius a sample, and with the criterion and the mask
             where there are any. It returns an AttackResult.
-        searches: bisections, >= 0. In L0, where radii are whole numbers, they end when none is left between.
+        searches: bisections, >= 0; the papers have no number. In L0, where radii are whole numbers, they end
+            when none is left between.
         first_radius: a number > 0 or [B]; None is 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, and one
             coordinate (L0).
     """

@@ -23,7 +23,7 @@ def nes(
     y: Tensor,
     threat: Threat,
     *,
-    queries: int,
+    queries: int = 10_000,
     directions: int = 25,
     probe: float | None = None,
     step_size: core.StepSize | None = None,
@@ -41,7 +41,8 @@ def nes(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
+        queries: samples that pass the model for each image, at most; at least 2 * directions + 1. 10,000 as
+            in the authors' code.
         directions: an integer >= 1, for each step; each is probed on both sides, so that 25 are the 50
             samples of the authors' code.
         probe: a number > 0, the standard deviation of a probe's coordinates. None is 0.001 of the

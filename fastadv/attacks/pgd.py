@@ -17,7 +17,7 @@ def pgd(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int = 40,
     step_size: core.StepSize | None = None,
     restarts: int = 1,
     random_start: bool = True,
@@ -35,7 +35,7 @@ def pgd(
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size and
             `random_start=False`.
-        steps: moves in each restart; 0 returns the start.
+        steps: moves in each restart; 0 returns the start. 40 are those of Madry et al. on MNIST.
         step_size: a number or [B], in input units (L0: coordinates); None is 2.5 * radius / steps, as in
             Madry et al.
     """

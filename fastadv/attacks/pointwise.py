@@ -1,32 +1,38 @@
 """The pointwise attack: noise, taken back coordinate by coordinate (Schott et al. 2018)."""
 
-from typing import Unpack
+from itertools import count
+from sys import maxsize
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like
+from fastadv.attacks import _pointwise, core
 from fastadv.attacks.methods.noise import signed
-from fastadv.attacks.methods.start import Starts, check_starts, find_start
-from fastadv.attacks.salt_and_pepper import ends
+from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.threat import Threat
 
-# noises of growing size until one is a success; after the last of them the first comes again
-LEVELS = 10
-# the share of the coordinates left that a run tries at once, at first
-SHARE = 0.25
-# in L2, how often the part of the way that a coordinate goes back is halved
-HALVINGS = 5
+# published runs in L0 where none are given
+RESTARTS = 10
+# noises that look for a start change so many shares of the coordinates, from few to all, again and again
+LEVELS = 100
+# in L2, the bisections between x and the value of a coordinate
+HALVINGS = 10
 
 
-class _Rows(Starts):
-    best: Tensor
-    least: Tensor
-    length: Tensor
-    share: Tensor
-    stage: Tensor
+class _Pixels(Starts):
+    """The coordinates [n, D] that are yet to try in this pass; the `index` int64 [n, 1] of the one that is
+    tried, its value [n, 1] that has failed, and how often it was bisected, int64 [n, 1]. Whether the passes
+    bisect, bool [n], and whether this one has brought something, bool [n].
+    """
+
+    untried: Tensor
+    index: Tensor
+    failed: Tensor
+    halvings: Tensor
+    bisects: Tensor
+    improved: Tensor
 
 
 @core.takes_common(norms=("l0", "l2"), queries=1, restarts=1)
@@ -36,9 +42,10 @@ def pointwise(
     y: Tensor,
     threat: Threat,
     *,
-    queries: int = 1000,
+    queries: int | None = None,
+    variant: core.Variant = "fastadv",
     starts: Tensor | None = None,
-    restarts: int = 1,
+    restarts: int | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -46,106 +53,102 @@ def pointwise(
 
     A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long
     as the point stays a success. The order begins anew after each success, until none of the coordinates can
-    go back. In L2 they then go half of their way back, in random order again, a quarter, an eighth and so on,
-    each as often as it can.
+    go back (Schott et al. 2018). In L2 the way of each coordinate is then bisected, in random order, until a
+    pass brings nothing.
 
-    Beyond the paper, several coordinates go back at once: at first a quarter of those left, half as many
-    after each failure, and in the first pass twice as many after each success. With the queries left, the run
-    adds fresh noise to its best point, about as many coordinates as that changes, and takes back as before.
-    It goes on from where that ends, unless that is farther.
+    The "fastadv" variant takes several coordinates back at once. With the queries left it adds fresh noise to
+    the best point, and takes back as before.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
-        queries: an integer >= 1, points of each run that pass the model for each image, at most.
+        queries: an integer >= 1, points of each run that pass the model for each image, at most. None is
+            1,000; in the published variant runs end by themselves.
         starts: floating like x, adversarial points of the box at which all runs start; None looks for
             salt-and-pepper noise that is one. A sample for which there is none is held.
         restarts: an integer >= 1, runs with other draws, of which the best counts; their points pass the
-            model together. The paper has 10 in L0.
+            model together, published one after the other. None is 10 in L0 if published, as in the paper, and
+            else 1: fresh noise does more than another run.
 
     A start that is not adversarial is wrong input.
     """
     core.check_finite_box("pointwise", threat)
     check_starts("pointwise", starts, x, threat)
-
-    def rule(search: core.Search[_Rows]) -> None:
-        first = _begin(search, starts, restarts)
-        own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
-        for query in range(first, queries):
-            if search.threat.norm == "l0":  # one coordinate cannot be bettered
-                search.leave(search.best.distance <= 1)
-                search.drop_leaving(search.x)
-            noise = signed(size, own, search.ids, query).view_as(search.rows.points)
-            _try(search, noise, (query % LEVELS + 1) / LEVELS)
-            _pass_on(search)
-
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
+    published = variant == "published"
+    if restarts is None:
+        restarts = RESTARTS if published and threat.norm == "l0" else 1
+    how: dict[str, Any] = {"minimum": True, "seed": seed, **common}
+    if published:
+        return core.run(model, x, y, threat, _rule(starts, queries), rows=_Pixels, restarts=restarts, **how)
+    rule = _pointwise.rule(starts, _pointwise.QUERIES if queries is None else queries, restarts)
+    return core.run(model, x, y, threat, rule, rows=_pointwise.Rows, **how)
 
 
-def _begin(search: core.Search[_Rows], starts: Tensor | None, runs: int) -> int:
-    """Let each run begin at x, or at the caller's starts; return the queries spent.
+def _rule(starts: Tensor | None, queries: int | None) -> core.Rule[_Pixels]:
+    """Return passes over the changed coordinates, each of which goes back to x where a success lasts.
 
-    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`, and `rows.left` says
-    which coordinates it has yet to try. `rows.best` is where it comes back to, at distance `rows.least`.
-    `rows.stage` is -1 where it adds noise, and else how often the part that goes back has been halved.
+    In a random order each is tried alone. After a success the order begins anew; a pass without one is the
+    last (Schott et al. 2018, section 5). In L2 further passes then bisect between x and the value of each
+    coordinate, until a pass brings nothing, as in the authors' foolbox 1. With None there is no end before.
     """
+
+    def rule(search: core.Search[_Pixels]) -> None:
+        rows = search.rows
+        left = find_start(search, starts, maxsize if queries is None else queries, _salt_and_pepper)
+        rows.untried = (rows.points != search.x).flatten(1)
+        rows.index = torch.zeros_like(rows.left)[:, None]
+        rows.halvings, rows.failed = rows.index, torch.zeros_like(rows.points.flatten(1)[:, :1])
+        rows.bisects = rows.improved = torch.zeros_like(rows.left, dtype=torch.bool)
+        for query in count():
+            _end_pass(search)
+            if not left:
+                return
+            left = spend(search, 1, left)
+            search.drop_leaving(search.x)
+            _try(search, query)
+
+    return rule
+
+
+def _salt_and_pepper(search: core.Search, draw: int) -> Tensor:
+    """Return [n, 1, ...]: x with a share of its coordinates at the ends of the box; more in each round."""
+    low, high = search.x.new_tensor(search.threat.box)
+    noise = signed(search.x[0].numel(), rng.derive(search.seed, "start", search.restart), search.ids, draw)
+    share = (draw % LEVELS + 1) / LEVELS
+    ends = torch.where(noise > 0, high, low)
+    return torch.where(noise.abs() >= 1 - share, ends, search.x.flatten(1)).view_as(search.x).unsqueeze(1)
+
+
+def _try(search: core.Search[_Pixels], query: int) -> None:
+    """Ask about one coordinate of each sample: the one in x, or between what it is and failed."""
     rows = search.rows
-    rows.points = search.x
-    if starts is not None:
-        find_start(search, starts, 1)
-    rows.points = rows.points.unsqueeze(1).repeat_interleave(runs, 1)
-    rows.left = rows.points != search.x.unsqueeze(1)
-    rows.length = search.distance(rows.points)
-    rows.best, rows.least = rows.points, torch.full_like(rows.length, torch.inf)
-    rows.share = torch.full_like(rows.length, SHARE)
-    rows.stage = torch.full_like(rows.length, -1 if starts is None else 0)
-    return 0 if starts is None else 1
+    seed = rng.derive(search.seed, "pointwise", search.restart)
+    noise = rng.uniform(search.x[0].numel(), seed, search.ids, query)
+    fresh = rows.halvings == 0
+    # a random one of those untried: the next one of a random order
+    chosen = noise.masked_fill(~rows.untried, -1.0).argmax(1, keepdim=True)
+    rows.index = torch.where(fresh, chosen, rows.index)
+    points, x = rows.points.flatten(1), search.x.flatten(1)
+    clean, value = x.gather(1, rows.index), points.gather(1, rows.index)
+    asked = torch.where(fresh, clean, (value + rows.failed) / 2)
+    look = search.decide(points.scatter(1, rows.index, asked).view_as(search.x))
+    met = look.adversarial[:, None]
+    rows.points = torch.where(met, look.seen.flatten(1), points).view_as(search.x)
+    rows.failed = torch.where(met, rows.failed, asked)
+    rows.improved = rows.improved | look.adversarial
+    # without bisection, or where x itself will do, the next coordinate follows
+    over = fresh & (met | ~rows.bisects[:, None])
+    rows.halvings = torch.where(over, 0, (rows.halvings + 1) % (HALVINGS + 1))
+    tried = torch.zeros_like(rows.untried).scatter(1, rows.index, rows.halvings == 0)
+    anew = met & ~rows.bisects[:, None]
+    rows.untried = torch.where(anew, (rows.points != search.x).flatten(1), rows.untried & ~tried)
 
 
-def _try(search: core.Search[_Rows], noise: Tensor, level: float) -> None:
-    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success."""
-    rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
-    adds, changed = rows.stage < 0, rows.points != x
-    free = (far != x) & ~changed
-    count = changed.flatten(2).sum(2)
-    as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
-    chosen = _some(torch.where(like(adds, x), free, rows.left), noise, torch.where(adds, as_many, rows.share))
-    part = like(1 - 0.5 ** rows.stage.clamp_min(0), x)
-    to = torch.where(like(adds, x), far, x.lerp(rows.points, part))
-    look = search.decide(torch.where(chosen, to, rows.points))
-    met = look.adversarial
-    gains = met & (adds | (look.distance < rows.length))
-    rows.points = torch.where(like(met, x), look.seen, rows.points)
-    rows.length = torch.where(met, look.distance, rows.length)
-    alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
-    rows.left = rows.left & ~(chosen & like(alone, x))
-    rows.stage = torch.where(adds & met, 0, rows.stage)
-    # until the first pass is over, many can go back
-    more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
-    rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
-    # the order begins anew
-    anew = gains & (rows.stage == 0)
-    rows.left = torch.where(like(anew, x), rows.points != x, rows.left)
-
-
-def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
-    """Return bool [n, C, ...]: a random share [n, C] of these coordinates, about, and one at least."""
-    loud = noise.abs().where(of, -1.0)
-    least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(0)
-    return loud >= like(least, loud)
-
-
-def _pass_on(search: core.Search[_Rows]) -> None:
-    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
-    rows, x = search.rows, search.x.unsqueeze(1)
-    last = HALVINGS if search.threat.norm == "l2" else 0
-    over = (rows.stage >= 0) & ~rows.left.flatten(2).any(2)
-    stage = rows.stage + over.to(rows.stage.dtype)
-    returns = stage > last
-    better = returns & (rows.length <= rows.least)
-    rows.best = torch.where(like(better, x), rows.points, rows.best)
-    rows.least = torch.where(better, rows.length, rows.least)
-    rows.points = torch.where(like(returns, x), rows.best, rows.points)
-    rows.length = torch.where(returns, rows.least, rows.length)
-    rows.stage = torch.where(returns, -1, stage)
-    rows.left = torch.where(like(over, x), rows.points != x, rows.left)
+def _end_pass(search: core.Search[_Pixels]) -> None:
+    """Begin the next pass where all coordinates are tried; samples for which there is none leave."""
+    rows = search.rows
+    over = ~rows.untried.any(1)
+    search.leave(over & (rows.bisects & ~rows.improved if search.threat.norm == "l2" else over))
+    rows.bisects = rows.bisects | over
+    rows.improved = rows.improved & ~over
+    rows.untried = torch.where(over[:, None], (rows.points != search.x).flatten(1), rows.untried)

@@ -32,7 +32,8 @@ def salt_and_pepper(
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
-        levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, they
+        levels: an integer >= 1, how many batches of noises are tried; 100 of 10 are as many queries as the
+            authors' foolbox takes. Until a sample has a success, they
             change shares of its coordinates that are spread from few to all.
     """
     core.check_finite_box("salt_and_pepper", threat)

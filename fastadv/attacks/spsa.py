@@ -37,8 +37,9 @@ def spsa(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
-        directions: an integer >= 1, for each step.
+        queries: samples that pass the model for each image, at most; at least 2 * directions + 1. The paper
+            has another number for each experiment.
+        directions: an integer >= 1, for each step; each is probed on both sides.
         probe: a number > 0, how far a probe moves a coordinate. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
         loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function

@@ -59,7 +59,8 @@ def square(
 
     Args:
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
-        queries: points tried in each restart; 0 leaves x as it is.
+        queries: points tried in each restart; 0 leaves x as it is. 5,000 as in AutoAttack (Croce and Hein
+            2020); the paper of Square itself has 10,000.
         share: the share of pixels in the first square, in (0, 1].
         rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
             AutoAttack, shrinks them after the paper's numbers of queries.

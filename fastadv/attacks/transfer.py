@@ -55,7 +55,7 @@ def transfer(
             substitute gets wrong already has none.
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
             moves most across the whole box.
-        searches: bisections, >= 0.
+        searches: bisections, >= 0. The paper has no number for either.
         eot: an integer >= 1, passes of the target that are averaged.
 
     A substitute with fewer or more classes than the model is wrong input.

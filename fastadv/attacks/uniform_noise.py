@@ -34,7 +34,8 @@ def uniform_noise(
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: Linf or L2; the radius is inf, or the largest distance of interest. Radius or
             box must be finite.
-        levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, their
+        levels: an integer >= 1, how many batches of noises are tried; 100 of 10 are as many queries as the
+            authors' foolbox takes. Until a sample has a success, their
             sizes are spread up to the farthest point of the box, or to the radius in a box without edges.
     """
     if not threat.finite:

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -13,6 +14,7 @@ from fastadv.cli._output import print_table, write_json
 from fastadv.cli._values import nameable
 from fastadv.evaluation.text import in_markdown
 
+COUNTS = ("steps", "queries", "levels", "repetitions", "searches")
 KINDS = {"budget": "budget", "minimum": "minimum norm"}
 TITLE = """# Attacks
 
@@ -20,7 +22,16 @@ This page is written by `fastadv attack --markdown > docs/attacks.md`.
 
 An attack with a budget returns the strongest point of a ball; one of minimum norm the nearest adversarial
 example, and takes a threat of infinite radius. Knowledge is what it asks of the model: gradients, scores
-(logits), decisions (the class), or nothing. Each is a function of `fastadv.attacks`.
+(logits), decisions (the class), or nothing. Each is a function of `fastadv.attacks`. Default counts are those
+of the paper, or else its help says whose; where one is `?`, it must be given.
+"""
+BEYOND = """
+## Beyond the papers
+
+What differs from the paper, why, and what it gains at equal passes against the best other implementation;
+[parity.md](parity.md) explains the nets and has the row that is named. An attack with a `variant` also runs
+as published: `variant="published"`. All attacks return the strongest point met, not the last; each sample has
+draws of its own; norms that a paper does not have take their own steepest direction.
 """
 
 
@@ -45,19 +56,49 @@ def print_markdown(asked: bool) -> None:
 
 def page() -> str:
     """Return the attacks as a page in Markdown."""
-    cells = [["attack", "norms", "kind", "knowledge", "targeted", "random", "paper", "what it does"]]
+    cells = [["attack", "norms", "kind", "knowledge", "targeted", "random", "default counts", "paper",
+              "fidelity", "what it does"]]  # fmt: skip
     for name, attack in registry().items():
         targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
-        cells.append([*_known(name, attack), targeted, random, attack.paper, _summary(attack).rstrip(".")])
-    return f"{TITLE}\n{in_markdown(cells, names=len(cells[0]))}\n"
+        fidelity = f"[{_fidelity(attack)}](#{name})" if attack.fidelity else _fidelity(attack)
+        known = [*_known(name, attack), targeted, random, _budget(attack), attack.paper, fidelity]
+        cells.append([*known, _summary(attack).rstrip(".")])
+    beyond = "\n".join(_beyond(name, attack) for name, attack in registry().items() if attack.fidelity)
+    return f"{TITLE}\n{in_markdown(cells, names=len(cells[0]))}\n{BEYOND}\n{beyond}"
+
+
+def _beyond(name: str, attack: Attack) -> str:
+    """Return the departures of an attack, as a list below its name."""
+    lines = [f"### {name}\n"]
+    if attack.takes("variant"):
+        lines.append(f"`variant` is {attack.parameters['variant'].default!r} by default.\n")
+    for each in attack.fidelity:
+        gains = f" Gain: {each.gains}." if each.gains else ""
+        lines.append(f"- {each.differs}: {each.why}.{gains}{f' Row: {each.row}.' if each.row else ''}")
+    return "\n".join([*lines, ""])
+
+
+def _fidelity(attack: Attack) -> str:
+    """Return whether the attack is that of its paper, in two words."""
+    count = len(attack.fidelity)
+    return f"{count} departure{'s' * (count > 1)}" if count else "published"
+
+
+def _budget(attack: Attack) -> str:
+    """Return the default counts of the attack; a number without a default must be given."""
+    counts = {name: attack.parameters[name].default for name in COUNTS if attack.takes(name)}
+    told = {name: "?" if value is inspect.Parameter.empty else f"{value:,}"
+            for name, value in counts.items() if value is not None}  # fmt: skip
+    return ", ".join(f"{value} {name}" for name, value in told.items())
 
 
 def _short_cells() -> list[list[str]]:
     """Return the same for a screen. A summary names the paper."""
-    lines = [["attack", "norms", "kind", "knowledge", "takes", "what it does"]]
+    lines = [["attack", "norms", "kind", "knowledge", "takes", "fidelity", "what it does"]]
     for name, attack in registry().items():
         taken = [word for word, takes in (("targets", attack.targeted), ("seed", attack.random)) if takes]
-        lines.append([*_known(name, attack), ", ".join(taken), _summary(attack).rstrip(".")])
+        departs = "departs" if attack.fidelity else "published"
+        lines.append([*_known(name, attack), ", ".join(taken), departs, _summary(attack).rstrip(".")])
     return lines
 
 
@@ -68,8 +109,11 @@ def _known(name: str, attack: Attack) -> list[str]:
 def _card(attack: Attack) -> dict[str, Any]:
     told = {name: getattr(attack, name) for name in ("knowledge", "targeted", "random", "paper", "needs")}
     arguments = [key for key, parameter in attack.parameters.items() if nameable(parameter)]
-    summary = {"summary": _summary(attack), "arguments": arguments}
-    return {"norms": list(attack.norms), "kind": KINDS[attack.kind], **told, **summary}
+    defaults = {key: attack.parameters[key].default for key in arguments}
+    defaults = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty}
+    summary = {"summary": _summary(attack), "arguments": arguments, "defaults": defaults}
+    fidelity = [asdict(each) for each in attack.fidelity]
+    return {"norms": list(attack.norms), "kind": KINDS[attack.kind], **told, "fidelity": fidelity, **summary}
 
 
 def _summary(attack: Attack) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import boundary
-from fastadv.attacks.boundary import (
-    _Rows,
+from fastadv.attacks._boundary import (
+    Rows,
     _source,
     _spherical,
     _step,
@@ -48,7 +48,7 @@ def within(says: Callable[[Tensor], Tensor], points: Tensor, rule: Any, **rows: 
 
     y = torch.zeros(len(x), dtype=torch.long)
     model = decided(lambda z: says(z) & z.any(1))
-    run(model, x, y, L2(INF, (-9.0, 9.0)), started, rows=_Rows, minimum=True)
+    run(model, x, y, L2(INF, (-9.0, 9.0)), started, rows=Rows, minimum=True)
 
 
 def sample(inputs: int, size: int = 3) -> Tensor:

@@ -10,6 +10,23 @@ from fastadv.threat import THREATS
 
 
 @dataclass(frozen=True)
+class Departure:
+    """Where an attack is not the one of its paper.
+
+    Attributes:
+        differs: what differs.
+        why: the reason for it.
+        gains: what it gains, measured; empty where nothing was.
+        row: the row of docs/parity.md that shows it; empty where none does.
+    """
+
+    differs: str
+    why: str
+    gains: str = ""
+    row: str = ""
+
+
+@dataclass(frozen=True)
 class Attack:
     """An attack function and what it supports.
 
@@ -25,6 +42,7 @@ class Attack:
         oracle: arguments, beside those, for a run that meets the tolerance.
         needs: what the model must be beyond a classifier; empty where any will do.
         tolerance: on a linear model, the largest distance, over the boundary's, at which it breaks a sample.
+        fidelity: where it is not the attack of the paper; empty where it is as published.
     """
 
     run: Callable[..., AttackResult]
@@ -38,6 +56,7 @@ class Attack:
     oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     tolerance: float = 1.05
+    fidelity: tuple[Departure, ...] = ()
 
     def __post_init__(self) -> None:
         served = self.norms or getattr(self.run, "norms", tuple(THREATS))

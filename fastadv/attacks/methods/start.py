@@ -1,6 +1,7 @@
 """Where attacks that see decisions alone begin: an adversarial point, and from there the boundary."""
 
 import math
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -14,6 +15,11 @@ from fastadv.attacks.methods.geometry import like, unit
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
+# (search, round) -> candidates [n, C, ...]
+Noise = Callable[[Search, int], Tensor]
+
+# queries that look for a start at most, as in the code of HopSkipJump's authors
+LOOKS = 10_000
 # how far blends lie on the way from x to the noise
 BLENDS = (1.0, 0.5)
 
@@ -55,13 +61,36 @@ def check_points_of_box(name: str, points: Any, x: Any, threat: Threat) -> None:
         )
 
 
-def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> int:
+def blends(search: Search, draw: int) -> Tensor:
+    """Return [n, C, ...], blends of x with uniform noise of every grain: of 1, 2, 4, 8 ... coordinates, since
+    fine noise looks alike to most models.
+    """
+    low, high = search.threat.box
+    x = search.x.flatten(1).unsqueeze(1)
+    size = x.shape[2]
+    cells = [math.ceil(size / 2**grain) for grain in range(_grains(size))]
+    values = rng.uniform(sum(cells), rng.derive(search.seed, "start", search.restart), search.ids, draw)
+    parts = torch.split(values.to(x.dtype), cells, 1)
+    noise = torch.stack([part.repeat_interleave(2**n, 1)[:, :size] for n, part in enumerate(parts)], 1)
+    noise = low + (high - low) * noise
+    mixed = torch.stack([x.lerp(noise, share) for share in BLENDS], 2)
+    return mixed.clamp_(low, high).view(len(x), -1, *search.x.shape[1:])
+
+
+def box_noise(search: Search, draw: int) -> Tensor:
+    """Return [n, 1, ...], uniform noise of the box."""
+    low, high = search.threat.box
+    seed = rng.derive(search.seed, "start", search.restart)
+    noise = rng.uniform(search.x[0].numel(), seed, search.ids, draw).to(search.x.dtype)
+    return (low + (high - low) * noise).view_as(search.x).unsqueeze(1)
+
+
+def find_start(search: Search[Starts], starts: Tensor | None, queries: int, noise: Noise = blends) -> int:
     """Set `rows.points` [n, ...] to adversarial points, and `rows.left` int64 [n] to the queries not spent.
 
     The points are the caller's `starts` of the whole batch. Without these, they are the nearest of a round of
-    blends of x and uniform noise, in grains of 1, 2, 4, 8 ... coordinates, since fine noise looks alike to
-    most models. A sample without one has another round, until its queries are spent; then it leaves the
-    search. Returns the queries left to a sample whose first round held a start.
+    `noise`. A sample without one has another round, until its queries or 10,000 are spent; then it leaves.
+    Returns the queries left to a sample whose first round held a start.
 
     Raises InputError where a start of the caller is not adversarial.
     """
@@ -77,14 +106,18 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> i
         rows.points = look.seen
         return queries - 1
     rows.points, rows.left = search.x.clone(), torch.zeros_like(search.y)
-    found = torch.zeros_like(search.y, dtype=torch.bool)
-    candidates = min(len(BLENDS) * _grains(search.x[0].numel()), queries)
+    found, cost = torch.zeros_like(search.y, dtype=torch.bool), 1
     # samples that have a start wait for the others
     others = search.over(search.problem, search.best)
     others.rows.place = torch.arange(len(found), device=found.device)
     try:
-        for draw, left in zip(count(), range(queries - candidates, -1, -candidates), strict=False):
-            look = others.decide(_blends(others, draw)[:, :candidates])
+        for draw in count():
+            candidates = noise(others, draw)[:, :queries]
+            cost = candidates.shape[1]
+            left = queries - (draw + 1) * cost
+            if queries - left > min(queries, LOOKS):
+                break
+            look = others.decide(candidates)
             nearest = others.distance(look.seen).masked_fill(~look.adversarial, math.inf).argmin(1)
             place = others.rows.place
             new = look.adversarial.any(1) & ~found[place]
@@ -95,7 +128,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> i
     except Over:
         pass
     search.leave(~found)
-    return queries - candidates
+    return queries - cost
 
 
 def spend(search: Search[Starts], cost: int, left: int) -> int:
@@ -105,17 +138,18 @@ def spend(search: Search[Starts], cost: int, left: int) -> int:
     return left - cost
 
 
-def to_boundary(search: Search[Starts], halvings: int, left: int) -> int:
+def to_boundary(search: Search[Starts], halvings: int, left: int, straight: bool = False) -> int:
     """Move the adversarial `rows.points` towards x until they lie on the boundary, by bisection.
 
-    That costs a query for each halving of the way to x. Of `left` queries it returns what is left.
+    In Linf they are clipped to smaller balls, unless the way is to be `straight`. That costs a query for each
+    halving of the way to x. Of `left` queries it returns what is left.
     """
     rows = search.rows
     left = spend(search, halvings, left)
     rows.far = rows.points
     rows.low, rows.high = search.full(0.0), search.full(1.0)
     for _ in range(halvings):
-        look = search.decide(_towards(search, rows.far, middle(rows)))
+        look = search.decide(_towards(search, rows.far, middle(rows), straight))
         halve(rows, look.adversarial)
         rows.points = torch.where(like(look.adversarial, look.seen), look.seen, rows.points)
     return left
@@ -126,10 +160,10 @@ def away(search: Search[Starts]) -> Tensor:
     return unit(search.rows.points - search.x)
 
 
-def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
+def _towards(search: Search[Starts], far: Tensor, share: Tensor, straight: bool) -> Tensor:
     """Return the nearest points to `far` [n, ...] at shares [n] of its distance to x, in L2 or Linf."""
     away = far - search.x
-    if search.threat.order == 2:
+    if straight or search.threat.order == 2:
         return search.x + like(share, away) * away
     radius = like(share * away.flatten(1).abs().amax(1), away)
     return search.x + away.clamp(-radius, radius)
@@ -138,17 +172,3 @@ def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
 def _grains(size: int) -> int:
     """Return how many grains noise of so many coordinates has: 1, 2, 4 ... up to all in one."""
     return 1 + math.ceil(math.log2(size))
-
-
-def _blends(search: Search[Starts], draw: int) -> Tensor:
-    """Return [n, C, ...], blends of x with uniform noise of every grain."""
-    low, high = search.threat.box
-    x = search.x.flatten(1).unsqueeze(1)
-    size = x.shape[2]
-    cells = [math.ceil(size / 2**grain) for grain in range(_grains(size))]
-    values = rng.uniform(sum(cells), rng.derive(search.seed, "start", search.restart), search.ids, draw)
-    parts = torch.split(values.to(x.dtype), cells, 1)
-    noise = torch.stack([part.repeat_interleave(2**n, 1)[:, :size] for n, part in enumerate(parts)], 1)
-    noise = low + (high - low) * noise
-    blends = torch.stack([x.lerp(noise, share) for share in BLENDS], 2)
-    return blends.clamp_(low, high).view(len(x), -1, *search.x.shape[1:])

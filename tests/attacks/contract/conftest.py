@@ -13,7 +13,7 @@ from fastadv.attacks import AttackResult
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
-from .cases import CASES
+from .cases import CASES, PUBLISHED
 
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
@@ -21,6 +21,7 @@ FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "squar
 # attacks of many passes, whose short runs take a thirtieth of a second and more
 SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_radius"}
 SLOW |= {"pdgd", "pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
+SLOW |= {f"{name} published" for name in PUBLISHED}
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, hopskipjump
-from fastadv.attacks.methods.start import _blends
+from fastadv.attacks.methods.start import blends
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
@@ -41,8 +41,8 @@ def test_blends_have_every_grain(shape: tuple[int, ...]) -> None:
     """Noise as it is, then half of the way there; of one coordinate, of two, of four ... and of one value."""
     x = images(2, shape)
     size = x[0].numel()
-    blends = _blends(Stub(x), 0).flatten(2)  # type: ignore[arg-type]
-    noise, half = blends[:, ::2], blends[:, 1::2]
+    mixed = blends(Stub(x), 0).flatten(2)  # type: ignore[arg-type]
+    noise, half = mixed[:, ::2], mixed[:, 1::2]
     torch.testing.assert_close(half, (noise + x.flatten(1).unsqueeze(1)) / 2)
     assert noise.shape[1] == (size - 1).bit_length() + 1
     assert ((noise >= -1) & (noise <= 3)).all()
@@ -58,10 +58,10 @@ def test_blends_have_every_grain(shape: tuple[int, ...]) -> None:
 
 def test_blends_are_fresh() -> None:
     x = torch.zeros(2, 64)
-    one = _blends(Stub(x), 0)  # type: ignore[arg-type]
-    for other in (_blends(Stub(x), 1), _blends(Stub(x, seed=1), 0), _blends(Stub(x, first=2), 0)):  # type: ignore[arg-type]
+    one = blends(Stub(x), 0)  # type: ignore[arg-type]
+    for other in (blends(Stub(x), 1), blends(Stub(x, seed=1), 0), blends(Stub(x, first=2), 0)):  # type: ignore[arg-type]
         assert not (one == other).any()
-    assert torch.equal(_blends(Stub(x[1:], first=1), 0), one[1:])  # type: ignore[arg-type]
+    assert torch.equal(blends(Stub(x[1:], first=1), 0), one[1:])  # type: ignore[arg-type]
     assert not (one[0] == one[1]).any()
     assert not torch.equal(one[0, 0, ::2], one[0, 2, ::2])
 

@@ -1,0 +1,123 @@
+"""What this library makes of the pointwise attack: several coordinates at once, and fresh noise."""
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv.attacks import core
+from fastadv.attacks.methods.geometry import like
+from fastadv.attacks.methods.noise import signed
+from fastadv.attacks.methods.start import Starts, find_start
+from fastadv.attacks.salt_and_pepper import ends
+
+# queries of a run where none are given; the paper has no limit
+QUERIES = 1000
+# noises of growing size until one is a success; after the last of them the first comes again
+LEVELS = 10
+# the share of the coordinates left that a run tries at once, at first
+SHARE = 0.25
+# in L2, how often the part of the way that a coordinate goes back is halved
+HALVINGS = 5
+
+
+class Rows(Starts):
+    """What `_begin` describes."""
+
+    best: Tensor
+    least: Tensor
+    length: Tensor
+    share: Tensor
+    stage: Tensor
+
+
+def rule(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[Rows]:
+    """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go.
+
+    Several coordinates go back at once: at first a quarter of those left, half as many after each failure,
+    and in the first pass twice as many after each success. In L2 they then go half of their way back, a
+    quarter, an eighth and so on, each as often as it can. With the queries left, a run adds fresh noise to
+    its best point, about as many coordinates as that changes, and takes back as before. It goes on from where
+    that ends, unless that is farther.
+    """
+
+    def rule(search: core.Search[Rows]) -> None:
+        first = _begin(search, starts, restarts)
+        own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
+        for query in range(first, queries):
+            if search.threat.norm == "l0":  # one coordinate cannot be bettered
+                search.leave(search.best.distance <= 1)
+                search.drop_leaving(search.x)
+            noise = signed(size, own, search.ids, query).view_as(search.rows.points)
+            _try(search, noise, (query % LEVELS + 1) / LEVELS)
+            _pass_on(search)
+
+    return rule
+
+
+def _begin(search: core.Search[Rows], starts: Tensor | None, runs: int) -> int:
+    """Let each run begin at x, or at the caller's starts; return the queries spent.
+
+    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`, and `rows.left` says
+    which coordinates it has yet to try. `rows.best` is where it comes back to, at distance `rows.least`.
+    `rows.stage` is -1 where it adds noise, and else how often the part that goes back has been halved.
+    """
+    rows = search.rows
+    rows.points = search.x
+    if starts is not None:
+        find_start(search, starts, 1)
+    rows.points = rows.points.unsqueeze(1).repeat_interleave(runs, 1)
+    rows.left = rows.points != search.x.unsqueeze(1)
+    rows.length = search.distance(rows.points)
+    rows.best, rows.least = rows.points, torch.full_like(rows.length, torch.inf)
+    rows.share = torch.full_like(rows.length, SHARE)
+    rows.stage = torch.full_like(rows.length, -1 if starts is None else 0)
+    return 0 if starts is None else 1
+
+
+def _try(search: core.Search[Rows], noise: Tensor, level: float) -> None:
+    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success."""
+    rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
+    adds, changed = rows.stage < 0, rows.points != x
+    free = (far != x) & ~changed
+    count = changed.flatten(2).sum(2)
+    as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
+    chosen = _some(torch.where(like(adds, x), free, rows.left), noise, torch.where(adds, as_many, rows.share))
+    part = like(1 - 0.5 ** rows.stage.clamp_min(0), x)
+    to = torch.where(like(adds, x), far, x.lerp(rows.points, part))
+    look = search.decide(torch.where(chosen, to, rows.points))
+    met = look.adversarial
+    gains = met & (adds | (look.distance < rows.length))
+    rows.points = torch.where(like(met, x), look.seen, rows.points)
+    rows.length = torch.where(met, look.distance, rows.length)
+    alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
+    rows.left = rows.left & ~(chosen & like(alone, x))
+    rows.stage = torch.where(adds & met, 0, rows.stage)
+    # until the first pass is over, many can go back
+    more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
+    rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
+    # the order begins anew
+    anew = gains & (rows.stage == 0)
+    rows.left = torch.where(like(anew, x), rows.points != x, rows.left)
+
+
+def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
+    """Return bool [n, C, ...]: a random share [n, C] of these coordinates, about, and one at least."""
+    loud = noise.abs().where(of, -1.0)
+    least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(0)
+    return loud >= like(least, loud)
+
+
+def _pass_on(search: core.Search[Rows]) -> None:
+    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
+    rows, x = search.rows, search.x.unsqueeze(1)
+    last = HALVINGS if search.threat.norm == "l2" else 0
+    over = (rows.stage >= 0) & ~rows.left.flatten(2).any(2)
+    stage = rows.stage + over.to(rows.stage.dtype)
+    returns = stage > last
+    better = returns & (rows.length <= rows.least)
+    rows.best = torch.where(like(better, x), rows.points, rows.best)
+    rows.least = torch.where(better, rows.length, rows.least)
+    rows.points = torch.where(like(returns, x), rows.best, rows.points)
+    rows.length = torch.where(returns, rows.least, rows.length)
+    rows.stage = torch.where(returns, -1, stage)
+    rows.left = torch.where(like(over, x), rows.points != x, rows.left)

@@ -1,0 +1,102 @@
+"""HopSkipJump as published: probes, delta, the length of steps, and bisections, by the points it asks."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import hopskipjump
+from fastadv.threat import THREATS
+
+from ..nets import images, labels, linear
+from ..watched import watched
+
+INF = torch.inf
+SIZE = 100
+
+
+@pytest.mark.parametrize(("norm", "order", "halvings"), [("l2", 2.0, 10), ("linf", INF, 14)])
+def test_what_is_asked_step_by_step(norm: str, order: float, halvings: int) -> None:
+    """With D coordinates, bisections come within D^-1.5 or D^-2, B_t = 30 sqrt(t), delta = d / D but 0.1 at
+    first, and steps are d / sqrt(t), halved until they succeed.
+    """
+    assert halvings == math.ceil((1.5 if norm == "l2" else 2) * math.log2(SIZE))
+    net, x = linear(3, SIZE).double(), images(1, (SIZE,))
+    y, others = labels(net, x), images(99, (SIZE,), seed=9)
+    model, seen = watched(net)
+    start = others[labels(net, others) != y][:1]
+    hopskipjump(
+        model, x, y, THREATS[norm](INF), queries=400, starts=start, directions=30, variant="published"
+    )
+    flow = iter(torch.cat(seen[1:]))
+
+    def far(point: Tensor) -> float:
+        return float((point - x[0]).norm(p=order))
+
+    def wrong(point: Tensor) -> bool:
+        return bool(labels(net, point[None]) != y)
+
+    def bisected(point: Tensor) -> Tensor:
+        low, high, best = 0.0, 1.0, point
+        for _ in range(halvings):
+            asked, share = next(flow), (low + high) / 2
+            away = point - x[0]
+            reach = share * far(point)
+            torch.testing.assert_close(
+                asked, x[0] + (share * away if norm == "l2" else away.clamp(-reach, reach))
+            )
+            low, high, best = (low, share, asked) if wrong(asked) else (share, high, best)
+        return best
+
+    point = next(flow)
+    assert torch.equal(point, start[0])
+    before, point = 0.1 * SIZE, bisected(point)
+    for step in range(1, 6):
+        probes = torch.stack([next(flow) for _ in range(int(30 * math.sqrt(step)))])
+        ways = (probes - point) / (before / SIZE)
+        assert (ways.norm(dim=1) <= 1 + 1e-6).all()
+        assert (ways.norm(dim=1) > 1 - 1e-6).float().mean() > 0.2  # the box cuts off the others
+        answers = labels(net, probes).ne(y).double() * 2 - 1
+        mean = answers.mean()
+        gradient = ((answers - (mean if mean.abs() < 1 else 0)) @ ways).div(len(ways))
+        update = gradient / gradient.norm() if norm == "l2" else gradient.sign()
+        size = far(point) / math.sqrt(step)
+        while True:
+            asked = next(flow)
+            torch.testing.assert_close(asked, (point + size * update).clamp(0, 1))
+            if wrong(asked):
+                break
+            size /= 2
+        before, point = far(asked), bisected(asked)
+
+
+def test_samples_without_queries_stop_at_once() -> None:
+    """No query beyond the budget, whenever a sample found its start; batch mates change nothing."""
+    net, x = linear(3, SIZE).double(), images(4, (SIZE,))
+    y = labels(net, x)
+    for norm in ("l2", "linf"):
+        out = hopskipjump(net, x, y, THREATS[norm](INF), queries=130, directions=20, variant="published")
+        alone = [
+            hopskipjump(net, x[n : n + 1], y[n : n + 1], THREATS[norm](INF), queries=130, directions=20,
+                        variant="published", ids=torch.tensor([n]))
+            for n in range(4)
+        ]  # fmt: skip
+        assert out.forwards == sum(one.forwards for one in alone) <= 4 * 132
+        assert torch.equal(out.x_adv, torch.cat([one.x_adv for one in alone]))
+
+
+def test_probes_that_all_succeed_have_no_baseline() -> None:
+    """Their mean answer is 1, and less that nothing would be left of them."""
+    x = torch.full((1, SIZE), 0.5, dtype=torch.float64)
+
+    def says(z: Tensor) -> Tensor:
+        wrong = ((z - x).norm(dim=1) > 1e-9).to(z.dtype)
+        return torch.stack([1 - wrong, wrong], 1)
+
+    model, seen = watched(says)
+    given = {"starts": images(1, (SIZE,)), "steps": 1, "directions": 30, "variant": "published"}
+    hopskipjump(model, x, torch.zeros(1).long(), THREATS["l2"](INF), **given)
+    flow = torch.cat(seen[1:])
+    point, ways = flow[10], (flow[11:41] - flow[10]).mean(0)
+    torch.testing.assert_close(flow[41], point + (point - x[0]).norm() * ways / ways.norm())
