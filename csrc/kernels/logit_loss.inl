@@ -14,25 +14,50 @@ inline float exp_negative(float x) {
   return x < -87.0f ? 0.0f : series * float_of((bits_of(shifted) << 23) + 0x3F800000u);
 }
 
-// log(sum of the others' exponentials) - z[label] is the gap; the loss is log(1 + exp(gap)), whose digits
-// survive where the label is almost sure.
-inline double ce_row(float* z, int64_t classes, int64_t label, bool direction) {
-  const double own = z[label];
-  z[label] = -HUGE_VALF;
-  float top = -HUGE_VALF, sum = 0;
-#pragma omp simd reduction(max : top)
-  for (int64_t k = 0; k < classes; ++k) top = z[k] > top ? z[k] : top;
+// z <- exp((z - the largest) / unit), the unit 1 unless `scaled`; returns the sum.
+template <bool scaled = false>
+float exponentiate(float* z, int64_t classes, float& top, float unit = 1) {
+  float largest = -HUGE_VALF, sum = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t k = 0; k < classes; ++k) largest = z[k] > largest ? z[k] : largest;
 #pragma omp simd reduction(+ : sum)
   for (int64_t k = 0; k < classes; ++k) {
-    z[k] = exp_negative(z[k] - top);
+    z[k] = exp_negative(scaled ? (z[k] - largest) / unit : z[k] - largest);
     sum += z[k];
   }
-  const double gap = top + std::log(static_cast<double>(sum)) - own;
-  const float wrong = direction ? 1.0f : static_cast<float>(1 / (1 + std::exp(-gap))), scale = wrong / sum;
+  top = largest;
+  return sum;
+}
+
+// log(sum of the others' exponentials) - z[label] is the gap; the loss is log(1 + exp(gap)), whose digits
+// survive where the label is almost sure. With `scaled`, of the logits over their unit.
+template <bool scaled>
+double ce_row(float* z, int64_t classes, int64_t label, bool direction, float unit = 1) {
+  const double own = z[label];
+  z[label] = -HUGE_VALF;
+  float top;
+  const float sum = exponentiate<scaled>(z, classes, top, unit);
+  const double others = std::log(static_cast<double>(sum)),
+               gap = scaled ? others + (top - own) / unit : top + others - own;
+  float wrong = direction ? 1.0f : static_cast<float>(1 / (1 + std::exp(-gap)));
+  if (scaled && !direction) wrong /= unit;
+  const float scale = wrong / sum;
 #pragma omp simd
   for (int64_t k = 0; k < classes; ++k) z[k] *= scale;
   z[label] = -wrong;
   return gap > 50 ? gap : std::log1p(std::exp(gap));
+}
+
+// By what ce_scaled divides the logits: see ops/logit_loss.py.
+inline float unit_of(const float* z, int64_t classes) {
+  float first = z[0], second = -HUGE_VALF, last = z[0];
+  for (int64_t k = 1; k < classes; ++k) {
+    second = std::max(second, std::min(first, z[k]));
+    first = std::max(first, z[k]);
+    last = std::min(last, z[k]);
+  }
+  const float unit = std::max(first - second, 0x1p-20f * (first - last));
+  return unit > 1e-30f ? unit : 1;
 }
 
 // The lowest index of the largest logit other than `label`.
@@ -53,6 +78,25 @@ inline double margin_row(float* z, int64_t classes, int64_t label) {
   z[rival] += 1;
   z[label] -= 1;
   return loss;
+}
+
+// For three classes or more: log(2 p_rival + rest) - log(2 p_label + rest), both over the rest.
+inline double pm_row(float* z, int64_t classes, int64_t label) {
+  const int64_t rival = rival_of(z, classes, label);
+  const double above = z[rival], own = z[label];
+  z[rival] = z[label] = -HUGE_VALF;
+  float top;
+  const float sum = exponentiate(z, classes, top);
+  const double rest = std::log(static_cast<double>(sum) / 2), up = above - top - rest,
+               down = own - top - rest;
+  const auto sigmoid = [](double u) { return 1 / (1 + std::exp(-u)); };
+  const auto softplus = [](double u) { return std::max(u, 0.0) + std::log1p(std::exp(-std::fabs(u))); };
+  const float scale = static_cast<float>((sigmoid(down) - sigmoid(up)) / sum);
+#pragma omp simd
+  for (int64_t k = 0; k < classes; ++k) z[k] *= scale;
+  z[rival] = static_cast<float>(sigmoid(up));
+  z[label] = static_cast<float>(-sigmoid(down));
+  return softplus(up) - softplus(down);
 }
 
 // Indices of the four largest logits in order, the lower index first among equals. Where there are fewer, the
@@ -93,10 +137,14 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
 
 inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, int64_t target,
                       bool direction) {
-  const bool ratio = kind == LossKind::dlr && classes > 2;
-  if (ratio) return static_cast<float>(dlr_row(z, classes, label, target));
+  // of two classes both are the margin
+  if (classes == 2 && (kind == LossKind::dlr || kind == LossKind::pm)) kind = LossKind::margin;
+  if (kind == LossKind::dlr) return static_cast<float>(dlr_row(z, classes, label, target));
   const int64_t aim = target < 0 ? label : target;
-  double loss = kind == LossKind::ce ? ce_row(z, classes, aim, direction) : margin_row(z, classes, aim);
+  double loss = kind == LossKind::ce          ? ce_row<false>(z, classes, aim, direction)
+                : kind == LossKind::ce_scaled ? ce_row<true>(z, classes, aim, direction, unit_of(z, classes))
+                : kind == LossKind::pm        ? pm_row(z, classes, aim)
+                                              : margin_row(z, classes, aim);
   float sign = target < 0 ? 1.0f : -1.0f;
   loss *= sign;
   if (kind == LossKind::cw && !(loss < 0)) loss = sign = 0;

@@ -1,31 +1,52 @@
 """logit_loss: the losses attacks ascend, per sample, with their gradient on the logits, in one pass.
 
 With z the logits, y the label and t the target (the right column: ascent then leads to it):
-ce      log sum exp z - z_y                          -(log sum exp z - z_t)
-margin  max_{j != y} z_j - z_y                       z_t - max_{j != t} z_j
-cw      min(margin, 0)
-dlr     (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)
-cw is Carlini & Wagner 2017 at confidence 0, dlr is Croce & Hein 2020. Where K is too small for dlr's order
-statistics, the last one there is takes their place; for K = 2, where the ratio is a constant, dlr is the
-margin itself.
+ce         log sum exp z - z_y                          -(log sum exp z - z_t)
+margin     max_{j != y} z_j - z_y                       z_t - max_{j != t} z_j
+cw         min(margin, 0)
+dlr        (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)
+ce_scaled  ce of z / s, s = z_(1) - z_(2)               the same of -ce
+pm         log((1 + m) / (1 - m)),                      the same of m = p_t - max_{j != t} p_j
+           m = max_{j != y} p_j - p_y, p = softmax(z)
+cw is Carlini & Wagner 2017 at confidence 0, dlr is Croce & Hein 2020. ce_scaled is MIFPE (Yu & Xu 2023) at
+temperature 1; pm is the probability margin m of PMA (Xie et al. 2024, arXiv 2411.15210).
 
-`direction` leaves out a positive factor of ce's gradient, 1 - p_y (or 1 - p_t), which underflows for
-confident rows; steps that use only the gradient's direction lose nothing. A row with a non-finite logit has
-loss and gradient NaN.
+dlr: for K = 3 the last order statistic takes the place of those that are missing, so that the denominator is
+the largest logit minus the smallest, with or without a target; it is at least 1e-12. For K = 2, where the
+ratio is a constant, dlr is the margin itself.
+
+ce_scaled: the gradient takes s for a constant, as published, so that it is not the derivative of the value.
+s is at least 2^-20 of the largest logit minus the smallest, which counts where the two largest are equal, and
+1 where that is no more than 1e-30, as where all logits are equal. A positive factor of all logits changes
+neither the value nor the direction of the gradient. For K = 2 the value tells no more than which logit is the
+larger; the gradient is along that of the margin.
+
+pm: m itself rounds to -1 or 1, with a gradient of 0, where the model is sure. The logarithm rises with m, is
+0 where it is, and equals log(2 p_r + rest) - log(2 p_y + rest) for the largest other class r and the sum of
+all others: it is computed from differences of logits and neither rounds nor underflows. Its gradient is a
+positive multiple of that of m. For K = 2 it is the margin.
+
+`direction` leaves out a positive factor of the gradient of ce and ce_scaled, 1 - p_y (or 1 - p_t) and 1 / s;
+the first underflows for confident rows. Steps that use only the gradient's direction lose nothing. A row with
+a non-finite logit has loss and gradient NaN.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_column, wide
 from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
-KINDS = ("ce", "margin", "cw", "dlr")
+KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm")
+# of the unit s of ce_scaled: the least share of the range of the logits, and the least value
+LEAST_SHARE, LEAST_UNIT = 2.0**-20, 1e-30
 
 
 def _one(index: Tensor, like: Tensor) -> Tensor:
@@ -44,7 +65,26 @@ def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
     gap = torch.logsumexp(_others(z, label) - z.gather(1, label[:, None]), dim=1, keepdim=True)
     share = torch.softmax(_others(z, label), dim=1) - _one(label, z)
     grad = share if direction else share * torch.sigmoid(gap)
-    return torch.nn.functional.softplus(gap, threshold=50.0).squeeze(1), grad
+    return softplus(gap, threshold=50.0).squeeze(1), grad
+
+
+def _ce_scaled(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
+    top = z.topk(2, dim=1).values
+    unit = (top[:, :1] - top[:, 1:]).maximum(LEAST_SHARE * (top[:, :1] - z.amin(1, keepdim=True)))
+    unit = torch.where(unit > LEAST_UNIT, unit, 1.0)
+    loss, grad = _ce((z - top[:, :1]) / unit, label, direction)
+    return loss, grad if direction else grad / unit
+
+
+def _pm(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """For three classes or more: log(2 p_r + rest) - log(2 p_y + rest), both over the rest."""
+    other = _others(z, label).argmax(dim=1)
+    rest = _others(_others(z, label), other)
+    total = torch.logsumexp(rest, dim=1)
+    rival, own = (math.log(2) + (z.gather(1, at[:, None]).squeeze(1) - total) for at in (other, label))
+    a, b = rival.sigmoid()[:, None], own.sigmoid()[:, None]
+    grad = torch.softmax(rest, dim=1) * (b - a) + a * _one(other, z) - b * _one(label, z)
+    return softplus(rival, threshold=50.0) - softplus(own, threshold=50.0), grad
 
 
 def _margin(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,8 +95,6 @@ def _margin(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dlr(z: Tensor, label: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
     classes = z.shape[1]
-    if classes == 2:
-        return _margin(z, label) if targets is None else _negated(*_margin(z, targets))
     order = z.argsort(dim=1, descending=True, stable=True)
     if targets is None:
         top, grad_top = _margin(z, label)
@@ -89,10 +127,15 @@ def reference(
     finite = logits.isfinite().all(1)
     z = torch.where(finite[:, None], logits, 0.0).to(wide(logits.dtype))
     aim = labels if targets is None else targets
+    if kind in ("dlr", "pm") and z.shape[1] == 2:
+        kind = "margin"
     if kind == "dlr":
         loss, grad = _dlr(z, labels, targets)
     else:
-        loss, grad = _ce(z, aim, direction) if kind == "ce" else _margin(z, aim)
+        if kind in ("ce", "ce_scaled"):
+            loss, grad = (_ce if kind == "ce" else _ce_scaled)(z, aim, direction)
+        else:
+            loss, grad = (_pm if kind == "pm" else _margin)(z, aim)
         if targets is not None:
             loss, grad = _negated(loss, grad)
         if kind == "cw":
@@ -127,8 +170,9 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         for kind in KINDS:
             for aims in (None, targets):
                 yield logits, labels, kind, aims, False
-        yield logits, labels, "ce", None, True
-        yield logits * 40, labels, "ce", targets, True
+        for kind in ("ce", "ce_scaled"):
+            yield logits, labels, kind, None, True
+            yield logits * 40, labels, kind, targets, True
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -153,7 +197,7 @@ register(
         name="logit_loss",
         schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
         "-> (Tensor loss, Tensor grad)",
-        summary="per-sample ce, margin, cw or dlr and its gradient on the logits",
+        summary="per-sample ce, margin, cw, dlr, ce_scaled or pm and its gradient on the logits",
         reference=reference,
         fake=fake,
         samples=samples,

@@ -10,9 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastadv.ops.logit_loss import LEAST_SHARE, LEAST_UNIT
 from fastadv.ops.triton._common import WIDTH, load, rounded, start, store
 
 _NONE = tl.constexpr(2**31 - 1)
+_SHARE, _UNIT = tl.constexpr(LEAST_SHARE), tl.constexpr(LEAST_UNIT)
 
 
 @triton.jit
@@ -40,22 +42,72 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _ce(row, classes, aim, own, direction: tl.constexpr, BLOCK: tl.constexpr):
-    """Return (loss, largest other logit, factor of exp(z - largest) in the gradient, gradient at the aim)."""
-    top, _ = _largest(row, classes, aim, aim, aim, BLOCK)
+def _rate(row, classes, BLOCK: tl.constexpr):
+    """Return by what ce_scaled multiplies the logits."""
+    first, at_first = _largest(row, classes, -1, -1, -1, BLOCK)
+    second, _ = _largest(row, classes, at_first, at_first, at_first, BLOCK)
+    last = tl.full((BLOCK,), float("inf"), tl.float32)
+    for start_at in range(0, classes, BLOCK):
+        at = start_at + tl.arange(0, BLOCK)
+        last = tl.where(at < classes, tl.minimum(last, load(row, at, at < classes)), last)
+    unit = tl.maximum(first - second, (first - tl.min(last)) * _SHARE)
+    return 1.0 / tl.where(unit > _UNIT, unit, 1.0)
+
+
+@triton.jit
+def _times(value, rate):
+    if rate is None:
+        return value
+    else:
+        return value * rate
+
+
+@triton.jit
+def _rest(row, classes, a, b, rate, BLOCK: tl.constexpr):
+    """Return (largest logit outside the columns a and b, sum of exp(rate * (z - largest)) over those)."""
+    top, _ = _largest(row, classes, a, b, b, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):
         at = first + tl.arange(0, BLOCK)
         z = load(row, at, at < classes)
-        total += tl.where((at < classes) & (at != aim), tl.exp(z - top), 0.0)
-    others = tl.sum(total).to(tl.float64)
-    gap = top.to(tl.float64) + tl.log(others) - own.to(tl.float64)
-    # log(1 + exp(gap)) and its derivative keep their digits where p_aim is near 1
+        total += tl.where((at < classes) & (at != a) & (at != b), tl.exp(_times(z - top, rate)), 0.0)
+    return top, tl.sum(total).to(tl.float64)
+
+
+@triton.jit
+def _softplus(gap):
+    """Return log(1 + exp(gap)) and its derivative in float64; both keep their digits where they are small."""
     odds = tl.exp(-tl.abs(gap))
     tail = tl.where(odds < 1e-6, odds * (1.0 - 0.5 * odds), tl.log(1.0 + odds))
-    loss = tl.maximum(gap, 0.0) + tail
-    missing = tl.full((), 1.0, tl.float64) if direction else tl.where(gap > 0, 1.0, odds) / (1.0 + odds)
+    return tl.maximum(gap, 0.0) + tail, tl.where(gap > 0, 1.0, odds) / (1.0 + odds)
+
+
+@triton.jit
+def _ce(row, classes, aim, own, rate, direction: tl.constexpr, BLOCK: tl.constexpr):
+    """Return (loss, largest other logit, factor of exp(rate * (z - largest)) in the gradient, gradient at the
+    aim).
+    """
+    top, others = _rest(row, classes, aim, aim, rate, BLOCK)
+    gap = _times(top.to(tl.float64) - own.to(tl.float64), rate) + tl.log(others)
+    # their digits are kept where p_aim is near 1
+    loss, wrong = _softplus(gap)
+    missing = tl.full((), 1.0, tl.float64) if direction else _times(wrong, rate)
     return loss.to(tl.float32), top, (missing / others).to(tl.float32), -missing.to(tl.float32)
+
+
+@triton.jit
+def _pm(row, classes, other, aim, rival, own, BLOCK: tl.constexpr):
+    """Return (loss, largest logit of the rest, factor of exp(z - largest) in the gradient, gradient at
+    `other`, gradient at the aim).
+    """
+    top, total = _rest(row, classes, other, aim, None, BLOCK)
+    rest = top.to(tl.float64) + tl.log(total / 2.0)
+    high, a = _softplus(rival.to(tl.float64) - rest)
+    low, b = _softplus(own.to(tl.float64) - rest)
+    return (
+        (high - low).to(tl.float32), top, ((b - a) / total).to(tl.float32), a.to(tl.float32),
+        -b.to(tl.float32),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -77,11 +129,21 @@ def logit_loss_kernel(
     aim = tl.where(valid, aim, 0).to(tl.int32)
     own = load(row, aim, valid)
 
-    if KIND == "ce":
-        loss, top, scale, at_aim = _ce(row, classes, aim, own, DIRECTION, BLOCK)
+    if KIND == "ce" or KIND == "ce_scaled" or KIND == "pm":
+        rate = None
+        if KIND == "pm":
+            rival, other = _largest(row, classes, aim, aim, aim, BLOCK)
+            loss, top, scale, at_other, at_aim = _pm(row, classes, other, aim, rival, own, BLOCK)
+        else:
+            if KIND == "ce_scaled":
+                rate = _rate(row, classes, BLOCK)
+            loss, top, scale, at_aim = _ce(row, classes, aim, own, rate, DIRECTION, BLOCK)
         for first in range(0, classes, BLOCK):
             at = first + tl.arange(0, BLOCK)
-            value = tl.where(at == aim, at_aim, scale * tl.exp(load(row, at, at < classes) - top))
+            value = scale * tl.exp(_times(load(row, at, at < classes) - top, rate))
+            value = tl.where(at == aim, at_aim, value)
+            if KIND == "pm":
+                value = tl.where(at == other, at_other, value)
             if targets is not None:
                 value = -value
             store(grad, at, rounded(tl.where(usable, value, float("nan")), dtype), at < classes)
@@ -131,12 +193,12 @@ def launch(
     direction: bool,
 ) -> None:  # fmt: skip
     count, classes = logits.shape
-    if kind == "dlr" and classes == 2:
+    if kind in ("dlr", "pm") and classes == 2:
         kind = "margin"
     aims = None if targets is None else targets.contiguous()
     # short rows need few threads
     block = max(128, min(WIDTH, triton.next_power_of_2(classes)))
     start(
         logit_loss_kernel, count, loss, grad, logits.contiguous(), labels.contiguous(), aims, classes,
-        KIND=kind, DIRECTION=direction and kind == "ce", BLOCK=block, num_warps=block // 128,
+        KIND=kind, DIRECTION=direction and kind in ("ce", "ce_scaled"), BLOCK=block, num_warps=block // 128,
     )  # fmt: skip
