@@ -135,16 +135,21 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
   return loss;
 }
 
+// Apart, so that the shorter losses stay inline.
+[[gnu::noinline]] inline double scale_free_row(float* z, int64_t classes, LossKind kind, int64_t aim,
+                                               bool direction) {
+  if (kind == LossKind::ce_scaled) return ce_row<true>(z, classes, aim, direction, unit_of(z, classes));
+  return classes == 2 ? margin_row(z, classes, aim) : pm_row(z, classes, aim);
+}
+
 inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, int64_t target,
                       bool direction) {
-  // of two classes both are the margin
-  if (classes == 2 && (kind == LossKind::dlr || kind == LossKind::pm)) kind = LossKind::margin;
-  if (kind == LossKind::dlr) return static_cast<float>(dlr_row(z, classes, label, target));
+  const bool ratio = kind == LossKind::dlr && classes > 2;
+  if (ratio) return static_cast<float>(dlr_row(z, classes, label, target));
   const int64_t aim = target < 0 ? label : target;
-  double loss = kind == LossKind::ce          ? ce_row<false>(z, classes, aim, direction)
-                : kind == LossKind::ce_scaled ? ce_row<true>(z, classes, aim, direction, unit_of(z, classes))
-                : kind == LossKind::pm        ? pm_row(z, classes, aim)
-                                              : margin_row(z, classes, aim);
+  double loss = kind == LossKind::ce   ? ce_row<false>(z, classes, aim, direction)
+                : kind > LossKind::dlr ? scale_free_row(z, classes, kind, aim, direction)
+                                       : margin_row(z, classes, aim);
   float sign = target < 0 ? 1.0f : -1.0f;
   loss *= sign;
   if (kind == LossKind::cw && !(loss < 0)) loss = sign = 0;

@@ -99,8 +99,10 @@ def _fit(
     gradient = look.gradient
     free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
     if search.threat.norm == "l2":
-        length = -look.loss / free.norm(dim=1)
-        needed = 2 * length / free.norm(dim=1)
+        # in float64, where the squares of huge and tiny gradients have room
+        size = free.double().norm(dim=1)
+        length = (-look.loss / size).to(search.best.rank.dtype)
+        needed = 2 * length / size
     else:
         length = -look.loss / free.abs().sum(1)
         needed = 1 / free.abs().amax(1)

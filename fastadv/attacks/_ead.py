@@ -83,7 +83,8 @@ def _needed(search: core.Search[Rows], look: core.GradientLook, weight: float) -
     """
     low, high = search.threat.box
     room = torch.where(look.gradient > 0, high - search.x, search.x - low).clamp_max(FAR).flatten(1)
-    steep, order = look.gradient.abs().flatten(1).sort(1, descending=True)
+    # in float64, where the squares of huge and tiny gradients have room
+    steep, order = look.gradient.double().abs().flatten(1).sort(1, descending=True)
     gap = -look.loss[:, None]
     count = ((steep * room.gather(1, order)).cumsum(1) < gap).sum(1, keepdim=True)
     last = steep.gather(1, count.clamp_max(steep.shape[1] - 1)).maximum(FLATTEST * steep[:, :1])

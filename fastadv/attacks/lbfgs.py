@@ -14,6 +14,8 @@ from fastadv.threat import Threat
 
 # the first constant, as a multiple of what a linear model needs
 FIRST = 2.0
+# the margin at x in units of the bend of the loss, so that it does not depend on the scale of the logits
+BENDS = 30.0
 # the search for the constant ends when it is known to within this factor
 NARROW = 1.02
 # pairs of steps and gradient changes that estimate the curvature
@@ -31,6 +33,7 @@ class _Rows(Constants):
     moves: Tensor
     changes: Tensor
     weights: Tensor
+    unit: Tensor
 
 
 @core.takes_common(norms=("l2",), steps=1, searches=1)
@@ -45,10 +48,11 @@ def lbfgs(
     constant: float | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over z in the box.
+    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z) / unit)) over z in the box.
 
-    With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1); with more it
-    stays smooth and takes any criterion. Each of the `searches` is a projected L-BFGS from x with another
+    With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1), of logits over
+    a unit; with more it stays smooth and takes any criterion. The unit is a thirtieth of the margin at x, so that
+    a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS from x with another
     constant, found by bisection. Every sample has its own curvature, length of step and constant, so that
     each step is one full batch: a sample whose step was too long tries a shorter one in the next batch.
 
@@ -64,20 +68,15 @@ def lbfgs(
     positive("constant", constant, 1.0)
 
     def rule(search: core.Search[_Rows]) -> None:
-        margin = search.problem.criterion.margin
-
-        def likelihood(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            return logsigmoid(margin(logits, y, targets))
-
-        rows = search.rows
+        rows, margin = search.rows, search.problem.margin
         constant_search.reset(search)
         for number in range(searches):
             constant_search.begin_run(search)
             _begin(search)
             for step in range(steps):
-                look = search.gradient(rows.trial.view_as(search.x), likelihood)
+                look = search.gradient(rows.trial.view_as(search.x), margin)
                 if not (number or step):
-                    constant_search.set_first(search, _needed(look), FIRST, constant)
+                    _fit(search, look, constant)
                 rows.hit |= look.adversarial
                 _consider(search, look, step)
                 _propose(search, step)
@@ -88,13 +87,15 @@ def lbfgs(
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _needed(look: core.GradientLook) -> Tensor:
-    """Return [n], the constant of a linear model: at its boundary the loss is half as steep as the margin."""
-    odds = look.loss.double().exp()
-    gap = torch.log1p(-odds) - look.loss.double()
-    steepness = look.gradient.double().flatten(1).norm(dim=1) / (1 - odds)
-    needed: Tensor = 4 * gap / steepness.square()
-    return needed.to(look.loss.dtype)
+def _fit(search: core.Search[_Rows], look: core.GradientLook, constant: float | None) -> None:
+    """Set the unit of the margin, and the first constant: at the boundary of a model as linear as at x, where
+    the loss is half as steep as the margin, both parts balance.
+    """
+    # in float64, where the squares of huge and tiny gradients have room
+    gap, steepness = -look.loss.double(), look.gradient.double().flatten(1).norm(dim=1)
+    unit = torch.where(gap > 0, gap / BENDS, 1.0)
+    constant_search.set_first(search, 4 * unit * gap / steepness.square(), FIRST, constant)
+    search.rows.unit = unit.to(look.loss.dtype)
 
 
 def _begin(search: core.Search[_Rows]) -> None:
@@ -113,8 +114,10 @@ def _consider(search: core.Search[_Rows], look: core.GradientLook, step: int) ->
     rows = search.rows
     away = rows.trial - search.x.flatten(1)
     constant = rows.constant.to(away.dtype)
-    value = away.square().sum(1) - constant * look.loss.to(away.dtype)
-    gradient = 2 * away - constant[:, None] * look.gradient.flatten(1)
+    lead, push = look.loss / rows.unit, constant / rows.unit.to(away.dtype)
+    value = away.square().sum(1) - constant * logsigmoid(lead).to(away.dtype)
+    push = push * lead.neg().sigmoid().to(away.dtype)
+    gradient = 2 * away - push[:, None] * look.gradient.flatten(1)
     move, change = rows.trial - rows.point, gradient - rows.gradient
     good = value <= rows.value + ENOUGH * (rows.gradient * move).sum(1)
     curvature = (move * change).sum(1)

@@ -45,9 +45,10 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Rivals) -> Boundary
         look = each = search.jacobian(points, lambda logits: _gains(logits, search.y, rivals(logits)))
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
         normals = each.gradients
-    sizes = norm(normals.flatten(0, 1), DUAL[search.threat.order]).view(normals.shape[:2])
-    distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
-    distance, place = distances.min(1)
+    # in float64, where the squares of huge and tiny gradients have room
+    sizes = norm(normals.flatten(0, 1).double(), DUAL[search.threat.order]).view(normals.shape[:2])
+    distances = torch.where(sizes > 0, lacks.abs().double() / sizes, inf).nan_to_num_(inf, inf)
+    distance, place = distances.to(normals.dtype).min(1)
     row = torch.arange(len(lacks), device=lacks.device)
     distance = torch.where(distance.isfinite(), distance, 0.0)
     return Boundary(look, lacks[row, place], normals[row, place], sizes[row, place], distance)
@@ -57,7 +58,7 @@ def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
     """Return the direction of unit norm (order 2 or inf) along normal [n, ...], of dual norm size [n]."""
     if order == inf:
         return normal.sign()
-    return normal * like(torch.where(size > 0, 1 / size, 0.0), normal)
+    return normal * like(torch.where(size > 0, 1 / size, 0.0).to(normal.dtype), normal)
 
 
 def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:
