@@ -1,4 +1,4 @@
-"""Per-sample losses that attacks ascend. The formulas of ce, margin, cw and dlr are in ops/logit_loss.py."""
+"""Per-sample losses that attacks ascend. All formulas but that of bce are in ops/logit_loss.py."""
 
 from collections.abc import Callable
 
@@ -80,9 +80,9 @@ def loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """Return (loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
 
-    The names are "ce", "margin", "cw", "dlr" and "bce". A callable takes (logits, y, targets) and returns one
-    value per sample, to be maximized. With `direction` the gradient is right up to a positive factor for each
-    row, which keeps that of "ce" and "bce" from underflowing on confident rows.
+    The names are those of `LOSSES`. A callable takes (logits, y, targets) and returns one value per sample,
+    to be maximized. With `direction` the gradient is right up to a positive factor for each row, which keeps
+    that of "ce" and "bce" from underflowing on confident rows.
 
     Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
     without a graph.

@@ -142,6 +142,6 @@ def test_the_direction_is_the_gradient_up_to_a_positive_factor(targeted):
     assert targeted or not gradient[0].any()
     cosine = torch.nn.functional.cosine_similarity(gradient[1:], direction[1:])
     torch.testing.assert_close(cosine, torch.ones(5))
-    for loss in ("margin", "cw", "dlr", "pm"):
+    for loss in ("margin", "cw", "dlr", "ce_scaled", "pm"):
         plain, other = (losses.loss_and_grad(z, y, loss, None, direction)[1] for direction in (False, True))
         assert torch.equal(plain, other)

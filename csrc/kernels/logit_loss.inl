@@ -40,13 +40,16 @@ double ce_row(float* z, int64_t classes, int64_t label, bool direction, float un
   const double others = std::log(static_cast<double>(sum)),
                gap = scaled ? others + (top - own) / unit : top + others - own;
   float wrong = direction ? 1.0f : static_cast<float>(1 / (1 + std::exp(-gap)));
-  if (scaled && !direction) wrong /= unit;
+  if (scaled) wrong /= unit;
   const float scale = wrong / sum;
 #pragma omp simd
   for (int64_t k = 0; k < classes; ++k) z[k] *= scale;
   z[label] = -wrong;
   return gap > 50 ? gap : std::log1p(std::exp(gap));
 }
+
+// What dlr and ce_scaled divide by at least.
+constexpr float kLeast = 1e-30f;
 
 // By what ce_scaled divides the logits: see ops/logit_loss.py.
 inline float unit_of(const float* z, int64_t classes) {
@@ -56,8 +59,8 @@ inline float unit_of(const float* z, int64_t classes) {
     first = std::max(first, z[k]);
     last = std::min(last, z[k]);
   }
-  const float unit = std::max(first - second, 0x1p-20f * (first - last));
-  return unit > 1e-30f ? unit : 1;
+  const float unit = std::max(first - second, 0x1p-10f * (first - last));
+  return unit > kLeast ? unit : 1;
 }
 
 // The lowest index of the largest logit other than `label`.
@@ -122,7 +125,7 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
   const Order order = largest_four(z, classes);
   const int64_t above = target < 0 ? rival_of(z, classes, label) : target, third = order.at[2],
                 fourth = target < 0 ? third : order.at[3];
-  const float wide = z[order.at[0]] - 0.5f * (z[third] + z[fourth]), width = wide > 1e-12f ? wide : 1e-12f;
+  const float wide = z[order.at[0]] - 0.5f * (z[third] + z[fourth]), width = wide > kLeast ? wide : kLeast;
   const float loss = (z[above] - z[label]) / width;
   clear(z, classes);
   z[above] += 1;
@@ -136,9 +139,8 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
 }
 
 // Apart, so that the shorter losses stay inline.
-[[gnu::noinline]] inline double scale_free_row(float* z, int64_t classes, LossKind kind, int64_t aim,
-                                               bool direction) {
-  if (kind == LossKind::ce_scaled) return ce_row<true>(z, classes, aim, direction, unit_of(z, classes));
+[[gnu::noinline]] inline double scale_free_row(float* z, int64_t classes, LossKind kind, int64_t aim) {
+  if (kind == LossKind::ce_scaled) return ce_row<true>(z, classes, aim, false, unit_of(z, classes));
   return classes == 2 ? margin_row(z, classes, aim) : pm_row(z, classes, aim);
 }
 
@@ -148,7 +150,7 @@ inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, i
   if (ratio) return static_cast<float>(dlr_row(z, classes, label, target));
   const int64_t aim = target < 0 ? label : target;
   double loss = kind == LossKind::ce   ? ce_row<false>(z, classes, aim, direction)
-                : kind > LossKind::dlr ? scale_free_row(z, classes, kind, aim, direction)
+                : kind > LossKind::dlr ? scale_free_row(z, classes, kind, aim)
                                        : margin_row(z, classes, aim);
   float sign = target < 0 ? 1.0f : -1.0f;
   loss *= sign;

@@ -50,11 +50,11 @@ def apgd(
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
-        loss: "ce", "margin" (of the criterion, where one is given), "dlr", "cw", or a function (logits, y,
-            targets) -> [B], maximized. One of the names with "-targeted" after it leads to the classes with
-            the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is
-            still any wrong class. DLR needs three classes, and its targeted form four; with fewer, see
-            `fastadv.ops.logit_loss`.
+        loss: "ce", "ce_scaled", "margin" (of the criterion, where one is given), "pm", "dlr", "cw", or a
+            function (logits, y, targets) -> [B], maximized. One of the names with "-targeted" after it leads
+            to the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is
+            APGD-T. A success is still any wrong class. Croce and Hein define DLR for three classes or more,
+            its targeted form for four; `fastadv.ops.logit_loss` says what it is with fewer.
         classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.

@@ -53,8 +53,8 @@ def ddn(
         gamma: in (0, 1), the share by which the norm shrinks and grows.
         first_norm: > 0, the first norm of d, in input units; None is the width of the box. A starting point
             brings its own.
-        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is "ce",
-            or the margin of the criterion if one is given.
+        loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", or a function (logits, y, targets) -> [B],
+            maximized; None is "ce", or the margin of the criterion if one is given.
         restarts: attempts; the others begin at random points within half the distance of the nearest success.
         seed: of the noise where the gradient is zero, and of the random points; elsewhere nothing is drawn.
     """

@@ -39,7 +39,8 @@ def last_iterate(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
         steps: steps; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates).
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
+        loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", "bce", or a function (logits, y, targets) ->
+            [B], maximized.
         targets: int [B]; ascend towards these classes instead of away from y.
         start: like x, inside the threat.
 

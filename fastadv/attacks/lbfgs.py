@@ -48,13 +48,14 @@ def lbfgs(
     constant: float | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z) / unit)) over z in the box.
+    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z) / unit)), z in the box.
 
     With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1), of logits over
-    a unit; with more it stays smooth and takes any criterion. The unit is a thirtieth of the margin at x, so that
-    a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS from x with another
-    constant, found by bisection. Every sample has its own curvature, length of step and constant, so that
-    each step is one full batch: a sample whose step was too long tries a shorter one in the next batch.
+    a unit; with more it stays smooth and takes any criterion. The unit is a thirtieth of the margin at x, so
+    that a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS from x
+    with another constant, found by bisection. Every sample has its own curvature, length of step and
+    constant, so that each step is one full batch: a sample whose step was too long tries a shorter one in the
+    next batch.
 
     Args:
         steps: gradients of each search, an integer >= 1; the paper names no number.

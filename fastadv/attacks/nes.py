@@ -49,8 +49,8 @@ def nes(
             width of the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
-        loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
-            (logits, y, targets) -> [B].
+        loss: maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr", "cw",
+            or a function (logits, y, targets) -> [B].
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))

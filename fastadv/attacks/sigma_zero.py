@@ -44,7 +44,8 @@ def sigma_zero(
     set to 0. The threshold rises where the last point is a success and falls elsewhere (Cinà et al. 2025,
     algorithm 1). The step falls along a cosine to a tenth of `step_size`. Beyond the paper: at the end, one
     for each 15 steps, coordinates of the best success are put back to x, from the least change on, and stay
-    there where the success lasts.
+    there where the success lasts. As published, the margin counts in units of the logits: where these
+    are many orders smaller than 1, the count of coordinates hides it.
 
     Args:
         threat: L0; its radius, inf or the largest number of coordinates of interest, a number or [B].

@@ -42,8 +42,8 @@ def spsa(
         directions: an integer >= 1, for each step; each is probed on both sides.
         probe: a number > 0, how far a probe moves a coordinate. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
-        loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
-            (logits, y, targets) -> [B].
+        loss: maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr", "cw",
+            or a function (logits, y, targets) -> [B].
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))

@@ -13,12 +13,15 @@ from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, Attack, AttackResult
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.cli._values import check_value, nameable
+from fastadv.losses import LOSSES
 
 # what the command line sets where the function leaves it open
 DEFAULTS = {"steps": 40, "queries": 1000}
 GIVEN = ("model", "x", "y", "threat")
 SYNTAX = (
     "An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.",
+    f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. Of ce_scaled and pm no logits are too "
+    "large.",
     "minimum_radius:attack=bim,steps=10 finds the least radius at which bim succeeds, and takes what bim "
     "takes.",
     "transfer:attack=bim,source=FILE makes perturbations on other weights of the model, in FILE; "

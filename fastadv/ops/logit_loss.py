@@ -12,23 +12,26 @@ cw is Carlini & Wagner 2017 at confidence 0, dlr is Croce & Hein 2020. ce_scaled
 temperature 1; pm is the probability margin m of PMA (Xie et al. 2024, arXiv 2411.15210).
 
 dlr: for K = 3 the last order statistic takes the place of those that are missing, so that the denominator is
-the largest logit minus the smallest, with or without a target; it is at least 1e-12. For K = 2, where the
+the largest logit minus the smallest, with or without a target; it is at least 1e-30. For K = 2, where the
 ratio is a constant, dlr is the margin itself.
 
 ce_scaled: the gradient takes s for a constant, as published, so that it is not the derivative of the value.
-s is at least 2^-20 of the largest logit minus the smallest, which counts where the two largest are equal, and
+s is at least 2^-10 of the largest logit minus the smallest, which counts where the two largest are equal, and
 1 where that is no more than 1e-30, as where all logits are equal. A positive factor of all logits changes
-neither the value nor the direction of the gradient. For K = 2 the value tells no more than which logit is the
-larger; the gradient is along that of the margin.
+neither the value nor what the gradient becomes on the way back through that factor. For K = 2 the value tells
+no more than which logit is the larger; the gradient is along that of the margin.
 
 pm: m itself rounds to -1 or 1, with a gradient of 0, where the model is sure. The logarithm rises with m, is
 0 where it is, and equals log(2 p_r + rest) - log(2 p_y + rest) for the largest other class r and the sum of
 all others: it is computed from differences of logits and neither rounds nor underflows. Its gradient is a
 positive multiple of that of m. For K = 2 it is the margin.
 
-`direction` leaves out a positive factor of the gradient of ce and ce_scaled, 1 - p_y (or 1 - p_t) and 1 / s;
-the first underflows for confident rows. Steps that use only the gradient's direction lose nothing. A row with
-a non-finite logit has loss and gradient NaN.
+ce depends on the scale of the logits: its gradient is along that of the margin where they are large, and
+raises all other classes alike where they are small.
+
+`direction` leaves out a positive factor of ce's gradient, 1 - p_y (or 1 - p_t), which underflows for
+confident rows; steps that use only the gradient's direction lose nothing. A row with a non-finite logit has
+loss and gradient NaN.
 """
 
 import math
@@ -45,8 +48,8 @@ from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm")
-# of the unit s of ce_scaled: the least share of the range of the logits, and the least value
-LEAST_SHARE, LEAST_UNIT = 2.0**-20, 1e-30
+# what ce_scaled and dlr divide by at least; for ce_scaled, also as a share of the range of the logits
+LEAST, LEAST_SHARE = 1e-30, 2.0**-10
 
 
 def _one(index: Tensor, like: Tensor) -> Tensor:
@@ -68,12 +71,12 @@ def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
     return softplus(gap, threshold=50.0).squeeze(1), grad
 
 
-def _ce_scaled(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
+def _ce_scaled(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     top = z.topk(2, dim=1).values
     unit = (top[:, :1] - top[:, 1:]).maximum(LEAST_SHARE * (top[:, :1] - z.amin(1, keepdim=True)))
-    unit = torch.where(unit > LEAST_UNIT, unit, 1.0)
-    loss, grad = _ce((z - top[:, :1]) / unit, label, direction)
-    return loss, grad if direction else grad / unit
+    unit = torch.where(unit > LEAST, unit, 1.0)
+    loss, grad = _ce((z - top[:, :1]) / unit, label, False)
+    return loss, grad / unit
 
 
 def _pm(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +107,7 @@ def _dlr(z: Tensor, label: Tensor, targets: Tensor | None) -> tuple[Tensor, Tens
         grad_top = _one(targets, z) - _one(label, z)
         third = (_one(order[:, 2], z) + _one(order[:, min(3, classes - 1)], z)) / 2
     spread = _one(order[:, 0], z) - third
-    width = (spread * z).sum(1, keepdim=True).clamp_min(1e-12)
+    width = (spread * z).sum(1, keepdim=True).clamp_min(LEAST)
     loss = top[:, None] / width
     return loss.squeeze(1), (grad_top - loss * spread) / width
 
@@ -132,10 +135,10 @@ def reference(
     if kind == "dlr":
         loss, grad = _dlr(z, labels, targets)
     else:
-        if kind in ("ce", "ce_scaled"):
-            loss, grad = (_ce if kind == "ce" else _ce_scaled)(z, aim, direction)
+        if kind == "ce":
+            loss, grad = _ce(z, aim, direction)
         else:
-            loss, grad = (_pm if kind == "pm" else _margin)(z, aim)
+            loss, grad = {"ce_scaled": _ce_scaled, "pm": _pm}.get(kind, _margin)(z, aim)
         if targets is not None:
             loss, grad = _negated(loss, grad)
         if kind == "cw":
@@ -170,9 +173,8 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         for kind in KINDS:
             for aims in (None, targets):
                 yield logits, labels, kind, aims, False
-        for kind in ("ce", "ce_scaled"):
-            yield logits, labels, kind, None, True
-            yield logits * 40, labels, kind, targets, True
+        yield logits, labels, "ce", None, True
+        yield logits * 40, labels, "ce", targets, True
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:

@@ -56,7 +56,8 @@ variant: "fastadv", or "published" for the algorithm of the paper without what t
 repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for each image.
 restarts: attempts, each from another random point or with other random draws; each sample's best is kept.
 random_start: let the first attempt start at a random point of ball and box too, instead of x.
-loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
+loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`), or a
+    function (logits, y, targets) -> [B], maximized.
 stop_early: leave a sample at its first success; otherwise return its strongest point.
 seed: of all random draws.
 """

@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.logit_loss import LEAST_SHARE, LEAST_UNIT
+from fastadv.ops.logit_loss import LEAST, LEAST_SHARE
 from fastadv.ops.triton._common import WIDTH, load, rounded, start, store
 
 _NONE = tl.constexpr(2**31 - 1)
-_SHARE, _UNIT = tl.constexpr(LEAST_SHARE), tl.constexpr(LEAST_UNIT)
+_LEAST, _SHARE = tl.constexpr(LEAST), tl.constexpr(LEAST_SHARE)
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def _rate(row, classes, BLOCK: tl.constexpr):
         at = start_at + tl.arange(0, BLOCK)
         last = tl.where(at < classes, tl.minimum(last, load(row, at, at < classes)), last)
     unit = tl.maximum(first - second, (first - tl.min(last)) * _SHARE)
-    return 1.0 / tl.where(unit > _UNIT, unit, 1.0)
+    return 1.0 / tl.where(unit > _LEAST, unit, 1.0)
 
 
 @triton.jit
@@ -172,7 +172,7 @@ def logit_loss_kernel(
                 last, o3 = _largest(row, classes, o0, o1, o2, BLOCK)
                 z3 = tl.where(classes > 3, last, z2)
                 o3 = tl.where(classes > 3, o3, o2)
-            width = tl.maximum(z0 - (z2 + z3) / 2, 1e-12)
+            width = tl.maximum(z0 - (z2 + z3) / 2, _LEAST)
             loss = loss / width
         for first in range(0, classes, BLOCK):
             at = first + tl.arange(0, BLOCK)
@@ -200,5 +200,5 @@ def launch(
     block = max(128, min(WIDTH, triton.next_power_of_2(classes)))
     start(
         logit_loss_kernel, count, loss, grad, logits.contiguous(), labels.contiguous(), aims, classes,
-        KIND=kind, DIRECTION=direction and kind in ("ce", "ce_scaled"), BLOCK=block, num_warps=block // 128,
+        KIND=kind, DIRECTION=direction and kind == "ce", BLOCK=block, num_warps=block // 128,
     )  # fmt: skip
