@@ -48,12 +48,12 @@ def lbfgs(
     constant: float | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z) / unit)), z in the box.
+    """Find the nearest success: min ||z - x||^2 + constant * unit * log(1 + exp(-margin(z) / unit)).
 
-    With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1), of logits over
-    a unit; with more it stays smooth and takes any criterion. The unit is a thirtieth of the margin at x, so
-    that a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS from x
-    with another constant, found by bisection. Every sample has its own curvature, length of step and
+    z is in the box. With two classes and a unit of 1 the second term is the cross-entropy of Szegedy et al.
+    2014 (section 4.1); with more it stays smooth and takes any criterion. The unit is a thirtieth of the margin at
+    x, so that a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS
+    from x with another constant, found by bisection. Every sample has its own curvature, length of step and
     constant, so that each step is one full batch: a sample whose step was too long tries a shorter one in the
     next batch.
 
@@ -95,7 +95,7 @@ def _fit(search: core.Search[_Rows], look: core.GradientLook, constant: float | 
     # in float64, where the squares of huge and tiny gradients have room
     gap, steepness = -look.loss.double(), look.gradient.double().flatten(1).norm(dim=1)
     unit = torch.where(gap > 0, gap / BENDS, 1.0)
-    constant_search.set_first(search, 4 * unit * gap / steepness.square(), FIRST, constant)
+    constant_search.set_first(search, 4 * gap / steepness.square(), FIRST, constant)
     search.rows.unit = unit.to(look.loss.dtype)
 
 
@@ -115,9 +115,9 @@ def _consider(search: core.Search[_Rows], look: core.GradientLook, step: int) ->
     rows = search.rows
     away = rows.trial - search.x.flatten(1)
     constant = rows.constant.to(away.dtype)
-    lead, push = look.loss / rows.unit, constant / rows.unit.to(away.dtype)
-    value = away.square().sum(1) - constant * logsigmoid(lead).to(away.dtype)
-    push = push * lead.neg().sigmoid().to(away.dtype)
+    lead = look.loss / rows.unit
+    value = away.square().sum(1) - constant * (rows.unit * logsigmoid(lead)).to(away.dtype)
+    push = constant * lead.neg().sigmoid().to(away.dtype)
     gradient = 2 * away - push[:, None] * look.gradient.flatten(1)
     move, change = rows.trial - rows.point, gradient - rows.gradient
     good = value <= rows.value + ENOUGH * (rows.gradient * move).sum(1)

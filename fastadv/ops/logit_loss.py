@@ -80,7 +80,7 @@ def _ce_scaled(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pm(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """For three classes or more: log(2 p_r + rest) - log(2 p_y + rest), both over the rest."""
+    """Compute log(2 p_r + rest) - log(2 p_y + rest), both over the rest, of three classes or more."""
     other = _others(z, label).argmax(dim=1)
     rest = _others(_others(z, label), other)
     total = torch.logsumexp(rest, dim=1)

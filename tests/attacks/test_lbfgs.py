@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from fastadv.attacks import lbfgs
-from fastadv.attacks.lbfgs import MEMORY, _consider, _newton, _propose
+from fastadv.attacks.lbfgs import BENDS, MEMORY, _consider, _newton, _propose
 from fastadv.threat import L2
 
 from .scripted import scripted
@@ -57,8 +57,10 @@ def test_trials_by_hand() -> None:
     function, seen = watched(model, gradients=True)
     lbfgs(function, x, torch.tensor([0]), L2(math.inf, (-9.0, 9.0)), steps=6, searches=1, constant=0.5)
 
+    unit = math.cos(0.9) / BENDS
+
     def objective(z):
-        return (z - x).square().sum() - 0.5 * logsigmoid(-torch.cos(9 * z[0, 0]))
+        return (z - x).square().sum() - 0.5 * unit * logsigmoid(-torch.cos(9 * z[0, 0]) / unit)
 
     start = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective(start), start)
@@ -76,18 +78,28 @@ def test_trials_by_hand() -> None:
 
 @pytest.mark.parametrize(("gain", "taken"), [(0.1, True), (0.01, True), (-0.01, False)])
 def test_the_first_trials_by_hand(gain: float, taken: bool) -> None:
-    """The constant is twice what a linear model needs; a share of 1e-4 of what is promised is enough."""
+    """A share of 1e-4 of what is promised is enough."""
     x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
-    margin, slope = -0.1, 1 / (1 + math.exp(-0.1))
-    constant = 2 * 4 * -margin / float(gradient.square().sum())
+    margin, unit, slope = -0.1, 0.1 / BENDS, 1 / (1 + math.exp(-BENDS))
+    constant = -margin / float(gradient.square().sum())
     way = constant * slope * gradient / 2
     # |way|^2 - constant * rise is to be `gain` times the promised descent, which is -2 |way|^2
     rise = (1 + 2 * gain) * float(way.square().sum()) / constant
-    likelihood = math.exp(-math.log1p(math.exp(-margin)) + rise)
-    model, points = scripted([margin, math.log(likelihood / (1 - likelihood))], lambda number: gradient)
-    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=3, searches=1)
+    likelihood = math.exp(-math.log1p(math.exp(BENDS)) + rise / unit)
+    second = unit * math.log(likelihood / (1 - likelihood))
+    model, points = scripted([margin, second], lambda number: gradient)
+    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=3, searches=1, constant=constant)
     torch.testing.assert_close(points[1], x[0] + way)
     assert torch.allclose(points[2], x[0] + way / 2) != taken
+
+
+def test_the_first_constant_is_twice_what_a_linear_model_needs() -> None:
+    """Where both parts balance at its boundary, at which the loss is half as steep as the margin."""
+    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
+    model, points = scripted([-0.1, -0.1], lambda number: gradient)
+    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=2, searches=1)
+    constant = 2 * 4 * 0.1 / float(gradient.square().sum())
+    torch.testing.assert_close(points[1], x[0] + constant / (1 + math.exp(-BENDS)) * gradient / 2)
 
 
 @pytest.mark.parametrize(("rises", "weight"), [(4.0, 1.0), (6.0, 0.0)])
@@ -96,7 +108,7 @@ def test_only_convex_pairs_count(rises: float, weight: float) -> None:
     rows = SimpleNamespace(
         trial=torch.tensor([[1.0, 0.0]]), point=zeros, gradient=torch.tensor([[-3.0, 0.0]]), constant=one,
         value=one * math.inf, length=one, moves=torch.zeros(1, MEMORY, 2), changes=torch.zeros(1, MEMORY, 2),
-        weights=torch.ones(1, MEMORY),
+        weights=torch.ones(1, MEMORY), unit=one / 1000,
     )  # fmt: skip
     look = SimpleNamespace(loss=-one, gradient=torch.tensor([[rises, 0.0]]))
     _consider(SimpleNamespace(rows=rows, x=zeros), look, 1)

@@ -38,7 +38,7 @@ def set_first(search: Search[Constants], needed: Tensor, factor: float, constant
     wanted = factor * needed
     wanted = torch.where(wanted.isfinite() & (wanted > 0), wanted, 1.0)
     wanted = wanted if constant is None else torch.full_like(wanted, constant)
-    search.rows.constant = wanted.to(search.rows.low.dtype)
+    search.rows.constant = wanted.to(search.best.rank.dtype)
 
 
 def force(search: Search[Constants], look: ScoredLook) -> Tensor:
@@ -56,7 +56,7 @@ def bisect(search: Search[Constants]) -> Tensor:
     rows = search.rows
     rows.high = torch.where(rows.hit, rows.constant, rows.high)
     rows.low = torch.where(rows.hit, rows.low, rows.constant)
-    below = torch.where(rows.low > 0, rows.low.sqrt() * rows.high.sqrt(), rows.high / LOWER)
+    below = torch.where(rows.low > 0, rows.low * (rows.high / rows.low).sqrt(), rows.high / LOWER)
     rows.constant = torch.where(rows.high.isinf(), RAISE * rows.low, below)
     done: Tensor = rows.hit & (search.best.distance > rows.before * (1 - LEAST_GAIN))
     return done

@@ -45,9 +45,10 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Rivals) -> Boundary
         look = each = search.jacobian(points, lambda logits: _gains(logits, search.y, rivals(logits)))
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
         normals = each.gradients
+    flat, order = normals.flatten(0, 1), DUAL[search.threat.order]
     # in float64, where the squares of huge and tiny gradients have room
-    sizes = norm(normals.flatten(0, 1).double(), DUAL[search.threat.order]).view(normals.shape[:2])
-    distances = torch.where(sizes > 0, lacks.abs().double() / sizes, inf).nan_to_num_(inf, inf)
+    sizes = norm(flat.double() if order == 2 else flat, order).view(normals.shape[:2])
+    distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
     distance, place = distances.to(normals.dtype).min(1)
     row = torch.arange(len(lacks), device=lacks.device)
     distance = torch.where(distance.isfinite(), distance, 0.0)
