@@ -51,11 +51,11 @@ def lbfgs(
     """Find the nearest success: min ||z - x||^2 + constant * unit * log(1 + exp(-margin(z) / unit)).
 
     z is in the box. With two classes and a unit of 1 the second term is the cross-entropy of Szegedy et al.
-    2014 (section 4.1); with more it stays smooth and takes any criterion. The unit is a thirtieth of the margin at
-    x, so that a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS
-    from x with another constant, found by bisection. Every sample has its own curvature, length of step and
-    constant, so that each step is one full batch: a sample whose step was too long tries a shorter one in the
-    next batch.
+    2014 (section 4.1); with more it stays smooth and takes any criterion. The unit is a thirtieth of the
+    margin at x, so that a positive factor of all logits changes nothing. Each of the `searches` is a
+    projected L-BFGS from x with another constant, found by bisection. Every sample has its own curvature,
+    length of step and constant, so that each step is one full batch: a sample whose step was too long tries a
+    shorter one in the next batch.
 
     Args:
         steps: gradients of each search, an integer >= 1; the paper names no number.
