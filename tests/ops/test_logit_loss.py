@@ -50,16 +50,10 @@ def written_out(z, y, kind, t):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 @few
-@given(
-    seeds,
-    classes,
-    sizes,
-    st.sampled_from(KINDS),
-    st.booleans(),
-    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
-)
-def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, dtype):
+@given(seeds, classes, sizes, st.booleans(), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
+def test_equals_the_definition_and_autograd(kind, seed, count, size, targeted, dtype):
     z, y, t = rows(seed, count, size, dtype)
     t = t if targeted else None
     leaf = z.double().requires_grad_()
