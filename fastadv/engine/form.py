@@ -1,7 +1,7 @@
 """How a search twin computes, and what it goes on without where a pass fails with it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
@@ -73,9 +73,12 @@ class Form:
         """Return what a pass is seen through; None where nothing is rewritten, and in compiled code."""
         return self.rewriting.lens() if self.rewriting and not self.compiled else None
 
-    @contextmanager
-    def precisely(self, device: str) -> Iterator[None]:
+    def precisely(self, device: str) -> AbstractContextManager[object]:
         """Compute in its precision inside, whatever autocast is on around."""
+        return self._rounding(device) if self.rounds else no_autocast(device)
+
+    @contextmanager
+    def _rounding(self, device: str) -> Iterator[None]:
         # the cache would keep stale casts of weights that are being trained
         cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
         with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():

@@ -15,7 +15,7 @@ from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.notes import Lock
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import VERDICT, left_out
-from fastadv.engine.precision import no_autocast
+from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.engine.rounding import compare
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
@@ -117,7 +117,7 @@ class Frozen:
         Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K]
         with K >= 2.
         """
-        with torch.inference_mode(False), torch.no_grad():
+        with no_gradient():
             x = check_input(x, self._device)
             self.settle(x)
             self.forwards += self.options.eot * len(x)
@@ -139,7 +139,7 @@ class Frozen:
         return self._as_given(own, x)
 
     def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():
+        with no_gradient():
             x = check_input(x, self._device).contiguous()
             self.forwards += len(x)
             with no_autocast(x.device.type):

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fastadv.engine.copying.fold import Refused, estimates_gradients
@@ -49,6 +50,8 @@ class Pipeline:
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow = as_given, narrow
         self.lock = Lock()
+        # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
+        self.bare: set[tuple[torch.dtype, torch.Size]] = set()
         self.graphs = Graphs() if options.cuda_graph else None
         self.use(form)
         self.trusted = Trusted.of(source, given.model, options)
@@ -69,7 +72,7 @@ class Pipeline:
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
-        self.form, self.parts = form, Parts.of(self.source, form)
+        self.form, self.parts, self.bare = form, Parts.of(self.source, form), set()
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 
@@ -202,14 +205,12 @@ class Pipeline:
     def forward(self, x: Tensor, form: Form, lens: Lens | None) -> Tensor:
         """Return the logits of x, which is ready for that form, seen through `lens`."""
         with form.precisely(x.device.type):
-            if lens is None:
-                return self.given(x, form.model)
-            with lens:
-                logits = self.given(x, form.model)
+            logits = self.given(x, form.model, lens)
+        if lens is not None:
             # what a graph records it may hold on to
             lens.finish(logits, replays=self.replays)
-        for note in form.rewriting.notes(name for _, name in lens.used):
-            self.notes.add(note)
+            for note in form.rewriting.notes(name for _, name in lens.used):
+                self.notes.add(note)
         return logits
 
     def once(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -43,14 +43,24 @@ def to_half(model: nn.Module, dtype: torch.dtype) -> None:
     convert(model, cast)
 
 
-@contextmanager
-def no_autocast(device: str) -> Iterator[None]:
+NOTHING = nullcontext()
+
+
+def no_autocast(device: str) -> AbstractContextManager[object]:
     """Cast nothing inside, whatever is on around."""
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        yield
-        return
-    with torch.autocast(device, enabled=False):
-        yield
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return NOTHING
+
+
+def no_gradient() -> AbstractContextManager[object]:
+    """Follow no gradient inside, and make plain tensors under inference_mode too."""
+    if not (torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+        return NOTHING
+    inside = ExitStack()
+    inside.enter_context(torch.inference_mode(False))
+    inside.enter_context(torch.no_grad())
+    return inside
 
 
 _lock = threading.Lock()

@@ -53,11 +53,23 @@ class SearchTwin(Pipeline):
     def logits(self, x: Tensor) -> Tensor:
         """Return the mean logits of `eot` passes of x; a step of `passed`."""
         form, passes = self.form, self.options.eot
-        x = form.ready(x)
-        logits = self.forward(x, form, form.lens())
-        for _ in range(passes - 1):
-            logits = logits + self.forward(x, form, form.lens())
-        return logits if passes == 1 else logits / passes
+        x, total = form.ready(x), None
+        kind = x.dtype, x.shape
+        while passes:
+            # a lens takes as long as a small network itself, and rewrites make passes faster, not right
+            lens = None if kind in self.bare else form.lens()
+            try:
+                logits = self.forward(x, form, lens)
+            except Exception:
+                if kind not in self.bare:
+                    raise
+                self.bare.discard(kind)  # on another way through the model, a layout may need its rewrite
+                continue
+            if lens is not None and not lens.used:
+                self.bare.add(kind)
+            total = logits if total is None else total + logits
+            passes -= 1
+        return total if self.options.eot == 1 else total / self.options.eot
 
     def gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool

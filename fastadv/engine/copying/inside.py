@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import CodeType, FrameType
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -18,6 +18,7 @@ ORIGINAL = (
     "expected a module that runs its own parts, got one whose copy runs {} of the original; "
     "write its forward as a method that reaches every part through self"
 )
+NOTHING = nullcontext()
 UNREGISTERED = (
     "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
     "change; hold parts in attributes or nn.ModuleList, or call their eval()"
@@ -113,13 +114,18 @@ class CheckedModel:
         self.model = model
         self.copies = self._watched = False
 
-    def __call__(self, x: Tensor, other: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Return the logits at x, or those of another copy of the model."""
+    def __call__(
+        self,
+        x: Tensor,
+        other: Callable[[Tensor], Tensor] | None = None,
+        lens: AbstractContextManager[object] | None = None,
+    ) -> Tensor:
+        """Return the logits at x, or those of another copy of the model, which runs inside `lens`."""
         model = self.model if other is None else other
         first = not self._watched and model is self.model and len(x) > 0
         given = x.clone() if first or self.copies else x
         before = version(given)
-        with inside(model) if first else nullcontext():
+        with inside(model) if first else NOTHING, lens or NOTHING:
             logits = model(given)
         if version(given) != before and not self.copies:
             if not first:
