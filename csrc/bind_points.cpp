@@ -111,7 +111,7 @@ void square_linf(Array out, const Array& best, const Array& lower, const Array& 
     using T = decltype(element);
     const auto to = write_rows<T>(out);
     const auto from = read_rows<T>(best), low = read_rows<T>(lower), high = read_rows<T>(upper);
-    const int64_t count = 2 + channels;
+    const int64_t count = 3 + channels;
     const auto* word = read<int64_t>(words, to.rows * count);
     parallel_without_gil(to.rows, useful_threads(to.rows, to.cols), [&](int64_t first, int64_t last, int) {
       for (int64_t row = first; row < last; ++row)

@@ -45,37 +45,71 @@ void logit_loss(Array loss, Array grad, const Array& logits, const Array& labels
   });
 }
 
-// Flat chunks of words, so that threads share one long row as well as many short ones.
+void climb(Array best_x, Array best_loss, Array best_success, Array not_finite, Array own_x, Array own_loss,
+           const Array& x_adv, const Array& logits, const Array& labels, std::string_view kind,
+           const OptionalArray& targets) {
+  check_alike(best_x, own_x, x_adv);
+  const LossKind which = named<LossKind>(kind, kLosses);
+  with_kernels(best_x, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto best = write_rows<T>(best_x), own = write_rows<T>(own_x);
+    const auto rival = read_rows<T>(x_adv);
+    const auto from = read_rows<float>(logits);
+    auto *best_value = write<float>(best_loss, best.rows), *own_value = write<float>(own_loss, best.rows);
+    auto *success = write<bool>(best_success, best.rows), *marked = write<bool>(not_finite, best.rows);
+    const auto* label = read<int64_t>(labels, best.rows);
+    const auto* target = targets ? read<int64_t>(*targets, best.rows) : nullptr;
+    if (from.rows != best.rows) throw std::invalid_argument("climb: expected logits of every sample");
+    check_classes("labels", label, best.rows, from.cols);
+    if (target) check_classes("targets", target, best.rows, from.cols);
+    const int threads = useful_threads(best.rows, best.cols);
+    // logits and their gradient, which is of no use here
+    const int64_t apart = 2 * from.cols + kLineFloats;
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(threads * apart));
+    parallel_without_gil(best.rows, threads, [&](int64_t first, int64_t last, int thread) {
+      for (int64_t row = first; row < last; ++row)
+        kernels.climb({best[row], best_value + row, success + row, marked + row, own[row], own_value + row},
+                      rival[row], best.cols, from[row], from.cols, which, label[row],
+                      target ? target[row] : -1, scratch.get() + thread * apart);
+    });
+  });
+}
+
+// Flat chunks of words, so that threads share one long row as well as many short ones. All samples have a row
+// of the first draw, then all one of the next.
 template <class T>
-void fill(Array& out, const Array& ids, int64_t seed, int64_t draw,
+void fill(Array& out, const Array& ids, int64_t seed, int64_t draw, int64_t draws,
           void (*kernel)(T*, Stream, int64_t, int64_t)) {
   check_alike(out);
   const auto to = write_rows<T>(out);
-  const auto* id = read<int64_t>(ids, to.rows);
+  const int64_t samples = to.rows / draws;
+  const auto* id = read<int64_t>(ids, samples);
   const int64_t chunks = (to.cols + kPhiloxWords - 1) / kPhiloxWords, count = to.rows * chunks;
   parallel_without_gil(count, useful_threads(count, 8 * kPhiloxWords), [&](int64_t first, int64_t last, int) {
     while (first < last) {
       const int64_t row = first / chunks, begin = first - row * chunks,
                     end = std::min(chunks, last - row * chunks);
-      kernel(to[row], stream(seed, id[row], draw), begin * kPhiloxWords,
+      kernel(to[row], stream(seed, id[row % samples], draw + row / samples), begin * kPhiloxWords,
              std::min(to.cols, end * kPhiloxWords));
       first = row * chunks + end;
     }
   });
 }
 
-void philox(Array out, const Array& ids, int64_t count, std::string_view kind, int64_t seed, int64_t draw) {
+void philox(Array out, const Array& ids, int64_t count, std::string_view kind, int64_t seed, int64_t draw,
+            int64_t draws) {
   if (out.ndim() != 2 || out.shape(1) != count) throw std::invalid_argument("philox: expected [B, count]");
   const PhiloxKernels& kernels = active_set().philox;
   const RandomKind which = named<RandomKind>(kind, kRandomKinds);
-  if (which == RandomKind::bits) return fill(out, ids, seed, draw, kernels.bits);
-  fill(out, ids, seed, draw, which == RandomKind::uniform ? kernels.uniform : kernels.normal);
+  if (which == RandomKind::bits) return fill(out, ids, seed, draw, draws, kernels.bits);
+  fill(out, ids, seed, draw, draws, which == RandomKind::uniform ? kernels.uniform : kernels.normal);
 }
 
 }  // namespace
 
 void bind_rows(py::module_& module) {
   module.def("logit_loss", logit_loss);
+  module.def("climb", climb);
   module.def("philox", philox);
 }
 

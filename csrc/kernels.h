@@ -65,6 +65,16 @@ struct Scratch {
 };
 constexpr int64_t kScratchDoubles = 3, kScratchFloats = 2;
 
+// What is known of a sample in a random search: its best point, and that of this climb.
+template <class T>
+struct Climb {
+  T* best;
+  float* best_loss;
+  bool *best_success, *not_finite;
+  T* own;
+  float* own_loss;
+};
+
 template <class T>
 struct Kernels {
   void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to,
@@ -91,6 +101,8 @@ struct Kernels {
                        Scratch scratch);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,
                     bool success);
+  void (*climb)(Climb<T> known, const T* rival, int64_t cols, const float* logits, int64_t classes,
+                LossKind kind, int64_t label, int64_t target, float* scratch);
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
   void (*largest)(T* out, const T* values, int64_t cols);
   void (*elu)(T* out, const T* x, int64_t count, float alpha);

@@ -64,13 +64,13 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
         np.random.set_state(numpy)
 
 
-def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
+def bits(count: int, seed: int, ids: Tensor, draw: int = 0, draws: int = 1) -> Tensor:
     """Draw `count` words in [0, 2^32) for each id: int64 [B, count].
 
-    Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1. Raises
+    More `draws` give all ids a row for each: [draws * B, count], one draw after the other. Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1. Raises
     InputError otherwise.
     """
-    return _rows("bits", count, seed, ids, draw)
+    return _rows("bits", count, seed, ids, draw, draws)
 
 
 def uniform(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
@@ -111,7 +111,7 @@ def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
     return keys.argsort(stable=True)
 
 
-def _rows(kind: str, count: Any, seed: Any, ids: Any, draw: Any) -> Tensor:
+def _rows(kind: str, count: Any, seed: Any, ids: Any, draw: Any, draws: int = 1) -> Tensor:
     if not isinstance(ids, Tensor):
         raise InputError(f"ids: expected an int64 tensor [B] of sample numbers, got {type(ids).__name__}")
-    return philox(ids, count, kind, seed, draw)
+    return philox(ids, count, kind, seed, draw, draws)

@@ -24,6 +24,7 @@
 #include "kernels/largest.inl"
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
+#include "kernels/climb.inl"
 #include "kernels/latent_vector.inl"
 #include "kernels/elu.inl"
 #include "kernels/relu_gradient.inl"
@@ -50,6 +51,7 @@ constexpr Kernels<T> table() {
           .square_l2 = square_l2<T>,
           .random_start = random_start<T>,
           .keep_best = keep_best<T>,
+          .climb = climb<T>,
           .distance = distance<T>,
           .largest = largest<T>,
           .elu = elu<T>,

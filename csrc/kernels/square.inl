@@ -20,17 +20,34 @@ void for_pixels(Window window, Image image, const Body& body) {
       body(row, column, row * image.width + column);
 }
 
+// How many bits of its last word each choose for a channel of square_linf.
+constexpr int64_t kSpare = 24;
+
 template <class T>
 void square_linf(T* out, const T* best, const T* lower, const T* upper, const int64_t* words, Image image,
                  int64_t tall, int64_t wide) {
   const int64_t pixels = image.height * image.width;
   std::copy(best, best + image.channels * pixels, out);
   const Window window = window_at(words, image, tall, wide);
-  for (int64_t channel = 0; channel < image.channels; ++channel) {
-    const int64_t skip = channel * pixels;
-    const T* end = (words[2 + channel] & 1 ? upper : lower) + skip;
-    for_pixels(window, image, [&](int64_t, int64_t, int64_t at) { out[skip + at] = end[at]; });
-  }
+  bool same = true;
+  const auto place = [&](const auto& up) {
+    for (int64_t channel = 0; channel < image.channels; ++channel) {
+      const int64_t skip = channel * pixels;
+      const T* end = (up(channel) ? upper : lower) + skip;
+      for_pixels(window, image, [&](int64_t, int64_t, int64_t at) {
+        same &= load(end[at]) == load(best[skip + at]);
+        out[skip + at] = end[at];
+      });
+    }
+  };
+  const auto drawn = [&](int64_t channel) { return (words[2 + channel] & 1) != 0; };
+  place(drawn);
+  if (!same) return;
+  const int64_t spare = words[2 + image.channels] & 0xFFFFFFFF, one = spare % image.channels;
+  place([&](int64_t channel) {
+    const bool other = channel == one || (channel < kSpare && (spare >> 8 >> channel & 1));
+    return drawn(channel) != other;
+  });
 }
 
 constexpr double kShortest = 1e-12;

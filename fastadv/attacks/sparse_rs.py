@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
+from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.threat import Threat
 
 # after so many queries, of 10,000, the share is divided by the number below
@@ -16,7 +16,7 @@ DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
 WORDS = 1 << 32  # above all random words
 
 
-class _Rows(Best):
+class _Rows(core.Climb):
     count: Tensor
 
 

@@ -10,7 +10,7 @@ from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
-from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
+from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops._windows import inside, middle_corners, signs
 from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
@@ -20,11 +20,12 @@ from fastadv.threat import Threat
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 TILES = 5  # on a side of the first point in L2
 TINY = 1e-12
+AHEAD = 32  # queries whose random words are drawn together
 
 Window = tuple[int, int]
 
 
-class _Rows(Best):
+class _Rows(core.Climb):
     """With the ends [n, ...] of the ball in the box."""
 
     lower: Tensor
@@ -99,14 +100,20 @@ class _Draw:
         self.height = shape[-2] if len(shape) > 1 else 1
         self.channels = math.prod(shape[:-2])
         self.shape = (self.channels, self.height, self.width)
+        self._asked: tuple[int, int, int] | None = None
 
     def images(self, points: Tensor) -> Tensor:
         """Return points [n, ...] as [n, C, H, W]."""
         return points.reshape(len(points), *self.shape)
 
     def words(self, count: int, query: int) -> Tensor:
-        """Return int64 [n, count] in [0, 2^32)."""
-        return rng.bits(count, self.seed, self.search.ids, query)
+        """Return int64 [n, count] in [0, 2^32), drawn for several queries at once."""
+        ids, first = self.search.ids, query - query % AHEAD
+        asked = count, first, len(ids)
+        if asked != self._asked:  # samples that leave take their rows along
+            self._asked = asked
+            self._words = rng.bits(count, self.seed, ids, first, AHEAD).view(AHEAD, len(ids), count)
+        return self._words[query - first]
 
     def window(self, pixels: float, least: int = 1, odd: bool = False) -> Window:
         """Height and width of a square of so many pixels; of a rectangle where the image is too narrow."""
@@ -141,20 +148,7 @@ class _Ends:
         """Return the best points with one square at an end of the ball, where not all of it is already."""
         draw, rows = self.draw, self.search.rows
         words = draw.words(3 + draw.channels, query)
-
-        def placed() -> Tensor:
-            drawn = words[:, : 2 + draw.channels].contiguous()
-            return square_linf(rows.best, rows.lower, rows.upper, drawn, draw.shape, draw.window(pixels))
-
-        points = placed()
-        same = (points == rows.best).flatten(1).all(1)
-        if not core.waits(same.device) and not bool(same.any()):
-            return points
-        # the channels that take their other end: one at least, and each other one by chance
-        one = words[:, -1:] % draw.channels == torch.arange(draw.channels, device=words.device)
-        flips = one | (words[:, -1:] >> 8 >> torch.arange(draw.channels, device=words.device) & 1).bool()
-        words[:, 2:-1] ^= (flips & same[:, None]).to(words.dtype)
-        return placed()
+        return square_linf(rows.best, rows.lower, rows.upper, words, draw.shape, draw.window(pixels))
 
 
 class _Bumps:

@@ -5,6 +5,7 @@ the engine and attacks need are imported from their modules.
 """
 
 from fastadv.ops import (  # noqa: F401  (registers the ops of these modules)
+    climb,
     elu,
     keep_best,
     latent_decode,

@@ -17,15 +17,19 @@ from fastadv.ops.registration.library import OpCard, Sample, op, register
 KINDS = ("bits", "uniform", "normal")
 
 
-def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
+def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int, draws: int = 1) -> Tensor:
+    if draws != 1:
+        each = [reference(ids, count, kind, seed, draw + more) for more in range(draws)]
+        return torch.cat(each) if each else fake(ids, count, kind, seed, draw, draws)
     if kind == "normal":
         return _philox.normals(ids, count, seed, draw).float()
     bits = _philox.words(ids, count, seed, draw)
     return bits if kind == "bits" else _philox.to_uniform(bits).float()
 
 
-def fake(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
-    return ids.new_empty((ids.shape[0], count), dtype=torch.int64 if kind == "bits" else torch.float32)
+def fake(ids: Tensor, count: int, kind: str, seed: int, draw: int, draws: int = 1) -> Tensor:
+    dtype = torch.int64 if kind == "bits" else torch.float32
+    return ids.new_empty((draws * ids.shape[0], count), dtype=dtype)
 
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
@@ -43,12 +47,13 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         yield ids, 33, kind, 2**63 - 1, 3
         yield ids[:0], 4, kind, 1, 1
         yield ids[::2], 4, kind, 123456789, 2**31
+        yield ids, 70, kind, 5, 2**32 - 3, 3
 
 
 register(
     OpCard(
         name="philox",
-        schema="(Tensor ids, int count, str kind, int seed, int draw) -> Tensor",
+        schema="(Tensor ids, int count, str kind, int seed, int draw, int draws=1) -> Tensor",
         summary="Philox 4x32-10 of (seed, id, draw, element): bits, uniform [0, 1) or standard normal",
         reference=reference,
         fake=fake,
@@ -56,17 +61,18 @@ register(
         compare=compare,
         no_gradient="random numbers depend on no input",
         dtypes=(torch.int64,),
-        bytes_moved=lambda ids, count, kind, *rest: len(ids) * count * (8 if kind == "bits" else 4),
-        flops=lambda ids, count, *rest: 25 * len(ids) * count,
+        bytes_moved=lambda *args: fake(*args).nbytes,
+        flops=lambda *args: 25 * fake(*args).numel(),
     )
 )
 
 
-def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> Tensor:
+def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, draws: int = 1) -> Tensor:
     """Return `count` random values for each sample: [B, count] from `ids`, int64 [B].
 
     kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id
-    depends on (seed, id, draw) alone. Raises InputError on another kind, a negative count, ids that are not
+    depends on (seed, id, draw) alone. More `draws` give the rows of all ids for each of them, one draw after
+    the other: [draws * B, count]. Raises InputError on another kind, a negative count, ids that are not
     int64 [B], a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
     """
     if kind not in KINDS:
@@ -76,5 +82,6 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> 
             f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}"
         )
     check_count("count", count, 0)
+    _philox.check_stream(seed, draw + check_count("draws", draws, 1) - 1 if isinstance(draw, int) else draw)
     _philox.check_stream(seed, draw)
-    return op("philox")(ids, count, kind, seed, draw)
+    return op("philox")(ids, count, kind, seed, draw, draws)

@@ -13,6 +13,7 @@ from fastadv.ops._samples import batch, within
 from fastadv.ops._windows import Image, Window, check_windows, corners, inside
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
+SPARE = 24  # bits of the last word that each choose for a channel
 # images, windows
 SAMPLES = (
     ((1, 28, 28), (5, 5)), ((3, 9, 7), (4, 7)), ((3, 9, 7), (9, 1)), ((1, 1, 13), (1, 3)),
@@ -27,9 +28,16 @@ def reference(
     image, window = (channels, height, width), (tall, wide)
     shape = (len(best), *image)
     changed = inside(corners(words[:, :2], image, window), image, window)
-    up = (words[:, 2:] & 1).bool()[:, :, None, None]
-    ends = torch.where(up, upper.reshape(shape), lower.reshape(shape))
-    return torch.where(changed, ends, best.reshape(shape)).reshape(best.shape)
+    best, lower, upper, like = (each.reshape(shape) for each in (best, lower, upper, best))
+    up, spare = (words[:, 2:-1] & 1).bool(), words[:, -1:] & 0xFFFFFFFF
+
+    def placed(up: Tensor) -> Tensor:
+        return torch.where(changed, torch.where(up[:, :, None, None], upper, lower), best)
+
+    each = torch.arange(channels, device=words.device)
+    others = (each < SPARE) & (spare >> 8 >> each.clamp(max=SPARE) & 1).bool()
+    same = (placed(up) == best).flatten(1).all(1)
+    return placed(up ^ (same[:, None] & (others | (each == spare % channels)))).reshape(like.shape)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -38,7 +46,8 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         for count in (0, 1, 6):
             best, lower, upper = batch((count, *image), device, dtype, seed)
             lower = lower.nan_to_num(0.0)
-            words = torch.randint(2**32, (count, 2 + image[0]), generator=draw).to(device)
+            words = torch.randint(2**32, (count, 3 + image[0]), generator=draw).to(device)
+            best = torch.where(torch.arange(count).view(-1, *[1] * 3).to(device) % 2 == 0, upper, best)
             yield best, lower, upper, words, *image, *window
             yield *(tensor.flatten(1) for tensor in (best, lower, upper)), words, *image, *window  # fmt: skip
             last = (t.contiguous(memory_format=torch.channels_last) for t in (best, lower, upper))
@@ -67,10 +76,12 @@ def square_linf(
 ) -> Tensor:
     """Return best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
 
-    words int64 [B, 2 + C], of 32 random bits each, place the window and choose for each channel whether its
-    pixels come from `lower` or `upper`, which are like best; higher bits do not count. Raises InputError on
+    words int64 [B, 3 + C], of 32 random bits each, place the window and choose for each channel whether its
+    pixels come from `lower` or `upper`, which are like best; higher bits do not count. Where all of the
+    window is there already, the last word chooses channels that take their other end: one, and each of the
+    first 24 by chance. Raises InputError on
     mismatched tensors, or an image or window of another size.
     """
     check_like(best, lower=lower, upper=upper)
-    check_windows(best, words, 2 + image[0], image, window)
+    check_windows(best, words, 3 + image[0], image, window)
     return op("square_linf")(best, lower, upper, words, *image, *window)

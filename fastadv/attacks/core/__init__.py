@@ -21,7 +21,7 @@ from fastadv.attacks.core.problem import (
     check_step_size,
     check_threat,
 )
-from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.record import Climb, Record, Rows
 from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
@@ -30,10 +30,10 @@ from fastadv.attacks.core.variant import Variant
 from fastadv.attacks.core.waiting import may_leave, waits
 
 __all__ = [
-    "WRONG", "Attack", "AttackResult", "Classifier", "Common", "ConfidentlyWrong", "Criterion", "Departure",
-    "GradientLook", "InnerAttack", "JacobianLook", "Look", "OutsideTopK", "Over", "Problem", "Record", "Rows",
-    "Rule", "ScoredLook", "Search", "Status", "StepSize", "Variant", "WrongBy", "check_attack", "check_count",
-    "check_finite_box", "check_finite_radius", "check_norm", "check_number", "check_share", "check_step_size",
-    "check_threat", "may_leave", "merge_result", "repeat", "run", "run_inner", "side_by_side", "takes_common",
-    "waits",
+    "WRONG", "Attack", "AttackResult", "Classifier", "Climb", "Common", "ConfidentlyWrong", "Criterion",
+    "Departure", "GradientLook", "InnerAttack", "JacobianLook", "Look", "OutsideTopK", "Over", "Problem",
+    "Record", "Rows", "Rule", "ScoredLook", "Search", "Status", "StepSize", "Variant", "WrongBy",
+    "check_attack", "check_count", "check_finite_box", "check_finite_radius", "check_norm", "check_number",
+    "check_share", "check_step_size", "check_threat", "may_leave", "merge_result", "repeat", "run",
+    "run_inner", "side_by_side", "takes_common", "waits",
 ]  # fmt: skip

@@ -73,3 +73,10 @@ class Rows:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 vars(self)[name] = value[kept]
+
+
+class Climb(Rows):
+    """The points [n, ...] of the largest loss so far, and that loss [n]."""
+
+    best: Tensor
+    loss: Tensor

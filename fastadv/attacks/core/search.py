@@ -12,13 +12,16 @@ from fastadv import losses, ops
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.ranking import graded, repeated, strongest
-from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.record import Climb, Record, Rows
 from fastadv.attacks.core.snap import snap
 from fastadv.attacks.core.waiting import may_leave, surely_finite
 from fastadv.engine import Frozen
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
+from fastadv.ops.climb import climb_
 from fastadv.ops.keep_best import keep_best_
+from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
@@ -199,6 +202,30 @@ class Search(Generic[R_co]):
         value = self._loss(logits, loss, self.aims)
         return self._judge(ScoredLook(points, seen, logits, logits, value), loss, judge)
 
+    def climb(self: "Search[Climb]", points: Tensor) -> None:
+        """Score points [n, ...]; `rows` keeps each sample's point of the largest loss of the plan."""
+        loss, rows = self.plan.loss, self.rows
+        points, seen = self._prepare(points, True)
+        logits = self._logits(seen)
+        # one call for small batches: each of those that it stands for takes as long as a small network
+        if not (seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain(loss)):
+            look = self._judge(
+                ScoredLook(points, seen, logits, logits, self._loss(logits, loss, self.aims)), loss, True
+            )
+            none = torch.zeros_like(look.adversarial)
+            keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
+            return
+        best, self._competed = self.best, True
+        record = best.x_adv, best.rank, best.success
+        climb_(record, best.not_finite, (rows.best, rows.loss), points, logits, self.y, loss, self.targets)
+        self._evaluated()
+
+    def _is_plain(self, loss: losses.Loss) -> bool:
+        """Return whether a point ranks by its loss, one of `ops.logit_loss`, and is kept as it is seen."""
+        ranks = loss in KINDS and (loss != "ce" or self.targets is not None)
+        as_seen = self.frozen.input_threshold is None and self.aims is self.targets
+        return ranks and as_seen and self.problem.criterion is WRONG and not self.plan.minimum
+
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Take the verdict from logits [n, K] that a rule has computed itself, at `rounded` points of samples
         that stay (`drop_leaving`).
@@ -364,12 +391,17 @@ class Search(Generic[R_co]):
             self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
         if judge:
             self._keep(look, loss, finite)
+        kept = self._evaluated(judge)
+        return look if kept is None else look.take(kept)
+
+    def _evaluated(self, judge: bool = True) -> Tensor | None:
+        """Count an evaluation, and drop the samples that it has broken; return those kept if there are any."""
         self._evaluations += 1
         if judge and self.plan.stop_early and may_leave(self._evaluations - 1, self.x.device):
             broken = self._prove()
             if bool(broken.any()):
-                look = look.take(self._drop(broken))
-        return look
+                return self._drop(broken)
+        return None
 
     def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor | None) -> None:
         """Update each sample's best point. A failure with a NaN loss or logits not `finite` is never kept."""

@@ -5,18 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core import Common, Rows, Search
+from fastadv.attacks.core import Climb, Common, Search
 from fastadv.losses import Loss
-from fastadv.ops.keep_best import keep_best_
 
 SCHEDULED = 10_000
-
-
-class Best(Rows):
-    """The points [n, ...] of the largest loss so far, and that loss [n]."""
-
-    best: Tensor
-    loss: Tensor
 
 
 def search_loss(common: Common) -> Loss | None:
@@ -32,7 +24,7 @@ def ends_behind(query: int, queries: int, ends: Sequence[int], rescale: bool) ->
 
 
 def random_search(
-    search: Search[Best], queries: int, start: Callable[[], Tensor], propose: Callable[[int], Tensor]
+    search: Search[Climb], queries: int, start: Callable[[], Tensor], propose: Callable[[int], Tensor]
 ) -> None:
     """Look at `start()`, then at `propose(query)` for each further query, from 1 on.
 
@@ -46,6 +38,4 @@ def random_search(
             points = start()
             rows.best = points.clone()
             rows.loss = search.full(-torch.inf)
-        look = search.score(points)
-        none = torch.zeros_like(look.adversarial)
-        keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
+        search.climb(points)

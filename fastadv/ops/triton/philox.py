@@ -11,14 +11,15 @@ from fastadv.ops.triton._common import WIDTH, start
 # not specialized: a new seed or draw must not trigger a compilation
 @triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
 def philox_kernel(
-    out, ids, count, key_low: tl.uint32, key_high: tl.uint32, draw: tl.uint32,
+    out, ids, samples, count, key_low: tl.uint32, key_high: tl.uint32, draw: tl.uint32,
     KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(count, BLOCK)
     row = program // blocks
     first = (program % blocks) * BLOCK
-    stream = _philox.stream_of(ids, row, key_low, key_high, draw)
+    later = (row // samples).to(tl.uint32)
+    stream = _philox.stream_of(ids, row % samples, key_low, key_high, draw + later)
     if KIND == "normal":
         value = _philox.normal_block(first, stream, BLOCK)
     elif KIND == "uniform":
@@ -29,6 +30,6 @@ def philox_kernel(
     tl.store(out + row * count + at, value.to(out.dtype.element_ty), mask=at < count)
 
 
-def launch(out: Tensor, ids: Tensor, count: int, kind: str, seed: int, draw: int) -> None:
-    programs, stream = len(ids) * triton.cdiv(count, WIDTH), _philox.seeded(seed, draw)
-    start(philox_kernel, programs, out, ids.contiguous(), count, *stream, KIND=kind, BLOCK=WIDTH)
+def launch(out: Tensor, ids: Tensor, count: int, kind: str, seed: int, draw: int, draws: int = 1) -> None:
+    programs, stream = draws * len(ids) * triton.cdiv(count, WIDTH), _philox.seeded(seed, draw)
+    start(philox_kernel, programs, out, ids.contiguous(), len(ids), count, *stream, KIND=kind, BLOCK=WIDTH)

@@ -1,0 +1,89 @@
+"""climb_: judge a point of each sample by its logits, and keep what is better: for the search and its climb.
+
+A step of a random search, which asks for logits alone: what `logit_loss`, the verdict and `keep_best_` for
+two records do, in one call.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastadv.ops import keep_best
+from fastadv.ops._rows import check_column, check_like
+from fastadv.ops._samples import batch
+from fastadv.ops.logit_loss import KINDS
+from fastadv.ops.logit_loss import reference as loss_and_grad
+from fastadv.ops.registration.library import OpCard, Sample, op, register
+
+
+def reference(
+    best_x: Tensor, best_loss: Tensor, best_success: Tensor, not_finite: Tensor, own_x: Tensor,
+    own_loss: Tensor, x_adv: Tensor, logits: Tensor, y: Tensor, kind: str, targets: Tensor | None = None,
+) -> None:  # fmt: skip
+    loss = loss_and_grad(logits, y, kind, targets, False)[0].to(best_loss.dtype)
+    finite, decided = logits.isfinite().all(1), logits.argmax(1)
+    success = finite & (decided != y if targets is None else decided == targets)
+    not_finite.logical_or_(~finite)
+    keep_best.reference(best_x, best_loss, best_success, x_adv, loss, success)
+    keep_best.reference(own_x, own_loss, torch.zeros_like(success), x_adv, loss, torch.zeros_like(success))
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    draw = torch.Generator().manual_seed(6)
+    for seed, (shape, classes) in enumerate((((6, 3, 5, 4), 10), ((33, 7), 2), ((1, 2, 3), 3), ((0, 5), 4))):
+        count = shape[0]
+        best, own, x_adv = batch(shape, device, dtype, seed)
+        for kind in KINDS:
+            logits = 3 * torch.randn(count, classes, generator=draw)
+            logits[: count // 3, 0] = float("nan")
+            losses = [torch.randn(count, generator=draw).to(device) for _ in range(2)]
+            flags = [(torch.rand(count, generator=draw) < 0.3).to(device) for _ in range(2)]
+            y = torch.randint(classes, (count,), generator=draw).to(device)
+            given = best.clone(), losses[0], *flags, own.clone(), losses[1], x_adv, logits.to(device), y, kind
+            yield given
+            if kind != "ce":
+                yield *(each.clone() if isinstance(each, Tensor) else each for each in given), (y + 1) % classes
+
+
+def compare(actual: object, expected: object, args: Sample) -> None:
+    assert (actual, expected) == (None, None)
+
+
+register(
+    OpCard(
+        name="climb_",
+        schema="(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, Tensor(d!) not_finite, "
+        "Tensor(e!) own_x, Tensor(f!) own_loss, Tensor x_adv, Tensor logits, Tensor y, str kind, "
+        "Tensor? targets=None) -> ()",
+        summary="per sample, the best of a record and of a climb, by the loss and verdict of logits",
+        reference=reference,
+        fake=lambda *args: None,
+        samples=samples,
+        compare=compare,
+        no_gradient="it writes its arguments",
+        bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
+        flops=lambda best_x, *rest: 4 * rest[6].numel(),
+    )
+)
+
+
+def climb_(
+    best: tuple[Tensor, Tensor, Tensor], not_finite: Tensor, own: tuple[Tensor, Tensor], x_adv: Tensor,
+    logits: Tensor, y: Tensor, kind: str, targets: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Overwrite rows of `best` (points [B, ...], losses, successes [B]) and `own` (points, losses) by x_adv.
+
+    logits [B, K], in float32 like the losses, are those of x_adv; its loss is `kind` of `ops.logit_loss`, and
+    it is a success where the largest logit is not that of y [B], or is that of `targets`. In `best` a success
+    beats any failure, then the higher loss wins, in `own` the higher loss. Rows of logits that are not all
+    finite win nothing, and are marked in `not_finite` bool [B]. Raises InputError on mismatched shapes or
+    dtypes, and on a CPU for labels that are not classes.
+    """
+    (best_x, best_loss, best_success), (own_x, own_loss) = best, own
+    check_like(best_x, own_x=own_x, x_adv=x_adv)
+    for name, value in (("best_loss", best_loss), ("own_loss", own_loss)):
+        check_column(name, value, best_x, torch.float32)
+    for name, value in (("best_success", best_success), ("not_finite", not_finite)):
+        check_column(name, value, best_x, torch.bool)
+    op("climb_")(*best, not_finite, *own, x_adv, logits, y, kind, targets)
