@@ -94,7 +94,7 @@ class Parts:
     def worth_splitting(self, x: Tensor) -> bool:
         """Return whether x [B, ...] may gain from passing in parts."""
         many = len(x) > LEAST * torch.get_num_threads() and x.numel() * x.element_size() * WIDEST > BYTES
-        return many and x.device.type == "cpu" and self._may_split
+        return many and x.device.type == "cpu" and self.may_split
 
     def at_once(self, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
         """Return how many rows like x [3, ...] to pass at once, which `run` passes to find out."""
@@ -104,7 +104,8 @@ class Parts:
         return max(self._most // self._bytes_a_row[key], LEAST * torch.get_num_threads())
 
     @cached_property
-    def _may_split(self) -> bool:
+    def may_split(self) -> bool:
+        """Return whether it is made of convolutions, each row by itself."""
         return has_conv2d(self._search) and not mixes_rows(self._search)
 
     @cached_property

@@ -139,6 +139,14 @@ class Pipeline:
             rows = self.passed("probe", find, few, whole=True)
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
+    def full_batch(self, x: Tensor) -> int:
+        """Return how many rows like x [B, ...] fill the cache in a pass; 0 where that is not known."""
+        parts = self.parts
+        if parts is None or not parts.may_split:
+            return 0
+        few = x[:1].expand(PROBE, *x.shape[1:])
+        return self.passed("probe", partial(parts.at_once, self.once), self.form.ready(few), whole=True)
+
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
         """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps."""
         form, why = self.form, first_line(error)

@@ -1,5 +1,7 @@
 """Rectangles of pixels in images [C, H, W], placed by random words: for the proposals of Square."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,10 +39,9 @@ def signs(words: Tensor) -> Tensor:
 def check_windows(batch: Tensor, words: Tensor, count: int, image: Image, window: Window) -> None:
     """Raise InputError unless batch [B, ...] holds such images, words are [B, count], and the window fits."""
     pixels = image[0] * image[1] * image[2]
-    if min(image) < 1 or batch[:1].numel() not in (0, pixels):
-        raise InputError(
-            f"image: expected (C, H, W) of {batch[:1].numel()} values, as the batch has, got {image}"
-        )
+    values = math.prod(batch.shape[1:])
+    if min(image) < 1 or (len(batch) and values != pixels):
+        raise InputError(f"image: expected (C, H, W) of {values} values, as the batch has, got {image}")
     if words.shape != (len(batch), count) or words.dtype != torch.int64:
         raise InputError(
             f"words: expected int64 [{len(batch)}, {count}], got {words.dtype} {list(words.shape)}"

@@ -6,7 +6,7 @@ import torch
 
 from fastadv.attacks.core.search import Over, Search
 
-# rows that make a full batch: on a GPU a pass takes as long for fewer
+# rows that the first runs fill: on a GPU a pass takes as long for fewer
 FULL = {"cpu": 64}
 FULL_ELSEWHERE = 512
 
@@ -19,10 +19,13 @@ def side_by_side(search: Search, count: int, runs: Runs) -> None:
 
     `runs(search, numbers)` does the runs `numbers`: one on `search` itself, or several on a search of as many
     copies of its samples, all in turn. With `stop_early` a sample leaves after the first run that broke it.
+    So batches are only as full as is fastest once the first runs have sorted out who is easily broken.
     """
     full = FULL.get(search.x.device.type, FULL_ELSEWHERE)
     first = 0
     while first < count:
+        if first or not search.plan.stop_early:
+            full = max(full, search.frozen.full_batch(search.x))
         together = min(max(full // len(search.x), 1), count - first)
         numbers = list(range(first, first + together))
         if together == 1:

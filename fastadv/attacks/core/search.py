@@ -397,7 +397,8 @@ class Search(Generic[R_co]):
     def _evaluated(self, judge: bool = True) -> Tensor | None:
         """Count an evaluation, and drop the samples that it has broken; return those kept if there are any."""
         self._evaluations += 1
-        if judge and self.plan.stop_early and may_leave(self._evaluations - 1, self.x.device):
+        leaves = judge and self.plan.stop_early and may_leave(self._evaluations - 1, self.x.device)
+        if leaves and bool(self.best.success.any()):
             broken = self._prove()
             if bool(broken.any()):
                 return self._drop(broken)
