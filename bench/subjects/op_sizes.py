@@ -163,7 +163,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
 
     def at_ends(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
-        return x_adv, lower, upper, words(seed, 2 + image[0]), *image, *window
+        return x_adv, lower, upper, words(seed, 3 + image[0]), *image, *window
 
     def bumps(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         each = session.rand(2, *window, seed=seed)
@@ -176,6 +176,12 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         lowest = torch.full((count,), -math.inf, device=session.device)
         return x, lowest, none, x_adv, session.rand(count), none.clone()
 
+    def judged(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+        best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)
+        own, logits = (x_adv.clone(), lowest.clone()), session.rand(count, 10, seed=seed)
+        y = torch.zeros(count, dtype=torch.int64, device=session.device)
+        return best_x, lowest, none, none.clone(), *own, x_adv, logits, y, "margin", None
+
     return {
         **{(f"project_{norm}", ""): projected(norm) for norm in ("l2", "l1", "l0")},
         **{("random_start", norm): started(norm) for norm in radii},
@@ -185,6 +191,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         ("square_linf", ""): at_ends,
         ("square_l2", ""): bumps,
         ("keep_best_", ""): scores,
+        ("climb_", ""): judged,
         ("largest", ""): lambda x_adv, grad, x, seed: (grad,),
         ("distance", "linf"): measured(math.inf),
         ("distance", "l2"): measured(2.0),

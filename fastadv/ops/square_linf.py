@@ -26,9 +26,9 @@ def reference(
     tall: int, wide: int,
 ) -> Tensor:  # fmt: skip
     image, window = (channels, height, width), (tall, wide)
-    shape = (len(best), *image)
+    whole, shape = best.shape, (len(best), *image)
     changed = inside(corners(words[:, :2], image, window), image, window)
-    best, lower, upper, like = (each.reshape(shape) for each in (best, lower, upper, best))
+    best, lower, upper = (each.reshape(shape) for each in (best, lower, upper))
     up, spare = (words[:, 2:-1] & 1).bool(), words[:, -1:] & 0xFFFFFFFF
 
     def placed(up: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def reference(
     each = torch.arange(channels, device=words.device)
     others = (each < SPARE) & (spare >> 8 >> each.clamp(max=SPARE) & 1).bool()
     same = (placed(up) == best).flatten(1).all(1)
-    return placed(up ^ (same[:, None] & (others | (each == spare % channels)))).reshape(like.shape)
+    return placed(up ^ (same[:, None] & (others | (each == spare % channels)))).reshape(whole)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ def test_windows_cover_the_image() -> None:
     """Each place for a window is as likely as the others, the last row and column among them."""
     zeros = torch.zeros(6000, 30)
     changed = square_linf(
-        zeros, zeros, zeros + 1, words(6000, 3) | torch.tensor([0, 0, 1]), (1, 5, 6), (3, 4)
+        zeros, zeros, zeros + 1, words(6000, 4) | torch.tensor([0, 0, 1, 0]), (1, 5, 6), (3, 4)
     )
     assert (changed.sum(1) == 12).all()
     first = changed.argmax(1)
@@ -54,10 +54,10 @@ def test_middle_corners_draw_edges_half_as_often() -> None:
 
 def test_each_channel_has_its_own_end() -> None:
     best, lower, upper = torch.zeros(500, *IMAGE), torch.full((500, *IMAGE), -1.0), torch.ones(500, *IMAGE)
-    drawn = words(500, 5)
+    drawn = words(500, 6)
     out = square_linf(best, lower, upper, drawn, IMAGE, (5, 7))
     total = out.sum((2, 3))
-    assert torch.equal(total, (2.0 * (drawn[:, 2:] & 1) - 1) * 35)
+    assert torch.equal(total, (2.0 * (drawn[:, 2:-1] & 1) - 1) * 35)
     assert len(total.unique(dim=0)) == 8
     support = (out != 0).any(1, keepdim=True)
     assert torch.equal(support.expand_as(out), out != 0)
@@ -107,12 +107,27 @@ def test_bumps_are_added_to_the_direction_of_what_was_there(size: float) -> None
         torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 30])
+def test_what_is_there_already_takes_other_ends(channels: int) -> None:
+    """At least one channel changes, the one that the last word names; of the others each by its bit."""
+    image, drawn = (channels, 4, 3), words(200, 3 + channels)
+    lower, upper = -torch.ones(200, *image), torch.ones(200, *image)
+    there = square_linf(torch.zeros(200, *image), lower, upper, drawn, image, (4, 3))
+    moved = (square_linf(there, lower, upper, drawn, image, (4, 3)) != there).flatten(2)
+    assert torch.equal(moved.any(2), moved.all(2))
+    for row, last in enumerate(drawn[:, -1].tolist()):
+        chosen = [c == last % channels or (c < 24 and bool(last >> 8 >> c & 1)) for c in range(channels)]
+        assert moved[row].any(1).tolist() == chosen
+
+
 def test_the_low_bits_of_a_word_count() -> None:
     """Whatever the others are, a window lies inside the image."""
     drawn = words(40, 8)
     x, high = torch.rand(40, *IMAGE), torch.randint(-(2**31), 2**31, (40, 8)) << 32
-    ends = square_linf(x, x - 1, x + 1, drawn[:, :5], IMAGE, (7, 3))
-    assert torch.equal(square_linf(x, x - 1, x + 1, (drawn + high)[:, :5], IMAGE, (7, 3)), ends)
+    ends = square_linf(x, x - 1, x + 1, drawn[:, :6], IMAGE, (7, 3))
+    assert torch.equal(square_linf(x, x - 1, x + 1, (drawn + high)[:, :6], IMAGE, (7, 3)), ends)
+    there = square_linf(ends, x - 1, x + 1, drawn[:, :6], IMAGE, (7, 3))
+    assert torch.equal(square_linf(ends, x - 1, x + 1, (drawn + high)[:, :6], IMAGE, (7, 3)), there)
     bumps = square_l2(x, x, drawn, unit(5, 3), IMAGE, 1.0)
     assert torch.equal(square_l2(x, x, drawn + high, unit(5, 3), IMAGE, 1.0), bumps)
 
@@ -121,12 +136,12 @@ def test_wrong_arguments() -> None:
     x, drawn, size = torch.zeros(2, 3, 4, 4), words(2, 8), (3, 4, 4)
     linf = partial(square_linf, x, x, x)
     assert_refused(
-        (lambda: linf(drawn[:, :5], (3, 4, 5), (2, 2)), "image: expected"),
-        (lambda: linf(drawn[:, :5], size, (5, 2)), "window: expected"),
-        (lambda: linf(drawn[:, :5], size, (0, 2)), "window: expected"),
-        (lambda: linf(drawn[:, :4], size, (2, 2)), "words: expected"),
+        (lambda: linf(drawn[:, :6], (3, 4, 5), (2, 2)), "image: expected"),
+        (lambda: linf(drawn[:, :6], size, (5, 2)), "window: expected"),
+        (lambda: linf(drawn[:, :6], size, (0, 2)), "window: expected"),
+        (lambda: linf(drawn[:, :5], size, (2, 2)), "words: expected"),
         (lambda: square_l2(x, x, drawn.int(), unit(3, 3), size, 1.0), "words: expected"),
         (lambda: square_l2(x, x, drawn, unit(3, 3)[:1], size, 1.0), "bumps: expected"),
         (lambda: square_l2(x, x, drawn, unit(3, 3), size, torch.inf), "radius: expected a finite one"),
-        (lambda: square_linf(x, x, x[:1], drawn[:, :5], size, (2, 2)), "upper: expected"),
+        (lambda: square_linf(x, x, x[:1], drawn[:, :6], size, (2, 2)), "upper: expected"),
     )
