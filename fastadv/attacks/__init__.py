@@ -10,7 +10,7 @@ from functools import partial
 from math import inf
 
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.autoattack import AutoAttackResult, autoattack
+from fastadv.attacks.autoattack import AutoAttackResult, Component, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
@@ -53,12 +53,12 @@ from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
-    "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "MaskedModule", "OutsideTopK",
-    "Status", "Symptoms", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast", "cw", "ddn",
-    "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise", "hopskipjump",
-    "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim", "minimum_radius", "nes", "pdgd",
-    "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "symptoms",
-    "transfer", "uniform_noise",
+    "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "MaskedModule",
+    "OutsideTopK", "Status", "Symptoms", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast", "cw",
+    "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
+    "hopskipjump", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim", "minimum_radius",
+    "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa",
+    "square", "symptoms", "transfer", "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (

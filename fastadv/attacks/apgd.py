@@ -9,6 +9,8 @@ from fastadv import losses, rng
 from fastadv.attacks import core
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
 from fastadv.attacks.methods.geometry import like, norm
+from fastadv.attacks.methods.nearest_classes import nearest_classes
+from fastadv.attacks.methods.start import check_starts
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -33,6 +35,8 @@ def apgd(
     steps: int = 100,
     loss: losses.Loss = "ce",
     classes: int | None = None,
+    nearest: bool = False,
+    starts: Tensor | None = None,
     restarts: int = 1,
     rho: float = 0.75,
     larger_radii: bool | None = None,
@@ -56,6 +60,11 @@ def apgd(
             APGD-T. A success is still any wrong class. Croce and Hein define DLR for three classes or more,
             its targeted form for four; `fastadv.ops.logit_loss` says what it is with fewer.
         classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
+        nearest: go through the classes whose boundaries would be the nearest if the model were linear: of the
+            100 largest logits, those with the least difference to the top over the norm of the gradient
+            between c and y at x (MALT, Melamed et al. 2024). Costs a forward, and a backward for each of 100.
+        starts: floating like x, points of the box at which the first attempt begins, after their projection
+            on the ball; None is random points.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.
         larger_radii: L1 only: spend the first 60 % of the steps in balls of three and two times the radius
@@ -63,6 +72,10 @@ def apgd(
     """
     core.check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
+    if nearest and not rounds:
+        raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
+    if starts is not None:
+        check_starts("apgd", starts, x, threat)
     if larger_radii and threat.norm != "l1":
         raise InputError(f"larger_radii: expected None or False for {threat.norm}, got True; it is for L1")
     stages = _stages(steps, threat.norm == "l1" and larger_radii is not False)
@@ -75,11 +88,16 @@ def apgd(
             here.aims = torch.cat([search.rows.others[:, number] for number in numbers])
             ascend(here, [number * restarts + search.restart for number in numbers])
 
-        search.rows.others = _others(search)
+        search.rows.others = nearest_classes(search) if nearest else _others(search)
         core.side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
     def ascend(search: core.Search[_Rows], draws: list[int]) -> None:
-        points = _random_start(search, draws, stages[0][0])
+        first = stages[0][0]
+        if starts is None or search.restart:
+            points = _random_start(search, draws, first)
+        else:
+            points = project(search, search.per_sample(starts).to(search.x.dtype), first)
+            points = search.frozen.layout(points)
         for number, (factor, moves) in enumerate(stages):
             if number:
                 points = project(search, search.rows.top, factor)

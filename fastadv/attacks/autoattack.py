@@ -1,60 +1,29 @@
 """AutoAttack: a row of attacks, each on the samples that are left (Croce & Hein 2020)."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Unpack
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from fastadv import rng
-from fastadv._checks import check_seed
+from fastadv._checks import check_number, check_seed
 from fastadv.attacks import core
-from fastadv.attacks.apgd import apgd
+from fastadv.attacks.auto.component import ATTACKS, Component
+from fastadv.attacks.auto.result import AutoAttackResult
+from fastadv.attacks.auto.run import SEEN, Run
+from fastadv.attacks.auto.strong import stages, strengthen
+from fastadv.attacks.auto.versions import VERSIONS, Parts, Version, check_version, components
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.fab import fab
-from fastadv.attacks.methods.flags import FLAGS, Cost, square_stands_out
-from fastadv.attacks.methods.symptoms import symptoms
-from fastadv.attacks.pdpgd import pdpgd
-from fastadv.attacks.square import square
-from fastadv.errors import InputError, NoGradientError
+from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
+from fastadv.engine import freeze
+from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-Version = Literal["standard", "plus", "rand", "quick"]
-VERSIONS = ("standard", "plus", "rand", "quick")
+__all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Component", "Version", "autoattack"]
+
 EOT = 20  # passes of "rand"
-SEEN = 32  # samples whose symptoms are looked for
-FOUND = 0.003  # of the samples; where the last component of "quick" breaks more, others would as well
-ATTACKS: dict[str, core.InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
-UNSEEDED = ("pdpgd",)
-
-
-@dataclass(frozen=True)
-class Component:
-    """One attack of a version: its name in reports, its function, and its arguments."""
-
-    name: str
-    attack: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class AutoAttackResult(core.AttackResult):
-    """The outcome of AutoAttack; `flags` begin with the names of the five warnings, where they apply.
-
-    Attributes:
-        by: for each sample, the name of the component that broke it; "" where none did, or x was wrong
-            already.
-        costs: what each component did that had samples left, in order. `forwards` of the result also counts
-            the verdicts and the look for symptoms.
-        notes: what the version did and left out, in words.
-    """
-
-    by: tuple[str, ...] = ()
-    costs: Mapping[str, Cost] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True)
@@ -64,7 +33,11 @@ def autoattack(
     y: Tensor,
     threat: Threat,
     *,
-    version: Version = "standard",
+    version: Version | Parts = "standard",
+    individual: bool = False,
+    bpda: core.Classifier | None = None,
+    source: core.Classifier | Sequence[core.Classifier] | None = None,
+    passes: float | None = None,
     seed: int = 0,
     on_progress: Callable[[str, int], None] | None = None,
     **common: Unpack[core.Common],
@@ -83,8 +56,25 @@ def autoattack(
     one breaks more than 0.3% of the samples of this call, or a flag is raised, it goes on with "standard" for
     those that are left, and a note says so.
 
+    "strong": "standard", and then, on what is left, what has lowered published robust accuracies: APGD on
+    both losses through `bpda`; APGD on the cross-entropy with five restarts of 200 steps; targeted APGD on
+    DLR for all classes, of more than 20 for the 30 nearest (MALT, Melamed et al. 2024); APGD on each
+    `source`, and on the model from the points that this found; and five restarts of Square. What the caller
+    gives is always tried. Of the other stages one round comes first, on the samples nearest to being broken,
+    within 0.3 times the passes of "standard". Where no stage breaks any and there is no warning, that is all,
+    and a note says what was left out; otherwise all of them run.
+
     Args:
-        version: "standard", "plus", "rand" or "quick".
+        version: "standard", "plus", "rand", "quick" or "strong"; or a list of components: the names
+            "apgd-ce", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the
+            settings of "standard", and `Component` with an attack of your own.
+        individual: let each component attack all samples, not only those that are left; `broken` of the
+            result says which component breaks which sample. Not for "quick" and "strong".
+        bpda: for "strong", a model whose decisions are the same and whose backward is replaced, on which to
+            search too. The verdict is the model's.
+        source: for "strong", one or more classifiers with the classes of the model.
+        passes: for "strong", passes of the whole call, forward and backward, after which no stage begins;
+            "standard" always runs to its end. The stages then need no reason. inf runs all of them.
         on_progress: called as (component, samples left) before each component.
         eot: an integer >= 1; "rand" has 20 unless another is given.
 
@@ -94,199 +84,44 @@ def autoattack(
     left out; a note says so.
     """
     check_seed(seed)
-    if version not in VERSIONS:
-        raise InputError(f"version: expected one of {', '.join(VERSIONS)}, got {version!r}")
+    check_version(version)
+    strong = version == "strong"
+    for name, value in {"bpda": bpda, "source": source, "passes": passes}.items():
+        if value is not None and not strong:
+            raise InputError(
+                f'{name}: expected None unless the version is "strong", got one with {version!r}'
+            )
+    if passes is not None:
+        check_number("passes", passes, 0, finite=False)
+    if individual and version in ("quick", "strong"):
+        raise InputError(
+            f"individual: expected a version whose components do not depend on each other, got {version!r}; "
+            'take "standard", "plus", "rand" or a list'
+        )
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
         frozen, given = prepare(model, x, y, threat, **common)
-        run = _Run(Trial(frozen, given), seed, on_progress)
+        sources = [] if source is None else frozen_sources(source)
+        averaged = frozen.options.eot if frozen.options.eot > 1 else None
+        other = None if bpda is None else freeze(bpda, eot=averaged)
+        trial = Trial(frozen, given)
+        if len(x):
+            check_sources("source", sources, trial.problem.x, trial.clean)
+            check_sources("bpda", [other] if other else [], trial.problem.x, trial.clean)
+        run = Run(trial, seed, on_progress, individual)
         run.look(randomized=version != "rand")
-        components = _components(version, run)
-        for component in components:
+        if other is not None and "randomized" not in run.warnings:
+            check_decisions(other, trial.problem.x[:SEEN], trial.clean[:SEEN])
+        listed = components("standard" if strong else version, run)
+        for component in listed:
             run.component(component)
         if version == "quick":
-            reasons = run.reasons(components[-1].name)
-            for component in _components("standard", run) if reasons else ():
+            reasons = run.reasons(listed[-1].name)
+            for component in components("standard", run) if reasons else ():
                 run.component(replace(component, name=f"standard {component.name}"))
             why = f"went on with standard for what was left, for {reasons}"
             run.note(f"quick: {why if reasons else 'no reason to go on with standard'}")
+        if strong:
+            strengthen(run, stages(run, other, sources), passes)
         return run.finish()
-
-
-def _components(version: str, run: "_Run") -> list[Component]:
-    """Return the components of a version, for the norm, classes, targets and criterion of a run."""
-    problem = run.trial.problem
-    sparse, free = problem.threat.norm == "l1", problem.targets is None and _aims(run)
-    classes = run.trial.clean.shape[1] - 1
-    dlr = "dlr" if run.plain else "margin"
-    name = f"apgd-{dlr}"
-
-    def ascent(name: str, loss: str, steps: int = 100, **arguments: Any) -> Component:
-        return Component(name, "apgd", {"loss": loss, "steps": steps, **arguments})
-
-    def targeted(count: int, steps: int = 100) -> list[Component]:
-        count = min(count, classes)
-        if free:
-            return [ascent("apgd-t", f"{dlr}-targeted", steps, classes=count)]
-        return [] if problem.targets is not None else [ascent(name, dlr, steps, restarts=count)]
-
-    def boundary(name: str, **arguments: Any) -> Component:
-        return Component(name, "fab", {"steps": 100, **arguments})
-
-    def search(queries: int) -> Component:
-        return Component("square", "square", {"queries": queries})
-
-    if version == "rand":
-        return [ascent("apgd-ce", "ce"), ascent(name, dlr)]
-    if version == "quick":
-        twice = name == "apgd-margin" and not free
-        first = ascent("apgd-ce", "ce", 50) if twice else ascent("apgd-margin", "margin", 50)
-        last = ascent("last apgd-ce", "ce")
-        if problem.threat.norm != "linf":
-            last = Component("last pdpgd", "pdpgd", {"steps": 300})
-        return [first, *(targeted(5, 50) or [ascent(name, dlr, 50)]), search(200), last]
-    if version == "plus":
-        both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]
-        both += [boundary("fab", targeted=False, classes=None, restarts=5), search(5000)]
-        return [*both, *targeted(9), boundary("fab-t", targeted=True)] if free else both
-    first = ascent("apgd-ce", "ce", restarts=5 if sparse else 1)
-    rest = targeted(5 if sparse else 9) or [ascent(name, dlr)]
-    return [first, *rest, boundary("fab-t" if free else "fab", targeted=free), search(5000)]
-
-
-def _aims(run: "_Run") -> bool:
-    """Return whether the criterion's losses can lead to a class; those of OutsideTopK do not differ."""
-    clean, y, margin = run.trial.clean, run.trial.problem.y, run.trial.problem.criterion.margin
-    return run.plain or not torch.equal(*(margin(clean, y, (y + i) % clean.shape[1]) for i in (1, 2)))
-
-
-class _Run:
-    """What is left of a batch, and what was found in it."""
-
-    def __init__(self, trial: Trial, seed: int, on_progress: Callable[[str, int], None] | None) -> None:
-        self.trial, self.seed, self.on_progress = trial, seed, on_progress
-        problem = trial.problem
-        self.left = trial.todo
-        self.x_adv = problem.x.clone()
-        self.by = [""] * len(problem.x)
-        self.not_finite = torch.zeros_like(trial.already)
-        # where no component met a gradient but zero; it means nothing until one computed any
-        self.flat, self.gradients = ~(trial.already | trial.unusable), False
-        self.costs: dict[str, Cost] = {}
-        self.notes: tuple[str, ...] = ()
-        self.warnings: dict[str, None] = {}
-        self.flags: dict[str, None] = {}
-        # the criterion is the plain one
-        self.plain = problem.margin == "margin"
-
-    def note(self, note: str) -> None:
-        self.notes += (note,)
-
-    def look(self, randomized: bool) -> None:
-        """Look for symptoms of a model that attacks by gradients cannot judge."""
-        if not len(self.left):
-            return
-        seen = symptoms(self.trial.frozen, self.trial.problem.x[self.left[:SEEN]])
-        raised = {
-            "randomized": seen.randomized and randomized,
-            "probabilities": seen.probabilities,
-            "zero_gradient": seen.zero_gradient > 0,
-            "optimizes": seen.optimizes,
-        }
-        self.warnings |= {name: None for name, raises in raised.items() if raises}
-
-    def reasons(self, last: str) -> str:
-        """Why what is left needs other attacks, given the name of the last; "" where it does not."""
-        if not len(self.left):
-            return ""
-        found = self.costs[last].broken if last in self.costs else 0
-        raised = f"the flags {', '.join(self.warnings)}" if self.warnings else ""
-        more = f"{found} that {last} still broke" if found > FOUND * len(self.by) else ""
-        return " and ".join(filter(None, (raised, more)))
-
-    def component(self, component: Component) -> None:
-        """Run one attack on the samples that are left."""
-        if not len(self.left):
-            return
-        problem = self.trial.problem.take(self.left)
-        if self.on_progress is not None:
-            self.on_progress(component.name, len(self.left))
-        started = time.perf_counter()
-        common: core.Common = {"targets": problem.targets, "ids": problem.ids, "mask": problem.mask}
-        if not self.plain:
-            common["criterion"] = problem.criterion
-        arguments = dict(component.arguments)
-        if component.attack not in UNSEEDED:
-            arguments["seed"] = rng.derive(self.seed, f"autoattack {component.name}")
-        if component.attack == "fab":
-            arguments["restart_radius"] = problem.threat.radius
-        try:
-            out = ATTACKS[component.attack](
-                self.trial.frozen, problem.x, problem.y, problem.threat, **arguments, **common
-            )
-        except NoGradientError:
-            self.note(f"{component.name}: left out, because the model has no gradient")
-            self.warnings["zero_gradient"] = None
-            return
-        broken = out.success
-        self._take(component, out, broken)
-        self.costs[component.name] = Cost(
-            len(broken), int(broken.sum()), out.forwards, out.backwards, time.perf_counter() - started
-        )
-        if square_stands_out(self.costs, len(self.by)):
-            self.warnings["square"] = None
-
-    def _take(self, component: Component, out: core.AttackResult, broken: Tensor) -> None:
-        """Keep what a component found; the strongest point of the first stands for samples that hold."""
-        for index in self.left[broken].tolist():
-            self.by[index] = component.name
-        kept = broken if self.costs else torch.ones_like(broken)
-        self.x_adv[self.left[kept]] = out.x_adv[kept]
-        self.not_finite[self.left] |= out.status == core.Status.FAILED
-        if out.backwards:
-            self.flat[self.left] &= out.zero_gradient
-            self.gradients = True
-            if bool(out.zero_gradient.any()):
-                self.warnings["zero_gradient"] = None
-        self.flags |= dict.fromkeys(out.flags)
-        self.left = self.left[~broken]
-
-    def finish(self) -> AutoAttackResult:
-        """Return the result, by one more verdict on the whole batch."""
-        trial, problem = self.trial, self.trial.problem
-        logits = trial.verdict(self.x_adv)
-        claimed = torch.tensor([bool(name) for name in self.by], dtype=torch.bool, device=problem.x.device)
-        doubtful = (claimed & ~problem.met(logits)).nonzero().squeeze(1).tolist()
-        for index in doubtful:
-            self._confirm(index)
-        if doubtful:
-            logits = trial.verdict(self.x_adv)
-        if trial.denied(claimed | trial.already, logits):
-            trial.report_two_answers()
-        out = trial.finish(
-            self.x_adv,
-            logits,
-            problem.margin,
-            not_finite=self.not_finite,
-            zero_gradient=self.flat & self.gradients,
-        )
-        words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
-        values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
-        values["flags"] = tuple(dict.fromkeys([*words, *self.flags, *out.flags]))
-        by = tuple(
-            name if broken else ""
-            for name, broken in zip(self.by, (out.status == core.Status.BROKEN).tolist(), strict=True)
-        )
-        return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes)
-
-    def _confirm(self, index: int) -> None:
-        """Move a success that the rounding of another batch denies further from the boundary."""
-        problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
-        criterion = None if self.plain else problem.criterion
-        out = apgd(
-            self.trial.frozen, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
-            targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
-        )  # fmt: skip
-        if bool(out.success):
-            self.x_adv[index] = out.x_adv[0]

@@ -5,14 +5,15 @@ from functools import partial
 from typing import Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
+from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
 from fastadv.attacks.minimum_radius import minimum_radius
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -62,15 +63,12 @@ def transfer(
     """
     core.check_threat(threat)
     core.check_attack(attack)
-    several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
-    sources = [freeze(one) for one in several]
-    if not sources:
-        raise InputError("source: expected a substitute or several, got an empty sequence")
-
+    sources = frozen_sources(source)
     searched = partial(minimum_radius, attack=attack)
 
     def rule(search: core.Search[_Rows]) -> None:
-        _check_classes(sources, search)
+        assert search.problem.clean is not None
+        check_sources("source", sources, search.x.to(search.dtype), search.problem.clean)
         for substitute in sources:
             budget = _budget(search)
             craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
@@ -99,20 +97,6 @@ def transfer(
             halve(rows, search.decide(points).adversarial)
 
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
-
-
-def _check_classes(sources: list[Frozen], search: core.Search[_Rows]) -> None:
-    """Raise InputError where a substitute has more or fewer classes than the model."""
-    assert search.problem.clean is not None
-    classes, one = search.problem.clean.shape[1], search.x[:1].to(search.dtype)
-    for number, substitute in enumerate(sources):
-        found = substitute.verdict(one).shape[1]
-        if found != classes:
-            which = "" if len(sources) == 1 else f" as number {number}"
-            raise InputError(
-                f"source: expected a substitute with the {classes} classes of the model, "
-                f"got one with {found}{which}; a label must mean the same to both"
-            )
 
 
 def _goes_anywhere(

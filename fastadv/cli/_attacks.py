@@ -26,6 +26,7 @@ SYNTAX = (
     "takes.",
     "transfer:attack=bim,source=FILE makes perturbations on other weights of the model, in FILE; "
     "source=MODEL@FILE names another model, and + joins several.",
+    "autoattack:version=strong,source=FILE searches on from such points, too; passes=N is its budget.",
 )
 
 

@@ -18,7 +18,15 @@ from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
-from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures, save_external
+from fastadv.evaluation import (
+    Curve,
+    Table,
+    accuracy_against_radius,
+    bootstrap,
+    figures,
+    portfolio,
+    save_external,
+)
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
@@ -37,6 +45,12 @@ class Kept(Panel, title="Results"):
     figure: Path | None = o.picture(None, "Draw accuracy against --radii here")
     optimality: bool = o.option(
         False, "Also how near each minimum-norm attack comes to the best of them; 1 is best.", "--optimality"
+    )
+    portfolio: bool = o.option(
+        False,
+        "Also in which order to run the attacks: next is always the one that breaks most of the rest in a "
+        "second.",
+        "--portfolio",
     )
     out: Path | None = o.written(
         None,
@@ -81,6 +95,8 @@ class Kept(Panel, title="Results"):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
+        if self.portfolio and len(named) < 2:
+            o.refuse("--portfolio puts several attacks in order: name another with -a.")
         o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
         return tried
 
@@ -152,6 +168,9 @@ def evaluate(
     nearness = compare({row.name: row.distance for row in table.rows}) if results.optimality else {}
     if results.optimality:
         measured["optimality"] = nearness
+    order = portfolio(table) if results.portfolio else None
+    if order is not None:
+        measured["portfolio"] = order.to_dict()
     result = card("evaluation", config, **measured)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(result))})
@@ -168,6 +187,8 @@ def evaluate(
         say(f"accuracy at each radius, {label}: {points}")
     for label, value in nearness.items():
         say(f"optimality of {label}: {value:.3f}")
+    if order is not None:
+        say(str(order))
     files = {"adversarial examples": results.out, "adversarial images": results.external}
     say_where({**files, "figure": results.figure, "entry": benchmark.robustbench})
 

@@ -199,14 +199,21 @@ class Frozen:
             value, logits, gradient = total
             return value / passes, logits / passes, gradient / passes
 
-    def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def jacobian(
+        self,
+        x: Tensor,
+        directions: Tensor | Callable[[Tensor], Tensor],
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return (logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits.
 
         One forward, and C backward passes that share it. `directions` [B, C, K] may also be a function of the
         logits [B, K] of that forward, so that classes can be chosen by them; one-hot rows give rows of the
-        Jacobian. What `input_gradient` says of grad modes, weights and non-finite values holds here too.
-        Neither compiled code nor CUDA graphs are used. With `eot` > 1 the gradients are those of the mean
-        logits, and the graphs of all passes are in memory at once.
+        Jacobian. With `reduce`, a function of a gradient like x to [B] such as a norm, the results [B, C]
+        take the place of the gradients, of which there is one at a time. What `input_gradient` says of grad
+        modes, weights and non-finite values holds here too. Neither compiled code nor CUDA graphs are used.
+        With `eot` > 1 the gradients are those of the mean logits, and the graphs of all passes are in memory
+        at once.
 
         Raises InputError where x is no floating tensor on the model's device, directions do not fit, or the
         logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
@@ -217,7 +224,7 @@ class Frozen:
             self.forwards += self.options.eot * len(x)
             with self._counting_probes():
                 logits, gradients = self.search.passed(
-                    "jacobian", self.search.jacobian, x, directions, whole=True
+                    "jacobian", self.search.jacobian, x, directions, reduce, whole=True
                 )
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fastadv.engine.rewrite import Rewrite, Subject
 
-
 WIDE = 32  # channels
 
 

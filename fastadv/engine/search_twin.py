@@ -87,7 +87,12 @@ class SearchTwin(Pipeline):
             agreed = self._compared(lens, x.detach(), by_logits, gradient)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
-    def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def jacobian(
+        self,
+        x: Tensor,
+        directions: Tensor | Callable[[Tensor], Tensor],
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `Frozen.jacobian`; a step of `passed`."""
         while True:
             # a compiled backward frees what the next one needs
@@ -99,12 +104,15 @@ class SearchTwin(Pipeline):
             attached = attached / self.options.eot if self.options.eot > 1 else attached
             logits = attached.detach()
             chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
-            gradients = x.new_empty(len(x), chosen.shape[1], *x.shape[1:])
+            shape = x.shape[1:] if reduce is None else ()
+            gradients, first = x.new_empty(len(x), chosen.shape[1], *shape), None
             for place, by_logits in enumerate(chosen.unbind(1)):
-                gradients[:, place] = self.backward(form, attached, leaf, by_logits, retain_graph=True)
+                gradient = self.backward(form, attached, leaf, by_logits, retain_graph=True)
+                gradients[:, place] = gradient if reduce is None else reduce(gradient.to(x.dtype))
+                first = gradient.to(x.dtype, copy=True) if first is None else first
             # one of them, where there is one
-            by_logits, gradient = chosen[:, :1].sum(1), gradients[:, :1].sum(1)
-            if self._compared(lens, x, by_logits, gradient):
+            by_logits, first = chosen[:, :1].sum(1), torch.zeros_like(x) if first is None else first
+            if self._compared(lens, x, by_logits, first):
                 return logits, gradients
 
     def _compared(self, lens: Lens | None, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:

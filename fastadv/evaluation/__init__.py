@@ -8,6 +8,7 @@ from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.optimality import local_optimality, optimality
+from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio
 from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.submission import Submission, global_optimality, read_best
@@ -15,12 +16,14 @@ from fastadv.evaluation.table import Row, Table
 
 __all__ = [
     "Attack",
+    "Choice",
     "Components",
     "Corrupted",
     "Curve",
     "Examples",
     "External",
     "Interval",
+    "Portfolio",
     "Row",
     "Samples",
     "Submission",
@@ -37,6 +40,7 @@ __all__ = [
     "mean",
     "median",
     "optimality",
+    "portfolio",
     "read_best",
     "save_external",
 ]

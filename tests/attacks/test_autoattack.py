@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -11,18 +12,23 @@ from torch import Tensor, nn
 from fastadv.attacks import (
     AttackResult,
     AutoAttackResult,
+    Component,
     Cost,
     OutsideTopK,
     Status,
     apgd,
     autoattack,
+    pgd,
 )
-from fastadv.attacks.autoattack import ATTACKS, _components, _Run
+from fastadv.attacks.auto.run import Run
+from fastadv.attacks.auto.versions import NAMES, components
+from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.methods.flags import square_stands_out
 from fastadv.attacks.methods.symptoms import Symptoms
 from fastadv.engine import freeze
+from fastadv.errors import InputError
 from fastadv.threat import THREATS, Linf
 
 from .contract.conftest import shortened
@@ -136,7 +142,7 @@ def test_the_components_of_each_version(version: str, norm: str, expected: list[
     class Stub:
         trial, plain = Trial(freeze(linear(12)), problem(X, Y, THREATS[norm](1e-6))), True
 
-    found = [(part.name, dict(part.arguments)) for part in _components(version, Stub())]  # type: ignore[arg-type]
+    found = [(part.name, dict(part.arguments)) for part in components(version, Stub())]  # type: ignore[arg-type]
     found = [(name, {k: v for k, v in given.items() if (k, v) != ("restarts", 1)}) for name, given in found]
     assert found == expected
 
@@ -154,6 +160,7 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
     seen: list[dict[str, Any]] = []
 
     def watched(attack: Any) -> Any:
+        @wraps(attack)
         def run(*args: Any, **options: Any) -> AttackResult:
             seen.append(options)
             out: AttackResult = attack(*args, **options)
@@ -217,7 +224,7 @@ def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> 
         seen.append(len(x))
         return Symptoms(randomized=True, probabilities=True, zero_gradient=0.1, optimizes=True)
 
-    monkeypatch.setattr(sys.modules[_components.__module__], "symptoms", few)
+    monkeypatch.setattr(sys.modules[Run.__module__], "symptoms", few)
     told = {"probabilities", "zero_gradient", "optimizes"}
     for version, wanted in (("rand", told), ("quick", told | {"randomized"})):
         out, _, _ = run(mlp(4), Linf(1e-6), images(40), version=version, eot=1)
@@ -230,7 +237,7 @@ def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: An
     model, inside = mlp(5), threat("linf", 4)
     first, _, _ = run(model, inside, version="quick")
     place = first.by.index("apgd-margin")
-    verdict, finish = Trial.verdict, _Run.finish
+    verdict, finish = Trial.verdict, Run.finish
 
     def denying(trial: Trial, x_adv: Tensor) -> Tensor:
         logits = verdict(trial, x_adv)
@@ -238,11 +245,11 @@ def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: An
             logits[place] = trial.clean[place]
         return logits
 
-    def finished(run: _Run) -> AutoAttackResult:
+    def finished(run: Run) -> AutoAttackResult:
         monkeypatch.setattr(Trial, "verdict", denying)
         return finish(run)
 
-    monkeypatch.setattr(_Run, "finish", finished)
+    monkeypatch.setattr(Run, "finish", finished)
     out, _, _ = run(model, inside, version="quick")
     assert not torch.equal(out.x_adv[place], first.x_adv[place])
     assert torch.equal(out.success, first.success)
@@ -328,7 +335,7 @@ def test_quick_goes_on_where_its_last_attack_still_finds_some(
 
     monkeypatch.setitem(ATTACKS, last, found)
     for name in {"square", "fab", "apgd"} - {last}:
-        monkeypatch.setitem(ATTACKS, name, lambda *args, **options: apgd(*args, steps=1))
+        monkeypatch.setitem(ATTACKS, name, lambda *args, threat, **options: apgd(*args, threat, steps=1))
     out = autoattack(model, x, y, inside, version="quick")
     assert seen == [1000]
     assert any(name.startswith("standard") for name in out.costs) == goes_on
@@ -361,3 +368,112 @@ def test_square_stands_out_by_all_that_it_broke() -> None:
     assert square_stands_out({"square": cost(1), "apgd-ce": cost(0), "standard square": cost(1)}, 700)
     assert square_stands_out({"square": cost(1)}, 499)
     assert not square_stands_out({}, 700)
+
+
+NAMED = ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_list_of_its_components_is_the_standard_version(norm: str) -> None:
+    listed, _, _ = run(mlp(5), threat(norm), version=NAMED)
+    whole, _, _ = run(mlp(5), threat(norm))
+    assert torch.equal(listed.x_adv, whole.x_adv)
+    assert (listed.by, listed.forwards) == (whole.by, whole.forwards)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_what_lists_may_name(norm: str) -> None:
+    class Stub:
+        trial, plain = Trial(freeze(linear(12)), problem(X, Y, THREATS[norm](1e-6))), True
+
+    names = [name for name in NAMES if norm == "l1" or name != "pdpgd"]
+    found = {part.name: dict(part.arguments) for part in components(names, Stub())}  # type: ignore[arg-type]
+    several = {"restarts": 5} if norm == "l1" else {}
+    for loss in ("ce", "dlr", "margin"):
+        assert found[f"apgd-{loss}"] == {"loss": loss, "steps": 100, **several}
+    assert found["apgd-t"]["classes"] == (5 if norm == "l1" else 9)
+    assert found["fab"] == {"steps": 100, "targeted": False, "classes": None}
+    assert list(found) == names
+
+
+@pytest.mark.slow
+def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
+    with pytest.raises(InputError, match=r"one of apgd-ce, .* for this norm, .* got 'pdpgd'"):
+        run(mlp(5), threat("linf"), version=["pdpgd"])
+    with pytest.raises(InputError, match=r"one of apgd-ce, apgd-margin, fab, square for .* got 'apgd-t'"):
+        run(mlp(5), threat("linf"), version=["apgd-t"], criterion=OutsideTopK(2))
+
+
+@pytest.mark.slow
+def test_a_component_of_ones_own_has_its_name_its_arguments_and_a_seed() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def own(model: Any, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
+        seen.append(options)
+        return pgd(model, x, y, options["threat"], steps=options["steps"])
+
+    def seeded(*args: Any, seed: int, **options: Any) -> AttackResult:
+        seen.append({"seed": seed})
+        return pgd(*args, steps=1, seed=seed, **options)
+
+    mine = [Component("mine", own, {"steps": 5}), Component("seeded", seeded)]
+    mine += [Component("given", partial(seeded, seed=3)), Component("also", seeded, {"seed": 4})]
+    out, _, _ = run(mlp(5), threat("linf"), version=["square", *mine], seed=7)
+    assert list(out.costs) == ["square", "mine", "seeded", "given", "also"]
+    assert sum(cost.broken for cost in out.costs.values()) == int((out.status == Status.BROKEN).sum())
+    assert set(seen[0]) == {"threat", "targets", "ids", "steps"}
+    assert [one["seed"] for one in seen[2:]] == [3, 4]
+    assert seen[1]["seed"] not in (0, 7)
+
+
+@pytest.mark.slow
+def test_the_model_judges_what_a_component_of_ones_own_claims() -> None:
+    def liar(model: Any, x: Tensor, y: Tensor, threat: Any, move: float, **options: Any) -> AttackResult:
+        out = pgd(model, x, y, threat, steps=1)
+        return replace(out, x_adv=x + move, success=torch.ones_like(out.success))
+
+    for move in (0.0, 1.0, 1e-9):
+        out, x, _ = run(mlp(5), Linf(1e-6), version=[Component("liar", liar, {"move": move})])
+        assert not out.success.any()
+        assert out.costs["liar"].broken == 0
+        assert out.by == ("",) * len(x)
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "arguments"),
+    [
+        ("expected a result with x_adv of shape .4, 1, 4, 4., got .4, 16.", "flat", {}),
+        ("expected one that returns an AttackResult, got NoneType", "nothing", {}),
+        ("expected one of apgd, fab, pdpgd, square or an attack function, got 'pgd'", "pgd", {}),
+        ("expected a name for reports, got ''", "", {}),
+        ("expected arguments by name, in a dict, got 3", "apgd", 3),
+    ],
+)
+def test_components_that_cannot_work(message: str, kind: str, arguments: Any) -> None:
+    def flat(model: Any, x: Tensor, y: Tensor, threat: Any, **options: Any) -> AttackResult:
+        out = pgd(model, x, y, threat, steps=1)
+        return replace(out, x_adv=out.x_adv.flatten(1))
+
+    own = {"flat": flat, "nothing": lambda *args, **options: None}.get(kind, kind or "apgd")
+    with pytest.raises(InputError, match=message):
+        run(mlp(5), Linf(1e-6), images(4), version=[Component(kind, own, arguments)])
+
+
+@pytest.mark.slow
+def test_individual_components_attack_all_samples() -> None:
+    """As many as each breaks alone; `by` names the first."""
+    model, inside = mlp(5), threat("linf")
+    out, x, _ = run(model, inside, individual=True)
+    assert list(out.broken) == NAMED
+    for name in NAMED:
+        alone, _, _ = run(model, inside, version=[name])
+        assert torch.equal(out.broken[name], alone.success)
+        assert out.costs[name].samples == len(x)
+        assert out.costs[name].broken == int(alone.success.sum())
+    first = [next((name for name in NAMED if out.broken[name][i]), "") for i in range(len(x))]
+    assert list(out.by) == first
+    assert len(set(first)) > 1
+    together, _, _ = run(model, inside)
+    assert torch.equal(together.success, out.success)
+    assert together.broken == {}

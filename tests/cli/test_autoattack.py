@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.attacks.autoattack import ATTACKS
 from fastadv.cli import _attack, _evaluate
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
 from fastadv.runs.files import load_tensors
+from tests.attacks.contract.conftest import shortened
 
 COUNT = 32
 RADIUS = 0.06
@@ -120,3 +122,29 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(fastadv
     assert torch.equal(written["status"], direct.status)
     assert fastadv(f"evaluate {net} {LINE} --run-dir run --resume").code == 0
     assert len(calls) == 3
+
+
+def test_strong_takes_sources_and_a_budget(fastadv, net, monkeypatch):
+    for name, few in {"apgd": {"steps": 5}, "fab": {"steps": 2}, "square": {"queries": 20}}.items():
+        monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
+    line = f"attack {net} -n 8 --radius 0.02 --json -a autoattack:version=strong"
+    done = fastadv(f"{line},source=net.safetensors,passes=1")
+    assert done.code == 0, done
+    row = next(iter(json.loads(done.out)["measured"]["attacks"].values()))
+    assert "transfer: not finished on" in " ".join(row["remarks"])
+    assert json.loads(done.out)["config"]["source"] == ["net.safetensors"]
+    refused = fastadv(f"attack {net} -n 8 --radius 0.02 -a autoattack:source=net.safetensors")
+    assert refused.code == 2
+    assert "source: expected None unless the version is" in refused.err
+
+
+def test_a_portfolio_is_printed(fastadv, net):
+    line = f"evaluate {net} -n 20 --radius 0.1 -a fgsm -a pgd:steps=5 --portfolio"
+    told = json.loads(fastadv(f"{line} --json").out)["measured"]["portfolio"]
+    assert told["choices"][-1]["robust_accuracy"] == min(one["robust_accuracy"] for one in told["choices"])
+    assert [one["name"] for one in told["choices"]] + told["superfluous"]
+    lines = [text.split() for text in fastadv(line).out.splitlines()]
+    assert ["portfolio", "broken", "accuracy", "seconds"] in lines
+    alone = fastadv(f"evaluate {net} -n 20 --radius 0.1 -a fgsm --portfolio")
+    assert alone.code == 2
+    assert "name another with -a" in alone.err

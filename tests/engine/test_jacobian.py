@@ -133,3 +133,20 @@ def test_directions_that_do_not_fit(directions: object, as_function: bool) -> No
     given = (lambda logits: directions) if as_function else directions
     with pytest.raises(InputError, match=r"directions: expected a floating tensor \[B, C, K\]"):
         freeze(convnet()).jacobian(X, given)  # type: ignore[arg-type]
+
+
+def test_a_norm_takes_the_place_of_each_gradient() -> None:
+    frozen, sizes = freeze(convnet()), []
+
+    def size(gradient: Tensor) -> Tensor:
+        sizes.append(gradient.shape)
+        return gradient.flatten(1).norm(dim=1)
+
+    logits, whole = frozen.jacobian(X, ROWS)
+    before = frozen.backwards
+    again, norms = frozen.jacobian(X, ROWS, size)
+    assert torch.equal(logits, again)
+    torch.testing.assert_close(norms, whole.flatten(2).norm(dim=2))
+    assert sizes == [X.shape] * 3
+    assert frozen.backwards - before == 18
+    assert frozen.jacobian(X, ROWS[:, :0], size)[1].shape == (6, 0)

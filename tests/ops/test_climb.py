@@ -62,7 +62,10 @@ def test_refusals():
     assert_refused(
         (lambda: call(x[:, :2], logits, y, "margin"), "x_adv: expected"),
         (lambda: climb_(best, not_finite[:2], own, x, logits, y, "margin"), "not_finite: expected"),
-        (lambda: climb_(best, not_finite, (x, own[1].double()), x, logits, y, "margin"), "own_loss: expected"),
+        (
+            lambda: climb_(best, not_finite, (x, own[1].double()), x, logits, y, "margin"),
+            "own_loss: expected",
+        ),
         (lambda: call(x, logits, y + 2, "margin"), "labels: expected classes in"),
         (lambda: call(x, logits, y, "margin", y + 2), "targets: expected classes in"),
     )

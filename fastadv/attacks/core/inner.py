@@ -1,12 +1,14 @@
 """Attacks that run another attack."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.search import Search
 from fastadv.engine import Frozen
@@ -24,18 +26,23 @@ def check_attack(attack: Any) -> None:
         )
 
 
-def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
-    """Return the attack on the samples of the search, with all that defines a success."""
-    problem = search.problem
+def call_attack(attack: InnerAttack, model: Frozen, problem: Problem, **arguments: Any) -> AttackResult:
+    """Return the attack on the samples of a problem, with all that defines a success."""
     options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
     if problem.criterion is not WRONG:
         options["criterion"] = problem.criterion
     if problem.mask is not None:
         options["mask"] = problem.mask
-    out = attack(model, problem.x.to(search.dtype), problem.y, threat=threat, **options)
+    out = attack(model, problem.x, problem.y, threat=problem.threat, **options, **arguments)
     if not isinstance(out, AttackResult):
         raise InputError(f"attack: expected one that returns an AttackResult, got {type(out).__name__}")
     return out
+
+
+def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
+    """Return the attack on the samples of the search, with all that defines a success."""
+    x = search.problem.x.to(search.dtype)
+    return call_attack(attack, model, replace(search.problem, x=x, threat=threat))
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:

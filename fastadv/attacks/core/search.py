@@ -9,10 +9,10 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import losses, ops
+from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.ranking import graded, repeated, strongest
-from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.record import Climb, Record, Rows
 from fastadv.attacks.core.snap import snap
 from fastadv.attacks.core.waiting import may_leave, surely_finite

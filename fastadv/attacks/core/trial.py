@@ -61,6 +61,11 @@ class Trial:
             self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
+    @property
+    def passed(self) -> tuple[int, int]:
+        """The samples passed forward and backward since the trial began."""
+        return self.frozen.forwards - self._before[0], self.frozen.backwards - self._before[1]
+
     def verdict(self, x_adv: Tensor) -> Tensor:
         """Return logits [B, K] of the model as given at x_adv, by one pass if there was anything to attack.
 
@@ -131,8 +136,8 @@ class Trial:
             status=status,
             loss=value,
             distance=distance,
-            forwards=self.frozen.forwards - self._before[0],
-            backwards=self.frozen.backwards - self._before[1],
+            forwards=self.passed[0],
+            backwards=self.passed[1],
             zero_gradient=zero_gradient,
             flags=self.flags,
         )

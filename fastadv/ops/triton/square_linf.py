@@ -7,7 +7,6 @@ from torch import Tensor
 from fastadv.ops.triton import _windows
 from fastadv.ops.triton._common import over_rows
 
-
 SPARE = tl.constexpr(24)  # as in ops/square_linf.py
 
 

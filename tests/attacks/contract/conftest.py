@@ -5,6 +5,7 @@ does not depend on the norm. Which that is differs between tests.
 """
 
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def _few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest
 
 
 def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Callable[..., AttackResult]:
-    return lambda *args, **options: attack(*args, **{**options, **few})
+    return wraps(attack)(lambda *args, **options: attack(*args, **{**options, **few}))
 
 
 def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:

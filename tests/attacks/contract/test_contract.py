@@ -455,7 +455,7 @@ def test_a_model_that_binarizes(case: Case, norm: str) -> None:
     assert out.success.any() or blind(case)
 
 
-@pytest.mark.only(takes="starts")
+@pytest.mark.only(takes="starts", knowledge="decision")
 def test_starts_that_are_no_successes(case: Case, norm: str) -> None:
     model, x = mlp(), images(6)
     y = labels(model, x)

@@ -1,0 +1,29 @@
+"""What AutoAttack returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.methods.flags import Cost
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AutoAttackResult(AttackResult):
+    """The outcome of AutoAttack; `flags` begin with the names of the five warnings, where they apply.
+
+    Attributes:
+        by: for each sample, the name of the component that broke it, of several the first; "" where none did,
+            or x was wrong already.
+        costs: what each component did that had samples left, in order. `forwards` of the result also counts
+            the verdicts and the look for symptoms.
+        notes: what the version did and left out, in words.
+        broken: with `individual`, for each component by its name bool [B], the samples that it broke; empty
+            otherwise, where `by` says all.
+    """
+
+    by: tuple[str, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    broken: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,179 @@
+"""A run of AutoAttack: what is left of a batch, and what was found in it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import astuple, fields, replace
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import core
+from fastadv.attacks.apgd import apgd
+from fastadv.attacks.auto.component import Component
+from fastadv.attacks.auto.result import AutoAttackResult
+from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.methods.flags import FLAGS, Cost, square_stands_out
+from fastadv.attacks.methods.symptoms import symptoms
+from fastadv.errors import InputError, NoGradientError
+
+SEEN = 32  # samples whose symptoms are looked for
+FOUND = 0.003  # of the samples; where the last component of "quick" breaks more, others would as well
+
+
+class Run:
+    """What is left of a batch, and what was found in it."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        seed: int,
+        on_progress: Callable[[str, int], None] | None = None,
+        individual: bool = False,
+    ) -> None:
+        """Begin with all of a trial. individual: each component attacks all, and the first success counts."""
+        self.trial, self.seed, self.on_progress, self.individual = trial, seed, on_progress, individual
+        problem = trial.problem
+        self.left = trial.todo
+        self.x_adv = problem.x.clone()
+        self.by = [""] * len(problem.x)
+        self.not_finite = torch.zeros_like(trial.already)
+        # where no component met a gradient but zero; it means nothing until one computed any
+        self.flat, self.gradients = ~(trial.already | trial.unusable), False
+        self.costs: dict[str, Cost] = {}
+        self.broken: dict[str, Tensor] = {}
+        self.notes: tuple[str, ...] = ()
+        self.warnings: dict[str, None] = {}
+        self.flags: dict[str, None] = {}
+        # the criterion is the plain one
+        self.plain = problem.margin == "margin"
+
+    def note(self, note: str) -> None:
+        self.notes += (note,)
+
+    def look(self, randomized: bool) -> None:
+        """Look for symptoms of a model that attacks by gradients cannot judge."""
+        if not len(self.left):
+            return
+        seen = symptoms(self.trial.frozen, self.trial.problem.x[self.left[:SEEN]])
+        raised = {
+            "randomized": seen.randomized and randomized,
+            "probabilities": seen.probabilities,
+            "zero_gradient": seen.zero_gradient > 0,
+            "optimizes": seen.optimizes,
+        }
+        self.warnings |= {name: None for name, raises in raised.items() if raises}
+
+    def reasons(self, last: str) -> str:
+        """Why what is left needs other attacks, given the name of the last; "" where it does not."""
+        if not len(self.left):
+            return ""
+        found = self.costs[last].broken if last in self.costs else 0
+        raised = f"the flags {', '.join(self.warnings)}" if self.warnings else ""
+        more = f"{found} that {last} still broke" if found > FOUND * len(self.by) else ""
+        return " and ".join(filter(None, (raised, more)))
+
+    @property
+    def passes(self) -> int:
+        """The samples passed so far, forward and backward."""
+        return sum(self.trial.passed)
+
+    def component(self, component: Component, index: Tensor | None = None, number: int = 0) -> None:
+        """Run one attack on what is left, or on the samples `index` int64 [n] of that.
+
+        Run `number` of a component has random draws of its own, and adds to its cost.
+        """
+        index = self.left if index is None else index
+        if not len(index):
+            return
+        problem = self.trial.problem.take(index)
+        if self.on_progress is not None:
+            self.on_progress(component.name, len(index))
+        started = time.perf_counter()
+        try:
+            out = component.run(self.trial.frozen, problem, self.seed, number)
+        except NoGradientError:
+            self.note(f"{component.name}: left out, because the model has no gradient")
+            self.warnings["zero_gradient"] = None
+            return
+        out = self._judged(out, index) if component.own else out
+        broken = int(out.success.sum())
+        self._take(component.name, out, index)
+        cost = (len(index), broken, out.forwards, out.backwards, time.perf_counter() - started)
+        before = astuple(self.costs.get(component.name, Cost(0, 0, 0, 0, 0.0)))
+        self.costs[component.name] = Cost(*(a + b for a, b in zip(before, cost, strict=True)))
+        if square_stands_out(self.costs, len(self.by)):
+            self.warnings["square"] = None
+
+    def _judged(self, out: core.AttackResult, index: Tensor) -> core.AttackResult:
+        """Return the result of another's attack with the verdict of the model as given on its points."""
+        problem = self.trial.problem.take(index)
+        if out.x_adv.shape != problem.x.shape:
+            raise InputError(
+                f"Component: expected a result with x_adv of shape {tuple(problem.x.shape)}, "
+                f"got {tuple(out.x_adv.shape)}"
+            )
+        points = out.x_adv.to(problem.x)
+        met = problem.met(self.trial.frozen.verdict(points)) & problem.threat.contains(points, problem.x)
+        return replace(out, x_adv=points, success=met, forwards=out.forwards + len(index))
+
+    def _take(self, name: str, out: core.AttackResult, index: Tensor) -> None:
+        """Keep what a component found; the strongest point of the first stands for samples that hold."""
+        new = out.success & self.standing()[index]
+        for place in index[new].tolist():
+            self.by[place] = name
+        kept = new if self.costs else torch.ones_like(new)
+        self.x_adv[index[kept]] = out.x_adv[kept]
+        self.not_finite[index] |= out.status == core.Status.FAILED
+        if out.backwards:
+            self.flat[index] &= out.zero_gradient
+            self.gradients = True
+            if bool(out.zero_gradient.any()):
+                self.warnings["zero_gradient"] = None
+        self.flags |= dict.fromkeys(out.flags)
+        if self.individual:
+            self.broken[name] = torch.zeros_like(self.flat).index_fill_(0, index[out.success], True)
+        else:
+            self.left = self.left[self.standing()[self.left]]
+
+    def standing(self) -> Tensor:
+        """Return bool [B]: no component has broken the sample."""
+        return torch.tensor([not name for name in self.by], dtype=torch.bool, device=self.flat.device)
+
+    def finish(self) -> AutoAttackResult:
+        """Return the result, by one more verdict on the whole batch."""
+        trial, problem = self.trial, self.trial.problem
+        logits = trial.verdict(self.x_adv)
+        claimed = ~self.standing()
+        doubtful = (claimed & ~problem.met(logits)).nonzero().squeeze(1).tolist()
+        for index in doubtful:
+            self._confirm(index)
+        if doubtful:
+            logits = trial.verdict(self.x_adv)
+        if trial.denied(claimed | trial.already, logits):
+            trial.report_two_answers()
+        out = trial.finish(
+            self.x_adv,
+            logits,
+            problem.margin,
+            not_finite=self.not_finite,
+            zero_gradient=self.flat & self.gradients,
+        )
+        words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
+        values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
+        values["flags"] = tuple(dict.fromkeys([*words, *self.flags, *out.flags]))
+        by = tuple(
+            name if broken else ""
+            for name, broken in zip(self.by, (out.status == core.Status.BROKEN).tolist(), strict=True)
+        )
+        return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes, broken=self.broken)
+
+    def _confirm(self, index: int) -> None:
+        """Move a success that the rounding of another batch denies further from the boundary."""
+        problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
+        criterion = None if self.plain else problem.criterion
+        out = apgd(
+            self.trial.frozen, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
+            targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
+        )  # fmt: skip
+        if bool(out.success):
+            self.x_adv[index] = out.x_adv[0]

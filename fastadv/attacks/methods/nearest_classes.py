@@ -1,0 +1,45 @@
+"""Which classes are the nearest, if the model is taken to be linear (MALT, Melamed et al. 2024)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fastadv.attacks.core import Search
+from fastadv.attacks.methods.geometry import norm
+from fastadv.attacks.methods.hyperplane import DUAL
+
+CANDIDATES = 100  # classes with the largest logits, among which the nearest are looked for
+CHUNK = 1 << 22  # values of the directions in which gradients are taken at once
+
+
+def nearest_classes(search: Search) -> Tensor:
+    """Return int64 [n, C]: classes other than y, the nearest boundary first, for C = min(100, K - 1).
+
+    Of the classes with the largest logits at x, they are in the order of (z_top - z_c) / |d(z_c - z_y)/dx|,
+    where the norm is the dual of the threat's. Of each gradient only that is kept.
+    """
+    problem, order = search.problem, DUAL[search.threat.order]
+    assert problem.clean is not None
+    clean, y = problem.clean, search.y
+    classes = clean.shape[1]
+    others = clean.scatter(1, y[:, None], -torch.inf)
+    candidates = others.topk(min(CANDIDATES, classes - 1), 1).indices
+
+    def sizes(part: Tensor) -> Tensor:
+        """Return [m, C], the norms of the gradients of the samples `part` int64 [m]."""
+        mask = None if problem.mask is None else problem.mask[part]
+
+        def size(gradient: Tensor) -> Tensor:
+            given = gradient if mask is None else gradient.where(mask, 0.0)
+            return norm(given.nan_to_num(0.0, 0.0, 0.0), order)
+
+        ahead = one_hot(candidates[part], classes) - one_hot(y[part], classes).unsqueeze(1)
+        x = search.x[part].to(search.dtype)
+        return search.frozen.jacobian(x, lambda logits: ahead.to(logits), size)[1]
+
+    rows = max(1, CHUNK // candidates[:1].numel() // classes)
+    each = torch.arange(len(y), device=y.device)
+    size = torch.cat([sizes(part) for part in torch.split(each, rows)])
+    gap = (clean.amax(1, keepdim=True) - clean.gather(1, candidates)).to(size)
+    distance = torch.where(gap > 0, gap / size, 0.0)
+    return candidates.gather(1, distance.argsort(dim=1, stable=True))
