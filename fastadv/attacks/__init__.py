@@ -33,6 +33,7 @@ from fastadv.attacks.hopskipjump import hopskipjump
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
+from fastadv.attacks.masking import Indicators, indicators
 from fastadv.attacks.methods.flags import Cost
 from fastadv.attacks.methods.masked_modules import MaskedModule, masked_modules
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
@@ -53,12 +54,12 @@ from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
-    "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "MaskedModule",
-    "OutsideTopK", "Status", "Symptoms", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast", "cw",
-    "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
-    "hopskipjump", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim", "minimum_radius",
-    "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa",
-    "square", "symptoms", "transfer", "uniform_noise",
+    "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "Indicators",
+    "MaskedModule", "OutsideTopK", "Status", "Symptoms", "WrongBy", "apgd", "autoattack", "bim", "boundary",
+    "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn",
+    "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
+    "masked_modules", "mim", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper",
+    "sigma_zero", "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (

@@ -16,6 +16,7 @@ from fastadv.attacks.auto.strong import stages, strengthen
 from fastadv.attacks.auto.versions import VERSIONS, Parts, Version, check_version, components
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.masking import Evidence, choose, look
 from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -39,6 +40,7 @@ def autoattack(
     source: core.Classifier | Sequence[core.Classifier] | None = None,
     passes: float | None = None,
     seed: int = 0,
+    indicators: bool = True,
     on_progress: Callable[[str, int], None] | None = None,
     **common: Unpack[core.Common],
 ) -> AutoAttackResult:
@@ -75,6 +77,8 @@ def autoattack(
         source: for "strong", one or more classifiers with the classes of the model.
         passes: for "strong", passes of the whole call, forward and backward, after which no stage begins;
             "standard" always runs to its end. The stages then need no reason. inf runs all of them.
+        indicators: look for signs of masked gradients at last, as `fastadv.attacks.indicators` does; the
+            `verdict` of the result says what they come to.
         on_progress: called as (component, samples left) before each component.
         eot: an integer >= 1; "rand" has 20 unless another is given.
 
@@ -124,4 +128,18 @@ def autoattack(
             run.note(f"quick: {why if reasons else 'no reason to go on with standard'}")
         if strong:
             strengthen(run, stages(run, other, sources), passes)
-        return run.finish()
+        out = run.finish()
+        return _with_indicators(out, run) if indicators else out
+
+
+def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
+    """Return the result with the indicators of masked gradients, and the passes they took."""
+    trial, seed, warnings = run.trial, run.seed, run.warnings
+    right = torch.zeros(len(out.status), dtype=torch.bool).index_fill_(0, trial.todo.cpu(), True)
+    evidence = Evidence.of(out)
+    chosen = choose([evidence], right, evidence.passes, seed=seed)
+    problem = trial.problem.take(chosen.to(trial.problem.x.device))
+    found = look(trial.frozen, problem, chosen, [evidence], right, seed=seed, raised=warnings)
+    found = found.with_flags([name for name in ("zero_gradient", "square") if name in warnings])
+    passes = {"forwards": out.forwards + found.forwards, "backwards": out.backwards + found.backwards}
+    return replace(out, indicators=found, **passes)

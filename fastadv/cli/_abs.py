@@ -145,7 +145,7 @@ def attack(
         net = synthesis.load(place)
         with progress(label) as tick, o.usage():
             run = Watched(partial(latent_descent, **options), label, [0], len(dataset), tick)
-            table = evaluate(net, dataset, {label: run}, batch_size=batch_size)
+            table = evaluate(net, dataset, {label: run}, batch_size=batch_size, indicators=False)
     row = table[label]
     allowed = float((row.distance > threshold).double().mean())
     measured = {

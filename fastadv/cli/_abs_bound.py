@@ -136,5 +136,5 @@ def _nearest(model: ABS, dataset: Any, norm: str, named: list[NamedAttack], batc
     done, total = [0], len(attacks) * len(dataset)
     with progress("attacks") as tick:
         runs = {label: Watched(run, label, done, total, tick) for label, run in attacks.items()}
-        table = evaluate(model, dataset, runs, batch_size=batch_size)
+        table = evaluate(model, dataset, runs, batch_size=batch_size, indicators=False)
     return torch.stack([row.distance for row in table.rows]).amin(0)

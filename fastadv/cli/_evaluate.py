@@ -3,10 +3,12 @@
 import json as jsons
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from torch import nn
 
 from fastadv.cli import _options as o
@@ -34,6 +36,8 @@ from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
+
+DOUBTFUL = 3  # the exit code of --strict where the indicators do not say that there is no sign of masking
 
 
 class Kept(Panel, title="Results"):
@@ -70,6 +74,13 @@ class Kept(Panel, title="Results"):
         "with a budget.",
     )
     resume: bool = o.option(False, "Go on with what --run-dir holds.", "--resume")
+    indicators: bool = o.option(
+        True,
+        "Look for signs of masked gradients, on at most 200 images and in at most 5% of the passes; the last "
+        "line says whether the accuracies can be trusted.",
+        "--indicators/--no-indicators",
+    )
+    strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -97,6 +108,8 @@ class Kept(Panel, title="Results"):
                 )
         if self.portfolio and len(named) < 2:
             o.refuse("--portfolio puts several attacks in order: name another with -a.")
+        if self.strict and not self.indicators:
+            o.refuse("--strict is about the indicators: leave out --no-indicators.")
         o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
         return tried
 
@@ -117,6 +130,8 @@ def evaluate(
     """Measure a model clean, under each attack, and under the worst of them for each sample.
 
     Minimum-norm attacks need no --radius, which bounds their search. One run serves all --radii.
+
+    Exit code 3 with --strict where gradients may be masked, or where that was not looked at.
 
     --suite robustbench is that benchmark's evaluation: --data and --norm name its table.
 
@@ -143,7 +158,7 @@ def evaluate(
             watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=machine.batch_size, run_dir=run_dir, resume=results.resume,
-                keep_samples=bool(results.out or results.external),
+                keep_samples=bool(results.out or results.external), indicators=results.indicators,
             )  # fmt: skip
         with o.usage():
             curves = {
@@ -178,19 +193,29 @@ def evaluate(
         save_external(results.external, table.samples.x_adv)
     if benchmark.robustbench is not None:
         write_entry(benchmark.robustbench, table, entered, images.data, network.model, said)
-    yield result
-    print_results(table, network.model, dataset)
-    for label, curve in curves.items():
-        points = ", ".join(
-            f"{radius:g}: {percent(share)}" for radius, share in zip(curve.radii, curve.accuracy, strict=True)
-        )
-        say(f"accuracy at each radius, {label}: {points}")
-    for label, value in nearness.items():
-        say(f"optimality of {label}: {value:.3f}")
-    if order is not None:
-        say(str(order))
-    files = {"adversarial examples": results.out, "adversarial images": results.external}
-    say_where({**files, "figure": results.figure, "entry": benchmark.robustbench})
+    doubt = table.indicators is not None and not table.indicators.clean
+    with _ending(DOUBTFUL if results.strict and doubt else 0):
+        yield result
+        print_results(table, network.model, dataset)
+        for label, curve in curves.items():
+            shares = zip(curve.radii, curve.accuracy, strict=True)
+            points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
+            say(f"accuracy at each radius, {label}: {points}")
+        for label, value in nearness.items():
+            say(f"optimality of {label}: {value:.3f}")
+        if order is not None:
+            say(str(order))
+        files = {"adversarial examples": results.out, "adversarial images": results.external}
+        say_where({**files, "figure": results.figure, "entry": benchmark.robustbench})
+
+
+@contextmanager
+def _ending(code: int) -> Iterator[None]:
+    """End the command with an exit code, also where only its document was asked for."""
+    with suppress(GeneratorExit):
+        yield
+    if code:
+        raise typer.Exit(code)
 
 
 def _draw(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
-from fastadv.cli._output import Bar, print_table
+from fastadv.cli._output import Bar, print_table, say
 from fastadv.evaluation import Curve, Table
 from fastadv.runs import processes
 from fastadv.runs.description import describe
@@ -31,7 +31,10 @@ class Watched:
         self.run, self.label, self.done, self.total, self.bar, self.keep = run, label, done, total, bar, keep
         self.kept: list[dict[str, Tensor]] = []
         self.by: list[str] = []  # of the samples kept, which component broke each
-        self.staged = "on_progress" in inspect.signature(run).parameters
+        takes = inspect.signature(run).parameters
+        self.staged = "on_progress" in takes
+        # the evaluation looks for its own, over all attacks
+        self.fixed = {"indicators": False} if "indicators" in takes else {}
         self.__wrapped__ = run  # what the attack is, to those who ask
 
     def describe(self) -> Any:
@@ -40,7 +43,7 @@ class Watched:
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> AttackResult:
         more = {"on_progress": partial(self._stage, len(y))} if self.staged else {}
-        result = self.run(model, x, y, ids=ids, **more)
+        result = self.run(model, x, y, ids=ids, **self.fixed, **more)
         if self.keep:
             parts = {"x": x, "x_adv": result.x_adv, "y": y, "ids": ids}
             parts |= {name: getattr(result, name) for name in KEPT}
@@ -79,3 +82,5 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
     print_table(f"{model} on {table.n:,} images of {dataset.name}", table.cells(), notes)
     for name, cells in table.details().items():
         print_table(name, cells)
+    if table.indicators is not None:
+        say(table.verdict)

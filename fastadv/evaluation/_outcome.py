@@ -1,8 +1,9 @@
 """What one attack did to one batch, and what that comes to over all batches."""
 
+import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,8 +44,8 @@ class Batch(NamedTuple):
 class Part:
     """The outcome of one attack on one batch: tensors on the CPU, and what it says in words, JSON-able.
 
-    `told` may hold flags, remarks, and the costs of components; the tensor `component` is then a place among
-    these.
+    `told` may hold flags, remarks, the threat (norm, radius, box) and the costs of components; the tensor
+    `component` is then a place among these.
     """
 
     tensors: dict[str, Tensor]
@@ -55,8 +56,12 @@ class Part:
 
 
 def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, ids: Tensor) -> AttackResult:
-    """Call an attack, and check that it answered for every sample."""
-    result = attack(frozen, x, y, ids=ids)
+    """Call an attack, and check that it answered for every sample.
+
+    AutoAttack leaves out its indicators: those of an evaluation are over all attacks and batches.
+    """
+    options = {"indicators": False} if "indicators" in _parameters(attack) else {}
+    result = attack(frozen, x, y, ids=ids, **options)
     for part in ("success", "status", "distance", "zero_gradient"):
         value = getattr(result, part, None)
         if not isinstance(value, Tensor) or value.shape != y.shape:
@@ -65,6 +70,13 @@ def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, 
                 f"attacks[{name!r}]: expected an AttackResult with {part} of shape ({len(y)},), got {got}"
             )
     return result
+
+
+def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(attack, follow_wrapped=False).parameters
+    except (TypeError, ValueError):  # a function without a signature
+        return {}
 
 
 def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int, keep_samples: bool) -> Part:
@@ -76,6 +88,8 @@ def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int
         "distance": torch.full((size,), torch.nan, dtype=torch.float64),
         "failed.attack": failed,
         "unmoved": unmoved,
+        "refuted": torch.zeros(size, dtype=torch.bool),
+        "unfinished": torch.full((size,), torch.nan),
         "component": torch.full((size,), -1),
         "cost": torch.zeros(2, dtype=torch.int64),
         "seconds": torch.zeros(1, dtype=torch.float64),
@@ -97,9 +111,15 @@ def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int
     broken[place], tensors["distance"][place] = success.cpu(), distance.cpu()
     failed[place] = (right & (result.status == int(Status.FAILED))).cpu()
     unmoved[place] = (right & ~success & result.zero_gradient).cpu()
+    if result.unfinished is not None:
+        tensors["unfinished"][place] = result.unfinished.to("cpu", torch.float32)
+    if result.refuted is not None:
+        tensors["refuted"][place] = (right & result.refuted).cpu()
     tensors["seconds"][0] = time.perf_counter() - started
     tensors["cost"] = torch.tensor([int(result.forwards), int(result.backwards)])
     part.told = {"flags": list(getattr(result, "flags", ()))}
+    if result.threat is not None and not isinstance(result.threat.radius, Tensor):
+        part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
     if isinstance(result, AutoAttackResult):
         part.told |= {"remarks": list(result.notes), "costs": {k: asdict(v) for k, v in result.costs.items()}}
         names = list(result.costs)

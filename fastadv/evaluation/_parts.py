@@ -30,9 +30,10 @@ class Parts(Keeper):
         """Return the part `name` with the tensors `known`: read if it is there, else made and written.
 
         A part that was written with another `known`, as by a randomized model, is made again, and so is one
-        that another evaluation left.
+        that another evaluation left. Those of batches, which begin with a number, are in files `part-NAME`.
         """
         of = seal([self.identity, name])
+        stem = f"part-{name}" if name[0].isdigit() else name
 
         def whole() -> Part:
             part = make()
@@ -42,7 +43,7 @@ class Parts(Keeper):
         def write(path: Path, part: Part) -> None:
             save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of})
 
-        return self.kept(f"part-{name}.safetensors", whole, write, partial(self._read, of, known))
+        return self.kept(f"{stem}.safetensors", whole, write, partial(self._read, of, known))
 
     def _read(self, of: str, known: Mapping[str, Tensor], path: Path) -> Part | None:
         tensors, metadata = load_tensors(path)

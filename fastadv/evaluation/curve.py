@@ -120,7 +120,7 @@ def accuracy_against_radius(
         if not several:
             raise InputError("minimum_norm: expected at least one attack, got none")
         named = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
-        table = evaluate(model, dataset, named, batch_size=batch_size, limit=limit)
+        table = evaluate(model, dataset, named, batch_size=batch_size, limit=limit, indicators=False)
         return Curve.from_distances(torch.stack([row.distance for row in table.rows]).amin(0), tried)
     if attack_for_radius is None or minimum_norm is not None:
         raise InputError(

@@ -17,6 +17,7 @@ from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_si
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
+from fastadv.evaluation import _masking as masking
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
@@ -39,6 +40,7 @@ def evaluate(
     run_dir: str | PathLike[str] | None = None,
     resume: bool = False,
     identity: str | None = None,
+    indicators: bool = True,
 ) -> Table:
     """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost.
 
@@ -57,6 +59,8 @@ def evaluate(
     resume: go on with the evaluation of `run_dir`, which must be of the same model, data and arguments.
     identity: a text that stands for the code of your own model classes and attacks, which are otherwise known
         by their source; give another one when that code changes. Needed where a source cannot be read.
+    indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in what the attacks gave,
+        and on at most 200 samples in at most 5% of their passes. `table.verdict` is what they come to.
 
     Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
     keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
@@ -92,7 +96,7 @@ def evaluate(
         parts.identity = parts.identify(IDENTITY, config)
         return table_of(
             frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
-            keep_samples=keep_samples, parts=parts,
+            keep_samples=keep_samples, parts=parts, looked=indicators,
         )  # fmt: skip
 
 
@@ -106,6 +110,7 @@ def table_of(
     keep_examples: int = 0,
     keep_samples: bool = False,
     parts: Parts | None = None,
+    looked: bool = False,
 ) -> Table:
     """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
@@ -132,10 +137,16 @@ def table_of(
     together = Samples.together(samples) if keep_samples else None
     if together is not None:
         together.add_components([one.components for one in rows])
+    signs = None
+    if looked and rows:
+        each = [[one[place] for one in found] for place in range(len(rows))]
+        signs = processes.from_first(
+            lambda: masking.indicators(frozen, dataset, rows, each, correct, ids, batch_size, kept)
+        )
     # the clock of the first process, and the parts that all have read
     seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
     told = replaced(frozen.model)
-    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told)
+    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told, signs)
 
 
 def description(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
 from fastadv.evaluation.samples import Components, Examples, Samples
@@ -102,6 +103,7 @@ class Table:
     ids      int64 [n]; positions in the data set.
     samples  every sample with its nearest adversarial example, if they were kept.
     replaced  the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is of.
+    indicators  signs of masked gradients; None without attacks, or where they were not asked for.
     """
 
     rows: tuple[Row, ...]
@@ -111,6 +113,12 @@ class Table:
     seconds: float
     samples: Samples | None = field(default=None, repr=False)
     replaced: Mapping[str, str] = field(default_factory=dict)
+    indicators: Indicators | None = field(default=None, repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the robust accuracies can be trusted, in one line; "" without indicators."""
+        return "" if self.indicators is None else self.indicators.verdict
 
     @property
     def n(self) -> int:
@@ -147,6 +155,7 @@ class Table:
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
+            "indicators": None if self.indicators is None else self.indicators.to_dict(),
             "attacks": {
                 row.name: {
                     **{name: _finite(getattr(row, name)) for name in SHARES},
@@ -217,7 +226,10 @@ class Table:
 
     def __str__(self) -> str:
         parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
-        return "\n".join([aligned(self.cells()), *self.notes(), *parts])
+        return "\n".join([aligned(self.cells()), *self.notes(), *parts, *self._end()])
+
+    def _end(self) -> list[str]:
+        return ["", self.verdict] if self.indicators is not None else []
 
     def details(self) -> dict[str, list[list[str]]]:
         """Return for each attack that consists of others, by its name, the table of its components."""
@@ -226,7 +238,9 @@ class Table:
     def markdown(self) -> str:
         """Return the same as a Markdown table, with the notes below it."""
         parts = [f"\n{name}\n\n{in_markdown(cells)}" for name, cells in self.details().items()]
-        return "\n".join([in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts])
+        return "\n".join(
+            [in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts, *self._end()]
+        )
 
 
 def _with_interval(row: Row) -> str:

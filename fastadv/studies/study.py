@@ -68,7 +68,13 @@ def judge(
     """
     attack = partial(fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed)
     table = fa.evaluate(
-        model, test_set, {"AutoAttack": attack}, limit=settings.judged, run_dir=folder, resume=True
+        model,
+        test_set,
+        {"AutoAttack": attack},
+        limit=settings.judged,
+        run_dir=folder,
+        resume=True,
+        indicators=False,
     )
     return table, table["AutoAttack"].robust_accuracy
 

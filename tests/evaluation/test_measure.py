@@ -161,7 +161,8 @@ def test_renderings():
     assert plain[2].split() == ["none", "66.7%"]
     assert plain[3].split()[:4] == ["small|one", "50.0%", "25.0%", "inf"]
     assert plain[5].split() == ["worst", "of", "all", "16.7%"]
-    assert "6 samples" in plain[-1]
+    assert "6 samples" in plain[-3]
+    assert plain[-2:] == ["", table.verdict]
     assert table.markdown().splitlines()[1].startswith("| --- | ---: |")
     assert r"small\|one" in table.markdown()
     told = json.loads(json.dumps(table.to_dict(), allow_nan=False))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.masking import Indicators
 from fastadv.attacks.methods.flags import Cost
 
 
@@ -21,9 +22,17 @@ class AutoAttackResult(AttackResult):
         notes: what the version did and left out, in words.
         broken: with `individual`, for each component by its name bool [B], the samples that it broke; empty
             otherwise, where `by` says all.
+        indicators: signs of masked gradients, looked for in at most 5% of the passes; None where they were
+            not asked for. The passes count as forwards and backwards of the result.
     """
 
     by: tuple[str, ...] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     broken: Mapping[str, Tensor] = field(default_factory=dict)
+    indicators: Indicators | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The line of the indicators; "" where they were not asked for."""
+        return "" if self.indicators is None else self.indicators.verdict

@@ -39,6 +39,8 @@ class Run:
         self.not_finite = torch.zeros_like(trial.already)
         # where no component met a gradient but zero; it means nothing until one computed any
         self.flat, self.gradients = ~(trial.already | trial.unusable), False
+        self.unfinished = torch.full(self.flat.shape, torch.nan, device=self.flat.device)
+        self.refuted = torch.zeros_like(self.flat)
         self.costs: dict[str, Cost] = {}
         self.broken: dict[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
@@ -127,6 +129,9 @@ class Run:
         if out.backwards:
             self.flat[index] &= out.zero_gradient
             self.gradients = True
+            if out.unfinished is not None and out.refuted is not None:
+                self.unfinished[index] = torch.fmin(self.unfinished[index], out.unfinished.float())
+                self.refuted[index] |= out.refuted
             if bool(out.zero_gradient.any()):
                 self.warnings["zero_gradient"] = None
         self.flags |= dict.fromkeys(out.flags)
@@ -157,6 +162,8 @@ class Run:
             problem.margin,
             not_finite=self.not_finite,
             zero_gradient=self.flat & self.gradients,
+            unfinished=self.unfinished,
+            doubtful=self.refuted,
         )
         words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
         values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}

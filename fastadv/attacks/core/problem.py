@@ -54,6 +54,11 @@ class Problem:
         return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
 
     @property
+    def plain(self) -> bool:
+        """Whether any wrong class at any point of the threat is a success."""
+        return self.targets is None and self.criterion is WRONG and self.mask is None
+
+    @property
     def margin(self) -> losses.Loss:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin

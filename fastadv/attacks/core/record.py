@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of the gradients, at most ten
+
 
 @dataclass(eq=False)
 class Record:
@@ -14,7 +16,8 @@ class Record:
     `x_adv` is the best point so far, `rank` its place in the order of the search (its loss, or minus its
     distance), `success` whether it is a success. `refuted`: the model as given once denied a success that the
     search twin saw. `not_finite`: a logit was not finite. `largest_gradient`: the largest absolute gradient
-    element so far; NaN where one was, -inf where no gradient was taken.
+    element so far; NaN where one was, -inf where no gradient was taken. `ranks` [n, 2 + TAIL] are the number
+    of gradients, the rank at the first, and those at the last TAIL; NaN where there was none.
     """
 
     x_adv: Tensor
@@ -23,6 +26,7 @@ class Record:
     refuted: Tensor
     not_finite: Tensor
     largest_gradient: Tensor
+    ranks: Tensor
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
@@ -30,12 +34,31 @@ class Record:
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         wide = torch.promote_types(x.dtype, torch.float32)
         rank = torch.full((len(x),), -torch.inf, dtype=wide, device=x.device)
-        return cls(x.clone(), rank, none, none.clone(), none.clone(), rank.clone())
+        ranks = torch.full((len(x), 2 + TAIL), torch.nan, dtype=wide, device=x.device)
+        ranks[:, 0] = 0
+        return cls(x.clone(), rank, none, none.clone(), none.clone(), rank.clone(), ranks)
 
     @property
     def distance(self) -> Tensor:
         """[n] that of the nearest success so far, inf where there is none; in an attack for the minimum."""
         return -self.rank
+
+    def note_rank(self) -> None:
+        """Take down the rank after a gradient."""
+        now, first = self.rank[:, None], self.ranks[:, 1:2]
+        first = torch.where(first.isnan(), now, first)
+        self.ranks = torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1)
+
+    @property
+    def unfinished(self) -> Tensor:
+        """[n] the share of the rise of the rank that came with the last tenth of the gradients, at most TAIL.
+
+        NaN where there were no gradients.
+        """
+        steps = (self.ranks[:, 0] / TAIL).ceil().clamp(1, TAIL).long()
+        first, last = self.ranks[:, 1], self.rank
+        before = self.ranks.gather(1, self.ranks.shape[1] - steps[:, None])[:, 0]
+        return torch.where(last == first, 0.0, (last - before) / (last - first))
 
     def take(self, index: Tensor) -> "Record":
         """Return the rows `index`, copied."""

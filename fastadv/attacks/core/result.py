@@ -6,6 +6,8 @@ from enum import IntEnum
 
 from torch import Tensor
 
+from fastadv.threat import Threat
+
 
 class Status(IntEnum):
     """What became of a sample; `AttackResult.status` holds these numbers."""
@@ -32,6 +34,10 @@ class AttackResult:
         backwards: samples for which an input gradient was computed.
         zero_gradient: bool [B]; every gradient met was exactly zero, so none led the search. The model is
             flat there, or it masks its gradients.
+        unfinished: [B]; the share of the rise of the loss that came with the last tenth of the gradients, at
+            most ten; 0 where it did not rise, NaN where that is not known.
+        refuted: bool [B]; the search saw a success, the model as given did not, and none was found later.
+        threat: in which any wrong class is a success; None where targets, a criterion or a mask say more.
         flags: what casts doubt on the result, in words; empty where nothing does. One names a model that
             gives two answers for one x, being randomized or dependent on the rest of the batch.
 
@@ -47,6 +53,9 @@ class AttackResult:
     backwards: int
     zero_gradient: Tensor
     flags: tuple[str, ...] = ()
+    unfinished: Tensor | None = None
+    refuted: Tensor | None = None
+    threat: Threat | None = None
 
     def __repr__(self) -> str:
         number = Counter(self.status.tolist())

@@ -80,6 +80,8 @@ def run(
             not_finite=not_finite,
             zero_gradient=(record.largest_gradient == 0) & ~not_finite,
             within=within if minimum else None,
+            unfinished=record.unfinished,
+            doubtful=doubtful,
         )
 
 

@@ -391,11 +391,13 @@ class Search(Generic[R_co]):
             self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
         if judge:
             self._keep(look, loss, finite)
+            if isinstance(look, GradientLook) and not self.plan.minimum:
+                self.best.note_rank()
         kept = self._evaluated(judge)
         return look if kept is None else look.take(kept)
 
     def _evaluated(self, judge: bool = True) -> Tensor | None:
-        """Count an evaluation, and drop the samples that it has broken; return those kept if there are any."""
+        """Count an evaluation, and drop the samples that it has broken; return those kept, if it has any."""
         self._evaluations += 1
         leaves = judge and self.plan.stop_early and may_leave(self._evaluations - 1, self.x.device)
         if leaves and bool(self.best.success.any()):

@@ -108,11 +108,14 @@ class Trial:
         not_finite: Tensor,
         zero_gradient: Tensor,
         within: Threat | None = None,
+        unfinished: Tensor | None = None,
+        doubtful: Tensor | None = None,
     ) -> AttackResult:
         """Return the result for x_adv, given the `verdict` logits [B, K] on it.
 
         `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
-        names the threat `within` which a success counts, and returns x itself where there is none.
+        names the threat `within` which a success counts, and returns x itself where there is none. `doubtful`
+        bool [B] are successes of the search that the model denied.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)
@@ -140,4 +143,7 @@ class Trial:
             backwards=self.passed[1],
             zero_gradient=zero_gradient,
             flags=self.flags,
+            unfinished=unfinished,
+            refuted=None if doubtful is None else doubtful & ~(broken | self.already),
+            threat=(within or problem.threat) if problem.plain else None,
         )

@@ -1,17 +1,49 @@
-"""What AutoAttack warns about, and what its components cost."""
+"""What casts doubt on a robust accuracy: names, limits, words and advice; and what components cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
-# words of the flags, by name
-FLAGS = {
-    "randomized": 'passes on the same samples differ; use version="rand"',
-    "probabilities": "the output looks like probabilities; give the logits to the attack",
-    "zero_gradient": "the gradient is zero for some samples; attacks by gradients may miss what is there",
-    "square": "Square broke samples that attacks by gradients left; the model may mask its gradients",
-    "optimizes": "a forward pass optimizes something; an adaptive attack may find more",
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What is seen where a value is above `limit`, what to do then, and what the value is a share of."""
+
+    words: str
+    advice: str
+    limit: float = 0.0
+
+
+SIGNS = {
+    "randomized": Sign("passes on the same samples differ", 'use version="rand"'),
+    "probabilities": Sign("the output looks like probabilities", "give the logits to the attack"),
+    "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
+    "zero_gradient": Sign(
+        "the gradient is zero or not finite for some samples",
+        "attack with another loss, or with a gradient in place of the one that is hidden",
+        0.05,
+    ),
+    "unstable": Sign(
+        "noise too small to see changes the loss", "average the gradient over passes: eot", 0.25
+    ),
+    "silent_success": Sign("a success on the way was lost", "report it: the proof of each result forbids it"),
+    "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
+    "transfer": Sign(
+        "the search breaks samples that the judged model keeps",
+        "attack the judged model itself, in its own precision",
+        0.1,
+    ),
+    "unconstrained": Sign(
+        "an attack without a radius leaves samples", "replace the gradient that is masked, or do without it"
+    ),
+    "budget": Sign("samples broken at the radius hold at twice the radius", "random starts, another loss"),
+    "noise": Sign("noise in the ball breaks what attacks left", "attacks without gradients, restarts"),
+    "square": Sign(
+        "Square broke samples that attacks by gradients left", "the model may mask its gradients", 0.01
+    ),
 }
+FLAGS = {name: f"{sign.words}; {sign.advice}" for name, sign in SIGNS.items()}
 SQUARE_FLAG = f"square: {FLAGS['square']}"
 
 

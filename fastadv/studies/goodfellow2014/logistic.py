@@ -124,7 +124,8 @@ def _row(
     pull         the derivative of that by |w|₁ with the margins as they are: c for L1 decay
     """
     radius = float(ball.radius)
-    table = fa.evaluate(model, test_set, {"fgsm": partial(fa.attacks.fgsm, threat=ball)}, batch_size=4096)
+    attacks = {"fgsm": partial(fa.attacks.fgsm, threat=ball)}
+    table = fa.evaluate(model, test_set, attacks, batch_size=4096, indicators=False)
     with torch.no_grad():
         logits = model(to_unit(train_set.x).double())
         margin = (logits[:, 1] - logits[:, 0]) * (2 * train_set.y - 1)

@@ -91,7 +91,7 @@ class Bench:
         """Under PGD within the box, of the first test images: what one step does not show."""
         shown = self.test_set.subset(range(min(STRONGLY_TESTED, len(self.y))))
         attack = partial(fa.attacks.pgd, threat=self.settings.boxed, steps=STEPS, seed=self.settings.seed)
-        return fa.evaluate(self.nets[name], shown, {"PGD": attack})["PGD"].robust_accuracy
+        return fa.evaluate(self.nets[name], shown, {"PGD": attack}, indicators=False)["PGD"].robust_accuracy
 
     def answers(self, name: str, x: Tensor | None = None) -> Answers:
         """On `x`, made of the test images in their order; on these unless given."""

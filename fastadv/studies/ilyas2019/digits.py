@@ -130,7 +130,7 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
         epochs=s.epochs, batch_size=s.batch_size, optimization=fa.train.Optimization(schedule="cosine"),
         progress=partial(watch, f"training {name}"),
     )  # fmt: skip
-    return Net(name, learned, model, fa.evaluate(model, study.test, s.attacks()))
+    return Net(name, learned, model, fa.evaluate(model, study.test, s.attacks(), indicators=False))
 
 
 def _attacked(nets: Mapping[str, Net], picked: ImageSet, attack: Attack) -> Iterator[Strip]:

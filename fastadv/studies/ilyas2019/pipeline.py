@@ -119,7 +119,13 @@ def evaluate(maker: Maker) -> dict[str, Any]:
         maker.watch(what, 0, 1)
         clean = fa.evaluate(net, maker.test)
         table = fa.evaluate(
-            net, maker.test, attacks, limit=s.tested, run_dir=maker.folder / "evaluation" / name, resume=True
+            net,
+            maker.test,
+            attacks,
+            limit=s.tested,
+            run_dir=maker.folder / "evaluation" / name,
+            resume=True,
+            indicators=False,
         )
         maker.watch(what, 1, 1)
         found[name] = {

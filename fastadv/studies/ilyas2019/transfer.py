@@ -58,7 +58,7 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     maker.watch(what, 0, 1)
     table = fa.evaluate(
         source, test, {s.attack(s.push_radius): attack}, limit=s.tested, keep_samples=True,
-        run_dir=maker.folder / "evaluation" / "transfer", resume=True,
+        run_dir=maker.folder / "evaluation" / "transfer", resume=True, indicators=False,
     )  # fmt: skip
     maker.watch(what, 1, 1)
     kept = table.samples

@@ -39,7 +39,7 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
     rows = {}
     for done, (name, attack) in enumerate(attacks.items()):
         watch("attacking ABS", done, 3)
-        rows[name] = fa.evaluate(model, part, {name: attack})[name]
+        rows[name] = fa.evaluate(model, part, {name: attack}, indicators=False)[name]
     watch("attacking ABS", 2, 3)
     bound = float(model.lower_bound(part.x, part.y).mean())
     watch("attacking ABS", 3, 3)

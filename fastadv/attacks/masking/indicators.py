@@ -1,0 +1,215 @@
+"""The indicators: what the results say already, and short looks at some of the samples."""
+
+from collections.abc import Collection, Mapping, Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_count, check_seed, check_share
+from fastadv.attacks.core.common import Classifier
+from fastadv.attacks.core.problem import Problem, check_finite_radius
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import prepare
+from fastadv.attacks.masking import probes
+from fastadv.attacks.masking.evidence import Evidence
+from fastadv.attacks.masking.observed import observed
+from fastadv.attacks.masking.verdict import Indicators
+from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.methods.symptoms import symptoms
+from fastadv.attacks.pgd import pgd
+from fastadv.engine import Frozen
+from fastadv.errors import InputError, NoGradientError
+from fastadv.threat import Threat
+
+SAMPLES = 200  # at most, that are looked at
+LEAST = 8  # samples; fewer say nothing
+SHARE = 0.05  # of the passes of the attacks, which the looks may cost
+SEEN = 32  # samples whose symptoms are looked for
+STEPS = 40  # of PGD, where no results are given
+
+
+def indicators(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    results: Mapping[str, AttackResult] | None = None,
+    limit: int = SAMPLES,
+    share: float | None = SHARE,
+    seed: int = 0,
+    ids: Tensor | None = None,
+) -> Indicators:
+    """Look for signs that a model masks its gradients, so that attacks overstate its robustness.
+
+    The signs are the six of Pintor et al. 2022 (Indicators of Attack Failure), what must not happen by
+    Carlini et al. 2019 (more budget and less success, noise or black-box attacks that find more than
+    gradients), and the warnings of AutoAttack (`symptoms`). A success lost on the way is no matter here:
+    every result is proved on the model as given, and no attack forgets its best point.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: at whose radius the samples are probed; finite, a number or [B].
+        results: of attacks on exactly these samples, by name. None runs PGD with 40 steps.
+        limit: samples probed at most, drawn by the seed among those that the model gets right.
+        share: of the passes of the attacks that the probes may take at most; None for no bound.
+        seed: of all random draws.
+        ids: int [B], sample numbers (default 0 to B - 1).
+
+    Raises InputError on wrong input, naming it.
+    """
+    check_seed(seed)
+    check_count("limit", limit, 1)
+    if share is not None:
+        check_share("share", share, one=True)
+    with torch.inference_mode(False), torch.no_grad():
+        frozen, problem = prepare(model, x, y, threat, ids=ids)
+        check_finite_radius(threat)
+        if results is None:
+            try:
+                results = {"pgd": pgd(frozen, x, y, threat, steps=STEPS, seed=seed, ids=ids)}
+            except NoGradientError:
+                results = {}
+            share = None
+        for name, out in results.items():
+            if not isinstance(out, AttackResult) or len(out.status) != len(x):
+                raise InputError(
+                    f"results[{name!r}]: expected an AttackResult of these {len(x)} samples, got another; "
+                    "pass results of the attacks on x"
+                )
+        evidence = [Evidence.of(out) for out in results.values()]
+        right = (frozen.verdict(problem.x).argmax(1) == problem.y).cpu() if len(x) else torch.zeros(0).bool()
+        passes = sum(each.passes for each in evidence)
+        chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
+        return look(frozen, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
+
+
+def choose(
+    evidence: Sequence[Evidence],
+    right: Tensor,
+    passes: int,
+    *,
+    limit: int = SAMPLES,
+    share: float | None = SHARE,
+    seed: int = 0,
+) -> Tensor:
+    """Return int64 [m], the samples to look at, drawn from those that are `right` bool [N].
+
+    They are at most `limit`, and as many as surely cost no more than a share of so many `passes`.
+    """
+    order = rng.permutation(len(right), rng.derive(seed, "indicators"))
+    order = order[right[order]][:limit]
+    if share is None:
+        return order
+    cost = torch.where(together(evidence, len(right))[order], probes.BROKEN, probes.HELD)
+    return order[cost.cumsum(0) <= share * passes]
+
+
+def look(
+    frozen: Frozen,
+    problem: Problem | None,
+    chosen: Tensor,
+    evidence: Sequence[Evidence],
+    right: Tensor,
+    *,
+    seed: int = 0,
+    raised: Collection[str] | None = None,
+    batch_size: int = SAMPLES,
+) -> Indicators:
+    """Return the indicators by the evidence of N samples, `right` bool [N], and by probes of the `chosen`.
+
+    problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
+    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
+    """
+    before = frozen.forwards, frozen.backwards
+    values, unseen = _told(evidence, right)
+    why = _hindrance(problem, len(chosen), int(right.sum()))
+    if problem is None or why:
+        return Indicators(_ordered(values), _not_in(values, why) | unseen)
+    few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
+    if raised is None:
+        raised = [name for name, seen in vars(symptoms(frozen, problem.x[few])).items() if seen]
+    values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
+    if "optimizes" in raised:
+        values["optimizes"] = float(probes.wrong_gradients(frozen, problem.take(few)).float().mean())
+    broken = together(evidence, len(right))[chosen]
+    seeing = all(each.gradient and not bool(each.blind.any()) for each in evidence)
+    parts = [
+        observed(frozen, problem.take(index.to(problem.x.device)), broken[index], seed, blind=seeing)
+        for index in torch.split(torch.arange(len(chosen)), batch_size)
+    ]
+    seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if "budget" in seen:
+        seen["budget"] = _rise(broken, seen["budget"])
+    for name, value in seen.items():
+        values[name] = max(float(value.float().mean()), values.get(name, 0.0))
+    unseen = {name: why for name, why in unseen.items() if name not in values}
+    unseen |= _not_in({**values, **unseen}, _absent(problem))
+    spent = frozen.forwards - before[0], frozen.backwards - before[1]
+    return Indicators(_ordered(values), unseen, len(chosen), *spent)
+
+
+def together(evidence: Sequence[Evidence], count: int) -> Tensor:
+    """Return bool [N], the samples that some attack broke."""
+    return torch.stack([torch.zeros(count, dtype=torch.bool), *(each.broken for each in evidence)]).any(0)
+
+
+def _told(evidence: Sequence[Evidence], right: Tensor) -> tuple[dict[str, float], dict[str, str]]:
+    """Return what the evidence says by itself, and what it does not say and why."""
+    by_gradient = [each for each in evidence if each.gradient]
+    held = right & ~together(evidence, len(right))
+    nothing = torch.zeros_like(right)
+    refuted = torch.stack([nothing, *(each.refuted for each in evidence)]).any(0)
+    values = {"silent_success": 0.0, "transfer": _share(refuted, right)}
+    blind = [each.blind for each in evidence if bool(each.blind.any()) or not each.gradient]
+    if not by_gradient:
+        return values, dict.fromkeys(("incomplete", "square"), "no attack by gradients")
+    values["zero_gradient"] = max(_share(each.unmoved, right) for each in by_gradient)
+    if blind:
+        seeing = torch.stack([each.broken & ~each.blind for each in by_gradient]).any(0)
+        values["square"] = _share(torch.stack(blind).any(0) & ~seeing, right)
+    told = torch.stack([each.unfinished for each in by_gradient])[:, held]
+    # of several attacks the one that came to its end counts
+    least = torch.where(told.isnan(), torch.inf, told).amin(0)
+    known = least[least.isfinite()]
+    if len(least) and not len(known):
+        return values, {"incomplete": "no attack that keeps its losses"}
+    # over all samples: where few hold, an attack that goes on cannot change much
+    return values | {"incomplete": float(known.sum()) / max(int(right.sum()), 1)}, {}
+
+
+def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
+    """Return why samples cannot be probed; "" where they can."""
+    if right < LEAST:
+        return f"fewer than {LEAST} samples that the model gets right"
+    if problem is not None and not problem.plain:
+        return "a success is not just any wrong class"
+    if chosen < LEAST:
+        return "the attacks took too few passes"
+    return "no attack says its threat" if problem is None else ""
+
+
+def _absent(problem: Problem) -> str:
+    return "the radius is infinite" if not problem.threat.finite else "the box is infinite"
+
+
+def _rise(broken: Tensor, wide: Tensor) -> Tensor:
+    """Return by how much fewer samples are broken at twice the radius, beyond two standard deviations."""
+    fewer, more = int((broken & ~wide).sum()), int((wide & ~broken).sum())
+    return torch.tensor([max(fewer - more - 2 * sqrt(fewer + more), 0.0) / len(broken)])
+
+
+def _not_in(known: Mapping[str, object], why: str) -> dict[str, str]:
+    return {name: why for name in SIGNS if name not in known}
+
+
+def _share(marked: Tensor, among: Tensor) -> float:
+    return float((marked & among).sum()) / max(int(among.sum()), 1)
+
+
+def _ordered(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: values[name] for name in SIGNS if name in values}

@@ -1,0 +1,89 @@
+"""The indicators of an evaluation, and the line they come to."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fastadv.attacks.methods.flags import SIGNS
+
+CLEAN = "No sign of masking"
+
+
+@dataclass(frozen=True)
+class Indicators:
+    """What was looked at for signs of masked gradients; `str` is a table of it.
+
+    values     by name, between 0 and 1: a share of samples, or 1 for a yes. `silent_success` is 0 by the
+               proof of every result on the model as given.
+    unseen     by name, why an indicator was not looked at.
+    samples    how many samples were probed, besides what the results of the attacks say.
+    forwards, backwards   samples passed for it.
+    """
+
+    values: Mapping[str, float]
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    samples: int = 0
+    forwards: int = 0
+    backwards: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All indicators, in order."""
+        return tuple(SIGNS)
+
+    @property
+    def flagged(self) -> tuple[str, ...]:
+        """Those above their limit."""
+        return tuple(name for name in SIGNS if self.values.get(name, 0.0) > SIGNS[name].limit)
+
+    @property
+    def advice(self) -> dict[str, str]:
+        """What to do about each that is flagged."""
+        return {name: SIGNS[name].advice for name in self.flagged}
+
+    @property
+    def clean(self) -> bool:
+        """Whether all were looked at, and none is flagged."""
+        return not self.flagged and not self.unseen
+
+    @property
+    def verdict(self) -> str:
+        """One line: no sign, what is flagged and what to do next, or what was not looked at."""
+        if self.flagged:
+            return f"Do not trust: {', '.join(self.flagged)}; next: {'; '.join(self.advice.values())}"
+        if self.unseen:
+            names = list(self.unseen)
+            reasons = {
+                self.unseen[name]: [n for n in names if self.unseen[n] == self.unseen[name]] for name in names
+            }
+            told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
+            return f"Not known, nothing flagged so far; not looked at: {told}"
+        return CLEAN
+
+    def with_flags(self, names: Collection[str]) -> "Indicators":
+        """Return the same with these flagged, whatever their value."""
+        raised = {name: 1.0 for name in names if name not in self.flagged}
+        unseen = {name: why for name, why in self.unseen.items() if name not in raised}
+        return Indicators({**self.values, **raised}, unseen, self.samples, self.forwards, self.backwards)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, JSON-able."""
+        derived = {"verdict": self.verdict, "flagged": list(self.flagged), "advice": self.advice}
+        return {**derived, **asdict(self)}
+
+    def cells(self) -> list[list[str]]:
+        """Return a table as text, line by line, the head first."""
+        lines = [["indicator", "value", "limit", "flagged", "what it means"]]
+        for name, sign in SIGNS.items():
+            value = self.values.get(name, math.nan)
+            number = "-" if math.isnan(value) else f"{value:.3g}"
+            means = sign.words if name not in self.unseen else f"not looked at: {self.unseen[name]}"
+            lines.append([name, number, f"{sign.limit:g}", "yes" if name in self.flagged else "", means])
+        return lines
+
+    def __str__(self) -> str:
+        cells = self.cells()
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        return "\n".join([*lines, self.verdict])

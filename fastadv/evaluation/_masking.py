@@ -1,0 +1,118 @@
+"""Signs of masked gradients in an evaluation: what its attacks say together, and probes of some samples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.masking import Evidence, Indicators, choose, look
+from fastadv.data._batches import batches
+from fastadv.data.batch_size import device_for
+from fastadv.engine import Frozen
+from fastadv.evaluation._outcome import Part
+from fastadv.evaluation._parts import Parts
+from fastadv.evaluation.table import Row
+from fastadv.ops._rows import PerRow
+from fastadv.threat import THREATS, Threat
+
+PART = "indicators"
+SLACK = 1e-6  # what rounding adds to a distance
+RAISED = ("zero_gradient", "square")  # warnings of AutoAttack that count whatever their share
+
+
+def indicators(
+    frozen: Frozen, dataset: Dataset[Any], rows: Sequence[Row], found: Sequence[Sequence[Part]],
+    correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
+) -> Indicators:  # fmt: skip
+    """Return the indicators of an evaluation, `found` being the parts of each row.
+
+    Samples are probed at the threat on which the attacks spent most passes, and all attacks of that norm
+    count as far as they broke samples within its radius.
+    """
+    evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
+    threat = _main(evidence)
+    if threat is not None:
+        evidence = [_within(threat, row, each) for row, each in zip(rows, evidence, strict=True)]
+        evidence = [each for each in evidence if each.threat is not None]
+    passes = sum(row.forwards + row.backwards for row in rows)
+    chosen = choose(evidence, correct, passes)
+    known = {"looked_at": ids[chosen], "correct": correct}
+
+    def make() -> Part:
+        given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat)
+        looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
+        return Part({"seconds": torch.zeros(1)}, asdict(looked))
+
+    looked = Indicators(**kept.get(PART, known, make).told)
+    return looked.with_flags([name for name in RAISED if _says(rows, name)])
+
+
+def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
+    """Return what all batches of one attack say."""
+    whole = {
+        name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack", "refuted")
+    }
+    blind = torch.full_like(row.broken, not row.backwards)
+    if row.components is not None:
+        last = [name.split()[-1] == "square" for name in row.components.costs]
+        blind = torch.tensor([*last, False])[row.components.by]
+    told = [part.told["threat"] for part in parts if "threat" in part.told]
+    same = bool(told) and all(each == told[0] for each in told)
+    norm, radius, *box = told[0] if same else ("", 0.0)
+    return Evidence(
+        broken=row.broken,
+        blind=row.broken & blind,
+        unmoved=(whole["unmoved"] | whole["failed.attack"]) & bool(row.backwards),
+        unfinished=torch.cat([part["unfinished"] for part in parts]),
+        refuted=whole["refuted"],
+        gradient=row.backwards > 0,
+        passes=row.forwards + row.backwards,
+        threat=THREATS[norm](radius, tuple(box)) if same else None,
+    )
+
+
+def _main(evidence: Sequence[Evidence]) -> Threat | None:
+    """Return the threat with most passes; one of a finite radius where there is any."""
+    spent: dict[tuple[Any, ...], int] = {}
+    threats: dict[tuple[Any, ...], Threat] = {}
+    for each in evidence:
+        if each.threat is not None:
+            key = (each.threat.norm, each.threat.radius, each.threat.box)
+            spent[key] = spent.get(key, 0) + each.passes
+            threats[key] = each.threat
+    if not spent:
+        return None
+    return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
+
+
+def _within(threat: Threat, row: Row, each: Evidence) -> Evidence:
+    """Return what an attack says at a threat: what it broke within the radius; None for another norm."""
+    own = each.threat
+    if own is None or (own.norm, own.box) != (threat.norm, threat.box):
+        return replace(each, threat=None)
+    inside = row.distance <= _radius(threat.radius) * (1 + SLACK)
+    unfinished = (
+        each.unfinished if own.radius == threat.radius else torch.full_like(each.unfinished, torch.nan)
+    )
+    return replace(each, broken=each.broken & inside, blind=each.blind & inside, unfinished=unfinished)
+
+
+def _radius(radius: PerRow) -> float:
+    assert not isinstance(radius, Tensor)
+    return radius
+
+
+def _problem(frozen: Frozen, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
+    if not len(places):
+        return None
+    x, y, ids = (each.to(device_for(frozen)) for each in next(batches(dataset, len(places), order=places)))
+    return problem(x, y, threat, ids=ids)
+
+
+def _says(rows: Sequence[Row], name: str) -> bool:
+    return any(flag.startswith(f"{name}: ") for row in rows for flag in row.flags)

@@ -1,0 +1,162 @@
+"""Eight honest nets for the digits, and thirteen defenses of them that hide, shatter or randomize gradients.
+
+    python -m tests.attacks.masking.nets
+
+trains the nets, a minute of one core, and writes their weights in half precision, ABS apart, which is fitted
+where it is asked for.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.rng import generators_kept
+from tests.defenses import (
+    JPEG,
+    AlwaysDropout,
+    Defended,
+    Detach,
+    FixedPoint,
+    KWinners,
+    MeanSparse,
+    Quantize,
+    RandomCrop,
+    RootAtZero,
+    Softmax,
+    Temperature,
+)
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "honest.safetensors"
+
+
+class StraightThrough(nn.Module):
+    """Round to sixteenths with the gradient of the identity, as in training that is aware of quantization."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + ((h * 16).round() / 16 - h).detach()
+
+
+class ViT(nn.Module):
+    """Patches of 2 x 2, two blocks of attention, the mean of the tokens."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Conv2d(1, width, 2, 2), nn.Parameter(0.02 * torch.randn(1, 16, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x).flatten(2).transpose(1, 2) + self.place
+        for block in self.blocks:
+            h = block(h)
+        logits: Tensor = self.head(h.mean(1))
+        return logits
+
+
+def cnn(width: int = 8, depth: int = 1, rounds: bool = False) -> nn.Sequential:
+    """`depth` convolutions, one more with stride 2, and two linear layers."""
+    rounding = [StraightThrough()] * rounds
+    layers: list[nn.Module] = []
+    for place in range(depth):
+        layers += [nn.Conv2d(width if place else 1, width, 3, padding=1), nn.ELU(), *rounding]
+    layers += [nn.Conv2d(width, 2 * width, 3, 2, 1), nn.ReLU(), *rounding, nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(32 * width, 48), nn.ReLU(), nn.Linear(48, 10))
+
+
+# the net, its recipe, epochs, learning rate
+MADE: dict[str, tuple[Callable[[], nn.Module], fa.train.Recipe, int, float]] = {
+    "standard": (cnn, fa.train.Standard(), 8, 3e-3),
+    "robust": (lambda: cnn(16), fa.train.PGDTraining(fa.Linf(0.15), steps=7), 12, 3e-3),
+    "quantization-aware": (lambda: cnn(rounds=True), fa.train.Standard(), 8, 3e-3),
+    "vit": (ViT, fa.train.Standard(), 15, 3e-3),
+    "small": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), fa.train.Standard(), 10, 3e-3),
+    "deep": (lambda: cnn(depth=6), fa.train.Standard(), 12, 2e-3),
+    "wide": (lambda: cnn(24), fa.train.Standard(), 6, 1e-3),
+}
+HONEST = (*MADE, "abs")
+
+
+@cache
+def honest(name: str) -> nn.Module:
+    """The trained net of this name, in eval mode."""
+    if name == "abs":
+        return fa.models.ABS.fit(fa.data.load("digits", "train"), epochs=4, prior_samples=50, steps=15)
+    with generators_kept(torch.device("cpu"), 0):
+        net = MADE[name][0]().eval()
+    stored = load_file(WEIGHTS)
+    net.load_state_dict({key: stored[f"{name}.{key}"].float() for key in net.state_dict()})
+    return net
+
+
+def in_front(layer: nn.Module) -> nn.Module:
+    """A layer before the standard net."""
+    return Defended(honest("standard"), before=layer).eval()
+
+
+def behind(layer: nn.Module) -> nn.Module:
+    """A layer after it."""
+    return Defended(honest("standard"), after=layer).eval()
+
+
+def everywhere(make: Callable[[Tensor], nn.Module]) -> nn.Module:
+    """A layer after each activation of the standard net, made for its values on digits."""
+    layers: list[nn.Module] = []
+    h = fa.data.load("digits", "train", limit=200).x
+    with torch.no_grad():
+        for layer in honest("standard"):  # type: ignore[attr-defined]
+            layers.append(layer)
+            h = layer(h)
+            if isinstance(layer, nn.ELU | nn.ReLU):
+                layers.append(make(h))
+                h = layers[-1](h)
+    return nn.Sequential(*layers).eval()
+
+
+class Sine(nn.Module):
+    """Add a wave of high frequency, whose gradient shatters that of the net."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.03 * (800 * x).sin()
+
+
+# name: the net, and a flag that it must raise
+DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "temperature 1e4": (lambda: behind(Temperature()), "zero_gradient"),
+    "softmax": (lambda: behind(Softmax()), "probabilities"),
+    "quantized input": (lambda: in_front(Quantize(8)), "zero_gradient"),
+    "JPEG": (lambda: in_front(JPEG()), "zero_gradient"),
+    "dropout": (lambda: in_front(AlwaysDropout(0.1)), "randomized"),
+    "random crop": (lambda: in_front(RandomCrop()), "randomized"),
+    "solver without gradient": (lambda: in_front(FixedPoint()), "zero_gradient"),
+    "detached input": (lambda: in_front(Detach()), "zero_gradient"),
+    "NaN gradient": (lambda: in_front(RootAtZero()), "zero_gradient"),
+    "rounded activations": (lambda: everywhere(lambda h: Quantize(4)), "zero_gradient"),
+    "k-winners": (lambda: everywhere(lambda h: KWinners(0.1)), "square"),
+    "MeanSparse": (lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)), "unconstrained"),
+    "shattered": (lambda: in_front(Sine()), "unconstrained"),
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    train_set, stored = fa.data.load("digits", "train"), {}
+    for name, (make, recipe, epochs, rate) in MADE.items():
+        with generators_kept(torch.device("cpu"), 0):
+            net = make()
+        fa.train.fit(
+            net, train_set, recipe, epochs=epochs, batch_size=64, optimizer="adam", learning_rate=rate
+        )
+        stored |= {f"{name}.{key}": value.half().contiguous() for key, value in net.state_dict().items()}
+    save_file(stored, WEIGHTS)
+
+
+if __name__ == "__main__":
+    main()

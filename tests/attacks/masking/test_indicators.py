@@ -1,0 +1,296 @@
+"""The indicators: values by hand, what cannot be looked at, what they cost, and wrong input."""
+
+import json
+from dataclasses import replace
+from math import inf, isnan
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
+from fastadv.attacks.autoattack import ATTACKS
+from fastadv.attacks.core.problem import problem
+from fastadv.attacks.core.record import Record
+from fastadv.attacks.masking import Evidence, choose, look, probes
+from fastadv.attacks.masking.verdict import CLEAN
+from fastadv.attacks.methods.flags import SIGNS
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from tests.attacks.contract.conftest import shortened
+from tests.attacks.nets import images, labels, linear, mlp
+
+THREAT = fa.Linf(0.08)
+
+
+def case(count: int = 40, classes: int = 3) -> tuple[nn.Module, Tensor, Tensor]:
+    model, x = mlp(classes), images(count)
+    return model, x, labels(model, x)
+
+
+def evidence(broken: list[int], count: int = 10, **changed: Any) -> Evidence:
+    none = torch.zeros(count, dtype=torch.bool)
+    hit = none.clone()
+    hit[broken] = True
+    plain = Evidence(hit, none, none, torch.zeros(count), none, True, 1000, THREAT)
+    return replace(plain, **changed)
+
+
+def told(*given: Evidence) -> Indicators:
+    """What the evidence alone says of ten samples that are all right."""
+    right = torch.ones(10, dtype=torch.bool)
+    return look(freeze(mlp()), None, torch.arange(0), given, right)
+
+
+def marked(*places: int) -> Tensor:
+    return torch.zeros(10, dtype=torch.bool).index_fill_(0, torch.tensor(places), True)
+
+
+def test_what_the_results_say_is_counted_over_all_samples() -> None:
+    rises = torch.tensor([1.0, 1.0, 0.5, torch.nan, 0, 0, 0, 0, 0, 0])
+    values = told(evidence([0], unmoved=marked(8), refuted=marked(1, 2), unfinished=rises)).values
+    # sample 0 is broken, and nothing is known of sample 3
+    expected = {"zero_gradient": 0.1, "silent_success": 0.0, "incomplete": 0.15, "transfer": 0.2}
+    assert values == pytest.approx(expected)
+
+
+def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
+    short = evidence([], unfinished=torch.ones(10))
+    assert told(short).values["incomplete"] == 1
+    assert told(short, evidence([])).values["incomplete"] == 0
+    assert (
+        "no attack that keeps"
+        in told(evidence([], unfinished=torch.full((10,), torch.nan))).unseen["incomplete"]
+    )
+
+
+def test_what_gradients_left_and_others_broke() -> None:
+    blind = evidence([1, 2, 3], gradient=False, blind=marked(1, 2, 3))
+    both = told(evidence([0, 1]), blind)
+    assert both.values["square"] == pytest.approx(0.2)
+    assert "square" in both.flagged
+    assert told(evidence([1, 2, 3]), blind).values["square"] == 0
+    # AutoAttack is both in one
+    assert told(evidence([0, 1, 2], blind=marked(2))).values["square"] == pytest.approx(0.1)
+    assert "square" not in told(evidence([0])).values
+
+
+def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
+    for steps, last in ((1, 1), (10, 1), (20, 2), (95, 10), (300, 10)):
+        record = Record.start(torch.zeros(2, 3))
+        assert record.unfinished.isnan().all()
+        for step in range(steps):
+            record.rank = torch.tensor([float(step), 5.0])
+            record.note_rank()
+        record.rank = torch.tensor([float(steps), 5.0])
+        assert record.unfinished.tolist() == pytest.approx([last / steps, 0.0])
+
+
+def test_attacks_tell_how_far_they_came_and_in_which_threat() -> None:
+    model, x, y = case()
+    out = pgd(model, x, y, THREAT, steps=100, step_size=1e-4, random_start=False)
+    held = out.status == Status.HELD
+    assert held.any()
+    assert torch.allclose(out.unfinished[held], torch.tensor(0.1, dtype=torch.float64), atol=0.02)
+    assert pgd(model, x, y, THREAT, steps=100).unfinished[held].mean() < 0.01
+    assert out.threat is not None
+    assert out.threat.radius == 0.08
+    assert pgd(model, x, y, THREAT, steps=2, targets=(y + 1) % 3).threat is None
+    assert square(model, x, y, THREAT, queries=5).unfinished.isnan().all()
+    # one that was stopped early is in doubt, whatever the model
+    found = indicators(model, x, y, THREAT, results={"pgd": out}, share=None)
+    assert found.flagged[:1] == ("incomplete",)
+    assert found.verdict.startswith("Do not trust: incomplete")
+
+
+def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:
+    model, x, y = case()
+    found = indicators(model, x, y, THREAT)
+    assert found.clean
+    assert found.verdict == CLEAN == str(found).splitlines()[-1]
+    assert found.names == tuple(found.values) == tuple(SIGNS)
+    assert all(name in str(found) for name in SIGNS)
+    assert (found.flagged, found.advice) == ((), {})
+    assert found.samples == 40
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (plain["verdict"], plain["samples"]) == (CLEAN, 40)
+    again = indicators(model, x, y, THREAT)
+    assert again == found
+    assert not model.training or model[1].weight.grad is None
+
+
+def test_a_sample_is_looked_at_by_its_number() -> None:
+    """Noise and starts follow the ids, not the batch."""
+    model, x, y = case(24)
+    ids = torch.arange(100, 124)
+    frozen = freeze(model)
+    whole = problem(x, y, fa.Linf(0.2), ids=ids)
+    part = problem(x[8:], y[8:], fa.Linf(0.2), ids=ids[8:])
+    assert probes.broken_by_noise(frozen, whole, 3).any()
+    for probe in (probes.broken_by_noise, probes.changes, probes.broken_at_twice):
+        assert torch.allclose(probe(frozen, whole, 3)[8:].double(), probe(frozen, part, 3).double())
+    assert not torch.equal(probes.changes(frozen, whole, 3), probes.changes(frozen, whole, 4))
+
+
+def test_small_noise_changes_a_linear_loss_as_computed() -> None:
+    model, x, y = linear().double(), images(6), torch.zeros(6, dtype=torch.long)
+    found = probes.changes(freeze(model), problem(x, y, THREAT), 5)
+    before = nn.functional.cross_entropy(model(x), y, reduction="none")
+    expected = torch.zeros(6, dtype=torch.float64)
+    for draw in range(probes.NOISES):
+        noise = fa.rng.uniform(16, 5, torch.arange(6), draw).double().view(x.shape) - 0.5
+        after = nn.functional.cross_entropy(model((x + 8 / 255 * noise).clamp(0, 1)), y, reduction="none")
+        expected += ((after - before).abs() / before).clamp_max(1) / probes.NOISES
+    assert torch.allclose(found, expected.detach())
+
+
+class _Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.flip(-1)
+
+
+class Wrong(nn.Module):
+    """Its gradient is that of the mirrored image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(_Wrong.apply(x))
+        return logits
+
+
+def test_a_gradient_is_compared_with_the_loss() -> None:
+    model, x, y = case()
+    assert not probes.wrong_gradients(freeze(model), problem(x, y, THREAT)).any()
+    assert probes.wrong_gradients(freeze(Wrong()), problem(x, y, THREAT)).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_look_costs_at_most_its_share(held: bool) -> None:
+    """At the worst, too: where all samples hold, and every probe runs to its end."""
+    model, x, y = case()
+    threat = fa.Linf(1e-6 if held else 0.3)
+    frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
+    given = evidence([] if held else list(range(40)), 40)
+    passes = 20 * 8 * (probes.HELD if held else probes.BROKEN)
+    chosen = choose([given], right, passes)
+    assert len(chosen) == 8
+    before = frozen.forwards + frozen.backwards
+    found = look(frozen, problem(x[chosen], y[chosen], threat), chosen, [given], right)
+    assert found.samples == 8
+    assert found.forwards + found.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
+    assert len(choose([given], right, passes - 20)) == 7
+
+
+def test_samples_are_drawn_among_those_that_are_right() -> None:
+    right = torch.rand(500, generator=torch.Generator().manual_seed(0)) > 0.5
+    chosen = choose([], right, 0, share=None)
+    assert len(chosen) == 200 == len(set(chosen.tolist()))
+    assert right[chosen].all()
+    assert torch.equal(chosen, choose([], right, 0, share=None))
+    assert not torch.equal(chosen, choose([], right, 0, share=None, seed=1))
+    assert torch.equal(chosen[:7], choose([], right, 0, limit=7, share=None))
+
+
+def test_what_was_not_looked_at_is_no_clean_verdict() -> None:
+    model, x, y = case()
+    short = indicators(model, x[:5], y[:5], THREAT)
+    assert "fewer than 8 samples" in short.verdict
+    cheap = indicators(model, x, y, THREAT, results={"pgd": pgd(model, x, y, THREAT, steps=20)}, share=1e-3)
+    assert "too few passes" in cheap.verdict
+    blind = {"square": square(model, x, y, THREAT, queries=200)}
+    scores = indicators(model, x, y, THREAT, results=blind, share=None)
+    assert scores.unseen == dict.fromkeys(("incomplete", "square"), "no attack by gradients")
+    for found in (short, cheap, scores):
+        assert found.verdict.startswith("Not known")
+        assert not found.clean
+        assert found.flagged == ()
+        assert set(found.values) | set(found.unseen) == set(SIGNS)
+
+
+def test_an_infinite_radius_leaves_what_needs_one() -> None:
+    model, x, y = case()
+    frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
+    given = Evidence.of(ddn(model, x, y, fa.L2(inf), steps=20))
+    assert given.broken.all()
+    whole = problem(x, y, fa.L2(inf))
+    found = look(frozen, whole, torch.arange(40), [given], right)
+    assert found.unseen == dict.fromkeys(("budget", "noise", "square"), "the radius is infinite")
+    assert found.values["unconstrained"] == 0
+    open_ = problem(x, y, fa.L2(1.0, box=(-inf, inf)))
+    found = look(frozen, open_, torch.arange(40), [given], right)
+    assert found.unseen == dict.fromkeys(("unstable", "unconstrained"), "the box is infinite")
+    targeted = problem(x, y, THREAT, targets=(y + 1) % 3)
+    assert "not just any wrong class" in look(frozen, targeted, torch.arange(40), [given], right).verdict
+
+
+def test_flags_of_others_are_raised_whatever_their_value() -> None:
+    plain = Indicators(dict.fromkeys(SIGNS, 0.0))
+    assert plain.clean
+    raised = plain.with_flags(["square"])
+    assert raised.flagged == ("square",)
+    assert raised.verdict == f"Do not trust: square; next: {SIGNS['square'].advice}"
+    assert Indicators({}, {"noise": "why"}).with_flags(["noise"]).unseen == {}
+    assert raised.with_flags(["square"]) == raised
+    assert isnan(float(Indicators({}).values.get("noise", torch.nan)))
+
+
+@pytest.mark.slow
+def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in {"apgd": {"steps": 20}, "square": {"queries": 200}}.items():
+        monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
+    model, x = mlp(5), images(200)
+    y = labels(model, x)
+    calls: list[str] = []
+    out = autoattack(model, x, y, THREAT, version="quick", on_progress=lambda name, _: calls.append(name))
+    without = autoattack(model, x, y, THREAT, version="quick", indicators=False)
+    assert without.indicators is None
+    assert without.verdict == ""
+    assert out.indicators is not None
+    assert out.verdict == out.indicators.verdict
+    assert torch.equal(out.x_adv, without.x_adv)
+    assert (out.by, out.flags, list(out.costs)) == (without.by, without.flags, list(without.costs))
+    assert calls == list(out.costs)
+    spent = out.indicators.forwards + out.indicators.backwards
+    assert out.forwards + out.backwards == without.forwards + without.backwards + spent
+    assert spent <= 0.05 * (without.forwards + without.backwards)
+    assert out.indicators.samples >= 8
+    masked = nn.Sequential(Round(), model)
+    flagged = autoattack(masked, x[:20], y[:20], THREAT, version="rand", eot=1)
+    assert "zero_gradient" in flagged.indicators.flagged
+    assert flagged.verdict.startswith("Do not trust: ")
+    empty = autoattack(model, x[:0], y[:0], THREAT)
+    assert empty.verdict.startswith("Not known")
+
+
+class Round(nn.Module):
+    """Round, with a gradient of zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 50).round() / 50
+
+
+def test_wrong_input_is_named() -> None:
+    model, x, y = case(10)
+    out = pgd(model, x, y, THREAT, steps=2)
+    for options, text in (
+        ({"results": {"a": out, "b": 3}}, r"results\['b'\]: expected an AttackResult of these 10"),
+        ({"limit": 0}, "limit"),
+        ({"seed": -1}, "seed"),
+        ({"threat": fa.Linf(inf)}, "radius: expected a finite one"),
+        ({"y": y[:3]}, "y"),
+        ({"share": 1.5}, "share"),
+    ):
+        with pytest.raises(InputError, match=text):
+            indicators(**{"model": model, "x": x, "y": y, "threat": THREAT, **options})
+    with pytest.raises(InputError, match="these 5 samples"):
+        indicators(model, x[:5], y[:5], THREAT, results={"a": out})

@@ -1,0 +1,45 @@
+"""Every broken defense raises its flag, and no honest net raises any."""
+
+import contextlib
+
+import pytest
+
+import fastadv as fa
+from fastadv.attacks.masking.verdict import CLEAN
+from fastadv.errors import NoGradientError
+
+from .nets import DEFENSES, HONEST, honest
+
+SAMPLES = {"abs": 9}
+
+
+def found(name: str, model: object) -> fa.attacks.Indicators:
+    test = fa.data.load("digits", "test", limit=SAMPLES.get(name, 80))
+    frozen, threat, results = fa.freeze(model), fa.Linf(0.1), {}
+    with contextlib.suppress(NoGradientError):
+        results["pgd"] = fa.attacks.pgd(frozen, test.x, test.y, threat, steps=20)
+    return fa.attacks.indicators(frozen, test.x, test.y, threat, results=results, share=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_net_raises_no_flag(name: str) -> None:
+    indicators = found(name, honest(name))
+    assert indicators.flagged == ()
+    assert indicators.verdict == CLEAN
+    assert indicators.clean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_broken_defense_raises_its_flag(name: str) -> None:
+    make, flag = DEFENSES[name]
+    indicators = found(name, make())
+    assert flag in indicators.flagged
+    assert indicators.verdict.startswith("Do not trust: ")
+    assert indicators.advice[flag] in indicators.verdict
+
+
+def test_there_are_as_many_as_promised() -> None:
+    assert len(HONEST) == 8
+    assert len(DEFENSES) >= 12

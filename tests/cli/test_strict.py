@@ -1,0 +1,34 @@
+"""The verdict in `fastadv evaluate`: the last line, --strict, --no-indicators."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+LINE = "-n 60 -a pgd:steps=300,stop_early=false --radius 0.05"
+
+
+def test_the_last_line_is_the_verdict(fastadv, net):
+    done = fastadv(f"evaluate {net} {LINE} --strict")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "No sign of masking")
+    without = fastadv(f"evaluate {net} {LINE} --no-indicators")
+    assert without.code == 0
+    assert "masking" not in without.out
+
+
+def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
+    line = f"evaluate {net} -n 20 -a pgd:steps=20,step_size=0.0001 --radius 0.02"
+    assert fastadv(line).code == 0
+    done = fastadv(f"{line} --strict")
+    assert done.code == 3
+    verdict = done.out.splitlines()[-1]
+    assert verdict.startswith("Do not trust: incomplete")
+    assert done.err == ""
+    as_json = fastadv(f"{line} --strict --json")
+    assert as_json.code == 3
+    assert json.loads(as_json.out)["measured"]["indicators"]["verdict"] == verdict
+    refused(f"{line} --strict --no-indicators", "--strict is about the indicators")
+
+
+def test_the_code_is_documented(fastadv):
+    assert "code 3" in " ".join(fastadv("evaluate --help").out.split())

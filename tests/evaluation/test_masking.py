@@ -1,0 +1,119 @@
+"""The verdict of an evaluation: what all attacks say together, in texts, and in the folder of a run."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.evaluation import Table, _masking, evaluate
+from tests.attacks.nets import images, labels, mlp
+from tests.evaluation.nets import timeless
+
+X = images(60, dtype=torch.float32)
+NET = mlp(dtype=torch.float32)
+SET = ImageSet(X, labels(NET, X), 3, "noise")
+PGD = partial(fa.attacks.pgd, threat=fa.Linf(0.08), steps=40)
+
+
+def signs(table: Table) -> fa.attacks.Indicators:
+    assert table.indicators is not None
+    return table.indicators
+
+
+def looked(attacks: dict[str, Any], **options: Any) -> Table:
+    return evaluate(NET, SET, attacks, **options)
+
+
+def test_the_verdict_is_told_everywhere() -> None:
+    table = looked({"pgd": PGD, "long": partial(PGD, steps=300, stop_early=False)})
+    assert table.verdict == signs(table).verdict == "No sign of masking"
+    assert str(table).splitlines()[-1] == table.markdown().splitlines()[-1] == table.verdict
+    told = json.loads(json.dumps(table.to_dict(), allow_nan=False))["indicators"]
+    assert told["verdict"] == table.verdict
+    assert told["samples"] >= 8
+    passes = sum(row.forwards + row.backwards for row in table.rows)
+    assert 0 < signs(table).forwards + signs(table).backwards <= 0.05 * passes
+    without = looked({"pgd": PGD}, indicators=False)
+    assert (without.indicators, without.verdict) == (None, "")
+    assert without.to_dict()["indicators"] is None
+    assert evaluate(NET, SET).indicators is None
+
+
+def test_it_does_not_depend_on_the_batches() -> None:
+    attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
+    whole = signs(looked(attacks))
+    assert whole.samples >= 8
+    for batch_size in (7, 59):
+        parts = signs(looked(attacks, batch_size=batch_size))
+        assert parts.values == pytest.approx(whole.values, abs=1e-6)
+        assert (parts.samples, parts.unseen) == (whole.samples, whole.unseen)
+
+
+def test_it_is_kept_and_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
+    first = looked(attacks, run_dir=tmp_path)
+    assert (tmp_path / "indicators.safetensors").exists()
+    monkeypatch.setattr(_masking, "look", None)  # not asked again
+    assert signs(looked(attacks, run_dir=tmp_path, resume=True)) == signs(first)
+    # a folder begun without them goes on with them, and the other way round
+    assert looked(attacks, run_dir=tmp_path, resume=True, indicators=False).indicators is None
+    monkeypatch.undo()
+    (tmp_path / "indicators.safetensors").unlink()
+    again = looked(attacks, run_dir=tmp_path, resume=True)
+    assert timeless(again.to_dict()) == timeless(first.to_dict())
+
+
+def test_autoattack_leaves_its_own_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def attack(model: Any, x: Any, y: Any, *, ids: Any, indicators: bool = True) -> Any:
+        seen.append(indicators)
+        return PGD(model, x, y, ids=ids)
+
+    looked({"own": attack}, batch_size=30)
+    assert seen == [False, False]
+
+
+def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
+    """What a larger radius, or an attack for the nearest, broke within this radius counts; no other norm."""
+    table = looked(
+        {
+            "small": partial(PGD, threat=fa.Linf(0.01), steps=2),
+            "pgd": partial(PGD, steps=300, stop_early=False),
+            "l2": partial(fa.attacks.pgd, threat=fa.L2(0.1), steps=2),
+            "nearest": partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=40),
+        }
+    )
+    assert signs(table).values["incomplete"] < 0.05
+    assert table.verdict == "No sign of masking"
+
+
+def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:
+    table = looked({"ddn": partial(fa.attacks.ddn, threat=fa.L2(inf), steps=200)})
+    assert table.verdict.startswith("Not known")
+    assert "noise" in signs(table).unseen
+    assert signs(table).values["unconstrained"] == 0
+
+
+def test_an_attack_that_does_not_say_its_threat() -> None:
+    def own(model: Any, x: Any, y: Any, *, ids: Any) -> Any:
+        out = PGD(model, x, y, ids=ids, steps=300, stop_early=False)
+        return replace(out, threat=None, unfinished=None, refuted=None)
+
+    assert "no attack says its threat" in looked({"own": own}).verdict
+
+
+def test_masked_gradients_are_flagged() -> None:
+    class Round(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return NET((x * 50).round() / 50 + 0 * x)
+
+    table = evaluate(Round(), SET, {"pgd": PGD})
+    assert "zero_gradient" in signs(table).flagged
+    assert table.verdict.startswith("Do not trust: zero_gradient")
