@@ -45,13 +45,13 @@ def rule(
     searches: int,
     constant: float | None,
     step_size: float | None,
-    starting_points: Tensor | None,
+    starts: Tensor | None,
 ) -> core.Rule[Rows]:
     """Return the rule for this norm."""
 
     def rule(search: core.Search[Rows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, WIDER)
-        rows.start, _ = begin(search, starting_points)
+        rows.start, _ = begin(search, starts)
         constant_search.reset(search)
         rows.shrink = search.full(SHRINK)
         for number in range(searches):

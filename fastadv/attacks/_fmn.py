@@ -24,7 +24,7 @@ def rule(
     step_size: float | None,
     gamma: float,
     loss: losses.Loss | None,
-    starting_points: Tensor | None,
+    starts: Tensor | None,
 ) -> core.Rule[Ball]:
     """Return the rule: the paper's once a sample is broken, until then the way to a linear model's boundary.
 
@@ -36,7 +36,7 @@ def rule(
 
     def rule(search: core.Search[Ball]) -> None:
         rows = search.rows
-        points, given = begin(search, starting_points)
+        points, given = begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.where(given, search.best.distance.to(rows.most), rows.most)
         all_found = False

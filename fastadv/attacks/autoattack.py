@@ -141,5 +141,5 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
     found = look(trial.frozen, problem, chosen, [evidence], right, seed=seed, raised=warnings)
     found = found.with_flags([name for name in ("zero_gradient", "square") if name in warnings])
-    passes = {"forwards": out.forwards + found.forwards, "backwards": out.backwards + found.backwards}
-    return replace(out, indicators=found, **passes)
+    forwards, backwards = out.forwards + found.forwards, out.backwards + found.backwards
+    return replace(out, indicators=found, forwards=forwards, backwards=backwards)

@@ -52,7 +52,7 @@ def cw(
     constant: float | None = None,
     step_size: float | None = None,
     restarts: int = 1,
-    starting_points: Tensor | None = None,
+    starts: Tensor | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -74,6 +74,8 @@ def cw(
     Args:
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
             code, whose searches end earlier where they succeed.
+        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
+            towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
         searches: an integer >= 1, the largest number of searches. None is 9 as in the authors' code (the
             paper takes 20 where it compares objectives), in Linf 75, which is as many as there can be.
         constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
@@ -88,15 +90,15 @@ def cw(
     """
     positive("constant", constant, 1.0)
     positive("step_size", step_size, 1.0)
-    check_points_of_box("starting_points", starting_points, x, threat)
+    check_points_of_box("starts", starts, x, threat)
     norm, edge = threat.norm, width(threat)
     steps, searches = steps or STEPS[norm], searches or SEARCHES[norm]
     if variant == "published":
         first = positive("constant", constant, FIRST[norm] * (edge**2 if norm == "l2" else edge))
         size, descent = positive("step_size", step_size, STEP[norm]), _l2 if norm == "l2" else _linf
-        rule: core.Rule = descent(steps, searches, first, size, starting_points)
+        rule: core.Rule = descent(steps, searches, first, size, starts)
     else:
-        rule = _cw.rule(norm, steps, searches, constant, step_size, starting_points)
+        rule = _cw.rule(norm, steps, searches, constant, step_size, starts)
     rows = _Rows if variant == "published" else _cw.Rows
     return core.run(
         model, x, y, threat, rule, rows=rows, minimum=True, restarts=restarts, seed=seed, **common
@@ -104,13 +106,13 @@ def cw(
 
 
 def _l2(
-    steps: int, searches: int, constant: float, step_size: float, starting_points: Tensor | None
+    steps: int, searches: int, constant: float, step_size: float, starts: Tensor | None
 ) -> core.Rule[_Rows]:
     """Return the L2 attack of section VI.A."""
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, inside=INSIDE)
-        start, _ = begin(search, starting_points)
+        start, _ = begin(search, starts)
         constant_search.reset(search)
         rows.constant = search.full(constant)
         for number in range(searches):
@@ -128,13 +130,13 @@ def _l2(
 
 
 def _linf(
-    steps: int, searches: int, constant: float, step_size: float, starting_points: Tensor | None
+    steps: int, searches: int, constant: float, step_size: float, starts: Tensor | None
 ) -> core.Rule[_Rows]:
     """Return the Linf attack of section VI.C; each sample has its own tau and constant at each gradient."""
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space, edge = search.rows, TanhSpace(search.threat, inside=INSIDE), width(search.threat)
-        start, _ = begin(search, starting_points)
+        start, _ = begin(search, starts)
         rows.w, rows.mean, rows.square = (
             space.inverse(start),
             torch.zeros_like(start),

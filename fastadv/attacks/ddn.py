@@ -36,7 +36,7 @@ def ddn(
     first_norm: float | None = None,
     loss: losses.Loss | None = None,
     restarts: int = 1,
-    starting_points: Tensor | None = None,
+    starts: Tensor | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -50,6 +50,8 @@ def ddn(
     Args:
         steps: an integer >= 1, gradients for each sample; the paper has 100, 300 and 1,000.
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
+        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
+            towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
         gamma: in (0, 1), the share by which the norm shrinks and grows.
         first_norm: > 0, the first norm of d, in input units; None is the width of the box. A starting point
             brings its own.
@@ -63,12 +65,12 @@ def ddn(
     core.check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
-    check_points_of_box("starting_points", starting_points, x, threat)
+    check_points_of_box("starts", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:
         ascended = ("ce" if search.problem.criterion is core.WRONG else None) if loss is None else loss
         rows = search.rows
-        points, given = begin(search, starting_points)
+        points, given = begin(search, starts)
         rows.most = farthest(search)
         rows.norm = rows.most.clamp_max(first_norm)
         rows.norm = torch.where(given, search.best.distance.to(rows.norm), rows.norm)

@@ -33,7 +33,7 @@ def fmn(
     gamma: float = 0.05,
     loss: losses.Loss | None = None,
     restarts: int = 1,
-    starting_points: Tensor | None = None,
+    starts: Tensor | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -59,6 +59,8 @@ def fmn(
             is 50 widths in L0, where steps that lead beyond the box on many coordinates let the projection
             keep those whose whole range gains most; in Linf the length is that of each coordinate, and None
             is twice the ball's radius.
+        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
+            towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
         gamma: in (0, 1), the first share by which the radius shrinks and grows.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is the
             margin of the criterion. Its boundary should be at 0.
@@ -70,25 +72,25 @@ def fmn(
     core.check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
-    check_points_of_box("starting_points", starting_points, x, threat)
+    check_points_of_box("starts", starts, x, threat)
     if variant == "published":
-        rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starting_points)
+        rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)
     else:
-        rule = _fmn.rule(threat, steps, step_size, gamma, loss, starting_points)
+        rule = _fmn.rule(threat, steps, step_size, gamma, loss, starts)
     return core.run(
         model, x, y, threat, rule, rows=Ball, minimum=True, restarts=restarts, seed=seed, **common
     )
 
 
 def _rule(
-    steps: int, step_size: float, gamma: float, loss: losses.Loss | None, starting_points: Tensor | None
+    steps: int, step_size: float, gamma: float, loss: losses.Loss | None, starts: Tensor | None
 ) -> core.Rule[Ball]:
     """Return algorithm 1 of the paper."""
 
     def rule(search: core.Search[Ball]) -> None:
         rows, sparse = search.rows, search.threat.norm == "l0"
         ball = replace(search.threat, box=NO_BOX)
-        points, given = begin(search, starting_points)
+        points, given = begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.full_like(rows.most, torch.inf)
         if sparse:

@@ -52,10 +52,10 @@ class SearchTwin(Pipeline):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the mean logits of `eot` passes of x; a step of `passed`."""
-        form, passes = self.form, self.options.eot
-        x, total = form.ready(x), None
+        form, made = self.form, list[Tensor]()
+        x = form.ready(x)
         kind = x.dtype, x.shape
-        while passes:
+        while len(made) < self.options.eot:
             # a lens takes as long as a small network itself, and rewrites make passes faster, not right
             lens = None if kind in self.bare else form.lens()
             try:
@@ -67,9 +67,8 @@ class SearchTwin(Pipeline):
                 continue
             if lens is not None and not lens.used:
                 self.bare.add(kind)
-            total = logits if total is None else total + logits
-            passes -= 1
-        return total if self.options.eot == 1 else total / self.options.eot
+            made.append(logits)
+        return made[0] if len(made) == 1 else torch.stack(made).sum(0) / len(made)
 
     def gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool

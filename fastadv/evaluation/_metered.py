@@ -71,7 +71,12 @@ class Metered(Frozen):
         logits = self._count(x, logits, rows, allowed, 1)
         return value.masked_fill(~allowed, 0), logits, gradient.masked_fill(_like(~allowed, gradient), 0)
 
-    def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def jacobian(
+        self,
+        x: Tensor,
+        directions: Tensor | Callable[[Tensor], Tensor],
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         made: list[Tensor] = []
 
         def chosen(logits: Tensor) -> Tensor:
@@ -81,8 +86,9 @@ class Metered(Frozen):
         rows = self._rows(x)
         if not bool(self._allowed(rows, 2).any()):
             logits = self._sure(rows)
-            return logits, torch.zeros_like(x).unsqueeze(1).repeat_interleave(chosen(logits).shape[1], 1)
-        logits, gradients = super().jacobian(x, chosen)
+            nothing = torch.zeros_like(x) if reduce is None else reduce(torch.zeros_like(x))
+            return logits, nothing.unsqueeze(1).repeat_interleave(chosen(logits).shape[1], 1)
+        logits, gradients = super().jacobian(x, chosen, reduce)
         count = gradients.shape[1]
         allowed = self._allowed(rows, 1 + count)
         logits = self._count(x, logits, rows, allowed, count)

@@ -50,8 +50,6 @@ y: int [B], labels.
 steps: an integer >= 1, gradients for each sample.
 starts: floating like x, adversarial points of the box; None looks for them among blends of x and uniform
     noise, for which the box must be finite. A sample for which there is none is held.
-starting_points: floating like x, adversarial points of the box, where the first attempt begins: bisected
-    towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
 variant: "fastadv", or "published" for the algorithm of the paper without what this library changes.
 repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for each image.
 restarts: attempts, each from another random point or with other random draws; each sample's best is kept.

@@ -208,7 +208,8 @@ class Search(Generic[R_co]):
         points, seen = self._prepare(points, True)
         logits = self._logits(seen)
         # one call for small batches: each of those that it stands for takes as long as a small network
-        if not (seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain(loss)):
+        plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32
+        if not (plain and isinstance(loss, str) and self._is_plain(loss)):
             look = self._judge(
                 ScoredLook(points, seen, logits, logits, self._loss(logits, loss, self.aims)), loss, True
             )
@@ -220,7 +221,7 @@ class Search(Generic[R_co]):
         climb_(record, best.not_finite, (rows.best, rows.loss), points, logits, self.y, loss, self.targets)
         self._evaluated()
 
-    def _is_plain(self, loss: losses.Loss) -> bool:
+    def _is_plain(self, loss: str) -> bool:
         """Return whether a point ranks by its loss, one of `ops.logit_loss`, and is kept as it is seen."""
         ranks = loss in KINDS and (loss != "ce" or self.targets is not None)
         as_seen = self.frozen.input_threshold is None and self.aims is self.targets

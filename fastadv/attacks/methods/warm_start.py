@@ -15,8 +15,8 @@ HALVINGS = 10
 RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}
 
 
-def begin(search: Search, starting_points: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the first points [n, ...], and bool [n], which of them come from `starting_points`, [B, ...].
+def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...].
 
     The first attempt begins where the caller's points meet the boundary on their way to x, and at x for
     samples whose point is not adversarial. Later ones begin at a random point within half the distance of the
@@ -25,9 +25,9 @@ def begin(search: Search, starting_points: Tensor | None) -> tuple[Tensor, Tenso
     given = torch.zeros_like(search.y, dtype=torch.bool)
     if search.restart:
         return _anywhere(search), given
-    if starting_points is None:
+    if starts is None:
         return search.x.clone(), given
-    far = search.problem.masked(search.per_sample(starting_points).to(search.x.dtype))
+    far = search.problem.masked(search.per_sample(starts).to(search.x.dtype))
     look = search.decide(far)
     given, points = look.adversarial, look.seen
     low, high = search.full(0.0), search.full(1.0)

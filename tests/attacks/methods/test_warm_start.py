@@ -41,7 +41,7 @@ def test_it_begins_near_the_boundary(run: Any, norm: str, given: dict[str, Any])
     model, weight = two_classes(x, 0.5)
     y, start = torch.zeros(3, dtype=torch.long), (weight > 0).double().expand(3, 16).view_as(x).clone()
     start[1] = 1 - start[1]
-    seen, out = asked(run, norm, given, model, x, y, starting_points=start)
+    seen, out = asked(run, norm, given, model, x, y, starts=start)
     plain, without = asked(run, norm, given, model, x, y)
     torch.testing.assert_close(seen[0][1], x[1], rtol=0, atol=1e-5)
     torch.testing.assert_close(out.x_adv[1], without.x_adv[1])
@@ -85,7 +85,7 @@ class Far(nn.Module):
 def test_what_is_flat_at_x_is_broken_from_elsewhere(run: Any, norm: str, given: Any) -> None:
     x, y = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
     start = torch.ones_like(x)
-    _, out = asked(run, norm, given, Far(), x, y, starting_points=start)
+    _, out = asked(run, norm, given, Far(), x, y, starts=start)
     assert out.success.all()
     assert (out.distance < THREATS[norm](inf).distance(start, x)).all()
     if run is not ddn:  # which searches by noise
@@ -94,7 +94,7 @@ def test_what_is_flat_at_x_is_broken_from_elsewhere(run: Any, norm: str, given: 
 
 def test_the_first_norm_of_ddn_is_that_of_its_starting_point() -> None:
     x, y = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
-    seen, _ = asked(ddn, "l2", {"steps": 4}, Far(), x, y, starting_points=torch.ones_like(x))
+    seen, _ = asked(ddn, "l2", {"steps": 4}, Far(), x, y, starts=torch.ones_like(x))
     lengths = [float((point - x).norm()) for point in seen]
     assert lengths[0] == pytest.approx(1.2, rel=2e-3)
     assert lengths[1] == pytest.approx(0.95 * lengths[0], rel=1e-6)
@@ -104,6 +104,6 @@ def test_points_that_may_not_move_stay_and_dtypes_follow_x() -> None:
     model, x = mlp(dtype=torch.float32), images(4, dtype=torch.float32)
     y, mask = labels(model, x), torch.ones_like(x, dtype=torch.bool)
     mask[..., 0] = False
-    out = fmn(model, x, y, L2(inf), steps=10, mask=mask, starting_points=images(4, seed=9), restarts=2)
+    out = fmn(model, x, y, L2(inf), steps=10, mask=mask, starts=images(4, seed=9), restarts=2)
     assert out.x_adv.dtype == torch.float32
     assert torch.equal(out.x_adv[..., 0], x[..., 0])
