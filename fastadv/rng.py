@@ -57,7 +57,8 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
         with torch.random.fork_rng(forked) if seed is None else torch_seeded(seed, device):
             if seed is not None:
                 random.setstate(random.Random(seed).getstate())
-                np.random.set_state(np.random.RandomState(seed).get_state())
+                # NumPy takes words of 32 bits
+                np.random.set_state(np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32]).get_state())
             yield
     finally:
         random.setstate(python)
@@ -67,8 +68,9 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0, draws: int = 1) -> Tensor:
     """Draw `count` words in [0, 2^32) for each id: int64 [B, count].
 
-    More `draws` give all ids a row for each: [draws * B, count], one draw after the other. Here and below, ids
-    are int64 [B], the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1. Raises InputError otherwise.
+    More `draws` give all ids a row for each: [draws * B, count], one draw after the other. Here and below,
+    ids are int64 [B], the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1. Raises InputError
+    otherwise.
     """
     return _rows("bits", count, seed, ids, draw, draws)
 

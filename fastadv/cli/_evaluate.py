@@ -56,6 +56,10 @@ class Kept(Panel, title="Results"):
         "second.",
         "--portfolio",
     )
+    draws: int = o.option(
+        1, "Of a randomized model: classify each sample so often, and tell the accuracy of one draw, of the "
+        "majority, of the mean output and of the worst draw.", min=1, metavar="N",
+    )  # fmt: skip
     out: Path | None = o.written(
         None,
         "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
@@ -159,6 +163,7 @@ def evaluate(
             table = measure(
                 net, dataset, watched, batch_size=machine.batch_size, run_dir=run_dir, resume=results.resume,
                 keep_samples=bool(results.out or results.external), indicators=results.indicators,
+                draws=results.draws, seed=machine.seed,
             )  # fmt: skip
         with o.usage():
             curves = {
@@ -177,6 +182,7 @@ def evaluate(
         "data": dataset.describe(),
         "batch_size": machine.batch_size,
         "precision": searched,
+        "draws": results.draws,
     }
     measured = table.to_dict()
     measured["curves"] = plain_curves(curves)

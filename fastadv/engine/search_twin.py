@@ -21,6 +21,7 @@ from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_scaled
 from fastadv.engine.trusted import captures
 from fastadv.ops._step import may_be_narrow
+from fastadv.rng import generators_kept
 
 log = logging.getLogger("fastadv")
 
@@ -126,7 +127,8 @@ class SearchTwin(Pipeline):
         # estimates come from logits, which were compared; of a graph, rows without the spare ones were
         if self.probing or self.replays or self.trusted.knows(used, x):
             return True
-        with self.lock:
+        # what a randomized model draws next does not depend on what was compared
+        with self.lock, generators_kept(x.device):
             trusted = self.trusted
             if trusted.knows(used, x):  # by another thread, meanwhile
                 return True

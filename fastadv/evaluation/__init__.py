@@ -1,10 +1,11 @@
-"""Evaluation: a model under attacks as a table, accuracy against radius, bootstrap intervals, and figures."""
+"""Evaluation: a model under attacks as a table, draws of a randomized one, curves, intervals, and figures."""
 
 from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation.attackbench import attackbench
 from fastadv.evaluation.bootstrap import Interval, bootstrap, mean, median
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
+from fastadv.evaluation.draws import Draws, clopper_pearson
 from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.optimality import local_optimality, optimality
@@ -20,6 +21,7 @@ __all__ = [
     "Components",
     "Corrupted",
     "Curve",
+    "Draws",
     "Examples",
     "External",
     "Interval",
@@ -31,6 +33,7 @@ __all__ = [
     "accuracy_against_radius",
     "attackbench",
     "bootstrap",
+    "clopper_pearson",
     "corruptions",
     "evaluate",
     "external",

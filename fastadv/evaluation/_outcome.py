@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
+from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, square_stands_out
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
+from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.table import Row
 
@@ -79,7 +81,15 @@ def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
-def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int, keep_samples: bool) -> Part:
+def outcome(
+    name: str,
+    attack: Attack,
+    frozen: Frozen,
+    whole: Batch,
+    wanted: int,
+    keep_samples: bool,
+    drawing: Drawing,
+) -> Part:
     """Run one attack on one batch; `wanted` is the largest number of examples to keep of it."""
     size = len(whole.y)
     broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool) for _ in range(3))
@@ -94,6 +104,8 @@ def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int
         "cost": torch.zeros(2, dtype=torch.int64),
         "seconds": torch.zeros(1, dtype=torch.float64),
     }
+    if drawing.count > 1:
+        tensors |= {f"draws.{key}": torch.zeros(size, dtype=dtype) for key, dtype in TENSORS.items()}
     part = Part(tensors)
     if keep_samples:
         tensors["x_adv"] = whole.x.to("cpu", copy=True)
@@ -120,6 +132,12 @@ def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int
     part.told = {"flags": list(getattr(result, "flags", ()))}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
+    skipped = result.status == int(Status.ALREADY_WRONG)
+    if drawing.count > 1:
+        for key, value in drawing.draw(frozen, result.x_adv, batch.y).items():
+            tensors[f"draws.{key}"][place] = value.masked_fill(skipped, 0).cpu()
+    elif TWO_ANSWERS in part.told["flags"] or (len(usable) == size and bool((right & skipped).any())):
+        part.told["flags"].append(RANDOMIZED)
     if isinstance(result, AutoAttackResult):
         part.told |= {"remarks": list(result.notes), "costs": {k: asdict(v) for k, v in result.costs.items()}}
         names = list(result.costs)
@@ -157,7 +175,9 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     return Samples(x, x_adv, y, ids, success, status, distance, by, component, distances.T.contiguous())
 
 
-def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], wanted: int = 0) -> Row:
+def row(
+    name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], wanted: int, drawing: Drawing
+) -> Row:
     """Return one attack over all batches, with the first `wanted` of its examples."""
     kept = [
         {key.removeprefix("example."): value for key, value in part.tensors.items() if "example." in key}
@@ -183,7 +203,16 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], w
         flags=_flags(parts, components),
         remarks=_said(part.told.get("remarks", ()) for part in parts),
         components=components,
+        draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
     )
+
+
+def all_draws(parts: Sequence[dict[str, Tensor]], verdict: Tensor, drawing: Drawing) -> Draws | None:
+    """Return the draws of all batches, `verdict` [n] being the one that counts; None for one draw."""
+    if drawing.count == 1:
+        return None
+    drawn = {key: torch.cat([part[f"draws.{key}"] for part in parts]) for key in TENSORS}
+    return Draws(drawing.count, **drawn, verdict=verdict)
 
 
 def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:

@@ -13,14 +13,15 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.data._batches import sample_count
-from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
+from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
+from fastadv.evaluation._outcome import Attack, Batch, Part, all_draws, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
+from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
@@ -37,6 +38,8 @@ def evaluate(
     limit: int | None = None,
     keep_examples: int = 0,
     keep_samples: bool = False,
+    draws: int = 1,
+    seed: int = 0,
     run_dir: str | PathLike[str] | None = None,
     resume: bool = False,
     identity: str | None = None,
@@ -54,6 +57,11 @@ def evaluate(
     keep_examples: keep the first samples that each attack broke, at most that many (`table[name].examples`).
     keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be of
         one norm (`table.samples`).
+    draws: for a randomized model, classify each sample so often, and its x_adv after each attack: the table
+        tells the accuracy of one draw, of the majority, of the mean output and of the worst draw
+        (`Table.draws`, `Row.draws`). These passes are not counted among those of an attack.
+    seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python, also
+        under attack, batch by batch. They are left as they were. A generator of its own is not seeded.
     run_dir: a folder in which each attack's result on each batch is kept as soon as it is there, with its
         adversarial examples. A stopped evaluation loses at most one batch of one attack.
     resume: go on with the evaluation of `run_dir`, which must be of the same model, data and arguments.
@@ -76,10 +84,13 @@ def evaluate(
         attacks = dict(attacks or {})
         check_evaluation(dataset, attacks, batch_size, limit)
         check_count("keep_examples", keep_examples, 0)
+        drawing = Drawing(draws, seed)
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         frozen = freeze(model)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
+        if draws > 1:
+            config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
             config |= description(frozen, dataset, attacks, identity)
         if run_dir is not None:
@@ -96,7 +107,7 @@ def evaluate(
         parts.identity = parts.identify(IDENTITY, config)
         return table_of(
             frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
-            keep_samples=keep_samples, parts=parts, looked=indicators,
+            keep_samples=keep_samples, parts=parts, looked=indicators, drawing=drawing,
         )  # fmt: skip
 
 
@@ -111,27 +122,37 @@ def table_of(
     keep_samples: bool = False,
     parts: Parts | None = None,
     looked: bool = False,
+    drawing: Drawing = ONE_DRAW,
 ) -> Table:
     """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
     kept = Parts(None) if parts is None else parts
     points = keep_samples or kept.path is not None
 
-    def work(number: int, batch: Batch) -> tuple[dict[str, Tensor], list[Part], Samples | None]:
+    def attacked(number: int, place: int, name: str, batch: Batch) -> Part:
+        with drawing.kept(batch.x.device, number, place + 1):
+            return outcome(name, attacks[name], frozen, batch, keep_examples, points, drawing)
+
+    def work(
+        number: int, batch: Batch
+    ) -> tuple[dict[str, Tensor], list[Part], Samples | None, dict[str, Tensor]]:
+        batch, drawn = _drawn(frozen, drawing, number, batch)
         told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
         found = []
-        for place, (name, attack) in enumerate(attacks.items()):
-            make = partial(outcome, name, attack, frozen, batch, keep_examples, points)
+        for place, name in enumerate(attacks):
+            make = partial(attacked, number, place, name, batch)
             found.append(kept.get(f"{number:05d}-{place:02d}", told, make))
         samples = nearest(batch, found) if keep_samples else None
         for part in found:
             part.tensors.pop("x_adv", None)
-        return told, found, samples
+        return told, found, samples, drawn
 
-    verdicts, found, samples = zip(*in_turn(frozen, dataset, batch_size, limit, work), strict=True)
+    with drawing.kept(device_for(frozen) or torch.device("cpu")):
+        done = list(in_turn(frozen, dataset, batch_size, limit, work))
+    verdicts, found, samples, drawn = zip(*done, strict=True)
     correct, failed, ids = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
     rows = tuple(
-        row(name, correct, minimizes(attack), [each[place] for each in found], keep_examples)
+        row(name, correct, minimizes(attack), [each[place] for each in found], keep_examples, drawing)
         for place, (name, attack) in enumerate(attacks.items())
     )
     together = Samples.together(samples) if keep_samples else None
@@ -146,7 +167,19 @@ def table_of(
     # the clock of the first process, and the parts that all have read
     seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
     told = replaced(frozen.model)
-    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told, signs)
+    clean = all_draws(drawn, correct, drawing)
+    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told, signs, clean)
+
+
+def _drawn(frozen: Frozen, drawing: Drawing, number: int, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+    """Return the batch `number` and its clean draws: with several, its verdict follows from the seed, too."""
+    if drawing.count == 1:
+        return batch, {}
+    with drawing.kept(batch.x.device, number, 0):
+        logits = frozen.verdict(batch.x)
+        drawn = drawing.draw(frozen, batch.x, batch.y)
+    batch = batch._replace(prediction=logits.argmax(1), failed=~logits.isfinite().all(1))
+    return batch, {f"draws.{key}": value.cpu() for key, value in drawn.items()}
 
 
 def description(

@@ -11,6 +11,8 @@ from torch import Tensor
 from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
+from fastadv.evaluation.draws import NOTE, Draws
+from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.text import aligned, in_markdown, number, percent
 
@@ -39,6 +41,7 @@ class Row:
     flags     what casts doubt on the result, in words, as in `fastadv.attacks.AttackResult`.
     remarks   what the attack says it did and left out.
     components   which component broke each sample, where the attack consists of others.
+    draws     the model's draws at each x_adv, where there were several.
 
     Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
     robust accuracy, which includes them, may be too high by as many.
@@ -58,6 +61,7 @@ class Row:
     flags: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     components: Components | None = field(default=None, repr=False)
+    draws: Draws | None = field(default=None, repr=False)
 
     @property
     def robust_accuracy(self) -> float:
@@ -104,6 +108,7 @@ class Table:
     samples  every sample with its nearest adversarial example, if they were kept.
     replaced  the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is of.
     indicators  signs of masked gradients; None without attacks, or where they were not asked for.
+    draws    the model's draws at each clean x, where there were several.
     """
 
     rows: tuple[Row, ...]
@@ -114,6 +119,7 @@ class Table:
     samples: Samples | None = field(default=None, repr=False)
     replaced: Mapping[str, str] = field(default_factory=dict)
     indicators: Indicators | None = field(default=None, repr=False)
+    draws: Draws | None = field(default=None, repr=False)
 
     @property
     def verdict(self) -> str:
@@ -156,6 +162,7 @@ class Table:
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
             "indicators": None if self.indicators is None else self.indicators.to_dict(),
+            "draws": None if self.draws is None else self.draws.to_dict(),
             "attacks": {
                 row.name: {
                     **{name: _finite(getattr(row, name)) for name in SHARES},
@@ -165,6 +172,7 @@ class Table:
                     "flags": list(row.flags),
                     "remarks": list(row.remarks),
                     "components": None if row.components is None else row.components.to_dict(),
+                    "draws": None if row.draws is None else row.draws.to_dict(),
                 }
                 for row in self.rows
             },
@@ -204,6 +212,8 @@ class Table:
             notes.append(in_words(self.replaced))
         if any(row.minimum_norm for row in self.rows):
             notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
+        if self.draws is not None:
+            notes.append(NOTE)
         lost = int(self.failed.sum())
         if lost:
             notes.append(
@@ -232,8 +242,14 @@ class Table:
         return ["", self.verdict] if self.indicators is not None else []
 
     def details(self) -> dict[str, list[list[str]]]:
-        """Return for each attack that consists of others, by its name, the table of its components."""
-        return {row.name: row.components.cells() for row in self.rows if row.components is not None}
+        """Return more tables by name: of the draws, and of the components of each attack that has some."""
+        parts = {row.name: row.components.cells() for row in self.rows if row.components is not None}
+        if self.draws is None:
+            return parts
+        drawn = {"none": self.draws} | {row.name: row.draws for row in self.rows if row.draws is not None}
+        if len(drawn) > 2:
+            drawn["worst of all"] = Draws.together([*drawn.values()])
+        return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 
     def markdown(self) -> str:
         """Return the same as a Markdown table, with the notes below it."""

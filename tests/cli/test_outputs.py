@@ -104,6 +104,18 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     assert (folder / "c.png").stat().st_size > 1000
 
 
+def test_evaluate_draws_as_the_library(fastadv, refused, net, trained):
+    line = f"evaluate {net} -n 20 -a fgsm --radius 0.1 --seed 2"
+    told = json.loads(fastadv(line, "--draws", "3", "--json").out)
+    fgsm = partial(fa.attacks.fgsm, threat=fa.Linf(0.1), seed=2)
+    table = fa.evaluate(trained, load("digits", "test", limit=20), {"fgsm": fgsm}, draws=3, seed=2)
+    assert told["measured"]["draws"] == table.draws.to_dict()
+    assert [one["draws"] for one in told["measured"]["attacks"].values()] == [table["fgsm"].draws.to_dict()]
+    assert told["config"]["draws"] == 3
+    assert "each sample classified 3 times" in fastadv(line, "--draws", "3").out
+    refused(f"{line} --draws 0", "--draws")
+
+
 def _rows(text):
     """The cells of the rows that a table prints below its head."""
     return [line.split("│") for line in text.splitlines() if line.startswith("│")]

@@ -286,6 +286,20 @@ def test_a_randomized_model(
         assert random.getstate() == states[1]
 
 
+def test_what_a_model_draws_next_does_not_depend_on_the_comparison() -> None:
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + 0.05 * torch.randn_like(x))
+
+    frozen, states = fa.freeze(Noisy().eval()), []
+    frozen.check(X)
+    for _ in range(2):  # only the first is compared
+        torch.manual_seed(1)
+        frozen.input_gradient(X, Y)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 @pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
 def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -> None:
     x, by_logits, own = torch.rand(16, 6), torch.rand(16, 3), torch.rand(16, 6)

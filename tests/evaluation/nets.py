@@ -76,6 +76,8 @@ def contents(table: Table) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     for row in table.rows:
         tensors |= {f"{row.name}.{key}": getattr(row, key) for key in ("broken", "distance")}
         tensors |= {f"{row.name}.examples.{key}": v for key, v in vars(row.examples).items()}
+        if row.draws is not None:
+            tensors |= {f"{row.name}.draws.{key}": getattr(row.draws, key) for key in ("right", "mean")}
         if row.components is not None:
             tensors[f"{row.name}.by"] = row.components.by
     return tensors, timeless(table.to_dict())

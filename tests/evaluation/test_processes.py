@@ -47,7 +47,7 @@ def kept(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_table_and_the_curves_of_several_processes_are_those_of_one(world: int, done: Path) -> None:
     for rank in range(world):
-        for what in ("table", "curves", "auto"):
+        for what in ("table", "curves", "auto", "draws"):
             ours, alone = (done / f"{what}-{name}" for name in (f"{world}-{rank}", "1-0"))
             assert ours.read_bytes() == alone.read_bytes(), what
         assert (done / f"seconds-{world}-{rank}").read_text() == (done / f"seconds-{world}-0").read_text()

@@ -39,6 +39,14 @@ class Net(nn.Module):
         return torch.where(x.flatten(1).amax(1, keepdim=True) < 0.2, torch.nan, logits)
 
 
+class Noisy(Net):
+    """Logits with noise, in every pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits + 0.1 * torch.randn_like(logits)
+
+
 def images(seed: int = 0) -> ImageSet:
     """27 images; the first five have no finite logits, and of the others every sixth has another label."""
     x = torch.rand(27, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -101,6 +109,8 @@ def whole(folder: Path, rank: int = 0) -> None:
     ]
     auto = evaluate(Net(), images(), {"pgd": BOUNDED["pgd"]}, batch_size="auto")
     (folder / f"auto-{name}").write_text(str(auto["pgd"].broken.tolist()))
+    drawn = evaluate(Noisy(), images(), {"pgd": BOUNDED["pgd"]}, draws=3, **SETTINGS)
+    write(drawn, folder / f"draws-{name}")
     (folder / f"curves-{name}").write_text(str([[part.tolist() for part in curve] for curve in curves]))
 
 

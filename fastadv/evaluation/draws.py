@@ -1,0 +1,200 @@
+"""A randomized model judged by several draws: how often it is right on a sample, and how sure that is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_count, check_seed, check_share
+from fastadv.engine import Frozen, log_confidence
+from fastadv.errors import InputError
+from fastadv.evaluation.bootstrap import Interval
+from fastadv.evaluation.text import percent
+
+TENSORS = {"right": torch.int64, "voted": torch.bool, "mean": torch.bool, "varied": torch.bool}
+FIGURES = ("one_draw", "majority", "mean_output", "worst", "lucky", "undecided")
+RANDOMIZED = (
+    "randomized: two answers for one x, of which one decided; use draws=20 (--draws 20) "
+    "for the accuracy of one draw, of the majority and of the worst draw"
+)
+NOTE = (
+    "worst: right in the one verdict and in every draw; lucky: samples that the one verdict counts "
+    "and a draw gets wrong; undecided: samples whose 95% interval of being right contains one half; "
+    "samples that are wrong before an attack are not attacked and count as wrong in every draw"
+)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Each of n samples classified `count` times by a model that may be randomized.
+
+    right    int64 [n]; draws, of `count`, in which the sample is classified as y.
+    voted    bool [n]; y is the class of more draws than any other class.
+    mean     bool [n]; y is the class of the largest mean probability (of `fastadv.engine.log_confidence`, as
+             a rule the softmax), and all draws have finite logits.
+    varied   bool [n]; the draws are not of one class.
+    verdict  bool [n]; the one verdict counts the sample as robust, or without an attack as correct.
+
+    A draw with logits that are not finite is wrong. A sample that an attack found wrong already was not
+    attacked: nothing shows that it is robust, and all its draws count as wrong. Right always means classified
+    as y, also where an attack has targets or a criterion of its own.
+    """
+
+    count: int
+    right: Tensor = field(repr=False)
+    voted: Tensor = field(repr=False)
+    mean: Tensor = field(repr=False)
+    varied: Tensor = field(repr=False)
+    verdict: Tensor = field(repr=False)
+
+    @property
+    def one_draw(self) -> float:
+        """Expected accuracy of one draw: the mean share of draws that are right."""
+        return (self.right.double() / self.count).mean().item()
+
+    @property
+    def majority(self) -> float:
+        """Accuracy of the class that most draws name; a tie counts as wrong."""
+        return self.voted.double().mean().item()
+
+    @property
+    def mean_output(self) -> float:
+        """Accuracy of the mean probabilities."""
+        return self.mean.double().mean().item()
+
+    @property
+    def worst(self) -> float:
+        """Share of samples that are right in the one verdict and in every draw, as RobustBench counts."""
+        return (self.verdict & (self.right == self.count)).double().mean().item()
+
+    @property
+    def lucky(self) -> int:
+        """Samples that the one verdict counts and that some draw denies: robust only by luck.
+
+        It is 0 for a model whose draws never differ.
+        """
+        denied = self.verdict & (self.right < self.count)
+        return int(denied.sum()) if bool(self.varied.any()) else 0
+
+    @property
+    def undecided(self) -> int:
+        """Samples with draws of several classes whose `interval` contains one half; more draws may tell."""
+        low, high = (torch.from_numpy(end) for end in self.interval)
+        return int((self.varied & (low <= 0.5) & (high >= 0.5)).sum())
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% Clopper-Pearson interval of the probability to be right: two arrays [n]."""
+        return clopper_pearson(self.right.numpy(), self.count)
+
+    @classmethod
+    def together(cls, parts: Sequence["Draws"]) -> "Draws":
+        """Return the worst of several, sample by sample."""
+        all_of = {key: torch.stack([getattr(one, key) for one in parts]) for key in (*TENSORS, "verdict")}
+        least = {key: value.amin(0) if key == "right" else value.all(0) for key, value in all_of.items()}
+        return cls(parts[0].count, **(least | {"varied": all_of["varied"].any(0)}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, JSON-able."""
+        return {"count": self.count, **{name: getattr(self, name) for name in FIGURES}}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How often each sample is drawn, and the seed that the draws follow from.
+
+    For one draw nothing is seeded. For several, what torch, NumPy and Python draw follows from the seed and
+    the counters, and the caller's generators are left as they were.
+    """
+
+    count: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("draws", self.count, 1)
+        check_seed(self.seed)
+
+    def kept(self, device: torch.device, *counters: int) -> AbstractContextManager[None]:
+        """Leave the caller's generators as they were; with counters, such as a batch's, seed them inside."""
+        if self.count == 1:
+            return nullcontext()
+        return rng.generators_kept(device, rng.derive(self.seed, "draws", *counters) if counters else None)
+
+    def draw(self, frozen: Frozen, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Classify x [B, ...] `count` times by the model as given; the tensors of TENSORS, each [B].
+
+        Each draw is a pass by itself: a model may draw once for a whole batch.
+        """
+        votes = total = torch.zeros(len(y), 1, device=y.device)
+        for _ in range(self.count):
+            logits = frozen.verdict(x)
+            finite = logits.isfinite().all(1, keepdim=True)
+            votes = votes + torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1.0) * finite
+            total = total + log_confidence(frozen.model, logits).double().exp()
+        named, own = votes.amax(1), votes.gather(1, y[:, None]).squeeze(1)
+        voted = own > votes.scatter(1, y[:, None], 0.0).amax(1)
+        # where all draws name one class the mean does, too, but for its rounding
+        mean = torch.where(named == self.count, voted, (total.argmax(1) == y) & total.isfinite().all(1))
+        varied = (named < self.count) & (named > 0)
+        return {"right": own.to(torch.int64), "voted": voted, "mean": mean, "varied": varied}
+
+
+ONE_DRAW = Drawing()
+
+
+def clopper_pearson(right: ArrayLike, count: int, *, level: float = 0.95) -> Interval:
+    """Return the exact interval of a probability, given `right` successes in `count` independent trials.
+
+        P(X >= right | low) = P(X <= right | high) = (1 - level) / 2,    X binomial (count, p)
+
+    low is 0 for no success, and high 1 for successes only. Source: Clopper and Pearson 1934.
+
+    Args:
+        right: integers from 0 to `count`, of any shape; the ends are arrays of it, or numbers for a number.
+        count: at least 1.
+        level: between 0 and 1.
+
+    Raises InputError for arguments out of range.
+    """
+    check_count("count", count, 1)
+    check_share("level", level)
+    given = np.asarray(right)
+    if given.dtype.kind not in "iu" or (given < 0).any() or (given > count).any():
+        raise InputError(f"right: expected integers from 0 to {count}, the count, got {right!r}")
+    values, places = np.unique(given, return_inverse=True)
+    low = np.array([_low(int(k), count, (1 - level) / 2) for k in values])
+    high = np.array([1 - _low(count - int(k), count, (1 - level) / 2) for k in values])
+    ends = [end[places].reshape(given.shape) for end in (low, high)]
+    return Interval(*(float(end) if given.ndim == 0 else end for end in ends))
+
+
+@lru_cache(1 << 14)  # the draws of all attacks ask for the same
+def _low(right: int, count: int, tail: float) -> float:
+    """Return the p with P(X >= right | p) = tail, by bisection on the sum of the binomial probabilities."""
+    if right == 0:
+        return 0.0
+    k = torch.arange(right, count + 1, dtype=torch.float64)
+    ways = math.lgamma(count + 1) - torch.lgamma(k + 1) - torch.lgamma(count - k + 1)
+    low, high = 0.0, 1.0
+    for _ in range(50):  # 1 - p stays a number above 0
+        p = (low + high) / 2
+        above = float((ways + k * math.log(p) + (count - k) * math.log1p(-p)).logsumexp(0).exp()) > tail
+        low, high = (low, p) if above else (p, high)
+    return low
+
+
+def cells(drawn: Mapping[str, Draws]) -> list[list[str]]:
+    """Return the draws of each attack as text, line by line, the head first."""
+    lines = [["attack", *(name.replace("_", " ") for name in FIGURES)]]
+    for attack, draws in drawn.items():
+        figures = [getattr(draws, name) for name in FIGURES]
+        lines.append([attack, *(str(v) if isinstance(v, int) else percent(v) for v in figures)])
+    return lines

@@ -1,0 +1,266 @@
+"""Several verdicts on each sample: models whose chance to be right is known, and figures by hand."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import AttackResult, Status
+from fastadv.errors import InputError
+from fastadv.evaluation import Draws, Table, clopper_pearson, evaluate
+from fastadv.evaluation.draws import Drawing
+from tests.evaluation import nets
+from tests.evaluation.test_resume import Counting
+
+
+class Flips(nets.Threshold):
+    """`Threshold` with its two logits swapped with probability p: in each sample, or for a whole batch."""
+
+    def __init__(self, p: float, *, together: bool = False) -> None:
+        super().__init__()
+        self.p, self.together = p, together
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        swapped = torch.rand(1 if self.together else len(x), 1) < self.p
+        return torch.where(swapped, -logits, logits)
+
+
+def nothing(model, x, y, *, ids) -> AttackResult:
+    """An attack that finds no example."""
+    none = torch.zeros_like(y).bool()
+    status = torch.full_like(y, int(Status.HELD))
+    return AttackResult(x, none, status, y * 0.0, y * 0.0 + math.inf, 0, 0, none)
+
+
+def many(n: int = 200) -> fa.data.ImageSet:
+    x = torch.linspace(0.05, 0.45, n)
+    return nets.pixels(x.tolist(), [0] * n)
+
+
+def drawn(model: nn.Module, draws: int, **options) -> Table:
+    settings = {"dataset": many(), "attacks": {"nothing": nothing}, "batch_size": 64}
+    return evaluate(model, draws=draws, **settings | options)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(0, 20, 0.0, 0.1684335), (10, 20, 0.2719578, 0.7280422), (20, 20, 0.8315665, 1.0), (0, 1, 0.0, 0.975)],
+)
+def test_intervals_of_the_tables(right, count, low, high):
+    """As scipy.stats.beta.ppf gives them."""
+    assert clopper_pearson(right, count) == pytest.approx((low, high), abs=1e-7)
+
+
+@pytest.mark.parametrize(("count", "level"), [(1, 0.5), (7, 0.95), (40, 0.9), (301, 0.99)])
+def test_the_ends_have_the_tails_that_define_them(count, level):
+    right = np.arange(count + 1)
+    low, high = clopper_pearson(right, count, level=level)
+    assert low[0] == 0
+    assert high[-1] == 1
+    assert (low < high).all()
+    for k in {0, 1, count // 3, count - 1, count}:
+        for p, values in ((low[k], range(k, count + 1)), (high[k], range(k + 1))):
+            if 0 < p < 1:
+                tail = sum(math.comb(count, i) * p**i * (1 - p) ** (count - i) for i in values)
+                assert tail == pytest.approx((1 - level) / 2, rel=1e-9)
+
+
+def test_intervals_keep_the_shape_and_name_bad_input():
+    assert clopper_pearson([[1, 2], [2, 0]], 3).low.shape == (2, 2)
+    assert clopper_pearson(np.zeros(0, dtype=int), 3).high.shape == (0,)
+    for right, count, level in ((4, 3, 0.95), (-1, 3, 0.95), (1.5, 3, 0.95), (0, 0, 0.95), (1, 3, 1.0)):
+        with pytest.raises(InputError, match="expected"):
+            clopper_pearson(right, count, level=level)
+
+
+def test_draws_by_hand():
+    """Three classes, y = 0, four passes: all right, plurality, tie, never, and logits that are not finite."""
+    a, b, c = [4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]
+    nan = [math.nan, 0.0, 0.0]
+    sure = [0.0, 9.0, 0.0]
+    passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, sure, b, nan]])
+    order = iter(passes)
+    stub = SimpleNamespace(verdict=lambda x: next(order), model=None)
+    found = Drawing(4).draw(stub, torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64))
+    assert found["right"].tolist() == [4, 2, 2, 0, 3]
+    assert found["voted"].tolist() == [True, True, False, False, True]
+    assert found["mean"].tolist() == [True, True, False, False, False]
+    assert found["varied"].tolist() == [False, True, True, False, True]
+    verdict = torch.tensor([True, True, False, False, True])
+    draws = Draws(4, **found, verdict=verdict)
+    assert draws.one_draw == pytest.approx(11 / 20)
+    assert (draws.majority, draws.mean_output, draws.worst) == (0.6, 0.4, 0.2)
+    assert (draws.lucky, draws.undecided) == (2, 3)
+    other = Draws(4, **(found | {"right": torch.tensor([1, 4, 4, 4, 4])}), verdict=verdict)
+    assert other.worst == 0.4  # of four that are right in every draw, the verdict denies two
+    both = Draws.together([draws, other])
+    assert both.right.tolist() == [1, 2, 2, 0, 3]
+    assert both.worst == 0
+    assert both.lucky == 3
+
+
+def test_the_mean_is_of_probabilities():
+    """One pass that is sure outweighs two that are not; equal passes never depend on rounding."""
+    order = iter(torch.tensor([[[0.1, 0.0]], [[0.1, 0.0]], [[0.0, 9.0]]]))
+    stub = SimpleNamespace(verdict=lambda x: next(order), model=None)
+    found = Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
+    assert found["voted"].tolist() == [True]
+    assert found["mean"].tolist() == [False]
+    near = torch.tensor([[0.0, 1e-30]])
+    equal = SimpleNamespace(verdict=lambda x: near, model=None)
+    found = Drawing(3).draw(equal, torch.zeros(1, 1), torch.ones(1, dtype=torch.int64))
+    assert found["mean"].tolist() == [True]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.7])
+def test_the_chance_to_be_right_is_found(p):
+    table = drawn(Flips(p), 40)
+    for draws in (table.draws, table["nothing"].draws):
+        assert draws.one_draw == pytest.approx(1 - p, abs=5 * math.sqrt(p * (1 - p) / 8000))
+        low, high = draws.interval
+        assert ((low <= 1 - p) & (1 - p <= high)).mean() > 0.95 - 5 * math.sqrt(0.05 * 0.95 / 200)
+        assert draws.majority == pytest.approx(float(p < 0.5), abs=0.03)
+        assert draws.worst < 0.05
+        assert draws.lucky == int(draws.verdict.sum()) - round(200 * draws.worst) > 0
+    assert table.draws.verdict.equal(table.correct)
+    row = table["nothing"]
+    assert row.draws.verdict.equal(row.correct & ~row.broken)
+    assert row.flags == ()
+
+
+def test_a_draw_for_a_whole_batch_is_one_of_many():
+    """The draws of a sample are independent also where all samples of a pass share the randomness."""
+    right = drawn(Flips(0.5, together=True), 40, batch_size=200).draws.right
+    assert right.unique().numel() == 1
+    assert 5 < int(right[0]) < 35
+
+
+def test_a_sample_that_was_not_attacked_counts_as_wrong():
+    """Its x would be right in nine of ten draws, but nothing shows what an attack would do."""
+
+    def skipping(model, x, y, *, ids):
+        out = nothing(model, x, y, ids=ids)
+        out.status[ids % 2 == 0] = int(Status.ALREADY_WRONG)
+        return out
+
+    draws = drawn(Flips(0.1), 20, attacks={"skipping": skipping})["skipping"].draws
+    assert not draws.right[::2].any()
+    assert not (draws.voted | draws.mean | draws.varied)[::2].any()
+    assert (draws.right[1::2] > 10).all()
+
+
+class Poisoned(nets.Threshold):
+    """Bright images have no finite logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.flatten(1)[:, :1] > 0.8, torch.nan, super().forward(x))
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 6])
+@pytest.mark.parametrize("draws", [2, 5])
+def test_a_model_with_one_answer_has_the_same_figures_for_any_draws(draws, batch_size):
+    attacks = {"near": nets.nearest, "held": partial(nets.nearest, spare=(1, 2)), "pgd": nets.pgd(0.25)}
+    table = evaluate(Poisoned(), nets.DATA, attacks, batch_size=batch_size, draws=draws)
+    alone = evaluate(Poisoned(), nets.DATA, attacks, batch_size=batch_size)
+    assert table.correct.equal(alone.correct)
+    assert table.worst_case == alone.worst_case
+    for draws_of, accuracy in (
+        (table.draws, alone.clean_accuracy),
+        *((table[name].draws, alone[name].robust_accuracy) for name in attacks),
+    ):
+        found = draws_of.one_draw, draws_of.majority, draws_of.mean_output, draws_of.worst
+        assert found == pytest.approx((accuracy,) * 4)
+        assert (draws_of.lucky, draws_of.undecided) == (0, 0)
+
+
+def test_nothing_is_called_lucky_where_another_class_was_the_goal():
+    """A model with one answer, wrong at x_adv, though not as the attack wants it."""
+
+    def elsewhere(model, x, y, *, ids):
+        return replace(nothing(model, x, y, ids=ids), x_adv=1 - x)
+
+    table = drawn(nets.Threshold(), 3, attacks={"elsewhere": elsewhere})
+    draws = table["elsewhere"].draws
+    assert table["elsewhere"].robust_accuracy == 1
+    assert (draws.worst, draws.majority, draws.lucky) == (0, 0, 0)
+
+
+def state() -> tuple:
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
+    attacks = {"pgd": nets.pgd(0.1)}
+    before = state()
+    first = drawn(Flips(0.2), 3, attacks=attacks)
+    assert state() == before
+    torch.rand(3)
+    again, other = drawn(Flips(0.2), 3, attacks=attacks), drawn(Flips(0.2), 3, attacks=attacks, seed=1)
+    assert nets.timeless(first.to_dict()) == nets.timeless(again.to_dict())
+    assert first["pgd"].draws.right.equal(again["pgd"].draws.right)
+    assert not first.draws.right.equal(other.draws.right)
+    assert not first.draws.right[:64].equal(first.draws.right[64:128])
+
+
+def test_one_draw_of_a_randomized_model_is_flagged():
+    table = evaluate(Flips(0.3), many(), {"pgd": nets.pgd(0.1)})
+    flag = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
+    assert len(flag) == 1
+    assert "draws=20" in flag[0]
+    assert flag[0] in str(table)
+    assert table.draws is None
+    assert table["pgd"].draws is None
+    assert table.to_dict()["draws"] is None
+    assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
+
+
+def test_the_table_tells_the_draws():
+    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "nothing": nothing})
+    told = json.loads(json.dumps(table.to_dict()))
+    assert told["draws"] == table.draws.to_dict()
+    assert [*told["draws"]] == ["count", "one_draw", "majority", "mean_output", "worst", "lucky", "undecided"]
+    for name in ("pgd", "nothing"):
+        assert told["attacks"][name]["draws"] == table[name].draws.to_dict()
+    cells = table.details()["each sample classified 5 times"]
+    assert cells[0] == ["attack", "one draw", "majority", "mean output", "worst", "lucky", "undecided"]
+    assert [line[0] for line in cells[1:]] == ["none", "pgd", "nothing", "worst of all"]
+    assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
+    assert cells[2][5] == str(table["pgd"].draws.lucky)
+    for text in (str(table), table.markdown()):
+        assert "each sample classified 5 times" in text
+        assert "lucky: samples that" in text
+
+
+def test_a_stopped_evaluation_goes_on_with_the_same_draws(tmp_path):
+    settings = {"model": Flips(0.3), "draws": 4, "seed": 2, "batch_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        nets.run(tmp_path, attacks={"near": Counting(stop=2)}, **settings)
+    again = Counting()
+    table = nets.run(tmp_path, attacks={"near": again}, resume=True, **settings)
+    assert again.calls == [[4, 5]]
+    whole = nets.run(None, attacks={"near": Counting()}, **settings)
+    nets.assert_same(table, whole)
+    for name in ("right", "voted", "mean", "varied", "verdict"):
+        assert getattr(table["near"].draws, name).equal(getattr(whole["near"].draws, name))
+        assert getattr(table.draws, name).equal(getattr(whole.draws, name))
+    for other in ({"draws": 5}, {"seed": 3}, {"draws": 1}):
+        with pytest.raises(InputError, match=f"another .*{next(iter(other))}"):
+            nets.run(tmp_path, attacks={"near": again}, resume=True, **settings | other)
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])
+def test_bad_draws_and_seeds_are_named(bad):
+    with pytest.raises(InputError, match="draws: expected an integer >= 1"):
+        drawn(nets.Threshold(), bad)
+    if bad != 0:
+        with pytest.raises(InputError, match="seed: expected"):
+            drawn(nets.Threshold(), 2, seed=bad)
