@@ -39,7 +39,7 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
         ),
         Departure(
             '"quick" and "strong" are not of the paper',
-            "most samples fall to a tenth of the passes; defenses fall that hold against the standard version",
+            "most samples fall to a tenth of the passes; defenses fall that hold against the standard one",
             '"quick": one image of 200 more than "standard" at most',
             "autoattack-quick, L∞",
         ),
@@ -72,8 +72,7 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
     "cw": (
         Departure(
             "in L2 the first constant and the step fit the gradient at x, steps fall, the constant is "
-            "bisected "
-            "in its logarithm, and samples leave when a search has brought them nothing",
+            "bisected in its logarithm, and samples leave when a search has brought them nothing",
             "a first constant of 0.001 spends whole searches on constants that are far too small",
             "median 0.731 instead of 2.36 published, in 36% fewer passes (net standard)",
             "cw, L2",
@@ -82,8 +81,7 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
             "in L∞ each search starts at the nearest success, with tau 5% below its distance",
             "from tau = 1 and a constant of 1e-5 most searches find nothing new",
             "median 0.335 instead of 0.575 published (net linf), 0.0502 instead of 0.231 (net standard), "
-            "with "
-            "15% more passes",
+            "with 15% more passes",
             "cw, L∞",
         ),
         Departure(
@@ -187,8 +185,8 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
     ),
     "lbfgs": (
         Departure(
-            "the loss is log(1 + exp(-margin)), for two classes the cross-entropy of the paper, in units of a "
-            "thirtieth of the margin at x",
+            "the loss is log(1 + exp(-margin)), for two classes the cross-entropy of the paper, in units of "
+            "a thirtieth of the margin at x",
             "it takes any criterion, and a factor of all logits changes nothing",
         ),
         Departure(
@@ -207,16 +205,14 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
     "pdgd": (
         Departure(
             "a momentum step of fixed length on the loss takes the place of Adam on its softplus, in units "
-            "of "
-            "the least distance so far",
+            "of the least distance so far",
             "Adam's steps of fixed size end far beyond the boundary",
             "all of it: median 0.703 instead of 2.13 published (net standard), 2 instead of 4.05 (net linf)",
             "pdgd, L2",
         ),
         Departure(
             "the first 30% of the steps ascend the cross-entropy, the others the margin, and the weight "
-            "moves "
-            "freely in its logarithm",
+            "moves freely in its logarithm",
             "the cross-entropy leads out of flat places, the margin to the boundary",
             row="pdgd, L2",
         ),
@@ -224,8 +220,7 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
     "pdpgd": (
         Departure(
             "proximal Adam explores, for 50% of the steps in L1 and 60% in L2; gradient and proximal steps "
-            "in "
-            "units of the least distance refine",
+            "in units of the least distance refine",
             "Adam finds the way on robust nets, and steps of the size of the distance end nearer",
             "median 1.28 instead of 2 published (net linf), 0.727 instead of 0.778 (net standard)",
             "pdpgd, L2",
