@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fastadv.attacks import Attack
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack, registry, required
+from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack, registry
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT
 from fastadv.cli._output import print_table, progress, say, say_where
@@ -19,6 +20,8 @@ from fastadv.evaluation.submission import MODELS
 from fastadv.evaluation.text import number, percent
 from fastadv.runs.card import card
 from fastadv.threat import THREATS
+
+SEARCHES = 9  # where an attack leaves their number open, as in the code of Carlini and Wagner
 
 
 def attackbench(
@@ -91,18 +94,25 @@ def attackbench(
     say_where({"run": where})
 
 
+def _filling(attack: Attack, given: dict[str, str], passes: int) -> dict[str, int]:
+    """Return the counts that text leaves open, where those of the attack are unknown or for more passes."""
+    open_ = {key: parameter.default for key, parameter in attack.parameters.items() if key not in given}
+    found = {"searches": SEARCHES} if open_.get("searches", 1) is None else {}
+    searches = given.get("searches") or found.get("searches") or open_.get("searches", 1)
+    each = max(int(searches), 1) if str(searches).isdecimal() else 1
+    most = {"queries": passes} if "queries" in open_ else {"steps": max(passes // 2 // each, 1)}
+    fits = {key for key, default in open_.items() if isinstance(default, int) and default <= most.get(key, 0)}
+    return found | {key: count for key, count in most.items() if key in open_.keys() - fits}
+
+
 def _parse(text: str, norm: str, passes: int, seed: int) -> NamedAttack:
-    """Parse a minimum-norm attack, whose steps or queries fill the passes where it needs some."""
+    """Parse a minimum-norm attack; its steps or queries fill the passes where it would not keep to them."""
     name, _, tail = text.partition(":")
     known = registry().get(name)
     if known is not None:
-        takes = known.parameters
-        searches = takes["searches"].default if "searches" in takes else 1
-        fill = {"steps": max(passes // 2 // searches, 1), "queries": passes}
         parts = [part for part in tail.split(",") if part]
-        given = [part.partition("=")[0] for part in parts]
-        needed = [key for key in fill if key in takes and required(takes[key]) and key not in given]
-        parts += [f"{key}={fill[key]}" for key in needed]
+        given = dict(part.partition("=")[::2] for part in parts)
+        parts += [f"{key}={count}" for key, count in _filling(known, given, passes).items()]
         text = f"{name}:{','.join(parts)}" if parts else name
     named = parse_attack(text, AttackOptions(norm=norm), seed)
     if not named.minimal or named.radius != float("inf"):

@@ -19,7 +19,7 @@ RADIUS = {"linf": 0.009, "l2": 0.25, "l1": 2.0, "l0": 6.0}
 PAIRS = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms if name != "autoattack"]
 
 # in fewer steps, as in their quick settings, these are too far from the minimum to compare precisions
-STEPS = {"cw": 40, "ead": 40, "lbfgs": 20, "pdgd": 60, "pdpgd": 60}
+STEPS = {"cw": 40, "ead": 40, "lbfgs": 30, "pdgd": 60, "pdpgd": 60}
 
 
 @cache

@@ -26,7 +26,7 @@ def test_a_submission_from_the_command_line(fastadv, net):
     config = json.loads(
         Path("ab/results/digits/l2/standard/batch_size_10/fastadv fmn/1/config.json").read_text()
     )
-    assert config["attack"] == {"name": "fmn", "threat_model": "l2", "steps": 20}
+    assert config["attack"] == {"name": "fmn", "threat_model": "l2", "steps": 20, "seed": 0}
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ START = (*ROWS, 0, 0, None)
             "keep_best", (F, float32(2), np.zeros(2, np.uint8), F, float32(2), np.zeros(2, bool)),
             TypeError, "bool, got uint8",
         ),
-        ("philox", (F, int64(2), 4, "bits", 0, 0), TypeError, "int64, got float32"),
-        ("philox", (F, int64(2), 5, "normal", 0, 0), ValueError, "count"),
+        ("philox", (F, int64(2), 4, "bits", 0, 0, 1), TypeError, "int64, got float32"),
+        ("philox", (F, int64(2), 5, "normal", 0, 0, 1), ValueError, "count"),
         *(
             ("nearest_prototype", (distance, index, F, bank, float32(1, 3)), error, text)
             for distance, index, bank, error, text in (
