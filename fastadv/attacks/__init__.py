@@ -17,6 +17,7 @@ from fastadv.attacks.contrast import contrast
 from fastadv.attacks.core.card import Attack, Departure
 from fastadv.attacks.core.common import Common
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
+from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
@@ -37,6 +38,12 @@ from fastadv.attacks.masking import Indicators, indicators
 from fastadv.attacks.methods.flags import Cost
 from fastadv.attacks.methods.masked_modules import MaskedModule, masked_modules
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
+from fastadv.attacks.methods.transfer_rules import (
+    DiverseInput,
+    ScaleInvariant,
+    TranslationInvariant,
+    VarianceTuned,
+)
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
@@ -54,12 +61,13 @@ from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
-    "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "Indicators",
-    "MaskedModule", "OutsideTopK", "Status", "Symptoms", "WrongBy", "apgd", "autoattack", "bim", "boundary",
-    "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn",
-    "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
-    "masked_modules", "mim", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper",
-    "sigma_zero", "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
+    "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "DiverseInput",
+    "GradientRule", "Indicators", "MaskedModule", "OutsideTopK", "ScaleInvariant", "Status", "Symptoms",
+    "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast",
+    "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
+    "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim",
+    "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero",
+    "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (

@@ -42,7 +42,7 @@ def apgd(
     larger_radii: bool | None = None,
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum and steps that adapt.
 

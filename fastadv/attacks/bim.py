@@ -27,7 +27,7 @@ def bim(
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 

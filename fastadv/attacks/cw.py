@@ -54,7 +54,7 @@ def cw(
     restarts: int = 1,
     starts: Tensor | None = None,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
 

@@ -38,7 +38,7 @@ def ddn(
     restarts: int = 1,
     starts: Tensor | None = None,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
 

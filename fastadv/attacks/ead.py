@@ -35,7 +35,7 @@ def ead(
     beta: float | None = None,
     constant: float | None = None,
     step_size: float | None = None,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the success nearest in L1: min constant * max(0, -margin(x + d)) + beta * ||d||_1 + ||d||_2^2.
 

@@ -22,7 +22,7 @@ def fgsm(
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Return one step of steepest ascent: max <g, d> over ||d|| <= radius, for the loss gradient g at x.
 

@@ -35,7 +35,7 @@ def fmn(
     restarts: int = 1,
     starts: Tensor | None = None,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the success nearest to x, by gradient ascent inside a ball around x that shrinks and grows.
 

@@ -46,7 +46,7 @@ def lbfgs(
     steps: int,
     searches: int = 9,
     constant: float | None = None,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the nearest success: min ||z - x||^2 + constant * unit * log(1 + exp(-margin(z) / unit)).
 

@@ -28,7 +28,7 @@ def pdgd(
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Minimize weight * ||d||_2 + softplus(-loss(x + d)), by gradient descent on this Lagrangian.
 

@@ -30,7 +30,7 @@ def pdpgd(
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Minimize weight * ||d|| + softplus(-loss(x + d)): gradient steps on the loss, proximal on the distance.
 

@@ -24,7 +24,7 @@ def pgd(
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by steepest ascent from a random start, projected.
 

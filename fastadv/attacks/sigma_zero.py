@@ -35,7 +35,7 @@ def sigma_zero(
     sigma: float = 1e-3,
     threshold: float = 0.3,
     threshold_rate: float = 0.01,
-    **common: Unpack[core.Common],
+    **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Return the success that changes the fewest coordinates, by descent on a smooth count of those changed.
 

@@ -14,6 +14,7 @@ from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.submission import Submission, global_optimality, read_best
 from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.transfer_matrix import TransferMatrix, transfer_matrix
 
 __all__ = [
     "Attack",
@@ -30,6 +31,7 @@ __all__ = [
     "Samples",
     "Submission",
     "Table",
+    "TransferMatrix",
     "accuracy_against_radius",
     "attackbench",
     "bootstrap",
@@ -46,4 +48,5 @@ __all__ = [
     "portfolio",
     "read_best",
     "save_external",
+    "transfer_matrix",
 ]

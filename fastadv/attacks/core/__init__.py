@@ -7,9 +7,10 @@ passes, marks what is not finite, lets samples leave, and proves each success on
 
 from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks.core.card import Attack, Departure
-from fastadv.attacks.core.common import Classifier, Common, takes_common
+from fastadv.attacks.core.common import Classifier, Common, GradientCommon, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.full_batches import side_by_side
+from fastadv.attacks.core.gradient_rule import Ask, GradientRule, rules_of
 from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.problem import (
@@ -30,10 +31,11 @@ from fastadv.attacks.core.variant import Variant
 from fastadv.attacks.core.waiting import may_leave, waits
 
 __all__ = [
-    "WRONG", "Attack", "AttackResult", "Classifier", "Climb", "Common", "ConfidentlyWrong", "Criterion",
-    "Departure", "GradientLook", "InnerAttack", "JacobianLook", "Look", "OutsideTopK", "Over", "Problem",
-    "Record", "Rows", "Rule", "ScoredLook", "Search", "Status", "StepSize", "Variant", "WrongBy",
-    "check_attack", "check_count", "check_finite_box", "check_finite_radius", "check_norm", "check_number",
-    "check_share", "check_step_size", "check_threat", "may_leave", "merge_result", "repeat", "run",
-    "run_inner", "side_by_side", "takes_common", "waits",
+    "WRONG", "Ask", "Attack", "AttackResult", "Classifier", "Climb", "Common", "ConfidentlyWrong",
+    "Criterion", "Departure", "GradientCommon", "GradientLook", "GradientRule", "InnerAttack", "JacobianLook",
+    "Look", "OutsideTopK", "Over", "Problem", "Record", "Rows", "Rule", "ScoredLook", "Search", "Status",
+    "StepSize", "Variant", "WrongBy", "check_attack", "check_count", "check_finite_box",
+    "check_finite_radius", "check_norm", "check_number", "check_share", "check_step_size", "check_threat",
+    "may_leave", "merge_result", "repeat", "rules_of", "run", "run_inner", "side_by_side", "takes_common",
+    "waits",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from textwrap import dedent, indent
 from typing import ParamSpec, TypedDict, TypeVar, overload
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.variant import check_variant
 from fastadv.engine import Frozen
@@ -41,7 +42,18 @@ class Common(TypedDict, total=False):
     ids: Tensor | None
 
 
-DEFAULTS = {"targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None}
+class GradientCommon(Common, total=False):
+    """The arguments that every attack takes whose steps follow the gradient of a loss.
+
+    gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`; the
+        first is next to the model. Verdicts and losses stay those of the points. Random draws are those of
+        the seed, 0 in an attack without one.
+    """
+
+    gradient: GradientRules
+
+
+DEFAULTS = {"targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "gradient": ()}
 # what these mean wherever an attack takes them and does not say otherwise
 OTHERS = """
 model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -82,7 +94,8 @@ def takes_common(
     finite: bool = False,
     **least: int,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return the attack with the arguments of `Common` in its signature, and all arguments in its help.
+    """Return the attack with the arguments of `Common` in its signature, or of `GradientCommon` where it is
+    annotated so, and all arguments in its help.
 
     norms: of the threats that it serves; () leaves the check to `run`. finite: whether their radius must be.
     least: the smallest value of arguments that are counts, by name. What is wrong raises InputError.
@@ -93,7 +106,7 @@ def takes_common(
     own = inspect.signature(function).parameters
     shared = [
         kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
-        for name, annotation in Common.__annotations__.items()
+        for name, annotation in _shared(own).__annotations__.items()
     ]
     whole = inspect.Signature(
         [*(parameter for parameter in own.values() if parameter.kind is not kinds.VAR_KEYWORD), *shared],
@@ -126,6 +139,12 @@ def takes_common(
     return attack
 
 
+def _shared(own: Mapping[str, inspect.Parameter]) -> type:
+    """Return the arguments that its `**common` stands for; an annotation may be text."""
+    kinds = [parameter for parameter in own.values() if parameter.kind is parameter.VAR_KEYWORD]
+    return GradientCommon if any("GradientCommon" in str(kind.annotation) for kind in kinds) else Common
+
+
 def _takes_none(parameter: inspect.Parameter) -> bool:
     # an annotation is text where the attack's module postpones them
     return parameter.default is None or "None" in str(parameter.annotation)
@@ -135,7 +154,8 @@ def _completed(others: str, text: str, names: list[str]) -> str:
     """Return the docstring of an attack with the meaning of all its arguments, and how every attack ends."""
     head, _, rest = text.partition("\n\nArgs:\n")
     own, _, tail = rest.partition("\n\n")
-    meaning = _entries(f"{inspect.getdoc(Common)}\n{others}") | _entries(dedent(own))
+    shared = [f"{inspect.getdoc(kind)}\n" for kind in (Common, GradientCommon)]
+    meaning = _entries("".join(shared) + others) | _entries(dedent(own))
     arguments = "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)
     parts = [head, f"Args:\n{indent(arguments, '    ')}", tail, ENDING]
     return "\n\n".join(part for part in parts if part)

@@ -29,6 +29,7 @@ def side_by_side(search: Search, count: int, runs: Runs) -> None:
         together = min(max(full // len(search.x), 1), count - first)
         numbers = list(range(first, first + together))
         if together == 1:
+            search.forget()  # as copies have nothing to remember
             runs(search, numbers)
         else:
             _together(search, numbers, runs)

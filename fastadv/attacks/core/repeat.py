@@ -45,6 +45,7 @@ def _alike(search: Search) -> bool:
         search.frozen.search.graphs is not None
         and search.frozen.ready_to_capture(search.x)
         and search.leaving is None
+        and not search.plan.gradient  # whose random draws a graph would repeat
         and isinstance(plan.loss, str)  # another may hold a value for each sample
         and type(problem.criterion) in CRITERIA
         and search.dtype == search.x.dtype

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Classifier, Common
+from fastadv.attacks.core.gradient_rule import GradientRules, rules_of
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
@@ -36,6 +37,7 @@ def run(
     restarts: int = 1,
     stop_early: bool = False,
     seed: int = 0,
+    gradient: GradientRules = (),
     **common: Unpack[Common],
 ) -> AttackResult:
     """Run `rule` on each sample that the model gets right, `restarts` times; prove each sample's best point.
@@ -44,7 +46,8 @@ def run(
 
     A budget attack keeps successes first, then the largest `loss`; with `stop_early` a sample leaves at its
     first success. An attack for the `minimum` keeps the success nearest to x. `loss` defaults to the margin
-    of the criterion. Restart r > 0 starts at random draw r.
+    of the criterion. Restart r > 0 starts at random draw r. `gradient` has the rules that make the gradients
+    of `search.gradient`; verdicts and losses stay those of the points.
 
     An attack for the minimum searches as if the radius were infinite, and the radius only decides which of
     the successes count: such a search has to go beyond the nearest boundary before it comes back. So a
@@ -62,8 +65,11 @@ def run(
         loss, within = given.margin if loss is None else loss, given.threat
         if minimum:
             given = replace(given, threat=within.with_radius(inf))
+        rules = rules_of(gradient)
+        for each in rules:
+            each.check(given.x, given.threat)
         trial = Trial(frozen, given)
-        plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed)
+        plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, rules)
         record = Record.start(trial.problem.x)
         _search(frozen, trial.problem, trial.todo, record, plan)
         logits = trial.verdict(record.x_adv)

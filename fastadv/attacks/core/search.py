@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from fastadv import losses, ops
+from fastadv import losses, ops, rng
 from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.gradient_rule import GradientRule, follow
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.ranking import graded, repeated, strongest
@@ -43,6 +44,7 @@ class Plan:
     minimum: successes rank by their distance to x; otherwise successes come first, then the larger `loss`.
     stop_early: a sample leaves at its first success.
     rule, rows: what is done, and what it remembers. restarts, seed: how often, and from which random points.
+    gradient: rules that make the gradient to follow; () for the plain one.
     """
 
     minimum: bool
@@ -52,6 +54,7 @@ class Plan:
     rows: Callable[[], Rows]
     restarts: int
     seed: int
+    gradient: tuple[GradientRule, ...] = ()
 
 
 class Search(Generic[R_co]):
@@ -89,6 +92,7 @@ class Search(Generic[R_co]):
         # rows of the record, and of the caller's batch
         self._record, self._index, self._given = record, index, index
         self._evaluations = 0
+        self.forget()
         # whether a point has competed for the best
         self._competed = False
 
@@ -123,6 +127,18 @@ class Search(Generic[R_co]):
     def seed(self) -> int:
         """The caller's seed; pass it through `rng.derive` with the attack's name and `restart`."""
         return self.plan.seed
+
+    def forget(self) -> None:
+        """Let gradient rules begin anew: they remember nothing, and draw the same numbers again."""
+        # what gradient rules remember: tensors [n, ...]
+        self.memory: dict[str, Tensor] = {}
+        self._draws = 0
+
+    def uniform(self, count: int) -> Tensor:
+        """Draw [n, count] in [0, 1) for a gradient rule; the next call draws others."""
+        self._draws += 1
+        seed = rng.derive(self.seed, "gradient rule", self.restart)
+        return rng.uniform(count, seed, self.ids, self._draws).to(self.x.dtype)
 
     def full(self, value: float) -> Tensor:
         """Return [n] of that value, in the dtype of distances and losses."""
@@ -168,15 +184,28 @@ class Search(Generic[R_co]):
 
         The gradient is right up to a positive factor for each sample where the loss is "ce". With
         `judge=False` the points are no candidates for the best. `narrow` leaves the gradient in bfloat16
-        where the search is, for a step of the threat.
+        where the search is, for a step of the threat. Where the plan has gradient rules they make it; loss
+        and logits are those at the points all the same.
         """
         points, seen = self._prepare(points, judge)
         loss = self.plan.loss if loss is None else loss
-        value, logits, gradient = self.frozen.input_gradient(self._cast(seen), self.y, loss, self.aims, True)
+        ask = follow if self.plan.gradient else Search.input_gradient
+        value, logits, gradient = ask(self, seen, loss)
         if not (narrow and may_be_narrow(gradient, self.x)):
             gradient = gradient.to(self.x.dtype)
         gradient = self._usable(gradient)
         return self._judge(GradientLook(points, seen, logits, logits, value, gradient), loss, judge)
+
+    def input_gradient(
+        self, points: Tensor, loss: losses.Loss, direction: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, logits and plain gradient at points of all samples, which are no candidates."""
+        return self.frozen.input_gradient(self._cast(points), self.y, loss, self.aims, direction)
+
+    def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
+        """Return loss and logits at points of all samples, which are no candidates."""
+        logits = self._logits(points)
+        return self._loss(logits, loss, self.aims), logits
 
     def jacobian(
         self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor], judge: bool = True
@@ -198,8 +227,8 @@ class Search(Generic[R_co]):
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
         """Return `decide` with a loss, which defaults to that of the plan."""
         points, seen = self._prepare(points, judge)
-        loss, logits = self.plan.loss if loss is None else loss, self._logits(seen)
-        value = self._loss(logits, loss, self.aims)
+        loss = self.plan.loss if loss is None else loss
+        value, logits = self.loss_at(seen, loss)
         return self._judge(ScoredLook(points, seen, logits, logits, value), loss, judge)
 
     def climb(self: "Search[Climb]", points: Tensor) -> None:
@@ -345,6 +374,7 @@ class Search(Generic[R_co]):
         self.problem, self.best = self.problem.take(kept), self.best.take(kept)
         self.aims = None if self.aims is None else self.aims[kept]
         self.rows.take(kept)
+        self.memory = {name: value[kept] for name, value in self.memory.items()}
         if self.leaving is not None:
             self.leaving = self.leaving[kept]
         return kept

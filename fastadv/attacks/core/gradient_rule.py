@@ -1,0 +1,82 @@
+"""Gradient rules: what an attack follows in place of the plain gradient."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from fastadv import losses
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+if TYPE_CHECKING:
+    from fastadv.attacks.core.search import Search
+
+# points [n, ...] -> the gradient of the loss there, each sample's own
+Ask = Callable[[Tensor], Tensor]
+
+
+class GradientRule:
+    """How the gradient that an attack follows is made of gradients of the model.
+
+    A subclass is a small frozen dataclass. The first rule of a list asks the model, each other one asks the
+    rule before it. It draws random numbers from `search.uniform`, and keeps what it remembers of each
+    sample in `search.memory`, whose rows follow the samples that stay.
+
+    linear: whether it asks once and is linear in the answer, so that a gradient will do that is right up to
+        a positive factor for each sample.
+    last: whether it stands at the end of the list, among others of this kind.
+    """
+
+    linear: ClassVar[bool] = False
+    last: ClassVar[bool] = False
+
+    def check(self, x: Tensor, threat: Threat) -> None:
+        """Raise InputError where the rule does not serve x [B, ...] or the threat of the search."""
+
+    def __call__(self, search: "Search[Any]", points: Tensor, ask: Ask) -> Tensor:
+        """Return the gradient to follow at points [n, ...], like these; `ask` gives that of any points."""
+        raise NotImplementedError
+
+
+GradientRules = GradientRule | Sequence[GradientRule]
+
+
+def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
+    """Return one rule or several as a tuple. Raises InputError where they are none, or in a wrong order."""
+    rules = tuple(gradient) if isinstance(gradient, Sequence) else (gradient,)
+    for place, rule in enumerate(rules):
+        if not isinstance(rule, GradientRule):
+            raise InputError(
+                "gradient: expected gradient rules, such as [fastadv.attacks.DiverseInput()], "
+                f"got {gradient!r}"
+            )
+        for before in rules[:place]:
+            if before.last and (not rule.last or type(before) is type(rule)):
+                held = type(before).__name__
+                raise InputError(f"gradient: expected {held} once and at the end, got {gradient!r}")
+    return rules
+
+
+def follow(search: "Search[Any]", seen: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss and logits at points `seen` [n, ...] themselves, and the gradient that the rules make.
+
+    Where no rule asks for the gradient at these very points they pass the model once more.
+    """
+    rules = search.plan.gradient
+    direction = all(rule.linear for rule in rules)
+    there: list[tuple[Tensor, Tensor]] = []
+
+    def ask(points: Tensor) -> Tensor:
+        value, logits, gradient = search.input_gradient(points, loss, direction)
+        if points is seen:
+            there.append((value, logits))
+        return gradient.to(points.dtype)
+
+    made: Ask = ask
+    for rule in rules:
+        made = partial(rule, search, ask=made)
+    gradient = made(seen)
+    value, logits = there[0] if there else search.loss_at(seen, loss)
+    return value, logits, gradient
