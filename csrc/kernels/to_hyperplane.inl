@@ -48,17 +48,19 @@ void to_hyperplane(T* out, const T* points, const T* normal, int64_t cols, doubl
   double *size = scratch.doubles, *room = size + cols;
   float* weight = scratch.floats;
   const bool falls = lack < 0;
-  bool usable = std::isfinite(lack);
+  const float sign = falls ? -1.0f : 1.0f;
+  float check = 0;
+#pragma omp simd reduction(+ : check)
   for (int64_t i = 0; i < cols; ++i) {
-    const float steep = load(normal[i]), point = load(points[i]);
-    usable &= std::isfinite(steep);
+    const float steep = sign * load(normal[i]), point = load(points[i]);
+    check += steep * 0.0f;  // NaN for one that is not finite
     weight[i] = std::fabs(steep);
     size[i] = weight[i];
-    const double way = steep == 0 ? 0.0 : (steep > 0) != falls ? box.hi - point : point - box.lo;
-    room[i] = way > 0 ? way : 0.0;
+    const double way = steep > 0 ? box.hi - point : point - box.lo;
+    room[i] = steep != 0 && way > 0 ? way : 0.0;
   }
   const double wanted = std::fabs(lack);
-  if (!usable) {
+  if (!std::isfinite(lack) || check != 0) {
     for (int64_t i = 0; i < cols; ++i) store(out + i, 0.0f);
     return;
   }
@@ -81,5 +83,10 @@ void to_hyperplane(T* out, const T* points, const T* normal, int64_t cols, doubl
   const bool is_linf = norm == Norm::linf;
   const double level = is_linf ? hyperplane_level<true>(size, room, cols, wanted)
                                : hyperplane_level<false>(size, room, cols, wanted);
-  for (int64_t i = 0; i < cols; ++i) write(i, std::min(is_linf ? level : size[i] * level, room[i]));
+#pragma omp simd
+  for (int64_t i = 0; i < cols; ++i) {
+    const double reach = is_linf ? level : size[i] * level, length = reach < room[i] ? reach : room[i];
+    const bool down = (load(normal[i]) < 0) != falls;
+    store(out + i, static_cast<float>(down ? -length : length));
+  }
 }
