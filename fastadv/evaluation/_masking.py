@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, choose, look
+from fastadv.attacks.methods.flags import blind
 from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
 from fastadv.engine import Frozen
 from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.table import Row
-from fastadv.ops._rows import PerRow
 from fastadv.threat import THREATS, Threat
 
 PART = "indicators"
-SLACK = 1e-6  # what rounding adds to a distance
-RAISED = ("zero_gradient", "square")  # warnings of AutoAttack that count whatever their share
+RAISED = ("zero_gradient", "square", "randomized")  # warnings that count whatever their share
 
 
 def indicators(
@@ -37,8 +37,8 @@ def indicators(
     evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
     threat = _main(evidence)
     if threat is not None:
-        evidence = [_within(threat, row, each) for row, each in zip(rows, evidence, strict=True)]
-        evidence = [each for each in evidence if each.threat is not None]
+        within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
+        evidence = [each for each in within if each is not None]
     passes = sum(row.forwards + row.backwards for row in rows)
     chosen = choose(evidence, correct, passes)
     known = {"looked_at": ids[chosen], "correct": correct}
@@ -57,16 +57,15 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
     whole = {
         name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack", "refuted")
     }
-    blind = torch.full_like(row.broken, not row.backwards)
-    if row.components is not None:
-        last = [name.split()[-1] == "square" for name in row.components.costs]
-        blind = torch.tensor([*last, False])[row.components.by]
+    unseeing = torch.full_like(row.broken, not row.backwards)
+    if row.components is not None and row.backwards:
+        unseeing = row.components.by_any_of(blind(row.components.costs))
     told = [part.told["threat"] for part in parts if "threat" in part.told]
     same = bool(told) and all(each == told[0] for each in told)
     norm, radius, *box = told[0] if same else ("", 0.0)
     return Evidence(
         broken=row.broken,
-        blind=row.broken & blind,
+        blind=row.broken & unseeing,
         unmoved=(whole["unmoved"] | whole["failed.attack"]) & bool(row.backwards),
         unfinished=torch.cat([part["unfinished"] for part in parts]),
         refuted=whole["refuted"],
@@ -90,23 +89,6 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
     return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
 
 
-def _within(threat: Threat, row: Row, each: Evidence) -> Evidence:
-    """Return what an attack says at a threat: what it broke within the radius; None for another norm."""
-    own = each.threat
-    if own is None or (own.norm, own.box) != (threat.norm, threat.box):
-        return replace(each, threat=None)
-    inside = row.distance <= _radius(threat.radius) * (1 + SLACK)
-    unfinished = (
-        each.unfinished if own.radius == threat.radius else torch.full_like(each.unfinished, torch.nan)
-    )
-    return replace(each, broken=each.broken & inside, blind=each.blind & inside, unfinished=unfinished)
-
-
-def _radius(radius: PerRow) -> float:
-    assert not isinstance(radius, Tensor)
-    return radius
-
-
 def _problem(frozen: Frozen, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
     if not len(places):
         return None
@@ -115,4 +97,5 @@ def _problem(frozen: Frozen, dataset: Dataset[Any], places: Tensor, threat: Thre
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:
-    return any(flag.startswith(f"{name}: ") for row in rows for flag in row.flags)
+    begins = (f"{name}: ", TWO_ANSWERS) if name == "randomized" else f"{name}: "
+    return any(flag.startswith(begins) for row in rows for flag in row.flags)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
 from fastadv.attacks.core.trial import TWO_ANSWERS
-from fastadv.attacks.methods.flags import SQUARE_FLAG, square_stands_out
+from fastadv.attacks.methods.flags import SQUARE_FLAG, blind, square_stands_out
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
@@ -219,9 +219,10 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
     """Return the flags of the batches; that of Square is about a share of all samples."""
     flags = _said([flag for flag in part.told.get("flags", ()) if flag != SQUARE_FLAG] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
-    if components is None or not square_stands_out(components.costs, samples):
+    if components is None:
         return flags
-    return *flags, SQUARE_FLAG
+    broken = int(components.by_any_of(blind(components.costs)).sum())
+    return (*flags, SQUARE_FLAG) if square_stands_out(broken, samples) else flags
 
 
 def _said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The samples behind the figures of an evaluation: their adversarial examples, and what made them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ class Components:
 
     by: Tensor = field(repr=False)
     costs: Mapping[str, Cost]
+
+    def by_any_of(self, names: Collection[str]) -> Tensor:
+        """Return bool [n], the samples that components of these names broke."""
+        return torch.tensor([*(name in names for name in self.costs), False])[self.by]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the costs, JSON-able."""

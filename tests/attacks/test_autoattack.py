@@ -25,10 +25,12 @@ from fastadv.attacks.auto.versions import NAMES, components
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.methods.flags import square_stands_out
+from fastadv.attacks.methods.flags import blind, square_stands_out
 from fastadv.attacks.methods.symptoms import Symptoms
+from fastadv.data import ImageSet
 from fastadv.engine import freeze
 from fastadv.errors import InputError
+from fastadv.evaluation import evaluate
 from fastadv.threat import THREATS, Linf
 
 from .contract.conftest import shortened
@@ -262,8 +264,8 @@ def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
     out, _, _ = run(kind(mlp(4)), threat("linf", 4))
     assert "zero_gradient" in names(out)
     if kind is Cut:
-        assert "square" in names(out)
-        assert set(out.by) <= {"", "square"}
+        assert "square" not in names(out)  # no attack by gradients left what it broke
+        assert set(out.by) == {"", "square"}
         assert {"apgd-ce: left out, because the model has no gradient"} <= set(out.notes)
     else:
         assert out.zero_gradient.all()
@@ -360,14 +362,32 @@ def test_quick_goes_on_where_its_last_attack_could_not_run() -> None:
 
 def test_square_stands_out_by_all_that_it_broke() -> None:
     """0.2 % of 700 samples are 1.4."""
+    assert not square_stands_out(1, 700)
+    assert square_stands_out(2, 700)
+    assert square_stands_out(1, 499)
+    assert not square_stands_out(0, 0)
 
-    def cost(broken: int) -> Cost:
-        return Cost(5, broken, 1, 0, 0.1)
 
-    assert not square_stands_out({"square": cost(1), "apgd-ce": cost(5)}, 700)
-    assert square_stands_out({"square": cost(1), "apgd-ce": cost(0), "standard square": cost(1)}, 700)
-    assert square_stands_out({"square": cost(1)}, 499)
-    assert not square_stands_out({}, 700)
+def test_square_is_blind_after_gradients_alone() -> None:
+    seeing, score = Cost(5, 1, 9, 9, 0.1), Cost(5, 1, 9, 0, 0.1)
+    names = {"square": score, "own": score, "apgd-ce": seeing, "standard square": score, "last": score}
+    assert blind(names) == {"standard square"}
+    assert blind({"square": score}) == blind({}) == set()
+
+
+@pytest.mark.parametrize("options", [{"individual": True}, {"version": ["square", "apgd-ce"]}])
+def test_square_is_no_flag_where_gradients_break_the_same(options: dict[str, Any]) -> None:
+    """It breaks many samples, though none that attacks by gradients leave."""
+    options = {"version": ["apgd-ce", "apgd-margin", "fab-t", "square"], **options}
+    model = mlp(5, dtype=torch.float32)
+    out, x, y = run(model, Linf(0.2), images(16, dtype=torch.float32), **options)
+    assert out.costs["square"].broken > 1
+    assert not [flag for flag in out.flags if flag.startswith("square")]
+    assert "square" not in out.indicators.flagged
+    attack = partial(autoattack, threat=Linf(0.2), **options)
+    table = evaluate(model, ImageSet(x, y, 5, "noise"), {"autoattack": attack}, batch_size=6)
+    assert not [flag for flag in table["autoattack"].flags if flag.startswith("square")]
+    assert "square" not in table.indicators.flagged
 
 
 NAMED = ["apgd-ce", "apgd-t", "fab-t", "square"]

@@ -109,6 +109,19 @@ def test_an_attack_that_does_not_say_its_threat() -> None:
     assert "no attack says its threat" in looked({"own": own}).verdict
 
 
+def test_two_answers_are_no_clean_verdict() -> None:
+    """Also where an attack saw them, and no probe: the answer depends on the place in the batch."""
+
+    class Together(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = NET(x)
+            return logits * torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0)[:, None]
+
+    for draws in (1, 3):
+        table = evaluate(Together(), SET, {"pgd": PGD}, draws=draws)
+        assert "randomized" in signs(table).flagged
+
+
 def test_masked_gradients_are_flagged() -> None:
     class Round(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

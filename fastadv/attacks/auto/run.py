@@ -12,7 +12,7 @@ from fastadv.attacks.apgd import apgd
 from fastadv.attacks.auto.component import Component
 from fastadv.attacks.auto.result import AutoAttackResult
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.methods.flags import FLAGS, Cost, square_stands_out
+from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.errors import InputError, NoGradientError
 
@@ -103,7 +103,8 @@ class Run:
         cost = (len(index), broken, out.forwards, out.backwards, time.perf_counter() - started)
         before = astuple(self.costs.get(component.name, Cost(0, 0, 0, 0, 0.0)))
         self.costs[component.name] = Cost(*(a + b for a, b in zip(before, cost, strict=True)))
-        if square_stands_out(self.costs, len(self.by)):
+        late = blind(self.costs)
+        if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None
 
     def _judged(self, out: core.AttackResult, index: Tensor) -> core.AttackResult:

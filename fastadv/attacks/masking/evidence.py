@@ -1,12 +1,15 @@
 """What the result of one attack says about masking, sample by sample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.methods.flags import blind
 from fastadv.threat import Threat
+
+SLACK = 1e-6  # what rounding adds to a distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +23,7 @@ class Evidence:
     refuted     bool; as in `AttackResult`.
     gradient    whether it took gradients.
     passes      forward and backward, all samples together.
-    threat      as in `AttackResult`; None, too, where samples have radii of their own.
+    threat      as in `AttackResult`.
     """
 
     broken: Tensor
@@ -31,6 +34,19 @@ class Evidence:
     gradient: bool
     passes: int
     threat: Threat | None
+
+    def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
+        """Return what it says at another radius, given the distances [N] it found; None for another norm.
+
+        `threat` is of radius [N] or one number. What was broken within it counts.
+        """
+        own, radius = self.threat, threat.radius
+        if own is None or (own.norm, own.box) != (threat.norm, threat.box):
+            return None
+        before, now = (torch.as_tensor(each).cpu() for each in (own.radius, radius))
+        inside = distance <= now * (1 + SLACK)
+        unfinished = self.unfinished.where(before == now, torch.nan)
+        return replace(self, broken=self.broken & inside, blind=self.blind & inside, unfinished=unfinished)
 
     @classmethod
     def of(cls, out: AttackResult) -> "Evidence":
@@ -46,16 +62,17 @@ class Evidence:
             refuted=nothing if out.refuted is None else out.refuted.cpu(),
             gradient=out.backwards > 0,
             passes=out.forwards + out.backwards,
-            threat=_one_radius(out),
+            threat=out.threat,
         )
 
 
 def _without_gradients(out: AttackResult) -> Tensor:
-    """Return bool [B], the samples that were attacked without gradients at last: by Square, of AutoAttack."""
-    by = getattr(out, "by", None)
-    if by is None:
+    """Return bool [B]: by no gradient, or, of AutoAttack, by Square after attacks by gradients."""
+    by, costs = getattr(out, "by", None), getattr(out, "costs", {})
+    if by is None or not out.backwards:
         return torch.full((len(out.status),), not out.backwards)
-    return torch.tensor([name.split()[-1:] == ["square"] for name in by], dtype=torch.bool)
+    late = blind(costs)
+    return torch.tensor([name in late for name in by], dtype=torch.bool)
 
 
 def _unfinished(out: AttackResult) -> Tensor:
@@ -63,9 +80,3 @@ def _unfinished(out: AttackResult) -> Tensor:
     if out.unfinished is None:
         return torch.full((len(out.status),), torch.nan)
     return out.unfinished.float().cpu()
-
-
-def _one_radius(out: AttackResult) -> Threat | None:
-    """Return the threat of a result, None where samples have their own radii."""
-    threat = out.threat
-    return None if threat is None or isinstance(threat.radius, Tensor) else threat

@@ -54,7 +54,9 @@ def indicators(
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: at whose radius the samples are probed; finite, a number or [B].
-        results: of attacks on exactly these samples, by name. None runs PGD with 40 steps.
+        results: of attacks on exactly these samples, by name. None runs PGD with 40 steps. What they broke
+            within this threat counts. Those in another norm or box, and those with targets, a criterion or a
+            mask, do not count.
         limit: samples probed at most, drawn by the seed among those that the model gets right.
         share: of the passes of the attacks that the probes may take at most; None for no bound.
         seed: of all random draws.
@@ -75,15 +77,26 @@ def indicators(
             except NoGradientError:
                 results = {}
             share = None
+        if not isinstance(results, Mapping):
+            raise InputError(
+                f"results: expected AttackResults by the names of attacks, got {type(results).__name__}; "
+                "pass {'pgd': result}"
+            )
         for name, out in results.items():
             if not isinstance(out, AttackResult) or len(out.status) != len(x):
                 raise InputError(
                     f"results[{name!r}]: expected an AttackResult of these {len(x)} samples, got another; "
                     "pass results of the attacks on x"
                 )
-        evidence = [Evidence.of(out) for out in results.values()]
+        found = [Evidence.of(out).within(problem.threat, out.distance.cpu()) for out in results.values()]
+        evidence = [each for each in found if each is not None]
+        if results and not evidence:
+            raise InputError(
+                f"results: expected one of an attack in {problem.threat.norm} and this box, for which any "
+                "wrong class is a success, got none; give the threat of the attacks, or leave results out"
+            )
         right = (frozen.verdict(problem.x).argmax(1) == problem.y).cpu() if len(x) else torch.zeros(0).bool()
-        passes = sum(each.passes for each in evidence)
+        passes = sum(out.forwards + out.backwards for out in results.values())
         chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
         return look(frozen, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
 
@@ -189,7 +202,7 @@ def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
     if problem is not None and not problem.plain:
         return "a success is not just any wrong class"
     if chosen < LEAST:
-        return "the attacks took too few passes"
+        return "the attacks took too few passes; give more samples or steps"
     return "no attack says its threat" if problem is None else ""
 
 

@@ -21,11 +21,13 @@ SIGNS = {
     "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",
-        "attack with another loss, or with a gradient in place of the one that is hidden",
+        "another loss, or name what hides it by masked_modules, and replace its gradient by bpda",
         0.05,
     ),
     "unstable": Sign(
-        "noise too small to see changes the loss", "average the gradient over passes: eot", 0.25
+        "noise too small to see changes the loss",
+        "a smoother gradient: bpda, or eot where passes differ",
+        0.25,
     ),
     "silent_success": Sign("a success on the way was lost", "report it: the proof of each result forbids it"),
     "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
@@ -58,7 +60,13 @@ class Cost:
     seconds: float
 
 
-def square_stands_out(costs: Mapping[str, Cost], samples: int) -> bool:
-    """Return whether Square broke so many that attacks by gradients had left that it is a flag."""
-    broken = sum(cost.broken for name, cost in costs.items() if name.split()[-1] == "square")
+def blind(costs: Mapping[str, Cost]) -> set[str]:
+    """Return the names of Square's runs that began after an attack by gradients, of components in order."""
+    names = list(costs)
+    first = next((place for place, cost in enumerate(costs.values()) if cost.backwards), len(names))
+    return {name for name in names[first:] if name.split()[-1] == "square"}
+
+
+def square_stands_out(broken: int, samples: int) -> bool:
+    """Return whether Square alone broke so many, which attacks by gradients had left, that it is a flag."""
     return broken > SQUARE_SHARE * samples

@@ -77,6 +77,30 @@ def test_what_gradients_left_and_others_broke() -> None:
     assert "square" not in told(evidence([0])).values
 
 
+def test_results_count_as_far_as_they_are_of_this_threat() -> None:
+    """An attack that breaks all in another ball says nothing of what holds in this one."""
+    model, x, y = case()
+    small, own = fa.Linf(0.01), pgd(model, x, y, fa.Linf(0.01), steps=40)
+    wide, other = pgd(model, x, y, fa.Linf(0.5), steps=20), pgd(model, x, y, fa.L2(9.0), steps=20)
+    assert wide.success.all()
+    assert other.success.all()
+    alone = indicators(model, x, y, small, results={"own": own}, share=None)
+    for more in ({"other": other}, {"wide": wide}):
+        together = indicators(model, x, y, small, results={"own": own, **more}, share=None)
+        assert (together.values, together.forwards) == (alone.values, alone.forwards)
+    each = fa.Linf(torch.full((40,), 0.01))
+    values = indicators(model, x, y, each, results={"own": own}, share=None).values
+    assert values == pytest.approx(alone.values)
+    found = Evidence.of(pgd(model, x, y, each, steps=40)).within(each, own.distance)
+    assert found is not None
+    assert torch.equal(found.unfinished.isnan(), Evidence.of(own).unfinished.isnan())
+    assert Evidence.of(wide).within(small, wide.distance).unfinished.isnan().all()
+    targeted = pgd(model, x, y, small, steps=2, targets=(y + 1) % 3)
+    for foreign in (other, targeted, pgd(model, x, y, fa.Linf(0.01, box=(0.0, 2.0)), steps=2)):
+        with pytest.raises(InputError, match="results: expected one of an attack in linf and this box"):
+            indicators(model, x, y, small, results={"foreign": foreign})
+
+
 def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
     for steps, last in ((1, 1), (10, 1), (20, 2), (95, 10), (300, 10)):
         record = Record.start(torch.zeros(2, 3))
@@ -284,6 +308,7 @@ def test_wrong_input_is_named() -> None:
     out = pgd(model, x, y, THREAT, steps=2)
     for options, text in (
         ({"results": {"a": out, "b": 3}}, r"results\['b'\]: expected an AttackResult of these 10"),
+        ({"results": [out]}, "results: expected AttackResults by the names of attacks, got list"),
         ({"limit": 0}, "limit"),
         ({"seed": -1}, "seed"),
         ({"threat": fa.Linf(inf)}, "radius: expected a finite one"),
