@@ -60,7 +60,8 @@ largest honest value of `unstable` is that of the deep net.
 half the pixels, attacks find something, and all indicators may stay below their limits: a standard net whose
 left half of the image is detached holds 77% instead of 41%, and shows no sign in 16 probed samples.
 `fa.attacks.masked_modules` ([Defenses that hide their gradients](masked.md)) sees such a cut: run it on a
-model that is not your own. Of a model under `bpda`, `unstable` may stay: it is about the loss, not the gradient.
+model that is not your own. Of a model under `bpda`, `unstable` may stay: it is about the loss, not about the
+gradient.
 
 """
 
