@@ -264,3 +264,8 @@ def test_bad_draws_and_seeds_are_named(bad):
     if bad != 0:
         with pytest.raises(InputError, match="seed: expected"):
             drawn(nets.Threshold(), 2, seed=bad)
+
+
+def test_a_sample_is_undecided_between_both_ends():
+    some = torch.ones(3, dtype=torch.bool)
+    assert Draws(20, torch.tensor([1, 10, 19]), some, some, some, some).undecided == 1

@@ -13,6 +13,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, _masking, evaluate
 from tests.attacks.nets import images, labels, mlp
+from tests.defenses import Quantize, RootAtZero
 from tests.evaluation.nets import timeless
 
 X = images(60, dtype=torch.float32)
@@ -130,3 +131,23 @@ def test_masked_gradients_are_flagged() -> None:
     table = evaluate(Round(), SET, {"pgd": PGD})
     assert "zero_gradient" in signs(table).flagged
     assert table.verdict.startswith("Do not trust: zero_gradient")
+
+
+def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
+    table = evaluate(torch.nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(PGD, steps=3)})
+    assert signs(table).samples == 0
+    assert signs(table).values["zero_gradient"] == 1
+
+
+def test_a_finite_radius_is_probed_however_short_its_attack() -> None:
+    attacks = {"long": partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=400), "pgd": PGD}
+    assert not signs(looked(attacks)).unseen
+
+
+def test_what_square_breaks_beside_gradients_is_counted() -> None:
+    masked = torch.nn.Sequential(Quantize(50), NET)
+    square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=60)
+    table = evaluate(masked, SET, {"pgd": partial(PGD, steps=2), "square": square})
+    alone = table["square"].broken & ~table["pgd"].broken
+    assert alone.any()
+    assert signs(table).values["square"] == pytest.approx(float(alone.sum() / table.correct.sum()))

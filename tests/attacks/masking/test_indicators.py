@@ -15,12 +15,15 @@ from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.masking import Evidence, choose, look, probes
+from fastadv.attacks.masking.indicators import _rise
+from fastadv.attacks.masking.observed import observed
 from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
 from tests.attacks.nets import images, labels, linear, mlp
+from tests.defenses import Detach, RootAtZero
 
 THREAT = fa.Linf(0.08)
 
@@ -319,3 +322,63 @@ def test_wrong_input_is_named() -> None:
             indicators(**{"model": model, "x": x, "y": y, "threat": THREAT, **options})
     with pytest.raises(InputError, match="these 5 samples"):
         indicators(model, x[:5], y[:5], THREAT, results={"a": out})
+
+
+class Edge(nn.Module):
+    """Class 1 where the first pixel is above one half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return torch.cat([0.5 - first, first - 0.5], 1)
+
+
+def pixel(value: float, threat: fa.Threat, count: int = 40) -> Any:
+    x = torch.full((count, 1, 2, 2), value)
+    return freeze(Edge()), problem(x, torch.zeros(count, dtype=torch.long), threat)
+
+
+def test_what_the_probes_find_at_an_edge() -> None:
+    for value, reached in ((0.35, True), (0.25, False)):
+        assert probes.broken_at_twice(*pixel(value, fa.Linf(0.1)), 0).tolist() == [reached] * 40
+    # a random point is beyond it with probability 1/4, one of ten with 0.94
+    assert probes.broken_by_noise(*pixel(0.45, fa.Linf(0.1)), 0).float().mean() > 0.8
+    assert not probes.broken_by_noise(*pixel(0.35, fa.Linf(0.1)), 0).any()
+    assert probes.broken_by_square(*pixel(0.45, fa.L0(1)), 0).any()
+    assert probes.broken_without_radius(*pixel(0.0, fa.Linf(0.01)), 0).all()
+
+
+def test_gradients_that_are_zero_or_not_finite_are_none() -> None:
+    model, x, y = case(10)
+    for layer, none in ((nn.Identity(), False), (Round(), True), (RootAtZero(), True), (Detach(), True)):
+        assert probes.without_gradient(freeze(nn.Sequential(layer, model)), x, y).tolist() == [none] * 10
+
+
+def test_what_an_attack_says_is_not_hidden_by_a_probe() -> None:
+    """A failed sample of an attack by gradients is unmoved, whatever the probes see."""
+    model, x, y = case()
+    out = pgd(model, x, y, fa.Linf(1e-6), steps=2)
+    failed = Evidence.of(replace(out, status=torch.full_like(out.status, Status.FAILED)))
+    assert failed.unmoved.all()
+    assert indicators(model, x, y, fa.Linf(1e-6), results={"pgd": out}).values["zero_gradient"] == 0
+    right, every = torch.ones(40, dtype=torch.bool), torch.arange(40)
+    found = look(freeze(model), problem(x, y, fa.Linf(1e-6)), every, [failed], right)
+    assert found.values["zero_gradient"] == 1
+
+
+def test_a_wider_ball_loses_more_than_chance() -> None:
+    broken = torch.ones(100, dtype=torch.bool)
+    for lost, expected in ((1, 0.0), (4, 0.0), (16, 0.08)):
+        assert float(_rise(broken, torch.arange(100) >= lost)) == pytest.approx(expected)
+    assert float(_rise(~broken, broken)) == 0
+
+
+def test_what_falls_at_twice_the_radius_falls_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        probes, "broken_without_radius", lambda _, left, seed: torch.zeros(len(left.x)).bool()
+    )
+    frozen, given = pixel(0.35, fa.Linf(0.1), 6)
+    seen = observed(frozen, given, torch.arange(6) < 2, 0, blind=False)
+    assert not seen["unconstrained"].any()
+    frozen, given = pixel(0.25, fa.Linf(0.1), 6)
+    seen = observed(frozen, given, torch.arange(6) < 2, 0, blind=False)
+    assert seen["unconstrained"].tolist() == [False, False, True, True, True, True]

@@ -224,3 +224,13 @@ def test_what_is_no_batch_is_refused(x: Any) -> None:
 def test_a_function_is_refused() -> None:
     with pytest.raises(InputError, match="got function; make the function a module"):
         masked_modules(lambda x: x, X)
+
+
+def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
+    class Logarithm(nn.Module):
+        """Minus infinity, with a gradient that is not finite."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x).log()
+
+    assert masked_modules(nn.Sequential(nn.Flatten(), Logarithm()), torch.rand(4, 1, 4, 4)) == ()
