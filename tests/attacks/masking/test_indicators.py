@@ -382,3 +382,24 @@ def test_what_falls_at_twice_the_radius_falls_without_one(monkeypatch: pytest.Mo
     frozen, given = pixel(0.25, fa.Linf(0.1), 6)
     seen = observed(frozen, given, torch.arange(6) < 2, 0, blind=False)
     assert seen["unconstrained"].tolist() == [False, False, True, True, True, True]
+
+
+class Dark(nn.Module):
+    """Dark images are of class 0, whatever a small change does to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1, keepdim=True) > 0.2
+        return torch.where(bright, self.net(x), torch.eye(3, dtype=x.dtype)[:1])
+
+
+def test_a_warning_of_autoattack_counts_for_few_samples_too() -> None:
+    x = images(24)
+    x[0] = 0
+    out = autoattack(Dark(), x, labels(Dark(), x), THREAT, version=["apgd-ce"])
+    assert out.indicators.values["zero_gradient"] == 1
+    assert out.indicators.flagged[:1] == ("zero_gradient",)
+    assert float(Evidence.of(out).unmoved.sum()) == 1
