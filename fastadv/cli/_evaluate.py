@@ -198,7 +198,8 @@ def evaluate(
     if results.external is not None and table.samples is not None:
         save_external(results.external, table.samples.x_adv)
     if benchmark.robustbench is not None:
-        write_entry(benchmark.robustbench, table, entered, images.data, network.model, said)
+        about = said, dataset.note
+        write_entry(benchmark.robustbench, table, entered, images.data, network.model, *about)
     doubt = table.indicators is not None and not table.indicators.clean
     with _ending(DOUBTFUL if results.strict and doubt else 0):
         yield result

@@ -24,7 +24,9 @@ from fastadv.runs.card import card
 from fastadv.runs.files import write_text
 
 NORMS = ("linf", "l2")
-TABLES = ", ".join([*(f"--data {data} --norm {norm}" for data, norm in RADII), *CORRUPTED])
+TABLES = ", ".join(
+    [*(f"--data {data} --norm {norm}" for data, norm in RADII), *(f"--data {data}" for data in CORRUPTED)]
+)
 
 
 class RobustBench(Panel, title="RobustBench"):
@@ -91,6 +93,8 @@ class RobustBench(Panel, title="RobustBench"):
         self._check_images(images)
         kept, none = vars(results), vars(type(results)())
         given = {name: value for name, value in kept.items() if value != none[name]}
+        if not given.pop("indicators", True):
+            given["no_indicators"] = True
         o.refuse_given(
             "has no effect on corruptions; leave it out.", attack=texts or None, **options.given, **given
         )
@@ -111,7 +115,8 @@ class RobustBench(Panel, title="RobustBench"):
         if processes.rank():
             return
         if self.robustbench is not None:
-            _write(self.robustbench, entry(clean, network.model, accuracy, found.mean, about=said))
+            about = _footnoted(said, dataset.note)
+            _write(self.robustbench, entry(clean, network.model, accuracy, found.mean, about=about))
         config = {**network.config, "suite": self.suite, "data": images.data}
         measured = found.to_dict()
         yield card("evaluation", config, clean_accuracy=accuracy, samples=images.samples, **measured)
@@ -119,6 +124,8 @@ class RobustBench(Panel, title="RobustBench"):
         cells += [[name, *map(percent, shares)] for name, shares in measured["corruptions"].items()]
         print_table(f"{network.model} on {images.data}: accuracy at each severity", cells)
         say(f"clean accuracy {percent(accuracy)}; over all corruptions {percent(found.mean)}")
+        if dataset.note:
+            say(dataset.note)
         say_where({"entry": self.robustbench})
 
 
@@ -153,6 +160,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
         o.refuse(f"--robustbench needs the test set: leave out --split {images.split}.")
+    if "ids=" in images.data:
+        o.refuse("--robustbench needs the images that RobustBench names: leave out ids.")
     _check_whole(images)
     return found[0]
 
@@ -164,18 +173,24 @@ def _check_whole(images: Images) -> None:
 
 
 def write_entry(
-    path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any]
-) -> None:
-    """Write the entry of the evaluation `table`; the footnote says which gradients were replaced."""
+    path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any],
+    note: str | None = None,
+) -> None:  # fmt: skip
+    """Write the entry of the evaluation `table`.
+
+    The footnote says which gradients were replaced, and the `note` of the data set.
+    """
     row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
     accuracies = table.clean_accuracy, row.robust_accuracy
-    if table.replaced:
-        about = {
-            **about,
-            "footnote": "; ".join(filter(None, (about.get("footnote"), in_words(table.replaced)))),
-        }
+    about = _footnoted(about, in_words(table.replaced) if table.replaced else None, note)
     dataset = data.partition(":")[0]
     _write(path, entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about))
+
+
+def _footnoted(about: Mapping[str, Any], *notes: str | None) -> dict[str, Any]:
+    """Return the fields with more in the footnote: what a reader must know of the accuracies."""
+    more = "; ".join(filter(None, (about.get("footnote"), *notes)))
+    return {**about, **({"footnote": more} if more else {})}
 
 
 def _write(path: Path, made: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastadv.data.cifar10 import CLASSES
 from fastadv.data.imageset import ImageSet, to_unit
 from fastadv.errors import CorruptFileError
-from fastadv.runs.files import atomic_write
+from fastadv.runs.files import atomic_write, load_torch
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 
@@ -40,12 +40,11 @@ def published(folder: Path) -> ImageSet:
 
 
 def _joined(path: Path) -> Tensor:
+    content = load_torch(path, "a torch file with a list of tensors", "get it again")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         return content if isinstance(content, Tensor) else torch.cat(list(content))
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).strip().partition("\n")[0][:200]
+    except (TypeError, RuntimeError) as error:  # other things, or tensors that do not fit together
         raise CorruptFileError(
-            f"{path}: expected a torch file with a list of tensors, got one that does not read ({reason}); "
-            "get it again"
+            f"{path}: expected a torch file with a list of tensors, got one with other things "
+            f"({error}); get it again"
         ) from error

@@ -18,7 +18,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.table import Table
-from fastadv.runs.files import atomic_write
+from fastadv.runs.files import atomic_write, load_torch
 from fastadv.threat import Threat
 
 
@@ -108,14 +108,7 @@ def _given(
 def _read(path: Path) -> Tensor:
     if not path.is_file():
         raise InputError(f"images: expected a torch file, got none at {path}; check its name")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise CorruptFileError(
-            f"{path}: expected a torch file with a tensor, got one that does not read ({reason}); "
-            "get it again"
-        ) from error
+    content = load_torch(path, "a torch file with a tensor", "get it again")
     if not isinstance(content, Tensor):
         raise CorruptFileError(
             f"{path}: expected a torch file with one tensor of images, got {type(content).__name__}; "

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.normalized import Normalized
-from fastadv.runs.files import load_tensors, save_tensors
+from fastadv.runs.files import load_tensors, load_torch, save_tensors
 
 # keys under which training scripts commonly nest a state dict
 _NESTS = ("state_dict", "model_state_dict", "model")
@@ -33,14 +32,9 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path, nest: str | None) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise CorruptFileError(
-            f"{path}: expected a safetensors file or a torch file of plain tensors, got one that does not "
-            f"read ({reason}); save model.state_dict() and give that"
-        ) from error
+    content = load_torch(
+        path, "a safetensors file or a torch file of plain tensors", "save model.state_dict() and give that"
+    )
     for key in (nest, *_NESTS):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -157,3 +158,16 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             "make it again"
         )
     return tensors, known
+
+
+def load_torch(path: str | os.PathLike[str], what: str, advice: str) -> Any:
+    """Read a torch file without running what it may hold; CorruptFileError, which expected `what`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        if isinstance(error, UnpicklingError):  # torch would advise to run what the file holds
+            reason = "it holds Python objects, which are not run, or is no torch file"
+        raise CorruptFileError(
+            f"{path}: expected {what}, got one that does not read ({reason}); {advice}"
+        ) from error

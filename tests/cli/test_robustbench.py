@@ -134,6 +134,11 @@ def test_what_cannot_be_an_entry_is_refused_before_the_work(refused, net, option
     assert not Path("entry.json").exists()
 
 
+def test_images_of_ones_own_list_are_no_test_set(refused):
+    line = "evaluate -m resnet18 --data imagenet:ids=mine.txt -a autoattack --radius 4/255"
+    refused(f"{line} --robustbench entry.json", "leave out ids")
+
+
 @pytest.mark.slow
 def test_a_constructed_set_is_no_test_set(fastadv, refused, net):
     assert fastadv(f"construct robust {net} -n 20 --steps 1 --out made").code == 0

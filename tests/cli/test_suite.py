@@ -60,6 +60,15 @@ def test_the_table_sets_the_budget(fastadv, budgets, images, norm, radius, eps):
 
 
 @pytest.mark.slow
+def test_what_is_to_know_of_the_images_is_in_the_footnote(fastadv, images):
+    images.note = "copies of images"
+    line = f"evaluate {NET} -d cifar10 --suite robustbench --robustbench e.json"
+    for more, footnote in (("", "copies of images"), (" --about footnote=mine", "mine; copies of images")):
+        assert fastadv(line + more).code == 0
+        assert json.loads(Path("e.json").read_text())["footnote"] == footnote
+
+
+@pytest.mark.slow
 def test_the_suite_on_corruptions(fastadv, images):
     folder = Path("data/CIFAR-10-C")
     folder.mkdir(parents=True)
@@ -67,6 +76,7 @@ def test_the_suite_on_corruptions(fastadv, images):
     for k, name in enumerate(CORRUPTIONS):
         pixels = np.random.default_rng(k).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
         np.save(folder / f"{name}.npy", pixels)
+    images.note = "copies of images"
     line = f"evaluate {NET} -d cifar10c --suite robustbench --data-dir data --robustbench e.json"
     done = fastadv(line)
     assert done.code == 0, done
@@ -77,6 +87,8 @@ def test_the_suite_on_corruptions(fastadv, images):
     assert (told["corruptions_acc"], told["eps"]) == (f"{100 * found.mean:.2f}", None)
     assert told["clean_acc"] == f"{100 * clean:.2f}"
     assert "elastic_transform" in done.out
+    assert told["footnote"] == "copies of images"
+    assert "\ncopies of images\n" in done.out
     card = json.loads(fastadv(f"{line.replace('--robustbench e.json', '-n 2')} --json").out)
     limited = fa.evaluation.corruptions(model, "cifar10c", "data", limit=2)
     assert card["measured"]["corruptions_accuracy"] == pytest.approx(limited.mean)
@@ -89,7 +101,8 @@ def test_the_suite_on_corruptions(fastadv, images):
         ("-d cifar10 --radius 0.1", "sets the budget: leave out --radius"),
         ("-d cifar10 --steps 5", "leave out --steps"),
         ("-d cifar100 --norm l2", "no table for cifar100 in l2; it has --data cifar10 --norm linf, "),
-        ("-d svhn", "no table for svhn in linf"),
+        ("-d svhn", "no table for svhn in linf; it has --data cifar10 --norm linf, "),
+        ("-d svhn", "--data imagenet --norm linf, --data cifar10c, --data cifar100c"),
         ("-d cifar10 --split train", "--split is set by --suite robustbench"),
         ("-d cifar10 --size 16", "--size is set by"),
         ("-d imagenet", "give --data imagenet:preprocessing=Res256Crop224"),
@@ -97,6 +110,7 @@ def test_the_suite_on_corruptions(fastadv, images):
         ("-d cifar10c -a pgd", "--attack has no effect on corruptions"),
         ("-d cifar10c --norm l2", "--norm has no effect on corruptions"),
         ("-d cifar10c --out a.safetensors", "--out has no effect on corruptions"),
+        ("-d cifar10c --no-indicators", "--no-indicators has no effect on corruptions"),
         ("-d cifar10c:severity=3", "takes all corruptions and severities: name --data cifar10c alone"),
         ("-d cifar10c -n 9 --robustbench e.json", "leave out --samples"),
         ("-d cifar10 --external adv.safetensors", "expected the name of a torch file"),

@@ -5,7 +5,7 @@ import os
 from torch import nn
 
 from fastadv.models.zoo.entries import Entry, find, robustbench_entries
-from fastadv.models.zoo.files import check_hash, locate
+from fastadv.models.zoo.files import check_hash, keep_hash, locate
 from fastadv.models.zoo.loading import load
 
 __all__ = ["Entry", "find", "robustbench", "robustbench_entries"]
@@ -34,5 +34,7 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
     """
     entry = find(name)
     path = locate(entry, weights)
-    check_hash(path)
-    return load(entry, path).eval()
+    found = check_hash(path)
+    model = load(entry, path).eval()
+    keep_hash(path, found)  # not before, or a damaged download would stay the file to compare with
+    return model

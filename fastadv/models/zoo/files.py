@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.zoo.entries import Entry
@@ -38,27 +39,43 @@ def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
     )
 
 
-def check_hash(path: Path) -> None:
-    """Compare a file with its SHA-256 at the first load, which is kept beside the cache.
+def check_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, compared with that of its first load if `keep_hash` kept one.
 
     CorruptFileError where the file has changed.
     """
-    record, key = weights_folder() / HASHES, str(path.resolve())
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    known: dict[str, str] = read_json(record) if record.is_file() else {}
-    first = known.get(key)
-    if first is None:
-        _keep(record, {**known, key: found})
-    elif first != found:
+    first = _known().get(str(path.resolve()))
+    if first not in (None, found):
         raise CorruptFileError(
             f"{path}: expected SHA-256 {first}, as at its first load, got {found}: the file is damaged or "
-            f"another; put the first one back, or, if this one is right, delete its line in {record}"
+            f"another; put the first one back, or, if this one is right, delete its line in {_record()}"
         )
+    return found
 
 
-def _keep(record: Path, hashes: dict[str, str]) -> None:
+def keep_hash(path: Path, found: str) -> None:
+    """Keep the SHA-256 of a file that was loaded in hashes.json of the cache."""
+    known, key = _known(), str(path.resolve())
+    if key in known:
+        return
     try:
-        write_json(record, hashes)
+        write_json(_record(), {**known, key: found})
     except OSError as error:
-        _log.warning("%s: the SHA-256 of weights could not be kept (%s)", record, error)
+        _log.warning("%s: the SHA-256 of weights could not be kept (%s)", _record(), error)
+
+
+def _record() -> Path:
+    return weights_folder() / HASHES
+
+
+def _known() -> dict[str, str]:
+    """Return the kept hashes by path."""
+    known: Any = read_json(_record()) if _record().is_file() else {}
+    if not isinstance(known, dict):
+        raise CorruptFileError(
+            f"{_record()}: expected the SHA-256 of each file by its path, got {type(known).__name__}; "
+            "delete the file"
+        )
+    return known

@@ -10,7 +10,7 @@ import torch
 from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.zoo import Entry, find, locate
-from fastadv.models.zoo.files import check_hash, weights_folder
+from fastadv.models.zoo.files import check_hash, keep_hash, weights_folder
 from tests.logged import Logged
 
 from .conftest import net_of, state_of
@@ -60,21 +60,26 @@ def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_pat
         assert f"its weights in {place}, got no such file" in str(caught.value)
 
 
+def compared(path: Path) -> None:
+    """What a load does about the hash."""
+    keep_hash(path, check_hash(path))
+
+
 def test_a_file_that_changes_is_refused_until_its_line_is_gone(tmp_path: Path, cache: Path) -> None:
     one, other = put(tmp_path / "one.pt"), put(tmp_path / "other.pt", "others")
     for _ in range(2):
-        check_hash(one)
-        check_hash(other)
+        compared(one)
+        compared(other)
     hashes = json.loads((cache / "hashes.json").read_text())
     assert set(hashes) == {str(one), str(other)}
     first, second = hashes[str(one)], hashes[str(other)]
     assert first == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"  # by coreutils
     put(one, "others")
     with pytest.raises(CorruptFileError, match=f"expected SHA-256 {first}.*got {second}.*hashes.json"):
-        check_hash(one)
-    check_hash(other)
+        compared(one)
+    compared(other)
     (cache / "hashes.json").write_text(json.dumps({str(other): second}))
-    check_hash(one)
+    compared(one)
     assert json.loads((cache / "hashes.json").read_text()) == {str(one): second, str(other): second}
 
 
@@ -84,9 +89,12 @@ def test_hashes_that_do_not_parse_are_an_error_and_those_that_cannot_be_kept_a_w
     path = put(tmp_path / "one.pt")
     put(cache / "hashes.json", "{")
     with pytest.raises(CorruptFileError, match=r"hashes\.json: expected JSON"):
-        check_hash(path)
+        compared(path)
+    put(cache / "hashes.json", "[]")
+    with pytest.raises(CorruptFileError, match=r"hashes\.json: expected the SHA-256 of each file"):
+        compared(path)
     monkeypatch.setenv("FASTADV_WEIGHTS", str(path))  # no folder
-    check_hash(path)
+    compared(path)
     assert "hashes.json: the SHA-256 of weights could not be kept" in logged.text
 
 
@@ -98,3 +106,15 @@ def test_the_hash_is_compared_before_anything_is_read(tmp_path: Path, small: Cal
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CorruptFileError, match="SHA-256"):
         models.robustbench(entry.path, path)
+
+
+def test_a_file_that_did_not_load_may_be_replaced(tmp_path: Path, small: Callable[[str], Entry]) -> None:
+    entry = small("Carmon2019Unlabeled")
+    path = tmp_path / "a.pt"
+    torch.save(state_of(entry, net_of(entry)), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorruptFileError, match="does not read"):
+        models.robustbench(entry.path, path)
+    path.write_bytes(whole)
+    models.robustbench(entry.path, path)
