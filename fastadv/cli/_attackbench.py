@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadv.attacks import Attack
+from fastadv.attacks.core.card import Attack
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack, registry
 from fastadv.cli._interrupt import interruptible
@@ -21,7 +21,9 @@ from fastadv.evaluation.text import number, percent
 from fastadv.runs.card import card
 from fastadv.threat import THREATS
 
-SEARCHES = 9  # where an attack leaves their number open, as in the code of Carlini and Wagner
+# each of their steps costs a pass for every class, and theirs by default are as many as help
+JACOBIANS = ("deepfool", "fab")
+SEARCHES = 9  # of attacks whose default depends on the norm
 
 
 def attackbench(
@@ -30,8 +32,8 @@ def attackbench(
     machine: Machine,
     out: Path = o.folder(..., "Write results/ and compiled/ here, as that project lays them out."),
     attack: str = o.option(
-        "fmn", f"{help_text('fmn:steps=1000')} Steps and queries follow from --passes unless named.",
-        "--attack", "-a",
+        "fmn", f"{help_text('fmn:steps=1000', minimal=True)} Steps and queries follow from --passes unless "
+        f"named; {' and '.join(JACOBIANS)} have their own.", "--attack", "-a",
     ),
     norm: str = o.option("l2", "Norm to minimize.", parser=o.parse_norm, metavar="|".join(THREATS)),
     best: Path | None = o.option(
@@ -94,32 +96,34 @@ def attackbench(
     say_where({"run": where})
 
 
-def _filling(attack: Attack, given: dict[str, str], passes: int) -> dict[str, int]:
-    """Return the counts that text leaves open, where those of the attack are unknown or for more passes."""
-    open_ = {key: parameter.default for key, parameter in attack.parameters.items() if key not in given}
-    found = {"searches": SEARCHES} if open_.get("searches", 1) is None else {}
-    searches = given.get("searches") or found.get("searches") or open_.get("searches", 1)
-    each = max(int(searches), 1) if str(searches).isdecimal() else 1
-    most = {"queries": passes} if "queries" in open_ else {"steps": max(passes // 2 // each, 1)}
-    fits = {key for key, default in open_.items() if isinstance(default, int) and default <= most.get(key, 0)}
-    return found | {key: count for key, count in most.items() if key in open_.keys() - fits}
-
-
 def _parse(text: str, norm: str, passes: int, seed: int) -> NamedAttack:
-    """Parse a minimum-norm attack; its steps or queries fill the passes where it would not keep to them."""
+    """Parse a minimum-norm attack, whose steps or queries fill the passes where it needs some."""
     name, _, tail = text.partition(":")
     known = registry().get(name)
     if known is not None:
-        parts = [part for part in tail.split(",") if part]
-        given = dict(part.partition("=")[::2] for part in parts)
-        parts += [f"{key}={count}" for key, count in _filling(known, given, passes).items()]
+        parts = [part for part in tail.split(",") if part] + _filling(known, tail, passes)
         text = f"{name}:{','.join(parts)}" if parts else name
+    why = (
+        f"attackbench takes attacks for the minimum norm, without a radius, got {text}; "
+        "minimum_radius:attack=apgd,steps=98 searches for the radius of one with a budget."
+    )
+    if known is not None and not known.minimal:
+        o.refuse(why)  # before it is asked for its radius
     named = parse_attack(text, AttackOptions(norm=norm), seed)
     if not named.minimal or named.radius != float("inf"):
-        o.refuse(
-            f"attackbench takes attacks for the minimum norm, without a radius, got {text}; "
-            "minimum_radius:attack=apgd,steps=98 searches for the radius of one with a budget."
-        )
+        o.refuse(why)
     if named.norm != norm or named.sources or named.config.get("eot", 1) != 1:
         o.refuse(f"attackbench takes one norm, no source and no eot, got {text}.")
     return named
+
+
+def _filling(attack: Attack, tail: str, passes: int) -> list[str]:
+    """Return the steps or queries that fill the passes, where `tail` names neither."""
+    given, takes = dict(part.partition("=")[::2] for part in tail.split(",")), attack.parameters
+    count = next((key for key in ("queries", "steps") if key in takes), None)
+    if not attack.minimal or attack.name in JACOBIANS or count is None or given.keys() & {"queries", "steps"}:
+        return []
+    if count == "queries":
+        return [f"queries={passes}"]
+    searches = given.get("searches") or takes["searches"].default or SEARCHES if "searches" in takes else 1
+    return [f"steps={max(passes // 2 // int(searches), 1)}"] if str(searches).isdecimal() else []

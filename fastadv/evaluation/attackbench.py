@@ -32,8 +32,10 @@ class Measured:
     norm       the one that it minimizes; distances are in every norm of `fastadv.threat.THREATS`, by name.
     hashes     SHA-512 of each image, float32 [C, H, W] in [0, 1]: its name in files of best distances.
     correct    bool [N]; the model classifies the clean image correctly.
-    success    bool [N]; the image that the attack returns is misclassified, or the clean one already.
-    distances  float64 [N], by norm: of the image returned; inf without success, 0 where it was wrong already.
+    success    bool [N]; the image that the attack returns is misclassified, one that it asked about, or the
+               clean one already.
+    distances  float64 [N], by norm: of the image returned, or else of the nearest misclassified one that it
+               asked about; inf without success, 0 where it was wrong already.
     best       the same of the nearest misclassified point among all that the attack asked the model about.
     forwards, backwards   int64 [N], passes of each sample; at most `passes` together.
     seconds    of each batch, the counting included.

@@ -60,7 +60,7 @@ def local_optimality(distances: ArrayLike, best: ArrayLike) -> float:
 
     The formula is that of `optimality`, but the areas are those of its code: under straight lines between the
     steps, from the smallest distance on. The best distances may be of other runs; an attack that comes nearer
-    than they do can exceed 1.
+    than they do can exceed 1; so can one whose smallest distance is larger, where no sample is wrong already.
 
     Args:
         distances, best: [N], on the same samples; 0 where the model is wrong already, inf where the attack,

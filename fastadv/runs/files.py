@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -166,7 +165,7 @@ def load_torch(path: str | os.PathLike[str], what: str, advice: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        if isinstance(error, UnpicklingError):  # torch would advise to run what the file holds
+        if type(error).__name__ == "UnpicklingError":  # torch would advise to run what the file holds
             reason = "it holds Python objects, which are not run, or is no torch file"
         raise CorruptFileError(
             f"{path}: expected {what}, got one that does not read ({reason}); {advice}"

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fastadv.cli._attackbench import _parse
+from fastadv.cli._attacks import AttackOptions, parse_attack
+
 LINE = "-n 20 --passes 40 --batch-size 10 --out ab --name standard"
 
 
@@ -33,11 +36,16 @@ def test_a_submission_from_the_command_line(fastadv, net):
     ("options", "says"),
     [
         ("-a pgd:radius=0.1", "takes attacks for the minimum norm"),
+        (
+            "-a pgd",
+            "takes attacks for the minimum norm, without a radius, got pgd; minimum_radius:attack=apgd",
+        ),
         ("-a fmn:radius=0.1", "without a radius"),
         ("-a ddn --norm linf", "ddn works in l2, not in 'linf'"),
         ("-a fmn:norm=linf", "takes one norm, no source and no eot"),
         ("-a fmn:eot=2", "no source and no eot"),
         ("-a fmm", "no attack 'fmm'"),
+        ("-a cw:searches=many", "searches"),
         ("-a minimum_radius", "minimum_radius needs attack"),
         ("-a fmn --passes 2", "should be greater than or equal to 3"),
     ],
@@ -45,6 +53,32 @@ def test_a_submission_from_the_command_line(fastadv, net):
 def test_what_the_protocol_does_not_have_is_refused(refused, net, options, says):
     refused(f"attackbench {net} --out ab {options}", says)
     assert not Path("ab").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "norm", "filled"),
+    [
+        ("ddn", "l2", "ddn:steps=1000"),
+        ("pdgd:variant=published", "l2", "pdgd:variant=published,steps=1000"),
+        ("ddn:steps=7", "l2", "ddn:steps=7"),
+        ("cw", "l2", "cw:steps=111"),
+        ("cw", "linf", "cw:steps=111"),
+        ("cw:searches=4", "l2", "cw:searches=4,steps=250"),
+        ("boundary", "l2", "boundary:queries=2000"),
+        ("hopskipjump:steps=3", "l2", "hopskipjump:steps=3"),
+        ("fab", "l2", "fab"),
+        ("gaussian_noise", "l2", "gaussian_noise"),
+    ],
+)
+def test_steps_or_queries_fill_the_passes(text, norm, filled):
+    named, plain = _parse(text, norm, 2000, 0), parse_attack(filled, AttackOptions(norm=norm), 0)
+    assert named.config == plain.config
+
+
+def test_the_help_names_the_attacks_that_it_takes(fastadv):
+    listed = fastadv("attackbench --help").out.split("--attack")[1].split("--norm")[0]
+    assert "fmn" in listed
+    assert not {"pgd", "square", "autoattack"} & {*listed.replace(",", " ").replace("│", " ").split()}
 
 
 @pytest.mark.slow

@@ -54,6 +54,8 @@ def test_the_formula_by_hand():
     assert local_optimality([0, inf, inf, inf], [0, 1, 2, 4]) == pytest.approx(1 - (3 / 2 - 5 / 4) * 4 / 7)
     # nearer than what is stored
     assert local_optimality([0, 0.5, 1, 4], [0, 1, 2, 4]) > 1
+    # no sample is wrong already, and what lies below the smallest distance is left out: areas 3/4 and 1/2
+    assert local_optimality([2, 4], [1, 4]) == pytest.approx(1 - (1 / 2 - 3 / 4) / (4 - 3 / 4))
     # a sample that nobody breaks counts as the farthest that is broken
     assert local_optimality([0, 2, 2, inf], [0, 1, 2, inf]) == local_optimality([0, 2, 2, 2], [0, 1, 2, 2])
     assert math.isnan(local_optimality([0, 0], [0, 0]))
