@@ -69,7 +69,7 @@ def external(
     threat = threat.with_radius(radius + check_number("slack", slack, 0))
     x_adv = images if isinstance(images, Tensor) else _read(Path(images))
     frozen = freeze(model)
-    size = sample_count(dataset, len(x_adv) or None)
+    size = sample_count(dataset, (x_adv.ndim and len(x_adv)) or None)
     x, _, _ = next(batches(dataset, 1, order=[0], workers=0))
     if x_adv.shape != (size, *x.shape[1:]) or not x_adv.is_floating_point():
         raise InputError(

@@ -64,6 +64,7 @@ def test_the_first_samples_alone():
     [
         (MOVED.flatten(1), r"images: expected floating \[6, 1, 1, 1\], one for each .*shape \[6, 1\]"),
         (torch.cat([MOVED, MOVED]), "12"),
+        (MOVED.sum(), r"shape \[\]"),
         (MOVED[:0], r"shape \[0, 1, 1, 1\]"),
         ((MOVED * 255).to(torch.uint8), "got torch.uint8"),
     ],

@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.data.cifar_c import CORRUPTIONS
 from fastadv.errors import InputError
 from fastadv.evaluation import corruptions
-from fastadv.evaluation.robustbench import entry
+from fastadv.evaluation.robustbench import RADII, entry
 
 
 class Darkness(nn.Module):
@@ -70,3 +70,8 @@ def test_entries_are_as_robustbench_writes_them():
     assert (attacked["eps"], attacked["autoattack_acc"], attacked["unreliable"]) == ("4/255", "25.32", True)
     with pytest.raises(InputError, match=r"expected fields among link, .*, got eps"):
         entry("cifar10", "net", 1, 1, about={"eps": "1"})
+
+
+def test_the_radii_are_those_of_the_leaderboards():
+    linf = {"cifar10": 8 / 255, "cifar100": 8 / 255, "imagenet": 4 / 255}
+    assert {(data, "linf"): radius for data, radius in linf.items()} | {("cifar10", "l2"): 0.5} == RADII
