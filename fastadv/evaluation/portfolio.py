@@ -130,7 +130,8 @@ def _runs(result: Result) -> Iterator[_Run]:
     elif isinstance(result, AutoAttackResult) and result.broken:
         correct = (result.status != int(Status.ALREADY_WRONG)).cpu()
         for name, broken in result.broken.items():
-            yield _Run(name, correct, broken.cpu(), result.costs[name].seconds)
+            cost = result.costs.get(name)  # none where no sample was right
+            yield _Run(name, correct, broken.cpu(), cost.seconds if cost else 0.0)
     else:
         raise InputError(
             "results: expected tables, rows, paths or individual results of autoattack, "

@@ -13,7 +13,6 @@ from fastadv.attacks import (
     AttackResult,
     AutoAttackResult,
     Component,
-    Cost,
     OutsideTopK,
     Status,
     apgd,
@@ -25,7 +24,7 @@ from fastadv.attacks.auto.versions import NAMES, components
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.methods.flags import blind, square_stands_out
+from fastadv.attacks.methods.flags import Cost, blind, square_stands_out
 from fastadv.attacks.methods.symptoms import Symptoms
 from fastadv.data import ImageSet
 from fastadv.engine import freeze

@@ -86,6 +86,8 @@ class Run:
         """
         index = self.left if index is None else index
         if not len(index):
+            if self.individual:
+                self.broken[component.name] = torch.zeros_like(self.flat)
             return
         problem = self.trial.problem.take(index)
         if self.on_progress is not None:
@@ -116,6 +118,9 @@ class Run:
                 f"got {tuple(out.x_adv.shape)}"
             )
         points = out.x_adv.to(problem.x)
+        if problem.mask is not None:
+            moved = ((points != problem.x) & ~problem.mask).flatten(1).any(1)
+            points = torch.where(moved.view(-1, *[1] * (points.ndim - 1)), problem.x, points)
         met = problem.met(self.trial.frozen.verdict(points)) & problem.threat.contains(points, problem.x)
         return replace(out, x_adv=points, success=met, forwards=out.forwards + len(index))
 

@@ -34,7 +34,9 @@ def nearest_classes(search: Search) -> Tensor:
             return norm(given.nan_to_num(0.0, 0.0, 0.0), order)
 
         ahead = one_hot(candidates[part], classes) - one_hot(y[part], classes).unsqueeze(1)
-        x = search.x[part].to(search.dtype)
+        x = search.x[part]
+        # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
+        x = x if search.frozen.dtype else x.to(search.dtype)
         return search.frozen.jacobian(x, lambda logits: ahead.to(logits), size)[1]
 
     rows = max(1, CHUNK // candidates[:1].numel() // classes)

@@ -48,6 +48,18 @@ def test_the_order_is_that_of_the_distances(norm: str, classes: int, monkeypatch
         assert found[row].tolist() == others[distance.argsort()].tolist()
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e6])
+def test_gradients_are_not_rounded_to_the_format_of_x(scale: float) -> None:
+    """In float16 their norms would be zero or infinite."""
+    net, x = linear(6), images(8, dtype=torch.float16)
+    y = labels(net, x.float())
+    expected = order_found(net, x.float(), y, "l2")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(scale)
+    assert torch.equal(order_found(net, x, y, "l2"), expected)
+
+
 def test_a_class_without_a_gradient_comes_last_and_one_without_a_gap_first() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""Lists of components of AutoAttack: what is told of each, and what components of one's own may do."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import AttackResult, Component, autoattack, pgd
+from fastadv.evaluation import portfolio
+
+from .nets import images, labels, linear, mlp, threat
+
+PARTS = {"apgd-ce": ("apgd", {"steps": 20}), "square": ("square", {"queries": 200})}
+
+
+@pytest.mark.parametrize(
+    ("names", "individual"), [("apgd-ce square", True), ("square apgd-ce", False), ("square", True)]
+)
+def test_square_stands_out_only_by_what_others_left(names: str, individual: bool) -> None:
+    """On a linear model it breaks nothing that attacks by gradients do not break."""
+    model, x = linear(), images(24, dtype=torch.float32)
+    y = labels(model, x)
+    parts = [Component(name, *PARTS[name]) for name in names.split()]
+    out = autoattack(model, x, y, threat("linf", 2), version=parts, individual=individual)
+    assert out.costs["square"].broken
+    assert not any("Square" in flag for flag in out.flags)
+
+
+def test_a_component_of_ones_own_keeps_to_the_mask() -> None:
+    def careless(*args: Any, mask: Tensor, **options: Any) -> AttackResult:
+        return pgd(*args, steps=10, **options)
+
+    model, x = mlp(5), images(8)
+    y, mask, inside = labels(model, x), torch.arange(4) == 3, threat("linf", 3)
+    assert pgd(model, x, y, inside, steps=10).success.any()
+    out = autoattack(model, x, y, inside, version=[Component("careless", careless)], mask=mask)
+    assert not out.success.any()
+    assert torch.equal(out.x_adv, x)
+
+
+def test_individual_components_are_all_told_where_no_sample_is_right() -> None:
+    model, x = mlp(5), images(3)
+    parts = [Component(name, *part) for name, part in PARTS.items()]
+    out = autoattack(model, x, (labels(model, x) + 1) % 5, threat("linf"), version=parts, individual=True)
+    assert {name: broken.tolist() for name, broken in out.broken.items()} == dict.fromkeys(PARTS, [False] * 3)
+    assert out.costs == {}
+    assert portfolio(out).superfluous == tuple(PARTS)
