@@ -20,7 +20,7 @@ from fastadv.threat import Threat
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 TILES = 5  # on a side of the first point in L2
 TINY = 1e-12
-AHEAD = 32  # queries whose random words are drawn together
+AHEAD, WORDS = 32, 1024  # queries whose random words are drawn together, with so many words of an image
 
 Window = tuple[int, int]
 
@@ -108,11 +108,12 @@ class _Draw:
 
     def words(self, count: int, query: int) -> Tensor:
         """Return int64 [n, count] in [0, 2^32), drawn for several queries at once."""
-        ids, first = self.search.ids, query - query % AHEAD
+        ids, ahead = self.search.ids, min(AHEAD, max(WORDS // count, 1))
+        first = query - query % ahead
         asked = count, first, len(ids)
         if asked != self._asked:  # samples that leave take their rows along
             self._asked = asked
-            self._words = rng.bits(count, self.seed, ids, first, AHEAD).view(AHEAD, len(ids), count)
+            self._words = rng.bits(count, self.seed, ids, first, ahead).view(ahead, len(ids), count)
         return self._words[query - first]
 
     def window(self, pixels: float, least: int = 1, odd: bool = False) -> Window:

@@ -236,3 +236,22 @@ def test_bumps_shrink_in_squares_of_odd_sides(monkeypatch: pytest.MonkeyPatch) -
     square(model, images(2, (1, 20, 20)), torch.zeros(2).long(), L2(1.0), queries=70, share=0.5)
     # 200 pixels, 100 after 10 queries, 50 after 50: roots 14, 10 and 7, made odd
     assert sides == [15] * 11 + [11] * 40 + [7] * 18
+
+
+def test_words_drawn_ahead_are_those_of_each_query_and_not_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that are one long row need a word for each pixel at first."""
+    drawn: list[int] = []
+    bits = rng.bits
+
+    def watched(*args: Any) -> Tensor:
+        drawn.append(bits(*args).numel())
+        return bits(*args)
+
+    monkeypatch.setattr(rng, "bits", watched)
+    model, _ = firm()
+    x = images(2, (700,))
+    ahead = square(model, x, torch.zeros(2).long(), Linf(0.1), queries=70)
+    assert max(drawn) <= 2 * 1024
+    assert len(drawn) == 4
+    monkeypatch.setattr(sys.modules[square.__module__], "AHEAD", 1)
+    assert torch.equal(square(model, x, torch.zeros(2).long(), Linf(0.1), queries=70).x_adv, ahead.x_adv)

@@ -269,3 +269,21 @@ def test_an_ascent_may_start_anywhere() -> None:
     backwards = apgd(model, x.flip(0), y.flip(0), Linf(0.01), steps=4, starts=starts.flip(0))
     forwards = apgd(model, x, y, Linf(0.01), steps=4, starts=starts, ids=torch.arange(5).flip(0))
     torch.testing.assert_close(backwards.x_adv.flip(0), forwards.x_adv)
+
+
+@pytest.mark.slow
+def test_a_source_without_finite_logits_finds_nothing(few_steps: None) -> None:
+    """It does so for those that are left alone; what came before stays."""
+    model, inside = mlp(4), threat("linf")
+    alone, x, _ = run(model, inside)
+    held = x[~alone.success].flatten(1)
+
+    class Partial(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            near = torch.cdist(x.flatten(1), held).amin(1) < 0.5
+            return torch.where(near[:, None], torch.nan, model(x))
+
+    out, _, _ = run(model, inside, source=Partial())
+    assert len(held)
+    assert out.costs["transfer"].broken == 0
+    assert torch.equal(out.success, alone.success)

@@ -129,8 +129,17 @@ def _weakest(run: Run) -> Tensor:
 def elsewhere(
     model: Frozen, x: Tensor, y: Tensor, threat: Threat, *, other: Frozen, seed: int, **options: Any
 ) -> core.AttackResult:
-    """Run APGD on another model than the one that judges; its passes are counted as the model's."""
-    out = ATTACKS["apgd"](other, x, y, threat=threat, seed=seed, **options)
+    """Run APGD on another model than the one that judges; its passes are counted as the model's.
+
+    Where the other has finite logits for none of the samples, it finds nothing.
+    """
+    try:
+        out = ATTACKS["apgd"](other, x, y, threat=threat, seed=seed, **options)
+    except InputError:
+        if bool(other.verdict(x).isfinite().all(1).any()):
+            raise
+        common: Any = {name: options[name] for name in core.Common.__annotations__ if name in options}
+        return core.run(model, x, y, threat, lambda search: None, seed=seed, **common)
     model.forwards += out.forwards
     model.backwards += out.backwards
     return out
