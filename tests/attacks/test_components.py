@@ -46,3 +46,14 @@ def test_individual_components_are_all_told_where_no_sample_is_right() -> None:
     assert {name: broken.tolist() for name, broken in out.broken.items()} == dict.fromkeys(PARTS, [False] * 3)
     assert out.costs == {}
     assert portfolio(out).superfluous == tuple(PARTS)
+
+
+def test_the_strongest_point_of_the_first_stands_for_samples_that_hold() -> None:
+    model, x, inside = mlp(5), images(8), threat("linf", 1e-3)
+    y = labels(model, x)
+    parts = [Component("first", "apgd", {"steps": 5, "seed": 3}), Component("last", *PARTS["square"])]
+    out = autoattack(model, x, y, inside, version=parts)
+    assert not out.success.any()
+    first = autoattack(model, x, y, inside, version=parts[:1])
+    assert torch.equal(out.x_adv, first.x_adv)
+    assert (out.x_adv != x).flatten(1).any(1).all()
