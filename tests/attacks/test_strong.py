@@ -287,3 +287,11 @@ def test_a_source_without_finite_logits_finds_nothing(few_steps: None) -> None:
     assert len(held)
     assert out.costs["transfer"].broken == 0
     assert torch.equal(out.success, alone.success)
+
+
+@pytest.mark.slow
+def test_what_the_caller_gives_takes_nothing_from_the_look_of_the_others(few_steps: None) -> None:
+    more, _, _ = run(mlp(3), Linf(1e-6), size=60, source=[mlp(3, seed=seed) for seed in (7, 8, 9, 10)])
+    alone, _, _ = run(mlp(3), Linf(1e-6), size=60)
+    for name in STAGES:
+        assert abs(more.costs[name].samples - alone.costs[name].samples) <= 1
