@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -31,9 +32,11 @@ class Lens(TorchFunctionMode):
     used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
     """
 
-    def __init__(self, ways: Ways, reads: Promises | Watch | None) -> None:
+    def __init__(self, ways: Ways, reads: Promises | Watch | None, declined: set[Any] | None = None) -> None:
+        """Take what is rewritten, and the kinds of calls that all ways have `declined` so far."""
         super().__init__()
         self._ways, self._reads = ways, reads
+        self._declined = set() if declined is None else declined
         self.used: list[tuple[int, str]] = []
         self._calls = 0
 
@@ -61,11 +64,15 @@ class Lens(TorchFunctionMode):
         return reads.made(func, args, pair, made)
 
     def _made(self, func: Any, ways: tuple[tuple[str, Way], ...], args: Any, kwargs: Any) -> Any:
-        for name, way in ways:
-            made = way(*args, **kwargs)
-            if made is not NotImplemented:
-                self.used.append((self._calls, name))
-                return made
+        known = _kind(func, args, kwargs) if len(ways) > 1 else None
+        if known not in self._declined:
+            for name, way in ways:
+                made = way(*args, **kwargs)
+                if made is not NotImplemented:
+                    self.used.append((self._calls, name))
+                    return made
+            if known is not None:
+                self._declined.add(known)
         return func(*args, **kwargs)
 
     def finish(self, logits: object, replays: bool = False) -> None:
@@ -88,6 +95,17 @@ def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
             return backward(ctx, saved, *gradients)
 
     return run
+
+
+def _kind(func: Any, args: Any, kwargs: Any) -> Any:
+    """Return what ways decide by, of a call with a tensor and a weight; None of others.
+
+    An id may be another tensor's later: then the call is not rewritten, which is as right.
+    """
+    if kwargs or len(args) < 2 or not isinstance(args[1], nn.Parameter):
+        return None
+    x, follows = args[0], torch.is_grad_enabled() and args[0].requires_grad
+    return func, id(args[1]), x.dtype, x.shape, x.stride(), follows, torch.is_autocast_enabled("cpu")
 
 
 def _is_metadata(func: Any) -> bool:

@@ -92,6 +92,7 @@ class Rewriting:
                 ways.setdefault(function, []).append((rewrite.name, way))
         self.ways = {function: tuple(found) for function, found in ways.items()}
         self.names = [rewrite.name for rewrite in self._made]
+        self._declined: set[Any] = set()
         self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
@@ -108,7 +109,8 @@ class Rewriting:
 
     def lens(self, watch: Watch | None = None) -> Lens:
         """Return what one pass is seen through; one that is watched is not folded."""
-        return Lens(self.ways, watch or (Promises(self.folds) if self.folds is not None else None))
+        reads = watch or (Promises(self.folds) if self.folds is not None else None)
+        return Lens(self.ways, reads, self._declined)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         """Return the notes of the rewrites named."""

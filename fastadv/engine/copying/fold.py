@@ -45,12 +45,14 @@ class Norm(NamedTuple):
     @classmethod
     def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
         """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
-        given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
-        mean, var, weight, bias = (given.get(name) for name in ARGUMENTS[1:5])
-        if given["training"] or mean is None or var is None:
+        if named or len(args) != len(ARGUMENTS):  # torch's own layers give all by position
+            given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
+            args = tuple(given.get(name) for name in ARGUMENTS)
+        _, mean, var, weight, bias, training, _, eps = args
+        if training or mean is None or var is None:
             return None
         learns = any(part is not None and part.requires_grad for part in (mean, var, weight, bias))
-        return None if learns else cls(mean, var, weight, bias, given["eps"])
+        return None if learns else cls(mean, var, weight, bias, eps)
 
     def same(self, other: "Norm | None") -> bool:
         """Return whether both are the same layer."""
@@ -64,9 +66,10 @@ class Pair:
         self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
         self._made, self._known = self._fold(), self._versions()
 
-    def _versions(self) -> tuple[tuple[int, int], ...]:
+    def _versions(self) -> list[tuple[int, int]]:
         """Return what changes where a tensor of the two is written to, but by `tensor.data.mul_`."""
-        return tuple(_version(tensor) for tensor in (self.weight, self.bias, *self.norm[:4]))
+        parts = (self.weight, self.bias, *self.norm[:4])
+        return [(version(part), part.data_ptr()) for part in parts if part is not None]
 
     def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
         """Weight and bias of both, rounded once."""
@@ -280,10 +283,6 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, dict):
         for each in value.values():
             yield from _tensors(each)
-
-
-def _version(tensor: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if tensor is None else (version(tensor), tensor.data_ptr())
 
 
 def estimates_gradients(module: nn.Module) -> bool:
