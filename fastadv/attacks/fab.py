@@ -11,10 +11,9 @@ from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import Rivals, largest_others, nearest_boundary
+from fastadv.attacks.methods.warm_start import RESTART
 from fastadv.threat import Threat
 
-# within how many widths of the box random restarts begin, where no success is nearer
-RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 # points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the
 # place where the margin should vanish, as a share of what is left
 FINAL, BEYOND = 3, 0.1

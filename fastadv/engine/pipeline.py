@@ -134,9 +134,7 @@ class Pipeline:
         """Return how many rows pass together: as many as is fastest and known to fit."""
         rows, parts = len(x), self.parts
         if kind != VERDICT and parts is not None and parts.worth_splitting(x):
-            # not counted: it is done once for a model, and the cost of a call is not that of what came before
-            few, find = self.form.ready(x[:PROBE]), partial(parts.at_once, self.once)
-            rows = self.passed("probe", find, few, whole=True)
+            rows = self._fastest(parts, x[:PROBE])
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def full_batch(self, x: Tensor) -> int:
@@ -144,7 +142,11 @@ class Pipeline:
         parts = self.parts
         if parts is None or not parts.may_split:
             return 0
-        few = x[:1].expand(PROBE, *x.shape[1:])
+        return self._fastest(parts, x[:1].expand(PROBE, *x.shape[1:]))
+
+    def _fastest(self, parts: Parts, few: Tensor) -> int:
+        """Return how many rows like `few` [PROBE, ...] to pass at once, which these pass to find out."""
+        # not counted: it is done once for a model, and the cost of a call is not that of what came before
         return self.passed("probe", partial(parts.at_once, self.once), self.form.ready(few), whole=True)
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:

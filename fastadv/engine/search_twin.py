@@ -69,7 +69,7 @@ class SearchTwin(Pipeline):
             if lens is not None and not lens.used:
                 self.bare.add(kind)
             made.append(logits)
-        return made[0] if len(made) == 1 else torch.stack(made).sum(0) / len(made)
+        return made[0] if len(made) == 1 else sum(made[1:], made[0]) / len(made)
 
     def gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool

@@ -44,10 +44,6 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             yield *(each.clone() if isinstance(each, Tensor) else each for each in given), (y + 1) % classes
 
 
-def compare(actual: object, expected: object, args: Sample) -> None:
-    assert (actual, expected) == (None, None)
-
-
 register(
     OpCard(
         name="climb_",
@@ -58,7 +54,7 @@ register(
         reference=reference,
         fake=lambda *args: None,
         samples=samples,
-        compare=compare,
+        compare=keep_best.compare,
         no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
         flops=lambda best_x, *rest: 4 * rest[6].numel(),

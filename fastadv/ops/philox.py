@@ -82,6 +82,7 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, dra
             f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}"
         )
     check_count("count", count, 0)
-    _philox.check_stream(seed, draw + check_count("draws", draws, 1) - 1 if isinstance(draw, int) else draw)
+    check_count("draws", draws, 1)
     _philox.check_stream(seed, draw)
+    _philox.check_stream(seed, draw + draws - 1)
     return op("philox")(ids, count, kind, seed, draw, draws)

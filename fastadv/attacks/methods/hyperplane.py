@@ -42,7 +42,7 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Rivals) -> Boundary
         look: Look = one
         lacks, normals = -one.loss[:, None], one.gradient.unsqueeze(1)
     else:
-        look = each = search.jacobian(points, lambda logits: _gains(logits, search.y, rivals(logits)))
+        look = each = search.jacobian(points, lambda logits: gains(logits, search.y, rivals(logits)))
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
         normals = each.gradients
     flat, order = normals.flatten(0, 1), DUAL[search.threat.order]
@@ -69,7 +69,7 @@ def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:
     return logits.scatter(1, y[:, None], -inf).topk(count, 1).indices
 
 
-def _gains(logits: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
+def gains(logits: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
     """Return [n, C, K]: the directions in which a rival's logit gains on that of the label."""
     rival, own = (one_hot(index, logits.shape[1]) for index in (rivals, y[:, None]))
     return (rival - own).to(logits.dtype)

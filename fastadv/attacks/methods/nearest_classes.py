@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fastadv.attacks.core import Search
 from fastadv.attacks.methods.geometry import norm
-from fastadv.attacks.methods.hyperplane import DUAL
+from fastadv.attacks.methods.hyperplane import DUAL, gains, largest_others
 
 CANDIDATES = 100  # classes with the largest logits, among which the nearest are looked for
 CHUNK = 1 << 22  # values of the directions in which gradients are taken at once
@@ -21,9 +20,7 @@ def nearest_classes(search: Search) -> Tensor:
     problem, order = search.problem, DUAL[search.threat.order]
     assert problem.clean is not None
     clean, y = problem.clean, search.y
-    classes = clean.shape[1]
-    others = clean.scatter(1, y[:, None], -torch.inf)
-    candidates = others.topk(min(CANDIDATES, classes - 1), 1).indices
+    candidates = largest_others(clean, y, CANDIDATES)
 
     def sizes(part: Tensor) -> Tensor:
         """Return [m, C], the norms of the gradients of the samples `part` int64 [m]."""
@@ -33,13 +30,12 @@ def nearest_classes(search: Search) -> Tensor:
             given = gradient if mask is None else gradient.where(mask, 0.0)
             return norm(given.nan_to_num(0.0, 0.0, 0.0), order)
 
-        ahead = one_hot(candidates[part], classes) - one_hot(y[part], classes).unsqueeze(1)
         x = search.x[part]
         # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
         x = x if search.frozen.dtype else x.to(search.dtype)
-        return search.frozen.jacobian(x, lambda logits: ahead.to(logits), size)[1]
+        return search.frozen.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]
 
-    rows = max(1, CHUNK // candidates[:1].numel() // classes)
+    rows = max(1, CHUNK // candidates[:1].numel() // clean.shape[1])
     each = torch.arange(len(y), device=y.device)
     size = torch.cat([sizes(part) for part in torch.split(each, rows)])
     gap = (clean.amax(1, keepdim=True) - clean.gather(1, candidates)).to(size)

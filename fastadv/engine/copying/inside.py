@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from types import CodeType, FrameType
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from fastadv._torch import version
 from fastadv.engine.arguments import checked_logits
+from fastadv.engine.precision import NOTHING
 from fastadv.errors import InputError
 
 ORIGINAL = (
     "expected a module that runs its own parts, got one whose copy runs {} of the original; "
     "write its forward as a method that reaches every part through self"
 )
-NOTHING = nullcontext()
 UNREGISTERED = (
     "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
     "change; hold parts in attributes or nn.ModuleList, or call their eval()"
