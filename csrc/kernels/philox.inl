@@ -75,8 +75,7 @@ inline void to_normals(uint32_t size, uint32_t turn, double* first, double* seco
   constexpr double c1 = 1.0 / 2, c2 = 1.0 / 12, c3 = 1.0 / 30, c4 = 1.0 / 56, c5 = 1.0 / 90, c6 = 1.0 / 132;
   const double sine =
       angle * (1 - z * s1 * (1 - z * s2 * (1 - z * s3 * (1 - z * s4 * (1 - z * s5 * (1 - z * s6))))));
-  const double cosine =
-      1 - z * c1 * (1 - z * c2 * (1 - z * c3 * (1 - z * c4 * (1 - z * c5 * (1 - z * c6)))));
+  const double cosine = 1 - z * c1 * (1 - z * c2 * (1 - z * c3 * (1 - z * c4 * (1 - z * c5 * (1 - z * c6)))));
   const bool swapped = quarter & 1;
   const double across = swapped ? sine : cosine, up = swapped ? cosine : sine;
   *first = radius * (quarter == 1 || quarter == 2 ? -across : across);
