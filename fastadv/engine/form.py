@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_FUNCTION
+from fastadv.engine.copying.fold import Folds
 from fastadv.engine.copying.twin import unwrap
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
 from fastadv.engine.lens import Lens
@@ -20,6 +21,8 @@ from fastadv.engine.rewrite import Rewriting
 Model = Callable[[Tensor], Tensor]
 
 COMPILED = "compiled"  # a note
+# bytes a row of an activation: so small a BatchNorm takes less time than what folding it does
+SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,16 @@ class Form:
     def leaf(self, x: Tensor) -> Tensor:
         """Return the same as the leaf of a graph."""
         return self.ready(x).detach().requires_grad_()
+
+    @property
+    def scoring(self) -> "Form":
+        """The same for passes without a gradient: where activations are small, nothing is folded.
+
+        To see that nobody else reads what was folded takes longer there than a BatchNorm.
+        """
+        folds = self.rewriting.folds
+        small = folds is not None and folds.widest < SMALL and self.weights not in HALF.values()
+        return self.without(Folds.name) if small else self
 
     def lens(self) -> Lens | None:
         """Return what a pass is seen through; None where nothing is rewritten, and in compiled code."""

@@ -82,6 +82,7 @@ class Parts:
     def __init__(self, source: nn.Module, search: nn.Module, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
         self._source, self._search, self._winograd = source, search, winograd
+        self.fastest: dict[tuple[Any, ...], int] = {}  # what `at_once` has found
 
     @classmethod
     def of(cls, source: object, form: Form) -> "Parts | None":

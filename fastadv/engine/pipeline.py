@@ -72,7 +72,12 @@ class Pipeline:
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
-        self.form, self.parts, self.bare = form, Parts.of(self.source, form), set()
+        self.form, self.scoring, self.parts, self.bare = (
+            form,
+            form.scoring,
+            Parts.of(self.source, form),
+            set(),
+        )
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 
@@ -101,8 +106,9 @@ class Pipeline:
 
         kind: names the pass: another one may have room for other numbers of rows. whole: all rows at once.
         """
-        todo, made = [slice(0, len(x))] if whole else slices(len(x), self._rows_at_once(kind, x)), []
-        alone = len(todo) == 1
+        most, made = len(x) if whole else self._rows_at_once(kind, x), list[T]()
+        alone = most >= len(x)
+        todo = [slice(0, len(x))] if alone else slices(len(x), most)
         while todo:
             given: tuple[Any, ...] = (x, *rows) if alone else (x[todo[0]], *cut(todo[0], *rows))
             form = self.form
@@ -146,8 +152,12 @@ class Pipeline:
 
     def _fastest(self, parts: Parts, few: Tensor) -> int:
         """Return how many rows like `few` [PROBE, ...] to pass at once, which these pass to find out."""
-        # not counted: it is done once for a model, and the cost of a call is not that of what came before
-        return self.passed("probe", partial(parts.at_once, self.once), self.form.ready(few), whole=True)
+        key = few.dtype, few.shape[1:], torch.get_num_threads()
+        if key not in parts.fastest:
+            # not counted: it is done once for a model, and the cost of a call is not that of what came before
+            find = partial(parts.at_once, self.once)
+            parts.fastest[key] = self.passed("probe", find, self.form.ready(few), whole=True)
+        return parts.fastest[key]
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
         """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps."""

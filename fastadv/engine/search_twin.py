@@ -49,11 +49,12 @@ class SearchTwin(Pipeline):
             watch = Watch(folds)
             self.forward(form.ready(x), form, form.rewriting.lens(watch))
             folds.learn(watch)
+            self.scoring = form.scoring
             self.notes.add(f"folded {len(folds)} BatchNorm")
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the mean logits of `eot` passes of x; a step of `passed`."""
-        form, made = self.form, list[Tensor]()
+        form, made = self.scoring, list[Tensor]()
         x = form.ready(x)
         kind = x.dtype, x.shape
         while len(made) < self.options.eot:

@@ -128,6 +128,7 @@ class Folds:
         self._weights = list(model.parameters())  # held, so that no other tensor gets an id of theirs
         self._pairs: dict[int, Pair] = {}
         self.unknown = True
+        self.widest = 0  # bytes a row of the largest result of a layer, in the pass that was watched
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -156,7 +157,7 @@ class Folds:
 
     def learn(self, seen: "Watch") -> None:
         """Fold the pairs that a watched pass has seen."""
-        self.unknown = False
+        self.unknown, self.widest = False, seen.widest
         for weight, bias, norm in seen.pairs():
             self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
 
@@ -179,6 +180,12 @@ class Watch:
     def open(self) -> bool:
         """Whether a result is out."""
         return bool(self._seen)
+
+    @property
+    def widest(self) -> int:
+        """Bytes a row of the largest result."""
+        made = [each[0] for each in self._seen.values()]
+        return max((each.nbytes // max(len(each), 1) for each in made), default=0)
 
     def made(
         self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor

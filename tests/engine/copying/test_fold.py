@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine import freeze
+from fastadv.engine import form, freeze
 from fastadv.engine.copying.fold import Pair, Refused
 from tests.engine.rewritten import answers, folded
 from tests.logged import Logged
@@ -332,3 +332,27 @@ def test_a_copy_is_folded_with_the_weights_of_its_moment(before: bool, written: 
     for own in (copied, frozen):
         torch.testing.assert_close(own(x), model(x).detach())
     assert len(copied.search.form.rewriting.folds or ()) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("room", [0, 1], ids=["wide", "small"])
+def test_small_networks_are_folded_for_gradients_alone(
+    room: int, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the convolution makes 3 x 4 x 4 numbers of 4 bytes
+    monkeypatch.setattr(form, "SMALL", 3 * 4 * 4 * 4 + room)
+    model = seen(net()).float()
+    x, y = torch.rand(20, 2, 6, 6), torch.arange(20) % 3
+    frozen, calls = freeze(model, precision=precision), []
+    frozen(x)
+    plain = torch.batch_norm
+    monkeypatch.setattr(torch, "batch_norm", lambda *given: calls.append(1) or plain(*given))
+    logits = frozen(x)
+    assert len(calls) == (room and precision == "fp32")
+    if calls:
+        assert torch.equal(logits, frozen.verdict(x))
+    calls.clear()
+    frozen.input_gradient(x, y)  # compared with the model as given
+    calls.clear()
+    frozen.input_gradient(x, y)
+    assert not calls
