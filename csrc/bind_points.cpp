@@ -121,10 +121,11 @@ void square_linf(Array out, const Array& best, const Array& lower, const Array& 
   });
 }
 
-void square_l2(Array out, const Array& best, const Array& x, const Array& words, const Array& bumps,
-               int64_t channels, int64_t height, int64_t width, double radius, double lo, double hi,
-               const OptionalArray& radius_rows) {
+void square_bumps(Array out, const Array& best, const Array& x, const Array& words, const Array& bumps,
+                  int64_t channels, int64_t height, int64_t width, std::string_view norm, double radius,
+                  double lo, double hi, const OptionalArray& radius_rows) {
   check_alike(out, best, x);
+  const Norm kind = named<Norm>(norm, kNorms);
   const int64_t tall = bumps.shape(1), wide = bumps.shape(2);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -135,8 +136,26 @@ void square_l2(Array out, const Array& best, const Array& x, const Array& words,
     const auto* word = read<int64_t>(words, to.rows * count);
     const auto* bump = read<T>(bumps, 2 * tall * wide);
     each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
-      kernels.square_l2(to[row], from[row], center[row], word + row * count, bump, {channels, height, width},
-                        tall, wide, radii[row], {lo, hi}, scratch);
+      kernels.square_bumps(to[row], from[row], center[row], word + row * count, bump,
+                           {channels, height, width}, tall, wide, kind, radii[row], {lo, hi}, scratch);
+    });
+  });
+}
+
+void sparse_rs(Array out, const Array& best, const Array& x, const Array& ids, const Array& leaving,
+               const Array& count, double lo, double hi, int64_t seed, int64_t draw,
+               const OptionalArray& mask) {
+  check_alike(out, best, x);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<T>(best), center = read_rows<T>(x);
+    const auto *id = read<int64_t>(ids, to.rows), *leaves = read<int64_t>(leaving, to.rows),
+               *differ = read<int64_t>(count, to.rows);
+    const bool* allowed = mask ? read<bool>(*mask, to.rows * to.cols) : nullptr;
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
+      kernels.sparse_rs(to[row], from[row], center[row], to.cols, stream(seed, id[row], draw), leaves[row],
+                        differ[row], {lo, hi}, allowed ? allowed + row * to.cols : nullptr, scratch);
     });
   });
 }
@@ -268,7 +287,8 @@ void bind_points(py::module_& module) {
   module.def("project_l0", projection<[](const auto& kernels) { return kernels.project_l0; }>);
   module.def("to_hyperplane", to_hyperplane);
   module.def("square_linf", square_linf);
-  module.def("square_l2", square_l2);
+  module.def("square_bumps", square_bumps);
+  module.def("sparse_rs", sparse_rs);
   module.def("random_start", random_start);
   module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);

@@ -2,6 +2,8 @@
 // A function handles one row, or the elements [from, to) of one; splitting them over threads is the caller's.
 #pragma once
 
+#include <algorithm>
+
 #include "latent.h"
 #include "nearest.h"
 #include "rows.h"
@@ -95,8 +97,10 @@ struct Kernels {
                         Box box, Scratch scratch);
   void (*square_linf)(T* out, const T* best, const T* lower, const T* upper, const int64_t* words,
                       Image image, int64_t tall, int64_t wide);
-  void (*square_l2)(T* out, const T* best, const T* x, const int64_t* words, const T* bumps, Image image,
-                    int64_t tall, int64_t wide, double radius, Box box, Scratch scratch);
+  void (*square_bumps)(T* out, const T* best, const T* x, const int64_t* words, const T* bumps, Image image,
+                       int64_t tall, int64_t wide, Norm norm, double radius, Box box, Scratch scratch);
+  void (*sparse_rs)(T* out, const T* best, const T* x, int64_t cols, Stream stream, int64_t leaving,
+                    int64_t count, Box box, const bool* mask, Scratch scratch);
   void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
                        Scratch scratch);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,

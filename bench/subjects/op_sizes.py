@@ -165,10 +165,19 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
         return x_adv, lower, upper, words(seed, 3 + image[0]), *image, *window
 
-    def bumps(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        each = session.rand(2, *window, seed=seed)
-        each = each / each.flatten(1).norm(dim=1)[:, None, None]
-        return x_adv, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, 0.5, 0.0, 1.0
+    def bumps(norm: str, power: int, radius: float) -> Callable[..., Args]:
+        def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+            each = session.rand(2, *window, seed=seed)
+            each = each / each.flatten(1).norm(power, dim=1)[:, None, None]
+            return x_adv, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, norm, radius, 0.0, 1.0
+
+        return arguments
+
+    def exchanged(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+        few = session.rand(*x.shape, seed=seed) < 0.01
+        ids = torch.arange(count, device=session.device)
+        leaving, differ = (torch.full_like(ids, int(share * x[0].numel())) for share in (0.002, 0.01))
+        return torch.where(few, x_adv, x), x, ids, leaving, differ, 0.0, 1.0, seed, 1
 
     def scores(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         """Make arguments with which every row wins, however often the op is called."""
@@ -189,7 +198,9 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         ("quantize_in_ball", "l2"): rounded("l2", 2.0),
         **{("to_hyperplane", norm): led(norm) for norm in ("linf", "l2", "l1")},
         ("square_linf", ""): at_ends,
-        ("square_l2", ""): bumps,
+        ("square_bumps", "l2"): bumps("l2", 2, 0.5),
+        ("square_bumps", "l1"): bumps("l1", 1, 12.0),
+        ("sparse_rs", ""): exchanged,
         ("keep_best_", ""): scores,
         ("climb_", ""): judged,
         ("largest", ""): lambda x_adv, grad, x, seed: (grad,),

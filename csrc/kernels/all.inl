@@ -18,6 +18,7 @@
 #include "kernels/project_l0.inl"
 #include "kernels/to_hyperplane.inl"
 #include "kernels/square.inl"
+#include "kernels/sparse_rs.inl"
 #include "kernels/random_start.inl"
 #include "kernels/keep_best.inl"
 #include "kernels/distance.inl"
@@ -48,7 +49,8 @@ constexpr Kernels<T> table() {
           .project_l0 = project_l0<T>,
           .to_hyperplane = to_hyperplane<T>,
           .square_linf = square_linf<T>,
-          .square_l2 = square_l2<T>,
+          .square_bumps = square_bumps<T>,
+          .sparse_rs = sparse_rs<T>,
           .random_start = random_start<T>,
           .keep_best = keep_best<T>,
           .climb = climb<T>,

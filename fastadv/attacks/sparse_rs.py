@@ -8,16 +8,19 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
+from fastadv.ops.sparse_rs import sparse_rs as exchanged
 from fastadv.threat import Threat
 
 # after so many queries, of 10,000, the share is divided by the number below
 ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
-WORDS = 1 << 32  # above all random words
 
 
 class _Rows(core.Climb):
+    """With the size [n] of each sample's set, and how many of it the next query exchanges."""
+
     count: Tensor
+    leaving: Tensor
 
 
 @core.takes_common(norms=("l0",), finite=True, queries=0)
@@ -79,12 +82,10 @@ class _Sets:
 
     def __init__(self, search: core.Search[_Rows]) -> None:
         self.search, self.seed = search, rng.derive(search.seed, "sparse_rs", search.restart)
-        self.ends = search.x.new_tensor(search.threat.box)
-        size = search.x[0].numel()
+        self.share: float | None = None  # that of `rows.leaving`
         radius = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=search.x.device)
-        search.rows.count = radius.floor().clamp(max=size).long().expand(len(search.x))
-        # the most coordinates of any sample, read once: later reads would wait for a GPU
-        self.most = int(search.rows.count.max())
+        most = radius.floor().clamp(max=search.x[0].numel())
+        search.rows.count = most.long().expand(len(search.x)).clone()
 
     def start(self) -> Tensor:
         """Sets of random coordinates."""
@@ -92,25 +93,13 @@ class _Sets:
 
     def propose(self, share: float, query: int) -> Tensor:
         """Return the best points with a share of their sets exchanged, at least one coordinate."""
-        count = self.search.rows.count
-        return self._exchange(self.search.rows.best, (share * count).long().clamp(min=1), query)
+        rows = self.search.rows
+        if share != self.share:
+            self.share, rows.leaving = share, (share * rows.count).long().clamp(min=1)
+        return self._exchange(rows.best, rows.leaving, query)
 
     def _exchange(self, points: Tensor, leaving: Tensor, query: int) -> Tensor:
         """Return `points` with `leaving` [n] coordinates back at x, others at an end: a full set."""
-        search, now, x = self.search, points.flatten(1), self.search.x.flatten(1)
-        words = rng.bits(x.shape[1], self.seed, search.ids, query)
-        low, high = self.ends
-        end = torch.where((now == low) | ((now != high) & (words & 1).bool()), high, low)
-        moved = now != x
-        # the highest words leave and the lowest come, so that the same coordinate seldom does both
-        kept = moved & ~self._pick(words, moved, leaving, largest=True)
-        free = ~kept if search.problem.mask is None else ~kept & search.problem.mask.flatten(1)
-        comes = self._pick(words, free, search.rows.count - kept.sum(1), largest=False)
-        return torch.where(comes, end, torch.where(kept, now, x)).reshape(search.x.shape)
-
-    def _pick(self, words: Tensor, among: Tensor, count: Tensor, largest: bool) -> Tensor:
-        """Return bool [n, D]: of the coordinates `among`, the `count` [n] with largest or lowest words."""
-        none = -1 if largest else WORDS
-        values, places = words.masked_fill(~among, none).topk(self.most, largest=largest)
-        picked = (torch.arange(self.most, device=words.device) < count[:, None]) & (values != none)
-        return torch.zeros_like(among).scatter(1, places, picked)
+        search, threat = self.search, self.search.threat
+        rest = threat.box, self.seed, query, search.problem.mask
+        return exchanged(points, search.x, search.ids, leaving, search.rows.count, *rest)

@@ -11,8 +11,8 @@ from fastadv.attacks import core
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
-from fastadv.ops._windows import inside, middle_corners, signs
-from fastadv.ops.square_l2 import square_l2
+from fastadv.ops._windows import signs
+from fastadv.ops.square_bumps import square_bumps
 from fastadv.ops.square_linf import square_linf
 from fastadv.threat import Threat
 
@@ -193,7 +193,9 @@ class _Bumps:
         draw, x, threat = self.draw, self.search.x, self.search.threat
         words = draw.words(5 + draw.channels, query)
         bumps = self._bumps(draw.window(pixels, least=3, odd=True))
-        return square_l2(self.search.rows.best, x, words, bumps, draw.shape, threat.radius, threat.box)
+        return square_bumps(
+            self.search.rows.best, x, words, bumps, draw.shape, threat.norm, threat.radius, threat.box
+        )
 
     def _bumps(self, window: Window) -> Tensor:
         """Return [2, height, width] of length 1: the bumps one above the other, and beside each other."""
@@ -218,36 +220,6 @@ class _Peaks(_Bumps):
         """Return a grid of tiles, each of which has the length of the box's width in each channel."""
         delta = self._tiles() * width(self.search.threat)
         return self._points(delta)
-
-    def propose(self, pixels: float, query: int) -> Tensor:
-        """Return the best points with bumps in one square, which take the length of another square and what
-        is not spent of the radius.
-        """
-        draw, x = self.draw, self.search.x
-        words, image = draw.words(5 + draw.channels, query), draw.shape
-        bumps = self._bumps(draw.window(pixels, least=3, odd=True))
-        window = (bumps.shape[1], bumps.shape[2])
-        delta = draw.images(self.search.rows.best - x)
-        size = delta.abs()
-        corner, other = (middle_corners(words[:, i : i + 2], image, window) for i in (0, 2))
-        here, there = inside(corner, image, window), inside(other, image, window)
-        down, right = (corner[:, i, None] + torch.arange(window[i], device=x.device) for i in range(2))
-        place = (
-            (down[:, :, None] * draw.width + right[:, None]).flatten(1)[:, None].expand(-1, draw.channels, -1)
-        )
-        spent = torch.as_tensor(self.search.threat.radius, dtype=x.dtype, device=x.device) - size.sum(
-            (1, 2, 3)
-        )
-        length = spent.clamp_min(0)[:, None] / draw.channels + (size * (here | there)).sum((2, 3))
-        old = delta.flatten(2).gather(2, place)
-        new = bumps.flatten(1)[words[:, 4] & 1][:, None] * signs(words[:, 5:]).to(x.dtype)[..., None]
-        new = _of_length_1(new + _of_length_1(old)) * (draw.channels * length[..., None])
-        return self._points(delta.masked_fill(there, 0.0).flatten(2).scatter(2, place, new))
-
-
-def _of_length_1(values: Tensor) -> Tensor:
-    """Return the values [n, C, pixels], with an L1 norm of 1 in each channel; zero stays zero."""
-    return values / values.abs().sum(2, keepdim=True).clamp_min(TINY)
 
 
 CHANGES: dict[str, type[_Ends] | type[_Bumps]] = {"linf": _Ends, "l2": _Bumps, "l1": _Peaks}

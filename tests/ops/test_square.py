@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from balls import assert_refused
-from fastadv import rng
+from fastadv import ops, rng
 from fastadv.ops._windows import middle_corners
-from fastadv.ops.square_l2 import square_l2
+from fastadv.ops.square_bumps import square_bumps
 from fastadv.ops.square_linf import square_linf
 
 IMAGE = (3, 32, 32)
@@ -19,9 +19,14 @@ def words(rows: int, count: int, seed: int = 0) -> Tensor:
     return rng.bits(count, seed, torch.arange(rows))
 
 
-def unit(*shape: int, seed: int = 0) -> Tensor:
-    bumps = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
-    return bumps / bumps.flatten(1).norm(dim=1)[:, None, None]
+def unit(*shape: int, power: int = 2) -> Tensor:
+    bumps = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return bumps / bumps.flatten(1).norm(power, dim=1)[:, None, None]
+
+
+def length(images: Tensor, power: int) -> Tensor:
+    """Of each channel."""
+    return images.flatten(2).norm(power, dim=2)[..., None, None]
 
 
 @pytest.mark.slow
@@ -71,7 +76,7 @@ def test_the_length_goes_from_one_window_to_the_other(dtype: torch.dtype) -> Non
     delta = torch.randn(40, *IMAGE, generator=draw).to(dtype)
     delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     box = (-9.0, 9.0)
-    out = square_l2(delta, x, words(40, 8), unit(7, 7).to(dtype), IMAGE, 1.0, box)
+    out = square_bumps(delta, x, words(40, 8), unit(7, 7).to(dtype), IMAGE, "l2", 1.0, box)
     torch.testing.assert_close(out.square().sum((2, 3)), delta.square().sum((2, 3)), rtol=1e-4, atol=0)
     changed = (out - delta).abs() > 1e-4
     empty = (out == 0) & changed
@@ -81,29 +86,45 @@ def test_the_length_goes_from_one_window_to_the_other(dtype: torch.dtype) -> Non
     assert (empty.flatten(2).sum(2) == 49).any()
 
 
-def test_signs_and_bumps_are_as_the_words_say() -> None:
-    x, drawn, bumps = torch.zeros(30, *IMAGE), words(30, 8), unit(3, 5)
-    out = square_l2(x, x, drawn, bumps, IMAGE, 1.0, (-1.0, 1.0)) * 3**0.5
+@pytest.mark.parametrize(("norm", "power", "last"), [("l2", 2, 1), ("l1", 1, 0)])
+def test_signs_and_bumps_are_as_the_words_say(norm: str, power: int, last: int) -> None:
+    """In L1 each channel has the length of the whole, which the projection takes from them again."""
+    x, drawn, bumps = torch.zeros(30, *IMAGE), words(30, 8), unit(3, 5, power=power)
+    placed = torch.zeros_like(x)
     for i in range(30):
-        row, column = (int(drawn[i, k] * (32 - size + 1) >> 32) for k, size in enumerate((3, 5)))
-        seen = out[i, :, row : row + 3, column : column + 5]
+        row, column = (
+            int(drawn[i, k] * (32 - size + last) + (0 if last else 2**31) >> 32)
+            for k, size in enumerate((3, 5))
+        )
         signs = 1.0 - 2.0 * (drawn[i, 5:] & 1)
-        torch.testing.assert_close(seen, signs[:, None, None] * bumps[drawn[i, 4] & 1])
+        placed[i, :, row : row + 3, column : column + 5] = signs[:, None, None] * bumps[drawn[i, 4] & 1]
+    expected = placed / 3**0.5 if norm == "l2" else ops.project_l1(placed, x, 1.0, (-1.0, 1.0))
+    out = square_bumps(x, x, drawn, bumps, IMAGE, norm, 1.0, (-1.0, 1.0))
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("norm", "power"), [("l2", 2), ("l1", 1)])
 @pytest.mark.parametrize("size", [1e-6, 0.5, 2.0])
-def test_bumps_are_added_to_the_direction_of_what_was_there(size: float) -> None:
+def test_bumps_are_added_to_the_direction_of_what_was_there(size: float, norm: str, power: int) -> None:
     """By hand where both windows are the whole image, whatever the length of the perturbation."""
     generator = torch.Generator().manual_seed(3)
-    x, bumps, drawn = torch.zeros(9, 2, 4, 5, dtype=torch.float64), unit(4, 5).double(), words(9, 7)
+    x, drawn = torch.zeros(9, 2, 4, 5, dtype=torch.float64), words(9, 7)
+    bumps = unit(4, 5, power=power).double()
     delta = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    delta *= size / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    delta *= size / delta.flatten(1).norm(power, dim=1).view(-1, 1, 1, 1)
     sign = (1.0 - 2.0 * (drawn[:, 5:] & 1))[:, :, None, None]
-    new = sign * bumps[drawn[:, 4] & 1][:, None] + delta / delta.norm(dim=(2, 3), keepdim=True)
-    energy = delta.square().sum((2, 3), keepdim=True) + max(1 - size**2, 0) / 2
-    expected = new / new.norm(dim=(2, 3), keepdim=True) * energy.sqrt() / max(size, 1.0)
+    new = sign * bumps[drawn[:, 4] & 1][:, None] + delta / length(delta, power)
+    new /= length(new, power)
+    if norm == "l2":
+        energy = length(delta, 2).square() + max(1 - size**2, 0) / 2
+        expected = new * energy.sqrt() / max(size, 1.0)
+    else:
+        both = 2 * (length(delta, 1) + max(1 - size, 0) / 2)
+        expected = ops.project_l1(new * both, x, 1.0, (-9.0, 9.0))
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
-        out = square_l2(delta.to(dtype), x.to(dtype), drawn, bumps.to(dtype), (2, 4, 5), 1.0, (-9.0, 9.0))
+        out = square_bumps(
+            delta.to(dtype), x.to(dtype), drawn, bumps.to(dtype), (2, 4, 5), norm, 1.0, (-9.0, 9.0)
+        )
         torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
 
 
@@ -128,8 +149,8 @@ def test_the_low_bits_of_a_word_count() -> None:
     assert torch.equal(square_linf(x, x - 1, x + 1, (drawn + high)[:, :6], IMAGE, (7, 3)), ends)
     there = square_linf(ends, x - 1, x + 1, drawn[:, :6], IMAGE, (7, 3))
     assert torch.equal(square_linf(ends, x - 1, x + 1, (drawn + high)[:, :6], IMAGE, (7, 3)), there)
-    bumps = square_l2(x, x, drawn, unit(5, 3), IMAGE, 1.0)
-    assert torch.equal(square_l2(x, x, drawn + high, unit(5, 3), IMAGE, 1.0), bumps)
+    bumps = square_bumps(x, x, drawn, unit(5, 3), IMAGE, "l2", 1.0)
+    assert torch.equal(square_bumps(x, x, drawn + high, unit(5, 3), IMAGE, "l2", 1.0), bumps)
 
 
 def test_wrong_arguments() -> None:
@@ -140,8 +161,9 @@ def test_wrong_arguments() -> None:
         (lambda: linf(drawn[:, :6], size, (5, 2)), "window: expected"),
         (lambda: linf(drawn[:, :6], size, (0, 2)), "window: expected"),
         (lambda: linf(drawn[:, :5], size, (2, 2)), "words: expected"),
-        (lambda: square_l2(x, x, drawn.int(), unit(3, 3), size, 1.0), "words: expected"),
-        (lambda: square_l2(x, x, drawn, unit(3, 3)[:1], size, 1.0), "bumps: expected"),
-        (lambda: square_l2(x, x, drawn, unit(3, 3), size, torch.inf), "radius: expected a finite one"),
+        (lambda: square_bumps(x, x, drawn.int(), unit(3, 3), size, "l2", 1.0), "words: expected"),
+        (lambda: square_bumps(x, x, drawn, unit(3, 3)[:1], size, "l2", 1.0), "bumps: expected"),
+        (lambda: square_bumps(x, x, drawn, unit(3, 3), size, "linf", 1.0), "norm: expected one of l2, l1"),
+        (lambda: square_bumps(x, x, drawn, unit(3, 3), size, "l1", torch.inf), "radius: expected a finite"),
         (lambda: square_linf(x, x, x[:1], drawn[:, :6], size, (2, 2)), "upper: expected"),
     )

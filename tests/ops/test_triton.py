@@ -37,7 +37,7 @@ STRIDES = {
     "latent_decode": 10,
 }
 # of these not even one of every shape
-STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_l2")
+STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_bumps")
 
 
 @pytest.fixture(autouse=True)

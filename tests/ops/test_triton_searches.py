@@ -1,4 +1,4 @@
-"""The kernels of FAB and Square beyond the contract's samples: ties, rows of many blocks, every place."""
+"""The kernels of FAB, Square and Sparse-RS beyond the contract's samples: ties, many blocks, every place."""
 
 from contextlib import ExitStack
 
@@ -16,7 +16,7 @@ def _many_blocks():
     from fastadv.ops.triton._tuned import Width, trying
 
     with ExitStack() as stack:
-        for name in ("to_hyperplane", "square_linf", "square_l2"):
+        for name in ("to_hyperplane", "square_linf", "square_bumps", "sparse_rs"):
             stack.enter_context(trying(f"{name}_kernel", Width(32, 1)))
         yield
 
@@ -92,7 +92,19 @@ def test_windows_of_many_blocks(window, dtype, radius):
     check("square_linf", best, low, high, words[:, :5], *image, *window)
     bumps = torch.randn(2, *window, generator=draw)
     bumps = (bumps / bumps.flatten(1).norm(dim=1)[:, None, None]).to(dtype)
-    check("square_l2", best, x, words, bumps, *image, radius, 0.0, 1.0)
+    for norm in ("l2", "l1"):
+        check("square_bumps", best, x, words, bumps, *image, norm, radius, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("leaving", [0, 3, 40])
+def test_sets_of_many_blocks(leaving):
+    draw = torch.Generator().manual_seed(5)
+    x, best = torch.rand(2, 3, 100, generator=draw)
+    best = torch.where(torch.rand(3, 100, generator=draw) < 0.2, best, x)
+    best[0, 64:], x[0, ::7], mask = 1.0, 0.0, torch.rand(3, 100, generator=draw) < 0.5
+    few = torch.tensor([leaving, 1, 0])
+    for chosen in (None, mask):
+        check("sparse_rs", best, x, torch.arange(3), few, torch.tensor([40, 50, 20]), 0.0, 1.0, 6, 7, chosen)
 
 
 def test_words_and_bumps_may_have_any_strides():
@@ -101,4 +113,4 @@ def test_words_and_bumps_may_have_any_strides():
     words = torch.randint(2**32, (6, 3), generator=draw).T
     bumps = torch.randn(3, 3, 2, generator=draw).transpose(0, 2)
     check("square_linf", best, low, high, words[:, :4], 1, 5, 7, 3, 3)
-    check("square_l2", best, x, words, bumps, 1, 5, 7, 1.0, 0.0, 1.0)
+    check("square_bumps", best, x, words, bumps, 1, 5, 7, "l2", 1.0, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Windows of images, placed by random words (see ops/_windows.py), for square_linf and square_l2.
+"""Windows of images, placed by random words (see ops/_windows.py), for square_linf and square_bumps.
 
 A `window` is (top, left, height, width); the pixels `at` of a channel are counted row by row.
 """
@@ -8,10 +8,16 @@ import triton.language as tl
 
 
 @triton.jit
-def placed(words, height, width, tall, wide):
-    """Return the window that two words place inside an image of this height and width."""
-    top = ((tl.load(words) & 0xFFFFFFFF) * (height - tall + 1)) >> 32
-    left = ((tl.load(words + 1) & 0xFFFFFFFF) * (width - wide + 1)) >> 32
+def placed(words, height, width, tall, wide, middle: tl.constexpr = False):
+    """Return the window that two words place inside an image of this height and width.
+
+    `middle` is as `middle_corners` has it.
+    """
+    # as many places as numbers below `down` and `across`, but for half of one where numbers are rounded
+    more: tl.constexpr = 0 if middle else 1
+    half: tl.constexpr = 2**31 if middle else 0
+    top = ((tl.load(words) & 0xFFFFFFFF) * (height - tall + more) + half) >> 32
+    left = ((tl.load(words + 1) & 0xFFFFFFFF) * (width - wide + more) + half) >> 32
     return top.to(tl.int32), left.to(tl.int32), tall, wide
 
 

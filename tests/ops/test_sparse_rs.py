@@ -1,0 +1,73 @@
+"""sparse_rs by hand, as its random words say; the properties of its sets; and its refusals."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from balls import assert_refused
+from fastadv import rng
+from fastadv.ops.sparse_rs import sparse_rs
+
+
+def sets(rows: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points that differ in about a fifth, some at ends of [0, 1], and x, of which a third is there, too."""
+    draw = torch.Generator().manual_seed(seed)
+    x = (3 * torch.rand(rows, size, generator=draw) - 1).clamp(0, 1)
+    moved = torch.rand(rows, size, generator=draw) < 0.2
+    return torch.where(moved, torch.rand(rows, size, generator=draw).round(decimals=1), x), x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("leaving", "count"), [(0, 3), (2, 20), (7, 9), (500, 12), (3, 500)])
+def test_by_hand(leaving: int, count: int, dtype: torch.dtype) -> None:
+    best, x = (each.to(dtype) for each in sets(6, 60))
+    ids = torch.tensor([5, 0, 2**40, 7, 8, 9])
+    mask = torch.rand(6, 60, generator=torch.Generator().manual_seed(1)) < 0.5
+    each = torch.full((6,), leaving), torch.full((6,), count)
+    for allowed in (None, mask):
+        out = sparse_rs(best, x, ids, *each, (0.0, 1.0), 3, 4, allowed)
+        drawn = rng.bits(60, 3, ids, 4)
+        for row in range(6):
+            words = drawn[row].tolist()
+            moved = {i for i in range(60) if best[row, i] != x[row, i]}
+            kept = moved - set(sorted(moved, key=lambda i: -words[i])[:leaving])
+            free = [i for i in range(60) if i not in kept and (allowed is None or allowed[row, i])]
+            come = sorted(free, key=lambda i: words[i])[: max(count - len(kept), 0)]
+            expected = torch.where(torch.tensor([i in kept for i in range(60)]), best[row], x[row])
+            for i in come:
+                now = float(best[row, i])
+                expected[i] = 1 - now if now in (0, 1) else words[i] & 1
+            assert torch.equal(out[row], expected)
+
+
+@pytest.mark.parametrize("size", [784, 3072])
+def test_sets_in_the_dimensions_of_images(size: int) -> None:
+    """As many differ as are wanted; those that stay lie where they lay, the others at an end."""
+    best, x = sets(50, size)
+    best = sparse_rs(x, x, torch.arange(50), torch.zeros(50).long(), torch.full((50,), 30))
+    assert ((best != x).sum(1) == 30).all()
+    leaving = torch.arange(50) % 16
+    out = sparse_rs(best, x, torch.arange(50), leaving, torch.full((50,), 30), draw=1)
+    assert ((out != x).sum(1) == 30).all()
+    assert ((out == 0) | (out == 1))[out != x].all()
+    stay = ((out == best) & (best != x)).sum(1)
+    assert torch.equal(stay, 30 - leaving)
+    assert ((out != x) & (best == x)).sum() == leaving.sum()  # none of the few that leave comes back
+
+
+def test_wrong_arguments() -> None:
+    best, x = sets(2, 9)
+    one = torch.ones(2).long()
+    call = partial(sparse_rs, best, x)
+    assert_refused(
+        (lambda: sparse_rs(best, x[:, :8], one, one, one), "x: expected"),
+        (lambda: call(one[:1], one, one), "ids: expected"),
+        (lambda: call(one, one.float(), one), "leaving: expected"),
+        (lambda: call(one, one, one.int()), "count: expected"),
+        (lambda: call(one, one, one, mask=x), "mask: expected bool"),
+        (lambda: call(one, one, one, (0.0, torch.inf)), "box: expected a finite one"),
+        (lambda: call(one, one, one, seed=-1), "seed: expected"),
+        (lambda: call(one, one, one, draw=2**32), "draw: expected"),
+    )
