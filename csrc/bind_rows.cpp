@@ -102,7 +102,10 @@ void philox(Array out, const Array& ids, int64_t count, std::string_view kind, i
   const PhiloxKernels& kernels = active_set().philox;
   const RandomKind which = named<RandomKind>(kind, kRandomKinds);
   if (which == RandomKind::bits) return fill(out, ids, seed, draw, draws, kernels.bits);
-  fill(out, ids, seed, draw, draws, which == RandomKind::uniform ? kernels.uniform : kernels.normal);
+  fill(out, ids, seed, draw, draws,
+       which == RandomKind::uniform  ? kernels.uniform
+       : which == RandomKind::normal ? kernels.normal
+                                     : kernels.sign);
 }
 
 }  // namespace

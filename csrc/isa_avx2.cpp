@@ -3,6 +3,8 @@
 #include "kernels.h"
 
 #ifdef FASTADV_X86
+#include <immintrin.h>
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi2"))), apply_to = function)
 #else

@@ -15,8 +15,8 @@ enum class Norm { linf, l2, l1, l0 };
 constexpr const char* kNorms[] = {"linf", "l2", "l1", "l0"};
 enum class LossKind { ce, margin, cw, dlr, ce_scaled, pm };
 constexpr const char* kLosses[] = {"ce", "margin", "cw", "dlr", "ce_scaled", "pm"};
-enum class RandomKind { bits, uniform, normal };
-constexpr const char* kRandomKinds[] = {"bits", "uniform", "normal"};
+enum class RandomKind { bits, uniform, normal, sign };
+constexpr const char* kRandomKinds[] = {"bits", "uniform", "normal", "sign"};
 
 // The random words of one sample and draw.
 struct Stream {
@@ -129,6 +129,7 @@ struct PhiloxKernels {
   void (*bits)(int64_t* out, Stream stream, int64_t from, int64_t to);
   void (*uniform)(float* out, Stream stream, int64_t from, int64_t to);
   void (*normal)(float* out, Stream stream, int64_t from, int64_t to);
+  void (*sign)(float* out, Stream stream, int64_t from, int64_t to);
 };
 
 struct KernelSet {

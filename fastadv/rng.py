@@ -85,6 +85,11 @@ def normal(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     return _rows("normal", count, seed, ids, draw)
 
 
+def signs(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
+    """Draw `count` float32 signs, 1 or -1, for each id: [B, count]."""
+    return _rows("sign", count, seed, ids, draw)
+
+
 def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     """Draw one integer in [0, high) for each id: int64 [B]; uniform to within high / 2^62.
 

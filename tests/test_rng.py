@@ -10,7 +10,7 @@ from fastadv.errors import InputError
 IDS = torch.arange(500)
 
 
-@pytest.mark.parametrize("draw", [rng.bits, rng.uniform, rng.normal])
+@pytest.mark.parametrize("draw", [rng.bits, rng.uniform, rng.normal, rng.signs])
 def test_rows_depend_on_seed_id_and_draw_alone(draw):
     rows = draw(37, 5, IDS, 2)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0))[:7]
@@ -24,6 +24,9 @@ def test_rows_depend_on_seed_id_and_draw_alone(draw):
 def test_laws():
     assert scipy.stats.kstest(rng.uniform(200, 1, IDS).flatten().numpy(), "uniform").pvalue > 1e-4
     assert scipy.stats.kstest(rng.normal(200, 1, IDS).flatten().numpy(), "norm").pvalue > 1e-4
+    signs = rng.signs(200, 1, IDS)
+    assert (signs.abs() == 1).all()
+    assert abs(float(signs.mean())) < 5 / signs.numel() ** 0.5
     words = rng.bits(200, 1, IDS)
     assert int(words.min()) >= 0
     assert int(words.max()) < 2**32

@@ -224,7 +224,7 @@ def on_rows(session: Session) -> Iterator[Problem]:
                 lambda seed, kind=kind, width=width: logits(seed, kind, width),
             )  # fmt: skip
     rows = session.size(4096, 4, 256)
-    for kind in ("uniform", "normal"):
+    for kind in ("uniform", "normal", "sign"):
         yield Problem(
             "philox", kind, f"{rows}x3072",
             lambda seed, kind=kind: (torch.arange(rows, device=session.device), 3072, kind, seed, 0),

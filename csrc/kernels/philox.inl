@@ -4,6 +4,9 @@
 constexpr int64_t kWords = kPhiloxWords;  // made at once, as 16 blocks side by side
 
 // Words [kWords * chunk, kWords * (chunk + 1)) of a stream.
+#ifdef FASTADV_LANES
+#include "philox_x86.inl"
+#else
 inline void philox_chunk(uint32_t* words, Stream stream, int64_t chunk) {
   const uint32_t first = static_cast<uint32_t>(chunk * (kWords / 4));
   const uint32_t low = static_cast<uint32_t>(stream.id), high = static_cast<uint32_t>(stream.id >> 32);
@@ -25,6 +28,7 @@ inline void philox_chunk(uint32_t* words, Stream stream, int64_t chunk) {
     words[4 * block + 3] = c3;
   }
 }
+#endif
 
 // Call body(i, word) for the words [from, to) of a stream, i counted from `from`; loops over it vectorize.
 template <class Body>
@@ -108,4 +112,16 @@ inline void philox_uniform(float* out, Stream stream, int64_t from, int64_t to) 
 }
 inline void philox_normal(float* out, Stream stream, int64_t from, int64_t to) {
   fill_normals(out, stream, from, to);
+}
+// Bit i % 32 of word i / 32 as a sign; `from` is a multiple of 32.
+inline void philox_sign(float* out, Stream stream, int64_t from, int64_t to) {
+  uint32_t words[kWords];
+  for (int64_t at = from; at < to; at += 32) {
+    const int64_t word = at / 32;
+    if (at == from || word % kWords == 0) philox_chunk(words, stream, word / kWords);
+    const uint32_t signs = words[word % kWords];
+    const int64_t count = std::min<int64_t>(to - at, 32);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) out[at + i] = signs >> i & 1 ? 1.0f : -1.0f;
+  }
 }

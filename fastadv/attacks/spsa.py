@@ -53,8 +53,7 @@ def spsa(
 
     def draw(search: core.Search, step: int) -> Tensor:
         count = directions * search.x[0].numel()
-        bits = rng.bits(count, rng.derive(search.seed, "spsa"), search.ids, step)
-        return 2 * (bits & 1).to(search.x.dtype) - 1
+        return rng.signs(count, rng.derive(search.seed, "spsa"), search.ids, step)
 
     def move(search: core.Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
         unit = adam(search.rows, gradient, step)

@@ -58,6 +58,12 @@ def to_normal(bits: Tensor) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2).flatten(1)
 
 
+def signs(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
+    """Return `count` signs for each id, int64: 1 where a bit of the words is set, else -1, lowest bit first."""
+    packed = words(ids, (count + 31) // 32, seed, draw)[:, :, None]
+    return 2 * (packed >> torch.arange(32, device=ids.device) & 1).flatten(1)[:, :count] - 1
+
+
 def normals(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
     """Return `count` float64 standard normals for each id."""
     return to_normal(words(ids, count + count % 2, seed, draw))[:, :count]

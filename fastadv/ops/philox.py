@@ -1,4 +1,4 @@
-"""philox: counter-based random bits, uniforms or normals, one row for each sample id.
+"""philox: counter-based random bits, uniforms, normals or signs, one row for each sample id.
 
 The generator is Philox 4x32-10 (Salmon et al. 2011; see _philox.py).
 """
@@ -14,7 +14,7 @@ from fastadv.ops import _philox
 from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
-KINDS = ("bits", "uniform", "normal")
+KINDS = ("bits", "uniform", "normal", "sign")
 
 
 def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int, draws: int = 1) -> Tensor:
@@ -23,6 +23,8 @@ def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int, draws: i
         return torch.cat(each) if each else fake(ids, count, kind, seed, draw, draws)
     if kind == "normal":
         return _philox.normals(ids, count, seed, draw).float()
+    if kind == "sign":
+        return _philox.signs(ids, count, seed, draw).float()
     bits = _philox.words(ids, count, seed, draw)
     return bits if kind == "bits" else _philox.to_uniform(bits).float()
 
@@ -54,7 +56,7 @@ register(
     OpCard(
         name="philox",
         schema="(Tensor ids, int count, str kind, int seed, int draw, int draws=1) -> Tensor",
-        summary="Philox 4x32-10 of (seed, id, draw, element): bits, uniform [0, 1) or standard normal",
+        summary="Philox 4x32-10 of (seed, id, draw, element): bits, uniform [0, 1), standard normal, or sign",
         reference=reference,
         fake=fake,
         samples=samples,
@@ -70,10 +72,10 @@ register(
 def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, draws: int = 1) -> Tensor:
     """Return `count` random values for each sample: [B, count] from `ids`, int64 [B].
 
-    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id
-    depends on (seed, id, draw) alone. More `draws` give the rows of all ids for each of them, one draw after
-    the other: [draws * B, count]. Raises InputError on another kind, a negative count, ids that are not
-    int64 [B], a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
+    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32), "sign" (float32, 1 or
+    -1, 32 of a word). The row of an id depends on (seed, id, draw) alone. More `draws` give the rows of all
+    ids for each of them, one draw after the other: [draws * B, count]. Raises InputError on another kind, a
+    negative count, ids that are not int64 [B], a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
     """
     if kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")

@@ -50,9 +50,17 @@ def test_any_element_equals_the_oracle(seed, sample, draw, element):
     assert int(philox(torch.tensor([sample]), element + 1, "bits", seed, draw)[0, -1]) == expected
 
 
+def test_signs_are_the_bits_of_words_in_order():
+    ids = torch.tensor([3, 2**40])
+    signs, words = philox(ids, 3001, "sign", 7, 8), philox(ids, 94, "bits", 7, 8)
+    for row in range(2):
+        number = sum(int(word) << 32 * place for place, word in enumerate(words[row]))
+        assert signs[row].tolist() == [1 if number >> bit & 1 else -1 for bit in range(3001)]
+
+
 def test_a_long_row_equals_its_parts():
     ids = torch.tensor([11])
-    for kind in ("bits", "uniform", "normal"):
+    for kind in ("bits", "uniform", "normal", "sign"):
         row = philox(ids, 300_001, kind, 5, 6)
         for count in (1, 63, 64, 65, 1000):
             assert torch.equal(philox(ids, count, kind, 5, 6), row[:, :count])

@@ -22,6 +22,10 @@ def philox_kernel(
     stream = _philox.stream_of(ids, row % samples, key_low, key_high, draw + later)
     if KIND == "normal":
         value = _philox.normal_block(first, stream, BLOCK)
+    elif KIND == "sign":
+        places = first + tl.arange(0, BLOCK)
+        bits = _philox.words(places // 32, stream) >> (places % 32).to(tl.uint32)
+        value = 2.0 * (bits & 1).to(tl.float32) - 1.0
     elif KIND == "uniform":
         value = _philox.uniform(_philox.block(first, stream, BLOCK))
     else:
