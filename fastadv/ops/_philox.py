@@ -59,7 +59,7 @@ def to_normal(bits: Tensor) -> Tensor:
 
 
 def signs(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """Return `count` signs for each id, int64: 1 where a bit of the words is set, else -1, lowest bit first."""
+    """Return `count` signs for each id, int64: 1 where a bit of the words is set, else -1, lowest first."""
     packed = words(ids, (count + 31) // 32, seed, draw)[:, :, None]
     return 2 * (packed >> torch.arange(32, device=ids.device) & 1).flatten(1)[:, :count] - 1
 

@@ -72,8 +72,8 @@ register(
 def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, draws: int = 1) -> Tensor:
     """Return `count` random values for each sample: [B, count] from `ids`, int64 [B].
 
-    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32), "sign" (float32, 1 or
-    -1, 32 of a word). The row of an id depends on (seed, id, draw) alone. More `draws` give the rows of all
+    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32), "sign" (float32, 1
+    or -1, 32 of a word). A row depends on (seed, id, draw) alone. More `draws` give the rows of all
     ids for each of them, one draw after the other: [draws * B, count]. Raises InputError on another kind, a
     negative count, ids that are not int64 [B], a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
     """
