@@ -9,7 +9,7 @@ from fastadv import losses
 from fastadv.attacks.core import Rule, Search
 from fastadv.errors import InputError
 
-# (search, step) -> directions [n, directions * D]
+# (search, step) -> directions [n, directions * D], a tensor to be overwritten
 Draw = Callable[[Search, int], Tensor]
 # (search, estimated gradient like points, points, step) -> the next points
 Move = Callable[[Search, Tensor, Tensor, int], Tensor]

@@ -37,11 +37,8 @@ def test_two_steps_by_hand(run: Callable[..., AttackResult]) -> None:
     assert len(probed) == 2
     points, mean, square = x, 0.0, 0.0
     for step, place in enumerate(probed):
-        if run is nes:
-            ways = rng.normal(3 * 16, rng.derive(5, "nes"), ids, step).double()
-        else:
-            ways = 2.0 * (rng.bits(3 * 16, rng.derive(5, "spsa"), ids, step) & 1).double() - 1
-        ways = ways.view(3, 3, 1, 4, 4)
+        draw = rng.normal if run is nes else rng.signs
+        ways = draw(3 * 16, rng.derive(5, run.__name__), ids, step).double().view(3, 3, 1, 4, 4)
         expected = torch.stack([points[:, None] + probe * ways, points[:, None] - probe * ways], 1).flatten(
             1, 2
         )
