@@ -112,6 +112,20 @@ class Detach(nn.Module):
         return h.detach()
 
 
+class PartlyDetached(nn.Module):
+    """Cut the graph for the first share of an axis, and change nothing."""
+
+    def __init__(self, share: float = 0.5, axis: int = -1) -> None:
+        super().__init__()
+        self.share, self.axis = share, axis
+
+    def forward(self, h: Tensor) -> Tensor:
+        size = h.shape[self.axis]
+        cut = round(self.share * size)
+        first, rest = h.split([cut, size - cut], self.axis)
+        return torch.cat([first.detach(), rest], self.axis)
+
+
 class NoGrad(nn.Module):
     """Scale under no_grad, as code copied from an evaluation loop."""
 

@@ -16,6 +16,8 @@ import torch
 
 import fastadv as fa
 from bench.records import parser
+from fastadv.attacks.masking import probes
+from fastadv.attacks.masking.indicators import LEAST
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.errors import NoGradientError
 from fastadv.evaluation.text import in_markdown, percent
@@ -36,32 +38,50 @@ the values, `fa.attacks.indicators` computes them for a batch, `fastadv evaluate
 code 3 unless there is no sign, and `--no-indicators` or `indicators=False` switches them off.
 
 They come from what the results hold, and from probes of at most 200 samples that the model gets right. As
-many are probed as surely cost at most 5% of the attacks' forward and backward passes; fewer than eight say
-nothing.
+many are probed as surely cost at most 5% of the attacks' forward and backward passes, but always eight, so
+that short attacks have a verdict, too: these take at most {floor:,} passes, as a rule half of that. Fewer
+than eight say nothing.
 
 """
 SOURCES = {
+    "incorrect_gradient": "Athalye et al. 2018",
     **dict.fromkeys(("randomized", "probabilities", "optimizes", "square"), "Croce & Hein 2020"),
     **dict.fromkeys(("budget", "noise"), "Carlini et al. 2019"),
 }
 MEANING = """
 The values are shares of samples, or 1 for a yes. `silent_success` is always 0: attacks keep the best point
-they met, and each result is proved on the model as given. More steps can break no fewer samples for the
-same reason, so `budget` compares the radius with its double alone. `zero_gradient` is the plain
-cross-entropy's, which underflows for logits of a large scale; the attacks of this library do not lose it
-there, those of others do. `unstable` is the mean over noise of min(1, |L(x + u) - L(x)| / L(x)), u uniform
-and 8/255 wide, 10 draws for each of up to 200 samples; `incomplete` is the share of the rise of the loss
+they met, and each result is proved on the model as given. More steps can break no fewer samples for the same
+reason, so `budget` compares the radius with its double alone. `zero_gradient` is the plain cross-entropy's,
+which underflows for logits of a large scale; the attacks of this library do not lose it there, those of
+others do. `unstable` is the mean over noise of min(1, |m(x + u) - m(x)| / |m(x)|), m the margin, u uniform
+and 8/255 wide, 10 draws for each of up to 200 samples; Pintor et al. take the cross-entropy, by which the
+deep net (0.19) is hardly apart from MeanSparse (0.27). `incomplete` is the share of the rise of the loss
 that came with the last tenth of the gradients, at most ten, over all samples, of which broken ones count 0.
 `optimizes` is the share of samples whose gradient is not that of the loss where a forward pass optimizes
-something. Limits of `unstable` (Pintor et al. propose 0.1) and `square` were chosen on the nets below: the
-largest honest value of `unstable` is that of the deep net.
+something.
 
-`No sign of masking` is no proof. Where a part of the gradient is left, such as that of half the channels or
-half the pixels, attacks find something, and all indicators may stay below their limits: a standard net whose
-left half of the image is detached holds 77% instead of 41%, and shows no sign in 16 probed samples.
-`fa.attacks.masked_modules` ([Defenses that hide their gradients](masked.md)) sees such a cut: run it on a
-model that is not your own. Of a model under `bpda`, `unstable` may stay: it is about the loss, not about the
-gradient.
+`incorrect_gradient` is 1 where `fastadv.attacks.masked_modules` blames a module ([Defenses that hide their
+gradients](masked.md)); the verdict then names it, and the gradient that `bpda` is to give it. Each module is
+looked at as far as {naming} passes a sample suffice. Otherwise it says how much of the changes of the logits
+the gradient misses, a model that is a plain function included. From x to a random image, {ways}, the change
+of a random sum of the logits less the gradients on that way, added up, leaves something over. Of a cut part,
+both halves of the way leave over the same: the mean of their product, over that of the squared changes, is
+the value. Kinks, ties and saturation leave over next to nothing; rounding with a straight-through gradient
+and randomness turn round from half to half. Both look at eight samples. Where `bpda` has replaced a
+gradient, it is known not to be that of the logits: only modules are then looked at, and `unstable`, which is
+about the loss and not about the gradient, is left out.
+
+Where an attack was given a model as `bpda`, such as `autoattack(version="strong", bpda=mended)`, and the
+model itself shows a sign, the indicators are those of `mended`. The verdict says what the model itself
+raised, and which modules were replaced: `Masked gradients (...), attacked through BPDA: quantize (identity):
+no sign of masking there`. An attack that needs a gradient where the model has none leaves an evaluation
+going: it breaks nothing, a flag says that it was not possible, and the verdict is `Do not trust:
+zero_gradient, ...`.
+
+The limit of `unstable` is the one that Pintor et al. propose; those of `incorrect_gradient` and `square` were
+chosen on the nets below.
+
+`No sign of masking` is no proof: a gradient can be that of the logits, and lead nowhere.
 
 """
 
@@ -136,7 +156,8 @@ def main() -> None:
         signs.append([f"`{name}`", sign.words, f"{sign.limit:g}", sign.advice, source])
     where = f"{machine()['cpu']}, one thread, seed 0, {datetime.now(UTC):%Y-%m-%d}"
     parts = [
-        ABOUT + in_markdown(signs) + "\n" + MEANING,
+        ABOUT.format(floor=LEAST * (probes.HELD + probes.CHECKED)) + in_markdown(signs) + "\n",
+        MEANING.format(naming=probes.NAMING, ways=" and ".join(f"{way:.0%}" for way in probes.WAYS)),
         f"## Defenses and flags\n\nBy `python -m bench.suite.indicators`; {where}. L∞ {given.radius:g}, ",
         f"the first {given.samples} digits of the test set ({SLOW['abs']} for ABS); flagged values are bold,",
         " a dash is what was not looked at. The first eight nets are honest.\n\n",

@@ -16,9 +16,9 @@ from fastadv.attacks.auto.strong import stages, strengthen
 from fastadv.attacks.auto.versions import VERSIONS, Parts, Version, check_version, components
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.masking import Evidence, choose, look
+from fastadv.attacks.masking import LOOKS, Evidence, choose, look_through
 from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
-from fastadv.engine import freeze
+from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -76,9 +76,11 @@ def autoattack(
             search too. The verdict is the model's.
         source: for "strong", one or more classifiers with the classes of the model.
         passes: for "strong", passes of the whole call, forward and backward, after which no stage begins;
-            "standard" always runs to its end. The stages then need no reason. inf runs all of them.
+            "standard" always runs to its end, and indicators come on top. The stages then need no reason. inf
+            runs all of them.
         indicators: look for signs of masked gradients at last, as `fastadv.attacks.indicators` does; the
-            `verdict` of the result says what they come to.
+            `verdict` of the result says what they come to. Where the model shows some and `bpda` is given,
+            that is looked at, and the verdict says both.
         on_progress: called as (component, samples left) before each component.
         eot: an integer >= 1; "rand" has 20 unless another is given.
 
@@ -129,17 +131,20 @@ def autoattack(
         if strong:
             strengthen(run, stages(run, other, sources), passes)
         out = run.finish()
-        return _with_indicators(out, run) if indicators else out
+        return _with_indicators(out, run, other) if indicators else out
 
 
-def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
+def _with_indicators(out: AutoAttackResult, run: Run, other: Frozen | None) -> AutoAttackResult:
     """Return the result with the indicators of masked gradients, and the passes they took."""
     trial, seed, warnings = run.trial, run.seed, run.warnings
     right = torch.zeros(len(out.status), dtype=torch.bool).index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
-    chosen = choose([evidence], right, evidence.passes, seed=seed)
+    passes = evidence.passes / trial.frozen.options.eot
+    chosen = choose([evidence], right, passes / LOOKS if other else passes, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
-    found = look(trial.frozen, problem, chosen, [evidence], right, seed=seed, raised=warnings)
-    found = found.with_flags([name for name in ("zero_gradient", "square") if name in warnings])
+    told = [name for name in ("zero_gradient", "square") if name in warnings]
+    found = look_through(
+        trial.frozen, other, problem, chosen, [evidence], right, told=told, seed=seed, raised=warnings
+    )
     forwards, backwards = out.forwards + found.forwards, out.backwards + found.backwards
     return replace(out, indicators=found, forwards=forwards, backwards=backwards)

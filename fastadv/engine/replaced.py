@@ -60,8 +60,8 @@ def replaced(model: object) -> dict[str, str]:
 
 
 def in_words(names: Mapping[str, str]) -> str:
-    """Return what `replaced` has found as one line: "BPDA: quantize (identity), purify (Substitute)"."""
-    return "BPDA: " + ", ".join(f"{name} ({of})" for name, of in names.items())
+    """Return what `replaced` has found: "BPDA: quantize (identity), purify (Substitute)", or nothing."""
+    return "" if not names else "BPDA: " + ", ".join(f"{name} ({of})" for name, of in names.items())
 
 
 def _label(gradient: Any) -> str:

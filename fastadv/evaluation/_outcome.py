@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,11 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, blind, square_stands_out
 from fastadv.engine import Frozen
-from fastadv.errors import InputError
+from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.table import Row
+from fastadv.threat import Threat
 
 Attack = Callable[..., AttackResult]
 """(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
@@ -74,6 +76,32 @@ def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, 
     return result
 
 
+def _not_possible(attack: Attack, batch: Batch, forwards: int, error: NoGradientError) -> AttackResult:
+    """Return the result of an attack that needs a gradient where the model has none: it broke nothing."""
+    right, threat = batch.correct, bound(attack, "threat")
+    return AttackResult(
+        x_adv=batch.x,
+        success=~right,
+        status=torch.where(right, int(Status.HELD), int(Status.ALREADY_WRONG)),
+        loss=torch.full(right.shape, torch.nan),
+        distance=torch.where(right, torch.inf, 0.0),
+        forwards=forwards,
+        backwards=0,
+        zero_gradient=right,
+        flags=(f"zero_gradient: not possible ({error})",),
+        threat=threat if isinstance(threat, Threat) else None,
+    )
+
+
+def bound(attack: Any, name: str) -> Any:
+    """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
+    while attack is not None:
+        if isinstance(attack, partial) and name in attack.keywords:
+            return attack.keywords[name]
+        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
+    return None
+
+
 def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(attack, follow_wrapped=False).parameters
@@ -114,7 +142,11 @@ def outcome(
         return part
     batch = whole.take(usable)
     started = time.perf_counter()
-    result = run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
+    before = frozen.forwards
+    try:
+        result = run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
+    except NoGradientError as error:
+        result = _not_possible(attack, batch, frozen.forwards - before, error)
     right = batch.correct
     success = right & result.success
     distance = torch.where(success, result.distance.to(torch.float64), torch.inf).masked_fill(~right, 0.0)

@@ -68,7 +68,9 @@ def evaluate(
     identity: a text that stands for the code of your own model classes and attacks, which are otherwise known
         by their source; give another one when that code changes. Needed where a source cannot be read.
     indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in what the attacks gave,
-        and on at most 200 samples in at most 5% of their passes. `table.verdict` is what they come to.
+        and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach. `table.verdict` is what
+        they come to. An attack that needs a gradient where the model has none breaks nothing, and a flag
+        says that it was not possible.
 
     Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
     keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
@@ -162,7 +164,7 @@ def table_of(
     if looked and rows:
         each = [[one[place] for one in found] for place in range(len(rows))]
         signs = processes.from_first(
-            lambda: masking.indicators(frozen, dataset, rows, each, correct, ids, batch_size, kept)
+            lambda: masking.indicators(frozen, dataset, attacks, rows, each, correct, ids, batch_size, kept)
         )
     # the clock of the first process, and the parts that all have read
     seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)

@@ -14,9 +14,12 @@ from fastadv.attacks.auto.strong import LOOK, stages
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.masking import probes
 from fastadv.engine import freeze
 from fastadv.errors import InputError
+from fastadv.models import bpda
 from fastadv.threat import L2, Linf
+from tests.defenses import Quantize
 
 from .contract.conftest import shortened
 from .nets import images, labels, linear, mlp, threat
@@ -88,6 +91,28 @@ def test_what_the_stages_are() -> None:
 
 
 @pytest.mark.slow
+def test_the_verdict_is_about_the_model_that_was_attacked_through_bpda(few_steps: None) -> None:
+    """Where that shows no sign; it says what the model itself raised, and which modules were replaced."""
+    inside, masked = Linf(0.08), nn.Sequential(Quantize(16), mlp(3))
+    alone, _, _ = run(masked, inside, size=40)
+    assert alone.verdict.startswith("Do not trust: zero_gradient, incorrect_gradient")
+    out, _, _ = run(masked, inside, size=40, bpda=bpda(masked, {"0": "identity"}))
+    found = out.indicators
+    assert found is not None
+    assert found.clean
+    assert found.verdict.startswith("Masked gradients (zero_gradient, incorrect_gradient")
+    assert found.verdict.endswith(", attacked through BPDA: 0 (identity): no sign of masking there")
+    assert found.values["square"] <= 0.01 < found.without["square"]
+    spent = found.forwards + found.backwards
+    assert found.samples >= 8
+    assert spent <= max(0.05 * (out.forwards + out.backwards), 16 * (probes.HELD + probes.CHECKED))
+    useless = bpda(masked, {"0": lambda x: -x})
+    wrong, _, _ = run(masked, inside, size=40, bpda=useless)
+    assert wrong.verdict.startswith("Do not trust: ")
+    assert wrong.indicators.through == "BPDA: 0 (<lambda>)"
+
+
+@pytest.mark.slow
 def test_where_nothing_is_to_be_found_it_costs_at_most_three_tenths_more(few_steps: None) -> None:
     """Standard is what it is alone."""
     model, inside = mlp(3), Linf(1e-6)
@@ -108,19 +133,20 @@ def test_where_nothing_is_to_be_found_it_costs_at_most_three_tenths_more(few_ste
 @pytest.mark.slow
 def test_passes_bound_the_whole_call_and_inf_runs_all(few_steps: None) -> None:
     model, inside = mlp(3), Linf(1e-6)
-    alone = autoattack(model, images(12), labels(model, images(12)), inside)
+    bare: dict[str, Any] = {"indicators": False}
+    alone = autoattack(model, images(12), labels(model, images(12)), inside, **bare)
     spent = alone.forwards + alone.backwards
-    out, _, _ = run(model, inside, passes=0)
+    out, _, _ = run(model, inside, passes=0, **bare)
     assert out.forwards + out.backwards <= spent + 12
     assert list(out.costs) == list(alone.costs)
     assert out.notes == tuple(f"{name}: not finished on 12 of 12, for want of passes" for name in STAGES)
     # a round of the first stage takes 25 at most, one of the last 63, and 12 order the samples
     bound = spent + 12 + 30 * 25 + 12
-    out, _, _ = run(model, inside, passes=bound)
+    out, _, _ = run(model, inside, passes=bound, **bare)
     assert bound - 63 < out.forwards + out.backwards <= bound
     assert 0 < out.costs["restarts apgd-ce"].samples < 60
     assert out.notes[-1] == "restarts square: not finished on 12 of 12, for want of passes"
-    out, _, _ = run(model, inside, passes=inf)
+    out, _, _ = run(model, inside, passes=inf, **bare)
     assert [out.costs[name].samples for name in STAGES] == [60, 12, 60]
     assert out.notes == ()
 
@@ -138,7 +164,7 @@ def test_a_first_look_takes_the_samples_that_are_nearest_to_being_broken(few_ste
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ATTACKS, "apgd", watched)
         # room for three samples of the first stage
-        standard = autoattack(model, images(12), labels(model, images(12)), inside)
+        standard = autoattack(model, images(12), labels(model, images(12)), inside, indicators=False)
         seen.clear()
         _, _, y = run(model, inside, passes=standard.forwards + standard.backwards + 3 * 25)
     left = (~standard.success).nonzero().flatten()

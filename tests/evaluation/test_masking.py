@@ -11,9 +11,10 @@ import torch
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.errors import NoGradientError
 from fastadv.evaluation import Table, _masking, evaluate
 from tests.attacks.nets import images, labels, mlp
-from tests.defenses import Quantize, RootAtZero
+from tests.defenses import Detach, Quantize, RootAtZero
 from tests.evaluation.nets import timeless
 
 X = images(60, dtype=torch.float32)
@@ -60,7 +61,7 @@ def test_it_is_kept_and_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
     attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
     first = looked(attacks, run_dir=tmp_path)
     assert (tmp_path / "indicators.safetensors").exists()
-    monkeypatch.setattr(_masking, "look", None)  # not asked again
+    monkeypatch.setattr(_masking, "look_through", None)  # not asked again
     assert signs(looked(attacks, run_dir=tmp_path, resume=True)) == signs(first)
     # a folder begun without them goes on with them, and the other way round
     assert looked(attacks, run_dir=tmp_path, resume=True, indicators=False).indicators is None
@@ -134,7 +135,7 @@ def test_masked_gradients_are_flagged() -> None:
 
 
 def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
-    table = evaluate(torch.nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(PGD, steps=3)})
+    table = evaluate(torch.nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(PGD, steps=3)}, limit=7)
     assert signs(table).samples == 0
     assert signs(table).values["zero_gradient"] == 1
 
@@ -151,3 +152,49 @@ def test_what_square_breaks_beside_gradients_is_counted() -> None:
     alone = table["square"].broken & ~table["pgd"].broken
     assert alone.any()
     assert signs(table).values["square"] == pytest.approx(float(alone.sum() / table.correct.sum()))
+
+
+def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> None:
+    cut = torch.nn.Sequential(Detach(), NET)
+    square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=60)
+    table = evaluate(cut, SET, {"pgd": PGD, "square": square}, keep_samples=True, batch_size=40)
+    row = table["pgd"]
+    assert (row.robust_accuracy, row.unmoved, row.backwards) == (table.clean_accuracy, 60, 0)
+    assert row.forwards > 0
+    assert len(row.flags) == 1
+    assert row.flags[0].startswith("zero_gradient: not possible (model: expected logits that depend on x")
+    assert table["square"].broken.any()
+    assert torch.equal(table.held, ~table["square"].broken)
+    assert table.verdict.startswith("Do not trust: zero_gradient, incorrect_gradient")
+    assert "'0' cuts the graph at 100% of its inputs: give fa.models.bpda(model, {'0'" in table.verdict
+    drawn = evaluate(cut, SET, {"pgd": PGD}, draws=3)["pgd"].draws
+    assert drawn is not None
+    assert drawn.right.min() == 3
+    with pytest.raises(NoGradientError):
+        PGD(cut, X, SET.y)
+
+
+def test_what_an_attack_was_given_as_bpda_is_probed() -> None:
+    """The model shows signs, the one that the attack went through does not: the verdict says both."""
+    hidden = torch.nn.Sequential(Quantize(16), NET)
+    mended = fa.models.bpda(hidden, {"0": "identity"})
+
+    def attack(model: Any, x: Any, y: Any, *, ids: Any, bpda: Any = None) -> Any:
+        out = pgd_long(model, x, y, ids=ids)
+        return out if bpda is None else pgd_long(bpda, x, y, ids=ids)
+
+    pgd_long = partial(PGD, steps=100)
+    alone = evaluate(hidden, SET, {"own": attack})
+    assert {"zero_gradient", "incorrect_gradient"} <= {*signs(alone).flagged}
+    through = evaluate(hidden, SET, {"pgd": PGD, "own": partial(attack, bpda=mended)})
+    assert signs(through).clean
+    assert {*signs(through).without} >= {"zero_gradient", "incorrect_gradient"}
+    assert through.verdict.endswith(", attacked through BPDA: 0 (identity): no sign of masking there")
+    assert through.verdict.startswith("Masked gradients (zero_gradient, incorrect_gradient")
+    twice = torch.nn.Sequential(Quantize(16), Quantize(16), NET)
+    half = fa.models.bpda(twice, {"0": "identity"})
+    found = evaluate(twice, SET, {"own": partial(attack, bpda=half)})
+    assert found.verdict.startswith("Do not trust: ")
+    assert list(signs(found).masked) == ["1"]
+    plain = evaluate(NET, SET, {"own": partial(attack, bpda=NET)})
+    assert plain.verdict == "No sign of masking"

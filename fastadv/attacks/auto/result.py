@@ -22,8 +22,9 @@ class AutoAttackResult(AttackResult):
         notes: what the version did and left out, in words.
         broken: with `individual`, for each component by its name bool [B], the samples that it broke; empty
             otherwise, where `by` says all.
-        indicators: signs of masked gradients, looked for in at most 5% of the passes; None where they were
-            not asked for. The passes count as forwards and backwards of the result.
+        indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
+            reach; None where they were not asked for. The passes count as forwards and backwards of the
+            result. Where `bpda` was given and the model shows signs, they are those of `bpda`.
     """
 
     by: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from fastadv.attacks.masking.evidence import Evidence
 from fastadv.attacks.masking.indicators import choose, indicators, look
+from fastadv.attacks.masking.through import LOOKS, look_through
 from fastadv.attacks.masking.verdict import Indicators
 
-__all__ = ["Evidence", "Indicators", "choose", "indicators", "look"]
+__all__ = ["LOOKS", "Evidence", "Indicators", "choose", "indicators", "look", "look_through"]

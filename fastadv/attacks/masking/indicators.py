@@ -17,17 +17,18 @@ from fastadv.attacks.masking.evidence import Evidence
 from fastadv.attacks.masking.observed import observed
 from fastadv.attacks.masking.verdict import Indicators
 from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
 from fastadv.engine import Frozen
+from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 
 SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
-SHARE = 0.05  # of the passes of the attacks, which the looks may cost
+SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 SEEN = 32  # samples whose symptoms are looked for
-STEPS = 40  # of PGD, where no results are given
 
 
 def indicators(
@@ -58,7 +59,8 @@ def indicators(
             within this threat counts. Those in another norm or box, and those with targets, a criterion or a
             mask, do not count.
         limit: samples probed at most, drawn by the seed among those that the model gets right.
-        share: of the passes of the attacks that the probes may take at most; None for no bound.
+        share: of the passes of the attacks that the probes may take at most; eight samples are probed
+            whatever that costs. None for no bound.
         seed: of all random draws.
         ids: int [B], sample numbers (default 0 to B - 1).
 
@@ -73,7 +75,7 @@ def indicators(
         check_finite_radius(threat)
         if results is None:
             try:
-                results = {"pgd": pgd(frozen, x, y, threat, steps=STEPS, seed=seed, ids=ids)}
+                results = {"pgd": pgd(frozen, x, y, threat, steps=probes.LONG_STEPS, seed=seed, ids=ids)}
             except NoGradientError:
                 results = {}
             share = None
@@ -97,14 +99,15 @@ def indicators(
             )
         right = (frozen.verdict(problem.x).argmax(1) == problem.y).cpu() if len(x) else torch.zeros(0).bool()
         passes = sum(out.forwards + out.backwards for out in results.values())
-        chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
+        each = frozen.options.eot
+        chosen = choose(evidence, right, passes / each, limit=limit, share=share, seed=seed)
         return look(frozen, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
 
 
 def choose(
     evidence: Sequence[Evidence],
     right: Tensor,
-    passes: int,
+    passes: float,
     *,
     limit: int = SAMPLES,
     share: float | None = SHARE,
@@ -112,14 +115,17 @@ def choose(
 ) -> Tensor:
     """Return int64 [m], the samples to look at, drawn from those that are `right` bool [N].
 
-    They are at most `limit`, and as many as surely cost no more than a share of so many `passes`.
+    They are at most `limit`, and as many as surely cost no more than a share of so many `passes`, but not
+    fewer than LEAST.
     """
     order = rng.permutation(len(right), rng.derive(seed, "indicators"))
     order = order[right[order]][:limit]
     if share is None:
         return order
-    cost = torch.where(together(evidence, len(right))[order], probes.BROKEN, probes.HELD)
-    return order[cost.cumsum(0) <= share * passes]
+    blind = torch.stack([torch.zeros_like(right), *(each.blind for each in evidence)]).any(0)
+    cost = torch.where((together(evidence, len(right)) & ~blind)[order], probes.BROKEN, probes.HELD)
+    cost[:LEAST] += probes.CHECKED
+    return order[: max(LEAST, int((cost.cumsum(0) <= share * passes).sum()))]
 
 
 def look(
@@ -143,27 +149,48 @@ def look(
     why = _hindrance(problem, len(chosen), int(right.sum()))
     if problem is None or why:
         return Indicators(_ordered(values), _not_in(values, why) | unseen)
-    few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
-    if raised is None:
-        raised = [name for name, seen in vars(symptoms(frozen, problem.x[few])).items() if seen]
-    values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
-    if "optimizes" in raised:
-        values["optimizes"] = float(probes.wrong_gradients(frozen, problem.take(few)).float().mean())
-    broken = together(evidence, len(right))[chosen]
-    seeing = all(each.gradient and not bool(each.blind.any()) for each in evidence)
-    parts = [
-        observed(frozen, problem.take(index.to(problem.x.device)), broken[index], seed, blind=seeing)
-        for index in torch.split(torch.arange(len(chosen)), batch_size)
-    ]
-    seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    # what a randomized model draws follows from the seed, and the caller's generators stay
+    with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
+        few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
+        if raised is None:
+            raised = [name for name, seen in vars(symptoms(frozen, problem.x[few])).items() if seen]
+        values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
+        if "optimizes" in raised:
+            values["optimizes"] = float(probes.wrong_gradients(frozen, problem.take(few)).float().mean())
+        masked, missing = _hidden(frozen, problem.take(few[:LEAST]), seed)
+        if missing is not None:
+            values["incorrect_gradient"] = missing
+        broken = together(evidence, len(right))[chosen]
+        seeing = all(each.gradient and not bool(each.blind.any()) for each in evidence)
+        parts = [
+            observed(frozen, problem.take(index.to(problem.x.device)), broken[index], seed, blind=seeing)
+            for index in torch.split(torch.arange(len(chosen)), batch_size)
+        ]
+        seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if "budget" in seen:
         seen["budget"] = _rise(broken, seen["budget"])
     for name, value in seen.items():
         values[name] = max(float(value.float().mean()), values.get(name, 0.0))
     unseen = {name: why for name, why in unseen.items() if name not in values}
     unseen |= _not_in({**values, **unseen}, _absent(problem))
+    if replaced(frozen.model):  # it is about the loss, whose gradient is another's
+        values.pop("unstable", None)
+        unseen.pop("unstable", None)
     spent = frozen.forwards - before[0], frozen.backwards - before[1]
-    return Indicators(_ordered(values), unseen, len(chosen), *spent)
+    return Indicators(_ordered(values), unseen, len(chosen), *spent, masked)
+
+
+def _hidden(frozen: Frozen, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
+    """Return the modules that hide their gradient, and 1 where there are any, else how much is missing.
+
+    A gradient that is known to be another's is not compared with the logits. None where it cannot be.
+    """
+    masked = {each.name: str(each) for each in masked_within(frozen, problem.x, probes.NAMING)}
+    if masked or replaced(frozen.model) or frozen.input_threshold is not None:
+        return masked, float(bool(masked))
+    if not probes.bounded(problem):
+        return masked, None
+    return masked, probes.missing_gradient(frozen, problem, rng.derive(seed, "indicators gradient"))
 
 
 def together(evidence: Sequence[Evidence], count: int) -> Tensor:
@@ -197,12 +224,10 @@ def _told(evidence: Sequence[Evidence], right: Tensor) -> tuple[dict[str, float]
 
 def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
     """Return why samples cannot be probed; "" where they can."""
-    if right < LEAST:
+    if min(right, chosen) < LEAST:
         return f"fewer than {LEAST} samples that the model gets right"
     if problem is not None and not problem.plain:
         return "a success is not just any wrong class"
-    if chosen < LEAST:
-        return "the attacks took too few passes; give more samples or steps"
     return "no attack says its threat" if problem is None else ""
 
 

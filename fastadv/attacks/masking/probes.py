@@ -4,6 +4,7 @@ Sources: Pintor et al. 2022, Indicators of Attack Failure; Carlini et al. 2019, 
 Robustness; Croce & Hein 2020.
 """
 
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -22,13 +23,18 @@ AMPLITUDE = 8 / 255  # of the noise that should change nothing, of the box, from
 NOISES = 10  # a sample; Pintor et al. draw 100 for fewer samples
 DRAWS = 10  # points of the ball that are tried
 STEPS, FREE_STEPS = 10, 20  # of PGD at twice the radius, and without a radius
+LONG_STEPS = 40  # of PGD at the radius
 QUERIES = 30  # of Square
 WAY, OFF = 0.01, 0.1  # a way by this share of the margin; the gradient may be off by this share of the change
+WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
+NAMING = 40  # passes in which modules that hide their gradient are looked for
 # passes of all looks at a sample that holds, and at one that is broken
 SYMPTOMS, ENDS = 12, 10
 BROKEN = SYMPTOMS + 2 + NOISES + 2 * STEPS
 # a search begins with a point of its own, and ends with a proof
 HELD = BROKEN + DRAWS + 2 * FREE_STEPS + QUERIES + ENDS
+# and at each of the few samples on which the gradient itself is checked
+CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1)
 
 
 def without_gradient(frozen: Frozen, x: Tensor, y: Tensor) -> Tensor:
@@ -56,15 +62,57 @@ def wrong_gradients(frozen: Frozen, problem: Problem) -> Tensor:
     return (~((found / expected - 1).abs() <= OFF)).cpu()
 
 
+def missing_gradient(frozen: Frozen, problem: Problem, seed: int) -> float:
+    """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none.
+
+    On the way from x to a random image, the change of a random sum of the logits less the gradients on the
+    way, added up, leaves something over. Where a part of the gradient is missing, that goes the same way in
+    both halves: the mean product of the two, over the mean square of the changes, is the share. Kinks leave
+    over what is small, randomness and rounding with a straight-through gradient what turns round. The least
+    counts, of ways of two lengths, and of all samples together and their median.
+    """
+    x, (low, high), shares = problem.x, problem.threat.box, []
+    for draw, length in enumerate(WAYS):
+        chance = rng.uniform(x[0].numel(), seed, problem.ids, 2 * draw).view(x.shape).to(x)
+        way = length * (low + (high - low) * chance - x)
+
+        def weights(logits: Tensor, draw: int = 2 * draw + 1) -> Tensor:
+            return (rng.uniform(logits.shape[1], seed, problem.ids, draw) - 0.5).to(logits)[:, None]
+
+        values, slopes = [], []
+        for part in range(PARTS + 1):
+            try:
+                logits, gradient = frozen.jacobian(x + part / PARTS * way, weights)
+            except NoGradientError:
+                return 1.0
+            values.append((weights(logits)[:, 0] * logits).double().sum(1))
+            slopes.append((gradient[:, 0].double() * way).flatten(1).sum(1))
+        value = torch.stack(values, 1)
+        change = value.diff(dim=1)
+        over = change - torch.stack(slopes, 1).unfold(1, 2, 1).mean(2) / PARTS
+        change, over = (torch.stack([each.sum(1) for each in both.chunk(2, 1)], 1) for both in (change, over))
+        size, product = change.square().mean(1), over.prod(1)
+        rounding = 64 * torch.finfo(x.dtype).eps * value.abs().amax(1)
+        told = product.isfinite() & (size > rounding.square())
+        if not bool(told.any()):
+            return 0.0
+        size, product = size[told], product[told]
+        shares += [float(product.sum() / size.sum()), float((product / size).median())]
+    return min(max(min(shares), 0.0), 1.0)
+
+
 def changes(frozen: Frozen, problem: Problem, seed: int) -> Tensor:
-    """Return [B]: by how much noise too small to see changes the loss, at most 1 (Pintor et al. 2022)."""
+    """Return [B]: by what share noise too small to see changes the margin, at most 1.
+
+    Pintor et al. 2022 take the cross-entropy, which changes by as much for an honest net that is sure.
+    """
     x, y, low, high = problem.x, problem.y, *problem.threat.box
     size = AMPLITUDE * (high - low)
-    before = losses.loss_value(frozen.verdict(x), y, "ce")
+    before = losses.loss_value(frozen.verdict(x), y, "margin")
     total = torch.zeros_like(before)
     for draw in range(NOISES):
         noise = rng.uniform(x[0].numel(), seed, problem.ids, draw).view(x.shape).to(x) - 0.5
-        after = losses.loss_value(frozen.verdict((x + size * noise).clamp(low, high)), y, "ce")
+        after = losses.loss_value(frozen.verdict((x + size * noise).clamp(low, high)), y, "margin")
         total += ((after - before).abs() / before.abs().clamp_min(1e-12)).clamp_max(1)
     return (total / NOISES).cpu()
 
@@ -79,22 +127,21 @@ def broken_by_noise(frozen: Frozen, problem: Problem, seed: int) -> Tensor:
 
 def broken_without_radius(frozen: Frozen, problem: Problem, seed: int) -> Tensor:
     """Return bool [B]: PGD in the whole box succeeds."""
-    low, high = problem.threat.box
-    try:
-        out = pgd(
-            frozen, problem.x, problem.y, Linf(high - low, problem.threat.box), steps=FREE_STEPS,
-            loss="margin", seed=seed, ids=problem.ids,
-        )  # fmt: skip
-    except NoGradientError:
-        return torch.zeros(len(problem.x), dtype=torch.bool)
-    return out.success.cpu()
+    low, high = box = problem.threat.box
+    return broken_by_pgd(frozen, replace(problem, threat=Linf(high - low, box)), seed, FREE_STEPS)
 
 
 def broken_at_twice(frozen: Frozen, problem: Problem, seed: int) -> Tensor:
     """Return bool [B]: PGD succeeds at twice the radius."""
-    wide = problem.threat.with_radius(2 * problem.threat.radius)
+    threat = problem.threat
+    return broken_by_pgd(frozen, replace(problem, threat=threat.with_radius(2 * threat.radius)), seed, STEPS)
+
+
+def broken_by_pgd(frozen: Frozen, problem: Problem, seed: int, steps: int = LONG_STEPS) -> Tensor:
+    """Return bool [B]: PGD on the margin succeeds."""
+    x, y, threat = problem.x, problem.y, problem.threat
     try:
-        out = pgd(frozen, problem.x, problem.y, wide, steps=STEPS, loss="margin", seed=seed, ids=problem.ids)
+        out = pgd(frozen, x, y, threat, steps=steps, loss="margin", seed=seed, ids=problem.ids)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool)
     return out.success.cpu()

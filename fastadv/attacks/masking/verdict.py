@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fastadv.attacks.methods.flags import SIGNS
 
 CLEAN = "No sign of masking"
+SHOWN = 3  # modules in a verdict
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Indicators:
     unseen     by name, why an indicator was not looked at.
     samples    how many samples were probed, besides what the results of the attacks say.
     forwards, backwards   samples passed for it.
+    masked     by name, the modules that hide their gradient: what it is, and what to do.
+    through    in words, the modules with another gradient; all else is then about the model that has it.
+    without    what the model itself raised, by name.
     """
 
     values: Mapping[str, float]
@@ -26,6 +30,9 @@ class Indicators:
     samples: int = 0
     forwards: int = 0
     backwards: int = 0
+    masked: Mapping[str, str] = field(default_factory=dict)
+    through: str = ""
+    without: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,7 +47,12 @@ class Indicators:
     @property
     def advice(self) -> dict[str, str]:
         """What to do about each that is flagged."""
-        return {name: SIGNS[name].advice for name in self.flagged}
+        told = {name: SIGNS[name].advice for name in self.flagged}
+        if self.masked and "incorrect_gradient" in told:
+            more = len(self.masked) - SHOWN
+            rest = [f"{more} more are told by masked_modules"] * (more > 0)
+            told["incorrect_gradient"] = "; ".join([*list(self.masked.values())[:SHOWN], *rest])
+        return told
 
     @property
     def clean(self) -> bool:
@@ -59,13 +71,16 @@ class Indicators:
             }
             told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
             return f"Not known, nothing flagged so far; not looked at: {told}"
+        if self.without:
+            found = f"Masked gradients ({', '.join(self.without)}), attacked through {self.through}"
+            return f"{found}: {CLEAN[0].lower()}{CLEAN[1:]} there"
         return CLEAN
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same with these flagged, whatever their value."""
         raised = {name: 1.0 for name in names if name not in self.flagged}
         unseen = {name: why for name, why in self.unseen.items() if name not in raised}
-        return Indicators({**self.values, **raised}, unseen, self.samples, self.forwards, self.backwards)
+        return replace(self, values={**self.values, **raised}, unseen=unseen)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, JSON-able."""

@@ -21,13 +21,18 @@ SIGNS = {
     "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",
-        "another loss, or name what hides it by masked_modules, and replace its gradient by bpda",
+        "another loss, bpda for the modules that masked_modules names, or attacks without gradients",
         0.05,
     ),
+    "incorrect_gradient": Sign(
+        "a part of the gradient is missing, or a module hides its own",
+        "make the step that cuts the gradient a module, and replace its gradient by bpda",
+        0.01,
+    ),
     "unstable": Sign(
-        "noise too small to see changes the loss",
+        "noise too small to see changes the margin",
         "a smoother gradient: bpda, or eot where passes differ",
-        0.25,
+        0.1,
     ),
     "silent_success": Sign("a success on the way was lost", "report it: the proof of each result forbids it"),
     "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),

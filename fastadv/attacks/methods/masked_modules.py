@@ -2,22 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil, inf
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.engine.copying.twin import as_module, twin
+from fastadv.engine.copying.twin import Bound, as_module, twin
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 
 SIZES = (1.0, 0.2, 0.04)  # of moves, in standard deviations of what is moved
-POINTS = 4  # on the way of a move at which gradients are taken
+POINTS, MANY = 4, 64  # on the way of a move at which gradients are taken, and where these leave a doubt
 SHARE = 0.01  # of the inputs, from which on they are worth a look
 FEW = 4  # values of the output, whose moves may be chance
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
+PASSES = 4 + len(SIZES) * (1 + 2 * POINTS)  # at most, for a look at one call of a module without doubt
 
 Kind = Literal["cut", "zero", "nan"]
 
@@ -56,8 +58,9 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
     way, nor a straight-through estimator, nor what does not depend on x. Of a module and its parts, the
     innermost is returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
 
-    It passes x twice, and what each module is given once more, forward and backward, some twenty times where
-    gradients are zero. The model is left as it is, and so are the generators of random numbers.
+    It passes x twice, and what each module is given once more, forward and backward, some twenty times
+    where gradients are zero, and over a hundred times where that leaves a doubt. The model is left as it
+    is, and so are the generators of random numbers.
 
     Raises InputError for a model that is not a module and for an empty batch.
     """
@@ -69,20 +72,46 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
         )
     if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim or not len(x):
         raise InputError("masked_modules: expected at least one sample [B, ...]; give a few tens")
+    try:
+        return _looked(module, x, torch.float64, inf)[0]
+    except RuntimeError:  # code that names a dtype
+        return _looked(module, x, None, inf)[0]
+
+
+def masked_within(frozen: Frozen, x: Tensor, passes: float) -> tuple[MaskedModule, ...]:
+    """Return `masked_modules`, in the dtype of the model, in at most so many passes a sample, counted as its.
+
+    A pass of a module counts as the share that it holds of the innermost modules of the model; those whose
+    look may take more than is left are not looked at. A function is one step. What cannot be passed part by
+    part has none.
+    """
+    module = as_module(frozen.source)
+    try:
+        found, *spent = _looked(module or Bound(nn.Identity(), frozen.model), x, frozen.dtype, passes)
+    except Exception:  # modules of others, called where they do not expect it
+        return ()
+    frozen.forwards += ceil(spent[0] * len(x))
+    frozen.backwards += ceil(spent[1] * len(x))
+    return found
+
+
+def _looked(
+    module: nn.Module, x: Tensor, dtype: torch.dtype | None, passes: float
+) -> tuple[tuple[MaskedModule, ...], float, float]:
+    """Return what is masked, computed in `dtype` or as it comes, and the passes forward and backward."""
     with (
         torch.inference_mode(False),
         torch.no_grad(),
         rng.generators_kept(x.device),
         no_autocast(x.device.type),
     ):
-        try:
-            return _look(twin(module, follow=False).double(), x.double())
-        except RuntimeError:  # code that names a dtype
-            return _look(twin(module, follow=False), x)
+        copied = twin(module, follow=False)
+        return _look(copied if dtype is None else copied.to(dtype), x.to(dtype or x.dtype), passes)
 
 
-def _look(model: nn.Module, x: Tensor) -> tuple[MaskedModule, ...]:
+def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModule, ...], float, float]:
     found: dict[str, MaskedModule] = {}
+    spent = [2.0, 0.0]
     prints: list[list[Any]] = []  # of the arguments of each call, in a pass of other images
     names = {part: name for name, part in model.named_modules()}
 
@@ -98,15 +127,24 @@ def _look(model: nn.Module, x: Tensor) -> tuple[MaskedModule, ...]:
             for each, other in zip(given, others, strict=False)
             if (own := _fingerprint(each)) is not None and own != other
         ]
-        if moving and names[part] not in found:
-            masked = _Call(part, args, kwargs, moving).masked(names[part])
+        share = _parts(part) / _parts(model)
+        if moving and names[part] not in found and sum(spent) + PASSES * share <= passes:
+            call = _Call(part, args, kwargs, moving, (passes - sum(spent)) / share)
+            masked = call.masked(names[part])
+            spent[0] += share * call.forwards
+            spent[1] += share * call.backwards
             if masked is not None:
                 found[names[part]] = masked
 
     _watch(model, x.roll(1, 0).flip(-1), note)
     _watch(model, x, examine)
     inner = [name for name in found if not any(_holds(name, other) for other in found)]
-    return tuple(found[name] for name in names.values() if name in inner)
+    return tuple(found[name] for name in names.values() if name in inner), spent[0], spent[1]
+
+
+def _parts(module: nn.Module) -> int:
+    """Return how many modules in it hold no other."""
+    return sum(next(each.children(), None) is None for each in module.modules())
 
 
 def _watch(model: nn.Module, x: Tensor, look: Callable[[nn.Module, Any, Any], None]) -> None:
@@ -149,14 +187,16 @@ def _fingerprint(value: Any) -> tuple[float, float] | None:
 class _Call:
     """One call of a module, that can be taken again with other values for the tensors `moving`."""
 
-    def __init__(self, part: nn.Module, args: Any, kwargs: Any, moving: list[Tensor]) -> None:
-        self.part, self.args, self.kwargs = part, args, kwargs
+    def __init__(self, part: nn.Module, args: Any, kwargs: Any, moving: list[Tensor], passes: float) -> None:
+        self.part, self.args, self.kwargs, self.passes = part, args, kwargs, passes
+        self.forwards = self.backwards = 0
         self.moving = list({id(each): each for each in moving}.values())
         self.given = [each.detach().clone() for each in self.moving]
 
     def __call__(self, values: list[Tensor], graph: bool = False) -> Tensor:
         """Return all that the module returns as one vector in float64."""
         others = [each for each in (*self.args, *self.kwargs.values()) if isinstance(each, Tensor)]
+        self.forwards += 1
         with torch.set_grad_enabled(graph), rng.generators_kept(self.given[0].device, seed=0):
             # copies, into which the module may write
             own = {id(each): each.clone() for each in others}
@@ -203,20 +243,32 @@ class _Call:
             change = self(self._moved(move, 1.0)) - base
             if not bool(change.isfinite().all()) or int((change.abs() > least).sum()) <= FEW:
                 continue
-            if kind == "cut" or self._explained(move, change) <= EXPLAINED:
+            if kind == "cut" or self._jumped(move, change):
                 return self._told(name, kind, share, kind != "cut" or _along(move, change))
         return None
 
-    def _explained(self, move: list[Tensor], change: Tensor) -> float:
+    def _jumped(self, move: list[Tensor], change: Tensor) -> bool:
+        """Return whether the gradients on the way of a move do not explain the change.
+
+        Where they are not all zero, a few points may have missed the kinks that matter: many decide, if the
+        passes suffice.
+        """
+        part = self._explained(move, change, POINTS)
+        if part == 0 or part > EXPLAINED:
+            return part == 0
+        enough = self.forwards + self.backwards + 2 * MANY <= self.passes
+        return enough and self._explained(move, change, MANY) <= EXPLAINED
+
+    def _explained(self, move: list[Tensor], change: Tensor, points: int) -> float:
         """Return the part of a change, from 0 to about 1, that the gradients on the way there add up to."""
         total = 0.0
-        for point in range(POINTS):
-            values = self._moved(move, (point + 0.5) / POINTS)
+        for point in range(points):
+            values = self._moved(move, (point + 0.5) / points)
             gradients = self._gradients(values, change) or [torch.zeros_like(each) for each in values]
             total += sum(
                 float((one * by).nan_to_num().sum()) for one, by in zip(gradients, move, strict=True)
             )
-        return total / POINTS / float(change.square().sum())
+        return total / points / float(change.square().sum())
 
     def _moved(self, move: list[Tensor], part: float) -> list[Tensor]:
         return [value + part * by for value, by in zip(self.given, move, strict=True)]
@@ -232,6 +284,7 @@ class _Call:
             weights = _draw(len(made), len(SIZES), made.device)
         if not made.requires_grad or len(made) != len(weights):
             return None
+        self.backwards += 1
         found = torch.autograd.grad(made, leaves, weights.to(made), allow_unused=True)
         if all(each is None for each in found):
             return None

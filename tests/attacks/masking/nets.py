@@ -1,4 +1,4 @@
-"""Eight honest nets for the digits, and thirteen defenses of them that hide, shatter or randomize gradients.
+"""Eight honest nets for the digits, and sixteen defenses of them that hide, shatter or randomize gradients.
 
     python -m tests.attacks.masking.nets
 
@@ -24,6 +24,7 @@ from tests.defenses import (
     FixedPoint,
     KWinners,
     MeanSparse,
+    PartlyDetached,
     Quantize,
     RandomCrop,
     RootAtZero,
@@ -127,6 +128,21 @@ class Sine(nn.Module):
         return x + 0.03 * (800 * x).sin()
 
 
+class OwnCut(nn.Module):
+    """The standard net, which detaches half of its first channels between two of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.cut = honest("standard"), PartlyDetached(0.5, 1).forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *rest = self.net.children()
+        h = self.cut(first(x))
+        for layer in rest:
+            h = layer(h)
+        return h
+
+
 # name: the net, and a flag that it must raise
 DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "temperature 1e4": (lambda: behind(Temperature()), "zero_gradient"),
@@ -142,6 +158,12 @@ DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "k-winners": (lambda: everywhere(lambda h: KWinners(0.1)), "square"),
     "MeanSparse": (lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)), "unconstrained"),
     "shattered": (lambda: in_front(Sine()), "unconstrained"),
+    "half of the pixels cut": (lambda: in_front(PartlyDetached(0.5)), "incorrect_gradient"),
+    "a quarter of the channels cut": (
+        lambda: everywhere(lambda h: PartlyDetached(0.25, 1)),
+        "incorrect_gradient",
+    ),
+    "half of the channels cut in its own forward": (OwnCut, "incorrect_gradient"),
 }
 
 

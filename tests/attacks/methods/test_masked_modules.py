@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import masked_modules
+from fastadv.attacks.methods.masked_modules import MANY, _Call
 from fastadv.errors import InputError
 from tests.defenses import AT_INPUT, AT_LOGITS, AT_RANDOM, Buckets, Defended, KWinners, MeanSparse, Quantize
 
@@ -234,3 +235,25 @@ def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
             return (x - x).log()
 
     assert masked_modules(nn.Sequential(nn.Flatten(), Logarithm()), torch.rand(4, 1, 4, 4)) == ()
+
+
+class Late(nn.Module):
+    """Begins to rise, or jumps, at 0.95, and rises a little everywhere."""
+
+    def __init__(self, jumps: bool) -> None:
+        super().__init__()
+        self.jumps = jumps
+
+    def forward(self, h: Tensor) -> Tensor:
+        beyond = h - 0.95
+        return 1e-4 * h + (0.05 * (beyond > 0).to(h) if self.jumps else beyond.relu())
+
+
+@pytest.mark.parametrize("jumps", [False, True])
+def test_a_kink_that_a_few_points_miss_is_no_jump(jumps: bool) -> None:
+    zero, one = torch.zeros(4, 2).double(), torch.ones(4, 2).double()
+    for passes, expected in ((torch.inf, jumps), (2 * MANY, False)):
+        call = _Call(Late(jumps), (zero,), {}, [zero], passes)
+        change = call([one]) - call([zero])
+        assert call._explained([one], change, 4) == pytest.approx(1e-4 / float(change[0]))
+        assert call._jumped([one], change) is expected

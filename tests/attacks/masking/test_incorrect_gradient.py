@@ -1,0 +1,158 @@
+"""The check of the gradient itself: closed forms, cuts of all kinds, honest networks, what it costs."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv import Linf
+from fastadv.attacks import indicators, pgd
+from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.masking import probes
+from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.methods.masked_modules import masked_within
+from fastadv.engine import freeze
+from fastadv.models import Binarized, bpda
+from tests.attacks.methods.test_masked_modules import HONEST
+from tests.attacks.nets import images, labels, linear, mlp
+from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached
+from tests.parity.models import WALL
+
+LIMIT = SIGNS["incorrect_gradient"].limit
+
+
+def case(x: Tensor) -> Problem:
+    return problem(x, torch.zeros(len(x), dtype=torch.long), Linf(0.1))
+
+
+def digits(side: int = 8) -> Tensor:
+    return torch.rand(8, 1, side, side, generator=torch.Generator().manual_seed(1))
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return ctx.factor * gradient, None
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.6, 0.0, -1.0, 1.5])
+def test_a_gradient_of_another_length_misses_as_computed(factor: float) -> None:
+    """What is left over of each half of a way is (1 - factor) of the change."""
+    net, x = linear().double(), images(9)
+    frozen = freeze(lambda x: net(_Scaled.apply(x, factor)))
+    found = probes.missing_gradient(frozen, case(x), 3)
+    assert found == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
+
+
+def test_missing_pixels_are_counted_by_what_they_do() -> None:
+    """The sum of two pixels has two slopes of 1: without one, x moves on two ways of known ends."""
+    x, zeros = torch.full((5, 1, 1, 2), 0.5, dtype=torch.float64), torch.zeros(5, 1, dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        total = PartlyDetached(0.5)(x).flatten(1).sum(1, keepdim=True)
+        return torch.cat([total, zeros[: len(x)]], 1)
+
+    shares = []
+    for draw in (0, 2):
+        way = probes.rng.uniform(2, 7, torch.arange(5), draw) - 0.5
+        weight = probes.rng.uniform(2, 7, torch.arange(5), draw + 1)[:, 0] - 0.5
+        over, change = (weight * way[:, 0]).square(), (weight * way.sum(1)).square()
+        shares += [float(over.sum() / change.sum()), float((over / change).median())]
+    assert probes.missing_gradient(freeze(model), case(x), 7) == pytest.approx(min(*shares, 1), rel=1e-4)
+
+
+def check(model: Any, x: Tensor) -> tuple[float, tuple[str, ...]]:
+    frozen = freeze(model)
+    found = masked_within(frozen, x, probes.NAMING)
+    return probes.missing_gradient(frozen, case(x), 0), tuple(each.name for each in found)
+
+
+QUIET: dict[str, tuple[nn.Module, Tensor]] = {
+    **{name: (net, digits()) for name, net in HONEST.items()},
+    **{name: (Defended(HONEST["cnn"], before=make()), digits()) for name, make in AT_RANDOM.items()},
+    **{name: (Defended(HONEST["cnn"], after=make()), digits()) for name, make in AT_LOGITS.items()},
+    "ties": (HONEST["kinks"], digits().round()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*QUIET, *WALL])
+def test_honest_networks_miss_nothing(name: str) -> None:
+    model, x = QUIET[name] if name in QUIET else (WALL[name].load(None, None), digits(28))  # type: ignore[arg-type]
+    missing, masked = check(model, x)
+    assert missing < LIMIT / 5
+    assert masked == ()
+    own = deepcopy(model).eval()
+    assert check(lambda x: own(x), x)[1] == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "axis"), [(0.5, -1), (0.25, -1), (0.5, 1), (0.25, 1)])
+def test_a_part_that_is_cut_is_seen_and_named(share: float, axis: int) -> None:
+    model = deepcopy(HONEST["cnn"]).eval()
+    place = 0 if axis < 0 else 2
+    masked = nn.Sequential(*model[:place], PartlyDetached(share, axis), *model[place:])
+    missing, names = check(masked, digits())
+    assert missing > 2 * LIMIT or axis < 0
+    assert names == (str(place),)
+    missing, names = check(lambda x: masked(x), digits())
+    assert missing > 2 * LIMIT or names == ("",)
+    x, y = images(20, dtype=torch.float32).repeat(1, 1, 2, 2), torch.zeros(20, dtype=torch.long)
+    y = labels(masked, x)
+    found = indicators(masked, x, y, Linf(0.02), results={"pgd": pgd(masked, x, y, Linf(0.02), steps=5)})
+    assert found.values["incorrect_gradient"] == 1
+    assert f"bpda(model, {{'{place}': 'identity'}})" in found.verdict
+    assert list(found.masked) == [str(place)]
+
+
+def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
+    x = images(20, dtype=torch.float32)
+    net = mlp(dtype=torch.float32)
+    y = labels(net, x)
+    mended = bpda(nn.Sequential(Detach(), net), {"0": lambda x: 0.2 * x})
+    for model in (mended, Binarized(net, 0.5)):
+        found = indicators(model, x, labels(model, x), Linf(0.05))
+        assert found.values["incorrect_gradient"] == 0
+        assert found.masked == {}
+    assert "unstable" not in indicators(mended, x, y, Linf(0.05)).values
+    assert indicators(mended, x, y, Linf(0.05)).unseen == {}
+
+
+def test_what_cannot_be_compared() -> None:
+    x = digits()
+    assert probes.missing_gradient(freeze(nn.Sequential(Detach(), HONEST["cnn"])), case(x), 0) == 1
+    flat = freeze(lambda x: 0 * x.flatten(1)[:, :3])
+    assert probes.missing_gradient(flat, case(x), 0) == 0
+
+
+class Once(nn.Module):
+    """Fails where it is called out of turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.given = HONEST["cnn"], 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.given += 1
+        if self.given > 2:
+            raise ValueError("called out of turn")
+        return self.net(x)
+
+
+def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
+    model, x = nn.Sequential(PartlyDetached(0.5), *HONEST["cnn"]), digits()
+    for most, named in ((2.0, ()), (9.0, ("0",)), (probes.NAMING, ("0",))):
+        frozen = freeze(model)
+        frozen(x)
+        before = frozen.forwards + frozen.backwards
+        assert tuple(each.name for each in masked_within(frozen, x, most)) == named
+        spent = frozen.forwards + frozen.backwards - before
+        assert 2 * len(x) <= spent <= most * len(x) + 1
+    assert masked_within(freeze(Once()), x, probes.NAMING) == ()
