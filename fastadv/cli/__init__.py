@@ -24,12 +24,13 @@ from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._memory import keep_memory
+from fastadv.cli._models import models
 from fastadv.cli._panels import Debug, add, with_panels
 from fastadv.cli._sets import export, verify
 from fastadv.cli._speedrun import speedrun
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
-from fastadv.errors import CorruptFileError, InputError, LostProcessError
+from fastadv.errors import CorruptFileError, LostProcessError
 
 __all__ = ["app", "main"]
 
@@ -52,6 +53,7 @@ for command, example in (
     (export, "fastadv export sets/d_r --out d_robust_CIFAR --kind torch"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (attackbench, f"fastadv attackbench {MODEL} -a fmn --norm l2 --out attackbench"),
+    (models, "fastadv models --data cifar10 --norm linf"),
     (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),
     (doctor, "fastadv doctor"),
 ):
@@ -125,7 +127,7 @@ def _report(error: Exception, debug: Debug) -> int:
         return _fail(
             f"{text.rstrip().rstrip('.')}. Try '{path} --help'.", getattr(error, "exit_code", 2), debug
         )
-    if isinstance(error, InputError | CorruptFileError | OSError | FloatingPointError | LostProcessError):
+    if isinstance(error, CorruptFileError | OSError | FloatingPointError | LostProcessError):
         return _fail(str(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
 

@@ -72,7 +72,7 @@ def train(
     place, run_dir = machine.place(), folder.run_dir
     with interruptible(folder.kept):
         dataset = images.load()
-        with progress("training") as tick, o.usage():
+        with progress("training") as tick:
             model = ABS.fit(
                 dataset, epochs=epochs, run_dir=run_dir, resume=folder.resume, latents=latents, width=width,
                 batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=machine.seed,
@@ -112,8 +112,7 @@ def infer(
     with interruptible(NOTHING_KEPT):
         dataset = images.load()
         net = synthesis.load(place, **options)
-        with o.usage():
-            measured, kept = measure(net, dataset, "inferring", batch_size)
+        measured, kept = measure(net, dataset, "inferring", batch_size)
         if out is not None:
             save_tensors(out, kept)
     config = {**synthesis.config, **options, "data": dataset.describe()}
@@ -143,7 +142,7 @@ def attack(
     with interruptible(NOTHING_KEPT):
         dataset = images.load()
         net = synthesis.load(place)
-        with progress(label) as tick, o.usage():
+        with progress(label) as tick:
             run = Watched(partial(latent_descent, **options), label, [0], len(dataset), tick)
             table = evaluate(net, dataset, {label: run}, batch_size=batch_size, indicators=False)
     row = table[label]

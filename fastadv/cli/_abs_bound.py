@@ -63,20 +63,18 @@ def bound(
         dataset = images.load()
         net = synthesis.load(place)
         search = partial(net.lower_bound, norm=norm, starts=starts, tight=tight)
-        with o.usage():
-            parts = [search(x, y).cpu() for x, y in batched("bounding", dataset, place, batch_size)]
-            radius = torch.cat(parts)
-            attacked = named or tried or figure is not None
-            distance = _nearest(net, dataset, norm, named, batch_size) if attacked else None
+        parts = [search(x, y).cpu() for x, y in batched("bounding", dataset, place, batch_size)]
+        radius = torch.cat(parts)
+        attacked = named or tried or figure is not None
+        distance = _nearest(net, dataset, norm, named, batch_size) if attacked else None
     name = synthesis.name
     measured: dict[str, Any] = _summary(radius)
     band = {}
     if distance is not None:
-        with o.usage():
-            band = {
-                "certified": Curve.from_distances(radius, tried or None),
-                "under attack": Curve.from_distances(distance, tried or None),
-            }
+        band = {
+            "certified": Curve.from_distances(radius, tried or None),
+            "under attack": Curve.from_distances(distance, tried or None),
+        }
         measured["median_distance"] = median(distance.numpy())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:

@@ -81,10 +81,9 @@ def distal(
     wanted = torch.tensor([int(value) for value in numbers], device=place)
     with interruptible(NOTHING_DRAWN):
         net = synthesis.load(place, seed_used=True)
-        with o.usage():
-            result = attacks.distal(
-                net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=synthesis.seed
-            )
+        result = attacks.distal(
+            net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=synthesis.seed
+        )
         confidences, taken = result.confidence.tolist(), result.steps.tolist()
         titles = [
             f"class {k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())

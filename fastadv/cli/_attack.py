@@ -59,7 +59,7 @@ def attack(
         dataset = images.load()
         net = machine.twin(network.load(dataset, place, machine.seed))
         named = named.with_sources(lambda text: network.substitute(text, dataset, place, machine.seed))
-        with progress(named.label) as tick, o.usage():
+        with progress(named.label) as tick:
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
             table = evaluate(net, dataset, watched, batch_size=machine.batch_size, keep_examples=SHOWN)
         told = {"data": dataset.describe(), "batch_size": machine.batch_size, "precision": searched}

@@ -56,7 +56,7 @@ def attackbench(
         stored = None if best is None else read_best(best)
         dataset = images.load()
         net = network.load(dataset, machine.place(), machine.seed)
-        with progress(named.label) as tick, o.usage():
+        with progress(named.label) as tick:
             measured = measure(
                 net, dataset, named.run, norm, passes=passes, batch_size=batch_size, limit=images.samples,
                 progress=tick,

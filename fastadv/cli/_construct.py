@@ -95,7 +95,7 @@ def construct(
     with interruptible(kept):
         dataset = images.load()
         net = machine.twin(network.load(dataset, place, machine.seed))
-        with progress(kind) as tick, o.usage():
+        with progress(kind) as tick:
             made = build(
                 net, dataset, **settings, dtype=dtype, out_dir=out, shard_size=shard_size,
                 batch_size=batch_size, progress=tick,

@@ -11,7 +11,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from fastadv.cli._options import DataDir
+from fastadv.cli import _options as o
 from fastadv.cli._output import console, print_table, say
 from fastadv.engine.rewrites import NAMES, switched_off
 from fastadv.errors import InputError
@@ -30,7 +30,11 @@ PACKAGES = {
 }
 
 
-def doctor(data_dir: DataDir = None) -> Iterator[Any]:
+def doctor(
+    data_dir: Path | None = o.option(
+        None, "Folder of the data sets; else FASTADV_DATA, else the user's cache."
+    ),
+) -> Iterator[Any]:
     """Show what is installed, which backend serves each op, instruction set, threads, GPU and data."""
     yield (found := examine(data_dir))
     _show(found)

@@ -3,18 +3,17 @@
 import json as jsons
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from torch import nn
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
+from fastadv.cli._external import judge
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves, print_results, watch
+from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, plain_curves, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
@@ -38,8 +37,6 @@ from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
-
-DOUBTFUL = 3  # the exit code of --strict where the indicators do not say that there is no sign of masking
 
 
 class Kept(Panel, title="Results"):
@@ -86,7 +83,10 @@ class Kept(Panel, title="Results"):
         "reach; the last line says whether the accuracies can be trusted.",
         "--indicators/--no-indicators",
     )
-    strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
+    strict: bool = o.option(
+        False, "End with exit code 3 unless there is no sign of masking, or all images of --judge are in the "
+        "threat.", "--strict",
+    )  # fmt: skip
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -140,12 +140,18 @@ def evaluate(
     Exit code 3 with --strict where gradients may be masked, or where that was not looked at; torchrun makes
     1 of it, as of every code that is not 0: read "verdict" in what --json prints.
 
+    --judge FILE runs no attack: it tells which adversarial images of others are in the threat of --norm and
+    --radius, distances in float64, and the accuracy under these.
+
     --suite robustbench is that benchmark's evaluation: --data and --norm name its table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
     """
     if benchmark.on_corruptions(images):
         yield from benchmark.run_corruptions(attack, options, results, network, images, machine)
+        return
+    if benchmark.judge is not None:
+        yield from judge(benchmark.judge, attack, options, results, benchmark, network, images, machine)
         return
     named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
     tried, said = results.check(named), benchmark.said
@@ -154,13 +160,14 @@ def evaluate(
     searched, place, run_dir = machine.searched, machine.place(), results.run_dir
     with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = images.load()
+        lacks = benchmark.lacks(images, len(dataset))
         net = machine.twin(network.load(dataset, place, machine.seed))
 
         def load(text: str) -> nn.Module:
             return network.substitute(text, dataset, place, machine.seed)
 
         named = {label: one.with_sources(load) for label, one in named.items()}
-        with progress("attacks") as tick, o.usage():
+        with progress("attacks") as tick:
             kept = _kept(run_dir) if results.resume and run_dir is not None else 0
             watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
@@ -168,13 +175,12 @@ def evaluate(
                 keep_samples=bool(results.out or results.external), indicators=results.indicators,
                 draws=results.draws, seed=machine.seed,
             )  # fmt: skip
-        with o.usage():
-            curves = {
-                label: Curve.from_distances(table[label].distance, tried)
-                if attack.minimal
-                else _curve(net, dataset, attack, table[label], tried, machine.batch_size)
-                for label, attack in (named.items() if tried else ())
-            }
+        curves = {
+            label: Curve.from_distances(table[label].distance, tried)
+            if attack.minimal
+            else _curve(net, dataset, attack, table[label], tried, machine.batch_size)
+            for label, attack in (named.items() if tried else ())
+        }
         if processes.rank():
             return  # the first process tells and writes
         if results.figure is not None:
@@ -189,6 +195,8 @@ def evaluate(
     }
     measured = table.to_dict()
     measured["curves"] = plain_curves(curves)
+    if benchmark.suite is not None:
+        measured["lacks"] = lacks
     nearness = compare({row.name: row.distance for row in table.rows}) if results.optimality else {}
     if results.optimality:
         measured["optimality"] = nearness
@@ -204,9 +212,11 @@ def evaluate(
         about = said, dataset.note
         write_entry(benchmark.robustbench, table, entered, images.data, network.model, *about)
     doubt = table.indicators is not None and not table.indicators.clean
-    with _ending(DOUBTFUL if results.strict and doubt else 0):
+    with ending(DOUBTFUL if results.strict and doubt else 0):
         yield result
         print_results(table, network.model, dataset)
+        if lacks:
+            say(lacks)
         for label, curve in curves.items():
             shares = zip(curve.radii, curve.accuracy, strict=True)
             points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
@@ -217,15 +227,6 @@ def evaluate(
             say(str(order))
         files = {"adversarial examples": results.out, "adversarial images": results.external}
         say_where({**files, "figure": results.figure, "entry": benchmark.robustbench})
-
-
-@contextmanager
-def _ending(code: int) -> Iterator[None]:
-    """End the command with an exit code, also where only its document was asked for."""
-    with suppress(GeneratorExit):
-        yield
-    if code:
-        raise typer.Exit(code)
 
 
 def _draw(
@@ -267,7 +268,7 @@ def _curve(
     net: Any, dataset: Any, attack: NamedAttack, row: Row, radii: tuple[float, ...], batch_size: Any
 ) -> Curve:
     """Measure the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
-    with progress(f"radii, {attack.label}") as tick, o.usage():
+    with progress(f"radii, {attack.label}") as tick:
         done = [0]
         # a sample that was broken is not tried again, and the bar may end early
         total = len(dataset) * sum(radius > 0 for radius in radii)

@@ -1,10 +1,12 @@
 """What the commands that measure share: attacks with a progress bar, and the table of an evaluation."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import typer
 from torch import Tensor
 
 from fastadv.attacks import AttackResult
@@ -14,6 +16,7 @@ from fastadv.evaluation import Curve, Table
 from fastadv.runs import processes
 from fastadv.runs.description import describe
 
+DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
@@ -84,3 +87,12 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
         print_table(name, cells)
     if table.indicators is not None:
         say(table.verdict)
+
+
+@contextmanager
+def ending(code: int) -> Iterator[None]:
+    """End the command with an exit code, also where only its document was asked for."""
+    with suppress(GeneratorExit):
+        yield
+    if code:
+        raise typer.Exit(code)

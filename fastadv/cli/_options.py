@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from fastadv._checks import SEEDS
+from fastadv.data._places import data_folder
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
@@ -79,8 +80,7 @@ def parse_radii(text: str | None) -> tuple[float, ...]:
     """Parse radii separated by commas, in increasing order; none for no text."""
     if text is None:
         return ()
-    with usage():
-        return tuple(check_radii(parse_numbers(text)).tolist())
+    return tuple(check_radii(parse_numbers(text)).tolist())
 
 
 def parse_norm(text: str) -> str:
@@ -90,14 +90,32 @@ def parse_norm(text: str) -> str:
     return text
 
 
+def parse_data_dir(text: str) -> Path:
+    """Check the name of a folder of data sets."""
+    with usage():
+        return data_folder(text)
+
+
 def parse_out(text: str) -> Path:
     """Check the name of a file to write before the work: no folder, in a place that can be written."""
     path = Path(text)
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not path.name:
         refuse(f"expected the name of a file, got the folder {text!r}.")
+    return _writable(path, path.absolute().parent)
+
+
+def parse_folder(text: str) -> Path:
+    """Check the name of a folder to write before the work: no file, in a place that can be written."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        refuse(f"expected the name of a folder, got the file {text!r}.")
+    return _writable(path, path.absolute())
+
+
+def _writable(path: Path, place: Path) -> Path:
+    folder = next(each for each in (place, *place.parents) if each.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        refuse(f"{text!r} cannot be written in {folder}; choose another place.")
+        refuse(f"{str(path)!r} cannot be written in {folder}; choose another place.")
     return path
 
 
@@ -157,7 +175,7 @@ def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, w
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """Turn an InputError inside into wrong usage, exit code 2: the argument came from the command line."""
+    """Turn an InputError inside into wrong usage, exit code 2: every command runs under it."""
     try:
         yield
     except InputError as error:
@@ -166,8 +184,7 @@ def usage() -> Iterator[None]:
 
 def make_threat(norm: str, radius: float) -> Threat:
     """Make the threat of that norm in the box (0, 1)."""
-    with usage():
-        return THREATS[norm](radius)
+    return THREATS[norm](radius)
 
 
 def symbol(norm: str) -> str:
@@ -193,7 +210,7 @@ def number(default: Any, help: str) -> Any:
 
 def folder(default: Any, help: str) -> Any:
     """Declare an option that takes the name of a folder to write."""
-    return option(default, help, file_okay=False)
+    return option(default, help, parser=parse_folder, metavar="FOLDER")
 
 
 def picture(default: Any, help: str) -> Any:
@@ -229,7 +246,12 @@ Weights = Annotated[
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of the data sets; else FASTADV_DATA, else the user's cache.")
+    Path | None,
+    typer.Option(
+        help="Folder of the data sets; else FASTADV_DATA, else the user's cache.",
+        parser=parse_data_dir,
+        metavar="FOLDER",
+    ),
 ]
 Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring the images to.")]
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]

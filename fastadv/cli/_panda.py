@@ -72,13 +72,9 @@ def draw_panda(picture: Picture, path: Path, device: torch.device, seed: int) ->
     usual = SCALES["cpu"].radius if shape[0] == 1 else PANDA
     radius = usual if picture.radius is None else picture.radius
     called = read_names(picture.names, takes.num_classes)
-    with o.usage():
-        x, changed = read_image(image, shape)
+    x, changed = read_image(image, shape)
     net = load_model(model, picture.option, picture.weights, takes, device, seed)
-    with o.usage():
-        found, images = panda.panda(
-            net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce")
-        )
+    found, images = panda.panda(net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce"))
     panda.draw(found, images, path)
     yield {**found, "image": str(image), "changed": changed, "figure": str(path)}
     cells = [["", "class", "confidence"]]

@@ -95,12 +95,13 @@ def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
 
     @wraps(command)
     def called(*, debug: bool, **options: Any) -> None:
-        made = {
-            name: panel(**{each.name: options.pop(each.name) for each in fields(panel)})
-            for name, panel in panels.items()
-        }
         try:
-            command(**options, **made)
+            with o.usage():
+                made = {
+                    name: panel(**{each.name: options.pop(each.name) for each in fields(panel)})
+                    for name, panel in panels.items()
+                }
+                command(**options, **made)
         except KeyboardInterrupt:  # of which Typer would make an exit code without a word
             raise Interrupted from None
 

@@ -56,15 +56,14 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
         arguments["threat"] = o.make_threat(options.norm or "linf", options.radius)
     elif options.norm is not None and options.radius is None:
         o.refuse("--norm has no effect without --radius; leave it out, or give both.")
-    with o.usage():
-        recipe: Recipe | OwnStep = kind(**open_ | arguments)
-        if options.rubbish is not None:
-            loss = getattr(recipe, "loss", "ce")  # the answer to noise is of the kind that the recipe wants
-            recipe = RubbishTraining(recipe, options.rubbish, "bce" if loss == "bce" else "ce")  # type: ignore[arg-type]
-        if options.l1 is not None:
-            recipe = WeightDecayL1(options.l1, recipe)  # type: ignore[arg-type]  # what owns its step is refused
-        if options.awp is not None:
-            recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
+    recipe: Recipe | OwnStep = kind(**open_ | arguments)
+    if options.rubbish is not None:
+        loss = getattr(recipe, "loss", "ce")  # the answer to noise is of the kind that the recipe wants
+        recipe = RubbishTraining(recipe, options.rubbish, "bce" if loss == "bce" else "ce")  # type: ignore[arg-type]
+    if options.l1 is not None:
+        recipe = WeightDecayL1(options.l1, recipe)  # type: ignore[arg-type]  # what owns its step is refused
+    if options.awp is not None:
+        recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
     return recipe
 
 
@@ -93,5 +92,4 @@ def parse_ramp(text: str) -> Ramp:
     where = f"ramp {text!r}"
     takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}
     arguments = parse_arguments(where, where, tail, takes)
-    with o.usage():
-        return Ramp(int(count) if count.isdigit() else o.parse_number(count), **arguments)
+    return Ramp(int(count) if count.isdigit() else o.parse_number(count), **arguments)

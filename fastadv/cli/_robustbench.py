@@ -17,7 +17,7 @@ from fastadv.data import is_named
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation import Table, corruptions
 from fastadv.evaluation import evaluate as measure
-from fastadv.evaluation.robustbench import CORRUPTED, RADII, SAID, TEXTS, entry
+from fastadv.evaluation.robustbench import CORRUPTED, RADII, SAID, TEXTS, entry, shortage
 from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
@@ -48,12 +48,26 @@ class RobustBench(Panel, title="RobustBench"):
         metavar="KEY=VALUE",
     )
 
+    judge: Path | None = o.option(
+        None,
+        "Run no attack, but judge adversarial images that others made: a torch file with one tensor in the "
+        "order of the data, as RobustBench's external evaluations are.",
+        exists=True, dir_okay=False, metavar="FILE",
+    )  # fmt: skip
+
     @property
     def said(self) -> dict[str, Any]:
         """The fields of the entry that --about names."""
         if self.about and self.robustbench is None:
             o.refuse("--about says more about an entry: give --robustbench too.")
         return parse_about(self.about or ())
+
+    def lacks(self, images: Images, count: int) -> str:
+        """Return what a result of the suite on `count` images is not; an entry on too few is refused."""
+        text = shortage(images.data.partition(":")[0], count)
+        if text and self.robustbench is not None:
+            o.refuse(f"--robustbench: {text}; --data-dir names the folder that holds them.")
+        return f"not a result of RobustBench: {text}" if text and self.suite is not None else ""
 
     def on_corruptions(self, images: Images) -> bool:
         """Return whether the suite is to be run on corrupted images."""
@@ -91,13 +105,10 @@ class RobustBench(Panel, title="RobustBench"):
     ) -> Iterator[Any]:  # fmt: skip
         """Measure a model clean and under all corruptions, as `evaluate` does under attacks."""
         self._check_images(images)
-        kept, none = vars(results), vars(type(results)())
-        given = {name: value for name, value in kept.items() if value != none[name]}
-        if not given.pop("indicators", True):
-            given["no_indicators"] = True
-        o.refuse_given(
-            "has no effect on corruptions; leave it out.", attack=texts or None, **options.given, **given
-        )
+        refuse_results(
+            "has no effect on corruptions; leave it out.", results, attack=texts or None, judge=self.judge,
+            **options.given,
+        )  # fmt: skip
         if ":" in images.data:
             o.refuse("--suite robustbench takes all corruptions and severities: name --data cifar10c alone.")
         if self.robustbench is not None:
@@ -105,6 +116,11 @@ class RobustBench(Panel, title="RobustBench"):
         said, clean = self.said, CORRUPTED[images.data]
         with interruptible(NOTHING_KEPT):
             dataset = load_data(clean, "test", images.data_dir, None, images.samples)
+            one = f"{images.data}:corruption=fog,severity=1"
+            corrupted = load_data(one, "test", images.data_dir, None, images.samples)
+            lacks = self.lacks(replace(images, data=clean), len(dataset)) or self.lacks(
+                images, len(corrupted)
+            )
             net = machine.twin(network.load(dataset, machine.place(), machine.seed))
             with progress("corruptions") as tick:
                 accuracy = measure(net, dataset, batch_size=machine.batch_size).clean_accuracy
@@ -119,14 +135,24 @@ class RobustBench(Panel, title="RobustBench"):
             _write(self.robustbench, entry(clean, network.model, accuracy, found.mean, about=about))
         config = {**network.config, "suite": self.suite, "data": images.data}
         measured = found.to_dict()
+        measured["lacks"] = lacks
         yield card("evaluation", config, clean_accuracy=accuracy, samples=images.samples, **measured)
         cells = [["corruption", *map(str, range(1, 6))]]
         cells += [[name, *map(percent, shares)] for name, shares in measured["corruptions"].items()]
         print_table(f"{network.model} on {images.data}: accuracy at each severity", cells)
         say(f"clean accuracy {percent(accuracy)}; over all corruptions {percent(found.mean)}")
-        if dataset.note:
-            say(dataset.note)
+        for text in filter(None, (lacks, dataset.note)):
+            say(text)
         say_where({"entry": self.robustbench})
+
+
+def refuse_results(why: str, results: Panel, **more: object) -> None:
+    """Refuse whatever of `results` is not as by default, and more options that are given."""
+    none = vars(type(results)())
+    given = {name: value for name, value in vars(results).items() if value != none[name]}
+    if not given.pop("indicators", True):
+        given["no_indicators"] = True
+    o.refuse_given(why, **more, **given)
 
 
 def parse_about(parts: Iterable[str]) -> dict[str, Any]:

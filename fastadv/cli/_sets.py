@@ -11,10 +11,13 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import load_data, load_model, make_device
+from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation.text import number, percent
 
 NAMES = ", ".join(library.names())
-Folder = Annotated[Path, typer.Argument(help="The folder of a finished constructed set.")]
+Folder = Annotated[
+    Path, typer.Argument(help="The folder of a finished constructed set.", exists=True, file_okay=False)
+]
 
 
 def verify(
@@ -50,7 +53,10 @@ def verify(
             seed = made.card["config"]["seed"]
             net = load_model(model, option, weights, made, make_device(device), seed)
         with progress("verify") as tick:
-            found = library.verify_constructed(folder, base, net, batch_size=batch_size, progress=tick)
+            try:
+                found = library.verify_constructed(folder, base, net, batch_size=batch_size, progress=tick)
+            except InputError as error:  # another base or model than on the card, however it was named
+                raise CorruptFileError(str(error)) from error
     yield {"folder": str(folder), "base": data, "model": model, "measured": found}
     counts = found["label_counts"]
     cells = [
@@ -82,8 +88,7 @@ def export(
     """
     with interruptible("nothing was written"), progress("export") as tick:
         dataset = library.load_folder(folder)
-        with o.usage():
-            library.export(dataset, out, kind, progress=tick)
+        library.export(dataset, out, kind, progress=tick)
     yield {"out": str(out), "kind": kind, "set": dataset.describe()}
     what = "PNG files, a folder for each class" if kind == "png" else "CIFAR_ims and CIFAR_lab"
     say(f"{dataset.name}: {len(dataset):,} images in {out} ({what})")

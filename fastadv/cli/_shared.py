@@ -14,7 +14,7 @@ from fastadv import models
 from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.cli._zoo import ZOO, load_entry
+from fastadv.cli._zoo import ZOO, check_name, load_entry
 from fastadv.data._export import is_set
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
@@ -104,8 +104,7 @@ class Attacked(Network):
     def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
         """Load the model, and replace its gradients."""
         model = super().load(dataset, device, seed, fresh=fresh)
-        with o.usage():
-            return models.bpda(model, _gradients(self.bpda)).to(device) if self.bpda else model
+        return models.bpda(model, _gradients(self.bpda)).to(device) if self.bpda else model
 
 
 def _gradients(parts: list[str]) -> dict[str, Any]:
@@ -180,8 +179,7 @@ class Search(Machine):
 
     def twin(self, net: nn.Module) -> nn.Module | Frozen:
         """Return the model as attacks take it: by itself, or with a search twin in another precision."""
-        with o.usage():
-            return net if self.searched == "fp32" else freeze(net, self.searched)  # type: ignore[arg-type]
+        return net if self.searched == "fp32" else freeze(net, self.searched)  # type: ignore[arg-type]
 
 
 class Budget(Panel):
@@ -246,10 +244,10 @@ def load_model(
     own = o.pairs(arguments or [], "--option")
     if name.startswith(ZOO):
         return load_entry(name, own, weights, dataset).to(device)
+    check_name(name)
     if ":" not in name and own.keys() & {"shape", "classes"}:
         o.refuse("--option: shape and classes follow from --data; leave them out.")
-    with o.usage():
-        model = models.create(name, **(_accepted(name, offered) | own))
+    model = models.create(name, **(_accepted(name, offered) | own))
     if weights is not None:
         models.load_weights(model, weights)
     elif not fresh and ":" not in name:

@@ -54,15 +54,14 @@ def schott(
     For each model and norm the smallest perturbation of each image over all attacks, beside the published
     figures; then curves, a gallery of adversarials, results.json and report.md in --run-dir.
     """
-    with o.usage():
-        settings = Settings(
-            samples,
-            o.split_names(models) or MODELS,
-            o.split_names(norms) or NORMS,
-            o.split_names(attacks),
-            seed,
-        )
-        planned = settings.cells()
+    settings = Settings(
+        samples,
+        o.split_names(models) or MODELS,
+        o.split_names(norms) or NORMS,
+        o.split_names(attacks),
+        seed,
+    )
+    planned = settings.cells()
     if plan:
         _print_plan(settings, madry is not None, json)
         return

@@ -44,7 +44,7 @@ def goodfellow(
     settings = replace(SCALES[scale], seed=seed, seeds=seeds or SCALES[scale].seeds)
     chosen = o.split_names(parts) or paper.PARTS
     place = make_device(device)
-    with interruptible(epochs_kept(run_dir)), progress("study") as bar, o.usage():
+    with interruptible(epochs_kept(run_dir)), progress("study") as bar:
         name = "digits" if scale == "tiny" else "mnist"
         train_set = load_data(name, "train", data_dir)
         test_set = load_data(name, "test", data_dir)

@@ -49,8 +49,7 @@ def features(
     """
     o.check_choice("--size", size, SIZES)
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
-    with o.usage():
-        settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
+    settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
     with interruptible(epochs_kept(run_dir)), progress("features") as bar:
         result = of_features.run(settings, run_dir, bar.named)
     yield result
@@ -73,10 +72,9 @@ def theory(
     Closed forms against computations that do not use them, and against adversarial training by the library.
     Exit code 1 where a claim does not hold.
     """
-    with o.usage():
-        settings = of_theory.Settings(
-            radii=o.parse_radii(radii), samples=samples, epochs=epochs, steps=steps, seed=seed
-        )
+    settings = of_theory.Settings(
+        radii=o.parse_radii(radii), samples=samples, epochs=epochs, steps=steps, seed=seed
+    )
     with interruptible("nothing is kept"), progress("theory") as bar:
         result = of_theory.run(settings, run_dir, bar.named)
     if json:
@@ -115,13 +113,12 @@ def pipeline(
     stage by itself takes what is in --run-dir. A command that was stopped goes on where it was.
     """
     names = o.split_names(stages)
-    with o.usage():
-        chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
-        settings = of_plan.choose(
-            scale, images=images, tested=tested, epochs=epochs, invert_steps=invert_steps,
-            push_steps=push_steps, attack_steps=attack_steps, seed=seed,
-        )  # fmt: skip
-        base, test = of_pipeline.load(settings, data_dir)
+    chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
+    settings = of_plan.choose(
+        scale, images=images, tested=tested, epochs=epochs, invert_steps=invert_steps,
+        push_steps=push_steps, attack_steps=attack_steps, seed=seed,
+    )  # fmt: skip
+    base, test = of_pipeline.load(settings, data_dir)
     place = make_device(device)
     seconds = {name: clock.estimate(settings, len(base), len(test), [name]) for name in chosen}
     _, machine = clock.PASS[scale]
@@ -133,7 +130,7 @@ def pipeline(
         return
     note(f"{'made for a GPU: ' if scale == 'paper' else ''}{told}")
     kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command goes on"
-    with interruptible(kept), progress("pipeline") as bar, o.usage():
+    with interruptible(kept), progress("pipeline") as bar:
         result = of_pipeline.run(settings, base, test, run_dir, bar.named, stages=chosen, device=place)
     yield result
     for title, cells in report.tables(result).items():

@@ -52,15 +52,14 @@ def train(
         net = network.load(dataset, place, seed, fresh=True)
         tested = test_set if held_out is None else held_out
         with progress("training") as tick:
-            with o.usage():
-                run = each_epoch(
-                    net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
-                    optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
-                    test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
-                    run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=tick,
-                    optimization=optimization, measuring=Measuring(validation_set=held_out), ending=end,
-                    execution=execution,
-                )  # fmt: skip
+            run = each_epoch(
+                net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
+                optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
+                test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
+                run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=tick,
+                optimization=optimization, measuring=Measuring(validation_set=held_out), ending=end,
+                execution=execution,
+            )  # fmt: skip
             for report in run:
                 done.append(report)
     if processes.rank():

@@ -57,9 +57,8 @@ class TrainingImages(TrainImages):
                 )
             dataset, held_out = dataset.subset(range(rest)), dataset.subset(range(rest, len(dataset)))
         if self.generated is not None and self.fraction is not None:
-            with o.usage():
-                real = dataset.in_memory() if isinstance(dataset, FolderSet) else dataset
-                dataset = Mixture(real, NpzSet(self.generated), self.fraction)
+            real = dataset.in_memory() if isinstance(dataset, FolderSet) else dataset
+            dataset = Mixture(real, NpzSet(self.generated), self.fraction)
         return dataset, held_out
 
     def to_test_on(self) -> Any:
@@ -97,11 +96,10 @@ class Optimizing(Panel, title="Optimization"):
     def optimization(self) -> Optimization:
         """Make what `fit` takes."""
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
-        with o.usage():
-            return Optimization(
-                weight_decay=self.weight_decay, schedule=self.schedule, warm_up=self.warm_up or 0,
-                clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
-            )  # fmt: skip
+        return Optimization(
+            weight_decay=self.weight_decay, schedule=self.schedule, warm_up=self.warm_up or 0,
+            clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
+        )  # fmt: skip
 
 
 class EndingOptions(Panel, title="Ending"):
@@ -134,8 +132,7 @@ class Executing(Machine):
         precision = o.one_precision(self.bf16, self.precision)
         if self.deterministic:
             os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
-        with o.usage():
-            return Execution(
-                precision=precision, deterministic=self.deterministic, compile=self.compiled,
-                workers=self.workers,
-            )  # fmt: skip
+        return Execution(
+            precision=precision, deterministic=self.deterministic, compile=self.compiled,
+            workers=self.workers,
+        )  # fmt: skip

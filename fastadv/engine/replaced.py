@@ -1,7 +1,11 @@
 """Modules with the gradient of something else (BPDA): their value stays their own, to the last bit."""
 
+import copy
 from collections.abc import Callable, Mapping
-from types import MethodType
+from contextlib import suppress
+from functools import partial
+from pkgutil import resolve_name
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -41,13 +45,13 @@ def replace_gradient(module: nn.Module, gradient: Gradient, name: str) -> None:
     """
     part: Any = module
     if not is_replaced(part):
-        part.bpda_given, part.forward = part.forward, MethodType(_forward, part)
+        part.bpda_given, part.forward = part.forward, _Replaced(part).forward
     part.bpda, part.bpda_name = gradient, name
 
 
 def is_replaced(module: nn.Module) -> bool:
     """Return whether its gradient is that of something else."""
-    return getattr(vars(module).get("forward"), "__func__", None) is _forward
+    return isinstance(getattr(vars(module).get("forward"), "__self__", None), _Replaced)
 
 
 def replaced(model: object) -> dict[str, str]:
@@ -68,6 +72,36 @@ def _label(gradient: Any) -> str:
     if isinstance(gradient, str):
         return gradient
     return str(getattr(gradient, "__name__", type(gradient).__name__))
+
+
+class _Replaced:
+    """The forward of a module with another gradient: an object of its own, so that pickle finds it again."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Replaced":
+        return _Replaced(copy.deepcopy(self.module, memo))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled; InputError for a gradient that has no name to be found by."""
+        function = self.module.bpda
+        while isinstance(function, partial):
+            function = function.func
+        if isinstance(function, FunctionType):  # pickled as its name alone
+            found = None
+            with suppress(ImportError, AttributeError, ValueError):
+                found = resolve_name(f"{function.__module__}:{function.__qualname__}")
+            if found is not function:
+                raise InputError(
+                    f"bpda: expected a gradient for {self.module.bpda_name!r} that can be pickled, got the "
+                    f"function {function.__qualname__!r}; define it at the top of a module, under its own "
+                    "name, or save the state_dict"
+                )
+        return vars(self)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return _forward(self.module, *args, **kwargs)
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:

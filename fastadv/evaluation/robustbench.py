@@ -26,6 +26,8 @@ RADII = {
     ("cifar100", "linf"): 8 / 255,
     ("imagenet", "linf"): 4 / 255,
 }
+# how many images its accuracies are of; of corruptions, each at each severity
+IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 # the data set of each table of corruptions, and that of its clean accuracy
 CORRUPTED = {"cifar10c": "cifar10", "cifar100c": "cifar100"}
 # what a run cannot know: whoever submits the entry says it
@@ -74,9 +76,13 @@ def entry(
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Accuracy float64 [15, 5] under each corruption, in RobustBench's order, at each severity."""
+    """Accuracy float64 [15, 5] under each corruption, in RobustBench's order, at each severity.
+
+    images: of how many, each time.
+    """
 
     accuracy: Tensor
+    images: int
 
     @property
     def mean(self) -> float:
@@ -86,7 +92,19 @@ class Corrupted:
     def to_dict(self) -> dict[str, Any]:
         """Return the accuracies, JSON-able."""
         rows = zip(CORRUPTIONS, self.accuracy.tolist(), strict=True)
-        return {"corruptions_accuracy": self.mean, "corruptions": dict(rows)}
+        return {"corruptions_accuracy": self.mean, "corruptions": dict(rows), "images": self.images}
+
+
+def shortage(name: str, images: int) -> str:
+    """Return what keeps a result on so many images from being one of RobustBench; "" where they are all.
+
+    name: of a data set in `IMAGES` or `CORRUPTED`; of any other it has no table, and "" is returned.
+    """
+    needed = IMAGES.get(CORRUPTED.get(name, name), images)
+    if images == needed:
+        return ""
+    missing = f"{needed - images:,} are missing" if images < needed else "these are others"
+    return f"RobustBench's accuracies are of {needed:,} images of {name}, got {images:,}: {missing}"
 
 
 def corruptions(
@@ -115,7 +133,8 @@ def corruptions(
             shares.append(evaluate(frozen, dataset, batch_size=batch_size).clean_accuracy)
             if progress is not None:
                 progress(len(shares), len(CORRUPTIONS) * len(SEVERITIES))
-    return Corrupted(torch.tensor(shares, dtype=torch.float64).view(len(CORRUPTIONS), len(SEVERITIES)))
+    accuracy = torch.tensor(shares, dtype=torch.float64).view(len(CORRUPTIONS), len(SEVERITIES))
+    return Corrupted(accuracy, len(dataset))
 
 
 def _percentage(share: float) -> str:

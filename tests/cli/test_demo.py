@@ -52,6 +52,6 @@ def test_demo_leaves_what_it_did_not_make(fastadv, folder):
     (folder / "mine" / "nets").mkdir(parents=True)
     (folder / "mine" / "nets" / "precious").touch()
     done = fastadv("demo --tiny --out mine")
-    assert done.code == 1
+    assert done.code == 2
     assert "another folder" in done.err
     assert (folder / "mine" / "nets" / "precious").exists()

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.cli.test_help import COMMANDS
+
 DIGITS = "-m small_cnn --data digits"
 
 
@@ -62,6 +64,8 @@ DIGITS = "-m small_cnn --data digits"
         ("demo --out file", "file"),
         (f"train {DIGITS} --run-dir file", "--run-dir"),
         (f"construct robust {DIGITS} --out file", "--out"),
+        (f"construct robust {DIGITS} --out file/sets", "cannot be written"),
+        ("attack -m small_cnn -w missing.safetensors --data digits --radius 0.1", "missing.safetensors"),
     ],
 )
 def test_wrong_usage_is_two(refused, folder, line, says):
@@ -75,14 +79,49 @@ def test_failed_work_is_one(refused, folder, net):
     (folder / "other").mkdir()
     (folder / "other" / "index.json").write_text("{}")
     for line, says in (
-        ("attack -m small_cnn -w missing.safetensors --data digits --radius 0.1", "missing.safetensors"),
         ("attack -m small_cnn -w torn.safetensors --data digits --radius 0.1", "torn.safetensors"),
-        ("attack -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape"),  # saved with width 4
         ("attack -m small_cnn --data other --radius 0.1", "index"),
-        (f"attack {net} --radius 0 -n 20 -a fgsm --figure f.png", "broke"),
-        ("train -m small_cnn --data mnist --data-dir nowhere", "nowhere"),
     ):
         refused(line, says, 1)
+    for line, says in (
+        ("attack -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape"),  # saved with width 4
+        (f"attack {net} --radius 0 -n 20 -a fgsm --figure f.png", "broke"),
+    ):
+        refused(line, says)
+
+
+# what is wrong whatever the command does, by the option that names it
+WRONG = {
+    "--data": ["nosuch", "digits:severity=3", "cifar10c:severity=9", "imagefolder", "file", "."],
+    "--data-dir": ["nowhere", "file"],
+    "--model": ["nosuch", "Carmon2019Unlabeled", "rb:nosuch", "nosuch:net"],
+    "--weights": ["nosuch.pt", "."],
+    "--device": ["nosuch"],
+    "--samples": ["0", "many"],
+    "--limit": ["0"],
+    "--size": ["0"],
+    "--seed": ["-1"],
+    "--run-dir": ["file", "file/run"],
+    "--out": ["file/out"],
+}
+
+
+# doctor tells what it finds, and verify reads the set before the model
+LATE = {"doctor": {"--data-dir"}, "verify": {"--model", "--weights", "--device"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_wrong_options(refused, folder, command):
+    """As its example, which names weights and sets that are not there."""
+    (folder / "file").touch()
+    (folder / "sets" / "d_r").mkdir(parents=True)
+    found = COMMANDS[command]
+    words = found.epilog.removeprefix("Example: fastadv ").replace("-w runs/a/model.safetensors", "")
+    taken = {name for option in found.params for name in option.opts}
+    for option in taken & WRONG.keys() - LATE.get(command, set()):
+        for value in WRONG[option]:
+            refused(f"{words} {option} {value}", "")
 
 
 def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv, folder):

@@ -36,7 +36,9 @@ def test_help_lists_every_command(fastadv):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_that_parses(fastadv, command):
+def test_help_has_an_example_that_parses(fastadv, folder, command):
+    for name in ("data", "sets/d_r"):  # which examples read
+        (folder / name).mkdir(parents=True)
     done = fastadv(f"{command} --help")
     assert (done.code, done.err) == (0, "")
     assert f"Example: fastadv {command}" in done.out

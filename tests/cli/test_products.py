@@ -59,13 +59,14 @@ def test_verify_fails_on_any_difference(fastadv, refused, net, made):
     path.write_bytes(path.read_bytes()[:-9])
     told = refused("verify sets/a", "shard-00001.safetensors: expected a shard, got no file", 1)
     assert "shard-00002.safetensors: expected a whole shard" in told
-    assert fastadv("verify nowhere").code == 1
+    assert fastadv("verify nowhere").code == 2
 
 
 @pytest.mark.parametrize(
     "line", ["--split train", "--size 8", "-n 60", "--data-dir .", "-w net.safetensors", "--device cpu"]
 )
-def test_options_of_what_is_not_asked_are_refused(refused, line):
+def test_options_of_what_is_not_asked_are_refused(refused, folder, line):
+    (folder / "sets" / "a").mkdir(parents=True)
     refused(f"verify sets/a {line}", "has no effect without --")
 
 
@@ -96,4 +97,4 @@ def test_export_says_what_it_cannot_do(fastadv, refused, net, monkeypatch):
     refused("export sets/b --out out", "8 bits")
     assert not Path("out").exists()
     assert fastadv("export sets/b --out out --kind torch").code == 0
-    refused("export nowhere --out out2", "index.json", 1)
+    refused("export nowhere --out out2", "nowhere")

@@ -75,6 +75,8 @@ def test_other_commands_take_it_too(fastadv, line):
         (f"-m rb:{NAME} --data cifar10", "expected its weights in"),
         (f"-m rb:{NAME} -w absent.pt --data cifar10", "drive.google.com"),
         ("-m rb:Wang2023Bettr -w net.pt --data cifar10", "such as cifar100/Linf/Wang2023Better_WRN"),
+        ("-m carmon2019unlabeled -w net.pt --data cifar10", "; give rb:carmon2019unlabeled."),
+        (f"-m {NAME} -w net.pt --data cifar10", f"give rb:{NAME}."),
         ("-m rb:Standard -w net.pt --data cifar10", "give one of these"),
         (f"{MODEL} -o width=3", "--option: rb:"),
         (f"-m rb:{NAME} -w net.pt --data cifar100", "of 10 classes, got cifar100, [3, 32, 32] of 100;"),
@@ -102,3 +104,27 @@ def test_a_file_that_has_changed_fails(fastadv, net):
     done = fastadv(line)
     assert done.code == 1
     assert "SHA-256" in done.err
+
+
+def test_the_list_of_entries_can_be_filtered(fastadv, refused):
+    """By data set and norm; names are not cut, and the most robust come first."""
+    whole = json.loads(fastadv("models --json").out)
+    assert [*whole["zoo"]] == sorted(
+        whole["zoo"], key=lambda path: (path.split("/")[0], "L2" in path, -whole["zoo"][path]["robust"])
+    )
+    assert {*whole["zoo"]} == {entry.path for entry in models.robustbench_entries()}
+    assert whole["built_in"] == list(models.names())
+    told = whole["zoo"][NAME]
+    assert (told["clean"], told["robust"], told["url"]) == (92.44, 67.31, find(NAME).url)
+    assert (told["dataset"], told["threat"], told["radius"]) == ("cifar10", "Linf", 8 / 255)
+    assert (told["net"]["name"], told["net"]["options"]["depth"]) == ("wide_resnet", 28)
+    chosen = json.loads(fastadv("models -d cifar10 --norm l2 --json").out)
+    assert chosen == {"zoo": {path: it for path, it in whole["zoo"].items() if "cifar10/L2" in path}}
+    done = fastadv("models -d cifar10 --norm linf")
+    (line,) = (line for line in done.out.splitlines() if f"rb:{NAME} " in line)
+    assert line.replace("│", " ").split() == [f"rb:{NAME}", "92.44", "67.31"]
+    assert "rb:cifar100" not in done.out
+    assert "small_cnn" not in done.out
+    assert fastadv("models").out.startswith("-m softmax, logistic")
+    refused("models -d cifar100 --norm l2", "no entries for cifar100 in l2: leave out --data or --norm")
+    refused("models -d mnist", "mnist")

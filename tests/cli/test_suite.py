@@ -13,6 +13,7 @@ import fastadv as fa
 from fastadv.attacks import ATTACKS
 from fastadv.data import ImageSet, _load
 from fastadv.data.cifar_c import CORRUPTIONS
+from fastadv.evaluation.robustbench import IMAGES
 
 NET = "-m small_cnn -o width=2"
 
@@ -24,6 +25,7 @@ def images(monkeypatch):
     x = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=draw)
     made = ImageSet(x, torch.arange(40) % 10, 10, "cifar10 test")
     monkeypatch.setattr(_load, "cifar10", lambda root, split, download, limit: made)
+    monkeypatch.setitem(IMAGES, "cifar10", len(made))
     return made
 
 
@@ -72,9 +74,9 @@ def test_what_is_to_know_of_the_images_is_in_the_footnote(fastadv, images):
 def test_the_suite_on_corruptions(fastadv, images):
     folder = Path("data/CIFAR-10-C")
     folder.mkdir(parents=True)
-    np.save(folder / "labels.npy", np.arange(10, dtype=np.uint8).repeat(5))
+    np.save(folder / "labels.npy", np.arange(40, dtype=np.uint8).repeat(5) % 10)
     for k, name in enumerate(CORRUPTIONS):
-        pixels = np.random.default_rng(k).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(k).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
         np.save(folder / f"{name}.npy", pixels)
     images.note = "copies of images"
     line = f"evaluate {NET} -d cifar10c --suite robustbench --data-dir data --robustbench e.json"
@@ -92,6 +94,25 @@ def test_the_suite_on_corruptions(fastadv, images):
     card = json.loads(fastadv(f"{line.replace('--robustbench e.json', '-n 2')} --json").out)
     limited = fa.evaluation.corruptions(model, "cifar10c", "data", limit=2)
     assert card["measured"]["corruptions_accuracy"] == pytest.approx(limited.mean)
+    assert card["measured"]["lacks"].endswith("of 40 images of cifar10, got 2: 38 are missing")
+
+
+@pytest.mark.slow
+def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypatch):
+    """A folder with some of them, or --samples: no entry, and the report says how many are missing."""
+    monkeypatch.setitem(IMAGES, "cifar10", 1000)
+    line = f"evaluate {NET} -d cifar10 --suite robustbench"
+    missing = "RobustBench's accuracies are of 1,000 images of cifar10, got 40: 960 are missing"
+    refused(f"{line} --robustbench e.json", f"{missing}; --data-dir names the folder")
+    assert f"\nnot a result of RobustBench: {missing}\n" in fastadv(line).out
+    card = json.loads(fastadv(f"{line} -n 9 --json").out)
+    assert card["measured"]["lacks"].endswith("got 9: 991 are missing")
+    monkeypatch.setitem(IMAGES, "cifar10", 12)
+    assert "got 40: these are others" in fastadv(line).out
+    monkeypatch.setitem(IMAGES, "cifar10", 40)
+    assert "not a result" not in fastadv(line).out
+    # other images are in no table
+    assert "not a result" not in fastadv(f"evaluate {NET} -d cifar10 -a fgsm --radius 0.1 -n 9").out
 
 
 @pytest.mark.parametrize(
@@ -137,4 +158,4 @@ def test_a_suite_without_its_data_says_what_to_do(refused, monkeypatch, options,
 
     monkeypatch.setattr(datasets, "CIFAR100", offline)
     Path("data").mkdir()
-    refused(f"evaluate {NET} --suite robustbench {options} --data-dir data", says, code=1)
+    refused(f"evaluate {NET} --suite robustbench {options} --data-dir data", says)

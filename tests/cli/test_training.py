@@ -9,6 +9,7 @@ import typer
 import fastadv as fa
 from fastadv.cli import _train
 from fastadv.cli._recipes import parse_ramp
+from fastadv.errors import InputError
 from fastadv.train import Ramp
 from fastadv.train.measuring import Measure
 
@@ -122,7 +123,7 @@ def test_a_ramp_in_words(text, ramp):
     "text", ["", "two", "0", "1.5", "2:width=3", "2:steps=x", "2:radius=2", "2:epochs=3", "2:3"]
 )
 def test_a_ramp_that_cannot_be_understood(text):
-    with pytest.raises(typer.BadParameter):
+    with pytest.raises((typer.BadParameter, InputError)):
         parse_ramp(text)
 
 

@@ -1,6 +1,8 @@
 """bpda: values stay, gradients are those asked for, attacks reach what was hidden, and what is refused."""
 
 import copy
+import io
+import pickle
 import re
 from collections.abc import Callable
 from functools import partial
@@ -205,6 +207,32 @@ def test_copies_states_and_descriptions() -> None:
     other = fa.models.Substitute(nn.Conv2d(6, 6, 3, padding=1))
     others = [model, held, *(fa.models.bpda(net, {"hide": each}) for each in (torch.sin, torch.cos, other))]
     assert len({str(describe(each)) for each in (net, *others)}) == 6
+
+
+@pytest.mark.parametrize(
+    "gradient", ["identity", torch.tanh, partial(F.hardtanh, min_val=-2.0), "substitute"]
+)
+def test_a_model_is_pickled_whole(gradient: Any) -> None:
+    other = fa.models.Substitute(nn.Conv2d(6, 6, 3, padding=1)) if gradient == "substitute" else gradient
+    model = fa.models.bpda(Net(Quantize()), {"hide": other})
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for read in (pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
+        assert replaced(read) == replaced(model)
+        assert read.hide.forward.__self__.module is read.hide is read.again
+        assert torch.equal(read(X), model(X))
+        found = [fa.freeze(each).input_gradient(X, Y)[2] for each in (read, model)]
+        assert found[0].any()
+        assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("function", [lambda h: h.tanh(), partial(lambda h, by: by * h.tanh(), by=2)])
+def test_a_function_without_a_name_is_not_pickled(function: Any) -> None:
+    model = fa.models.bpda(Net(Quantize()), {"hide": function})
+    with pytest.raises(InputError, match=r"'hide' that can be pickled, got the function '<lambda>'"):
+        pickle.dumps(model)
+    assert replaced(copy.deepcopy(model)) == replaced(model)  # which needs no name
 
 
 def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fastadv import losses
+from fastadv.attacks.core.search import Search
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-
-if TYPE_CHECKING:
-    from fastadv.attacks.core.search import Search
 
 # points [n, ...] -> the gradient of the loss there, each sample's own
 Ask = Callable[[Tensor], Tensor]
@@ -35,7 +33,7 @@ class GradientRule:
     def check(self, x: Tensor, threat: Threat) -> None:
         """Raise InputError where the rule does not serve x [B, ...] or the threat of the search."""
 
-    def __call__(self, search: "Search[Any]", points: Tensor, ask: Ask) -> Tensor:
+    def __call__(self, search: Search[Any], points: Tensor, ask: Ask) -> Tensor:
         """Return the gradient to follow at points [n, ...], like these; `ask` gives that of any points."""
         raise NotImplementedError
 
@@ -59,12 +57,13 @@ def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
     return rules
 
 
-def follow(search: "Search[Any]", seen: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor, Tensor]:
+def follow(
+    search: Search[Any], seen: Tensor, loss: losses.Loss, rules: Sequence[GradientRule]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss and logits at points `seen` [n, ...] themselves, and the gradient that the rules make.
 
     Where no rule asks for the gradient at these very points they pass the model once more.
     """
-    rules = search.plan.gradient
     direction = all(rule.linear for rule in rules)
     there: list[tuple[Tensor, Tensor]] = []
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any, Unpack
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Classifier, Common
-from fastadv.attacks.core.gradient_rule import GradientRules, rules_of
+from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
@@ -69,7 +70,8 @@ def run(
         for each in rules:
             each.check(given.x, given.threat)
         trial = Trial(frozen, given)
-        plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, rules)
+        followed = partial(follow, rules=rules) if rules else None
+        plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
         record = Record.start(trial.problem.x)
         _search(frozen, trial.problem, trial.todo, record, plan)
         logits = trial.verdict(record.x_adv)

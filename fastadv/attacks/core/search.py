@@ -10,7 +10,6 @@ from typing_extensions import TypeVar
 
 from fastadv import losses, ops, rng
 from fastadv.attacks.core.criterion import WRONG
-from fastadv.attacks.core.gradient_rule import GradientRule, follow
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.ranking import graded, repeated, strongest
@@ -44,7 +43,7 @@ class Plan:
     minimum: successes rank by their distance to x; otherwise successes come first, then the larger `loss`.
     stop_early: a sample leaves at its first success.
     rule, rows: what is done, and what it remembers. restarts, seed: how often, and from which random points.
-    gradient: rules that make the gradient to follow; () for the plain one.
+    gradient: what takes the place of `Search.input_gradient`, where gradient rules make it.
     """
 
     minimum: bool
@@ -54,7 +53,7 @@ class Plan:
     rows: Callable[[], Rows]
     restarts: int
     seed: int
-    gradient: tuple[GradientRule, ...] = ()
+    gradient: "Callable[[Search[Any], Tensor, losses.Loss], tuple[Tensor, Tensor, Tensor]] | None" = None
 
 
 class Search(Generic[R_co]):
@@ -189,7 +188,7 @@ class Search(Generic[R_co]):
         """
         points, seen = self._prepare(points, judge)
         loss = self.plan.loss if loss is None else loss
-        ask = follow if self.plan.gradient else Search.input_gradient
+        ask = self.plan.gradient or Search.input_gradient
         value, logits, gradient = ask(self, seen, loss)
         if not (narrow and may_be_narrow(gradient, self.x)):
             gradient = gradient.to(self.x.dtype)

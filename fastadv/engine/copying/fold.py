@@ -152,8 +152,9 @@ class Folds:
         pair = self._pairs.get(id(args[1]))
         if pair is None or pair.bias is not (args[2] if len(args) > 2 else None):
             return None
-        # a linear layer works along the last dimension of [B, C, D], its BatchNorm along the second
-        return pair if pair.weight.ndim > 2 or args[0].ndim == 2 else None
+        # of [B, C, D] a linear layer works along the last dimension, and of [C, D] a convolution along the
+        # first; BatchNorm along the second
+        return pair if args[0].ndim == pair.weight.ndim else None
 
     def learn(self, seen: "Watch") -> None:
         """Fold the pairs that a watched pass has seen."""

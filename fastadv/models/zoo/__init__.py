@@ -29,8 +29,9 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
             DATASET/THREAT/NAME.pt, as RobustBench's own `models/` does, or NAME.pt. None: the cache, which is
             the folder FASTADV_WEIGHTS, else fastadv/models in the user's cache.
 
-    Raises InputError for an unknown name, one that several entries share, a missing file and the weights of
-    another net; CorruptFileError for a file that does not read, or has changed since its first load.
+    Raises InputError for an unknown name, one that several entries share, a missing file, the weights of
+    another net, and weights that are not finite; CorruptFileError for a file that does not read, or has
+    changed since its first load.
     """
     entry = find(name)
     path = locate(entry, weights)

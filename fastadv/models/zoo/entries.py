@@ -70,6 +70,11 @@ class Entry:
         return f"{self.dataset}/{self.threat}/{self.name}"
 
     @property
+    def url(self) -> str:
+        """Where RobustBench keeps the file."""
+        return f"https://drive.google.com/file/d/{self.drive}"
+
+    @property
     def classes(self) -> int:
         """How many logits there are."""
         return CLASSES[self.dataset]

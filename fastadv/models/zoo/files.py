@@ -34,8 +34,8 @@ def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
             return place
     raise InputError(
         f"{entry.path}: expected its weights in {places[0] if weights is None or given.is_dir() else given}, "
-        f"got no such file; RobustBench keeps them at https://drive.google.com/file/d/{entry.drive}: put "
-        "the file there, or give it as weights (--weights FILE)"
+        f"got no such file; RobustBench keeps them at {entry.url}: put the file "
+        "there, or give it as weights (--weights FILE)"
     )
 
 

@@ -69,7 +69,7 @@ def layout(entry: Entry, own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]
 def _compare(
     entry: Entry, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
-    """Raise InputError unless the file has the wanted names and shapes.
+    """Raise InputError unless the file has the wanted names and shapes, and values that are finite.
 
     BatchNorm's counter may be missing, as in files of old versions of torch. Mean and deviation may be, both,
     since the zoo then takes its own.
@@ -89,6 +89,12 @@ def _compare(
             f"{path}: expected the weights of {entry.path} ({what}, {entry.classes} classes), got those of "
             f"another net: missing {listing(missing)}; unexpected {listing(foreign)}; shapes "
             f"{listing(shapes)}; give the file of this entry, or the name of the entry that it belongs to"
+        )
+    broken = {name for name in tensors.keys() & wanted.keys() if not bool(tensors[name].isfinite().all())}
+    if broken:
+        raise InputError(
+            f"{path}: expected finite weights of {entry.path}, got NaN or infinity in {listing(broken)}; "
+            "get the file again"
         )
     if foreign:
         _log.warning("%s: %s is left out, as in RobustBench", path, listing(foreign))

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION, new_figure, plain, save
 from fastadv.studies.ilyas2019 import gaussian
+from fastadv.studies.ilyas2019.learned import Learned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastadv.studies.ilyas2019.theory import Learned
-
 SHOWN = 150
 
 
-def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence["Learned"], path: Path) -> None:
+def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path: Path) -> None:
     """Draw a panel for each radius: both classes as learned, the boundary, the mean and the input gradient.
 
     Solid ellipses, at two deviations, are those of theorem 2; crosses lie on what adversarial training

@@ -20,6 +20,7 @@ from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import checks, drawing, gaussian
 from fastadv.studies.ilyas2019.checks import Check, apart
+from fastadv.studies.ilyas2019.learned import Learned
 from fastadv.studies.ilyas2019.training import as_images, train
 from fastadv.studies.study import Watch, publish, unwatched
 
@@ -54,28 +55,6 @@ class Settings:
         axes = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]).double()
         variances = torch.tensor(self.deviations).double().square()
         return torch.tensor(self.mean).double(), axes @ torch.diag(variances) @ axes.T
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What is learned at a radius: by theorem 2, in a ball, and by adversarial training in that ball.
-
-    gradient [2]: the input gradient of the trained classifier, as the library's attacks see it.
-    """
-
-    radius: float
-    penalty: float
-    theorem: Tensor
-    ball_mean: Tensor
-    ball: Tensor
-    trained_mean: Tensor
-    trained: Tensor
-    gradient: Tensor
-
-    def as_json(self) -> dict[str, Any]:
-        told = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        penalty = self.penalty if math.isfinite(self.penalty) else None
-        return {**told, "penalty": penalty, "apart": apart(self.theorem, self.ball)}
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:

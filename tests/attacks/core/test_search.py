@@ -1,13 +1,19 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import bim, last_iterate, mim, pgd
+from fastadv.attacks import Status, bim, last_iterate, mim, pgd
+from fastadv.attacks.core import ConfidentlyWrong, run
 from fastadv.attacks.core import search as searching
+from fastadv.attacks.core.record import Climb
+from fastadv.attacks.core.search import Search
 from fastadv.engine import freeze
 from fastadv.losses import loss_value
+from fastadv.models import Binarized
 from fastadv.threat import L2, Linf
 
 from ..nets import RADIUS, Case, convnet, images, labels, mlp, threat
@@ -147,3 +153,53 @@ def test_results_introduce_themselves() -> None:
     model, x = mlp(), images(6)
     out = pgd(model, x, labels(model, x), Linf(0.0), steps=1)
     assert repr(out).startswith("AttackResult(6 samples: 0 already wrong, 0 broken, 6 held, 0 failed;")
+
+
+@pytest.mark.parametrize(
+    ("scale", "aimed", "options"),
+    [
+        (1.0, False, {"loss": "margin"}),
+        (1.0, False, {"loss": "cw", "targets": True}),
+        (300.0, False, {"loss": "ce"}),  # which is exactly 0 where the margin still tells points apart
+        (1.0, False, {"loss": "bce"}),
+        (1.0, True, {"loss": "margin"}),
+        (3.0, False, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
+        (1.0, False, {"loss": "margin", "minimum": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("binarized", [False, True])
+def test_a_climb_keeps_what_single_looks_do(
+    scale: float, aimed: bool, options: dict[str, Any], binarized: bool
+) -> None:
+    """In one call, where that says the same, or in the many that it stands for."""
+    net, x = mlp(dtype=torch.float32), images(24, dtype=torch.float32)
+    with torch.no_grad():
+        net[3].weight.mul_(scale)
+    model = Binarized(net) if binarized else net
+    y, found, reach = labels(model, x), [], Linf(torch.linspace(0.05, 0.95, 24))
+    targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
+
+    def by_hand(search: Search[Climb], points: Tensor) -> None:
+        look, rows = search.score(points), search.rows
+        higher = look.loss > rows.loss
+        rows.best = torch.where(higher[:, None, None, None], look.x_adv, rows.best)
+        rows.loss = torch.where(higher, look.loss, rows.loss)
+
+    for climb in (Search.climb, by_hand):
+
+        def rule(search: Search[Climb], climb: Any = climb) -> None:
+            rows = search.rows
+            rows.best, rows.loss = search.x.clone(), search.full(-torch.inf)
+            if aimed:
+                search.aims = (search.y + 1) % 3
+            for draw in range(20):
+                climb(search, reach.random_start(search.x, draw, search.ids))
+            found.append((rows.best, rows.loss))
+
+        out = run(model, x, y, Linf(0.9), rule, rows=Climb, stop_early=False, **(options | targeted))
+        found.append((out.x_adv, out.status, out.loss, out.distance))
+    for one, other in zip(found[:2], found[2:], strict=True):
+        for given, expected in zip(one, other, strict=True):
+            torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-6)
+    assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}

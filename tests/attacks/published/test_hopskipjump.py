@@ -1,6 +1,7 @@
 """HopSkipJump as published: probes, delta, the length of steps, and bisections, by the points it asks."""
 
 import math
+from itertools import count
 
 import pytest
 import torch
@@ -17,17 +18,30 @@ SIZE = 100
 
 
 @pytest.mark.parametrize(("norm", "order", "halvings"), [("l2", 2.0, 10), ("linf", INF, 14)])
-def test_what_is_asked_step_by_step(norm: str, order: float, halvings: int) -> None:
+@pytest.mark.parametrize(("thickness", "queries"), [(INF, 400), (0.01, 400), (1e-9, 90)])
+def test_what_is_asked_step_by_step(
+    norm: str, order: float, halvings: int, thickness: float, queries: int
+) -> None:
     """With D coordinates, bisections come within D^-1.5 or D^-2, B_t = 30 sqrt(t), delta = d / D but 0.1 at
-    first, and steps are d / sqrt(t), halved until they succeed.
+    first, and steps are d / sqrt(t), halved until they succeed, or leave no query but those of the bisection.
+
+    The other class is a layer, which long steps leap over.
     """
     assert halvings == math.ceil((1.5 if norm == "l2" else 2) * math.log2(SIZE))
-    net, x = linear(3, SIZE).double(), images(1, (SIZE,))
-    y, others = labels(net, x), images(99, (SIZE,), seed=9)
+    x, others, normal = images(1, (SIZE,)), images(99, (SIZE,), seed=9), images(1, (SIZE,), seed=8)[0] - 0.5
+
+    def depth(z: Tensor) -> Tensor:
+        return (z - x) @ normal - 0.1
+
+    def net(z: Tensor) -> Tensor:
+        wrong = ((depth(z) > 0) & (depth(z) <= thickness)).to(z.dtype)
+        return torch.stack([1 - wrong, wrong], 1)
+
     model, seen = watched(net)
-    start = others[labels(net, others) != y][:1]
+    y, far_off = torch.zeros(1).long(), others[depth(others) > 0][:1]
+    start = x + (far_off - x) * (min(thickness / 2, float(depth(far_off))) + 0.1) / (depth(far_off) + 0.1)
     hopskipjump(
-        model, x, y, THREATS[norm](INF), queries=400, starts=start, directions=30, variant="published"
+        model, x, y, THREATS[norm](INF), queries=queries, starts=start, directions=30, variant="published"
     )
     flow = iter(torch.cat(seen[1:]))
 
@@ -35,7 +49,7 @@ def test_what_is_asked_step_by_step(norm: str, order: float, halvings: int) -> N
         return float((point - x[0]).norm(p=order))
 
     def wrong(point: Tensor) -> bool:
-        return bool(labels(net, point[None]) != y)
+        return bool(net(point[None]).argmax())
 
     def bisected(point: Tensor) -> Tensor:
         low, high, best = 0.0, 1.0, point
@@ -51,13 +65,18 @@ def test_what_is_asked_step_by_step(norm: str, order: float, halvings: int) -> N
 
     point = next(flow)
     assert torch.equal(point, start[0])
-    before, point = 0.1 * SIZE, bisected(point)
-    for step in range(1, 6):
+    before, point, left, halved = 0.1 * SIZE, bisected(point), queries - 1 - halvings, 0
+    for step in count(1):
+        left -= int(30 * math.sqrt(step)) + 1
+        if left < halvings:
+            break
         probes = torch.stack([next(flow) for _ in range(int(30 * math.sqrt(step)))])
         ways = (probes - point) / (before / SIZE)
         assert (ways.norm(dim=1) <= 1 + 1e-6).all()
-        assert (ways.norm(dim=1) > 1 - 1e-6).float().mean() > 0.2  # the box cuts off the others
-        answers = labels(net, probes).ne(y).double() * 2 - 1
+        whole = ((probes > 0) & (probes < 1)).all(1)  # the box cuts off the others
+        assert step > 1 or norm == "linf" or whole.float().mean() > 0.2
+        assert (ways.norm(dim=1)[whole] > 1 - 1e-6).all()
+        answers = net(probes)[:, 1] * 2 - 1
         mean = answers.mean()
         gradient = ((answers - (mean if mean.abs() < 1 else 0)) @ ways).div(len(ways))
         update = gradient / gradient.norm() if norm == "l2" else gradient.sign()
@@ -66,9 +85,14 @@ def test_what_is_asked_step_by_step(norm: str, order: float, halvings: int) -> N
             asked = next(flow)
             torch.testing.assert_close(asked, (point + size * update).clamp(0, 1))
             if wrong(asked):
+                point = asked
+            if wrong(asked) or left == halvings:
                 break
-            size /= 2
-        before, point = far(asked), bisected(asked)
+            left, halved, size = left - 1, halved + 1, size / 2
+        left -= halvings
+        before, point = far(point), bisected(point)
+    assert len(list(flow)) == 1  # the last verdict
+    assert bool(halved) == (thickness < INF)
 
 
 def test_samples_without_queries_stop_at_once() -> None:

@@ -126,8 +126,10 @@ def sequence(channels: int, size: int) -> nn.Module:
         (Shared(2), (2, 4, 4), 0, 0),
         (sequence(5, 5), (5, 5), 1, 1),
         (sequence(5, 6), (5, 6), 1, 1),
+        # which reads [5, 5] as one image of five channels, and BatchNorm reads its result as five samples
+        (nn.Sequential(nn.Conv1d(5, 5, 1), nn.BatchNorm1d(5), nn.Linear(5, 3)), (5,), 1, 0),
     ],
-    ids=["one norm", "two norms", "square", "sequence"],
+    ids=["one norm", "two norms", "square", "sequence", "no batch"],
 )
 def test_pairs_and_what_is_none(model: nn.Module, shape: tuple[int, ...], count: int, used: int) -> None:
     model, x = seen(model), torch.rand(5, *shape, dtype=torch.float64)

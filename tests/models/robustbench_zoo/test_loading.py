@@ -134,6 +134,16 @@ def test_the_weights_of_another_net_are_refused(
     assert "\n" not in told
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, small: Small, value: float) -> None:
+    entry = small("cifar100/Wang2023Better_WRN-28-10")
+    state = state_of(entry, net_of(entry))
+    for name in ("logits.bias", "batchnorm.running_var"):
+        state[name][-1] = value
+    with pytest.raises(InputError, match=r"NaN or infinity in batchnorm\.running_var, logits\.bias;"):
+        models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
+
+
 def test_an_unused_copy_must_be_there_and_fit(tmp_path: Path, small: Small) -> None:
     entry = small("Carmon2019Unlabeled")
     state = state_of(entry, net_of(entry))
