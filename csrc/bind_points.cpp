@@ -229,6 +229,31 @@ void distance(Array out, Array inside, const Array& x_adv, const Array& x, doubl
   });
 }
 
+void keep_nearest(Array best_x, Array best_rank, Array best_success, Array length, const Array& x,
+                  const Array& points, const Array& success, double order) {
+  check_alike(best_x, x);
+  with_kernels(best_x, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto best = write_rows<T>(best_x);
+    const auto center = read_rows<T>(x), from = read_rows<T>(points);
+    const int64_t count = best.cols ? from.cols / best.cols : 0;
+    if (from.rows != best.rows || from.cols != count * best.cols)
+      throw std::invalid_argument("keep_nearest: expected points [B, C, ...]");
+    auto* rank = write<float>(best_rank, best.rows);
+    auto* kept = write<bool>(best_success, best.rows);
+    auto* away = write<float>(length, best.rows * count);
+    const auto* met = read<bool>(success, best.rows * count);
+    parallel_without_gil(best.rows, useful_threads(from.rows, from.cols),
+                         [&](int64_t first, int64_t last, int) {
+                           for (int64_t row = first; row < last; ++row) {
+                             const int64_t at = row * count;
+                             kernels.keep_nearest(best[row], rank + row, kept + row, away + at, center[row],
+                                                  from[row], count, best.cols, met + at, order);
+                           }
+                         });
+  });
+}
+
 void largest(Array out, const Array& values) {
   with_kernels(values, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -293,6 +318,7 @@ void bind_points(py::module_& module) {
   module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);
   module.def("distance", distance);
+  module.def("keep_nearest", keep_nearest);
   module.def("largest", largest);
   module.def("elu", elu);
   module.def("elu_gradient",

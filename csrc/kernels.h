@@ -108,6 +108,8 @@ struct Kernels {
   void (*climb)(Climb<T> known, const T* rival, int64_t cols, const float* logits, int64_t classes,
                 LossKind kind, int64_t label, int64_t target, float* scratch);
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
+  void (*keep_nearest)(T* best, float* best_rank, bool* best_success, float* length, const T* x,
+                       const T* points, int64_t count, int64_t cols, const bool* success, double order);
   void (*largest)(T* out, const T* values, int64_t cols);
   void (*elu)(T* out, const T* x, int64_t count, float alpha);
   void (*elu_gradient)(T* out, const T* gradient, const T* x, int64_t count, float alpha);

@@ -191,6 +191,10 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         y = torch.zeros(count, dtype=torch.int64, device=session.device)
         return best_x, lowest, none, none.clone(), *own, x_adv, logits, y, "margin", None
 
+    def nearer(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+        best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)
+        return best_x.clone(), lowest, none, lowest[:, None].clone(), x, x_adv[:, None], ~none[:, None], 2.0
+
     return {
         **{(f"project_{norm}", ""): projected(norm) for norm in ("l2", "l1", "l0")},
         **{("random_start", norm): started(norm) for norm in radii},
@@ -203,6 +207,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         ("sparse_rs", ""): exchanged,
         ("keep_best_", ""): scores,
         ("climb_", ""): judged,
+        ("keep_nearest_", ""): nearer,
         ("largest", ""): lambda x_adv, grad, x, seed: (grad,),
         ("distance", "linf"): measured(math.inf),
         ("distance", "l2"): measured(2.0),

@@ -22,6 +22,7 @@
 #include "kernels/random_start.inl"
 #include "kernels/keep_best.inl"
 #include "kernels/distance.inl"
+#include "kernels/keep_nearest.inl"
 #include "kernels/largest.inl"
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
@@ -55,6 +56,7 @@ constexpr Kernels<T> table() {
           .keep_best = keep_best<T>,
           .climb = climb<T>,
           .distance = distance<T>,
+          .keep_nearest = keep_nearest<T>,
           .largest = largest<T>,
           .elu = elu<T>,
           .elu_gradient = elu_gradient<T>,

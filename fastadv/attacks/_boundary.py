@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like, orthogonal, unit
+from fastadv.attacks.methods.geometry import like, orthogonal_, unit_
 from fastadv.attacks.methods.start import Starts, away, find_start, spend, to_boundary
 
 # the first spherical and source step, as shares of the distance to x
@@ -77,7 +77,7 @@ def _step(search: core.Search[Rows], number: int, step: int) -> None:
     # as if one more candidate had been undecided, so that answers that are all the same count a little
     mean = answers[:, :-1].sum(1) / (number + 1)
     weights = (answers[:, :-1] - mean[:, None]) / (rows.spherical * rows.distance)[:, None]
-    moves = look.seen[:, :-1] - rows.points.unsqueeze(1)
+    moves = look.seen[:, :-1].sub_(rows.points.unsqueeze(1))
     rows.deeper = rows.deeper + torch.einsum("nc,nc...->n...", weights, moves)
     rows.lift = rows.lift - NEARER * mean
     rows.spherical = (rows.spherical * WIDER**mean).clamp(NARROWEST, WIDEST)
@@ -91,15 +91,14 @@ def _spherical(search: core.Search[Rows], outward: Tensor, number: int, step: in
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(number * size, seed, search.ids, step).to(x.dtype).view(len(x), number, *x.shape[1:])
     deviation = rows.spherical / math.sqrt(size)
-    ways = outward.unsqueeze(1) + like(deviation, x).unsqueeze(1) * orthogonal(draws, outward)
-    ways = unit(ways.flatten(0, 1)).view_as(draws)
-    radius = rows.distance * (1 + rows.lift * deviation)
-    return x.unsqueeze(1) + like(radius, draws) * ways
+    ways = orthogonal_(draws, outward).mul_(like(deviation, draws)).add_(outward.unsqueeze(1))
+    unit_(ways.flatten(0, 1))
+    return ways.mul_(like(rows.distance * (1 + rows.lift * deviation), ways)).add_(x.unsqueeze(1))
 
 
 def _source(search: core.Search[Rows], outward: Tensor) -> Tensor:
     """Return [n, ...], the source step along a plane, at a right angle to the way from x to where it ends."""
     rows, x = search.rows, search.x
-    deeper = unit(orthogonal(rows.deeper.unsqueeze(1), outward).squeeze(1))
+    deeper = unit_(orthogonal_(rows.deeper.unsqueeze(1).clone(), outward).squeeze(1))
     cosine, sine = like(1 - rows.source, x), like((rows.source * (2 - rows.source)).sqrt(), x)
     return x + like(rows.distance, x) * cosine * (cosine * outward + sine * deeper)

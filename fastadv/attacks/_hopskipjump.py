@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import halve, middle
-from fastadv.attacks.methods.geometry import like, norm, orthogonal, unit, width
+from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest
 from fastadv.attacks.methods.start import Starts, away, find_start, spend, to_boundary
 
@@ -76,13 +76,12 @@ def _probe(search: core.Search[Rows], probes: int, draws: Iterator[int]) -> None
     for first in range(0, probes, most):
         number = min(most, probes - first)
         draw = rng.normal(number * size, seed, search.ids, next(draws)).to(rows.normal.dtype)
-        directions = orthogonal(draw.view(len(draw), number, *search.x.shape[1:]), rows.normal)
-        directions *= like(_deviation(search), directions)
-        points = (_center(search).unsqueeze(1) + directions).clamp_(*search.threat.box)
-        look = search.decide(points, judge=False)
+        directions = orthogonal_(draw.view(len(draw), number, *search.x.shape[1:]), rows.normal)
+        directions.mul_(like(_deviation(search), directions)).add_(_center(search).unsqueeze(1))
+        look = search.decide(directions.clamp_(*search.threat.box), judge=False)
         answers = look.adversarial.to(directions.dtype) * 2 - 1
         # what box and mask have left of them
-        directions = look.x_adv - _center(search).unsqueeze(1)
+        directions = look.x_adv.sub_(_center(search).unsqueeze(1))
         rows.answers = rows.answers + answers.sum(1)
         rows.directions = rows.directions + directions.sum(1)
         rows.products = rows.products + torch.einsum("nc,nc...->n...", answers, directions)
@@ -91,7 +90,7 @@ def _probe(search: core.Search[Rows], probes: int, draws: Iterator[int]) -> None
     # answers that are all the same are worth a little nevertheless
     baseline = torch.where(mean.abs() < 1, mean, 0.0)
     gradient = rows.products - like(baseline, rows.products) * rows.directions
-    rows.gradient = unit(orthogonal(gradient.unsqueeze(1), rows.normal).squeeze(1))
+    rows.gradient = unit_(orthogonal_(gradient.unsqueeze(1), rows.normal).squeeze(1))
 
 
 def _deviation(search: core.Search[Rows]) -> Tensor:

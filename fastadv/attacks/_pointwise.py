@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like
+from fastadv.attacks.methods.geometry import like, told
 from fastadv.attacks.methods.noise import signed
 from fastadv.attacks.methods.start import Starts, find_start
 from fastadv.attacks.salt_and_pepper import ends
@@ -24,6 +24,7 @@ class Rows(Starts):
     """What `_begin` describes."""
 
     best: Tensor
+    changed: Tensor
     least: Tensor
     length: Tensor
     share: Tensor
@@ -47,9 +48,8 @@ def rule(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[Rows]:
             if search.threat.norm == "l0":  # one coordinate cannot be bettered
                 search.leave(search.best.distance <= 1)
                 search.drop_leaving(search.x)
-            noise = signed(size, own, search.ids, query).view_as(search.rows.points)
-            _try(search, noise, (query % LEVELS + 1) / LEVELS)
-            _pass_on(search)
+            noise = signed(size, own, search.ids, query).to(search.x.dtype).view_as(search.rows.points)
+            _pass_on(search, _try(search, noise, (query % LEVELS + 1) / LEVELS))
 
     return rule
 
@@ -57,67 +57,78 @@ def rule(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[Rows]:
 def _begin(search: core.Search[Rows], starts: Tensor | None, runs: int) -> int:
     """Let each run begin at x, or at the caller's starts; return the queries spent.
 
-    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`, and `rows.left` says
-    which coordinates it has yet to try. `rows.best` is where it comes back to, at distance `rows.least`.
-    `rows.stage` is -1 where it adds noise, and else how often the part that goes back has been halved.
+    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`. With 1 and 0,
+    `rows.changed` says where that is not x, and `rows.left` which coordinates it has yet to try. `rows.best`
+    is where it comes back to, at distance `rows.least`. `rows.stage` is how often the part that goes back has
+    been halved, and inf where it adds noise.
     """
     rows = search.rows
     rows.points = search.x
     if starts is not None:
         find_start(search, starts, 1)
     rows.points = rows.points.unsqueeze(1).repeat_interleave(runs, 1)
-    rows.left = rows.points != search.x.unsqueeze(1)
+    rows.changed = rows.left = told(torch.ne, rows.points, search.x.unsqueeze(1))
     rows.length = search.distance(rows.points)
     rows.best, rows.least = rows.points, torch.full_like(rows.length, torch.inf)
     rows.share = torch.full_like(rows.length, SHARE)
-    rows.stage = torch.full_like(rows.length, -1 if starts is None else 0)
+    rows.stage = torch.full_like(rows.length, torch.inf if starts is None else 0)
     return 0 if starts is None else 1
 
 
-def _try(search: core.Search[Rows], noise: Tensor, level: float) -> None:
-    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success."""
+def _try(search: core.Search[Rows], noise: Tensor, level: float) -> Tensor:
+    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success.
+
+    Returns bool [n, runs], for which the order begins anew.
+    """
     rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
-    adds, changed = rows.stage < 0, rows.points != x
-    free = (far != x) & ~changed
-    count = changed.flatten(2).sum(2)
+    adds = rows.stage.isinf()
+    free = told(torch.ne, far, x) * (1 - rows.changed)
+    count = rows.changed.flatten(2).sum(2)
     as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
-    chosen = _some(torch.where(like(adds, x), free, rows.left), noise, torch.where(adds, as_many, rows.share))
-    part = like(1 - 0.5 ** rows.stage.clamp_min(0), x)
-    to = torch.where(like(adds, x), far, x.lerp(rows.points, part))
-    look = search.decide(torch.where(chosen, to, rows.points))
+    chosen = _some(_of(adds, free, rows.left), noise, torch.where(adds, as_many, rows.share))
+    # all of the way, where it adds
+    to = x.lerp(_of(adds, far, rows.points), like(1 - 0.5**rows.stage, x))
+    look = search.decide(rows.points.lerp(to, chosen))
     met = look.adversarial
     gains = met & (adds | (look.distance < rows.length))
-    rows.points = torch.where(like(met, x), look.seen, rows.points)
+    rows.points = _of(met, look.seen, rows.points)
     rows.length = torch.where(met, look.distance, rows.length)
     alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
-    rows.left = rows.left & ~(chosen & like(alone, x))
+    rows.left = rows.left.addcmul(chosen, like(alone.to(x.dtype), x), value=-1)
     rows.stage = torch.where(adds & met, 0, rows.stage)
     # until the first pass is over, many can go back
     more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
     rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
-    # the order begins anew
-    anew = gains & (rows.stage == 0)
-    rows.left = torch.where(like(anew, x), rows.points != x, rows.left)
+    return gains & (rows.stage == 0)
+
+
+def _of(rows: Tensor, those: Tensor, others: Tensor) -> Tensor:
+    """Return torch.where for finite tensors [n, C, ...] and rows bool [n, C], faster."""
+    return others.lerp(those, like(rows.to(others.dtype), others))
 
 
 def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
-    """Return bool [n, C, ...]: a random share [n, C] of these coordinates, about, and one at least."""
-    loud = noise.abs().where(of, -1.0)
-    least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(0)
-    return loud >= like(least, loud)
+    """Return [n, C, ...], 1 at a random share [n, C] of the coordinates `of`, about, and at one at least."""
+    loud = noise.abs().mul_(of)
+    least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(torch.finfo(of.dtype).tiny)
+    return loud.ge_(like(least, loud))
 
 
-def _pass_on(search: core.Search[Rows]) -> None:
-    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
-    rows, x = search.rows, search.x.unsqueeze(1)
+def _pass_on(search: core.Search[Rows], anew: Tensor) -> None:
+    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point.
+
+    Then, and where `anew` bool [n, runs] says so, all coordinates are yet to try.
+    """
+    rows = search.rows
     last = HALVINGS if search.threat.norm == "l2" else 0
-    over = (rows.stage >= 0) & ~rows.left.flatten(2).any(2)
-    stage = rows.stage + over.to(rows.stage.dtype)
-    returns = stage > last
+    over = rows.stage.isfinite() & (rows.left.flatten(2).amax(2) == 0) & ~anew
+    rows.stage = rows.stage + over.to(rows.stage.dtype)
+    returns = over & (rows.stage > last)
     better = returns & (rows.length <= rows.least)
-    rows.best = torch.where(like(better, x), rows.points, rows.best)
+    rows.best = _of(better, rows.points, rows.best)
     rows.least = torch.where(better, rows.length, rows.least)
-    rows.points = torch.where(like(returns, x), rows.best, rows.points)
+    rows.points = _of(returns, rows.best, rows.points)
     rows.length = torch.where(returns, rows.least, rows.length)
-    rows.stage = torch.where(returns, -1, stage)
-    rows.left = torch.where(like(over, x), rows.points != x, rows.left)
+    rows.stage = torch.where(returns, torch.inf, rows.stage)
+    rows.changed = told(torch.ne, rows.points, search.x.unsqueeze(1))
+    rows.left = _of(anew | over, rows.changed, rows.left)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import _boundary, core
-from fastadv.attacks.methods.geometry import like, norm, orthogonal, unit
+from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
 from fastadv.attacks.methods.start import (
     Starts,
     away,
@@ -156,7 +156,7 @@ def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(x[0].numel(), seed, search.ids, step).to(x.dtype).view_as(x)
     radius, outward = search.distance(rows.points), away(search)
-    aside = unit(orthogonal(draws.unsqueeze(1), outward).squeeze(1))
+    aside = unit_(orthogonal_(draws.unsqueeze(1), outward).squeeze(1))
     turned = (outward + like(rows.spherical, x) * aside) / like((1 + rows.spherical.square()).sqrt(), x)
     sphere = search.problem.masked((x + like(radius, x) * turned).clamp(*search.threat.box))
     # the box may have brought it nearer already

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.methods.geometry import told
 from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, signed
+from fastadv.ops import project_l0
+from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 
@@ -43,8 +46,8 @@ def salt_and_pepper(
 
 def ends(search: core.Search, noise: Tensor) -> Tensor:
     """Return [n, C, ...], the ends of the box that the signs of the noise name, and x outside the mask."""
-    low, high = search.x.new_tensor(search.threat.box)
-    return search.problem.masked(torch.where(noise > 0, high, low))
+    beyond = told(torch.gt, noise, 0).sub_(0.5).mul_(torch.inf)
+    return search.problem.masked(beyond.clamp_(*search.threat.box))
 
 
 def flipped(search: core.Search, noise: Tensor, sizes: Tensor) -> Tensor:
@@ -53,11 +56,9 @@ def flipped(search: core.Search, noise: Tensor, sizes: Tensor) -> Tensor:
     They are those of the largest absolute noise among the ones that move there.
     """
     x, points = search.x.unsqueeze(1), ends(search, noise)
-    loud = noise.abs().where(points != x, 0.0).flatten(2)
-    last = (sizes.long() - 1).clamp(0, loud.shape[2] - 1).unsqueeze(2)
-    least = loud.sort(2, descending=True).values.gather(2, last)
-    chosen = (loud >= least) & (loud > 0) & (sizes > 0).unsqueeze(2)
-    return torch.where(chosen.view_as(points), points, x)
+    loud = told(torch.ne, points, x).mul_(noise).flatten(0, 1)
+    kept = project_l0(loud, torch.zeros_like(loud), sizes.flatten(), NO_BOX)
+    return x.lerp(points, kept.ne_(0).view_as(points))
 
 
 SALT_AND_PEPPER = Noise("salt_and_pepper", signed, flipped, whole=True)

@@ -8,6 +8,7 @@ from fastadv.ops import (  # noqa: F401  (registers the ops of these modules)
     climb,
     elu,
     keep_best,
+    keep_nearest,
     latent_decode,
     philox,
     relu_gradient,

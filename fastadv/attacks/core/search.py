@@ -21,6 +21,7 @@ from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.climb import climb_
 from fastadv.ops.keep_best import keep_best_
+from fastadv.ops.keep_nearest import keep_nearest_
 from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
 
@@ -414,8 +415,7 @@ class Search(Generic[R_co]):
         shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
-        size = largest(logits)
-        finite = None if surely_finite(size) else (size < torch.inf).view(shape)
+        finite = None if surely_finite(logits) else (largest(logits) < torch.inf).view(shape)
         if finite is not None:
             look.adversarial = look.adversarial & finite
             self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
@@ -440,20 +440,20 @@ class Search(Generic[R_co]):
         """Update each sample's best point. A failure with a NaN loss or logits not `finite` is never kept."""
         self._competed = True
         candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
+        best = self.best
         if self.plan.minimum:
-            distance = self.distance(candidate)
+            each, met = (candidate, success) if success.ndim == 2 else (candidate[:, None], success[:, None])
+            record = best.x_adv, best.rank, best.success
+            distance = keep_nearest_(record, self.x, each, met, self.threat.order).view(success.shape)
             look.distance = distance if candidate is look.x_adv else self.distance(look.x_adv)
-            success = success & (distance < torch.inf)
-            rank = torch.where(success, -distance, torch.nan)
-        else:
-            rank = self._strength(look, loss)
-            rank = rank if finite is None else torch.where(finite, rank, torch.nan)
-            rank = torch.where(success & rank.isnan(), -torch.inf, rank)
+            return
+        rank = self._strength(look, loss)
+        rank = rank if finite is None else torch.where(finite, rank, torch.nan)
+        rank = torch.where(success & rank.isnan(), -torch.inf, rank)
         if rank.ndim == 2:
             place = strongest(rank, success)
             row = torch.arange(len(place), device=place.device)
             candidate, success, rank = candidate[row, place], success[row, place], rank[row, place]
-        best = self.best
         keep_best_(best.x_adv, best.rank, best.success, candidate, rank.to(best.rank.dtype), success)
 
     def _strength(self, look: Look, loss: losses.Loss | None) -> Tensor:

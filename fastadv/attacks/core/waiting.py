@@ -1,5 +1,7 @@
 """What may be read without waiting for a GPU, and when to wait for it."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,9 @@ def waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def surely_finite(sizes: Tensor) -> bool:
-    """Return whether all sizes [n] are finite; False where reading them would wait."""
-    return not waits(sizes.device) and (not len(sizes) or bool(sizes.max() < torch.inf))
+def surely_finite(values: Tensor) -> bool:
+    """Return whether all values are finite; False where reading them would wait, or their sum overflows."""
+    return not waits(values.device) and math.isfinite(float(values.sum()))
 
 
 def may_leave(evaluation: int, device: torch.device) -> bool:

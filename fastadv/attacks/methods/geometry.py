@@ -1,6 +1,7 @@
 """Lengths, steps and schedules that attacks share."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,6 +37,16 @@ def like(values: Tensor, points: Tensor) -> Tensor:
     return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
 
 
+def told(compare: Callable[..., Tensor], values: Tensor, others: Tensor | float) -> Tensor:
+    """Return the answers of torch.ne or its kin, like the values: 1 where they are true, else 0.
+
+    On a CPU `a.lerp(b, told)`, which is exact for finite numbers, takes a tenth of the time of torch.where on
+    answers without a pattern.
+    """
+    answers: Tensor = compare(values, others, out=torch.empty_like(values))
+    return answers
+
+
 def norm(away: Tensor, order: float) -> Tensor:
     """Return [n], the norm of each row of away [n, ...].
 
@@ -60,14 +71,20 @@ def shorten_(away: Tensor, by: Tensor) -> Tensor:
 
 def unit(vectors: Tensor) -> Tensor:
     """Return the vectors [n, ...], each over its Euclidean length; zero stays zero."""
+    return unit_(vectors.clone())
+
+
+def unit_(vectors: Tensor) -> Tensor:
+    """Divide the vectors [n, ...] by their Euclidean lengths, in place; zero stays zero."""
     length = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
-    return vectors / like(length.clamp_min(torch.finfo(vectors.dtype).tiny), vectors)
+    return vectors.div_(like(length.clamp_min(torch.finfo(vectors.dtype).tiny), vectors))
 
 
-def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
-    """Return the part of vectors [n, C, ...] that is orthogonal to the unit vectors normal [n, ...]."""
-    along = torch.einsum("ncd,nd->nc", vectors.flatten(2), normal.flatten(1))
-    return vectors - torch.einsum("nc,n...->nc...", along, normal)
+def orthogonal_(vectors: Tensor, normal: Tensor) -> Tensor:
+    """Take from vectors [n, C, ...] what lies along the unit vectors normal [n, ...], in place."""
+    across = normal.unsqueeze(1)
+    along = (vectors * across).flatten(2).sum(2)
+    return vectors.addcmul_(like(along, vectors), across, value=-1)
 
 
 def farthest(search: Search) -> Tensor:

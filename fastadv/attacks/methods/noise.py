@@ -51,7 +51,7 @@ class Noise:
 
 def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
     """Return [n, count], uniform in [-1, 1)."""
-    return 2 * rng.uniform(count, seed, ids, draw) - 1
+    return rng.uniform(count, seed, ids, draw).mul_(2).sub_(1)
 
 
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
@@ -85,7 +85,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
             sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
             count, shape = repetitions * search.x[0].numel(), (len(sizes), repetitions, *search.x.shape[1:])
             fresh = noise.draw(count, seed, search.ids, level).to(rows.noise.dtype).view(shape)
-            tried = torch.where(like(narrows, fresh), rows.noise.unsqueeze(1), fresh)
+            tried = fresh.lerp_(rows.noise.unsqueeze(1), like(narrows.to(fresh.dtype), fresh))
             look = search.decide(noise.grow(search, tried, sizes))
             _keep(search, tried, sizes, narrows, look.adversarial)
             if search.threat.norm == "l0":
@@ -130,9 +130,12 @@ def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
     def length(away: Tensor) -> Tensor:
         return like(norm(away.flatten(0, 1), search.threat.order).view_as(sizes), away).clamp_min(tiny)
 
-    wanted = like(sizes.to(noise.dtype), noise)
+    wanted, points = like(sizes.to(noise.dtype), noise), torch.empty_like(noise)
+
+    def moved(scale: Tensor) -> Tensor:
+        return torch.mul(noise, scale, out=points).add_(x).clamp_(low, high)
+
     scale = wanted / length(noise)
     for _ in range(CORRECTIONS):
-        away = (x + scale * noise).clamp(low, high) - x
-        scale = (scale * (wanted / length(away))).clamp_max(huge)
-    return (x + scale * noise).clamp(low, high)
+        scale = (scale * (wanted / length(moved(scale).sub_(x)))).clamp_max(huge)
+    return moved(scale)
