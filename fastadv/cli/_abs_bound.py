@@ -72,13 +72,14 @@ def bound(
     band = {}
     if distance is not None:
         band = {
-            "certified": Curve.from_distances(radius, tried or None),
+            "certified": Curve.from_certificates(radius, distance > 0, tried or None),
             "under attack": Curve.from_distances(distance, tried or None),
         }
         measured["median_distance"] = median(distance.numpy())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:
-            low, high = Curve.from_distances(radius), Curve.from_distances(distance)
+            low = Curve.from_certificates(radius, distance > 0)
+            high = Curve.from_distances(distance)
             figures.curves(
                 {"under attack": high, "certified": low}, figure, bands={"under attack": (low, high)},
                 radius=f"{o.symbol(norm)} radius", title=f"{name} on {dataset.name}", steps=True,

@@ -25,7 +25,6 @@ from fastadv.evaluation import (
     Row,
     Table,
     accuracy_against_radius,
-    bootstrap,
     figures,
     portfolio,
     save_external,
@@ -247,14 +246,12 @@ def _draw(
 def _bands(
     table: Table, curves: dict[str, Curve], named: dict[str, NamedAttack], radii: tuple[float, ...]
 ) -> dict[str, tuple[Curve, Curve]]:
-    """Compute the 95% bootstrap interval of each curve, on a grid up to the largest radius."""
+    """Compute the exact 95% interval of each curve, on a grid up to the largest radius."""
     grid = np.linspace(0, max(radii), 101)
-    bands = {}
-    for label in curves:
-        distance = table[label].distance.nan_to_num(0.0, math.inf).numpy()
-        ends = bootstrap(distance, lambda part: Curve.from_distances(part, grid).accuracy)
-        bands[label] = Curve(grid, ends.low), Curve(grid, ends.high)
-    return _lines(bands, named)
+    known = {label: table[label].distance for label in curves}
+    return _lines(
+        {label: Curve.from_distances(each, grid).band(len(each)) for label, each in known.items()}, named
+    )
 
 
 def _kept(run_dir: Path) -> int:

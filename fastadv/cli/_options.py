@@ -255,7 +255,12 @@ DataDir = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring the images to.")]
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
-Samples = Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples", "-n", min=1, help="Use only N samples: the first, or of a sorted set some of each class."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]

@@ -16,6 +16,7 @@ from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.cli._zoo import ZOO, check_name, load_entry
 from fastadv.data._export import is_set
+from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
 from fastadv.threat import THREATS
@@ -223,7 +224,7 @@ def load_data(
         )
     o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
     made = sets.load_folder(data)
-    return made if limit is None or limit >= len(made) else made.subset(range(limit))
+    return made if limit is None or limit >= len(made) else made.subset(first_samples(made, limit, tell=True))
 
 
 def load_model(

@@ -47,7 +47,8 @@ def train(
     place, run_dir, seed = machine.place(), folder.run_dir, machine.seed
     done: list[EpochReport] = []
     with interruptible(lambda: folder.kept(begun=bool(done))):
-        dataset, held_out = images.to_train_on()
+        dataset, drawn = images.to_train_on(seed, run_dir if folder.resume else None)
+        held_out = None if drawn is None else drawn.held_out
         test_set = images.to_test_on()
         net = network.load(dataset, place, seed, fresh=True)
         tested = test_set if held_out is None else held_out
@@ -70,6 +71,8 @@ def train(
         "options": network.option,
         "recipe": repr(recipe),
         "data": dataset.describe(),
+        "validation": drawn and drawn.about,
+        "chosen_on": None if best(past) is None else "test_set" if held_out is None else "validation_set",
         "epochs": optimizing.epochs,
         "seed": seed,
         "run_dir": run_dir and str(run_dir),
@@ -82,7 +85,8 @@ def train(
         if optimizing.ema is not None:
             say(f"their moving average in {run_dir / 'ema.safetensors'}")
         if best(past) is not None:
-            say(f"the best under attack in {run_dir / 'best.safetensors'}")
+            on = "test" if held_out is None else "validation"
+            say(f"the best under attack, on the {on} images, in {run_dir / 'best.safetensors'}")
     else:
         note("the weights were not kept: give --run-dir")
 

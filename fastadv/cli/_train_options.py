@@ -9,7 +9,10 @@ from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp
 from fastadv.cli._shared import Machine, TrainImages, load_data
-from fastadv.data import FolderSet, Mixture, NpzSet, is_named
+from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
+from fastadv.runs import processes
+from fastadv.runs.description import describe_shared
+from fastadv.runs.record import config_of
 from fastadv.train import Ending, Execution, Optimization
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train.ending import ACTIONS
@@ -29,9 +32,11 @@ class TrainingImages(TrainImages):
     test_data: str | None = o.option(
         None, "Data set to test on after each epoch; by default the test split of --data."
     )
-    test_samples: int | None = o.count(None, f"Test on the first N samples; {TEST_SAMPLES} by default.")
+    test_samples: int | None = o.count(
+        None, f"Test on N samples, chosen as by --samples; {TEST_SAMPLES} by default."
+    )
     validation: int | None = o.count(
-        None, "Hold out the last N training images; the best epoch is chosen by them."
+        None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
     )
     augment: str = o.option("none", AUGMENT_HELP, metavar="NAME+NAME")
     generated: Path | None = o.option(
@@ -43,23 +48,37 @@ class TrainingImages(TrainImages):
         if (self.generated is None) != (self.fraction is None):
             o.refuse("--generated and --fraction belong together: give both, or neither.")
 
-    def to_train_on(self) -> tuple[Any, Any]:
-        """Load the images to train on, with the generated ones, and those held out; None for none."""
+    def to_train_on(self, seed: int, stopped: Path | None) -> tuple[Any, HeldOut | None]:
+        """Load the images to train on, with the generated ones, and those held out; None for none.
+
+        stopped: the folder of the run to go on with. One from before the images were drawn had the last ones,
+        and goes on with them.
+        """
         # with other test data the size is theirs: a constructed set has its own
         size = self.size if self.test_data is None or is_named(self.data) else None
         dataset = load_data(self.data, None, self.data_dir, size, self.samples, default=self.part)
         held_out = None
         if self.validation is not None:
-            rest = len(dataset) - self.validation
-            if rest < 1:
-                o.refuse(
-                    f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}."
-                )
-            dataset, held_out = dataset.subset(range(rest)), dataset.subset(range(rest, len(dataset)))
+            held_out = self._held_out(dataset, self.validation, seed, stopped)
+            dataset = held_out.rest
         if self.generated is not None and self.fraction is not None:
             real = dataset.in_memory() if isinstance(dataset, FolderSet) else dataset
             dataset = Mixture(real, NpzSet(self.generated), self.fraction)
         return dataset, held_out
+
+    @staticmethod
+    def _held_out(dataset: Any, count: int, seed: int, stopped: Path | None) -> HeldOut:
+        rest = len(dataset) - count
+        if rest < 1:
+            o.refuse(f"--validation: expected fewer than the {len(dataset)} images, got {count}.")
+        before = None if stopped is None else processes.from_first(lambda: config_of(stopped))
+        if before is not None:
+            last = dataset.subset(range(rest, len(dataset)))
+            if before.get("validation_set") == describe_shared(last):
+                note("this run began with the last images held out, and goes on with them")
+                return HeldOut(dataset.subset(range(rest)), last, {"count": count, "method": "last"})
+        with o.usage():
+            return hold_out(dataset, count, seed)
 
     def to_test_on(self) -> Any:
         """Load the test set; None where there is none."""

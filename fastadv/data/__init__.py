@@ -10,6 +10,9 @@ from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.data.mixture import Mixture
 from fastadv.data.npz import NpzSet
+from fastadv.data.pairs import Pairs, pairs
+from fastadv.data.sampling import HeldOut, hold_out
+from fastadv.data.stream import Stream
 
 if TYPE_CHECKING:
     from fastadv.data import construct
@@ -18,17 +21,22 @@ if TYPE_CHECKING:
 __all__ = [
     "ConstructedSet",
     "FolderSet",
+    "HeldOut",
     "ImageSet",
     "Mixture",
     "NpzSet",
+    "Pairs",
+    "Stream",
     "batches",
     "construct",
     "export",
+    "hold_out",
     "is_named",
     "load",
     "load_constructed",
     "load_folder",
     "names",
+    "pairs",
     "verify_constructed",
 ]
 

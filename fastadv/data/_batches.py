@@ -2,19 +2,19 @@
 
 import os
 import random
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
-from fastadv._checks import check_count
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import Held, check_images, check_positions, to_unit
+from fastadv.data.sampling import sample_count
 from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -58,26 +58,79 @@ def raw_batches(
     seed: int = 0,
 ) -> Iterator[Batch]:
     """Yield the same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
-    if batch_size < 1:
-        raise InputError(f"expected batch_size >= 1, got {batch_size}")
-    size = sample_count(dataset)
-    positions = torch.arange(size) if order is None else check_positions(order, size, "order")
-    if isinstance(dataset, Held):
-        return _from_memory(dataset, positions.to(dataset.labels.device), batch_size)
-    if workers is None:
-        many = isinstance(dataset, FolderSet) and len(positions) >= _WORTH_WORKERS
-        workers = min(8, os.cpu_count() or 1) if many else 0
-    return _from_loader(_Numbered(dataset, seed), positions, batch_size, workers)
+    return Reader(dataset, batch_size, workers).batches(order, seed)
 
 
-def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "dataset") -> int:
-    """Return the number of samples, at most `limit`; InputError where there are none, or for another one."""
-    size = len(dataset) if isinstance(dataset, Sized) else 0
-    if size == 0:
-        raise InputError(
-            f"{name}: expected a data set with a length and at least one image, got an empty or unsized one"
+class Reader:
+    """Reads a data set in batches, any number of times.
+
+    kept: the processes that read ahead live on between two readings, until `close`.
+    pinned: batches lie in memory from which a GPU copies while it computes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        workers: int | None = None,
+        *,
+        kept: bool = False,
+        pinned: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"expected batch_size >= 1, got {batch_size}")
+        self.size = sample_count(dataset)
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.kept, self.pinned = kept, pinned
+        self._order = _Order()
+        self._loader: DataLoader[Any] | None = None
+
+    def batches(self, order: Tensor | Sequence[int] | None = None, seed: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `raw_batches`. A new reading ends the one before."""
+        size, data = self.size, self.dataset
+        positions = torch.arange(size) if order is None else check_positions(order, size, "order")
+        if isinstance(data, Held):
+            return _from_memory(data, positions.to(data.labels.device), self.batch_size)
+        workers = self.workers
+        if workers is None:
+            many = isinstance(data, FolderSet) and len(positions) >= _WORTH_WORKERS
+            workers = min(8, os.cpu_count() or 1) if many else 0
+        if self._loader is None or self._loader.num_workers != workers:
+            self._loader = self._made(workers)
+        return self._reading(self._loader, [(seed, position) for position in positions.tolist()])
+
+    def _reading(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
+        self._order.keys = keys
+        return (yield from _checked(loader))
+
+    def close(self) -> None:
+        """Let the processes that read ahead end."""
+        self._loader = None
+
+    def _made(self, workers: int) -> DataLoader[Any]:
+        return DataLoader(
+            _Numbered(self.dataset),
+            batch_size=self.batch_size,
+            sampler=self._order,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self.pinned,
+            persistent_workers=self.kept and workers > 0,
+            # of its own, because the loader would draw its workers' seed from the global one
+            generator=torch.Generator(),
         )
-    return size if limit is None else min(check_count("limit", limit, 1), size)
+
+
+class _Order(Sampler[tuple[int, int]]):
+    """The seed of a reading and the position of each sample: they travel to the processes that read."""
+
+    keys: list[tuple[int, int]]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[Batch]:
@@ -89,25 +142,36 @@ def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[
 class _Numbered(Dataset[Any]):
     """Items with their position. A bad image comes as its error, which would lose its text in a worker."""
 
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        seed, position = key
         try:
-            image, label = self._item(position)
+            image, label = self._item(seed, position)
         except (InputError, CorruptFileError) as error:
             return error
         if not isinstance(image, Tensor):
             return InputError(
-                f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it"
+                f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it, "
+                "or let fa.data.pairs do it"
             )
         return image, label, position
 
-    def _item(self, position: int) -> Any:
+    def _item(self, seed: int, position: int) -> Any:
         if isinstance(self.dataset, FolderSet):
             return self.dataset.pixels(position), int(self.dataset.labels[position])
-        with _keyed(rng.derive(self.seed, "sample", position)):
-            return self.dataset[position]
+        with _keyed(rng.derive(seed, "sample", position)):
+            item = self.dataset[position]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            got = type(item).__name__
+            got += f" with {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
+            got += f" of {len(item)}" if isinstance(item, tuple | list) else ""
+            raise InputError(
+                f"sample {position}: expected a pair (image, label), got a {got}; "
+                "pick the two with fa.data.pairs(dataset, image=..., label=...)"
+            )
+        return item
 
 
 @contextmanager
@@ -137,16 +201,7 @@ def _collate(items: list[Any]) -> Any:
     return default_collate(items)
 
 
-def _from_loader(dataset: _Numbered, positions: Tensor, batch_size: int, workers: int) -> Iterator[Batch]:
-    # with a generator of its own, because the loader would draw its workers' seed from the global one
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=positions.tolist(),
-        num_workers=workers,
-        collate_fn=_collate,
-        generator=torch.Generator(),
-    )
+def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch
@@ -154,5 +209,8 @@ def _from_loader(dataset: _Numbered, positions: Tensor, batch_size: int, workers
         check_images(x, f"samples {ids[0]} to {ids[-1]}")
         if not isinstance(y, Tensor) or y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
             got = f"{y.dtype} of shape {list(y.shape)}" if isinstance(y, Tensor) else type(y[0]).__name__
-            raise InputError(f"samples {ids[0]} to {ids[-1]}: expected integer labels [B], got {got}")
+            raise InputError(
+                f"samples {ids[0]} to {ids[-1]}: expected integer labels [B], got {got}; "
+                "of soft labels pass the class, label.argmax()"
+            )
         yield x, y.long(), ids

@@ -107,6 +107,7 @@ def load(
     else:
         dataset = _in_memory(name, options, split, data_dir, limit, download)
         dataset = _resized(dataset, size) if size else dataset
+        dataset.fixed_order = True  # everybody's first N images of a published set are the same
     return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))
 
 

@@ -65,12 +65,17 @@ def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[s
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results."""
+    """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results.
+
+    fixed_order: whether the first images always stand for all, where a number is asked for: the order is that
+        of a published set or a protocol, or has the classes in turn.
+    """
 
     labels: Tensor
     classes: tuple[str, ...]
     name: str
     note: str
+    fixed_order = False
 
     @property
     def num_classes(self) -> int:

@@ -3,10 +3,10 @@
 from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation.attackbench import attackbench
-from fastadv.evaluation.bootstrap import Interval, bootstrap, mean, median
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
-from fastadv.evaluation.draws import Draws, clopper_pearson
+from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.external import External, external, save_external
+from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, mean, median
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio

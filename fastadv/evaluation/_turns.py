@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.data._batches import batches, sample_count
+from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
+from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
@@ -26,7 +27,7 @@ def in_turn(
     The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
     and logits are checked.
     """
-    positions = torch.arange(sample_count(dataset, limit))
+    positions = first_samples(dataset, limit)
     _check_twins(frozen, dataset, positions)
     parts = torch.split(positions, batch_size)
     own = _with_verdict(frozen, dataset, parts[processes.rank() :: processes.world()])

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.attacks import Status
 from fastadv.data import batches
-from fastadv.data._batches import sample_count
 from fastadv.data.batch_size import device_for
+from fastadv.data.sampling import first_samples
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._metered import Metered
@@ -72,7 +72,7 @@ def attackbench(
     norm: the norm that the attack minimizes, by name: "linf", "l2", "l1", "l0".
     passes: forward and backward passes of a sample together. Each gradient costs two. Afterwards the model
         answers a sample with its label and a gradient of zero.
-    limit: the first samples alone. progress is called with (done, total).
+    limit: so many samples, as in `evaluate`. progress is called with (done, total).
 
     The model is searched as given, nothing rewritten, since AttackBench counts its passes. Attacks of fastadv
     tell whose passes they make, so a sample's result does not depend on its batch; where an attack does not,
@@ -85,12 +85,13 @@ def attackbench(
         raise InputError(f"norm: expected one of {', '.join(THREATS)}, got {norm!r}")
     check_count("passes", passes, 3)
     check_count("batch_size", batch_size, 1)
-    total = sample_count(dataset, limit)
+    chosen = first_samples(dataset, limit, tell=True)
+    total = len(chosen)
     place, threat = device_for(freeze(model)), THREATS[norm](inf)
     hashes: list[str] = []
     seconds: list[float] = []
     parts: list[dict[str, Tensor]] = []
-    for x, y, ids in batches(dataset, batch_size, order=range(total)):
+    for x, y, ids in batches(dataset, batch_size, order=chosen):
         hashes += [hashlib.sha512(image.contiguous().numpy().tobytes()).hexdigest() for image in x.cpu()]
         x, y, ids = x.to(place), y.to(place), ids.to(place)
         metered = Metered(model, x, y, ids, threat, passes)

@@ -9,14 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv.data._batches import sample_count
 from fastadv.data.batch_size import BatchSize, chosen_batch_size
+from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
 from fastadv.evaluation._turns import in_turn
+from fastadv.evaluation.intervals import clopper_pearson
 from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
 from fastadv.runs import processes
+from fastadv.runs.description import describe_shared
 
 Radii = Sequence[float] | NDArray[Any]
 
@@ -33,8 +35,9 @@ class Curve(NamedTuple):
 
         distances: [N]; of the nearest adversarial example to each sample: 0 where the model is wrong already,
             inf where none was found. NaN, for a sample without finite logits, counts as 0. They are the
-            `distance` of a minimum-norm attack's result, or of its row in a table. With the radii of
-            certificates in place of distances, the curve is the certified accuracy.
+            `distance` of a minimum-norm attack's result, or of its row in a table. An example at a distance
+            of exactly the radius lies in the ball and breaks the sample: see `from_certificates` for radii
+            that hold up to their end.
         radii: where to evaluate; None: 0 and every finite distance, between which the accuracy is constant.
 
         Raises InputError for no distances, negative ones, and radii that are empty, negative or not finite.
@@ -43,6 +46,34 @@ class Curve(NamedTuple):
         steps = np.append(0.0, known[np.isfinite(known)])
         tried = np.unique(steps) if radii is None else check_radii(radii)
         return cls(tried, 1 - np.searchsorted(known, tried, side="right") / len(known))
+
+    @classmethod
+    def from_certificates(
+        cls, certified: ArrayLike | Tensor, correct: ArrayLike | Tensor, radii: Radii | None = None
+    ) -> Self:
+        """Return the certified accuracy: the share of samples that are correct and certified to each radius.
+
+        certified: [N]; the radius R up to which each sample's class is proved, 0 or more. It counts at r <= R
+            (Cohen et al. 2019, section 4).
+        correct: bool [N]; classified correctly. A correct sample with R = 0 counts at radius 0, where the
+            curve is the clean accuracy.
+        radii: as in `from_distances`. None: 0 and the number next to each R, from where on it counts no more.
+
+        Raises InputError as `from_distances`, and unless `correct` holds a bool for each sample.
+        """
+        given = correct.cpu() if isinstance(correct, Tensor) else correct
+        proved, right = distances_of(certified, "certified"), np.asarray(given)
+        if right.dtype != np.bool_ or right.shape != proved.shape:
+            raise InputError(
+                f"correct: expected True or False for each of {len(proved)} samples, got {right.dtype} of "
+                f"shape {list(right.shape)}"
+            )
+        return cls.from_distances(np.where(right, np.nextafter(proved, np.inf), 0.0), radii)
+
+    def band(self, samples: int) -> tuple["Curve", "Curve"]:
+        """Return the ends of the exact 95% interval at each radius, the curve being of so many samples."""
+        ends = clopper_pearson(np.rint(self.accuracy * samples).astype(np.int64), samples)
+        return Curve(self.radii, ends.low), Curve(self.radii, ends.high)
 
     def at(self, radius: float) -> float:
         """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
@@ -134,8 +165,9 @@ def accuracy_against_radius(
         attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
         check_evaluation(dataset, dict(attacks), batch_size, limit)
         frozen = freeze(model)
-        about = description(frozen, dataset, dict(attacks)) if processes.world() > 1 else {}
+        about = description(frozen, dict(attacks)) if processes.world() > 1 else {}
     if about:
+        about["data"] = describe_shared(dataset)
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         processes.check_alike({**about, **asked, "torch": torch.__version__})
     if batch_size == "auto":

@@ -1,22 +1,17 @@
 """A randomized model judged by several draws: how often it is right on a sample, and how sure that is."""
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_seed, check_share
+from fastadv._checks import check_count, check_seed
 from fastadv.engine import Frozen, log_confidence
-from fastadv.errors import InputError
-from fastadv.evaluation.bootstrap import Interval
+from fastadv.evaluation.intervals import Interval, clopper_pearson
 from fastadv.evaluation.text import percent
 
 TENSORS = {"right": torch.int64, "voted": torch.bool, "mean": torch.bool, "varied": torch.bool}
@@ -148,47 +143,6 @@ class Drawing:
 
 
 ONE_DRAW = Drawing()
-
-
-def clopper_pearson(right: ArrayLike, count: int, *, level: float = 0.95) -> Interval:
-    """Return the exact interval of a probability, given `right` successes in `count` independent trials.
-
-        P(X >= right | low) = P(X <= right | high) = (1 - level) / 2,    X binomial (count, p)
-
-    low is 0 for no success, and high 1 for successes only. Source: Clopper and Pearson 1934.
-
-    Args:
-        right: integers from 0 to `count`, of any shape; the ends are arrays of it, or numbers for a number.
-        count: at least 1.
-        level: between 0 and 1.
-
-    Raises InputError for arguments out of range.
-    """
-    check_count("count", count, 1)
-    check_share("level", level)
-    given = np.asarray(right)
-    if given.dtype.kind not in "iu" or (given < 0).any() or (given > count).any():
-        raise InputError(f"right: expected integers from 0 to {count}, the count, got {right!r}")
-    values, places = np.unique(given, return_inverse=True)
-    low = np.array([_low(int(k), count, (1 - level) / 2) for k in values])
-    high = np.array([1 - _low(count - int(k), count, (1 - level) / 2) for k in values])
-    ends = [end[places].reshape(given.shape) for end in (low, high)]
-    return Interval(*(float(end) if given.ndim == 0 else end for end in ends))
-
-
-@lru_cache(1 << 14)  # the draws of all attacks ask for the same
-def _low(right: int, count: int, tail: float) -> float:
-    """Return the p with P(X >= right | p) = tail, by bisection on the sum of the binomial probabilities."""
-    if right == 0:
-        return 0.0
-    k = torch.arange(right, count + 1, dtype=torch.float64)
-    ways = math.lgamma(count + 1) - torch.lgamma(k + 1) - torch.lgamma(count - k + 1)
-    low, high = 0.0, 1.0
-    for _ in range(50):  # 1 - p stays a number above 0
-        p = (low + high) / 2
-        above = float((ways + k * math.log(p) + (count - k) * math.log1p(-p)).logsumexp(0).exp()) > tail
-        low, high = (low, p) if above else (p, high)
-    return low
 
 
 def cells(drawn: Mapping[str, Draws]) -> list[list[str]]:

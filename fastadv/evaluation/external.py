@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_number
 from fastadv.attacks import AttackResult, core
 from fastadv.data import batches
-from fastadv.data._batches import sample_count
+from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation.measure import evaluate

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.data._batches import sample_count
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
+from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
@@ -25,7 +25,7 @@ from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
-from fastadv.runs.description import check_described, describe, describe_data
+from fastadv.runs.description import check_described, describe, describe_shared
 from fastadv.runs.files import read_json
 
 
@@ -47,9 +47,11 @@ def evaluate(
 ) -> Table:
     """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost.
 
-    They are those of the first `limit` samples. The model is frozen once. Every attack gets the samples of a
-    batch with their ids, so results do not depend on `batch_size`. Samples for which the model's logits are
-    not finite count as not correct and are not attacked; `Table.failed` says which they are.
+    They are those of the first `limit` samples; of a sorted set, whose first samples lack classes, of as many
+    drawn by class with a fixed seed, which a warning and the table say. The model is frozen once. Every
+    attack gets the samples of a batch with their ids, so results do not depend on `batch_size`. Samples for
+    which the model's logits are not finite count as not correct and are not attacked; `Table.failed` says
+    which they are.
 
     batch_size: samples attacked at once. "auto" doubles it from 32 as long as the model passes more samples a
         second and memory holds them; an evaluation that goes on keeps the size that was chosen. Where memory
@@ -94,9 +96,11 @@ def evaluate(
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
-            config |= description(frozen, dataset, attacks, identity)
+            config |= description(frozen, attacks, identity)
         if run_dir is not None:
             check_described(config)
+    if run_dir is not None or processes.world() > 1:
+        config["data"] = describe_shared(dataset)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
@@ -184,13 +188,10 @@ def _drawn(frozen: Frozen, drawing: Drawing, number: int, batch: Batch) -> tuple
     return batch, {f"draws.{key}": value.cpu() for key, value in drawn.items()}
 
 
-def description(
-    frozen: Frozen, dataset: Dataset[Any], attacks: Mapping[str, Attack], identity: str | None = None
-) -> dict[str, Any]:
-    """Describe what an evaluation is of, as JSON."""
+def description(frozen: Frozen, attacks: Mapping[str, Attack], identity: str | None = None) -> dict[str, Any]:
+    """Describe what an evaluation is of, but for its data, as JSON."""
     return {
         "model": describe(frozen, identity=identity),
-        "data": describe_data(dataset),
         "attacks": [[name, describe(attack, identity=identity)] for name, attack in attacks.items()],
         "identity": identity,
     }
@@ -210,7 +211,7 @@ def check_evaluation(
 ) -> None:
     """Raise InputError for an evaluation that cannot work."""
     check_batch_size(batch_size)
-    sample_count(dataset, limit)
+    first_samples(dataset, limit, tell=True)
     for name, attack in attacks.items():
         if not callable(attack):
             raise InputError(

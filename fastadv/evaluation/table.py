@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
-from fastadv.evaluation.bootstrap import Interval, bootstrap, median
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
+from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.text import aligned, in_markdown, number, percent
 
@@ -86,8 +86,8 @@ class Row:
 
     @property
     def accuracy_interval(self) -> Interval:
-        """The 95% bootstrap interval of the robust accuracy."""
-        return bootstrap((self.correct & ~self.broken).numpy())
+        """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
+        return clopper_pearson(int((self.correct & ~self.broken).sum()), len(self.correct))
 
     @property
     def mean_distance(self) -> float:
@@ -208,6 +208,8 @@ class Table:
     def notes(self) -> list[str]:
         """Return what must be known to read the figures: denominators, and why some samples prove nothing."""
         notes = [f"{self.n} samples; {DENOMINATORS}"]
+        if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
+            notes.append("not the first samples of the set, which lack classes: drawn by class, see the ids")
         if self.replaced:
             notes.append(in_words(self.replaced))
         if any(row.minimum_norm for row in self.rows):

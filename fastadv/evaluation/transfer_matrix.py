@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data._batches import batches, sample_count
+from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
+from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, run_attack
@@ -84,7 +85,9 @@ def transfer_matrix(
     batch_size: int = 256,
     limit: int | None = None,
 ) -> TransferMatrix:
-    """Attack the first `limit` samples once on each source, and ask each target about all the points.
+    """Attack samples once on each source, and ask each target about all the points.
+
+    limit: so many samples, as `evaluate` takes them.
 
     A success is a sample that the target gets right, and gets wrong at the point made on the source. Whether
     the point fooled the source does not matter. A sample that the source gets wrong already is not moved. The
@@ -101,14 +104,14 @@ def transfer_matrix(
     Raises InputError for no model, an empty data set, models with different numbers of classes, labels that
     are not classes, and wanted classes that are no int64 [B].
     """
-    count = sample_count(dataset, limit)
+    chosen = first_samples(dataset, limit, tell=True)
     check_count("batch_size", batch_size, 1)
     if not callable(attack):
         raise InputError(f"attack: expected a function (model, x, y, ids=ids), got {type(attack).__name__}")
     makers, judges = _frozen("sources", sources), _frozen("targets", targets)
     fooled = torch.zeros(len(makers), len(judges), dtype=torch.int64)
     correct = torch.zeros(len(judges), dtype=torch.int64)
-    for batch in batches(dataset, batch_size, order=torch.arange(count)):
+    for batch in batches(dataset, batch_size, order=chosen):
         x, y, ids = batch
         _check_classes([*makers.items(), *judges.items()], x, y)
         aims = None if wanted is None else _aims(wanted, y)
@@ -123,7 +126,7 @@ def transfer_matrix(
                 said = _predictions(judge, result.x_adv)
                 success = (said != y) & (said >= 0) if aims is None else said == aims
                 fooled[row, column] += (success & right[column]).sum()
-    return TransferMatrix(tuple(sources), tuple(targets), count, fooled, correct)
+    return TransferMatrix(tuple(sources), tuple(targets), len(chosen), fooled, correct)
 
 
 def _frozen(name: str, models: Models) -> dict[str, Frozen]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data._batches import batches, sample_count
+from fastadv.data._batches import batches
+from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.copying.twin import device_of
 from fastadv.errors import InputError
@@ -55,7 +56,7 @@ def usefulness(
         module: where the features are: None for the input of the last linear layer, a name or a submodule
             for its output, or a function of x, as in `fastadv.models.representation`.
         features: the numbers of those to measure; None for all. Results do not depend on which others are.
-        limit: measure on the first samples alone.
+        limit: measure on so many samples, as `fa.evaluate` takes them.
         batch_size: samples, and attacked features of samples, that pass the model at once. It changes nothing
             but rounding and memory.
         progress: called with (samples done, samples) after every batch.
@@ -65,19 +66,20 @@ def usefulness(
 
     Source: Ilyas et al. 2019 (arXiv 1905.02175), section 2.
     """
-    count = _check(dataset, threat, limit, batch_size)
+    chosen = _check(dataset, threat, limit, batch_size)
+    count = len(chosen)
     width, columns, frozen, classes = _features(model, module, features, dataset)
     names = tuple(map(str, getattr(dataset, "classes", range(classes))))
     if len(names) != classes:
         raise InputError(f"model: expected logits for the {len(names)} classes of the data, got {classes}")
     labels = getattr(dataset, "labels", None)
     if isinstance(labels, Tensor):
-        _check_classes(labels[:count].bincount(minlength=classes), names)
+        _check_classes(labels[chosen.to(labels.device)].bincount(minlength=classes), names)
     search: Attacked | Exact | None = None
     sums = [ClassMeans(classes, len(columns), columns.device) for _ in range(3)]
     largest = torch.zeros(len(columns), dtype=torch.float64, device=columns.device)
     done = 0
-    for x, y, ids in batches(dataset, batch_size, range(count)):
+    for x, y, ids in batches(dataset, batch_size, chosen):
         x, y, ids = (part.to(columns.device) for part in (x, y, ids))
         clean = frozen.verdict(x).double()[:, : len(columns)]
         if not bool(clean.isfinite().all()):
@@ -111,15 +113,15 @@ def usefulness(
     )
 
 
-def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> int:
-    """Return how many samples are measured."""
+def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> Tensor:
+    """Return the positions of the samples that are measured."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
         )
     threat.check_one_radius()
     check_count("batch_size", batch_size, 1)
-    return sample_count(dataset, limit)
+    return first_samples(dataset, limit, tell=True)
 
 
 def _features(

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PIECE = 64 << 20  # bytes of a tensor that are hashed at once
+
 
 @cache
 def _commit() -> str:
@@ -86,10 +88,16 @@ def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any
 
 
 def data_hash(*tensors: Tensor) -> str:
-    """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes."""
+    """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes, read piece by piece."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        # viewed as bytes, because NumPy has no bfloat16
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        rows = tensor.detach() if tensor.ndim else tensor.detach().reshape(1)
+        if rows.numel() == 0:
+            continue
+        step = max(1, PIECE * len(rows) // rows.nbytes)
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            # viewed as bytes, because NumPy has no bfloat16
+            digest.update(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.source import assigned_in, globals_of, names_in, of_library, text_of
 
@@ -25,6 +26,7 @@ from fastadv.runs.source import assigned_in, globals_of, names_in, of_library, t
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
 # what every module holds and `describe` sees otherwise, and the samples that parts of a model have passed
 _NO_PART = frozenset(vars(nn.Module())) | {"gradient_probes"}
+GLANCE = 64  # images of each tensor that processes compare
 _UNREAD = re.compile(r"\(no source of ([^)]+)\)")
 
 
@@ -205,6 +207,17 @@ def describe_data(dataset: Any) -> str:
         return f"{len(dataset)} {known}"
     held = vars(dataset).values() if hasattr(dataset, "__dict__") else dataset
     return f"{len(dataset)} {data_hash(*_held(held))}"
+
+
+def describe_shared(dataset: Any) -> str:
+    """Describe the data of a run as `describe_data` does; of several processes the first one reads it all.
+
+    The others compare labels and every so manieth image with its own. Raises InputError where they differ.
+    """
+    if processes.world() > 1:
+        rows = (each[:: 1 if each.ndim < 2 else max(1, len(each) // GLANCE)] for each in _held([dataset]))
+        processes.check_alike({"data": [len(dataset), data_hash(*rows)]})
+    return processes.from_first(lambda: describe_data(dataset))
 
 
 def _held(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """What a run is fed: the batches of an epoch, augmented, on the model's device; and whether it takes them."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.data import ImageSet, Mixture, batches
-from fastadv.data._batches import Batch, raw_batches
+from fastadv.data import ImageSet, Mixture, Stream, batches
+from fastadv.data._batches import Batch, Reader
 from fastadv.data.imageset import Held, to_unit
+from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import frozen_twin
+
+logger = logging.getLogger("fastadv")
 
 # Larger sets in memory (bytes) stay where they are: their batches are moved one by one.
 RESIDENT = 4 << 30
@@ -49,10 +53,10 @@ class Feed:
                 f"batch_size: expected at least one image for each of {self.world} processes, "
                 f"got {self.batch_size}; start fewer"
             )
-        if self.workers is not None and isinstance(self.dataset, Held):
-            raise InputError(
-                f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
-            )
+        self._read: Reader | None = None
+        if self.workers is not None and isinstance(self.dataset, Held | Stream):
+            what = "that are in memory" if isinstance(self.dataset, Held) else "of a stream, which reads them"
+            raise InputError(f"workers: expected None for images {what}, got {self.workers}; leave it out")
 
     @property
     def epoch_size(self) -> int:
@@ -67,6 +71,8 @@ class Feed:
 
     def order(self, epoch: int) -> Tensor:
         """Return the numbers of the samples of an epoch, in their order."""
+        if isinstance(self.dataset, Stream):
+            return torch.arange(self.epoch_size)
         if isinstance(self.dataset, Mixture):
             return self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
         return rng.permutation(self.epoch_size, rng.derive(self.seed, "order", epoch))
@@ -78,16 +84,16 @@ class Feed:
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
-        order = self.order(epoch)[done * self.batch_size :]
+        parts = torch.split(self.order(epoch), self.batch_size)
         if self.world > 1:
-            parts = torch.split(order, self.batch_size)
-            order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
+            parts = tuple(self.share(step).own(part) for step, part in enumerate(parts))
+        order, before = torch.cat([parts[0][:0], *parts[done:]]), sum(map(len, parts[:done]))
         # the last batch has no more images for this process than a full one
-        own, seed = (
-            Share(self.batch_size, self.rank, self.world).count,
-            rng.derive(self.seed, "samples", epoch),
-        )
-        read = raw_batches(self._here, own, order, workers=self.workers, seed=seed)
+        own = Share(self.batch_size, self.rank, self.world).count
+        if isinstance(self.dataset, Stream):
+            read = self.dataset.read(epoch, order, own, before)
+        else:
+            read = self._reader(own).batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
@@ -102,6 +108,18 @@ class Feed:
             with rng.torch_seeded(own, self.device):
                 made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
         return share.joined(made)
+
+    def _reader(self, batch_size: int) -> Reader:
+        """Return what reads the set in every epoch."""
+        if self._read is None:
+            pinned = self.device.type == "cuda"
+            self._read = Reader(self._here, batch_size, self.workers, kept=True, pinned=pinned)
+        return self._read
+
+    def close(self) -> None:
+        """End what reads ahead; it begins again where more is asked for."""
+        if self._read is not None:
+            self._read.close()
 
     @cached_property
     def _here(self) -> Dataset[Any]:
@@ -118,6 +136,14 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
         )
 
 
+def first_rows(dataset: Dataset[Any], count: int) -> Batch:
+    """Return the first images of a set, in [0, 1], their labels and numbers: at most `count`."""
+    if not isinstance(dataset, Stream):
+        return next(batches(dataset, count))
+    x, y = (rows[:count] for rows in dataset.head)
+    return to_unit(x), y, torch.arange(len(x))
+
+
 def check_sets(
     model: nn.Module,
     sets: Mapping[str, Dataset[Any] | None],
@@ -125,11 +151,11 @@ def check_sets(
     device: torch.device,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
-    classes = 0
+    classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, _, ids = (tensor.to(device) for tensor in next(batches(dataset, 1)))
+        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
         if augment is not None and name == "train_set":
             moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:
@@ -142,7 +168,21 @@ def check_sets(
             raise InputError(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
-        labels = getattr(dataset, "labels", None)
-        if isinstance(labels, Tensor):
-            check_classes(labels, classes, name)
+        labels[name] = known_labels(dataset)
+        if (known := labels[name]) is not None:
+            check_classes(known, classes, name)
+    _check_validation(labels.get("train_set"), labels.get("validation_set"))
     return classes
+
+
+def _check_validation(trained: Tensor | None, held_out: Tensor | None) -> None:
+    """Warn of classes that are trained on and not validated on."""
+    if trained is None or held_out is None:
+        return
+    missing = sorted(set(trained.tolist()) - set(held_out.tolist()))
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+        logger.warning(
+            "validation_set: no image of class %s: the best epoch is chosen without them; "
+            "fa.data.hold_out takes images of every class", shown
+        )  # fmt: skip

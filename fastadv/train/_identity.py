@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe, describe_data, describe_model
+from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.train._deterministic import describe_deterministic
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
@@ -21,10 +21,9 @@ def describe_run(
     epochs: int,
     optimizer: str,
     learning_rate: float,
-    held_out: Dataset[Any] | None,
     identity: str | None,
 ) -> dict[str, Any]:
-    """Describe what is trained: a folder with another description is not resumed.
+    """Describe what is trained, but for its data: a folder with another description is not resumed.
 
     None stands for what is left out, so that runs from before there was such an option go on.
     """
@@ -32,7 +31,6 @@ def describe_run(
     ramp = optimization.ramp
     return {
         "model": describe_model(model, identity),
-        "data": describe_data(steps.train_set),
         "recipe": describe(steps.recipe, model, identity),
         # with the constant schedule, which does not depend on it, a run may be made longer
         "epochs": None if optimization.schedule == "constant" else epochs,
@@ -43,7 +41,6 @@ def describe_run(
         "warm_up": optimization.warm_up or None,
         "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
         "schedule": describe(optimization.schedule, model, identity),
-        "validation_set": None if held_out is None else describe_data(held_out),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),
         "precision": execution.precision,
         "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
@@ -52,12 +49,17 @@ def describe_run(
     } | ({} if identity is None else {"identity": identity})
 
 
+def describe_images(train_set: Dataset[Any], held_out: Dataset[Any] | None) -> dict[str, Any]:
+    """Describe what is trained on, and what is held out."""
+    held = None if held_out is None else describe_shared(held_out)
+    return {"data": describe_shared(train_set), "validation_set": held}
+
+
 def describe_around(
     model: nn.Module, test: Measure, ending: Ending, execution: Execution, identity: str | None
 ) -> dict[str, Any]:
     """Describe what may change when a run is resumed, and must be the same in all of its processes."""
     return {
-        "test_set": None if test.data is None else describe_data(test.data),
         "test_attacks": describe(test.attacks, model, identity),
         "test_limit": test.limit,
         "patience": ending.patience,

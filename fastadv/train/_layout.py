@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastadv.data import batches
 from fastadv.engine.rewrite import has_conv2d
+from fastadv.train._feed import first_rows
 from fastadv.train._steps import Steps
 
 
@@ -42,7 +42,7 @@ def fast_layout(steps: Steps) -> Iterator[None]:
     device = steps.losses.values.device
     # on a GPU without tensor cores the contiguous layout is faster
     faster = device.type != "cuda" or steps.execution.precision == "bf16"
-    x, _, _ = next(batches(steps.train_set, 2))
+    x, _, _ = first_rows(steps.train_set, 2)
     if not (faster and allows_channels_last(steps.model, x.to(device))):
         yield
         return

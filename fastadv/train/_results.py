@@ -22,11 +22,15 @@ from fastadv.train.report import EpochReport, best
 
 @dataclasses.dataclass
 class Results:
-    """The weights of a run, in its folder. Without one, the best are kept in memory if `rewinds`."""
+    """The weights of a run, in its folder. Without one, the best are kept in memory if `rewinds`.
+
+    about: what their cards say beside the configuration.
+    """
 
     steps: Steps
     record: RunRecord
     rewinds: bool
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
     held: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def keep_best(self, past: Sequence[EpochReport]) -> None:
@@ -69,7 +73,7 @@ class Results:
 
         def write(path: Path) -> None:
             if again or not _written(path, report):
-                about = {**self.record.config, "data": describe_set(self.steps.train_set)}
+                about = {**self.record.config, "data": describe_set(self.steps.train_set), **self.about}
                 save_weights(self.steps.model, path, card("model", about, **_measured(report), weights=kind))
 
         self.record.result(f"{kind}.safetensors", write)

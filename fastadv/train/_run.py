@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +82,7 @@ class Run:
 
     def go(self) -> Generator[EpochReport, None, None]:
         """Train the epochs still to do; between two of them the caller has the model in its own modes."""
-        with self.record:
+        with self.record, closing(self.steps.feed):
             self.record.report()
             if not self.step:
                 self.results.keep_best(self.done)  # a kill may have come between checkpoint and best weights
@@ -132,7 +132,7 @@ class Run:
                 if every and self.step % every == 0 and self.step < steps:
                     self.steps.check()
                     self._save()
-        except (FloatingPointError, LostProcessError) as error:
+        except (FloatingPointError, InputError, LostProcessError) as error:
             if self.record.checkpoint is None:
                 raise
             raise type(error)(f"{error}; {self.record.checkpoint} is kept") from error

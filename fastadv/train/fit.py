@@ -11,13 +11,16 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
+from fastadv.data import Stream
+from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.runs import processes
+from fastadv.runs.description import describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
-from fastadv.train._identity import describe_around, describe_run
+from fastadv.train._identity import describe_around, describe_images, describe_run
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._share import PARTS
@@ -25,9 +28,9 @@ from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
-from fastadv.train.measuring import Measures, Measuring
+from fastadv.train.measuring import Measures, Measuring, innermost
 from fastadv.train.optim import Optimization, find_rate, make_optimizer, make_schedule
-from fastadv.train.recipes import OwnStep, Recipe
+from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
 from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
@@ -93,6 +96,8 @@ def epochs(
     which trains an epoch each time that it is asked for a report.
 
     - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
+    - train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
+      another), or a `fa.data.Stream`.
     - epochs: passes through `train_set`, 1 or more. batch_size: images of a step, 1 or more.
     - optimizer: "sgd" or "adam". learning_rate: above 0; 0.05 for "sgd" and 1e-3 for "adam" unless given.
     - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone), a function
@@ -140,8 +145,14 @@ def epochs(
         check_recipe(recipe)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
-        if len(train_set) == 0:  # type: ignore[arg-type]
-            raise InputError("train_set: expected at least one image, got an empty data set")
+        if isinstance(train_set, Stream):
+            if isinstance(innermost(recipe), PriorGuidedTraining):
+                raise InputError(
+                    "train_set: expected a set with numbered images, of which this recipe keeps "
+                    "perturbations, got a Stream; choose another recipe"
+                )
+        else:
+            sample_count(train_set, name="train_set")
         ending.check(attacked=bool(test_attacks))
         measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
@@ -163,14 +174,21 @@ def epochs(
             model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=maker,
             scheduler=scheduler, classes=classes, seed=seed, optimization=optimization, execution=execution,
         )  # fmt: skip
-        config = describe_run(steps, epochs, optimizer, rate, measuring.validation_set, identity)
+        config = describe_run(steps, epochs, optimizer, rate, identity)
+    config |= describe_images(train_set, measuring.validation_set)
     if processes.world() > 1:
-        asked = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
+        asked: dict[str, Any] = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
+        asked["test_set"] = None if test_set is None else describe_shared(test_set)
         processes.check_alike(
             config | asked | describe_around(model, measure.test, ending, execution, identity)
         )
+    if run_dir is not None or ending.may_rewind:
+        measure.warn()
+    if isinstance(train_set, Stream) and not processes.rank():
+        train_set.warn()
     record = RunRecord(run_dir, config, resume)
-    return Epochs(Run(steps, Results(steps, record, ending.may_rewind), measure, epochs, ending, progress))
+    results = Results(steps, record, ending.may_rewind, measure.describe())
+    return Epochs(Run(steps, results, measure, epochs, ending, progress))
 
 
 def _to_the_end(each: Callable[P, Epochs]) -> Callable[P, list[EpochReport]]:

@@ -1,23 +1,28 @@
 """What is measured after each epoch."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.data import batches
+from fastadv.data.sampling import first_samples
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation, table_of
+from fastadv.runs import processes
+from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
 from fastadv.train.recipes import Crafted, Standard
 from fastadv.train.recipes._common import frozen_twin
+
+logger = logging.getLogger("fastadv")
 
 BATCH_SIZE = 256
 # images for the recipe's own examples: enough to show a collapse by tens of per cent
@@ -26,7 +31,7 @@ OWN_LIMIT = 512
 
 @dataclass(frozen=True)
 class Measure:
-    """The first `limit` images of a data set, clean and under attacks; checked."""
+    """`limit` images of a data set, as `evaluate` takes them, clean and under attacks; checked."""
 
     data: Dataset[Any] | None
     attacks: dict[str, Attack]
@@ -71,7 +76,7 @@ class Measure:
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.seed, "own examples")
         frozen = frozen_twin(steps.model)
-        for batch in batches(self.data, BATCH_SIZE, order=torch.arange(size)):
+        for batch in batches(self.data, BATCH_SIZE, order=first_samples(self.data, size)):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
             right += int((frozen(x_adv).argmax(1) == y).sum())
@@ -84,7 +89,8 @@ class Measuring:
 
     - validation_set: images kept out of the training set, on which the test attacks are run, too. The best
       epoch is then chosen and alarms are raised by these, and the test set only reports.
-    - test_limit: how many images of the test set are tested, from its first on; None: all.
+    - test_limit: how many images of the test set are tested, as `fa.evaluate` takes
+      them; None: all.
 
     Raises InputError for a limit < 1.
     """
@@ -116,6 +122,20 @@ class Measures:
         self.test = Measure(test_set, of_test, measuring.test_limit)
         self.validation = None if held_out is None else Measure(held_out, attacks, None)
         self.judge = self.validation or self.test
+        self.chosen_on = ("test_set" if self.validation is None else "validation_set") if attacks else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a card says of the images that chose the best epoch."""
+        held_out = {} if self.validation is None else {"validation": describe_set(self.validation.data)}
+        return {"chosen_on": self.chosen_on, **held_out}
+
+    def warn(self) -> None:
+        """Log a warning where the test set chooses the weights that are kept."""
+        if self.chosen_on == "test_set" and not processes.rank():
+            logger.warning(
+                "the best epoch is chosen on the test set: its accuracy under attack there is better than on "
+                "other images. Hold images out with Measuring(validation_set=...), or --validation N"
+            )
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
         """Measure what a report holds."""

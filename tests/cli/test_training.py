@@ -7,7 +7,7 @@ import torch
 import typer
 
 import fastadv as fa
-from fastadv.cli import _train
+from fastadv.cli import _train, _train_options
 from fastadv.cli._recipes import parse_ramp
 from fastadv.errors import InputError
 from fastadv.train import Ramp
@@ -49,7 +49,7 @@ def test_every_option_reaches_the_run(fastadv, folder, monkeypatch):
     for line in (
         "weights in run/model.safetensors",
         "their moving average in run/ema.safetensors",
-        "the best under attack in run/best.safetensors",
+        "the best under attack, on the test images, in run/best.safetensors",
     ):
         assert line in done.out
 
@@ -67,7 +67,7 @@ def test_weights_that_another_run_left_are_not_named(fastadv, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("test", [True, False])
-def test_the_last_images_are_held_out(fastadv, folder, monkeypatch, test):
+def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
     given = []
     each_epoch = _train.each_epoch
 
@@ -86,13 +86,33 @@ def test_the_last_images_are_held_out(fastadv, folder, monkeypatch, test):
     assert done.code == 0, done
     [(train_set, held_out, test_set)] = given
     whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
-    x, y, _ = next(fa.data.batches(whole, 60))
-    for part, of in ((train_set, slice(47)), (held_out, slice(47, 60))):
-        own, labels, _ = next(fa.data.batches(part, 60))
-        assert torch.equal(own, x[of])
-        assert torch.equal(labels, y[of])
+    for part, of in zip((train_set, held_out), fa.data.hold_out(whole, 13, seed=0), strict=False):
+        assert torch.equal(part.x, of.x)
+        assert torch.equal(part.y, of.y)
+    assert len(held_out.y.unique()) == 10
     assert (test_set is not None) == test
     assert done.out.count("validation") == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_an_older_version_goes_on_with_the_last_images(fastadv, folder, monkeypatch):
+    def last(dataset, count, seed):
+        rest = range(len(dataset) - count)
+        return fa.data.HeldOut(dataset.subset(rest), dataset.subset(range(len(rest), len(dataset))), {})
+
+    line = f"{ROBUST} --validation 13 --run-dir run --schedule constant --json"
+    with monkeypatch.context() as patch:
+        patch.setattr(_train_options, "hold_out", last)
+        assert fastadv(f"{line} --epochs 1").code == 0
+    done = fastadv(f"{line} --epochs 2 --resume")
+    assert done.code == 0, done
+    config = json.loads(done.out)["config"]
+    assert config["validation"] == {"count": 13, "method": "last"}
+    fresh = fastadv(f"{line.replace('--run-dir run', '')} --epochs 1 --seed 4")
+    config = json.loads(fresh.out)["config"]
+    dataset = fa.data.load("digits", limit=60)
+    assert config["validation"] == fa.data.hold_out(dataset, 13, seed=4).about
+    assert config["chosen_on"] == "validation_set"
 
 
 @pytest.mark.slow
@@ -133,6 +153,7 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--patience 2", "need the --radius"),
         ("--validation 20", "need the --radius"),
         ("--radius 0.1 --recipe pgd --validation 60", "fewer than the 60 images, got 60"),
+        ("--radius 0.1 --recipe pgd --validation 9", "expected 10 to 50 images, so that each class"),
         ("--on-alarm stop", "need the --radius"),
         ("--ramp 2", "ramp: expected a recipe"),
         ("--radius 0.1 --recipe pgd --ramp 3 --epochs 3", "ramp: expected from 1 epoch to fewer than all 3"),

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from fastadv.data import FolderSet, ImageSet, batches, load
-from fastadv.data._batches import raw_batches
+from fastadv.data._batches import Reader, raw_batches
 from fastadv.errors import CorruptFileError, InputError
 
 
@@ -135,12 +136,57 @@ def test_bad_arguments_are_refused_at_the_call(
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
         (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels \[B\], got torch.int64 of shape \[1, 1\]"),
         (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
+        (torch.zeros(3, 4, 4), torch.tensor([0.2, 0.8]), r"shape \[1, 2\]; of soft labels pass the class"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],
 )
 def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         list(batches(Listed([(image, label)]), 2))
+
+
+@pytest.mark.parametrize(
+    ("item", "got"),
+    [
+        ({"image": torch.zeros(3, 4, 4), "label": 0}, "a dict with image, label"),
+        ((torch.zeros(3, 4, 4), 0, 0), "a tuple of 3"),
+        (torch.zeros(2, 4, 4), "a Tensor"),
+    ],
+)
+def test_items_that_are_no_pairs_are_refused(item: Any, got: str) -> None:
+    with pytest.raises(InputError, match=rf"sample 0: expected a pair .* got {got}; pick .* fa.data.pairs"):
+        list(batches(Listed([item]), 2))
+
+
+@pytest.mark.slow
+def test_a_reader_keeps_its_processes_and_follows_every_order_and_seed() -> None:
+    kept = Reader(Drawing(), 4, 1, kept=True)
+    before = None
+    for order, seed in ((range(11), 1), (range(10, -1, -1), 2), ([3, 1], 2)):
+        for one, other in zip(
+            kept.batches(order, seed), batches(Drawing(), 4, order, seed=seed), strict=True
+        ):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        processes = [worker.pid for worker in kept._loader._iterator._workers]
+        assert before in (None, processes)
+        before = processes
+    next(kept.batches())  # a reading that is broken off leaves nothing for the next one
+    assert torch.cat([ids for *_, ids in kept.batches([5, 6])]).tolist() == [5, 6]
+    worker = kept._loader._iterator._workers[0]
+    kept.close()
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_what_is_read_for_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(
+        "fastadv.data._batches.DataLoader",
+        lambda data, **options: given.append(options) or SimpleNamespace(num_workers=0),
+    )
+    for pinned in (True, False):
+        Reader(Drawing(), 4, pinned=pinned).batches()
+    assert [options["pin_memory"] for options in given] == [True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])

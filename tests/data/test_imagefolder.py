@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,20 @@ def test_the_hash_knows_files_labels_size_and_subset(root: Path) -> None:
     paint(root / "train" / "a" / "9.png", 3)
     assert len(hashes | {read(root).data_hash}) == 5
     assert json.loads(json.dumps(dataset.describe()))["data_hash"] == dataset.data_hash
+
+
+def test_each_file_is_asked_for_its_size_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, asked = read(root), []
+    stat = Path.stat
+
+    def watched(self: Path, **options: Any) -> Any:
+        asked.append(self)
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", watched)
+    parts = [dataset.subset(range(3)), dataset, dataset.subset([4, 2, 0])]
+    assert len({part.data_hash for part in parts}) == 3
+    assert sorted(asked) == sorted(dataset.paths)
 
 
 def test_a_subset_keeps_the_order_asked_for(root: Path) -> None:

@@ -1,5 +1,6 @@
 """evaluate and accuracy_against_radius: figures against hand counts, with the denominators they name."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -11,7 +12,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import Curve, accuracy_against_radius, evaluate, measure
+from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate, measure
 from fastadv.evaluation.text import in_markdown, percent
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
@@ -308,6 +309,22 @@ def test_curves_that_cannot_be(given, says):
         accuracy_against_radius(Threshold(), DATA, **given)
 
 
+def test_a_certificate_counts_up_to_its_radius_and_radius_0_is_the_clean_accuracy():
+    """R >= r among the correct samples, by hand: one of R = 0, one wrong, one without end."""
+    certified, correct = [0.0, 0.25, 0.25, 0.5, math.inf], torch.tensor([True, True, False, True, True])
+    curve = Curve.from_certificates(certified, correct, [0, 0.1, 0.25, 0.3, 0.5, 0.6])
+    assert curve.accuracy == pytest.approx([0.8, 0.6, 0.6, 0.4, 0.4, 0.2])
+    exact = Curve.from_certificates(torch.tensor(certified), correct)
+    assert [exact.at(r) for r in (0, 1e-9, 0.25, 0.2500001, 0.5, 0.6)] == pytest.approx(
+        [0.8, 0.6, 0.6, 0.4, 0.4, 0.2]
+    )
+    low, high = curve.band(5)
+    assert [(low.accuracy[k], high.accuracy[k]) for k in (0, 5)] == [clopper_pearson(k, 5) for k in (4, 1)]
+    for wrong in ([1, 0, 1, 1, 1], [True]):
+        with pytest.raises(InputError, match="correct: expected True or False for each of 5 samples"):
+            Curve.from_certificates(certified, wrong)
+
+
 @pytest.mark.slow
 def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
     monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
@@ -319,8 +336,13 @@ def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
     low, high = near.median_interval
     assert low == 0
     assert high == math.inf
-    assert near.accuracy_interval.low == 0
-    assert 1 / 6 < near.accuracy_interval.high < 1
+    right = int((near.correct & ~near.broken).sum())
+    assert near.accuracy_interval == clopper_pearson(right, table.n)
+    # none or all of 6: the other end solves p^6 = 0.025
+    none = dataclasses.replace(near, broken=near.correct)
+    assert none.accuracy_interval == pytest.approx((0.0, 1 - 0.025 ** (1 / 6)))
+    everything = dataclasses.replace(near, correct=~torch.zeros(6).bool(), broken=torch.zeros(6).bool())
+    assert everything.accuracy_interval == pytest.approx((0.025 ** (1 / 6), 1.0))
     lines = table.cells()
     assert lines[2][3] == "0.16 [0, inf]"
     assert "[" not in lines[3][3]

@@ -1,11 +1,14 @@
 """The card of a result says which sources made it."""
 
+import hashlib
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from fastadv.runs.card import machine
+from fastadv.runs import card
+from fastadv.runs.card import data_hash, machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,3 +21,23 @@ def test_the_commit_is_that_of_the_sources():
     commit = machine()["commit"].rstrip("+")
     assert len(commit) == 12
     assert head.startswith(commit)
+
+
+@pytest.mark.parametrize("piece", [1, 20, 1 << 26])
+def test_tensors_are_hashed_in_pieces_as_if_they_were_whole(monkeypatch, piece):
+    monkeypatch.setattr(card, "PIECE", piece)
+    made = torch.arange(24.0).reshape(4, 3, 2)
+    tensors = [
+        made,
+        made.transpose(0, 2),
+        made.bfloat16(),
+        torch.tensor(3),
+        torch.empty(0, 5),
+        made[:, :0],
+        made < 9,
+    ]
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    assert data_hash(*tensors) == whole.hexdigest()[:16]

@@ -20,7 +20,9 @@ from torch.utils.data import Subset, TensorDataset
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.description import check_described, describe, describe_data, describe_model
+from fastadv.runs import processes
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import check_described, describe, describe_data, describe_model, describe_shared
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
@@ -375,3 +377,21 @@ def test_data_sets_of_any_class_by_what_they_hold():
     ]
     assert len({describe_data(each) for each in sets}) == 16
     assert describe_data(sets[2]) == describe_data(ImageSet(x.clone(), y % 2, 2, "another name"))
+
+
+def test_data_is_read_whole_by_the_first_process_and_in_part_by_the_others(monkeypatch):
+    compared = []
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "check_alike", compared.append)
+    monkeypatch.setattr(processes, "from_first", lambda make: "of the first")
+    x, y = torch.rand(640, 1, 2, 2), torch.zeros(640, dtype=torch.int64)
+    monkeypatch.setattr("fastadv.runs.description.describe_data", None)
+    assert describe_shared(TensorDataset(x, y)) == "of the first"
+    for place in (0, 10):  # every tenth image is compared, and every label
+        other = x.clone()
+        other[place] = 0
+        describe_shared(TensorDataset(other, y))
+    describe_shared(TensorDataset(x, y + (torch.arange(640) == 3)))
+    assert len({str(about) for about in compared}) == 4
+    describe_shared(TensorDataset(x.clone(), y))
+    assert compared[-1] == compared[0] != {"data": [640, data_hash(x, y)]}

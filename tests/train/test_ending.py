@@ -136,6 +136,8 @@ def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkey
         weights, about = fa.models.read_weights(tmp_path / "best.safetensors")
         assert same(weights, states[1])
         assert about["measured"]["validation_robust_accuracy"] == {"fgsm": 0.6}
+        assert about["config"]["chosen_on"] == "validation_set"
+        assert about["config"]["validation"]["samples"] == len(HELD_OUT)
         assert reports(tmp_path) == past
         for other in (None, nets.images(30, seed=6)):
             with pytest.raises(InputError, match=r"another validation_set .*another folder"):
@@ -196,8 +198,11 @@ def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted)
 def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, folder):
     scripted(COLLAPSE)
     model, states, past = run(tmp_path if folder else None, on_alarm=action)
-    told = [record.getMessage() for record in logged.records]
+    chosen, told = [], []
+    for record in logged.records:
+        (chosen if "chosen on the test set" in record.getMessage() else told).append(record.getMessage())
     assert len(told) == 1
+    assert len(chosen) == (folder or action == "rewind")
     assert told[0].startswith("epoch 4: catastrophic overfitting: accuracy under attack fell from 60.0%")
     assert [report.epoch for report in past if report.alarm] == [4]
     assert told[0] == f"epoch 4: {past[3].alarm}"
@@ -206,8 +211,16 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
     if folder:
         lines = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
         assert [line["alarm"] for line in lines] == [report.alarm for report in past]
-        weights, _ = fa.models.read_weights(tmp_path / "model.safetensors")
+        weights, about = fa.models.read_weights(tmp_path / "model.safetensors")
         assert same(weights, model.state_dict())
+        assert about["config"]["chosen_on"] == "test_set"
+
+
+@pytest.mark.slow
+def test_classes_that_are_not_validated_on_are_named(logged):
+    run(epochs=1, validation_set=HELD_OUT.subset(HELD_OUT.y.ne(1).nonzero().flatten()))
+    assert "validation_set: no image of class 1: the best epoch is chosen without" in logged.text
+    assert "chosen on the test set" not in logged.text
 
 
 @pytest.mark.slow

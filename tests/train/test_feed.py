@@ -1,5 +1,6 @@
 """What a run is fed: the same images for any batch size, device, storage and number of workers."""
 
+import multiprocessing
 from functools import partial
 from pathlib import Path
 
@@ -7,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import Dataset, get_worker_info
 
 from fastadv import rng
 from fastadv._torchvision import datasets, functional
 from fastadv.attacks import fgsm
-from fastadv.data import ImageSet, Mixture, NpzSet, load
+from fastadv.data import ImageSet, Mixture, NpzSet, Stream, load
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, fit
+from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, epochs, fit
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
@@ -301,3 +303,36 @@ def test_a_run_on_a_mixture_is_not_resumed_on_another(tmp_path):
 def test_workers_that_cannot_be_are_refused_at_the_call(dataset, workers, match):
     with pytest.raises(InputError, match=match):
         fit(net(), dataset, loss, epochs=1, execution=Execution(workers=workers))
+
+
+@pytest.mark.slow
+def test_what_reads_ahead_lives_from_epoch_to_epoch_and_ends_with_the_run():
+    feed, seen = Feed(Placed(), 2, None, 3, CPU, 1), []
+    for epoch in (1, 2):
+        list(feed.batches(epoch))
+        seen.append([worker.pid for worker in feed._read._loader._iterator._workers])
+    assert seen[0] == seen[1]
+    feed.close()
+    del feed
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    run = epochs(model, Placed(), loss, epochs=2, execution=Execution(workers=1))
+    next(run)
+    assert len(multiprocessing.active_children()) == 1
+    list(run)
+    assert not multiprocessing.active_children()
+
+
+def test_each_process_reads_its_share_of_a_stream():
+    """Two processes with streams of their own; the last batch of 3 has one image for the second."""
+    data = images(13)
+    for done in (0, 2):
+        ids = []
+        for rank in (0, 1):
+            feed = Feed(Stream(lambda epoch: [(data.x, data.y)], 13), 5, None, 3, CPU)
+            feed.rank, feed.world = rank, 2
+            parts = list(feed.batches(1, done))
+            begun = [0, 3, 6][done] if rank == 0 else [0, 2, 4][done]
+            x = torch.cat([x for x, *_ in parts])
+            assert torch.equal(x, data.x[begun : begun + len(x)])
+            ids += [part[2] for part in parts]
+        assert torch.cat(ids).sort().values.tolist() == list(range(5 * done, 13))

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.data._batches import batches, sample_count
+from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
+from fastadv.data.sampling import sample_count
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe_data

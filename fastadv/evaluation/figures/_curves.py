@@ -33,8 +33,8 @@ def curves(
     chance: draws the accuracy of guessing.
     steps: draw step functions without markers, as the curves of minimum-norm attacks are. Those that end
         above 0 go on to the right end of the axis.
-    bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: a bootstrap interval, or
-        the certified accuracy and the accuracy under attack, between which the robust accuracy lies.
+    bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: an interval, or the
+        certified accuracy and the accuracy under attack, between which the robust accuracy lies.
     right: where the axis ends; by default at the largest radius of a line.
 
     Raises InputError for no lines or too many, lengths that differ, and bands of names that are no lines.

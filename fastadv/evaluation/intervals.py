@@ -1,6 +1,12 @@
-"""Bootstrap intervals: how far a measured figure may lie from its value on all images of this kind."""
+"""Intervals: how far a measured figure may lie from its value on all images of this kind.
 
+Shares have the exact interval of a binomial probability, since resamples of 0% or 100% never differ; medians
+and other statistics have that of the bootstrap.
+"""
+
+import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +48,7 @@ def bootstrap(
 ) -> Interval:
     """Return the percentile interval of a statistic over samples (Efron and Tibshirani 1993, section 13.3).
 
+    For a share, such as an accuracy, `clopper_pearson` is exact; here 0% and 100% would have no width.
     The samples are drawn again, with repetition, `resamples` times; the interval holds the middle share
     `level` of the statistics. Its ends are values that occurred, so that medians may be infinite.
 
@@ -67,6 +74,49 @@ def bootstrap(
     # not interpolated: between two infinities that would be NaN
     ends = np.quantile(results, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     return Interval(*(float(end) if end.ndim == 0 else end for end in ends))
+
+
+def clopper_pearson(right: ArrayLike, count: int, *, level: float = 0.95) -> Interval:
+    """Return the exact interval of a probability, given `right` successes in `count` independent trials.
+
+        P(X >= right | low) = P(X <= right | high) = (1 - level) / 2,    X binomial (count, p)
+
+    low is 0 for no success, and high 1 for successes only. Source: Clopper and Pearson 1934.
+
+    Args:
+        right: integers from 0 to `count`, of any shape; the ends are arrays of it, or numbers for a number.
+        count: at least 1.
+        level: between 0 and 1.
+
+    Raises InputError for arguments out of range.
+    """
+    check_count("count", count, 1)
+    check_share("level", level)
+    given = np.asarray(right)
+    if given.dtype.kind not in "iu" or (given < 0).any() or (given > count).any():
+        raise InputError(f"right: expected integers from 0 to {count}, the count, got {right!r}")
+    values, places = np.unique(given, return_inverse=True)
+    low = np.array([_low(int(k), count, (1 - level) / 2) for k in values])
+    high = np.array([1 - _low(count - int(k), count, (1 - level) / 2) for k in values])
+    ends = [end[places].reshape(given.shape) for end in (low, high)]
+    return Interval(*(float(end) if given.ndim == 0 else end for end in ends))
+
+
+@lru_cache(1 << 14)  # the draws of all attacks ask for the same
+def _low(right: int, count: int, tail: float) -> float:
+    """Return the p with P(X >= right | p) = tail, by bisection on the sum of the binomial probabilities."""
+    if right == 0:
+        return 0.0
+    # Below right / count the terms fall: those left out are less than exp(-50) of all (Hoeffding).
+    last = min(count, right + 40 + 5 * math.isqrt(count))
+    k = torch.arange(right, last + 1, dtype=torch.float64)
+    ways = math.lgamma(count + 1) - torch.lgamma(k + 1) - torch.lgamma(count - k + 1)
+    low, high = 0.0, right / count  # where the tail is one half or more
+    for _ in range(50):  # 1 - p stays a number above 0
+        p = (low + high) / 2
+        above = float((ways + k * math.log(p) + (count - k) * math.log1p(-p)).logsumexp(0).exp()) > tail
+        low, high = (low, p) if above else (p, high)
+    return low
 
 
 def _resamples(size: int, count: int, seed: int) -> Iterator[NDArray[np.int64]]:

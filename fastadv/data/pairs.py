@@ -1,0 +1,118 @@
+"""Any map-style data set as one of (image, label) pairs: mappings, tuples of three, PIL images."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastadv.data.sampling import known_labels, sample_count
+from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe, describe_data
+
+Key = str | int
+
+
+def part_of(item: Any, key: Key, what: str) -> Any:
+    """Return what an item holds under a key or at a place; InputError, naming what it holds, without it."""
+    try:
+        return item[key]
+    except (KeyError, IndexError, TypeError) as error:
+        keys = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"places 0 to {_length(item) - 1}"
+        raise InputError(
+            f"{what}: expected {key!r} in each item, got {type(item).__name__} with {keys}; name the parts "
+            "with image= and label="
+        ) from error
+
+
+def _length(item: Any) -> int:
+    return len(item) if isinstance(item, Sequence | Tensor | np.ndarray) else 0
+
+
+def to_image(value: Any, what: str) -> Tensor:
+    """Return an image as a tensor: a tensor as it is; an array [H, W] or [H, W, C] and a PIL image turned."""
+    if isinstance(value, Tensor):
+        return value
+    if hasattr(value, "convert") and hasattr(value, "mode"):
+        value = np.array(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+    if isinstance(value, np.ndarray) and value.ndim in (2, 3):
+        rows = torch.from_numpy(np.ascontiguousarray(value))
+        return rows[None] if rows.ndim == 2 else rows.permute(2, 0, 1).contiguous()
+    raise InputError(
+        f"{what}: expected the image as a tensor [C, H, W], an array [H, W, C] or a PIL image, got "
+        f"{type(value).__name__}; turn it with transform="
+    )
+
+
+class Pairs(Dataset[tuple[Tensor, Any]]):
+    """What `pairs` returns. labels: int64 [N] where the set tells them without reading images, else None."""
+
+    def __init__(
+        self, dataset: Any, image: Key, label: Key, transform: Callable[[Any], Any] | None, name: str
+    ) -> None:
+        self.dataset, self.image, self.label = dataset, image, label
+        self.transform, self.name = transform, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Any]:
+        what = f"sample {position}"
+        item = self.dataset[position]
+        image, label = (part_of(item, key, what) for key in (self.image, self.label))
+        return to_image(image if self.transform is None else self.transform(image), what), label
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """Labels of a set with columns by name, or with `targets`."""
+        if self.label not in getattr(self.dataset, "column_names", ()):
+            return known_labels(self.dataset)
+        column = self.dataset[self.label]
+        try:
+            return torch.as_tensor(column if isinstance(column, Tensor | np.ndarray) else list(column))
+        except (TypeError, ValueError):  # no numbers: an item that is read says so
+            return None
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of what the set tells of itself: its numbers, its labels, a fingerprint; not of all images."""
+        labels = None if self.labels is None else data_hash(self.labels)
+        told = [describe_data(self.dataset), getattr(self.dataset, "_fingerprint", None), labels]
+        text = json.dumps([*told, self.image, self.label, describe(self.transform)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a card says of the set, as JSON."""
+        return {"name": self.name, "samples": len(self), "data_hash": self.data_hash}
+
+
+def pairs(
+    dataset: Any,
+    image: Key = "image",
+    label: Key = "label",
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    name: str = "pairs",
+) -> Pairs:
+    """Return a data set of (image, label) pairs made of another map-style set.
+
+    dataset: items by number, each a mapping, as those of Hugging Face's `datasets`, or a tuple.
+    image, label: the key of each, or its place in a tuple: `pairs(dataset, image=0, label=2)`. A label is one
+        integer.
+    transform: a function of the image as the set holds it. Afterwards it is a tensor [C, H, W], an array
+        [H, W] or [H, W, C], or a PIL image, uint8 or float32 in [0, 1], of one shape for a batch.
+    name: for cards and titles.
+
+    InputError for a set without items or a length, and where an item is read that lacks a part or whose image
+    is something else.
+    """
+    sample_count(dataset)
+    if transform is not None and not callable(transform):
+        raise InputError(f"transform: expected a function of an image, got {type(transform).__name__}")
+    return Pairs(dataset, image, label, transform, name)

@@ -1,0 +1,186 @@
+"""Which samples of a data set stand for all of it: those held out, and the first ones of a mixed set."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+from fastadv import rng
+from fastadv._checks import check_count, check_seed
+from fastadv.errors import InputError
+
+logger = logging.getLogger("fastadv")
+
+_RARE = -math.log(1e-5)  # how seldom a random order has so few samples of a class among the first
+_SEED = 0  # of the samples drawn in place of the first ones
+
+
+class HeldOut(NamedTuple):
+    """What `hold_out` returns: the images that are left, those held out, and how they were chosen."""
+
+    rest: Any
+    held_out: Any
+    about: dict[str, Any]
+
+
+def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "dataset") -> int:
+    """Return the number of samples, at most `limit`; InputError where there are none, or for another one."""
+    try:
+        size = len(dataset) if isinstance(dataset, Sized) else 0
+    except TypeError:  # a loader over a stream
+        size = 0
+    numbered = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    if size == 0 or not numbered:
+        got = "an empty one or one without a length" if numbered else type(dataset).__name__
+        raise InputError(
+            f"{name}: expected a data set with a length, items by number and at least one image, got {got}; "
+            "pass the data set of a loader, collect the images of a stream in a fa.data.ImageSet, or train "
+            "on them as a fa.data.Stream"
+        )
+    return size if limit is None else min(check_count("limit", limit, 1), size)
+
+
+def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool = False) -> Tensor:
+    """Return the positions [N] of the samples that stand for the set, at most `limit`, in their order.
+
+    They are the first ones. Where the set is sorted, so that classes are missing there or out of all
+    proportion, as many are drawn instead, each class by its share, with a fixed seed. Sorted means that a
+    random order has so few of some class less than once in 100,000 times, or that less than half of the first
+    ones would be left if no class had more than its share. Where labels are not known without reading images,
+    and in sets with `fixed_order`, the first ones are taken. tell: log a warning where they are drawn.
+    """
+    count = sample_count(dataset, limit)
+    size = sample_count(dataset)
+    positions = torch.arange(count)
+    labels = None if count == size or getattr(dataset, "fixed_order", False) else known_labels(dataset)
+    if labels is None or not _sorted(labels, count):
+        return positions
+    if tell:
+        logger.warning(
+            "the first %d of %d samples are not of all classes by their shares, as in a sorted set: %d are "
+            "drawn by class instead, with seed %d", count, size, count, _SEED,
+        )  # fmt: skip
+    numbers, sizes = _classes(labels)
+    return _drawn(numbers, _shares(sizes, count), rng.derive(_SEED, "first samples"))
+
+
+def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
+    """Hold out `count` images at random, of each class by its share where labels are known without reading.
+
+    Every class with two images or more has at least one held out and one left. The choice is a function of
+    (labels, count, seed). The set must have `subset`; `about` says how the images were chosen (method, seed,
+    and a digest of their numbers), and so does the note of those held out.
+
+    InputError for a set without `subset`, and fewer images than there are classes, or as many as there are
+    in all.
+    """
+    size = sample_count(dataset)
+    check_count("count", count, 1)
+    check_seed(seed)
+    if not hasattr(dataset, "subset"):
+        raise InputError(f"dataset: expected a set of fastadv.data, got {type(dataset).__name__}; wrap it")
+    if count >= size:
+        raise InputError(f"count: expected fewer than the {size} images, got {count}")
+    labels, key = known_labels(dataset), rng.derive(seed, "hold out")
+    if labels is None:
+        held, method = rng.permutation(size, key)[:count].sort().values, "permutation"
+    else:
+        numbers, sizes = _classes(labels)
+        held, method = _drawn(numbers, _one_of_each(sizes, count), key), "permutation by class"
+    left = torch.ones(size, dtype=torch.bool)
+    left[held] = False
+    about = {"count": count, "method": method, "seed": seed, "digest": _digest(held)}
+    part = dataset.subset(held)
+    note = f"{count} of {size} images, held out by {method}, seed {seed}, digest {about['digest']}"
+    part.note = f"{part.note}; {note}" if part.note else note
+    return HeldOut(dataset.subset(left.nonzero().flatten()), part, about)
+
+
+def known_labels(dataset: Any) -> Tensor | None:
+    """Return the labels int64 [N] of a set that tells them without reading images; None for another."""
+    if isinstance(dataset, Subset):
+        whole = known_labels(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    given = getattr(dataset, "labels", None)
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        given = dataset.tensors[1]
+    elif given is None and getattr(dataset, "target_transform", None) is None:
+        given = getattr(dataset, "targets", None)  # of torchvision's sets
+    try:
+        labels = torch.as_tensor(given).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    integers = labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
+    return labels.long() if integers and len(labels) == len(dataset) > 0 else None
+
+
+def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class of each sample, counted among those there are, and their sizes: int64 [N], [K]."""
+    _, numbers, sizes = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    return torch.from_numpy(numbers).reshape(-1), torch.from_numpy(sizes)
+
+
+def _sorted(labels: Tensor, count: int) -> bool:
+    """Return whether the first `count` labels are of too few classes: see `first_samples`."""
+    numbers, sizes = _classes(labels)
+    here, whole = torch.bincount(numbers[:count], minlength=len(sizes)).double(), len(labels)
+    few = here * whole < sizes * count
+    # the first ones drawn from the class, and the class drawn from the first ones
+    rare = torch.maximum(
+        sizes * _divergence(here / sizes, torch.tensor(count / whole)),
+        count * _divergence(here / count, sizes.double() / whole),
+    )
+    fair = (sizes.double() * count / whole).ceil()
+    return bool((few & (rare > _RARE)).any()) or float(here.minimum(fair).sum()) < count / 2
+
+
+def _divergence(had: Tensor, expected: Tensor) -> Tensor:
+    """Return KL(had || expected) of two shares: n times it bounds -log of the chance (Chernoff)."""
+    return torch.xlogy(had, had / expected) + torch.xlogy(1 - had, (1 - had) / (1 - expected))
+
+
+def _shares(sizes: Tensor, count: int) -> Tensor:
+    """Return how many of `count` samples each class has, by its size; largest remainders are rounded up."""
+    exact = sizes.double() * count / sizes.sum()
+    shares = exact.long()
+    more = (exact - shares).argsort(descending=True, stable=True)[: count - int(shares.sum())]
+    shares[more] += 1
+    return shares
+
+
+def _one_of_each(sizes: Tensor, count: int) -> Tensor:
+    """Return the same with at least one of each class that can spare one, and one left of each."""
+    spare = sizes - 1
+    several = int((spare > 0).sum())
+    if not several <= count <= int(spare.sum()):
+        raise InputError(
+            f"count: expected {several} to {int(spare.sum())} images, so that each class of two or more has "
+            f"one on both sides, got {count}"
+        )
+    shares = _shares(sizes, count).maximum((spare > 0).long()).minimum(spare)
+    while (over := int(shares.sum()) - count) != 0:
+        # from the class with the largest part of its images, or to the one with the smallest
+        part = shares / sizes
+        most, least = part.masked_fill(shares <= 1, -1.0), part.masked_fill(shares >= spare, 2.0)
+        shares[most.argmax() if over > 0 else least.argmin()] += -1 if over > 0 else 1
+    return shares
+
+
+def _drawn(numbers: Tensor, shares: Tensor, seed: int) -> Tensor:
+    """Return positions, sorted: of each class so many, those that come first in a random order of all."""
+    order = rng.permutation(len(numbers), seed)
+    by_class = order[numbers[order].argsort(stable=True)]
+    own = numbers[by_class]
+    sizes = torch.bincount(own, minlength=len(shares))
+    place = torch.arange(len(own)) - (sizes.cumsum(0) - sizes)[own]
+    return by_class[place < shares[own]].sort().values
+
+
+def _digest(positions: Tensor) -> str:
+    return hashlib.sha256(positions.numpy().astype("<i8").tobytes()).hexdigest()[:16]

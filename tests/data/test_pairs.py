@@ -1,0 +1,120 @@
+"""Sets of mappings and tuples, as pairs of an image and a label."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import fastadv as fa
+from fastadv.data import batches, pairs
+from fastadv.data.sampling import known_labels
+from fastadv.errors import InputError
+
+X = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+Y = [0, 1, 2, 2, 1, 0]
+
+
+class Rows:
+    """As a set of Hugging Face: rows by number, columns by name, and a fingerprint."""
+
+    column_names = ("img", "fine")
+
+    def __init__(self, image, mark="a"):
+        self._rows, self._fingerprint, self.read = (
+            [{"img": image(x), "fine": y} for x, y in zip(X, Y, strict=True)],
+            mark,
+            0,
+        )
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return [row[key] for row in self._rows]
+        self.read += 1
+        return self._rows[key]
+
+
+def array(x):
+    return x.permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize(
+    "image", [lambda x: x, array, lambda x: Image.fromarray(array(x))], ids=["tensor", "array", "PIL"]
+)
+def test_mappings_are_served_as_pairs(image):
+    dataset = pairs(Rows(image), image="img", label="fine")
+    x, y, ids = next(batches(dataset, 6))
+    assert torch.equal(x, X.float() / 255)
+    assert y.tolist() == Y
+    assert ids.tolist() == list(range(6))
+
+
+def test_tuples_gray_images_and_transforms():
+    items = [(7, array(x)[..., 0], y) for x, y in zip(X, Y, strict=True)]
+    x, y, _ = next(batches(pairs(items, image=1, label=2), 6))
+    assert torch.equal(x, X[:, :1].float() / 255)
+    assert y.tolist() == Y
+    halves = pairs(items, 1, 2, transform=lambda image: torch.from_numpy(image / 510).float()[None])
+    assert torch.allclose(next(batches(halves, 6))[0], x / 2)
+    wide = pairs([(Image.new("CMYK", (5, 4)), 0)], 0, 1)
+    assert wide[0][0].shape == (3, 4, 5)
+
+
+def test_labels_and_identity_are_known_without_reading_images():
+    rows = Rows(lambda x: x)
+    dataset = pairs(rows, "img", "fine")
+    assert known_labels(dataset).tolist() == Y
+    hashes = [dataset.data_hash, pairs(Rows(lambda x: x, "b"), "img", "fine").data_hash,
+              pairs(rows, "img", "fine", transform=torch.flip).data_hash]  # fmt: skip
+    assert rows.read == 0
+    assert len(set(hashes)) == 3
+    assert pairs(Rows(lambda x: x), "img", "fine").data_hash == hashes[0]
+    assert known_labels(pairs([(X[0], 1)], 0, 1)) is None
+
+
+def test_columns_of_text_are_no_labels():
+    rows = Rows(lambda x: x)
+    for row in rows._rows:
+        row["fine"] = "cat"
+    dataset = pairs(rows, "img", "fine")
+    assert dataset.labels is None
+    with pytest.raises(InputError, match=r"expected integer labels .* got str"):
+        next(batches(dataset, 2))
+
+
+@pytest.mark.parametrize(
+    ("item", "match"),
+    [
+        (
+            {"img": X[0], "label": 0},
+            "expected 'image' in each item, got dict with img, label; name",
+        ),
+        ((X[0], 0), "expected 'image' in each item, got tuple with places 0 to 1"),
+        (
+            {"image": "a.png", "label": 0},
+            "expected the image as a tensor .* got str; turn it with",
+        ),
+    ],
+)
+def test_items_without_the_parts_are_refused(item, match):
+    with pytest.raises(InputError, match=f"sample 0: {match}"):
+        next(batches(pairs([item]), 1))
+
+
+def test_bad_arguments_are_refused():
+    for dataset in (iter([]), torch.utils.data.DataLoader([1]), []):
+        with pytest.raises(InputError, match="expected a data set with a length, items by number"):
+            pairs(dataset)
+    with pytest.raises(InputError, match="transform: expected a function"):
+        pairs([1], transform=3)
+
+
+def test_a_model_is_trained_and_measured_on_them():
+    dataset = pairs(Rows(array), "img", "fine")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    (report,) = fa.train.fit(net, dataset, fa.train.Standard(), epochs=1, batch_size=4, test_set=dataset)
+    assert report.clean_accuracy == fa.evaluate(net, dataset).clean_accuracy
+    assert np.isfinite(report.loss)

@@ -1,0 +1,164 @@
+"""Which samples stand for a set: shares of classes by hand, sorted sets, and what a seed decides."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import Subset, TensorDataset
+
+import fastadv as fa
+from fastadv.data import ImageSet, hold_out, load
+from fastadv.data.sampling import first_samples, known_labels
+from fastadv.errors import InputError
+from tests.evaluation.nets import Threshold, pixels
+
+
+def of(labels) -> ImageSet:
+    y = torch.as_tensor(labels)
+    return ImageSet(torch.zeros(len(y), 1, 2, 2), y, int(y.max()) + 1, "made")
+
+
+def in_order(*sizes: int) -> ImageSet:
+    return of([k for k, size in enumerate(sizes) for _ in range(size)])
+
+
+def counts(labels) -> list[int]:
+    return torch.bincount(labels).tolist()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "shares"),
+    [
+        ((50, 30, 20), 10, [5, 3, 2]),
+        ((90, 6, 4), 10, [8, 1, 1]),  # 9, 0.6 and 0.4: one of each
+        ((97, 2, 1), 9, [8, 1]),  # the only image of a class stays in training
+        ((2, 2, 2), 3, [1, 1, 1]),
+        ((5,), 2, [2]),
+    ],
+)
+def test_every_class_is_held_out_by_its_share(sizes, count, shares):
+    dataset = in_order(*sizes)
+    rest, held_out, about = hold_out(dataset, count, seed=3)
+    assert counts(held_out.labels) == shares
+    assert torch.equal(torch.bincount(rest.labels) + torch.bincount(held_out.labels, minlength=len(sizes)),
+                       torch.tensor(sizes))  # fmt: skip
+    assert (about["count"], about["method"], about["seed"]) == (count, "permutation by class", 3)
+    assert about["digest"] in held_out.describe()["note"]
+    assert "seed 3" in held_out.note
+
+
+def test_the_choice_follows_from_the_seed_and_every_image_is_on_one_side():
+    x = torch.arange(60.0).reshape(60, 1, 1, 1).expand(60, 1, 2, 2) / 60
+    dataset = ImageSet(x.contiguous(), torch.arange(60) // 20, 3, "made", note="sorted")
+    first, again, other = (hold_out(dataset, 15, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.held_out.x, again.held_out.x)
+    assert first.about == again.about
+    assert first.about["digest"] != other.about["digest"]
+    assert (
+        sorted([*first.rest.x[:, 0, 0, 0].tolist(), *first.held_out.x[:, 0, 0, 0].tolist()])
+        == x[:, 0, 0, 0].tolist()
+    )
+    assert first.held_out.note.startswith("sorted; 15 of 60 images")
+    # of each class another part, and not its first ones
+    assert (
+        len(
+            {
+                tuple((first.held_out.x[first.held_out.y == k, 0, 0, 0] * 60 - 20 * k).tolist())
+                for k in range(3)
+            }
+        )
+        == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "match"),
+    [
+        (2, "count: expected 3 to 27 images, so that each class .* got 2"),
+        (28, "expected 3 to 27 images"),
+        (30, "fewer than the 30 images, got 30"),
+        (0, "count: expected an integer >= 1"),
+    ],
+)
+def test_a_class_on_one_side_alone_is_refused(count, match):
+    with pytest.raises(InputError, match=match):
+        hold_out(in_order(10, 10, 10), count)
+
+
+def test_sets_that_cannot_be_cut_are_refused():
+    for dataset, match in (
+        (TensorDataset(torch.zeros(4, 1), torch.arange(4)), "set of fastadv.data"),
+        (iter([]), "length"),
+    ):
+        with pytest.raises(InputError, match=match):
+            hold_out(dataset, 2)
+
+
+@pytest.mark.parametrize("count", [5, 20, 50])
+def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, count):
+    dataset = in_order(10, 30, 60)
+    positions = first_samples(dataset, count, tell=True)
+    drawn = torch.bincount(dataset.y[positions], minlength=3)
+    assert int(drawn.sum()) == len(positions.unique()) == count
+    assert ((drawn - torch.tensor([0.1, 0.3, 0.6]) * count).abs() < 1).all()
+    assert torch.equal(positions, positions.sort().values)
+    assert torch.equal(positions, first_samples(dataset, count))
+    assert len(logged.records) == 1
+    assert f"{count} are drawn by class" in logged.text
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.arange(100) % 10,
+        torch.arange(100) % 50,
+        torch.tensor([0, 1] * 8 + [0] * 84),
+        torch.zeros(100).long(),
+    ],
+    ids=["in turn", "many classes", "in turn, a small class", "one class"],
+)
+def test_the_first_samples_of_other_sets_are_taken(logged, labels):
+    for count in (1, 7, 20, 60, 100, 1000):
+        taken = first_samples(of(labels), count, tell=True)
+        assert torch.equal(taken, torch.arange(min(count, 100)))
+    assert not logged.records
+
+
+def test_digits_and_the_order_of_a_protocol_stay(logged):
+    whole = load("digits", "test")
+    for count in (1, 10, 50, 200):
+        assert torch.equal(load("digits", "test", limit=count).x, whole.x[:count])
+    fixed = in_order(50, 50)
+    fixed.fixed_order = True
+    assert first_samples(fixed, 50).tolist() == list(range(50))
+    assert not logged.records
+
+
+def test_labels_that_are_known_without_reading_images():
+    y = torch.tensor([2, 0, 1])
+    tensors = TensorDataset(torch.zeros(3, 1), y)
+    assert torch.equal(known_labels(tensors), y)
+    assert known_labels(Subset(tensors, [2, 0])).tolist() == [1, 2]
+
+    class Listed(list):
+        targets, target_transform = [1, 0], None
+
+    assert known_labels(Listed([0, 0])).tolist() == [1, 0]
+    Listed.target_transform = abs
+    assert known_labels(Listed([0, 0])) is None
+    assert known_labels([0, 0]) is None
+    assert known_labels(TensorDataset(torch.zeros(3, 1), y / 2)) is None
+
+
+def test_a_limit_takes_the_same_samples_everywhere(logged):
+    dataset = pixels([0.1] * 60 + [0.9] * 60, [0] * 60 + [1] * 60)
+    table = fa.evaluate(Threshold(), dataset, limit=20)
+    assert counts(dataset.y[table.ids]) == [10, 10]
+    assert "drawn by class" in str(table)
+    assert "drawn by class" in logged.text
+    attack = partial(fa.attacks.fgsm, threat=fa.Linf(0.05))
+    curve = fa.accuracy_against_radius(Threshold(), dataset, lambda r: attack, [0.0], limit=20)
+    assert curve.accuracy.tolist() == [table.clean_accuracy]
+    matrix = fa.evaluation.transfer_matrix({"a": Threshold()}, {"b": Threshold()}, dataset, attack, limit=20)
+    assert int(matrix.correct) == round(table.clean_accuracy * 20)
+    assert "drawn by class" not in str(fa.evaluate(Threshold(), dataset))
