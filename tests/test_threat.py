@@ -169,6 +169,35 @@ def test_seed_draw_and_ids_decide_the_start(kind):
     assert not torch.equal(z[0], z[1])
 
 
+@pytest.mark.parametrize("kind", [fa.L2, fa.L1])
+@pytest.mark.parametrize("shape", [(1,), (3, 32, 32)])
+def test_starts_of_uniform_length(kind, shape):
+    """Distances are uniform in [0, radius], in any dimension; then they are clamped."""
+    n = 400
+    x, radius = torch.full((n, *shape), 0.5), torch.linspace(0.5, 2.0, n)
+    wide = kind(radius, (-100.0, 100.0))
+    share = wide.distance(wide.random_start(x, 3, length="uniform"), x) / radius
+    assert share.max() <= 1
+    even = (torch.arange(n) + 0.5) / n
+    # the largest gap of an empirical distribution: 1.95 / sqrt(n) once in a thousand
+    assert (share.sort()[0] - even).abs().max() < 1.95 / n**0.5
+    away = wide.random_start(x, 3, length="uniform") - x
+    assert (away * (wide.random_start(x, 3) - x) >= 0).all(), "the directions are those of the ball"
+    box = kind(radius, (0.45, 0.55))
+    clamped = box.random_start(x, 3, length="uniform")
+    torch.testing.assert_close(clamped, (x + away).clamp(0.45, 0.55))
+    ids = torch.tensor([7, 1])
+    pair = kind(1.0).random_start(x[:2], 3, ids, 2, length="uniform")
+    assert torch.equal(kind(1.0).random_start(x[:1], 3, ids[1:], 2, length="uniform"), pair[1:])
+    low = kind(0.3).random_start(x[:9].bfloat16(), 3, length="uniform")
+    assert kind(0.3).contains(low, x[:9].bfloat16()).all()
+    for other in (fa.Linf(0.1), fa.L0(3)):
+        with pytest.raises(InputError, match="length: expected 'ball'"):
+            other.random_start(x, length="uniform")
+    with pytest.raises(InputError, match="length: expected 'ball' or 'uniform'"):
+        kind(0.1).random_start(x, length="sphere")
+
+
 def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
     x, threat = torch.rand(3, 4), fa.L2(torch.tensor([1.0, INF, 1.0]))
     some = threat.take(torch.tensor([0, 2]))

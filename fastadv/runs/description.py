@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.source import assigned_in, globals_of, names_in, of_library, text_of
+
+T = TypeVar("T")
 
 # calls that fill a container: its contents then change from call to call
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
@@ -41,6 +43,15 @@ def describe(value: Any, trained: nn.Module | None = None, identity: str | None 
     identity: stands for the code of the caller's own functions and classes, which are then known by name.
     """
     return _Description([] if trained is None else [trained], identity).of(value)
+
+
+def added(default: T) -> T:
+    """Declare a field that a dataclass did not always have: it is described as None at its default.
+
+    Folders from before there was such a field then still know their run.
+    """
+    declared: Any = dataclasses.field(default=default, metadata={"added": True})
+    return cast(T, declared)
 
 
 def describe_model(model: nn.Module, identity: str | None = None) -> str:
@@ -180,7 +191,9 @@ class _Description:
 def _state(value: Any) -> dict[str, Any]:
     """Return the attributes of an object, without those it computes once when asked."""
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        new = {field.name for field in dataclasses.fields(value) if "added" in field.metadata}
+        return {k: None if k in new and v == getattr(type(value), k) else v for k, v in held.items()}
     kind = type(value)
     slots = [] if of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}

@@ -61,6 +61,18 @@ class Settings:
     seed: int = 0
 
 
+def lengths(settings: Settings, recipe: Any) -> tuple[int, int | None]:
+    """Return how many epochs a recipe gets, and how many of them with a growing radius.
+
+    An epoch of Free costs as much as one of the others for each replay, so it gets as many times fewer.
+    """
+    replays = getattr(recipe, "replays", 1)
+    epochs, ramp = (-(-count // replays) for count in (settings.epochs, settings.ramp))
+    if isinstance(recipe, fa.train.Standard):
+        ramp = 0
+    return epochs, (ramp if replays == 1 else min(ramp, epochs - 1)) or None
+
+
 def run(
     settings: Settings,
     train_set: ImageSet,
@@ -80,9 +92,9 @@ def run(
 
     def line(name: str) -> dict[str, Any]:
         recipe, own = RECIPES[name](threat), folder / name
-        ramp = settings.ramp if settings.ramp and not isinstance(recipe, fa.train.Standard) else None
+        epochs, ramp = lengths(settings, recipe)
         model = trained(
-            "wong_cnn", train_set, recipe, own, seed=settings.seed, epochs=settings.epochs, optimizer="adam",
+            "wong_cnn", train_set, recipe, own, seed=settings.seed, epochs=epochs, optimizer="adam",
             batch_size=settings.batch_size, learning_rate=settings.learning_rate, device=device,
             optimization=fa.train.Optimization(ramp=ramp, weight_decay=0.0, schedule="cosine"),
             test_set=test_set, test_attacks={PGD: pgd},
@@ -125,7 +137,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     config, judged = result["config"], result["measured"]["lines"][0]["judged"]
     return [
         f"L-infinity {config['radius']:g} on MNIST, wong_cnn, {config['epochs']} epochs, of which "
-        f"{config['ramp']} with a growing radius, seed {config['seed']}",
+        f"{config['ramp']} with a growing radius, seed {config['seed']}; "
+        f"free: {-(-config['epochs'] // REPLAYS)} epochs, each with {REPLAYS} steps on a batch",
         f"clean, AutoAttack ({config['version']}): the first {judged} test images; PGD-20: the first "
         f"{config['tested']}, after each epoch; seconds: of training, with these tests",
     ]

@@ -12,10 +12,12 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, check_like, column, per_row
+from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
+from fastadv.ops.philox import philox
 from fastadv.runs.card import data_hash
 
 SLACK = 1e-6
+LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts
 # a point that rounding took out of the ball is shortened up to ROUNDS times, by SHORTER more than its excess
 ROUNDS, SHORTER = 3, 1e-3
 
@@ -103,18 +105,48 @@ class Threat:
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
         return inside & (distance <= radius * (1 + SLACK))
 
-    def random_start(self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0) -> Tensor:
-        """Draw a point uniformly from the ball and clamp it to the box; a function of (seed, id, draw).
+    def random_start(
+        self,
+        x: Tensor,
+        seed: int = 0,
+        ids: Tensor | None = None,
+        draw: int = 0,
+        length: str = "ball",
+    ) -> Tensor:
+        """Draw a point from the ball and clamp it to the box; a function of (seed, id, draw).
 
-        ids [B] default to 0 .. B - 1. Raises InputError where the radius is infinite, and on a seed outside 0
-        to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
+        ids [B] default to 0 .. B - 1. length "ball" is uniform in the ball: in many dimensions, almost on the
+        sphere. For L2 and L1, "uniform" makes the distance from x uniform in [0, radius], before the box
+        cuts, in a direction that is uniform too. Raises InputError where the radius is infinite, on another
+        length, and on a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
         """
+        self.check_length(length)
         if not self.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; start at x (random_start=False)"
             )
         ids = torch.arange(x.shape[0], device=x.device) if ids is None else ids
-        return ops.random_start(x, ids, self.norm, self.radius, self.box, seed, draw)
+        if length == "ball":
+            return ops.random_start(x, ids, self.norm, self.radius, self.box, seed, draw)
+        check_like(x)
+        rows = x.flatten(1)
+        origin = torch.zeros_like(rows, dtype=torch.float64)
+        away = ops.random_start(origin, ids, self.norm, 1.0, (-math.inf, math.inf), seed, draw)
+        distance = away.norm(self.order, 1, keepdim=True)
+        # the length is drawn from a stream of its own: nobody counts draws so far
+        share = philox(ids, 1, "uniform", seed, draw ^ LENGTHS).double()
+        radius = column(*per_row("radius", self.radius, rows), rows)
+        shift = away * (radius * share / torch.where(distance > 0, distance, 1.0))
+        return clamp_box(add_towards(rows, shift), *self.box).view_as(x)
+
+    def check_length(self, length: str) -> None:
+        """Raise InputError unless random starts can have this `length`."""
+        known = ("ball", "uniform") if self.order in (1, 2) else ("ball",)
+        if length not in known:
+            raise InputError(
+                f"length: expected {' or '.join(map(repr, known))} for a start in {self.symbol}, "
+                f"got {length!r}; 'uniform' is for L2 and L1"
+            )
 
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
         """Round x_adv to `levels` + 1 values of the box, inside the ball (see ops.quantize_in_ball)."""

@@ -175,8 +175,9 @@ class Steps:
         size: int = len(self.train_set)  # type: ignore[arg-type]
         return Step(
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
-            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, size=size, check=check, share=share,
-            precision=self.execution.precision, clip_norm=self.optimization.clip_norm, state=self.state,
+            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, size=size, check=check,
+            share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
+            state=self.state,
         )  # fmt: skip
 
 

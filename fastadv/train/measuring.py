@@ -21,6 +21,7 @@ from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
 from fastadv.train.recipes import Crafted, Standard
 from fastadv.train.recipes._common import frozen_twin
+from fastadv.train.recipes.base import innermost
 
 logger = logging.getLogger("fastadv")
 
@@ -144,13 +145,6 @@ class Measures:
             held_out = self.validation(steps)
             measured |= {f"validation_{name}": value for name, value in held_out.items()}
         return measured | {"own_accuracy": self.judge.own_accuracy(steps)}
-
-
-def innermost(recipe: object) -> object:
-    """Return the recipe inside those that go around it."""
-    while hasattr(recipe, "recipe"):
-        recipe = recipe.recipe
-    return recipe
 
 
 def meant_to_be_robust(recipe: object) -> bool:

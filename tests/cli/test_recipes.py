@@ -53,6 +53,12 @@ def test_wrappers_and_norm():
     assert isinstance(recipe.recipe.recipe.threat, fa.L2)
 
 
+def test_gradients_are_aligned_inside_the_other_wrappers():
+    recipe = parse_recipe("fgsm:weight=0", RecipeOptions(radius=0.1, grad_align=0.3, awp=0.01))
+    wanted = train.AWP(train.GradAlign(train.FGSMTraining(fa.Linf(0.1), weight=0), 0.3), 0.01)
+    assert repr(recipe) == repr(wanted)
+
+
 def test_noise_is_denied_in_the_way_of_the_recipe():
     for text, loss in (("pgd:loss=margin", "ce"), ("fgsm:loss=bce", "bce"), ("trades", "ce")):
         recipe = parse_recipe(text, RecipeOptions(norm="linf", radius=0.1, l1=0.001, rubbish=0.5))

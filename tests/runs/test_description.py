@@ -1,6 +1,7 @@
 """What a run is: equal descriptions for equal runs, in any process, and different ones for any other."""
 
 import argparse
+import dataclasses
 import enum
 import functools
 import json
@@ -22,7 +23,14 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import check_described, describe, describe_data, describe_model, describe_shared
+from fastadv.runs.description import (
+    added,
+    check_described,
+    describe,
+    describe_data,
+    describe_model,
+    describe_shared,
+)
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
@@ -395,3 +403,16 @@ def test_data_is_read_whole_by_the_first_process_and_in_part_by_the_others(monke
     assert len({str(about) for about in compared}) == 4
     describe_shared(TensorDataset(x.clone(), y))
     assert compared[-1] == compared[0] != {"data": [640, data_hash(x, y)]}
+
+
+def test_a_field_that_was_added_is_left_out_at_its_default():
+    """Folders from before there was such a field know their run; another value is told."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Later:
+        old: int = 1
+        new: bool = added(True)
+
+    told = describe(Later(), identity="a")
+    assert (told["old"], told["new"]) == (1, None)
+    assert describe(Later(new=False), identity="a")["new"] is False

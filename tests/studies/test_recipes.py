@@ -46,17 +46,19 @@ def test_every_recipe_is_trained_and_judged_by_the_settings(tmp_path, monkeypatc
     sets = digits("train", 16), digits("test", 8)
     result = recipes.run(settings, *sets, tmp_path, lambda what, *rest: seen.append(what))
     assert judged == [(0.3, "quick", 5, 2)] * len(recipes.RECIPES)
-    wanted = {"epochs": 2, "batch_size": 16, "learning_rate": 0.003, "seed": 5}
+    wanted = {"batch_size": 16, "learning_rate": 0.003, "seed": 5}
     for name, options in zip(recipes.RECIPES, trained, strict=True):
         assert {key: options[key] for key in wanted} == wanted
         assert options["measuring"].test_limit == 4
-        assert options["optimization"].ramp == (None if name == "standard" else fa.train.Ramp(1))
+        assert options["epochs"] == (1 if name == "free" else 2)
+        assert options["optimization"].ramp == (None if name in ("standard", "free") else fa.train.Ramp(1))
     lines = result["measured"]["lines"]
     assert [line["recipe"] for line in lines] == list(recipes.RECIPES)
     for line in lines:
         assert line["judged"] == 2
         assert 0 <= line["autoattack"] <= line["clean"] <= 1
-        assert (line["pgd"], line["best_pgd"]) == (0.4, 0.5)  # of the last epoch, of the best
+        # of the last epoch, of the best; free has one
+        assert (line["pgd"], line["best_pgd"]) == (0.5 if line["recipe"] == "free" else 0.4, 0.5)
     assert json.loads((tmp_path / "results.json").read_text())["measured"] == result["measured"]
     page = (tmp_path / "report.md").read_text()
     assert all(f"| {name} |" in page for name in recipes.RECIPES)
@@ -89,6 +91,14 @@ def test_recipes_are_what_their_names_say():
     assert made["n-fgsm"].method == "n-fgsm"
     assert made["pgd"].step_size == pytest.approx(0.1)
     assert made["trades"].steps == 7
+
+
+def test_free_training_gets_its_epochs_divided_by_the_replays():
+    free, pgd = (recipes.RECIPES[name](fa.Linf(0.3)) for name in ("free", "pgd"))
+    assert recipes.lengths(recipes.Settings(epochs=10, ramp=2), free) == (3, 1)
+    assert recipes.lengths(recipes.Settings(epochs=10, ramp=2), pgd) == (10, 2)
+    assert recipes.lengths(recipes.Settings(epochs=2, ramp=1), free) == (1, None)
+    assert recipes.lengths(recipes.Settings(epochs=10, ramp=2), fa.train.Standard()) == (10, None)
 
 
 def test_alarms_stand_in_the_table():

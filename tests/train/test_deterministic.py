@@ -7,7 +7,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train import AWP, Execution, FreeTraining, PGDTraining, Standard, fit
+from fastadv.train import AWP, IKL, Execution, FreeTraining, NuAT, PGDTraining, Standard, fit
 from fastadv.train._deterministic import WORKSPACE, check_deterministic
 
 from .nets import grouped, images
@@ -28,8 +28,11 @@ def train(model, recipe=None, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
-    [PGDTraining(fa.Linf(0.1), 2, weight=0.5), FreeTraining(fa.Linf(0.1), 2), AWP(Standard(0.1), 0.01)],
-    ids=["pgd", "free", "awp"],
+    [
+        PGDTraining(fa.Linf(0.1), 2, weight=0.5), FreeTraining(fa.Linf(0.1), 2), AWP(Standard(0.1), 0.01),
+        NuAT(fa.Linf(0.1), rise=1), IKL(fa.Linf(0.1), 2),
+    ],
+    ids=["pgd", "free", "awp", "nuat", "ikl"],
 )  # fmt: skip
 def test_it_is_the_same_training_to_rounding(recipe):
     exact, other = plain().double(), plain().double()

@@ -9,31 +9,41 @@ passes serve the attack too, are the exceptions.
 from collections.abc import Callable
 
 from fastadv.train.recipes.awp import AWP
-from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
+from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
 from fastadv.train.recipes.fast import FastTraining
 from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
+from fastadv.train.recipes.grad_align import GradAlign
+from fastadv.train.recipes.hat import HAT
 from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
+from fastadv.train.recipes.ikl import IKL
 from fastadv.train.recipes.l1 import WeightDecayL1
 from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
+from fastadv.train.recipes.nuat import NuAT
 from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.prior_guided import PriorGuidedTraining
 from fastadv.train.recipes.robust_logistic import RobustLogistic
 from fastadv.train.recipes.rubbish import RubbishTraining
+from fastadv.train.recipes.score import SCORE
 from fastadv.train.recipes.standard import Standard
 from fastadv.train.recipes.trades import TRADES
 
 __all__ = [
     "AWP",
+    "HAT",
+    "IKL",
     "MART",
+    "SCORE",
     "TRADES",
     "Crafted",
     "FGSMTraining",
     "FastTraining",
     "FreeTraining",
+    "GradAlign",
     "HiddenFGSM",
     "InputNoise",
+    "NuAT",
     "OwnStep",
     "PGDTraining",
     "PriorGuidedTraining",
@@ -43,6 +53,7 @@ __all__ = [
     "Standard",
     "Step",
     "WeightDecayL1",
+    "craft",
 ]
 
 RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
@@ -51,11 +62,15 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "pgd": PGDTraining,
     "trades": TRADES,
     "mart": MART,
+    "score": SCORE,
+    "ikl": IKL,
     "fast": FastTraining,
+    "nuat": NuAT,
     "prior_guided": PriorGuidedTraining,
     "free": FreeTraining,
     "noise": InputNoise,
     "robust_logistic": RobustLogistic,
     "hidden_fgsm": HiddenFGSM,
 }
-"""The recipes that commands can name; AWP, WeightDecayL1 and RubbishTraining go around one of them."""
+"""The recipes that commands can name; AWP, GradAlign, WeightDecayL1 and RubbishTraining go around one,
+and HAT takes a network."""

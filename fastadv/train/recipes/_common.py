@@ -1,6 +1,7 @@
 """What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,12 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number, check_share
-from fastadv._torch import compiled_call
+from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
+from fastadv.runs.description import added
 from fastadv.threat import Threat
 from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
@@ -84,6 +86,51 @@ def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> 
     return cross_entropy(logits, y, label_smoothing=smoothing)
 
 
+STATISTICS = ("adversarial", "both")
+
+
+def check_crafting(smoothing: float, loss: Loss, statistics: str, weight: float = 0.0) -> None:
+    """Raise InputError unless examples can ascend `loss` so smoothed, and BatchNorm see such batches."""
+    if check_share("craft_smoothing", smoothing, zero=True) and loss != "ce":
+        raise InputError(f"craft_smoothing: expected 0 with the loss {loss!r}, got {smoothing}; leave it out")
+    if statistics not in STATISTICS:
+        raise InputError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}")
+    if statistics == "both" and weight > 0:
+        raise InputError(
+            f"statistics: expected 'adversarial' where the loss sees clean images (weight {weight:g}), "
+            "got 'both'; leave it out"
+        )
+
+
+def smoothed(loss: Loss, smoothing: float) -> Loss:
+    """Return what examples ascend: `loss`, or the cross-entropy with smoothed labels."""
+
+    def each(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+
+    return each if smoothing else loss
+
+
+def see_clean(model: nn.Module, x: Tensor, statistics: str) -> None:
+    """Let BatchNorm see clean images too, where `statistics` asks for both."""
+    if statistics == "both":
+        with torch.no_grad():
+            model(x)
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Put layers that normalize by statistics of the batch in eval mode, inside."""
+    norms = [part for part in model.modules() if isinstance(part, NormBase) and part.training]
+    for part in norms:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in norms:
+            part.train()
+
+
 def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
     """Raise InputError unless `recipe` is a loss, which `wrapper` needs."""
     if owns_step(recipe) or not is_loss(recipe):
@@ -126,20 +173,53 @@ def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tens
     return threat.project(x + NOISE * drawn(rng.normal, x, ids, seed, "near start"), x)
 
 
+STARTS = ("near", "uniform")
+
+
 @dataclass(frozen=True)
 class NearPredictions(Crafted):
-    """A loss with beta · KL(p(x) || p(x_adv)) in it, on points that begin near x: TRADES and MART."""
+    """A loss with beta · a distance of p(x) and p(x_adv) in it: TRADES, MART and SCORE."""
 
     threat: Threat
     steps: int
     step_size: float | None = None
     beta: float = 6.0
     label_smoothing: float = 0.0
+    start: str = added("near")
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
         check_objective(self.label_smoothing)
+        if self.start not in STARTS:
+            raise InputError(f"start: expected one of {', '.join(STARTS)}, got {self.start!r}")
+        if self.start == "uniform":
+            check_finite(self.threat, "a start drawn from the ball")
+
+    def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
+        """Return where the examples start: near x, or anywhere in the ball."""
+        if self.start == "uniform":
+            return self.threat.random_start(x, seed=seed, ids=ids)
+        return near_start(self.threat, x, ids, seed)
+
+    def away(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None,
+        seed: int,
+        distance: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the twin held fixed."""
+        frozen = frozen_twin(model)
+        clean = frozen(x)
+
+        def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return distance(clean, logits)
+
+        start = self.begin(x, ids, seed)
+        return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
 
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ class AWP:
     on the same examples, then moves w. Only weights of two dimensions or more are perturbed. Statistics of
     BatchNorm are those of the pass at w + v. A recipe without a `craft` of its own runs twice, with the same
     ids and seed. gamma is 0.01 in the paper, 0.005 around TRADES. warmup: epochs of the recipe alone first.
+    Weight decay acts at w; the authors take the optimizer's step at w + v, which differs by a share of
+    learning rate · decay · gamma of |w|.
 
     Raises InputError for gamma that is not positive, warmup < 0, or a recipe that owns its step.
     Source: Wu, Xia, Wang 2020 (arXiv 2004.05884), equations 8 and 9 and algorithm 1.

@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 class Recipe(Protocol):
-    """A differentiable scalar loss, the mean over the batch; `ids` and `seed` key its random draws."""
+    """A differentiable scalar loss, the mean over the batch; `ids` and `seed` key its random draws.
+
+    `fit` gives both. The recipes of this library may be called without: see `seed_of`.
+    """
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
@@ -47,13 +50,18 @@ class BatchPart:
         return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+def _unnoted(loss: Means) -> None:
+    """Write nothing down."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
 
-    `size` is the length of the training set. `state` holds tensors by name, which the recipe makes, reads and
-    writes as it likes; it begins empty and lies in the checkpoint. `check` writes down a loss for the report,
-    in place of an earlier one of this batch.
+    `size` is the length of the training set, `index` counts the batches of an epoch from 0. `state` holds
+    tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in the
+    checkpoint. `check` writes down a loss for the report, in place of an earlier one of this batch; a loop of
+    one's own may leave it out.
 
     Where several processes share the batch, x, y and ids are this process's samples, and losses are their
     means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
@@ -65,7 +73,8 @@ class Step(BatchPart):
 
     optimizer: Optimizer
     size: int
-    check: Callable[[Means], None]
+    index: int = 0
+    check: Callable[[Means], None] = _unnoted
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     share: Share = field(default_factory=lambda: Share(1))  # one process has all
@@ -179,6 +188,52 @@ def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
     at.descend()
 
 
+def seed_of(seed: int | None, ids: Tensor | None) -> int:
+    """Return the seed of a call to a recipe.
+
+    None without ids is a fresh one, drawn from torch's generator: with a fixed one, each batch of a loop
+    would get the same noise. None with ids is 0.
+    """
+    if seed is not None:
+        return seed
+    return int(torch.randint(1 << 62, ())) if ids is None else 0
+
+
+def innermost(recipe: object) -> object:
+    """Return the recipe inside those that go around it."""
+    while hasattr(recipe, "recipe"):
+        recipe = recipe.recipe
+    return recipe
+
+
+def craft(
+    recipe: Recipe | OwnStep,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ids: Tensor | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Return x_adv like x, the examples that `recipe` trains on at the present weights, without a gradient.
+
+    x [B, ...] lies in the box of the recipe's threat, y [B] are labels. ids [B] are stable sample numbers, 0
+    to B - 1 unless given; noise is keyed by (seed, id). Without ids and seed it is fresh in each call, by a
+    seed from torch's generator; with ids alone the seed is 0. The model's modes, gradients and statistics
+    stay as they are. Of recipes around another one, such as AWP, it is the examples of the inner one.
+
+    Raises InputError for a recipe that crafts no examples apart from its step, such as Standard and
+    FreeTraining.
+    """
+    inner = innermost(recipe)
+    if not isinstance(inner, Crafted):
+        raise InputError(
+            f"recipe: expected one that crafts examples, got {type(inner).__name__}; for example "
+            "fa.train.PGDTraining"
+        )
+    return inner.craft(model, x, y, ids=ids, seed=seed_of(seed, ids))
+
+
 class Crafted:
     """A recipe in two parts: points are crafted, and a loss of them is minimized.
 
@@ -194,6 +249,7 @@ class Crafted:
         raise NotImplementedError
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        return self.objective(model, x, y, self.craft(model, x, y, ids=ids, seed=seed))
+        """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
+        return self.objective(model, x, y, self.craft(model, x, y, ids=ids, seed=seed_of(seed, ids)))

@@ -1,14 +1,24 @@
 """Fast adversarial training: one step from noise."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from fastadv._checks import check_number
+from fastadv._checks import check_flag, check_number
 from fastadv.errors import InputError
-from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_finite, check_objective, mean_loss, step_length
+from fastadv.runs.description import added
+from fastadv.threat import L0, L1, L2, Threat
+from fastadv.train.recipes._common import (
+    ascent,
+    check_crafting,
+    check_finite,
+    check_objective,
+    mean_loss,
+    see_clean,
+    smoothed,
+    step_length,
+)
 from fastadv.train.recipes.base import Crafted
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # size of the noise and of the step, in radii
@@ -25,8 +35,17 @@ class FastTraining(Crafted):
     step_size is in input units, noise in radii; by default those above. Single-step training may overfit to
     its own attack: watch the accuracy under PGD. "n-fgsm" and a smaller step make that less likely.
 
+    - clamp_start False: the gradient is taken at x + noise outside the box too, and x_adv alone is clamped,
+      as in Wong's code for MNIST. Clamped noise on a black pixel is 0 half of the time, and a step of 1.25
+      radii then drives every such pixel to 0 or to the radius, never between.
+    - start_length: the `length` of `Threat.random_start`. By default "uniform" for L2 and L1: noise that is
+      uniform in the ball lies almost on the sphere, too alike for a single step.
+    - craft_smoothing smooths the labels in the attack, label_smoothing those of the loss.
+    - statistics: as in PGDTraining.
+
     Raises InputError for another method, a step size that moves nothing, noise < 0, noise > 1 with "rs", an
-    infinite radius, or a radius per sample.
+    infinite radius, or a radius per sample; for clamp_start False in L0, whose noise is drawn from the box,
+    another length or other statistics, and a smoothing outside [0, 1).
     Source: Wong, Rice, Kolter 2020 (arXiv 2001.03994), algorithm 3; de Jorge et al. 2022 (arXiv 2202.01181),
     algorithm 1.
     """
@@ -36,12 +55,22 @@ class FastTraining(Crafted):
     step_size: float | None = None
     noise: float | None = None
     label_smoothing: float = 0.0
+    clamp_start: bool = added(True)
+    start_length: str | None = None
+    craft_smoothing: float = added(0.0)
+    statistics: str = added("adversarial")
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method: expected one of {sorted(METHODS)}, got {self.method!r}")
         check_finite(self.threat, "noise in the ball")
         check_objective(self.label_smoothing)
+        check_crafting(self.craft_smoothing, "ce", self.statistics)
+        if not check_flag("clamp_start", self.clamp_start) and isinstance(self.threat, L0):
+            raise InputError("clamp_start: expected True for L0, which draws from the box, got False")
+        if self.start_length is None and isinstance(self.threat, L1 | L2):
+            object.__setattr__(self, "start_length", "uniform")
+        self.threat.check_length(self.start_length or "ball")
         step_length(self.threat, self.step_size)
         if self.noise is not None:
             check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
@@ -52,8 +81,13 @@ class FastTraining(Crafted):
         around = self.threat.with_radius(radius * (noise if self.noise is None else self.noise))
         room = self.threat if self.method == "rs" else self.threat.with_radius(math.inf)
         step_size = step_length(self.threat, self.step_size, factor=factor)
-        start = around.random_start(x, seed=seed, ids=ids)
-        return ascent(model, x, y, room, 1, step_size, start=start)
+        if not self.clamp_start:
+            around = replace(around, box=(-math.inf, math.inf))
+        start = around.random_start(x, seed=seed, ids=ids, length=self.start_length or "ball")
+        loss = smoothed("ce", self.craft_smoothing)
+        return ascent(model, x, y, room, 1, step_size, loss=loss, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        return mean_loss(model(x_adv), y, self.label_smoothing)
+        loss = mean_loss(model(x_adv), y, self.label_smoothing)
+        see_clean(model, x, self.statistics)
+        return loss

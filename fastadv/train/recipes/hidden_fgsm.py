@@ -46,7 +46,7 @@ class HiddenFGSM:
         check_objective(self.label_smoothing, self.loss, self.weight)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         move = self.radius * self._direction(model, x, y)
         if self.weight > 0:  # the clean half of the batch comes first

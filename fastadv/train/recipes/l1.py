@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.train.recipes._common import check_loss_recipe
-from fastadv.train.recipes.base import Recipe
+from fastadv.train.recipes.base import Recipe, seed_of
 from fastadv.train.recipes.standard import Standard
 
 
@@ -33,9 +33,10 @@ class WeightDecayL1:
         check_loss_recipe(self.recipe, "WeightDecayL1")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         first = next((weight for weight in model.parameters() if weight.ndim > 1), None)
         if first is None:
             raise InputError("model: expected a layer with weights of two dimensions or more, got none")
-        return self.recipe(model, x, y, ids=ids, seed=seed) + self.coefficient * first.abs().sum()
+        loss = self.recipe(model, x, y, ids=ids, seed=seed_of(seed, ids))
+        return loss + self.coefficient * first.abs().sum()

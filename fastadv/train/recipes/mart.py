@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.train.recipes._common import NearPredictions, ascent, divergence, near_start
+from fastadv.train.recipes._common import NearPredictions, ascent, divergence
 
 
 def _other(logits: Tensor, y: Tensor) -> Tensor:
@@ -24,7 +24,11 @@ class MART(NearPredictions):
     BCE = -log p_y(x_adv) - log(1 - p_k(x_adv)), where k is the most likely class other than y. No part is
     held fixed. x_adv maximizes the cross-entropy: `steps` projected steps from x + 0.001 · N(0, 1), as in the
     authors' code, the noise keyed by (seed, id). step_size is in input units, by default 2.5 · radius /
-    steps. label_smoothing is that of the first term.
+    steps. label_smoothing is that of the first term. start "uniform" draws from the ball instead.
+
+    The second term is the paper's, without a bound: its gradient by the logit of k stays near p_k where the
+    network is sure of k. The authors' code takes log(1.0001 - p_k), which ends at 9.2 and whose gradient
+    vanishes there.
 
     Raises InputError for beta < 0, steps < 1, a step size that moves nothing, a radius per sample, or an
     infinite radius without a step size.
@@ -34,7 +38,7 @@ class MART(NearPredictions):
     beta: float = 5.0
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        start = near_start(self.threat, x, ids, seed)
+        start = self.begin(x, ids, seed)
         return ascent(model, x, y, self.threat, self.steps, self.step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:

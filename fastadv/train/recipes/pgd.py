@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
+from fastadv.runs.description import added
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_objective, check_steps, mixture
+from fastadv.train.recipes._common import (
+    ascent,
+    check_crafting,
+    check_objective,
+    check_steps,
+    mixture,
+    see_clean,
+    smoothed,
+)
 from fastadv.train.recipes.base import Crafted
 
 
@@ -17,12 +26,17 @@ class PGDTraining(Crafted):
 
     step_size is in input units, by default 2.5 · radius / steps (rounded up to whole coordinates for L0). A
     random start is drawn uniformly from the ball, keyed by (seed, id). weight mixes in the loss on clean
-    images, as in FGSMTraining. A network with BatchNorm needs some of it where the radius is large (MNIST at
-    0.3): adversarial images then have other statistics than clean ones, which it would misclassify.
+    images, as in FGSMTraining. craft_smoothing smooths the labels while examples are crafted, with loss "ce".
+    start_length is the `length` of `Threat.random_start`.
+
+    A network with BatchNorm needs clean images where the radius is large (MNIST at 0.3): adversarial ones
+    then have other statistics, and it would misclassify clean ones. Either some weight, or statistics
+    "both": after the pass of x_adv, one of x without a gradient, which running statistics see. Code of the
+    field that logs clean accuracy while it trains does that without saying so.
 
     Raises InputError for steps < 1, a step size that is not positive and finite or too short to move
-    anything, a weight outside [0, 1], a radius per sample, or an infinite radius with a random start or
-    without a step size.
+    anything, a weight outside [0, 1], other statistics or another length, a smoothing outside [0, 1),
+    a radius per sample, or an infinite radius with a random start or without a step size.
     Source: Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
     """
 
@@ -33,18 +47,30 @@ class PGDTraining(Crafted):
     loss: str | Callable[..., Tensor] = "ce"
     weight: float = 0.0
     label_smoothing: float = 0.0
+    craft_smoothing: float = added(0.0)
+    start_length: str = added("ball")
+    statistics: str = added("adversarial")
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_objective(self.label_smoothing, weight=self.weight)
+        check_crafting(self.craft_smoothing, self.loss, self.statistics, self.weight)
+        self.threat.check_length(self.start_length)
+        if self.start_length != "ball" and not self.random_start:
+            raise InputError("start_length: expected 'ball' without a random start; leave it out")
         if self.random_start and not self.threat.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; set random_start=False"
             )
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
-        return ascent(model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start)
+        start = None
+        if self.random_start:
+            start = self.threat.random_start(x, seed=seed, ids=ids, length=self.start_length)
+        loss = smoothed(self.loss, self.craft_smoothing)
+        return ascent(model, x, y, self.threat, self.steps, self.step_size, loss=loss, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing)
+        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing)
+        see_clean(model, x, self.statistics)
+        return loss

@@ -47,7 +47,7 @@ class RobustLogistic:
         check_objective(self.label_smoothing, weight=self.weight)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         reach = self.threat.radius * torch.linalg.vector_norm(_normal(model), DUAL[self.threat.order])
         logits = model(x)

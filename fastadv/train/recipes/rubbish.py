@@ -1,7 +1,5 @@
 """Training that also denies noise, around a loss."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,10 +7,9 @@ from torch.nn.functional import softplus
 
 from fastadv import rng
 from fastadv._checks import check_number
-from fastadv._torch import NormBase
 from fastadv.errors import InputError
-from fastadv.train.recipes._common import check_loss_recipe, check_objective, drawn
-from fastadv.train.recipes.base import Recipe
+from fastadv.train.recipes._common import check_loss_recipe, check_objective, drawn, running_statistics
+from fastadv.train.recipes.base import Recipe, seed_of
 from fastadv.train.recipes.standard import Standard
 
 
@@ -42,24 +39,12 @@ class RubbishTraining:
         check_objective(0.0, self.loss)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        seed = seed_of(seed, ids)
         # first, because it moves the running statistics, which the noise's backward pass needs as they are
         loss = self.recipe(model, x, y, ids=ids, seed=seed)
         with running_statistics(model):
             logits = model(drawn(rng.normal, x, ids, seed, "rubbish"))
         denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
         return loss + self.weight * denied.mean()
-
-
-@contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Put layers that normalize by statistics of the batch in eval mode, inside."""
-    norms = [part for part in model.modules() if isinstance(part, NormBase) and part.training]
-    for part in norms:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part in norms:
-            part.train()

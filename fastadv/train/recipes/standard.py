@@ -25,6 +25,6 @@ class Standard:
         check_objective(self.label_smoothing, self.loss)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         return mean_loss(model(x), y, self.label_smoothing, self.loss)

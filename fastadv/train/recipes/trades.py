@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.train.recipes._common import NearPredictions, ascent, divergence, frozen_twin, near_start
+from fastadv.train.recipes._common import NearPredictions, divergence
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,13 @@ class TRADES(NearPredictions):
     x_adv maximizes the same divergence: `steps` projected steps from x + 0.001 · N(0, 1), with p(x) of the
     eval-mode network held fixed; the noise is keyed by (seed, id). Training moves both distributions. Images
     and examples pass in two batches, so that BatchNorm sees each alone, as in the authors' code. step_size is
-    in input units, by default 2.5 · radius / steps. label_smoothing is that of J.
+    in input units, by default 2.5 · radius / steps. label_smoothing is that of J. start "uniform" draws from
+    the ball instead, as recipes with generated images do.
+
+    The authors' code differs in small things. It passes the clean batch a third time, so that running means
+    weigh clean and adversarial images 67 to 33, here 47 to 53 (at momentum 0.1); it clamps to the box after
+    the first step, here the start too; in L2 its steps are 2 · radius / steps long, and a sample without
+    a gradient takes a random direction, here it stays.
 
     Raises InputError for beta < 0, steps < 1, a step size that moves nothing, a radius per sample, or an
     infinite radius without a step size.
@@ -23,14 +29,7 @@ class TRADES(NearPredictions):
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        frozen = frozen_twin(model)
-        clean = frozen(x)
-
-        def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            return divergence(clean, logits)
-
-        start = near_start(self.threat, x, ids, seed)
-        return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
+        return self.away(model, x, y, ids, seed, divergence)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         clean = model(x)

@@ -14,11 +14,14 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
     AWP,
+    IKL,
     MART,
     TRADES,
     FastTraining,
     FreeTraining,
+    GradAlign,
     HiddenFGSM,
+    NuAT,
     PGDTraining,
     PriorGuidedTraining,
     RubbishTraining,
@@ -70,6 +73,9 @@ CASES: dict[str, dict[str, Any]] = {
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
     "prior": {"recipe": PriorGuidedTraining(THREAT, reset=2)},
+    "nuat": {"recipe": NuAT(THREAT, rise=1), "batch_size": 7},
+    "ikl": {"recipe": IKL(THREAT, 2), "batch_size": 7},
+    "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
     "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fastadv.threat import Linf
-from fastadv.train import AWP, FreeTraining, PGDTraining, PriorGuidedTraining
+from fastadv.train import AWP, IKL, FreeTraining, NuAT, PGDTraining, PriorGuidedTraining
 from tests.train.nets import run
 
 THREAT = Linf(0.1)
@@ -16,6 +16,8 @@ RECIPES = {
     "free": FreeTraining(THREAT, 2),
     "prior": PriorGuidedTraining(THREAT),
     "awp": AWP(PGDTraining(THREAT, 2)),
+    "nuat": NuAT(THREAT, rise=1),
+    "ikl": IKL(THREAT, 2),
 }
 SETTINGS = {"epochs": 2, "checkpoint_every": None}
 

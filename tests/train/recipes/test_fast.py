@@ -1,22 +1,28 @@
 """FGSM-RS and N-FGSM by hand: where noise and step may lead."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from fastadv.train import FastTraining
+from fastadv.errors import InputError
+from fastadv.train import FastTraining, PGDTraining
 from tests.train.recipes.hand import RADIUS, SEED, ascend, assert_same_step, batch, warm_net
 
 THREAT = fa.Linf(RADIUS)
 
 
-def by_hand(model, x, y, ids, noise, step, clip):
-    start = THREAT.with_radius(noise * RADIUS).random_start(x, seed=SEED, ids=ids)
+def by_hand(model, x, y, ids, noise, step, clip, box=(0.0, 1.0), smoothing=0.0):
+    start = fa.Linf(noise * RADIUS, box).random_start(x, seed=SEED, ids=ids)
     radius = RADIUS if clip else 10.0
-    return ascend(model, x, lambda z: cross_entropy(z, y, reduction="none"), start, 1, step * RADIUS, radius)
+
+    def loss(logits):
+        return cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+
+    return ascend(model, x, loss, start, 1, step * RADIUS, radius)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +61,55 @@ def test_other_norms(threat):
         x_adv = FastTraining(threat, method).craft(model, x, y, ids=ids, seed=SEED)
         assert threat.with_radius(most * float(threat.radius)).contains(x_adv, x).all()
         assert (threat.distance(x_adv, x) > 0).all()
+
+
+def test_a_start_outside_the_box_leaves_black_pixels_between():
+    """Wong's code for MNIST: the gradient is taken at x + noise as drawn, and only x_adv is clamped."""
+    x, y, ids = batch()
+    x = torch.where(x < 0.3, 0.0, x)
+    model = warm_net()
+    made = FastTraining(THREAT, clamp_start=False).craft(model, x, y, ids=ids, seed=SEED)
+    wanted = by_hand(model, x, y, ids, 1.0, 1.25, True, box=(-1.0, 2.0))
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-6)
+    black = FastTraining(THREAT).craft(model, x, y, ids=ids, seed=SEED)[x == 0]
+    assert ((black < 1e-6) | (black > RADIUS - 1e-6)).all()
+    between = (made[x == 0] > 1e-6) & (made[x == 0] < RADIUS - 1e-6)
+    assert between.float().mean() > 0.1
+    with pytest.raises(InputError, match="clamp_start: expected True for L0"):
+        FastTraining(fa.L0(3), clamp_start=False)
+
+
+def test_labels_may_be_smooth_in_the_attack_alone():
+    x, y, ids = batch()
+    model = warm_net()
+    recipe = FastTraining(THREAT, craft_smoothing=0.9)
+    wanted = by_hand(model, x, y, ids, 1.0, 1.25, True, smoothing=0.9)
+    torch.testing.assert_close(recipe.craft(model, x, y, ids=ids, seed=SEED), wanted, rtol=0, atol=1e-6)
+    assert not torch.allclose(wanted, by_hand(model, x, y, ids, 1.0, 1.25, True), atol=1e-3)
+
+
+@pytest.mark.parametrize("threat", [fa.L1(1.0), fa.L2(0.5)], ids=["l1", "l2"])
+def test_starts_are_of_every_length_in_l2_and_l1(threat):
+    x, y, ids = batch()
+    model = warm_net()
+    made = {
+        length: FastTraining(threat, start_length=length, step_size=1e-6).craft(
+            model, x, y, ids=ids, seed=SEED
+        )
+        for length in (None, "uniform", "ball")
+    }
+    assert torch.equal(made[None], made["uniform"])
+    start = threat.random_start(x, seed=SEED, ids=ids, length="uniform")
+    torch.testing.assert_close(made["uniform"], start, rtol=0, atol=3e-6)
+    assert not torch.allclose(made["ball"], made["uniform"], atol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", [FastTraining(THREAT), PGDTraining(THREAT, 2)], ids=["fast", "pgd"])
+def test_statistics_of_both(recipe):
+    """After the pass of x_adv, running statistics see one of x, which changes neither loss nor gradient."""
+    x, y, ids = batch()
+    model, both = warm_net(), dataclasses.replace(recipe, statistics="both")
+    hand = copy.deepcopy(model)
+    wanted = cross_entropy(hand(recipe.craft(hand, x, y, ids=ids, seed=SEED)), y)
+    hand(x)
+    assert_same_step(both, model, hand, wanted)

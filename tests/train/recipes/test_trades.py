@@ -8,7 +8,8 @@ import torch
 
 import fastadv as fa
 from fastadv.engine import parts
-from fastadv.train import TRADES
+from fastadv.errors import InputError
+from fastadv.train import MART, TRADES
 from fastadv.train.recipes import _common
 from tests.train.recipes import hand
 
@@ -77,3 +78,14 @@ def test_every_norm_raises_the_divergence_inside_the_threat(threat):
     start = _common.near_start(threat, x, ids, hand.SEED)
     apart = [_common.divergence(frozen(x), frozen(z)) for z in (start, x_adv)]
     assert (apart[1] > 5 * apart[0]).all()
+
+
+@pytest.mark.parametrize("kind", [TRADES, MART])
+def test_a_start_anywhere_in_the_ball(kind):
+    x, y, ids = hand.batch()
+    recipe = kind(fa.Linf(hand.RADIUS), 1, 1e-6, start="uniform")
+    x_adv = recipe.craft(hand.warm_net(), x, y, ids=ids, seed=hand.SEED)
+    start = recipe.threat.random_start(x, seed=hand.SEED, ids=ids)
+    torch.testing.assert_close(x_adv, start, rtol=0, atol=2e-6)
+    with pytest.raises(InputError, match="radius: expected a finite one for a start"):
+        kind(fa.Linf(float("inf")), 1, 0.1, start="uniform")

@@ -1,0 +1,74 @@
+"""Recipes in a loop of one's own: fresh noise in each call, the examples alone, and the page on it."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv import train
+from fastadv.errors import InputError
+
+from .nets import images, net
+from .test_recipes import LOSSES, batch, flat_net
+
+PAGE = Path(__file__).parents[2] / "docs" / "own_loop.md"
+BLOCKS = re.findall(r"```python ?(\w*)\n(.*?)```", PAGE.read_text(), re.S)
+DRAWS = [name for name in LOSSES if name not in ("standard", "fgsm", "pgd-l2", "hidden")]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_noise_is_fresh_in_each_call_and_follows_torchs_seed(name):
+    (x, y, ids), model, recipe = batch(), flat_net(), LOSSES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        first, second = recipe(model, x, y), recipe(model, x, y)
+        torch.manual_seed(5)
+        assert torch.equal(recipe(model, x, y), first)
+    assert first != second
+    assert torch.equal(recipe(model, x, y, ids=ids), recipe(model, x, y, ids=ids, seed=0))
+    assert torch.equal(recipe(model, x, y, seed=3), recipe(model, x, y, ids=torch.arange(len(x)), seed=3))
+
+
+def test_the_examples_alone():
+    x, y, ids = batch()
+    model, recipe = net().train(), LOSSES["pgd"]
+    made = train.craft(train.AWP(train.WeightDecayL1(0.1, recipe)), model, x, y, ids=ids, seed=3)
+    assert torch.equal(made, recipe.craft(model, x, y, ids=ids, seed=3))
+    with torch.random.fork_rng(devices=[]):
+        assert not torch.equal(train.craft(recipe, model, x, y), train.craft(recipe, model, x, y))
+    assert model.training
+    for other in (train.Standard(), train.FreeTraining(fa.Linf(0.1), 2)):
+        with pytest.raises(InputError, match="recipe: expected one that crafts examples"):
+            train.craft(other, model, x, y)
+
+
+def test_fit_keeps_its_own_seeds():
+    """Whatever torch's generator holds, weights are the same, and it is left alone."""
+    trained = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            model = net()
+            train.fit(model, images(18), LOSSES["rs"], epochs=1, batch_size=9)
+            assert torch.equal(torch.get_rng_state(), before)
+            trained.append(model.state_dict())
+    torch.testing.assert_close(*trained, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_the_page_runs():
+    """Plain PyTorch as it stands; each other framework where it is installed, and else its syntax."""
+    names: dict[str, object] = {}
+    with torch.random.fork_rng(devices=[]):
+        for package, code in BLOCKS:
+            made = compile(code, str(PAGE), "exec")
+            if not package or importlib.util.find_spec(package):
+                exec(made, names)
+    assert [package for package, _ in BLOCKS] == ["", "", "", "lightning", "accelerate"]
+    loss = names["loss"]
+    assert isinstance(loss, torch.Tensor)
+    assert loss.isfinite()
