@@ -28,9 +28,10 @@ from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
-from fastadv.train.measuring import Measures, Measuring, innermost
+from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import Optimization, find_rate, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
+from fastadv.train.recipes.base import innermost
 from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
