@@ -31,8 +31,7 @@ from fastadv.train.execution import Execution
 from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import Optimization, find_rate, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
-from fastadv.train.recipes.base import innermost
-from fastadv.train.recipes.base import check_recipe
+from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
 
 P = ParamSpec("P")
