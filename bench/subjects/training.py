@@ -81,7 +81,7 @@ def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str)
     recipe = fa.train.PGDTraining(THREAT, **STRONG)
     (report,) = fa.train.fit(
         model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
-        optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY),
+        optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY, schedule="constant"),
         execution=fa.train.Execution(precision=precision),
     )  # fmt: skip
     loss: float = report.loss
@@ -89,7 +89,8 @@ def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str)
 
 
 def by_recipe(model: nn.Module, data: "fa.data.ImageSet", recipe: Any, batch: int) -> float:
-    (report,) = fa.train.fit(model, data, recipe, epochs=1, batch_size=batch)
+    constant = fa.train.Optimization(schedule="constant")
+    (report,) = fa.train.fit(model, data, recipe, epochs=1, batch_size=batch, optimization=constant)
     loss: float = report.loss
     return loss
 

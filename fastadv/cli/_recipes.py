@@ -1,5 +1,6 @@
 """From text such as `trades:beta=3` to a recipe, augmentations and a ramp."""
 
+import dataclasses
 import inspect
 from functools import partial
 
@@ -7,8 +8,10 @@ from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.cli._values import nameable, parse_arguments
 from fastadv.train import AWP, GradAlign, OwnStep, Ramp, Recipe, RubbishTraining, WeightDecayL1
+from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
+from fastadv.train.schedules import SCHEDULES, Schedule
 
 # what the command line sets where the recipe leaves it open
 DEFAULTS = {"steps": 7, "replays": 4}
@@ -86,9 +89,31 @@ def _parts(text: str) -> tuple[Augment, ...]:
     if len(AUGMENTS[name]) > 1:
         o.refuse(f"{name} takes no arguments: name its parts, with + between them.")
     (function,) = AUGMENTS[name]
-    takes = inspect.signature(function).parameters.items()
+    maker = type(function) if isinstance(function, Mixing) else function
+    takes = inspect.signature(maker).parameters.items()
     open_ = {key: one for key, one in takes if nameable(one) and one.default is not inspect.Parameter.empty}
-    return (partial(function, **parse_arguments(f"augmentation {text!r}", name, tail, open_)),)
+    arguments = parse_arguments(f"augmentation {text!r}", name, tail, open_)
+    return (type(function)(**arguments) if isinstance(function, Mixing) else partial(function, **arguments),)
+
+
+def parse_schedule(text: str) -> str | Schedule:
+    """Parse NAME or NAME:key=value,key=value; a name alone stays one."""
+    name, colon, tail = text.partition(":")
+    if name not in SCHEDULES:
+        o.refuse(f"no schedule {name!r}; there are {', '.join(SCHEDULES)}.")
+    if not colon:
+        return name
+    kind = type(SCHEDULES[name])
+    keys: dict[str, inspect.Parameter] = {}
+    if dataclasses.is_dataclass(kind):
+        keys = {key: one for key, one in inspect.signature(kind).parameters.items() if nameable(one)}
+    arguments = parse_arguments(f"schedule {text!r}", name, tail, keys)
+    return dataclasses.replace(SCHEDULES[name], **arguments)  # type: ignore[type-var]
+
+
+def parse_rates(parts: list[str] | None) -> dict[str, float] | None:
+    """Parse PATTERN=FACTOR of each part."""
+    return None if parts is None else o.pairs(parts, "--rate")
 
 
 def parse_ramp(text: str) -> Ramp:

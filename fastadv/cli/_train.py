@@ -8,6 +8,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say
+from fastadv.cli._presets import Presets
 from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.cli._shared import Network, RunFolder
 from fastadv.cli._torchrun import together
@@ -24,6 +25,7 @@ TEST_STEPS = 10
 
 @together
 def train(
+    preset: Presets,
     network: Network,
     images: TrainingImages,
     options: RecipeOptions,
@@ -38,6 +40,7 @@ def train(
 
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
+    preset.check(images.data)
     recipe, augment = parse_recipe(options.recipe, options), parse_augment(images.augment)
     optimization, end = optimizing.optimization(), ending.ending()
     if options.radius is None and (images.validation is not None or end != Ending()):
@@ -51,6 +54,11 @@ def train(
         held_out = None if drawn is None else drawn.held_out
         test_set = images.to_test_on()
         net = network.load(dataset, place, seed, fresh=True)
+        if processes.world() == 1:
+            preset.tell_duration(
+                net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
+                execution=execution,
+            )  # fmt: skip
         tested = test_set if held_out is None else held_out
         with progress("training") as tick:
             run = each_epoch(
@@ -58,8 +66,8 @@ def train(
                 optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
                 test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
                 run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=tick,
-                optimization=optimization, measuring=Measuring(validation_set=held_out), ending=end,
-                execution=execution,
+                optimization=optimization, ending=end, execution=execution,
+                measuring=Measuring(validation_set=held_out, test_every=images.test_every),
             )  # fmt: skip
             for report in run:
                 done.append(report)
@@ -76,6 +84,7 @@ def train(
         "epochs": optimizing.epochs,
         "seed": seed,
         "run_dir": run_dir and str(run_dir),
+        **preset.describe(),
     }
     yield card("training", config, epochs=[dataclasses.asdict(report) for report in past])
     _show(past, f"{network.model} on {dataset.name}", dataset.note)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp
+from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_rates, parse_schedule
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
 from fastadv.runs import processes
@@ -15,13 +15,14 @@ from fastadv.runs.description import describe_shared
 from fastadv.runs.record import config_of
 from fastadv.train import Ending, Execution, Optimization
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
+from fastadv.train._optimizers import LEARNING_RATES
 from fastadv.train.ending import ACTIONS
 from fastadv.train.execution import PRECISIONS
-from fastadv.train.optim import LEARNING_RATES, SCHEDULES
+from fastadv.train.schedules import DEFAULT, SCHEDULES
 
 TEST_SAMPLES = 1000
 
-Schedule = Literal[*SCHEDULES]  # type: ignore[valid-type]
+ScheduleBy = Literal["step", "epoch"]
 Action = Literal[*ACTIONS]  # type: ignore[valid-type]
 Precision = Literal[*PRECISIONS]  # type: ignore[valid-type]
 
@@ -35,6 +36,7 @@ class TrainingImages(TrainImages):
     test_samples: int | None = o.count(
         None, f"Test on N samples, chosen as by --samples; {TEST_SAMPLES} by default."
     )
+    test_every: int = o.count(1, "Test after every so many epochs, and after the last.")
     validation: int | None = o.count(
         None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
     )
@@ -46,7 +48,9 @@ class TrainingImages(TrainImages):
 
     def __post_init__(self) -> None:
         if (self.generated is None) != (self.fraction is None):
-            o.refuse("--generated and --fraction belong together: give both, or neither.")
+            o.refuse(
+                "--generated and --fraction belong together: give both, or neither (some presets give one)."
+            )
 
     def to_train_on(self, seed: int, stopped: Path | None) -> tuple[Any, HeldOut | None]:
         """Load the images to train on, with the generated ones, and those held out; None for none.
@@ -96,13 +100,28 @@ class Optimizing(Panel, title="Optimization"):
 
     epochs: o.Epochs = 10
     batch_size: o.BatchSize = 128
-    optimizer: str = o.option("sgd", f"{' or '.join(LEARNING_RATES)}.")
+    accumulate: int = o.count(1, "Batches that pass one after another for each step.")
+    drop_last: bool = o.option(False, "Leave out the images that do not fill a step.", "--drop-last")
+    optimizer: str = o.option("sgd", f"{', '.join(LEARNING_RATES)}.")
     learning_rate: float | None = o.option(
         None, ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items()) + "."
     )
     weight_decay: float = o.option(5e-4, "Of the optimizer.")
-    schedule: Schedule = o.option("cosine", "How the learning rate changes.")
+    momentum: float = o.option(0.9, "Of SGD; the first beta of Adam.")
+    norm_decay: bool = o.option(
+        True, "Weight decay also on biases and normalization.", "--norm-decay/--no-norm-decay"
+    )
+    rate: list[str] | None = o.option(
+        None, "Another learning rate for the weights whose name matches: 'stem.*=0.1'. May be repeated.",
+        "--rate", metavar="PATTERN=FACTOR",
+    )  # fmt: skip
+    schedule: str = o.option(
+        DEFAULT, f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3.",
+        metavar="NAME:KEY=VALUE",
+    )  # fmt: skip
+    schedule_by: ScheduleBy = o.option("step", "Whether it changes after each step or after each epoch.")
     warm_up: float | None = o.number(None, "Epochs in which the learning rate rises linearly.")
+    batch_norm_momentum: float | None = o.number(None, "Of BatchNorm's running statistics: 0.01.")
     clip_norm: float | None = o.number(None, "Shorten gradients to this norm, of all weights.")
     max_norm: float | None = o.number(
         None, "Shorten the weights into each unit to this norm: 1.9365 for maxout."
@@ -116,7 +135,10 @@ class Optimizing(Panel, title="Optimization"):
         """Make what `fit` takes."""
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
         return Optimization(
-            weight_decay=self.weight_decay, schedule=self.schedule, warm_up=self.warm_up or 0,
+            momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
+            rates=parse_rates(self.rate), schedule=parse_schedule(self.schedule),
+            schedule_by=self.schedule_by, warm_up=self.warm_up or 0, accumulate=self.accumulate,
+            drop_last=self.drop_last, batch_norm_momentum=self.batch_norm_momentum,
             clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
         )  # fmt: skip
 
@@ -139,7 +161,7 @@ class Executing(Machine):
     """How training is carried out."""
 
     precision: Precision | None = o.option(
-        None, "bf16: under autocast; tf32: products on a GPU; fp32 by default."
+        None, "bf16, fp16: under autocast, fp16 with scaled losses; tf32: products on a GPU; fp32 by default."
     )
     bf16: o.Bf16 = False
     compiled: bool = o.option(False, "Run the passes of a step through torch.compile.", "--compile")

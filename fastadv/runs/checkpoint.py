@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastadv.errors import CorruptFileError
+from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_tensors, save_tensors
 
 FORMAT = "fastadv checkpoint 1"
@@ -63,6 +63,40 @@ def save(
         }
     )
     save_tensors(path, tensors, {"format": FORMAT, "state": text})
+
+
+def check_keeps(optimizer: Optimizer) -> None:
+    """Raise InputError unless a checkpoint can hold the state of this optimizer, after a step."""
+    state = optimizer.state_dict()
+    bad = [f"state_dict()[{name!r}]" for name in state.keys() - {"state", "param_groups"}]
+    for index, values in state.get("state", {}).items():
+        if isinstance(index, int) and isinstance(values, Mapping):
+            bad += [
+                f"{name}, a {type(value).__name__}" for name, value in values.items() if not _is_kept(value)
+            ]
+        else:
+            bad.append(f"state of {index!r}, which is no parameter")
+    for group in state.get("param_groups", ()):
+        options = {name: value for name, value in group.items() if name != "params"}
+        bad += [
+            f"{name} of a group, a {type(value).__name__}"
+            for name, value in options.items()
+            if isinstance(value, Tensor) or not _is_kept(value)
+        ]
+    if bad:
+        raise InputError(
+            "optimizer: expected one whose state is tensors and plain values by parameter, so that a "
+            f"checkpoint holds it, got a {type(optimizer).__name__} with {bad[0]}; leave out run_dir, or "
+            "take another one"
+        )
+
+
+def _is_kept(value: Any) -> bool:
+    if isinstance(value, Tensor) or value is None or isinstance(value, bool | int | float | str):
+        return True
+    return isinstance(value, list | tuple) and all(
+        _is_kept(each) and not isinstance(each, Tensor) for each in value
+    )
 
 
 def load(path: Path) -> State:

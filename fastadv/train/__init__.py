@@ -5,16 +5,19 @@ from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.fit import epochs, fit, run
 from fastadv.train.measuring import Measuring
-from fastadv.train.optim import Optimization, Piecewise
+from fastadv.train.optim import Optimization
 from fastadv.train.ramp import Ramp
 from fastadv.train.recipes import *  # noqa: F403
 from fastadv.train.report import EpochReport, reports
+from fastadv.train.schedules import Cyclic, OneCycle, Piecewise
 
 __all__ = [
+    "Cyclic",
     "Ending",
     "EpochReport",
     "Execution",
     "Measuring",
+    "OneCycle",
     "Optimization",
     "Piecewise",
     "Ramp",

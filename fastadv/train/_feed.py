@@ -18,7 +18,8 @@ from fastadv.data.imageset import Held, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train._share import Share
+from fastadv.train._mixing import Mixing, partners
+from fastadv.train._share import PARTS, Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import frozen_twin
 
@@ -44,7 +45,10 @@ class Feed:
     device: torch.device
     workers: int | None = None
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
-    parts: int | None = None  # in which a batch is cut, see `Share`
+    passes: int = 1  # of `batch_size` images each, which make a step
+    exact: bool = False  # whether bits may not depend on the number of processes
+    drop_last: bool = False
+    classes: int = 0  # of the labels, for those that are mixed
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -53,47 +57,105 @@ class Feed:
                 f"batch_size: expected at least one image for each of {self.world} processes, "
                 f"got {self.batch_size}; start fewer"
             )
-        self._read: Reader | None = None
+        self._readers: dict[str, Reader] = {}
+        if isinstance(self.dataset, Stream) and self._mixing is not None:
+            raise InputError(
+                "augment: expected one that leaves labels alone for a Stream, which cannot look up other "
+                "images, got one that mixes them; leave out cutmix and mixup"
+            )
+        if self.drop_last and self._all < self.step_size:
+            raise InputError(
+                f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
+                f"{self._all}, of which nothing would be left; leave it out"
+            )
         if self.workers is not None and isinstance(self.dataset, Held | Stream):
             what = "that are in memory" if isinstance(self.dataset, Held) else "of a stream, which reads them"
             raise InputError(f"workers: expected None for images {what}, got {self.workers}; leave it out")
 
     @property
-    def epoch_size(self) -> int:
-        """How many images an epoch has."""
+    def step_size(self) -> int:
+        """How many images a step takes, the last of an epoch perhaps fewer."""
+        return self.batch_size * self.passes
+
+    @property
+    def _all(self) -> int:
         data: Any = self.dataset
         return data.epoch_size if isinstance(data, Mixture) else len(data)
 
     @property
+    def epoch_size(self) -> int:
+        """How many images an epoch has."""
+        return self._all - (self._all % self.step_size if self.drop_last else 0)
+
+    @property
     def steps(self) -> int:
-        """The number of batches in an epoch."""
-        return math.ceil(self.epoch_size / self.batch_size)
+        """The number of steps in an epoch."""
+        return math.ceil(self.epoch_size / self.step_size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the numbers of the samples of an epoch, in their order."""
         if isinstance(self.dataset, Stream):
             return torch.arange(self.epoch_size)
         if isinstance(self.dataset, Mixture):
-            return self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
-        return rng.permutation(self.epoch_size, rng.derive(self.seed, "order", epoch))
+            order = self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
+        else:
+            order = rng.permutation(self._all, rng.derive(self.seed, "order", epoch))
+        return order[: self.epoch_size]
 
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
-        size = min(self.batch_size, self.epoch_size - step * self.batch_size)
-        return Share(size, self.rank, self.world, self.parts)
+        size = min(self.step_size, self.epoch_size - step * self.step_size)
+        if self.exact:
+            return Share(size, self.rank, self.world, PARTS * math.ceil(self.passes / PARTS))
+        return Share(size, self.rank, self.world, rows=self.batch_size)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
-        parts = torch.split(self.order(epoch), self.batch_size)
-        if self.world > 1:
-            parts = tuple(self.share(step).own(part) for step, part in enumerate(parts))
-        order, before = torch.cat([parts[0][:0], *parts[done:]]), sum(map(len, parts[:done]))
+        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].
+
+        Labels y are int64 [B]; where images are mixed, probabilities [B, K].
+        """
+        order = self.order(epoch)
+        own = self._own(order[done * self.step_size :], done)
+        if self._mixing is None:
+            yield from self._fed(own, epoch, done, before=len(self._own(order[: done * self.step_size], 0)))
+            return
+        others = partners(
+            order[done * self.step_size :], rng.derive(self.seed, "partners", epoch), self.step_size, done
+        )
+        mates = self._fed(self._own(others, done), epoch, done, reader="partners")
+        assert self.augment is not None
+        key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)["seed"]
+        for (x, y, ids), (other, label, _) in zip(self._fed(own, epoch, done), mates, strict=True):
+            for labels in (y, label):
+                if not labels.is_cuda:  # those were checked
+                    check_classes(labels, self.classes)
+            x, mixed = self._mixing.mixed(x, y, (other, label), self.classes, ids=ids, seed=key)
+            yield x, mixed.to(self.dtype or mixed.dtype), ids
+
+    @property
+    def _mixing(self) -> Mixing | None:
+        return None if self.augment is None else self.augment.mixing
+
+    def _own(self, order: Tensor, done: int) -> Tensor:
+        """Take this process's samples of those of the whole batches, after the first `done`."""
+        if self.world == 1 or not len(order):
+            return order
+        parts = torch.split(order, self.step_size)
+        return torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
+
+    def _fed(
+        self, order: Tensor, epoch: int, done: int, *, before: int = 0, reader: str = "images"
+    ) -> Iterator[Batch]:
+        """Yield the samples of `order` by batches: moved, augmented, and as the model takes them.
+
+        before: how many images of a stream were had. reader: who reads, so that two may at once.
+        """
         # the last batch has no more images for this process than a full one
-        own = Share(self.batch_size, self.rank, self.world).count
+        own = Share(self.step_size, self.rank, self.world).count
         if isinstance(self.dataset, Stream):
             read = self.dataset.read(epoch, order, own, before)
         else:
-            read = self._reader(own).batches(order, rng.derive(self.seed, "samples", epoch))
+            read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
@@ -109,17 +171,17 @@ class Feed:
                 made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
         return share.joined(made)
 
-    def _reader(self, batch_size: int) -> Reader:
+    def _reader(self, name: str, batch_size: int) -> Reader:
         """Return what reads the set in every epoch."""
-        if self._read is None:
+        if name not in self._readers:
             pinned = self.device.type == "cuda"
-            self._read = Reader(self._here, batch_size, self.workers, kept=True, pinned=pinned)
-        return self._read
+            self._readers[name] = Reader(self._here, batch_size, self.workers, kept=True, pinned=pinned)
+        return self._readers[name]
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
-        if self._read is not None:
-            self._read.close()
+        for reader in self._readers.values():
+            reader.close()
 
     @cached_property
     def _here(self) -> Dataset[Any]:

@@ -9,18 +9,19 @@ from torch.utils.data import Dataset
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.train._deterministic import describe_deterministic
+from fastadv.train._optimizers import MakeOptimizer
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
-from fastadv.train.measuring import Measure
+from fastadv.train.measuring import Measures
 from fastadv.train.ramp import Ramp
 
 
 def describe_run(
     steps: Steps,
     epochs: int,
-    optimizer: str,
-    learning_rate: float,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
     identity: str | None,
 ) -> dict[str, Any]:
     """Describe what is trained, but for its data: a folder with another description is not resumed.
@@ -35,10 +36,9 @@ def describe_run(
         # with the constant schedule, which does not depend on it, a run may be made longer
         "epochs": None if optimization.schedule == "constant" else epochs,
         "batch_size": feed.batch_size,
-        "optimizer": optimizer,
+        "optimizer": describe(optimizer, model, identity),
         "learning_rate": learning_rate,
-        **vars(optimization),
-        "warm_up": optimization.warm_up or None,
+        **optimization.describe(),
         "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
         "schedule": describe(optimization.schedule, model, identity),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),
@@ -56,10 +56,12 @@ def describe_images(train_set: Dataset[Any], held_out: Dataset[Any] | None) -> d
 
 
 def describe_around(
-    model: nn.Module, test: Measure, ending: Ending, execution: Execution, identity: str | None
+    model: nn.Module, measure: Measures, ending: Ending, execution: Execution, identity: str | None
 ) -> dict[str, Any]:
     """Describe what may change when a run is resumed, and must be the same in all of its processes."""
+    test = measure.test
     return {
+        "test_every": measure.every,
         "test_attacks": describe(test.attacks, model, identity),
         "test_limit": test.limit,
         "patience": ending.patience,

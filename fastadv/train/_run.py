@@ -19,6 +19,7 @@ from fastadv.train._results import Results
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
 from fastadv.train.measuring import Measures, meant_to_be_robust
+from fastadv.train.optim import batch_norms
 from fastadv.train.report import EpochReport
 
 logger = logging.getLogger("fastadv")
@@ -28,12 +29,18 @@ logger = logging.getLogger("fastadv")
 def _training(steps: Steps) -> Iterator[None]:
     """Train inside: train mode for a model in eval mode; restore modes and clear gradients afterwards."""
     modes = {module: module.training for module in steps.model.modules()}
+    momentum = steps.optimization.batch_norm_momentum
+    moving = [] if momentum is None else [(norm, norm.momentum) for norm in batch_norms(steps.model)]
+    for norm, _ in moving:
+        norm.momentum = momentum
     if not steps.model.training:
         steps.model.train()
     try:
         yield
     finally:
         steps.optimizer.zero_grad(set_to_none=True)
+        for norm, before in moving:
+            norm.momentum = before
         for module, mode in modes.items():
             module.training = mode
 
@@ -76,6 +83,8 @@ class Run:
         losses = steps.losses.values
         losses.copy_(state.tensors["losses"])
         steps.state = checkpoint.kept(state, "recipe", losses.device)
+        if steps.scale is not None:
+            steps.scale.values.copy_(state.tensors["scale"])
         if steps.average is not None:
             steps.average.restore(checkpoint.kept(state, "ema", losses.device))
         logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
@@ -100,24 +109,27 @@ class Run:
     def _epoch(self) -> EpochReport:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
             self._train()
-        started = time.perf_counter()
+        started, epoch = time.perf_counter(), len(self.done) + 1
         # an attack may need what has no deterministic kernel
-        exact = deterministic_kernels(warn_only=True) if self.steps.feed.parts else nullcontext()
+        exact = deterministic_kernels(warn_only=True) if self.steps.feed.exact else nullcontext()
         with exact:
-            measured = self.measure(self.steps)
+            measured = self.measure(self.steps) if self._is_tested(epoch) else {"tested": False}
         report = EpochReport(
-            epoch=len(self.done) + 1,
+            epoch=epoch,
             loss=self.steps.losses.mean,
             learning_rate=self.steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
-            **measured,
+            **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
-        if meant_to_be_robust(self.steps.recipe):
+        if report.tested and meant_to_be_robust(self.steps.recipe):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may
         report = processes.from_first(lambda: report)
         self._keep(report)
         return report
+
+    def _is_tested(self, epoch: int) -> bool:
+        return epoch % self.measure.every == 0 or epoch == self.epochs
 
     def _train(self) -> None:
         """Train the remaining steps of this epoch."""
@@ -153,6 +165,8 @@ class Run:
         steps = self.steps
         kept = {"losses": steps.losses.values}
         kept |= {f"recipe/{name}": held for name, held in steps.state.items()}
+        if steps.scale is not None:
+            kept["scale"] = steps.scale.values
         if steps.average is not None:
             kept |= {f"ema/{name}": weight for name, weight in steps.average.weights.items()}
         self.record.save(

@@ -38,6 +38,11 @@ class Stride:
         """Keys for draws that follow the step: none for the first rows, which may be all."""
         return [self.rank] if self.rank else []
 
+    @property
+    def number(self) -> int:
+        """Which of the parts of its batch it is."""
+        return self.rank
+
     def own(self, rows: Tensor) -> Tensor:
         """Take these rows of the rows [B, ...] of the whole batch."""
         return rows[self.rank :: self.world] if self.count else rows[:1]
@@ -48,18 +53,58 @@ class Stride:
 
 
 @dataclass(frozen=True)
+class Pass(Stride):
+    """Those of its rows from `first` to before `last` of the batch, of which many passes make a step."""
+
+    number: int = 0
+    first: int = 0
+    last: int = 0
+
+    @property
+    def _own(self) -> range:
+        return range(self.first + (self.rank - self.first) % self.world, self.last, self.world)
+
+    @property
+    def count(self) -> int:
+        return len(self._own)
+
+    @property
+    def key(self) -> list[int]:
+        return [self.rank, self.number] if self.rank or self.number else []
+
+    def own(self, rows: Tensor) -> Tensor:
+        return rows[self._own.start : self.last : self.world] if self.count else rows[:1]
+
+    def weighted(self, loss: Tensor) -> Tensor:
+        return loss * (self.count / self.size)
+
+
+@dataclass(frozen=True)
 class Share(Stride):
     """The rows of one process, of `world`.
 
     parts: None, or the number of parts into which the batch is cut, a multiple of `world`. Each part passes
     by itself and sums are taken in the order of the parts, so that no bit depends on the number of processes.
+    rows: None, or how many rows of the batch pass at once, over all processes.
     """
 
     parts: int | None = None
+    rows: int | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the batch passes in several parts."""
+        return self.parts is not None or (self.rows is not None and self.size > self.rows)
 
     @property
     def cut(self) -> Sequence[Stride]:
         """The rows that this process passes one after another: a single group, unless the batch is cut."""
+        if self.parts is None and self.rows is not None and self.is_cut:
+            firsts = range(0, self.size, self.rows)
+            return [
+                Pass(self.size, self.rank, self.world, number, first, min(first + self.rows, self.size))
+                for number, first in enumerate(firsts)
+            ]
         if self.parts is None:
             return [self]
         own = [Stride(self.size, number, self.parts) for number in range(self.rank, self.parts, self.world)]
@@ -67,16 +112,23 @@ class Share(Stride):
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:
         """Split this process's rows into its parts."""
-        if self.parts is None:
+        if not self.is_cut:
             return [rows]
+        if self.parts is None:
+            counts = [part.count for part in self.cut]
+            pieces = torch.split(rows[: sum(counts)], counts)
+            return [piece if len(piece) else rows[:1] for piece in pieces]
         every = self.parts // self.world
         # contiguous copies: kernels may choose another algorithm for strided rows
         return [rows[k::every].clone(memory_format=torch.contiguous_format) for k in range(len(self.cut))]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Join this process's parts to its rows."""
-        if self.parts is None:
+        if not self.is_cut:
             return parts[0]
+        if self.parts is None:
+            own = [piece[: part.count] for part, piece in zip(self.cut, parts, strict=True)]
+            return torch.cat(own) if self.count else parts[0]
         rows = parts[0].new_empty((max(self.count, 1), *parts[0].shape[1:]))
         for k, part in enumerate(parts):
             rows[k :: self.parts // self.world] = part
@@ -96,7 +148,8 @@ class Share(Stride):
         if len(losses) != len(self.cut):
             raise InputError(
                 f"recipe: expected the losses of {len(self.cut)} parts of a batch, which deterministic=True "
-                f"cuts, got {len(losses)}; take them with at.each (see fastadv.train.Step), or leave it out"
+                f"or accumulate= cuts, got {len(losses)}; take them with at.each (see fastadv.train.Step), "
+                "or leave it out"
             )
         return losses
 
@@ -105,6 +158,8 @@ class Share(Stride):
         each = iter(rows)  # taken one by one, so that only one is held
         row = next(each)
         if self.parts is None:
+            for other in each:
+                row = row + other
             return processes.add_up(row)
         sums = torch.zeros_like(row)
         for first in range(0, min(self.parts, self.size), self.world):
@@ -118,7 +173,7 @@ class Share(Stride):
         self, gradients: Iterable[Sequence[Tensor | None]], weights: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
         """Sum the gradients of `weights` over the batch, given by part; None where there is none."""
-        if self.world == 1 and self.parts is None:
+        if self.world == 1 and not self.is_cut:
             return next(iter(gradients))
         complete = True
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._deterministic import INSTEAD, WANTED
-from fastadv.train._share import Share
+from fastadv.train._share import Share, Stride
 
 _SIGNATURE = inspect.signature(functional.batch_norm)
 
@@ -38,7 +38,7 @@ class _WholeBatch(TorchFunctionMode):
     CPUs, and would count samples of weight zero.
     """
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Stride) -> None:
         super().__init__()
         self.share = share
 
@@ -58,7 +58,7 @@ class _WholeBatch(TorchFunctionMode):
 
     def _normalized(self, given: Mapping[str, Any]) -> Tensor:
         """Compute `batch_norm` in train mode over all processes, and update its running statistics."""
-        if self.share.parts is not None:
+        if _is_exact(self.share):
             raise InputError(f"model: {WANTED}, got batch_norm in train mode; {INSTEAD}")
         x: Tensor = given["input"]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -96,6 +96,13 @@ class _WholeBatch(TorchFunctionMode):
         return whole, (shares * (variances + (means - whole).square())).sum(0), total
 
 
-def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
-    """Return a context in which the model sees the statistics of the whole batch; nothing for one process."""
-    return nullcontext() if share.world == 1 and share.parts is None else _WholeBatch(share)
+def whole_batch_statistics(share: Stride) -> AbstractContextManager[object]:
+    """Return a context in which the model sees the statistics of all processes; nothing for one of them.
+
+    Of a pass, those of its rows alone: all processes are at the same one.
+    """
+    return nullcontext() if share.world == 1 and not _is_exact(share) else _WholeBatch(share)
+
+
+def _is_exact(share: Stride) -> bool:
+    return isinstance(share, Share) and share.parts is not None

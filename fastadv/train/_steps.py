@@ -16,6 +16,7 @@ from fastadv.errors import InputError
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed, check_classes
+from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
@@ -99,6 +100,8 @@ class Steps:
     def __post_init__(self) -> None:
         decay = self.optimization.ema
         self.losses = Losses(self.feed.steps, self.feed.device)
+        fp16 = self.execution.precision == "fp16"
+        self.scale = LossScale(self.feed.device) if fp16 else None
         self.compiled = Compiled(self.model) if self.execution.compile else None
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
@@ -114,8 +117,8 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                # parts have keys of their own
-                key = [] if self.feed.parts else at.share.key
+                # exact parts have keys of their own
+                key = [] if self.feed.exact else at.share.key
                 with self._around(at, derive("torch", epoch, step, *key), first=step == done):
                     take_step(recipe, at)
                 self.scheduler.step()
@@ -124,7 +127,7 @@ class Steps:
                 yield step + 1
             self.check()
         except NotFiniteError as error:
-            ids = self.feed.order(epoch)[error.step * self.feed.batch_size :][: self.feed.batch_size]
+            ids = self.feed.order(epoch)[error.step * self.feed.step_size :][: self.feed.step_size]
             raise FloatingPointError(
                 f"training: expected a finite loss, got {error.loss} in epoch {epoch} at step {error.step} "
                 f"(samples {_listing(ids.tolist())}); "
@@ -156,7 +159,7 @@ class Steps:
         with ExitStack() as stack:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
             stack.enter_context(whole_batch_statistics(at.share))
-            if self.feed.parts is not None:
+            if self.feed.exact:
                 stack.enter_context(deterministic_kernels())
                 if first:
                     stack.enter_context(unchanged_buffers(self.model))
@@ -168,7 +171,7 @@ class Steps:
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
-        if not y.is_cuda:
+        if not (y.is_cuda or y.is_floating_point()):
             check_classes(y, self.classes)
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
@@ -177,7 +180,7 @@ class Steps:
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
             seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, size=size, check=check,
             share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
-            state=self.state,
+            state=self.state, scale=self.scale,
         )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 An augmentation is a function (x [B, C, H, W] in [0, 1], *, ids [B], seed) -> images of the same shape. Its
 seed differs from epoch to epoch. One that also takes `epoch`, from 1, has one seed for the whole run.
-functools.partial binds options: partial(cutout, size=8).
+functools.partial binds options: partial(cutout, size=8). `CutMix` and `MixUp` mix the images of a batch, and
+their labels: one of them may come last.
 """
 
 import inspect
@@ -16,8 +17,11 @@ from torch.nn.functional import pad
 from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
+from fastadv.train._color import color
+from fastadv.train._mixing import CutMix, Mixing, MixUp
+from fastadv.train._resized_crop import random_resized_crop
 
-Augment = Callable[..., Tensor]
+Augment = Callable[..., Tensor] | Mixing
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
@@ -80,6 +84,10 @@ AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "cutout": (cutout,),
     "shift": (crop,),  # what digits need, which must not be mirrored
     "crop_flip": (crop, flip),
+    "random_resized_crop": (random_resized_crop,),
+    "color": (color,),
+    "cutmix": (CutMix(),),
+    "mixup": (MixUp(),),
 }
 
 
@@ -91,8 +99,15 @@ class Augmentation:
 
     def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
         for place, part in enumerate(self.parts):
-            x = part(x, ids=ids, **self.key(place, seed, epoch))
+            if not isinstance(part, Mixing):
+                x = part(x, ids=ids, **self.key(place, seed, epoch))
         return x
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """The last part, where it mixes images; a call leaves it out."""
+        last = self.parts[-1]
+        return last if isinstance(last, Mixing) else None
 
     def key(self, place: int, seed: int, epoch: int) -> dict[str, int]:
         """Return the seed that a part gets in an epoch, and the epoch if it takes it."""
@@ -119,6 +134,8 @@ def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Aug
             )
     if not parts:
         raise InputError("augment: expected at least one augmentation, got an empty list; pass None")
+    if any(isinstance(part, Mixing) for part in parts[:-1]):
+        raise InputError("augment: expected at most one that mixes images, as the last, got it earlier")
     return Augmentation(tuple(parts))
 
 

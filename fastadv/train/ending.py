@@ -51,7 +51,8 @@ class Ending:
         if not past:
             return False
         top, last = best(past), past[-1]
-        tired = self.patience is not None and top is not None and last.epoch - top.epoch >= self.patience
+        waited = last.epoch - top.epoch if top is not None and last.tested else 0
+        tired = self.patience is not None and waited >= self.patience
         alarmed = self.on_alarm != "warn" and last.alarm is not None
         return last.epoch >= epochs or tired or alarmed
 

@@ -11,17 +11,21 @@ from fastadv.engine.precision import has_tf32
 from fastadv.errors import InputError
 from fastadv.train._compiled import check_compile
 from fastadv.train._deterministic import check_deterministic
+from fastadv.train.recipes import AWP, FreeTraining
+from fastadv.train.recipes.base import owns_step
 
-PRECISIONS = ("fp32", "bf16", "tf32")
+PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a run is carried out: what changes speed and rounding, not what is trained.
 
-    - precision: "fp32"; "bf16" runs the recipe under autocast; "tf32", on a GPU, with matrix products,
-      convolutions and recurrent layers in TF32. It holds while a step is taken: accuracies are measured in
-      the model's own precision, and between the reports torch's switches are the caller's.
+    - precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
+      gradients stay in range (a step where they do not is left out, and the scale halved); "tf32", on a GPU,
+      with matrix products, convolutions and recurrent layers in TF32. It holds while a step is taken:
+      accuracies are measured in the model's own precision, as examples are crafted, and between the reports
+      torch's switches are the caller's.
     - deterministic: 1, 2, 4 and 8 processes train the same bits. Each batch is cut into 8 parts by place,
       which pass one by one, and sums go through them in their order: slower where a part is small. torch
       takes deterministic kernels meanwhile, or raises. It holds for one machine, one version of torch and one
@@ -60,7 +64,7 @@ class Execution:
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every, 1)
 
-    def check(self, model: nn.Module, device: torch.device, run_dir: Any) -> None:
+    def check(self, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any) -> None:
         """Raise InputError where this model cannot be trained so on this device."""
         if run_dir is None and self.checkpoint_every:
             raise InputError(
@@ -69,10 +73,28 @@ class Execution:
             )
         if self.precision == "tf32":
             _check_tf32(model, device)
+        if self.precision == "fp16":
+            _check_fp16(model, recipe, device)
         if self.deterministic:
             check_deterministic(model, device)
         if self.compile:
             check_compile(model, device)
+
+
+def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:
+    """Raise InputError where autocast does not know fp16, or weights would round away their steps."""
+    if owns_step(recipe) and not isinstance(recipe, AWP | FreeTraining):
+        raise InputError(
+            f"precision: expected 'fp32' or 'bf16' for {type(recipe).__name__}, which takes gradients itself "
+            "that fp16 would round to zero, got 'fp16'"
+        )
+    if not torch.amp.is_autocast_available(device.type):
+        raise InputError(f"precision: expected 'fp32' on {device}, which has no autocast, got 'fp16'")
+    if any(weight.dtype != torch.float32 for weight in model.parameters() if weight.requires_grad):
+        raise InputError(
+            "precision: expected weights in float32 for 'fp16', got others; call model.float(), or leave "
+            "it out"
+        )
 
 
 def _check_tf32(model: nn.Module, device: torch.device) -> None:

@@ -21,16 +21,17 @@ from fastadv.runs.description import describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
 from fastadv.train._identity import describe_around, describe_images, describe_run
+from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
-from fastadv.train._share import PARTS
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import Optimization, find_rate, make_optimizer, make_schedule
+from fastadv.train.optim import Optimization, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
+from fastadv.train.recipes._mixed import check_mixed
 from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
 
@@ -74,7 +75,7 @@ def epochs(
     *,
     epochs: int,
     batch_size: int = 128,
-    optimizer: str = "sgd",
+    optimizer: str | MakeOptimizer = "sgd",
     learning_rate: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
     test_set: Dataset[Any] | None = None,
@@ -98,11 +99,16 @@ def epochs(
     - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
     - train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
       another), or a `fa.data.Stream`.
-    - epochs: passes through `train_set`, 1 or more. batch_size: images of a step, 1 or more.
-    - optimizer: "sgd" or "adam". learning_rate: above 0; 0.05 for "sgd" and 1e-3 for "adam" unless given.
-    - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone), a function
-      (x, *, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It works on the
-      model's device.
+    - epochs: passes through `train_set`, 1 or more. batch_size: images of a step, 1 or more; with
+      `Optimization(accumulate=)` those of one of its passes.
+    - optimizer: "sgd", "nesterov" (SGD with its momentum), "adam", "adamw" (decay beside the gradient), or a
+      function of groups of parameters that makes one, such as partial(torch.optim.RMSprop, lr=0.01): its
+      momentum and weight decay are then its own. learning_rate: above 0; 0.05 for the first two, 1e-3 for the
+      others, and the function's own unless given.
+    - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
+      "random_resized_crop", "color", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
+      function (x, *, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It works on
+      the model's device.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`): what the accuracies in the reports are
       measured on.
     - run_dir: a folder for checkpoint.safetensors (after each epoch), report.jsonl, best.safetensors (the
@@ -110,7 +116,7 @@ def epochs(
       ema also ema.safetensors); weights come with a card. It is locked while the run lasts.
     - resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
       are deterministic), with the epochs still to do; `reports(run_dir)` gives all of them. A run without a
-      checkpoint starts from the beginning. With the constant schedule, a larger `epochs` makes a finished run
+      checkpoint starts from the beginning. With schedule="constant", a larger `epochs` makes a finished run
       longer.
     - identity: a text that stands for the code of your own model, recipe, schedule and augmentation, which
       are otherwise known by their source; give another one when that code changes. Needed where a source
@@ -156,19 +162,22 @@ def epochs(
         ending.check(attacked=bool(test_attacks))
         measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
+        if augmentation is not None and augmentation.mixing is not None:
+            check_mixed(recipe)
         ramped = optimization.ramped(recipe, epochs)
 
         if device is not None:
             model.to(_device(device))
-        maker = make_optimizer(model, optimizer, rate, optimization)
+        optimization.check_model(model)
+        maker = make_optimizer(model, optimizer, rate, optimization, kept=run_dir is not None)
         place = next(model.parameters()).device
-        execution.check(model, place, run_dir)
+        execution.check(model, recipe, place, run_dir)
         sets = {"train_set": train_set, "test_set": test_set, "validation_set": measuring.validation_set}
         classes = check_sets(model, sets, augmentation, place)
-        parts = PARTS if execution.deterministic else None
         feed = Feed(
-            train_set, batch_size, augmentation, seed, place, execution.workers, dtype_of(model), parts
-        )
+            train_set, batch_size, augmentation, seed, place, execution.workers, dtype_of(model),
+            optimization.accumulate, execution.deterministic, optimization.drop_last, classes,
+        )  # fmt: skip
         scheduler = make_schedule(maker, optimization, epochs, feed.steps)
         steps = Steps(
             model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=maker,
@@ -179,9 +188,7 @@ def epochs(
     if processes.world() > 1:
         asked: dict[str, Any] = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
         asked["test_set"] = None if test_set is None else describe_shared(test_set)
-        processes.check_alike(
-            config | asked | describe_around(model, measure.test, ending, execution, identity)
-        )
+        processes.check_alike(config | asked | describe_around(model, measure, ending, execution, identity))
     if run_dir is not None or ending.may_rewind:
         measure.warn()
     if isinstance(train_set, Stream) and not processes.rank():

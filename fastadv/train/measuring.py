@@ -90,6 +90,8 @@ class Measuring:
 
     - validation_set: images kept out of the training set, on which the test attacks are run, too. The best
       epoch is then chosen and alarms are raised by these, and the test set only reports.
+    - test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best epoch
+      is one that was tested.
     - test_limit: how many images of the test set are tested, as `fa.evaluate` takes
       them; None: all.
 
@@ -98,8 +100,10 @@ class Measuring:
 
     validation_set: Dataset[Any] | None = None
     test_limit: int | None = None
+    test_every: int = 1
 
     def __post_init__(self) -> None:
+        check_count("test_every", self.test_every, 1)
         if self.test_limit is not None:
             check_count("test_limit", self.test_limit, 1)
 
@@ -122,7 +126,7 @@ class Measures:
         of_test = {} if test_set is None and held_out is not None else attacks
         self.test = Measure(test_set, of_test, measuring.test_limit)
         self.validation = None if held_out is None else Measure(held_out, attacks, None)
-        self.judge = self.validation or self.test
+        self.judge, self.every = self.validation or self.test, measuring.test_every
         self.chosen_on = ("test_set" if self.validation is None else "validation_set") if attacks else None
 
     def describe(self) -> dict[str, Any]:

@@ -1,71 +1,25 @@
-"""Optimizers and learning-rate schedules by name, and how the weights move."""
+"""How the weights move: the options of `fit` that an optimizer and its schedule follow."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from fastadv._checks import check_number, check_share
+from fastadv._checks import check_count, check_flag, check_number, check_share
+from fastadv._torch import NormBase
 from fastadv.errors import InputError
+from fastadv.train._optimizers import MakeOptimizer, bound, make
 from fastadv.train.ramp import Ramp, Trained
+from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
 
-Schedule = Callable[[float], float]
-"""The factor on the learning rate as a function of the share of training done, from 0 to 1."""
-
-LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3}
-
-
-def _cyclic(done: float) -> float:
-    # 0.04 rather than 0, so that the first step is not wasted
-    return 0.04 + 0.96 * done / 0.4 if done < 0.4 else (1 - done) / 0.6
-
-
-def _one_cycle(done: float) -> float:
-    # torch's OneCycleLR: up from 1/25 over three tenths, down to 1/250000, along cosines
-    if done < 0.3:
-        return _between(1 / 25, 1, done / 0.3)
-    return _between(1, 1 / 25e4, (done - 0.3) / 0.7)
-
-
-def _between(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-@dataclass(frozen=True)
-class Piecewise:
-    """`factor` to the number of milestones passed; milestones are shares of training, in increasing order.
-
-    By default a tenth at 1/2 and 3/4 (Rice, Wong, Kolter 2020: epochs 100 and 150 of 200). TRADES has (0.75,
-    0.9), Pang et al. 2021 (100 / 110, 105 / 110).
-    """
-
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        shares = tuple(check_share("milestones", each) for each in self.milestones)
-        if not shares or list(shares) != sorted(set(shares)):
-            raise InputError(f"milestones: expected increasing shares of training, got {self.milestones}")
-        check_share("factor", self.factor)
-        object.__setattr__(self, "milestones", shares)
-
-    def __call__(self, done: float) -> float:
-        return float(self.factor ** sum(done >= milestone for milestone in self.milestones))
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda done: 1.0,
-    "step": lambda done: 0.1 ** int(3 * done),
-    "piecewise": Piecewise(),
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "cyclic": _cyclic,
-    "one_cycle": _one_cycle,
-}
+# options that older runs do not name, and what they then did
+LATER = {
+    "norm_decay": True, "rates": None, "schedule_by": "step", "accumulate": 1, "drop_last": False,
+    "batch_norm_momentum": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +27,22 @@ class Optimization:
     """How the weights move, beside the optimizer and its learning rate.
 
     - momentum: of SGD, from 0 to below 1; the first beta of Adam.
-    - weight_decay: of the optimizer, 0 or more.
+    - weight_decay: of the optimizer, 0 or more. norm_decay: whether it also shrinks biases and the parameters
+      of normalization.
+    - rates: {pattern: factor} on the learning rate of the parameters whose name matches, such as
+      {"stem.*": 0.1}; the first pattern that matches counts.
     - schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4; others
-      with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0), "one_cycle" (up over
-      three tenths from 1/25, then down to 0, along cosines, as torch's OneCycleLR; momentum stays), or a
+      with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0), "cyclic_half" (from 0
+      up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from 1/25, then down to 0, along
+      cosines, as torch's OneCycleLR), "one_cycle_momentum" (the momentum moves, too: see `OneCycle`), or a
       function of the share of training done that gives the factor on the learning rate.
+    - schedule_by: "step", or "epoch": the factor then stays for an epoch.
     - warm_up: epochs in which the learning rate rises linearly to where the schedule then is; fewer than all.
+    - accumulate: passes whose gradients make one step, 1 or more: batches of `batch_size` pass one after
+      another, and count as one that is so many times as large. BatchNorm sees each pass by itself.
+    - drop_last: whether the images that do not fill a step are left out of an epoch; they are others in each.
+    - batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1]: torch's convention, 0.1
+      where the model has no other. None: as the model has it, and has it again afterwards.
     - clip_norm: the largest norm of all gradients together; longer ones are shortened. None: no limit.
     - max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
       step longer ones are shortened (Srivastava et al. 2014; pylearn2's `max_col_norm`). None: no limit.
@@ -92,8 +56,14 @@ class Optimization:
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: str | Schedule = "constant"
+    norm_decay: bool = True
+    rates: Mapping[str, float] | None = None
+    schedule: str | Schedule = DEFAULT
+    schedule_by: str = "step"
     warm_up: float = 0.0
+    accumulate: int = 1
+    drop_last: bool = False
+    batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
     ramp: Ramp | float | None = None
@@ -103,7 +73,15 @@ class Optimization:
         if check_number("momentum", self.momentum, least=0.0) >= 1:
             raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
         check_number("weight_decay", self.weight_decay, least=0.0)
+        check_flag("norm_decay", self.norm_decay)
+        self._check_rates()
         find_schedule(self.schedule)
+        if self.schedule_by not in ("step", "epoch"):
+            raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
+        check_count("accumulate", self.accumulate, 1)
+        check_flag("drop_last", self.drop_last)
+        if self.batch_norm_momentum is not None:
+            check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
         check_number("warm_up", self.warm_up, least=0.0)
         for name in ("clip_norm", "max_norm"):
             value = getattr(self, name)
@@ -114,9 +92,58 @@ class Optimization:
         if self.ramp is not None and not isinstance(self.ramp, Ramp):
             object.__setattr__(self, "ramp", Ramp(self.ramp))
         # floats, so that 1 and 1.0 are the same run
-        for name in ("momentum", "weight_decay", "warm_up", "clip_norm", "max_norm", "ema"):
+        for name in (
+            "momentum",
+            "weight_decay",
+            "warm_up",
+            "batch_norm_momentum",
+            "clip_norm",
+            "max_norm",
+            "ema",
+        ):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
+
+    def _check_rates(self) -> None:
+        if self.rates is None:
+            return
+        if not isinstance(self.rates, Mapping) or not self.rates:
+            raise InputError(f"rates: expected {{pattern: factor}}, got {self.rates!r}; leave it out")
+        for pattern, factor in self.rates.items():
+            if not isinstance(pattern, str) or check_number(f"rates[{pattern!r}]", factor) <= 0:
+                raise InputError(
+                    f"rates: expected a pattern of names and a factor > 0, got {pattern!r}: {factor!r}; to "
+                    "keep weights as they are, call requires_grad_(False)"
+                )
+
+    @property
+    def given_rates(self) -> list[tuple[str, float]]:
+        """The patterns with their factors, in their order."""
+        return [(pattern, float(factor)) for pattern, factor in (self.rates or {}).items()]
+
+    def check_left_alone(self) -> None:
+        """Raise InputError for options that an optimizer of the caller's own has itself."""
+        for name in ("momentum", "weight_decay"):
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                raise InputError(
+                    f"{name}: expected it in the optimizer that you pass, got {getattr(self, name)!r} beside "
+                    "it; bind it there, as by functools.partial"
+                )
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise InputError for a momentum of BatchNorm where the model has none."""
+        if self.batch_norm_momentum is not None and not batch_norms(model):
+            raise InputError(
+                "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
+                f"{type(model).__name__} without; leave it out"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for a run's identity; those that came later only where they are not left out."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        told |= {"warm_up": self.warm_up or None, "rates": self.given_rates or None}
+        return {name: value for name, value in told.items() if name not in LATER or value != LATER[name]}
 
     def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
         """Check the lengths against `epochs`, and return the recipes of the first epochs, one each."""
@@ -127,68 +154,38 @@ class Optimization:
         return self.ramp.recipes(recipe, epochs) if isinstance(self.ramp, Ramp) else []
 
 
-def find_rate(optimizer: str, learning_rate: float | None) -> float:
-    """Return the learning rate, the optimizer's own unless given. Raises InputError for wrong ones."""
-    if optimizer not in LEARNING_RATES:
-        raise InputError(f"optimizer: expected one of {sorted(LEARNING_RATES)}, got {optimizer!r}")
-    rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
-    if check_number("learning_rate", rate) <= 0:
-        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
-    return float(rate)
+def batch_norms(model: nn.Module) -> list[NormBase]:
+    """Return the layers whose running statistics move with a momentum."""
+    return [m for m in model.modules() if isinstance(m, NormBase) and m.running_mean is not None]
 
 
 def make_optimizer(
-    model: nn.Module, optimizer: str, learning_rate: float, options: Optimization
+    model: nn.Module,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
+    options: Optimization,
+    *,
+    kept: bool = False,
 ) -> Optimizer:
-    """Make SGD with momentum or Adam over the parameters that require a gradient; InputError if none does.
+    """Make the optimizer of the parameters that require a gradient; InputError if none does.
 
     With `max_norm`, each of its steps ends with the weights inside that bound, whoever takes it.
+    kept: whether checkpoints are written.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError(
-            "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
-        )
-    shared: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
-    if optimizer == "sgd":
-        made: Optimizer = SGD(parameters, momentum=options.momentum, **shared)
-    else:
-        made = Adam(parameters, betas=(options.momentum, 0.999), **shared)
+    if callable(optimizer):
+        options.check_left_alone()
+    made = make(
+        model, optimizer, learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
+        norm_decay=options.norm_decay, rates=options.given_rates, kept=kept,
+    )  # fmt: skip
     if options.max_norm is not None:
-        bounded, most = [weight for weight in parameters if weight.ndim > 1], options.max_norm
-        made.register_step_post_hook(lambda *_: _bound(bounded, most))
+        weights = [weight for group in made.param_groups for weight in group["params"]]
+        bounded, most = [weight for weight in weights if weight.ndim > 1], options.max_norm
+        made.register_step_post_hook(lambda *_: bound(bounded, most))
     return made
 
 
-def _bound(weights: Sequence[Tensor], most: float) -> None:
-    """Shorten the weights into each unit (a row along the first dimension) to an L2 norm of `most`."""
-    with torch.no_grad():
-        for weight in weights:
-            weight.renorm_(2, 0, most)
-
-
-def find_schedule(schedule: str | Schedule) -> Schedule:
-    """Find the schedule of that name, or take the function. InputError unless its factors are finite."""
-    factor = SCHEDULES.get(schedule) if isinstance(schedule, str) else schedule
-    if not callable(factor):
-        raise InputError(
-            f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share of training done, "
-            f"got {schedule!r}"
-        )
-    for done in (0.0, 0.5, 1.0):
-        check_number(f"schedule({done})", factor(done))
-    return factor
-
-
 def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:
-    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
-
-    steps: of an epoch.
-    """
-    factor, warm_up = find_schedule(options.schedule), options.warm_up * steps
-
-    def rate(step: int) -> float:
-        risen = min((step + 1) / warm_up, 1.0) if warm_up else 1.0
-        return risen * factor(min(step / (epochs * steps), 1.0))
-
-    return LambdaLR(optimizer, rate)
+    """Schedule the learning rate of each step. steps: of an epoch."""
+    by_epoch = options.schedule_by == "epoch"
+    return follow(optimizer, options.schedule, epochs, steps, warm_up=options.warm_up, by_epoch=by_epoch)

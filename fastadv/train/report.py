@@ -15,7 +15,8 @@ class EpochReport:
     Without a test set the accuracies are None and {}. learning_rate: of the epoch's last step.
     ema_clean_accuracy, ema_robust_accuracy: of the averaged weights, where `ema` is on. own_accuracy: on the
     examples that the recipe crafts of the first 512 test images, or of those of the validation set where
-    there is one. alarm: what is wrong and what to do. validation_...: the same on the validation set.
+    there is one. alarm: what is wrong and what to do. validation_...: the same on the validation set. tested:
+    whether accuracies were measured, see `Measuring`.
     """
 
     epoch: int
@@ -32,6 +33,7 @@ class EpochReport:
     validation_robust_accuracy: dict[str, float] = field(default_factory=dict)
     validation_ema_clean_accuracy: float | None = None
     validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
+    tested: bool = True
 
     @property
     def lowest(self) -> float:
@@ -48,12 +50,13 @@ class EpochReport:
 
 
 def comparable(past: Sequence[EpochReport]) -> list[EpochReport]:
-    """Return the last report and those before it with the same attacks; none without attacks."""
+    """Return the last report that was tested and those before it with the same attacks; none without."""
 
     def measured(report: EpochReport) -> list[set[str]]:
         kinds = ("", "ema_", "validation_", "validation_ema_")
         return [set(getattr(report, f"{kind}robust_accuracy")) for kind in kinds]
 
+    past = [report for report in past if report.tested]
     if not past or past[-1].lowest < 0:
         return []
     return [report for report in past if measured(report) == measured(past[-1])]

@@ -52,7 +52,7 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
     ("command", "groups"),
     [
         ("attack", "Model Images Attack Computation"),
-        ("train", "Model Images Recipe Optimization Ending Results Computation"),
+        ("train", "Preset Model Images Recipe Optimization Ending Results Computation"),
         ("construct", "Model Images Construction Computation"),
         ("evaluate", "Model Images Attack Results RobustBench Computation"),
     ],

@@ -43,7 +43,7 @@ def test_names_and_arguments(text, parts):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("mixup", "no augmentation 'mixup'; there are none, crop, flip"),
+        ("mixer", "no augmentation 'mixer'; there are none, crop, flip"),
         ("crop+", "no augmentation ''"),
         ("crop_flip:padding=2", "name its parts"),
         ("cutout:side=3", "cutout takes no 'side'; it takes size, fill"),

@@ -10,8 +10,10 @@ import fastadv as fa
 from fastadv.cli import _train, _train_options
 from fastadv.cli._recipes import parse_ramp
 from fastadv.errors import InputError
+from fastadv.runs import checkpoint
 from fastadv.train import Ramp
 from fastadv.train.measuring import Measure
+from fastadv.train.presets import PRESETS
 
 LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"
 ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
@@ -166,3 +168,41 @@ def test_a_ramp_that_cannot_be_understood(text):
 )  # fmt: skip
 def test_wrong_options_are_wrong_usage(refused, options, word):
     refused(f"{LINE} {options}", word)
+
+
+def test_presets_are_listed_with_published_figures(fastadv):
+    listed = json.loads(fastadv("train --presets --json").out)
+    assert listed.keys() == PRESETS.keys()
+    assert listed["wong2020"]["options"]["schedule"] == "cyclic_half"
+    assert (listed["fastat"]["clean"], listed["fastat"]["robust"]) == (82.4, 50.49)
+    printed = fastadv("train --presets").out
+    assert all(name[:8] in printed for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [("--preset rice2020 --data digits", "settings for cifar10, not for --data digits"),
+     ("--preset nobody", "expected one of wong2020"),
+     ("--preset debenedetti2022", "--model"),
+     ("--preset wang2023", "--generated and --fraction belong together"),
+     ("-m small_cnn -d digits --schedule sometimes", "no schedule 'sometimes'"),
+     ("-m small_cnn -d digits --rate 0.5", "expected KEY=VALUE"),
+     ("-m small_cnn -d digits --accumulate 0", "accumulate")],
+)  # fmt: skip
+def test_a_preset_or_option_that_cannot_be_is_wrong_usage(fastadv, options, told):
+    done = fastadv(f"train {options}")
+    assert done.code == 2
+    assert told in " ".join(done.err.split())
+
+
+def test_options_of_the_optimizer_reach_the_run(fastadv, tmp_path):
+    done = fastadv(
+        "train -m small_cnn -o width=4 -d digits --samples 60 --test-samples 20 --epochs 2 --batch-size 10 "
+        "--optimizer adamw --no-norm-decay --rate *bias=0.5 --schedule cyclic:peak=0.3 --schedule-by epoch "
+        f"--accumulate 2 --drop-last --test-every 2 --momentum 0.8 --run-dir {tmp_path}/run --device cpu"
+    )
+    assert done.code == 0, done.err
+    config = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").progress["config"]
+    assert config["schedule"]["peak"] == 0.3
+    names = "optimizer", "norm_decay", "schedule_by", "accumulate", "drop_last", "momentum", "rates"
+    assert [config[name] for name in names] == ["adamw", False, "epoch", 2, True, 0.8, [["*bias", 0.5]]]

@@ -74,22 +74,24 @@ def test_training_says_that_the_order_is_not_promised(tmp_path, logged):
     assert about["config"]["data"]["samples"] == 23
 
 
-def test_a_run_is_resumed_within_an_epoch(tmp_path):
+@pytest.mark.parametrize("moving", [{}, {"accumulate": 2, "drop_last": True}])
+def test_a_run_is_resumed_within_an_epoch(tmp_path, moving):
     served = []
 
     def source(epoch):
         for x, y in zip(DATA.x, DATA.y, strict=True):
             served.append(epoch)
-            if len(served) == 41:
+            if len(served) == 36:
                 raise KeyboardInterrupt
             yield x, int(y)
 
-    options = {"run_dir": tmp_path, "execution": fa.train.Execution(checkpoint_every=1)}
+    moving = {"optimization": fa.train.Optimization(**moving)}
+    options = {"run_dir": tmp_path, "execution": fa.train.Execution(checkpoint_every=1), **moving}
     with pytest.raises(KeyboardInterrupt):
         train(Stream(source, 23), **options)
     model, past = train(Stream(source, 23), **options, resume=True)
     assert [report.epoch for report in past] == [2]
-    whole, (_, second) = train(Stream(chunks(23), 23))
+    whole, (_, second) = train(Stream(chunks(23), 23), **moving)
     assert past[0].loss == second.loss
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
 

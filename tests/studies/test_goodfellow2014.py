@@ -18,7 +18,7 @@ from fastadv.studies.goodfellow2014 import SCALES, measure, moves, paper, tables
 from fastadv.studies.goodfellow2014.measure import Answers, Bench, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets
 from fastadv.studies.study import unwatched
-from fastadv.train.optim import SCHEDULES
+from fastadv.train.schedules import SCHEDULES
 
 TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 

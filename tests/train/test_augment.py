@@ -64,7 +64,11 @@ def test_the_alternating_flip_shows_the_other_side_in_the_next_epoch():
     assert not torch.equal(first, alternating_flip(x, ids=ids, seed=6, epoch=1))
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
+# interpolation and colors round to the type; mixed images have tests of their own
+MOVING = AUGMENTS.keys() - {"random_resized_crop", "color", "cutmix", "mixup"}
+
+
+@pytest.mark.parametrize("name", sorted(MOVING))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_type_and_layout_of_the_images_do_not_matter(name, dtype, channels):
@@ -144,8 +148,8 @@ def test_names_and_functions():
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ("mixup", r"alternating_flip, cutout.*got 'mixup'"),
-        (["crop", "mixup"], "got 'mixup'"),
+        ("mixer", r"alternating_flip, cutout.*got 'mixer'"),
+        (["crop", "mixer"], "got 'mixer'"),
         (["crop", 3], "got 3"),
         ([], "empty list"),
         (5, "got 5"),

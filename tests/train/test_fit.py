@@ -162,6 +162,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
         "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
+        "craft_smoothing": None, "start_length": None, "statistics": None,
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 
@@ -174,18 +175,18 @@ def test_tied_weights_are_kept(tmp_path):
 
     past = train(tied(), epochs=2, run_dir=tmp_path / "a", schedule="constant")
     model = tied()
-    train(model, epochs=2, run_dir=tmp_path / "a", resume=True)
+    train(model, epochs=2, run_dir=tmp_path / "a", resume=True, schedule="constant")
     assert len(past) == 2
     assert model[2].weight is model[1].weight
 
 
 BAD = {
     "epochs": [{"epochs": 0}, {"epochs": 1.5}], "batch_size": [{"batch_size": 0}, {"batch_size": "8"}],
-    "checkpoint_every": [{"checkpoint_every": 0}], "precision": [{"precision": "fp16"}],
+    "checkpoint_every": [{"checkpoint_every": 0}], "precision": [{"precision": "half"}],
     "optimizer": [{"optimizer": "lion"}], "resume": [{"resume": "yes"}], "progress": [{"progress": 1}],
     "schedule": [{"schedule": value} for value in ("sometimes", 0.1, lambda done: math.nan)],
     "augment": [{"augment": value} for value in
-                ("mixup", lambda x, *, ids, seed: x[:, :, 1:], lambda x, *, ids, seed: None)],
+                ("mixer", lambda x, *, ids, seed: x[:, :, 1:], lambda x, *, ids, seed: None)],
     "learning_rate": [{"learning_rate": rate} for rate in (0.0, math.nan, "fast")],
     "momentum": [{"momentum": value} for value in (1.0, -0.1)],
     "weight_decay": [{"weight_decay": value} for value in (-1.0, math.inf)],

@@ -15,7 +15,8 @@ def test_fgsm_breaks_softmax_regression_and_training_on_it_helps(shared_data):
     figures = {}
     for recipe in (fa.train.Standard(), fa.train.FGSMTraining(fa.Linf(0.25))):
         model = fa.models.SoftmaxRegression()
-        fa.train.fit(model, train_set, recipe, epochs=3, learning_rate=0.1)
+        constant = fa.train.Optimization(schedule="constant")
+        fa.train.fit(model, train_set, recipe, epochs=3, learning_rate=0.1, optimization=constant)
         figures[type(recipe).__name__] = fa.evaluate(model, test_set, attacks)
     assert figures["Standard"].clean_accuracy > 0.85
     assert figures["Standard"]["fgsm"].robust_accuracy < 0.01

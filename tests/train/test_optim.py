@@ -8,7 +8,9 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import Optimization, Piecewise, Standard, fit
-from fastadv.train.optim import SCHEDULES, find_rate, make_optimizer, make_schedule
+from fastadv.train._optimizers import find_rate
+from fastadv.train.optim import make_optimizer, make_schedule
+from fastadv.train.schedules import SCHEDULES
 
 from .nets import images, net
 
@@ -79,7 +81,8 @@ def test_warm_up_rises_linearly_to_the_schedule():
     values, cosine = rates("cosine", 40, warm_up=10), rates("cosine", 40)
     for k in range(40):
         assert values[k] == pytest.approx(cosine[k] * min((k + 1) / 10, 1))
-    options = {"epochs": 3, "batch_size": 10, "learning_rate": 0.3, "optimization": Optimization(warm_up=1.5)}
+    options = {"epochs": 3, "batch_size": 10, "learning_rate": 0.3}
+    options |= {"optimization": Optimization(warm_up=1.5, schedule="constant")}
     (first, *_, last) = fit(net(), images(), Standard(), **options)
     assert first.learning_rate == pytest.approx(0.3 * 5 / 7.5)
     assert last.learning_rate == 0.3

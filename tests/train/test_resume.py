@@ -82,7 +82,8 @@ def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkey
 
 
 def fit_of(folder, **options):
-    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2, "epochs": 2} | options
+    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2, "epochs": 2}
+    settings |= {"schedule": "constant"} | options
     return fa.train.epochs(net(), images(), pgd(), run_dir=folder, **grouped(**settings))
 
 
@@ -139,7 +140,9 @@ def pgd(**changed):
 REFUSED = {
     "batch_size": 10, "seed": 1, "epochs": 3, "optimizer": "adam", "learning_rate": 0.06, "momentum": 0.8,
     "weight_decay": 4e-4, "schedule": "step", "augment": None, "precision": "bf16", "warm_up": 1,
-    "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "recipe": pgd(threat=fa.Linf(0.2)),
+    "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False, "accumulate": 2,
+    "rates": {"0.*": 0.5}, "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
+    "recipe": pgd(threat=fa.Linf(0.2)),
 }  # fmt: skip
 FUNCTIONS = {
     "schedule": (by_share(1), by_share(2)),

@@ -79,7 +79,8 @@ def logistic(
         own = folder / name.replace(" ", "_")
         train = partial(
             fa.train.fit, model, train_set, recipe, run_dir=own / "run", resume=True, batch_size=BATCH_SIZE,
-            learning_rate=LEARNING_RATE, optimization=fa.train.Optimization(weight_decay=0.0), seed=seed,
+            learning_rate=LEARNING_RATE, seed=seed,
+            optimization=fa.train.Optimization(weight_decay=0.0, schedule="constant"),
         )  # fmt: skip
         config = {"radius": radius, "test_set": test_set.describe()}
         rows: list[dict[str, float]] = []

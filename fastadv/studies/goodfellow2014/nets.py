@@ -15,8 +15,8 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014.settings import Settings
 from fastadv.studies.study import Watch, trained
-from fastadv.train.optim import SCHEDULES
 from fastadv.train.report import best
+from fastadv.train.schedules import SCHEDULES
 
 ENSEMBLE, MEMBER, LARGE = "ensemble", "member-", "large_adversarial"
 # pylearn2's recipe for maxout on MNIST, with one momentum and a cosine in place of its slow changes

@@ -17,6 +17,7 @@ from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.runs.description import added
 from fastadv.threat import Threat
+from fastadv.train.recipes._mixed import of_mixed
 from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
@@ -102,11 +103,12 @@ def check_crafting(smoothing: float, loss: Loss, statistics: str, weight: float 
         )
 
 
-def smoothed(loss: Loss, smoothing: float) -> Loss:
-    """Return what examples ascend: `loss`, or the cross-entropy with smoothed labels."""
+def smoothed(loss: Loss, smoothing: float, y: Tensor) -> Loss:
+    """Return what examples ascend: `loss`, or the cross-entropy with smoothed labels; y may be mixed."""
 
-    def each(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+    def each(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        wanted = y.to(logits) if y.is_floating_point() else labels
+        return cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
 
     return each if smoothing else loss
 
@@ -156,6 +158,8 @@ def ascent(
     A step is 2.5 · radius / steps long unless given.
     """
     check_loss(loss)
+    if y.is_floating_point():
+        loss, y = of_mixed(loss, y)
     length = step_length(threat, step_size, steps, 2.5)
     return last_iterate(
         frozen_twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start

@@ -44,16 +44,14 @@ class AWP:
         """Take one step on the weights, by the gradient at the weights that moved."""
         loss_at = at.each(self._made)
         if at.epoch <= self.warmup:
-            losses = at.each(_taken, loss_at)
-            at.backward(losses)
+            losses = at.backward_each(_taken, loss_at)
         else:
             ascent = self._ascent(at, loss_at)
             with put_back(ascent):
                 with torch.no_grad():
                     for weight, way in ascent.items():
                         weight.add_(way)
-                losses = at.each(_taken, loss_at)
-                at.backward(losses)
+                losses = at.backward_each(_taken, loss_at)
         at.descend()
         return losses
 

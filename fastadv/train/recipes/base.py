@@ -1,7 +1,8 @@
 """What a recipe is: a loss, or a step of its own."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
@@ -12,9 +13,13 @@ from torch.optim import Optimizer
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._share import Means, Share, Stride
+from fastadv.train._scale import LossScale
+from fastadv.train._share import Means, Pass, Share, Stride
+from fastadv.train._statistics import whole_batch_statistics
 
 T = TypeVar("T")
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Recipe(Protocol):
@@ -47,7 +52,9 @@ class BatchPart:
 
     def autocast(self) -> torch.autocast:
         """Return a context of the run's precision. Leave it before weights change: it caches casts."""
-        return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(
+            self.x.device.type, HALVES.get(self.precision, torch.bfloat16), enabled=self.precision in HALVES
+        )
 
 
 def _unnoted(loss: Means) -> None:
@@ -67,8 +74,11 @@ class Step(BatchPart):
     means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
     to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
 
-    `each` goes through the parts in which a run with `deterministic` cuts a batch. `backward`, `gradients`
-    and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
+    `each` goes through the parts in which a run with `deterministic` or `accumulate` cuts a batch.
+    `backward`, `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows
+    of a list.
+    `backward_each` is `backward` of `each`, one part's passes held at a time. In fp16, `scale` keeps these
+    gradients in range, and `descend` leaves out a step whose gradients are not finite.
     """
 
     optimizer: Optimizer
@@ -77,6 +87,7 @@ class Step(BatchPart):
     check: Callable[[Means], None] = _unnoted
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
+    scale: LossScale | None = None
     share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
@@ -84,14 +95,19 @@ class Step(BatchPart):
 
         There is one, this step, unless the batch is cut. What torch draws is then keyed by part.
         """
-        if self.share.parts is None:
-            return [do(self, *(each[0] for each in held))]
+        return list(self._each(do, *held))
+
+    def _each(self, do: Callable[..., T], *held: Sequence[Any]) -> Iterator[T]:
+        if not self.share.is_cut:
+            yield do(self, *(each[0] for each in held))
+            return
         key = int(torch.randint(1 << 62, ()))
-        made = []
         for part, *own in zip(self._parts, *held, strict=True):
-            with rng.torch_seeded(rng.derive(key, "part", part.share.rank), self.x.device):
-                made.append(do(part, *own))
-        return made
+            drawn = rng.torch_seeded(rng.derive(key, "part", part.share.number), self.x.device)
+            # a pass has statistics of its own; exact parts may have none
+            with drawn, whole_batch_statistics(part.share) if isinstance(part.share, Pass) else nullcontext():
+                made = do(part, *own)
+            yield made
 
     @cached_property
     def _parts(self) -> list[BatchPart]:
@@ -105,27 +121,55 @@ class Step(BatchPart):
     def backward(self, loss: Means) -> None:
         """Compute fresh gradients of `loss`. FloatingPointError unless it is finite, on a GPU later."""
         self.check(loss)
+        self._backward(self.share.by_cut(loss))
+
+    def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
+        """Compute fresh gradients of the losses do(part), as of `each`, and return them, detached."""
+        losses: list[Tensor] = []
+
+        def taken() -> Iterator[Tensor]:
+            for loss in self._each(do, *held):
+                losses.append(loss.detach())
+                if not self.share.is_cut or loss.ndim:
+                    self.check([loss] * len(self.share.cut))
+                yield loss
+
+        self._backward(taken())
+        if self.share.is_cut:
+            self.check(losses)
+        return losses
+
+    def _backward(self, losses: Iterable[Tensor]) -> None:
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
 
         def own() -> Iterator[list[Tensor | None]]:
-            for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True):
+            for stride, mean in zip(self.share.cut, losses, strict=True):
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(stride.weighted(mean))
+                torch.autograd.backward(self._scaled(stride.weighted(mean)))
                 yield [weight.grad for weight in weights]
 
         for weight, gradient in zip(weights, self.share.add_up(own(), weights), strict=True):
             weight.grad = gradient
+        if self.scale is not None:
+            self.scale.unscale(weight.grad for weight in weights)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.scale is None else self.scale.scaled(loss)
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Compute the gradient of `loss` by each of `weights`, None where it does not depend on it."""
         own = (
-            torch.autograd.grad(stride.weighted(mean), weights, allow_unused=True)
+            torch.autograd.grad(self._scaled(stride.weighted(mean)), weights, allow_unused=True)
             for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
         )
-        return self.share.add_up(own, weights)
+        found = self.share.add_up(own, weights)
+        return found if self.scale is None else self.scale.directions(found)
 
     def descend(self) -> None:
         """Take one step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""
+        if self.scale is not None and not self.scale.admits_step():
+            # without gradients a step changes nothing, and the schedule sees that it was taken
+            self.optimizer.zero_grad(set_to_none=True)
         if self.clip_norm is not None:
             # frozen weights may hold gradients of the caller's
             groups = self.optimizer.param_groups
@@ -184,7 +228,7 @@ def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
         with part.autocast():
             return loss_of(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
 
-    at.backward(at.each(loss))
+    at.backward_each(loss)
     at.descend()
 
 

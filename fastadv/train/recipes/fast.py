@@ -84,7 +84,7 @@ class FastTraining(Crafted):
         if not self.clamp_start:
             around = replace(around, box=(-math.inf, math.inf))
         start = around.random_start(x, seed=seed, ids=ids, length=self.start_length or "ball")
-        loss = smoothed("ce", self.craft_smoothing)
+        loss = smoothed("ce", self.craft_smoothing, y)
         return ascent(model, x, y, room, 1, step_size, loss=loss, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class PGDTraining(Crafted):
         start = None
         if self.random_start:
             start = self.threat.random_start(x, seed=seed, ids=ids, length=self.start_length)
-        loss = smoothed(self.loss, self.craft_smoothing)
+        loss = smoothed(self.loss, self.craft_smoothing, y)
         return ascent(model, x, y, self.threat, self.steps, self.step_size, loss=loss, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:

@@ -77,11 +77,20 @@ CASES: dict[str, dict[str, Any]] = {
     "ikl": {"recipe": IKL(THREAT, 2), "batch_size": 7},
     "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
     "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
+    # 26 = 2 * 12 + 2, in passes of 4: with three processes the last one has none of the last batch
+    "accumulate": {
+        "recipe": AWP(TRADES(THREAT, 2), 0.01),
+        "batch_size": 4,
+        "accumulate": 3,
+        "ema": 0.9,
+        "augment": ["shift", "cutmix"],
+    },
+    "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 # with two what differs most between processes; each start costs seconds
-CASES_OF = {2: ["standard", "free", "awp", "prior"], 3: list(CASES)}
+CASES_OF = {2: ["standard", "free", "awp", "prior", "accumulate"], 3: list(CASES)}
 
 
 def train(name: str, **options: Any) -> dict[str, Any]:

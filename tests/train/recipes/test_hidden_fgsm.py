@@ -121,7 +121,10 @@ def trained(recipe: object, activation: type[nn.Module]) -> float:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), activation(), nn.Linear(32, 3))
     data = images(150)
-    fa.train.fit(model, data, recipe, epochs=20, batch_size=25, optimizer="adam", learning_rate=1e-2)
+    fa.train.fit(
+        model, data, recipe, epochs=20, batch_size=25, optimizer="adam", learning_rate=1e-2,
+        optimization=fa.train.Optimization(schedule="constant"),
+    )  # fmt: skip
     assert fa.evaluate(model, data).clean_accuracy > 0.95
     return float(model[:3](data.x).abs().mean().detach())
 

@@ -38,7 +38,10 @@ def trained(recipe):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    train.fit(model, train_set, recipe, epochs=4, batch_size=32, optimizer="adam", learning_rate=5e-3)
+    train.fit(
+        model, train_set, recipe, epochs=4, batch_size=32, optimizer="adam", learning_rate=5e-3,
+        optimization=train.Optimization(schedule="constant"),
+    )  # fmt: skip
     table = fa.evaluate(model, test_set, {"pgd": partial(fa.attacks.pgd, threat=THREAT, steps=5)})
     return table.clean_accuracy, table["pgd"].robust_accuracy
 

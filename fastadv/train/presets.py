@@ -1,0 +1,225 @@
+"""Settings of papers, with their published figures: what `fastadv train --preset` runs."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fastadv.errors import InputError
+from fastadv.threat import Linf, Threat
+from fastadv.train._mixing import Mixing
+from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.ending import Ending
+from fastadv.train.execution import Execution
+from fastadv.train.fit import fit
+from fastadv.train.optim import Optimization
+from fastadv.train.recipes import RECIPES, OwnStep, Recipe
+from fastadv.train.schedules import OneCycle
+
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What a paper trained, as far as `fit` can do the same.
+
+    model, options: the built-in network with its options; None where the caller brings it.
+    recipe, arguments: its name and arguments beside `threat`.
+    augment: names of augmentations, or a pair of name and arguments.
+    generated: the share of generated or extra images in each batch, which the caller brings.
+    clean, robust: published accuracies in percent; robust is under `judge`.
+    source: where the settings stand. differs: what is not as there.
+    """
+
+    paper: str
+    source: str
+    data: str
+    model: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    threat: Threat = field(default_factory=lambda: Linf(8 / 255))
+    epochs: int
+    batch_size: int
+    optimizer: str = "sgd"
+    learning_rate: float
+    optimization: Optimization
+    execution: Execution = Execution()
+    ending: Ending = Ending()
+    augment: tuple[str | tuple[str, Mapping[str, Any]], ...] = ("crop", "flip")
+    generated: float | None = None
+    clean: float
+    robust: float
+    judge: str = "AutoAttack"
+    differs: tuple[str, ...] = ()
+
+    def make_recipe(self) -> Recipe | OwnStep:
+        """Make the recipe. Raises InputError where this version has none of that name."""
+        if self.recipe not in RECIPES:
+            raise InputError(
+                f"preset: expected one of the recipes {', '.join(RECIPES)}, got {self.recipe!r}, which "
+                f"{self.paper} trains with; choose another preset"
+            )
+        made: Recipe | OwnStep = RECIPES[self.recipe](threat=self.threat, **self.arguments)
+        return made
+
+    def make_augment(self) -> list[Augment]:
+        """Make the augmentations, in their order."""
+        made: list[Augment] = []
+        for each in self.augment:
+            name, arguments = (each, {}) if isinstance(each, str) else each
+            for part in AUGMENTS[name]:
+                if isinstance(part, Mixing):
+                    made.append(type(part)(**arguments))
+                else:
+                    made.append(partial(part, **arguments) if arguments else part)
+        return made
+
+    def training(self) -> dict[str, Any]:
+        """Return what `fit` takes beside the model and its data: the recipe and every option."""
+        return {
+            "recipe": self.make_recipe(), "epochs": self.epochs, "batch_size": self.batch_size,
+            "optimizer": self.optimizer, "learning_rate": self.learning_rate, "augment": self.make_augment(),
+            "optimization": self.optimization, "execution": self.execution, "ending": self.ending,
+        }  # fmt: skip
+
+
+def _averaged(rate: float, batch_size: int, epochs: int, **given: Any) -> dict[str, Any]:
+    """Return what the settings of Gowal et al. and those who followed them have in common."""
+    return {
+        "data": "cifar10", "model": "wide_resnet", "optimizer": "nesterov", "learning_rate": rate,
+        "options": {"depth": 28, "widen_factor": 10, "activation": "silu", "padding": "same",
+                    "normalize": "cifar10"},
+        "batch_size": batch_size, "epochs": epochs, "generated": 0.7,
+        # torch's OneCycleLR of the authors' code moves the momentum, too, once an epoch
+        "optimization": Optimization(
+            weight_decay=5e-4, norm_decay=False, batch_norm_momentum=0.01, ema=0.995,
+            schedule=OneCycle(0.025, (0.85, 0.95)), schedule_by="epoch",
+        ),
+        "differs": (
+            "examples are crafted in eval mode",
+            "the average of weights does not begin anew after 2.5% of training",
+            "the bias of the last layer, too, is left without decay",
+            *given.pop("differs", ()),
+        ),
+        **given,
+    }  # fmt: skip
+
+
+_STEPS = {"steps": 10, "step_size": 2 / 255}
+_TRADES = _STEPS | {"label_smoothing": 0.1, "start": "uniform"}
+_FASTAT: dict[str, Any] = {
+    "source": "github.com/fzjcdt/FastAT_Benchmark, main.py and configs/cifar10",
+    "data": "cifar10", "model": "resnet18", "epochs": 100, "batch_size": 128, "learning_rate": 0.1,
+    "optimization": Optimization(
+        weight_decay=5e-4, ema=0.9995, schedule=OneCycle(0.3, (0.85, 0.95)), schedule_by="epoch"
+    ),
+    "differs": (
+        "the statistics of BatchNorm are the last ones, not their average",
+        "the authors hold out 1,000 training images to choose the epoch: --validation 1000",
+    ),
+}  # fmt: skip
+
+PRESETS: dict[str, Preset] = {
+    "wong2020": Preset(
+        paper="Wong, Rice, Kolter 2020 (arXiv 2001.03994)",
+        source="github.com/locuslab/fast_adversarial, CIFAR10/train_fgsm.py; figures: RobustBench",
+        data="cifar10", model="preact_resnet18",
+        options={"shortcut": "raw", "final_norm": False, "normalize": "cifar10"},
+        recipe="fast", arguments={"step_size": 10 / 255}, epochs=15, batch_size=128, learning_rate=0.2,
+        optimization=Optimization(weight_decay=5e-4, schedule="cyclic_half"),
+        execution=Execution(precision="fp16"), clean=83.34, robust=43.21,
+        differs=("examples are crafted in fp32 and in eval mode",),
+    ),
+    "rice2020": Preset(
+        paper="Rice, Wong, Kolter 2020 (arXiv 2002.11569)",
+        source="github.com/locuslab/robust_overfitting, train_cifar.py; figures: RobustBench",
+        data="cifar10", model="wide_resnet",
+        options={"depth": 34, "widen_factor": 20, "normalize": "cifar10"},
+        recipe="pgd", arguments=_STEPS, epochs=200, batch_size=128,
+        learning_rate=0.1, optimization=Optimization(weight_decay=5e-4, schedule="piecewise"),
+        clean=85.34, robust=53.42,
+        differs=(
+            "the published weights are those of the best epoch: best.safetensors",
+            "examples are crafted in eval mode",
+        ),
+    ),
+    "fastat": Preset(
+        paper="FastAT benchmark, PGD-10 with averaged weights", recipe="pgd",
+        arguments={**_STEPS, "label_smoothing": 0.4}, clean=82.4, robust=50.49,
+        **_FASTAT,
+    ),
+    "fastat_n_fgsm": Preset(
+        paper="FastAT benchmark, N-FGSM with averaged weights", recipe="fast",
+        arguments={"method": "n-fgsm", "label_smoothing": 0.4}, clean=78.6, robust=47.77,
+        **_FASTAT,
+    ),
+    "gowal2020": Preset(
+        paper="Gowal et al. 2020 (arXiv 2010.03593), with extra images",
+        source="github.com/imrahulr/adversarial_robustness_pytorch, README.md; figures: RobustBench",
+        recipe="trades", arguments={**_TRADES, "beta": 6.0},
+        clean=89.48, robust=62.8,
+        **_averaged(0.4, 1024, 400, differs=(
+            "settings are those of a reimplementation, which tells 0.5 to 0.9 points less",)),
+    ),
+    "wang2023": Preset(
+        paper="Wang et al. 2023 (arXiv 2302.04638), with 1M generated images",
+        source="github.com/wzekai99/DM-Improves-AT, README.md; figures: table 1",
+        recipe="trades", arguments={**_TRADES, "beta": 5.0}, clean=91.12, robust=63.35,
+        **_averaged(0.2, 512, 400),
+    ),
+    "pang2022": Preset(
+        paper="Pang et al. 2022 (arXiv 2202.10103), SCORE with 1M generated images",
+        source="github.com/P2333/SCORE, README.md; figures: RobustBench",
+        recipe="score", arguments={**_STEPS, "beta": 4.0, "start": "uniform"},
+        clean=88.61, robust=61.04, **_averaged(0.2, 512, 400),
+    ),
+    "debenedetti2022": Preset(
+        paper="Debenedetti, Sehwag, Mittal 2022 (arXiv 2209.07399), XCiT-S12 from ImageNet weights",
+        source="github.com/dedeswim/vits-robustness-torch, configs/xcit-adv-finetuning.yaml, README.md",
+        data="cifar10", model=None, recipe="trades", arguments={"steps": 10, "beta": 6.0}, epochs=20,
+        batch_size=512, optimizer="adamw", learning_rate=5e-5,
+        optimization=Optimization(weight_decay=0.5, norm_decay=False, schedule="cosine", warm_up=5),
+        augment=(("random_resized_crop", {"least": 0.8, "ratio": 1.05}), "flip"),
+        clean=90.06, robust=56.14,
+        differs=(
+            "the cosine ends at 0, theirs at a tenth of the rate, and the warm-up begins at 0",
+            "windows are resized bilinearly, theirs by cubic interpolation",
+        ),
+    ),
+}  # fmt: skip
+"""The papers by name."""
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset of that name; InputError for another one."""
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def seconds(
+    model: nn.Module,
+    train_set: Any,
+    recipe: Recipe | OwnStep,
+    *,
+    epochs: int,
+    batch_size: int,
+    execution: Execution = Execution(),
+) -> float:
+    """Estimate how long training takes here, without tests: steps of a copy on a few images, times the rest.
+
+    On a CPU they are 2 images; a larger batch may pass faster.
+    """
+    real = getattr(train_set, "real", train_set)  # of a mixture, by which epochs are counted
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    few = real.subset(range(min(2 if on_cpu else min(batch_size, 128), len(real))))
+    # a GPU's first step loads its kernels
+    last = fit(
+        deepcopy(model), few, recipe, epochs=1 if on_cpu else 2, batch_size=len(few),
+        execution=Execution(precision=execution.precision),
+    )[-1]  # fmt: skip
+    return last.seconds / len(few) * len(real) * epochs

@@ -1,0 +1,169 @@
+"""Learning rates over a run: schedules by name, and what the optimizer follows step by step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from fastadv._checks import check_number, check_share
+from fastadv.errors import InputError
+
+Schedule = Callable[[float], float]
+"""The factor on the learning rate as a function of the share of training done, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """`factor` to the number of milestones passed; milestones are shares of training, in increasing order.
+
+    By default a tenth at 1/2 and 3/4 (Rice, Wong, Kolter 2020: epochs 100 and 150 of 200). TRADES has (0.75,
+    0.9), Pang et al. 2021 (100 / 110, 105 / 110).
+    """
+
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        shares = tuple(check_share("milestones", each) for each in self.milestones)
+        if not shares or list(shares) != sorted(set(shares)):
+            raise InputError(f"milestones: expected increasing shares of training, got {self.milestones}")
+        check_share("factor", self.factor)
+        object.__setattr__(self, "milestones", shares)
+
+    def __call__(self, done: float) -> float:
+        return float(self.factor ** sum(done >= milestone for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """Linearly from `start` to 1 at the share `peak` of training, then down to 0.
+
+    By default as Wong, Rice, Kolter 2020 on MNIST, though from 0.04 rather than 0, so that the first step is
+    not wasted. On CIFAR-10 they have Cyclic(0.5, 0.0), by name "cyclic_half".
+    """
+
+    peak: float = 0.4
+    start: float = 0.04
+
+    def __post_init__(self) -> None:
+        check_share("peak", self.peak)
+        check_share("start", self.start, zero=True)
+
+    def __call__(self, done: float) -> float:
+        if done < self.peak:
+            return self.start + (1 - self.start) * done / self.peak
+        return (1 - done) / (1 - self.peak)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """From 1/25 up to 1 at the share `peak` of training, down to 1/250000, along cosines.
+
+    momentum: None, where it stays; or (low, high), between which it moves against the learning rate: high at
+    both ends, low at the peak. torch's OneCycleLR has (0.85, 0.95), by name "one_cycle_momentum"; it ends one
+    step earlier. With Adam it is the first beta.
+    """
+
+    peak: float = 0.3
+    momentum: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_share("peak", self.peak)
+        if self.momentum is not None:
+            low, high = (check_share("momentum", each, zero=True) for each in self.momentum)
+            if low > high:
+                raise InputError(f"momentum: expected the lower one first, got {self.momentum}")
+            object.__setattr__(self, "momentum", (low, high))
+
+    def __call__(self, done: float) -> float:
+        return self._along(done, 1 / 25, 1, 1 / 25e4)
+
+    def momentum_at(self, done: float) -> float:
+        """Return the momentum at this share of training. Only where it moves."""
+        low, high = self.momentum or (0.0, 0.0)
+        return self._along(done, high, low, high)
+
+    def _along(self, done: float, start: float, peak: float, end: float) -> float:
+        if done < self.peak:
+            return _between(start, peak, done / self.peak)
+        return _between(peak, end, (done - self.peak) / (1 - self.peak))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda done: 1.0,
+    "step": lambda done: 0.1 ** int(3 * done),
+    "piecewise": Piecewise(),
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "cyclic": Cyclic(),
+    "cyclic_half": Cyclic(0.5, 0.0),
+    "one_cycle": OneCycle(),
+    "one_cycle_momentum": OneCycle(momentum=(0.85, 0.95)),
+}
+DEFAULT = "cosine"
+
+
+def find_schedule(schedule: str | Schedule) -> Schedule:
+    """Find the schedule of that name, or take the function. InputError unless its factors are finite."""
+    factor = SCHEDULES.get(schedule) if isinstance(schedule, str) else schedule
+    if not callable(factor):
+        raise InputError(
+            f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share of training done, "
+            f"got {schedule!r}"
+        )
+    for done in (0.0, 0.5, 1.0):
+        check_number(f"schedule({done})", factor(done))
+    return factor
+
+
+def follow(
+    optimizer: Optimizer,
+    schedule: str | Schedule,
+    epochs: int,
+    steps: int,
+    *,
+    warm_up: float = 0.0,
+    by_epoch: bool = False,
+) -> LambdaLR:
+    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
+
+    steps: of an epoch. warm_up: epochs. by_epoch: whether the schedule moves after each epoch alone.
+
+    InputError for a schedule that moves the momentum of an optimizer that has none.
+    """
+    factor, rising = find_schedule(schedule), warm_up * steps
+
+    def done(step: int) -> float:
+        return min((step // steps) / epochs if by_epoch else step / (epochs * steps), 1.0)
+
+    def rate(step: int) -> float:
+        risen = min((step + 1) / rising, 1.0) if rising else 1.0
+        return risen * factor(done(step))
+
+    scheduler = LambdaLR(optimizer, rate)
+    if getattr(factor, "momentum", None) is not None:
+        _move_momentum(optimizer, lambda: factor.momentum_at(done(scheduler.last_epoch)))  # type: ignore[attr-defined]
+    return scheduler
+
+
+def _move_momentum(optimizer: Optimizer, momentum: Callable[[], float]) -> None:
+    """Let each step of the optimizer begin with this momentum."""
+    if not all(group.keys() & {"momentum", "betas"} for group in optimizer.param_groups):
+        raise InputError(
+            f"schedule: expected one that leaves the momentum alone, which {type(optimizer).__name__} does "
+            "not have, got one that moves it; take 'one_cycle'"
+        )
+
+    def before(*_: object) -> None:
+        for group in optimizer.param_groups:
+            if "momentum" in group:
+                group["momentum"] = momentum()
+            else:
+                group["betas"] = (momentum(), *group["betas"][1:])
+
+    optimizer.register_step_pre_hook(before)

@@ -1,0 +1,238 @@
+"""Optimizers by name and by function, groups of parameters, momentum that moves, and fp16."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.runs import checkpoint
+from fastadv.train import AWP, Execution, Optimization, PriorGuidedTraining, Standard, fit
+from fastadv.train._optimizers import find_rate, make
+from fastadv.train._scale import GROWTH_EVERY, LossScale
+from fastadv.train.optim import make_optimizer, make_schedule
+
+from .nets import assert_same, images, net, stopped
+
+RMSPROP = functools.partial(torch.optim.RMSprop, lr=0.01)
+OF_TORCH = {
+    "sgd": lambda w: torch.optim.SGD(w, 0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda w: torch.optim.SGD(w, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "adam": lambda w: torch.optim.Adam(w, 0.1, weight_decay=0.01),
+    "adamw": lambda w: torch.optim.AdamW(w, 0.1, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_a_name_is_that_optimizer_of_torch(name):
+    model, twin = net(), net()
+    ours = make_optimizer(model, name, 0.1, Optimization(weight_decay=0.01))
+    theirs = OF_TORCH[name](twin.parameters())
+    for _ in range(3):
+        for optimizer, each in ((ours, model), (theirs, twin)):
+            for k, weight in enumerate(each.parameters()):
+                weight.grad = weight.detach().sin() + k
+            optimizer.step()
+    assert_same(model, twin)
+
+
+def test_groups_have_their_own_decay_and_rate():
+    model = nn.ModuleDict(
+        {
+            "stem": nn.Linear(3, 4),
+            "norm": nn.LayerNorm((2, 4)),
+            "head": nn.Linear(4, 2),
+            "bn": nn.BatchNorm1d(4),
+        }
+    )
+    model["head"].bias.requires_grad_(False)
+    optimizer = make(
+        model, "adamw", 0.1, momentum=0.9, weight_decay=0.01, norm_decay=False,
+        rates=[("stem.w*", 0.5), ("stem.*", 0.25)],
+    )  # fmt: skip
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    met = {
+        names[id(weight)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
+    assert met == {
+        "stem.weight": (0.05, 0.01), "stem.bias": (0.025, 0.0), "norm.weight": (0.1, 0.0),
+        "norm.bias": (0.1, 0.0), "head.weight": (0.1, 0.01), "bn.weight": (0.1, 0.0), "bn.bias": (0.1, 0.0),
+    }  # fmt: skip
+    assert optimizer.param_groups[0]["lr"] == 0.1, "the rate that reports tell"
+    with pytest.raises(InputError, match=r"rates: .* got 'steam\.\*', which none has"):
+        make(model, "sgd", 0.1, momentum=0.9, weight_decay=0.0, rates=[("steam.*", 0.5)])
+
+
+def test_every_group_follows_the_schedule_from_its_own_rate():
+    options = Optimization(schedule="cosine", rates={"0.*": 0.1})
+    optimizer = make_optimizer(net(), "sgd", 0.2, options)
+    scheduler = make_schedule(optimizer, options, 1, 4)
+    for _ in range(2):
+        optimizer.step()
+        scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01])
+
+
+def test_a_function_makes_the_optimizer_and_resumes_bit_for_bit(tmp_path):
+    call = functools.partial(
+        fit, train_set=images(), recipe=Standard(), epochs=2, batch_size=10, optimizer=RMSPROP, seed=3,
+        optimization=Optimization(norm_decay=False),
+    )  # fmt: skip
+    whole = net()
+    reports = call(whole)
+    assert reports[0].learning_rate == pytest.approx(0.01, rel=0.5)
+    stopped(7, call, net(), run_dir=tmp_path, execution=Execution(checkpoint_every=3))
+    again = net()
+    call(again, run_dir=tmp_path, resume=True)
+    assert_same(again, whole)
+    state = checkpoint.load(tmp_path / "checkpoint.safetensors").progress["config"]
+    assert "RMSprop" in str(state["optimizer"])
+    assert (state["norm_decay"], state["learning_rate"]) == (False, None)
+    other = functools.partial(torch.optim.RMSprop, lr=0.01, alpha=0.9)
+    with pytest.raises(InputError, match="another optimizer"):
+        call(net(), optimizer=other, run_dir=tmp_path, resume=True)
+
+
+class Hoarder(torch.optim.SGD):
+    """An optimizer that remembers what no checkpoint holds."""
+
+    kept = staticmethod(lambda weight: [weight])
+
+    def step(self, closure=None):
+        super().step()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["hoard"] = self.kept(weight)
+
+
+def grouped_hoarder(groups):
+    made = Hoarder(groups, 0.1)
+    made.param_groups[0]["scale"] = torch.ones(1)
+    return made
+
+
+BAD = {
+    "name": ("lion", "expected one of sgd, nesterov, adam, adamw"),
+    "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer, got one that returns a list"),
+    "its own weights": (
+        lambda groups: torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
+        "over the",
+    ),
+    "closure": (lambda groups: torch.optim.LBFGS(groups), "closure"),
+    "state": (functools.partial(Hoarder, lr=0.1), "Hoarder with hoard, a list"),
+    "group": (grouped_hoarder, "Hoarder with"),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "match"), BAD.values(), ids=BAD)
+def test_what_cannot_train_or_be_kept_is_refused_before_the_first_step(optimizer, match, tmp_path):
+    model, seen = net(), []
+    with pytest.raises(InputError, match=f"optimizer: .*{match}"):
+        fit(model, images(), Standard(), epochs=1, optimizer=optimizer, run_dir=tmp_path / "a",
+            progress=lambda done, total: seen.append(done))  # fmt: skip
+    assert not seen
+    assert_same(model, net())
+
+
+def test_what_no_folder_keeps_may_be_anything():
+    assert len(fit(net(), images(), Standard(), epochs=1, optimizer=functools.partial(Hoarder, lr=0.1))) == 1
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.5}, {"weight_decay": 0.1}], ids=str)
+def test_options_that_a_function_has_itself_are_refused_beside_it(options):
+    with pytest.raises(InputError, match=rf"{next(iter(options))}: expected it in the optimizer"):
+        fit(net(), images(), Standard(), epochs=1, optimizer=RMSPROP, optimization=Optimization(**options))
+    with pytest.raises(InputError, match="momentum: expected a number > 0 for 'nesterov'"):
+        make_optimizer(net(), "nesterov", 0.1, Optimization(momentum=0))
+    assert find_rate(RMSPROP, None) is None
+
+
+def test_momentum_cycles_as_that_of_torch():
+    """Torch ends its cycle one step earlier, which over 400 steps is little."""
+    steps, ours, theirs = 400, [], []
+    for name in ("sgd", "adam"):
+        options = Optimization(schedule="one_cycle_momentum", momentum=0.85)
+        optimizer = make_optimizer(nn.Linear(2, 2), name, 0.1, options)
+        scheduler = make_schedule(optimizer, options, 1, steps)
+        peer = make_optimizer(nn.Linear(2, 2), name, 0.1, options)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(peer, 0.1, steps)
+        for _ in range(steps):
+            for each, follows, kept in ((optimizer, scheduler, ours), (peer, cycle, theirs)):
+                each.step()
+                group = each.param_groups[0]
+                kept.append(group["momentum"] if name == "sgd" else group["betas"][0])
+                follows.step()
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.1 * 4 / steps
+    assert (ours[0], min(ours)) == pytest.approx((0.95, 0.85))
+    with pytest.raises(InputError, match="one that leaves the momentum alone, which Adagrad"):
+        make_schedule(torch.optim.Adagrad(nn.Linear(1, 1).parameters()), options, 1, 2)
+
+
+def test_by_epoch_the_rate_stays_for_an_epoch():
+    options = Optimization(schedule="cosine", schedule_by="epoch")
+    optimizer = make_optimizer(nn.Linear(2, 2), "sgd", 1.0, options)
+    scheduler, rates = make_schedule(optimizer, options, 2, 3), []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1, 1, 1, 0.5, 0.5, 0.5])
+
+
+def test_fp16_trains_near_fp32_and_resumes_with_its_scale(tmp_path):
+    options = {"epochs": 2, "batch_size": 10, "optimization": Optimization(clip_norm=1.0)}
+    call = functools.partial(fit, train_set=images(), recipe=AWP(Standard()), **options)
+    exact, whole, again, cut = (net() for _ in range(4))
+    for each in (exact, whole, again, cut):
+        each[4].p = 0.0  # masks of fp16 are drawn otherwise
+    (_, first), (_, last) = call(exact), call(whole, execution=Execution(precision="fp16"))
+    assert last.loss == pytest.approx(first.loss, rel=0.05)
+    assert not torch.equal(exact[0].weight, whole[0].weight)
+    fp16 = Execution(precision="fp16", checkpoint_every=3)
+    stopped(7, call, cut, run_dir=tmp_path, execution=fp16)
+    path = tmp_path / "checkpoint.safetensors"
+    assert checkpoint.load(path).tensors["scale"].tolist() == [2.0**16, 5.0]
+    call(again, run_dir=tmp_path, resume=True, execution=fp16)
+    assert_same(again, whole)
+    assert checkpoint.load(path).tensors["scale"].tolist() == [2.0**16, 10.0]
+
+
+def test_a_step_that_overflows_is_left_out_and_halves_the_scale(tmp_path):
+    def steep(model, x, y, *, ids=None, seed=0):
+        return model(x).float().sum() * next(slopes)
+
+    slopes = iter([1e35, 1e-3])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    before = model[1].weight.clone()
+    call = functools.partial(
+        fit, model, images(20), steep, epochs=1, batch_size=10, run_dir=tmp_path, identity="1",
+        execution=Execution(precision="fp16"), optimization=Optimization(weight_decay=0.0, momentum=0.0),
+    )  # fmt: skip
+    call()
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors").tensors["scale"].tolist() == [2.0**15, 1.0]
+    assert model[1].weight.isfinite().all()
+    assert 0 < (model[1].weight - before).abs().max() < 1e-2
+
+
+def test_the_scale_doubles_after_many_steps_and_divides_gradients():
+    scale = LossScale(torch.device("cpu"))
+    gradient = torch.full((3,), 2.0**17)
+    scale.unscale([gradient, None])
+    assert gradient.tolist() == [2.0] * 3
+    for _ in range(GROWTH_EVERY):
+        assert scale.admits_step()
+    assert scale.values.tolist() == [2.0**17, 0.0]
+    (zero, known), none = scale.directions([torch.tensor([torch.inf, 2.0**18]), None])
+    assert (zero, known, none) == (0, 2, None)
+
+
+def test_fp16_is_refused_where_it_would_round_weights_or_gradients_away():
+    fp16 = Execution(precision="fp16")
+    with pytest.raises(InputError, match="precision: expected weights in float32 for 'fp16'"):
+        fit(net().double(), images(), Standard(), epochs=1, execution=fp16)
+    with pytest.raises(InputError, match=r"precision: .* PriorGuidedTraining, which takes gradients itself"):
+        fit(net(), images(), PriorGuidedTraining(fa.Linf(0.1)), epochs=1, execution=fp16)
