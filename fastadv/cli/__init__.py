@@ -24,6 +24,7 @@ from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._memory import keep_memory
+from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._panels import Debug, add, with_panels
 from fastadv.cli._sets import export, verify
@@ -52,6 +53,7 @@ for command, example in (
     (verify, f"fastadv verify sets/d_r {MODEL}"),
     (export, "fastadv export sets/d_r --out d_robust_CIFAR --kind torch"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
+    (merge, "fastadv merge runs/judged --out runs/judged"),
     (attackbench, f"fastadv attackbench {MODEL} -a fmn --norm l2 --out attackbench"),
     (models, "fastadv models --data cifar10 --norm linf"),
     (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),

@@ -72,7 +72,16 @@ def construct(
     dtype: Literal["uint8", "float32"] | None = o.option(
         None, "How pixels are stored; by default as in --data."
     ),
-    shard_size: int = o.count(1024, "Samples in a file; a stop loses at most that many."),
+    shard_size: int = o.count(
+        1024, "Samples in a file. A process holds one file at a time; a kill loses at most that many."
+    ),
+    shard: Any = o.option(
+        None,
+        "Build share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. Jobs may "
+        "have one folder or each its own; fastadv merge puts those together, and writes the index.",
+        parser=o.parse_shard,
+        metavar="I/N",
+    ),
     verify: bool = o.option(
         False, "Verify the finished set, with base and model: see fastadv verify.", "--verify"
     ),
@@ -83,9 +92,15 @@ def construct(
     after any stop. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
+    Jobs of an array do with --shard; SIGTERM loses the batch at work.
     """
     settings, norm = construction.settings(kind, machine.seed), construction.norm
     batch_size, place = machine.batch_size, machine.place()
+    rank, jobs = shard or (None, None)
+    if shard and verify:
+        o.refuse(
+            "--verify is for the whole set: leave it out with --shard, and run fastadv verify after merge."
+        )
     build = getattr(library, kind.replace("-", "_"))
 
     def kept() -> str:
@@ -98,12 +113,12 @@ def construct(
         with progress(kind) as tick:
             made = build(
                 net, dataset, **settings, dtype=dtype, out_dir=out, shard_size=shard_size,
-                batch_size=batch_size, progress=tick,
+                batch_size=batch_size, progress=tick, rank=rank, world_size=jobs,
             )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):
-        if dataset.shape[0] in (1, 3):
+        if dataset.shape[0] in (1, 3) and not shard:
             figures.thumbnails(made, dataset, out / "thumbnails.png")
         if verify:
             with progress("verify") as tick:

@@ -37,6 +37,8 @@ from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
 
+WHOLE = ("radii", "optimality", "portfolio", "out", "external", "strict")
+
 
 class Kept(Panel, title="Results"):
     """What is kept of an evaluation, and drawn of it."""
@@ -76,6 +78,13 @@ class Kept(Panel, title="Results"):
         "with a budget.",
     )
     resume: bool = o.option(False, "Go on with what --run-dir holds.", "--resume")
+    shard: Any = o.option(
+        None,
+        "Do share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. It needs "
+        "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
+        "without --shard gives the table.",
+        parser=o.parse_shard, metavar="I/N",
+    )  # fmt: skip
     indicators: bool = o.option(
         True,
         "Look for signs of masked gradients, on 8 to 200 images, on more than 8 as far as 5% of the passes "
@@ -115,8 +124,17 @@ class Kept(Panel, title="Results"):
             o.refuse("--portfolio puts several attacks in order: name another with -a.")
         if self.strict and not self.indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
+        if self.shard:
+            self._check_share()
         o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
         return tried
+
+    def _check_share(self) -> None:
+        """Refuse what is of all images."""
+        if self.run_dir is None:
+            o.refuse("--shard keeps its share in a folder: give --run-dir too.")
+        whole = {name: getattr(self, name) or None for name in WHOLE}
+        o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
 
 
 @names_attacks
@@ -145,7 +163,11 @@ def evaluate(
     --suite robustbench is that benchmark's evaluation: --data and --norm name its table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
+    Jobs of an array do with --shard.
     """
+    if results.shard:
+        whole = {"suite": benchmark.suite, "robustbench": benchmark.robustbench}
+        o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
     if benchmark.on_corruptions(images):
         yield from benchmark.run_corruptions(attack, options, results, network, images, machine)
         return
@@ -167,13 +189,18 @@ def evaluate(
 
         named = {label: one.with_sources(load) for label, one in named.items()}
         with progress("attacks") as tick:
-            kept = _kept(run_dir) if results.resume and run_dir is not None else 0
-            watched = watch(named, len(dataset), tick, kept=kept)
+            rank, jobs = results.shard or (None, None)
+            kept = _kept(run_dir) if results.resume and run_dir is not None and not jobs else 0
+            watched = watch(named, len(dataset) // (jobs or 1), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=machine.batch_size, run_dir=run_dir, resume=results.resume,
                 keep_samples=bool(results.out or results.external), indicators=results.indicators,
-                draws=results.draws, seed=machine.seed,
+                draws=results.draws, seed=machine.seed, rank=rank, world_size=jobs,
             )  # fmt: skip
+        if jobs:
+            yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
+            say(f"share {rank} of {jobs}, {len(table.ids):,} images, is kept in {run_dir}")
+            return
         curves = {
             label: Curve.from_distances(table[label].distance, tried)
             if attack.minimal

@@ -223,6 +223,14 @@ def written(default: Any, help: str) -> Any:
     return option(default, help, parser=parse_out, metavar="FILE")
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse I/N."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text!r}.")
+    return int(number), int(count)
+
+
 def judged(default: Any) -> Any:
     """Declare the option of how many images AutoAttack judges."""
     return count(default, "Test images that AutoAttack judges.", "--samples", "-n")

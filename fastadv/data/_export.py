@@ -50,7 +50,7 @@ def export(
             f"dataset: expected a set in memory, got {type(dataset).__name__}; read it with in_memory()"
         )
     path = Path(folder)
-    about = {"format": _FORMAT, "kind": kind, "dtype": str(dataset.x.dtype).removeprefix("torch.")}
+    about = {"format": _FORMAT, "kind": kind, "dtype": str(dataset.dtype).removeprefix("torch.")}
     with _whole(path) as part, writing(path):
         LAYOUTS[kind].write(dataset, part, progress or (lambda done, total: None))
         write_json(part / CARD, about | {"set": dataset.describe()})

@@ -51,15 +51,15 @@ def write(dataset: ImageSet, folder: Path, progress: Callable[[int, int], None])
             f"dataset: expected images of every class, whose folders number them, got none of "
             f"{', '.join(empty[:5])}; export with kind 'torch'"
         )
-    images = eight_bit(dataset.x).cpu()
     names = class_folder_names(dataset.classes)
     for name in names:
         (folder / name).mkdir()
     digits = len(str(len(dataset) - 1))
-    for number, (image, label) in enumerate(zip(images, dataset.labels.tolist(), strict=True)):
+    for number, label in enumerate(dataset.labels.tolist()):
+        image = eight_bit(dataset.take(torch.tensor([number])))[0].cpu()
         pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
         Image.fromarray(pixels.numpy()).save(folder / names[label] / f"{number:0{digits}}.png")
-        progress(number + 1, len(images))
+        progress(number + 1, len(dataset))
 
 
 def read(folder: Path, card: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Images held in memory."""
+"""Images held in memory, or mapped into it."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 
@@ -125,7 +126,8 @@ class Held(Images):
 class ImageSet(Held):
     """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
-    x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1].
+    x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in files, as those of
+        a constructed set, are read as a whole when `x` is first asked for, and else row by row.
     y: int64 [N] in 0..K-1, on the same device; `labels` too.
     classes: the K names, or K.
     note: what a reader of results on this set must know.
@@ -134,13 +136,19 @@ class ImageSet(Held):
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = ""
+        self,
+        x: Tensor | MappedRows,
+        y: Tensor,
+        classes: Sequence[str] | int,
+        name: str,
+        *,
+        note: str = "",
     ) -> None:
-        if x.ndim != 4 or y.ndim != 1 or len(x) != len(y):
+        if len(x.shape) != 4 or y.ndim != 1 or len(x) != len(y):
             raise InputError(
                 f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
             )
-        if x.numel() == 0:
+        if x.shape.numel() == 0:
             raise InputError(
                 f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}"
             )
@@ -148,22 +156,40 @@ class ImageSet(Held):
             raise InputError(
                 f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"
             )
-        check_images(x, name)
+        for piece in (x,) if isinstance(x, Tensor) else x.pieces():
+            check_images(piece, name)
         self.classes = check_classes(y, classes, name)
-        self.x, self.y, self.labels, self.name, self.note = x, y, y, name, note
+        self._rows, self.y, self.labels, self.name, self.note = x, y, y, name, note
+
+    @property
+    def x(self) -> Tensor:
+        """The images [N, C, H, W], in memory."""
+        if isinstance(self._rows, MappedRows):
+            self._rows = self._rows.joined()
+        return self._rows
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.x.shape[1:])
+        return tuple(self._rows.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8 or float32, as the images are held."""
+        return self._rows.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return self._rows.nbytes
 
     @cached_property
     def data_hash(self) -> str:
-        return data_hash(self.x, self.y)
+        return data_hash(self._rows, self.y)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
         """Return the images at `positions`, at least one, in that order; InputError for others."""
-        index = check_positions(positions, len(self), self.name).to(self.x.device)
-        return self._with(self.x[index], self.y[index])
+        index = check_positions(positions, len(self), self.name).to(self.y.device)
+        return self._with(self.take(index), self.y[index])
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
         """Return the images of these classes alone, in their order here: `only([3, 7])` is 3 against 7.
@@ -185,10 +211,16 @@ class ImageSet(Held):
         if missing := [name for k, name in enumerate(names) if not bool((y == k).any())]:
             raise InputError(f"{self.name}: expected images of every class, got none of {', '.join(missing)}")
         name = f"{self.name}, {' against '.join(names)}"
-        return ImageSet(self.x[y >= 0], y[y >= 0], names, name, note=self.note)
+        kept = (y >= 0).nonzero()[:, 0]
+        return ImageSet(self.take(kept), y[kept], names, name, note=self.note)
 
     def take(self, positions: Tensor) -> Tensor:
-        return self.x.index_select(0, positions.to(self.x.device))
+        rows = self._rows
+        return (
+            rows.take(positions)
+            if isinstance(rows, MappedRows)
+            else rows.index_select(0, positions.to(rows.device))
+        )
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the set on another device; batches are then served there."""

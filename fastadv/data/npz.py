@@ -14,6 +14,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from fastadv.data._rows import fill_rows
 from fastadv.data.imageset import Held, check_classes
 from fastadv.errors import CorruptFileError, InputError
 
@@ -64,13 +65,9 @@ class NpzSet(Held):
         return hashlib.sha256(repr(self._sums).encode()).hexdigest()[:16]
 
     def take(self, positions: Tensor) -> Tensor:
-        positions = positions.to(self.labels.device)
-        ends = torch.tensor([len(part) for part in self.parts], device=positions.device).cumsum(0)
-        number = torch.bucketize(positions, ends, right=True)
+        counts = [len(part) for part in self.parts]
         rows = self.parts[0].new_empty((len(positions), *self.parts[0].shape[1:]))
-        for k, part in enumerate(self.parts):
-            here = (number == k).nonzero()[:, 0]
-            rows[here] = part.index_select(0, positions[here] - (ends[k] - len(part)))
+        fill_rows(rows, positions.to(rows.device), counts, self.parts.__getitem__)
         return rows.permute(0, 3, 1, 2).contiguous()
 
     def to(self, device: torch.device | str) -> Self:

@@ -6,13 +6,14 @@ of its tensors: it can be verified, and told from a shard of another set, before
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastadv.data._rows import MappedRows, names_in
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import digest, load_tensors, read_json, save_tensors, seal, write_json, writing
 from fastadv.runs.identity import check_same, plain
@@ -22,10 +23,14 @@ _FORMAT = "fastadv.shards.1"
 
 
 class Shard(NamedTuple):
-    """One verified shard: its tensors, each with the samples along its first dimension, and their digest."""
+    """One verified shard: tensors with the samples along their first dimension, and the digest of all.
+
+    Of a shard in a file only those with one number a sample are in memory.
+    """
 
     tensors: dict[str, Tensor]
-    digest: str
+    digest: str = ""
+    path: Path | None = None
 
 
 def shard_count(total: int, shard_size: int) -> int:
@@ -78,7 +83,28 @@ def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     if sha != about.get("digest"):
         raise _corrupt(path, f"the digest {about.get('digest')}, got {sha}: the file is damaged")
     check_same(path, about["config"], config)
-    return Shard(tensors, sha)
+    # copies, so that the map of the file goes
+    return Shard({name: tensor.clone() for name, tensor in tensors.items() if tensor.ndim == 1}, sha, path)
+
+
+def shard_config(folder: Path, k: int) -> dict[str, Any]:
+    """Return the configuration of the set of which shard `k` is one. CorruptFileError for another file."""
+    path = folder / shard_name(k)
+    found = _about(load_tensors(path)[1]).get("config")
+    if not isinstance(found, dict):
+        raise _corrupt(path, f"shard {k} of a constructed data set, got another file")
+    return found
+
+
+def joined(shards: Sequence[Shard]) -> dict[str, Tensor | MappedRows]:
+    """Return the tensors of these shards as one; those that lie in their files are mapped."""
+    found: dict[str, Tensor | MappedRows] = {
+        name: torch.cat([shard.tensors[name] for shard in shards]) for name in shards[0].tensors
+    }
+    files = [shard.path for shard in shards if shard.path is not None]
+    for name in names_in(files[0]) - found.keys() if files else ():
+        found[name] = MappedRows(files, name)
+    return found
 
 
 def _corrupt(path: Path, what: str) -> CorruptFileError:
@@ -140,10 +166,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_shards(folder: Path) -> tuple[dict[str, Tensor | MappedRows], dict[str, Any]]:
     """Return (tensors of all shards joined, index), verified. CorruptFileError names all bad files."""
     index = read_index(folder)
-    shards: list[dict[str, Tensor]] = []
+    shards: list[Shard] = []
     bad: list[CorruptFileError] = []
     for k, entry in enumerate(index["shards"]):
         try:
@@ -152,11 +178,11 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             bad.append(error)
     if bad:
         raise CorruptFileError("; ".join(map(str, bad))) from bad[0]
-    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}, index
+    return joined(shards), index
 
 
-def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of shard `k`, which is the one that the index lists."""
+def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str, Any]) -> Shard:
+    """Return shard `k`, which is the one that the index lists."""
     path = folder / shard_name(k)
     try:
         shard = read_shard(folder, k, config)
@@ -164,4 +190,4 @@ def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str,
         raise _corrupt(path, f"a shard of the set in {INDEX}, got one of another set") from error
     if shard.digest != entry["digest"]:
         raise _corrupt(path, f"the shard that {INDEX} lists, got another one")
-    return shard.tensors
+    return shard

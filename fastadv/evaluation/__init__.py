@@ -8,6 +8,7 @@ from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, mean, median
 from fastadv.evaluation.measure import evaluate
+from fastadv.evaluation.merge import merge
 from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio
 from fastadv.evaluation.robustbench import Corrupted, corruptions
@@ -44,6 +45,7 @@ __all__ = [
     "local_optimality",
     "mean",
     "median",
+    "merge",
     "optimality",
     "portfolio",
     "read_best",

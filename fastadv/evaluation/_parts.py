@@ -1,6 +1,7 @@
 """What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
-from fastadv.runs.files import load_tensors, save_tensors, seal
+from fastadv.runs.files import load_tensors, save_tensors, seal, write_json
 from fastadv.runs.keeper import Keeper
 
 IDENTITY = "evaluation.json"
+
+
+def file_of(name: str) -> str:
+    """Return the file of the part `name`."""
+    return f"part-{name}.safetensors" if name[0].isdigit() else f"{name}.safetensors"
+
+
+def share_of(rank: int) -> str:
+    """Return the file that says that the share `rank` of an evaluation is done."""
+    return f"share-{rank:05d}.json"
+
+
+def check_apart(batch_size: int | str, run_dir: object) -> None:
+    """Raise InputError where processes that know nothing of each other could not share an evaluation."""
+    if run_dir is None:
+        raise InputError("run_dir: expected a folder, in which a share of an evaluation is kept, got None")
+    if batch_size == "auto":
+        raise InputError(
+            "batch_size: expected a number, which all that share an evaluation have, got 'auto'; pass 256"
+        )
 
 
 class Parts(Keeper):
@@ -26,6 +48,9 @@ class Parts(Keeper):
     identity: Any = None
     seconds = 0.0
 
+    def __init__(self, folder: str | os.PathLike[str] | None, *, shared: bool = False) -> None:
+        super().__init__(folder, shared=shared)
+
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
         """Return the part `name` with the tensors `known`: read if it is there, else made and written.
 
@@ -33,7 +58,6 @@ class Parts(Keeper):
         that another evaluation left. Those of batches, which begin with a number, are in files `part-NAME`.
         """
         of = seal([self.identity, name])
-        stem = f"part-{name}" if name[0].isdigit() else name
 
         def whole() -> Part:
             part = make()
@@ -43,7 +67,12 @@ class Parts(Keeper):
         def write(path: Path, part: Part) -> None:
             save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of})
 
-        return self.kept(f"{stem}.safetensors", whole, write, partial(self._read, of, known))
+        return self.kept(file_of(name), whole, write, partial(self._read, of, known))
+
+    def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
+        """Write that the share `rank` of `world_size` is done."""
+        done = {"rank": rank, "world_size": world_size, "batches": batches, "attacks": attacks}
+        self.result(share_of(rank), lambda path: write_json(path, {**done, "of": seal(self.identity)}))
 
     def _read(self, of: str, known: Mapping[str, Tensor], path: Path) -> Part | None:
         tensors, metadata = load_tensors(path)

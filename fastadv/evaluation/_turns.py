@@ -20,24 +20,34 @@ T = TypeVar("T")
 
 
 def in_turn(
-    frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: int | None, work: Callable[[int, Batch], T]
+    frozen: Frozen,
+    dataset: Dataset[Any],
+    batch_size: int,
+    limit: int | None,
+    work: Callable[[int, Batch], T],
+    own: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[T]:
     """Yield what `work` makes of the number of a batch and the batch, for each of them in their order.
 
     The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
     and logits are checked.
+
+    own: of the number of batches, which of them are worked on at all.
     """
     positions = first_samples(dataset, limit)
     _check_twins(frozen, dataset, positions)
     parts = torch.split(positions, batch_size)
-    own = _with_verdict(frozen, dataset, parts[processes.rank() :: processes.world()])
+    with processes.agreement():
+        numbers = own(len(parts))
+    mine = [parts[k] for k in numbers[processes.rank() :: processes.world()]]
+    read = _with_verdict(frozen, dataset, mine)
 
-    def make(number: int) -> tuple[bool, T]:
-        batch = next(own)
-        return not bool(batch.failed.all()), work(number, batch)
+    def make(place: int) -> tuple[bool, T]:
+        batch = next(read)
+        return not bool(batch.failed.all()), work(numbers[place], batch)
 
-    usable = False
-    for finite, made in processes.in_turn(len(parts), make):
+    usable = len(numbers) < len(parts)  # others may have finite logits
+    for finite, made in processes.in_turn(len(numbers), make):
         usable = usable or finite
         yield made
     with processes.agreement():

@@ -1,7 +1,7 @@
 """A model measured on a data set, without an attack and under attacks."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -19,7 +19,7 @@ from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation._outcome import Attack, Batch, Part, all_draws, nearest, outcome, row
-from fastadv.evaluation._parts import IDENTITY, Parts
+from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
@@ -44,6 +44,8 @@ def evaluate(
     resume: bool = False,
     identity: str | None = None,
     indicators: bool = True,
+    rank: int | None = None,
+    world_size: int | None = None,
 ) -> Table:
     """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost.
 
@@ -74,6 +76,11 @@ def evaluate(
         they come to. An attack that needs a gradient where the model has none breaks nothing, and a flag
         says that it was not possible.
 
+    rank, world_size: for processes that know nothing of each other, as the jobs of an array. This one works
+        on the batches k with k % world_size == rank (0 of 1), returns the table of these, without indicators,
+        and writes into `run_dir`, its own or that of all, that it is done. With all of them, put together by
+        `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
+
     Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
     keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
     those of all processes together. An evaluation goes on with any number of them. Where one is lost, the
@@ -91,6 +98,8 @@ def evaluate(
         drawing = Drawing(draws, seed)
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
+        if apart := (rank, world_size) != (None, None):
+            check_apart(batch_size, run_dir)
         frozen = freeze(model)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if draws > 1:
@@ -104,17 +113,22 @@ def evaluate(
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
-    with Parts(run_dir) as parts:
+    with Parts(run_dir, shared=apart) as parts:
         stopped = parts.begun(IDENTITY, resume, "an evaluation", read_json)
         if batch_size == "auto":
             count = sample_count(dataset, limit)
             batch_size = stopped["batch_size"] if stopped else chosen_batch_size(frozen, dataset, count)
             config["batch_size"] = batch_size
         parts.identity = parts.identify(IDENTITY, config)
-        return table_of(
+        own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
+        table = table_of(
             frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
-            keep_samples=keep_samples, parts=parts, looked=indicators, drawing=drawing,
+            keep_samples=keep_samples, parts=parts, looked=indicators and not apart, drawing=drawing, own=own,
         )  # fmt: skip
+        if apart:
+            batches = -(-sample_count(dataset, limit) // int(batch_size))
+            parts.finished(rank or 0, world_size or 1, batches, len(attacks))
+        return table
 
 
 def table_of(
@@ -129,6 +143,7 @@ def table_of(
     parts: Parts | None = None,
     looked: bool = False,
     drawing: Drawing = ONE_DRAW,
+    own: Callable[[int], Sequence[int]] = range,
 ) -> Table:
     """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
@@ -154,7 +169,7 @@ def table_of(
         return told, found, samples, drawn
 
     with drawing.kept(device_for(frozen) or torch.device("cpu")):
-        done = list(in_turn(frozen, dataset, batch_size, limit, work))
+        done = list(in_turn(frozen, dataset, batch_size, limit, work, own))
     verdicts, found, samples, drawn = zip(*done, strict=True)
     correct, failed, ids = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
     rows = tuple(

@@ -3,12 +3,12 @@
 import hashlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -87,17 +87,35 @@ def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any
     }
 
 
-def data_hash(*tensors: Tensor) -> str:
+@runtime_checkable
+class Pieces(Protocol):
+    """A tensor that is never in memory as a whole: its pieces along the first dimension are."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def __len__(self) -> int: ...
+
+    def pieces(self) -> Iterator[Tensor]: ...
+
+    def take(self, positions: Tensor) -> Tensor: ...
+
+
+def data_hash(*tensors: Tensor | Pieces) -> str:
     """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes, read piece by piece."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        rows = tensor.detach() if tensor.ndim else tensor.detach().reshape(1)
-        if rows.numel() == 0:
-            continue
-        step = max(1, PIECE * len(rows) // rows.nbytes)
-        for start in range(0, len(rows), step):
-            piece = rows[start : start + step]
-            # viewed as bytes, because NumPy has no bfloat16
-            digest.update(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for rows in (tensor,) if isinstance(tensor, Tensor) else tensor.pieces():
+            for piece in _pieces(rows.detach()):
+                # viewed as bytes, because NumPy has no bfloat16
+                digest.update(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _pieces(rows: Tensor) -> Iterator[Tensor]:
+    """Cut a tensor along its first dimension in pieces of about `PIECE` bytes."""
+    if not rows.ndim:
+        return iter((rows.reshape(1),))
+    step = max(1, PIECE * len(rows) // max(1, rows.nbytes))
+    return (rows[start : start + step] for start in range(0, len(rows), step))

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.runs.card import data_hash
+from fastadv.runs.card import Pieces, data_hash
 from fastadv.runs.source import assigned_in, globals_of, names_in, of_library, text_of
 
 T = TypeVar("T")
@@ -228,15 +228,22 @@ def describe_shared(dataset: Any) -> str:
     The others compare labels and every so manieth image with its own. Raises InputError where they differ.
     """
     if processes.world() > 1:
-        rows = (each[:: 1 if each.ndim < 2 else max(1, len(each) // GLANCE)] for each in _held([dataset]))
-        processes.check_alike({"data": [len(dataset), data_hash(*rows)]})
+        processes.check_alike({"data": [len(dataset), data_hash(*map(_glance, _held([dataset])))]})
     return processes.from_first(lambda: describe_data(dataset))
 
 
-def _held(values: Iterable[Any]) -> Iterator[Tensor]:
+def _glance(each: Tensor | Pieces) -> Tensor:
+    """Return about `GLANCE` of the images, and of labels all."""
+    step = max(1, len(each) // GLANCE) if len(each.shape) > 1 else 1
+    if isinstance(each, Tensor):
+        return each[::step] if each.ndim else each
+    return each.take(torch.arange(0, len(each), step))
+
+
+def _held(values: Iterable[Any]) -> Iterator[Tensor | Pieces]:
     """Yield the numbers in `values`, as tensors, and those in the lists and data sets among them."""
     for value in values:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor | Pieces):
             yield value
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
             yield torch.from_numpy(np.ascontiguousarray(value))

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
 if dist.is_available():
@@ -66,6 +67,20 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
+def exchange(rows: Tensor, to: list[int], come: list[int]) -> Tensor:
+    """Send the first to[0] rows to process 0, the next to process 1, ...; return what comes, in that order.
+
+    come: how many rows come from each.
+    """
+    if world() == 1:
+        return rows
+    sent = rows.reshape(len(rows), rows.shape[1:].numel()).contiguous().view(torch.uint8)
+    found = sent.new_empty((sum(come), sent.shape[1]))
+    with _together():
+        dist.all_to_all_single(found, sent, come, to)
+    return found.view(rows.dtype).view(len(found), *rows.shape[1:])
+
+
 def tell(value: T) -> list[T]:
     """Return the values of all processes, in the order of their ranks."""
     if world() == 1:
@@ -103,6 +118,29 @@ def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
             if own < count:
                 made = make(own)
         yield from cast(list[T], tell(made)[: count - first])
+
+
+def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:
+    """Return which of `count` pieces of work a process does that knows nothing of the others.
+
+    They are the pieces k with k % world_size == rank; all by default. Raises InputError, which calls a piece
+    `each` and what sets its size `size`, for other numbers, too many processes, and in a process group.
+    """
+    if world() > 1 and (rank, world_size) != (None, None):
+        raise InputError(
+            "rank, world_size: expected none in a process group, whose processes share the work by "
+            f"themselves, got {rank} and {world_size}; leave them out"
+        )
+    rank, world_size = 0 if rank is None else rank, 1 if world_size is None else world_size
+    check_count("world_size", world_size, 1)
+    if check_count("rank", rank, 0) >= world_size:
+        raise InputError(f"rank: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
+    if world_size > count:
+        raise InputError(
+            f"world_size: expected at most one process for each of the {count} {each}, got {world_size}; "
+            f"use a smaller {size}"
+        )
+    return range(rank, count, world_size)
 
 
 @contextmanager

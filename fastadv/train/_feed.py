@@ -102,6 +102,13 @@ class Feed:
             order = rng.permutation(self._all, rng.derive(self.seed, "order", epoch))
         return order[: self.epoch_size]
 
+    def owners(self, epoch: int) -> Tensor:
+        """Return the process that passes each sample in an epoch; of one that none passes, any."""
+        order, size = self.order(epoch), len(self.dataset)  # type: ignore[arg-type]
+        owner = torch.arange(size) % self.world
+        owner[order] = torch.arange(len(order)) % self.batch_size % self.world
+        return owner
+
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)
@@ -186,7 +193,7 @@ class Feed:
     @cached_property
     def _here(self) -> Dataset[Any]:
         data = self.dataset
-        return data.to(self.device) if isinstance(data, ImageSet) and data.x.nbytes <= RESIDENT else data
+        return data.to(self.device) if isinstance(data, ImageSet) and data.nbytes <= RESIDENT else data
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:

@@ -1,6 +1,6 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from fastadv.errors import InputError
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed, check_classes
+from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share
 from fastadv.train._statistics import whole_batch_statistics
@@ -23,6 +24,7 @@ from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
+from fastadv.train.recipes._common import Twins
 from fastadv.train.recipes.base import take_step
 
 # steps between two checks on a GPU: each check waits for the device
@@ -95,6 +97,9 @@ class Steps:
     execution: Execution
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
     state: dict[str, Tensor] = field(default_factory=dict)  # what the recipe keeps between batches
+    places: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # of these, rows of this process's places in a batch
     learning_rate: float = 0.0  # of the last step
 
     def __post_init__(self) -> None:
@@ -103,6 +108,9 @@ class Steps:
         fp16 = self.execution.precision == "fp16"
         self.scale = LossScale(self.feed.device) if fp16 else None
         self.compiled = Compiled(self.model) if self.execution.compile else None
+        self.twins = Twins()
+        size: int = len(self.train_set)  # type: ignore[arg-type]
+        self.samples = SampleRows(size, self.feed.owners if self.feed.world > 1 else None)
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
@@ -134,6 +142,25 @@ class Steps:
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
 
+    @property
+    def nbytes(self) -> int:
+        """How much the recipe keeps in this process."""
+        return sum(held.nbytes for held in (*self.state.values(), *self.samples.rows.values()))
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return what the recipe keeps, of all processes, which call this together."""
+        share = self.feed.share(0)
+        whole = {name: share.whole(rows) for name, rows in self.places.items()}
+        return self.state | whole | self.samples.whole()
+
+    def restore(self, kept: Mapping[str, Tensor], epoch: int) -> None:
+        """Take what `kept` gave, in any number of processes, in the middle or at the end of an epoch."""
+        share, names = self.feed.share(0), getattr(self.recipe, "places", ())
+        sampled = getattr(self.recipe, "samples", ())
+        self.state = {name: held for name, held in kept.items() if name not in (*names, *sampled)}
+        self.places = {name: share.own(held).clone() for name, held in kept.items() if name in names}
+        self.samples.restore(epoch, {name: held for name, held in kept.items() if name in sampled})
+
     def check(self) -> None:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite.
 
@@ -158,6 +185,7 @@ class Steps:
         """Set up what holds while a step is taken, and not while the caller has the model."""
         with ExitStack() as stack:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
+            stack.enter_context(self.twins.in_use())
             stack.enter_context(whole_batch_statistics(at.share))
             if self.feed.exact:
                 stack.enter_context(deterministic_kernels())
@@ -180,7 +208,7 @@ class Steps:
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
             seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, size=size, check=check,
             share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
-            state=self.state, scale=self.scale,
+            state=self.state, scale=self.scale, places=self.places, samples=self.samples,
         )  # fmt: skip
 
 

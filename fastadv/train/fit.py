@@ -111,7 +111,8 @@ def epochs(
       the model's device.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`): what the accuracies in the reports are
       measured on.
-    - run_dir: a folder for checkpoint.safetensors (after each epoch), report.jsonl, best.safetensors (the
+    - run_dir: a folder for checkpoint.safetensors (after each epoch; of a recipe that keeps much, such as
+      PriorGuidedTraining, as often as that takes 2% of the time), report.jsonl, best.safetensors (the
       weights of the best epoch so far, where there are test attacks), and at the end model.safetensors (with
       ema also ema.safetensors); weights come with a card. It is locked while the run lasts.
     - resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels

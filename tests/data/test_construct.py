@@ -290,6 +290,10 @@ def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
     for name, wanted in {"d_r": inversion, "d_nr": inversion, "d_rand": attack, "d_det": attack}.items():
         budget = construct.CIFAR10_PAPER[name]
         assert (budget["steps"], budget["step_size"], budget["threat"].describe()) == wanted
+    inversion, attack = (2000, 1.0, L2(math.inf).describe()), (100, 0.1, L2(3.0).describe())
+    for name, wanted in {"d_r": inversion, "d_nr": inversion, "d_rand": attack, "d_det": attack}.items():
+        budget = construct.RESTRICTED_IMAGENET_PAPER[name]
+        assert (budget["steps"], budget["step_size"], budget["threat"].describe()) == wanted
     for function in (construct.robust, construct.non_robust, construct.random_target, construct.fixed_shift):
         with pytest.raises(TypeError, match="steps"):
             function(toy_model(), toy_base(5), step_size=0.1)

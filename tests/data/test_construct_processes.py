@@ -72,7 +72,7 @@ def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     for name in ("base", "model", "steps", "seed", "out_dir", "batch_size"):
         refused.alike(name, name)
     refused.by(
-        1, argument="steps: expected", storage="dtype: expected one of", pixel="samples 21 to 24: expected"
+        1, argument="steps: expected", storage="dtype: expected one of", pixel="samples 25 to 31: expected"
     )
     refused.by(0, file="out_dir: expected a folder", folder=str(tmp_path / "other"))
     for rank, said in enumerate(refused.said):

@@ -41,7 +41,8 @@ def falsify(folder: Path, change: Callable[[Any, Any, Any], object], remeasured:
 
     remeasured: its card holds the figures of the tensors as they are then.
     """
-    tensors, index = read_shards(folder)
+    mapped, index = read_shards(folder)
+    tensors = {name: t if isinstance(t, torch.Tensor) else t.joined() for name, t in mapped.items()}
     config, card = index["config"], index["card"]
     change(tensors, config, card)
     if remeasured:

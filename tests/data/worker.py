@@ -49,10 +49,10 @@ def every_set(folder: Path, rank: int = 0) -> None:
 
 
 def resumed(folder: Path, killed: bool = False) -> ConstructedSet:
-    """The second process may be killed after the first shard."""
+    """The second process may be killed within its first shard."""
 
     def progress(done: int, total: int) -> None:
-        if killed and done == 39 and processes.rank() == 1:
+        if killed and done == 14 and processes.rank() == 1:
             die()
 
     return random_target(net(), toy_base(), out_dir=folder, progress=progress, **OPTIONS)
@@ -75,7 +75,7 @@ def faults(folder: Path, rank: int) -> None:
     other[4].bias.data[0] += 1e-6 * rank
     random_target(net(), toy_base(20), out_dir=folder / "other", **OPTIONS)
     spoiled = toy_base(eight_bit=False)
-    spoiled.x[21, 0, 2, 2] = 2.0
+    spoiled.x[29, 0, 2, 2] = 2.0
     wrong: dict[str, dict[str, Any]] = {
         "base": {"base": toy_base(60 - rank)},
         "model": {"model": other},
@@ -88,7 +88,7 @@ def faults(folder: Path, rank: int) -> None:
         "rank": {"rank": rank, "world_size": 2},
         "file": {"out_dir": folder / "file"},
         "folder": {"out_dir": folder / "other"},
-        # in the fourth batch, which the second process reads
+        # in the second shard, which the second process makes
         "pixel": {"base": [*zip(spoiled.x, spoiled.y.tolist(), strict=True)]},
     }
     given = {"model": net(), "base": toy_base(), **OPTIONS}

@@ -403,6 +403,10 @@ def test_data_is_read_whole_by_the_first_process_and_in_part_by_the_others(monke
     assert len({str(about) for about in compared}) == 4
     describe_shared(TensorDataset(x.clone(), y))
     assert compared[-1] == compared[0] != {"data": [640, data_hash(x, y)]}
+    scaled = TensorDataset(x, y)
+    scaled.scale = torch.tensor(2.0)
+    describe_shared(scaled)
+    assert compared[-1] != compared[0]
 
 
 def test_a_field_that_was_added_is_left_out_at_its_default():

@@ -144,10 +144,10 @@ def test_every_option_of_the_command_reaches_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr(_study_recipes, "load_data", lambda name, split, *rest, **more: digits(split, 12))
     monkeypatch.setattr(recipes, "run", run)
     command = "--recipes pgd,mart --epochs 9 --ramp 3 --radius 0.2 -n 7 --seed 4"
-    assert main(f"study recipes {command} --run-dir {tmp_path}/a".split()) == 1
+    assert main(f"study recipes {command} --run-dir {tmp_path}/a".split()) == 2
     assert asked == [recipes.Settings(("pgd", "mart"), radius=0.2, epochs=9, ramp=3, judged=7, seed=4)]
 
 
 def test_an_unknown_recipe_is_named(capsys):
-    assert main(["study", "recipes", "--recipes", "pgd,tredes"]) == 1
+    assert main(["study", "recipes", "--recipes", "pgd,tredes"]) == 2
     assert "got 'tredes'" in capsys.readouterr().err

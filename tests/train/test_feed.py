@@ -262,7 +262,7 @@ def test_what_a_recipe_keeps_of_each_sample_has_room_for_both_kinds():
 
     class Kept(PriorGuidedTraining):
         def step(self, at):
-            seen.update(at.state)
+            seen.update(at.samples.rows)
             return super().step(at)
 
     dataset = mixture()

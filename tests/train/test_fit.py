@@ -162,7 +162,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
         "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
-        "craft_smoothing": None, "start_length": None, "statistics": None,
+        "craft_smoothing": None, "start_length": None, "statistics": None,  # as by default
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 

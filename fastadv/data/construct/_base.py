@@ -26,7 +26,7 @@ class Base:
         self.dataset, self.device = dataset, device
         self.name = str(getattr(dataset, "name", type(dataset).__name__))
         self.eight_bit = isinstance(dataset, FolderSet) or (
-            isinstance(dataset, ImageSet) and dataset.x.dtype == torch.uint8
+            isinstance(dataset, ImageSet) and dataset.dtype == torch.uint8
         )
 
     def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, TypedDict
 
@@ -16,7 +17,7 @@ from fastadv.data.construct._pixels import encode, verify
 from fastadv.data.construct._store import Store
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.data.imageset import to_unit
-from fastadv.data.shards import shard_count, shard_range
+from fastadv.data.shards import Shard, shard_count, shard_range
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.runs import processes
@@ -35,8 +36,10 @@ class BuildOptions(TypedDict, total=False):
     dtype: "uint8" or "float32" storage; that of the base unless given. 8-bit images are rounded inside the
         budget.
     out_dir: a folder into which each finished shard is written, and from which a stopped construction
-        resumes; None keeps everything in memory.
-    shard_size: samples per shard (1024); a kill loses at most this many.
+        resumes. The set that is returned maps its images: a process holds one shard at a time. None keeps
+        everything in memory.
+    shard_size: samples per shard (1024). What stops a process by an exception, as Ctrl-C does and in commands
+        SIGTERM, loses the batch at work; a kill loses at most this many samples of each process.
     identity: a text that stands for the code of a model or `module` that is a function of your own, which is
         otherwise known by its source; give another one when that code changes. Needed where the source cannot
         be read.
@@ -45,9 +48,10 @@ class BuildOptions(TypedDict, total=False):
         index and returns the whole set.
     progress: called with (samples done, samples to do) after every batch.
 
-    Where a process group is initialized, as under torchrun, its processes take the batches in turn, the first
-    one alone reads and writes `out_dir`, and all return the set of one process. Processes that were not
-    called alike are an InputError; where one is lost, the others raise LostProcessError.
+    Where a process group is initialized, as under torchrun, its processes take the shards in turn, each reads
+    and writes its own in `out_dir`, which all must see, and all return the set of one process. Without
+    `out_dir` each holds all images. Processes that were not called alike are an InputError; where one is
+    lost, the others raise LostProcessError.
     """
 
     batch_size: BatchSize
@@ -118,28 +122,65 @@ def build(
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         processes.check_alike({**config, **asked}, agree)
     tick = ticks(progress, sum(map(len, ranges.values())))
-
-    def make(number: int) -> dict[str, Tensor]:
-        return _build_batch(construction, base, todo[number][1], dtype)
-
     with Store(out_dir, config) as store:
         # what is there is read first: a folder of another set is refused before any work
-        found = {k: store.read(k) for k in ranges}
-        shards = {k: shard for k, shard in found.items() if shard is not None}
+        numbers = list(ranges)
+        read = processes.in_turn(len(numbers), lambda place: store.read(numbers[place]))
+        shards = {k: shard for k, shard in zip(numbers, read, strict=True) if shard is not None}
         if shards:
             tick(sum(len(ranges[k]) for k in shards))
-        left = {k: torch.tensor(ids) for k, ids in ranges.items() if k not in shards}
+        left = [k for k in ranges if k not in shards]
         if batch_size == "auto":
             batch_size = chosen_batch_size(construction.source, base.dataset, base.count) if left else 1
-        todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, batch_size)]
-        rows: list[dict[str, Tensor]] = []
-        for (k, batch), row in zip(todo, processes.in_turn(len(todo), make), strict=True):
-            rows.append(row)
-            tick(len(batch))
-            if batch[-1] == left[k][-1]:
-                shards[k] = store.write(k, {name: torch.cat([each[name] for each in rows]) for name in row})
-                rows = []
+
+        def make(place: int) -> Shard:
+            k = left[place]
+            parts = partial(_build_batch, construction, base, dtype=dtype)
+            return _build_shard(k, torch.tensor(ranges[k]), store, batch_size, parts, tick)
+
+        for place, shard in enumerate(processes.in_turn(len(left), make)):
+            shards[left[place]] = shard
+            if place % processes.world() != processes.rank():  # another process has made it meanwhile
+                tick(len(ranges[left[place]]))
         return store.assemble(shards, shard_count(base.count, shard_size))
+
+
+def _build_shard(
+    k: int,
+    ids: Tensor,
+    store: Store,
+    batch_size: int,
+    make: Callable[[Tensor], dict[str, Tensor]],
+    tick: Callable[[int], None],
+) -> Shard:
+    """Build shard `k` of the samples `ids`, in batches. Whatever stops that, finished batches are kept."""
+    begun = store.unfinished(k)
+    done = len(begun["ids"]) if begun else 0
+    rows = _for_all(begun, len(ids))
+    if done:
+        tick(done)
+    try:
+        # a process may have been stopped after the last batch; split would give an empty one
+        for batch in torch.split(ids[done:], batch_size) if done < len(ids) else ():
+            made = make(batch)
+            rows = rows or _for_all(made, len(ids))
+            for name, own in made.items():
+                rows[name][done : done + len(batch)] = own
+            done += len(batch)
+            tick(len(batch))
+        return store.write(k, rows)
+    except BaseException:
+        if done:
+            store.keep(k, {name: held[:done] for name, held in rows.items()})
+        raise
+
+
+def _for_all(rows: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return room for `count` rows, the first of which are those given."""
+    room = {name: own.new_empty((count, *own.shape[1:])) for name, own in rows.items()}
+    for name, own in rows.items():
+        room[name][: len(own)] = own
+    return room
 
 
 def ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
@@ -157,23 +198,9 @@ def ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[
 
 def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:
     """Return the samples of each shard that is built here, or in a process group by all together; checked."""
-    if processes.world() > 1 and (rank, world_size) != (None, None):
-        raise InputError(
-            "rank, world_size: expected none in a process group, whose processes share the work by "
-            f"themselves, got {rank} and {world_size}; leave them out"
-        )
-    rank, world_size = 0 if rank is None else rank, 1 if world_size is None else world_size
-    for name, value in (("shard_size", shard_size), ("world_size", world_size)):
-        check_count(name, value, 1)
-    if check_count("rank", rank, 0) >= world_size:
-        raise InputError(f"rank: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
-    count = shard_count(total, shard_size)
-    if rank >= count:
-        raise InputError(
-            f"world_size: expected at most one process for each of the {count} shards, got {world_size}; "
-            "use a smaller shard_size"
-        )
-    return {k: shard_range(k, total, shard_size) for k in range(rank, count, world_size)}
+    check_count("shard_size", shard_size, 1)
+    own = processes.apart(shard_count(total, shard_size), rank, world_size, "shards", "shard_size")
+    return {k: shard_range(k, total, shard_size) for k in own}
 
 
 def _config(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastadv.data import shards
+from fastadv.data._rows import MappedRows
 from fastadv.data.imageset import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card, data_hash
@@ -19,7 +20,8 @@ class ConstructedSet(ImageSet):
     """Images made from a base set, with labels to train on: an ImageSet that knows each image's origin.
 
     images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train
-        on, int64 [N].
+        on, int64 [N]. Of a set in a folder, whose shards must stay there, images are mapped: `take` and all
+        that passes a set reads those it needs, `x` reads all into memory.
     ids: int64 [N], the number of the base sample each image was made for.
     original_labels: int64 [N], the label of that base sample.
     figures: what the construction measured for each sample: `predicted` (the source model's class for the
@@ -28,14 +30,15 @@ class ConstructedSet(ImageSet):
     card: how it was made: configuration, versions, measured figures.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor | MappedRows], card: dict[str, Any]) -> None:
         config = card["config"]
+        columns = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
         super().__init__(
-            tensors["images"], tensors["labels"], config["classes"], config["name"], note=config["note"]
+            tensors["images"], columns["labels"], config["classes"], config["name"], note=config["note"]
         )
-        self.ids, self.original_labels, self.card = tensors["ids"], tensors["original_labels"], card
+        self.ids, self.original_labels, self.card = columns["ids"], columns["original_labels"], card
         known = ("images", "labels", "ids", "original_labels")
-        self.figures = {name: tensor for name, tensor in tensors.items() if name not in known}
+        self.figures = {name: tensor for name, tensor in columns.items() if name not in known}
 
     @property
     def images(self) -> Tensor:
@@ -47,8 +50,11 @@ class ConstructedSet(ImageSet):
         return super().describe() | {"card": self.card}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that is stored, by name."""
-        named = {"images": self.x, "labels": self.y, "ids": self.ids, "original_labels": self.original_labels}
+        """Return all that is stored, by name, in memory."""
+        return {"images": self.x, **self._columns()}
+
+    def _columns(self) -> dict[str, Tensor]:
+        named = {"labels": self.y, "ids": self.ids, "original_labels": self.original_labels}
         return named | self.figures
 
     def save(self, folder: str | PathLike[str]) -> None:
@@ -60,17 +66,16 @@ class ConstructedSet(ImageSet):
         config = self.card["config"]
         size, total = config["shard_size"], config["base"]["samples"]
         home = self.ids // size
-        parts = {
-            k: {name: tensor[home == k].cpu() for name, tensor in self.tensors().items()}
-            for k in home.unique().tolist()
-        }
-        if any(part["ids"].tolist() != list(shards.shard_range(k, total, size)) for k, part in parts.items()):
+        places = {k: (home == k).nonzero()[:, 0] for k in home.unique().tolist()}
+        if any(self.ids[at].tolist() != list(shards.shard_range(k, total, size)) for k, at in places.items()):
             raise InputError(
                 f"{folder}: expected a whole constructed set to save, got a subset or another order of it"
             )
         kept = []
         with RunFolder(folder, name="folder", shared=True) as opened:
-            for k, part in parts.items():
+            for k, at in places.items():
+                part = {name: tensor[at].cpu() for name, tensor in self._columns().items()}
+                part["images"] = self.take(at).cpu()
                 path = opened.path / shards.shard_name(k)
                 if path.exists():
                     kept.append(shards.read_shard(opened.path, k, config))
@@ -88,6 +93,8 @@ class ConstructedSet(ImageSet):
 def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
     """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, and verify each shard.
 
+    Its images are mapped, not read into memory: the folder must stay where it is.
+
     Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or
     foreign.
     """
@@ -95,12 +102,12 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
     return ConstructedSet(tensors, index["card"])
 
 
-def make_card(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+def make_card(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the card of a constructed set: its configuration, and what was `measured` on it."""
     return card("constructed set", config, **measured(tensors, len(config["classes"])))
 
 
-def measured(tensors: Mapping[str, Tensor], classes: int) -> dict[str, Any]:
+def measured(tensors: Mapping[str, Any], classes: int) -> dict[str, Any]:
     """Return the figures of a set that holds `tensors`, as they stand on its card.
 
     label_counts: images of each of the `classes`; kept_label: share of images whose training label is the

@@ -82,7 +82,7 @@ def _differs(what: str, expected: Any, got: Any) -> Iterator[str]:
         yield f"{what}: expected {expected}, got {got}"
 
 
-def _contents(folder: Path, tensors: Mapping[str, Tensor], index: Mapping[str, Any]) -> Iterator[str]:
+def _contents(folder: Path, tensors: Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the shards and with the types, shapes and ranges of what they hold."""
     config = index["config"]
     count = config["base"]["samples"]
@@ -137,14 +137,13 @@ def _with_base(
         )
         raise InputError(f"base: expected that on the card, {known}, got {got}")
     threat = THREATS[config["threat"]["norm"]](inf)  # a distance does not depend on the radius
-    labels, distances = [], []
+    # written in place: small tensors that stay would keep the heap from taking the batches' memory again
+    found, distance = torch.empty_like(made.original_labels), torch.empty(len(made))
     for ids in torch.split(made.ids, batch_size):
         x, y = base.fetch(ids)
         center = base.start(config.get("start"), x, ids, config["seed"])
-        labels.append(y)
-        distances.append(threat.distance(to_unit(made.take(ids)), center).float())
+        found[ids], distance[ids] = y, threat.distance(to_unit(made.take(ids)), center).float()
         tick(len(ids))
-    found, distance = torch.cat(labels), torch.cat(distances)
     stored = made.figures["distance"]
     yield from _rows("label of the base", made.original_labels, found, made.original_labels != found)
     yield from _rows(
@@ -171,16 +170,14 @@ def _with_model(
         raise InputError(f"model: expected that on the card, {known}, got {here}; give its weights")
     device = device_for(source) or torch.device("cpu")
     within = rounding(dtype_of(source.model) if isinstance(source.model, nn.Module) else None)
-    classes, tied = [], []
     stored = made.figures["predicted"]
+    predicted, tied = torch.empty_like(stored), torch.empty(len(made), dtype=torch.bool)
     for ids in torch.split(made.ids, batch_size):
         logits = source.verdict(to_unit(made.take(ids)).to(device)).double().cpu()
         lead = logits.amax(1) - logits.gather(1, stored[ids, None])[:, 0]
-        classes.append(logits.argmax(1))
-        tied.append(lead <= within * logits.square().mean(1).sqrt())
+        predicted[ids], tied[ids] = logits.argmax(1), lead <= within * logits.square().mean(1).sqrt()
         tick(len(ids))
-    predicted = torch.cat(classes)
-    differing = (predicted != stored) & ~torch.cat(tied)
+    differing = (predicted != stored) & ~tied
     rate = float((predicted == made.labels).double().mean())
     return rate, [
         f"fooling_rate: expected {made.card['measured']['fooling_rate']} as on the card, got {rate}; {text}"

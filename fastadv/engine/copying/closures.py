@@ -36,11 +36,12 @@ def reachable(value: object) -> Iterator[object]:
         if type(value) in ATOMS or id(value) in seen:
             continue
         seen[id(value)] = value
-        waiting += _inside(value)
+        waiting += inside(value)
         yield value
 
 
-def _inside(value: object) -> Iterable[Any]:
+def inside(value: object) -> Iterable[Any]:
+    """Return what `value` leads to itself; nothing for an object of which that is not known."""
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, nn.Module):

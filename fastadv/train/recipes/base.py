@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from fastadv import rng
 from fastadv.errors import InputError
+from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Pass, Share, Stride
 from fastadv.train._statistics import whole_batch_statistics
@@ -67,12 +68,15 @@ class Step(BatchPart):
 
     `size` is the length of the training set, `index` counts the batches of an epoch from 0. `state` holds
     tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in the
-    checkpoint. `check` writes down a loss for the report, in place of an earlier one of this batch; a loop of
-    one's own may leave it out.
+    checkpoint. `places` holds tensors with a row for each place of a full batch, and lies there, too. `check`
+    writes down a loss for the report, in place of an earlier one of this batch; a loop of one's own may leave
+    it out.
 
     Where several processes share the batch, x, y and ids are this process's samples, and losses are their
     means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
     to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
+    `places` has the rows of this process's places, which are the same in each batch. `samples` keeps rows of
+    samples (`read`, `write`) where the samples are passed: in all processes, in each step.
 
     `each` goes through the parts in which a run with `deterministic` or `accumulate` cuts a batch.
     `backward`, `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows
@@ -88,6 +92,8 @@ class Step(BatchPart):
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     scale: LossScale | None = None
+    places: dict[str, Tensor] = field(default_factory=dict)
+    samples: SampleRows = field(default_factory=lambda: SampleRows(0))
     share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
@@ -180,7 +186,8 @@ class Step(BatchPart):
 class OwnStep(Protocol):
     """A recipe that owns what a batch does: its passes, its optimizer steps, what it keeps between batches.
 
-    The recipe itself stays as it is; whatever changes during a run lies in `at.state`. `step` returns the
+    The recipe itself stays as it is; whatever changes during a run lies in `at.state`, and in `at.places` and
+    `at.samples` under the names in its attributes `places` and `samples`. `step` returns the
     batch's mean loss, for the report.
     """
 

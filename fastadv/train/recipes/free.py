@@ -33,6 +33,8 @@ class FreeTraining:
     step_size: float | None = None
     label_smoothing: float = 0.0
 
+    places = ("perturbation",)
+
     def __post_init__(self) -> None:
         check_finite(self.threat, "a perturbation that is carried on")
         check_count("replays", self.replays, 1)
@@ -45,9 +47,11 @@ class FreeTraining:
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))
         step_size = step_length(self.threat, self.step_size)
-        if "perturbation" not in at.state:
-            at.state["perturbation"] = at.share.whole(torch.zeros_like(at.x)).clone()
-        moved = at.each(lambda part: part.share.own(at.state["perturbation"])[: len(part.x)].clone())
+        if "perturbation" not in at.places:
+            at.places["perturbation"] = torch.zeros_like(at.x)
+        carried = at.places["perturbation"]
+        # a process without a sample in a smaller last batch passes one that does not count
+        moved = [rows.clone() for rows in at.share.split(carried[: len(at.x)])]
         replays = []
         for _ in range(self.replays):
             points = at.each(lambda part, own: (part.x + own).clamp(low, high).requires_grad_(), moved)
@@ -63,8 +67,8 @@ class FreeTraining:
                 origin = torch.zeros_like(x_adv)
                 perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
             replays.append(torch.stack(losses).detach())
-        whole = at.share.whole(at.share.joined(moved))
-        at.state["perturbation"][: len(whole)] = whole
+        if at.share.count:
+            carried[: len(at.x)] = at.share.joined(moved)
         return list(torch.stack(replays).mean(0))
 
     def _loss(self, part: BatchPart, x_adv: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Prior-guided training: one step from where the sample's earlier epochs led."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.threat import Linf
+from fastadv.train._samples import SampleRows
 from fastadv.train.recipes._common import check_finite, check_objective, drawn, mean_loss, step_length
 from fastadv.train.recipes.base import BatchPart, Step
 
@@ -27,7 +27,9 @@ class PriorGuidedTraining:
 
     As in the authors' code, the pass at `start` is one in the network's own mode, used for the input gradient
     and for the loss, and what is kept is not moved along with an augmentation. The training set's
-    perturbations and m are held in half precision on the model's device, and lie in the checkpoint.
+    perturbations and m are held in half precision on the model's device, and lie in the checkpoint. Where
+    they are more than 64 MiB, checkpoints are written only as often as that takes 2% of the time, and at the
+    end: a run that is killed goes on, bit for bit, from the last one.
 
     Raises InputError for a threat other than Linf, an infinite radius, a radius per sample, a step size that
     moves nothing, momentum outside [0, 1], consistency < 0, or reset < 1.
@@ -41,6 +43,8 @@ class PriorGuidedTraining:
     reset: int = 40
     label_smoothing: float = 0.0
 
+    samples = ("perturbation", "momentum")
+
     def __post_init__(self) -> None:
         check_finite(self.threat, "a perturbation that is kept")
         if not isinstance(self.threat, Linf):
@@ -53,21 +57,18 @@ class PriorGuidedTraining:
 
     def step(self, at: Step) -> list[Tensor]:
         """Take one step on examples that begin where the last ones of these samples ended."""
-        for name in ("perturbation", "momentum"):
-            if name not in at.state:
-                at.state[name] = at.x.new_zeros((at.size, *at.x.shape[1:]), dtype=torch.float16)
-        losses, kept, summed = zip(*at.each(lambda part: self._pass(part, at.state)), strict=True)
+        losses, kept, summed = zip(*at.each(lambda part: self._pass(part, at.samples)), strict=True)
         at.backward(losses)
         at.descend()
-        ids = at.share.whole(at.ids)
-        for name, rows in (("perturbation", kept), ("momentum", summed)):
-            at.state[name][ids] = at.share.whole(at.share.joined(rows).half())
+        count = len(at.ids) if at.share.count else 0  # a row that does not count is not kept
+        rows = {"perturbation": at.share.joined(kept), "momentum": at.share.joined(summed)}
+        at.samples.write(at.epoch, at.ids[:count], {name: own[:count].half() for name, own in rows.items()})
         return list(losses)
 
-    def _pass(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _pass(self, part: BatchPart, samples: SampleRows) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss; the perturbation and the sum of gradients to keep."""
         step_size = step_length(self.threat, self.step_size)
-        start, summed = self._prior(part, state)
+        start, summed = self._prior(part, samples)
         with part.autocast():
             before = part.model(start.requires_grad_())
             first = mean_loss(before, part.y, self.label_smoothing)
@@ -81,14 +82,15 @@ class PriorGuidedTraining:
         summed = self.momentum * summed + gradient / _size(gradient)
         return loss, self.threat.step(start, summed, part.x, step_size) - part.x, summed
 
-    def _prior(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _prior(self, part: BatchPart, samples: SampleRows) -> tuple[Tensor, Tensor]:
         """Return where these samples start, and the sum of their earlier gradients."""
         if (part.epoch - 1) % self.reset == 0:
             draws = drawn(rng.uniform, part.x, part.ids, part.seed, "prior")
             away = float(self.threat.radius) * ((draws >= 0.5).to(part.x) * 2 - 1)
             summed = torch.zeros_like(part.x)
         else:
-            away, summed = (state[name][part.ids].to(part.x) for name in ("perturbation", "momentum"))
+            held = samples.read(part.epoch, part.ids)
+            away, summed = (held[name].to(part.x) for name in self.samples)
         # half precision may have rounded out of the ball
         return self.threat.project(part.x + away, part.x), summed
 

@@ -34,12 +34,12 @@ def test_weights_perturbation_and_loss_of_two_batches():
     at = step_at(model)
     first, loss = by_hand(hand, at, torch.zeros_like(at.x))
     torch.testing.assert_close(RECIPE.step(at)[0], torch.tensor(loss, dtype=torch.float64))
-    torch.testing.assert_close(at.state["perturbation"], first)
+    torch.testing.assert_close(at.places["perturbation"], first)
     # a smaller batch, of other images, uses and changes the first rows
-    smaller = step_at(model, 6, state=at.state)
+    smaller = step_at(model, 6, places=at.places)
     second, loss = by_hand(hand, smaller, first[:6])
     torch.testing.assert_close(RECIPE.step(smaller)[0], torch.tensor(loss, dtype=torch.float64))
-    torch.testing.assert_close(at.state["perturbation"], torch.cat([second, first[6:]]))
+    torch.testing.assert_close(at.places["perturbation"], torch.cat([second, first[6:]]))
     torch.testing.assert_close(model.state_dict(), hand.state_dict())
     assert (second.abs() == RADIUS).any()
     assert ((smaller.x + second < 0) | (smaller.x + second > 1)).any()  # the box limits no perturbation
@@ -52,7 +52,7 @@ def test_other_norms_keep_the_perturbation_in_the_ball(threat):
     for _ in range(3):
         FreeTraining(threat, 2).step(at)
         origin = torch.full_like(at.x, 0.5)
-        carried = at.state["perturbation"]
+        carried = at.places["perturbation"]
         ball = type(threat)(threat.radius, box=(-9.0, 9.0))
         assert ball.contains(origin + carried, origin).all()
         assert (carried != 0).flatten(1).any(1).all()

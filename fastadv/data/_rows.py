@@ -1,0 +1,92 @@
+"""Rows that lie in several tensors one after another, in memory or in files that are mapped while read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import CorruptFileError
+
+KEPT = 256 << 20  # bytes that a process takes from its maps before it lets go of them
+
+
+def fill_rows(
+    rows: Tensor, positions: Tensor, counts: Sequence[int], part: Callable[[int], Tensor]
+) -> Tensor:
+    """Write into `rows` [B, ...], and return, those at `positions` [B] of parts with `counts` rows each."""
+    ends = torch.tensor(counts, device=positions.device).cumsum(0)
+    number = torch.bucketize(positions, ends, right=True)
+    for k in torch.unique(number).tolist():
+        here = (number == k).nonzero()[:, 0]
+        rows[here] = part(k).index_select(0, positions[here] - (ends[k] - counts[k]))
+    return rows
+
+
+class MappedRows:
+    """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole.
+
+    Files are mapped when their rows are asked for, and let go of after every 256 MiB, so that the pages of a
+    pass over all rows do not add up. The files must stay where they are.
+    """
+
+    def __init__(self, files: Sequence[Path], name: str) -> None:
+        self.files, self.name = tuple(files), name
+        self.counts = [len(part) for part in self.pieces()]
+        first = self._mapped(0)
+        self.dtype, self.shape = first.dtype, torch.Size([sum(self.counts), *first.shape[1:]])
+        self.device = torch.device("cpu")
+        self.nbytes = self.shape.numel() * self.dtype.itemsize
+        self._held: dict[int, Tensor] = {}
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield the rows of each file; its map goes with the tensor."""
+        return map(self._mapped, range(len(self.files)))
+
+    def take(self, positions: Tensor) -> Tensor:
+        """Return the rows at `positions`, int64 [B], in memory."""
+        rows = torch.empty((len(positions), *self.shape[1:]), dtype=self.dtype)
+        fill_rows(rows, positions.cpu(), self.counts, self._part)
+        self._taken += rows.nbytes
+        if self._taken > KEPT:
+            self._held, self._taken = {}, 0
+        return rows
+
+    def joined(self) -> Tensor:
+        """Return all rows, in memory."""
+        rows = torch.empty(self.shape, dtype=self.dtype)
+        for part, place in zip(self.pieces(), torch.split(rows, self.counts), strict=True):
+            place.copy_(part)
+        return rows
+
+    def _part(self, k: int) -> Tensor:
+        if k not in self._held:
+            self._held[k] = self._mapped(k)
+        return self._held[k]
+
+    def _mapped(self, k: int) -> Tensor:
+        # imported here, because most work needs no files
+        from safetensors import SafetensorError, safe_open
+
+        path = self.files[k]
+        try:
+            with safe_open(path, framework="pt") as file:
+                mapped: Tensor = file.get_tensor(self.name)
+        except (SafetensorError, OSError) as error:
+            raise CorruptFileError(
+                f"{path}: expected the file in which a set was found, got none or another ({error}); "
+                "leave it there while the set is used"
+            ) from error
+        return mapped
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the names of the tensors of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return set(file.keys())

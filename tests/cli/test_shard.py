@@ -1,0 +1,165 @@
+"""Jobs that know nothing of each other share a command; merged, their files are those of one job."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastadv.data import load_constructed
+from fastadv.runs.files import digest, load_tensors
+from tests.data.test_construct_processes import files
+
+PAGE = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
+NET = "-m softmax --data digits -n 61 --device cpu"
+CONSTRUCT = f"construct random-target {NET} --steps 2 --shard-size 20 --batch-size 8"
+EVALUATE = f"evaluate {NET} --radius 0.1 -a fgsm -a pgd:steps=3 --batch-size 16"
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def parts(folder):
+    """What the parts of an evaluation hold, but for times."""
+    found = {}
+    for path in sorted(folder.glob("part-*")):
+        tensors, about = load_tensors(path)
+        del tensors["seconds"]
+        found[path.name] = digest(tensors), about
+    return found
+
+
+def told(done):
+    """The document of a command without times."""
+    assert done.code == 0, done.err
+    return re.sub(r'"(seconds|date)": [^,\n]*', "", done.out)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_set_of_three_jobs_is_that_of_one(fastadv, folder, apart):
+    assert fastadv(f"{CONSTRUCT} --out one").code == 0
+    homes = [f"job-{k}" if apart else "jobs" for k in range(3)]
+    for k in (1, 2, 0):
+        done = fastadv(f"{CONSTRUCT} --out {homes[k]} --shard {k}/3")
+        assert done.code == 0, done.err
+    done = fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs --json")
+    assert done.code == 0, done.err
+    assert files(folder / "jobs") == files(folder / "one")
+    assert len(load_constructed(folder / "jobs")) == 61
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
+    one = fastadv(f"{EVALUATE} --run-dir one --json")
+    homes = [f"job-{k}" if apart else "jobs" for k in range(2)]
+    for k in (1, 0):
+        done = fastadv(f"{EVALUATE} --run-dir {homes[k]} --shard {k}/2 --resume")
+        assert done.code == 0, done.err
+        assert f"share {k} of 2" in done.out
+    done = fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs")
+    assert done.code == 0, done.err
+    assert parts(folder / "jobs") == parts(folder / "one")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "jobs").glob("part-*")}
+    assert told(fastadv(f"{EVALUATE} --run-dir jobs --resume --json")) == told(one)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
+    refused(f"{CONSTRUCT} --out a --shard 3/3", "expected I/N with I from 0 to N - 1")
+    refused(f"{CONSTRUCT} --out a --shard 0/5", "at most one process for each of the 4 shards, got 5")
+    refused(f"{CONSTRUCT} --out a --shard 0/2 --verify", "--verify is for the whole set")
+    refused(f"{EVALUATE} --shard 0/2", "give --run-dir too")
+    refused(f"{EVALUATE} --run-dir a --shard 0/5", "at most one process for each of the 4 batches, got 5")
+    refused(f"{EVALUATE} --run-dir b --shard 0/2 --radii 0.1", "--radii is of all images")
+    refused(f"{EVALUATE} --run-dir b --shard 0/2 --robustbench e", "--robustbench is of all images")
+    refused(f"{EVALUATE} --run-dir b --shard 0/2 --batch-size auto", "expected a number")
+    for number, seed in ((0, 0), (1, 0), (1, 1)):
+        home = f"{number}-{seed}"
+        assert fastadv(f"{CONSTRUCT} --out set-{home} --seed {seed} --shard {number}/2").code == 0
+        assert fastadv(f"{EVALUATE} --run-dir run-{home} --seed {seed} --shard {number}/2").code == 0
+    merge = "merge {} --out whole"
+    refused(merge.format("set-0-0"), "expected all 4 shards, got none of 1, 3")
+    refused(merge.format("set-0-0 set-1-0 set-0-0"), "shard-00000.safetensors: expected each shard once")
+    refused(merge.format("set-0-0 set-1-1"), "another seed")
+    refused(merge.format("nowhere"), "nowhere: expected shards of a constructed set, got none")
+    refused(merge.format("run-0-0"), "expected all 2 shares, got none of 1")
+    refused(merge.format("run-0-0 run-1-0 run-1-0"), "expected each share once, got 1 in run-1-0, too")
+    refused(merge.format("run-0-0 run-1-1"), "another attacks")
+    refused(merge.format("run-0-0 set-1-0"), "set-1-0: expected a finished share of an evaluation")
+    share = json.loads(Path("run-1-0/share-00001.json").read_text())
+    Path("run-1-0/share-00001.json").write_text(json.dumps(share | {"world_size": 3}))
+    refused(merge.format("run-0-0 run-1-0"), "expected a share of 2 of the same evaluation")
+    Path("run-1-0/share-00001.json").write_text(json.dumps(share))
+    part = Path("run-1-0/part-00003-01.safetensors")
+    part.write_bytes(Path("run-1-1/part-00003-01.safetensors").read_bytes())
+    refused(merge.format("run-0-0 run-1-0"), "expected a part of this evaluation, got none or another", 1)
+    assert fastadv(merge.format("set-1-0 set-0-0")).code == 0
+
+
+SLOWLY = """
+import sys, time
+from fastadv.cli import main, _output
+from fastadv.data.construct import _build
+make = _build._build_batch
+def slowly(*args, **more):
+    time.sleep(0.2)
+    print("batch", file=sys.stderr, flush=True)
+    return make(*args, **more)
+_build._build_batch = slowly
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_preempted_job_loses_the_batch_at_work(fastadv, folder):
+    """As SLURM does: SIGTERM within a shard, and the same command again."""
+    root = str(Path(__file__).resolve().parents[2])
+    line = f"{CONSTRUCT} --out jobs --shard 1/2"
+    job = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *line.split()], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    seen = ""
+    while seen.count("batch\n") < 3:
+        seen += job.stderr.readline()
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 143, err
+    assert "run the same command to go on" in err
+    (left,) = (folder / "jobs").glob("*.safetensors")
+    assert left.name == "rows-00001.safetensors"
+    assert len(load_tensors(left)[0]["ids"]) in (8, 16, 20)
+    for k in (1, 0):
+        assert fastadv(f"{CONSTRUCT} --out jobs --shard {k}/2").code == 0
+    assert fastadv(f"{CONSTRUCT} --out one").code == 0
+    assert files(folder / "jobs") == files(folder / "one")
+
+
+def test_the_page_runs(fastadv, monkeypatch, folder):
+    """Each command of its scripts, as the jobs of the array would run it."""
+    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE, re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        jobs = int(re.search(r"--array=0-(\d+)", script)[1]) + 1
+        (line,) = [line for line in script.replace("\\\n", "").splitlines() if "fastadv" in line]
+        words = shlex.split(line)
+        words = words[words.index("fastadv") + 1 :]
+        for k in range(jobs):
+            command = " ".join(words).replace("$SLURM_ARRAY_TASK_ID", str(k)).replace("$COUNT", str(jobs))
+            done = fastadv(small(command))
+            assert done.code == 0, done.err
+    for line in re.findall(r"^fastadv (.*)$", PAGE, re.MULTILINE):
+        done = fastadv(small(line))
+        assert done.code == 0, done.err
+    assert len(load_constructed(folder / "sets" / "d_rand")) == 64
+
+
+def small(command):
+    """The command on a net and images that are there."""
+    command = command.replace("-m resnet50 -w resnet50.safetensors --data restricted_imagenet", NET)
+    command = command.replace("-n 61", "-n 64").replace("--radius 3 --steps 100", "--radius 0.5 --steps 2")
+    return command + (" --batch-size 4" if "merge" not in command and "verify" not in command else "")

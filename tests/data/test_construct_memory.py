@@ -1,0 +1,132 @@
+"""A set that is built into a folder never lies in memory as a whole, whatever its size."""
+
+import ctypes
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from fastadv.data import _rows, batches, construct, load_constructed, verify_constructed
+from fastadv.data._rows import MappedRows
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs import processes
+from fastadv.runs.description import describe_shared
+from fastadv.threat import L2
+from tests.data.sets import random_target, toy_base, toy_model
+from tests.processes import go
+
+PIXELS = 3 * 64 * 64
+FEW, MANY = 64, 1024
+
+
+class Numbered(Dataset[Any]):
+    """Images that are made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, k: int) -> tuple[Tensor, int]:
+        return torch.full((3, 64, 64), k % 200, dtype=torch.uint8), k % 2
+
+
+def peak(folder: Path, rank: int) -> None:
+    """Build, load, verify and read a set of as many images as the folder is called, and write the peak."""
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is let go of is given back at once
+    base, model = Numbered(int(folder.name)), nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 2)).eval()
+    _rows.KEPT = 1 << 19
+    made = construct.random_target(
+        model, base, threat=L2(0.5), steps=1, out_dir=folder / "set", shard_size=32, dtype="uint8"
+    )
+    assert sum(len(x) for x, _, _ in batches(made, 64)) == len(base) == len(load_constructed(folder / "set"))
+    if rank == 0:
+        verify_constructed(folder / "set", base, batch_size=64)
+    (folder / f"peak-{rank}").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_set(tmp_path):
+    """A held set would add 12 MB, and as much while it is joined; 44 bytes a row are held."""
+    peaks = {}
+    for count in (FEW, MANY):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        go("tests.data.test_construct_memory", "peak", folder, 2)
+        peaks[count] = [int((folder / f"peak-{rank}").read_text()) for rank in (0, 1)]
+    grown = [more - less for less, more in zip(peaks[FEW], peaks[MANY], strict=True)]
+    assert max(grown) < (MANY - FEW) * PIXELS / 2, grown
+
+
+def test_a_set_in_a_folder_is_that_in_memory(tmp_path):
+    options = {"steps": 3, "shard_size": 8, "batch_size": 5}
+    held = random_target(toy_model(), toy_base(20), **options)
+    mapped = random_target(toy_model(), toy_base(20), out_dir=tmp_path, **options)
+    assert isinstance(mapped._rows, MappedRows)
+    some = torch.tensor([19, 0, 8, 7, 16, 8])
+    assert mapped.take(some).equal(held.take(some))
+    assert mapped.subset(some).x.equal(held.x[some])
+    assert mapped.only([1, 3]).x.equal(held.only([1, 3]).x)
+    assert (mapped.shape, mapped.dtype, mapped.nbytes) == (held.shape, held.dtype, held.x.nbytes)
+    assert mapped.describe() | {"card": 0} == held.describe() | {"card": 0}
+    mapped.save(tmp_path / "copy")
+    assert isinstance(mapped._rows, MappedRows)  # none of these reads all
+    assert mapped.x.equal(held.x)
+    assert load_constructed(tmp_path / "copy").x.equal(held.x)
+
+
+def test_mapped_images_are_known_in_a_part_of_a_set(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(processes, "check_alike", compared.append)
+    monkeypatch.setattr(processes, "from_first", lambda make: make())
+    part = Subset(random_target(toy_model(), toy_base(20), steps=1, shard_size=8, out_dir=tmp_path), [3, 9])
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    mapped = describe_shared(part)
+    assert isinstance(part.dataset._rows, MappedRows)
+    assert part.dataset.x.any()  # all are in memory now
+    assert describe_shared(part) == mapped
+    part.dataset.x.zero_()
+    assert describe_shared(part) != mapped
+    assert compared[0] == compared[1] != compared[2]
+
+
+def test_a_mapped_file_that_is_gone_is_named(tmp_path):
+    made = random_target(toy_model(), toy_base(20), steps=1, shard_size=8, out_dir=tmp_path)
+    (tmp_path / "shard-00001.safetensors").unlink()
+    made.take(torch.tensor([0, 19]))
+    with pytest.raises(CorruptFileError, match=r"shard-00001.*leave it there while the set is used"):
+        made.take(torch.tensor([0, 8]))
+
+
+@pytest.mark.parametrize(("stop", "at"), [(KeyboardInterrupt, 14), (OSError, 14), (OSError, 16)])
+def test_what_stops_a_shard_keeps_its_finished_batches(tmp_path, stop, at):
+    options = {"steps": 3, "shard_size": 8, "batch_size": 3}
+    told: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        told.append(done)
+        if done == at and not again:
+            raise stop("preempted")
+
+    again = False
+    with pytest.raises(stop):
+        random_target(toy_model(), toy_base(20), out_dir=tmp_path, progress=progress, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "rows-00001.safetensors",
+        "shard-00000.safetensors",
+    ]
+    with pytest.raises(InputError, match="another seed"):
+        random_target(toy_model(), toy_base(20), out_dir=tmp_path, seed=1, **options)
+    again = True
+    told.clear()
+    random_target(toy_model(), toy_base(20), out_dir=tmp_path, progress=progress, **options)
+    assert told == ([8, 14, 16, 19, 20] if at == 14 else [8, 16, 19, 20])
+    random_target(toy_model(), toy_base(20), out_dir=tmp_path / "whole", **options)
+    for path in (tmp_path / "whole").glob("shard-*"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    assert not list(tmp_path.glob("rows-*"))

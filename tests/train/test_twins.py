@@ -1,0 +1,190 @@
+"""A run keeps the twin that it attacks, and makes another where that would be another."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.engine import search_twin
+from fastadv.engine.copying.standing import Standing
+from fastadv.train import (
+    AWP,
+    HAT,
+    IKL,
+    SCORE,
+    TRADES,
+    FGSMTraining,
+    GradAlign,
+    NuAT,
+    PGDTraining,
+    fit,
+)
+from fastadv.train.recipes import _common
+from fastadv.train.recipes._common import Twins, frozen_twin
+from tests.engine.test_guard import CHANGES as CHANGED
+from tests.engine.test_guard import Net as GuardedNet
+from tests.engine.test_guard import X, Y, needs_onednn, wrong
+from tests.logged import Logged
+
+THREAT = fa.Linf(0.1)
+
+
+class Net(nn.Module):
+    """BatchNorm, dropout, and what else a model may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.parts = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+            self.last = nn.Linear(144, 3)
+        self.temperature, self.scales, self.held = 1.0, [1.0], {"by": {1: 1.0}}
+        self.register_buffer("shift", torch.zeros(3))
+        self.own = lambda x: x * self.held["by"][1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.own(self.last(self.parts(x).flatten(1)))
+        return logits * self.temperature * self.scales[0] + self.shift
+
+
+def images() -> ImageSet:
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return ImageSet(x, torch.arange(50) % 3, 3, "noise")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The models of which a twin was made."""
+    models: list[object] = []
+    new = _common._new_twin
+    monkeypatch.setattr(_common, "_new_twin", lambda model: (models.append(model), new(model))[1])
+    return models
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        PGDTraining(THREAT, steps=2),
+        TRADES(THREAT, steps=2),
+        AWP(PGDTraining(THREAT, steps=2)),
+        NuAT(THREAT, rise=1),
+        SCORE(THREAT, steps=2),
+        IKL(THREAT, steps=2),
+        GradAlign(FGSMTraining(THREAT)),
+        HAT(THREAT, steps=2, helper=nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))),
+    ],
+    ids=lambda recipe: type(recipe).__name__,
+)
+def test_a_run_makes_one_twin_and_the_same_bits(recipe: Any, made: list[object], monkeypatch: Any) -> None:
+    def trained() -> dict[str, Tensor]:
+        net = Net()
+        fit(net, images(), recipe, epochs=2, batch_size=16)
+        return net.state_dict()
+
+    kept = trained()
+    counts = Counter(id(model) for model in made if isinstance(model, nn.Module))
+    assert max(counts.values()) == 2  # the first of the model's when the sets are checked
+    monkeypatch.setattr(Twins, "of", lambda self, model: _common._new_twin(model))
+    made.clear()
+    each = trained()
+    assert sum(isinstance(model, Net) for model in made) > 2 * 4
+    for name, tensor in each.items():
+        assert torch.equal(kept[name], tensor), name
+
+
+def _hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+    return out + 1
+
+
+CHANGES: dict[str, Callable[[Net], object]] = {
+    "module": lambda net: setattr(net, "last", nn.Linear(144, 3)),
+    "module within": lambda net: net.parts.append(nn.ReLU()),
+    "mode": lambda net: net.parts[3].eval(),
+    "hook": lambda net: net.last.register_forward_hook(_hook),
+    "attribute": lambda net: setattr(net, "temperature", 2.0),
+    "new attribute": lambda net: setattr(net, "another", None),
+    "list": lambda net: net.scales.__setitem__(0, 2.0),
+    "dict within": lambda net: net.held["by"].update({1: 2.0}),
+    "function": lambda net: setattr(net, "own", lambda x: x * 2),
+    "place of weights": lambda net: setattr(net.last.weight, "data", torch.ones(3, 144)),
+    "layout": lambda net: net.to(memory_format=torch.channels_last),
+    "buffer": lambda net: setattr(net, "shift", torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_makes_another_twin(change: str) -> None:
+    net, twins, x = Net(), Twins(), images().x[:2]
+    with twins.in_use():
+        first = frozen_twin(net)
+        with torch.no_grad():
+            for tensor in (*net.parameters(), *net.buffers()):
+                tensor.add_(1)  # what is shared may change
+        assert frozen_twin(net) is first
+        CHANGES[change](net)
+        second = frozen_twin(net)
+        assert second is not first
+        assert frozen_twin(net) is second
+    assert torch.equal(second.verdict(x), _common._new_twin(net).verdict(x))
+
+
+def test_outside_a_run_each_twin_is_new() -> None:
+    net = Net()
+    assert frozen_twin(net) is not frozen_twin(net)
+    with Twins().in_use(), Twins().in_use():
+        pass
+    assert frozen_twin(net) is not frozen_twin(net)
+
+
+class Counting(Net):
+    """One that counts its passes in eval mode."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += not self.training
+        return super().forward(x) + self.calls
+
+
+class Opaque:
+    """An object whose changes cannot be seen."""
+
+
+def test_what_cannot_be_seen_makes_a_twin_for_each_batch() -> None:
+    net = Net()
+    net.opaque = Opaque()
+    assert not Standing(net).known
+    counting, twins = Counting(), Twins()
+    with twins.in_use():
+        assert frozen_twin(net) is not frozen_twin(net)
+        first = frozen_twin(counting)
+        first.verdict(images().x[:2])
+        assert frozen_twin(counting) is not first
+
+
+@needs_onednn
+def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -> None:
+    """Each kind of pass is compared once: the smaller last batch and full ones; what is wrong is left."""
+    agrees, seen = search_twin.guard.agrees, list[int]()
+
+    def watched(ways: Any, x: Tensor, *given: Any) -> Any:
+        seen.append(len(x))
+        return agrees(ways, x, *given)
+
+    monkeypatch.setattr(search_twin.guard, "agrees", watched)
+    data = ImageSet(torch.cat([X, X[:3]]), torch.cat([Y, Y[:3]]), 5, "noise")
+    fit(GuardedNet(), data, PGDTraining(THREAT, steps=2), epochs=2, batch_size=24)
+    assert seen == [24, 3]
+    assert not logged.records
+    wrong("thin", monkeypatch, CHANGED["sign"])
+    net = GuardedNet()
+    with Twins().in_use():
+        for _ in range(2):
+            frozen_twin(net).input_gradient(X, Y)
+        assert frozen_twin(net).notes[-1].startswith("not thin: the gradient of the search")
+    assert len(logged.records) == 1
