@@ -46,6 +46,8 @@ def replace_gradient(module: nn.Module, gradient: Gradient, name: str) -> None:
     part: Any = module
     if not is_replaced(part):
         part.bpda_given, part.forward = part.forward, _Replaced(part).forward
+    else:
+        del part.bpda  # torch lets nothing but a module follow a module
     part.bpda, part.bpda_name = gradient, name
 
 

@@ -27,6 +27,8 @@ def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     as_json = fastadv(f"{line} --strict --json")
     assert as_json.code == 3
     assert json.loads(as_json.out)["measured"]["indicators"]["verdict"] == verdict
+    few = fastadv(f"evaluate {net} -n 4 -a pgd:steps=300,stop_early=false --radius 0.05 --strict")
+    assert (few.code, few.out.splitlines()[-1][:30]) == (3, "Not known, nothing flagged so ")
     refused(f"{line} --strict --no-indicators", "--strict is about the indicators")
 
 

@@ -167,6 +167,19 @@ def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
     assert torch.equal(model(X), net.eval()(X))  # weights are shared
 
 
+@pytest.mark.parametrize("first", GRADIENTS)
+@pytest.mark.parametrize("then", GRADIENTS)
+def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) -> None:
+    gradient, same = GRADIENTS[then]
+    net = Net(Quantize(4))
+    once = fa.models.bpda(net, {"hide": GRADIENTS[first][0]})
+    twice, before = fa.models.bpda(once, {"hide": gradient}), replaced(once)
+    leaf = X.clone().requires_grad_()
+    found = torch.autograd.grad(F.cross_entropy(twice(leaf), Y, reduction="sum"), leaf)[0]
+    torch.testing.assert_close(found, by_hand(net, X, Y, same))
+    assert replaced(once) == before
+
+
 def test_what_a_module_counts_is_counted_in_the_copy_alone() -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:

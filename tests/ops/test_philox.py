@@ -89,6 +89,7 @@ def test_refusals():
             for seed in (-1, 2**63, "0")
         ),
         *((partial(philox, ids, 4, bits, 0, draw), "draw: expected an integer") for draw in (-1, 2**32, 0.0)),
+        (partial(philox, ids, 4, bits, 0, 2**32 - 2, 3), "draw: expected an integer"),
         *((partial(philox, ids, count, bits), "count: expected an integer") for count in (-1, None, 2.0)),
         (lambda: philox(ids, 4, "gamma"), "kind: expected one of bits"),
         (lambda: philox(ids.float(), 4, bits), "ids: expected int64"),

@@ -27,7 +27,7 @@ LONG_STEPS = 40  # of PGD at the radius
 QUERIES = 30  # of Square
 WAY, OFF = 0.01, 0.1  # a way by this share of the margin; the gradient may be off by this share of the change
 WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
-NAMING = 40  # passes in which modules that hide their gradient are looked for
+NAMING = 60  # passes in which modules that hide their gradient are looked for
 # passes of all looks at a sample that holds, and at one that is broken
 SYMPTOMS, ENDS = 12, 10
 BROKEN = SYMPTOMS + 2 + NOISES + 2 * STEPS

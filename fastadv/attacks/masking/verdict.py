@@ -64,17 +64,18 @@ class Indicators:
         """One line: no sign, what is flagged and what to do next, or what was not looked at."""
         if self.flagged:
             return f"Do not trust: {', '.join(self.flagged)}; next: {'; '.join(self.advice.values())}"
-        if self.unseen:
-            names = list(self.unseen)
-            reasons = {
-                self.unseen[name]: [n for n in names if self.unseen[n] == self.unseen[name]] for name in names
-            }
-            told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
-            return f"Not known, nothing flagged so far; not looked at: {told}"
+        found = ""
         if self.without:
-            found = f"Masked gradients ({', '.join(self.without)}), attacked through {self.through}"
-            return f"{found}: {CLEAN[0].lower()}{CLEAN[1:]} there"
-        return CLEAN
+            found = f"Masked gradients ({', '.join(self.without)}), attacked through {self.through}: "
+        if not self.unseen:
+            return f"{found}{CLEAN[0].lower()}{CLEAN[1:]} there" if found else CLEAN
+        names = list(self.unseen)
+        reasons = {
+            self.unseen[name]: [n for n in names if self.unseen[n] == self.unseen[name]] for name in names
+        }
+        told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
+        known = "not known, nothing flagged there" if found else "Not known, nothing flagged"
+        return f"{found}{known} so far; not looked at: {told}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same with these flagged, whatever their value."""

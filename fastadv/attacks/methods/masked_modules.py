@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, inf
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ SIZES = (1.0, 0.2, 0.04)  # of moves, in standard deviations of what is moved
 POINTS, MANY = 4, 64  # on the way of a move at which gradients are taken, and where these leave a doubt
 SHARE = 0.01  # of the inputs, from which on they are worth a look
 FEW = 4  # values of the output, whose moves may be chance
+AROUND, LEFT = 8, 0.02  # points on the way, and what may be left over, where the module around is asked
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
 PASSES = 4 + len(SIZES) * (1 + 2 * POINTS)  # at most, for a look at one call of a module without doubt
 
@@ -55,8 +57,9 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
     the graph is cut, are moved at random, by 1 to 0.04 standard deviations. The module is masked where they
     are more than 1% of its input, its output moves, and the gradients on the way, added up, explain at most
     half of that: it jumps. So a ReLU or a maximum is not blamed, whose zero gradients become others on the
-    way, nor a straight-through estimator, nor what does not depend on x. Of a module and its parts, the
-    innermost is returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
+    way, nor a straight-through estimator, nor what does not depend on x, nor a part without any gradient of
+    a module whose gradients explain how that moves, but for 2%. Of a module and its parts, the innermost is
+    returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
 
     It passes x twice, and what each module is given once more, forward and backward, some twenty times
     where gradients are zero, and over a hundred times where that leaves a doubt. The model is left as it
@@ -112,8 +115,19 @@ def _looked(
 def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModule, ...], float, float]:
     found: dict[str, MaskedModule] = {}
     spent = [2.0, 0.0]
+    around: list[tuple[str, float, _Call]] = []  # the calls that are under way, with their shares
     prints: list[list[Any]] = []  # of the arguments of each call, in a pass of other images
     names = {part: name for name, part in model.named_modules()}
+
+    def count(share: float, call: _Call) -> None:
+        spent[0] += share * call.forwards
+        spent[1] += share * call.backwards
+        call.forwards = call.backwards = 0
+
+    def explained(share: float, outer: _Call) -> bool:
+        told = passes - sum(spent) >= 2 * (1 + AROUND) * share and outer.follows
+        count(share, outer)
+        return told
 
     def note(part: nn.Module, args: Any, kwargs: Any) -> None:
         prints.append([_fingerprint(each) for each in (*args, *kwargs.values())])
@@ -129,12 +143,15 @@ def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModul
         ]
         share = _parts(part) / _parts(model)
         if moving and names[part] not in found and sum(spent) + PASSES * share <= passes:
+            while around and not _holds(around[-1][0], names[part]):
+                around.pop()
             call = _Call(part, args, kwargs, moving, (passes - sum(spent)) / share)
             masked = call.masked(names[part])
-            spent[0] += share * call.forwards
-            spent[1] += share * call.backwards
-            if masked is not None:
+            count(share, call)
+            # what has some gradient of its own may jump to and fro, as k-winners: that adds up to little
+            if masked is not None and not (masked.share == 1 and around and explained(*around[-1][1:])):
                 found[names[part]] = masked
+            around.append((names[part], share, call))
 
     _watch(model, x.roll(1, 0).flip(-1), note)
     _watch(model, x, examine)
@@ -233,19 +250,29 @@ class _Call:
             return None  # of what differs from call to call nothing is known
         least = 64 * torch.finfo(self.given[0].dtype).eps * float(base.abs().amax())
         for number, size in enumerate(SIZES):
-            move = [
-                size
-                * _spread(value)
-                * _draw(value.numel(), number, value.device).view_as(value).to(value)
-                * at
-                for value, at in zip(self.given, free, strict=True)
-            ]
+            move = [by * at for by, at in zip(self._drawn(number, size), free, strict=True)]
             change = self(self._moved(move, 1.0)) - base
             if not bool(change.isfinite().all()) or int((change.abs() > least).sum()) <= FEW:
                 continue
             if kind == "cut" or self._jumped(move, change):
                 return self._told(name, kind, share, kind != "cut" or _along(move, change))
         return None
+
+    @cached_property
+    def follows(self) -> bool:
+        """Whether the gradients on the way of a move of all that is given explain the change."""
+        move = self._drawn(0, SIZES[0])
+        change = self(self._moved(move, 1.0)) - self(self.given)
+        if not bool(change.isfinite().all()) or not bool(change.any()):
+            return False
+        return abs(self._explained(move, change, AROUND) - 1) <= LEFT
+
+    def _drawn(self, number: int, size: float) -> list[Tensor]:
+        """Return a random move of so many standard deviations."""
+        return [
+            size * _spread(value) * _draw(value.numel(), number, value.device).view_as(value).to(value)
+            for value in self.given
+        ]
 
     def _jumped(self, move: list[Tensor], change: Tensor) -> bool:
         """Return whether the gradients on the way of a move do not explain the change.

@@ -277,6 +277,14 @@ def test_flags_of_others_are_raised_whatever_their_value() -> None:
     assert isnan(float(Indicators({}).values.get("noise", torch.nan)))
 
 
+def test_what_the_model_itself_raised_is_said_though_not_all_was_looked_at() -> None:
+    found = Indicators({}, {"noise": "why"}, through="BPDA: 0 (identity)", without={"zero_gradient": 1.0})
+    assert found.verdict == (
+        "Masked gradients (zero_gradient), attacked through BPDA: 0 (identity): not known, nothing flagged "
+        "there so far; not looked at: noise (why)"
+    )
+
+
 @pytest.mark.slow
 def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in {"apgd": {"steps": 20}, "square": {"queries": 200}}.items():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.attacks import AttackResult, nes, spsa
-from fastadv.threat import Linf
+from fastadv.threat import L2, Linf
 
 from ..nets import images, labels, mlp
 from ..watched import watched
@@ -69,6 +69,21 @@ def test_queries_are_not_exceeded(run: Callable[..., AttackResult]) -> None:
         # the clean verdict and the last one come on top
         assert 6 * 21 * steps <= out.forwards <= 6 * (21 * steps + 4)
         assert out.backwards == 0
+
+
+def test_probes_and_the_length_of_a_step_are_those_of_the_mask() -> None:
+    model, x = mlp(), images(2).sub(0.5).mul(0.1).add(0.5)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    function, batches = watched(model)
+    nes(
+        function, x, labels(model, x), L2(0.1), queries=5, directions=2, step_size=0.01, mask=mask,
+        stop_early=False,
+    )  # fmt: skip
+    place = next(place for place, batch in enumerate(batches) if len(batch) == 8)
+    away = batches[place].view(2, 4, *x.shape[1:]) - x[:, None]
+    assert torch.equal((away.abs() > 1e-6).any(1), mask)
+    moved = batches[place + 1] - x
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((2,), 0.01, dtype=x.dtype))
 
 
 @BOTH

@@ -16,7 +16,18 @@ import fastadv as fa
 from fastadv.attacks import masked_modules
 from fastadv.attacks.methods.masked_modules import MANY, _Call
 from fastadv.errors import InputError
-from tests.defenses import AT_INPUT, AT_LOGITS, AT_RANDOM, Buckets, Defended, KWinners, MeanSparse, Quantize
+from tests.defenses import (
+    AT_INPUT,
+    AT_LOGITS,
+    AT_RANDOM,
+    Binarize,
+    Buckets,
+    Defended,
+    Detach,
+    KWinners,
+    MeanSparse,
+    Quantize,
+)
 
 X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 KINDS = {"quantize": "zero", "nan": "nan"}
@@ -172,6 +183,17 @@ class InFloat32(nn.Module):
         return h @ torch.eye(h.shape[1])
 
 
+class Around(nn.Module):
+    """A function of a value and of what `part` makes of it."""
+
+    def __init__(self, part: nn.Module, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part, self.combine = part, combine
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.combine(h, self.part(h))
+
+
 HONEST: dict[str, nn.Module] = {
     "cnn": net(),
     "kinks": net(nn.Hardtanh(0.2, 0.7), nn.Softshrink(0.3), nn.ReLU6(), nn.Dropout()),
@@ -185,6 +207,9 @@ HONEST: dict[str, nn.Module] = {
     "saturated": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Threshold(0, 0), nn.LogSoftmax(1)),
     "randomized": net(OwnNoise()),
     "frozen": Defended(net(), before=nn.Identity()),
+    "rounds in a part": net(Around(Quantize(), lambda h, part: h + (part - h).detach())),
+    "a gate in a part": net(Around(Binarize(0.0), lambda h, part: h * part)),
+    "a part for nothing": Around(Detach(), lambda x, part: x.flatten(1)[:, :3]),
 }
 
 
@@ -193,6 +218,15 @@ HONEST: dict[str, nn.Module] = {
 def test_honest_networks_are_not_blamed(model: nn.Module) -> None:
     assert masked_modules(model, X) == ()
     assert masked_modules(model, X[:1]) == ()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> None:
+    """A branch of a residual block: the other one has its gradient."""
+    model = net(Around(Detach(), lambda h, part: (1 - share) * h + share * part))
+    assert [each.name for each in masked_modules(model, X)] == [
+        name for name, part in model.named_modules() if isinstance(part, Detach)
+    ]
 
 
 def test_nothing_is_left_behind() -> None:
