@@ -240,7 +240,10 @@ def test_it_learns_the_digits(name: str) -> None:
     recipe = Standard(loss="bce") if name in ("rbf", "sigmoids") else Standard()
     rate = 0.03 if name == "rbf" else 0.01
     epochs = 8 if name == "maxout_cnn" else 4
-    fa.train.fit(model, train_set, recipe, epochs=epochs, batch_size=25, optimizer="adam", learning_rate=rate)
+    fa.train.fit(
+        model, train_set, recipe, epochs=epochs, batch_size=25, optimizer="adam", learning_rate=rate,
+        optimization=fa.train.Optimization(schedule="constant"),
+    )  # fmt: skip
     assert fa.evaluate(model, test_set, {}).clean_accuracy > 0.8
 
 
@@ -255,7 +258,7 @@ def test_a_run_resumes_bit_for_bit(name: str, tmp_path: Any) -> None:
 
     def train(epochs: int, **more: Any) -> nn.Module:
         model = models.create(name, classes=3, **options, **SMALL[name])
-        bounded = fa.train.Optimization(max_norm=0.03)
+        bounded = fa.train.Optimization(schedule="constant", max_norm=0.03)
         settings = {"batch_size": 8, "learning_rate": 0.1, "optimization": bounded}
         fit(model, data, Standard(), epochs=epochs, **settings, **more)
         return model

@@ -157,8 +157,9 @@ def trained(name: str, data_dir: Path = DATA) -> nn.Module:
     if not (folder / "model.safetensors").exists():
         train_set = fa.data.load(dataset, "train", data_dir=data_dir, limit=limit)
         fa.train.fit(
-            model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=folder.exists()
-        )
+            model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=folder.exists(),
+            optimization=fa.train.Optimization(schedule="constant"),
+        )  # fmt: skip
     fa.models.load_weights(model, folder / "model.safetensors")
     return model.eval()
 

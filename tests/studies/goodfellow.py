@@ -23,7 +23,10 @@ def reader():
     """A maxout network, trained on the embedded digits in a fifth of a second."""
     model = fa.models.create("maxout", shape=(1, 8, 8), units=16, pieces=2, layers=1, dropout=0.0)
     train_set = fa.data.load("digits", "train")
-    fa.train.fit(model, train_set, fa.train.Standard(), epochs=4, optimizer="adam", learning_rate=1e-2)
+    fa.train.fit(
+        model, train_set, fa.train.Standard(), epochs=4, optimizer="adam", learning_rate=1e-2,
+        optimization=fa.train.Optimization(schedule="constant"),
+    )  # fmt: skip
     return model.train()
 
 

@@ -174,8 +174,9 @@ def main() -> None:
         with generators_kept(torch.device("cpu"), 0):
             net = make()
         fa.train.fit(
-            net, train_set, recipe, epochs=epochs, batch_size=64, optimizer="adam", learning_rate=rate
-        )
+            net, train_set, recipe, epochs=epochs, batch_size=64, optimizer="adam", learning_rate=rate,
+            optimization=fa.train.Optimization(schedule="constant"),
+        )  # fmt: skip
         stored |= {f"{name}.{key}": value.half().contiguous() for key, value in net.state_dict().items()}
     save_file(stored, WEIGHTS)
 
