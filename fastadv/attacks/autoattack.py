@@ -59,10 +59,10 @@ def autoattack(
     those that are left, and a note says so.
 
     "strong": "standard", and then, on what is left, what has lowered published robust accuracies: APGD on
-    both losses through `bpda`; APGD on the cross-entropy with five restarts of 200 steps; targeted APGD on
-    DLR for all classes, of more than 20 for the 30 nearest (MALT, Melamed et al. 2024); APGD on each
-    `source`, and on the model from the points that this found; and five restarts of Square. What the caller
-    gives is always tried. Of the other stages one round comes first, on the samples nearest to being broken,
+    both losses through `bpda`; in L2 and L1 PDPGD (300 steps), which minimizes the norm; APGD on the
+    cross-entropy with five restarts of 200 steps; targeted APGD on DLR for all classes, of more than 20 for
+    the 30 nearest (MALT, Melamed et al. 2024); APGD on each `source`, and on the model from the points that
+    this found; and five restarts of Square. What the caller gives is always tried. Of the other stages one round comes first, on the samples nearest to being broken,
     within 0.3 times the passes of "standard". Where no stage breaks any and there is no warning, that is all,
     and a note says what was left out; otherwise all of them run.
 

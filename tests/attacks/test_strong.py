@@ -18,7 +18,7 @@ from fastadv.attacks.masking import probes
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import bpda
-from fastadv.threat import L2, Linf
+from fastadv.threat import L1, L2, Linf, Threat
 from tests.defenses import Quantize
 
 from .contract.conftest import shortened
@@ -66,9 +66,9 @@ def run(model: Any, inside: Any, size: int = 12, **options: Any) -> tuple[AutoAt
 def test_what_the_stages_are() -> None:
     """Restarts, steps and targets of the documentation, and no more passes than were foretold."""
 
-    def plan(classes: int, **given: Any) -> list[tuple[str, int, dict[str, Any], bool]]:
+    def plan(classes: int, ball: type[Threat] = Linf, **given: Any) -> list[Any]:
         model, x = freeze(linear(classes)), images(2, dtype=torch.float32)
-        run = Run(Trial(model, problem(x, labels(model.model, x), Linf(1e-6), **given)), 0)
+        run = Run(Trial(model, problem(x, labels(model.model, x), ball(1e-6), **given)), 0)
         found = stages(run, model, [model, model])
         return [(one.component.name, one.rounds, dict(one.component.arguments), one.asked) for one in found]
 
@@ -83,6 +83,9 @@ def test_what_the_stages_are() -> None:
     assert arguments[1:4] == (t | {"classes": 9}, ce, t | {"classes": 11, "nearest": False})
     assert arguments[6] == square
     assert asked == (True, True, False, False, True, True, False)
+    for ball in (L1, L2):
+        assert plan(12, ball)[2] == ("pdpgd", 1, {"steps": 300}, False)
+        assert [name for name, *_ in plan(12, ball) if name != "pdpgd"] == [*names]
     assert plan(21)[3][2] == t | {"classes": 20, "nearest": False}
     assert plan(40)[3][2] == t | {"classes": 30, "nearest": True}
     y = labels(linear(12), images(2, dtype=torch.float32))

@@ -13,7 +13,7 @@ from fastadv import losses, rng
 from fastadv.attacks import core
 from fastadv.attacks.auto.component import ATTACKS, Component
 from fastadv.attacks.auto.run import Run
-from fastadv.attacks.auto.versions import aims, ascent
+from fastadv.attacks.auto.versions import PROXIMAL, aims, ascent, proximal
 from fastadv.attacks.methods.nearest_classes import CANDIDATES
 from fastadv.engine import Frozen
 from fastadv.errors import InputError, NoGradientError
@@ -56,6 +56,9 @@ def stages(run: Run, bpda: Frozen | None, sources: Sequence[Frozen]) -> list[Sta
             count = part.arguments.get("classes", 1)
             on_other = Component(f"bpda {part.name}", attack, part.arguments)
             found.append(Stage(on_other, of_ascent(100, count) + 1, asked=True))
+    if run.trial.problem.threat.norm != "linf":
+        # what minimizes the norm breaks samples there that no ascent in the ball does
+        found.append(Stage(proximal("pdpgd"), of_ascent(PROXIMAL)))
     found.append(Stage(ascent("restarts apgd-ce", "ce", STEPS), of_ascent(STEPS), RESTARTS))
     if free:
         few = classes <= ALL

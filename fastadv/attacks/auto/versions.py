@@ -13,6 +13,7 @@ Version = Literal["standard", "plus", "rand", "quick", "strong"]
 VERSIONS = ("standard", "plus", "rand", "quick", "strong")
 NAMES = ("apgd-ce", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
 Parts = Sequence[str | Component]
+PROXIMAL = 300  # steps of PDPGD
 
 
 def check_version(version: Version | Parts) -> None:
@@ -104,7 +105,7 @@ def search(queries: int) -> Component:
 
 def proximal(name: str) -> Component:
     """Return PDPGD."""
-    return Component(name, "pdpgd", {"steps": 300})
+    return Component(name, "pdpgd", {"steps": PROXIMAL})
 
 
 def _named(parts: Parts, known: dict[str, Component]) -> list[Component]:
