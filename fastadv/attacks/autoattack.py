@@ -62,9 +62,10 @@ def autoattack(
     both losses through `bpda`; in L2 and L1 PDPGD (300 steps), which minimizes the norm; APGD on the
     cross-entropy with five restarts of 200 steps; targeted APGD on DLR for all classes, of more than 20 for
     the 30 nearest (MALT, Melamed et al. 2024); APGD on each `source`, and on the model from the points that
-    this found; and five restarts of Square. What the caller gives is always tried. Of the other stages one round comes first, on the samples nearest to being broken,
-    within 0.3 times the passes of "standard". Where no stage breaks any and there is no warning, that is all,
-    and a note says what was left out; otherwise all of them run.
+    this found; and five restarts of Square. What the caller gives is always tried. Of the other stages one
+    round comes first, on the samples nearest to being broken, within 0.3 times the passes of "standard".
+    Where no stage breaks any and there is no warning, that is all, and a note says what was left out;
+    otherwise all of them run.
 
     Args:
         version: "standard", "plus", "rand", "quick" or "strong"; or a list of components: the names
