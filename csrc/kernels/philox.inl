@@ -113,6 +113,7 @@ inline void philox_uniform(float* out, Stream stream, int64_t from, int64_t to) 
 inline void philox_normal(float* out, Stream stream, int64_t from, int64_t to) {
   fill_normals(out, stream, from, to);
 }
+
 // Bit i % 32 of word i / 32 as a sign; `from` is a multiple of 32.
 inline void philox_sign(float* out, Stream stream, int64_t from, int64_t to) {
   uint32_t words[kWords];

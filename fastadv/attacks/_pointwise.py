@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like, told
+from fastadv.attacks.methods.geometry import like, told, where_rows
 from fastadv.attacks.methods.noise import signed
 from fastadv.attacks.methods.start import Starts, find_start
 from fastadv.attacks.salt_and_pepper import ends
@@ -85,13 +85,13 @@ def _try(search: core.Search[Rows], noise: Tensor, level: float) -> Tensor:
     free = told(torch.ne, far, x) * (1 - rows.changed)
     count = rows.changed.flatten(2).sum(2)
     as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
-    chosen = _some(_of(adds, free, rows.left), noise, torch.where(adds, as_many, rows.share))
+    chosen = _some(where_rows(adds, free, rows.left), noise, torch.where(adds, as_many, rows.share))
     # all of the way, where it adds
-    to = x.lerp(_of(adds, far, rows.points), like(1 - 0.5**rows.stage, x))
+    to = x.lerp(where_rows(adds, far, rows.points), like(1 - 0.5**rows.stage, x))
     look = search.decide(rows.points.lerp(to, chosen))
     met = look.adversarial
     gains = met & (adds | (look.distance < rows.length))
-    rows.points = _of(met, look.seen, rows.points)
+    rows.points = where_rows(met, look.seen, rows.points)
     rows.length = torch.where(met, look.distance, rows.length)
     alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
     rows.left = rows.left.addcmul(chosen, like(alone.to(x.dtype), x), value=-1)
@@ -100,11 +100,6 @@ def _try(search: core.Search[Rows], noise: Tensor, level: float) -> Tensor:
     more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
     rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
     return gains & (rows.stage == 0)
-
-
-def _of(rows: Tensor, those: Tensor, others: Tensor) -> Tensor:
-    """Return torch.where for finite tensors [n, C, ...] and rows bool [n, C], faster."""
-    return others.lerp(those, like(rows.to(others.dtype), others))
 
 
 def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
@@ -125,10 +120,10 @@ def _pass_on(search: core.Search[Rows], anew: Tensor) -> None:
     rows.stage = rows.stage + over.to(rows.stage.dtype)
     returns = over & (rows.stage > last)
     better = returns & (rows.length <= rows.least)
-    rows.best = _of(better, rows.points, rows.best)
+    rows.best = where_rows(better, rows.points, rows.best)
     rows.least = torch.where(better, rows.length, rows.least)
-    rows.points = _of(returns, rows.best, rows.points)
+    rows.points = where_rows(returns, rows.best, rows.points)
     rows.length = torch.where(returns, rows.least, rows.length)
     rows.stage = torch.where(returns, torch.inf, rows.stage)
     rows.changed = told(torch.ne, rows.points, search.x.unsqueeze(1))
-    rows.left = _of(anew | over, rows.changed, rows.left)
+    rows.left = where_rows(anew | over, rows.changed, rows.left)

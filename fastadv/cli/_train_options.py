@@ -81,8 +81,7 @@ class TrainingImages(TrainImages):
             if before.get("validation_set") == describe_shared(last):
                 note("this run began with the last images held out, and goes on with them")
                 return HeldOut(dataset.subset(range(rest)), last, {"count": count, "method": "last"})
-        with o.usage():
-            return hold_out(dataset, count, seed)
+        return hold_out(dataset, count, seed)
 
     def to_test_on(self) -> Any:
         """Load the test set; None where there is none."""

@@ -54,6 +54,11 @@ def added(default: T) -> T:
     return cast(T, declared)
 
 
+def left_out(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    """Return whether a field of a dataclass was `added` later and stands at its default."""
+    return "added" in field.metadata and getattr(value, field.name) == field.default
+
+
 def describe_model(model: nn.Module, identity: str | None = None) -> str:
     """Describe a model in training, but for its weights: its parts, and the shapes and flags of its state."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -191,9 +196,8 @@ class _Description:
 def _state(value: Any) -> dict[str, Any]:
     """Return the attributes of an object, without those it computes once when asked."""
     if dataclasses.is_dataclass(value):
-        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        new = {field.name for field in dataclasses.fields(value) if "added" in field.metadata}
-        return {k: None if k in new and v == getattr(type(value), k) else v for k, v in held.items()}
+        each = dataclasses.fields(value)
+        return {f.name: None if left_out(value, f) else getattr(value, f.name) for f in each}
     kind = type(value)
     slots = [] if of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}

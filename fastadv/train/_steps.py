@@ -96,10 +96,9 @@ class Steps:
     optimization: Optimization
     execution: Execution
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
-    state: dict[str, Tensor] = field(default_factory=dict)  # what the recipe keeps between batches
-    places: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # of these, rows of this process's places in a batch
+    # what the recipe keeps between batches, and of this process's places in a batch
+    state: dict[str, Tensor] = field(default_factory=dict)
+    places: dict[str, Tensor] = field(default_factory=dict)
     learning_rate: float = 0.0  # of the last step
 
     def __post_init__(self) -> None:

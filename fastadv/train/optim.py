@@ -11,15 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from fastadv._checks import check_count, check_flag, check_number, check_share
 from fastadv._torch import NormBase
 from fastadv.errors import InputError
+from fastadv.runs.description import added, left_out
 from fastadv.train._optimizers import MakeOptimizer, bound, make
 from fastadv.train.ramp import Ramp, Trained
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
-
-# options that older runs do not name, and what they then did
-LATER = {
-    "norm_decay": True, "rates": None, "schedule_by": "step", "accumulate": 1, "drop_last": False,
-    "batch_norm_momentum": None,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +51,14 @@ class Optimization:
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    norm_decay: bool = True
-    rates: Mapping[str, float] | None = None
+    norm_decay: bool = added(True)
+    rates: Mapping[str, float] | None = added(None)
     schedule: str | Schedule = DEFAULT
-    schedule_by: str = "step"
+    schedule_by: str = added("step")
     warm_up: float = 0.0
-    accumulate: int = 1
-    drop_last: bool = False
-    batch_norm_momentum: float | None = None
+    accumulate: int = added(1)
+    drop_last: bool = added(False)
+    batch_norm_momentum: float | None = added(None)
     clip_norm: float | None = None
     max_norm: float | None = None
     ramp: Ramp | float | None = None
@@ -141,9 +136,9 @@ class Optimization:
 
     def describe(self) -> dict[str, Any]:
         """Return the options for a run's identity; those that came later only where they are not left out."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told |= {"warm_up": self.warm_up or None, "rates": self.given_rates or None}
-        return {name: value for name, value in told.items() if name not in LATER or value != LATER[name]}
+        told = {field.name: getattr(self, field.name) for field in fields(self) if not left_out(self, field)}
+        rates = {"rates": self.given_rates} if "rates" in told else {}
+        return told | {"warm_up": self.warm_up or None} | rates
 
     def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
         """Check the lengths against `epochs`, and return the recipes of the first epochs, one each."""

@@ -47,6 +47,11 @@ def told(compare: Callable[..., Tensor], values: Tensor, others: Tensor | float)
     return answers
 
 
+def where_rows(rows: Tensor, those: Tensor, others: Tensor) -> Tensor:
+    """Return torch.where for rows bool [n, C] of finite tensors [n, C, ...], faster on a CPU (see `told`)."""
+    return others.lerp(those, like(rows.to(others.dtype), others))
+
+
 def norm(away: Tensor, order: float) -> Tensor:
     """Return [n], the norm of each row of away [n, ...].
 

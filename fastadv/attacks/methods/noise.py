@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks.core import Rows, Rule, Search
-from fastadv.attacks.methods.geometry import farthest, like, norm
+from fastadv.attacks.methods.geometry import farthest, like, norm, where_rows
 from fastadv.threat import Threat
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
@@ -85,7 +85,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
             sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
             count, shape = repetitions * search.x[0].numel(), (len(sizes), repetitions, *search.x.shape[1:])
             fresh = noise.draw(count, seed, search.ids, level).to(rows.noise.dtype).view(shape)
-            tried = fresh.lerp_(rows.noise.unsqueeze(1), like(narrows.to(fresh.dtype), fresh))
+            tried = where_rows(narrows, rows.noise.unsqueeze(1), fresh)
             look = search.decide(noise.grow(search, tried, sizes))
             _keep(search, tried, sizes, narrows, look.adversarial)
             if search.threat.norm == "l0":

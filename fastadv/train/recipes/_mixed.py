@@ -4,6 +4,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.losses import Loss
+from fastadv.train.recipes.base import innermost
 
 # recipes of this package whose losses take probabilities
 TAKES = ("Standard", "FGSMTraining", "PGDTraining", "FastTraining", "FreeTraining", "TRADES")
@@ -11,8 +12,7 @@ TAKES = ("Standard", "FGSMTraining", "PGDTraining", "FastTraining", "FreeTrainin
 
 def check_mixed(recipe: object) -> None:
     """Raise InputError unless `recipe` is one of these, perhaps in another one, or the caller's own."""
-    while hasattr(recipe, "recipe"):
-        recipe = recipe.recipe
+    recipe = innermost(recipe)
     kind = type(recipe)
     built_in = kind.__module__.startswith("fastadv.train.recipes.")
     if built_in and (kind.__name__ not in TAKES or getattr(recipe, "loss", "ce") != "ce"):
