@@ -11,6 +11,7 @@ from torch import nn
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
+from fastadv.engine.copying.values import Values
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
@@ -97,6 +98,15 @@ def freeze(
     return _freeze(model, options)
 
 
+def follow(model: nn.Module, precision: Precision) -> Frozen:
+    """Freeze a model that is training: `Frozen.refresh` takes its values as they then are.
+
+    What a search twin of its own gains (`freeze`) is gained on each batch. The modules, their attributes and
+    the shapes of their tensors must stay as they are.
+    """
+    return _freeze(model, Options(precision=precision, follow=True, without=switched_off()))
+
+
 def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
     keep_pages()
     module = as_module(source)
@@ -104,18 +114,21 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     dtype = dtype_of(module) if module is not None else None
     half, asked = HALF.get(options.precision), options.precision
     _check_possible(source, module, device, dtype, options)
+    follow = options.follow or not options.fold
     if given is None:
-        given = CheckedModel(twin(module, follow=not options.fold) if module is not None else source)
+        given = CheckedModel(twin(module, follow=follow) if module is not None else source)
     as_given = form = Form(given.model, dtype)
     own = module is not None and options.fold and not options.as_given
     notes: list[str] = []
+    values: Values | None = None
     if isinstance(given.model, nn.Module) and module is not None:
         rewrites = applicable(given.model, half or dtype, not own, options.without)
         search = given.model
-        if own and (CHANNELS_LAST in rewrites or half is not None):
+        if own and (CHANNELS_LAST in rewrites or half is not None or options.follow):
             # weights made in inference mode could not take part in a gradient
             with torch.inference_mode(False), torch.no_grad():
-                search = twin(module, follow=False)
+                search = twin(module, follow=options.follow, apart=options.follow)
+                values = Values(module, search) if options.follow else None
                 lay_out(search, CHANNELS_LAST in rewrites)
         form = replace(form, model=search, rewriting=Rewriting(rewrites, Subject(search, half or dtype)))
     if own and module is not None:
@@ -136,8 +149,9 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     notes += [note for note, holds in options_on.items() if holds]
     notes += [in_words(told)] if (told := replaced(module)) else []
     search_twin = SearchTwin(
-        form, given, Notes(tuple(notes)), source=source, options=options, as_given=as_given, narrow=narrow
-    )
+        form, given, Notes(tuple(notes)), source=source, options=options, as_given=as_given, narrow=narrow,
+        values=values,
+    )  # fmt: skip
     return Frozen(
         given,
         search_twin,

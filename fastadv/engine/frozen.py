@@ -19,11 +19,13 @@ from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.engine.rounding import compare
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
+from fastadv.rng import generators_kept
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 
 CHECK_ROWS = 16
+REFRESHES = 256
 BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
 
@@ -61,7 +63,7 @@ class Frozen:
         self.source, self.options, self.dtype = source, options, dtype
         self.forwards = 0
         self.backwards = 0
-        self._given, self._device, self._fastest = given, device, fastest
+        self._given, self._device, self._fastest, self._refreshed = given, device, fastest, 0
         self._lock, self._settled = Lock(), fastest is None and search.plain
 
     @property
@@ -106,6 +108,18 @@ class Frozen:
 
         Where passes are counted for each sample, this is overridden; here nobody listens.
         """
+
+    def refresh(self) -> None:
+        """Take the values of a model that trains, where this was made to follow it, as they are now.
+
+        Logits and gradients are compared with the model's again at the next batch and gradient after every
+        REFRESHES calls: what rounds little today may round more with other weights.
+        """
+        self.search.refresh()
+        self._refreshed += 1
+        if self._refreshed % REFRESHES == 0:
+            self.search.trusted.forget()
+            self._settled = self.search.plain
 
     def layout(self, x: Tensor) -> Tensor:
         """Return `x` in the layout the search twin prefers, without a copy where it already has it."""
@@ -257,7 +271,8 @@ class Frozen:
         """
         if self._settled or len(x) == 0:
             return self._settled
-        with self._lock, torch.inference_mode(False), torch.no_grad():
+        # what a randomized model draws next does not depend on when it is compared
+        with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():
             if self._settled:  # by another thread, meanwhile
                 return True
             if self._fastest is None:

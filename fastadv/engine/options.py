@@ -13,7 +13,8 @@ from fastadv.errors import InputError
 class Options:
     """The options of `freeze`, with their defaults. Raises InputError on values that do not exist.
 
-    as_given: search with the model as it is, which is what tuning may choose.
+    as_given: search with the model as it is, which is what tuning may choose. follow: of a model in training:
+    both twins take its values anew at each `Frozen.refresh`.
     """
 
     precision: Precision = "fp32"
@@ -24,10 +25,11 @@ class Options:
     tune: bool = False
     without: tuple[str, ...] = ()
     as_given: bool = False
+    follow: bool = False
 
     def asked(self) -> dict[str, Any]:
         """Return the arguments of `freeze` that ask for them."""
-        return {name: value for name, value in asdict(self).items() if name != "as_given"}
+        return {name: value for name, value in asdict(self).items() if name not in ("as_given", "follow")}
 
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run; the later ones only if set."""

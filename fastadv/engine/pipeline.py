@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.engine.copying.fold import Refused, estimates_gradients
 from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.copying.values import Values
 from fastadv.engine.form import COMPILED, WAYS, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
 from fastadv.engine.layout import lay_out
@@ -45,10 +46,14 @@ class Pipeline:
         options: Options,
         as_given: Form,
         narrow: bool = False,
+        values: Values | None = None,
     ) -> None:
-        """Start from a form and that of the model as given. `narrow`: round more once compared."""
+        """Start from a form and that of the model as given.
+
+        narrow: round more once compared. values: of the copy in `form`, where they are to follow the model's.
+        """
         self.given, self.notes, self.source, self.options = given, notes, source, options
-        self.as_given, self.narrow = as_given, narrow
+        self.as_given, self.narrow, self.values = as_given, narrow, values
         self.lock = Lock()
         # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
         self.bare: set[tuple[torch.dtype, torch.Size]] = set()
@@ -72,12 +77,8 @@ class Pipeline:
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
-        self.form, self.scoring, self.parts, self.bare = (
-            form,
-            form.scoring,
-            Parts.of(self.source, form),
-            set(),
-        )
+        self.form, self.scoring, self.bare = form, form.scoring, set()
+        self.parts = Parts.of(self.source, form)
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 
@@ -90,6 +91,16 @@ class Pipeline:
         """Compute in the precision of the options from now on."""
         self.narrow = False
         self.use(self.form.narrowed(self.options))
+
+    def refresh(self) -> None:
+        """Take the values of the model as they are now."""
+        if self.values is None or self.form.model is not self.values.copied:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            self.values.take()
+            origin = self.values.origin()
+            for pair in self.form.rewriting.folds or ():
+                pair.take(origin)
 
     @property
     def plain(self) -> bool:

@@ -33,7 +33,8 @@ class Trusted:
     @classmethod
     def of(cls, source: object, given: object, options: Options) -> "Trusted":
         """Return those known from the last time, of a model that follows its source; else new ones."""
-        if options.fold or not (isinstance(source, nn.Module) and isinstance(given, nn.Module)):
+        follows = options.follow or not options.fold
+        if not (follows and isinstance(source, nn.Module) and isinstance(given, nn.Module)):
             return cls()
         return _following.setdefault(source, {}).setdefault((options, _build(given)), cls())
 
@@ -45,6 +46,10 @@ class Trusted:
         """Return whether any pass of as many rows was."""
         held, own = list(self._most.items()), size_class(x)  # another thread may add one meanwhile
         return any(kind == own and len(x) <= most for (_, kind), most in held)
+
+    def forget(self) -> None:
+        """Compare all kinds once more."""
+        self._most = {}
 
     def add(self, used: Hashable, x: Tensor) -> None:
         """Take a pass of x with these rewrites."""

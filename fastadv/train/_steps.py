@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.engine.precision import tf32
+from fastadv.engine.precision import Precision, tf32
 from fastadv.errors import InputError
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
@@ -107,10 +107,17 @@ class Steps:
         fp16 = self.execution.precision == "fp16"
         self.scale = LossScale(self.feed.device) if fp16 else None
         self.compiled = Compiled(self.model) if self.execution.compile else None
-        self.twins = Twins()
+        self.twins = Twins(self._searches())
         size: int = len(self.train_set)  # type: ignore[arg-type]
         self.samples = SampleRows(size, self.feed.owners if self.feed.world > 1 else None)
         self.average = None if decay is None else MovingAverage(self.model, decay)
+
+    def _searches(self) -> Precision | None:
+        """Return the precision in which examples are searched for; None: in exactly the model's own way."""
+        if self.execution.deterministic:
+            return None
+        # float16 would lose activations beyond its range
+        return cast(Precision, self.execution.precision.replace("fp16", "fp32"))
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch. Yields the number done after each.

@@ -23,9 +23,10 @@ class Execution:
 
     - precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
       gradients stay in range (a step where they do not is left out, and the scale halved); "tf32", on a GPU,
-      with matrix products, convolutions and recurrent layers in TF32. It holds while a step is taken:
-      accuracies are measured in the model's own precision, as examples are crafted, and between the reports
-      torch's switches are the caller's.
+      with matrix products, convolutions and recurrent layers in TF32. It holds while a step is taken,
+      and examples are searched for in it too, but for "fp16", which would lose activations beyond its range;
+      accuracies are measured in the model's own precision, and between the reports torch's switches are the
+      caller's.
     - deterministic: 1, 2, 4 and 8 processes train the same bits. Each batch is cut into 8 parts by place,
       which pass one by one, and sums go through them in their order: slower where a part is small. torch
       takes deterministic kernels meanwhile, or raises. It holds for one machine, one version of torch and one

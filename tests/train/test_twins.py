@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.engine import search_twin
+from fastadv.engine import frozen, search_twin
 from fastadv.engine.copying.standing import Standing
+from fastadv.engine.freeze import follow
 from fastadv.train import (
     AWP,
     HAT,
     IKL,
     SCORE,
     TRADES,
+    Execution,
     FGSMTraining,
     GradAlign,
     NuAT,
@@ -61,11 +63,16 @@ def images() -> ImageSet:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The models of which a twin was made."""
     models: list[object] = []
-    new = _common._new_twin
-    monkeypatch.setattr(_common, "_new_twin", lambda model: (models.append(model), new(model))[1])
+
+    def listed(make: Any) -> Any:
+        return lambda model, *precision: (models.append(model), make(model, *precision))[1]
+
+    for name in ("_new_twin", "follow"):
+        monkeypatch.setattr(_common, name, listed(getattr(_common, name)))
     return models
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -80,16 +87,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     ],
     ids=lambda recipe: type(recipe).__name__,
 )
-def test_a_run_makes_one_twin_and_the_same_bits(recipe: Any, made: list[object], monkeypatch: Any) -> None:
+def test_a_run_makes_one_twin_and_the_same_bits(
+    recipe: Any, precision: str, made: list[object], monkeypatch: Any
+) -> None:
     def trained() -> dict[str, Tensor]:
         net = Net()
-        fit(net, images(), recipe, epochs=2, batch_size=16)
+        fit(net, images(), recipe, epochs=2, batch_size=16, execution=Execution(precision=precision))
         return net.state_dict()
 
     kept = trained()
     counts = Counter(id(model) for model in made if isinstance(model, nn.Module))
     assert max(counts.values()) == 2  # the first of the model's when the sets are checked
-    monkeypatch.setattr(Twins, "of", lambda self, model: _common._new_twin(model))
+    monkeypatch.setattr(Twins, "of", lambda self, model: _common.follow(model, self.precision))
     made.clear()
     each = trained()
     assert sum(isinstance(model, Net) for model in made) > 2 * 4
@@ -188,3 +197,59 @@ def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -
             frozen_twin(net).input_gradient(X, Y)
         assert frozen_twin(net).notes[-1].startswith("not thin: the gradient of the search")
     assert len(logged.records) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_twin_that_follows_has_the_values_of_its_model(precision: Any) -> None:
+    """Its gradients are those of a twin made now, for every parameter and buffer that a step changes."""
+    net, x, y = Net(), images().x[:8], torch.arange(8) % 3
+    kept = follow(net, precision)
+    kept.input_gradient(x, y)
+    for _ in range(3):
+        net.train()
+        net(x).logsumexp(1).sum().backward()
+        with torch.no_grad():
+            for tensor in (*net.parameters(), net.shift):
+                tensor.data += torch.randn_like(tensor) / 4  # which changes no version
+        stale = kept.input_gradient(x, y)
+        kept.refresh()
+        anew = follow(net, precision).input_gradient(x, y)
+        for one, other, old in zip(kept.input_gradient(x, y), anew, stale, strict=True):
+            assert torch.equal(one, other)
+            assert not torch.equal(one, old)
+    assert "folded 1 BatchNorm" in kept.notes
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(kept.model.state_dict()[name], tensor), name
+
+
+def test_a_twin_that_follows_is_compared_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr(frozen, "REFRESHES", 3)
+    compared = []
+    agrees = search_twin.guard.agrees
+    monkeypatch.setattr(search_twin.guard, "agrees", lambda *given: (compared.append(1), agrees(*given))[1])
+    net, x = Net(), images().x[:8]
+    twin, verdicts = follow(net, "bf16"), []
+    for turn in range(7):
+        before = twin.forwards
+        twin(x)
+        verdicts.append(twin.forwards - before > len(x))
+        twin.input_gradient(x, torch.zeros(8, dtype=torch.long))
+        assert len(compared) == 1 + turn // 3
+        twin.refresh()
+    assert verdicts == [True, False, False, True, False, False, True]
+
+
+def test_what_a_randomized_model_draws_does_not_depend_on_a_comparison() -> None:
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.randn_like(x) / 10)
+
+    drawn = []
+    for count in (1, 2):
+        torch.manual_seed(3)
+        twin = follow(Noisy(), "fp32")
+        for _ in range(count):
+            twin.settle(images().x[:8])
+        drawn.append(torch.rand(3))
+    torch.manual_seed(3)
+    assert all(torch.equal(each, drawn[0]) for each in (*drawn, torch.rand(3)))

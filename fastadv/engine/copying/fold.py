@@ -6,9 +6,9 @@ Each pass checks that this still holds (`Promises`), so no trace of the model is
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,25 +66,24 @@ class Pair:
         self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
         self._made, self._known = self._fold(), self._versions()
 
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.bias, *self.norm[:4]
+
     def _versions(self) -> list[tuple[int, int]]:
         """Return what changes where a tensor of the two is written to, but by `tensor.data.mul_`."""
-        parts = (self.weight, self.bias, *self.norm[:4])
-        return [(version(part), part.data_ptr()) for part in parts if part is not None]
+        return [(version(part), part.data_ptr()) for part in self._parts() if part is not None]
 
     def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
-        """Weight and bias of both, rounded once."""
-        norm = self.norm
-        factor = (norm.var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            factor = factor * norm.weight.double()
-        shift = -norm.mean.double() if self.bias is None else self.bias.double() - norm.mean.double()
-        shift = shift * factor
-        if norm.bias is not None:
-            shift = shift + norm.bias.double()
-        weight = self.weight.double() * factor.view(-1, *[1] * (self.weight.ndim - 1))
-        dtype = self.weight.dtype
-        weight = torch.empty_like(self.weight).copy_(weight)
-        return nn.Parameter(weight, False), nn.Parameter(shift.to(dtype), False)
+        weight, bias = _folded(self.weight, self.bias, self.norm)
+        return nn.Parameter(weight, False), nn.Parameter(bias, False)
+
+    def take(self, origin: Mapping[int, Tensor]) -> None:
+        """Fold anew, in place, the tensors from which those of the two were taken, by the ids of these."""
+        weight, bias, *norm = [origin.get(id(part), part) for part in self._parts()]
+        folded = _folded(cast(Tensor, weight), bias, Norm._make((*norm, self.norm.eps)))
+        for made, new in zip(self._made, folded, strict=True):
+            made.copy_(new)
+        self._known = self._versions()
 
     def cast(self, dtype: torch.dtype) -> None:
         """Hold both in that dtype from now on."""
@@ -115,6 +114,19 @@ class Pair:
             dtype = self._made[0].dtype
             self._made = self._fold()
             self.cast(dtype)
+
+
+def _folded(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a layer and the BatchNorm after it as one, rounded once."""
+    factor = (norm.var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    shift = -norm.mean.double() if bias is None else bias.double() - norm.mean.double()
+    shift = shift * factor
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    both = weight.double() * factor.view(-1, *[1] * (weight.ndim - 1))
+    return torch.empty_like(weight).copy_(both), shift.to(weight.dtype)
 
 
 class Folds:

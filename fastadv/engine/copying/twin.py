@@ -61,7 +61,7 @@ def as_module(model: object) -> nn.Module | None:
     return unwrap(owner) if owner is model else Bound(owner, model)
 
 
-def twin(model: nn.Module, follow: bool = True) -> nn.Module:
+def twin(model: nn.Module, follow: bool = True, apart: bool = False) -> nn.Module:
     """Return a copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
     The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
@@ -70,7 +70,8 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
 
     Statistics of normalization layers are shared, and with `follow` every other tensor too: the copy then
     sees what is trained into `model`, and what its forward writes into its buffers in eval mode is written
-    into the model's. Without `follow` other buffers are copied.
+    into the model's. Without `follow` other buffers are copied. With `apart` the copy can be laid out in
+    another way, and a write into tensors of the one does not count as one into those of the other.
 
     Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
     whose `train` method changes weights.
@@ -81,12 +82,12 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         # a `train` method of the user's own may write weights, so it meets copies of them first
         careful = any(type(module).train is not nn.Module.train for module in modules)
         memo: dict[int, Any] = {}
-        shared = _share(parts, follow, careful, memo)
+        shared = _share(parts, follow, careful or apart, memo)
         try:
             copied = _copy(model, parts, memo)
         except Exception:
             memo = {}  # what a failed copy has left in it belongs to no model
-            shared = _share(parts, follow, careful, memo)
+            shared = _share(parts, follow, careful or apart, memo)
             memo |= {id(part): part for part in _refused(parts, memo)}
             try:
                 copied = _copy(model, parts, memo)
@@ -155,8 +156,8 @@ def _refused(parts: list[object], memo: dict[int, Any]) -> Iterator[object]:
             yield part
 
 
-def _share(parts: list[object], follow: bool, careful: bool, memo: dict[int, Any]) -> Pairs:
-    """Enter the tensors of the copy into deepcopy's `memo`; returns the pairs that share storage."""
+def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any]) -> Pairs:
+    """Enter the tensors of the copy into deepcopy's `memo`; returns the pairs that are to share storage."""
     shared: Pairs = []
     for module in parts:
         # activations that a hook has stored, and the weights that weight_norm computes; deepcopy refuses them
@@ -170,14 +171,14 @@ def _share(parts: list[object], follow: bool, careful: bool, memo: dict[int, Any
                     "freeze: expected initialized parameters, got a lazy module; run the model once"
                 )
             if id(parameter) not in memo:
-                own = parameter.clone() if careful else _alias(parameter)
+                own = parameter.clone() if apart else _alias(parameter)
                 memo[id(parameter)] = nn.Parameter(own, requires_grad=False)
                 shared.append((parameter, memo[id(parameter)]))
         for buffer in module.buffers(recurse=False):
             if id(buffer) in memo:
                 continue
             if follow or _normalizes(module):
-                memo[id(buffer)] = buffer.clone() if careful else _alias(buffer)
+                memo[id(buffer)] = buffer.clone() if apart else _alias(buffer)
                 shared.append((buffer, memo[id(buffer)]))
             else:
                 memo[id(buffer)] = buffer.clone()

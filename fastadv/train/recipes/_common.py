@@ -16,6 +16,8 @@ from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.copying.standing import Standing
+from fastadv.engine.freeze import follow
+from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.runs.description import added
@@ -33,11 +35,14 @@ class Twins:
     """The twins of the models that a run attacks: each is made once, and anew when it would be another.
 
     It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; their
-    values may change, since a twin shares them. A model that leads to objects whose changes cannot be seen
-    has a new twin for each batch.
+    values may change, since a twin follows them. A model that leads to objects whose changes cannot be seen
+    has a new twin for each batch, which computes as the model does, to the bit.
+
+    precision: the one in which the others search; None: as the model does, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision | None = "fp32") -> None:
+        self.precision = precision
         self._held: dict[int, tuple[nn.Module, Standing, Frozen, Standing]] = {}
 
     @contextmanager
@@ -56,8 +61,10 @@ class Twins:
             _, then, frozen, own = held
             # a pass may have written attributes of the twin
             if now.same(then) and own.same(Standing(cast(nn.Module, frozen.model))):
+                frozen.refresh()
                 return frozen
-        frozen = _new_twin(model)
+        own_way = now.known and compiled_call(model) is None
+        frozen = follow(model, self.precision) if self.precision and own_way else _new_twin(model)
         self._held[id(model)] = model, now, frozen, Standing(cast(nn.Module, frozen.model))
         return frozen
 
@@ -66,11 +73,13 @@ _in_use: ContextVar[Twins | None] = ContextVar("twins", default=None)
 
 
 def frozen_twin(model: nn.Module | Frozen) -> Frozen:
-    """Freeze the model for one batch: an eval-mode twin; a frozen model is returned as it is.
+    """Freeze the model for one batch: an eval-mode twin; one of these is returned as it is.
 
-    It shares the weights, and copies what else training may change: a temperature, a flag, an activation.
+    It follows the weights, and copies what else training may change: a temperature, a flag, an activation.
     Making it takes about 1 ms for a small network and 20 ms for a ResNet-18, so a run keeps it (`Twins`).
     """
+    if isinstance(model, Frozen) and model.options.follow:
+        return model
     twins = _in_use.get()
     return _new_twin(model) if twins is None or isinstance(model, Frozen) else twins.of(model)
 
