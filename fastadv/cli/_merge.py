@@ -20,19 +20,19 @@ def merge(
     ],
     out: Path = o.folder(..., "The folder of the whole; it may be one of them."),
 ) -> Iterator[Any]:
-    """Put together what jobs with --shard of one evaluation, or of one construction, have done.
+    """Put together what jobs with --shard of one evaluation, construction, or bound of ABS have done.
 
     Every file is verified. Shards that are missing, there twice, or of other work are refused with exit code
     2; a damaged file ends the command with 1.
 
-    A merged set has its index. For the table of a merged evaluation run its command with --resume, without
-    --shard.
+    A merged set has its index. For the table of a merged evaluation, or the bounds, run its command with
+    --resume, without --shard.
     """
     with interruptible("the same command goes on"):
         if any((folder / IDENTITY).is_file() for folder in folders):
             found = merge_evaluation(folders, out)
             yield {"out": str(out), **found}
-            say(f"{found['shares']} shares in {out}; run the evaluation with --resume for its table")
+            say(f"{found['shares']} shares in {out}; run their command with --resume for the whole")
             return
         made = construct.merge_constructed(folders, out)
     yield {"out": str(out), **made.card}

@@ -7,6 +7,7 @@ from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, mean, median
+from fastadv.evaluation.lower_bounds import lower_bounds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.merge import merge
 from fastadv.evaluation.optimality import local_optimality, optimality
@@ -43,6 +44,7 @@ __all__ = [
     "figures",
     "global_optimality",
     "local_optimality",
+    "lower_bounds",
     "mean",
     "median",
     "merge",

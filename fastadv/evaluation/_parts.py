@@ -79,5 +79,5 @@ class Parts(Keeper):
         same = all(key in tensors and torch.equal(tensors[key], known[key]) for key in known)
         if not same or metadata.get("of") != of:
             return None
-        self.seconds += float(tensors["seconds"])
+        self.seconds += float(tensors.get("seconds", 0.0))  # bounds tell none
         return Part(tensors, json.loads(metadata["told"]))

@@ -143,7 +143,10 @@ def _of_folder(path: Path) -> Iterator[_Run]:
     """Read the parts of a finished evaluation."""
     if not (path / IDENTITY).is_file():
         raise InputError(f"results: expected the run folder of an evaluation, got {path} without {IDENTITY}")
-    names = [name for name, _ in read_json(path / IDENTITY)["attacks"]]
+    attacks = read_json(path / IDENTITY).get("attacks")
+    if attacks is None:
+        raise InputError(f"results: expected the run folder of an evaluation, got lower bounds in {path}")
+    names = [name for name, _ in attacks]
     for place, name in enumerate(names):
         parts = [load_tensors(part)[0] for part in sorted(path.glob(f"part-*-{place:02d}.safetensors"))]
         if not parts:

@@ -49,6 +49,7 @@ class Feed:
     exact: bool = False  # whether bits may not depend on the number of processes
     drop_last: bool = False
     classes: int = 0  # of the labels, for those that are mixed
+    apart: bool = False  # whether BatchNorm sees the rows of each process alone
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -67,6 +68,12 @@ class Feed:
             raise InputError(
                 f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
                 f"{self._all}, of which nothing would be left; leave it out"
+            )
+        least = self.epoch_size % self.batch_size or self.batch_size
+        if self.apart and self.world > 1 and least < 2 * self.world:
+            raise InputError(
+                f"batch_norm: expected batches of at least two images for each of {self.world} processes, "
+                f"whose statistics 'process' takes, got one of {least}; pass another batch_size or drop_last"
             )
         if self.workers is not None and isinstance(self.dataset, Held | Stream):
             what = "that are in memory" if isinstance(self.dataset, Held) else "of a stream, which reads them"
@@ -106,7 +113,7 @@ class Feed:
         """Return the process that passes each sample in an epoch; of one that none passes, any."""
         order, size = self.order(epoch), len(self.dataset)  # type: ignore[arg-type]
         owner = torch.arange(size) % self.world
-        owner[order] = torch.arange(len(order)) % self.batch_size % self.world
+        owner[order] = torch.arange(len(order)) % self.step_size % self.world
         return owner
 
     def share(self, step: int) -> Share:
@@ -114,7 +121,7 @@ class Feed:
         size = min(self.step_size, self.epoch_size - step * self.step_size)
         if self.exact:
             return Share(size, self.rank, self.world, PARTS * math.ceil(self.passes / PARTS))
-        return Share(size, self.rank, self.world, rows=self.batch_size)
+        return Share(size, self.rank, self.world, rows=self.batch_size, apart=self.apart)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].

@@ -1,7 +1,7 @@
 """How a batch is shared among the processes of a run, and cut into parts where no sum may depend on them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -22,11 +22,14 @@ class Stride:
 
     A place in the batch thus has the same owner in a smaller last batch. An owner without a sample there
     passes the first one with weight zero.
+
+    apart: whether BatchNorm sees the rows of one process at a time.
     """
 
     size: int
     rank: int = 0
     world: int = 1
+    apart: bool = field(default=False, kw_only=True)
 
     @property
     def count(self) -> int:
@@ -101,8 +104,9 @@ class Share(Stride):
         """The rows that this process passes one after another: a single group, unless the batch is cut."""
         if self.parts is None and self.rows is not None and self.is_cut:
             firsts = range(0, self.size, self.rows)
+            whole = {each.name: getattr(self, each.name) for each in fields(Stride)}
             return [
-                Pass(self.size, self.rank, self.world, number, first, min(first + self.rows, self.size))
+                Pass(**whole, number=number, first=first, last=min(first + self.rows, self.size))
                 for number, first in enumerate(firsts)
             ]
         if self.parts is None:

@@ -25,6 +25,7 @@ from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
+from fastadv.train._wrapped import without_wrapper
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
@@ -136,6 +137,8 @@ def epochs(
     process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
     keyed by process. `Execution(deterministic=True)` makes both exact. The first process alone writes to
     run_dir, and a run resumes with any number of them. Where one is lost, the others raise LostProcessError.
+    Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
+    cut among processes, as FSDP does, are refused.
 
     On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
     model allows it. A model in eval mode is trained in train mode and set back afterwards; in a model in
@@ -150,6 +153,7 @@ def epochs(
         check_count("batch_size", batch_size, 1)
         check_seed(seed)
         check_recipe(recipe)
+        model = without_wrapper(model)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
         if isinstance(train_set, Stream):
@@ -178,6 +182,7 @@ def epochs(
         feed = Feed(
             train_set, batch_size, augmentation, seed, place, execution.workers, dtype_of(model),
             optimization.accumulate, execution.deterministic, optimization.drop_last, classes,
+            optimization.batch_norm == "process",
         )  # fmt: skip
         scheduler = make_schedule(maker, optimization, epochs, feed.steps)
         steps = Steps(

@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv._checks import check_count, check_flag, check_number, check_share
-from fastadv._torch import NormBase
+from fastadv._torch import BatchNorm, NormBase
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.runs.description import added, left_out
 from fastadv.train._optimizers import MakeOptimizer, bound, make
 from fastadv.train.ramp import Ramp, Trained
@@ -36,6 +37,9 @@ class Optimization:
     - accumulate: passes whose gradients make one step, 1 or more: batches of `batch_size` pass one after
       another, and count as one that is so many times as large. BatchNorm sees each pass by itself.
     - drop_last: whether the images that do not fill a step are left out of an epoch; they are others in each.
+    - batch_norm: what BatchNorm normalizes by where several processes share a batch: "batch", all of it, or
+      "process", each its own rows. After each step running statistics are then the mean over the processes,
+      weighted by their rows. The run depends on the number of processes, and resumes with the same alone.
     - batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1]: torch's convention, 0.1
       where the model has no other. None: as the model has it, and has it again afterwards.
     - clip_norm: the largest norm of all gradients together; longer ones are shortened. None: no limit.
@@ -58,6 +62,7 @@ class Optimization:
     warm_up: float = 0.0
     accumulate: int = added(1)
     drop_last: bool = added(False)
+    batch_norm: str = added("batch")
     batch_norm_momentum: float | None = added(None)
     clip_norm: float | None = None
     max_norm: float | None = None
@@ -75,6 +80,8 @@ class Optimization:
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
         check_count("accumulate", self.accumulate, 1)
         check_flag("drop_last", self.drop_last)
+        if self.batch_norm not in ("batch", "process"):
+            raise InputError(f"batch_norm: expected 'batch' or 'process', got {self.batch_norm!r}")
         if self.batch_norm_momentum is not None:
             check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
         check_number("warm_up", self.warm_up, least=0.0)
@@ -127,10 +134,18 @@ class Optimization:
                 )
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise InputError for a momentum of BatchNorm where the model has none."""
+        """Raise InputError for options of BatchNorm where the model has none."""
         if self.batch_norm_momentum is not None and not batch_norms(model):
             raise InputError(
                 "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
+                f"{type(model).__name__} without; leave it out"
+            )
+        trained = [
+            m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or not model.training)
+        ]
+        if self.batch_norm == "process" and not trained:
+            raise InputError(
+                "batch_norm: expected a model with BatchNorm in train mode for 'process', got "
                 f"{type(model).__name__} without; leave it out"
             )
 
@@ -138,7 +153,8 @@ class Optimization:
         """Return the options for a run's identity; those that came later only where they are not left out."""
         told = {field.name: getattr(self, field.name) for field in fields(self) if not left_out(self, field)}
         rates = {"rates": self.given_rates} if "rates" in told else {}
-        return told | {"warm_up": self.warm_up or None} | rates
+        apart = {"batch_norm": f"each of {processes.world()} processes"} if "batch_norm" in told else {}
+        return told | {"warm_up": self.warm_up or None} | rates | apart
 
     def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
         """Check the lengths against `epochs`, and return the recipes of the first epochs, one each."""

@@ -160,11 +160,23 @@ def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwar
         fit(smooth(), images(), Standard(), epochs=1, optimization=optimization)
 
 
+def test_one_process_normalizes_by_the_whole_batch_in_either_way():
+    model, other, apart = net(), net(), Optimization(batch_norm="process")
+    fit(model, images(), Standard(), epochs=1, optimization=apart)
+    fit(other, images(), Standard(), epochs=1)
+    assert_same(model, other)
+    still = net()
+    still[1].eval()
+    for without in (smooth(), still):
+        with pytest.raises(InputError, match="batch_norm: expected a model with BatchNorm in train mode"):
+            fit(without, images(), Standard(), epochs=1, optimization=apart)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"accumulate": 0}, {"accumulate": 1.5}, {"drop_last": 1}, {"batch_norm_momentum": 0.0},
-     {"batch_norm_momentum": 1.1}, {"norm_decay": None}, {"schedule_by": "batch"}, {"rates": {}},
-     {"rates": {"a": 0}}, {"rates": [("a", 1)]}],
+     {"batch_norm": "sync"}, {"batch_norm_momentum": 1.1}, {"norm_decay": None}, {"schedule_by": "batch"},
+     {"rates": {}}, {"rates": {"a": 0}}, {"rates": [("a", 1)]}],
     ids=str,
 )  # fmt: skip
 def test_wrong_options_are_named(options):

@@ -1,6 +1,7 @@
 """What each process of a test does: the cases by name, and the results of the first one in a file."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
+from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
@@ -29,7 +32,9 @@ from fastadv.train import (
     WeightDecayL1,
     fit,
 )
+from fastadv.train._feed import Feed
 from tests.kills import die, loss_told
+from tests.processes import tell
 from tests.train.nets import grouped, images
 
 THREAT = Linf(0.1)
@@ -86,6 +91,8 @@ CASES: dict[str, dict[str, Any]] = {
         "augment": ["shift", "cutmix"],
     },
     "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
+    # places are those in a step, not in a pass
+    "accumulated_prior": {"recipe": PriorGuidedTraining(THREAT), "batch_size": 7, "accumulate": 2},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
@@ -93,9 +100,11 @@ SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 CASES_OF = {2: ["standard", "free", "awp", "prior", "accumulate"], 3: list(CASES)}
 
 
-def train(name: str, **options: Any) -> dict[str, Any]:
+def train(name: str, wrap: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> dict[str, Any]:
     model = net()
-    past = fit(model, images(26), **grouped(**{**SETTINGS, **CASES[name], **options}))
+    past = fit(
+        wrap(model) if wrap else model, images(26), **grouped(**{**SETTINGS, **CASES[name], **options})
+    )
     kinds = "clean", "robust", "ema_clean", "ema_robust"
     accuracies = [[getattr(one, f"{kind}_accuracy") for kind in kinds] for one in past]
     return {"weights": model.state_dict(), "losses": [one.loss for one in past], "accuracies": accuracies}
@@ -195,3 +204,70 @@ def dropout(folder: Path, rank: int) -> None:
 
     fit(net(), images(26), noted, **SETTINGS)
     torch.save(torch.stack(drawn), folder / f"drawn-{rank}.pt")
+
+
+def wrapped(folder: Path, rank: int) -> None:
+    """What comes of models that are wrapped, and why others are refused."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # takes a second
+
+    ways = {"plain": None, "ddp": DistributedDataParallel}
+    results = {way: train("awp", wrap, epochs=1)["weights"] for way, wrap in ways.items()}
+    torch.save(results, folder / f"wrapped-{rank}.pt")
+
+    def of(model: nn.Module) -> Callable[[], object]:
+        return lambda: fit(model, images(26), Standard(), **SETTINGS)
+
+    part = net()
+    fully_shard(part.inner[5])
+    whole = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
+    inside = nn.Sequential(DistributedDataParallel(net()))
+    tell(folder, rank, {"part": of(part), "whole": of(whole), "inside": of(inside)})
+
+
+# 20 = 7 + 7 + 6: the processes have 4 and 3 images of a batch, and 3 each of the last
+APART = {"batch_size": 7, "learning_rate": 0.05, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
+
+
+def apart(passes: int, folder: Path | None, count: int = 20, **options: Any) -> nn.Module:
+    """A model whose BatchNorm sees the rows of one process; the first layer keeps its statistics."""
+    model = net()
+    model.inner[1].eval()
+    options |= {"batch_norm": "process", "accumulate": passes, "run_dir": folder}
+    fit(model, images(count), Standard(), epochs=1, **grouped(**APART, **options))
+    return model
+
+
+def apart_by_hand(passes: int) -> nn.Module:
+    """The same by two copies of the model in one process, each with the statistics of its rows."""
+    copies, data = [net(), net()], images(20)
+    for model in copies:
+        model.inner[1].eval()
+    order = torch.split(Feed(data, 7, None, 0, torch.device("cpu"), passes=passes).order(1), 7)
+    for step in (order[k : k + passes] for k in range(0, len(order), passes)):
+        size = sum(map(len, step))
+        for own, model in enumerate(copies):
+            model.zero_grad()
+            for first, rows in zip((0, 7), step, strict=False):
+                mine = rows[(own + first) % 2 :: 2]  # by place in the step
+                loss = nn.functional.cross_entropy(model(to_unit(data.x[mine])), data.y[mine])
+                (loss * len(mine) / size).backward()
+        own_rows = len(range(0, size, 2)), len(range(1, size, 2))
+        with torch.no_grad():
+            for one, other in zip(*(model.parameters() for model in copies), strict=True):
+                if one.grad is not None:
+                    for weight in (other, one):
+                        weight -= 0.05 * (one.grad + other.grad)
+            for one, other in zip(*(model.buffers() for model in copies), strict=True):
+                if one.is_floating_point():
+                    one.copy_((own_rows[0] * one + own_rows[1] * other) / size)
+                    other.copy_(one)
+    return copies[0]
+
+
+def apart_1(folder: Path, rank: int) -> None:
+    torch.save(apart(1, folder / "run").state_dict(), folder / f"apart-{rank}.pt")
+    tell(folder, rank, {"few": lambda: apart(1, None, 17)})
+
+
+def apart_2(folder: Path, rank: int) -> None:
+    torch.save(apart(2, None).state_dict(), folder / f"apart-{rank}.pt")
