@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
+from fastadv.data._labels import check_labels, classes_of
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
@@ -34,7 +35,8 @@ def batches(
     """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
 
     dataset: an ImageSet, NpzSet or Mixture (served from memory, on its device), or any map-style data set of
-        (image, label) pairs whose images are uint8 or float32 tensors.
+        (image, label) pairs whose images are uint8 or float32 tensors. Of labels that are probabilities [K]
+        y is the likeliest class.
     order: the positions to serve, in that order; None: all, from first to last. ids are positions in
         `dataset`: a sample keeps its number in any order and batch size.
     workers: processes that read ahead (None: up to 8 for images on disk, none otherwise). Their number
@@ -66,6 +68,7 @@ class Reader:
 
     kept: the processes that read ahead live on between two readings, until `close`.
     pinned: batches lie in memory from which a GPU copies while it computes.
+    soft: labels that are probabilities stay so, float32 [B, K].
     """
 
     def __init__(
@@ -76,12 +79,13 @@ class Reader:
         *,
         kept: bool = False,
         pinned: bool = False,
+        soft: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         self.size = sample_count(dataset)
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
-        self.kept, self.pinned = kept, pinned
+        self.kept, self.pinned, self.soft = kept, pinned, soft
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
 
@@ -90,7 +94,7 @@ class Reader:
         size, data = self.size, self.dataset
         positions = torch.arange(size) if order is None else check_positions(order, size, "order")
         if isinstance(data, Held):
-            return _from_memory(data, positions.to(data.labels.device), self.batch_size)
+            return self._from_memory(data, positions.to(data.labels.device))
         workers = self.workers
         if workers is None:
             many = isinstance(data, FolderSet) and len(positions) >= _WORTH_WORKERS
@@ -101,7 +105,16 @@ class Reader:
 
     def _reading(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
         self._order.keys = keys
-        return (yield from _checked(loader))
+        for x, y, ids in _checked(loader):
+            yield x, y if self.soft else classes_of(y), ids
+
+    def _from_memory(self, data: Held, positions: Tensor) -> Iterator[Batch]:
+        for ids in torch.split(positions, self.batch_size) if len(positions) else ():
+            yield (
+                data.take(ids),
+                data.take_labels(ids) if self.soft else data.labels.index_select(0, ids),
+                ids,
+            )
 
     def close(self) -> None:
         """Let the processes that read ahead end."""
@@ -133,12 +146,6 @@ class _Order(Sampler[tuple[int, int]]):
         return len(self.keys)
 
 
-def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[Batch]:
-    for start in range(0, len(positions), batch_size):
-        ids = positions[start : start + batch_size]
-        yield dataset.take(ids), dataset.labels.index_select(0, ids), ids
-
-
 class _Numbered(Dataset[Any]):
     """Items with their position. A bad image comes as its error, which would lose its text in a worker."""
 
@@ -156,7 +163,8 @@ class _Numbered(Dataset[Any]):
                 f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it, "
                 "or let fa.data.pairs do it"
             )
-        return image, label, position
+        # a list of probabilities, as sets on disk have them
+        return image, torch.tensor(label) if _numbers(label) else label, position
 
     def _item(self, seed: int, position: int) -> Any:
         if isinstance(self.dataset, FolderSet):
@@ -198,7 +206,15 @@ def _collate(items: list[Any]) -> Any:
         return InputError(
             f"expected images of one shape, got {shown}; load the set with size= to resize and crop them"
         )
+    labels = {np.shape(label) for _, label, _ in items}
+    if len(labels) > 1:
+        shown = " and ".join(str(list(shape)) for shape in sorted(labels))
+        return InputError(f"expected labels of one kind, classes or probabilities, got shapes {shown}")
     return default_collate(items)
+
+
+def _numbers(label: object) -> bool:
+    return isinstance(label, list | tuple) and all(isinstance(each, int | float) for each in label)
 
 
 def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
@@ -206,11 +222,6 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
         if isinstance(batch, Exception):
             raise batch
         x, y, ids = batch
-        check_images(x, f"samples {ids[0]} to {ids[-1]}")
-        if not isinstance(y, Tensor) or y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-            got = f"{y.dtype} of shape {list(y.shape)}" if isinstance(y, Tensor) else type(y[0]).__name__
-            raise InputError(
-                f"samples {ids[0]} to {ids[-1]}: expected integer labels [B], got {got}; "
-                "of soft labels pass the class, label.argmax()"
-            )
-        yield x, y.long(), ids
+        what = f"samples {ids[0]} to {ids[-1]}"
+        check_images(x, what)
+        yield x, check_labels(y, what), ids

@@ -49,6 +49,11 @@ def export(
         raise InputError(
             f"dataset: expected a set in memory, got {type(dataset).__name__}; read it with in_memory()"
         )
+    if dataset.soft:
+        raise InputError(
+            "dataset: expected classes as labels, got probabilities, for which these layouts have no place; "
+            "export dataset.relabeled(dataset.labels)"
+        )
     path = Path(folder)
     about = {"format": _FORMAT, "kind": kind, "dtype": str(dataset.dtype).removeprefix("torch.")}
     with _whole(path) as part, writing(path):

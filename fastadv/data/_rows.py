@@ -1,7 +1,9 @@
 """Rows that lie in several tensors one after another, in memory or in files that are mapped while read."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,7 +30,11 @@ class MappedRows:
 
     Files are mapped when their rows are asked for, and let go of after every 256 MiB, so that the pages of a
     pass over all rows do not add up. The files must stay where they are.
+
+    chosen: of `picked` rows, whose they are, and their positions int64 [N] there; None: all in the files.
     """
+
+    chosen: tuple["MappedRows", Tensor] | None = None
 
     def __init__(self, files: Sequence[Path], name: str) -> None:
         self.files, self.name = tuple(files), name
@@ -36,19 +42,36 @@ class MappedRows:
         first = self._mapped(0)
         self.dtype, self.shape = first.dtype, torch.Size([sum(self.counts), *first.shape[1:]])
         self.device = torch.device("cpu")
-        self.nbytes = self.shape.numel() * self.dtype.itemsize
         self._held: dict[int, Tensor] = {}
         self._taken = 0
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.shape.numel() * self.dtype.itemsize
+
+    def picked(self, positions: Tensor) -> Self:
+        """Return the rows at `positions`, int64 [B], in that order, which stay in their files."""
+        found = copy(self)
+        found.chosen, found._held = (self, positions.cpu()), {}
+        found.shape = torch.Size([len(positions), *self.shape[1:]])
+        return found
+
     def pieces(self) -> Iterator[Tensor]:
-        """Yield the rows of each file; its map goes with the tensor."""
-        return map(self._mapped, range(len(self.files)))
+        """Yield all rows, those of a file, whose map goes with the tensor, or some picked ones, at a time."""
+        if self.chosen is None:
+            return map(self._mapped, range(len(self.files)))
+        count = max(1, KEPT // 8 * len(self) // max(1, self.nbytes))
+        return map(self.take, torch.split(torch.arange(len(self)), count))
 
     def take(self, positions: Tensor) -> Tensor:
         """Return the rows at `positions`, int64 [B], in memory."""
+        if self.chosen is not None:
+            whole, chosen = self.chosen
+            return whole.take(chosen[positions.cpu()])
         rows = torch.empty((len(positions), *self.shape[1:]), dtype=self.dtype)
         fill_rows(rows, positions.cpu(), self.counts, self._part)
         self._taken += rows.nbytes
@@ -59,8 +82,10 @@ class MappedRows:
     def joined(self) -> Tensor:
         """Return all rows, in memory."""
         rows = torch.empty(self.shape, dtype=self.dtype)
-        for part, place in zip(self.pieces(), torch.split(rows, self.counts), strict=True):
-            place.copy_(part)
+        done = 0
+        for part in self.pieces():
+            rows[done : done + len(part)] = part
+            done += len(part)
         return rows
 
     def _part(self, k: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.data._labels import check_labels, classes_of
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
@@ -65,7 +66,14 @@ def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[s
     return names
 
 
-class Images(Dataset[tuple[Tensor, int]]):
+def check_width(y: Tensor, classes: int, what: str) -> Tensor:
+    """Return the probabilities y [B, K]; InputError unless they are of so many classes."""
+    if y.shape[1] != classes:
+        raise InputError(f"{what}: expected probabilities of {classes} classes, got {y.shape[1]}; map them")
+    return y
+
+
+class Images(Dataset[tuple[Tensor, Any]]):
     """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results.
 
     fixed_order: whether the first images always stand for all, where a number is asked for: the order is that
@@ -108,15 +116,30 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 class Held(Images):
-    """A set in memory, or mapped into it: it gives any images at once."""
+    """A set in memory, or mapped into it: it gives any images at once.
+
+    probabilities: float32 [N, K], where labels to train on are such; `labels` are then the likeliest classes.
+    """
+
+    probabilities: Tensor | None = None
+
+    @property
+    def soft(self) -> bool:
+        """Whether the labels to train on are probabilities."""
+        return self.probabilities is not None
 
     def take(self, positions: Tensor) -> Tensor:
         """Return the images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
         raise NotImplementedError
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        label = int(self.labels[position])
-        return to_unit(self.take(torch.tensor([position % len(self)]))[0]), label
+    def take_labels(self, positions: Tensor) -> Tensor:
+        """Return what to train on at `positions`: classes int64 [B], or probabilities float32 [B, K]."""
+        rows = self.labels if self.probabilities is None else self.probabilities
+        return rows.index_select(0, positions.to(rows.device))
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Any]:
+        label, at = int(self.labels[position]), torch.tensor([position % len(self)])
+        return to_unit(self.take(at)[0]), self.take_labels(at)[0].cpu() if self.soft else label
 
     def __repr__(self) -> str:
         images = f"{len(self)} images of {list(self.shape)}"
@@ -128,7 +151,8 @@ class ImageSet(Held):
 
     x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in files, as those of
         a constructed set, are read as a whole when `x` is first asked for, and else row by row.
-    y: int64 [N] in 0..K-1, on the same device; `labels` too.
+    y: int64 [N] in 0..K-1, on the same device; `labels` too. Or the probabilities float [N, K] that a teacher
+        gives, at least 0, of sum 1: they are then `probabilities`, and `y` the likeliest classes.
     classes: the K names, or K.
     note: what a reader of results on this set must know.
 
@@ -144,7 +168,8 @@ class ImageSet(Held):
         *,
         note: str = "",
     ) -> None:
-        if len(x.shape) != 4 or y.ndim != 1 or len(x) != len(y):
+        soft = y.is_floating_point() and y.ndim == 2
+        if len(x.shape) != 4 or y.ndim != 1 + soft or len(x) != len(y):
             raise InputError(
                 f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
             )
@@ -152,13 +177,20 @@ class ImageSet(Held):
             raise InputError(
                 f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}"
             )
-        if y.dtype != torch.int64 or y.device != x.device:
+        if (y.dtype != torch.int64 and not soft) or y.device != x.device:
             raise InputError(
                 f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"
             )
-        for piece in (x,) if isinstance(x, Tensor) else x.pieces():
-            check_images(piece, name)
+        if isinstance(x, Tensor):
+            check_images(x, name)
+        elif x.chosen is None:  # those of a subset were checked with their set
+            for piece in x.pieces():
+                check_images(piece, name)
+        given = check_labels(y, name)
+        y = classes_of(given)
         self.classes = check_classes(y, classes, name)
+        if soft:
+            self.probabilities = check_width(given, self.num_classes, name)
         self._rows, self.y, self.labels, self.name, self.note = x, y, y, name, note
 
     @property
@@ -184,12 +216,19 @@ class ImageSet(Held):
 
     @cached_property
     def data_hash(self) -> str:
-        return data_hash(self._rows, self.y)
+        return data_hash(self._rows, self._given)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
-        """Return the images at `positions`, at least one, in that order; InputError for others."""
+        """Return the images at `positions`, at least one, in that order; InputError for others.
+
+        Those of a set in files stay there.
+        """
         index = check_positions(positions, len(self), self.name).to(self.y.device)
-        return self._with(self.take(index), self.y[index])
+        return self._with(self._picked(index), self._given[index])
+
+    def relabeled(self, y: Tensor) -> "ImageSet":
+        """Return the same images with other labels y: classes int64 [N], or probabilities float [N, K]."""
+        return self._with(self._rows, y)
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
         """Return the images of these classes alone, in their order here: `only([3, 7])` is 3 against 7.
@@ -197,6 +236,10 @@ class ImageSet(Held):
         Labels count anew, 0 for the first of `classes`; each keeps its name. InputError for fewer than two
         classes, one named twice, one that the set does not have, or one without images.
         """
+        if self.soft:
+            raise InputError(
+                f"{self.name}: expected classes as labels, got probabilities; take .relabeled(dataset.labels)"
+            )
         chosen = [int(k) for k in classes]
         known = all(0 <= k < self.num_classes for k in chosen)
         if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not known:
@@ -212,7 +255,10 @@ class ImageSet(Held):
             raise InputError(f"{self.name}: expected images of every class, got none of {', '.join(missing)}")
         name = f"{self.name}, {' against '.join(names)}"
         kept = (y >= 0).nonzero()[:, 0]
-        return ImageSet(self.take(kept), y[kept], names, name, note=self.note)
+        return ImageSet(self._picked(kept), y[kept], names, name, note=self.note)
+
+    def _picked(self, index: Tensor) -> Tensor | MappedRows:
+        return self._rows.picked(index) if isinstance(self._rows, MappedRows) else self.take(index)
 
     def take(self, positions: Tensor) -> Tensor:
         rows = self._rows
@@ -224,7 +270,11 @@ class ImageSet(Held):
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the set on another device; batches are then served there."""
-        return self._with(self.x.to(device), self.y.to(device))
+        return self._with(self.x.to(device), self._given.to(device))
 
-    def _with(self, x: Tensor, y: Tensor) -> "ImageSet":
+    @property
+    def _given(self) -> Tensor:
+        return self.y if self.probabilities is None else self.probabilities
+
+    def _with(self, x: Tensor | MappedRows, y: Tensor) -> "ImageSet":
         return ImageSet(x, y, self.classes, self.name, note=self.note)

@@ -51,7 +51,10 @@ def to_image(value: Any, what: str) -> Tensor:
 
 
 class Pairs(Dataset[tuple[Tensor, Any]]):
-    """What `pairs` returns. labels: int64 [N] where the set tells them without reading images, else None."""
+    """What `pairs` returns.
+
+    labels: [N], or probabilities [N, K], where the set tells them without reading images, else None.
+    """
 
     def __init__(
         self, dataset: Any, image: Key, label: Key, transform: Callable[[Any], Any] | None, name: str
@@ -104,7 +107,7 @@ def pairs(
 
     dataset: items by number, each a mapping, as those of Hugging Face's `datasets`, or a tuple.
     image, label: the key of each, or its place in a tuple: `pairs(dataset, image=0, label=2)`. A label is one
-        integer.
+        integer, or the probabilities [K] of the classes.
     transform: a function of the image as the set holds it. Afterwards it is a tensor [C, H, W], an array
         [H, W] or [H, W, C], or a PIL image, uint8 or float32 in [0, 1], of one shape for a batch.
     name: for cards and titles.

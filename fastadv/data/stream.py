@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from fastadv._checks import check_count
+from fastadv.data._labels import check_labels
 from fastadv.data.imageset import check_images
 from fastadv.data.pairs import Key, part_of, to_image
 from fastadv.errors import InputError
@@ -30,15 +31,16 @@ class Stream(IterableDataset[Any]):
         any size.
     samples: images of an epoch, over all processes. What a source has beyond them is left out. Each of W
         processes reads a stream of its own, of its share of every batch.
-    image, label: the key or the place of each in an item.
+    image, label: the key or the place of each in an item. A label is a class, or the probabilities [K] of the
+        classes.
     name: for cards and titles.
 
     Samples are numbered as they come in an epoch, so that a number says nothing of the image. Where a run is
     resumed within an epoch, the batches it had are read and dropped.
 
     InputError for another source, such as an iterator, which cannot begin anew; and while training for an
-    epoch that ends early, images that are NaN, outside [0, 1] or of differing shapes, and labels that are no
-    integers.
+    epoch that ends early, images that are NaN, outside [0, 1] or of differing shapes, and labels that are
+    neither.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Stream(IterableDataset[Any]):
                 have += len(rows[0])
                 if fresh > 0:
                     held.append((rows[0][-fresh:], rows[1][-fresh:]))
-            x, y = self._joined([x for x, _ in held]), torch.cat([y for _, y in held])
+            x, y = self._joined([x for x, _ in held], "images"), self._joined([y for _, y in held], "labels")
             held = [(x[len(numbers) :], y[len(numbers) :])]
             have, given = have - len(numbers), given + len(numbers)
             yield x[: len(numbers)], y[: len(numbers)], numbers
@@ -110,15 +112,15 @@ class Stream(IterableDataset[Any]):
             f"{got} in this process; give the samples that it has, or let the source begin anew"
         )
 
-    def _joined(self, images: list[Tensor]) -> Tensor:
-        shapes = {tuple(x.shape[1:]) for x in images}
-        if len(shapes) > 1 or len({x.dtype for x in images}) > 1:
-            shown = ", ".join(str(list(shape)) for shape in sorted(shapes))
-            raise InputError(f"{self.name}: expected images of one shape and type, got {shown}; resize them")
-        return torch.cat(images)
+    def _joined(self, parts: list[Tensor], what: str) -> Tensor:
+        kinds = {(tuple(part.shape[1:]), str(part.dtype)) for part in parts}
+        if len(kinds) > 1:
+            shown = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(kinds))
+            raise InputError(f"{self.name}: expected {what} of one shape and type, got {shown}; convert them")
+        return torch.cat(parts)
 
     def _rows(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield x [b, C, H, W] and y int64 [b] of each item, checked."""
+        """Yield x [b, C, H, W] and y, int64 [b] or float32 [b, K], of each item, checked."""
         source: Any = self.source
         # a class may be iterable and callable at once: what can be iterated is
         made = source if isinstance(source, Iterable) else source(epoch)
@@ -129,12 +131,13 @@ class Stream(IterableDataset[Any]):
                 y = torch.as_tensor(y)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InputError(f"{what}: expected integer labels, got {type(y).__name__}") from error
-            x, y = (x[None], y.reshape(1)) if x.ndim == 3 and y.numel() == 1 else (x, y)
+            if x.ndim == 3:
+                x, y = x[None], y.reshape(1, -1)
             y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-            if x.ndim != 4 or y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
+            if x.ndim != 4 or not y.ndim or len(y) != len(x):
                 raise InputError(
                     f"{what}: expected images [B, C, H, W] and integer labels [B], got {list(x.shape)} and "
-                    f"{y.dtype} of shape {list(y.shape)}; of soft labels pass the class, label.argmax()"
+                    f"{y.dtype} of shape {list(y.shape)}"
                 )
             check_images(x, what)
-            yield x, y.cpu().long()
+            yield x, check_labels(y.cpu(), what)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.data import ImageSet, Mixture, Stream, batches
+from fastadv.data import ImageSet, Mixture, Stream
 from fastadv.data._batches import Batch, Reader
-from fastadv.data.imageset import Held, to_unit
+from fastadv.data.imageset import Held, check_width, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
@@ -22,6 +23,7 @@ from fastadv.train._mixing import Mixing, partners
 from fastadv.train._share import PARTS, Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import frozen_twin
+from fastadv.train.recipes._mixed import check_soft
 
 logger = logging.getLogger("fastadv")
 
@@ -50,6 +52,7 @@ class Feed:
     drop_last: bool = False
     classes: int = 0  # of the labels, for those that are mixed
     apart: bool = False  # whether BatchNorm sees the rows of each process alone
+    waited: float = 0.0  # seconds until batches came, before they are moved and augmented
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -126,7 +129,7 @@ class Feed:
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].
 
-        Labels y are int64 [B]; where images are mixed, probabilities [B, K].
+        Labels y are int64 [B]; where images are mixed, or the set has such, probabilities [B, K].
         """
         order = self.order(epoch)
         own = self._own(order[done * self.step_size :], done)
@@ -141,8 +144,7 @@ class Feed:
         key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)["seed"]
         for (x, y, ids), (other, label, _) in zip(self._fed(own, epoch, done), mates, strict=True):
             for labels in (y, label):
-                if not labels.is_cuda:  # those were checked
-                    check_classes(labels, self.classes)
+                check_classes(labels, self.classes)
             x, mixed = self._mixing.mixed(x, y, (other, label), self.classes, ids=ids, seed=key)
             yield x, mixed.to(self.dtype or mixed.dtype), ids
 
@@ -170,11 +172,21 @@ class Feed:
             read = self.dataset.read(epoch, order, own, before)
         else:
             read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
-        for step, (x, y, ids) in enumerate(read, done):
+        for step, (x, y, ids) in enumerate(self._waited_for(read), done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
                 x = self._augmented(self.augment, x, ids, epoch, step)
+            y = y.to(self.device, self.dtype, non_blocking=True) if y.is_floating_point() else y
             yield x.to(self.dtype or x.dtype), y, ids
+
+    def _waited_for(self, read: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            asked = time.perf_counter()
+            batch = next(read, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
     def _augmented(self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int) -> Tensor:
         share, made = self.share(step), []
@@ -189,7 +201,9 @@ class Feed:
         """Return what reads the set in every epoch."""
         if name not in self._readers:
             pinned = self.device.type == "cuda"
-            self._readers[name] = Reader(self._here, batch_size, self.workers, kept=True, pinned=pinned)
+            self._readers[name] = Reader(
+                self._here, batch_size, self.workers, kept=True, pinned=pinned, soft=True
+            )
         return self._readers[name]
 
     def close(self) -> None:
@@ -204,7 +218,12 @@ class Feed:
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
-    """Raise InputError unless the labels `y` of the data set `name` are classes of the model."""
+    """Raise InputError unless the labels `y` of the data set `name` are classes of the model, or of them."""
+    if y.is_floating_point():
+        check_width(y, classes, name)
+        return
+    if y.is_cuda:  # they belong to an ImageSet, and were checked; reading them again would wait for them
+        return
     if y.min() < 0 or y.max() >= classes:
         raise InputError(
             f"{name}: expected labels from 0 to {classes - 1}, as the model has {classes} classes, "
@@ -213,9 +232,10 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 
 def first_rows(dataset: Dataset[Any], count: int) -> Batch:
-    """Return the first images of a set, in [0, 1], their labels and numbers: at most `count`."""
+    """Return the first images of a set, in [0, 1], their labels as they are, and numbers: at most `count`."""
     if not isinstance(dataset, Stream):
-        return next(batches(dataset, count))
+        x, y, ids = next(Reader(dataset, count, soft=True).batches())
+        return to_unit(x), y, ids
     x, y = (rows[:count] for rows in dataset.head)
     return to_unit(x), y, torch.arange(len(x))
 
@@ -225,13 +245,14 @@ def check_sets(
     sets: Mapping[str, Dataset[Any] | None],
     augment: Augmentation | None,
     device: torch.device,
+    recipe: object,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
+        x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
         if augment is not None and name == "train_set":
             moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:
@@ -244,6 +265,10 @@ def check_sets(
             raise InputError(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
+        if y.is_floating_point():
+            check_width(y, classes, name)
+            if name == "train_set":
+                check_soft(recipe)
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:
             check_classes(known, classes, name)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fastadv import rng
 from fastadv._checks import check_number
+from fastadv.data._labels import probabilities_of
 from fastadv.errors import InputError
 
 
@@ -34,11 +34,11 @@ class Mixing:
     def mixed(
         self, x: Tensor, y: Tensor, others: tuple[Tensor, Tensor], classes: int, *, ids: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """Mix x with others [0], and the labels y [B] with others [1]: images, and float32 [B, K]."""
+        """Mix x and labels y, [B] or [B, K], with `others`: images, and probabilities float32 [B, K]."""
         other, label = others
         x, share = self(x, other, ids=ids, seed=seed)
         share = share[:, None].to(torch.float32)
-        own, foreign = (one_hot(each.to(x.device), classes).to(share) for each in (y, label))
+        own, foreign = (probabilities_of(each.to(x.device), classes) for each in (y, label))
         return x, (1 - share) * own + share * foreign
 
 

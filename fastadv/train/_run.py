@@ -77,6 +77,7 @@ class Run:
     def _restore(self, state: checkpoint.State) -> None:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
+        self.steps.feed.waited = state.progress.get("waited", 0.0)  # earlier versions did not count
         begun = len(self.done) + (self.step > 0)
         if begun > self.epochs:
             raise InputError(
@@ -124,6 +125,7 @@ class Run:
             loss=self.steps.losses.mean,
             learning_rate=self.steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
+            waiting=self.steps.feed.waited / self.seconds if self.seconds else 0.0,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
         if report.tested and meant_to_be_robust(self.steps.recipe):
@@ -161,7 +163,7 @@ class Run:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.steps.feed.waited = 0, 0.0, 0.0
         self.steps.losses.values.zero_()
         if self._is_due() or not self._is_left():
             self._save()
@@ -185,8 +187,9 @@ class Run:
         if steps.average is not None:
             kept |= {f"ema/{name}": weight for name, weight in steps.average.weights.items()}
         self.record.save(
-            steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
-        )
+            steps.model, steps.optimizer, steps.scheduler, kept,
+            step=self.step, seconds=self.seconds, waited=steps.feed.waited,
+        )  # fmt: skip
         self.saved = time.perf_counter()
         self.cost = self.saved - started
 

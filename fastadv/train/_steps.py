@@ -25,6 +25,7 @@ from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization, batch_norms
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import Twins
+from fastadv.train.recipes._mixed import check_soft
 from fastadv.train.recipes.base import take_step
 
 # steps between two checks on a GPU: each check waits for the device
@@ -205,9 +206,9 @@ class Steps:
             yield
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
-        # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
-        if not (y.is_cuda or y.is_floating_point()):
-            check_classes(y, self.classes)
+        check_classes(y, self.classes)
+        if y.is_floating_point():
+            check_soft(self.recipe)  # the first image of a set may have had a class
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         size: int = len(self.train_set)  # type: ignore[arg-type]

@@ -99,7 +99,8 @@ def epochs(
 
     - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
     - train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
-      another), or a `fa.data.Stream`.
+      another), or a `fa.data.Stream`. Labels are classes, or probabilities [K], which the recipe then gets as
+      y [B, K]; what is tested is the likeliest class.
     - epochs: passes through `train_set`, 1 or more. batch_size: images of a step, 1 or more; with
       `Optimization(accumulate=)` those of one of its passes.
     - optimizer: "sgd", "nesterov" (SGD with its momentum), "adam", "adamw" (decay beside the gradient), or a
@@ -178,7 +179,7 @@ def epochs(
         place = next(model.parameters()).device
         execution.check(model, recipe, place, run_dir)
         sets = {"train_set": train_set, "test_set": test_set, "validation_set": measuring.validation_set}
-        classes = check_sets(model, sets, augmentation, place)
+        classes = check_sets(model, sets, augmentation, place, recipe)
         feed = Feed(
             train_set, batch_size, augmentation, seed, place, execution.workers, dtype_of(model),
             optimization.accumulate, execution.deterministic, optimization.drop_last, classes,

@@ -16,7 +16,10 @@ class EpochReport:
     ema_clean_accuracy, ema_robust_accuracy: of the averaged weights, where `ema` is on. own_accuracy: on the
     examples that the recipe crafts of the first 512 test images, or of those of the validation set where
     there is one. alarm: what is wrong and what to do. validation_...: the same on the validation set. tested:
-    whether accuracies were measured, see `Measuring`.
+    whether accuracies were measured, see `Measuring`. waiting: share of the seconds of training, without the
+    tests, that passed until the next batch was read: above some percent, more workers would help. On a GPU,
+    which may be at work meanwhile, it is an upper bound. Two reports are compared without it; None in those
+    of earlier versions.
     """
 
     epoch: int
@@ -34,6 +37,7 @@ class EpochReport:
     validation_ema_clean_accuracy: float | None = None
     validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
     tested: bool = True
+    waiting: float | None = field(default=None, compare=False)
 
     @property
     def lowest(self) -> float:

@@ -136,7 +136,12 @@ def test_bad_arguments_are_refused_at_the_call(
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
         (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels \[B\], got torch.int64 of shape \[1, 1\]"),
         (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
-        (torch.zeros(3, 4, 4), torch.tensor([0.2, 0.8]), r"shape \[1, 2\]; of soft labels pass the class"),
+        (
+            torch.zeros(3, 4, 4),
+            torch.tensor([0.2, 0.9]),
+            "samples 0 to 0: expected probabilities .* sum 1.1 in",
+        ),
+        (torch.zeros(3, 4, 4), [0.2, float("nan")], "samples 0 to 0: expected finite probabilities"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from fastadv.data import _rows, batches, construct, load_constructed, verify_constructed
+from fastadv.data import _rows, batches, construct, hold_out, load_constructed, verify_constructed
 from fastadv.data._rows import MappedRows
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import processes
@@ -45,6 +45,9 @@ def peak(folder: Path, rank: int) -> None:
         model, base, threat=L2(0.5), steps=1, out_dir=folder / "set", shard_size=32, dtype="uint8"
     )
     assert sum(len(x) for x, _, _ in batches(made, 64)) == len(base) == len(load_constructed(folder / "set"))
+    for part in hold_out(made, len(base) // 4)[:2]:
+        assert sum(len(x) for x, _, _ in batches(part, 8)) == len(part)
+        assert len(part.data_hash) == 16
     if rank == 0:
         verify_constructed(folder / "set", base, batch_size=64)
     (folder / f"peak-{rank}").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
@@ -63,7 +66,7 @@ def test_peak_memory_does_not_grow_with_the_set(tmp_path):
     assert max(grown) < (MANY - FEW) * PIXELS / 2, grown
 
 
-def test_a_set_in_a_folder_is_that_in_memory(tmp_path):
+def test_a_set_in_a_folder_is_that_in_memory(tmp_path, monkeypatch):
     options = {"steps": 3, "shard_size": 8, "batch_size": 5}
     held = random_target(toy_model(), toy_base(20), **options)
     mapped = random_target(toy_model(), toy_base(20), out_dir=tmp_path, **options)
@@ -72,8 +75,17 @@ def test_a_set_in_a_folder_is_that_in_memory(tmp_path):
     assert mapped.take(some).equal(held.take(some))
     assert mapped.subset(some).x.equal(held.x[some])
     assert mapped.only([1, 3]).x.equal(held.only([1, 3]).x)
+    monkeypatch.setattr(_rows, "KEPT", 8 * 3 * mapped.nbytes // 20)  # three rows are a piece
     assert (mapped.shape, mapped.dtype, mapped.nbytes) == (held.shape, held.dtype, held.x.nbytes)
     assert mapped.describe() | {"card": 0} == held.describe() | {"card": 0}
+    for part, other in zip(hold_out(mapped, 7)[:2], hold_out(held, 7)[:2], strict=True):
+        wanted = other.subset([2, 0, 2])
+        for one, whole in ((part, other), (part.subset([2, 0, 2]), wanted)):
+            assert isinstance(one._rows, MappedRows)
+            assert (one.shape, one.nbytes, one.data_hash) == (whole.shape, whole.nbytes, whole.data_hash)
+            assert one.take(torch.tensor([2, 1])).equal(whole.x[[2, 1]])
+            assert isinstance(one._rows, MappedRows)
+            assert one.x.equal(whole.x)
     mapped.save(tmp_path / "copy")
     assert isinstance(mapped._rows, MappedRows)  # none of these reads all
     assert mapped.x.equal(held.x)

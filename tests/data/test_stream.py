@@ -127,7 +127,11 @@ def test_what_goes_wrong_in_a_stream_is_said_and_the_checkpoint_kept(tmp_path, s
 @pytest.mark.parametrize(
     ("label", "match"),
     [
-        (lambda y: nn.functional.one_hot(y, 3).float(), "integer labels .* got .*soft labels pass the class"),
+        (lambda y: nn.functional.one_hot(y, 3) * 0.9, "item 0 of epoch 1: expected probabilities .* sum 0.9"),
+        (
+            lambda y: nn.functional.one_hot(y, 4).float(),
+            "train_set: expected probabilities of 3 classes, got 4",
+        ),
         (lambda y: y[:2], "integer labels"),
         (lambda y: y > 0, "integer labels"),
         (lambda y: ["cat"] * len(y), "expected integer labels, got list"),

@@ -1,4 +1,4 @@
-"""Labels of mixed images, which are probabilities [B, K]: who takes them, and how points are crafted."""
+"""Labels that are probabilities [B, K]: which recipes take them, and how points are crafted."""
 
 from torch import Tensor
 
@@ -12,13 +12,23 @@ TAKES = ("Standard", "FGSMTraining", "PGDTraining", "FastTraining", "FreeTrainin
 
 def check_mixed(recipe: object) -> None:
     """Raise InputError unless `recipe` is one of these, perhaps in another one, or the caller's own."""
+    _check(recipe, "augment: expected one that leaves labels alone", "one that mixes them", "leave it out")
+
+
+def check_soft(recipe: object) -> None:
+    """Raise the same for a data set whose labels are probabilities."""
+    likeliest = "give the likeliest classes, label.argmax()"
+    _check(recipe, "train_set: expected classes as labels", "probabilities", likeliest)
+
+
+def _check(recipe: object, expected: str, got: str, otherwise: str) -> None:
     recipe = innermost(recipe)
     kind = type(recipe)
     built_in = kind.__module__.startswith("fastadv.train.recipes.")
     if built_in and (kind.__name__ not in TAKES or getattr(recipe, "loss", "ce") != "ce"):
         raise InputError(
-            f"augment: expected one that leaves labels alone for {recipe!r}, got one that mixes them; take "
-            f"one of {', '.join(TAKES)} with the cross-entropy, or leave out cutmix and mixup"
+            f"{expected} for {recipe!r}, got {got}; take one of {', '.join(TAKES)} with the cross-entropy, "
+            f"or {otherwise}"
         )
 
 
