@@ -120,6 +120,10 @@ def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
 
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
-add(study_app, recipes, "fastadv study recipes --data-dir data --recipes pgd,trades --run-dir runs/recipes")
+add(
+    study_app,
+    recipes,
+    "fastadv study recipes --data cifar10 --recipes pgd,nuat --seeds 3 --run-dir runs/recipes",
+)
 add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
 study_app.add_typer(ilyas_app, name="ilyas")

@@ -1,47 +1,68 @@
 """`fastadv study recipes`: adversarial training by every recipe, side by side."""
 
+import shlex
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._shared import load_data, make_device
-from fastadv.errors import InputError
 from fastadv.studies import recipes as study
 from fastadv.studies.study import REPORT
 
-NAMES = ", ".join(study.RECIPES)
+NAMES = "; ".join(f"{', '.join(known)} on {data}" for data, known in study.RECIPES.items())
+
+
+def _on(of: str) -> str:
+    """Say what a setting is by default on each data set."""
+    return ", ".join(f"{getattr(settings, of):.4g} on {data}" for data, settings in study.SETS.items())
 
 
 def recipes(
+    data: str = o.option("mnist", f"The data set: {', '.join(study.SETS)}.", "--data"),
     names: str | None = o.option(None, f"Some of {NAMES}; by default all.", "--recipes", metavar="NAMES"),
-    epochs: int = o.count(study.Settings.epochs, "Epochs of each run."),
-    ramp: int = o.option(study.Settings.ramp, "Epochs in which the radius grows; 0 for none.", min=0),
-    radius: float = o.number(study.Settings.radius, "L-infinity radius."),
+    epochs: int | None = o.count(None, f"Epochs of each run; by default {_on('epochs')}."),
+    ramp: int | None = o.option(
+        None, f"Epochs in which the radius grows, 0 for none; by default {_on('ramp')}.", min=0
+    ),
+    radius: float | None = o.number(None, f"L-infinity radius; by default {_on('radius')}."),
     judged: int = o.judged(study.Settings.judged),
-    limit: o.Limit = None,
+    tested: int | None = o.count(None, f"Test images that measure an epoch; by default {_on('tested')}."),
+    test_every: int | None = o.count(
+        None, f"Epochs from one test to the next; by default {_on('test_every')}."
+    ),
+    limit: int | None = o.count(
+        None, f"Train on the first images alone; by default {study.SETS['cifar10'].images} of CIFAR-10."
+    ),
+    seeds: int = o.count(1, "Runs of each recipe, with the seeds from --seed on."),
     data_dir: o.DataDir = None,
     run_dir: Path = o.folder(Path("recipes"), "Folder for all results; what was begun there goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:
-    """Train every recipe of adversarial training on MNIST: accuracy, seconds, and what went wrong.
+    """Train recipes of adversarial training on MNIST or CIFAR-10: accuracy, seconds, and what went wrong.
 
-    One table, results.json and report.md in --run-dir. A command that was stopped goes on where it was.
+    One table, results.json, report.md, and curves.png by epoch in --run-dir. A command that was stopped goes
+    on where it was; a folder seed1 in --run-dir is a study of seed 1, which another command may make.
     """
-    chosen = o.split_names(names) or tuple(study.RECIPES)
-    unknown = [name for name in chosen if name not in study.RECIPES]
-    if unknown:
-        raise InputError(f"--recipes: expected some of {NAMES}, got {unknown[0]!r}; check its spelling")
-    settings = study.Settings(chosen, radius, epochs, ramp, judged=judged, seed=seed)
+    o.check_choice("--data", data, study.SETS)
+    given: dict[str, Any] = {
+        "recipes": o.split_names(names), "epochs": epochs, "ramp": ramp, "radius": radius, "images": limit,
+        "tested": tested, "test_every": test_every,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = replace(study.SETS[data], judged=judged, seed=seed, seeds=seeds, **given)
     place = make_device(device)
     with interruptible(epochs_kept(run_dir)), progress("study") as bar:
-        train_set = load_data("mnist", "train", data_dir, limit=limit)
-        test_set = load_data("mnist", "test", data_dir)
-        result = study.run(settings, train_set, test_set, run_dir, bar.named, device=place)
+        train_set = load_data(data, "train", data_dir, limit=settings.images)
+        test_set = load_data(data, "test", data_dir)
+        command = shlex.join(["fastadv", *sys.argv[1:]])
+        result = study.run(settings, train_set, test_set, run_dir, bar.named, command=command, device=place)
     yield result
     print_table("Recipes of adversarial training", study.table(result), study.notes(result))
     say("")
-    say(f"the report {run_dir / REPORT}")
+    say_where({"the curves": run_dir / study.CURVES, "the report": run_dir / REPORT})

@@ -1,6 +1,6 @@
 """What the figures share: colors, the empty figure, its title, and the file it becomes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,11 +76,11 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
     )  # fmt: skip
 
 
-def save(figure: "Figure", path: str | PathLike[str]) -> None:
-    """Write the figure, cropped to what is drawn."""
+def save(figure: "Figure", path: str | PathLike[str], about: Mapping[str, str] | None = None) -> None:
+    """Write the figure, cropped to what is drawn. about: what a PNG keeps as text beside its pixels."""
     kind = check_path(path)
     with atomic_write(path) as part:
-        figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1)
+        figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=dict(about or {}))
 
 
 def spread(heights: Sequence[float], apart: float) -> list[float]:
