@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu clean sanitize
+.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu clean sanitize dist releasable
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -77,8 +77,16 @@ gpu: ARGS ?=
 gpu:  ## check and measure on this machine's GPU: STAGE=ops for one stage, ARGS="--out DIR --budget 500"
 	$(or $(wildcard $(RUN)/python),$(PYTHON)) -m bench.gpu $(STAGE) $(ARGS)
 
+dist: setup  ## the source distribution and, by cibuildwheel, the wheels of a release: on Linux in Docker
+	$(RUN)/python -m pip install --quiet build cibuildwheel
+	$(RUN)/python -m build --sdist --outdir dist
+	$(RUN)/python -m cibuildwheel --output-dir dist
+
+releasable:  ## what a release under TAG=v0.1.0 still lacks
+	$(PYTHON) .ci/releasable.py $(TAG)
+
 clean:  ## remove what was built, keeping results
-	rm -rf $(VENV) build *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 SANITIZE := $(CURDIR)/build/sanitize
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bind.h"
+#include "build.h"
 #include "isa.h"
 #include "parallel.h"
 
@@ -32,6 +33,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("isa", [] { return std::string(active_set().name); }, "The instruction set in use.");
   module.def("isas", isas, "The instruction sets this processor has, best last.");
   module.def("threads", threads, "The threads a parallel kernel may use.");
+  module.attr("build") = build();
   bind_latent(module);
   bind_nearest(module);
   bind_points(module);

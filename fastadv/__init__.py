@@ -8,7 +8,11 @@ training, evaluation (`evaluate`, `accuracy_against_radius`), figures, and the o
 """
 
 # torch first: the extension then shares its OpenMP runtime
-import torch as _torch  # noqa: F401
+import torch as _torch
+
+from fastadv import _version
+
+_version.check_torch(_torch.__version__)
 
 from fastadv import attacks, data, engine, errors, evaluation, features, losses, models, ops, rng, train
 from fastadv.engine import Frozen, freeze
@@ -17,7 +21,7 @@ from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evalua
 from fastadv.ops.registration.library import backends
 from fastadv.threat import L0, L1, L2, Linf, Threat
 
-__version__ = "0.1.0"
+__version__ = _version.__version__
 
 __all__ = [
     "L0",

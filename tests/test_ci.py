@@ -1,19 +1,101 @@
-"""What continuous integration tells of its machine."""
+"""Continuous integration runs the Makefile and nothing else, and tells its machine before the tests."""
 
+import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import torch
+import pytest
 
-from fastadv.runs.card import cpu_name
+import fastadv
+from tests.test_release import NAMED
 
-CI = Path(__file__).parent.parent / ".ci"
+ROOT = Path(__file__).parent.parent
+CI = ROOT / ".ci"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_the_machine_is_told_before_the_tests(capsys):
-    runpy.run_path(str(CI / "machine.py"))
-    told = capsys.readouterr().out
-    assert f"processor: {cpu_name()}" in told
-    assert f"torch {torch.__version__} by {torch.backends.cpu.get_cpu_capability()}" in told
-    steps = (CI / "run").read_text()
-    assert steps.index("machine.py") < steps.index("make test")
+def steps(text: str) -> list[str]:
+    """The commands of a workflow."""
+    return re.findall(r"^ *(?:- )?run: *(.*)$", text, re.MULTILINE)
+
+
+def test_the_machine_is_told_before_the_tests():
+    run = (CI / "run").read_text()
+    assert run.index(".venv/bin/fastadv doctor") < run.index("make test")
+
+
+def test_workflows_run_what_the_makefile_has():
+    told = {path.stem: steps(path.read_text()) for path in WORKFLOWS}
+    assert told.keys() == {"ci", "release"}
+    for line in (line for lines in told.values() for line in lines):
+        words = line.split(maxsplit=2)
+        assert words[0] == "make", line
+        assert words[1] in TARGETS, line
+        assert not words[2:] or re.fullmatch(r"[A-Z]+=\S+|TAG=\$\{\{ github.ref_name \}\}", words[2]), line
+    local = set(re.findall(r"^make (\w+)", (CI / "run").read_text(), re.MULTILINE)) - {"setup"}
+    assert {line.removeprefix("make ") for line in told["ci"]} == local == {"lint", "test", "typecheck"}
+    assert told["release"][-1] == "make dist"
+
+
+def test_the_oldest_python_is_tried():
+    tried = re.search(r"python: \[(.+)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert tried[1].replace('"', "").split(", ")[0] == NAMED["requires-python"].removeprefix(">=")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_are_yaml(path):
+    text = path.read_text()
+    assert "\t" not in text
+    assert all((len(line) - len(line.lstrip())) % 2 == 0 for line in text.splitlines())
+    yaml = pytest.importorskip("yaml")
+    read = yaml.safe_load(text)
+    assert read.keys() >= {"name", "jobs", "permissions"}
+    for name, job in read["jobs"].items():
+        assert all(step.keys() & {"run", "uses"} for step in job["steps"]), name
+        assert job.get("needs", name) in read["jobs"]
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """What a release is judged by, as if all of it were done."""
+    for name in ("pyproject.toml", "CITATION.cff", "fastadv/_version.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    project = tmp_path / "pyproject.toml"
+    project.write_text(project.read_text().replace("/OWNER/", "/someone/"))
+    (tmp_path / "CHANGELOG.md").write_text(
+        f"# Changelog\n\n## Unreleased\n\n## {fastadv.__version__} (2026-01-31)\n\n- All of it.\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("CITATION.cff", "", "", ""),
+        ("CITATION.cff", "version: 0", "version: 9.0", "CITATION.cff: expected version"),
+        ("pyproject.toml", "/someone/", "/OWNER/", "the placeholder OWNER"),
+        ("CHANGELOG.md", " (2026-01-31)", "", "with the day of the release"),
+        ("CHANGELOG.md", "## Unreleased\n", "## Unreleased\n\n- More.\n", "nothing under Unreleased"),
+        ("fastadv/_version.py", '__version__ = "', '__version__ = "7', "the tag: expected v7"),
+    ],
+)
+def test_what_a_release_lacks_is_told(sources, file, old, new, says):
+    lacks = runpy.run_path(str(CI / "releasable.py"))["lacks"]
+    text = (sources / file).read_text()
+    assert old in text
+    (sources / file).write_text(text.replace(old, new, 1) if old else text)
+    found = list(lacks(f"v{fastadv.__version__}", sources))
+    assert (not found) if not says else any(says in line for line in found), found
+
+
+def test_this_tree_cannot_be_released_under_another_version():
+    done = subprocess.run(
+        [sys.executable, str(CI / "releasable.py"), "v9.9.9"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "got 'v9.9.9'" in done.stderr

@@ -15,7 +15,7 @@ PACKAGE = Path(fastadv.__file__).parent
 
 # From the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
-    {"errors", "_C", "_torch"},
+    {"errors", "_C", "_torch", "_version"},
     {"_checks", "_torchvision"},
     {"runs"},
     {"ops"},

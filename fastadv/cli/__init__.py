@@ -26,6 +26,7 @@ from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._memory import keep_memory
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
+from fastadv.cli._output import show_all
 from fastadv.cli._panels import Debug, add, with_panels
 from fastadv.cli._sets import export, verify
 from fastadv.cli._speedrun import speedrun
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     if argv is None:
         keep_memory()
+        show_all()
     with stoppable():
         return _run(arguments)
 

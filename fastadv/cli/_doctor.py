@@ -1,33 +1,15 @@
-"""`fastadv doctor`: what is installed, what serves each op, and what to do about what is missing."""
+"""`fastadv doctor`: one block for an issue, and what to do about what is missing."""
 
-import os
-import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from rich.table import Table
 
 from fastadv.cli import _options as o
-from fastadv.cli._output import console, print_table, say
-from fastadv.engine.rewrites import NAMES, switched_off
-from fastadv.errors import InputError
-from fastadv.ops.registration import library
-from fastadv.runs.card import cpu_name
-
-PACKAGES = {
-    "fastadv": "",
-    "torch": "install PyTorch >= 2.11 (pip install torch)",
-    "numpy": "pip install numpy",
-    "safetensors": "pip install safetensors",
-    "torchvision": "pip install torchvision; without it there is no resnet18, mnist or cifar10",
-    "scikit-learn": "pip install scikit-learn; without it there are no digits",
-    "matplotlib": "pip install matplotlib; without it there are no figures",
-    "triton": "pip install triton (Linux); without it a GPU runs the references",
-}
+from fastadv.cli._machine import examine
+from fastadv.cli._output import console
 
 
 def doctor(
@@ -35,120 +17,89 @@ def doctor(
         None, "Folder of the data sets; else FASTADV_DATA, else the user's cache."
     ),
 ) -> Iterator[Any]:
-    """Show what is installed, which backend serves each op, instruction set, threads, GPU and data."""
+    """Show what to paste into an issue: versions, what built the kernels, what serves each op, fast paths.
+
+    Also threads, memory, GPU and data. What is missing is named, with what is done without it and what to do.
+    """
     yield (found := examine(data_dir))
-    _show(found)
-
-
-def examine(data_dir: Path | None) -> dict[str, Any]:
-    """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
-    packages = {name: _version(name) for name in PACKAGES}
-    advice = [
-        f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None
-    ]
-    found: dict[str, Any] = {"packages": packages, "python": sys.version.split()[0], "advice": advice}
-    extension = library.extension
-    found["cpu"] = {
-        "name": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "extension": extension is not None,
-        "instruction_set": extension.isa() if extension is not None else None,
-        "instruction_sets": list(extension.isas()) if extension is not None else [],
-    }
-    if extension is None:
-        advice.append(
-            "the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, "
-            "and run pip install again"
-        )
-    found["gpu"] = {
-        "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "cuda": torch.version.cuda,
-        "triton": packages["triton"],
-    }
-    if torch.cuda.is_available() and packages["triton"] is None:
-        advice.append("the GPU runs the references: install triton")
-    found["backends"] = library.backends()
-    try:
-        off = list(switched_off())
-    except InputError as error:
-        off = []
-        advice.append(str(error))
-    found["rewrites"] = {"on": [name for name in NAMES if name not in off], "off": off}
-    vision, data = found["torchvision"], found["data"] = _torchvision(), _data(data_dir)
-    if not vision["imports"]:
-        advice.append(f"torchvision does not import ({vision['error']}): reinstall it for this PyTorch")
-    if not data["sets"]:
-        advice.append(
-            f"no MNIST or CIFAR-10 in {data['folder']}: name their folder with --data-dir or "
-            "FASTADV_DATA, or let 'train' download them"
-        )
-    return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        if package == "fastadv":  # run from the source tree
-            return "not installed (source tree)"
-        return None
-
-
-def _torchvision() -> dict[str, Any]:
-    """Check whether torchvision imports, and whether it needed the shim for its C++ operators."""
-    try:
-        from fastadv import _torchvision as shim
-    except Exception as error:
-        return {"imports": False, "shim": None, "error": " ".join(str(error).split())[:200]}
-    return {"imports": True, "shim": hasattr(shim, "_operators"), "error": None}
-
-
-def _data(data_dir: Path | None) -> dict[str, Any]:
-    """Find which data sets are there, without opening them."""
-    named = data_dir or os.environ.get("FASTADV_DATA")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastadv"
-    folder = Path(named or cache).expanduser()
-    marks = {
-        "mnist": ("MNIST/raw",),
-        "cifar10": ("cifar-10-batches-py",),
-        "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test"),
-    }
-    sets = [name for name, places in marks.items() if all((folder / place).is_dir() for place in places)]
-    return {
-        "folder": str(folder),
-        "exists": folder.is_dir(),
-        "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
-        "sets": sets,
-    }
-
-
-def _show(found: dict[str, Any]) -> None:
-    screen = console()
-    cpu, gpu, vision, data = found["cpu"], found["gpu"], found["torchvision"], found["data"]
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
+    grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
-    grid.add_row("python", found["python"])
-    for name, installed in found["packages"].items():
-        grid.add_row(name, installed or "[yellow]missing[/]")
-    grid.add_row("", "")
-    sets = f"; this processor has {', '.join(cpu['instruction_sets'])}" if cpu["instruction_sets"] else ""
-    grid.add_row("processor", f"{cpu['name']}, {cpu['threads']} threads on {cpu['cores']} cores")
-    kernels = f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]"
-    grid.add_row("kernels", kernels)
-    off = ", ".join(found["rewrites"]["off"])
-    grid.add_row("rewrites", f"[yellow]without {off}[/] (FASTADV_WITHOUT)" if off else "all on")
-    grid.add_row("GPU", ", ".join(gpu["names"]) or "none")
-    shim = ", with the shim for a PyTorch without CUDA" if vision["shim"] else ""
-    grid.add_row("torchvision", f"imports{shim}" if vision["imports"] else "[yellow]does not import[/]")
-    known = ", ".join(data["sets"]) or "only the embedded digits"
-    grid.add_row("data", f"{escape(data['folder'])} ({data['named_by']}): {known}")
+    for name, told in _lines(found):
+        grid.add_row(name, escape(told))
+    screen = console()
     screen.print(grid)
-    say("")
-    served = [[name, on["cpu"], on["cuda"]] for name, on in found["backends"].items()]
-    print_table("What serves each op", [["op", "cpu", "cuda"], *served])
     if not found["advice"]:
         screen.print("[green]All is well.[/]")
     for line in found["advice"]:
         screen.print(f"[yellow]to do[/]  {escape(line)}", soft_wrap=True)
+
+
+def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say it in lines: a name and a text."""
+    packages, built = dict(found["packages"]), found["extension"]
+    commit = f" (commit {found['commit']})" if found["commit"] else ""
+    yield "fastadv", packages.pop("fastadv") + commit
+    for name, version in packages.items():
+        yield name, version or "missing"
+    yield "python", f"{found['python']}, {found['system']}"
+    yield "built by", _built(built) if built else "unknown" if found["cpu"]["extension"] else "-"
+    yield from _hardware(found)
+    yield from _ops(found["backends"])
+    yield from _paths(found)
+    vision, data = found["torchvision"], found["data"]
+    shim = ", with the shim for a PyTorch without CUDA" if vision["shim"] else ""
+    yield "torchvision", f"imports{shim}" if vision["imports"] else "does not import"
+    sets = ", ".join(data["sets"]) or "only the embedded digits"
+    yield "data", f"{data['folder'] or 'no folder'} ({data['named_by']}): {sets}"
+
+
+def _built(built: dict[str, str]) -> str:
+    made = f"{built['compiler']} as {built['standard']}, pybind11 {built['pybind11']}, {built['libc']}"
+    found = f"Python {built['python']}, OpenMP {built['openmp']}"
+    return f"{made}, {found}; for {built['targets']}; {built['flags']}"
+
+
+def _hardware(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    cpu, gpu = found["cpu"], found["gpu"]
+    yield "processor", f"{cpu['name']}, {cpu['architecture']}: {' '.join(cpu['flags']) or 'sets unknown'}"
+    yield "threads", f"{cpu['threads']} on {cpu['cores']} cores"
+    sets = f"{cpu['instruction_set']} of {', '.join(cpu['instruction_sets'])}"
+    yield "kernels", f"{f'C++, {sets}' if cpu['extension'] else 'references only'}; torch: {cpu['torch']}"
+    cards = zip(gpu["names"], gpu["capabilities"], gpu["memory_gib"], strict=True)
+    told = ", ".join(f"{name} (sm {capability}, {memory} GiB)" for name, capability, memory in cards)
+    made = f"with CUDA {gpu['cuda']}" if gpu["cuda"] else "without CUDA"
+    yield "GPU", f"{told or 'none'}; torch {made}"
+    yield "allocator", found["allocator"]
+    yield "variables", " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "none set"
+
+
+def _ops(backends: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+    """List the ops by what serves them."""
+    for device in ("cpu", "cuda"):
+        served: dict[str, list[str]] = {}
+        for name, serving in backends.items():
+            served.setdefault(serving[device], []).append(name)
+        for by, names in served.items():
+            every = "every op" if by == "absent" else " ".join(names)
+            yield f"ops on {device}", f"{by}: {every}"
+
+
+def _paths(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say which ways a search takes here, and why not others."""
+    paths = found["fast_paths"]
+    for kind, names in paths["rewrites"].items():
+        yield f"search, {kind}", " ".join(names) or "as given"
+    for name, why in paths["not_taken"].items():
+        yield f"no {name}", f"{why}; without it PyTorch's own way"
+    off = ", ".join(found["rewrites"]["off"])
+    yield "rewrites", f"without {off} (FASTADV_WITHOUT)" if off else "all on"
+    onednn = paths["onednn"]
+    unit = f"by {onednn['bf16_unit']}" if onednn["bf16_unit"] else "without instructions for it"
+    version = f"{onednn['version'] or ''}, {f'bf16 {unit}' if onednn['bf16'] else 'no bf16'}"
+    yield "oneDNN", version if onednn["available"] else "missing from this torch"
+    direct = "past the dispatcher" if paths["direct_calls"] else "through the dispatcher, which is slower"
+    yield "calls of ops", direct
+    yield "torch.compile", "; ".join(f"{device}: {how}" for device, how in paths["compile"].items())
+    graphs, tf32 = paths["cuda_graphs"], paths["tf32"]
+    yield "on GPUs", f"CUDA graphs: {'yes' if graphs else 'no'}; TF32: {'yes' if tf32 else 'no'}"

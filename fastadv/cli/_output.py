@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ PATIENCE = 2.0  # seconds of work before a progress bar appears
 
 Tick = Callable[[int, int], None]
 """Called with (done, total)."""
+
+
+def show_all() -> None:
+    """Show the code of a character that the encoding of the output lacks, where Python raises an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def console() -> Console:

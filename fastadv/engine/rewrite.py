@@ -62,7 +62,7 @@ class Rewrite:
 
     name: switches it off. note: what `Frozen.notes` say once it was used. applies: whether it is for a model.
     replace: ways of functions of torch, or what makes them for one model. exact: whether the forward pass
-    stays as it is, to the last bit.
+    stays as it is, to the last bit. needs: what the machine must have, beyond a CPU.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Rewrite:
     applies: Callable[[Subject], bool]
     replace: Ways | Callable[[Subject], Ways] = field(default_factory=dict)
     exact: bool = False
+    needs: str = ""
 
     def ways(self, subject: Subject) -> Ways:
         """Return those for that model."""

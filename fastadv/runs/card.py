@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -13,7 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fastadv._version import __version__
+
 PIECE = 64 << 20  # bytes of a tensor that are hashed at once
+SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
 
 
 @cache
@@ -54,6 +58,12 @@ def is_intel() -> bool:
     return "GenuineIntel" in (_of_processor("vendor_id") or platform.processor())
 
 
+def cpu_flags() -> list[str]:
+    """Return the processor's instruction sets that change how sums are rounded, where the system tells."""
+    told = (_of_processor("flags") or _of_processor("Features")).split()
+    return [name for name in SETS if name in told]
+
+
 def _of_processor(key: str) -> str:
     """Return what Linux tells of the first processor under the key; "" where it tells nothing."""
     try:
@@ -63,10 +73,23 @@ def _of_processor(key: str) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
+def extension_build() -> dict[str, str] | None:
+    """Return what built the C++ extension; None where it is not loaded, or does not tell."""
+    told = getattr(sys.modules.get("fastadv._C"), "build", None)
+    return dict(told) if isinstance(told, dict) else None
+
+
+def _built() -> str | None:
+    told = extension_build()
+    return None if told is None else f"{told['compiler']}, pybind11 {told['pybind11']}, {told['libc']}"
+
+
 def machine() -> dict[str, Any]:
     """Versions and hardware of this process, as JSON-able values."""
     return {
-        **{name: _version(name) for name in ("fastadv", "torch", "triton", "numpy")},
+        "fastadv": __version__,
+        **{name: _version(name) for name in ("torch", "triton", "numpy")},
+        "extension": _built(),
         "commit": _commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.errors import CorruptFileError
+from fastadv.errors import CorruptFileError, InputError
 
 # Our metadata is one JSON text, because safetensors writes several entries in no fixed order.
 _ENTRY = "fastadv"
@@ -25,8 +25,17 @@ _PART = ".part"
 
 
 def user_cache() -> Path:
-    """Return fastadv/ in the user's cache folder, which may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+    """Return fastadv/ in the user's cache folder, which may not exist yet.
+
+    InputError where this user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+    except RuntimeError as error:
+        raise InputError(
+            "expected a home folder for the cache, got none: set HOME or XDG_CACHE_HOME, or name a folder "
+            "for the data (FASTADV_DATA) and for weights (FASTADV_WEIGHTS)"
+        ) from error
 
 
 @contextmanager

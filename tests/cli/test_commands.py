@@ -85,27 +85,3 @@ def test_models_of_ones_own(fastadv, folder):
     torch.save({"1.weight": torch.zeros(10, 64), "1.bias": torch.arange(10.0)}, "w.pt")
     done = fastadv(f"evaluate -m ownnet:net -w w.pt --data digits {SOME} --radius 0.1 -a fgsm --json")
     assert json.loads(done.out)["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
-
-
-@pytest.mark.slow
-def test_doctor(fastadv):
-    done = fastadv("doctor --json")
-    assert done.code == 0
-    found = json.loads(done.out)
-    assert set(found["backends"]["linf_step"]) == {"cpu", "cuda"}
-    assert found["packages"]["torch"] == torch.__version__
-    assert any("--data-dir" in line for line in found["advice"])
-    done = fastadv("doctor --data-dir sets/[red]/[/b]")  # a path, and no markup
-    assert done.code == 0, done.err
-    assert "linf_step" in done.out
-    assert done.out.count("sets/[red]/[/b]") == 2
-
-
-@pytest.mark.slow
-def test_doctor_tells_which_rewrites_are_off(fastadv, monkeypatch):
-    monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
-    assert json.loads(fastadv("doctor --json").out)["rewrites"]["off"] == ["fold", "winograd"]
-    assert "without fold, winograd" in " ".join(fastadv("doctor").out.split())
-    monkeypatch.setenv("FASTADV_WITHOUT", "winogrand")
-    (advice,) = [line for line in json.loads(fastadv("doctor --json").out)["advice"] if "WITHOUT" in line]
-    assert "got 'winogrand'" in advice

@@ -90,7 +90,13 @@ def _convolves(subject: Subject) -> bool:
     return may_round(subject) and subject.convolves
 
 
-LINEAR = Rewrite("onednn", "linear layers by oneDNN", _multiplies_faster, {F.linear: fast_linear})
+LINEAR = Rewrite(
+    "onednn",
+    "linear layers by oneDNN",
+    _multiplies_faster,
+    {F.linear: fast_linear},
+    needs="float32, and a torch with oneDNN, without MKL or on a processor not of Intel",
+)
 COVER = Rewrite(
     "cover", "convolutions that cover the image as products", _convolves, {F.conv2d: covering_conv2d}
 )

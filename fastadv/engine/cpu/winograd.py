@@ -195,4 +195,10 @@ def _ways(subject: Subject) -> dict[Any, Way]:
     return {F.conv2d: takes_settings(Winograd(cast(torch.dtype, subject.dtype)).conv2d)}
 
 
-WINOGRAD = Rewrite("winograd", "convolutions by Winograd's method", _applies, _ways)
+WINOGRAD = Rewrite(
+    "winograd",
+    "convolutions by Winograd's method",
+    _applies,
+    _ways,
+    needs="the C++ kernels, and a torch with oneDNN, which for bf16 computes in it here",
+)

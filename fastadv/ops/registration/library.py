@@ -23,8 +23,9 @@ logger = logging.getLogger("fastadv")
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
     """Import a module; return (module, "") or (None, reason).
 
-    The reason is empty if the module, or a package it `needs`, is not installed. Any other ImportError means
-    that something installed is broken; it is logged, and shown by `backends()`.
+    The reason is empty if the module, or a package it `needs`, is not installed. Any other ImportError, or an
+    AttributeError, means that something installed is broken or of another version; it is logged, and shown by
+    `backends()`.
     """
     try:
         return importlib.import_module(name), ""
@@ -32,7 +33,7 @@ def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
         if error.name in (name, *needs):
             return None, ""
         why = str(error)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # a Triton of another version may lack an attribute
         why = str(error)
     logger.warning("%s does not import, so its ops run on their slower references: %s", name, why)
     return None, why

@@ -1,0 +1,178 @@
+"""What `fastadv doctor` finds on this machine, and what it advises."""
+
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastadv._version import OLDEST_TORCH, __version__
+from fastadv.cli._fast_paths import fast_paths
+from fastadv.engine.rewrites import NAMES, switched_off
+from fastadv.ops.registration import library
+from fastadv.runs import card
+from fastadv.runs.files import user_cache
+
+# what to do where it is missing
+PACKAGES = {
+    "torch": f"install PyTorch >= {OLDEST_TORCH} (pip install torch)",
+    "numpy": "pip install numpy",
+    "safetensors": "pip install safetensors",
+    "torchvision": "pip install torchvision; without it there is no resnet18, mnist or cifar10",
+    "scikit-learn": "pip install scikit-learn; without it there are no digits",
+    "matplotlib": "pip install matplotlib; without it there are no figures",
+    "triton": "pip install triton (Linux); without it a GPU runs the references",
+}
+# the variables that change how fast a process is or how it rounds
+OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
+VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
+ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+
+
+def examine(data_dir: Path | None) -> dict[str, Any]:
+    """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
+    packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
+    advice = [f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if packages[name] is None]
+    off = _asked(switched_off, (), advice)
+    vision, data = _torchvision(), _data(data_dir, advice)
+    found = {
+        "packages": packages,
+        "commit": card.machine()["commit"],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "extension": card.extension_build(),
+        "cpu": _cpu(advice),
+        "gpu": _gpu(packages, advice),
+        "allocator": _allocator(),
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
+        "backends": _asked(library.backends, {}, advice),
+        "rewrites": {"on": [name for name in NAMES if name not in off], "off": list(off)},
+        "fast_paths": fast_paths(off),
+        "torchvision": vision,
+        "data": data,
+    }
+    if packages["torchvision"] and not vision["imports"]:
+        advice.append(f"torchvision does not import ({vision['error']}): reinstall it for this PyTorch")
+    if data["folder"] and not data["sets"]:
+        advice.append(
+            f"no MNIST or CIFAR-10 in {data['folder']}: name their folder with --data-dir or "
+            "FASTADV_DATA, or let 'train' download them"
+        )
+    return {**found, "advice": list(dict.fromkeys(advice))}
+
+
+def _asked(ask: Any, otherwise: Any, advice: list[str]) -> Any:
+    """Return what it tells; `otherwise`, and advice, where a variable has a value that it does not take."""
+    try:
+        return ask()
+    except ValueError as error:
+        advice.append(str(error))
+        return otherwise
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu(advice: list[str]) -> dict[str, Any]:
+    extension = library.extension
+    if extension is None:
+        advice.append(
+            "the C++ kernels are missing, so that ops run on the slower PyTorch references: install a C++20 "
+            "compiler, unset FASTADV_NO_EXT, and run pip install again"
+        )
+    return {
+        "name": card.cpu_name(),
+        "architecture": platform.machine(),
+        "flags": card.cpu_flags(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "extension": extension is not None,
+        "instruction_set": _asked(extension.isa, None, advice) if extension is not None else None,
+        "instruction_sets": list(extension.isas()) if extension is not None else [],
+    }
+
+
+def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
+    triton = packages["triton"]
+    if torch.cuda.is_available() and triton is None:
+        advice.append("the GPU runs the references: install triton")
+    wanted = _wanted_triton()
+    if triton is not None and wanted not in (None, triton):
+        advice.append(
+            f"triton: this torch was made with {wanted}, got {triton}; run: pip install triton=={wanted}"
+        )
+    fault = None
+    if triton is not None:
+        try:
+            library.triton_launcher(library.CARDS["linf_step"])
+        except ImportError as error:
+            fault = " ".join(str(error).split())[:200]
+            advice.append(f"the Triton kernels do not import, so that a GPU runs the references: {fault}")
+    every = range(torch.cuda.device_count())
+    return {
+        "names": [torch.cuda.get_device_name(i) for i in every],
+        "capabilities": [".".join(map(str, torch.cuda.get_device_capability(i))) for i in every],
+        "memory_gib": [round(torch.cuda.get_device_properties(i).total_memory / 2**30, 1) for i in every],
+        "cuda": torch.version.cuda,
+        "triton": triton,
+        "fault": fault,
+    }
+
+
+def _wanted_triton() -> str | None:
+    """Find the version of Triton that torch names; None where it names none, as a torch for CPUs."""
+    try:
+        needs = requires("torch") or []
+    except PackageNotFoundError:
+        return None
+    found = [match[1] for need in needs if (match := re.match(r"triton\s*==\s*([\w.]+)", need))]
+    return found[0] if found else None
+
+
+def _allocator() -> str:
+    """Say which library serves malloc: one that was loaded over the C library's, or that."""
+    try:
+        loaded = Path("/proc/self/maps").read_text()
+    except OSError:
+        loaded = ""
+    other = [name for name in ALLOCATORS if re.search(rf"/lib{name}[^/]*$", loaded, re.MULTILINE)]
+    return ", ".join(other) or " ".join(platform.libc_ver()).strip() or "of the system"
+
+
+def _torchvision() -> dict[str, Any]:
+    """Check whether torchvision imports, and whether it needed the shim for its C++ operators."""
+    try:
+        from fastadv import _torchvision as shim
+    except Exception as error:
+        return {"imports": False, "shim": None, "error": " ".join(str(error).split())[:200]}
+    return {"imports": True, "shim": hasattr(shim, "_operators"), "error": None}
+
+
+def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
+    """Find which data sets are there, without opening them."""
+    named = data_dir or os.environ.get("FASTADV_DATA")
+    folder = Path(named).expanduser() if named else _asked(user_cache, None, advice)
+    marks = {
+        "mnist": ("MNIST/raw",),
+        "cifar10": ("cifar-10-batches-py",),
+        "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test"),
+    }
+    sets = [
+        name
+        for name, places in marks.items()
+        if folder is not None and all((folder / place).is_dir() for place in places)
+    ]
+    return {
+        "folder": str(folder or ""),
+        "exists": folder is not None and folder.is_dir(),
+        "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
+        "sets": sets,
+    }

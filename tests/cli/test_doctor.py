@@ -1,0 +1,220 @@
+"""`fastadv doctor` tells what is true of the machine, and what to do where something is wrong."""
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.cli import _fast_paths, _machine
+from fastadv.engine.cpu import onednn
+from fastadv.engine.rewrites import NAMES
+from fastadv.ops.registration import library
+from fastadv.runs.card import extension_build, machine
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def examined(fastadv):
+    """examined("--data-dir sets") -> what doctor finds, by its JSON."""
+
+    def call(options=""):
+        done = fastadv(f"doctor --json {options}")
+        assert done.code == 0, done
+        return json.loads(done.out)
+
+    return call
+
+
+def advice(found, word):
+    """The one line of advice with that word."""
+    (line,) = [line for line in found["advice"] if word in line]
+    return line
+
+
+@pytest.mark.slow
+def test_the_block_and_the_json_say_the_same(fastadv, examined):
+    found, told = examined(), fastadv("doctor").out
+    words = " ".join(told.split())
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["fastadv"] == fa.__version__
+    assert any("--data-dir" in line for line in found["advice"])
+    assert found["backends"] == fa.backends()
+    assert found["cpu"]["threads"] == torch.get_num_threads()
+    assert found["cpu"]["flags"] == machine_flags()
+    for value in (torch.__version__, *fa.backends(), *found["variables"], found["allocator"], *NAMES):
+        assert str(value) in words
+    for line in found["advice"]:
+        assert f"to do {' '.join(line.split())}" in words
+
+
+def machine_flags():
+    """Its instruction sets, as any word of what Linux tells."""
+    told = Path("/proc/cpuinfo").read_text().split()
+    return [name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd",
+                              "bf16", "sve") if name in told]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_path_is_no_markup(fastadv):
+    done = fastadv("doctor --data-dir sets/[red]/[/b]")
+    assert done.code == 0, done.err
+    assert done.out.count("sets/[red]/[/b]") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rewrites_are_those_that_a_search_takes(examined, precision):
+    convolution = nn.Conv2d(64, 80, 3, padding=1)
+    net = nn.Sequential(convolution, nn.BatchNorm2d(80), nn.ELU(), nn.Flatten(), nn.Linear(1280, 99))
+    paths, taken = examined()["fast_paths"], fa.freeze(net.eval(), precision).search.form.rewriting.names
+    assert len(taken) > 4
+    assert paths["rewrites"][f"cpu {precision}"] == taken
+    assert set(NAMES) - set(taken) <= set(paths["not_taken"])
+
+
+@pytest.mark.slow
+def test_what_is_switched_off_or_missing_is_named(fastadv, examined, monkeypatch):
+    monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    monkeypatch.setattr(_fast_paths, "op", lambda name: torch.ops.fastadv.linf_step.default)
+    monkeypatch.setattr(_fast_paths.shutil, "which", lambda name: None)
+    found = examined()
+    paths = found["fast_paths"]
+    assert found["rewrites"]["off"] == ["fold", "winograd"]
+    assert paths["not_taken"]["fold"] == "switched off"
+    assert "a torch with oneDNN" in paths["not_taken"]["onednn"]
+    assert not {"fold", "winograd", "onednn"} & set(paths["rewrites"]["cpu fp32"])
+    assert (paths["direct_calls"], paths["onednn"]["bf16"]) == (False, False)
+    assert "on the PATH; a search that is to be compiled goes on without" in paths["compile"]["cpu"]
+    words = " ".join(fastadv("doctor").out.split())
+    for text in ("without fold, winograd", "missing from this torch", "through the dispatcher", "no fold"):
+        assert text in words
+
+
+@pytest.mark.slow
+def test_wrong_values_of_variables_are_told(examined, monkeypatch):
+    class Extension:
+        @staticmethod
+        def isas():
+            return ["baseline"]
+
+        @staticmethod
+        def isa():
+            raise ValueError("FASTADV_ISA: expected one of baseline on this processor, got avx7")
+
+        linf_step = None
+
+    monkeypatch.setenv("FASTADV_WITHOUT", "winogrand")
+    monkeypatch.setattr(library, "extension", Extension)
+    found = examined()
+    assert "got 'winogrand'" in advice(found, "WITHOUT")
+    assert "got avx7" in advice(found, "FASTADV_ISA")
+    assert found["cpu"]["instruction_set"] is None
+    assert found["variables"]["FASTADV_WITHOUT"] == "winogrand"
+
+
+@pytest.mark.slow
+def test_a_user_without_a_home(examined, refused, monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    found = examined()
+    assert "set HOME or XDG_CACHE_HOME" in advice(found, "home")
+    assert found["data"]["folder"] == ""
+    refused("attack -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none")
+
+
+def test_a_triton_that_torch_does_not_name(monkeypatch):
+    monkeypatch.setattr(
+        _machine, "requires", lambda name: ['triton==9.9.1; platform_system == "Linux"', "numpy"]
+    )
+    found = []
+    _machine._gpu({"triton": "3.0.0"}, found)
+    assert found[0] == "triton: this torch was made with 9.9.1, got 3.0.0; run: pip install triton==9.9.1"
+    _machine._gpu({"triton": "9.9.1"}, fits := [])
+    assert not any("made with" in line for line in fits)
+
+
+def test_an_allocator_that_was_loaded_first_is_named(monkeypatch):
+    maps = (
+        "7f00-7f01 r-xp 0 08:01 1 /usr/lib/libtcmalloc_minimal.so.4\n7f02-7f03 r-xp 0 08:01 1 /lib/libc.so.6"
+    )
+    monkeypatch.setattr(Path, "read_text", lambda path: maps)
+    assert _machine._allocator() == "tcmalloc"
+    monkeypatch.setattr(Path, "read_text", lambda path: maps.splitlines()[1])
+    assert "malloc" not in _machine._allocator()
+
+
+def test_cards_say_what_built_the_extension(monkeypatch):
+    built = {"compiler": "g++ 1", "pybind11": "2", "libc": "glibc 3"}
+    monkeypatch.setitem(sys.modules, "fastadv._C", type("C", (), {"build": built}))
+    assert extension_build() == built
+    assert machine()["extension"] == "g++ 1, pybind11 2, glibc 3"
+    for older in (type("C", (), {}), None):
+        monkeypatch.setitem(sys.modules, "fastadv._C", older)
+        assert (extension_build(), machine()["extension"]) == (None, None)
+
+
+@pytest.mark.skipif(not hasattr(library.extension, "build"), reason="no extension")
+def test_the_extension_says_what_built_it():
+    built = library.extension.build
+    assert built["compiler"].startswith(("g++ ", "clang "))
+    assert built["standard"] == "C++20"
+    assert "-ffp-contract=off" in built["flags"]
+    assert built["python"].startswith("3.")
+    assert built["pybind11"][0].isdigit()
+    assert set(library.extension.isas()) <= set(built["targets"].split())
+
+
+BARE = """
+import os, sys
+sys.path[:0] = [{stub!r}, {root!r}]
+
+def refuse(event, args):
+    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (writes or event in ("os.mkdir", "os.rename")) and str(args[0]).startswith({package!r}):
+        raise OSError(30, "Read-only file system", args[0])
+
+sys.addaudithook(refuse)
+import torch, fastadv as fa
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+fa.attacks.pgd(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), fa.Linf(0.1), steps=2, step_size=0.1)
+from fastadv.cli import main
+sys.argv = ["fastadv", "attack", "--list"]
+assert main() == 0
+sys.argv = ["fastadv", "doctor"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_bare_environment_gets_sentences(tmp_path):
+    """No HOME, a terminal of ASCII alone, a package that cannot be written, a Triton that does not fit."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("__version__ = '1.0.0'")
+    (tmp_path / "triton-1.0.0.dist-info").mkdir()
+    (tmp_path / "triton-1.0.0.dist-info" / "METADATA").write_text("Name: triton\nVersion: 1.0.0\n")
+    code = BARE.format(stub=str(tmp_path), root=str(ROOT), package=str(ROOT / "fastadv"))
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**bare, "PATH": os.environ["PATH"]},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "to do  the Triton kernels do not import, so that a GPU runs the references" in done.stdout
+    assert "L\\u221e" in done.stdout
+    assert "Traceback" not in done.stderr
