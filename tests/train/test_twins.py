@@ -196,6 +196,8 @@ def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -
         for _ in range(2):
             frozen_twin(net).input_gradient(X, Y)
         assert frozen_twin(net).notes[-1].startswith("not thin: the gradient of the search")
+        net.another = None
+        frozen_twin(net).input_gradient(X, Y)  # what was wrong stays off in another twin
     assert len(logged.records) == 1
 
 
@@ -253,3 +255,113 @@ def test_what_a_randomized_model_draws_does_not_depend_on_a_comparison() -> None
         drawn.append(torch.rand(3))
     torch.manual_seed(3)
     assert all(torch.equal(each, drawn[0]) for each in (*drawn, torch.rand(3)))
+    drawn = []
+    for _ in range(2):  # the first gradient is compared
+        torch.manual_seed(3)
+        twin.input_gradient(images().x[:8], torch.zeros(8, dtype=torch.long))
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("execution", "searched"),
+    [
+        (Execution(deterministic=True), {None}),  # parts of a batch are as many rows as processes say
+        (Execution(precision="fp16"), {"fp32"}),  # which has the range of activations
+        (Execution(precision="bf16"), {"bf16"}),
+    ],
+    ids=["deterministic", "fp16", "bf16"],
+)
+def test_in_what_precision_a_run_searches(
+    execution: Execution, searched: set[object], monkeypatch: Any
+) -> None:
+    seen, of = set[object](), Twins.of
+    monkeypatch.setattr(Twins, "of", lambda self, model: (seen.add(self.precision), of(self, model))[1])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    fit(net, images(), FGSMTraining(THREAT), epochs=1, execution=execution)
+    assert seen == searched
+
+
+class Mask(nn.Module):
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+
+class SharedBuffer(nn.Sequential):
+    """One buffer of two layers, which a change of precision parts."""
+
+    def __init__(self) -> None:
+        mask = torch.ones(4, 1, 1)
+        super().__init__(
+            nn.Conv2d(1, 4, 3), Mask(mask), nn.ELU(), Mask(mask), nn.Flatten(), nn.Linear(144, 3)
+        )
+
+    def change(self) -> None:
+        self[1].mask[0] = -3
+
+
+class TiedWeights(nn.Sequential):
+    """Layers that the caller has tied, which a copy by `__deepcopy__` parts."""
+
+    def __init__(self, tied: bool = True) -> None:
+        convs = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)]
+        super().__init__(nn.Conv2d(1, 4, 3), *convs, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+        if tied:
+            self[2].weight = self[1].weight
+
+    def __deepcopy__(self, memo: Any) -> nn.Module:
+        copied = TiedWeights(tied=False)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+    def change(self) -> None:
+        self[1].weight.data += torch.randn(4, 4, 3, 3) / 4
+
+
+class Unregistered(nn.Module):
+    """A convolution that Winograd's method takes, in a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 96, 3, padding=1), nn.Linear(96, 3)
+        self.hidden = [nn.Conv2d(96, 96, 3, padding=1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.hidden[0](self.first(x)).mean((2, 3)))
+        return logits
+
+    def change(self) -> None:
+        self.hidden[0].weight.data += torch.randn(96, 96, 3, 3) / 16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", [SharedBuffer, TiedWeights, Unregistered])
+def test_a_kept_twin_has_the_gradient_of_its_model(kind: Any, precision: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net, x, y = kind(), images().x[:32], torch.arange(32) % 3
+        twins = Twins(precision)
+        with twins.in_use():
+            frozen_twin(net).input_gradient(x, y)
+            with torch.no_grad():
+                net.change()
+            found = frozen_twin(net).input_gradient(x, y)[2]
+    right = fa.freeze(net, fold=False).input_gradient(x, y)[2]
+    apart = (found - right).flatten(1).norm(dim=1) / right.flatten(1).norm(dim=1)
+    # four layers of sums that round to 2 ** -8; a stale weight gives another direction
+    assert float(apart.max()) < (4 * 2**-8 * 4 if precision == "bf16" else 1e-4)
+
+
+def test_few_twins_are_kept() -> None:
+    """A recipe may attack a copy of the model in each batch."""
+    twins = Twins()
+    with twins.in_use():
+        nets = [Net() for _ in range(_common.MOST + 2)]
+        held = [frozen_twin(net) for net in nets]
+        assert len(twins._held) == _common.MOST
+        assert frozen_twin(nets[-1]) is held[-1]
+        assert frozen_twin(nets[0]) is not held[0]

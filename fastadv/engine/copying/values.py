@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine.copying.closures import inside, reachable
+
 
 class Values:
     """The parameters and buffers of a copy, beside those of the model from which they come."""
@@ -27,12 +29,23 @@ class Values:
         return {id(own): theirs for theirs, own in self._pairs()}
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        own = dict(_tensors(self.copied))
-        # looked up each time, since a change of precision replaces buffers
+        # looked up each time, since a change of precision replaces buffers; by all their names, since it does
+        # so one by one, and a `__deepcopy__` may part tied weights
+        own, seen = dict(_tensors(self.copied)), set[int]()
         for name, theirs in _tensors(self.model):
-            yield theirs, own[name]
+            if id(own[name]) not in seen:
+                seen.add(id(own[name]))
+                yield theirs, own[name]
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def registers_all(module: nn.Module) -> bool:
+    """Return whether it leads to no parameter or module but its own, as one in a plain list would be."""
+    own = {id(part) for part in (*module.modules(), *module.parameters())}
+    kinds = (nn.Module, nn.Parameter)
+    led = (each for part in reachable(module) for each in (part, *inside(part)))
+    return all(id(part) in own for part in led if isinstance(part, kinds))

@@ -16,6 +16,7 @@ from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.copying.standing import Standing
+from fastadv.engine.copying.values import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
@@ -29,6 +30,7 @@ from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 OBJECTIVES = ("ce", "bce")
 # size of the noise with which TRADES and MART start: at x itself, the divergence has no gradient
 NOISE = 1e-3
+MOST = 8  # twins of a run
 
 
 class Twins:
@@ -36,7 +38,8 @@ class Twins:
 
     It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; their
     values may change, since a twin follows them. A model that leads to objects whose changes cannot be seen
-    has a new twin for each batch, which computes as the model does, to the bit.
+    has a new twin for each batch, which computes as the model does, to the bit; so does that of a model with
+    weights that are not registered. The last MOST models have one: a recipe may make a model for each batch.
 
     precision: the one in which the others search; None: as the model does, too.
     """
@@ -63,8 +66,11 @@ class Twins:
             if now.same(then) and own.same(Standing(cast(nn.Module, frozen.model))):
                 frozen.refresh()
                 return frozen
-        own_way = now.known and compiled_call(model) is None
+        own_way = now.known and compiled_call(model) is None and registers_all(model)
         frozen = follow(model, self.precision) if self.precision and own_way else _new_twin(model)
+        self._held.pop(id(model), None)
+        while len(self._held) >= MOST:
+            del self._held[next(iter(self._held))]
         self._held[id(model)] = model, now, frozen, Standing(cast(nn.Module, frozen.model))
         return frozen
 

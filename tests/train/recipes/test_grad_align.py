@@ -51,6 +51,21 @@ def test_a_linear_model_is_aligned_and_a_constant_one_too():
         assert all(gradient.isfinite().all() for gradient in hand.gradients(made, linear))
 
 
+def test_gradients_are_taken_with_running_statistics():
+    """Samples do not meet in them, they do not move, and a layer in eval mode stays there."""
+    x, y, ids = hand.batch()
+    model, alone = hand.warm_net(), hand.warm_net()
+    for net in (model, alone):
+        net[5].eval()
+    found = GradAlign(PLAIN, 0.5)(model, x, y, ids=ids, seed=hand.SEED)
+    wanted = PLAIN(alone, x, y, ids=ids, seed=hand.SEED)
+    noisy = THREAT.random_start(x, seed=hand.SEED, ids=ids)
+    ways = [fa.freeze(alone, fold=False).input_gradient(points, y)[2].flatten(1) for points in (x, noisy)]
+    torch.testing.assert_close(found, wanted + 0.5 * (1 - torch.cosine_similarity(*ways)).mean())
+    torch.testing.assert_close(model.state_dict(), alone.state_dict(), rtol=0, atol=0)
+    assert [part.training for part in model.modules()] == [part.training for part in alone.modules()]
+
+
 def test_it_is_a_loss_with_the_examples_of_its_recipe():
     x, y, ids = hand.batch()
     model = hand.warm_net()
