@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct memory abs scaling suite]
+    python bench/run.py [--only ops attacks training construct memory abs scaling startup suite]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -11,6 +11,7 @@
     memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
     scaling    time against batch, image size, steps, classes and threads, with fitted exponents
+    startup    processor time of the import against that of torch
     suite      every attack against its peers, with short budgets; needs --data-dir and --weights
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the

@@ -1,8 +1,23 @@
-"""`python -m fastadv`: the command line, as torchrun starts it."""
+"""The command `fastadv`, and `python -m fastadv`, as torchrun starts it."""
 
 import sys
 
-from fastadv.cli import main
+from fastadv._extras import need
+from fastadv.errors import MissingExtraError
+
+
+def main() -> int:
+    """Run the command line on the arguments of the process, and return its exit code."""
+    try:
+        need("typer")
+        need("rich")
+    except MissingExtraError as error:
+        sys.stderr.write(f"fastadv: {error}\n")
+        return 1
+    from fastadv.cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

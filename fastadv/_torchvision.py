@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from fastadv._extras import need
+
 # Loading and declaring operators is not type-hinted in torch, nor is anything in torchvision.
 _torch: Any = torch
 
@@ -40,6 +42,7 @@ def _declare() -> Any:
     return operators
 
 
+need("torchvision")
 if "torchvision" not in sys.modules and not _operators_load():
     _operators = _declare()
 

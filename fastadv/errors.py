@@ -13,5 +13,9 @@ class CorruptFileError(RuntimeError):
     """A file that is truncated, damaged, or was not written by this library."""
 
 
+class MissingExtraError(ImportError):
+    """A package that an extra brings, such as matplotlib, where a call needs it and it is not installed."""
+
+
 class LostProcessError(RuntimeError):
     """One of the processes that share a run has ended before the others."""

@@ -32,9 +32,11 @@ from fastadv.cli._sets import export, verify
 from fastadv.cli._speedrun import speedrun
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
-from fastadv.errors import CorruptFileError, LostProcessError
+from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 
 __all__ = ["app", "main"]
+
+EXPECTED = (CorruptFileError, OSError, FloatingPointError, LostProcessError, MissingExtraError)
 
 MODEL = "-m small_cnn -w runs/a/model.safetensors --data digits"
 
@@ -131,7 +133,7 @@ def _report(error: Exception, debug: Debug) -> int:
         return _fail(
             f"{text.rstrip().rstrip('.')}. Try '{path} --help'.", getattr(error, "exit_code", 2), debug
         )
-    if isinstance(error, CorruptFileError | OSError | FloatingPointError | LostProcessError):
+    if isinstance(error, EXPECTED):
         return _fail(str(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
 

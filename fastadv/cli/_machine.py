@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from fastadv._version import OLDEST_TORCH, __version__
+from fastadv._extras import EXTRAS, lacks
+from fastadv._version import __version__
 from fastadv.cli._fast_paths import fast_paths
 from fastadv.engine.rewrites import NAMES, switched_off
 from fastadv.ops.registration import library
@@ -17,15 +18,9 @@ from fastadv.runs import card
 from fastadv.runs.files import user_cache
 
 # what to do where it is missing
-PACKAGES = {
-    "torch": f"install PyTorch >= {OLDEST_TORCH} (pip install torch)",
-    "numpy": "pip install numpy",
-    "safetensors": "pip install safetensors",
-    "torchvision": "pip install torchvision; without it there is no resnet18, mnist or cifar10",
-    "scikit-learn": "pip install scikit-learn; without it there are no digits",
-    "matplotlib": "pip install matplotlib; without it there are no figures",
-    "triton": "pip install triton (Linux); without it a GPU runs the references",
-}
+PACKAGES = (
+    "torch", "numpy", "safetensors", "torchvision", "pillow", "matplotlib", "typer", "rich", "triton",
+)  # fmt: skip
 # the variables that change how fast a process is or how it rounds
 OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
 VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
@@ -35,7 +30,7 @@ ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 def examine(data_dir: Path | None) -> dict[str, Any]:
     """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
     packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
-    advice = [f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if packages[name] is None]
+    advice = [told for package in EXTRAS if (told := lacks(package))]
     off = _asked(switched_off, (), advice)
     vision, data = _torchvision(), _data(data_dir, advice)
     found = {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv._extras import need
 from fastadv.data.folder import read_image
 from fastadv.data.imageset import ImageSet, to_unit
 from fastadv.errors import CorruptFileError, InputError
@@ -39,7 +40,8 @@ def eight_bit(x: Tensor) -> Tensor:
 
 def write(dataset: ImageSet, folder: Path, progress: Callable[[int, int], None]) -> None:
     """CLASS/NUMBER.png for every image."""
-    from PIL import Image  # most work needs no image files
+    need("PIL")
+    from PIL import Image
 
     if dataset.shape[0] not in (1, 3):
         raise InputError(

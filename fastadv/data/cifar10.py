@@ -20,11 +20,12 @@ def cifar10(root: Path, split: str, download: bool, limit: int | None = None) ->
     accuracies are a little lower. InputError if neither is there and a download is not possible;
     CorruptFileError for damaged files.
     """
+    original_is_there = (root / "cifar-10-batches-py").is_dir()
+    if not original_is_there and (root / "cifar10" / split).is_dir():
+        return _copies(root / "cifar10" / split, split, limit)
     from fastadv._torchvision import datasets
 
-    if not (root / "cifar-10-batches-py").is_dir():
-        if (root / "cifar10" / split).is_dir():
-            return _copies(root / "cifar10" / split, split, limit)
+    if not original_is_there:
         layout = "cifar-10-batches-py/ or cifar10/{train,test}/CLASS/*.jpg"
         fetch("cifar10", layout, root, download, lambda: datasets.CIFAR10(root, download=True))
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv._extras import need
 from fastadv.data.imageset import Images, ImageSet, check_positions, to_unit
 from fastadv.errors import CorruptFileError, InputError
 
@@ -32,7 +33,8 @@ def images_in(folder: Path) -> list[Path]:
 
 def open_image(path: Path) -> "Image":
     """Return an image file in RGB; CorruptFileError where it is not a whole image."""
-    from PIL import Image  # most work needs no image files
+    need("PIL")
+    from PIL import Image
 
     try:
         with Image.open(path) as image:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fastadv.errors import InputError
+from fastadv.errors import InputError, MissingExtraError
 from fastadv.models.normalized import STATISTICS, Normalized
 
 _BUILT_IN = {
@@ -49,6 +49,8 @@ def factory(name: str) -> Callable[..., Any]:
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)
+    except MissingExtraError:
+        raise
     except ImportError as error:
         raise InputError(
             f"model {name!r}: {error}; put its folder on PYTHONPATH or install the package"
@@ -68,7 +70,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     deviation.
 
     InputError for an unknown name, arguments that the factory does not take, or a factory that returns
-    anything but a torch.nn.Module.
+    anything but a torch.nn.Module; MissingExtraError for a ResNet without torchvision.
     """
     make = factory(name)
     normalize = kwargs.pop("normalize", None) if name in _BUILT_IN else None

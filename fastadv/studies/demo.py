@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fastadv._extras import need
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, write_json
@@ -21,6 +22,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     A run of the same settings that was stopped goes on; a finished one, or one of other settings, is done
     anew. Raises InputError where the folder holds nets or sets that no demo made.
     """
+    need("matplotlib")
     _prepare(folder, settings)
     started = time.perf_counter()
     with one_thread():

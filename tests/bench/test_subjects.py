@@ -19,7 +19,7 @@ from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session
 from bench.stage import cases_of
 from bench.subjects import abs as abs_subject
-from bench.subjects import abs_kernels, attacks, construct, memory, op_sizes, ops, scaling, training
+from bench.subjects import abs_kernels, attacks, construct, memory, op_sizes, ops, scaling, startup, training
 from bench.timing import gradient_flops
 from fastadv.data.construct import CIFAR10_PAPER
 from fastadv.ops.registration.library import CARDS
@@ -34,7 +34,7 @@ OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untra
 
 @pytest.fixture
 def small(monkeypatch):
-    """`make bench` at tiny sizes, without the processes that tell memory and without a compiler."""
+    """`make bench` at tiny sizes, without processes for memory and imports, and without a compiler."""
     monkeypatch.setattr(op_sizes, "STEP_SHAPES", ((2, 3, 4, 4), (1, 8)))
     monkeypatch.setattr(op_sizes, "SHAPE", (2, 3, 4, 4))
     monkeypatch.setattr(op_sizes, "LAYER", (2, 4, 8, 8))
@@ -46,6 +46,7 @@ def small(monkeypatch):
     for name, value in {"BATCHES": (2,), "STEPS": 4, "PRIOR": 20, "ROUNDS": 10}.items():
         monkeypatch.setattr(abs_kernels, name, value)
     monkeypatch.setattr(memory, "growth", lambda *arguments: 3.0)
+    monkeypatch.setattr(startup, "milliseconds", {startup.BASE: 2.0, startup.OURS: 3.0}.get)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
 
 
@@ -122,6 +123,8 @@ def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage):
         found = [row for row in rows if "share_of_ceiling" in row]
         assert [row["share_of_ceiling"] for row in found] == [0.125, 0.25, 0.5] * 2
         assert all(row["objective_after"] < row["objective_before"] for row in found[1:3] + found[4:])
+    if stage == "startup":
+        assert [row["times_torch"] for row in rows if "times_torch" in row] == [1.5]
     assert torch.get_num_threads() == threads
     stored = {(alike(row["what"]), row["provider"]) for row in recorded(RESULTS / "cpu.jsonl")}
     made = {(alike(row["what"]), row["provider"]) for row in rows if "provider" in row}
@@ -152,6 +155,11 @@ def test_every_op_and_attack_has_a_case(kind):
 
 
 class TestFigures:
+    @pytest.mark.slow
+    def test_processor_time_is_that_of_the_process(self):
+        idle, busy = "import time; time.sleep(0.3)", "import time\nwhile time.process_time() < 0.3: pass"
+        assert startup.milliseconds(idle) + 100 < startup.milliseconds(busy) < 3000
+
     def test_ceilings(self, monkeypatch):
         monkeypatch.setattr(Session, "timed", lambda self, call: 0.5)
         found = Ceilings.measured(session())

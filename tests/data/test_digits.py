@@ -26,6 +26,19 @@ def test_the_split_is_fixed_stratified_and_whole() -> None:
     assert (train.data_hash, test.data_hash) == ("5b621d74d6b1e97f", "c0a4c23d8e85c297")
 
 
+@pytest.mark.slow
+def test_they_are_those_of_scikit_learn_in_their_order() -> None:
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    theirs = datasets.load_digits()
+    for split in ("train", "test"):
+        ours = load("digits", split)
+        assert isinstance(ours, ImageSet)
+        images = torch.from_numpy(theirs.images).float().div(16).unsqueeze(1)
+        places = torch.cat([(images == x).flatten(1).all(1).nonzero() for x in ours.x]).flatten()
+        assert torch.equal(places, places.sort().values)
+        assert torch.equal(ours.labels, torch.from_numpy(theirs.target)[places])
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_resized_digits_stay_in_the_box_and_keep_their_labels(split: str) -> None:
     small, large = load("digits", split), load("digits", split, size=28)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.runs.files import atomic_write
 
@@ -20,15 +21,20 @@ KINDS = ("png", "pdf", "svg")
 
 
 def check_path(path: str | PathLike[str]) -> str:
-    """Return the kind of file that the name asks for; InputError for others."""
+    """Return the kind of file that the name asks for.
+
+    InputError for others, MissingExtraError where matplotlib is missing.
+    """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in KINDS:
         raise InputError(f"path: expected a name ending in .png, .pdf or .svg, got {str(path)!r}")
+    need("matplotlib")
     return kind
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> "Figure":
     """Return a white figure of that size in inches, with its title in the upper left corner."""
+    need("matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=200, facecolor="white")

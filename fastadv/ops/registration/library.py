@@ -256,7 +256,10 @@ def _cuda_backend(card: OpCard) -> str:
     module, why = _triton_module(card)
     if module is not None:
         return "Triton"
-    return f"reference (the Triton kernel does not import: {why})" if why else "reference (no Triton kernel)"
+    if why:
+        return f"reference (the Triton kernel does not import: {why})"
+    missing = card.triton and importlib.util.find_spec("triton") is None
+    return "reference (Triton is not installed)" if missing else "reference (no Triton kernel)"
 
 
 def backends() -> dict[str, dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation.text import in_markdown, percent
@@ -54,6 +55,7 @@ def run(
             f"parts: expected some of {', '.join(PARTS)}, got {unknown[0] if unknown else 'none'!r}"
         )
     parts = tuple(dict.fromkeys(parts))
+    need("matplotlib")
     with Keeper(folder) as keeper:
         nets = Nets(settings, train_set, folder / "nets", watch, device)
         bench, lines = Bench(nets, test_set, folder), []

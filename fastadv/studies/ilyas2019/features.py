@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fastadv as fa
+from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.evaluation.text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
@@ -53,6 +54,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
     attack = partial(fa.attacks.pgd, steps=settings.steps, step_size=radius / 4, random_start=False)
     study, figure, found = Study(nets, folder), folder / "features.png", {}
+    need("matplotlib")
     with Keeper(folder) as keeper:
         for net in islice(digits.nets(study, watch), 2):
             found[net.name] = fa.features.usefulness(

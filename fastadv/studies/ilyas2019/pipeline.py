@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import fastadv as fa
+from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
@@ -61,6 +62,7 @@ def run(
     """
     chosen, path = check_stages(stages), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
+    need("matplotlib")
     with Keeper(path) as keeper:
         known: dict[str, Any] = {}
         there = keeper.found(RESULTS, read_json)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
+from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import checks, drawing, gaussian
@@ -64,6 +65,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     # in no special direction
     drawn = fa.rng.normal(SIZE, fa.rng.derive(seed, "covariance"), torch.arange(SIZE)).double()
     large = drawn @ drawn.T + 0.2 * torch.eye(SIZE, dtype=torch.float64)
+    need("matplotlib")
     with Keeper(folder) as keeper:
         watch("theorems", 0, 1)
         done = [

@@ -1,5 +1,6 @@
 """What serves an op: fallbacks that FASTADV_STRICT refuses, and imports that fail aloud."""
 
+import sys
 import types
 
 import pytest
@@ -56,6 +57,12 @@ def test_a_missing_kernel_is_no_kernel(missing, monkeypatch):
     failing(monkeypatch, ModuleNotFoundError(f"No module named {missing!r}", name=missing))
     assert triton_launcher(CARDS["l2_step"]) is None
     assert backends()["l2_step"]["cuda"] == "reference (no Triton kernel)"
+
+
+def test_a_missing_triton_is_named(monkeypatch):
+    failing(monkeypatch, ModuleNotFoundError("No module named 'triton'", name="triton"))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert backends()["l2_step"]["cuda"] == "reference (Triton is not installed)"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""The base needs torch, numpy and safetensors; what needs more says which extra brings it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastadv import _extras
+from fastadv.errors import MissingExtraError
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastadv"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BASE = {"torch", "numpy", "safetensors"}
+OWN = {"fastadv", "typing_extensions"}  # torch requires the latter
+NAMES = {"PIL": "pillow"}  # of packages that are imported by another
+# rooms that import an optional package when they are imported themselves, which nothing in the base does
+LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"}}
+
+
+def packages(nodes: Iterator[ast.AST]) -> set[str]:
+    """The top packages that import statements and calls of `import_module` name, without Python's own."""
+    found = set[str]()
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(name)):
+                found.add(name)
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name))]):
+                found.add(name)
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a file is imported: not bodies of functions, nor what is there for types alone."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    yield node
+    if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        for inner in ast.iter_child_nodes(node):
+            yield from run_at_import(inner)
+
+
+def requirements(extra: str) -> set[str]:
+    """The packages that an extra names itself."""
+    return {re.split(r"[^\w-]", text)[0] for text in PROJECT["optional-dependencies"][extra]}
+
+
+def test_the_base_imports_no_extra():
+    known = BASE | OWN | _extras.EXTRAS.keys() | {"triton", "robustbench"}
+    for path in PACKAGE.rglob("*.py"):
+        place, tree = path.relative_to(PACKAGE).with_suffix("").as_posix(), ast.parse(path.read_text())
+        late = {package for room, each in LATE.items() if place.startswith(room) for package in each}
+        assert packages(run_at_import(tree)) <= BASE | OWN | late, place
+        assert packages(ast.walk(tree)) <= known, place
+
+
+def test_the_extras_bring_what_the_calls_ask_for():
+    assert {re.split(r"\W", text)[0] for text in PROJECT["dependencies"]} == BASE
+    for extra in ("cli", "plot", "data"):
+        asked = {NAMES.get(name, name) for name, (brings, _) in _extras.EXTRAS.items() if brings == extra}
+        assert requirements(extra) == asked
+    assert {extra for extra, _ in _extras.EXTRAS.values()} == {"cli", "plot", "data"}
+    assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,studies]"]
+
+
+def test_the_page_has_a_row_for_each_extra():
+    page = (ROOT / "docs" / "install.md").read_text()
+    rows = dict(re.findall(r"^\| `\[(\w+)\]` \| ([^|]*) \|", page, re.MULTILINE))
+    assert rows.keys() == {"cli", "plot", "data", "studies", "all"}
+    for package, (extra, _) in _extras.EXTRAS.items():
+        assert NAMES.get(package, package) in rows[extra]
+
+
+@pytest.mark.slow
+def test_the_base_works_alone_and_optional_calls_say_what_they_need(tmp_path):
+    blocked = [*_extras.EXTRAS, "triton", "sklearn", "scipy"]
+    command = [sys.executable, str(ROOT / "tests" / "without_extras.py"), *blocked]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+
+
+def test_one_sentence_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    with pytest.raises(MissingExtraError) as told:
+        _extras.need("rich")
+    assert told.value.name == "rich"
+    assert str(told.value).endswith(" rich, which is not installed: pip install 'fastadv[cli]'")
+    assert _extras.lacks("torchvision") == ""
