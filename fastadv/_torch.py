@@ -5,7 +5,7 @@ torch fails there and not in an attack.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ _mkldnn: Any = torch.ops.mkldnn
 # what the dispatcher knows of a tensor, and what it adds to that in this thread: modes and transforms
 dispatch_keys = _C._dispatch_keys
 included_keys = _C._dispatch_tls_local_include_set
+compares_keys = hasattr(_C.DispatchKeySet, "raw_repr")  # since 2.5
 # whether a TorchFunctionMode, and whether torch's profiler is on in this thread
 has_function_mode = _C._is_torch_function_mode_enabled
 is_profiled = _C._autograd._profiler_enabled
@@ -77,6 +78,8 @@ def without_donated_buffers() -> AbstractContextManager[Any]:
     """Let torch.compile make passes that can be differentiated twice, inside."""
     from torch._functorch import config
 
+    if not hasattr(config, "donated_buffer"):  # before 2.5 none was donated
+        return nullcontext()
     return config.patch(donated_buffer=False)  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ pyproject.toml reads the version here; its requirement on torch and CITATION.cff
 import re
 
 __version__ = "0.1.0"
-OLDEST_TORCH = "2.11"
+OLDEST_TORCH = "2.4"
 
 
 def check_torch(found: str) -> None:

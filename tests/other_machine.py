@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
+# since torch 2.7
+kernel_of = getattr(torch._C, "_dispatch_get_computed_kernel_for_dispatch_key", None)
 
 # each op with the place of a tensor in which it is linear, and how to leave out what is added to the products
 PRODUCTS: dict[str, tuple[int, dict[int | str, Any]]] = {
@@ -92,7 +93,7 @@ class OtherMachine:
             for op, (place, without) in PRODUCTS.items():
                 space, name = op.split("::")
                 for key in ("CPU", "MkldnnCPU") if space == "mkldnn" else ("CPU",):
-                    own = _kernel(op, torch._C._dispatch_key_parse(key))
+                    own = kernel_of(op, torch._C._dispatch_key_parse(key))
                     other = in_two_parts(own, place, without, seed)
                     self.libraries[space].impl(name, other, key, with_keyset=True)
         MOVED.append(self)

@@ -126,7 +126,7 @@ def test_the_compiler() -> None:
     with _torch.without_donated_buffers():
         import torch._functorch.config as config
 
-        assert config.donated_buffer is False
+        assert getattr(config, "donated_buffer", False) is False  # torch has it since 2.5
 
 
 def test_many_tensors_move_at_once() -> None:
@@ -188,6 +188,7 @@ def test_schemas() -> None:
     assert len(parsed.returns) == 1
 
 
+@pytest.mark.skipif(not _torch.compares_keys, reason="torch compares the keys of tensors since 2.5")
 def test_what_the_dispatcher_knows() -> None:
     def keys(tensor: Tensor) -> int:
         return int(_torch.dispatch_keys(tensor).raw_repr())

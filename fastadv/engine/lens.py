@@ -14,7 +14,7 @@ from fastadv.engine.copying.fold import Folds, Promises, Watch
 # takes what the function takes; NotImplemented where it does not suit
 Way = Callable[..., Any]
 Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
-PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+PLAIN = (Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor))
 # what reads no value of a tensor
 METADATA = frozenset((
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),

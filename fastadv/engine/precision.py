@@ -88,28 +88,42 @@ def tf32() -> Iterator[None]:
                 _switched.close()
 
 
+def switches() -> list[tuple[Any, str, Any]]:
+    """Return what switches TF32 for CUDA: objects, the names of their attributes, and the values for on.
+
+    torch has a switch for each kind of operation since 2.9, and had one for products and one for cuDNN.
+    """
+    backends: Any = torch.backends
+    cuda, cudnn = backends.cuda.matmul, backends.cudnn
+    if hasattr(cudnn, "conv"):
+        return [(each, "fp32_precision", "tf32") for each in (cuda, cudnn.conv, cudnn.rnn)]
+    return [(each, "allow_tf32", True) for each in (cuda, cudnn)]
+
+
 @contextmanager
 def _switch() -> Iterator[None]:
-    """Switch inside: torch has a switch for each kind of operation and an older one for all matrix products.
+    """Switch inside, together with an older switch of torch for all matrix products.
 
     Code that reads the older one, as parts of torch.compile do, raises where they disagree, so both are set.
     """
     backends: Any = torch.backends
-    cuda, onednn = backends.cuda.matmul, backends.mkldnn.matmul
-    switches = (cuda, backends.cudnn.conv, backends.cudnn.rnn, onednn)
-    before = [switch.fp32_precision for switch in switches]
-    older = _older() if cuda.fp32_precision != "tf32" else None
+    turned = [(each, name, on) for each, name, on in switches() if getattr(each, name) != on]
+    kept = [(each, name) for each, name, _ in turned]
+    if hasattr(backends.mkldnn, "matmul"):
+        kept.append((backends.mkldnn.matmul, "fp32_precision"))
+    before = [getattr(each, name) for each, name in kept]
+    older = _older() if turned and turned[0][0] is backends.cuda.matmul else None
     try:
         if older is not None:
             torch.set_float32_matmul_precision("high")
-        for switch in switches[:3]:
-            switch.fp32_precision = "tf32"
+        for each, name, on in turned:
+            setattr(each, name, on)
         yield
     finally:
         if older is not None:
             torch.set_float32_matmul_precision(older)  # which turns oneDNN's, too
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
+        for (each, name), value in zip(kept, before, strict=True):
+            setattr(each, name, value)
 
 
 def _older() -> str | None:

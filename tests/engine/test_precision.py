@@ -1,17 +1,14 @@
 """Searches in float16, whose small numbers vanish, and in TF32, which is a switch of torch."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.precision import tf32
+from fastadv.engine.precision import switches, tf32
 from fastadv.errors import InputError
-
-MATMUL: Any = torch.backends.cuda.matmul
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -20,6 +17,12 @@ def net(seed: int = 0) -> nn.Sequential:
     model = nn.Sequential(*layers, nn.Linear(8 * 16, 5))
     model(torch.rand(64, 3, 8, 8))
     return model.eval()
+
+
+def products() -> str:
+    """How products of float32 are taken on a GPU now."""
+    each, name, on = switches()[0]
+    return "tf32" if getattr(each, name) == on else "ieee"
 
 
 def images(count: int = 7) -> tuple[Tensor, Tensor]:
@@ -154,10 +157,10 @@ class Watching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         def back(gradient: Tensor) -> None:
-            self.seen.append(("backward", MATMUL.fp32_precision))
+            self.seen.append(("backward", products()))
 
         out: Tensor = self.layer(x.flatten(1))
-        self.seen.append(("forward", MATMUL.fp32_precision))
+        self.seen.append(("forward", products()))
         if out.requires_grad:
             out.register_hook(back)
         return out
@@ -172,7 +175,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_a_gpu")
 def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
     model, (x, y) = Watching().eval(), images()
-    before = MATMUL.fp32_precision
+    before = products()
     assert before != "tf32"
     frozen = fa.freeze(model, "tf32", fold=fold)
     verdict, search = frozen.model.seen, frozen.search.form.model.seen
@@ -188,7 +191,7 @@ def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
         ask()
         assert search
         assert {way[1] for way in search} == {"tf32"}
-        assert MATMUL.fp32_precision == before
+        assert products() == before
         search.clear()
     frozen.verdict(x)
     assert frozen.model.seen[-1] == ("forward", before)
@@ -201,7 +204,7 @@ def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
 def test_how_far_tf32_may_be_off(share: float, kept: bool) -> None:
     class Off(Watching):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * (1 + share * (MATMUL.fp32_precision == "tf32"))
+            return super().forward(x) * (1 + share * (products() == "tf32"))
 
     frozen = fa.freeze(Off().eval(), "tf32")
     frozen(images()[0])
@@ -216,28 +219,30 @@ def test_tf32_takes_models_of_several_dtypes() -> None:
 
 
 def test_tf32_is_for_all_that_has_it() -> None:
-    backends: Any = torch.backends
-    switches = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
-    before = [switch.fp32_precision for switch in switches]
+    turned = switches()
+    before, off = (
+        [getattr(each, name) for each, name, _ in turned],
+        "ieee" if turned[0][2] == "tf32" else False,
+    )
     try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
+        for each, name, _ in turned:
+            setattr(each, name, off)
         with tf32():
-            assert [switch.fp32_precision for switch in switches] == ["tf32"] * 3
-        assert [switch.fp32_precision for switch in switches] == ["ieee"] * 3
+            assert all(getattr(each, name) == on for each, name, on in turned)
+        assert all(getattr(each, name) == off for each, name, _ in turned)
     finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
+        for (each, name, _), value in zip(turned, before, strict=True):
+            setattr(each, name, value)
 
 
 def test_passes_of_threads_that_overlap_leave_the_switches() -> None:
-    first, second, before = tf32(), tf32(), MATMUL.fp32_precision
+    first, second, before = tf32(), tf32(), products()
     for each in (first, second):
         each.__enter__()
     first.__exit__(None, None, None)
-    assert MATMUL.fp32_precision == "tf32"
+    assert products() == "tf32"
     second.__exit__(None, None, None)
-    assert MATMUL.fp32_precision == before != "tf32"
+    assert products() == before != "tf32"
 
 
 def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

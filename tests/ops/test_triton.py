@@ -10,9 +10,11 @@ import fastadv.ops  # noqa: F401
 from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import CARDS, results_of, triton_launcher
 
-triton = pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
 
-INTERPRETED = triton.knobs.runtime.interpret
+from fastadv.ops.triton._common import is_interpreted  # noqa: E402
+
+INTERPRETED = is_interpreted()
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 pytestmark = [
     pytest.mark.skipif(

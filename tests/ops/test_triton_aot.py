@@ -11,7 +11,7 @@ import pytest
 import fastadv.ops  # noqa: F401
 from fastadv.ops.registration.library import CARDS
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 # latent_decode launches what latent_fit does
 KERNELS = {name: card for name, card in CARDS.items() if card.triton and name != "latent_decode"}

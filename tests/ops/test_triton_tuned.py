@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def test_kernels_launch_with_the_width_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", "3.4")
     from fastadv.ops.triton import _common, _tuned, l2_step, linf_step
 
     seen: list[tuple[str, int, int, int]] = []
@@ -35,7 +35,7 @@ def test_kernels_launch_with_the_width_tried(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_table_serves_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", "3.4")
     from fastadv.ops.triton import _tuned
     from fastadv.ops.triton.l2_step import l2_step_kernel
 

@@ -4,19 +4,19 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.engine.precision import switches
 from fastadv.errors import InputError
 from fastadv.train import Execution, Standard, execution, fit
 
 from .nets import images, net
 
-SWITCHES = (
-    torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul,
-)  # fmt: skip
+SWITCHES = [(each, name) for each, name, _ in switches()]
+NEWER = SWITCHES[0][1] == "fp32_precision"
+SWITCHES += [(torch.backends.mkldnn.matmul, "fp32_precision")] if NEWER else []
 CALLERS = {
     "untouched": lambda: None,
-    "ieee": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
-    "newer": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "ieee": lambda: setattr(*SWITCHES[1], "ieee" if NEWER else False),
+    "newer": lambda: setattr(*SWITCHES[0], "tf32" if NEWER else True),
     "older": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
     "medium": lambda: torch.set_float32_matmul_precision("medium"),
     "highest": lambda: torch.set_float32_matmul_precision("highest"),
@@ -26,7 +26,7 @@ ENDS = "whole", "closed", "dropped", "broken"
 
 def state():
     """All of them: newer ones, and older ones where they can be read."""
-    found = [switch.fp32_precision for switch in SWITCHES]
+    found = [getattr(*switch) for switch in SWITCHES]
     for older in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32):
         try:
             found.append(older())
@@ -37,11 +37,11 @@ def state():
 
 @pytest.fixture(autouse=True)
 def as_found():
-    before = [switch.fp32_precision for switch in SWITCHES]
+    before = [getattr(*switch) for switch in SWITCHES]
     yield
     torch.set_float32_matmul_precision("highest")
     for switch, precision in zip(SWITCHES, before, strict=True):
-        switch.fp32_precision = precision
+        setattr(*switch, precision)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_switches_are_the_callers_outside_of_steps(caller, end, gpu):
     assert state() == before
     assert len(SEEN) == 2
     for seen in SEEN:
-        assert seen[:3] == ["tf32"] * 3
+        assert all(value == on for value, (_, _, on) in zip(seen, switches(), strict=False))
         # code that asks the older way is not refused, unless the caller was
         assert "refused" not in seen or "refused" in before
     if end == "whole":

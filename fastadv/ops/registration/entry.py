@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import dispatch_keys, has_function_mode, included_keys, is_profiled
+from fastadv._torch import compares_keys, dispatch_keys, has_function_mode, included_keys, is_profiled
 
 
 def _usual() -> tuple[int, int]:
@@ -22,8 +22,9 @@ def _usual() -> tuple[int, int]:
     return dispatch_keys(torch.empty(0, device="cpu")).raw_repr(), included_keys().raw_repr()
 
 
-with ThreadPoolExecutor(1) as fresh:  # a mode may be active while this library is imported
-    _DENSE, _UNWATCHED = fresh.submit(_usual).result()
+if compares_keys:
+    with ThreadPoolExecutor(1) as fresh:  # a mode may be active while this library is imported
+        _DENSE, _UNWATCHED = fresh.submit(_usual).result()
 _OTHERS = frozenset({bool, int, float, str, type(None)})
 
 
@@ -32,7 +33,7 @@ def entry(op: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., A
 
     Arguments are given by position, in the types that the schema names.
     """
-    if os.environ.get("FASTADV_DIRECT") == "0":
+    if os.environ.get("FASTADV_DIRECT") == "0" or not compares_keys:
         return op
 
     def call(*args: Any) -> Any:

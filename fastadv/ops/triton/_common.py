@@ -4,6 +4,7 @@ Values are held as float32 whatever they are stored as. bfloat16 is widened and 
 integers, so that the interpreter (whose casts truncate) and every GPU give the same bits.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -19,6 +20,13 @@ from fastadv.ops.triton._tuned import Width, width
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 # A row is walked in blocks of this many elements: four a thread, 16 bytes of float32.
 WIDTH = 1024
+
+
+def is_interpreted() -> bool:
+    """Return whether kernels run in Triton's interpreter."""
+    knobs = getattr(triton, "knobs", None)  # since 3.4
+    return os.environ.get("TRITON_INTERPRET") == "1" if knobs is None else bool(knobs.runtime.interpret)
+
 
 _INT_MIN = tl.constexpr(-(2**31))
 

@@ -15,10 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton._common import load, rounded
+from fastadv.ops.triton._common import is_interpreted, load, rounded
 
 # the interpreter multiplies the bits of bfloat16, so there operands stay float32
-_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+_INTERPRETED = tl.constexpr(is_interpreted())
 
 
 class Layer(NamedTuple):

@@ -209,7 +209,8 @@ def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d
     assert error < 0.01
     assert not frozen.exact
     for name, kept in frozen.search.form.model.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
-        assert torch.equal(kept, model[0].state_dict()[name].to(kept.dtype))
+        # before torch 2.6 instance_norm wrote back what it had read, as a mean
+        torch.testing.assert_close(kept, model[0].state_dict()[name].to(kept.dtype), rtol=1e-6, atol=0)
         assert kept.dtype in (torch.float32, torch.int64)
     assert frozen.search.form.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
 
