@@ -140,5 +140,8 @@ def construct(
     ]
     notes = [made.note, "verified: the set is what its card says" if verify else ""]
     print_table(f"{made.name}: {len(made):,} images in {out}", cells, [note for note in notes if note])
+    if len(made) < made.card["config"]["base"]["samples"]:
+        say(f"share {rank} of {jobs} is kept in {out}; when all are done: fastadv merge {out} --out {out}")
+        return
     test = f" --test-data {images.data}" if is_named(images.data) else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

@@ -1,7 +1,7 @@
 """`--preset` and `--presets`: the settings of papers, as options of `fastadv train`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import typer
@@ -10,6 +10,7 @@ from torch import nn
 from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, write_json
 from fastadv.cli._panels import Panel
+from fastadv.cli._shared import Network
 from fastadv.evaluation.text import percent
 from fastadv.train.optim import Optimization
 from fastadv.train.presets import DAY, PRESETS, Preset, find_preset, seconds
@@ -43,6 +44,7 @@ def use_preset(context: typer.Context, name: str | None) -> str | None:
     if name is not None:
         with o.usage():
             given = flags(find_preset(name))
+        given.pop("option", None)  # see Presets.complete
         context.default_map = {**(context.default_map or {}), **given}
     return name
 
@@ -65,6 +67,15 @@ class Presets(Panel, title="Preset"):
                 f"--preset {self.preset} has settings for {PRESETS[self.preset].data}, not for --data "
                 f"{data}: leave --data out, or choose settings of your own."
             )
+
+    def complete(self, network: Network) -> Network:
+        """Return the network with the paper's arguments beside those given, where it is the paper's model."""
+        if self.preset is None or network.model != PRESETS[self.preset].model:
+            return network
+        own = network.option or []
+        named = o.pairs(own, "--option")
+        paper = flags(PRESETS[self.preset]).get("option", [])
+        return replace(network, option=[each for each in paper if each.partition("=")[0] not in named] + own)
 
     def tell_duration(self, model: nn.Module, train_set: Any, recipe: Any, **options: Any) -> None:
         """Say how long training takes here, if that is more than a day. options: those of `seconds`."""

@@ -42,6 +42,7 @@ def train(
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
     preset.check(images.data)
+    network = preset.complete(network)
     recipe, augment = parse_recipe(options.recipe, options), parse_augment(images.augment)
     optimization, end = optimizing.optimization(), ending.ending()
     if options.radius is None and (images.validation is not None or end != Ending()):

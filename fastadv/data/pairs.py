@@ -75,11 +75,14 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
     def labels(self) -> Tensor | None:
         """Labels of a set with columns by name, or with `targets`."""
         if self.label not in getattr(self.dataset, "column_names", ()):
-            return known_labels(self.dataset)
-        column = self.dataset[self.label]
+            # of a tuple they are what stands behind the image
+            other = isinstance(self.label, int) and self.label != 1
+            return None if other else known_labels(self.dataset)
         try:
+            column = self.dataset[self.label]
             return torch.as_tensor(column if isinstance(column, Tensor | np.ndarray) else list(column))
-        except (TypeError, ValueError):  # no numbers: an item that is read says so
+        # no numbers, as an item that is read says; or the set transforms whole items alone
+        except (TypeError, ValueError, KeyError):
             return None
 
     @cached_property
@@ -115,6 +118,11 @@ def pairs(
     InputError for a set without items or a length, and where an item is read that lacks a part or whose image
     is something else.
     """
+    if isinstance(dataset, Mapping):  # Hugging Face's DatasetDict
+        raise InputError(
+            f"dataset: expected one set, got a {type(dataset).__name__} of {', '.join(map(str, dataset))}; "
+            "choose one of its parts"
+        )
     sample_count(dataset)
     if transform is not None and not callable(transform):
         raise InputError(f"transform: expected a function of an image, got {type(transform).__name__}")

@@ -84,7 +84,10 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
     check_count("count", count, 1)
     check_seed(seed)
     if not hasattr(dataset, "subset"):
-        raise InputError(f"dataset: expected a set of fastadv.data, got {type(dataset).__name__}; wrap it")
+        raise InputError(
+            f"dataset: expected a set with `subset`, got {type(dataset).__name__}; put its images in a "
+            "fa.data.ImageSet"
+        )
     if count >= size:
         raise InputError(f"count: expected fewer than the {size} images, got {count}")
     labels, key = known_labels(dataset), rng.derive(seed, "hold out")
@@ -163,6 +166,8 @@ def _one_of_each(sizes: Tensor, count: int) -> Tensor:
     """Return the same with at least one of each class that can spare one, and one left of each."""
     spare = sizes - 1
     several = int((spare > 0).sum())
+    if not several:
+        raise InputError("dataset: expected a class with two images or more, got one image of each class")
     if not several <= count <= int(spare.sum()):
         raise InputError(
             f"count: expected {several} to {int(spare.sum())} images, so that each class of two or more has "

@@ -96,7 +96,7 @@ class Stream(IterableDataset[Any]):
             while have < len(numbers):
                 rows = next(source, None)
                 if rows is None:
-                    raise self._short(epoch, skip + given + max(have, 0))
+                    raise self._short(epoch, skip + given + have)
                 fresh = min(len(rows[0]), have + len(rows[0]))
                 have += len(rows[0])
                 if fresh > 0:
@@ -115,8 +115,10 @@ class Stream(IterableDataset[Any]):
     def _joined(self, parts: list[Tensor], what: str) -> Tensor:
         kinds = {(tuple(part.shape[1:]), str(part.dtype)) for part in parts}
         if len(kinds) > 1:
-            shown = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(kinds))
-            raise InputError(f"{self.name}: expected {what} of one shape and type, got {shown}; convert them")
+            shown = ", ".join(f"{dtype} of {list(shape)}" for shape, dtype in sorted(kinds))
+            raise InputError(
+                f"{self.name}: expected {what} of one type and shape, got {shown}; convert or resize them"
+            )
         return torch.cat(parts)
 
     def _rows(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,6 +126,11 @@ class Stream(IterableDataset[Any]):
         source: Any = self.source
         # a class may be iterable and callable at once: what can be iterated is
         made = source if isinstance(source, Iterable) else source(epoch)
+        if not isinstance(made, Iterable):
+            raise InputError(
+                f"{self.name}: expected a function of the epoch that returns a loader or an iterable set, "
+                f"got one that returns {type(made).__name__}"
+            )
         for number, item in enumerate(made):
             what = f"{self.name}: item {number} of epoch {epoch}"
             x, y = to_image(part_of(item, self.image, what), what), part_of(item, self.label, what)

@@ -100,6 +100,9 @@ def evaluate(
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         if apart := (rank, world_size) != (None, None):
             check_apart(batch_size, run_dir)
+            # before the folder is that of an evaluation that cannot be
+            batches = -(-sample_count(dataset, limit) // int(batch_size))
+            processes.apart(batches, rank, world_size, each="batches", size="batch_size")
         frozen = freeze(model)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if draws > 1:
@@ -126,7 +129,6 @@ def evaluate(
             keep_samples=keep_samples, parts=parts, looked=indicators and not apart, drawing=drawing, own=own,
         )  # fmt: skip
         if apart:
-            batches = -(-sample_count(dataset, limit) // int(batch_size))
             parts.finished(rank or 0, world_size or 1, batches, len(attacks))
         return table
 

@@ -19,13 +19,15 @@ def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) 
     Returns what was found: the number of shares and of files. `evaluate(..., run_dir=, resume=True)` with the
     same arguments, without a rank, then reads all and gives the table of one process.
 
-    Raises InputError where a folder holds no share or one of another evaluation, where a share is there
-    twice, or missing; CorruptFileError for a damaged or missing file.
+    Raises InputError where a folder holds no share or one of another evaluation, as does `run_dir`, where a
+    share is there twice, or missing; CorruptFileError for a damaged or missing file.
     """
     paths = [Path(folder) for folder in folders]
     shares, identity = _shares(paths)
     count = 0
     with RunFolder(run_dir, shared=True) as opened:
+        if (opened.path / IDENTITY).is_file():  # another evaluation must not be lost
+            check_same(opened.path / IDENTITY, read_json(opened.path / IDENTITY), identity)
         for rank, (path, share) in sorted(shares.items()):
             for number in range(rank, share["batches"], share["world_size"]):
                 for place in range(share["attacks"]):

@@ -46,6 +46,8 @@ def test_a_set_of_three_jobs_is_that_of_one(fastadv, folder, apart):
     for k in (1, 2, 0):
         done = fastadv(f"{CONSTRUCT} --out {homes[k]} --shard {k}/3")
         assert done.code == 0, done.err
+        whole = (folder / homes[k] / "index.json").exists()
+        assert ("train on it with" in done.out) == whole == (not apart and k == 0)
     done = fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs --json")
     assert done.code == 0, done.err
     assert files(folder / "jobs") == files(folder / "one")
@@ -74,6 +76,7 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     refused(f"{CONSTRUCT} --out a --shard 0/2 --verify", "--verify is for the whole set")
     refused(f"{EVALUATE} --shard 0/2", "give --run-dir too")
     refused(f"{EVALUATE} --run-dir a --shard 0/5", "at most one process for each of the 4 batches, got 5")
+    assert not Path("a/evaluation.json").exists()
     refused(f"{EVALUATE} --run-dir b --shard 0/2 --radii 0.1", "--radii is of all images")
     refused(f"{EVALUATE} --run-dir b --shard 0/2 --robustbench e", "--robustbench is of all images")
     refused(f"{EVALUATE} --run-dir b --shard 0/2 --batch-size auto", "expected a number")
@@ -93,7 +96,11 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     share = json.loads(Path("run-1-0/share-00001.json").read_text())
     Path("run-1-0/share-00001.json").write_text(json.dumps(share | {"world_size": 3}))
     refused(merge.format("run-0-0 run-1-0"), "expected a share of 2 of the same evaluation")
+    Path("run-1-0/share-00001.json").write_text(json.dumps(share | {"of": "another"}))
+    refused(merge.format("run-0-0 run-1-0"), "got one of 2 or of another")
     Path("run-1-0/share-00001.json").write_text(json.dumps(share))
+    refused("merge set-0-0 set-1-0 --out set-1-1", "another seed")
+    refused("merge run-0-0 run-1-0 --out run-1-1", "another attacks")
     part = Path("run-1-0/part-00003-01.safetensors")
     part.write_bytes(Path("run-1-1/part-00003-01.safetensors").read_bytes())
     refused(merge.format("run-0-0 run-1-0"), "expected a part of this evaluation, got none or another", 1)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import fastadv as fa
 from fastadv.cli._recipes import parse_augment
+from fastadv.cli._shared import load_data
 from fastadv.data import Mixture, NpzSet, load
 from fastadv.models import SmallCNN
 from fastadv.train.augment import alternating_flip, crop, cutout, flip
@@ -54,6 +55,20 @@ def test_names_and_arguments(text, parts):
 def test_text_that_names_no_augmentation_is_refused(text, match):
     with pytest.raises(typer.BadParameter, match=match):
         parse_augment(text)
+
+
+def test_samples_of_a_sorted_folder_are_of_all_classes(tmp_path):
+    """A set in a folder, whose classes come one after another; a published set keeps its first images."""
+    x, y = torch.zeros(60, 1, 4, 4), torch.arange(60) // 6
+    fa.data.construct.fixed_shift(
+        SmallCNN((1, 4, 4), 10, width=2),
+        fa.data.ImageSet(x, y, 10, "sorted"),
+        threat=fa.L2(0.1),
+        steps=1,
+        out_dir=tmp_path,
+    )
+    assert len(load_data(str(tmp_path), limit=20).y.unique()) == 10
+    assert load_data("digits", limit=20).data_hash == load("digits", "test", limit=20).data_hash
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import torch
 import typer
 
 import fastadv as fa
-from fastadv.cli import _train, _train_options
+from fastadv.cli import _presets, _train, _train_options
+from fastadv.cli._presets import Presets
 from fastadv.cli._recipes import parse_ramp
+from fastadv.cli._shared import Network
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint
 from fastadv.train import Ramp
@@ -110,10 +112,13 @@ def test_a_run_of_an_older_version_goes_on_with_the_last_images(fastadv, folder,
     assert done.code == 0, done
     config = json.loads(done.out)["config"]
     assert config["validation"] == {"count": 13, "method": "last"}
-    fresh = fastadv(f"{line.replace('--run-dir run', '')} --epochs 1 --seed 4")
-    config = json.loads(fresh.out)["config"]
+    line = line.replace("--run-dir run", "--run-dir fresh --seed 4")
     dataset = fa.data.load("digits", limit=60)
-    assert config["validation"] == fa.data.hold_out(dataset, 13, seed=4).about
+    for more in ("--epochs 1", "--epochs 2 --resume"):
+        fresh = fastadv(f"{line} {more}")
+        assert fresh.code == 0, fresh
+        config = json.loads(fresh.out)["config"]
+        assert config["validation"] == fa.data.hold_out(dataset, 13, seed=4).about
     assert config["chosen_on"] == "validation_set"
 
 
@@ -193,6 +198,28 @@ def test_a_preset_or_option_that_cannot_be_is_wrong_usage(fastadv, options, told
     done = fastadv(f"train {options}")
     assert done.code == 2
     assert told in " ".join(done.err.split())
+
+
+def test_arguments_of_the_model_stand_beside_those_of_a_preset():
+    def options(model, *given):
+        option = list(given) or None
+        return Presets(preset="rice2020").complete(Network(model=model, option=option)).option
+
+    assert options("wide_resnet") == ["depth=34", "widen_factor=20", "normalize=cifar10"]
+    assert options("wide_resnet", "widen_factor=1", "depth=10") == [
+        "normalize=cifar10", "widen_factor=1", "depth=10",
+    ]  # fmt: skip
+    assert options("small_cnn") is None
+    assert options("small_cnn", "width=2") == ["width=2"]
+
+
+@pytest.mark.parametrize(("days", "said"), [(0.9, ""), (1.25, "takes about 1.2 days on this machine")])
+def test_a_preset_of_more_than_a_day_says_how_long(monkeypatch, capsys, days, said):
+    monkeypatch.setattr(_presets, "seconds", lambda *args, **options: days * 24 * 3600)
+    Presets(preset="rice2020").tell_duration(None, None, None)
+    told = capsys.readouterr().err
+    assert said in told
+    assert bool(said) == bool(told)
 
 
 def test_options_of_the_optimizer_reach_the_run(fastadv, tmp_path):

@@ -75,6 +75,30 @@ def test_labels_and_identity_are_known_without_reading_images():
     assert known_labels(pairs([(X[0], 1)], 0, 1)) is None
 
 
+class Triples(list):
+    """As torchvision's sets: `targets` are what stands behind the image."""
+
+    targets = Y
+
+
+def test_labels_of_another_part_are_not_taken():
+    rows = Triples((x, y, 5) for x, y in zip(X, Y, strict=True))
+    assert known_labels(pairs(rows, 0, 1)).tolist() == Y
+    assert known_labels(pairs(rows, 0, 2)) is None
+
+
+def test_a_column_that_cannot_be_had_alone_is_unknown():
+    """A set of Hugging Face whose transform asks for the image fails on the column of labels."""
+    rows = Rows(lambda x: x)
+    rows.column_names = ("img", "fine", "both")
+    assert pairs(rows, "img", "both").labels is None
+
+
+def test_a_set_of_splits_is_refused():
+    with pytest.raises(InputError, match="expected one set, got a dict of train, test; choose one"):
+        pairs({"train": Rows(lambda x: x), "test": Rows(lambda x: x)})
+
+
 def test_columns_of_text_are_no_labels():
     rows = Rows(lambda x: x)
     for row in rows._rows:

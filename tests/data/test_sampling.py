@@ -71,6 +71,27 @@ def test_the_choice_follows_from_the_seed_and_every_image_is_on_one_side():
     )
 
 
+class Unlabeled(ImageSet):
+    """A set that tells its labels with its images alone."""
+
+    labels = property(lambda self: None, lambda self, value: None)
+
+    def __len__(self):
+        return len(self.y)
+
+    def subset(self, positions):
+        return self._with(self.x[positions], self.y[positions])
+
+
+def test_without_known_labels_images_are_held_out_at_random():
+    dataset = Unlabeled(torch.arange(60.0).reshape(60, 1, 1, 1) / 60, torch.arange(60) // 20, 3, "made")
+    (rest, held_out, about), other = hold_out(dataset, 15, 1), hold_out(dataset, 15, 2)
+    assert about["method"] == "permutation"
+    assert torch.equal(torch.cat([rest.x, held_out.x]).flatten().sort().values, dataset.x.flatten())
+    assert len(held_out.y.unique()) == 3
+    assert not torch.equal(held_out.x, other.held_out.x)
+
+
 @pytest.mark.parametrize(
     ("count", "match"),
     [
@@ -87,7 +108,8 @@ def test_a_class_on_one_side_alone_is_refused(count, match):
 
 def test_sets_that_cannot_be_cut_are_refused():
     for dataset, match in (
-        (TensorDataset(torch.zeros(4, 1), torch.arange(4)), "set of fastadv.data"),
+        (TensorDataset(torch.zeros(4, 1), torch.arange(4)), "a set with `subset`, got TensorDataset"),
+        (in_order(1, 1, 1), "a class with two images or more"),
         (iter([]), "length"),
     ):
         with pytest.raises(InputError, match=match):

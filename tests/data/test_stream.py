@@ -42,6 +42,11 @@ def test_batches_are_cut_anew_and_none_is_lost(sizes, skip):
     assert [len(part[1]) for part in parts[:-1]] == [4] * (len(parts) - 1)
 
 
+def test_a_stream_that_ends_in_what_is_skipped_says_where():
+    with pytest.raises(InputError, match="23 images in epoch 1, got a stream that ended after 7 "):
+        read(Stream(lambda epoch: chunks(7, 16)(epoch)[:1], 23), skip=12)
+
+
 def test_loaders_and_mappings_are_streams_and_what_is_too_much_is_left():
     loader = DataLoader(Shards(), batch_size=7)
     for source in (loader, Shards(), lambda epoch: loader):
@@ -109,9 +114,13 @@ def damaged(x):
             lambda: [(DATA.x[:19], DATA.y[:19])],
             "23 images in epoch 2, got a stream that ended after 19",
         ),
+        (lambda: None, "a function of the epoch that returns a loader .* got one that returns NoneType"),
         (lambda: [(damaged(DATA.x), DATA.y)], "item 0 of epoch 2: expected finite pixels, got NaN"),
         (lambda: [(DATA.x, DATA.y + 9)], "expected labels from 0 to 2"),
-        (lambda: [(DATA.x[:9], DATA.y[:9]), (DATA.x[9:, :, :7], DATA.y[9:])], "images of one shape and type"),
+        (
+            lambda: [(DATA.x[:9], DATA.y[:9]), (DATA.x[9:, :, :7], DATA.y[9:])],
+            r"images of one type and shape, got torch.float32 of \[1, 7, 8\], torch",
+        ),
     ],
 )
 def test_what_goes_wrong_in_a_stream_is_said_and_the_checkpoint_kept(tmp_path, second, match):

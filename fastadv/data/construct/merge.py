@@ -9,6 +9,7 @@ from fastadv.data.shards import Shard, joined, read_shard, shard_config, shard_c
 from fastadv.errors import InputError
 from fastadv.runs.files import copy_file
 from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import check_same
 
 
 def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | PathLike[str]) -> ConstructedSet:
@@ -17,12 +18,12 @@ def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | Pat
     folders: where constructions with `rank` and `world_size` worked. Shards and index are those of one
     process, byte for byte but for date and machine on the card. Each shard is verified.
 
-    Raises InputError where a folder holds no shard or one of another set, where a shard is there twice, or
-    missing; CorruptFileError for a damaged one.
+    Raises InputError where a folder holds no shard or one of another set, as does `out_dir`, where a shard is
+    there twice, or missing; CorruptFileError for a damaged one.
     """
     found: dict[int, Path] = {}
     for folder in map(Path, folders):
-        numbers = sorted(int(path.stem.partition("-")[2]) for path in folder.glob("shard-*.safetensors"))
+        numbers = sorted(map(_number, folder.glob("shard-*.safetensors")))
         if not numbers:
             raise InputError(f"{folder}: expected shards of a constructed set, got none; check its name")
         for k in numbers:
@@ -42,9 +43,15 @@ def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | Pat
             f"{' ...' * (len(missing) > 8)}; run the command of what is missing, and merge again"
         )
     with RunFolder(out_dir, name="out_dir", shared=True) as opened:
+        for path in opened.path.glob("shard-*.safetensors"):  # those of another set must not be lost
+            check_same(path, shard_config(opened.path, _number(path)), config)
         for k, folder in found.items():
             copy_file(folder / shard_name(k), opened.path)
         ordered = [shards[k]._replace(path=opened.path / shard_name(k)) for k in range(total)]
         tensors = joined(ordered)
         index = write_index(opened.path, make_card(tensors, config), config, ordered)
     return ConstructedSet(tensors, index["card"])
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.partition("-")[2])

@@ -40,7 +40,7 @@ def square_linf_kernel(
         channel = at // pixels
         up = (tl.load(words + 2 + channel, mask=changed, other=0) & 1) == 1
         by_chance = (channel < SPARE) & (((spare >> 8 >> tl.minimum(channel, SPARE)) & 1) == 1)
-        up = up ^ ((moved == 0) & (by_chance | (channel == spare % channels)))
+        up = up != ((moved == 0) & (by_chance | (channel == spare % channels)))
         ends = _ends(upper + skip + at, lower + skip + at, up, changed)
         kept = tl.load(best + skip + at, mask=at < cols)
         tl.store(out + skip + at, tl.where(changed, ends, kept), mask=at < cols)
