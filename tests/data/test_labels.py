@@ -130,7 +130,7 @@ def test_labels_of_two_kinds_in_a_set_are_refused():
         InputError, match=r"labels of one kind, classes or probabilities, got shapes \[\] and \[3\]"
     ):
         list(batches(pairs(rows, 0, 1), 5))
-    with pytest.raises(InputError, match=r"stream: expected labels of one shape and type, got torch.int64"):
+    with pytest.raises(InputError, match=r"stream: expected labels of one type and shape, got torch.int64"):
         list(Stream(rows, 5).read(1, torch.arange(5), 5))
 
 
