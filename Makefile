@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu clean sanitize dist releasable
+.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu matrix clean sanitize dist releasable
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -84,6 +84,10 @@ dist: setup  ## the source distribution and, by cibuildwheel, the wheels of a re
 
 releasable:  ## what a release under TAG=v0.1.0 still lacks
 	$(PYTHON) .ci/releasable.py $(TAG)
+
+matrix: ARGS ?=
+matrix: setup  ## the quick tests under the oldest, a middle and the newest PyTorch, some GB; ARGS="--whole --page 2.6.0"
+	$(RUN)/python tests/packaging/matrix.py $(ARGS)
 
 clean:  ## remove what was built, keeping results
 	rm -rf $(VENV) build dist *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

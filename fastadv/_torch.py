@@ -6,7 +6,8 @@ torch fails there and not in an attack.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -156,3 +157,28 @@ def onednn_convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
 def onednn_has_bfloat16() -> bool:
     """Return whether oneDNN computes in bfloat16 on this CPU; where it does not, it raises."""
     return bool(_mkldnn._is_mkldnn_bf16_supported())
+
+
+class Feature(NamedTuple):
+    """What not every torch has. since: its first version; here: whether this one has it; without: what
+    is done instead.
+    """
+
+    name: str
+    since: str
+    here: bool
+    without: str
+
+
+FEATURES = (
+    Feature("torch.compile of a search", "2.0", hasattr(torch, "compile"), ""),
+    Feature("products by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own, and no Winograd"),
+    Feature("torch.export of ops", "2.1", find_spec("torch.export") is not None, ""),
+    Feature("torch.library.opcheck", "2.4", hasattr(torch.library, "opcheck"), ""),
+    Feature("calls past the dispatcher", "2.5", compares_keys, "calls take 2 to 12 µs longer on a CPU"),
+    Feature(
+        "a TF32 switch for each kind of operation", "2.9", hasattr(torch.backends.cudnn, "conv"),
+        "the switches for all products and for cuDNN are set",
+    ),
+)  # fmt: skip
+"""What is asked of torch, by the version from which it is there."""

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fastadv
 from fastadv import _torch
+from fastadv._version import OLDEST_TORCH
 
 PACKAGE = Path(fastadv.__file__).parent
 PRIVATE = re.compile(
@@ -234,3 +235,17 @@ def test_convolutions_by_onednn() -> None:
 @needs_onednn
 def test_whether_onednn_has_bfloat16() -> None:
     assert _torch.onednn_has_bfloat16() in (True, False)
+
+
+def test_features_are_there_from_their_versions_on() -> None:
+    """`make matrix` runs this under the oldest, a middle and the newest torch."""
+    found = tuple(map(int, torch.__version__.split(".")[:2]))
+    for feature in _torch.FEATURES:
+        assert feature.here == (found >= tuple(map(int, feature.since.split(".")))), feature.name
+        assert feature.without or feature.since <= OLDEST_TORCH, feature.name
+
+
+def test_the_page_has_the_features() -> None:
+    page = (PACKAGE.parent / "docs" / "install.md").read_text()
+    for feature in _torch.FEATURES:
+        assert f"| {feature.name} | {feature.since} | {feature.without or '-'} |" in page
