@@ -126,7 +126,8 @@ class Stream(IterableDataset[Any]):
         source: Any = self.source
         # a class may be iterable and callable at once: what can be iterated is
         made = source if isinstance(source, Iterable) else source(epoch)
-        if not isinstance(made, Iterable):
+        # a set of samples by number is iterable, too
+        if not (isinstance(made, Iterable) or hasattr(made, "__getitem__")):
             raise InputError(
                 f"{self.name}: expected a function of the epoch that returns a loader or an iterable set, "
                 f"got one that returns {type(made).__name__}"
