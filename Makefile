@@ -5,12 +5,12 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu matrix clean sanitize dist releasable
+.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu wheels matrix clean sanitize dist releasable
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.inl)
+$(STAMP): pyproject.toml setup.py constraints.txt fastadv/_version.py $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.inl)
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
 	touch $@
@@ -88,6 +88,10 @@ releasable:  ## what a release under TAG=v0.1.0 still lacks
 matrix: ARGS ?=
 matrix: setup  ## the quick tests under the oldest, a middle and the newest PyTorch, some GB; ARGS="--whole --page 2.6.0"
 	$(RUN)/python tests/packaging/matrix.py $(ARGS)
+
+wheels: ARGS ?=
+wheels:  ## a wheel for each Python of this machine, from the source distribution, audited and tried; ARGS="--page"
+	$(or $(wildcard $(RUN)/python),$(PYTHON)) tests/packaging/wheels.py $(ARGS)
 
 clean:  ## remove what was built, keeping results
 	rm -rf $(VENV) build dist *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,9 +20,11 @@ def openmp() -> tuple[list[str], list[str]]:
 
 
 class BuildKernels(build_ext):
-    """build_ext whose failure is one sentence."""
+    """build_ext that names the version, and whose failure is one sentence."""
 
     def build_extensions(self) -> None:
+        for extension in self.extensions:
+            extension.define_macros.append(("KERNEL_VERSION", f'"{self.distribution.get_version()}"'))
         try:
             super().build_extensions()
         except (CCompilerError, CompileError, BaseError, OSError) as error:
@@ -50,9 +52,12 @@ def extensions() -> list[Pybind11Extension]:
             "fastadv._C",
             sorted(str(path) for path in Path("csrc").glob("*.cpp")),
             include_dirs=["csrc"],
-            depends=sorted(
-                str(path) for pattern in ("*.h", "kernels/*.inl") for path in Path("csrc").glob(pattern)
-            ),
+            depends=[
+                "fastadv/_version.py",
+                *sorted(
+                    str(path) for pattern in ("*.h", "kernels/*.inl") for path in Path("csrc").glob(pattern)
+                ),
+            ],
             define_macros=[("KERNEL_FLAGS", f'"{" ".join(flags)}"')],  # for fastadv._C.build
             cxx_std=20,
             extra_compile_args=flags,

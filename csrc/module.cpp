@@ -1,5 +1,8 @@
 // The extension: what it knows of this process, and every kernel.
 #include <pybind11/stl.h>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 
 #include <string>
 #include <vector>
@@ -18,21 +21,17 @@ std::vector<std::string> isas() {
   return names;
 }
 
-int threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
+#ifndef _WIN32
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
   module.doc() = "C++ kernels over NumPy views; called by fastadv.ops.";
   module.def("isa", [] { return std::string(active_set().name); }, "The instruction set in use.");
   module.def("isas", isas, "The instruction sets this processor has, best last.");
-  module.def("threads", threads, "The threads a parallel kernel may use.");
+  module.def("threads", most_threads, "The threads a parallel kernel may use.");
+  module.attr("__version__") = KERNEL_VERSION;  // of the package, which refuses another's
   module.attr("build") = build();
   bind_latent(module);
   bind_nearest(module);

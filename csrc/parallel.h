@@ -14,9 +14,13 @@ namespace fastadv {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
+// Set in the child of a fork: it has none of the threads that OpenMP started, and would wait for them
+// forever.
+inline bool forked = false;
+
 inline int most_threads() {
 #ifdef _OPENMP
-  return omp_in_parallel() ? 1 : omp_get_max_threads();
+  return forked || omp_in_parallel() ? 1 : omp_get_max_threads();
 #else
   return 1;
 #endif

@@ -4,7 +4,7 @@ inline float passed(float gradient, float value) { return value <= 0 ? 0.0f : gr
 // by its bits: positive, or NaN of either sign
 inline bf16 passed(bf16 gradient, bf16 value) {
   const bool positive = static_cast<int16_t>(value.bits) > 0, unknown = (value.bits & 0x7FFF) > 0x7F80;
-  return {static_cast<uint16_t>(positive | unknown ? gradient.bits : 0)};
+  return {static_cast<uint16_t>((positive | unknown) ? gradient.bits : 0)};
 }
 
 template <class T>

@@ -1,7 +1,9 @@
 """The extension in its process: one OpenMP runtime, torch's thread count, and any order of import."""
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,29 @@ def test_the_number_of_threads_changes_no_bit():
         assert all(torch.equal(a, b) for a, b in zip(alone, results(), strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_fork_waits_for_no_thread_of_its_parent():
+    code = (
+        "import os, signal, torch, fastadv as fa\n"
+        "torch.set_num_threads(2)\n"
+        "x = torch.rand(64, 9999); fa.ops.l2_step(x, x, x, 1.0, 1.0)\n"
+        "if not (child := os.fork()):\n"
+        "    signal.alarm(60); fa.ops.l2_step(x, x, x, 1.0, 1.0); os._exit(0)\n"
+        "print(os.waitpid(child, 0)[1])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "0"
+
+
+def test_threads_of_python_share_the_kernels():
+    x, grad = torch.rand(40, 3000), torch.randn(40, 3000)
+    expected = ops.l2_step(x, grad, x, 0.3, 0.2)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: ops.l2_step(x, grad, x, 0.3, 0.2), range(20)))
+    assert all(torch.equal(each, expected) for each in found)
 
 
 def test_backends_name_the_instruction_set():

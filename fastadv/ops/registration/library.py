@@ -16,6 +16,7 @@ from torch.autograd.graph import increment_version
 
 from fastadv.ops.registration.adapter import Signature, in_place_schema, over_arrays
 from fastadv.ops.registration.entry import entry
+from fastadv.ops.registration.loadable import of_another_version, unloadable
 
 logger = logging.getLogger("fastadv")
 
@@ -35,11 +36,25 @@ def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
         why = str(error)
     except (ImportError, AttributeError) as error:  # a Triton of another version may lack an attribute
         why = str(error)
+    return _reported(name, why)
+
+
+def _reported(name: str, why: str) -> tuple[None, str]:
     logger.warning("%s does not import, so its ops run on their slower references: %s", name, why)
     return None, why
 
 
-extension, _extension_fault = _import_if_there("fastadv._C")
+def _load_extension() -> tuple[Any, str]:
+    """Import fastadv._C, unless it is cut short, or of another Python or version of the package."""
+    if why := unloadable():
+        return _reported("fastadv._C", why)
+    module, why = _import_if_there("fastadv._C")
+    if module is not None and (why := of_another_version(module)):
+        return _reported("fastadv._C", why)
+    return module, why
+
+
+extension, _extension_fault = _load_extension()
 # torch's registration calls carry no types
 _torch: Any = torch
 _library = _torch.library.Library("fastadv", "DEF")
