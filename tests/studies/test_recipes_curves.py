@@ -223,10 +223,11 @@ def test_the_command_takes_the_settings_of_its_data_set(tmp_path, monkeypatch, c
     monkeypatch.setattr(_study_recipes, "load_data", load)
     monkeypatch.setattr(recipes, "run", run)
     command = f"study recipes --data cifar10 --seeds 3 --seed 2 --run-dir {tmp_path}/a"
+    monkeypatch.setattr("sys.argv", ["fastadv", *command.split()])
     assert main(command.split()) == 2
     assert asked[:2] == [("cifar10", "train", 10_000), ("cifar10", "test", None)]
     assert asked[2][0] == replace(CIFAR10, seeds=3, seed=2)
-    assert asked[2][1].startswith("fastadv ")
+    assert asked[2][1] == f"fastadv {command}"
     more = "--recipes nuat --epochs 4 --tested 9 --test-every 2 --limit 50 --ramp 1 --radius 1/255 -n 3"
     assert main(f"{command} {more}".split()) == 2
     assert asked[3][2] == 50
