@@ -1,26 +1,27 @@
 """An extension that is cut short, or of another Python or version, is named and not loaded."""
 
 import shutil
+import struct
 import subprocess
 import sys
 import types
 from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import pytest
 
 import fastadv
 from fastadv.ops.registration import library
-from fastadv.ops.registration.loadable import of_another_version, unloadable
+from fastadv.ops.registration.loadable import PACKAGE, of_another_version, unloadable
 
 FOREIGN = "_C.cpython-399-x86_64-linux-gnu.so"
 
 
 @pytest.fixture
 def whole():
-    if library.extension is None:
-        pytest.skip("no extension built")
-    return Path(library.extension.__file__)
+    for suffix in EXTENSION_SUFFIXES:
+        if (file := PACKAGE / f"_C{suffix}").exists():
+            return file
+    pytest.skip("no extension built")
 
 
 def test_nothing_is_wrong_with_ours(whole):
@@ -42,6 +43,21 @@ def test_a_part_of_one_is_cut_short(whole, tmp_path, share):
     fault = unloadable(tmp_path)
     assert fault.startswith(f"{whole.name} is cut short by ")
     assert 0 < int(fault.split()[-5]) <= len(content) - kept
+
+
+@pytest.mark.parametrize(("size", "missing"), [(300, 0), (299, 1), (200, 100), (100, 76)])
+def test_every_segment_must_be_there(tmp_path, size, missing):
+    """Two segments, which end at bytes 300 and 250, listed in bytes 64 to 176."""
+    content = bytearray(400)
+    content[:5] = b"\x7fELF\x02"
+    struct.pack_into("<Q", content, 32, 64)  # where the list begins
+    struct.pack_into("<HH", content, 54, 56, 2)  # the size and number of its entries
+    struct.pack_into("<8xQ16xQ", content, 64, 180, 120)
+    struct.pack_into("<8xQ16xQ", content, 64 + 56, 240, 10)
+    name = f"_C{EXTENSION_SUFFIXES[0]}"
+    (tmp_path / name).write_bytes(content[:size])
+    told = f"{name} is cut short by {missing} bytes: install fastadv again" if missing else ""
+    assert unloadable(tmp_path) == told
 
 
 def test_one_of_another_python(tmp_path):
