@@ -125,16 +125,17 @@ def tried(python: str, package: Path, beside: str | None, tests: list[str], **ex
         if tests:
             kept = {name: os.environ[name] for name in ("HOME", "FASTADV_SHARED_DATA") if name in os.environ}
             shutil.copytree(ROOT, home / "copy", ignore=ignored)
-            options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", *OF_SOURCES, *tests]
-            printed = run(own, "-m", "pytest", *options, env={**bare, **kept}, cwd=home / "copy")
-            words = f"{re.sub(r' in .*', '', printed.splitlines()[-1])} (torch {told['torch']})"
+            options = ["-m", "not slow", "-p", "no:cacheprovider", *OF_SOURCES, *tests]
+            own_thread = {**bare, **kept, "OMP_NUM_THREADS": "1"}
+            printed = run(own, "-m", "pytest", *options, env=own_thread, cwd=home / "copy")
+            words = f"FGSM; {re.sub(r', \d+ warnings?| in .*', '', printed.splitlines()[-1])} (torch {told['torch']})"
         return words
 
 
 def ignored(folder: str, names: list[str]) -> set[str]:
     """What of the checkout is not copied beside the tests: the package and its sources above all."""
     top = Path(folder) == ROOT
-    return {name for name in names if name == "__pycache__" or (top and (name[0] == "." or name in SOURCES))}
+    return {name for name in names if name == "__pycache__" or (top and name in SOURCES)}
 
 
 # tests that read the sources, which do not lie there
@@ -145,7 +146,7 @@ OF_SOURCES = [
     "--deselect=tests/ops/registration/test_adapter.py::"
     "test_the_processor_is_asked_for_every_feature_the_sources_are_compiled_for",
 ]
-SOURCES = {"fastadv", "csrc", "build", "dist", "runs", "sets"}
+SOURCES = {"fastadv", "csrc", "build", "dist", "runs", "sets", ".git", ".venv"}
 
 
 def shown(rows: list[dict[str, str]]) -> str:
