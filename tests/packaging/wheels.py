@@ -128,7 +128,8 @@ def tried(python: str, package: Path, beside: str | None, tests: list[str], **ex
             options = ["-m", "not slow", "-p", "no:cacheprovider", *OF_SOURCES, *tests]
             own_thread = {**bare, **kept, "OMP_NUM_THREADS": "1"}
             printed = run(own, "-m", "pytest", *options, env=own_thread, cwd=home / "copy")
-            words = f"FGSM; {re.sub(r', \d+ warnings?| in .*', '', printed.splitlines()[-1])} (torch {told['torch']})"
+            counts = re.sub(r", \d+ warnings?| in .*", "", printed.splitlines()[-1])
+            words = f"FGSM; {counts} (torch {told['torch']})"
         return words
 
 
