@@ -33,6 +33,7 @@ _mkldnn: Any = torch.ops.mkldnn
 dispatch_keys = _C._dispatch_keys
 included_keys = _C._dispatch_tls_local_include_set
 compares_keys = hasattr(_C.DispatchKeySet, "raw_repr")  # since 2.5
+switches_each = hasattr(torch.backends.cudnn, "conv")  # TF32 for each kind of operation: since 2.9
 # whether a TorchFunctionMode, and whether torch's profiler is on in this thread
 has_function_mode = _C._is_torch_function_mode_enabled
 is_profiled = _C._autograd._profiler_enabled
@@ -177,7 +178,7 @@ FEATURES = (
     Feature("torch.library.opcheck", "2.4", hasattr(torch.library, "opcheck"), ""),
     Feature("calls past the dispatcher", "2.5", compares_keys, "calls take 2 to 12 µs longer on a CPU"),
     Feature(
-        "a TF32 switch for each kind of operation", "2.9", hasattr(torch.backends.cudnn, "conv"),
+        "a TF32 switch for each kind of operation", "2.9", switches_each,
         "the switches for all products and for cuDNN are set",
     ),
 )  # fmt: skip

@@ -96,9 +96,8 @@ class Pipeline:
         """Take the values of the model as they are now."""
         if self.values is None or self.form.model is not self.values.copied:
             return
+        origin = self.values.take()
         with torch.inference_mode(False), torch.no_grad():
-            self.values.take()
-            origin = self.values.origin()
             for pair in self.form.rewriting.folds or ():
                 pair.take(origin)
 

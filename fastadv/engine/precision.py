@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import NormBase, convert
+from fastadv._torch import NormBase, convert, switches_each
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -95,7 +95,7 @@ def switches() -> list[tuple[Any, str, Any]]:
     """
     backends: Any = torch.backends
     cuda, cudnn = backends.cuda.matmul, backends.cudnn
-    if hasattr(cudnn, "conv"):
+    if switches_each:
         return [(each, "fp32_precision", "tf32") for each in (cuda, cudnn.conv, cudnn.rnn)]
     return [(each, "allow_tf32", True) for each in (cuda, cudnn)]
 
@@ -109,7 +109,7 @@ def _switch() -> Iterator[None]:
     backends: Any = torch.backends
     turned = [(each, name, on) for each, name, on in switches() if getattr(each, name) != on]
     kept = [(each, name) for each, name, _ in turned]
-    if hasattr(backends.mkldnn, "matmul"):
+    if switches_each:
         kept.append((backends.mkldnn.matmul, "fp32_precision"))
     before = [getattr(each, name) for each, name in kept]
     older = _older() if turned and turned[0][0] is backends.cuda.matmul else None

@@ -17,9 +17,9 @@ from pathlib import Path
 from fastadv._torch import FEATURES
 from fastadv._version import OLDEST_TORCH
 from fastadv.runs.card import cpu_name
+from page import put, table
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "install.md"
 HEADER = ("PyTorch", "Triton", "NumPy", "Python", "passed", "skipped", "failed", "minutes", "done without")
 ASK = """
 import json, platform
@@ -33,14 +33,12 @@ print(json.dumps([*map(of, ("torch", "triton", "numpy")), platform.python_versio
 """
 
 
-def environment(folder: Path, torch: str) -> Path:
-    """Return the Python of an environment with that torch and all that tests need, which may be new."""
-    python = folder / torch / "bin" / "python"
+def prepare(python: Path, torch: str) -> None:
+    """Install that torch and all that tests need into the environment of that Python, which may be new."""
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder / torch], check=True)
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
     install = [python, "-m", "pip", "install", "--quiet", f"torch=={torch}", "--editable", f"{ROOT}[test]"]
     subprocess.run(install, check=True)
-    return python
 
 
 def tried(python: Path, whole: bool) -> dict[str, str]:
@@ -65,22 +63,10 @@ def tried(python: Path, whole: bool) -> dict[str, str]:
     return dict(zip(HEADER, (*versions, *map(str, told), ", ".join(without) or "nothing"), strict=True))
 
 
-def table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def features() -> str:
     """The table of what is asked of torch."""
     rows = [[each.name, each.since, each.without or "-"] for each in FEATURES]
     return table(("feature", "least PyTorch", "without it"), rows)
-
-
-def put(page: str, name: str, text: str) -> str:
-    """Return the page with that text between the marks of that name."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
@@ -93,17 +79,18 @@ def main() -> None:
     asked = parser.parse_args()
     rows = []
     for version in asked.versions or [f"{OLDEST_TORCH}.0", "2.8.0", newest()]:
-        kept = asked.environments / version / "bin" / "python"
-        rows.append(
-            tried(kept if asked.as_they_are else environment(asked.environments, version), asked.whole)
-        )
+        python = asked.environments / version / "bin" / "python"
+        if not asked.as_they_are:
+            prepare(python, version)
+        rows.append(tried(python, asked.whole))
         print(table(HEADER, [list(rows[-1].values())]).splitlines()[-1], flush=True)
     part = "The whole suite" if asked.whole else "The quick part of the suite"
     shown = table(HEADER, [list(row.values()) for row in rows])
     text = f"{part} on {cpu_name()}, {datetime.now(UTC):%Y-%m-%d}:\n\n{shown}"
     print(f"\n{text}")
     if asked.page:
-        PAGE.write_text(put(put(PAGE.read_text(), "matrix", text), "features", features()))
+        put("matrix", text)
+        put("features", features())
     if any(row["failed"] != "0" for row in rows):
         raise SystemExit("a version of torch does not pass; build/matrix/*.log tells")
 

@@ -18,6 +18,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+from page import put
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
 PYTHONS = [f"3.{minor}" for minor in re.findall(r"cp3(\d+)-", " ".join(CONFIG["build"]))]
@@ -25,7 +27,6 @@ MOST_BYTES = 3_000_000
 # what any Linux with torch has; OpenMP is torch's own
 LIBRARIES = re.compile(r"lib(c|m|pthread|stdc\+\+|gcc_s|gomp)\.so\.\d+|ld-linux-[\w-]+\.so\.\d+")
 HEADER = ("wheel", "size", "audit", "built twice", "tests against it")
-BEGIN, END = "<!-- wheels -->", "<!-- /wheels -->"
 
 
 def run(*command: object, **options: object) -> str:
@@ -191,10 +192,8 @@ def main() -> None:
         rows.append(dict(zip(HEADER, (sdist.name, size, "", "", f"FASTADV_NO_EXT=1: {told}"), strict=True)))
     print(f"\n{shown(rows)}")
     if asked.page:
-        page = ROOT / "docs" / "install.md"
-        before, _, rest = page.read_text().partition(BEGIN)
         where = f"Built and tried on {platform.machine()}, {' '.join(platform.libc_ver())}:"
-        page.write_text(f"{before}{BEGIN}\n{where}\n\n{shown(rows)}\n{END}{rest.partition(END)[2]}")
+        put("wheels", f"{where}\n\n{shown(rows)}")
     if any(row["audit"] not in ("clean", "") or row["built twice"] == "other bytes" for row in rows):
         raise SystemExit("a wheel is not clean, or not the same when built twice")
 

@@ -15,27 +15,22 @@ class Values:
         """Take a model and a copy made `apart` from it."""
         self.model, self.copied = model, copied
 
-    def take(self) -> None:
+    def take(self) -> dict[int, Tensor]:
         """Write the model's values into the copy, in its precision and layout; also those that it shares.
 
         So each tensor's version tells what was made of it, such as weights folded or transformed, to be old.
+        Returns the model's tensors by the ids of the copy's.
         """
-        with torch.inference_mode(False), torch.no_grad():
-            for theirs, own in self._pairs():
-                own.copy_(theirs)
-
-    def origin(self) -> dict[int, Tensor]:
-        """Return the model's tensors by the ids of the copy's."""
-        return {id(own): theirs for theirs, own in self._pairs()}
-
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         # looked up each time, since a change of precision replaces buffers; by all their names, since it does
         # so one by one, and a `__deepcopy__` may part tied weights
-        own, seen = dict(_tensors(self.copied)), set[int]()
-        for name, theirs in _tensors(self.model):
-            if id(own[name]) not in seen:
-                seen.add(id(own[name]))
-                yield theirs, own[name]
+        copied, origin = dict(_tensors(self.copied)), dict[int, Tensor]()
+        with torch.inference_mode(False), torch.no_grad():
+            for name, theirs in _tensors(self.model):
+                own = copied[name]
+                if id(own) not in origin:
+                    origin[id(own)] = theirs
+                    own.copy_(theirs)
+        return origin
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
