@@ -146,7 +146,7 @@ without a random start, and images that a net learns by heart.
 SETS = {
     "mnist": Settings(),
     "cifar10": Settings(
-        data="cifar10", images=10_000, radius=8 / 255, epochs=30, ramp=0, batch_size=128, learning_rate=0.2,
+        data="cifar10", images=10_000, radius=8 / 255, epochs=15, ramp=0, batch_size=128, learning_rate=0.2,
         model="resnet18", options={"width": 16, "normalize": "cifar10"}, optimizer="sgd", weight_decay=5e-4,
         schedule="one_cycle", augment=("crop", "alternating_flip"), precision="bf16", tested=200,
         test_every=3, watched=True,
