@@ -4,6 +4,7 @@ No other file names one. `tests/test_torch_private.py` says what is expected of 
 torch fails there and not in an attack.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -39,6 +40,22 @@ has_function_mode = _C._is_torch_function_mode_enabled
 is_profiled = _C._autograd._profiler_enabled
 # the arguments and results of an op, from text such as "op(Tensor x) -> Tensor"
 parse_schema = _C.parse_schema
+
+
+# modules and weights that are cut among processes; the names with an underscore are those before 2.6 and 2.5
+_SHARDED = ("fsdp.FullyShardedDataParallel", "fsdp.FSDPModule", "_composable.fsdp.FSDPModule")
+_CUT = ("tensor.DTensor", "_tensor.DTensor")
+
+
+def sharding() -> tuple[tuple[type, ...], tuple[type, ...]]:
+    """Return the classes of sharded modules and of their weights: those whose modules are imported."""
+
+    def imported(names: Sequence[str]) -> tuple[type, ...]:
+        places = (f"torch.distributed.{name}".rpartition(".") for name in names)
+        found = (getattr(sys.modules.get(module), name, None) for module, _, name in places)
+        return tuple(dict.fromkeys(kind for kind in found if kind is not None))
+
+    return imported(_SHARDED), imported(_CUT)
 
 
 def version(tensor: Tensor) -> int:

@@ -59,6 +59,18 @@ def test_normalization_layers() -> None:
     assert norm.track_running_stats is True
 
 
+def test_sharded_modules_and_weights_have_classes() -> None:
+    import torch.distributed.fsdp  # takes a second
+
+    if not hasattr(torch.distributed.fsdp, "FSDPModule"):  # before PyTorch 2.6
+        import torch.distributed._composable.fsdp
+
+    (whole, *parts), cut = _torch.sharding()
+    assert whole is torch.distributed.fsdp.FullyShardedDataParallel
+    assert {kind.__name__ for kind in parts} == {"FSDPModule"}
+    assert [kind.__name__ for kind in cut] == ["DTensor"]
+
+
 def test_a_mode_of_the_dispatcher_sees_kernels() -> None:
     seen = []
 

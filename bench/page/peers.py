@@ -24,7 +24,9 @@ def runs(rows: Sequence[Row]) -> list[dict[str, dict[str, Row]]]:
             if row.get("what") == what:
                 run = found.setdefault((row["cpu"], row["commit"]), {})
                 run.setdefault(label, {})[row["provider"]] = row
-    whole = {key: run for key, run in found.items() if len(run) == len(PGD) and all(map(_whole, run.values()))}
+    whole = {
+        key: run for key, run in found.items() if len(run) == len(PGD) and all(map(_whole, run.values()))
+    }
     return list({cpu: run for (cpu, _), run in whole.items()}.values())
 
 
@@ -55,8 +57,15 @@ def section(rows: Sequence[Row]) -> str:
     parts = []
     for run in runs(rows):
         row = next(iter(run.values()))["fastadv fp32"]
-        left = {f"{100 * each['accuracy']:.1f}%" for known in run.values() for each in known.values() if "accuracy" in each}
-        found = "Every column ends at the same robust accuracy" if len(left) == 1 else "Robust accuracies differ"
+        left = {
+            f"{100 * each['accuracy']:.1f}%"
+            for known in run.values()
+            for each in known.values()
+            if "accuracy" in each
+        }
+        found = (
+            "Every column ends at the same robust accuracy" if len(left) == 1 else "Robust accuracies differ"
+        )
         parts += [
             "",
             f"| {' | '.join((*HEAD, *OURS.values()))} |",

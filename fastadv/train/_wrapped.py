@@ -1,10 +1,9 @@
 """Models that the caller wrapped for many processes: what `fit` trains of them, and what it cannot train."""
 
-import sys
-
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastadv._torch import sharding
 from fastadv.errors import InputError
 
 _INSTEAD = "pass the module as it was before, as fit shares every batch among the processes itself"
@@ -21,7 +20,7 @@ def without_wrapper(model: nn.Module) -> nn.Module:
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     while isinstance(model, DistributedDataParallel):
         model = model.module
-    sharded, cut = _sharding()
+    sharded, cut = sharding()
     for name, module in model.named_modules():
         inside = f" in {name}" if name else ""
         if isinstance(module, DistributedDataParallel):
@@ -34,10 +33,3 @@ def without_wrapper(model: nn.Module) -> nn.Module:
                 f"by fully_shard or FSDP{inside}; {_INSTEAD}"
             )
     return model
-
-
-def _sharding() -> tuple[tuple[type, ...], tuple[type, ...]]:
-    """Return the classes of sharded modules and of their weights; none before torch has imported them."""
-    modules, tensors = (sys.modules.get(f"torch.distributed.{name}") for name in ("fsdp", "tensor"))
-    kinds = () if modules is None else (modules.FullyShardedDataParallel, modules.FSDPModule)
-    return kinds, () if tensors is None else (tensors.DTensor,)

@@ -55,7 +55,7 @@ def test_the_recipes_on_cifar10_are_those_of_their_papers():
     assert {name for name, own in made.items() if not own.augment} == {"fgsm"}
     assert made["fgsm"].recipe().weight == 0
     assert made["n-fgsm"].recipe().method == "n-fgsm"
-    assert (made["nuat"].recipe().rise, made["nuat"].learning_rate) == (20, 0.1)
+    assert (made["nuat"].recipe().rise, made["nuat"].learning_rate) == (5, 0.1)
     assert replace(CIFAR10, epochs=3).of("nuat", 0).recipe().rise == 1
     pgd, awp = made["pgd"].recipe(), made["trades+awp"].recipe()
     assert (pgd.steps, pgd.step_size) == (7, pytest.approx(2 / 255))

@@ -208,7 +208,12 @@ def dropout(folder: Path, rank: int) -> None:
 
 def wrapped(folder: Path, rank: int) -> None:
     """What comes of models that are wrapped, and why others are refused."""
-    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # takes a second
+    from torch.distributed.fsdp import FullyShardedDataParallel  # takes a second
+
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:  # before PyTorch 2.6
+        from torch.distributed._composable.fsdp import fully_shard
 
     ways = {"plain": None, "ddp": DistributedDataParallel}
     results = {way: train("awp", wrap, epochs=1)["weights"] for way, wrap in ways.items()}
