@@ -2,11 +2,11 @@
 
 
 class InputError(ValueError):
-    """An argument that cannot be worked with: shape, dtype, device, range, label or option."""
+    """An argument that cannot be used: shape, dtype, device, range, label or option."""
 
 
 class NoGradientError(InputError):
-    """A model whose logits do not depend on its input differentiably, where a gradient was asked for."""
+    """A model whose logits do not depend on its input differentiably, although a gradient is needed."""
 
 
 class CorruptFileError(RuntimeError):
@@ -14,7 +14,7 @@ class CorruptFileError(RuntimeError):
 
 
 class MissingExtraError(ImportError):
-    """A package that an extra brings, such as matplotlib, where a call needs it and it is not installed."""
+    """A package that an extra installs, such as matplotlib, is needed and missing."""
 
 
 class LostProcessError(RuntimeError):

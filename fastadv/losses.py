@@ -28,7 +28,17 @@ __all__ = [
 
 
 def check_loss(loss: Loss) -> Loss:
-    """Raise InputError unless `loss` is a name in LOSSES or can be called."""
+    """Raise InputError unless a loss is a name in LOSSES or can be called.
+
+    Args:
+        loss: a name or a function.
+
+    Returns:
+        The loss.
+
+    Raises:
+        InputError: it is neither.
+    """
     if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
         raise InputError(
             f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}; "
@@ -38,10 +48,17 @@ def check_loss(loss: Loss) -> Loss:
 
 
 def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Sum over classes the cross-entropy of a sigmoid with "is it this class?", [B].
+    """Sum over classes the cross-entropy of a sigmoid with "is it this class?".
 
-    For models that give each class a probability of its own, such as `fa.models.Sigmoids`. `smoothing` is the
-    share of each label that is spread over all classes.
+    For models that give each class a probability of its own, such as `fa.models.Sigmoids`.
+
+    Args:
+        logits: [B, K].
+        y: int [B], labels.
+        smoothing: the share of each label that is spread over all classes, in [0, 1).
+
+    Returns:
+        [B].
     """
     right = torch.zeros_like(logits).scatter_(1, y[:, None], 1.0)
     right = (1 - smoothing) * right + smoothing / logits.shape[1]
@@ -78,14 +95,27 @@ def _checked(value: object, logits: Tensor) -> Tensor:
 def loss_and_grad(
     logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return (loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
+    """Return a per-sample loss and its gradient with respect to the logits.
 
-    The names are those of `LOSSES`. A callable takes (logits, y, targets) and returns one value per sample,
-    to be maximized. With `direction` the gradient is right up to a positive factor for each row, which keeps
-    that of "ce" and "bce" from underflowing on confident rows.
+    Args:
+        logits: [B, K].
+        y: int [B], labels.
+        loss: a name of `LOSSES`, or a function (logits, y, targets) -> [B], to be maximized.
+        targets: int [B], wanted classes, or None.
+        direction: whether the gradient must be right only up to a positive factor for each row, which keeps
+            that of "ce" and "bce" from underflowing on confident rows.
 
-    Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
-    without a graph.
+    Returns:
+        loss [B] and gradient [B, K].
+
+    Raises:
+        InputError: the loss is neither a name nor a function, or its value has another shape or no graph.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> logits, y = torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([0])
+        >>> fa.losses.loss_and_grad(logits, y, "margin")
+        (tensor([2.]), tensor([[-1.,  1.,  0.]]))
     """
     check_loss(loss)
     if loss == "bce":
@@ -105,7 +135,20 @@ def loss_and_grad(
 
 
 def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None) -> Tensor:
-    """Return the per-sample loss [B] alone; errors as in `loss_and_grad`."""
+    """Return a per-sample loss alone.
+
+    Args:
+        logits: [B, K].
+        y: int [B], labels.
+        loss: a name of `LOSSES`, or a function (logits, y, targets) -> [B], to be maximized.
+        targets: int [B], wanted classes, or None.
+
+    Returns:
+        [B].
+
+    Raises:
+        InputError: the loss is neither a name nor a function, or its value has another shape.
+    """
     check_loss(loss)
     if isinstance(loss, str):
         return loss_and_grad(logits, y, loss, targets)[0]

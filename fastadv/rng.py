@@ -25,7 +25,22 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     """Derive a seed of 63 bits for a purpose and its counters (an epoch, a restart).
 
     It is a hash of all arguments, so different arguments give different seeds.
-    Raises InputError unless seed and counters are integers from 0 to 2^63 - 1 and the purpose is a string.
+
+    Args:
+        seed: from 0 to 2^63 - 1.
+        purpose: a text.
+        counters: integers from 0 to 2^63 - 1.
+
+    Returns:
+        The derived seed.
+
+    Raises:
+        InputError: the seed or a counter is out of range, or the purpose is no string.
+
+    Example:
+        >>> import fastadv as fa
+        >>> fa.rng.derive(0, "start", 1) == fa.rng.derive(0, "start", 2)
+        False
     """
     check_seed(seed)
     for counter in counters:
@@ -38,7 +53,15 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 
 @contextmanager
 def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Key what torch draws itself, such as dropout, by `seed`, and restore the caller's state afterwards."""
+    """Key what torch draws itself, such as dropout, by `seed`, and restore the caller's state afterwards.
+
+    Args:
+        seed: from 0 to 2^63 - 1.
+        device: whose generator is seeded, in addition to the CPU's.
+
+    Returns:
+        A context manager.
+    """
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         # not torch.manual_seed, which would also seed the devices that are not forked
@@ -50,7 +73,15 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Leave the generators of torch, NumPy and Python as they were; `seed` sets them inside."""
+    """Restore the generators of torch, NumPy and Python afterwards.
+
+    Args:
+        device: whose generator is restored, in addition to the CPU's.
+        seed: sets the generators inside; None leaves them.
+
+    Returns:
+        A context manager.
+    """
     python, numpy = random.getstate(), np.random.get_state()
     forked = [device] if device.type == "cuda" else []
     try:
@@ -66,34 +97,122 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0, draws: int = 1) -> Tensor:
-    """Draw `count` words in [0, 2^32) for each id: int64 [B, count].
+    """Draw random words for each sample.
 
-    More `draws` give all ids a row for each: [draws * B, count], one draw after the other. Here and below,
-    ids are int64 [B], the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1. Raises InputError
-    otherwise.
+    Args:
+        count: words of each sample.
+        seed: from 0 to 2^63 - 1.
+        ids: int64 [B], sample numbers.
+        draw: from 0 to 2^32 - 1; another number gives other words.
+        draws: how many draws to take from `draw` on: all ids have a row for each, one draw after the other.
+
+    Returns:
+        int64 [draws * B, count] in [0, 2^32).
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> fa.rng.bits(2, seed=0, ids=torch.tensor([0, 1]))
+        tensor([[1713891541, 3781805453],
+                [2219120097, 4035800746]])
+
+    Source:
+        Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3": Philox 4x32-10.
     """
     return _rows("bits", count, seed, ids, draw, draws)
 
 
 def uniform(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """Draw `count` float32 values in [0, 1) for each id: [B, count]."""
+    """Draw numbers in [0, 1) for each sample.
+
+    Args:
+        count: numbers of each sample.
+        seed: from 0 to 2^63 - 1.
+        ids: int64 [B], sample numbers.
+        draw: from 0 to 2^32 - 1; another number gives other values.
+
+    Returns:
+        float32 [B, count].
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> both = fa.rng.uniform(3, seed=0, ids=torch.tensor([4, 7]))
+        >>> torch.equal(both[1:], fa.rng.uniform(3, seed=0, ids=torch.tensor([7])))  # whatever the batch
+        True
+    """
     return _rows("uniform", count, seed, ids, draw)
 
 
 def normal(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """Draw `count` standard normal float32 values for each id: [B, count]."""
+    """Draw standard normal numbers for each sample.
+
+    Args:
+        count: numbers of each sample.
+        seed: from 0 to 2^63 - 1.
+        ids: int64 [B], sample numbers.
+        draw: from 0 to 2^32 - 1; another number gives other values.
+
+    Returns:
+        float32 [B, count].
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> tuple(fa.rng.normal(3, seed=0, ids=torch.arange(5)).shape)
+        (5, 3)
+    """
     return _rows("normal", count, seed, ids, draw)
 
 
 def signs(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """Draw `count` float32 signs, 1 or -1, for each id: [B, count]."""
+    """Draw signs, 1 or -1, for each sample.
+
+    Args:
+        count: signs of each sample.
+        seed: from 0 to 2^63 - 1.
+        ids: int64 [B], sample numbers.
+        draw: from 0 to 2^32 - 1; another number gives other signs.
+
+    Returns:
+        float32 [B, count].
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> fa.rng.signs(3, seed=0, ids=torch.tensor([0]))
+        tensor([[ 1., -1.,  1.]])
+    """
     return _rows("sign", count, seed, ids, draw)
 
 
 def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """Draw one integer in [0, high) for each id: int64 [B]; uniform to within high / 2^62.
+    """Draw one integer in [0, high) for each sample; uniform to within high / 2^62.
 
-    Raises InputError unless 1 <= high <= 2^31.
+    Args:
+        high: from 1 to 2^31.
+        seed: from 0 to 2^63 - 1.
+        ids: int64 [B], sample numbers.
+        draw: from 0 to 2^32 - 1; another number gives other values.
+
+    Returns:
+        int64 [B].
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> fa.rng.integers(10, seed=0, ids=torch.arange(4))
+        tensor([6, 7, 4, 0])
     """
     if isinstance(high, bool) or not isinstance(high, int) or not 1 <= high <= 2**31:
         raise InputError(f"high: expected an integer from 1 to 2^31, got {high!r}")
@@ -104,7 +223,24 @@ def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
 
 def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
-    """Draw a uniform permutation of range(n), int64 [n], as a function of (seed, draw)."""
+    """Draw a uniform permutation of range(n), as a function of (seed, draw).
+
+    Args:
+        n: its length.
+        seed: from 0 to 2^63 - 1.
+        draw: from 0 to 2^32 - 1; another number gives another permutation.
+
+    Returns:
+        int64 [n].
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Example:
+        >>> import fastadv as fa
+        >>> fa.rng.permutation(5, seed=0)
+        tensor([4, 0, 3, 1, 2])
+    """
     check_count("n", n, 0)
     ids = torch.arange((n + _BLOCK - 1) // _BLOCK)
     words = [

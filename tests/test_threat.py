@@ -355,13 +355,13 @@ def test_refusals(kind, call, text):
 @pytest.mark.parametrize(
     ("threat", "size", "says"),
     [
-        (fa.L2(1.0), 0.0, "a positive number, got 0; a step of zero moves nothing"),
+        (fa.L2(1.0), 0.0, "a positive number, got 0; a step of zero has no effect"),
         (fa.L1(1.0), torch.tensor([1.0, -1.0]), "a positive number, got -1"),
-        (fa.L0(3), 0.7, r"at least 1 coordinate, got 0\.7; a step of less moves nothing"),
+        (fa.L0(3), 0.7, r"at least 1 coordinate, got 0\.7; a step of less has no effect"),
         (
             fa.L0(3),
             torch.tensor([1.0, 0.7]),
-            r"at least 1 coordinate, got 0\.7; a step of less moves nothing",
+            r"at least 1 coordinate, got 0\.7; a step of less has no effect",
         ),
     ],
 )

@@ -44,31 +44,46 @@ def apgd(
     seed: int = 0,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
-    """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum and steps that adapt.
+    """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum and adaptive steps.
 
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or
-    if neither the step nor the highest loss has changed since then (Croce & Hein 2020, algorithm 1). Under L1
-    each step moves the coordinates with the largest gradients; their number follows the sparsity of the
-    strongest point (Croce & Hein 2021, algorithm 1).
+    if neither the step nor the highest loss has changed since then. Under L1 each step moves the coordinates
+    with the largest gradients; their number follows the sparsity of the strongest point.
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
         loss: "ce", "ce_scaled", "margin" (of the criterion, where one is given), "pm", "dlr", "cw", or a
-            function (logits, y, targets) -> [B], maximized. One of the names with "-targeted" after it leads
-            to the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is
-            APGD-T. A success is still any wrong class. Croce and Hein define DLR for three classes or more,
-            its targeted form for four; `fastadv.ops.logit_loss` says what it is with fewer.
+            function (logits, y, targets) -> [B]; it is maximized. A name with "-targeted" after it leads to
+            the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T.
+            A success is still any wrong class. Croce and Hein define DLR for three classes or more, and its
+            targeted form for four; `fastadv.ops.logit_loss` says what it is with fewer.
         classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
-        nearest: go through the classes whose boundaries would be the nearest if the model were linear: of the
-            100 largest logits, those with the least difference to the top over the norm of the gradient
-            between c and y at x (MALT, Melamed et al. 2024). Costs a forward, and a backward for each of 100.
+        nearest: let a "-targeted" loss go through the classes whose boundaries would be the nearest if the
+            model were linear: of the 100 largest logits, those with the least difference to the top, divided
+            by the norm of the gradient between c and y at x. Costs one forward pass, and one backward pass
+            for each of the 100.
         starts: floating like x, points of the box at which the first attempt begins, after their projection
             on the ball; None is random points.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.
-        larger_radii: L1 only: spend the first 60 % of the steps in balls of three and two times the radius
-            (Croce & Hein 2021, section 4.3). None is True for L1.
+        larger_radii: L1 only: spend the first 60% of the steps in balls of three and two times the radius.
+            None is True for L1.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.apgd(model, x, y, fa.Linf(0.3), steps=20, loss="dlr")
+        >>> bool(out.success.all())
+        True
+
+    Source:
+        Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+        Parameter-free Attacks" (arXiv 2003.01690), algorithm 1; for L1, Croce and Hein 2021, "Mind the Box"
+        (arXiv 2103.01208), algorithm 1 and section 4.3; for `nearest`, Melamed et al. 2024 (arXiv
+        2407.02240).
     """
     core.check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)

@@ -1,4 +1,4 @@
-"""AutoAttack: a row of attacks, each on the samples that are left (Croce & Hein 2020)."""
+"""AutoAttack: a sequence of attacks, each on the samples that survived the others (Croce & Hein 2020)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,51 +44,70 @@ def autoattack(
     on_progress: Callable[[str, int], None] | None = None,
     **common: Unpack[core.Common],
 ) -> AutoAttackResult:
-    """Return robust accuracy without parameters: a row of attacks, each on the samples that are left.
+    """Attack with a sequence of attacks, each run on the samples that survived the previous ones.
 
-    "standard": APGD on the cross-entropy, targeted APGD on DLR and targeted FAB for nine classes (100 steps
-    each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes. "plus": APGD on
-    both losses and FAB, to the boundaries of all classes, with five restarts each, Square, and the targeted
-    attacks. "rand": APGD on both losses, each gradient the mean of 20 passes. These are the versions of Croce
-    & Hein 2020 and, for L1, 2021. Where "rand" differs: the authors count a sample as broken once a single
-    pass after any attack is wrong; here one more verdict on the whole batch decides, which a randomized model
-    passes more often, so that its robust accuracy comes out higher than by their count. "quick": APGD on
-    the margin and on DLR for five classes, 50 steps each, 200 queries of Square, and at last an attack of
-    another kind: APGD on the cross-entropy (100 steps) in Linf, PDPGD (300 steps) in L2 and L1. Where that
-    one breaks more than 0.3% of the samples of this call, or a flag is raised, it goes on with "standard" for
-    those that are left, and a note says so.
+    The robust accuracy that it leaves needs no choice of parameters. The versions:
 
-    "strong": "standard", and then, on what is left, what has lowered published robust accuracies: APGD on
-    both losses through `bpda`; in L2 and L1 PDPGD (300 steps), which minimizes the norm; APGD on the
-    cross-entropy with five restarts of 200 steps; targeted APGD on DLR for all classes, of more than 20 for
-    the 30 nearest (MALT, Melamed et al. 2024); APGD on each `source`, and on the model from the points that
-    this found; and five restarts of Square. What the caller gives is always tried. Of the other stages one
-    round comes first, on the samples nearest to being broken, within 0.3 times the passes of "standard".
-    Where no stage breaks any and there is no warning, that is all, and a note says what was left out;
-    otherwise all of them run.
+    - "standard": APGD on the cross-entropy, targeted APGD on DLR and targeted FAB for nine classes (100 steps
+      each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes.
+    - "plus": APGD on both losses and FAB, to the boundaries of all classes, with five restarts each, Square,
+      and the targeted attacks.
+    - "rand": APGD on both losses, each gradient the mean of 20 passes. The authors count a sample as broken
+      once a single pass after any attack is wrong. Here a final check of the whole batch decides. A
+      randomized model passes that more often, so its robust accuracy comes out higher than by their count.
+    - "quick": APGD on the margin and on DLR for five classes (50 steps each), 200 queries of Square, and an
+      attack of another kind: APGD on the cross-entropy (100 steps) in Linf, PDPGD (300 steps) in L2 and L1.
+      Where that last attack breaks more than 0.3% of the samples of this call, or a flag is raised,
+      "standard" follows on the samples that are left, and a note says so.
+    - "strong": "standard", and then, on what is left, attacks that have lowered published robust accuracies:
+      APGD on both losses through `bpda`; in L2 and L1 PDPGD (300 steps), which minimizes the norm; APGD on
+      the cross-entropy with five restarts of 200 steps; targeted APGD on DLR for all classes, or for the 30
+      nearest of more than 20; APGD on each `source`, and on the model from the points that this found; and
+      five restarts of Square. What the caller gives is always tried. Of the other stages one round comes
+      first, on the samples nearest to being broken, within 0.3 times the passes of "standard". Where no stage
+      breaks any and there is no warning, the rest is left out, and a note says so; otherwise all stages run.
+
+    Where targets are given, all attacks aim at these alone; where a criterion is given, its margin replaces
+    DLR. For a criterion whose margin leads to no class, such as OutsideTopK, restarts of one attack replace
+    the classes. A component that cannot run, such as one that needs gradients on a model without them, is
+    left out, and a note says so. The whole batch is attacked at once: for more samples than fit into memory,
+    use `fastadv.evaluate`.
 
     Args:
         version: "standard", "plus", "rand", "quick" or "strong"; or a list of components: the names
             "apgd-ce", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the
             settings of "standard", and `Component` with an attack of your own.
         individual: let each component attack all samples, not only those that are left; `broken` of the
-            result says which component breaks which sample. Not for "quick" and "strong".
-        bpda: for "strong", a model whose decisions are the same and whose backward is replaced, on which to
-            search too. The verdict is the model's.
+            result then says which component breaks which sample. Not for "quick" and "strong".
+        bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as
+            well. The final check is on the model itself.
         source: for "strong", one or more classifiers with the classes of the model.
-        passes: for "strong", passes of the whole call, forward and backward, after which no stage begins;
-            "standard" always runs to its end, and indicators come on top. The stages then need no reason. inf
-            runs all of them.
-        indicators: look for signs of masked gradients at last, as `fastadv.attacks.indicators` does; the
+        passes: for "strong", a number of passes of the whole call, forward and backward, after which no stage
+            begins; "standard" always runs to its end, and indicators come on top. The stages then run without
+            a reason. inf runs all of them; None, the default, sets no limit but asks for a reason.
+        indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to. Where the model shows some and `bpda` is given,
-            that is looked at, and the verdict says both.
+            that is looked at, and the verdict covers both.
         on_progress: called as (component, samples left) before each component.
-        eot: an integer >= 1; "rand" has 20 unless another is given.
+        eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless another number is
+            given.
 
-    Where targets are given, all attacks go for these alone; where a criterion is, its margin takes the place
-    of DLR. A criterion whose margin leads to no class, such as OutsideTopK, has restarts of one attack in the
-    place of the classes. A component that cannot run, such as one by gradients on a model without them, is
-    left out; a note says so.
+    Returns:
+        An `AutoAttackResult` with the adversarial examples, the component that broke each sample, and
+        warnings.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.autoattack(model, x, y, fa.Linf(0.3), version="quick")
+        >>> bool(out.success.all()), set(out.by)
+        (True, {'apgd-margin'})
+
+    Source:
+        Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208); for the
+        nearest classes of "strong", Melamed et al. 2024 (arXiv 2407.02240).
     """
     check_seed(seed)
     check_version(version)

@@ -31,16 +31,27 @@ def bim(
 ) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
-    Kurakin et al. 2017, section 2.2, for Linf; the other norms take their own direction of steepest ascent.
-    It is `pgd` without the random start and with steps half as long. The strongest of all points met is
-    kept, not the last.
+    It is `pgd` without the random start and with steps half as long. The strongest of all points met is kept,
+    not the last. The paper treats Linf; the other norms take their own direction of steepest ascent.
 
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start. The paper takes min(radius + 4, 1.25 radius), in
-            levels of 255: 10 for a radius of 8/255, and here by default.
-        step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the
-            way that the paper allows.
+            levels of 255: 10 for a radius of 8/255, which is the default here.
+        step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the total
+            length that the paper allows.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3), steps=10)
+        >>> bool(out.success.all()), bool(fa.Linf(0.3).contains(out.x_adv, x).all())
+        (True, True)
+
+    Source:
+        Kurakin et al. 2017, "Adversarial Examples in the Physical World" (arXiv 1607.02533), section 2.2.
     """
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)

@@ -1,4 +1,4 @@
-"""Boundary attack: a random walk along the boundary, nearer and nearer to x (Brendel et al. 2018)."""
+"""Boundary attack: random walk along the decision boundary (Brendel et al. 2018)."""
 
 from itertools import count
 from typing import Any, Unpack
@@ -68,29 +68,42 @@ def boundary(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the success nearest to x, by a random walk along the boundary that asks for decisions alone.
+    """Find the success nearest to x, by a random walk along the decision boundary that needs decisions only.
 
-    A spherical step is orthogonal to the way to x and ends as far from x as it began, and a source step leads
-    towards x. The walk goes there where it stays adversarial. Both sizes follow the share of steps that end
-    adversarial (Brendel et al. 2018, algorithm 1).
+    A spherical step is orthogonal to the line to x and ends as far from x as it began; a source step leads
+    towards x. The walk takes them where they stay adversarial. Both sizes follow the share of steps that end
+    adversarial.
 
-    The "fastadv" variant asks about `candidates` at once and loses no answer: from those of random spherical
-    steps it learns which way leads deeper among adversarial points. In the box answers are one-sided, so that
-    random steps end farther from x or nearer until about half of them are adversarial.
+    The "fastadv" variant asks about `candidates` at once and uses every answer: from those of random
+    spherical steps it learns which direction leads deeper among adversarial points. In the box answers are
+    one-sided, so random steps end farther from x or nearer until about half of them are adversarial.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        queries: an integer >= 1, points of each restart that pass the model for each image, at most.
+        queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
-            Without either it is 25,000, the steps of the authors' foolbox 3; the paper has no number.
-        candidates: an integer >= 2, points of a sample that pass the model at once; None is 10.
-            The published variant has one.
-        spherical_step: above 0 and at most 1, the first size as a share of the distance to x. None is 0.5,
+            Without either it is 25,000, the steps of the authors' foolbox 3; the paper gives no number.
+        candidates: points of a sample that pass the model at once, an integer >= 2; None is 10. The published
+            variant has one.
+        spherical_step: the first size as a share of the distance to x, above 0 and at most 1. None is 0.5,
             published 0.01.
-        source_step: between 0 and 1, the first size as a share of the distance to x. None is 0.1, published
+        source_step: the first size as a share of the distance to x, between 0 and 1. None is 0.1, published
             0.01.
 
-    A start that is not adversarial is wrong input.
+    Raises:
+        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.boundary(model, x, y, fa.L2(float("inf")), queries=200)
+        >>> bool(out.success.all()), bool(out.distance.isfinite().all())
+        (True, True)
+
+    Source:
+        Brendel et al. 2018, "Decision-Based Adversarial Attacks" (arXiv 1712.04248), algorithm 1.
     """
     budget = min((given for given in (queries, steps) if given is not None), default=STEPS)
     published = variant == "published"

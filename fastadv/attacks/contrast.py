@@ -1,4 +1,4 @@
-"""Less contrast: the way to an image of one gray (Rauber et al. 2017)."""
+"""Contrast reduction: interpolates towards a uniform gray image (Rauber et al. 2017)."""
 
 from typing import Unpack
 
@@ -29,17 +29,29 @@ def contrast(
 ) -> core.AttackResult:
     """Find the least loss of contrast that changes the decision.
 
-    x is mixed with one gray, by default the middle of the box. Of `levels` shares, evenly spaced up to the
-    whole way, the first success is taken; bisection between it and the share before finds the least. It looks
-    along this line alone, and is a check of a model rather than a measure of its robustness.
+    x is mixed with one gray, by default the middle of the box. Of `levels` shares, evenly spaced up to gray
+    alone, the first success is taken; bisection between it and the share before finds the least. The attack
+    looks along this line only, and is a check of a model rather than a measure of its robustness.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L2 or Linf with a finite box; the radius is inf, or the largest distance of interest.
-        levels: an integer >= 1, shares that pass the model at once.
+        levels: shares that pass the model at once, an integer >= 1.
         searches: bisections, >= 0; levels + searches samples pass the model for each image. The authors'
             foolbox has 1,000 levels and no bisections.
-        gray: the image of one gray, in [0, 1] as a share of the box; `target` in foolbox.
+        gray: of the uniform image, in [0, 1] as a share of the box; `target` in foolbox.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.contrast(model, x, y, fa.L2(float("inf")))
+        >>> tuple(out.x_adv.shape)
+        (8, 1, 8, 8)
+
+    Source:
+        Rauber et al. 2017, "Foolbox" (arXiv 1707.04131).
     """
     core.check_finite_box("contrast", threat)
     low, high = threat.box

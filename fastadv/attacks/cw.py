@@ -58,35 +58,48 @@ def cw(
 ) -> core.AttackResult:
     """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
 
-    z = center + width * tanh(w) / 2 keeps to the box; Adam moves w. For L2, D is the squared distance, and
-    each of the `searches` starts at x with another constant, found by bisection (Carlini and Wagner 2017,
-    section VI.A). For Linf, D is the sum of the amounts by which displacements exceed tau (section VI.C). A
-    search goes on from the last one: where it succeeded with a small objective, tau falls to 0.9 times the
-    distance, and where it did not, the constant doubles. What the paper leaves open is as in the authors'
-    code; its early end where the objective no longer falls is left out, since it hangs on the whole batch.
+    z = center + width * tanh(w) / 2 stays in the box; Adam moves w. For L2, D is the squared distance, and
+    each of the `searches` starts at x with another constant, found by bisection. For Linf, D is the sum of
+    the amounts by which displacements exceed tau, and a search continues from the last one: where it
+    succeeded with a small objective, tau falls to 0.9 times the distance, and where it did not, the constant
+    doubles. What the paper leaves open is as in the authors' code; its early end where the objective no
+    longer falls is left out, since it depends on the whole batch. The margin is that of the criterion;
+    `WrongBy(kappa)` asks for the confidence kappa of the paper.
 
     In the "fastadv" variant pixels at the edges of the box move as easily as others, the first constant and
     the step size fit the model's gradient at x, and the step size falls during a search. In L2 the bisection
     is of the constant's logarithm. In Linf each search starts at the nearest success, and tau stays a little
-    below its distance: by 5 % at first, and by half as much after each search without gain, which also
-    doubles the constant. A sample leaves when searches have brought it nothing.
+    below its distance: by 5% at first, and by half as much after each search without gain, which also doubles
+    the constant. A sample leaves when searches no longer improve it.
 
     Args:
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
             code, whose searches end earlier where they succeed.
-        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
-            towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
-        searches: an integer >= 1, the largest number of searches. None is 9 as in the authors' code (the
+        searches: the largest number of searches, an integer >= 1. None is 9 as in the authors' code (the
             paper takes 20 where it compares objectives), in Linf 75, which is as many as there can be.
-        constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
-            for Linf, 0.3 over the largest gradient element. In "published" it is 0.001 in L2, 1e-5 in Linf,
-            for a box of width 1.
-        step_size: a number > 0, the first step in the space of w. None fits the expected displacement; in
+        constant: that of the first search, a number > 0. None is 4 times what a linear model needs for L2;
+            for Linf, 0.3 over the largest gradient element. In "published" it is 0.001 in L2 and 1e-5 in
+            Linf, for a box of width 1.
+        step_size: the first step in the space of w, a number > 0. None fits the expected displacement; in
             "published" it is 0.01, and 0.005 in Linf.
         restarts: attempts; the others begin at random points within half the distance of the nearest success.
+        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
+            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
+            with None.
         seed: of the random points of restarts.
 
-    The margin is that of the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.cw(model, x, y, fa.L2(float("inf")), steps=50, searches=3)
+        >>> bool(out.success.all()), bool((out.distance < 2).all())
+        (True, True)
+
+    Source:
+        Carlini and Wagner 2017, "Towards Evaluating the Robustness of Neural Networks" (arXiv 1608.04644),
+        sections VI.A and VI.C.
     """
     positive("constant", constant, 1.0)
     positive("step_size", step_size, 1.0)

@@ -42,23 +42,37 @@ def ddn(
 ) -> core.AttackResult:
     """Find the success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
 
-    d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r;
-    d <- r d / ||d||_2, and x + d is clipped to the box (Rony et al. 2019, algorithm 1). The step a falls from
-    `step_size` to a hundredth of it along a cosine. Points are not rounded to pixel levels. Where the
-    gradient is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
+    d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r; d <- r d
+    / ||d||_2, and x + d is clipped to the box. The step a falls from `step_size` to a hundredth of it along a
+    cosine. Points are not rounded to pixel levels. Where the gradient is zero, d is fresh Gaussian noise of
+    norm r, so that a flat model is searched as well.
 
     Args:
-        steps: an integer >= 1, gradients for each sample; the paper has 100, 300 and 1,000.
-        step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
+        steps: gradients for each sample, an integer >= 1; the paper has 100, 300 and 1,000.
+        step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
         starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
-            towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
-        gamma: in (0, 1), the share by which the norm shrinks and grows.
-        first_norm: > 0, the first norm of d, in input units; None is the width of the box. A starting point
+            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
+            with None.
+        gamma: the share by which the norm shrinks and grows, in (0, 1).
+        first_norm: the first norm of d, > 0, in input units; None is the width of the box. A starting point
             brings its own.
-        loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", or a function (logits, y, targets) -> [B],
-            maximized; None is "ce", or the margin of the criterion if one is given.
+        loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", or a function (logits, y, targets) -> [B]; it is
+            maximized. None is "ce", or the margin of the criterion if one is given.
         restarts: attempts; the others begin at random points within half the distance of the nearest success.
-        seed: of the noise where the gradient is zero, and of the random points; elsewhere nothing is drawn.
+        seed: of the noise where the gradient is zero, and of the random points; nothing else is random.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.ddn(model, x, y, fa.L2(float("inf")), steps=50)
+        >>> bool(out.success.all()), bool((out.distance < 2).all())
+        (True, True)
+
+    Source:
+        Rony et al. 2019, "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks
+        and Defenses" (arXiv 1811.09600), algorithm 1.
     """
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))

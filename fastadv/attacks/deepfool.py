@@ -1,4 +1,4 @@
-"""DeepFool: straight to the nearest boundary, again and again (Moosavi-Dezfooli et al. 2016)."""
+"""DeepFool: iterated linearization of the nearest decision boundary (Moosavi-Dezfooli et al. 2016)."""
 
 from typing import Unpack
 
@@ -28,16 +28,26 @@ def deepfool(
     """Minimize ||z - x|| over adversarial z in the box, by projections onto linearized class boundaries.
 
     At each step the boundaries between the label and its rivals are taken for hyperplanes. z moves to the
-    nearest, and `overshoot` beyond it, and is clipped to the box, until the decision changes
-    (Moosavi-Dezfooli et al. 2016, algorithm 2; section 3.3 for Linf).
+    nearest one and beyond it by the share `overshoot`, and is clipped to the box, until the decision changes.
+    With targets or a criterion, the one boundary is where its margin is zero.
 
     Args:
-        steps: the most projections, >= 1; 50 as in the authors' code. The paper goes on until a success.
+        steps: the most projections, >= 1; 50 as in the authors' code. The paper continues until a success.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
-            costs a backward pass a step. The authors' code has nine.
+            costs a backward pass at each step. The authors' code has nine.
         overshoot: the share by which each step goes beyond the boundary, >= 0.
 
-    With targets or a criterion, the one boundary is where its margin is zero.
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.deepfool(model, x, y, fa.L2(float("inf")))
+        >>> bool(out.success.all()), bool((out.distance < 2).all())
+        (True, True)
+
+    Source:
+        Moosavi-Dezfooli et al. 2016, "DeepFool" (arXiv 1511.04599), algorithm 2; section 3.3 for Linf.
     """
     if candidates is not None:
         beyond = 1 + core.check_number("overshoot", overshoot, 0)

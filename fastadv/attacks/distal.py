@@ -22,10 +22,15 @@ class _Rows(core.Rows):
 
 @dataclass(frozen=True, eq=False)
 class DistalResult:
-    """x [B, ...] in the box; confidence [B] of the model in the wanted class at x; success bool [B], whether
-    that is the wanted confidence or more; steps int64 [B], the number taken. Where the wanted confidence was
-    not reached, x is the image of the highest confidence that was met. For a model that binarizes its input,
-    each pixel of x is at that edge of the box which the model takes it for.
+    """Images that a model classifies with confidence, made from noise.
+
+    Attributes:
+        x: [B, ...] in the box; where the wanted confidence was not reached, the image of the highest
+            confidence that was met. For a model that binarizes its input, each pixel is at the edge of the
+            box that the model takes it for.
+        confidence: [B], of the model in the wanted class at x.
+        success: bool [B], whether that is at least the wanted confidence.
+        steps: int64 [B], the number of steps taken.
     """
 
     x: Tensor
@@ -49,29 +54,44 @@ def distal(
     seed: int = 0,
     ids: Tensor | None = None,
 ) -> DistalResult:
-    """Gradient ascent with momentum, from uniform noise and within the box, until the model is confident of
-    the target class.
+    """Make images from noise that the model assigns to a class with confidence.
 
-    The confidence in class t is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l.
-    The ascent is on (scale l_t - log sum_k (exp(scale l_k) + floor)) / scale, whose gradient the floor does
-    not flatten. A model that explains images, as ABS does, is confident only of images that look like the
-    class (Schott et al. 2018, section 5).
+    Gradient ascent with momentum starts at uniform noise and stays within the box. The confidence in class t
+    is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l. The ascent is on (scale l_t
+    - log sum_k (exp(scale l_k) + floor)) / scale, whose gradient the floor does not flatten. A model that
+    explains images, as ABS does, is confident only of images that look like the class.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the box to logits [B, K].
         targets: int [B], the wanted classes.
         shape: of one image, without the batch.
-        steps: at most this many; with 0 the noise itself is judged. A sample whose gradient is not finite
-            takes no more.
-        step_size: a number > 0, the factor of the momentum's step.
+        steps: the most steps; with 0 the noise itself is judged. A sample whose gradient is not finite stops.
+        step_size: the factor of the momentum's step, a number > 0.
         momentum: in [0, 1).
         confidence: the goal, in (0, 1].
-        scale, floor: of the confidence; None takes the model's own where it has them (ABS), else 1 and 0: the
+        scale: of the logits in the confidence; None takes the model's own where it has one (ABS), else 1: the
             softmax.
+        floor: of the confidence; None takes the model's own where it has one (ABS), else 0.
         box: (lo, hi) of valid inputs, both finite.
-        seed, ids: the noise depends on the seed and on each sample's number (default 0 to B - 1) alone.
+        seed: of the noise.
+        ids: int [B], sample numbers (default 0 to B - 1); the noise depends on them and on the seed only.
 
-    Raises InputError on wrong input, naming it.
+    Returns:
+        A `DistalResult` with the images and their confidence.
+
+    Raises:
+        InputError: an argument is wrong; the message names it.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> out = fa.attacks.distal(model, torch.arange(10), (1, 8, 8), steps=50)
+        >>> tuple(out.x.shape), bool((out.confidence > 0.2).all())
+        ((10, 1, 8, 8), True)
+
+    Source:
+        Schott et al. 2018, "Towards the First Adversarially Robust Neural Network Model on MNIST" (arXiv
+        1805.09190), section 5.
     """
     core.check_count("steps", steps, 0)
     if core.check_number("step_size", step_size, 0) == 0 and steps:

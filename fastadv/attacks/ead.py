@@ -39,31 +39,42 @@ def ead(
 ) -> core.AttackResult:
     """Find the success nearest in L1: min constant * max(0, -margin(x + d)) + beta * ||d||_1 + ||d||_2^2.
 
-    FISTA in the box (Chen et al. 2018, algorithm 1 and equations 4 to 7): a step along the gradient of the
-    smooth part, shrinkage of d by beta, and momentum k / (k + 3). Steps fall with the square root of what is
-    left. Each of the `searches` starts at x with another constant, found by bisection. Of all points met, the
-    success of least L1 norm is returned (the paper's L1 rule). What the paper leaves open is as in the
-    authors' code; its early end where the objective no longer falls is left out, since it hangs on the batch.
+    FISTA in the box: a step along the gradient of the smooth part, shrinkage of d by beta, and momentum k /
+    (k + 3). Steps fall with the square root of what is left. Each of the `searches` starts at x with another
+    constant, found by bisection. Of all points met, the success of least L1 norm is returned (the paper's L1
+    rule). What the paper leaves open is as in the authors' code; its early end where the objective no longer
+    falls is left out, since it depends on the batch. The margin is that of the criterion.
 
     In the "fastadv" variant beta outweighs the squared distance, and counts times the length of a step. The
     first constant fits the model's gradient at x, the length of steps fits the expected distance and falls in
     a straight line, a sample without a success after its first search takes long steps, and a sample leaves
-    when a search has brought it nothing. The points of the momentum are judged, which saves a pass.
+    when a search does not improve it. The points of the momentum are judged, which saves a pass.
 
     Args:
         steps: of each search, an integer >= 1; 1,000 as in the paper.
-        searches: an integer >= 1, the largest number of searches; 9 as in the paper.
+        searches: the largest number of searches, an integer >= 1; 9 as in the paper.
         beta: a number > 0, in input units. None is 10 times the width of the box, or 0.001 of it in
             "published"; the paper has 0.001 to 0.1.
-        constant: a number > 0, that of the first search. None is 4 times what a linear model with the
+        constant: that of the first search, a number > 0. None is 4 times what a linear model with the
             gradient at x needs, if no pixel less than 0.3 times as steep as the steepest has to decide; in
             "published" it is 0.001 for a box of width 1.
-        step_size: a number > 0, how far the steepest pixel moves in the first step, as a share of the
+        step_size: how far the steepest pixel moves in the first step, a number > 0, as a share of the
             distance that is expected, or of the width of the box if that is less; None is 0.1. At least 1
             from the second search on, until a sample has a success. In "published" it is the factor of the
             gradient, and None is 0.01.
 
-    The margin is that of the criterion.
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.ead(model, x, y, fa.L1(float("inf")), steps=50, searches=3)
+        >>> bool(out.success.all())
+        True
+
+    Source:
+        Chen et al. 2018, "EAD: Elastic-Net Attacks to Deep Neural Networks via Adversarial Examples" (arXiv
+        1709.04114), algorithm 1 and equations 4 to 7.
     """
     positive("constant", constant, 1.0)
     edge = width(threat)

@@ -32,27 +32,44 @@ def estimated_gradient(
 
     The derivative of the logits z with respect to coordinate i is (z(x+) - z(x-)) / (x+_i - x-_i): x+ and x-
     are x with that coordinate moved by `step` up and down, and clipped to the box. It costs 2 D samples an
-    image, 1,568 for MNIST, however many functions of the logits are differentiated at x. Nothing is asked of
-    the model but its logits, so it may cut the graph. Where the box lets a coordinate move neither way, the
-    derivative is 0.
+    image, 1,568 for MNIST, however many functions of the logits are differentiated at x. Only logits of the
+    model are used, so it may cut the graph. Where the box lets a coordinate move neither way, the derivative
+    is 0.
 
-    Foolbox's CoordinateWiseGradientEstimator, which Schott et al. 2018 use, takes differences of the
-    cross-entropy, in units of the width of the box, and divides by 2 `step` also where the box has cut a move
-    short. Here the loss itself is differentiated exactly, at the logits of x.
+    Foolbox's CoordinateWiseGradientEstimator, which the paper uses, takes differences of the cross-entropy,
+    in units of the width of the box, and divides by 2 `step` also where the box has cut a move short. Here
+    the loss itself is differentiated exactly, at the logits of x.
+
+    Samples must be in float32 or float64: in bfloat16 the differences would be rounding errors, so that a
+    search in bfloat16 falls back to the model as given. The Jacobian, [B, D, K], is kept for one backward
+    pass.
 
     Args:
-        model: module or function of x [B, ...] giving logits [B, K]; of a Frozen, its source.
-        step: how far a coordinate moves, > 0, in input units. Small against the scale on which the logits
-            bend, and large against their rounding error; a model that binarizes needs one that crosses the
-            threshold.
-        batch_size: samples that pass the model at a time, >= 2; by default 334 MNIST images on a CPU, and
-            more of smaller images or on a GPU.
+        model: module or function of x [B, ...] that returns logits [B, K]; of a Frozen, its source is taken.
+        step: how far a coordinate moves, > 0, in input units. It should be small compared with the scale on
+            which the logits bend, and large compared with their rounding error; a model that binarizes needs
+            one that crosses the threshold.
+        batch_size: samples that pass the model at a time, >= 2; None is 334 MNIST images on a CPU, and more
+            of smaller images or on a GPU.
         box: (lo, hi) of valid inputs.
 
-    Samples in float32 or float64 only: in bfloat16 the differences would be rounding errors, so that a search
-    in bfloat16 falls back to the model as given. The Jacobian, [B, D, K], is kept for one backward pass.
+    Returns:
+        A module of x [B, ...] that returns logits [B, K] and can be differentiated.
 
-    Raises InputError on wrong arguments, naming them.
+    Raises:
+        InputError: an argument is wrong; the message names it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> estimated = fa.attacks.estimated_gradient(model, 0.01)
+        >>> bool(fa.attacks.fgsm(estimated, x, y, fa.Linf(0.3)).success.all())
+        True
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190), who attack ABS with estimated gradients.
     """
     if not check_number("step", step, 0) > 0:
         raise InputError(f"step: expected a number > 0, got {step!r}")

@@ -61,29 +61,43 @@ def fab(
 
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
-    min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x) (Croce
-    and Hein 2020, algorithm 1). Beyond the paper: in the first 40% of the steps, as long as 60 (Linf), 30
-    (L2) or 80 (L1) are left, what came no nearer in six goes to the corner of the box that the normal points
-    to, and approaches anew (the authors' code does so by accident: one of its projections in a hundred misses
-    by far). At the end three points on the way from x to the nearest success are tried, each a little beyond
-    the place where the margins at both ends let it vanish.
+    min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x). With
+    targets or a criterion, the one boundary is where its margin is zero.
+
+    Beyond the paper: in the first 40% of the steps, as long as 60 (Linf), 30 (L2) or 80 (L1) are left, a
+    sample that came no nearer in six steps moves to the corner of the box that the normal points to, and
+    approaches again (the authors' code does so by accident: one of its projections in a hundred misses by
+    far). At the end three points between x and the nearest success are tried, each a little beyond the place
+    where the margins at both ends predict a margin of zero.
 
     Args:
         steps: projections in each restart, >= 1; 100 as in the paper.
         restarts: attempts; the paper has 1, 10 and 100. The first starts at x, the others at random points
             nearer than the best success.
-        targeted: attack each of the nearest classes on its own, `steps` projections each, with one backward
-            pass a step; otherwise each step goes to the nearest boundary of all, with one for each class.
+        targeted: attack each of the nearest classes separately, `steps` projections each, with one backward
+            pass a step; otherwise each step goes to the nearest boundary of all, with one pass for each
+            class.
         classes: how many other classes, those with the largest logits, are attacked, >= 1; None is all.
         bias: the largest weight of the projection of x, in [0, 1].
-        overshoot: by which the displacements are multiplied, >= 1.
-        backward: the share of the displacement that stays after a success, in (0, 1].
+        overshoot: the factor of the displacements, >= 1.
+        backward: the share of the displacement that is kept after a success, in (0, 1].
         restart_radius: restarts begin at random points within half of this distance, or of that of the
             nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
-            or 5 (L1) widths of the box. AutoAttack gives its radius. That of the threat has no part in it, so
+            or 5 (L1) widths of the box. AutoAttack gives its radius. The radius of the threat is not used, so
             that the distances found do not depend on it.
 
-    With targets or a criterion, the one boundary is where its margin is zero.
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.fab(model, x, y, fa.Linf(float("inf")), steps=20)
+        >>> bool(out.success.all()), bool((out.distance < 0.3).all())
+        (True, True)
+
+    Source:
+        Croce and Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack"
+        (arXiv 1907.02044), algorithm 1.
     """
     if classes is not None:
         core.check_share("bias", bias, zero=True, one=True)

@@ -24,14 +24,25 @@ def fgsm(
     seed: int = 0,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
-    """Return one step of steepest ascent: max <g, d> over ||d|| <= radius, for the loss gradient g at x.
+    """Take one step of steepest ascent: max <g, d> over ||d|| <= radius, for the loss gradient g at x.
 
-    For Linf this is x + radius * sign(g) (Goodfellow et al. 2014, section 3), clipped to the box; for L2 the
-    step goes along g, for L1 and L0 into the coordinates of the largest gain. x_adv is the stepped point,
-    also where it held.
+    For Linf this is x + radius * sign(g), clipped to the box; for L2 the step goes along g, for L1 and L0
+    into the coordinates of the largest gain. x_adv is the stepped point, also where it held.
 
     Args:
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.fgsm(model, x, y, fa.Linf(0.3))
+        >>> tuple(out.x_adv.shape), bool(out.success.all())
+        ((8, 1, 8, 8), True)
+
+    Source:
+        Goodfellow et al. 2014, "Explaining and Harnessing Adversarial Examples" (arXiv 1412.6572), section 3.
     """
     core.check_threat(threat)
     if not threat.finite:

@@ -42,32 +42,44 @@ def fmn(
     z <- project(z + a g / ||g||_2), on the ball, and then on the box. Where the last point is a success, the
     ball's radius shrinks by the share gamma, and at least to the best distance so far. Elsewhere it grows by
     that share if the sample has been broken before; if not, it is the distance at which a linear model of the
-    loss crosses the boundary (Pintor et al. 2021, algorithm 1). In L0 it is one coordinate at first. The step
-    a and gamma fall along a cosine, to 1 % and 2 % of their first value.
+    loss crosses the boundary. In L0 it is one coordinate at first. The step a and gamma fall along a cosine,
+    to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
 
     The "fastadv" variant departs from the paper, whose steps hardly move a point where few coordinates have a
     gradient of any size, as on adversarially trained networks. A sample that is not broken within the first
-    5 % of the steps, or at once in Linf and L0, goes to the boundary of the linear model, and a little
-    beyond, on the shortest way in the box and as far as the ball allows, until it is; in L0 the ball holds
-    the whole way. In Linf g / ||g||_2 is sign(g), the steepest direction for that norm. Projections are on
-    ball and box at once.
+    5% of the steps, or at once in Linf and L0, goes to the boundary of the linear model, and a little beyond,
+    along the shortest line in the box and as far as the ball allows, until it is; in L0 the ball holds the
+    whole line. In Linf g / ||g||_2 is sign(g), the steepest direction for that norm. Projections are on ball
+    and box at once.
 
     Args:
-        steps: an integer >= 1, gradients for each sample; the paper's experiments take 1,000.
-        step_size: > 0, the length of the first step, in input units. It is Euclidean, and None is the width
+        steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
+        step_size: the length of the first step, > 0, in input units. It is Euclidean, and None is the width
             of the box (1 if that is infinite), as in the authors' code; the paper tunes it. In "fastadv" None
             is 50 widths in L0, where steps that lead beyond the box on many coordinates let the projection
             keep those whose whole range gains most; in Linf the length is that of each coordinate, and None
             is twice the ball's radius.
         starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
-            towards x in ten queries. A sample whose point is not adversarial begins as usual; None: all do.
-        gamma: in (0, 1), the first share by which the radius shrinks and grows.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is the
-            margin of the criterion. Its boundary should be at 0.
+            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
+            with None.
+        gamma: the first share by which the radius shrinks and grows, in (0, 1).
+        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B]; it is maximized. None is
+            the margin of the criterion. Its boundary should be at 0.
         restarts: attempts; the others begin at random points within half the distance of the nearest success.
         seed: of the random points of restarts.
 
-    A sample whose gradient is zero at x stays there.
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.fmn(model, x, y, fa.Linf(float("inf")), steps=50)
+        >>> bool(out.success.all()), bool((out.distance < 0.3).all())
+        (True, True)
+
+    Source:
+        Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints" (arXiv
+        2102.12827), algorithm 1.
     """
     core.check_share("gamma", gamma)
     if loss is not None:

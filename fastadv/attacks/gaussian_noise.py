@@ -26,18 +26,20 @@ def gaussian_noise(
 ) -> core.AttackResult:
     """Find the least Gaussian noise that changes the decision.
 
-    Until a sample has a success, noises of all sizes are drawn (Schott et al. 2018, table 1). The size of a
-    noise is its distance to x once it is clamped to the box. From a sample's first success on, the search is
-    for less: the success is scaled down as far as it lasts; then fresh noise just smaller than the best is
-    drawn until some succeeds, and so on.
+    Until a sample has a success, noises of all sizes are drawn. The size of a noise is its distance to x once
+    it is clamped to the box. After a sample's first success, smaller noises are tried: the success is scaled
+    down as far as it lasts; then fresh noise just smaller than the best is drawn until some succeeds, and so
+    on.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        threat: L2; the radius is inf, or the largest distance of interest. Radius or
-            box must be finite.
-        levels: an integer >= 1, how many batches of noises are tried; 100 of 10 are as many queries as the
-            authors' foolbox takes. Until a sample has a success, their
-            sizes are spread up to the farthest point of the box, or to the radius in a box without edges.
+        threat: L2; the radius is inf, or the largest distance of interest. Radius or box must be finite.
+        levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
+            authors' foolbox takes. Until a sample has a success, their sizes are spread up to the farthest
+            point of the box, or to the radius in a box without edges.
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190), table 1.
     """
     if not threat.finite:
         core.check_finite_box("gaussian_noise", threat)

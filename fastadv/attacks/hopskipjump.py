@@ -1,4 +1,4 @@
-"""HopSkipJump: the normal of the boundary from decisions, and a step along it (Chen et al. 2020)."""
+"""HopSkipJump: steps along the normal of the boundary, estimated from decisions (Chen et al. 2020)."""
 
 import math
 from itertools import count
@@ -57,12 +57,12 @@ def hopskipjump(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the success nearest to x, by steps along the boundary that ask for decisions alone.
+    """Find the success nearest to x, by steps along the boundary that need decisions only.
 
     Step t asks on which side of the boundary `directions` * sqrt(t) random probes lie, close around a point
-    on it. The mean of their directions, each times its answer less the mean answer, estimates the normal.
+    on it. The mean of their directions, each times its answer minus the mean answer, estimates the normal.
     The point moves along it, by the largest of a geometric progression of steps that ends at an adversarial
-    point, and by bisection towards x back to the boundary (Chen et al. 2020, algorithms 1 and 2).
+    point, and by bisection towards x back to the boundary.
 
     The "fastadv" variant keeps what is known of the normal: in L2 the direction away from x, which is the
     normal where the boundary is nearest, and in Linf the last estimate. Probes only turn it, and their center
@@ -70,12 +70,26 @@ def hopskipjump(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        queries: an integer >= 1, points of each restart that pass the model for each image, at most.
-        steps: an integer >= 1, the most steps. Without steps and queries it is 40, as in the authors' code,
+        queries: the most points of each restart that pass the model for each image, an integer >= 1.
+        steps: the most steps, an integer >= 1. Without steps and queries it is 40, as in the authors' code,
             which come to 18,000 queries.
-        directions: an integer >= 1, probes of the first step; 100 in the paper.
+        directions: probes of the first step, an integer >= 1; 100 in the paper.
 
-    A start that is not adversarial is wrong input.
+    Raises:
+        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)
+        >>> bool(out.success.all()), bool(out.distance.isfinite().all())
+        (True, True)
+
+    Source:
+        Chen et al. 2020, "HopSkipJumpAttack: A Query-Efficient Decision-Based Attack" (arXiv 1904.02144),
+        algorithms 1 and 2.
     """
     if queries is None:
         queries, steps = maxsize, STEPS if steps is None else steps

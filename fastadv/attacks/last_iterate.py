@@ -29,22 +29,36 @@ def last_iterate(
 ) -> Tensor:
     """Return x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.
 
-    The last point is returned, not the best, and no verdict is taken, as training and the construction of
-    data sets need it. The values of x are not checked: they must be finite and inside the box.
+    The last point is returned, not the best, and no final check is made. Training and the construction of
+    data sets need this; to measure robustness, use `pgd`. The values of x are not checked: they must be
+    finite and inside the box.
 
     Args:
         frozen: what `fastadv.freeze` returns.
         x: floating [B, ...] inside the box.
         y: int [B], labels; None where targets, or a loss that does not read it, are given.
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
-        steps: steps; 0 returns the start.
+        steps: an integer >= 0; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates).
         loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", "bce", or a function (logits, y, targets) ->
-            [B], maximized.
+            [B]; it is maximized.
         targets: int [B]; ascend towards these classes instead of away from y.
-        start: like x, inside the threat.
+        start: like x, inside the threat; None is x.
 
-    Raises InputError on an argument of the wrong kind, naming it.
+    Returns:
+        The last points, like x.
+
+    Raises:
+        InputError: an argument is of the wrong kind; the message names it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> x_adv = fa.attacks.last_iterate(fa.freeze(model), x, y, fa.Linf(0.3), steps=5, step_size=0.1)
+        >>> bool(fa.Linf(0.3).contains(x_adv, x).all())
+        True
     """
     core.check_count("steps", steps, 0)
     core.check_threat(threat)

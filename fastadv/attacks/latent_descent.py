@@ -33,29 +33,30 @@ def latent_descent(
     searches: int = 10,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Find the nearest adversarial on the way from x to what the model takes for the likeliest wrong class.
+    """Find the nearest adversarial between x and the model's reconstruction of the likeliest wrong class.
 
-    x is mixed with the model's reconstruction of that class until the decision changes. Then `searches`
-    bisections shorten the last step, and as many again move the point towards x. Against a model that
-    binarizes its input, each pixel of the result is its value in x, or the threshold if it crossed that: the
-    model sees the same image.
+    x is mixed with that reconstruction until the decision changes. Then `searches` bisections shorten the
+    last step, and as many again move the point towards x. Against a model that binarizes its input, each
+    pixel of the result is its value in x, or the threshold if it crossed that: the model sees the same image.
+    Where there are targets, the image moves towards the reconstruction of these classes.
 
     Args:
-        model: an ABS, or another module with `infer(x)` giving `loss` [B, K] and `reconstruction` [B, K,
-            ...].
+        model: an ABS, or another module with `infer(x)` that returns `loss` [B, K] and `reconstruction` [B,
+            K, ...].
         x: floating [B, ...] inside the box. Its precision is kept, low or not: points are rounded to it
             before the model judges them.
         threat: the norm of `distance`, the box, and the radius within which a success must lie; None is L2 of
             any radius. The search itself does not use the radius.
-        steps: an integer >= 2, the largest number of steps; the paper has no limit.
-        step_size: a number > 0 or [B], for "descent": the share of the way to the reconstruction that a step
+        steps: the largest number of steps, an integer >= 2; the paper has no limit.
+        step_size: a number > 0 or [B], for "descent": the share of the line to the reconstruction that a step
             covers; 0.01 as in the paper.
-        schedule: "descent" steps from the last point towards its reconstruction (Schott et al. 2018,
-            appendix). "line_search" puts step i at the share i / (steps - 1) of the way from x to the
-            reconstruction of the point before, as the authors' code does, with 51 steps.
+        schedule: "descent" steps from the last point towards its reconstruction, as in the paper.
+            "line_search" puts step i at the share i / (steps - 1) of the line from x to the reconstruction of
+            the point before, as the authors' code does, with 51 steps.
         searches: bisections of each kind; 10 as in the paper.
 
-    Where there are targets, the image moves towards the reconstruction of these classes.
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190), appendix.
     """
     if schedule not in ("descent", "line_search"):
         raise InputError(f"schedule: expected descent or line_search, got {schedule!r}")

@@ -50,21 +50,22 @@ def lbfgs(
 ) -> core.AttackResult:
     """Find the nearest success: min ||z - x||^2 + constant * unit * log(1 + exp(-margin(z) / unit)).
 
-    z is in the box. With two classes and a unit of 1 the second term is the cross-entropy of Szegedy et al.
-    2014 (section 4.1); with more it stays smooth and takes any criterion. The unit is a thirtieth of the
-    margin at x, so that a positive factor of all logits changes nothing. Each of the `searches` is a
-    projected L-BFGS from x with another constant, found by bisection. Every sample has its own curvature,
-    length of step and constant, so that each step is one full batch: a sample whose step was too long tries a
-    shorter one in the next batch.
+    z is in the box. With two classes and a unit of 1 the second term is the paper's cross-entropy; with more
+    it stays smooth and takes any criterion, whose margin it is. The unit is a thirtieth of the margin at x,
+    so that a positive factor of all logits changes nothing. Each of the `searches` is a projected L-BFGS from
+    x with another constant, found by bisection. Every sample has its own curvature, length of step and
+    constant, so that each step is one full batch: a sample whose step was too long tries a shorter one in the
+    next batch.
 
     Args:
-        steps: gradients of each search, an integer >= 1; the paper names no number.
-        searches: an integer >= 1, the largest number of searches, of which the paper says nothing. A sample
-            leaves earlier when its constant is known to within 2 %.
-        constant: a number > 0, that of the first search. None is twice what a linear model with the gradient
+        steps: gradients of each search, an integer >= 1; the paper gives no number.
+        searches: the largest number of searches, an integer >= 1, of which the paper says nothing. A sample
+            leaves earlier when its constant is known to within 2%.
+        constant: that of the first search, a number > 0. None is twice what a linear model with the gradient
             at x needs.
 
-    The margin is that of the criterion.
+    Source:
+        Szegedy et al. 2014, "Intriguing Properties of Neural Networks" (arXiv 1312.6199), section 4.1.
     """
     positive("constant", constant, 1.0)
 

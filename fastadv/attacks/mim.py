@@ -40,8 +40,8 @@ def mim(
     """Maximize loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
     m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction
-    of m) (Dong et al. 2018, equations 6 and 7). A gradient that is zero or not finite adds nothing to its
-    sample's momentum. The strongest of all points met is kept, not the last.
+    of m). A gradient that is zero or not finite adds nothing to its sample's momentum. The strongest of all
+    points met is kept, not the last.
 
     Its adversarial examples transfer better to other models with gradient rules, with `nesterov`, and without
     `stop_early` (docs/transfer.md).
@@ -51,9 +51,22 @@ def mim(
         steps: moves in each restart; 0 returns the start. 10 as in the paper.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim`.
-        nesterov: take gradients at z + step_size * decay * D * m with D coordinates that may move, where the
-            momentum leads (NI, Lin et al. 2020, equation 6; with D, as in their code, m is in units of a mean
-            absolute gradient). For Linf. Each step but the first then has a forward pass more.
+        nesterov: take gradients at z + step_size * decay * D * m, where the momentum leads; D is the number
+            of coordinates that may move (with D, as in the authors' code, m is in units of a mean absolute
+            gradient). For Linf. Each step but the first then has one more forward pass.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), steps=10)
+        >>> bool(out.success.all())
+        True
+
+    Source:
+        Dong et al. 2018, "Boosting Adversarial Attacks with Momentum" (arXiv 1710.06081), equations 6 and 7;
+        for `nesterov`, Lin et al. 2020 (arXiv 1908.06281), equation 6.
     """
     core.check_number("decay", decay, 0)
     losses.check_loss(loss)

@@ -40,17 +40,31 @@ def minimum_radius(
     The radius of a sample doubles until the attack breaks it, or the ball holds the whole box. Then it is
     bisected between the largest radius that held and the distance of the nearest success. All samples are
     attacked at once, each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf
-    (AttackBench, Cina et al. 2025); with fgsm, bim and mim it is the evaluation of Schott et al. 2018.
+    (AttackBench); with fgsm, bim and mim it is the evaluation of Schott et al.
 
     Args:
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
-            threat=..., targets=..., ids=...), with one radius a sample, and with the criterion and the mask
-            where there are any. It returns an AttackResult.
-        searches: bisections, >= 0; the papers have no number. In L0, where radii are whole numbers, they end
+            threat=..., targets=..., ids=...), with one radius for each sample, and with the criterion and the
+            mask where there are any. It returns an `AttackResult`.
+        searches: bisections, >= 0; the papers give no number. In L0, where radii are whole numbers, they end
             when none is left between.
         first_radius: a number > 0 or [B]; None is 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, and one
             coordinate (L0).
+
+    Example:
+        >>> from functools import partial
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> bim = partial(fa.attacks.bim, steps=10)
+        >>> out = fa.attacks.minimum_radius(model, x, y, fa.Linf(float("inf")), attack=bim)
+        >>> bool(out.success.all()), bool((out.distance < 0.3).all())
+        (True, True)
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190); Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
     core.check_threat(threat)
     core.check_attack(attack)

@@ -35,22 +35,26 @@ def nes(
 ) -> core.AttackResult:
     """Maximize loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
 
-    The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u
-    (Ilyas et al. 2018, section 2). Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors'
-    code, from x. All probes of a step pass the model in full batches.
+    The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u.
+    Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors' code, from x. All probes of a
+    step pass the model in full batches.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        queries: samples that pass the model for each image, at most; at least 2 * directions + 1. 10,000 as
+        queries: the most samples that pass the model for each image; at least 2 * directions + 1. 10,000 as
             in the authors' code.
-        directions: an integer >= 1, for each step; each is probed on both sides, so that 25 are the 50
+        directions: for each step, an integer >= 1; each is probed on both sides, so that 25 are the 50
             samples of the authors' code.
-        probe: a number > 0, the standard deviation of a probe's coordinates. None is 0.001 of the
-            width of the box.
+        probe: the standard deviation of a probe's coordinates, a number > 0. None is 0.001 of the width of
+            the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
-        loss: maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr", "cw",
-            or a function (logits, y, targets) -> [B].
+        loss: it is maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr",
+            "cw", or a function (logits, y, targets) -> [B].
+
+    Source:
+        Ilyas et al. 2018, "Black-box Adversarial Attacks with Limited Queries and Information" (arXiv
+        1804.08598), section 2.
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))

@@ -34,21 +34,25 @@ def pdgd(
 
     Adam moves d, which is clipped to the box, with a step that falls to a hundredth of the first. The weight,
     which is the dual variable, moves in its logarithm, rises at successes and falls elsewhere; both weights
-    add up to 1, and a moving mean of them counts (Matyasko and Chau 2021, as in adv-lib).
+    add up to 1, and a moving mean of them counts. What the paper leaves open is as in adv-lib.
 
-    In the "fastadv" variant the loss itself is ascended: d <- d + a * m, where m is a moving mean of
-    g - weight * d / ||d||, and g the loss's gradient at length 1, or 0 at a success. Steps are in units of
-    the least distance so far and fall along a cosine, and the first 30 % of the steps ascend the
-    cross-entropy, the others the margin.
+    In the "fastadv" variant the loss itself is ascended: d <- d + a * m, where m is a moving mean of g -
+    weight * d / ||d||, and g the loss's gradient at length 1, or 0 at a success. Steps are in units of the
+    least distance so far and fall along a cosine, and the first 30% of the steps ascend the cross-entropy,
+    the others the margin.
 
     Args:
-        steps: an integer >= 1, gradients for each sample; 500 as in adv-lib.
-        step_size: > 0, the first step, in units of the least distance of a success so far, at most the width
+        steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
+        step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
             of the box; None is 1. In "published" it is in widths of the box, and None is 0.1.
-        weight: > 0, the first weight of the distance; None is 0.3. In "published" it is over that of the
-            loss, and None is 0.01.
+        weight: the first weight of the distance, > 0; None is 0.3. In "published" it is divided by that of
+            the loss, and None is 0.01.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout.
-            None is the margin; in "fastadv", without a criterion, at first the cross-entropy.
+            None is the margin; in "fastadv", without a criterion, the cross-entropy comes first.
+
+    Source:
+        Matyasko and Chau 2021, "PDPGD: Primal-Dual Proximal Gradient Descent Adversarial Attack" (arXiv
+        2106.01538).
     """
     published = variant == "published"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP)

@@ -35,29 +35,32 @@ def pdpgd(
     """Minimize weight * ||d|| + softplus(-loss(x + d)): gradient steps on the loss, proximal on the distance.
 
     Adam moves d along the gradient of the loss with a step that falls to a hundredth of the first. Then d
-    nears, in the metric of Adam and by at most five iterations, the least of weight * ||z|| and the squared
-    distance from d (Melchior et al. 2019), always clipped to the box. The weight, which is the dual variable,
-    moves as in `pdgd` (Matyasko and Chau 2021, as in adv-lib). In L0 the norm in that step is the sum of
-    |z_i|^(2/3), which adv-lib prefers to the count.
+    approaches, in the metric of Adam and by at most five iterations, the least of weight * ||z|| and the
+    squared distance from d (Melchior et al. 2019), always clipped to the box. The weight, which is the dual
+    variable, moves as in `pdgd`. In L0 the norm in that step is the sum of `|z_i|^(2/3)`, which adv-lib
+    prefers to the count.
 
     The "fastadv" variant takes gradient steps d <- prox(d + a * m), where m is a moving mean of the gradient
     of the loss itself in a fixed size, and prox the least of weight * ||z|| + ||z - d||_2^2 / (2 a), in L0
-    with the box. Steps are in units of the least distance so far and fall along a cosine, and the first 30 %
+    with the box. Steps are in units of the least distance so far and fall along a cosine, and the first 30%
     of the steps ascend the cross-entropy, the others the margin. In L0 these others always look for fewer
     coordinates than the best success has. In Linf the weight counts for each coordinate. In L2 and L0 the
-    first 60 % of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1 and
-    not the last 100. It moves coordinates of small gradients as far as others, and so finds its way on
-    adversarially trained networks. The other steps refine the nearest success as above.
+    first 60% of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1 and
+    not the last 100. It moves coordinates of small gradients as far as others, which helps on adversarially
+    trained networks. The other steps refine the nearest success as above.
 
     Args:
-        steps: an integer >= 1, gradients for each sample; 500 as in adv-lib.
-        step_size: > 0, the first step, in units of the least distance of a success so far, at most the
-            width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it
-            is the first of those that refine. In "published" it is in widths of the box, and None is 0.1.
-        weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1. Likewise. In "published" it
-            is over that of the loss, and None is 0.01.
+        steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
+        step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
+            of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it is the
+            first of those that refine. In "published" it is in widths of the box, and None is 0.1.
+        weight: the first weight of the distance, > 0; None is 0.3, and 0.1 in L1. Except in Linf it is that
+            of the steps that refine. In "published" it is divided by that of the loss, and None is 0.01.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the margin; in "fastadv", in Linf, at first the cross-entropy.
+            None is the margin; in "fastadv", in Linf, the cross-entropy comes first.
+
+    Source:
+        Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.
     """
     published = variant == "published"
     step_size = positive("step_size", step_size, STEP if published else _pdpgd.FIRST_STEP[threat.norm])

@@ -26,18 +26,31 @@ def pgd(
     seed: int = 0,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
-    """Maximize loss(model(z), y) over z in ball and box, by steepest ascent from a random start, projected.
+    """Maximize loss(model(z), y) over z in ball and box, by projected steepest ascent from a random start.
 
     z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign
-    of the gradient for Linf, the gradient over its length for L2 (Madry et al. 2018, equation 2 and section
-    4). The strongest of all points met is kept, not the last.
+    of the gradient for Linf, the gradient over its length for L2. The strongest of all points met is kept,
+    not the last.
 
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size and
             `random_start=False`.
-        steps: moves in each restart; 0 returns the start. 40 are those of Madry et al. on MNIST.
-        step_size: a number or [B], in input units (L0: coordinates); None is 2.5 * radius / steps, as in
-            Madry et al.
+        steps: moves in each restart; 0 returns the start. 40 as in the paper on MNIST.
+        step_size: a number or [B], in input units (L0: coordinates); None is 2.5 * radius / steps, as in the
+            paper.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=10, restarts=2)
+        >>> bool(out.success.all()), bool((out.distance <= 0.3001).all())
+        (True, True)
+
+    Source:
+        Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks" (arXiv 1706.06083),
+        equation 2 and section 4.
     """
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, 2.5, step_size), random_start)

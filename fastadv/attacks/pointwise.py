@@ -1,4 +1,4 @@
-"""The pointwise attack: noise, taken back coordinate by coordinate (Schott et al. 2018)."""
+"""Pointwise attack: noise whose coordinates go back to x one by one (Schott et al. 2018)."""
 
 from itertools import count
 from sys import maxsize
@@ -52,25 +52,29 @@ def pointwise(
     """Find the fewest changed coordinates, or the nearest success, that decisions alone lead to.
 
     A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long
-    as the point stays a success. The order begins anew after each success, until none of the coordinates can
-    go back (Schott et al. 2018). In L2 the way of each coordinate is then bisected, in random order, until a
-    pass brings nothing.
+    as the point stays a success. The order begins again after each success, until none of the coordinates can
+    go back. In L2 the displacement of each coordinate is then bisected, in random order, until a round
+    improves nothing.
 
     The "fastadv" variant takes several coordinates back at once. With the queries left it adds fresh noise to
-    the best point, and takes back as before.
+    the best point, and takes coordinates back as before.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
-        queries: an integer >= 1, points of each run that pass the model for each image, at most. None is
-            1,000; in the published variant runs end by themselves.
+        queries: the most points of each run that pass the model for each image, an integer >= 1. None is
+            1,000; in the published variant runs end when nothing can go back.
         starts: floating like x, adversarial points of the box at which all runs start; None looks for
-            salt-and-pepper noise that is one. A sample for which there is none is held.
-        restarts: an integer >= 1, runs with other draws, of which the best counts; their points pass the
-            model together, published one after the other. None is 10 in L0 if published, as in the paper, and
-            else 1: fresh noise does more than another run.
+            salt-and-pepper noise that is one. A sample without such a point counts as held.
+        restarts: runs with other random numbers, an integer >= 1, of which the best counts; their points pass
+            the model together, published one after the other. None is 10 in L0 if published, as in the paper,
+            and else 1: fresh noise does more than another run.
 
-    A start that is not adversarial is wrong input.
+    Raises:
+        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190).
     """
     core.check_finite_box("pointwise", threat)
     check_starts("pointwise", starts, x, threat)

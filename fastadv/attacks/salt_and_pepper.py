@@ -1,4 +1,4 @@
-"""Salt-and-pepper noise: random coordinates go to the ends of the box (Schott et al. 2018)."""
+"""Salt-and-pepper noise: random coordinates move to the ends of the box (Schott et al. 2018)."""
 
 from typing import Unpack
 
@@ -27,17 +27,20 @@ def salt_and_pepper(
 ) -> core.AttackResult:
     """Find the fewest random coordinates that, sent to random ends of the box, change the decision.
 
-    Until a sample has a success, noises of all sizes are drawn (Schott et al. 2018, table 1). From then on
-    the search is for less: of the success as few coordinates are kept as it needs, in the random order in
-    which they came; then fresh noise of one coordinate less is drawn until some succeeds, and so on.
-    Coordinates that lie at their end of the box already do not count.
+    Until a sample has a success, noises of all sizes are drawn. After that fewer coordinates are tried: of
+    the success as few are kept as it needs, in the random order in which they came; then fresh noise of one
+    coordinate less is drawn until some succeeds, and so on. Coordinates that lie at their end of the box
+    already do not count.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
-        levels: an integer >= 1, how many batches of noises are tried; 100 of 10 are as many queries as the
-            authors' foolbox takes. Until a sample has a success, they
-            change shares of its coordinates that are spread from few to all.
+        levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
+            authors' foolbox takes. Until a sample has a success, they change shares of its coordinates that
+            are spread from few to all.
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190), table 1.
     """
     core.check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)

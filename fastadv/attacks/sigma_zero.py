@@ -37,23 +37,26 @@ def sigma_zero(
     threshold_rate: float = 0.01,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
-    """Return the success that changes the fewest coordinates, by descent on a smooth count of those changed.
+    """Find the success that changes the fewest coordinates, by descent on a smooth count of those changed.
 
     The loss is max(-margin, 0) + mean_i d_i^2 / (d_i^2 + sigma). Its gradient, divided by its largest
     element, moves d by a step of Adam; then d is clipped to the box, and coordinates below the threshold are
-    set to 0. The threshold rises where the last point is a success and falls elsewhere (Cinà et al. 2025,
-    algorithm 1). The step falls along a cosine to a tenth of `step_size`. Beyond the paper: at the end, one
-    for each 15 steps, coordinates of the best success are put back to x, from the least change on, and stay
-    there where the success lasts. As published, the margin counts in units of the logits: where these
-    are many orders smaller than 1, the count of coordinates hides it.
+    set to 0. The threshold rises where the last point is a success and falls elsewhere. The step falls along
+    a cosine to a tenth of `step_size`. Beyond the paper: at the end, one for each 15 steps, coordinates of
+    the best success are put back to x, from the least change on, and stay there where the success lasts. As
+    published, the margin counts in units of the logits: where these are many orders smaller than 1, the count
+    of coordinates hides it.
 
     Args:
-        threat: L0; its radius, inf or the largest number of coordinates of interest, a number or [B].
-        steps: an integer >= 1, gradients for each sample; 1,000 as in the paper.
-        step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
-        sigma: > 0, the square of the displacement that counts half, as a share of the box's squared width.
-        threshold: in [0, 1], the first threshold, as a share of the width of the box.
-        threshold_rate: >= 0, how much the threshold changes at a step, as a share of the step.
+        threat: L0; its radius is inf or the largest number of coordinates of interest, a number or [B].
+        steps: gradients for each sample, an integer >= 1; 1,000 as in the paper.
+        step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
+        sigma: the square of the displacement that counts half, > 0, as a share of the box's squared width.
+        threshold: the first threshold, in [0, 1], as a share of the width of the box.
+        threshold_rate: how much the threshold changes at a step, >= 0, as a share of the step.
+
+    Source:
+        Cinà et al. 2025, "Sigma-zero" (arXiv 2402.01879), algorithm 1.
     """
     # the search runs in units of the box
     unit = width(threat)

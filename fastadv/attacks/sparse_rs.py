@@ -41,19 +41,21 @@ def sparse_rs(
     """Maximize margin(model(z), y) over z that differ from x in few coordinates, by random search on logits.
 
     A point is a set of coordinates, each at an end of the box. A query sends some of the set back to x and as
-    many others to an end, and is kept where it raises the loss (Croce et al. 2022, algorithms 1 and 2). How
-    many falls along the schedule of the paper, to one. A coordinate always goes to an end where it is not,
-    where the paper draws one of the two. The paper counts pixels; here the channels of a pixel are
-    coordinates of their own. The loss is the margin of the criterion; where targets are given without a
-    criterion, the cross-entropy.
+    many others to an end, and is kept where it raises the loss. How many are exchanged falls along the
+    schedule of the paper, to one. A coordinate always goes to an end where it is not, where the paper draws
+    one of the two. The paper counts pixels; here the channels of a pixel are coordinates of their own. The
+    loss is the margin of the criterion; where targets are given without a criterion, the cross-entropy.
 
     Args:
         threat: L0; the radius, finite, is the number of coordinates, a number or [B]; the box is finite.
         queries: points tried in each restart; 0 leaves x as it is. 10,000 as in the paper, where no targets
             are given.
-        share: alpha_init of the paper, in (0, 1]: the first queries exchange half this share of the set. 0.8
-            is that of the authors' class; the paper takes 0.3.
-        rescale: let the schedule, made for 10,000 queries, run along those asked for, as the paper does.
+        share: `alpha_init` of the paper, in (0, 1]: the first queries exchange half this share of the set.
+            0.8 is that of the authors' class; the paper takes 0.3.
+        rescale: whether the schedule, made for 10,000 queries, is stretched to `queries`, as in the paper.
+
+    Source:
+        Croce et al. 2022, "Sparse-RS" (arXiv 2006.12834), algorithms 1 and 2.
     """
     core.check_share("share", share, one=True)
     core.check_finite_box("sparse_rs", threat)

@@ -32,18 +32,21 @@ def spsa(
     """Maximize loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random
-    signs (Uesato et al. 2018, section 4 and algorithm 1). The start is x. All probes of a step pass the model
-    in full batches.
+    signs. The start is x. All probes of a step pass the model in full batches.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
-        queries: samples that pass the model for each image, at most; at least 2 * directions + 1. The paper
+        queries: the most samples that pass the model for each image; at least 2 * directions + 1. The paper
             has another number for each experiment.
-        directions: an integer >= 1, for each step; each is probed on both sides.
-        probe: a number > 0, how far a probe moves a coordinate. None is 0.01 of the width of the box.
+        directions: for each step, an integer >= 1; each is probed on both sides.
+        probe: how far a probe moves a coordinate, a number > 0. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
-        loss: maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr", "cw",
-            or a function (logits, y, targets) -> [B].
+        loss: it is maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr",
+            "cw", or a function (logits, y, targets) -> [B].
+
+    Source:
+        Uesato et al. 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak Attacks" (arXiv
+        1802.05666), section 4 and algorithm 1.
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))

@@ -47,24 +47,36 @@ def square(
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
-    """Maximize margin(model(z), y) over z in ball and box, by random search that asks for logits alone.
+    """Maximize margin(model(z), y) over z in ball and box, by random search that needs logits only.
 
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
-    one end of the ball in each channel, and the search starts with vertical stripes (Andriushchenko et al.
-    2020, algorithm 2). Under L2 a square with two bumps of opposite signs takes the length of another square
-    (algorithm 3). Under L1 the bumps are steeper, and the exact projection on ball and box takes the place of
-    the rescaling (Croce & Hein 2021). Squares that touch an edge of the image are drawn half as often there
-    as others; the authors' code never draws those at the last row and column. Squares shrink along the
-    schedule of the paper. The loss is the margin of the criterion; where targets are given without a
-    criterion, the cross-entropy.
+    one end of the ball in each channel, and the search starts with vertical stripes. Under L2 a square with
+    two bumps of opposite signs takes the length of another square. Under L1 the bumps are steeper, and the
+    exact projection on ball and box replaces the rescaling. Squares that touch an edge of the image are drawn
+    half as often there as others; the authors' code never draws those at the last row and column. Squares
+    shrink along the schedule of the paper. The loss is the margin of the criterion; where targets are given
+    without a criterion, the cross-entropy.
 
     Args:
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
-        queries: points tried in each restart; 0 leaves x as it is. 5,000 as in AutoAttack (Croce and Hein
-            2020); the paper of Square itself has 10,000.
+        queries: points tried in each restart; 0 leaves x as it is. 5,000 as in AutoAttack; the paper of
+            Square itself has 10,000.
         share: the share of pixels in the first square, in (0, 1].
         rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
             AutoAttack, shrinks them after the paper's numbers of queries.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.square(model, x, y, fa.Linf(0.3), queries=200)
+        >>> bool(out.success.all()), out.backwards
+        (True, 0)
+
+    Source:
+        Andriushchenko et al. 2020, "Square Attack" (arXiv 1912.00049), algorithms 2 and 3; for L1, Croce and
+        Hein 2021 (arXiv 2103.01208).
     """
     core.check_share("share", share, one=True)
 

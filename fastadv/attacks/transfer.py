@@ -41,25 +41,40 @@ def transfer(
     """Find the smallest multiple, in the box, of a perturbation of a substitute that fools the model.
 
     The attack runs on each substitute. Each of its perturbations is tried at `scales` lengths, all in one
-    batch; between the least that fools the model and the one before, `searches` bisections follow (Schott et
-    al. 2018). The model is asked for decisions alone.
+    batch; between the least that fools the model and the one before, `searches` bisections follow. Only
+    decisions of the model are used.
 
     Args:
-        model: the target, a classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left
-            as it is.
+        model: the target, a classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not
+            changed.
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         source: the substitutes: one or a sequence of classifiers with the classes of the model. The nearest
             success over all counts. Their passes are not counted.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`; called as attack(source, x, y, threat=...,
             targets=..., ids=...), with the criterion and the mask where there are any. If it is a budget
             attack and the radius is inf, `minimum_radius` finds its perturbations. A sample that the
-            substitute gets wrong already has none.
+            substitute already gets wrong has none.
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
-            moves most across the whole box.
-        searches: bisections, >= 0. The paper has no number for either.
-        eot: an integer >= 1, passes of the target that are averaged.
+            moves most across the whole box. The paper gives no number.
+        searches: bisections, >= 0. The paper gives no number.
+        eot: passes of the target that are averaged, an integer >= 1.
 
-    A substitute with fewer or more classes than the model is wrong input.
+    Raises:
+        InputError: an argument is wrong, or a substitute has another number of classes than the model; the
+            message names it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> source = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=1)
+        >>> out = fa.attacks.transfer(model, x, y, fa.L2(8), source=source, attack=fa.attacks.bim)
+        >>> tuple(out.x_adv.shape)
+        (8, 1, 8, 8)
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190).
     """
     core.check_threat(threat)
     core.check_attack(attack)

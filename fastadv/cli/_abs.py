@@ -61,7 +61,7 @@ def train(
 ) -> Iterator[Any]:
     """Train one VAE for each class, all at once, and measure the model on the test split.
 
-    The same command with --resume goes on bit for bit after any stop.
+    The same command with --resume continues bit for bit after any stop.
     """
     folder.check()
     weights = None if beta is None else o.parse_numbers(beta)

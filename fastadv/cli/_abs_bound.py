@@ -57,7 +57,7 @@ def bound(
         None,
         "Bound share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. It needs "
         "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
-        "without --shard tells the whole.",
+        "without --shard reports the whole.",
         parser=o.parse_shard,
         metavar="I/N",
     ),

@@ -26,7 +26,7 @@ SYNTAX = (
     "takes.",
     "transfer:attack=bim,source=FILE makes perturbations on other weights of the model, in FILE; "
     "source=MODEL@FILE names another model, and + joins several.",
-    "autoattack:version=strong,source=FILE searches on from such points, too; passes=N is its budget.",
+    "autoattack:version=strong,source=FILE also searches from such points; passes=N is its budget.",
 )
 
 
@@ -63,7 +63,7 @@ class AttackOptions(Budget, title="Attack"):
 class OneAttackOptions(AttackOptions):
     """The same where a single attack runs."""
 
-    strongest: bool = o.option(False, "Go on after the first success, to the largest loss.", "--strongest")
+    strongest: bool = o.option(False, "Continue after the first success, to the largest loss.", "--strongest")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _inner(attack: Attack, plain: Mapping[str, str]) -> Attack | None:
         o.refuse(f"{attack.name} cannot run {inner.name}, which runs another attack.")
     if inner.minimal and "source" not in attack.parameters:
         o.refuse(
-            f"{attack.name} cannot run {inner.name}, which looks for the minimum by itself: name that alone."
+            f"{attack.name} cannot run {inner.name}, which already looks for the minimum: name that alone."
         )
     return inner
 

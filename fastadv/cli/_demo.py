@@ -22,13 +22,13 @@ def demo(
     seed: o.Seed = 0,
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
 ) -> Iterator[Any]:
-    """Run two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.
+    """Run two papers on the embedded digits: robust and non-robust features, and ABS.
 
-    Trains a standard and a robust net, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a net on
-    each; then trains an ABS, attacks it and bounds it.
+    Trains a standard and a robust network, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a
+    network on each; then trains an ABS, attacks it and bounds it.
 
-    Prints one table of six nets and what came out, and draws five figures. A run that was stopped goes on; a
-    finished one is done anew.
+    Prints one table of six networks and what came out, and draws five figures. Resumes an interrupted run; a
+    finished run starts over.
     """
     if tiny and size is not None:
         o.refuse("--tiny has a size of its own; leave out --size.")
@@ -36,7 +36,7 @@ def demo(
     o.check_choice("--size", size, SIZES)
     settings = replace(TINY if tiny else SIZES[size], seed=seed)
     if study.unfinished(settings, out):
-        note(f"going on with the run that was stopped in {out}")
+        note(f"resuming the run that was stopped in {out}")
     kept = f"finished parts are kept in {out}; run the same command to go on"
     with interruptible(kept), progress("digits") as bar:
         result = study.run(settings, out, bar.named)

@@ -48,17 +48,17 @@ class Kept(Panel, title="Results"):
     )
     figure: Path | None = o.picture(None, "Draw accuracy against --radii here")
     optimality: bool = o.option(
-        False, "Also how near each minimum-norm attack comes to the best of them; 1 is best.", "--optimality"
+        False, "Also report each minimum-norm attack's optimality (AttackBench); 1 is best.", "--optimality"
     )
     portfolio: bool = o.option(
         False,
-        "Also in which order to run the attacks: next is always the one that breaks most of the rest in a "
+        "Also report in which order to run the attacks: the next one breaks the most remaining samples in a "
         "second.",
         "--portfolio",
     )
     draws: int = o.option(
-        1, "Of a randomized model: classify each sample so often, and tell the accuracy of one draw, of the "
-        "majority, of the mean output and of the worst draw.", min=1, metavar="N",
+        1, "Of a randomized model: classify each sample this often, and report the accuracy of one draw, of "
+        "the majority, of the mean output and of the worst draw.", min=1, metavar="N",
     )  # fmt: skip
     out: Path | None = o.written(
         None,
@@ -77,7 +77,7 @@ class Kept(Panel, title="Results"):
         "Keep results and adversarial examples here, batch by batch; all but the --radii of attacks "
         "with a budget.",
     )
-    resume: bool = o.option(False, "Go on with what --run-dir holds.", "--resume")
+    resume: bool = o.option(False, "Resume the evaluation in --run-dir.", "--resume")
     shard: Any = o.option(
         None,
         "Do share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. It needs "
@@ -103,7 +103,7 @@ class Kept(Panel, title="Results"):
             o.refuse("--figure draws accuracy against radius: give --radii too, such as 0,0.1,0.2.")
         several = len({attack.norm for attack in named.values()}) > 1
         if tried and several:
-            o.refuse("--radii needs attacks of one norm; evaluate each norm by itself.")
+            o.refuse("--radii needs attacks of one norm; evaluate each norm separately.")
         for option, path in (("--out", self.out), ("--external", self.external)):
             if path is not None and several:
                 o.refuse(f"{option} compares distances: give attacks of one norm.")
@@ -114,7 +114,7 @@ class Kept(Panel, title="Results"):
             if any(attack.radius != math.inf for attack in named.values()):
                 o.refuse("--optimality needs whole searches: leave out the radius.")
             if several:
-                o.refuse("--optimality needs attacks of one norm; evaluate each norm by itself.")
+                o.refuse("--optimality needs attacks of one norm; evaluate each norm separately.")
         for attack in named.values():
             if attack.minimal and any(r > attack.radius for r in tried):
                 o.refuse(
@@ -157,7 +157,7 @@ def evaluate(
     Exit code 3 with --strict where gradients may be masked, or where that was not looked at; torchrun makes
     1 of it, as of every code that is not 0: read "verdict" in what --json prints.
 
-    --judge FILE runs no attack: it tells which adversarial images of others are in the threat of --norm and
+    --judge FILE runs no attack: it reports which adversarial images of others are in the threat of --norm and
     --radius, distances in float64, and the accuracy under these.
 
     --suite robustbench is that benchmark's evaluation: --data and --norm name its table.

@@ -28,7 +28,7 @@ def merge(
     A merged set has its index. For the table of a merged evaluation, or the bounds, run its command with
     --resume, without --shard.
     """
-    with interruptible("the same command goes on"):
+    with interruptible("the same command resumes"):
         if any((folder / IDENTITY).is_file() for folder in folders):
             found = merge_evaluation(folders, out)
             yield {"out": str(out), **found}

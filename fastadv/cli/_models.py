@@ -19,7 +19,7 @@ def models(
     """List the models that -m takes: those made here, and the entries of RobustBench's zoo as rb:NAME.
 
     Of each entry, the published accuracies in percent: clean, under AutoAttack, and under all known attacks
-    where that is less. --json also tells its net, and where RobustBench keeps its weights.
+    where that is less. --json also reports its network, and where RobustBench keeps its weights.
     """
     found = [
         entry

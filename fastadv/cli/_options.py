@@ -165,7 +165,7 @@ def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, w
     """Refuse to go on without a folder, and a folder where `begun` lies and is not to go on."""
     if run_dir is None:
         if resume:
-            refuse("--resume goes on with a folder: give --run-dir too.")
+            refuse("--resume continues in a folder: give --run-dir too.")
     elif (run_dir / begun).exists() and not resume:
         refuse(
             f"--run-dir {run_dir} already holds {what}: add --resume to go on with it, "
@@ -233,7 +233,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def judged(default: Any) -> Any:
     """Declare the option of how many images AutoAttack judges."""
-    return count(default, "Test images that AutoAttack judges.", "--samples", "-n")
+    return count(default, "Test images to run AutoAttack on.", "--samples", "-n")
 
 
 Arguments = Annotated[
@@ -261,7 +261,7 @@ DataDir = Annotated[
         metavar="FOLDER",
     ),
 ]
-Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring the images to.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Resize images to this height and width.")]
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
 Samples = Annotated[
     int | None,
@@ -273,8 +273,8 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once."
 Bf16 = Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")]
-Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Everything random follows from it.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
+Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
 # eager: --list, which prints and leaves, must know it
 Json = Annotated[

@@ -30,13 +30,13 @@ class RecipeOptions(Budget, title="Recipe"):
 
     recipe: str = o.option("standard", RECIPE_HELP)
     steps: int | None = o.count(None, f"Steps of the recipe; {DEFAULTS['steps']} by default.")
-    awp: float | None = o.number(None, "Perturb the weights, too, by this share: 0.005.")
+    awp: float | None = o.number(None, "Strength of adversarial weight perturbation (AWP): 0.005.")
     grad_align: float | None = o.number(
         None, "Also align input gradients within the ball, with this weight: 0.2, around fgsm:weight=0."
     )
     l1: float | None = o.number(None, "L1 weight decay on the first layer.")
     rubbish: float | None = o.number(
-        None, "Also deny noise, with this weight beside the loss of the recipe: 1."
+        None, "Weight of an additional loss that penalizes confidence on noise: 1."
     )
 
 

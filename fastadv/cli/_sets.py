@@ -83,7 +83,7 @@ def export(
 ) -> Iterator[Any]:
     """Write a constructed set in a layout that other programs read.
 
-    card.json beside it says how the set was made; with it, --data of every command takes the folder as the
+    Its card.json says how the set was made; with it, --data of every command takes the folder as the
     same set.
     """
     with interruptible("nothing was written"), progress("export") as tick:

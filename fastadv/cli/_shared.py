@@ -166,7 +166,7 @@ class Search(Machine):
         parser=o.parse_batch_size, metavar="N|auto",
     )  # fmt: skip
     precision: Precision | None = o.option(
-        None, "Of the search: by default fp32, the model's own; what is reported is proved in that."
+        None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
     )
     bf16: o.Bf16 = False
 

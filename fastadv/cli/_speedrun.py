@@ -22,7 +22,7 @@ def speedrun(
     judged: int | None = o.judged(None),
     fp32: bool = o.option(False, "Single precision; by default bf16.", "--fp32"),
     data_dir: o.DataDir = None,
-    run_dir: Path = o.folder(Path("speedrun"), "Folder of the run; one that was stopped goes on."),
+    run_dir: Path = o.folder(Path("speedrun"), "Folder of the run; an interrupted run resumes."),
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:

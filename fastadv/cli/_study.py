@@ -43,7 +43,7 @@ def schott(
         metavar="FILE",
     ),
     run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
-    resume: bool = o.option(False, "Go on with the run in --run-dir, or add to it.", "--resume"),
+    resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
     plan: bool = o.option(False, "Only print what would run, and about how long it takes.", "--plan"),
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -51,7 +51,7 @@ def schott(
 ) -> None:
     """Schott et al. 2018: six models on MNIST under every attack of the paper and today's best.
 
-    For each model and norm the smallest perturbation of each image over all attacks, beside the published
+    For each model and norm the smallest perturbation of each image over all attacks, next to the published
     figures; then curves, a gallery of adversarials, results.json and report.md in --run-dir.
     """
     settings = Settings(

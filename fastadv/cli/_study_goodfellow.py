@@ -22,14 +22,14 @@ def goodfellow(
     parts: str | None = o.option(None, f"Some of {', '.join(paper.PARTS)}; by default all.", metavar="NAMES"),
     seeds: int | None = o.count(None, "Large networks that are trained adversarially."),
     data_dir: o.DataDir = None,
-    run_dir: Path = o.folder(Path("goodfellow2014"), "Folder for all results; what was begun there goes on."),
+    run_dir: Path = o.folder(Path("goodfellow2014"), "Folder for all results; an interrupted run resumes."),
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:
     """Goodfellow et al. 2014 on MNIST: FGSM, adversarial training, controls, agreement, rubbish.
 
-    Every table beside the paper's; results.json, report.md and figures in --run-dir. A command that was
-    stopped goes on where it was. With --image: clean picture, sign of the gradient, and their sum, for any
+    Every table next to the paper's; results.json, report.md and figures in --run-dir. A command that was
+    stopped resumes where it was. With --image: clean picture, sign of the gradient, and their sum, for any
     picture and model.
     """
     if picture.image is not None:

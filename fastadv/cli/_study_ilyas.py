@@ -34,18 +34,18 @@ def features(
     ),
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255."),
     steps: int = o.count(20, "PGD steps of each attack on a feature."),
-    rho: float = o.number(of_features.Settings.rho, "A feature with E[y f(x)] of this is useful."),
+    rho: float = o.number(of_features.Settings.rho, "Usefulness threshold: the least E[y f(x)]."),
     gamma: float = o.number(
-        of_features.Settings.gamma, "A useful feature with E[inf y f(x + delta)] of this is robust."
+        of_features.Settings.gamma, "Robustness threshold: the least E[inf y f(x + delta)]."
     ),
-    run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for nets, figure and results.json."),
+    run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for networks, figure and results.json."),
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
 ) -> Iterator[Any]:
     """Measure how useful the features of a standard and of a robust net are, without and with an adversary.
 
     Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws usefulness
-    against robust usefulness. A command that was stopped goes on.
+    against robust usefulness. A command that was stopped resumes.
     """
     o.check_choice("--size", size, SIZES)
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
@@ -102,7 +102,9 @@ def pipeline(
     attack_steps: Annotated[int | None, Count] = None,
     plan: bool = o.option(False, "Only say what would run, and about how long.", "--plan"),
     data_dir: o.DataDir = None,
-    run_dir: Path = o.folder(Path("ilyas2019"), "Folder for nets, sets and results; what was begun goes on."),
+    run_dir: Path = o.folder(
+        Path("ilyas2019"), "Folder for networks, sets and results; a stopped run resumes."
+    ),
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:
@@ -110,7 +112,7 @@ def pipeline(
 
     Trains a standard and a robust net, builds the sets with them, trains a fresh net on each, and attacks
     all; then the controls of the discussion, a gallery of each set, and transfer to other architectures. A
-    stage by itself takes what is in --run-dir. A command that was stopped goes on where it was.
+    single stage takes what is in --run-dir. A command that was stopped resumes where it was.
     """
     names = o.split_names(stages)
     chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
@@ -129,7 +131,7 @@ def pipeline(
         print_table(f"Stages at the scale {scale}", rows, [told])
         return
     note(f"{'made for a GPU: ' if scale == 'paper' else ''}{told}")
-    kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command goes on"
+    kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command resumes"
     with interruptible(kept), progress("pipeline") as bar:
         result = of_pipeline.run(settings, base, test, run_dir, bar.named, stages=chosen, device=place)
     yield result

@@ -40,7 +40,7 @@ def recipes(
     ),
     seeds: int = o.count(1, "Runs of each recipe, with the seeds from --seed on."),
     data_dir: o.DataDir = None,
-    run_dir: Path = o.folder(Path("recipes"), "Folder for all results; what was begun there goes on."),
+    run_dir: Path = o.folder(Path("recipes"), "Folder for all results; an interrupted run resumes."),
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:

@@ -37,7 +37,7 @@ def train(
 ) -> Iterator[Any]:
     """Train a model, standard or adversarially.
 
-    With --run-dir, the same command and --resume goes on bit for bit after any stop.
+    With --run-dir, the same command and --resume continues bit for bit after any stop.
 
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """

@@ -37,7 +37,7 @@ class TrainingImages(TrainImages):
     test_samples: int | None = o.count(
         None, f"Test on N samples, chosen as by --samples; {TEST_SAMPLES} by default."
     )
-    test_every: int = o.count(1, "Test after every so many epochs, and after the last.")
+    test_every: int = o.count(1, "Epochs from one test to the next; the last epoch is always tested.")
     validation: int | None = o.count(
         None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
     )
@@ -45,7 +45,7 @@ class TrainingImages(TrainImages):
     generated: Path | None = o.option(
         None, "Generated images to mix in: an npz file, or a folder of them.", exists=True
     )
-    fraction: float | None = o.number(None, "Of each batch, generated: 0.7.")
+    fraction: float | None = o.number(None, "Fraction of generated images in each batch: 0.7.")
 
     def __post_init__(self) -> None:
         if (self.generated is None) != (self.fraction is None):
@@ -80,7 +80,7 @@ class TrainingImages(TrainImages):
         if before is not None:
             last = dataset.subset(range(rest, len(dataset)))
             if before.get("validation_set") == describe_shared(last):
-                note("this run began with the last images held out, and goes on with them")
+                note("this run began with the last images held out, and resumes with them")
                 return HeldOut(dataset.subset(range(rest)), last, {"count": count, "method": "last"})
         return hold_out(dataset, count, seed)
 
@@ -106,8 +106,8 @@ class Optimizing(Panel, title="Optimization"):
     learning_rate: float | None = o.option(
         None, ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items()) + "."
     )
-    weight_decay: float = o.option(5e-4, "Of the optimizer.")
-    momentum: float = o.option(0.9, "Of SGD; the first beta of Adam.")
+    weight_decay: float = o.option(5e-4, "Weight decay of the optimizer.")
+    momentum: float = o.option(0.9, "Momentum of SGD; the first beta of Adam.")
     norm_decay: bool = o.option(
         True, "Weight decay also on biases and normalization.", "--norm-decay/--no-norm-decay"
     )
@@ -122,16 +122,16 @@ class Optimizing(Panel, title="Optimization"):
     schedule_by: ScheduleBy = o.option("step", "Whether it changes after each step or after each epoch.")
     warm_up: float | None = o.number(None, "Epochs in which the learning rate rises linearly.")
     batch_norm: BatchNormBy = o.option(
-        "batch", "What BatchNorm normalizes by: all images of a batch, or those of each process by itself."
+        "batch", "What BatchNorm normalizes by: all images of a batch, or those of each process separately."
     )
-    batch_norm_momentum: float | None = o.number(None, "Of BatchNorm's running statistics: 0.01.")
-    clip_norm: float | None = o.number(None, "Shorten gradients to this norm, of all weights.")
+    batch_norm_momentum: float | None = o.number(None, "Momentum of BatchNorm's running statistics: 0.01.")
+    clip_norm: float | None = o.number(None, "Clip the norm of all gradients together to this.")
     max_norm: float | None = o.number(
-        None, "Shorten the weights into each unit to this norm: 1.9365 for maxout."
+        None, "Clip the norm of the weights into each unit to this: 1.9365 for maxout."
     )
     ramp: str | None = o.option(None, RAMP_HELP, metavar="EPOCHS[:key=value,...]")
     ema: float | None = o.number(
-        None, "Decay of a moving average of the weights, tested and kept beside them: 0.9995."
+        None, "Decay of a moving average of the weights, which is also tested and kept: 0.9995."
     )
 
     def optimization(self) -> Optimization:
@@ -150,10 +150,12 @@ class Optimizing(Panel, title="Optimization"):
 class EndingOptions(Panel, title="Ending"):
     """When training ends, and with which weights."""
 
-    patience: int | None = o.count(None, "Stop after so many epochs without a better accuracy under attack.")
+    patience: int | None = o.count(
+        None, "Stop after this many epochs without improvement in robust accuracy."
+    )
     on_alarm: Action = o.option(
         "warn",
-        "When robustness collapses or falls for good: go on, stop, or stop with the best weights.",
+        "When robustness collapses or keeps falling: warn, stop, or rewind to the best weights.",
     )
 
     def ending(self) -> Ending:

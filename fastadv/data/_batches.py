@@ -32,20 +32,33 @@ def batches(
     workers: int | None = None,
     seed: int = 0,
 ) -> Iterator[Batch]:
-    """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
+    """Iterate over a data set in batches; the last one may be smaller.
 
-    dataset: an ImageSet, NpzSet or Mixture (served from memory, on its device), or any map-style data set of
-        (image, label) pairs whose images are uint8 or float32 tensors. Of labels that are probabilities [K]
-        y is the likeliest class.
-    order: the positions to serve, in that order; None: all, from first to last. ids are positions in
-        `dataset`: a sample keeps its number in any order and batch size.
-    workers: processes that read ahead (None: up to 8 for images on disk, none otherwise). Their number
-        changes no result.
-    seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`; their
-        own states stay as they are.
+    Args:
+        dataset: an ImageSet, NpzSet or Mixture (served from memory, on its device), or any map-style data set
+            of (image, label) pairs whose images are uint8 or float32 tensors. Of labels that are
+            probabilities [K] y is the likeliest class.
+        batch_size: samples of a batch.
+        order: the positions to serve, in that order; None serves all, from first to last. ids are positions
+            in `dataset`: a sample keeps its number in any order and batch size.
+        workers: processes that read ahead; None is up to 8 for images on disk, and none otherwise. Their
+            number changes no result.
+        seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`;
+            their own states are not changed.
 
-    InputError for an empty set, positions out of range, images of differing shapes, pixels outside [0, 1] or
-    NaN. CorruptFileError for a damaged image file.
+    Returns:
+        An iterator of (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]).
+
+    Raises:
+        InputError: the set is empty, positions are out of range, images differ in shape, or pixels are
+            outside [0, 1] or NaN.
+        CorruptFileError: an image file is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=20)
+        >>> [len(ids) for x, y, ids in fa.data.batches(digits, 8)]
+        [8, 8, 4]
     """
     raw = raw_batches(dataset, batch_size, order, workers=workers, seed=seed)
     return ((to_unit(x), y, ids) for x, y, ids in raw)

@@ -30,18 +30,22 @@ def export(
 ) -> None:
     """Write a set of images, constructed or not, into a new folder for other programs to read.
 
-    kind: "png" is an image folder, CLASS/NUMBER.png with a sample's number in the set, lossless; a class
-        whose name would sort to another place has its number before the name. "torch" is the layout in which
-        Ilyas et al. published their sets: files CIFAR_ims and CIFAR_lab of torch.save, each a list of
-        tensors to be joined, images as float32 [N, C, H, W] in [0, 1] and labels as int64 [N].
-    progress: called with (images done, images to do).
+    A file card.json says what the set is, how it was made, and its hash, by which `load_folder` finds the
+    same set again. A folder is written whole or not at all.
 
-    Beside them lies card.json: what the set is, how it was made, and its hash, by which `load_folder` finds
-    the same set again.
+    Args:
+        dataset: an `ImageSet`.
+        folder: new or empty.
+        kind: "png" is an image folder, CLASS/NUMBER.png with a sample's number in the set, lossless; a class
+            whose name would sort to another place has its number before the name. "torch" is the layout in
+            which Ilyas et al. published their sets: files CIFAR_ims and CIFAR_lab of torch.save, each a list
+            of tensors to be joined, images as float32 [N, C, H, W] in [0, 1] and labels as int64 [N].
+        progress: called with (images done, images to do).
 
-    Raises InputError where `folder` is not empty, and for "png" where 8 bits would lose something of float32
-    images, where they are neither gray nor RGB, or where a class has no image, so that its folder would be
-    missing; OSError where the disk is full. A folder is written whole or not at all.
+    Raises:
+        InputError: the folder is not empty; for "png", 8 bits would lose something of float32 images, images
+            are neither gray nor RGB, or a class has no image, so that its folder would be missing.
+        OSError: the disk is full.
     """
     if kind not in LAYOUTS:
         raise InputError(f"kind: expected one of {', '.join(LAYOUTS)}, got {kind!r}")
@@ -62,12 +66,19 @@ def export(
 
 
 def load_folder(folder: str | PathLike[str]) -> ImageSet:
-    """Load the set that a construction or `export` wrote into `folder`, verified by its hashes.
+    """Load the set that a construction or `export` wrote, verified by its hashes.
 
     Folders of the sets that Ilyas et al. published, which have no card, are read as well.
 
-    Raises InputError where the folder holds none of these; CorruptFileError where files are missing or
-    damaged.
+    Args:
+        folder: of the set.
+
+    Returns:
+        An `ImageSet`.
+
+    Raises:
+        InputError: the folder holds none of these.
+        CorruptFileError: files are missing or damaged.
     """
     path = Path(folder)
     if (path / INDEX).is_file():

@@ -29,12 +29,23 @@ _OPTIONS = {"cifar10c": _CORRUPTED, "cifar100c": _CORRUPTED, "imagenet": ("prepr
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows."""
+    """Return the names that `load` knows.
+
+    Returns:
+        A tuple of names.
+    """
     return _NAMES
 
 
 def is_named(text: str) -> bool:
-    """Return whether `text` is the name of a data set, perhaps with options: cifar10c:severity=3."""
+    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3.
+
+    Args:
+        text: the text.
+
+    Returns:
+        True where it is.
+    """
     return text.partition(":")[0] in _NAMES
 
 
@@ -76,19 +87,32 @@ def load(
 ) -> ImageSet | FolderSet:
     """Load a data set by name; images are served as float32 in [0, 1].
 
-    name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", "imagefolder",
-        "restricted_imagenet", "imagenet". Options follow some: "cifar10c:corruption=fog,severity=3" (see
-        `data.cifar_c`), "imagenet:preprocessing=Crop288,ids=FILE" (see `data.imagenet`).
-    split: "train" or "test"; corrupted images and named ones of ImageNet are for testing alone.
-    data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last three;
-        unless given, the environment variable FASTADV_DATA, else a folder in the user's cache, into which
-        mnist, cifar10, cifar100 and svhn are downloaded unless `download` is off.
-    size: height and width of the images (images on disk: the shorter side is resized, then the center is cut
-        out).
-    limit: keep only this many images, the first ones.
+    Args:
+        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c",
+            "imagefolder", "restricted_imagenet", "imagenet". Options follow some:
+            "cifar10c:corruption=fog,severity=3" (see `data.cifar_c`),
+            "imagenet:preprocessing=Crop288,ids=FILE" (see `data.imagenet`).
+        split: "train" or "test"; corrupted images and named ones of ImageNet are only for testing.
+        data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last
+            three; None takes the environment variable FASTADV_DATA, else a folder in the user's cache, into
+            which mnist, cifar10, cifar100 and svhn are downloaded.
+        size: height and width of the images (images on disk: the shorter side is resized, then the center is
+            cut out); None keeps their own.
+        limit: keep only this many images, the first ones; None keeps all.
+        download: whether a missing set may be downloaded.
 
-    InputError for an unknown name, option or split, a missing folder or file, a class without images;
-    CorruptFileError for damaged files.
+    Returns:
+        An `ImageSet`, or for images on disk a `FolderSet`.
+
+    Raises:
+        InputError: an unknown name, option or split, a missing folder or file, or a class without images.
+        CorruptFileError: a file is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", size=10, limit=100)
+        >>> tuple(digits.x.shape), digits.num_classes
+        ((100, 1, 10, 10), 10)
     """
     name, options = _parse(name)
     if split not in ("train", "test"):

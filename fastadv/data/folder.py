@@ -74,11 +74,17 @@ class FolderSet(Images):
     """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
 
     One image of each class comes in turn, so that the first ones are of every class.
-    root: the folder to which the paths in its hash are relative.
-    groups: for each class its name and its files.
-    size: height and width of every image (resized, then the center is cut out); None: as they are on disk.
 
-    InputError for a class without images.
+    Args:
+        root: the folder to which the paths in its hash are relative.
+        groups: for each class its name and its files.
+        name: for cards and titles.
+        size: height and width of every image (resized, then the center is cut out); None leaves them as they
+            are on disk.
+        note: what a reader of results on this set must know.
+
+    Raises:
+        InputError: a class has no images.
     """
 
     fixed_order = True
@@ -127,7 +133,17 @@ class FolderSet(Images):
         return digest.hexdigest()[:16]
 
     def subset(self, positions: Tensor | Sequence[int]) -> Self:
-        """Return the images at `positions`, at least one, in that order; InputError for others."""
+        """Return some of the images.
+
+        Args:
+            positions: int [M], at least one, in the order wanted.
+
+        Returns:
+            A set of the same kind.
+
+        Raises:
+            InputError: a position is out of range, or there is none.
+        """
         index = check_positions(positions, len(self), self.name)
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
@@ -140,11 +156,25 @@ class FolderSet(Images):
         return part
 
     def pixels(self, position: int) -> Tensor:
-        """Return one image as uint8 [3, H, W]."""
+        """Return one image.
+
+        Args:
+            position: its number in the set.
+
+        Returns:
+            uint8 [3, H, W].
+        """
         return read_image(self.paths[position], self.size)
 
     def in_memory(self) -> ImageSet:
-        """Return all images, read and decoded once; InputError if they differ in shape."""
+        """Return all images, read and decoded once.
+
+        Returns:
+            An `ImageSet`.
+
+        Raises:
+            InputError: images differ in shape.
+        """
         first = self.pixels(0)
         x = first.new_empty((len(self), *first.shape))
         for position in range(len(self)):

@@ -101,7 +101,11 @@ class Images(Dataset[tuple[Tensor, Any]]):
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
+        """Return what a card says about this set.
+
+        Returns:
+            Name, size, shape, classes, hash and note, as a dictionary for JSON.
+        """
         return {
             "name": self.name,
             "samples": len(self),
@@ -129,11 +133,25 @@ class Held(Images):
         return self.probabilities is not None
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return the images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
+        """Return images as they are held.
+
+        Args:
+            positions: int64 [M], sample numbers.
+
+        Returns:
+            [M, C, H, W], uint8 or float32.
+        """
         raise NotImplementedError
 
     def take_labels(self, positions: Tensor) -> Tensor:
-        """Return what to train on at `positions`: classes int64 [B], or probabilities float32 [B, K]."""
+        """Return the labels to train on.
+
+        Args:
+            positions: int64 [M], sample numbers.
+
+        Returns:
+            Classes int64 [M], or probabilities float32 [M, K].
+        """
         rows = self.labels if self.probabilities is None else self.probabilities
         return rows.index_select(0, positions.to(rows.device))
 
@@ -149,14 +167,25 @@ class Held(Images):
 class ImageSet(Held):
     """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
-    x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in files, as those of
-        a constructed set, are read as a whole when `x` is first asked for, and else row by row.
-    y: int64 [N] in 0..K-1, on the same device; `labels` too. Or the probabilities float [N, K] that a teacher
-        gives, at least 0, of sum 1: they are then `probabilities`, and `y` the likeliest classes.
-    classes: the K names, or K.
-    note: what a reader of results on this set must know.
+    Args:
+        x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in files, as
+            those of a constructed set, are read as a whole when `x` is first asked for, and else row by row.
+        y: int64 [N] from 0 to K - 1, on the same device; also available as `labels`. Or the probabilities
+            float [N, K] that a teacher gives, at least 0, of sum 1: they are then `probabilities`, and `y`
+            the likeliest classes.
+        classes: the K names, or K.
+        name: for cards and titles.
+        note: what a reader of results on this set must know.
 
-    InputError for an empty set, other shapes or dtypes, pixels outside [0, 1] or NaN, labels out of range.
+    Raises:
+        InputError: the set is empty, shapes or dtypes are others, pixels are outside [0, 1] or NaN, or labels
+            out of range.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> images = fa.data.ImageSet(torch.rand(6, 1, 8, 8), torch.arange(6) % 3, 3, "noise")
+        >>> len(images), images.shape, images.classes
+        (6, (1, 8, 8), ('0', '1', '2'))
     """
 
     def __init__(
@@ -219,22 +248,43 @@ class ImageSet(Held):
         return data_hash(self._rows, self._given)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
-        """Return the images at `positions`, at least one, in that order; InputError for others.
+        """Return some of the images. Those of a set in files stay there.
 
-        Those of a set in files stay there.
+        Args:
+            positions: int [M], at least one, in the order wanted.
+
+        Returns:
+            An `ImageSet`.
+
+        Raises:
+            InputError: a position is out of range, or there is none.
         """
         index = check_positions(positions, len(self), self.name).to(self.y.device)
         return self._with(self._picked(index), self._given[index])
 
     def relabeled(self, y: Tensor) -> "ImageSet":
-        """Return the same images with other labels y: classes int64 [N], or probabilities float [N, K]."""
+        """Return the same images with other labels.
+
+        Args:
+            y: classes int64 [N], or probabilities float [N, K].
+
+        Returns:
+            An `ImageSet`.
+        """
         return self._with(self._rows, y)
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
-        """Return the images of these classes alone, in their order here: `only([3, 7])` is 3 against 7.
+        """Return the images of some classes alone, in their order here: `only([3, 7])` is 3 against 7.
 
-        Labels count anew, 0 for the first of `classes`; each keeps its name. InputError for fewer than two
-        classes, one named twice, one that the set does not have, or one without images.
+        Args:
+            classes: numbers of classes. They are counted again, 0 for the first; each keeps its name.
+
+        Returns:
+            An `ImageSet`.
+
+        Raises:
+            InputError: there are fewer than two classes, one is named twice, one is unknown, or one has no
+                images.
         """
         if self.soft:
             raise InputError(
@@ -269,7 +319,14 @@ class ImageSet(Held):
         )
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """Return the set on another device; batches are then served there."""
+        """Return the set on another device; batches are then served there.
+
+        Args:
+            device: a device of torch.
+
+        Returns:
+            An `ImageSet`.
+        """
         return self._with(self.x.to(device), self._given.to(device))
 
     @property

@@ -30,10 +30,17 @@ class Mixture(Held):
     Sample i is a real image below len(real), and generated image i - len(real) from there on. Classes and
     name are those of the real set. Where either set has probabilities as labels, a class of the other is 1.
 
-    InputError for sets that are not in memory or mapped into it, images of differing shapes, generated labels
-    that are no class of the real set, or a fraction outside (0, 1).
+    Args:
+        real: the real images.
+        generated: the generated images, of the same shape and classes.
+        fraction: of generated images in each batch, in (0, 1).
 
-    Source: Gowal et al. 2021 (arXiv 2110.09468), section 5; Wang et al. 2023 (arXiv 2302.04638).
+    Raises:
+        InputError: a set is not in memory or mapped into it, images differ in shape, a generated label is no
+            class of the real set, or the fraction is outside (0, 1).
+
+    Source:
+        Gowal et al. 2021 (arXiv 2110.09468), section 5; Wang et al. 2023 (arXiv 2302.04638).
     """
 
     def __init__(self, real: ImageSet | NpzSet, generated: ImageSet | NpzSet, fraction: float) -> None:
@@ -73,7 +80,7 @@ class Mixture(Held):
 
     @property
     def epoch_size(self) -> int:
-        """How many images an epoch has."""
+        """The number of images in an epoch."""
         return len(self.real)
 
     @cached_property
@@ -87,7 +94,15 @@ class Mixture(Held):
         return super().describe() | parts | {"fraction": float(self.share)}
 
     def epoch_order(self, seed: int, epoch: int) -> Tensor:
-        """Return the sample numbers of an epoch, counted from 1, in their order: int64 [len(real)]."""
+        """Return the sample numbers of an epoch, in their order.
+
+        Args:
+            seed: of the run.
+            epoch: from 1.
+
+        Returns:
+            int64 [len(real)].
+        """
         begun = (epoch - 1) * self.epoch_size
         number = torch.arange(begun, begun + self.epoch_size + 1)
         before = number * self.share.numerator // self.share.denominator
@@ -102,7 +117,14 @@ class Mixture(Held):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return them on the device of the real ones: uint8 where both sets are, float32 otherwise."""
+        """Return images on the device of the real ones.
+
+        Args:
+            positions: int64 [M], sample numbers.
+
+        Returns:
+            [M, C, H, W], uint8 where both sets are, float32 otherwise.
+        """
         made = positions >= len(self.real)
         real, generated = (
             self.real.take(positions[~made]),
@@ -126,7 +148,14 @@ class Mixture(Held):
         return rows
 
     def to(self, device: torch.device | str) -> "Mixture":
-        """Return both sets on another device, copied as a whole; batches are then served there."""
+        """Return both sets on another device, copied as a whole; batches are then served there.
+
+        Args:
+            device: a device of torch.
+
+        Returns:
+            A `Mixture`.
+        """
         return Mixture(self.real.to(device), self.generated.to(device), float(self.share))
 
     def __repr__(self) -> str:

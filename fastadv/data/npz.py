@@ -30,10 +30,14 @@ class NpzSet(Held):
     np.savez stores them, are mapped into memory and never copied as a whole; compressed ones are read. Item i
     is (float32 [C, H, W] in [0, 1], label).
 
-    classes: the K names, or K; as many as the labels need unless given.
+    Args:
+        path: of the file or the folder.
+        classes: the K names, or K; None takes as many as the labels need.
 
-    InputError for a missing file, other arrays, types or shapes, files whose images differ in shape, labels
-    out of range; CorruptFileError for a damaged file.
+    Raises:
+        InputError: a file is missing, holds other arrays, types or shapes, images of files differ in shape,
+            or labels are out of range.
+        CorruptFileError: a file is damaged.
     """
 
     def __init__(self, path: str | PathLike[str], classes: Any = None) -> None:
@@ -81,7 +85,14 @@ class NpzSet(Held):
         return rows.permute(0, 3, 1, 2).contiguous()
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the set on another device, copied as a whole; batches are then served there."""
+        """Return the set on another device, copied as a whole; batches are then served there.
+
+        Args:
+            device: a device of torch.
+
+        Returns:
+            A set of the same kind.
+        """
         moved = copy(self)
         moved.parts = [part.to(device) for part in self.parts]
         moved.labels = self.labels.to(device)

@@ -51,9 +51,16 @@ def to_image(value: Any, what: str) -> Tensor:
 
 
 class Pairs(Dataset[tuple[Tensor, Any]]):
-    """What `pairs` returns.
+    """A data set of (image, label) pairs made of another set; `pairs` makes it.
 
-    labels: [N], or probabilities [N, K], where the set tells them without reading images, else None.
+    `labels` are [N], or probabilities [N, K], where the set tells them without reading images, else None.
+
+    Args:
+        dataset: items by number, each a mapping or a tuple.
+        image: the key of the image, or its place in a tuple.
+        label: the key of the label, or its place in a tuple.
+        transform: a function of the image as the set holds it, or None.
+        name: for cards and titles.
     """
 
     def __init__(
@@ -87,14 +94,18 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
 
     @cached_property
     def data_hash(self) -> str:
-        """Hash of what the set tells of itself: its numbers, its labels, a fingerprint; not of all images."""
+        """Hash of what the set says of itself: its numbers, its labels, a fingerprint; not of all images."""
         labels = None if self.labels is None else data_hash(self.labels)
         told = [describe_data(self.dataset), getattr(self.dataset, "_fingerprint", None), labels]
         text = json.dumps([*told, self.image, self.label, describe(self.transform)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says of the set, as JSON."""
+        """Return what a card says of the set.
+
+        Returns:
+            A dictionary for JSON.
+        """
         return {"name": self.name, "samples": len(self), "data_hash": self.data_hash}
 
 
@@ -108,15 +119,29 @@ def pairs(
 ) -> Pairs:
     """Return a data set of (image, label) pairs made of another map-style set.
 
-    dataset: items by number, each a mapping, as those of Hugging Face's `datasets`, or a tuple.
-    image, label: the key of each, or its place in a tuple: `pairs(dataset, image=0, label=2)`. A label is one
-        integer, or the probabilities [K] of the classes.
-    transform: a function of the image as the set holds it. Afterwards it is a tensor [C, H, W], an array
-        [H, W] or [H, W, C], or a PIL image, uint8 or float32 in [0, 1], of one shape for a batch.
-    name: for cards and titles.
+    Args:
+        dataset: items by number, each a mapping, as those of Hugging Face's `datasets`, or a tuple.
+        image: the key of the image, or its place in a tuple.
+        label: the key of the label, or its place in a tuple: `pairs(dataset, image=0, label=2)`. A label is
+            one integer, or the probabilities [K] of the classes.
+        transform: a function of the image as the set holds it; None takes it as it is. Afterwards it is a
+            tensor [C, H, W], an array [H, W] or [H, W, C], or a PIL image, uint8 or float32 in [0, 1], of one
+            shape for a batch.
+        name: for cards and titles.
 
-    InputError for a set without items or a length, and where an item is read that lacks a part or whose image
-    is something else.
+    Returns:
+        A `Pairs`.
+
+    Raises:
+        InputError: the set has no items or no length; when an item is read, it lacks a part or its image is
+            something else.
+
+    Example:
+        >>> import numpy as np, fastadv as fa
+        >>> rows = [{"image": np.zeros((8, 8, 3), np.uint8), "label": 3} for _ in range(5)]
+        >>> image, label = fa.data.pairs(rows)[0]
+        >>> tuple(image.shape), int(label)
+        ((3, 8, 8), 3)
     """
     if isinstance(dataset, Mapping):  # Hugging Face's DatasetDict
         raise InputError(

@@ -22,7 +22,13 @@ _SEED = 0  # of the samples drawn in place of the first ones
 
 
 class HeldOut(NamedTuple):
-    """What `hold_out` returns: the images that are left, those held out, and how they were chosen."""
+    """Images held out of a set: the result of `hold_out`.
+
+    Attributes:
+        rest: the images that are left.
+        held_out: the images held out.
+        about: how they were chosen: method, seed, and a digest of their numbers.
+    """
 
     rest: Any
     held_out: Any
@@ -71,14 +77,30 @@ def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool
 
 
 def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
-    """Hold out `count` images at random, of each class by its share where labels are known without reading.
+    """Hold out images at random, of each class by its share where labels are known without reading images.
 
     Every class with two images or more has at least one held out and one left. The choice is a function of
-    (labels, count, seed). The set must have `subset`; `about` says how the images were chosen (method, seed,
-    and a digest of their numbers), and so does the note of those held out.
+    (labels, count, seed).
 
-    InputError for a set without `subset`, and fewer images than there are classes, or as many as there are
-    in all.
+    Args:
+        dataset: a set with `subset`.
+        count: how many images to hold out.
+        seed: of the choice.
+
+    Returns:
+        The `HeldOut` with the rest, the images held out, whose note says how they were chosen, and the same
+        as a dictionary.
+
+    Raises:
+        InputError: the set has no `subset`, or count is below the number of classes, or not below that of all
+            images.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits")
+        >>> rest, held_out, about = fa.data.hold_out(digits, 100)
+        >>> len(held_out), len(rest) + len(held_out) == len(digits)
+        (100, True)
     """
     size = sample_count(dataset)
     check_count("count", count, 1)

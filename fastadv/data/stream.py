@@ -24,23 +24,25 @@ NOTE = (
 
 
 class Stream(IterableDataset[Any]):
-    """Images to train on from a source that is no map-style set; the order is what the source makes it.
-
-    source: something that gives an epoch each time it is iterated (a DataLoader, an iterable set), or a
-        function of the epoch, from 1, that returns such a thing. Its items are single images, or batches of
-        any size.
-    samples: images of an epoch, over all processes. What a source has beyond them is left out. Each of W
-        processes reads a stream of its own, of its share of every batch.
-    image, label: the key or the place of each in an item. A label is a class, or the probabilities [K] of the
-        classes.
-    name: for cards and titles.
+    """Images to train on from a source that is no map-style set; the source decides their order.
 
     Samples are numbered as they come in an epoch, so that a number says nothing of the image. Where a run is
     resumed within an epoch, the batches it had are read and dropped.
 
-    InputError for another source, such as an iterator, which cannot begin anew; and while training for an
-    epoch that ends early, images that are NaN, outside [0, 1] or of differing shapes, and labels that are
-    neither.
+    Args:
+        source: something that gives an epoch each time it is iterated (a DataLoader, an iterable set), or a
+            function of the epoch, from 1, that returns such a thing. Its items are single images, or batches
+            of any size.
+        samples: images of an epoch, over all processes. What a source has beyond them is left out. Each of W
+            processes reads a stream of its own, of its share of every batch.
+        image: the key or the place of the image in an item.
+        label: the key or the place of the label in an item. A label is a class, or the probabilities [K] of
+            the classes.
+        name: for cards and titles.
+
+    Raises:
+        InputError: the source is another, such as an iterator, which cannot begin again; and while training,
+            an epoch ends early, images are NaN, outside [0, 1] or of differing shapes, or labels are neither.
     """
 
     def __init__(
@@ -72,7 +74,11 @@ class Stream(IterableDataset[Any]):
         return f"stream {self.name}"
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says of the stream, as JSON."""
+        """Return what a card says of the stream.
+
+        Returns:
+            A dictionary for JSON.
+        """
         return {"name": self.name, "samples": self.samples, "note": self.note}
 
     def warn(self) -> None:
@@ -89,7 +95,20 @@ class Stream(IterableDataset[Any]):
     def read(
         self, epoch: int, ids: Tensor, batch_size: int, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield the images after the first `skip` in batches, with their numbers, `ids` [M]."""
+        """Iterate over the images of an epoch in batches, with their numbers.
+
+        Args:
+            epoch: from 1.
+            ids: int64 [M], the numbers of the images.
+            batch_size: images of a batch.
+            skip: how many images to leave out first.
+
+        Returns:
+            An iterator of (x, y, ids).
+
+        Raises:
+            InputError: the epoch ends early, or its images or labels cannot be used.
+        """
         held: list[tuple[Tensor, Tensor]] = []
         source, have, given = self._rows(epoch), -skip, 0
         for numbers in torch.split(ids, batch_size):

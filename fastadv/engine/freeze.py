@@ -39,47 +39,63 @@ def freeze(
     tune: bool | None = None,
     without: Iterable[str] | None = None,
 ) -> Frozen:
-    """Return a fixed classifier made fast for attacks; the model itself is left exactly as it was.
+    """Prepare a classifier for fast attacks; the model itself is not changed.
 
-    The verdict twin is the model in eval mode, sharing its parameters; nothing of it is rewritten. The search
-    twin runs the same Python. It is channels-last for networks with two-dimensional convolutions and in
-    another precision on request, BatchNorm is folded into the layer before, and functions that are slow on a
-    CPU are replaced by faster ones. On its first batch its logits are compared with those of the verdict
-    twin, and on the first batch of each kind its gradient. What differs by more than rounding is left out by
-    name, or the verdict twin replaces the search twin; a note and a warning say so.
+    Attacks freeze a model on every call; freeze it once if you attack it several times. Successes are always
+    checked on the model as given: in eval mode, sharing its parameters, with nothing rewritten. The search
+    uses a copy that runs the same Python. It is channels-last for networks with two-dimensional convolutions
+    and in another precision on request, BatchNorm is folded into the layer before, and functions that are
+    slow on a CPU are replaced by faster ones. On its first batch its logits are compared with those of the
+    model, and on the first batch of each kind its gradient. What differs by more than rounding is left out by
+    name, or the model itself replaces the copy; a note and a warning say so.
 
     Args:
-        model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and
-            a functools.partial of one count as modules. Any other function is called as it is, in whatever
-            mode it runs. A Frozen is returned as it is, unless options are given that differ from its own:
-            then its source is frozen again with those.
+        model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
+            module and a functools.partial of one count as modules. Any other function is called as it is, in
+            whatever mode it runs. A Frozen is returned as it is, unless options are given that differ from
+            its own: then its source is frozen again with those.
         precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" with weights
             and activations in bfloat16 or float16 and with float32 x, logits and gradient (a direction of
             ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
             those of other threads, too. float16 has 3 bits more than bfloat16 and ends at 65,504: a sample
-            whose activations go beyond fails.
-        fold: make a search twin of its own (default True). Folded weights are copies, taken on the
-            first batch. With `fold=False` both twins follow the model while it trains, and half precision is
-            by autocast.
-        compile: run the search twin through torch.compile (default False).
-        cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA
-            graphs (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of
-            them are kept. They follow the model only while its weights stay in place. A loss that is a
-            function is not captured.
+            whose activations exceed that fails.
+        fold: make a copy for the search (default True). Folded weights are copies, taken on the first batch.
+            With `fold=False` the search follows the model while it trains, and half precision is by autocast.
+        compile: run the search copy through torch.compile (default False).
+        cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA graphs
+            (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of them are
+            kept. They follow the model only while its weights stay in place. A loss that is a function is not
+            captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
-            1), the expectation over transformation of Athalye et al. 2018. The verdict stays one pass.
-        tune: on the first batch, time the search twin, also in the model's own precision, the model as it is,
-            and the fastest of them compiled and on a GPU captured (default False). The fastest stays; a note
-            tells the times. Results may then differ by rounding from run to run, and the compiler may take a
-            minute.
-        without: names of rewrites to leave out of the search twin, besides those in the environment variable
+            1), the expectation over transformation. The final check is one pass.
+        tune: on the first batch, time the search copy, also in the model's own precision, the model as it is,
+            and the fastest of them compiled and on a GPU captured (default False). The fastest is used; a
+            note lists the times. Results may then differ by rounding from run to run, and the compiler may
+            take a minute.
+        without: names of rewrites to leave out of the search copy, besides those in the environment variable
             FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
             (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
 
-    Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
-    unknown options, on `cuda_graph` off CUDA or with `eot` > 1, on a precision in which nothing would be
-    computed, and on the first batch of a model whose copy would run parts of the original, or with `tune` in
-    a group of processes.
+    Returns:
+        A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
+
+    Raises:
+        InputError: the model is neither a module nor a function, cannot be copied or is lazy; an option is
+            unknown; `cuda_graph` is asked for off CUDA or with `eot` > 1; nothing would be computed in the
+            precision. On the first batch: a copy of the model would run parts of the original, or `tune` is
+            asked for in a group of processes.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> frozen = fa.freeze(model, precision="bf16")
+        >>> bool(fa.attacks.pgd(frozen, x, y, fa.Linf(0.3), steps=10).success.all())
+        True
+
+    Source:
+        Athalye et al. 2018 (arXiv 1802.00420), for `eot`.
     """
     asked = {
         "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,

@@ -31,20 +31,41 @@ COPIES = "given copies of x, into which the model writes"
 
 
 class Frozen:
-    """What `fastadv.freeze` returns: logits and input gradients of a fixed classifier.
+    """A classifier prepared for attacks by `fastadv.freeze`: its logits and input gradients.
 
-    `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are
-    the model as given, in eval mode. `notes` say what was done to the search twin, and what was not done and
-    why. `forwards` and `backwards` count the samples passed since the start, through either twin; passes a
-    model makes internally are counted if it reports them in an int `gradient_probes`. `source` and `options`
-    are the arguments of `freeze`; `dtype` is that of the weights, to which `verdict` casts x, None where
-    there is not exactly one. All passes are out of autocast, whatever is on around them.
+    `frozen(x)` and `frozen.input_gradient` use the search copy; `frozen.verdict(x)` and `frozen.model` are
+    the model as given, in eval mode. `forwards` and `backwards` count the samples passed since the start,
+    through either; passes that a model makes internally are counted if it reports them in an int
+    `gradient_probes`. `source` and `options` are the arguments of `freeze`; `dtype` is that of the weights,
+    to which `verdict` casts x, None where there is not exactly one. All passes are made outside of autocast,
+    whatever is active around them.
 
-    The first batch settles it (`settle`): its search twin is chosen and compared with the model. From then on
-    nothing of it changes but the counts. The first gradient of each kind of pass (which functions were
-    rewritten, for how many rows of which shape) is compared with that of the model as given, on some of its
-    rows; what was rewritten wrongly is switched off by name, with a warning (`engine.guard`). `forwards` and
-    `backwards` leave that out.
+    On the first batch the search copy is chosen and compared with the model (`settle`); after that only the
+    counts change. The first gradient of each kind of pass (which functions were rewritten, for how many rows
+    of which shape) is compared with that of the model as given, on some of its rows; what was rewritten
+    wrongly is switched off by name, with a warning. `forwards` and `backwards` do not count these
+    comparisons.
+
+    Call `fastadv.freeze` to make one; the arguments below are for the engine.
+
+    Args:
+        given: the model as given, checked.
+        search: the search copy.
+        source: the model that was passed to `freeze`.
+        options: of `freeze`.
+        dtype: of the weights; None where there is not exactly one.
+        device: of the weights; None where there is not exactly one.
+        fastest: gives the fastest way to search on a batch, and a note; None does not look for it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> frozen = fa.freeze(model)
+        >>> loss, logits, gradient = frozen.input_gradient(x, y, loss="margin")
+        >>> tuple(loss.shape), tuple(logits.shape), tuple(gradient.shape)
+        ((8,), (8, 10), (8, 1, 8, 8))
     """
 
     def __init__(
@@ -68,26 +89,30 @@ class Frozen:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to the search twin, and what was not done and why."""
+        """What was done to the search copy, and what was not done and why; see `add_note`."""
         return self.search.notes.texts + ((COPIES,) if self._given.copies else ())
 
     def add_note(self, note: str) -> None:
-        """Take a note, once."""
+        """Add a note, unless it is there already.
+
+        Args:
+            note: one sentence.
+        """
         self.search.notes.add(note)
 
     @property
     def plain(self) -> bool:
-        """Whether the search twin gives the logits of the verdict twin, to the last bit."""
+        """Whether the search copy gives the logits of the model as given, to the last bit."""
         return self.search.plain
 
     @property
     def exact(self) -> bool:
-        """Whether the search asks the verdict twin itself, and no mean of several passes."""
+        """Whether the search uses the model as given itself, and no mean of several passes."""
         return self.plain and self.options.eot == 1
 
     @property
     def search_dtype(self) -> torch.dtype | None:
-        """The precision in which the search twin computes; None where its weights have not exactly one."""
+        """The precision in which the search copy computes; None where its weights have not exactly one."""
         return self.search.form.dtype
 
     @property
@@ -100,20 +125,28 @@ class Frozen:
         return value if isinstance(value, float) else None
 
     def describe(self) -> dict[str, Any]:
-        """Return the options that can change results, for the identity of a run."""
+        """Return the options that can change results, for the identity of a run.
+
+        Returns:
+            A dictionary for JSON.
+        """
         return self.options.describe()
 
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        """Tell whose rows the next passes are: `each` rows of one sample after another, by their ids [n].
+        """Announce whose rows the next passes are.
 
-        Where passes are counted for each sample, this is overridden; here nobody listens.
+        A subclass that counts passes for each sample overrides this; here it does nothing.
+
+        Args:
+            ids: int [n], sample numbers.
+            each: how many rows belong to each sample; the rows of one sample follow each other.
         """
 
     def refresh(self) -> None:
-        """Take the values of a model that trains, where this was made to follow it, as they are now.
+        """Take the current values of a model that trains, if this was made to follow it.
 
-        Logits and gradients are compared with the model's again at the next batch and gradient after every
-        REFRESHES calls: what rounds little today may round more with other weights.
+        After every REFRESHES calls, logits and gradients are compared with the model's again at the next
+        batch: what rounds little today may round more with other weights.
         """
         self.search.refresh()
         self._refreshed += 1
@@ -122,14 +155,28 @@ class Frozen:
             self._settled = self.search.plain
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout the search twin prefers, without a copy where it already has it."""
+        """Return `x` in the layout that the search copy prefers, without a copy where it already has it.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            The same values.
+        """
         return self.search.form.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return logits [B, K] of the search twin for x [B, ...], the mean of `eot` passes; no gradient.
+        """Return the logits of the search copy, the mean of `eot` passes, without a gradient.
 
-        Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K]
-        with K >= 2.
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            [B, K].
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
+                2.
         """
         with no_gradient():
             x = check_input(x, self._device)
@@ -138,14 +185,31 @@ class Frozen:
             return self.search.passed("logits", self.search.logits, x)
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Return logits [B, K] of the model as given, in eval mode and its own precision."""
+        """Return the logits of the model as given, in eval mode and its own precision.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            [B, K].
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
+                2.
+        """
         return self._as_given(partial(self.search.passed, VERDICT, self._given), x)
 
     def confidence(self, x: Tensor) -> Tensor:
-        """Return the probability [B, K] that the model as given calls each class, in eval mode.
+        """Return the probability that the model as given assigns to each class, in eval mode.
 
         It is the model's own `confidence(x)` where it has one, otherwise that of its logits
-        (`log_confidence`): the softmax, unless it says otherwise.
+        (`log_confidence`): the softmax, unless the model says otherwise.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            [B, K].
         """
         own = getattr(self.model, "confidence", None)
         if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
@@ -168,19 +232,28 @@ class Frozen:
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
+        """Return the value and the input gradient of a per-sample loss.
 
-        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a
-        sample's gradient does not depend on its batch. With `direction` the gradient is right only up to a
-        positive factor for each sample and cannot underflow for confident ones; a search in bfloat16 gives
-        it in that dtype for x in float32, as the step ops take it. Non-finite values are returned as they
-        are. Works under no_grad and inference_mode. Weight gradients are never computed.
+        Losses are summed, so that a sample's gradient does not depend on its batch. Non-finite values are
+        returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
 
-        With `eot` > 1 all three are means over as many passes. The gradient is then exact also with
-        `direction`, since the mean of directions is not the direction of the mean.
+        Args:
+            x: floating [B, ...].
+            y: int [B], labels; None where targets, or a loss that does not read it, are given.
+            loss: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets) -> [B].
+            targets: int [B], wanted classes, or None.
+            direction: whether the gradient must be right only up to a positive factor for each sample; it
+                then cannot underflow for confident samples. A search in bfloat16 gives it in that dtype for x
+                in float32, as the step ops take it. With `eot` > 1 the gradient is exact all the same, since
+                the mean of directions is not the direction of the mean.
 
-        Raises InputError where x is no floating tensor on the model's device, labels do not fit, or the
-        logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
+        Returns:
+            loss [B], logits [B, K] and gradient like x; with `eot` > 1 the means over as many passes.
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, labels do not fit, or the logits are
+                not [B, K] with K >= 2.
+            NoGradientError: the logits do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = check_input(x, self._device)
@@ -219,18 +292,27 @@ class Frozen:
         directions: Tensor | Callable[[Tensor], Tensor],
         reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return (logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits.
+        """Return the input gradients of several functions of the logits.
 
-        One forward, and C backward passes that share it. `directions` [B, C, K] may also be a function of the
-        logits [B, K] of that forward, so that classes can be chosen by them; one-hot rows give rows of the
-        Jacobian. With `reduce`, a function of a gradient like x to [B] such as a norm, the results [B, C]
-        take the place of the gradients, of which there is one at a time. What `input_gradient` says of grad
-        modes, weights and non-finite values holds here too. Neither compiled code nor CUDA graphs are used.
-        With `eot` > 1 the gradients are those of the mean logits, and the graphs of all passes are in memory
-        at once.
+        The functions are directions[:, c] @ logits. One forward pass is shared by C backward passes. As in
+        `input_gradient`, grad modes do not matter, weight gradients are never computed, and non-finite values
+        are returned as they are. Neither compiled code nor CUDA graphs are used. With `eot` > 1 the gradients
+        are those of the mean logits, and the graphs of all passes are in memory at once.
 
-        Raises InputError where x is no floating tensor on the model's device, directions do not fit, or the
-        logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
+        Args:
+            x: floating [B, ...].
+            directions: [B, C, K], or a function of the logits [B, K] of that forward pass that returns them,
+                so that classes can be chosen by the logits; one-hot rows give rows of the Jacobian.
+            reduce: a function of a gradient like x to [B], such as a norm. Its results [B, C] then replace
+                the gradients, of which one at a time is in memory. None returns the gradients.
+
+        Returns:
+            logits [B, K], and gradients [B, C, ...] or what `reduce` makes of them, [B, C].
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, directions do not fit, or the logits
+                are not [B, K] with K >= 2.
+            NoGradientError: the logits do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = check_input(x, self._device)
@@ -244,30 +326,57 @@ class Frozen:
             return logits, gradients
 
     def full_batch(self, x: Tensor) -> int:
-        """Return for how many rows like x [B, ...] a pass on a CPU takes the least time a row; else 0."""
+        """Return the number of rows at which a pass on a CPU takes the least time for each row.
+
+        Args:
+            x: [B, ...], rows of the wanted shape.
+
+        Returns:
+            The number of rows; 0 where it does not matter.
+        """
         return self.search.full_batch(x) if x.device.type == "cpu" and len(x) else 0
 
     @property
     def settled(self) -> bool:
-        """Whether the search twin is chosen and compared with the model, where that was asked for."""
+        """Whether the search copy is chosen and compared with the model, where that was asked for."""
         return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Return whether what is captured for rows like x stays: settled, and its gradient compared."""
+        """Return whether the passes for rows like x are final: settled, and the gradient compared.
+
+        Args:
+            x: [B, ...].
+
+        Returns:
+            True where they can be captured.
+        """
         return self._settled and self.search.knows(x)
 
     def check(self, x: Tensor) -> bool:
-        """Return `settle` on rows that stand for others; `tune` waits for the batch that is attacked."""
+        """Call `settle` on rows that represent others; `tune` waits for the batch that is attacked.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            Whether the search copy is settled.
+        """
         return self._fastest is not None or self.settle(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
-        """Choose the search twin and compare it with the model, on the first batch that has finite logits.
+        """Choose the search copy and compare it with the model, on the first batch that has finite logits.
 
-        With `tune` the fastest way to search at x [B, ...] is taken, by passes that are not counted. Where
-        logits of the search twin differ from those of the model by more than rounding, what is wrong is left.
-        In another precision it is compared twice: first in the model's own, since the bound of the other
-        would hide a wrong fold. `verdict` are the verdict logits of x where the caller has them. Returns
-        whether that has been done, by this call or before.
+        With `tune` the fastest way to search at x is taken, by passes that are not counted. Where logits of
+        the search copy differ from those of the model by more than rounding, the rewrites that are wrong are
+        left out. In another precision it is compared twice: first in the model's own, since the bound of the
+        other would hide a wrong fold.
+
+        Args:
+            x: floating [B, ...].
+            verdict: [B, K], the logits of the model as given, where the caller has them.
+
+        Returns:
+            Whether the search copy is settled, by this call or an earlier one.
         """
         if self._settled or len(x) == 0:
             return self._settled

@@ -65,21 +65,34 @@ def attackbench(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Run a minimum-norm attack with a limit of passes; keep each sample's best distance over all of them.
+    """Run a minimum-norm attack with a limit of passes, and keep each sample's best distance.
 
-    attack: (model, x, y, ids=ids) -> AttackResult, such as `partial(fa.attacks.fmn, threat=fa.L2(inf),
-        steps=1000)`. It must pass the model that it is given, and no copy of it (no `eot`).
-    norm: the norm that the attack minimizes, by name: "linf", "l2", "l1", "l0".
-    passes: forward and backward passes of a sample together. Each gradient costs two. Afterwards the model
-        answers a sample with its label and a gradient of zero.
-    limit: so many samples, as in `evaluate`. progress is called with (done, total).
+    The model is searched as given, with nothing rewritten, since AttackBench counts its passes. Attacks of
+    fastadv announce whose passes they make, so a sample's result does not depend on its batch; for other
+    attacks a point counts for the sample whose x is nearest, as in AttackBench.
 
-    The model is searched as given, nothing rewritten, since AttackBench counts its passes. Attacks of fastadv
-    tell whose passes they make, so a sample's result does not depend on its batch; where an attack does not,
-    a point counts for the sample whose x is nearest, as there.
+    Args:
+        model: a module; x [B, ...] in [0, 1] to logits [B, K].
+        dataset: of pairs (x, y), such as an `ImageSet`.
+        attack: a function (model, x, y, ids=ids) -> AttackResult, such as `partial(fa.attacks.fmn,
+            threat=fa.L2(inf), steps=1000)`. It must pass the model that it is given, and no copy of it (no
+            `eot`).
+        norm: the norm that the attack minimizes, by name: "linf", "l2", "l1", "l0".
+        passes: the limit for each sample, forward and backward passes together. Each gradient costs two.
+            Beyond it the model answers a sample with its label and a gradient of zero.
+        batch_size: samples attacked at once.
+        limit: use this many samples only, as in `evaluate`; None uses all.
+        progress: called with (done, total).
 
-    Raises InputError for an unknown norm, a limit below 3 passes, an attack that passes another model, and
-    what `evaluate` raises.
+    Returns:
+        The best distance of each sample, with passes and times, which `Submission` takes.
+
+    Raises:
+        InputError: the norm is unknown, the limit is below 3 passes, the attack passes another model, or one
+            of the errors of `evaluate`.
+
+    Source:
+        Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
     if norm not in THREATS:
         raise InputError(f"norm: expected one of {', '.join(THREATS)}, got {norm!r}")

@@ -24,7 +24,12 @@ Radii = Sequence[float] | NDArray[Any]
 
 
 class Curve(NamedTuple):
-    """Robust accuracy over all samples, `accuracy[i]` at `radii[i]`; radii increase, accuracy never does."""
+    """Robust accuracy over all samples against the radius; radii increase, accuracy never does.
+
+    Args:
+        radii: float64 [R], in input units.
+        accuracy: float64 [R], from 0 to 1; `accuracy[i]` is that at `radii[i]`.
+    """
 
     radii: NDArray[np.float64]
     accuracy: NDArray[np.float64]
@@ -33,14 +38,26 @@ class Curve(NamedTuple):
     def from_distances(cls, distances: ArrayLike | Tensor, radii: Radii | None = None) -> Self:
         """Return the share of samples whose distance is above each radius.
 
-        distances: [N]; of the nearest adversarial example to each sample: 0 where the model is wrong already,
-            inf where none was found. NaN, for a sample without finite logits, counts as 0. They are the
-            `distance` of a minimum-norm attack's result, or of its row in a table. An example at a distance
-            of exactly the radius lies in the ball and breaks the sample: see `from_certificates` for radii
-            that hold up to their end.
-        radii: where to evaluate; None: 0 and every finite distance, between which the accuracy is constant.
+        An example at a distance of exactly the radius lies in the ball and breaks the sample: see
+        `from_certificates` for radii that hold up to their end.
 
-        Raises InputError for no distances, negative ones, and radii that are empty, negative or not finite.
+        Args:
+            distances: [N], of the nearest adversarial example to each sample: 0 where the model is already
+                wrong, inf where none was found. NaN, for a sample without finite logits, counts as 0. They
+                are the `distance` of a minimum-norm attack's result, or of its row in a table.
+            radii: where to evaluate; None takes 0 and every finite distance, between which the accuracy is
+                constant.
+
+        Returns:
+            A `Curve`.
+
+        Raises:
+            InputError: there are no distances or negative ones, or radii are empty, negative or not finite.
+
+        Example:
+            >>> import fastadv as fa
+            >>> fa.Curve.from_distances([0, 0.5, 2, float("inf")], radii=[0, 1, 3]).accuracy
+            array([0.75, 0.5 , 0.25])
         """
         known = np.sort(distances_of(distances))
         steps = np.append(0.0, known[np.isfinite(known)])
@@ -53,13 +70,23 @@ class Curve(NamedTuple):
     ) -> Self:
         """Return the certified accuracy: the share of samples that are correct and certified to each radius.
 
-        certified: [N]; the radius R up to which each sample's class is proved, 0 or more. It counts at r <= R
-            (Cohen et al. 2019, section 4).
-        correct: bool [N]; classified correctly. A correct sample with R = 0 counts at radius 0, where the
-            curve is the clean accuracy.
-        radii: as in `from_distances`. None: 0 and the number next to each R, from where on it counts no more.
+        Args:
+            certified: [N], the radius R >= 0 up to which each sample's class is proved. It counts at r <= R.
+            correct: bool [N], classified correctly. A correct sample with R = 0 counts at radius 0, where the
+                curve is the clean accuracy.
+            radii: where to evaluate; None takes 0 and the next number after each R, from which on the sample
+                no longer counts.
 
-        Raises InputError as `from_distances`, and unless `correct` holds a bool for each sample.
+        Returns:
+            A `Curve`.
+
+        Raises:
+            InputError: there are no radii R or negative ones, radii are empty, negative or not finite, or
+                `correct` does not hold a bool for each sample.
+
+        Source:
+            Cohen et al. 2019, "Certified Adversarial Robustness via Randomized Smoothing" (arXiv 1902.02918),
+            section 4.
         """
         given = correct.cpu() if isinstance(correct, Tensor) else correct
         proved, right = distances_of(certified, "certified"), np.asarray(given)
@@ -71,14 +98,30 @@ class Curve(NamedTuple):
         return cls.from_distances(np.where(right, np.nextafter(proved, np.inf), 0.0), radii)
 
     def band(self, samples: int) -> tuple["Curve", "Curve"]:
-        """Return the ends of the exact 95% interval at each radius, the curve being of so many samples."""
+        """Return the ends of the exact 95% interval at each radius.
+
+        Args:
+            samples: the number of samples that the curve is of.
+
+        Returns:
+            The lower and the upper curve.
+        """
         ends = clopper_pearson(np.rint(self.accuracy * samples).astype(np.int64), samples)
         return Curve(self.radii, ends.low), Curve(self.radii, ends.high)
 
     def at(self, radius: float) -> float:
         """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
 
-        Exact for the curve of all distances. Raises InputError for a radius below the curve's first one.
+        It is exact for the curve of all distances.
+
+        Args:
+            radius: in input units.
+
+        Returns:
+            The accuracy, from 0 to 1.
+
+        Raises:
+            InputError: the radius is below the curve's first one.
         """
         place = int(np.searchsorted(self.radii, radius, side="right")) - 1
         if place < 0:
@@ -126,22 +169,43 @@ def accuracy_against_radius(
     batch_size: BatchSize = 256,
     limit: int | None = None,
 ) -> Curve:
-    """Return robust accuracy at each radius, from one attack for each radius or from one minimum-norm run.
-
-    attack_for_radius: the attack for a radius, for example
-        `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. A minimum-norm attack of
-        `fa.attacks` may stand here, too.
-    minimum_norm: in its place an attack that minimizes the distance, or several of one norm, of which the
-        smallest distance counts for each sample. Each runs once, for all radii:
-        `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
-    radii: with minimum-norm attacks None gives the exact step function, with a step at every distance.
+    """Measure robust accuracy at each radius, with one attack for each radius or one minimum-norm run.
 
     A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
     the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
     radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
-    not finite counts as not correct. The processes of a process group take the batches in turn, as those of
-    `evaluate`, with its `batch_size`. Raises InputError for radii that are empty, negative or not finite, for
-    both kinds of attack at once or neither, and as `evaluate` does.
+    not finite counts as not correct. The processes of a process group take the batches in turn, as in
+    `evaluate`.
+
+    Args:
+        model: a module or Frozen; x [B, ...] in [0, 1] to logits [B, K].
+        dataset: of pairs (x, y), such as an `ImageSet`.
+        attack_for_radius: a function from a radius to an attack, for example `lambda r:
+            functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. It may also be a minimum-norm
+            attack of `fa.attacks`.
+        radii: numbers >= 0 in input units. With minimum-norm attacks None gives the exact step function, with
+            a step at every distance.
+        minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance, or several of one
+            norm, of which the smallest distance counts for each sample. Each runs once, for all radii:
+            `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
+        batch_size: samples attacked at once, a number or "auto".
+        limit: use this many samples only; None uses all.
+
+    Returns:
+        A `Curve`.
+
+    Raises:
+        InputError: radii are empty, negative or not finite; both kinds of attack are given, or neither; or
+            one of the errors of `evaluate`.
+
+    Example:
+        >>> from functools import partial
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test")
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> attack = lambda radius: partial(fa.attacks.fgsm, threat=fa.Linf(radius))
+        >>> fa.accuracy_against_radius(model, digits, attack, [0, 0.1, 0.2], limit=50).radii
+        array([0. , 0.1, 0.2])
     """
     if minimum_norm is None and minimizes(attack_for_radius):
         attack_for_radius, minimum_norm = None, attack_for_radius

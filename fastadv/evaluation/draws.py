@@ -31,16 +31,19 @@ NOTE = (
 class Draws:
     """Each of n samples classified `count` times by a model that may be randomized.
 
-    right    int64 [n]; draws, of `count`, in which the sample is classified as y.
-    voted    bool [n]; y is the class of more draws than any other class.
-    mean     bool [n]; y is the class of the largest mean probability (of `fastadv.engine.log_confidence`, as
-             a rule the softmax), and all draws have finite logits.
-    varied   bool [n]; the draws are not of one class.
-    verdict  bool [n]; the one verdict counts the sample as robust, or without an attack as correct.
-
     A draw with logits that are not finite is wrong. A sample that an attack found wrong already was not
     attacked: nothing shows that it is robust, and all its draws count as wrong. Right always means classified
     as y, also where an attack has targets or a criterion of its own.
+
+    Attributes:
+        count: how often each sample was classified.
+        right: int64 [n]; draws, of `count`, in which the sample is classified as y.
+        voted: bool [n]; y is the class of more draws than any other class.
+        mean: bool [n]; y is the class of the largest mean probability (of `fastadv.engine.log_confidence`, as
+            a rule the softmax), and all draws have finite logits.
+        varied: bool [n]; the draws are not of one class.
+        verdict: bool [n]; the single final check counts the sample as robust, or without an attack as
+            correct.
     """
 
     count: int
@@ -67,12 +70,12 @@ class Draws:
 
     @property
     def worst(self) -> float:
-        """Share of samples that are right in the one verdict and in every draw, as RobustBench counts."""
+        """Share of samples that are right in the final check and in every draw, as RobustBench counts."""
         return (self.verdict & (self.right == self.count)).double().mean().item()
 
     @property
     def lucky(self) -> int:
-        """Samples that the one verdict counts and that some draw denies: robust only by luck.
+        """Samples that the final check counts as right and some draw does not: robust only by luck.
 
         It is 0 for a model whose draws never differ.
         """
@@ -81,7 +84,7 @@ class Draws:
 
     @property
     def undecided(self) -> int:
-        """Samples with draws of several classes whose `interval` contains one half; more draws may tell."""
+        """Samples with draws of several classes whose `interval` contains one half; more draws may decide."""
         low, high = (torch.from_numpy(end) for end in self.interval)
         return int((self.varied & (low <= 0.5) & (high >= 0.5)).sum())
 
@@ -92,13 +95,24 @@ class Draws:
 
     @classmethod
     def together(cls, parts: Sequence["Draws"]) -> "Draws":
-        """Return the worst of several, sample by sample."""
+        """Return the worst of several, sample by sample.
+
+        Args:
+            parts: of the same samples, with the same count.
+
+        Returns:
+            One `Draws`.
+        """
         all_of = {key: torch.stack([getattr(one, key) for one in parts]) for key in (*TENSORS, "verdict")}
         least = {key: value.amin(0) if key == "right" else value.all(0) for key, value in all_of.items()}
         return cls(parts[0].count, **(least | {"varied": all_of["varied"].any(0)}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures, JSON-able."""
+        """Return the figures as a dictionary for JSON.
+
+        Returns:
+            The counts and accuracies.
+        """
         return {"count": self.count, **{name: getattr(self, name) for name in FIGURES}}
 
 

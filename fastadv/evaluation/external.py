@@ -24,11 +24,13 @@ from fastadv.threat import Threat
 
 @dataclass(frozen=True)
 class External:
-    """What a model makes of external adversarial images.
+    """The results of a model under external adversarial images.
 
-    outside    int64, the numbers of the images that are not in the ball and the box around their clean ones.
-    distances  float64 [N], of all images in the threat's norm.
-    table      of the evaluation; its one row is "external".
+    Attributes:
+        outside: int64, the numbers of the images that are not in the ball and the box around their clean
+            ones.
+        distances: float64 [N], of all images in the threat's norm.
+        table: of the evaluation; its one row is "external".
     """
 
     outside: Tensor = field(repr=False)
@@ -42,7 +44,7 @@ class External:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share classified correctly clean and under the images; one outside the threat breaks nothing."""
+        """Share classified correctly both clean and as the images; one outside the threat breaks nothing."""
         return self.table["external"].robust_accuracy
 
 
@@ -55,15 +57,27 @@ def external(
     slack: float = 1e-6,
     batch_size: int = 256,
 ) -> External:
-    """Judge adversarial images, such as RobustBench's issue template "New external evaluation" asks for.
+    """Check adversarial images that were made elsewhere.
 
-    images: a tensor [N, ...] in [0, 1] in the order of `dataset`, or a torch file with one (read without
-        running what it may hold). The data set's first N samples are those attacked.
-    threat: ball and box, with one radius for all.
-    slack: by how much an image may leave the ball, in input units: programs round their results to float32.
+    RobustBench's issue template "New external evaluation" asks for such images.
 
-    Raises InputError for another number, shape or dtype of images and for a missing file, CorruptFileError
-    for a file that holds no tensor, and what `evaluate` raises.
+    Args:
+        model: a module or Frozen; x [B, ...] in [0, 1] to logits [B, K].
+        images: a tensor [N, ...] in [0, 1] in the order of `dataset`, or a torch file with one (read without
+            running code that it may hold). The data set's first N samples are those attacked.
+        dataset: of pairs (x, y), such as an `ImageSet`.
+        threat: ball and box, with one radius for all.
+        slack: by how much an image may leave the ball, in input units: programs round their results to
+            float32.
+        batch_size: images passed at once.
+
+    Returns:
+        An `External` with accuracies, distances, and the images that are outside the threat.
+
+    Raises:
+        InputError: images have another number, shape or dtype, the file is missing, or one of the errors of
+            `evaluate`.
+        CorruptFileError: the file holds no tensor.
     """
     radius = check_number("threat.radius", threat.radius, 0, finite=False)
     threat = threat.with_radius(radius + check_number("slack", slack, 0))
@@ -89,7 +103,12 @@ def external(
 
 
 def save_external(path: str | os.PathLike[str], x_adv: Tensor) -> None:
-    """Write adversarial images as RobustBench asks for them: one float32 tensor [N, ...] in a torch file."""
+    """Write adversarial images as RobustBench asks for them: one float32 tensor in a torch file.
+
+    Args:
+        path: of the file.
+        x_adv: [N, ...] in [0, 1].
+    """
     with atomic_write(path) as part:
         torch.save(x_adv.detach().cpu().float().contiguous().clone(), part)
 

@@ -33,19 +33,36 @@ def lower_bounds(
     world_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Return the radius [N] of each sample, on the CPU, within which `model` keeps its right decision.
+    """Compute the radius of each sample within which an ABS model keeps its right decision, on the CPU.
 
-    norm, starts, tight: as `ABS.lower_bound` takes them. batch_size: samples at a time, 1 or more.
-    run_dir: a folder in which the radii of each batch are kept as soon as they are there. resume: go on with
-        what it holds, which must be of the same model, data and arguments.
-    rank, world_size: for processes that know nothing of each other, as the jobs of an array. This one bounds
-        the batches k with k % world_size == rank, returns the radii of these, and writes into `run_dir` that
-        it is done. With all of them, put together by `fastadv.evaluation.merge`, `resume` without a rank
-        gives all radii.
-    progress: called with (samples done, samples of this process) before and after every batch.
+    Processes of one group take the batches in turn, and all return all radii.
 
-    Processes of one group take the batches in turn, and all return all radii. Raises InputError as
-    `ABS.lower_bound` and `fastadv.evaluate` do, CorruptFileError for a damaged file in `run_dir`.
+    Args:
+        model: an `ABS`.
+        dataset: of pairs (x, y), such as an `ImageSet`.
+        norm: "l2", "linf" or "l0", as `ABS.lower_bound` takes it.
+        starts: of the search for the bound, as `ABS.lower_bound` takes it.
+        tight: whether to tighten the bound, as `ABS.lower_bound` takes it.
+        batch_size: samples at a time, 1 or more.
+        run_dir: a folder in which the radii of each batch are kept as soon as they are there; None keeps
+            nothing.
+        resume: continue with what the folder holds, which must be of the same model, data and arguments.
+        rank: for processes that do not communicate, such as the jobs of an array: this one bounds the batches
+            k with k % world_size == rank, returns the radii of these, and records in `run_dir` that it is
+            done. With all shares, put together by `fastadv.evaluation.merge`, `resume` without a rank gives
+            all radii.
+        world_size: the number of such processes.
+        progress: called with (samples done, samples of this process) before and after every batch.
+
+    Returns:
+        [N], the radii.
+
+    Raises:
+        InputError: an argument is wrong, as for `ABS.lower_bound` and `fastadv.evaluate`.
+        CorruptFileError: a file in `run_dir` is damaged.
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190), section 4.
     """
     with processes.agreement():
         if not isinstance(model, ABS):

@@ -47,49 +47,72 @@ def evaluate(
     rank: int | None = None,
     world_size: int | None = None,
 ) -> Table:
-    """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost.
+    """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
-    They are those of the first `limit` samples; of a sorted set, whose first samples lack classes, of as many
-    drawn by class with a fixed seed, which a warning and the table say. The model is frozen once. Every
-    attack gets the samples of a batch with their ids, so results do not depend on `batch_size`. Samples for
-    which the model's logits are not finite count as not correct and are not attacked; `Table.failed` says
-    which they are.
-
-    batch_size: samples attacked at once. "auto" doubles it from 32 as long as the model passes more samples a
-        second and memory holds them; an evaluation that goes on keeps the size that was chosen. Where memory
-        runs out later, passes go in halves, and nothing is lost.
-    keep_examples: keep the first samples that each attack broke, at most that many (`table[name].examples`).
-    keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be of
-        one norm (`table.samples`).
-    draws: for a randomized model, classify each sample so often, and its x_adv after each attack: the table
-        tells the accuracy of one draw, of the majority, of the mean output and of the worst draw
-        (`Table.draws`, `Row.draws`). These passes are not counted among those of an attack.
-    seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python, also
-        under attack, batch by batch. They are left as they were. A generator of its own is not seeded.
-    run_dir: a folder in which each attack's result on each batch is kept as soon as it is there, with its
-        adversarial examples. A stopped evaluation loses at most one batch of one attack.
-    resume: go on with the evaluation of `run_dir`, which must be of the same model, data and arguments.
-    identity: a text that stands for the code of your own model classes and attacks, which are otherwise known
-        by their source; give another one when that code changes. Needed where a source cannot be read.
-    indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in what the attacks gave,
-        and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach. `table.verdict` is what
-        they come to. An attack that needs a gradient where the model has none breaks nothing, and a flag
-        says that it was not possible.
-
-    rank, world_size: for processes that know nothing of each other, as the jobs of an array. This one works
-        on the batches k with k % world_size == rank (0 of 1), returns the table of these, without indicators,
-        and writes into `run_dir`, its own or that of all, that it is done. With all of them, put together by
-        `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
+    The model is frozen once. Every attack gets the samples of a batch with their ids, so results do not
+    depend on `batch_size`. Samples for which the model's logits are not finite count as not correct and are
+    not attacked; `Table.failed` marks them.
 
     Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
     keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
-    those of all processes together. An evaluation goes on with any number of them. Where one is lost, the
+    those of all processes together. An evaluation resumes with any number of them. Where one is lost, the
     others raise LostProcessError.
 
-    Raises InputError for an empty data set, labels that are not classes of the model, logits that are not [B,
-    K], a model without finite logits for any sample, `resume` without a folder, a folder that holds an
-    evaluation already or that of another, and processes that were not called alike; CorruptFileError for a
-    damaged file in it.
+    Args:
+        model: a module or Frozen; x [B, ...] to logits [B, K].
+        dataset: of pairs (x, y), such as an `ImageSet`; y are classes of the model.
+        attacks: by name, functions (model, x, y, ids=...) -> AttackResult, such as
+            `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`. None measures the clean accuracy
+            alone.
+        batch_size: samples attacked at once. "auto" doubles it from 32 as long as the model passes more
+            samples a second and memory holds them; an evaluation that resumes keeps the size that was chosen.
+            Where memory runs out later, passes go in halves, and nothing is lost.
+        limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
+            many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
+        keep_examples: keep the first samples that each attack broke, at most this many
+            (`table[name].examples`).
+        keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
+            of one norm (`table.samples`).
+        draws: for a randomized model, classify each sample this many times, and its x_adv after each attack:
+            the table reports the accuracy of one draw, of the majority, of the mean output and of the worst
+            draw (`Table.draws`, `Row.draws`). These passes are not counted among those of an attack.
+        seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
+            also under attack, batch by batch. The generators are restored afterwards. A generator of the
+            model's own is not seeded.
+        run_dir: a folder in which each attack's result on each batch is kept as soon as it is there, with its
+            adversarial examples. A stopped evaluation loses at most one batch of one attack. None keeps
+            nothing.
+        resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments.
+        identity: a text that represents the code of your own model classes and attacks, which are otherwise
+            known by their source; change it when that code changes. Needed where a source cannot be read.
+        indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
+            attacks, and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach.
+            `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
+            nothing, and a flag says that it was not possible.
+        rank: for processes that do not communicate, such as the jobs of an array: this one works on the
+            batches k with k % world_size == rank, returns the table of these, without indicators, and records
+            in `run_dir`, its own or a common one, that it is done. With all shares, put together by
+            `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
+        world_size: the number of such processes.
+
+    Returns:
+        A `Table`; `print(table)` shows it.
+
+    Raises:
+        InputError: the data set is empty, labels are not classes of the model, logits are not [B, K], or
+            finite for no sample; `resume` is given without a folder; the folder already holds an evaluation,
+            or another one; or processes were called with different arguments.
+        CorruptFileError: a file in the folder is damaged.
+
+    Example:
+        >>> from functools import partial
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test")
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> attacks = {"FGSM": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
+        >>> table = fa.evaluate(model, digits, attacks, limit=50)
+        >>> table["FGSM"].robust_accuracy <= table.clean_accuracy
+        True
     """
     with processes.agreement():
         attacks = dict(attacks or {})

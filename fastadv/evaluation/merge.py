@@ -13,14 +13,22 @@ from fastadv.runs.identity import check_same
 
 
 def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) -> dict[str, Any]:
-    """Put the shares of an evaluation together in `run_dir`, which may be one of `folders`.
+    """Put the shares of an evaluation together in one folder.
 
-    folders: where `evaluate(..., rank=, world_size=)` worked, one folder for each share or for several.
-    Returns what was found: the number of shares and of files. `evaluate(..., run_dir=, resume=True)` with the
-    same arguments, without a rank, then reads all and gives the table of one process.
+    `evaluate(..., run_dir=, resume=True)` with the same arguments, without a rank, then reads all and gives
+    the table of one process.
 
-    Raises InputError where a folder holds no share or one of another evaluation, as does `run_dir`, where a
-    share is there twice, or missing; CorruptFileError for a damaged or missing file.
+    Args:
+        folders: where `evaluate(..., rank=, world_size=)` worked, one folder for each share or for several.
+        run_dir: the folder to write, which may be one of `folders`.
+
+    Returns:
+        The number of shares and of files found.
+
+    Raises:
+        InputError: a folder, or `run_dir`, holds no share or one of another evaluation; a share is missing,
+            or there twice.
+        CorruptFileError: a file is damaged or missing.
     """
     paths = [Path(folder) for folder in folders]
     shares, identity = _shares(paths)

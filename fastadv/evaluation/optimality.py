@@ -12,26 +12,38 @@ from fastadv.evaluation.curve import distances_of
 
 
 def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -> dict[str, float]:
-    """Return the optimality of each attack: 1 where it is the best for every sample, smaller where it is not.
+    """Compute the optimality of each attack: 1 where it is the best for every sample, else less.
 
         optimality = 1 - (A - A*) / (clean * d_max - A*)
 
-    A is the area under the attack's accuracy against radius from 0 to d_max, A* that of the best distance
+    A is the area under the attack's accuracy against radius from 0 to d_max, `A*` that of the best distance
     over all attacks for each sample, and d_max the largest of these best distances. The value 0 means that
     the attack breaks no sample within d_max.
 
-    Args:
-        distances: for each attack [N], on the same samples: 0 where the model is wrong already, inf where
-            the attack does not succeed, NaN (counted as 0) where the model's logits are not finite. They are
-            the `distance` of the rows of a `Table`; use attacks that minimize the distance, in one norm.
-        clean: the clean accuracy; by default the share of samples whose best distance is above 0.
-
     The area is that of the step function. AttackBench's code joins the steps by straight lines, which differs
     by at most about 1 / (2 N) of the area, but more for distances with many ties, such as L0. A sample that
-    no attack breaks counts with d_max for every attack. NaN is returned where the denominator is 0: there is
-    nothing to tell attacks apart.
+    no attack breaks counts with d_max for every attack.
 
-    Raises InputError for no attacks, distances of different lengths, and negative ones.
+    Args:
+        distances: for each attack [N], on the same samples: 0 where the model is already wrong, inf where the
+            attack does not succeed, NaN (counted as 0) where the model's logits are not finite. They are the
+            `distance` of the rows of a `Table`; use attacks that minimize the distance, in one norm.
+        clean: the clean accuracy; None is the share of samples whose best distance is above 0.
+
+    Returns:
+        The optimality of each attack by its name; NaN where the denominator is 0, because nothing
+        distinguishes the attacks.
+
+    Raises:
+        InputError: there are no attacks, distances of different lengths, or negative ones.
+
+    Example:
+        >>> import fastadv as fa
+        >>> fa.optimality({"best": [1.0, 2.0], "weak": [2.0, 2.0]})
+        {'best': 1.0, 'weak': 0.0}
+
+    Source:
+        Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
     if not distances:
         raise InputError("distances: expected those of at least one attack, got none")
@@ -56,18 +68,26 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
 
 
 def local_optimality(distances: ArrayLike, best: ArrayLike) -> float:
-    """Return the optimality of an attack against stored best distances, number for number as AttackBench.
+    """Compute the optimality of an attack against stored best distances, number for number as AttackBench.
 
-    The formula is that of `optimality`, but the areas are those of its code: under straight lines between the
-    steps, from the smallest distance on. The best distances may be of other runs; an attack that comes nearer
-    than they do can exceed 1; so can one whose smallest distance is larger, where no sample is wrong already.
+    The formula is that of `optimality`, but the areas are those of AttackBench's code: under straight lines
+    between the steps, from the smallest distance on. The best distances may be of other runs. An attack that
+    comes nearer than they do can exceed 1; so can one whose smallest distance is larger, where no sample is
+    already wrong.
 
     Args:
-        distances, best: [N], on the same samples; 0 where the model is wrong already, inf where the attack,
-            or every one, fails. What is beyond the largest finite best distance counts as that.
+        distances: [N], of the attack; 0 where the model is already wrong, inf where the attack fails. What is
+            beyond the largest finite best distance counts as that.
+        best: [N], on the same samples; 0 where the model is already wrong, inf where every attack fails.
 
-    NaN is returned where nothing tells attacks apart. Raises InputError for different numbers of samples, for
-    none, and for negative distances.
+    Returns:
+        The optimality; NaN where nothing distinguishes attacks.
+
+    Raises:
+        InputError: the numbers of samples differ or are 0, or a distance is negative.
+
+    Source:
+        Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
     row, known = distances_of(distances), distances_of(best, "best")
     if len(row) != len(known):

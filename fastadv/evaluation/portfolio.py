@@ -22,8 +22,13 @@ Result = Table | Row | AutoAttackResult | str | PathLike[str]
 
 @dataclass(frozen=True)
 class Choice:
-    """An attack of a portfolio: the samples that it breaks after those before it, the share of all samples
-    that then hold, and the seconds of all attacks up to it, each on what was left.
+    """An attack of a portfolio.
+
+    Attributes:
+        name: of the attack.
+        broken: the samples that it breaks after those before it.
+        robust_accuracy: the share of all samples that still hold afterwards.
+        seconds: of all attacks up to it, each on what was left.
     """
 
     name: str
@@ -34,13 +39,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class Portfolio:
-    """Attacks in their order; `superfluous` break nothing that those do not. `str(portfolio)` is a table."""
+    """Attacks in the order that breaks the most samples in the least time; `str(portfolio)` is a table.
+
+    Attributes:
+        choices: the attacks in their order.
+        superfluous: names of attacks that break nothing that those do not.
+    """
 
     choices: tuple[Choice, ...]
     superfluous: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-able."""
+        """Return it as a dictionary for JSON.
+
+        Returns:
+            The choices, and the names of superfluous attacks.
+        """
         return {"choices": [asdict(choice) for choice in self.choices], "superfluous": [*self.superfluous]}
 
     def __str__(self) -> str:
@@ -63,7 +77,7 @@ class _Run:
 
 
 def portfolio(results: Result | Iterable[Result]) -> Portfolio:
-    """Return the greedy order of the attacks in `results`: next is what breaks most of the rest in a second.
+    """Order attacks greedily: the next one breaks the most remaining samples in a second.
 
     The seconds of an attack are those that it took for all samples, in proportion to what is left.
 
@@ -72,8 +86,12 @@ def portfolio(results: Result | Iterable[Result]) -> Portfolio:
             evaluate --out` wrote, what `autoattack(individual=True)` returned, or several of these: on the
             same samples of the same model, and with names that differ.
 
-    Raises InputError where there are none, two have one name, they are of other samples, or a path holds
-    neither.
+    Returns:
+        A `Portfolio`.
+
+    Raises:
+        InputError: there are no attacks, two have one name, they are of other samples, or a path holds
+            neither an evaluation nor a table.
     """
     several = (
         [results] if isinstance(results, Table | Row | AutoAttackResult | str | PathLike) else list(results)

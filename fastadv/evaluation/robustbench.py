@@ -76,9 +76,11 @@ def entry(
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Accuracy float64 [15, 5] under each corruption, in RobustBench's order, at each severity.
+    """Accuracy under each common corruption at each severity.
 
-    images: of how many, each time.
+    Attributes:
+        accuracy: float64 [15, 5], corruptions in RobustBench's order, severities from 1 to 5.
+        images: the number of images for each corruption and severity.
     """
 
     accuracy: Tensor
@@ -86,11 +88,15 @@ class Corrupted:
 
     @property
     def mean(self) -> float:
-        """The accuracy of RobustBench's table: that over all corruptions and severities."""
+        """The accuracy of RobustBench's table: the mean over all corruptions and severities."""
         return self.accuracy.mean().item()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the accuracies, JSON-able."""
+        """Return the accuracies as a dictionary for JSON.
+
+        Returns:
+            The mean, and the accuracy of each corruption and severity.
+        """
         rows = zip(CORRUPTIONS, self.accuracy.tolist(), strict=True)
         return {"corruptions_accuracy": self.mean, "corruptions": dict(rows), "images": self.images}
 
@@ -118,10 +124,23 @@ def corruptions(
 ) -> Corrupted:
     """Measure the accuracy under all fifteen corruptions at all five severities.
 
-    name: "cifar10c" or "cifar100c"; data_dir: see `fastadv.data.load`. limit: the first images of each
-    corruption and severity alone. progress is called with (done, total).
+    Args:
+        model: a module or Frozen; x [B, 3, 32, 32] in [0, 1] to logits [B, K].
+        name: "cifar10c" or "cifar100c".
+        data_dir: the folder of the data sets; see `fastadv.data.load`.
+        batch_size: images passed at once.
+        limit: use the first images of each corruption and severity only, this many; None uses all.
+        progress: called with (done, total).
 
-    Raises InputError for other names and missing files, and what `evaluate` raises.
+    Returns:
+        The accuracies as `Corrupted`.
+
+    Raises:
+        InputError: the name is unknown, a file is missing, or one of the errors of `evaluate`.
+
+    Source:
+        Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions" (arXiv
+        1903.12261).
     """
     if name not in SETS:
         raise InputError(f"name: expected one of {', '.join(SETS)}, got {name!r}")

@@ -12,25 +12,41 @@ from fastadv.attacks import Cost
 
 @dataclass(frozen=True)
 class Components:
-    """An attack that consists of others, such as AutoAttack, component by component.
+    """The components of an attack that consists of others, such as AutoAttack.
 
-    by     int64 [n]; the component that broke each sample, as its place among `costs`; -1 where none did.
-    costs  what each component did, by its name and in the order of their runs.
+    Attributes:
+        by: int64 [n], the component that broke each sample, as its place among `costs`; -1 where none did.
+        costs: what each component did, by its name and in the order of their runs.
     """
 
     by: Tensor = field(repr=False)
     costs: Mapping[str, Cost]
 
     def by_any_of(self, names: Collection[str]) -> Tensor:
-        """Return bool [n], the samples that components of these names broke."""
+        """Return the samples that some of the components broke.
+
+        Args:
+            names: of components.
+
+        Returns:
+            bool [n].
+        """
         return torch.tensor([*(name in names for name in self.costs), False])[self.by]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the costs, JSON-able."""
+        """Return the costs as a dictionary for JSON.
+
+        Returns:
+            For each component, what it did.
+        """
         return {name: asdict(cost) for name, cost in self.costs.items()}
 
     def cells(self) -> list[list[str]]:
-        """Return the costs as text, line by line, the head first."""
+        """Return the costs as text.
+
+        Returns:
+            A list of lines of cells, the head first.
+        """
         lines = [["component", "samples", "broken", "forwards", "backwards", "seconds"]]
         for name, cost in self.costs.items():
             *counts, seconds = astuple(cost)
@@ -40,9 +56,15 @@ class Components:
 
 @dataclass(frozen=True)
 class Examples:
-    """The first samples that an attack broke.
+    """The first N samples that an attack broke.
 
-    x and x_adv [N, ...], y, the clean and the adversarial predictions, ids [N].
+    Attributes:
+        x: [N, ...], clean.
+        x_adv: like x.
+        y: int64 [N], labels.
+        clean_prediction: int64 [N], the class of x.
+        prediction: int64 [N], the class of x_adv.
+        ids: int64 [N], positions in the data set.
     """
 
     x: Tensor
@@ -55,18 +77,22 @@ class Examples:
 
 @dataclass(frozen=True)
 class Samples:
-    """Every sample with the nearest of the adversarial examples that the attacks gave.
+    """Every sample with the nearest of the adversarial examples that the attacks found.
 
-    x, x_adv [N, ...], y, ids [N]. x_adv is x where no attack broke the sample.
-    success    bool [N]; broken, or wrong already.
-    status     int64 [N] of `fastadv.attacks.Status`; FAILED where the model's logits for x are not finite, or
-               where no attack broke the sample and one met numbers that are not finite.
-    distance   float64 [N]; of x_adv where broken, 0 where the model was wrong already, else inf.
-    by         int64 [N]; the attack that gave x_adv, as its place among the rows; -1 where none did. Of
-               attacks that come equally near it is the first.
-    component  int64 [N]; the component of that attack that did, as its place among the row's
-               `components.costs`; -1 where the attack has no components.
-    distances  float64 [N, A]; those of each attack, as in its row.
+    Attributes:
+        x: [N, ...], clean.
+        x_adv: like x; x itself where no attack broke the sample.
+        y: int64 [N], labels.
+        ids: int64 [N], positions in the data set.
+        success: bool [N]; broken, or already wrong.
+        status: int64 [N] of `fastadv.attacks.Status`; FAILED where the model's logits for x are not finite,
+            or where no attack broke the sample and one met numbers that are not finite.
+        distance: float64 [N], of x_adv where broken, 0 where the model was already wrong, else inf.
+        by: int64 [N], the attack that found x_adv, as its place among the rows; -1 where none did. Of attacks
+            with equal distances, the first.
+        component: int64 [N], the component of that attack that did, as its place among the row's
+            `components.costs`; -1 where the attack has no components.
+        distances: float64 [N, A], those of each attack, as in its row.
     """
 
     x: Tensor
@@ -82,11 +108,22 @@ class Samples:
 
     @classmethod
     def together(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Return the samples of all parts, in their order."""
+        """Return the samples of all parts, in their order.
+
+        Args:
+            parts: of the same evaluation.
+
+        Returns:
+            One `Samples`.
+        """
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     def add_components(self, attacks: Sequence[Components | None]) -> None:
-        """Fill in `component` from those of each attack, None for one that has none."""
+        """Fill in `component` from those of each attack.
+
+        Args:
+            attacks: the components of each attack; None for one that has none.
+        """
         for place, components in enumerate(attacks):
             if components is not None:
                 mine = self.by == place

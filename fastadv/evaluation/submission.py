@@ -34,9 +34,14 @@ NAMES = {"sigma_zero": "$\\sigma$-zero"} | {
 
 @dataclass(frozen=True)
 class Submission:
-    """A run, and what it is of: names of data set and model as in AttackBench, and the attack's.
+    """A run of an attack in the form of AttackBench.
 
-    config: the arguments of the attack, JSON-able.
+    Args:
+        measured: what `attackbench` returned.
+        dataset: the name of the data set in AttackBench.
+        model: the name of the model in AttackBench.
+        attack: the name of the attack.
+        config: the arguments of the attack, for JSON.
     """
 
     measured: Measured
@@ -67,9 +72,16 @@ class Submission:
         }
 
     def optimality(self, best: Mapping[str, float]) -> float:
-        """Return the local optimality against stored best distances by hash, see `read_best`.
+        """Return the local optimality against stored best distances.
 
-        Raises InputError for images that are not among them.
+        Args:
+            best: distances by the hash of each image, see `read_best`.
+
+        Returns:
+            The optimality; 1 where the run reaches the best distance of every sample.
+
+        Raises:
+            InputError: images of the run are not among them.
         """
         hashes, row = self.measured.hashes, self.measured.best[self.measured.norm]
         missing = sum(name not in best for name in hashes)
@@ -81,10 +93,17 @@ class Submission:
         return local_optimality(row.numpy(), [best[name] for name in hashes])
 
     def write(self, folder: str | os.PathLike[str], best: Mapping[str, float] | None = None) -> Path:
-        """Write the run below `folder`; return its own folder, number 1 or the next that is free.
+        """Write the run below a folder.
 
-        The file of best distances takes the smallest of its own, `best` and this run's. With `best`, the
-        record of this attack is written, in place of an older one.
+        The file of best distances takes the smallest of its own, `best` and this run's.
+
+        Args:
+            folder: of all runs.
+            best: distances by the hash of each image. With them the record of this attack is written,
+                replacing an older one; None writes no record.
+
+        Returns:
+            The run's own folder, number 1 or the next that is free.
         """
         run, root = self.measured, Path(folder)
         record = None if best is None else self.record(best)
@@ -118,7 +137,14 @@ class Submission:
         return runs / str(number)
 
     def record(self, best: Mapping[str, float]) -> dict[str, Any]:
-        """Return the line of a leaderboard: optimality, success rate, mean passes and time of a batch."""
+        """Return the line of a leaderboard.
+
+        Args:
+            best: distances by the hash of each image, see `read_best`.
+
+        Returns:
+            Optimality, success rate, and mean passes and time of a batch.
+        """
         run = self.measured
         return {
             "dataset": self.dataset,
@@ -135,9 +161,17 @@ class Submission:
 
 
 def read_best(path: str | os.PathLike[str]) -> dict[str, float]:
-    """Return the best distances by the hash of each image, as AttackBench compiles them.
+    """Read the best distances as AttackBench compiles them.
 
-    Raises InputError for a missing file, CorruptFileError for another content.
+    Args:
+        path: of the file.
+
+    Returns:
+        Distances by the hash of each image.
+
+    Raises:
+        InputError: the file is missing.
+        CorruptFileError: the file has another content.
     """
     if not Path(path).is_file():
         raise InputError(f"best: expected a file of best distances, got none at {path}; check its name")
@@ -155,9 +189,15 @@ def read_best(path: str | os.PathLike[str]) -> dict[str, float]:
 
 
 def global_optimality(folder: str | os.PathLike[str], norm: str, attack: str) -> tuple[float, int]:
-    """Return the mean optimality of an attack of fastadv over the models compiled in `folder`; their number.
+    """Return the mean optimality of an attack of fastadv over the models compiled in a folder.
 
-    NaN and 0 where there is none.
+    Args:
+        folder: of all runs, where `Submission.write` wrote.
+        norm: "linf", "l2", "l1" or "l0".
+        attack: its name.
+
+    Returns:
+        The mean and the number of models; NaN and 0 where there is none.
     """
     values = [
         one["optimality"]

@@ -27,24 +27,30 @@ COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
 
 @dataclass(frozen=True)
 class Row:
-    """One attack: for each of the n samples whether it broke the sample, and at which distance.
-
-    correct   bool [n]; the model classifies the clean sample correctly.
-    broken    bool [n]; it does, and the attack changed that.
-    distance  float64 [n]; of the adversarial example where broken, 0 where the model was wrong already, inf
-              where the attack did not succeed, NaN where the model's logits for the clean sample are not
-              finite.
-    failed    correct samples that the attack did not break because it met numbers that are not finite.
-    unmoved   correct samples that it did not break because every gradient was zero: masked, or flat.
-    minimum_norm   whether the attack minimizes the distance, as far as that is known: it is one of
-              `fastadv.attacks`.
-    flags     what casts doubt on the result, in words, as in `fastadv.attacks.AttackResult`.
-    remarks   what the attack says it did and left out.
-    components   which component broke each sample, where the attack consists of others.
-    draws     the model's draws at each x_adv, where there were several.
+    """The results of one attack: for each of the n samples, whether it was broken and at which distance.
 
     Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
     robust accuracy, which includes them, may be too high by as many.
+
+    Attributes:
+        name: of the attack.
+        correct: bool [n]; the model classifies the clean sample correctly.
+        broken: bool [n]; it does, and the attack changed that.
+        distance: float64 [n], of the adversarial example where broken, 0 where the model was already wrong,
+            inf where the attack did not succeed, NaN where the model's logits for the clean sample are not
+            finite.
+        failed: correct samples that the attack did not break because it met numbers that are not finite.
+        unmoved: correct samples that it did not break because every gradient was zero: masked, or flat.
+        forwards: samples passed forward.
+        backwards: samples for which an input gradient was computed.
+        seconds: elapsed time of the attack, on all samples.
+        examples: the first samples that it broke, if they were kept.
+        minimum_norm: whether the attack minimizes the distance, as far as that is known: it is one of
+            `fastadv.attacks`.
+        flags: warnings that cast doubt on the result, as in `fastadv.attacks.AttackResult`.
+        remarks: notes of the attack on what it did and left out.
+        components: which component broke each sample, where the attack consists of others.
+        draws: the model's draws at each x_adv, where there were several.
     """
 
     name: str
@@ -97,18 +103,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A model under attacks.
+    """The results of a model under attacks.
 
-    `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` is JSON-able.
+    `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` a dictionary for JSON, and
+    `table[name]` the `Row` of an attack.
 
-    correct  bool [n]; classified correctly without an attack.
-    failed   bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
-             counts as not correct, and no attack is run on it.
-    ids      int64 [n]; positions in the data set.
-    samples  every sample with its nearest adversarial example, if they were kept.
-    replaced  the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is of.
-    indicators  signs of masked gradients; None without attacks, or where they were not asked for.
-    draws    the model's draws at each clean x, where there were several.
+    Attributes:
+        rows: one `Row` for each attack, in the order given.
+        correct: bool [n]; classified correctly without an attack.
+        failed: bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
+            counts as not correct, and no attack is run on it.
+        ids: int64 [n], positions in the data set.
+        seconds: elapsed time of the evaluation.
+        samples: every sample with its nearest adversarial example, if they were kept.
+        replaced: the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is
+            of.
+        indicators: signs of masked gradients; None without attacks, or where they were not asked for.
+        draws: the model's draws at each clean x, where there were several.
+
+    Example:
+        >>> from functools import partial
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test")
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> attacks = {"FGSM": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
+        >>> table = fa.evaluate(model, digits, attacks, limit=50)
+        >>> table.n, table.rows[0].name, table.worst_case == table["FGSM"].robust_accuracy
+        (50, 'FGSM', True)
     """
 
     rows: tuple[Row, ...]
@@ -138,7 +159,7 @@ class Table:
 
     @property
     def held(self) -> Tensor:
-        """[n] bool: correct without an attack and under every one of them."""
+        """bool [n]; correct without an attack and under every one of them."""
         return torch.stack([self.correct, *(~row.broken for row in self.rows)]).all(0)
 
     @property
@@ -153,7 +174,11 @@ class Table:
         raise KeyError(f"{name!r}: expected one of {[row.name for row in self.rows]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able figures; null stands for a distance that is infinite or undefined (no sample broken)."""
+        """Return the figures as a dictionary for JSON.
+
+        Returns:
+            The figures; null for a distance that is infinite or undefined (no sample broken).
+        """
         return {
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
@@ -179,7 +204,11 @@ class Table:
         }
 
     def cells(self) -> list[list[str]]:
-        """Return the table as text, line by line: head, no attack, each attack, and the worst of several."""
+        """Return the table as text.
+
+        Returns:
+            A list of lines of cells, with the head, no attack, each attack, and the worst of several.
+        """
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
         head += ["failed", "unmoved"]
         lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
@@ -206,7 +235,11 @@ class Table:
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     def notes(self) -> list[str]:
-        """Return what must be known to read the figures: denominators, and why some samples prove nothing."""
+        """Return what must be known to read the figures.
+
+        Returns:
+            Sentences that say what the figures are shares of, and why some samples prove nothing.
+        """
         notes = [f"{self.n} samples; {DENOMINATORS}"]
         if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
             notes.append("not the first samples of the set, which lack classes: drawn by class, see the ids")
@@ -244,7 +277,11 @@ class Table:
         return ["", self.verdict] if self.indicators is not None else []
 
     def details(self) -> dict[str, list[list[str]]]:
-        """Return more tables by name: of the draws, and of the components of each attack that has some."""
+        """Return more tables: of the draws, and of the components of each attack that has some.
+
+        Returns:
+            Tables by name, each a list of lines of cells.
+        """
         parts = {row.name: row.components.cells() for row in self.rows if row.components is not None}
         if self.draws is None:
             return parts
@@ -254,7 +291,11 @@ class Table:
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 
     def markdown(self) -> str:
-        """Return the same as a Markdown table, with the notes below it."""
+        """Return the same as a Markdown table, with the notes below it.
+
+        Returns:
+            Markdown text.
+        """
         parts = [f"\n{name}\n\n{in_markdown(cells)}" for name, cells in self.details().items()]
         return "\n".join(
             [in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts, *self._end()]

@@ -24,11 +24,15 @@ Wanted = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class TransferMatrix:
-    """The result of `transfer_matrix`.
+    """How often points made on each source fool each target: the result of `transfer_matrix`.
 
-    sources, targets: names of S and T models. n: samples.
-    fooled: int64 [S, T]; of the samples that the target gets right, those that it gets wrong (or takes for
-        the wanted class) once they are attacked on the source. correct: int64 [T]; all that it gets right.
+    Attributes:
+        sources: names of S models.
+        targets: names of T models.
+        n: the number of samples.
+        fooled: int64 [S, T]; of the samples that the target gets right, those that it gets wrong (or takes
+            for the wanted class) once they are attacked on the source.
+        correct: int64 [T]; all samples that the target gets right.
     """
 
     sources: tuple[str, ...]
@@ -39,29 +43,45 @@ class TransferMatrix:
 
     @property
     def shares(self) -> Tensor:
-        """float64 [S, T]; fooled over correct, NaN where a target gets nothing right."""
+        """Fooled over correct, float64 [S, T]; NaN where a target gets nothing right."""
         return self.fooled.double() / self.correct.double()
 
     def cells(self) -> list[list[str]]:
-        """Return the table as text, line by line, the head first and the counts last."""
+        """Return the table as text.
+
+        Returns:
+            A list of lines of cells, the head first and the counts last.
+        """
         lines = [
             [name, *map(percent, row)] for name, row in zip(self.sources, self.shares.tolist(), strict=True)
         ]
         return [["source", *self.targets], *lines, ["correct samples", *map(str, self.correct.tolist())]]
 
     def note(self) -> str:
-        """Return what the figures are shares of."""
+        """Return what the figures are shares of.
+
+        Returns:
+            One sentence.
+        """
         return f"{self.n} samples; each share is of those that the target of its column gets right"
 
     def __str__(self) -> str:
         return f"{aligned(self.cells())}\n{self.note()}"
 
     def markdown(self) -> str:
-        """Return the same as a Markdown table."""
+        """Return the same as a Markdown table.
+
+        Returns:
+            Markdown text.
+        """
         return f"{in_markdown(self.cells())}\n\n- {self.note()}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures, JSON-able; None for a share of nothing."""
+        """Return all figures as a dictionary for JSON.
+
+        Returns:
+            The figures; None for a share of nothing.
+        """
         return {
             "n": self.n,
             "correct": dict(zip(self.targets, self.correct.tolist(), strict=True)),
@@ -85,24 +105,31 @@ def transfer_matrix(
     batch_size: int = 256,
     limit: int | None = None,
 ) -> TransferMatrix:
-    """Attack samples once on each source, and ask each target about all the points.
-
-    limit: so many samples, as `evaluate` takes them.
+    """Attack samples once on each source, and test each target on all the points.
 
     A success is a sample that the target gets right, and gets wrong at the point made on the source. Whether
-    the point fooled the source does not matter. A sample that the source gets wrong already is not moved. The
-    same model may be a source and a target: its share is then the plain success rate. It runs in one
-    process.
+    the point fooled the source does not matter. A sample that the source already gets wrong is not moved. The
+    same model may be a source and a target: its share is then the plain success rate. It runs in one process.
 
-    sources, targets: models by name, with the same classes. They are left as they are.
-    attack: as in `evaluate`, such as `partial(fa.attacks.mim, threat=fa.Linf(0.1), steps=10,
-        stop_early=False, gradient=[fa.attacks.DiverseInput()])`. With `stop_early` a point only just fools
-        its source, and rarely another model.
-    wanted: makes of labels [B] the classes [B] that a targeted attack aims at: it is called with `targets`,
-        and a success is a decision for these. None may be the label itself.
+    Args:
+        sources: models by name, with the same classes. They are not changed.
+        targets: models by name, with the same classes. They are not changed.
+        dataset: of pairs (x, y), such as an `ImageSet`.
+        attack: as in `evaluate`, such as `partial(fa.attacks.mim, threat=fa.Linf(0.1), steps=10,
+            stop_early=False, gradient=[fa.attacks.DiverseInput()])`. With `stop_early` a point only just
+            fools its source, and rarely another model.
+        wanted: a function from labels [B] to the classes [B] that a targeted attack aims at: the attack is
+            called with `targets`, and a success is a decision for these. None of them may be the label
+            itself. Without it, any wrong class is a success.
+        batch_size: samples attacked at once.
+        limit: use this many samples only, as in `evaluate`; None uses all.
 
-    Raises InputError for no model, an empty data set, models with different numbers of classes, labels that
-    are not classes, and wanted classes that are no int64 [B].
+    Returns:
+        A `TransferMatrix`.
+
+    Raises:
+        InputError: there is no model, the data set is empty, models have different numbers of classes, labels
+            are not classes, or wanted classes are no int64 [B].
     """
     chosen = first_samples(dataset, limit, tell=True)
     check_count("batch_size", batch_size, 1)

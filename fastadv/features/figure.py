@@ -25,13 +25,21 @@ def scatter(
     gamma: float = GAMMA,
     title: str | None = None,
 ) -> None:
-    """Draw a panel for each net, with a point for each of its features and classes at (rho, gamma).
+    """Draw a panel for each network, with a point for each of its features and classes at (rho, gamma).
 
-    Lines at the thresholds part the robust, the non-robust and the useless features; the key says how many
-    features of the net are of each kind, for the class that each serves best. Without an adversary all points
-    would lie on the dotted line gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
+    Lines at the thresholds separate the robust, the non-robust and the useless features; the key says how
+    many features of the network are of each kind, for the class that each serves best. Without an adversary
+    all points would lie on the dotted line gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
 
-    nets: one to four results by name. Raises InputError for others, and for thresholds out of range.
+    Args:
+        nets: one to four results by name.
+        path: of the picture: .png, .pdf or .svg.
+        rho: the threshold of rho, > 0.
+        gamma: the threshold of gamma, >= 0.
+        title: above the panels; None is none.
+
+    Raises:
+        InputError: the results are others or too many, or a threshold is out of range.
     """
     if not 1 <= len(nets) <= MOST:
         raise InputError(f"nets: expected 1 to {MOST} results by name, got {len(nets)}")

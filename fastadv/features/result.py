@@ -17,7 +17,13 @@ RHO, GAMMA = 0.1, 0.0
 
 
 class Kind(IntEnum):
-    """What a feature is for a class; a feature is for the data what it is for the class it serves best."""
+    """The use of a feature for a class; over all classes, that for the class that it serves best.
+
+    Attributes:
+        USELESS: 0, rho does not reach its threshold.
+        NON_ROBUST: 1, rho does, and gamma does not.
+        ROBUST: 2, both do.
+    """
 
     USELESS = 0
     NON_ROBUST = 1
@@ -25,7 +31,7 @@ class Kind(IntEnum):
 
     @property
     def title(self) -> str:
-        """As it is written in tables and figures."""
+        """The name as it is written in tables and figures."""
         return self.name.lower().replace("_", "-")
 
 
@@ -33,16 +39,21 @@ class Kind(IntEnum):
 class Usefulness:
     """The usefulness of F features for K classes, each against the rest.
 
-    rho       float64 [F, K]; E[y s f(x)] >= 0, with the sign s for which that holds.
-    gamma     float64 [F, K]; E[inf y s f(x + delta)]; at most rho. NaN for a constant feature.
-    sign      int64 [F, K]; s, 1 or -1.
-    mean, std float64 [F]; of the features as the network gives them, over the samples measured.
-    features  int64 [F]; their numbers in the representation.
-    classes   the names of the K classes.
-    counts    int64 [K]; samples of each class.
-    constant  bool [F]; features that are the same for all samples, of no use.
-    exact     whether gamma is a closed form, and not an upper bound by an attack.
-    failed    attacks that met numbers that are not finite; their best point still counts.
+    Attributes:
+        rho: float64 [F, K]; E[y s f(x)] >= 0, with the sign s for which that holds.
+        gamma: float64 [F, K]; E[inf y s f(x + delta)]; at most rho. NaN for a constant feature.
+        sign: int64 [F, K]; s, 1 or -1.
+        mean: float64 [F], of the features as the network gives them, over the samples measured.
+        std: float64 [F], their standard deviation.
+        features: int64 [F]; their numbers in the representation.
+        classes: the names of the K classes.
+        counts: int64 [K]; samples of each class.
+        constant: bool [F]; features that are the same for all samples, of no use.
+        threat: of the adversary.
+        exact: whether gamma is a closed form, and not an upper bound by an attack.
+        failed: attacks that met numbers that are not finite; their best point still counts.
+        forwards: samples passed forward.
+        backwards: samples for which an input gradient was computed.
     """
 
     rho: Tensor = field(repr=False)
@@ -62,7 +73,17 @@ class Usefulness:
 
     @classmethod
     def of(cls, clean: ClassMeans, least: ClassMeans, greatest: ClassMeans, **known: Any) -> Self:
-        """From the means of each class of the features, and of the least and greatest values reached."""
+        """Compute the usefulness from means of each class.
+
+        Args:
+            clean: means of the features.
+            least: means of the least values reached under attack.
+            greatest: means of the greatest values reached under attack.
+            known: the other fields of the result, by name.
+
+        Returns:
+            The usefulness.
+        """
         mean, std = clean.overall()
         constant = known["constant"]
         scale = torch.where(constant, 1.0, std)
@@ -87,21 +108,50 @@ class Usefulness:
         )
 
     def kinds(self, rho: float = RHO, gamma: float = GAMMA) -> Tensor:
-        """Return int64 [F, K] of `Kind`: robust where both reach the thresholds, non-robust where rho does.
+        """Return the kind of each feature for each class.
 
-        Raises InputError unless the threshold of rho is above 0 and that of gamma 0 or more.
+        It is robust where rho and gamma reach their thresholds, non-robust where only rho does.
+
+        Args:
+            rho: the threshold of rho, > 0.
+            gamma: the threshold of gamma, >= 0.
+
+        Returns:
+            int64 [F, K] of `Kind`.
+
+        Raises:
+            InputError: a threshold is out of range.
         """
         check_thresholds(rho, gamma)
         useful = (self.rho >= rho).long()
         return useful + useful * (self.gamma >= gamma).long()
 
     def shares(self, rho: float = RHO, gamma: float = GAMMA) -> dict[Kind, float]:
-        """Return the share of the features of each kind, each taken for the class it serves best."""
+        """Return the share of the features of each kind, each taken for the class that it serves best.
+
+        Args:
+            rho: the threshold of rho, > 0.
+            gamma: the threshold of gamma, >= 0.
+
+        Returns:
+            Shares from 0 to 1 by kind.
+
+        Raises:
+            InputError: a threshold is out of range.
+        """
         best = self.kinds(rho, gamma).amax(1)
         return {kind: (best == kind).double().mean().item() for kind in reversed(Kind)}
 
     def cells(self, rho: float = RHO, gamma: float = GAMMA) -> list[list[str]]:
-        """Return a line for each class and one for the best of them, the head first."""
+        """Return a table as text.
+
+        Args:
+            rho: the threshold of rho, > 0.
+            gamma: the threshold of gamma, >= 0.
+
+        Returns:
+            A line of cells for each class and one for the best of them, the head first.
+        """
         kinds = self.kinds(rho, gamma)
         head = ["class", *(kind.title for kind in reversed(Kind)), "largest rho", "largest gamma"]
         lines = [(name, kinds[:, k], self.rho[:, k], self.gamma[:, k]) for k, name in enumerate(self.classes)]
@@ -120,11 +170,27 @@ class Usefulness:
         return aligned(self.cells())
 
     def markdown(self, rho: float = RHO, gamma: float = GAMMA) -> str:
-        """Return the table for a page."""
+        """Return the table for a page.
+
+        Args:
+            rho: the threshold of rho, > 0.
+            gamma: the threshold of gamma, >= 0.
+
+        Returns:
+            Markdown text.
+        """
         return in_markdown(self.cells(rho, gamma))
 
     def to_dict(self, rho: float = RHO, gamma: float = GAMMA) -> dict[str, Any]:
-        """JSON-able: the shares at these thresholds, and rho, gamma and sign of each feature and class."""
+        """Return the figures as a dictionary for JSON.
+
+        Args:
+            rho: the threshold of rho, > 0.
+            gamma: the threshold of gamma, >= 0.
+
+        Returns:
+            The shares at these thresholds, and rho, gamma and sign of each feature and class.
+        """
         return {
             "samples": int(self.counts.sum()),
             "threat": self.threat.describe(),

@@ -34,37 +34,51 @@ def usefulness(
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> Usefulness:
-    """E[y f(x)] and E[inf y f(x + delta)] of each feature f for each class against the rest.
+    """Measure E[y f(x)] and E[inf y f(x + delta)] of each feature f for each class against the rest.
 
     With y = 1 for samples of the class and -1 for all others, and f shifted and scaled to mean 0 and variance
     1 over the samples measured, a feature is rho-useful if E[y f(x)] >= rho > 0, and gamma-robustly useful if
-    E[inf y f(x + delta)] >= gamma > 0, delta going through the threat's ball in its box. Of f and -f, the one
-    with E[y f(x)] >= 0 is taken. Where a class has the share p of the samples, rho is at most
-    2 sqrt(p (1 - p)): 0.6 with ten equal classes.
+    E[inf y f(x + delta)] >= gamma > 0, where delta runs through the threat's ball in its box. Of f and -f,
+    the one with E[y f(x)] >= 0 is taken. Where a class has the share p of the samples, rho is at most 2
+    sqrt(p (1 - p)): 0.6 with ten equal classes.
 
     A class only decides the sign with which it reads a feature. So each feature of each sample is attacked
     twice, for its least and its greatest value, whatever the number of classes: 2 N F attacks, all of which
     share batches.
 
     Args:
-        model: a classifier, left as it is; used in eval mode.
+        model: a classifier; it is not changed, and used in eval mode.
         dataset: map-style data set of (image in the box, label), with samples of every class.
         threat: one radius for all samples.
         attack: called as attack(model, x, y, threat=, loss=, criterion=, ids=), as the attacks of
-            fastadv.attacks that take a loss: `partial(fa.attacks.pgd, steps=20)`. What it finds bounds
+            `fastadv.attacks` that take a loss: `partial(fa.attacks.pgd, steps=20)`. What it finds bounds
             gamma from above. None: the exact extremes in closed form, for features that are linear in x.
-        module: where the features are: None for the input of the last linear layer, a name or a submodule
-            for its output, or a function of x, as in `fastadv.models.representation`.
-        features: the numbers of those to measure; None for all. Results do not depend on which others are.
-        limit: measure on so many samples, as `fa.evaluate` takes them.
+        module: where the features are: None for the input of the last linear layer, a name or a submodule for
+            its output, or a function of x, as in `fastadv.models.representation`.
+        features: the numbers of those to measure; None for all. Results do not depend on which others are
+            measured.
+        limit: measure on this many samples, as `fa.evaluate` takes them; None takes all.
         batch_size: samples, and attacked features of samples, that pass the model at once. It changes nothing
             but rounding and memory.
         progress: called with (samples done, samples) after every batch.
 
-    Raises InputError for features that are not finite [B, F], a radius for each sample, a class without
-    samples, an attack that takes no loss, and attack=None where a feature is not linear.
+    Returns:
+        A `Usefulness`.
 
-    Source: Ilyas et al. 2019 (arXiv 1905.02175), section 2.
+    Raises:
+        InputError: features are not finite [B, F], there is a radius for each sample, a class has no samples,
+            the attack takes no loss, or attack is None and a feature is not linear.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=50)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> useful = fa.features.usefulness(model, digits, fa.L2(0.25))  # of the 64 pixels
+        >>> tuple(useful.rho.shape), useful.exact
+        ((64, 10), True)
+
+    Source:
+        Ilyas et al. 2019 (arXiv 1905.02175), section 2.
     """
     chosen = _check(dataset, threat, limit, batch_size)
     count = len(chosen)

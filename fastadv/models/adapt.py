@@ -36,7 +36,7 @@ def adapt(
     mean: float | Sequence[float] | Tensor | None = None,
     std: float | Sequence[float] | Tensor | None = None,
 ) -> Normalized:
-    """Return `model`, which wants normalized images, as one that takes x in [0, 1] and returns logits.
+    """Return a model of normalized images as one that takes x in [0, 1] and returns logits.
 
     The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or
     `default_cfg` that a timm model carries. Those belong to timm's published weights: give your own where you
@@ -51,10 +51,22 @@ def adapt(
             It is held, not copied, and keeps its mode.
         preprocessing: a member of one of torchvision's weights enums or its transforms, a Hugging Face image
             processor, or the configuration of one of these or of timm as a mapping.
-        mean, std: a number, or one for each channel.
+        mean: a number, or one for each channel, in the units of x.
+        std: a number > 0, or one for each channel, in the units of x.
 
-    Raises InputError where the constants are not known, for preprocessing that a mean and a deviation cannot
-    express, such as exchanged channels, and, when the model is called, for an output without logits.
+    Returns:
+        A `Normalized`.
+
+    Raises:
+        InputError: the constants are not known, or the preprocessing is one that a mean and a deviation
+            cannot express, such as exchanged channels; when the model is called, its output has no logits.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+        >>> model = fa.models.adapt(net, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+        >>> tuple(model(torch.rand(4, 3, 8, 8)).shape)
+        (4, 10)
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"adapt: expected a torch.nn.Module, got {type(model).__name__}; {_ADVICE}")

@@ -18,13 +18,23 @@ def binarize(x: Tensor, threshold: float) -> Tensor:
 
 
 class Binarized(nn.Module):
-    """model(b) with b = 1 where x >= threshold, else 0; the gradient at x is that of the model at b.
+    """A model of binarized images: model(b) with b = 1 where x >= threshold, else 0.
 
-    The true gradient is zero, so the straight-through one takes its place (Bengio et al. 2013; Schott et al.
-    2018 attack Binary CNN and Binary ABS with it). Attacks read `input_threshold`: only the side of a pixel
-    counts, so a changed pixel can go back to its value in x or to the threshold: the decision stays.
+    Called with x [B, ...] in the box, it returns logits [B, K]. The gradient at x is that of the model at b:
+    the true gradient is zero, so the straight-through one replaces it. Attacks read `input_threshold`: only
+    the side of a pixel counts, so a changed pixel can go back to its value in x or to the threshold, and the
+    decision stays.
 
-    x: [B, ...] in the box -> logits [B, K]. InputError for a threshold that is not a finite number.
+    Args:
+        model: of binary images.
+        threshold: a finite number.
+
+    Raises:
+        InputError: the threshold is not a finite number.
+
+    Source:
+        Bengio et al. 2013 (arXiv 1308.3432); Schott et al. 2018 (arXiv 1805.09190), who attack Binary CNN and
+        Binary ABS with it.
     """
 
     def __init__(self, model: nn.Module, threshold: float = THRESHOLD) -> None:
@@ -37,5 +47,12 @@ class Binarized(nn.Module):
         return logits
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return as the model inside means its logits."""
+        """Return the log probabilities as the model inside means its logits.
+
+        Args:
+            logits: [B, K].
+
+        Returns:
+            [B, K].
+        """
         return log_confidence(self.model, logits)

@@ -19,9 +19,15 @@ SHOWN = 20  # names of modules in an error
 
 
 class Substitute(nn.Module):
-    """A network whose gradient stands for that of a module: what it returns has the module's output shape.
+    """A network whose gradient replaces that of a module; its output must have the module's output shape.
 
-    x: as of the module -> like what the module returns, which is not used. InputError for no module.
+    Called as the module is called, it returns what the module would, which is not used.
+
+    Args:
+        net: the network.
+
+    Raises:
+        InputError: it is no module.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -52,31 +58,39 @@ class _Together(nn.Module):
 def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
     """Return `model` with other gradients for the modules named: backward pass differentiable approximation.
 
-    It computes what the model does, bit for bit, and every verdict is that of the model as given. Only where
-    attacks look for a direction, the gradient of a module m at its input x is that of a g you choose. So a
+    It computes what the model does, bit for bit, and every final check is that of the model as given. Only
+    for the search, the gradient of a module m at its input x is that of a function g that you choose. So a
     bad choice makes attacks weaker, and no figure wrong. A module m need not be differentiable at all: it
-    runs under no_grad.
-
-        bpda(model, {"quantize": "identity"})                        # g(x) = x, where m keeps the shape
-        bpda(model, {"blocks.*.sparse": lambda h: h.clamp(-1, 1)})   # any differentiable function
-        bpda(model, {"purify": fa.models.Substitute(denoiser)})      # a network that behaves like m
-
-    Several calls of one module have each their own gradient. Where m takes several arguments, g is called
-    with the same, and "identity" is the first tensor of them.
-
-    The result is a copy in eval mode that shares the weights of `model`, which is left as it is. Tables of
-    `evaluate` and `Frozen.notes` say what was replaced.
+    runs under no_grad. Several calls of one module each have their own gradient. Where m takes several
+    arguments, g is called with the same, and "identity" is the first tensor of them.
 
     Args:
         model: a module.
-        gradients: what replaces the gradient, by patterns over the names of `model.named_modules()`: * stands
-            for any text, ? for any character. Of a module and its parts the outermost alone is replaced.
+        gradients: what replaces the gradient, by patterns over the names of `model.named_modules()`: `*`
+            matches any text, ? any character. Of a module and its parts only the outermost is replaced. A
+            value is "identity" (g(x) = x, where m keeps the shape), a differentiable function such as `lambda
+            h: h.clamp(-1, 1)`, or a network that behaves like m, as a `Substitute`.
 
-    Raises InputError for a pattern that matches nothing, or only parts of what another replaces, and for one
-    module under two patterns. In a pass, it does for a module that does not return one floating-point tensor,
-    and for one whose g returns another shape or dtype; NoGradientError for a g that is not differentiable.
+    Returns:
+        A copy in eval mode that shares the weights of `model`, which is not changed. Tables of `evaluate` and
+        `Frozen.notes` say what was replaced.
 
-    Source: Athalye, Carlini, Wagner 2018 (arXiv 1802.00420), section 4.1.
+    Raises:
+        InputError: a pattern matches nothing, or only parts of what another replaces, or a module is under
+            two patterns; in a pass, a module does not return one floating-point tensor, or its g returns
+            another shape or dtype.
+        NoGradientError: in a pass, a g is not differentiable.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> net = torch.nn.Sequential(fa.models.Binarized(torch.nn.Flatten()), torch.nn.Linear(64, 10))
+        >>> model = fa.models.bpda(net, {"0": lambda x: x.flatten(1)})
+        >>> x = torch.rand(4, 1, 8, 8)
+        >>> torch.equal(model(x), net(x))
+        True
+
+    Source:
+        Athalye, Carlini, Wagner 2018 (arXiv 1802.00420), section 4.1.
     """
     if not isinstance(model, nn.Module):
         raise InputError(

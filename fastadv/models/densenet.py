@@ -28,18 +28,25 @@ class _Layer(nn.Module):
 
 
 class DenseNet(Features):
-    """DenseNet-BC of Huang et al. 2017 for 32x32 images, without dropout.
+    """DenseNet-BC for 32x32 images, without dropout.
 
-    Three blocks, in each of which every layer sees the output of all layers before it; between them half of
-    the channels and a quarter of the pixels are left. With the depth 100, the growth 12, three channels and
-    ten classes it has 769,162 parameters. Because of the mean over the image, images may have another height
-    and width than `shape`, from 4x4.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. Three blocks, in each of which every layer
+    sees the output of all layers before it; between them half of the channels and a quarter of the pixels are
+    left. With the depth 100, the growth 12, three channels and ten classes it has 769,162 parameters. Because
+    of the mean over the image, images may have another height and width than `shape`, from 4x4.
 
     Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
         depth: 6 n + 4, with n layers of two convolutions in each block.
         growth: channels that each layer adds.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Raises:
+        InputError: x has another rank or number of channels.
+
+    Source:
+        Huang et al. 2017 (arXiv 1608.06993).
     """
 
     def __init__(

@@ -16,11 +16,18 @@ from fastadv.models.registry import create
 class Ensemble(nn.Module):
     """The mean of the members' probabilities, as logits log(mean over m of softmax(model_m(x))).
 
-    Their softmax is that mean, so cross-entropy and its gradient are those of the ensemble as one model.
-    Attack one of `members` to craft examples on it alone.
+    Called with x as the members take it, it returns logits [B, K], each at most 0. Their softmax is that
+    mean, so cross-entropy and its gradient are those of the ensemble as one model. Attack one of `members` to
+    craft examples on it alone.
 
-    x: as of the members -> logits [B, K], each at most 0. InputError without members.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 9: twelve maxout networks.
+    Args:
+        members: models with the same classes, at least one.
+
+    Raises:
+        InputError: there are no members.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 9: twelve maxout networks.
     """
 
     def __init__(self, members: Iterable[nn.Module]) -> None:

@@ -30,17 +30,25 @@ class _Branches(nn.Module):
 
 
 class Inception(Features):
-    """The small Inception of Zhang et al. 2017 (arXiv 1611.03530).
+    """The small Inception network.
 
-    Eight blocks of a 1x1 beside a 3x3 convolution; twice a convolution with stride 2 beside a max-pool halves
-    the image. With the width 16, three channels and ten classes it has the 1,649,402 parameters of the paper,
-    where each channel has a bias, here BatchNorm's, and the scales of BatchNorm. Because of the mean over the
-    image, images may have another height and width than `shape`.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. Eight blocks of a 1x1 and a parallel 3x3
+    convolution; twice a convolution with stride 2 and a parallel max-pool halve the image. With the width 16,
+    three channels and ten classes it has the 1,649,402 parameters of the paper, where each channel has a
+    bias, here BatchNorm's, and the scales of BatchNorm. Because of the mean over the image, images may have
+    another height and width than `shape`.
 
     Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
         width: a sixth of the channels of the first convolution; all others follow.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Raises:
+        InputError: x has another rank or number of channels.
+
+    Source:
+        Zhang et al. 2017 (arXiv 1611.03530).
     """
 
     def __init__(

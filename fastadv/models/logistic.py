@@ -12,13 +12,22 @@ torch.fx.wrap("check_batch")
 
 
 class LogisticRegression(nn.Module):
-    """Binary classifier P(y = 1 | x) = sigmoid(w x + b) (Goodfellow et al. 2014, section 5).
+    """A binary linear classifier, P(y = 1 | x) = sigmoid(w x + b).
 
-    The score s = w x + b is returned as the logits (-s/2, s/2): their softmax is (1 - sigmoid(s),
-    sigmoid(s)), so cross-entropy is the paper's softplus(-s) for label 1 and softplus(s) for label 0, and the
-    margin is |s|.
+    Called with x [B, `*shape`] in [0, 1], it returns logits [B, 2]. The score s = w x + b is returned as the
+    logits (-s/2, s/2): their softmax is (1 - sigmoid(s), sigmoid(s)), so cross-entropy is the paper's
+    softplus(-s) for label 1 and softplus(s) for label 0, and the margin is `|s|`.
 
-    x: [B, *shape] in [0, 1] -> logits [B, 2]. InputError for any other shape, or for classes other than 2.
+    Args:
+        shape: of one image, without the batch.
+        classes: 2.
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another shape, or classes are not 2.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5.
     """
 
     def __init__(

@@ -40,14 +40,26 @@ def draw_small(model: nn.Module) -> None:
 class Maxout(nn.Module):
     """Layers of units that are each the largest of `pieces` linear functions, and a linear top.
 
-    With units=240 it is the network of Goodfellow et al. 2013 (94 test errors on MNIST); units=1600 is the
-    one that Goodfellow et al. 2014 train on adversarial examples to 0.782%. In training, inputs are dropped
-    with probability `input_dropout` and units with `dropout`, as in pylearn2's `mnist_pi.yaml`. That file
-    also bounds each unit's incoming weights: `Optimization(max_norm=1.9365)`.
+    Called with x [B, `*shape`] in [0, 1], it returns logits [B, K]. With units=240 it is the network of
+    Goodfellow et al. 2013 (94 test errors on MNIST); units=1600 is the one that Goodfellow et al. 2014 train
+    on adversarial examples to 0.782%. pylearn2's `mnist_pi.yaml` also bounds each unit's incoming weights:
+    `Optimization(max_norm=1.9365)`.
 
-    x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape, for units, pieces or layers
-    below 1, and for a dropout outside [0, 1).
-    Source: Goodfellow et al. 2013 (arXiv 1302.4389), section 5.1; Goodfellow et al. 2014 (arXiv 1412.6572).
+    Args:
+        shape: of one image, without the batch.
+        classes: the number of classes K.
+        units: of each layer, >= 1.
+        pieces: linear functions of each unit, >= 1.
+        layers: of maxout units, >= 1.
+        input_dropout: the probability of dropping an input in training, in [0, 1); 0.2 as in `mnist_pi.yaml`.
+        dropout: the probability of dropping a unit in training, in [0, 1); 0.5 as in `mnist_pi.yaml`.
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another shape, units, pieces or layers are below 1, or a dropout is outside [0, 1).
+
+    Source:
+        Goodfellow et al. 2013 (arXiv 1302.4389), section 5.1; Goodfellow et al. 2014 (arXiv 1412.6572).
     """
 
     def __init__(

@@ -28,15 +28,26 @@ def _pooled(size: int) -> int:
 class MaxoutCNN(nn.Module):
     """Three maxout convolutions of two pieces with max pooling, a maxout layer of five pieces, a linear top.
 
-    The defaults are those of pylearn2's `cifar10.yaml` (9.45% test error with shifts and flips): kernels of
-    8, 8 and 5, maps `width`, 2 · width and 2 · width, then `units`. In training, inputs are dropped with
-    probability `input_dropout`, what later layers see with `dropout`. There, images were contrast-normalized
-    and whitened, kernels were bounded (0.9, then 1.9365: see `Optimization(max_norm=)`), and convolutions
-    learned at a twentieth of the rate.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. The defaults are those of pylearn2's
+    `cifar10.yaml` (9.45% test error with shifts and flips): kernels of 8, 8 and 5, maps `width`, 2 · width
+    and 2 · width, then `units`. There, images were contrast-normalized and whitened, kernels were bounded
+    (0.9, then 1.9365: see `Optimization(max_norm=)`), and convolutions learned at a twentieth of the rate.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for any other shape, for images below 10x10, sizes
-    below 1, and a dropout outside [0, 1).
-    Source: Goodfellow et al. 2013 (arXiv 1302.4389), section 5.2.
+    Args:
+        shape: (C, H, W) of one image, at least 10x10.
+        classes: the number of classes K.
+        width: maps of the first convolution.
+        units: of the last maxout layer.
+        input_dropout: the probability of dropping an input in training, in [0, 1).
+        dropout: the probability of dropping an input of later layers in training, in [0, 1).
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another shape, images are below 10x10, sizes below 1, or a dropout is outside [0,
+            1).
+
+    Source:
+        Goodfellow et al. 2013 (arXiv 1302.4389), section 5.2.
     """
 
     def __init__(

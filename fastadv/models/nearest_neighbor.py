@@ -12,10 +12,17 @@ from fastadv.ops.nearest_prototype import nearest_prototype
 
 
 class NearestNeighbor(nn.Module):
-    """Logit k is minus the L2 distance to the nearest training image of class k; its gradient points to that.
+    """Classifies an image as its nearest training image in L2.
 
-    x [N, ...] and y int64 [N] are the training images and their labels, every class from 0 to K - 1 present;
-    they are kept as float32.
+    Called with x [B, ...], it returns logits [B, K]. Logit k is minus the L2 distance to the nearest training
+    image of class k; its gradient points to that image.
+
+    Args:
+        x: [N, ...], the training images; they are kept as float32.
+        y: int64 [N], their labels, with every class from 0 to K - 1.
+
+    Raises:
+        InputError: images or labels have another shape or dtype, or a class has no image.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -44,7 +51,14 @@ class NearestNeighbor(nn.Module):
 
     @classmethod
     def fit(cls, dataset: Any) -> Self:
-        """Return the classifier of a data set: tensors x [N, C, H, W] and y, or (image, label) pairs."""
+        """Return the classifier of a data set.
+
+        Args:
+            dataset: has tensors x [N, C, H, W] and y, or (image, label) pairs.
+
+        Returns:
+            The classifier.
+        """
         images = read_images(dataset)
         return cls(images.take(torch.arange(len(images))), images.y.to(images.x.device)).eval()
 

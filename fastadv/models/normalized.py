@@ -22,13 +22,18 @@ STATISTICS = {
 
 
 class Normalized(nn.Module):
-    """model((x - mean) / std), channel by channel.
+    """A model of normalized images that takes plain ones: model((x - mean) / std), channel by channel.
 
-    mean, std: a number, or one for each channel, in the units of x: `*STATISTICS["cifar10"]` for images in
-    [0, 1].
-    x: [B, C, H, W] in the box -> logits [B, K].
+    Called with x [B, C, H, W] in the box, it returns logits [B, K].
 
-    InputError for std <= 0, values that are not finite, or differing lengths.
+    Args:
+        model: of normalized images.
+        mean: a number, or one for each channel, in the units of x: `*STATISTICS["cifar10"]` gives mean and
+            std for images in [0, 1].
+        std: a number > 0, or one for each channel, in the units of x.
+
+    Raises:
+        InputError: std <= 0, values are not finite, or lengths differ.
     """
 
     mean: Tensor
@@ -52,5 +57,12 @@ class Normalized(nn.Module):
         return logits
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return as the model inside means its logits."""
+        """Return the log probabilities as the model inside means its logits.
+
+        Args:
+            logits: [B, K].
+
+        Returns:
+            [B, K].
+        """
         return log_confidence(self.model, logits)

@@ -63,25 +63,33 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """He et al. 2016b, for 32x32 images: the net of Wong et al. 2020 and Rice et al. 2020.
+    """ResNet-18 with BatchNorm and activation before each convolution, for 32x32 images.
 
-    BatchNorm and activation come before each convolution, and once more before the mean over the image. At
-    the width 64, with three channels and ten classes, it has 11,172,170 parameters. Layer names are those of
-    Wong et al.'s code, so that weights trained with it load. Because of the mean, images may have another
-    height and width than `shape`.
+    It is the network of Wong et al. 2020 and Rice et al. 2020. Called with x [B, C, H, W] in [0, 1], it
+    returns logits [B, K]. BatchNorm and activation come once more before the mean over the image. At the
+    width 64, with three channels and ten classes, it has 11,172,170 parameters. Layer names are those of Wong
+    et al.'s code, so that weights trained with it load. Because of the mean, images may have another height
+    and width than `shape`.
 
     Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
         stem_stride: of the first convolution; see `ResNet18`.
-        shortcut: what the convolution beside a block that changes sizes takes: "active", what the first
-            activation gives; "raw", x itself, as in Wong et al. 2020; "raw_3x3", x, by a 3x3 convolution
-            instead of a 1x1, as in Gowal et al. 2020.
+        shortcut: the input of the convolution that is parallel to a block that changes sizes: "active", the
+            output of the first activation; "raw", x itself, as in Wong et al. 2020; "raw_3x3", x, by a 3x3
+            convolution instead of a 1x1, as in Gowal et al. 2020.
         padding: of convolutions that halve an image: "both", a row of zeros on each side; "same", on the
             right and below alone, which is TensorFlow's SAME for even sizes. It needs even sizes.
         final_norm: whether BatchNorm and activation come before the mean; False as in Wong et al. 2020.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Raises:
+        InputError: x has another rank or number of channels.
+
+    Source:
+        He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027).
     """
 
     def __init__(

@@ -12,14 +12,23 @@ torch.fx.wrap("check_batch")
 
 
 class Quadratic(nn.Module):
-    """Logits V (W x + b)² + c: one layer of units that square what they see, and a linear top.
+    """Logits V (W x + b)² + c: one layer of units that square their input, and a linear top.
 
-    Each logit is a quadratic form of x, any one of rank up to `units`. Goodfellow et al. 2014 tried quadratic
-    units because, unlike linear ones, they need not extrapolate linearly; the paper does not define them, so
-    this form is ours.
+    Called with x [B, `*shape`] in [0, 1], it returns logits [B, K]. Each logit is a quadratic form of x, any
+    one of rank up to `units`. Goodfellow et al. 2014 tried quadratic units because, unlike linear ones, they
+    need not extrapolate linearly; the paper does not define them, so this form is ours.
 
-    x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape, or units below 1.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7.
+    Args:
+        shape: of one image, without the batch.
+        classes: the number of classes K.
+        units: of the hidden layer, >= 1.
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another shape, or units are below 1.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7.
     """
 
     def __init__(

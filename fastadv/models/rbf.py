@@ -13,18 +13,25 @@ LEAST = 1e-6  # of the distance, so that log-odds are finite at a template itsel
 
 
 class RBF(EachOnItsOwn):
-    """P(class k | x) = exp(-d_k(x)), d_k(x) = sum_i s_ki² (x_i - m_ki)², each class on its own.
+    """A network of radial basis functions: P(class k | x) = exp(-d_k(x)), d_k(x) = sum_i s_ki² (x_i - m_ki)².
 
-    The paper prints exp((x - m)ᵀ β (x - m)), so β must be negative definite; it says no more. Here β_k is
-    diagonal, -s_k², and learned like the template m_k. The probabilities do not sum to 1: far from all
-    templates they are all near 0, which no softmax over ten classes can say.
+    Called with x [B, `*shape`] in [0, 1], it returns logits [B, K]. The paper prints exp((x - m)ᵀ β (x - m)),
+    so β must be negative definite; it says no more. Here β_k is diagonal, -s_k², and learned like the
+    template m_k. The probabilities do not sum to 1: far from all templates they are all near 0, which no
+    softmax over ten classes can express. The logits are the log-odds of these probabilities, log(P / (1 -
+    P)): the predicted class is the one of the nearest template, and `loss="bce"` is the likelihood. Train
+    with `Standard(loss="bce")`, attack with loss="bce".
 
-    The logits are the log-odds of these probabilities, log(P / (1 - P)): the predicted class is the one of
-    the nearest template, and `loss="bce"` is the likelihood. Train with `Standard(loss="bce")`, attack with
-    loss="bce".
+    Args:
+        shape: of one image, without the batch.
+        classes: the number of classes K.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7.
+    Raises:
+        InputError: x has another shape.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7.
     """
 
     def __init__(

@@ -35,7 +35,11 @@ _BUILT_IN = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `create` knows."""
+    """Return the names that `create` knows.
+
+    Returns:
+        A tuple of names.
+    """
     return tuple(_BUILT_IN)
 
 
@@ -61,7 +65,7 @@ def factory(name: str) -> Callable[..., Any]:
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
-    """Return a new model, by name or as `package.module:function` (or a class); `kwargs` go to it unchanged.
+    """Return a new model, by name or as `package.module:function` (or a class).
 
     Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first
     weights; None draws them from torch's generator), so `create(name, shape=dataset.shape,
@@ -69,8 +73,25 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     data set in `STATISTICS`: the result is then the model inside `Normalized` with that set's mean and
     deviation.
 
-    InputError for an unknown name, arguments that the factory does not take, or a factory that returns
-    anything but a torch.nn.Module; MissingExtraError for a ResNet without torchvision.
+    Args:
+        name: one of `fastadv.models.names()`, such as "small_cnn" or "resnet18", or your own as
+            `package.module:function`.
+        kwargs: arguments of the model.
+
+    Returns:
+        A module; x [B, ...] in [0, 1] to logits [B, K].
+
+    Raises:
+        InputError: the name is unknown, the factory does not take the arguments, or returns anything but a
+            torch.nn.Module.
+        MissingExtraError: torchvision, which a ResNet needs, is not installed.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test")
+        >>> model = fa.models.create("small_cnn", shape=digits.shape, classes=digits.num_classes, width=8)
+        >>> tuple(model(digits.x[:4]).shape)
+        (4, 10)
     """
     make = factory(name)
     normalize = kwargs.pop("normalize", None) if name in _BUILT_IN else None

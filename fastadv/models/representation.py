@@ -13,16 +13,23 @@ from fastadv.errors import InputError
 def representation(
     model: nn.Module, module: str | nn.Module | Callable[[Tensor], Tensor] | None = None
 ) -> nn.Module:
-    """Return a module in eval mode that maps x [B, ...] to features [B, F], sharing the model's parameters.
-
-    Args:
-        model: the classifier; left as it is.
-        module: what the features are. None: the input of the last nn.Linear that runs (the representation of
-            Ilyas et al. 2019, section 3.1). A name or a submodule: its output. A function: its value at x.
+    """Return a module in eval mode that maps x to features, sharing the model's parameters.
 
     The result can be frozen like any model. It runs the whole model, and takes the features as they pass.
 
-    Raises InputError where there is no such module, no nn.Linear, or it does not run.
+    Args:
+        model: the classifier; it is not changed.
+        module: where the features are. None: the input of the last nn.Linear that runs. A name or a
+            submodule: its output. A function: its value at x.
+
+    Returns:
+        A module; x [B, ...] to features [B, F].
+
+    Raises:
+        InputError: there is no such module, no nn.Linear, or it does not run.
+
+    Source:
+        Ilyas et al. 2019 (arXiv 1905.02175), section 3.1.
     """
     model = unwrap(model)
     name: str | None = None

@@ -52,19 +52,27 @@ class _SmallStem(models.ResNet):  # type: ignore[misc]
 
 
 class ResNet18(_SmallStem):
-    """torchvision's ResNet-18 with the stem for 32x32 images: a 3x3 convolution of stride 1, and no max-pool.
+    """ResNet-18 of torchvision with the stem for 32x32 images: a 3x3 convolution, and no max-pool.
 
-    He et al. 2016; the small stem is the usual one for CIFAR-10. With three channels and ten classes it has
-    11,173,962 parameters. Layer names are torchvision's. It takes the mean over the image, so images may have
-    another height and width than `shape`.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. The small stem is the usual one for
+    CIFAR-10. With three channels and ten classes it has 11,173,962 parameters. Layer names are torchvision's.
+    It takes the mean over the image, so images may have another height and width than `shape`.
 
     Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         stem_stride: of the first convolution. 1 keeps the full size, as published robust models do for
-            Tiny-ImageNet too (Wang et al. 2023); with 2, images of 64x64 cost what those of 32x32 do with 1.
-            The weights fit both.
+            Tiny-ImageNet too (Wang et al. 2023); with 2, images of 64x64 cost as much as those of 32x32 with
+            1. The weights fit both.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Raises:
+        InputError: x has another rank or number of channels.
+        MissingExtraError: torchvision is not installed.
+
+    Source:
+        He et al. 2016, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
     """
 
     _block = models.resnet.BasicBlock
@@ -72,11 +80,25 @@ class ResNet18(_SmallStem):
 
 
 class ResNet50(_SmallStem):
-    """torchvision's ResNet-50 with the same stem: the net of Ilyas et al. 2019 for CIFAR-10.
+    """ResNet-50 of torchvision with the stem of `ResNet18`: the network of Ilyas et al. 2019 for CIFAR-10.
 
-    Bottleneck blocks, 3, 4, 6 and 3 of them; the representation has 32 * width features. With three channels
-    and ten classes it has 23,520,842 parameters. Arguments, names and errors are those of `ResNet18`; `width`
-    counts the channels inside the first stage's blocks, which give four times as many.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. Bottleneck blocks, 3, 4, 6 and 3 of them;
+    the representation has 32 * width features. With three channels and ten classes it has 23,520,842
+    parameters.
+
+    Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
+        width: channels inside the first stage's blocks, which give four times as many.
+        stem_stride: of the first convolution, 1 or 2; see `ResNet18`.
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another rank or number of channels.
+        MissingExtraError: torchvision is not installed.
+
+    Source:
+        He et al. 2016 (arXiv 1512.03385); Ilyas et al. 2019 (arXiv 1905.02175).
     """
 
     _block = models.resnet.Bottleneck

@@ -10,14 +10,17 @@ from fastadv.models.registry import create
 
 
 class Sigmoids(EachOnItsOwn):
-    """`model` whose logits are read as log-odds: P(class k | x) = sigmoid(logit k), each on its own.
+    """A model whose logits are read as log-odds: P(class k | x) = sigmoid(logit k), each class separately.
 
-    The logits pass unchanged, so the predicted class is that of the softmax, and so is what every attack
-    counts as a success. What differs is the confidence, and the loss in training: train with
-    `Standard(loss="bce")`, attack with loss="bce".
+    Called with x as `model` takes it, it returns its logits [B, K] unchanged, so the predicted class is that
+    of the softmax, and so is what every attack counts as a success. Confidence and the training loss differ:
+    train with `Standard(loss="bce")`, attack with loss="bce".
 
-    x: as of `model` -> logits [B, K].
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), appendix A.
+    Args:
+        model: a classifier.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), appendix A.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -17,10 +17,17 @@ def _layer(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
 class SmallCNN(Features):
     """Three 3x3 convolutions with BatchNorm and ReLU, the mean over the image, one linear layer.
 
-    Because of the mean, images may have another height and width than `shape`. `width` is the number of
-    channels of the first convolution; the representation has 4 * width features.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. Because of the mean, images may have
+    another height and width than `shape`. The representation has 4 * width features.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
+        width: channels of the first convolution.
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another rank or number of channels.
     """
 
     def __init__(

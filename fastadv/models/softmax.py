@@ -11,9 +11,20 @@ torch.fx.wrap("check_batch")
 
 
 class SoftmaxRegression(nn.Module):
-    """Logits W x + b over the flattened image (Goodfellow et al. 2014, section 4: "shallow softmax").
+    """A linear classifier: logits W x + b over the flattened image.
 
-    x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape.
+    Called with x [B, `*shape`] in [0, 1], it returns logits [B, K].
+
+    Args:
+        shape: of one image, without the batch.
+        classes: the number of classes K.
+        seed: of the first weights; None draws them from torch's generator.
+
+    Raises:
+        InputError: x has another shape.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 4: "shallow softmax".
     """
 
     def __init__(

@@ -12,17 +12,25 @@ WIDER = (1, 2, 4, 8, 8)
 
 
 class VGG(Features):
-    """Simonyan & Zisserman 2015 with BatchNorm and one linear layer, as is usual for CIFAR-10.
+    """VGG with BatchNorm and one linear layer, as is usual for CIFAR-10.
 
-    Plain 3x3 convolutions in five stages, each of which ends in a max-pool. With the width 64, three channels
-    and ten classes, VGG-16 has 14,728,266 parameters. It takes the mean over the image, so images may have
-    another height and width than `shape`; of small ones a pool leaves at least one pixel.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. Plain 3x3 convolutions in five stages,
+    each of which ends in a max-pool. With the width 64, three channels and ten classes, VGG-16 has 14,728,266
+    parameters. It takes the mean over the image, so images may have another height and width than `shape`; of
+    small ones a pool leaves at least one pixel.
 
     Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
         depth: 11, 13, 16 or 19 layers with weights in the original, which ends in three linear layers.
         width: channels of the first stage.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Raises:
+        InputError: x has another rank or number of channels.
+
+    Source:
+        Simonyan and Zisserman 2015 (arXiv 1409.1556).
     """
 
     def __init__(

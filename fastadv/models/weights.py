@@ -19,7 +19,13 @@ _NESTS = ("state_dict", "model_state_dict", "model")
 def save_weights(
     model: nn.Module, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the state dict as safetensors, with `card` in its metadata; the file is whole or absent."""
+    """Write the state dict of a model as safetensors; the file is whole or absent.
+
+    Args:
+        model: a module.
+        path: of the file.
+        card: what is known of the weights, for JSON; it is written into the file's metadata.
+    """
     # cloned, because safetensors refuses tensors that share memory (tied weights)
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     save_tensors(path, tensors, {"card": json.dumps(dict(card or {}), sort_keys=True)})
@@ -49,12 +55,21 @@ def _read_torch(path: Path, nest: str | None) -> dict[str, Tensor]:
 def read_weights(
     path: str | os.PathLike[str], nest: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (state dict, card) of a safetensors or torch file, on the CPU; a torch file has no card: {}.
+    """Read a state dict and its card from a safetensors or torch file, on the CPU.
 
-    A torch file may hold the state dict under `state_dict`, `model_state_dict` or `model`, or under `nest`.
-
-    InputError for a missing file, CorruptFileError for a truncated, damaged or foreign one. Only tensors are
+    A torch file may hold the state dict under `state_dict`, `model_state_dict` or `model`. Only tensors are
     unpickled.
+
+    Args:
+        path: of the file.
+        nest: another name under which a torch file may hold the state dict.
+
+    Returns:
+        The state dict, and the card; {} for a torch file, which has none.
+
+    Raises:
+        InputError: the file is missing.
+        CorruptFileError: the file is truncated, damaged or foreign.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,11 +93,21 @@ def listing(names: set[str]) -> str:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Put the weights of a safetensors or torch file into `model`; the file's card, {} if it has none.
+    """Put the weights of a safetensors or torch file into a model.
 
     A leading `module.` (DistributedDataParallel) is dropped, and BatchNorm's batch counter may be missing, as
-    in old files. InputError when names or shapes are not the model's, CorruptFileError when the file is
-    damaged; in both cases the model is left as it was.
+    in old files.
+
+    Args:
+        model: a module; changed only if all weights fit.
+        path: of the file.
+
+    Returns:
+        The file's card; {} if it has none.
+
+    Raises:
+        InputError: names or shapes are not the model's.
+        CorruptFileError: the file is damaged.
     """
     tensors, card = read_weights(path)
     if tensors and all(name.startswith("module.") for name in tensors):

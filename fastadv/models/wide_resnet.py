@@ -35,19 +35,29 @@ class _Block(PreActBlock):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen_factor of Zagoruyko & Komodakis 2016, without dropout.
+    """WRN-depth-widen_factor, without dropout.
 
-    With three channels and ten classes, WRN-28-10 has 36,479,194 parameters, WRN-34-10 46,160,474. Layer
-    names are those of TRADES' code (Zhang et al. 2019), which most papers on adversarial training share, so
-    that their weights load; first weights are drawn as there. Because of the mean over the image, images may
-    have another height and width than `shape`.
+    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. With three channels and ten classes,
+    WRN-28-10 has 36,479,194 parameters, WRN-34-10 46,160,474. Layer names are those of TRADES' code (Zhang et
+    al. 2019), which most papers on adversarial training share, so that their weights load; first weights are
+    drawn as there. Because of the mean over the image, images may have another height and width than `shape`.
 
     Args:
+        shape: (C, H, W) of one image.
+        classes: the number of classes K.
         depth: 6 n + 4, with n blocks in each of the three stages.
         widen_factor: the stages have 16, 32 and 64 times as many channels.
-        activation, stem_stride, padding: as of `PreActResNet18`.
+        activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
+        stem_stride: of the first convolution, 1 or 2; see `ResNet18`.
+        padding: of convolutions that halve an image: "both", a row of zeros on each side; "same", on the
+            right and below alone, which is TensorFlow's SAME for even sizes. It needs even sizes.
+        seed: of the first weights; None draws them from torch's generator.
 
-    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    Raises:
+        InputError: x has another rank or number of channels.
+
+    Source:
+        Zagoruyko and Komodakis 2016 (arXiv 1605.07146).
     """
 
     def __init__(

@@ -83,10 +83,19 @@ register(
 
 
 def distance(x_adv: Tensor, x: Tensor, order: float, box: Box = NO_BOX) -> tuple[Tensor, Tensor]:
-    """Return (||x_adv - x|| in the norm of that order >= 0, whether x_adv is in the box): float64, bool [B].
+    """Measure the distance of each sample, and whether it is in the box.
 
-    x_adv and x are [B, ...]; of two dtypes the wider one holds both. The box is the one that x_adv's dtype
-    rounds it to. Raises InputError on mismatched tensors, an order that is negative or NaN, or no box.
+    Args:
+        x_adv: floating [B, ...].
+        x: like x_adv; of two dtypes the wider one holds both.
+        order: of the norm, >= 0; inf is L-infinity.
+        box: (lo, hi), as x_adv's dtype rounds it; by default no box.
+
+    Returns:
+        ||x_adv - x||, float64 [B], and whether x_adv is in the box, bool [B].
+
+    Raises:
+        InputError: tensors do not match, the order is negative or NaN, or the box is none.
     """
     if x_adv.dtype is not x.dtype:
         common = torch.promote_types(x_adv.dtype, x.dtype)

@@ -48,11 +48,24 @@ _new, _into = op("l1_step"), op("l1_step_")
 def l1_step(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Steepest ascent under L1: the steepest coordinates move, each up to the box, by step_size in all.
+    """Take a step of steepest ascent under L1.
 
-    The point is then projected exactly on the ball around x inside the box. Tensors [B, ...] of one shape,
-    dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
-    Raises InputError on mismatched tensors or a negative radius or step.
+    The steepest coordinates move, each up to the box, by step_size in all. The point is then projected
+    exactly on the ball around x inside the box.
+
+    Args:
+        x_adv: floating [B, ...], in ball and box.
+        grad: like x_adv.
+        x: like x_adv, the centers, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        step_size: in input units, a number or [B].
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        Points like x_adv, in ball and box.
+
+    Raises:
+        InputError: tensors do not match, or a radius or step is negative.
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
@@ -60,6 +73,21 @@ def l1_step(
 def l1_step_(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Return `l1_step` that overwrites and returns x_adv, which must not be x itself."""
+    """Take the step of `l1_step`, and write the result into x_adv.
+
+    Args:
+        x_adv: floating [B, ...], in ball and box; overwritten. It must not be x itself.
+        grad: like x_adv.
+        x: like x_adv, the centers, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        step_size: in input units, a number or [B].
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        x_adv.
+
+    Raises:
+        InputError: tensors do not match, or a radius or step is negative.
+    """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -30,10 +30,23 @@ _new, _into = op("l2_step"), op("l2_step_")
 def l2_step(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on ball and box.
+    """Take a step of steepest ascent under L2.
 
-    Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size`
-    in input units, a number or [B]. Raises InputError on mismatched tensors or a negative radius or step.
+    The result is x_adv + step_size * grad / ||grad||_2, projected exactly on ball and box.
+
+    Args:
+        x_adv: floating [B, ...], in ball and box.
+        grad: like x_adv.
+        x: like x_adv, the centers, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        step_size: in input units, a number or [B].
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        Points like x_adv, in ball and box.
+
+    Raises:
+        InputError: tensors do not match, or a radius or step is negative.
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
@@ -41,6 +54,21 @@ def l2_step(
 def l2_step_(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Return `l2_step` that overwrites and returns x_adv, which must not be x itself."""
+    """Take the step of `l2_step`, and write the result into x_adv.
+
+    Args:
+        x_adv: floating [B, ...], in ball and box; overwritten. It must not be x itself.
+        grad: like x_adv.
+        x: like x_adv, the centers, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        step_size: in input units, a number or [B].
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        x_adv.
+
+    Raises:
+        InputError: tensors do not match, or a radius or step is negative.
+    """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -50,10 +50,16 @@ _new = op("largest")
 
 
 def largest(values: Tensor) -> Tensor:
-    """Return [B], the largest |element| of each sample of `values` [B, ...].
+    """Return the largest absolute value of each sample.
 
-    It is NaN where one is, and 0 where there is none. Raises InputError for anything but a floating batch of
-    rank >= 2.
+    Args:
+        values: floating [B, ...].
+
+    Returns:
+        [B]; NaN where an element is NaN, and 0 where there is no element.
+
+    Raises:
+        InputError: the values are no floating batch of rank >= 2.
     """
     check_like(values)
     return _new(values)

@@ -106,14 +106,31 @@ def latent_fit(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     *, beta: float = 1.0, steps: int = 50, step_size: float = 0.05, max_norm: float = 5.0, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fit latents to images; return (loss [B, K], latents [B, K, L]) of the last of `steps` evaluations.
+    """Fit latents to images: the search of Analysis by Synthesis, for all classes at once.
 
-    x [B, C, H, H] in [0, 1]; z [B, K, L] the starting points; weights [K, cin, cout, k, k], biases [K, cout]
-    and a stride for each layer; the first takes L channels to its kernel's size. Losses are per value of an
-    image. `bf16` multiplies in bfloat16 with single sums where the processor can
-    (`extension.bf16()`), and is single precision elsewhere. Not differentiable: the model
-    gives the envelope gradient. Raises InputError on shapes that do not fit, mixed dtypes or devices, steps <
-    1. Source: Schott et al. 2018, section 3.
+    Losses are per value of an image. Not differentiable: the model gives the envelope gradient.
+
+    Args:
+        x: [B, C, H, H] in [0, 1].
+        z: [B, K, L], the starting points.
+        weights: of each layer, [K, cin, cout, k, k]; the first takes L channels to its kernel's size.
+        biases: of each layer, [K, cout].
+        strides: of each layer.
+        beta: weight of the prior's cost.
+        steps: evaluations, >= 1.
+        step_size: of Adam.
+        max_norm: the largest norm of a latent.
+        bf16: multiply in bfloat16 with single sums where the processor can (`extension.bf16()`), elsewhere in
+            single precision.
+
+    Returns:
+        loss [B, K] and latents [B, K, L] of the last evaluation.
+
+    Raises:
+        InputError: shapes do not fit, dtypes or devices are mixed, or steps < 1.
+
+    Source:
+        Schott et al. 2018 (arXiv 1805.09190), section 3.
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")

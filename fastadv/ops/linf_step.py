@@ -47,11 +47,27 @@ _new, _into = op("linf_step"), op("linf_step_")
 def linf_step(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Steepest ascent in L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and box.
+    """Take a step of steepest ascent in L-infinity: x_adv + step_size * sign(grad), clamped to ball and box.
 
-    Tensors [B, ...] of one shape, dtype and device; a gradient in bfloat16 suits points in float32, too. x
-    inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B]. Raises InputError
-    on mismatched tensors or a negative radius or step.
+    Args:
+        x_adv: floating [B, ...], in ball and box.
+        grad: like x_adv; a gradient in bfloat16 suits points in float32, too.
+        x: like x_adv, the centers, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        step_size: in input units, a number or [B].
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        Points like x_adv, in ball and box.
+
+    Raises:
+        InputError: tensors do not match, or a radius or step is negative.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x, grad = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[2.0, 0.0, -1.0]])
+        >>> fa.ops.linf_step(x, grad, x, radius=0.25, step_size=0.125)
+        tensor([[0.6250, 0.5000, 0.0000]])
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
 
@@ -59,6 +75,21 @@ def linf_step(
 def linf_step_(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box = (0.0, 1.0)
 ) -> Tensor:
-    """Return `linf_step` that overwrites and returns x_adv, which must not be x itself."""
+    """Take the step of `linf_step`, and write the result into x_adv.
+
+    Args:
+        x_adv: floating [B, ...], in ball and box; overwritten. It must not be x itself.
+        grad: like x_adv; a gradient in bfloat16 suits points in float32, too.
+        x: like x_adv, the centers, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        step_size: in input units, a number or [B].
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        x_adv.
+
+    Raises:
+        InputError: tensors do not match, or a radius or step is negative.
+    """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
     return x_adv

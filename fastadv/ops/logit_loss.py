@@ -214,10 +214,43 @@ register(
 def logit_loss(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return (loss [B], gradient [B, K]) of one of the losses above; the loss is differentiable.
+    """Return a loss that attacks ascend and its gradient with respect to the logits, in one pass.
 
-    logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an
-    unknown kind.
+    With z the logits, p their softmax and y the label, the loss is
+
+    - "ce": `log sum exp z - z_y`, the cross-entropy;
+    - "margin": `max_{j != y} z_j - z_y`;
+    - "cw": `min(margin, 0)`, at confidence 0;
+    - "dlr": `(max_{j != y} z_j - z_y) / (z_(1) - z_(3))`, with `z_(k)` the k-th largest logit;
+    - "ce_scaled": "ce" of `z / (z_(1) - z_(2))`;
+    - "pm": `log((1 + m) / (1 - m))`, with `m = max_{j != y} p_j - p_y`.
+
+    With targets the loss rises towards them instead. The loss is differentiable. A row with a non-finite
+    logit has loss and gradient NaN. For K < 4 "dlr" takes other order statistics; see the top of
+    `fastadv/ops/logit_loss.py` for all details.
+
+    Args:
+        logits: [B, K], K >= 2.
+        labels: int64 [B] in [0, K).
+        kind: one of the names above.
+        targets: int64 [B] in [0, K), or None.
+        direction: leave out a positive factor of the gradient of "ce", which underflows for confident rows.
+
+    Returns:
+        loss [B] and gradient [B, K].
+
+    Raises:
+        InputError: shapes are others, or the kind is unknown.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> logits, y = torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([0])
+        >>> fa.ops.logit_loss(logits, y, "margin")
+        (tensor([2.]), tensor([[-1.,  1.,  0.]]))
+
+    Source:
+        Carlini and Wagner 2017 (arXiv 1608.04644) for "cw"; Croce and Hein 2020 (arXiv 2003.01690) for "dlr";
+        Yu and Xu 2023 (MIFPE, at temperature 1) for "ce_scaled"; Xie et al. 2024 (arXiv 2411.15210) for "pm".
     """
     if kind not in KINDS:
         raise InputError(f"loss: expected one of {', '.join(KINDS)}, got {kind!r}")

@@ -32,9 +32,18 @@ _projection.register_projection(
 
 
 def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) -> Tensor:
-    """Return euclidean projection of x_adv [B, ...] on the points of the box near x in L0.
+    """Project points on the points of the box that differ from x in at most `radius` coordinates.
 
-    They differ from x in at most `radius` coordinates, a number or [B]; a fraction is rounded down. Raises
-    InputError on mismatched tensors or a negative radius.
+    Args:
+        x_adv: floating [B, ...].
+        x: like x_adv, inside the box.
+        radius: a number or [B]; a fraction is rounded down.
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        The nearest such points in the Euclidean norm, like x_adv.
+
+    Raises:
+        InputError: tensors do not match, or the radius is negative.
     """
     return op("project_l0")(*_projection.arguments(x_adv, x, radius, box))

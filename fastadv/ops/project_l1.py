@@ -19,10 +19,24 @@ _projection.register_projection(
 
 
 def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) -> Tensor:
-    """Return euclidean projection of x_adv [B, ...] on the L1 ball of `radius` around x, inside the box.
+    """Project points on the L1 ball around x, inside the box.
 
-    `radius` is a number or [B], and may be inf; x must lie inside the box. This is the true projection (soft
-    threshold, Duchi et al. 2008, with the box), not a rescaling: [3, 1, 0.5] goes to [1, 0, 0] at radius 1.
-    Raises InputError on mismatched tensors or a negative radius.
+    This is the true projection (soft threshold, with the box), not a rescaling: [3, 1, 0.5] goes to [1, 0, 0]
+    at radius 1 around 0 in a box that holds them.
+
+    Args:
+        x_adv: floating [B, ...].
+        x: like x_adv, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        The nearest points of ball and box in the Euclidean norm, like x_adv.
+
+    Raises:
+        InputError: tensors do not match, or the radius is negative.
+
+    Source:
+        Duchi et al. 2008, "Efficient Projections onto the L1-Ball for Learning in High Dimensions".
     """
     return op("project_l1")(*_projection.arguments(x_adv, x, radius, box))

@@ -19,9 +19,26 @@ _projection.register_projection(
 
 
 def project_l2(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) -> Tensor:
-    """Return euclidean projection of x_adv [B, ...] on the L2 ball of `radius` around x, inside the box.
+    """Project points on the L2 ball around x, inside the box.
 
-    `radius` is a number or [B], and may be inf; x must lie inside the box. Rescaling followed by clamping
-    would be no projection. Raises InputError on mismatched tensors or a negative radius.
+    Rescaling followed by clamping would be no projection.
+
+    Args:
+        x_adv: floating [B, ...].
+        x: like x_adv, inside the box.
+        radius: in input units, a number or [B]; may be inf.
+        box: (lo, hi) of valid inputs.
+
+    Returns:
+        The nearest points of ball and box in the Euclidean norm, like x_adv.
+
+    Raises:
+        InputError: tensors do not match, or the radius is negative.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x = torch.zeros(1, 2)
+        >>> fa.ops.project_l2(torch.tensor([[3.0, 4.0]]), x, 0.5, box=(-1, 1))
+        tensor([[0.3000, 0.4000]])
     """
     return op("project_l2")(*_projection.arguments(x_adv, x, radius, box))

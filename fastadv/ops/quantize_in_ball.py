@@ -90,11 +90,23 @@ register(
 def quantize_in_ball(
     x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: Box = (0.0, 1.0), levels: int = 255
 ) -> Tensor:
-    """Return x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the box, in the ball around x.
+    """Round points to equally spaced values of the box, inside the ball around x.
 
-    255 levels make 8-bit images. x_adv lies in the ball; the box is finite. `norm` is the name of a threat's
-    norm ("l2"); radius a number or [B], may be inf. Where x is on the grid, so is some point of the ball.
-    Raises InputError on an unknown norm, an infinite box, levels < 1 or mismatched tensors.
+    Where x is on the grid, so is some point of the ball.
+
+    Args:
+        x_adv: floating [B, ...], in the ball.
+        x: like x_adv, the centers.
+        norm: the name of a threat's norm, such as "l2".
+        radius: in input units, a number or [B]; may be inf.
+        box: (lo, hi) of valid inputs, finite.
+        levels: the number of steps between the ends of the box, >= 1; 255, the default, makes 8-bit images.
+
+    Returns:
+        Points like x_adv.
+
+    Raises:
+        InputError: the norm is unknown, the box is infinite, levels < 1, or tensors do not match.
     """
     check_like(x_adv, x=x)
     check_norm(norm)

@@ -81,9 +81,31 @@ def judge(
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the studies depend on.
+    """The settings that the studies depend on.
 
     Radii and steps are in input units, images in [0, 1]; radii not named Linf are L2.
+
+    Args:
+        size: height and width of the digits.
+        seed: of everything random.
+        width: of the networks.
+        samples: use this many training images only; None uses all.
+        epochs: of training.
+        batch_size: of training.
+        train_radius: of adversarial training.
+        train_steps: of the attack in adversarial training.
+        invert_steps: of the search for D_R and D_NR.
+        invert_step_size: of the search for D_R and D_NR.
+        push_radius: of the search for D_rand and D_det.
+        push_steps: of the search for D_rand and D_det.
+        linf_radius: of the attacks in L-infinity.
+        l2_radius: of the attacks in L2.
+        attack_steps: of the attacks.
+        abs_epochs: of training ABS.
+        abs_prior: prior samples of ABS.
+        abs_samples: images that ABS is measured on.
+        noise_steps: of images made from noise.
+        curve_radii: of accuracy against radius.
     """
 
     size: int = 10
@@ -108,7 +130,11 @@ class Settings:
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
-        """Return the attacks that each net is measured under, by the names that the table shows."""
+        """Return the attacks that each network is measured under.
+
+        Returns:
+            Attacks by the names that the table shows.
+        """
         linf, l2, steps, seed = fa.Linf(self.linf_radius), fa.L2(self.l2_radius), self.attack_steps, self.seed
         return {
             f"FGSM L∞ {self.linf_radius:g}": partial(fa.attacks.fgsm, threat=linf, seed=seed),
@@ -127,12 +153,21 @@ class Settings:
         return f"PGD L2 {self.l2_radius:g}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back."""
+        """Return the settings as JSON gives them back.
+
+        Returns:
+            A dictionary.
+        """
         return {**asdict(self), "curve_radii": list(self.curve_radii)}
 
 
 class Study:
-    """The settings, the digits, and the folder of a study, in which an interrupted run goes on."""
+    """The settings, the digits, and the folder of a study, in which an interrupted run resumes.
+
+    Args:
+        settings: of the study.
+        folder: for its results.
+    """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder

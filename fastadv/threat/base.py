@@ -24,14 +24,24 @@ ROUNDS, SHORTER = 3, 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Threat:
-    """All z with ||z - x|| <= radius and lo <= z <= hi, for each sample x.
-
-    radius  in input units, a number or one value a sample [B]; may be inf. It has no default.
-    box     (lo, hi) of valid inputs; samples must lie inside.
+    """A ball in a box: all z with ||z - x|| <= radius and lo <= z <= hi, for each sample x.
 
     A subclass defines one norm: name, symbol and exponent, projection and steepest ascent, and overrides
-    whatever the norm does in its own way. Points made here never exceed the radius, in exact arithmetic: the
-    last addition rounds towards x. Raises InputError on any other radius or box.
+    whatever the norm does differently. Points made here never exceed the radius, in exact arithmetic: the
+    last addition rounds towards x.
+
+    Args:
+        radius: in input units, a number or one value for each sample [B]; may be inf. It has no default.
+        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
+
+    Attributes:
+        norm: the name of the norm, such as "linf".
+        symbol: the norm as it is printed.
+        order: the exponent of the norm, such as 2.0.
+        least_step: the smallest step that has an effect; 1 in L0, else 0.
+
+    Raises:
+        InputError: the radius is negative or NaN, or the box is empty.
     """
 
     radius: PerRow
@@ -52,14 +62,25 @@ class Threat:
         return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
 
     def check_one_radius(self) -> None:
-        """Raise InputError unless one radius holds for all samples."""
+        """Raise InputError unless one radius holds for all samples.
+
+        Raises:
+            InputError: the radius is a tensor [B].
+        """
         if isinstance(self.radius, Tensor):
             raise InputError(
                 f"threat: expected one radius for all samples, got {tuple(self.radius.shape)}; pass a number"
             )
 
     def take(self, index: Tensor) -> Self:
-        """Return the threat of the samples `index` (an int64 or bool index of the batch)."""
+        """Return the threat of some of the samples.
+
+        Args:
+            index: int64 or bool, an index of the batch.
+
+        Returns:
+            A threat of the same kind with the radii of these samples.
+        """
         if not isinstance(self.radius, Tensor):
             return self
         # already checked; checking again would wait for a GPU
@@ -70,36 +91,79 @@ class Threat:
         return part
 
     def with_radius(self, radius: PerRow) -> Self:
-        """Return the same ball and box at another radius."""
+        """Return the same ball and box at another radius.
+
+        Args:
+            radius: in input units, a number or [B]; may be inf.
+
+        Returns:
+            A threat of the same kind.
+
+        Raises:
+            InputError: the radius is negative or NaN.
+        """
         return replace(self, radius=radius)
 
     def resized(self, radius: Tensor) -> Self:
-        """Do as `with_radius`, but without checking radii [B], which would wait for a GPU."""
+        """Return the same ball and box at other radii, without checking them, which would wait for a GPU.
+
+        Args:
+            radius: [B], in input units.
+
+        Returns:
+            A threat of the same kind.
+        """
         part = copy(self)
         object.__setattr__(part, "radius", radius)
         part.__dict__.pop("finite", None)
         return part
 
     def held_in(self, dtype: torch.dtype) -> Self:
-        """Return the same ball in the box rounded to `dtype`."""
+        """Return the same ball in the box rounded to a dtype.
+
+        Args:
+            dtype: of the samples.
+
+        Returns:
+            A threat of the same kind.
+        """
         part = copy(self)
         object.__setattr__(part, "box", tuple(torch.tensor(self.box, dtype=dtype).tolist()))
         return part
 
     def describe(self) -> dict[str, Any]:
-        """Return all fields as JSON, for cards and shards; one radius per sample becomes a hash."""
+        """Return all fields for cards and shards.
+
+        Returns:
+            A dictionary for JSON; one radius for each sample becomes a hash.
+        """
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         return {"name": type(self).__name__, "norm": self.norm, **values}
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Measure ||x_adv - x|| of each sample, float64 [B]."""
+        """Measure ||x_adv - x|| of each sample.
+
+        Args:
+            x_adv: floating [B, ...].
+            x: like x_adv.
+
+        Returns:
+            float64 [B], in input units.
+        """
         return ops.distance(x_adv, x, self.order)[0]
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Test whether each sample is in the ball and the box, bool [B].
+        """Test whether each sample is in the ball and the box.
 
         The norm, in float64, may exceed the radius by a factor of 1 + 1e-6; the box must hold exactly. NaN is
         outside.
+
+        Args:
+            x_adv: floating [B, ...].
+            x: like x_adv, the centers.
+
+        Returns:
+            bool [B].
         """
         radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
@@ -115,10 +179,20 @@ class Threat:
     ) -> Tensor:
         """Draw a point from the ball and clamp it to the box; a function of (seed, id, draw).
 
-        ids [B] default to 0 .. B - 1. length "ball" is uniform in the ball: in many dimensions, almost on the
-        sphere. For L2 and L1, "uniform" makes the distance from x uniform in [0, radius], before the box
-        cuts, in a direction that is uniform too. Raises InputError where the radius is infinite, on another
-        length, and on a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
+        Args:
+            x: floating [B, ...], the centers.
+            seed: from 0 to 2^63 - 1.
+            ids: int [B], sample numbers; None is 0 to B - 1.
+            draw: from 0 to 2^32 - 1; another number gives other points.
+            length: "ball" is uniform in the ball: in many dimensions, almost on the sphere. For L2 and L1,
+                "uniform" makes the distance from x uniform in [0, radius], before the clamping, in a
+                direction that is uniform too.
+
+        Returns:
+            Points like x.
+
+        Raises:
+            InputError: the radius is infinite, the length is unknown, or seed or draw is out of range.
         """
         self.check_length(length)
         if not self.finite:
@@ -140,7 +214,14 @@ class Threat:
         return clamp_box(add_towards(rows, shift), *self.box).view_as(x)
 
     def check_length(self, length: str) -> None:
-        """Raise InputError unless random starts can have this `length`."""
+        """Raise InputError unless random starts can have this length.
+
+        Args:
+            length: "ball" or "uniform".
+
+        Raises:
+            InputError: the norm does not know it.
+        """
         known = ("ball", "uniform") if self.order in (1, 2) else ("ball",)
         if length not in known:
             raise InputError(
@@ -149,11 +230,29 @@ class Threat:
             )
 
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
-        """Round x_adv to `levels` + 1 values of the box, inside the ball (see ops.quantize_in_ball)."""
+        """Round x_adv to evenly spaced values of the box, inside the ball (see `ops.quantize_in_ball`).
+
+        Args:
+            x_adv: floating [B, ...], inside ball and box.
+            x: like x_adv.
+            levels: the number of steps between the ends of the box; 255, the default, is that of 8-bit
+                images.
+
+        Returns:
+            Points like x_adv.
+        """
         return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
 
     def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Round x_adv, in a wider dtype, to the dtype of x; what was inside ball and box stays inside."""
+        """Round x_adv to the dtype of x; what was inside ball and box stays inside.
+
+        Args:
+            x_adv: [B, ...], in a wider dtype.
+            x: [B, ...].
+
+        Returns:
+            Points like x.
+        """
         near = x_adv.to(x.dtype)
         if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
             return near
@@ -171,9 +270,19 @@ class Threat:
         return self.resized(limit).project(near, x)
 
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
-        """Return factor * radius / steps, a number or [B]; radius 0, where no step moves, counts as 1.
+        """Return factor * radius / steps; radius 0, where no step moves, counts as 1.
 
-        Steps of L0 are whole coordinates. Raises InputError where the radius is infinite.
+        Steps of L0 are whole coordinates.
+
+        Args:
+            steps: the number of steps.
+            factor: how many radii all steps together cover; 1 by default.
+
+        Returns:
+            A number or [B], in input units.
+
+        Raises:
+            InputError: the radius is infinite.
         """
         check_count("steps", steps, 0)
         if not self.finite:
@@ -187,9 +296,15 @@ class Threat:
         return (self.radius or 1.0) * share
 
     def check_step_size(self, step_size: PerRow) -> None:
-        """Raise InputError unless each step size, a number or [B], is long enough to move something.
+        """Raise InputError unless each step size is large enough to have an effect.
 
         Values on a GPU are not checked: reading them would wait for the device.
+
+        Args:
+            step_size: a number or [B], in input units.
+
+        Raises:
+            InputError: a step size is zero, negative or not finite, or below 1 in L0.
         """
         if type(step_size) is float and step_size > self.least_step:  # each step of an attack comes here
             return
@@ -202,26 +317,54 @@ class Threat:
         if not (least > 0 and least >= self.least_step):
             wanted = f"at least {self.least_step:g} coordinate" if self.least_step else "a positive number"
             got = step_size if math.isnan(least) else f"{least:g}"
-            short = f"; a step of {'less' if self.least_step else 'zero'} moves nothing" if least >= 0 else ""
+            short = f"; a step of {'less' if self.least_step else 'zero'} has no effect" if least >= 0 else ""
             raise InputError(f"step_size: expected {wanted}, got {got}{short}")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Project x_adv on the intersection of ball and box: the nearest point in the Euclidean norm."""
+        """Project x_adv on the intersection of ball and box: the nearest point in the Euclidean norm.
+
+        Args:
+            x_adv: floating [B, ...].
+            x: like x_adv, the centers, inside the box.
+
+        Returns:
+            Points like x_adv.
+        """
         raise NotImplementedError
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Take a step of steepest ascent along grad, by step_size (a number or [B]) in the threat's norm.
+        """Take a step of steepest ascent in the threat's norm, and project it on ball and box.
 
-        The result is in ball and box. A gradient that is zero or not finite moves nothing: no coordinate in
-        Linf, no sample in other norms. Raises InputError on a step size of zero, or below 1 in L0.
+        A gradient that is zero or not finite moves nothing: no coordinate in Linf, no sample in other norms.
+
+        Args:
+            x_adv: floating [B, ...], inside ball and box.
+            grad: like x_adv, the direction to ascend.
+            x: like x_adv, the centers.
+            step_size: a number or [B], in input units (L0: coordinates).
+
+        Returns:
+            Points like x_adv, in ball and box.
+
+        Raises:
+            InputError: a step size is zero, or below 1 in L0.
         """
         raise NotImplementedError
 
     def support(self, weight: Tensor, x: Tensor) -> Tensor:
-        """Maximize <weight, z - x> over all z in ball and box, float64 [B].
+        """Maximize <weight, z - x> over all z in ball and box.
 
-        This is the exact gain of a feature that is linear in x. weight has the shape of x.
-        Raises InputError where the two do not match.
+        This is the exact gain of a feature that is linear in x.
+
+        Args:
+            weight: like x.
+            x: floating [B, ...], the centers.
+
+        Returns:
+            float64 [B].
+
+        Raises:
+            InputError: weight and x do not match.
         """
         check_like(x, weight=weight)
         rows, along = x.flatten(1).double(), weight.flatten(1).double()
@@ -238,7 +381,20 @@ class Threat:
         raise NotImplementedError
 
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Do as `step`, but overwrite and return x_adv, which must not be x itself."""
+        """Take the same step as `step`, and write the result into x_adv.
+
+        Args:
+            x_adv: floating [B, ...], inside ball and box; overwritten. It must not be x itself.
+            grad: like x_adv, the direction to ascend.
+            x: like x_adv, the centers.
+            step_size: a number or [B], in input units (L0: coordinates).
+
+        Returns:
+            x_adv.
+
+        Raises:
+            InputError: a step size is zero, or below 1 in L0.
+        """
         return x_adv.copy_(self.step(x_adv, grad, x, step_size))
 
 

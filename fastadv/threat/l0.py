@@ -13,7 +13,22 @@ from fastadv.threat.base import Threat
 
 
 class L0(Threat):
-    """At most `radius` coordinates of z differ from x. Steps are counted in coordinates, at least one."""
+    """The L0 ball in a box: at most `radius` coordinates of z differ from x.
+
+    Args:
+        radius: a number of coordinates, or [B]; may be inf. The channels of a pixel are coordinates of their
+            own. It has no default.
+        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
+
+    Raises:
+        InputError: the radius is negative or NaN, or the box is empty.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x, z = torch.zeros(1, 4), torch.tensor([[0.5, 0.0, 1.0, 0.25]])
+        >>> fa.L0(2).project(z, x)
+        tensor([[0.5000, 0.0000, 1.0000, 0.0000]])
+    """
 
     norm = "l0"
     symbol = "L0"
@@ -28,13 +43,24 @@ class L0(Threat):
         return ops.project_l0(x_adv, x, self.radius, self.box)
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Send up to `step_size` coordinates to the edge of the box, towards the best point to first order.
+        """Move up to `step_size` coordinates to the edge of the box, towards the best point to first order.
 
         That point maximizes <grad, z - x> over ball and box: the `radius` coordinates that add the most are
         at their edges. Of these, the ones that gain the most move. If more than `radius` coordinates would
         then differ from x, those that add the least go back to x; a projection would instead keep the largest
-        displacements, whatever they gain. A step size is rounded down. Raises InputError on a step below one
-        coordinate, and on an infinite box, which has no edge.
+        displacements, whatever they gain.
+
+        Args:
+            x_adv: floating [B, ...], inside ball and box.
+            grad: like x_adv, the direction to ascend.
+            x: like x_adv, the centers.
+            step_size: a number of coordinates or [B], at least 1; it is rounded down.
+
+        Returns:
+            Points like x_adv, in ball and box.
+
+        Raises:
+            InputError: a step is below one coordinate, or the box is infinite and has no edge.
         """
         self.check_step_size(step_size)
         check_points(x_adv, grad, x)

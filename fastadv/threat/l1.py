@@ -9,7 +9,21 @@ from fastadv.threat.base import Threat
 
 
 class L1(Threat):
-    """sum |z_i - x_i| <= radius."""
+    """The L1 ball in a box: the coordinates of z and x differ by at most the radius in sum.
+
+    Args:
+        radius: `sum |z_i - x_i|`, in input units, a number or [B]; may be inf. It has no default.
+        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
+
+    Raises:
+        InputError: the radius is negative or NaN, or the box is empty.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x, z = torch.zeros(1, 4), torch.full((1, 4), 0.5)
+        >>> fa.L1(1).contains(z, x), fa.L1(1).project(z, x).sum().item()
+        (tensor([False]), 1.0)
+    """
 
     norm = "l1"
     symbol = "L1"

@@ -9,7 +9,21 @@ from fastadv.threat.base import Threat
 
 
 class L2(Threat):
-    """||z - x||_2 <= radius."""
+    """The L2 ball in a box: z is at most the radius away from x in the Euclidean norm.
+
+    Args:
+        radius: ||z - x||_2, in input units, a number or [B]; may be inf. It has no default.
+        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
+
+    Raises:
+        InputError: the radius is negative or NaN, or the box is empty.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x, z = torch.zeros(1, 4), torch.full((1, 4), 0.5)
+        >>> fa.L2(1).contains(z, x), fa.L2(1).distance(z, x)
+        (tensor([True]), tensor([1.], dtype=torch.float64))
+    """
 
     norm = "l2"
     symbol = "L2"

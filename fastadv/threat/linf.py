@@ -8,7 +8,23 @@ from fastadv.threat.base import Threat
 
 
 class Linf(Threat):
-    """max |z_i - x_i| <= radius."""
+    """The Linf ball in a box: no coordinate of z differs from x by more than the radius.
+
+    Args:
+        radius: `max |z_i - x_i|`, in input units: 8 / 255 is eight levels of an 8-bit image in [0, 1]. A
+            number or [B]; may be inf. It has no default.
+        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
+
+    Raises:
+        InputError: the radius is negative or NaN, or the box is empty.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x = torch.zeros(2, 3)
+        >>> fa.Linf(0.25).project(torch.tensor([[1.0, 0.125, -1.0], [0.0, 0.0, 0.5]]), x)
+        tensor([[0.2500, 0.1250, 0.0000],
+                [0.0000, 0.0000, 0.2500]])
+    """
 
     norm = "linf"
     symbol = "L∞"

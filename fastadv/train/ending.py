@@ -12,16 +12,18 @@ ACTIONS = ("warn", "stop", "rewind")
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """When training ends before its last epoch, and with which weights. Both need `test_attacks`.
+    """When training ends before its last epoch, and with which weights; it needs `test_attacks`.
 
-    - patience: epochs, 1 or more, without a better accuracy under attack (the lowest of the attacks', with
-      ema that of the averaged weights) after which training ends. The model then has the best epoch's
-      weights, also where training went on to its end. None: train to the end, and keep the last weights.
-    - on_alarm: accuracy under attack that collapses (catastrophic overfitting), or falls while the training
-      loss goes on falling (robust overfitting), is logged as a warning and reported. "warn" goes on, "stop"
-      also ends training, "rewind" ends it with the best epoch's weights in the model.
+    Args:
+        patience: epochs, 1 or more, without a better accuracy under attack (the lowest of the attacks', with
+            ema that of the averaged weights) after which training ends. The model then has the best epoch's
+            weights, also where training reaches its end. None trains to the end, and keeps the last weights.
+        on_alarm: accuracy under attack that collapses (catastrophic overfitting), or falls while the training
+            loss keeps falling (robust overfitting), is logged as a warning and reported. "warn" continues,
+            "stop" also ends training, "rewind" ends it with the best epoch's weights in the model.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: a value is outside its range.
     """
 
     patience: int | None = None
@@ -34,7 +36,14 @@ class Ending:
             raise InputError(f"on_alarm: expected one of {', '.join(ACTIONS)}, got {self.on_alarm!r}")
 
     def check(self, attacked: bool) -> None:
-        """Raise InputError for an ending by robustness where none is measured."""
+        """Raise InputError for an ending by robustness where none is measured.
+
+        Args:
+            attacked: whether there are test attacks.
+
+        Raises:
+            InputError: the ending needs test attacks and there are none.
+        """
         if not attacked and self != Ending():
             raise InputError(
                 "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
@@ -47,7 +56,15 @@ class Ending:
         return self.patience is not None or self.on_alarm == "rewind"
 
     def reached(self, past: Sequence[EpochReport], epochs: int) -> bool:
-        """Return whether a run of `epochs` epochs ends after those reported."""
+        """Return whether a run ends after the epochs reported.
+
+        Args:
+            past: the reports so far.
+            epochs: of the whole run.
+
+        Returns:
+            True where it ends.
+        """
         if not past:
             return False
         top, last = best(past), past[-1]
@@ -57,5 +74,12 @@ class Ending:
         return last.epoch >= epochs or tired or alarmed
 
     def rewinds(self, past: Sequence[EpochReport]) -> bool:
-        """Return whether a run that ends here ends with the best weights."""
+        """Return whether a run that ends here ends with the best weights.
+
+        Args:
+            past: the reports so far.
+
+        Returns:
+            True where the best weights are restored.
+        """
         return self.patience is not None or (self.on_alarm == "rewind" and past[-1].alarm is not None)

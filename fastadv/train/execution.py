@@ -21,27 +21,29 @@ PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 class Execution:
     """How a run is carried out: what changes speed and rounding, not what is trained.
 
-    - precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
-      gradients stay in range (a step where they do not is left out, and the scale halved); "tf32", on a GPU,
-      with matrix products, convolutions and recurrent layers in TF32. It holds while a step is taken,
-      and examples are searched for in it too, but for "fp16", which would lose activations beyond its range;
-      accuracies are measured in the model's own precision, and between the reports torch's switches are the
-      caller's.
-    - deterministic: 1, 2, 4 and 8 processes train the same bits. Each batch is cut into 8 parts by place,
-      which pass one by one, and sums go through them in their order: slower where a part is small. torch
-      takes deterministic kernels meanwhile, or raises. It holds for one machine, one version of torch and one
-      number of threads in each process (torchrun sets 1), which a resumed run must have again. Samples must
-      pass on their own: BatchNorm in train mode, and whatever else writes into buffers, is refused. A recipe
-      that owns its step goes through `Step.each`.
-    - compile: run the passes of a step, those of the attack too, through torch.compile. The model keeps its
-      class, keys and hooks. The first step waits for the compiler. Not together with `deterministic`.
-    - workers: processes that read images from disk, 0 or more; None: up to 8 for many images. Neither their
-      number nor their seeds change the result: what a data set's own transforms draw from torch, NumPy and
-      `random` is keyed by (seed, epoch, sample).
-    - checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs a
-      `run_dir`. None: after each epoch alone.
+    Args:
+        precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
+            gradients stay in range (a step where they do not is left out, and the scale halved); "tf32", on a
+            GPU, with matrix products, convolutions and recurrent layers in TF32. It holds while a step is
+            taken, and the examples are searched for in it too, except for "fp16", which would lose
+            activations beyond its range. Accuracies are measured in the model's own precision, and between
+            the reports torch's switches are the caller's.
+        deterministic: train the same bits with 1, 2, 4 and 8 processes. Each batch is cut into 8 parts by
+            place, which pass one by one, and sums are taken over them in their order: slower where a part is
+            small. torch uses deterministic kernels meanwhile, or raises. It holds for one machine, one
+            version of torch and one number of threads in each process (torchrun sets 1), which a resumed run
+            must have again. Samples must not depend on each other: BatchNorm in train mode, and whatever else
+            writes into buffers, is refused. A recipe that owns its step must use `Step.each`.
+        compile: run the passes of a step, those of the attack too, through torch.compile. The model keeps its
+            class, keys and hooks. The first step waits for the compiler. Not together with `deterministic`.
+        workers: processes that read images from disk, 0 or more; None is up to 8 for many images. Neither
+            their number nor their seeds change the result: what a data set's own transforms draw from torch,
+            NumPy and `random` is keyed by (seed, epoch, sample).
+        checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
+            a `run_dir`. None writes one after each epoch only.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: a value is outside its range.
     """
 
     precision: str = "fp32"
@@ -66,7 +68,17 @@ class Execution:
             check_count("checkpoint_every", self.checkpoint_every, 1)
 
     def check(self, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any) -> None:
-        """Raise InputError where this model cannot be trained so on this device."""
+        """Raise InputError where this model cannot be trained in this way on this device.
+
+        Args:
+            model: to train.
+            recipe: to train it on.
+            device: where the model is.
+            run_dir: the folder of the run, or None.
+
+        Raises:
+            InputError: model, recipe or device do not suit the options.
+        """
         if run_dir is None and self.checkpoint_every:
             raise InputError(
                 "run_dir: expected a folder for the checkpoints, got None; "

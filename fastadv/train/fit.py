@@ -92,51 +92,12 @@ def epochs(
     ending: Ending = Ending(),
     execution: Execution = Execution(),
 ) -> Epochs:
-    """Train `model` in place on `recipe`.
-
-    `fit` trains to the end and returns the reports of the epochs it trained. `epochs` returns an iterator,
-    which trains an epoch each time that it is asked for a report.
-
-    - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
-    - train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
-      another), or a `fa.data.Stream`. Labels are classes, or probabilities [K], which the recipe then gets as
-      y [B, K]; what is tested is the likeliest class.
-    - epochs: passes through `train_set`, 1 or more. batch_size: images of a step, 1 or more; with
-      `Optimization(accumulate=)` those of one of its passes.
-    - optimizer: "sgd", "nesterov" (SGD with its momentum), "adam", "adamw" (decay beside the gradient), or a
-      function of groups of parameters that makes one, such as partial(torch.optim.RMSprop, lr=0.01): its
-      momentum and weight decay are then its own. learning_rate: above 0; 0.05 for the first two, 1e-3 for the
-      others, and the function's own unless given.
-    - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
-      "random_resized_crop", "color", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
-      function (x, *, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It works on
-      the model's device.
-    - test_set, test_attacks ({name: attack}, see `fa.evaluate`): what the accuracies in the reports are
-      measured on.
-    - run_dir: a folder for checkpoint.safetensors (after each epoch; of a recipe that keeps much, such as
-      PriorGuidedTraining, as often as that takes 2% of the time), report.jsonl, best.safetensors (the
-      weights of the best epoch so far, where there are test attacks), and at the end model.safetensors (with
-      ema also ema.safetensors); weights come with a card. It is locked while the run lasts.
-    - resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
-      are deterministic), with the epochs still to do; `reports(run_dir)` gives all of them. A run without a
-      checkpoint starts from the beginning. With schedule="constant", a larger `epochs` makes a finished run
-      longer.
-    - identity: a text that stands for the code of your own model, recipe, schedule and augmentation, which
-      are otherwise known by their source; give another one when that code changes. Needed where a source
-      cannot be read.
-    - seed: keys order, attacks, augmentation and dropout, with (epoch, step, sample id). The global random
-      state is neither used nor changed.
-    - device: where the model is moved first; None: where it is.
-    - progress: called with (steps done, steps of the whole run) after every step.
-    - optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.
-    - measuring: a validation set, how much is tested: see `Measuring`.
-    - ending: early stopping, and what an alarm does: see `Ending`.
-    - execution: precision, deterministic, compile, workers, checkpoints within an epoch: see `Execution`.
+    """Train `model` in place on `recipe`: `fit` to the end, `epochs` epoch by epoch.
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
     process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
-    keyed by process. `Execution(deterministic=True)` makes both exact. The first process alone writes to
+    keyed by process. `Execution(deterministic=True)` makes both exact. Only the first process writes to
     run_dir, and a run resumes with any number of them. Where one is lost, the others raise LostProcessError.
     Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
     cut among processes, as FSDP does, are refused.
@@ -145,9 +106,65 @@ def epochs(
     model allows it. A model in eval mode is trained in train mode and set back afterwards; in a model in
     train mode, submodules in eval mode stay in eval mode.
 
-    Raises InputError at the call for arguments that cannot work, among them a folder that cannot be written
-    or that holds another run; FloatingPointError for a loss or weights that are not finite (the last
-    checkpoint is kept); OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
+    Args:
+        model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
+        train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
+            another), or a `fa.data.Stream`. Labels are classes, or probabilities [K], which the recipe then
+            gets as y [B, K]; accuracies count the likeliest class.
+        recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
+        epochs: passes through `train_set`, 1 or more.
+        batch_size: images of a step, 1 or more; with `Optimization(accumulate=)` those of one of its passes.
+        optimizer: "sgd", "nesterov" (SGD with its momentum), "adam", "adamw" (decay apart from the gradient),
+            or a function of groups of parameters that makes one, such as partial(torch.optim.RMSprop,
+            lr=0.01): its momentum and weight decay are then its own.
+        learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
+            function's own.
+        augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
+            "random_resized_crop", "color", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
+            function (x, `*`, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It
+            works on the model's device. None leaves the images as they are.
+        test_set: the set on which the accuracies in the reports are measured; None measures none.
+        test_attacks: {name: attack}, as `fa.evaluate` takes them, for the accuracies under attack.
+        run_dir: a folder for checkpoint.safetensors (after each epoch; of a recipe that keeps much, such as
+            PriorGuidedTraining, as often as that takes 2% of the time), report.jsonl, best.safetensors (the
+            weights of the best epoch so far, where there are test attacks), and at the end model.safetensors
+            (with ema also ema.safetensors); weights come with a card. It is locked while the run lasts. None
+            writes nothing.
+        resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
+            are deterministic), with the epochs still to do; `reports(run_dir)` gives all of them. A run
+            without a checkpoint starts from the beginning. With schedule="constant", a larger `epochs`
+            extends a finished run.
+        identity: a text that represents the code of your own model, recipe, schedule and augmentation, which
+            are otherwise known by their source; change it when that code changes. Needed where a source
+            cannot be read.
+        seed: keys order, attacks, augmentation and dropout, with (epoch, step, sample id). The global random
+            state is neither used nor changed.
+        device: where the model is moved first; None leaves it where it is.
+        progress: called with (steps done, steps of the whole run) after every step.
+        optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.
+        measuring: a validation set, how much is tested: see `Measuring`.
+        ending: early stopping, and what an alarm does: see `Ending`.
+        execution: precision, deterministic, compile, workers, checkpoints within an epoch: see `Execution`.
+
+    Returns:
+        From `fit`, the list of the `EpochReport` of each epoch that it trained. From `epochs`, an iterator of
+        them, which trains an epoch each time that it is asked for a report.
+
+    Raises:
+        InputError: an argument cannot work, or the folder cannot be written or holds another run; at the
+            call.
+        FloatingPointError: the loss or weights are not finite; the last checkpoint is kept.
+        OSError: a file cannot be written.
+        CorruptFileError: a checkpoint is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> recipe = fa.train.PGDTraining(fa.Linf(0.1), steps=2)
+        >>> reports = fa.train.fit(model, digits, recipe, epochs=2, batch_size=32)
+        >>> reports[1].epoch, reports[1].loss < reports[0].loss
+        (2, True)
     """
     with processes.agreement():
         check_count("epochs", epochs, 1)

@@ -86,16 +86,17 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """What is measured after each epoch, beside `test_set` and `test_attacks`.
+    """What is measured after each epoch, in addition to `test_set` and `test_attacks`.
 
-    - validation_set: images kept out of the training set, on which the test attacks are run, too. The best
-      epoch is then chosen and alarms are raised by these, and the test set only reports.
-    - test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best epoch
-      is one that was tested.
-    - test_limit: how many images of the test set are tested, as `fa.evaluate` takes
-      them; None: all.
+    Args:
+        validation_set: images kept out of the training set, on which the test attacks are run, too. They then
+            decide which epoch is the best and raise alarms, and the test set only reports.
+        test_limit: how many images of the test set are tested, as `fa.evaluate` takes them; None tests all.
+        test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best
+            epoch is one that was tested.
 
-    Raises InputError for a limit < 1.
+    Raises:
+        InputError: a limit is below 1.
     """
 
     validation_set: Dataset[Any] | None = None

@@ -20,37 +20,47 @@ from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How the weights move, beside the optimizer and its learning rate.
+    """How the weights are optimized, in addition to the optimizer and its learning rate.
 
-    - momentum: of SGD, from 0 to below 1; the first beta of Adam.
-    - weight_decay: of the optimizer, 0 or more. norm_decay: whether it also shrinks biases and the parameters
-      of normalization.
-    - rates: {pattern: factor} on the learning rate of the parameters whose name matches, such as
-      {"stem.*": 0.1}; the first pattern that matches counts.
-    - schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4; others
-      with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0), "cyclic_half" (from 0
-      up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from 1/25, then down to 0, along
-      cosines, as torch's OneCycleLR), "one_cycle_momentum" (the momentum moves, too: see `OneCycle`), or a
-      function of the share of training done that gives the factor on the learning rate.
-    - schedule_by: "step", or "epoch": the factor then stays for an epoch.
-    - warm_up: epochs in which the learning rate rises linearly to where the schedule then is; fewer than all.
-    - accumulate: passes whose gradients make one step, 1 or more: batches of `batch_size` pass one after
-      another, and count as one that is so many times as large. BatchNorm sees each pass by itself.
-    - drop_last: whether the images that do not fill a step are left out of an epoch; they are others in each.
-    - batch_norm: what BatchNorm normalizes by where several processes share a batch: "batch", all of it, or
-      "process", each its own rows. After each step running statistics are then the mean over the processes,
-      weighted by their rows. The run depends on the number of processes, and resumes with the same alone.
-    - batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1]: torch's convention, 0.1
-      where the model has no other. None: as the model has it, and has it again afterwards.
-    - clip_norm: the largest norm of all gradients together; longer ones are shortened. None: no limit.
-    - max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
-      step longer ones are shortened (Srivastava et al. 2014; pylearn2's `max_col_norm`). None: no limit.
-    - ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
-    - ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch (early
-      on with less, so that the first weights fade). It is tested, too, and kept as ema.safetensors, or read
-      by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
+    Args:
+        momentum: of SGD, from 0 to below 1; the first beta of Adam.
+        weight_decay: of the optimizer, 0 or more.
+        norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
+        rates: {pattern: factor} on the learning rate of the parameters whose name matches, such as
+            `{"stem.*": 0.1}`; the first pattern that matches counts.
+        schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4;
+            others with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0),
+            "cyclic_half" (from 0 up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from
+            1/25, then down to 0, along cosines, as torch's OneCycleLR), "one_cycle_momentum" (the momentum
+            moves, too: see `OneCycle`), or a function of the share of training done that gives the factor on
+            the learning rate.
+        schedule_by: "step", or "epoch": the factor is then constant within an epoch.
+        warm_up: epochs in which the learning rate rises linearly to where the schedule then is; fewer than
+            all.
+        accumulate: passes whose gradients make one step, 1 or more: batches of `batch_size` pass one after
+            another, and count as one batch of their total size. BatchNorm sees each pass separately.
+        drop_last: whether the images that do not fill a step are left out of an epoch; they are others in
+            each.
+        batch_norm: what BatchNorm normalizes by where several processes share a batch: "batch", all of it, or
+            "process", each its own rows. After each step running statistics are then the mean over the
+            processes, weighted by their rows. With "process" the run depends on the number of processes, and
+            resumes only with the same number.
+        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention,
+            0.1 where the model has no other. None uses the model's own; it is restored afterwards.
+        clip_norm: the largest norm of all gradients together; larger ones are scaled down. None sets no
+            limit.
+        max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
+            step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
+        ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
+        ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
+            (early on with less, so that the first weights fade). It is tested, too, and kept as
+            ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: a value is outside its range.
+
+    Source:
+        Srivastava et al. 2014, "Dropout", for `max_norm`.
     """
 
     momentum: float = 0.9
@@ -124,7 +134,11 @@ class Optimization:
         return [(pattern, float(factor)) for pattern, factor in (self.rates or {}).items()]
 
     def check_left_alone(self) -> None:
-        """Raise InputError for options that an optimizer of the caller's own has itself."""
+        """Raise InputError for options that an optimizer of the caller's own has itself.
+
+        Raises:
+            InputError: such an option differs from its default.
+        """
         for name in ("momentum", "weight_decay"):
             default = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != default:
@@ -134,7 +148,14 @@ class Optimization:
                 )
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise InputError for options of BatchNorm where the model has none."""
+        """Raise InputError for options of BatchNorm where the model has none.
+
+        Args:
+            model: to train.
+
+        Raises:
+            InputError: an option has no effect on it.
+        """
         if self.batch_norm_momentum is not None and not batch_norms(model):
             raise InputError(
                 "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
@@ -150,14 +171,29 @@ class Optimization:
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return the options for a run's identity; those that came later only where they are not left out."""
+        """Return the options for a run's identity; newer options only where they differ from their default.
+
+        Returns:
+            A dictionary for JSON.
+        """
         told = {field.name: getattr(self, field.name) for field in fields(self) if not left_out(self, field)}
         rates = {"rates": self.given_rates} if "rates" in told else {}
         apart = {"batch_norm": f"each of {processes.world()} processes"} if "batch_norm" in told else {}
         return told | {"warm_up": self.warm_up or None} | rates | apart
 
     def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
-        """Check the lengths against `epochs`, and return the recipes of the first epochs, one each."""
+        """Return the recipes of the first epochs, one each.
+
+        Args:
+            recipe: of the run.
+            epochs: of the run.
+
+        Returns:
+            The recipes of the epochs with a smaller radius.
+
+        Raises:
+            InputError: the ramp or the warm-up is longer than the run.
+        """
         if self.warm_up and self.warm_up >= epochs:
             raise InputError(
                 f"warm_up: expected fewer than the {epochs} epochs of training, got {self.warm_up:g}"

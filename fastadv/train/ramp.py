@@ -15,17 +15,18 @@ Trained = TypeVar("Trained", bound=Recipe | OwnStep)
 
 @dataclass(frozen=True)
 class Ramp:
-    """The recipe's radius is reached after `epochs` epochs, and grows by the same amount after each of them.
+    """A radius that grows by the same amount after each epoch, up to the recipe's.
 
     From random weights, training at a large radius may stay at chance; from those of a smaller one it learns.
-
-    epochs: a number of epochs, or, below 1, a share of all.
-    radius: of the first epoch, as a share of the recipe's; 1 / (epochs + 1) unless given.
-    steps: of the attack in the first epoch, rising to the recipe's; always the recipe's unless given.
-
     A step size in the recipe keeps its ratio to radius / steps; radii of L0 are rounded up.
 
-    Raises InputError for epochs that are neither a count nor a share, a radius outside (0, 1], or steps < 1.
+    Args:
+        epochs: a number of epochs, or, below 1, a share of all.
+        radius: of the first epoch, as a share of the recipe's; None is 1 / (epochs + 1).
+        steps: of the attack in the first epoch, rising to the recipe's; None always takes the recipe's.
+
+    Raises:
+        InputError: epochs are neither a count nor a share, the radius is outside (0, 1], or steps < 1.
     """
 
     epochs: float
@@ -45,8 +46,16 @@ class Ramp:
     def recipes(self, recipe: Trained, epochs: int) -> list[Trained]:
         """Return the recipe of each epoch of the ramp.
 
-        Raises InputError for a ramp that takes no epoch or all of them, and for a recipe without a finite
-        threat, or without steps that could rise.
+        Args:
+            recipe: of the run.
+            epochs: of the run.
+
+        Returns:
+            The recipes, in the order of the epochs.
+
+        Raises:
+            InputError: the ramp takes no epoch or all of them, or the recipe has no finite threat, or no
+                steps that could rise.
         """
         count = round(self.epochs * epochs) if isinstance(self.epochs, float) else self.epochs
         if not 1 <= count < epochs:

@@ -10,16 +10,28 @@ from fastadv.runs.record import read_report
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch: its number from 1, mean training loss, accuracies on the test set, seconds.
+    """The report of one epoch.
 
-    Without a test set the accuracies are None and {}. learning_rate: of the epoch's last step.
-    ema_clean_accuracy, ema_robust_accuracy: of the averaged weights, where `ema` is on. own_accuracy: on the
-    examples that the recipe crafts of the first 512 test images, or of those of the validation set where
-    there is one. alarm: what is wrong and what to do. validation_...: the same on the validation set. tested:
-    whether accuracies were measured, see `Measuring`. waiting: share of the seconds of training, without the
-    tests, that passed until the next batch was read: above some percent, more workers would help. On a GPU,
-    which may be at work meanwhile, it is an upper bound. Two reports are compared without it; None in those
-    of earlier versions.
+    Attributes:
+        epoch: its number, from 1.
+        loss: the mean training loss.
+        clean_accuracy: on the test set; None without one.
+        robust_accuracy: on the test set, under each test attack by its name; {} without any.
+        learning_rate: of the epoch's last step.
+        seconds: elapsed time of the epoch, with its tests.
+        ema_clean_accuracy: `clean_accuracy` of the averaged weights, where `ema` is on.
+        ema_robust_accuracy: `robust_accuracy` of the averaged weights, where `ema` is on.
+        own_accuracy: on the examples that the recipe crafts from the first 512 test images, or from those of
+            the validation set where there is one.
+        alarm: what is wrong and what to do; None where nothing is.
+        validation_clean_accuracy: `clean_accuracy` on the validation set.
+        validation_robust_accuracy: `robust_accuracy` on the validation set.
+        validation_ema_clean_accuracy: `ema_clean_accuracy` on the validation set.
+        validation_ema_robust_accuracy: `ema_robust_accuracy` on the validation set.
+        tested: whether accuracies were measured in this epoch; see `Measuring`.
+        waiting: the share of the seconds of training, without the tests, spent waiting for the next batch:
+            above some percent, more workers would help. On a GPU, which may be at work meanwhile, it is an
+            upper bound. None in reports of earlier versions. Comparisons of two reports ignore it.
     """
 
     epoch: int
@@ -47,7 +59,7 @@ class EpochReport:
 
     @property
     def judged(self) -> float:
-        """The same of the averaged weights where there are such: by it the best epoch is chosen."""
+        """The same for the averaged weights where there are any: the best epoch is chosen by it."""
         validated = bool(self.validation_robust_accuracy)
         averaged = self.validation_ema_robust_accuracy if validated else self.ema_robust_accuracy
         return min(averaged.values(), default=self.lowest)
@@ -72,7 +84,18 @@ def best(past: Sequence[EpochReport]) -> EpochReport | None:
 
 
 def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
-    """Read all reports of a run so far, from its report.jsonl."""
+    """Read all reports of a run so far, from its report.jsonl.
+
+    Args:
+        run_dir: the folder of the run.
+
+    Returns:
+        The list of `EpochReport`, one for each epoch.
+
+    Raises:
+        InputError: the folder holds no report.
+        CorruptFileError: a line of it is damaged.
+    """
     try:
         return [EpochReport(**entry) for entry in read_report(run_dir)]
     except TypeError as error:

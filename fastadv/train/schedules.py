@@ -16,10 +16,20 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Piecewise:
-    """`factor` to the number of milestones passed; milestones are shares of training, in increasing order.
+    """A learning rate that is multiplied by a factor at each milestone.
 
-    By default a tenth at 1/2 and 3/4 (Rice, Wong, Kolter 2020: epochs 100 and 150 of 200). TRADES has (0.75,
+    By default it is a tenth at 1/2 and 3/4, as in the source (epochs 100 and 150 of 200). TRADES has (0.75,
     0.9), Pang et al. 2021 (100 / 110, 105 / 110).
+
+    Args:
+        milestones: shares of training, in increasing order.
+        factor: at each of them, in (0, 1].
+
+    Raises:
+        InputError: an argument is outside its range.
+
+    Source:
+        Rice, Wong, Kolter 2020, "Overfitting in Adversarially Robust Deep Learning" (arXiv 2002.11569).
     """
 
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -38,10 +48,20 @@ class Piecewise:
 
 @dataclass(frozen=True)
 class Cyclic:
-    """Linearly from `start` to 1 at the share `peak` of training, then down to 0.
+    """A learning rate that rises linearly to 1 at the share `peak` of training, then falls to 0.
 
-    By default as Wong, Rice, Kolter 2020 on MNIST, though from 0.04 rather than 0, so that the first step is
-    not wasted. On CIFAR-10 they have Cyclic(0.5, 0.0), by name "cyclic_half".
+    By default it is that of the source on MNIST, except that it begins at 0.04 rather than 0, so that the
+    first step is not wasted. On CIFAR-10 they have Cyclic(0.5, 0.0), by name "cyclic_half".
+
+    Args:
+        peak: the share of training, in (0, 1), at which the factor is 1.
+        start: the first factor, in [0, 1].
+
+    Raises:
+        InputError: an argument is outside its range.
+
+    Source:
+        Wong, Rice, Kolter 2020 (arXiv 2001.03994).
     """
 
     peak: float = 0.4
@@ -59,11 +79,18 @@ class Cyclic:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """From 1/25 up to 1 at the share `peak` of training, down to 1/250000, along cosines.
+    """A learning rate from 1/25 up to 1 at the share `peak` of training, down to 1/250000, along cosines.
 
-    momentum: None, where it stays; or (low, high), between which it moves against the learning rate: high at
-    both ends, low at the peak. torch's OneCycleLR has (0.85, 0.95), by name "one_cycle_momentum"; it ends one
-    step earlier. With Adam it is the first beta.
+    torch's OneCycleLR is the same, except that it ends one step earlier.
+
+    Args:
+        peak: the share of training, in (0, 1), at which the factor is 1.
+        momentum: None leaves it constant; (low, high) moves it against the learning rate: high at both ends,
+            low at the peak. torch's OneCycleLR has (0.85, 0.95), by name "one_cycle_momentum". With Adam it
+            is the first beta.
+
+    Raises:
+        InputError: an argument is outside its range.
     """
 
     peak: float = 0.3
@@ -81,7 +108,14 @@ class OneCycle:
         return self._along(done, 1 / 25, 1, 1 / 25e4)
 
     def momentum_at(self, done: float) -> float:
-        """Return the momentum at this share of training. Only where it moves."""
+        """Return the momentum, if it moves, at a share of training.
+
+        Args:
+            done: the share, from 0 to 1.
+
+        Returns:
+            The momentum.
+        """
         low, high = self.momentum or (0.0, 0.0)
         return self._along(done, high, low, high)
 

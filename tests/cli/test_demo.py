@@ -43,7 +43,7 @@ def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figur
     assert not (folder / "d" / "results.json").exists()
     done = fastadv("demo --tiny --out d --json")
     assert done.code == 0
-    assert "going on" in done.err
+    assert "resuming" in done.err
     assert weights() == kept
     assert json.loads(done.out)["measured"]["nets"] == figures(folder / "d") == first
 

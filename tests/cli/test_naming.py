@@ -167,7 +167,7 @@ def test_a_resumed_evaluation_knows_the_substitute(fastadv, refused, folder, net
     [
         ("minimum_radius", "needs attack, as in minimum_radius:attack=bim,steps=10"),
         ("minimum_radius:attack=nosuch", "no attack 'nosuch'; there are apgd"),
-        ("minimum_radius:attack=cw", "cannot run cw, which looks for the minimum by itself"),
+        ("minimum_radius:attack=cw", "cannot run cw, which already looks for the minimum"),
         ("minimum_radius:attack=fgsm,steps=3", "minimum_radius with fgsm takes no 'steps'"),
         ("minimum_radius:attack=apgd,norm=l0", "apgd works in linf, l2, l1, not in 'l0'"),
         ("minimum_radius:attack=bim,steps=-1", "steps: expected an integer >= 0"),

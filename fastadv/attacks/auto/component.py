@@ -22,13 +22,18 @@ ATTACKS: dict[str, core.InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd
 
 @dataclass(frozen=True)
 class Component:
-    """One attack of a version: its name in reports, its function, and its arguments.
+    """One attack of a version of AutoAttack: its name in reports, its function, and its arguments.
 
-    attack: "apgd", "fab", "pdpgd", "square", or a function of your own. That is called as attack(model, x, y,
-        threat=..., targets=..., ids=..., **arguments), with the criterion and the mask where there are any,
-        and with a `seed` if it takes one; it returns an AttackResult.
+    Args:
+        name: its name in `AutoAttackResult.by` and `costs`; not empty.
+        attack: "apgd", "fab", "pdpgd", "square", or a function of your own. A function is called as
+            attack(model, x, y, threat=..., targets=..., ids=..., `**arguments`), with the criterion and the
+            mask where there are any, and with a `seed` if it takes one; it returns an `AttackResult`.
+        arguments: further arguments of the attack, by name; none by default.
 
-    Raises InputError for an empty name, an attack that is neither, and arguments without names.
+    Raises:
+        InputError: the name is empty, the attack is neither a known name nor a function, or an argument has
+            no name.
     """
 
     name: str
@@ -46,11 +51,21 @@ class Component:
 
     @property
     def own(self) -> bool:
-        """Whether the function is not one of the library's, so that what it claims has to be judged."""
+        """Whether the function is the caller's own, so that its successes have to be checked."""
         return not isinstance(self.attack, str)
 
     def run(self, model: Frozen, problem: Problem, seed: int, number: int = 0) -> core.AttackResult:
-        """Return the attack on a problem; run `number` has draws of its own."""
+        """Run the attack on a problem.
+
+        Args:
+            model: the frozen classifier.
+            problem: the samples, labels, threat and targets of this call.
+            seed: of all random numbers.
+            number: of the run, from 0; each run has random numbers of its own.
+
+        Returns:
+            An `AttackResult` for the samples of the problem.
+        """
         attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
         arguments = dict(self.arguments)
         if _takes_seed(attack) and "seed" not in arguments:

@@ -12,18 +12,36 @@ from fastadv.attacks.methods.flags import Cost
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AutoAttackResult(AttackResult):
-    """The outcome of AutoAttack; `flags` begin with the names of the five warnings, where they apply.
+    """The outcome of AutoAttack: an `AttackResult` that also says what each component did.
+
+    `flags` begin with the names of AutoAttack's five warnings, where they apply. `forwards` also counts the
+    final checks and the passes that look for these warnings.
 
     Attributes:
-        by: for each sample, the name of the component that broke it, of several the first; "" where none did,
-            or x was wrong already.
-        costs: what each component did that had samples left, in order. `forwards` of the result also counts
-            the verdicts and the look for symptoms.
+        x_adv: like x; always finite, inside the box and the ball. Where nothing was broken, the strongest
+            point.
+        success: bool [B]; the model as given classifies x_adv as the attack wants.
+        status: int64 [B] of `Status`.
+        loss: [B]; the attack's loss at x_adv.
+        distance: [B]; from x to x_adv in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
+        forwards: samples passed forward.
+        backwards: samples for which an input gradient was computed.
+        zero_gradient: bool [B]; every gradient of the search was exactly zero.
+        flags: warnings that cast doubt on the result.
+        unfinished: [B]; the least over the components, each as in `AttackResult`; NaN where that is not
+            known.
+        refuted: bool [B]; a search saw a success that the model as given did not confirm, and no later one
+            was found.
+        threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
+            were given.
+        by: for each sample, the name of the first component that broke it; "" where none did, or where x was
+            already wrong.
+        costs: the `Cost` of each component that had samples left, in order.
         notes: what the version did and left out, in words.
-        broken: with `individual`, for each component by its name bool [B], the samples that it broke; empty
+        broken: with `individual`, for each component by its name the samples that it broke, bool [B]; empty
             otherwise, where `by` says all.
         indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
-            reach; None where they were not asked for. The passes count as forwards and backwards of the
+            reach; None where they were not asked for. Their passes count as forwards and backwards of the
             result. Where `bpda` was given and the model shows signs, they are those of `bpda`.
     """
 
@@ -35,5 +53,5 @@ class AutoAttackResult(AttackResult):
 
     @property
     def verdict(self) -> str:
-        """The line of the indicators; "" where they were not asked for."""
+        """The conclusion of the indicators in one line; "" where they were not asked for."""
         return "" if self.indicators is None else self.indicators.verdict

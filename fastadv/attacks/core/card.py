@@ -11,12 +11,12 @@ from fastadv.threat import THREATS
 
 @dataclass(frozen=True)
 class Departure:
-    """Where an attack is not the one of its paper.
+    """One way in which an attack departs from its paper.
 
-    Attributes:
+    Args:
         differs: what differs.
         why: the reason for it.
-        gains: what it gains, measured; empty where nothing was.
+        gains: what it gains, measured; empty where nothing was measured.
         row: the row of docs/parity.md that shows it; empty where none does.
     """
 
@@ -28,21 +28,23 @@ class Departure:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack function and what it supports.
+    """An attack function and what it supports: its card in the registry.
 
-    Attributes:
+    Args:
         run: the function.
         knowledge: what it asks of the model: "gradient", "score" (logits), "decision" (the class), or "none".
         kind: "budget" for the strongest point of a ball, "minimum" for the success nearest to x.
-        norms: of the threats it takes; (), those that `takes_common` names.
+        norms: names of the threats that it takes, such as "linf"; (), the default, takes those that
+            `takes_common` names.
         targeted: whether it takes targets.
         random: whether its result depends on a seed.
         paper: its source.
         quick: arguments for a short run, which tests use.
-        oracle: arguments, beside those, for a run that meets the tolerance.
-        needs: what the model must be beyond a classifier; empty where any will do.
-        tolerance: on a linear model, the largest distance, over the boundary's, at which it breaks a sample.
-        fidelity: where it is not the attack of the paper; empty where it is as published.
+        oracle: further arguments, for a run that meets the tolerance.
+        needs: what the model must be beyond a classifier; empty where any classifier will do.
+        tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
+            distance of the boundary.
+        fidelity: how it departs from the paper; empty where it is as published.
     """
 
     run: Callable[..., AttackResult]
@@ -69,7 +71,7 @@ class Attack:
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The function's parameters by name, those that all attacks share among them."""
+        """The function's parameters by name, including those that all attacks share."""
         return inspect.signature(self.run).parameters
 
     @property
@@ -83,5 +85,12 @@ class Attack:
         return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
 
     def takes(self, option: str) -> bool:
-        """Return whether the function has this argument."""
+        """Return whether the function has this argument.
+
+        Args:
+            option: the name of an argument, such as "steps".
+
+        Returns:
+            True where it has.
+        """
         return option in self.parameters

@@ -24,15 +24,23 @@ Classifier = Model | Frozen
 
 
 class Common(TypedDict, total=False):
-    """The arguments that every attack takes.
+    """The arguments that every attack takes, by name only.
 
-    targets: int [B]; a success is a decision for these classes, instead of one against y.
-    criterion: None, or what else a success must be: `ConfidentlyWrong(confidence)`, `WrongBy(lead)` or
-        `OutsideTopK(k)`.
-    mask: bool, broadcasts to x; only coordinates where it is True may move. None: all.
-    eot: an integer >= 1; the search averages loss, logits and gradient over that many passes of a randomized
-        model (expectation over transformation).
-    ids: int [B], sample numbers (default 0 to B - 1); random draws depend on them, not on the batch.
+    Args:
+        targets: int [B], the class that each sample must be taken for; a success is a decision for it. None,
+            the default, accepts every class but y.
+        criterion: what a success must fulfill beyond the class: `ConfidentlyWrong(confidence)`,
+            `WrongBy(lead)` or `OutsideTopK(k)`. None, the default, asks for the class alone.
+        mask: bool, broadcasts to x; only coordinates where it is True may change. None, the default, lets all
+            of them change.
+        eot: forward passes of a randomized model over which the search averages loss, logits and gradient
+            (expectation over transformation), an integer >= 1; the default is 1.
+        ids: int [B], sample numbers, by default 0 to B - 1. Random numbers depend on them, not on the place
+            in the batch.
+
+    Source:
+        Athalye et al. 2018, "Obfuscated Gradients Give a False Sense of Security" (arXiv 1802.00420), for
+        `eot`.
     """
 
     targets: Tensor | None
@@ -43,11 +51,13 @@ class Common(TypedDict, total=False):
 
 
 class GradientCommon(Common, total=False):
-    """The arguments that every attack takes whose steps follow the gradient of a loss.
+    """The arguments that every attack takes whose steps follow the gradient of a loss: `Common` and one more.
 
-    gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`; the
-        first is next to the model. Verdicts and losses stay those of the points. Random draws are those of
-        the seed, 0 in an attack without one.
+    Args:
+        gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`;
+            the first one asks the model. They do not change what counts as a success, nor the losses that are
+            reported. Random numbers are those of the seed, 0 in an attack without one. The default is (),
+            the gradient itself.
     """
 
     gradient: GradientRules
@@ -56,24 +66,30 @@ class GradientCommon(Common, total=False):
 DEFAULTS = {"targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "gradient": ()}
 # what these mean wherever an attack takes them and does not say otherwise
 OTHERS = """
-model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
 x: floating [B, ...] inside the box.
 y: int [B], labels.
-steps: an integer >= 1, gradients for each sample.
-starts: floating like x, adversarial points of the box; None looks for them among blends of x and uniform
-    noise, for which the box must be finite. A sample for which there is none is held.
-variant: "fastadv", or "published" for the algorithm of the paper without what this library changes.
-repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for each image.
-restarts: attempts, each from another random point or with other random draws; each sample's best is kept.
-random_start: let the first attempt start at a random point of ball and box too, instead of x.
+steps: gradients for each sample, an integer >= 1.
+starts: floating like x, adversarial points inside the box. None looks for them among blends of x and uniform
+    noise, which needs a finite box. A sample without such a point counts as held.
+variant: "fastadv", or "published" for the algorithm of the paper without the changes of this library.
+repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each image.
+restarts: attempts, each with other random numbers; the best result of each sample is kept.
+random_start: whether the first attempt, too, starts at a random point of ball and box; False starts it
+    at x.
 loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`), or a
-    function (logits, y, targets) -> [B], maximized.
-stop_early: leave a sample at its first success; otherwise return its strongest point.
-seed: of all random draws.
+    function (logits, y, targets) -> [B]; it is maximized.
+stop_early: whether a sample stops at its first success; False searches on for its strongest point.
+seed: of all random numbers, an integer >= 0.
 """
-ENDING = """\
-Where nothing was broken, the result has the strongest point met, or x itself from an attack for the nearest
-success. Raises InputError on wrong input, naming it."""
+ENDING = {
+    "Returns": """\
+An `AttackResult` with the adversarial examples x_adv, like x, and success, bool [B]. Where nothing was
+found, x_adv is the strongest point for an attack with a budget, and x itself for a minimum-norm attack.
+""",
+    "Raises": "InputError: an argument is wrong; the message names it, what was expected and what came.\n",
+}
+SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
 
 
 @overload
@@ -151,14 +167,21 @@ def _takes_none(parameter: inspect.Parameter) -> bool:
 
 
 def _completed(others: str, text: str, names: list[str]) -> str:
-    """Return the docstring of an attack with the meaning of all its arguments, and how every attack ends."""
-    head, _, rest = text.partition("\n\nArgs:\n")
-    own, _, tail = rest.partition("\n\n")
-    shared = [f"{inspect.getdoc(kind)}\n" for kind in (Common, GradientCommon)]
-    meaning = _entries("".join(shared) + others) | _entries(dedent(own))
-    arguments = "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)
-    parts = [head, f"Args:\n{indent(arguments, '    ')}", tail, ENDING]
-    return "\n\n".join(part for part in parts if part)
+    """Return the docstring of an attack with the meaning of all its arguments, and what attacks return."""
+    head, *rest = re.split(rf"^({'|'.join(SECTIONS)}):\n", text, flags=re.M)
+    own = {name: dedent(part).strip() + "\n" for name, part in zip(rest[::2], rest[1::2], strict=True)}
+    shared = "".join(_arguments(kind) for kind in (Common, GradientCommon))
+    meaning = _entries(shared + others) | _entries(own.get("Args", ""))
+    told = {"Args": "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)}
+    parts = ENDING | own | told
+    sections = [f"{name}:\n{indent(parts[name].strip(), '    ')}" for name in SECTIONS if name in parts]
+    return "\n\n".join([head.strip(), *sections])
+
+
+def _arguments(kind: type) -> str:
+    """Return the part of a docstring that describes the arguments."""
+    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    return f"{dedent(text)}\n"
 
 
 def _entries(text: str) -> dict[str, str]:

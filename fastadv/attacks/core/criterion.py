@@ -13,26 +13,60 @@ from fastadv.errors import InputError
 
 @dataclass(frozen=True)
 class Criterion:
-    """The model decides against the label y or, where targets are given, for the target.
+    """What counts as a success: here, a class other than y or, where targets are given, the target.
 
-    A subclass asks for more. `margin` says how far the logits [B, K] are from a success; it is positive where
-    they are one, and differentiable.
+    A subclass asks for more. Its `margin` says how far the logits [B, K] are from a success; it is positive
+    where they are one, and differentiable.
     """
 
     def check(self, classes: int, targeted: bool) -> None:
-        """Raise InputError where a model with that many classes can never meet it."""
+        """Raise InputError where a model with that many classes can never meet it.
+
+        Args:
+            classes: the number of classes K.
+            targeted: whether targets are given.
+
+        Raises:
+            InputError: no logits of K classes are a success.
+        """
 
     def of(self, model: Any) -> "Criterion":
-        """Return the criterion for the logits of `model`, where it depends on what these mean."""
+        """Return the criterion for the logits of `model`, where it depends on what these mean.
+
+        Args:
+            model: the classifier under attack.
+
+        Returns:
+            This criterion, or one of the same kind that reads the logits as the model means them.
+        """
         return self
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return bool [B]: the logits [B, K] are a success."""
+        """Decide which logits are a success.
+
+        Args:
+            logits: [B, K].
+            y: int [B], labels.
+            targets: int [B], the wanted classes, or None.
+
+        Returns:
+            bool [B].
+        """
         decided = logits.argmax(1)
         return decided != y if targets is None else decided == targets
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], the largest other logit minus the label's; the target's minus the largest other."""
+        """Measure how far the logits are from a success.
+
+        Args:
+            logits: [B, K].
+            y: int [B], labels.
+            targets: int [B], the wanted classes, or None.
+
+        Returns:
+            [B], positive where the logits are a success. It is the largest other logit minus the label's or,
+            with targets, the target's minus the largest other.
+        """
         index = (y if targets is None else targets)[:, None]
         own = logits.gather(1, index).squeeze(1)
         other = logits.scatter(1, index, -torch.inf).amax(1)
@@ -41,9 +75,26 @@ class Criterion:
 
 @dataclass(frozen=True)
 class ConfidentlyWrong(Criterion):
-    """A wrong class (the target, where one is given) has at least this probability, in (0, 1).
+    """A success needs a wrong class (the target, where one is given) of at least this probability.
 
-    That is the softmax, or what else the model means by its logits: see `fastadv.engine.log_confidence`.
+    The probability is the softmax, or what else the model means by its logits: see
+    `fastadv.engine.log_confidence`.
+
+    Args:
+        confidence: the least probability, in (0, 1).
+
+    Raises:
+        InputError: the confidence is outside (0, 1).
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> sure = fa.attacks.ConfidentlyWrong(0.5)
+        >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.5), criterion=sure)
+        >>> bool((model(out.x_adv).softmax(1).amax(1) >= 0.5)[out.success].all())
+        True
     """
 
     confidence: float
@@ -55,14 +106,30 @@ class ConfidentlyWrong(Criterion):
         return _Told(self.confidence, model) if hasattr(model, "log_confidence") else self
 
     def told(self, logits: Tensor) -> Tensor:
-        """Return the log probability of each class."""
+        """Return the log probability of each class.
+
+        Args:
+            logits: [B, K].
+
+        Returns:
+            [B, K].
+        """
         return logits.log_softmax(1)
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], the log probability of the wrong class or the target minus that of the confidence."""
+        """Measure how far the logits are from a success.
+
+        Args:
+            logits: [B, K].
+            y: int [B], labels.
+            targets: int [B], the wanted classes, or None.
+
+        Returns:
+            [B], the log probability of the wrong class or the target minus that of the confidence.
+        """
         log_probabilities = self.told(logits)
         if targets is None:
             wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)
@@ -83,9 +150,19 @@ class _Told(ConfidentlyWrong):
 
 @dataclass(frozen=True)
 class WrongBy(Criterion):
-    """The largest wrong logit exceeds that of the label, or the target's exceeds all others, by `lead` >= 0.
+    """A success needs a wrong logit (the target's, where one is given) that exceeds the others by a lead.
 
-    This is the confidence kappa of Carlini and Wagner 2017.
+    Without targets the largest wrong logit must exceed that of the label; with targets the target's logit
+    must exceed all others.
+
+    Args:
+        lead: the least difference, a number >= 0, in units of the logits.
+
+    Raises:
+        InputError: the lead is negative or not finite.
+
+    Source:
+        Carlini and Wagner 2017 (arXiv 1608.04644), section V: the confidence kappa.
     """
 
     lead: float
@@ -97,13 +174,31 @@ class WrongBy(Criterion):
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B]: the margin of the decision minus the lead."""
+        """Measure how far the logits are from a success.
+
+        Args:
+            logits: [B, K].
+            y: int [B], labels.
+            targets: int [B], the wanted classes, or None.
+
+        Returns:
+            [B], the margin of the decision minus the lead.
+        """
         return super().margin(logits, y, targets) - self.lead
 
 
 @dataclass(frozen=True)
 class OutsideTopK(Criterion):
-    """The label is not among the k classes with the largest logits. It takes no targets."""
+    """A success needs a label that is not among the k classes with the largest logits.
+
+    It takes no targets.
+
+    Args:
+        k: an integer >= 1 and below the number of classes.
+
+    Raises:
+        InputError: k is not an integer >= 1. One that is too large for the model is an error of the attack.
+    """
 
     k: int
 
@@ -123,7 +218,16 @@ class OutsideTopK(Criterion):
         return ~(logits.topk(self.k, 1).indices == y[:, None]).any(1)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B]: the k-th largest of the other logits minus that of the label."""
+        """Measure how far the logits are from a success.
+
+        Args:
+            logits: [B, K].
+            y: int [B], labels.
+            targets: None; this criterion takes none.
+
+        Returns:
+            [B], the k-th largest of the other logits minus that of the label.
+        """
         index = y[:, None]
         others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
         return others[:, -1] - logits.gather(1, index).squeeze(1)

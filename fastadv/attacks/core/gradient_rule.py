@@ -16,22 +16,31 @@ Ask = Callable[[Tensor], Tensor]
 
 
 class GradientRule:
-    """How the gradient that an attack follows is made of gradients of the model.
+    """A rule that makes the gradient that an attack follows from gradients of the model.
 
-    A subclass is a small frozen dataclass. The first rule of a list asks the model, each other one asks the
-    rule before it. It draws random numbers from `search.uniform`, and keeps what it remembers of each
-    sample in `search.memory`, whose rows follow the samples that stay.
+    A subclass is a small frozen dataclass. The first rule of a list asks the model; each other one asks the
+    rule before it. It draws random numbers from `search.uniform`, and keeps what it remembers of each sample
+    in `search.memory`, whose rows follow the samples that stay.
 
-    linear: whether it asks once and is linear in the answer, so that a gradient will do that is right up to
-        a positive factor for each sample.
-    last: whether it stands at the end of the list, among others of this kind.
+    Attributes:
+        linear: whether it asks once and is linear in the answer, so that a gradient is enough that is right
+            up to a positive factor for each sample.
+        last: whether it must come after all rules that are not of this kind; there may be one rule of a kind.
     """
 
     linear: ClassVar[bool] = False
     last: ClassVar[bool] = False
 
     def check(self, x: Tensor, threat: Threat) -> None:
-        """Raise InputError where the rule does not serve x [B, ...] or the threat of the search."""
+        """Raise InputError where the rule does not serve x or the threat of the search.
+
+        Args:
+            x: [B, ...], the samples.
+            threat: of the search.
+
+        Raises:
+            InputError: the rule does not serve them.
+        """
 
     def __call__(self, search: Search[Any], points: Tensor, ask: Ask) -> Tensor:
         """Return the gradient to follow at points [n, ...], like these; `ask` gives that of any points."""

@@ -10,7 +10,14 @@ from fastadv.threat import Threat
 
 
 class Status(IntEnum):
-    """What became of a sample; `AttackResult.status` holds these numbers."""
+    """The outcome for one sample; `AttackResult.status` holds these numbers.
+
+    Attributes:
+        ALREADY_WRONG: 0, x itself is a success and was left alone.
+        BROKEN: 1, the attack found a success.
+        HELD: 2, the attack found none.
+        FAILED: 3, the attack found none, and a logit or gradient was not finite.
+    """
 
     ALREADY_WRONG = 0
     BROKEN = 1
@@ -22,26 +29,38 @@ class Status(IntEnum):
 class AttackResult:
     """The outcome of an attack on a batch of B samples.
 
+    Robust accuracy is `(~success).float().mean()`: a sample that was already wrong counts as a success.
+
     Attributes:
-        x_adv: like x; always finite, inside the box and the ball. x itself where x was already wrong. Where
-            nothing was broken: the strongest point for budget attacks, x itself for minimum-norm ones.
+        x_adv: like x; always finite, inside the box and the ball. Where x was already wrong, x itself. Where
+            nothing was broken, the strongest point for budget attacks, and x itself for minimum-norm ones.
         success: bool [B]; the model as given, in eval mode, classifies x_adv as the attack wants.
-        status: int64 [B] of `Status`. ALREADY_WRONG: x itself is a success, and was left alone. BROKEN: a
-            success. HELD: no success. FAILED: no success, and a logit or gradient on the way was not finite.
+        status: int64 [B] of `Status`: ALREADY_WRONG where x itself is a success and was left alone, BROKEN
+            where the attack found a success, HELD where it found none, FAILED where it found none and a logit
+            or gradient was not finite.
         loss: [B]; the attack's loss at x_adv.
-        distance: [B]; of x_adv to x in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
-        forwards: samples passed through either twin of the model.
+        distance: [B]; from x to x_adv in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
+        forwards: samples passed forward, through the model or its copy for the search.
         backwards: samples for which an input gradient was computed.
-        zero_gradient: bool [B]; every gradient met was exactly zero, so none led the search. The model is
-            flat there, or it masks its gradients.
+        zero_gradient: bool [B]; every gradient of the search was exactly zero, so that none could lead it.
+            The model is flat there, or it masks its gradients.
         unfinished: [B]; the share of the rise of the loss that came with the last tenth of the gradients, at
             most ten; 0 where it did not rise, NaN where that is not known.
-        refuted: bool [B]; the search saw a success, the model as given did not, and none was found later.
-        threat: in which any wrong class is a success; None where targets, a criterion or a mask say more.
-        flags: what casts doubt on the result, in words; empty where nothing does. One names a model that
-            gives two answers for one x, being randomized or dependent on the rest of the batch.
+        refuted: bool [B]; the search saw a success, the model as given did not confirm it, and none was found
+            later.
+        threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
+            were given.
+        flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
+            that gives two answers for one x, because it is randomized or depends on the rest of the batch.
 
-    Robust accuracy is `(~success).float().mean()`: a sample that was already wrong counts as a success.
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3))
+        >>> 1 - out.success.float().mean().item()  # robust accuracy
+        0.0
     """
 
     x_adv: Tensor

@@ -45,26 +45,43 @@ def indicators(
 ) -> Indicators:
     """Look for signs that a model masks its gradients, so that attacks overstate its robustness.
 
-    The signs are the six of Pintor et al. 2022 (Indicators of Attack Failure), what must not happen by
-    Carlini et al. 2019 (more budget and less success, noise or black-box attacks that find more than
-    gradients), and the warnings of AutoAttack (`symptoms`). A success lost on the way is no matter here:
-    every result is proved on the model as given, and no attack forgets its best point.
+    The signs are the six Indicators of Attack Failure, what must not happen by Carlini et al. (more budget
+    and less success, noise or black-box attacks that find more than gradients), and the warnings of
+    AutoAttack (`symptoms`). A success that a search loses does not matter here: every result is checked on
+    the model as given, and no attack forgets its best point.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: at whose radius the samples are probed; finite, a number or [B].
         results: of attacks on exactly these samples, by name. None runs PGD with 40 steps. What they broke
-            within this threat counts. Those in another norm or box, and those with targets, a criterion or a
-            mask, do not count.
-        limit: samples probed at most, drawn by the seed among those that the model gets right.
+            within this threat counts. Results in another norm or box, and those with targets, a criterion or
+            a mask, do not count.
+        limit: the most samples to probe, drawn by the seed among those that the model gets right.
         share: of the passes of the attacks that the probes may take at most; eight samples are probed
-            whatever that costs. None for no bound.
-        seed: of all random draws.
+            whatever that costs. None sets no bound.
+        seed: of all random numbers.
         ids: int [B], sample numbers (default 0 to B - 1).
 
-    Raises InputError on wrong input, naming it.
+    Returns:
+        The `Indicators` with their values, what is flagged, and advice.
+
+    Raises:
+        InputError: an argument is wrong; the message names it.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> found = fa.attacks.indicators(model, x, y, fa.Linf(0.1))
+        >>> found.masked
+        {}
+
+    Source:
+        Pintor et al. 2022, "Indicators of Attack Failure" (arXiv 2106.09947); Carlini et al. 2019, "On
+        Evaluating Adversarial Robustness" (arXiv 1902.06705); Croce and Hein 2020 (arXiv 2003.01690).
     """
     check_seed(seed)
     check_count("limit", limit, 1)

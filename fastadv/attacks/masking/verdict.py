@@ -13,16 +13,19 @@ SHOWN = 3  # modules in a verdict
 
 @dataclass(frozen=True)
 class Indicators:
-    """What was looked at for signs of masked gradients; `str` is a table of it.
+    """Signs of masked gradients and what they come to; `str` is a table of it.
 
-    values     by name, between 0 and 1: a share of samples, or 1 for a yes. `silent_success` is 0 by the
-               proof of every result on the model as given.
-    unseen     by name, why an indicator was not looked at.
-    samples    how many samples were probed, besides what the results of the attacks say.
-    forwards, backwards   samples passed for it.
-    masked     by name, the modules that hide their gradient: what it is, and what to do.
-    through    in words, the modules with another gradient; all else is then about the model that has it.
-    without    what the model itself raised, by name.
+    Attributes:
+        values: by name, between 0 and 1: a share of samples, or 1 for a yes. `silent_success` is always 0,
+            because every result is checked on the model as given.
+        unseen: by name, why an indicator was not looked at.
+        samples: how many samples were probed, besides what the results of the attacks say.
+        forwards: samples passed forward for it.
+        backwards: samples for which an input gradient was computed for it.
+        masked: by name, the modules that hide their gradient: what kind it is, and what to do.
+        through: in words, the modules whose gradient was replaced; all else is then about the model that has
+            them.
+        without: by name, the values of the model without that replacement.
     """
 
     values: Mapping[str, float]
@@ -36,12 +39,12 @@ class Indicators:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All indicators, in order."""
+        """The names of all indicators, in order."""
         return tuple(SIGNS)
 
     @property
     def flagged(self) -> tuple[str, ...]:
-        """Those above their limit."""
+        """The indicators above their limit."""
         return tuple(name for name in SIGNS if self.values.get(name, 0.0) > SIGNS[name].limit)
 
     @property
@@ -56,12 +59,12 @@ class Indicators:
 
     @property
     def clean(self) -> bool:
-        """Whether all were looked at, and none is flagged."""
+        """Whether all indicators were looked at, and none is flagged."""
         return not self.flagged and not self.unseen
 
     @property
     def verdict(self) -> str:
-        """One line: no sign, what is flagged and what to do next, or what was not looked at."""
+        """The conclusion in one line: no sign, what is flagged and what to do, or what was not looked at."""
         if self.flagged:
             return f"Do not trust: {', '.join(self.flagged)}; next: {'; '.join(self.advice.values())}"
         found = ""
@@ -78,18 +81,33 @@ class Indicators:
         return f"{found}{known} so far; not looked at: {told}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
-        """Return the same with these flagged, whatever their value."""
+        """Return the same indicators with some of them flagged, whatever their value.
+
+        Args:
+            names: of the indicators to flag.
+
+        Returns:
+            A changed copy.
+        """
         raised = {name: 1.0 for name in names if name not in self.flagged}
         unseen = {name: why for name, why in self.unseen.items() if name not in raised}
         return replace(self, values={**self.values, **raised}, unseen=unseen)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it, JSON-able."""
+        """Return everything as a dictionary for JSON.
+
+        Returns:
+            The fields, the verdict, what is flagged, and the advice.
+        """
         derived = {"verdict": self.verdict, "flagged": list(self.flagged), "advice": self.advice}
         return {**derived, **asdict(self)}
 
     def cells(self) -> list[list[str]]:
-        """Return a table as text, line by line, the head first."""
+        """Return a table as text.
+
+        Returns:
+            A list of lines of cells, the head first.
+        """
         lines = [["indicator", "value", "limit", "flagged", "what it means"]]
         for name, sign in SIGNS.items():
             value = self.values.get(name, math.nan)

@@ -56,7 +56,15 @@ SQUARE_FLAG = f"square: {FLAGS['square']}"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a component did: the samples it attacked, those it broke, samples passed, and seconds."""
+    """What one component of AutoAttack did, and at what cost.
+
+    Attributes:
+        samples: how many it attacked.
+        broken: how many of these it broke.
+        forwards: samples passed forward.
+        backwards: samples for which an input gradient was computed.
+        seconds: elapsed time.
+    """
 
     samples: int
     broken: int

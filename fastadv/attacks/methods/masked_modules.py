@@ -30,12 +30,13 @@ Kind = Literal["cut", "zero", "nan"]
 class MaskedModule:
     """A module whose gradient does not show what its input does.
 
-    name     as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
-    kind     "cut": no graph leads from what it returns to its input, as after detach, no_grad, NumPy or
-             argmax. "zero": its gradient is exactly zero where its output jumps. "nan": it is not finite
-             where its output is.
-    share    of the values of its input, 0 to 1, at which that is so.
-    advice   what to do.
+    Attributes:
+        name: as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
+        kind: "cut" where no graph leads from the output to the input, as after detach, no_grad, NumPy or
+            argmax; "zero" where the gradient is exactly zero although the output jumps; "nan" where the
+            gradient is not finite although the output is.
+        share: of the values of its input at which that is so, 0 to 1.
+        advice: what to do.
     """
 
     name: str
@@ -50,22 +51,38 @@ class MaskedModule:
 
 
 def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, ...]:
-    """Return the modules of `model` that hide their gradient at x [B, ...]; empty where none does.
+    """Return the modules of `model` that hide their gradient at x; empty where none does.
 
-    Some tens of samples show it. Each call of a module in a pass of x is looked at by itself, in float64
+    A few dozen samples are enough. Each call of a module in a pass of x is examined separately, in float64
     where the model computes in that. Values of its input whose gradient is exactly zero, all of them where
     the graph is cut, are moved at random, by 1 to 0.04 standard deviations. The module is masked where they
-    are more than 1% of its input, its output moves, and the gradients on the way, added up, explain at most
-    half of that: it jumps. So a ReLU or a maximum is not blamed, whose zero gradients become others on the
-    way, nor a straight-through estimator, nor what does not depend on x, nor a part without any gradient of
-    a module whose gradients explain how that moves, but for 2%. Of a module and its parts, the innermost is
-    returned: once that is mended, another look may find more. `fastadv.models.bpda` mends it.
+    are more than 1% of its input, its output moves, and the gradients in between, added up, explain at most
+    half of that: it jumps. So these are not blamed: a ReLU or a maximum, whose zero gradients become others
+    in between; a straight-through estimator; what does not depend on x; and a part without any gradient of a
+    module whose gradients explain how that moves, but for 2%. Of a module and its parts, the innermost is
+    returned: once that is mended, another call may find more. `fastadv.models.bpda` mends it.
 
-    It passes x twice, and what each module is given once more, forward and backward, some twenty times
-    where gradients are zero, and over a hundred times where that leaves a doubt. The model is left as it
-    is, and so are the generators of random numbers.
+    It passes x twice, and what each module is given once more, forward and backward, about twenty times where
+    gradients are zero, and over a hundred times where that leaves a doubt. Neither the model nor the random
+    generators are changed.
 
-    Raises InputError for a model that is not a module and for an empty batch.
+    Args:
+        model: a module, or a Frozen of one.
+        x: floating [B, ...], B >= 1.
+
+    Returns:
+        The masked modules, in the order of the forward pass.
+
+    Raises:
+        InputError: the model is not a module, or the batch is empty.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> fa.attacks.masked_modules(model, x)
+        ()
     """
     module = as_module(model.source if isinstance(model, Frozen) else model)
     if module is None:

@@ -26,13 +26,14 @@ OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, la
 
 @dataclass(frozen=True)
 class Symptoms:
-    """What `symptoms` has seen; all false, and 0, for a model that gradient attacks can judge.
+    """Signs that gradient attacks cannot judge a model; all False, and 0, for one without them.
 
-    randomized       bool: passes on the same samples differ by more than rounding
-    probabilities    bool: rows of the output are >= 0 and sum to 1, as after a softmax
-    zero_gradient    the share of samples, 0 to 1, at which the gradient of the cross-entropy is zero in all
-                     coordinates, and not for its scale alone; 1 where the model cuts the graph
-    optimizes        bool: a forward pass computes gradients or fits latents
+    Attributes:
+        randomized: whether passes on the same samples differ by more than rounding.
+        probabilities: whether rows of the output are >= 0 and sum to 1, as after a softmax.
+        zero_gradient: the share of samples, 0 to 1, at which the gradient of the cross-entropy is zero in all
+            coordinates, and not for its scale alone; 1 where the model cuts the graph.
+        optimizes: whether a forward pass computes gradients or fits latents.
     """
 
     randomized: bool
@@ -42,13 +43,32 @@ class Symptoms:
 
 
 def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
-    """Return the symptoms of a model on x [B, ...], B >= 1, which some tens of samples show well enough.
+    """Look for signs that gradient attacks cannot judge a model.
 
-    They are four of the five about which AutoAttack warns (Croce & Hein 2020, `flags_doc.md`); the fifth
-    takes an attack. It passes x six times forward, and `eot` times forward and backward. The generators of
-    random numbers of torch, NumPy and Python are left as they were.
+    They are four of the five about which AutoAttack warns; the fifth takes an attack. A few dozen samples are
+    enough. It passes x forward six times, and `eot` times forward and backward. The random generators of
+    torch, NumPy and Python are not changed.
 
-    Raises InputError for an empty batch, and where `frozen` does on x.
+    Args:
+        frozen: what `fastadv.freeze` returns.
+        x: floating [B, ...], B >= 1.
+
+    Returns:
+        The `Symptoms`; all False, and 0, for a model without them.
+
+    Raises:
+        InputError: the batch is empty, or x is not an input of the model.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> fa.attacks.symptoms(fa.freeze(model), x).randomized
+        False
+
+    Source:
+        Croce and Hein 2020 (arXiv 2003.01690), and `flags_doc.md` of the authors' code.
     """
     if not isinstance(x, Tensor) or not x.ndim or not len(x):
         raise InputError("symptoms: expected at least one sample [B, ...], got none; give a few tens")

@@ -29,16 +29,25 @@ class _OfImages(GradientRule):
 
 @dataclass(frozen=True)
 class DiverseInput(_OfImages):
-    """Take the gradient at a randomly resized and padded image (DI, Xie et al. 2019).
+    """Take the gradient at a randomly resized and padded image (DI).
 
-    With `probability` an image goes to a random size, is padded with zeros around a random place, and comes
-    back to its own size, which is the only one that the model sees. It is the gradient of loss(model(T(x)))
-    with respect to x. Each image has its own draw at each step.
+    With `probability` an image is resized to a random size, padded with zeros around a random place, and
+    resized to its own size again, which is the only one that the model sees. The gradient is that of
+    loss(model(T(x))) with respect to x. Each image has its own random numbers at each step. The paper goes
+    from 299 to 330 pixels, and passes these to the model as they are.
 
-    probability: from 0 to 1. smallest, largest: sizes over that of x, smallest <= largest; an image is
-    resized to one from the smallest to just below the largest, and padded to the largest. The paper goes from
-    299 to 330 pixels, and hands these to the model as they are. mode: "bilinear", or "nearest" as the
-    authors' code has it.
+    Args:
+        probability: of a changed image, from 0 to 1; 0.5 by default.
+        smallest: the smallest size, relative to that of x; at most `largest`.
+        largest: sizes are drawn from the smallest to just below the largest, and padded to the largest.
+        mode: of the resizing, "bilinear", or "nearest" as in the authors' code.
+
+    Raises:
+        InputError: an argument is outside its range.
+
+    Source:
+        Xie et al. 2019, "Improving Transferability of Adversarial Examples with Input Diversity" (arXiv
+        1803.06978).
     """
 
     probability: float = 0.5
@@ -77,10 +86,21 @@ class DiverseInput(_OfImages):
 
 @dataclass(frozen=True)
 class TranslationInvariant(_OfImages):
-    """Smooth the gradient with a Gaussian, as if it were a mean over shifted images (TI, Dong et al. 2019).
+    """Smooth the gradient with a Gaussian, as if it were a mean over shifted images (TI).
 
-    size: of the kernel, odd; 7 or 15 in the paper. deviations: how many standard deviations its edge is from
-    its middle, > 0; 3 in the paper. The kernel sums to 1, and each channel is smoothed for itself.
+    The kernel sums to 1, and each channel is smoothed on its own.
+
+    Args:
+        size: of the kernel in pixels, odd; 7 or 15 in the paper.
+        deviations: the distance from the middle of the kernel to its edge in standard deviations, > 0; 3 in
+            the paper.
+
+    Raises:
+        InputError: an argument is outside its range.
+
+    Source:
+        Dong et al. 2019, "Evading Defenses to Transferable Adversarial Examples by Translation-Invariant
+        Attacks" (arXiv 1904.02884).
     """
 
     size: int = 7
@@ -110,9 +130,17 @@ class TranslationInvariant(_OfImages):
 
 @dataclass(frozen=True)
 class ScaleInvariant(GradientRule):
-    """Take the gradient of the mean loss of x, x / 2, x / 4 and so on (SI, Lin et al. 2020, equation 8).
+    """Take the gradient of the mean loss of x, x / 2, x / 4 and so on (SI).
 
-    copies: of each sample, the first of them x itself.
+    Args:
+        copies: of each sample, the first of them x itself; an integer >= 1, 5 by default.
+
+    Raises:
+        InputError: the number of copies is wrong.
+
+    Source:
+        Lin et al. 2020, "Nesterov Accelerated Gradient and Scale Invariance for Adversarial Attacks" (arXiv
+        1908.06281), equation 8.
     """
 
     copies: int = 5
@@ -129,13 +157,23 @@ class ScaleInvariant(GradientRule):
 
 @dataclass(frozen=True)
 class VarianceTuned(GradientRule):
-    """Add the variance of the gradient around the point before (VMI, Wang and He 2021, algorithm 1).
+    """Add the variance of the gradient around the previous point (VMI).
 
-    It is the mean gradient at random neighbors of that point less the gradient at the point itself; the first
-    point has none before. It is for threats of Linf with a finite radius, and the last of the rules.
+    The variance is the mean gradient at random neighbors of that point minus the gradient at the point
+    itself; at the first point nothing is added. The rule is for Linf threats of finite radius, and must be
+    the last of the rules.
 
-    neighbors: at each step but the first, as many gradients. reach: > 0; how far a coordinate of a neighbor
-    is away at most, over the radius. Neighbors may leave the box, as in the authors' code.
+    Args:
+        neighbors: gradients at each step but the first, an integer >= 1; 20 as in the paper.
+        reach: how far a coordinate of a neighbor may be away, relative to the radius, > 0; 1.5 as in the
+            paper. Neighbors may leave the box, as in the authors' code.
+
+    Raises:
+        InputError: an argument is outside its range.
+
+    Source:
+        Wang and He 2021, "Enhancing the Transferability of Adversarial Attacks through Variance Tuning"
+        (arXiv 2103.15571), algorithm 1.
     """
 
     neighbors: int = 20

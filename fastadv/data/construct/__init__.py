@@ -1,5 +1,6 @@
 """Data sets constructed with a source network: D_R, D_NR, D_rand and D_det of Ilyas et al. 2019."""
 
+from fastadv.data.construct._build import BuildOptions
 from fastadv.data.construct.constructed import ConstructedSet, load_constructed
 from fastadv.data.construct.inversion import non_robust, robust
 from fastadv.data.construct.merge import merge_constructed
@@ -10,6 +11,7 @@ from fastadv.data.construct.verify import verify_constructed
 __all__ = [
     "CIFAR10_PAPER",
     "RESTRICTED_IMAGENET_PAPER",
+    "BuildOptions",
     "ConstructedSet",
     "fixed_shift",
     "load_constructed",

@@ -29,29 +29,32 @@ DTYPES = ("uint8", "float32")
 
 
 class BuildOptions(TypedDict, total=False):
-    """What every construction takes besides its own arguments; only `dtype` changes what the set holds.
-
-    batch_size: samples searched at once (256). "auto" doubles it from 32 as long as the source model passes
-        more samples a second and memory holds them.
-    dtype: "uint8" or "float32" storage; that of the base unless given. 8-bit images are rounded inside the
-        budget.
-    out_dir: a folder into which each finished shard is written, and from which a stopped construction
-        resumes. The set that is returned maps its images: a process holds one shard at a time. None keeps
-        everything in memory.
-    shard_size: samples per shard (1024). What stops a process by an exception, as Ctrl-C does and in commands
-        SIGTERM, loses the batch at work; a kill loses at most this many samples of each process.
-    identity: a text that stands for the code of a model or `module` that is a function of your own, which is
-        otherwise known by its source; give another one when that code changes. Needed where the source cannot
-        be read.
-    rank, world_size: for processes that know nothing of each other. This one builds the shards k with
-        k % world_size == rank (0 of 1) and returns them; that which finds the folder complete writes the
-        index and returns the whole set.
-    progress: called with (samples done, samples to do) after every batch.
+    """The options that every construction takes by name; only `dtype` changes what the set holds.
 
     Where a process group is initialized, as under torchrun, its processes take the shards in turn, each reads
     and writes its own in `out_dir`, which all must see, and all return the set of one process. Without
-    `out_dir` each holds all images. Processes that were not called alike are an InputError; where one is
-    lost, the others raise LostProcessError.
+    `out_dir` each holds all images. Processes that were called with different arguments raise InputError;
+    where one is lost, the others raise LostProcessError.
+
+    Args:
+        batch_size: samples searched at once; 256 by default. "auto" doubles it from 32 as long as the source
+            model passes more samples a second and memory holds them.
+        dtype: "uint8" or "float32" storage; by default that of the base. 8-bit images are rounded inside the
+            budget.
+        out_dir: a folder into which each finished shard is written, and from which a stopped construction
+            resumes. The set that is returned maps its images: a process holds one shard at a time. None, the
+            default, keeps everything in memory.
+        shard_size: samples of each shard; 1024 by default. An exception that stops a process, as Ctrl-C does
+            and in commands SIGTERM, loses the current batch; a kill loses at most this many samples of each
+            process.
+        identity: a text that represents the code of a model or `module` that is a function of your own, which
+            is otherwise known by its source; change it when that code changes. Needed where the source cannot
+            be read.
+        rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
+            and returns them; the one that finds the folder complete writes the index and returns the whole
+            set. 0 by default.
+        world_size: the number of such processes; 1 by default.
+        progress: called with (samples done, samples to do) after every batch.
     """
 
     batch_size: BatchSize

@@ -17,17 +17,19 @@ from fastadv.runs.folder import RunFolder
 
 
 class ConstructedSet(ImageSet):
-    """Images made from a base set, with labels to train on: an ImageSet that knows each image's origin.
+    """Images made from a base set, with labels to train on: an `ImageSet` that knows each image's origin.
 
-    images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train
-        on, int64 [N]. Of a set in a folder, whose shards must stay there, images are mapped: `take` and all
-        that passes a set reads those it needs, `x` reads all into memory.
-    ids: int64 [N], the number of the base sample each image was made for.
-    original_labels: int64 [N], the label of that base sample.
-    figures: what the construction measured for each sample: `predicted` (the source model's class for the
-        stored image), `objective_before` and `objective_after` (what the search lowered), `distance` (from
-        the start, in the threat's norm).
-    card: how it was made: configuration, versions, measured figures.
+    `images` and `labels` are the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels
+    to train on, int64 [N]. `ids` int64 [N] are the numbers of the base samples that the images were made for,
+    `original_labels` int64 [N] the labels of these. `figures` are what the construction measured for each
+    sample: `predicted` (the source model's class for the stored image), `objective_before` and
+    `objective_after` (of the search), `distance` (from the start, in the threat's norm). The images of a set
+    in a folder, whose shards must stay there, are mapped: `take` and all that passes over a set reads those
+    it needs, `x` reads all into memory.
+
+    Args:
+        tensors: images, labels, ids, original labels and figures by name.
+        card: how it was made: configuration, versions, measured figures.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor | MappedRows], card: dict[str, Any]) -> None:
@@ -46,11 +48,19 @@ class ConstructedSet(ImageSet):
         return self.x
 
     def describe(self) -> dict[str, Any]:
-        """Return what the card of a result on this set says of it: the set, and how it was made."""
+        """Return what the card of a result on this set says of it: the set, and how it was made.
+
+        Returns:
+            A dictionary for JSON.
+        """
         return super().describe() | {"card": self.card}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that is stored, by name, in memory."""
+        """Return all that is stored, in memory.
+
+        Returns:
+            Tensors by name.
+        """
         return {"images": self.x, **self._columns()}
 
     def _columns(self) -> dict[str, Tensor]:
@@ -58,10 +68,14 @@ class ConstructedSet(ImageSet):
         return named | self.figures
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the set into `folder` as shards and an index; shards of this set that are there are kept.
+        """Write the set into a folder as shards and an index; shards of this set that are there are kept.
 
-        Raises InputError where the folder holds another set or this is a subset, OSError where the disk is
-        full.
+        Args:
+            folder: to write into.
+
+        Raises:
+            InputError: the folder holds another set, or this is a subset.
+            OSError: the disk is full.
         """
         config = self.card["config"]
         size, total = config["shard_size"], config["base"]["samples"]
@@ -91,12 +105,19 @@ class ConstructedSet(ImageSet):
 
 
 def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
-    """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, and verify each shard.
+    """Load the set that a construction or `ConstructedSet.save` wrote, and verify each shard.
 
     Its images are mapped, not read into memory: the folder must stay where it is.
 
-    Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or
-    foreign.
+    Args:
+        folder: of the set.
+
+    Returns:
+        A `ConstructedSet`.
+
+    Raises:
+        CorruptFileError: the index or a shard is missing, truncated, damaged or foreign; the message names
+            the file.
     """
     tensors, index = shards.read_shards(Path(folder))
     return ConstructedSet(tensors, index["card"])

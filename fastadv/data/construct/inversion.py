@@ -34,7 +34,7 @@ def robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """Build the robust set D_R: what an adversarially trained `model` sees of `base`, with its labels.
+    """Build the robust set D_R: images that an adversarially trained `model` represents like those of `base`.
 
     For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
     solves
@@ -44,22 +44,41 @@ def robust(
     with g the representation of the model, and (x_R, y) is stored. A network trained on it in the ordinary
     way should be robust. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_r"]`.
 
-    model: an adversarially trained classifier of images in the box, giving logits [B, K].
-    base: map-style data set of (image in the box, label); an ImageSet is read fastest.
-    steps, step_size: of the search; the step is a length in the threat's norm, in input units.
-    threat: norm of the steps, and how far z may go from x'. Unless given, z is free in the box (0, 1) and
-        steps are in L2.
-    module: the representation: the input of the last linear layer when None, else the output of the module of
-        that name, or a function of images in the model's dtype that gives [B, F]; the function itself sees to
-        eval mode.
-    start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
-        deviation 0.05.
-    seed: decides x' together with the sample's number, whatever the batch or process.
-    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, identity, rank, world_size, progress).
+    Args:
+        model: an adversarially trained classifier of images in the box; x [B, ...] to logits [B, K].
+        base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
+            fastest.
+        steps: of the search, >= 1.
+        step_size: a length in the threat's norm, in input units.
+        threat: norm of the steps, and how far z may go from x'. By default z is free in the box (0, 1) and
+            steps are in L2.
+        module: the representation: None is the input of the last linear layer, else the output of the module
+            of that name, or a function of images in the model's dtype that gives [B, F]; the function itself
+            must take care of eval mode.
+        start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
+            deviation 0.05.
+        seed: decides x' together with the sample's number, whatever the batch or process.
+        options: see `BuildOptions`.
 
-    Raises InputError, before any work, for a base that is empty or lacks a class, pixels outside the box, an
-    unknown module, a representation that is not [B, F], an option out of range, or a folder that cannot be
-    written or holds another set; CorruptFileError for a damaged shard in `out_dir`.
+    Returns:
+        A `ConstructedSet`.
+
+    Raises:
+        InputError: before any work, the base is empty or lacks a class, pixels are outside the box, the
+            module is unknown, a representation is not [B, F], an option is out of range, or a folder cannot
+            be written or holds another set.
+        CorruptFileError: a shard in `out_dir` is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=50)
+        >>> model = fa.models.create("small_cnn", shape=digits.shape, classes=10, width=4)
+        >>> made = fa.data.construct.robust(model, digits, steps=3, step_size=0.5)
+        >>> tuple(made.x.shape), bool((made.y == digits.y).all())
+        ((50, 1, 8, 8), True)
+
+    Source:
+        Ilyas et al. 2019 (arXiv 1905.02175), section 3.1 and appendix C.
     """
     search = Search(threat, steps, step_size, seed)
     return _invert("robust", model, base, search, module, start, options)
@@ -77,11 +96,52 @@ def non_robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """Build the non-robust set D_NR: that of `robust` with the representation of a *standard* network.
+    """Build the non-robust set D_NR: images that a standard network represents like those of `base`.
 
-    A network trained on it in the ordinary way should be accurate, and as fragile as the network it came
-    from. Arguments and errors are those of `robust`, except that `model` is trained on the base without an
-    adversary.
+    For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
+    solves
+
+        x_NR = argmin over z in the box of || g(z) - g(x) ||_2
+
+    with g the representation of the model, and (x_NR, y) is stored. A network trained on it in the ordinary
+    way should be accurate, and as fragile as the network it came from. It is the construction of `robust`
+    with another network.
+
+    Args:
+        model: a classifier of images in the box trained without an adversary; x [B, ...] to logits [B, K].
+        base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
+            fastest.
+        steps: of the search, >= 1.
+        step_size: a length in the threat's norm, in input units.
+        threat: norm of the steps, and how far z may go from x'. By default z is free in the box (0, 1) and
+            steps are in L2.
+        module: the representation: None is the input of the last linear layer, else the output of the module
+            of that name, or a function of images in the model's dtype that gives [B, F]; the function itself
+            must take care of eval mode.
+        start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
+            deviation 0.05.
+        seed: decides x' together with the sample's number, whatever the batch or process.
+        options: see `BuildOptions`.
+
+    Returns:
+        A `ConstructedSet`.
+
+    Raises:
+        InputError: before any work, the base is empty or lacks a class, pixels are outside the box, the
+            module is unknown, a representation is not [B, F], an option is out of range, or a folder cannot
+            be written or holds another set.
+        CorruptFileError: a shard in `out_dir` is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=50)
+        >>> model = fa.models.create("small_cnn", shape=digits.shape, classes=10, width=4)
+        >>> made = fa.data.construct.non_robust(model, digits, steps=3, step_size=0.5)
+        >>> tuple(made.x.shape), bool((made.y == digits.y).all())
+        ((50, 1, 8, 8), True)
+
+    Source:
+        Ilyas et al. 2019 (arXiv 1905.02175), section 3.1 and appendix C.
     """
     search = Search(threat, steps, step_size, seed)
     return _invert("non_robust", model, base, search, module, start, options)

@@ -13,13 +13,22 @@ from fastadv.runs.identity import check_same
 
 
 def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | PathLike[str]) -> ConstructedSet:
-    """Put the shards of a set together in `out_dir`, which may be one of `folders`, and write its index.
+    """Put the shards of a set together in one folder, and write its index.
 
-    folders: where constructions with `rank` and `world_size` worked. Shards and index are those of one
-    process, byte for byte but for date and machine on the card. Each shard is verified.
+    Shards and index are those of one process, byte for byte except for date and machine on the card. Each
+    shard is verified.
 
-    Raises InputError where a folder holds no shard or one of another set, as does `out_dir`, where a shard is
-    there twice, or missing; CorruptFileError for a damaged one.
+    Args:
+        folders: where constructions with `rank` and `world_size` worked.
+        out_dir: the folder to write, which may be one of `folders`.
+
+    Returns:
+        The whole `ConstructedSet`.
+
+    Raises:
+        InputError: a folder, or `out_dir`, holds no shard or one of another set; a shard is missing, or there
+            twice.
+        CorruptFileError: a shard is damaged.
     """
     found: dict[int, Path] = {}
     for folder in map(Path, folders):

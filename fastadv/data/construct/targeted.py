@@ -33,7 +33,7 @@ def random_target(
 ) -> ConstructedSet:
     """Build the set D_rand: adversarial examples for random targets, labeled with the targets.
 
-    For each (x, y) of the base a target t is drawn uniformly over ALL classes, the true one among them, and
+    For each (x, y) of the base a target t is drawn uniformly over ALL classes, including the true one, and
     PGD with normalized gradients, from x itself, solves
 
         x_adv = argmin over || x' - x ||_2 <= radius, x' in the box, of cross_entropy(model(x'), t);
@@ -44,19 +44,37 @@ def random_target(
 
     The last iterate is stored, and of an 8-bit base in 8 bits, rounded inside the budget. The authors'
     library keeps the best iterate, in float32. Both differ little: with normalized gradients and without
-    noise the loss falls to the end, and the card tells the fooling rate of what is stored.
+    noise the loss falls to the end, and the card reports the fooling rate of what is stored.
 
-    model: a standard classifier of images in the box, giving logits [B, K].
-    base: map-style data set of (image in the box, label); an ImageSet is read fastest.
-    threat: the budget; of any norm, with one radius or one for each image of the base.
-    steps, step_size: of the search; the step is a length in the threat's norm, in input units.
-        None: 20 * radius / steps, as in the paper.
-    seed: decides t together with the sample's number, whatever the batch or process.
-    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, identity, rank, world_size, progress).
+    Args:
+        model: a standard classifier of images in the box; x [B, ...] to logits [B, K].
+        base: map-style data set of (image in the box, label); an ImageSet is read fastest.
+        threat: the budget; of any norm, with one radius or one for each image of the base.
+        steps: of the search, >= 1.
+        step_size: a length in the threat's norm, in input units; None is 20 * radius / steps, as in the
+            paper.
+        seed: decides t together with the sample's number, whatever the batch or process.
+        options: see `BuildOptions`.
 
-    Raises InputError, before any work, for an empty base, pixels outside the box, a model with one class, an
-    option out of range, or a folder that cannot be written or holds another set; while working, for 8-bit
-    storage that cannot hold the budget; CorruptFileError for a damaged shard in `out_dir`.
+    Returns:
+        A `ConstructedSet`.
+
+    Raises:
+        InputError: before any work, the base is empty, pixels are outside the box, the model has one class,
+            an option is out of range, or a folder cannot be written or holds another set; while working,
+            8-bit storage cannot hold the budget.
+        CorruptFileError: a shard in `out_dir` is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=50)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> made = fa.data.construct.random_target(model, digits, threat=fa.L2(1), steps=5)
+        >>> len(made), bool((made.figures["distance"] <= 1.0001).all())
+        (50, True)
+
+    Source:
+        Ilyas et al. 2019 (arXiv 1905.02175), section 3.2.
     """
 
     def choose(y: Tensor, ids: Tensor, classes: int) -> Tensor:
@@ -76,11 +94,43 @@ def fixed_shift(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """Build the set D_det: that of `random_target` with the target t = (y + 1) mod K for class y.
+    """Build the set D_det: adversarial examples for the target t = (y + 1) mod K, labeled with it.
 
-    Robust features now point away from the labels. Arguments and errors are those of `random_target`; nothing
-    is random here, and the seed is only recorded. A class without images is an error too: the set would lack
-    a label. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_det"]`.
+    For each (x, y) of the base, PGD with normalized gradients, from x itself, moves x towards t as in
+    `random_target`; (x_adv, t) is stored. Robust features of the set now point away from its labels. Nothing
+    is random here, and the seed is only recorded. The paper's budget for CIFAR-10 is
+    `CIFAR10_PAPER["d_det"]`.
+
+    Args:
+        model: a standard classifier of images in the box; x [B, ...] to logits [B, K].
+        base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
+            fastest.
+        threat: the budget; of any norm, with one radius or one for each image of the base.
+        steps: of the search, >= 1.
+        step_size: a length in the threat's norm, in input units; None is 20 * radius / steps, as in the
+            paper.
+        seed: is recorded.
+        options: see `BuildOptions`.
+
+    Returns:
+        A `ConstructedSet`.
+
+    Raises:
+        InputError: before any work, the base is empty or lacks a class, pixels are outside the box, the model
+            has one class, an option is out of range, or a folder cannot be written or holds another set;
+            while working, 8-bit storage cannot hold the budget.
+        CorruptFileError: a shard in `out_dir` is damaged.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=50)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> made = fa.data.construct.fixed_shift(model, digits, threat=fa.L2(1), steps=5)
+        >>> bool((made.y == (digits.y + 1) % 10).all())
+        True
+
+    Source:
+        Ilyas et al. 2019 (arXiv 1905.02175), section 3.2.
     """
     search = Search(threat, steps, step_size, seed)
     return _attack("fixed_shift", model, base, search, lambda y, _, classes: (y + 1) % classes, options)

@@ -36,21 +36,29 @@ def verify_constructed(
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Verify the finished set in `folder`, and return what was measured again, by the names on its card.
+    """Verify a finished set, and measure its figures again.
 
-    Without more than the folder: the hashes of index and shards, that each shard is there and no other,
-    types, shapes and ranges of what they hold, and the figures on the card, computed again: label counts,
-    fooling rate, distances and the others.
+    With the folder alone it verifies the hashes of index and shards, that each shard is there and no other,
+    types, shapes and ranges of what they hold, and the figures on the card: label counts, fooling rate,
+    distances and the others.
 
-    base: the data set it was made from. The labels of its samples, and the distance of each image from where
-        its search started, must be those that are stored.
-    model: the source network, known by the hash of its weights. The classes it gives to the images must be
-        those that are stored, and so the fooling rate; they may differ where two logits are equal up to the
-        rounding of another machine.
-    batch_size: images passed at once (256). progress: called with (images done, images to do).
+    Args:
+        folder: of the set.
+        base: the data set it was made from. The labels of its samples, and the distance of each image from
+            where its search started, must be those that are stored. None leaves this out.
+        model: the source network, known by the hash of its weights. The classes it gives to the images must
+            be those that are stored, and so the fooling rate; they may differ where two logits are equal up
+            to the rounding of another machine. None leaves this out.
+        batch_size: images passed at once.
+        progress: called with (images done, images to do).
 
-    Raises CorruptFileError, naming every shard that is missing, damaged or foreign, or else every figure that
-    differs; InputError where `base` or `model` is another than that on the card.
+    Returns:
+        What was measured, by the names on the card.
+
+    Raises:
+        CorruptFileError: a shard is missing, damaged or foreign, or a figure differs; the message names each
+            of them.
+        InputError: `base` or `model` is another than that on the card.
     """
     check_count("batch_size", batch_size, 1)
     path = Path(folder)

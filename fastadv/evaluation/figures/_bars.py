@@ -19,11 +19,19 @@ def bars(
     reference: Mapping[str, Mapping[str, float]] | None = None,
     reference_name: str = "paper",
 ) -> None:
-    """Nets side by side, each with a bar for each measure.
+    """Draw networks side by side, each with a bar for each measure.
 
-    nets: {"standard": {"clean": 0.98, "robust": 0.03}, ...}, from 0 to 1. The measures are the same for every
-    net, at most four. `reference` holds figures of the same form to set beside them, drawn as ticks and named
-    `reference_name`; nets and measures may be missing there.
+    Args:
+        nets: {"standard": {"clean": 0.98, "robust": 0.03}, ...}, from 0 to 1. The measures are the same for
+            every network, at most four.
+        path: of the picture: .png, .pdf or .svg.
+        title: above the bars; None is none.
+        reference: figures of the same form to compare with, drawn as ticks; networks and measures may be
+            missing there.
+        reference_name: of these figures.
+
+    Raises:
+        InputError: the measures differ or are too many, or the path has another ending.
     """
     measures = list(next(iter(nets.values()), {}))
     if not 1 <= len(measures) <= len(COLORS) or any(list(values) != measures for values in nets.values()):

@@ -26,18 +26,23 @@ def curves(
     bands: Mapping[str, tuple[Line, Line]] | None = None,
     right: float | None = None,
 ) -> None:
-    """Draw accuracy (from 0 to 1) against radius, one line for each name, named at its end.
+    """Draw accuracy against radius, one line for each name, named at its end.
 
-    lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six.
-    radius: the name of the axis ("L∞ radius").
-    chance: draws the accuracy of guessing.
-    steps: draw step functions without markers, as the curves of minimum-norm attacks are. Those that end
-        above 0 go on to the right end of the axis.
-    bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: an interval, or the
-        certified accuracy and the accuracy under attack, between which the robust accuracy lies.
-    right: where the axis ends; by default at the largest radius of a line.
+    Args:
+        lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns, accuracy from 0 to 1; at most
+            six.
+        path: of the picture: .png, .pdf or .svg.
+        radius: the name of the axis ("L∞ radius").
+        title: above the figure; None is none.
+        chance: draws the accuracy of guessing; None does not.
+        steps: draw step functions without markers, as the curves of minimum-norm attacks are. Those that end
+            above 0 continue to the right end of the axis.
+        bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: an interval, or the
+            certified accuracy and the accuracy under attack, between which the robust accuracy lies.
+        right: where the axis ends; None is the largest radius of a line.
 
-    Raises InputError for no lines or too many, lengths that differ, and bands of names that are no lines.
+    Raises:
+        InputError: there are no lines or too many, lengths differ, or bands have names that are no lines.
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")

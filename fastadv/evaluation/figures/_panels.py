@@ -15,12 +15,14 @@ WIDTH, HEIGHT, GAP = 2.9, 2.3, 0.3  # inches of a panel, and between two
 
 @dataclass(frozen=True)
 class Panel:
-    """Accuracy (from 0 to 1) against distance, in one norm.
+    """One panel of accuracy against distance, in one norm.
 
-    lines, reference   by name, as (distances, accuracy).
-    name    of the horizontal axis.
-    right   where it ends.
-    mark    a distance at which a vertical line is drawn, if any.
+    Args:
+        name: of the horizontal axis.
+        right: where it ends.
+        lines: by name, as (distances, accuracy), accuracy from 0 to 1.
+        reference: by name, as (distances, accuracy), drawn thin and dashed.
+        mark: a distance at which a vertical line is drawn; None draws none.
     """
 
     name: str
@@ -38,10 +40,17 @@ def panels(
     drawn: str = "",
     reference: str = "",
 ) -> None:
-    """Draw panels side by side; a name has the same color in each of them, at most six names.
+    """Draw panels side by side; a name has the same color in each of them.
 
-    drawn, reference: what the solid lines and the thin dashed ones are, for the key.
-    Raises InputError without panels, for too many names, and for lines whose lengths differ.
+    Args:
+        parts: the panels, with at most six names.
+        path: of the picture: .png, .pdf or .svg.
+        title: above the panels; None is none.
+        drawn: what the solid lines are, for the key.
+        reference: what the thin dashed lines are, for the key.
+
+    Raises:
+        InputError: there are no panels or too many names, or lengths of lines differ.
     """
     names = list(dict.fromkeys(name for part in parts for name in (*part.lines, *part.reference)))
     if not 1 <= len(names) <= len(COLORS):

@@ -18,14 +18,19 @@ COLUMNS, MOST = 10, 20  # classes side by side, and at most
 def thumbnails(
     made: ConstructedSet, base: Dataset[Any], path: str | PathLike[str], *, per_class: int = 3
 ) -> None:
-    """Draw `per_class` samples of each class: the source image with its label, below it the constructed one.
+    """Draw samples of each class: the source image with its label, below it the constructed one.
 
-    made: the set; base: the data set it was made from. A column is a class of the sources, of which at most
-    20 are drawn, evenly spaced. Labels that differ from the source's are orange. Where the smallest class has
-    fewer samples, as many of each are drawn.
+    A column is a class of the sources, of which at most 20 are drawn, evenly spaced. Labels that differ from
+    the source's are orange. Where the smallest class has fewer samples, that number is drawn of each.
 
-    Raises InputError for images that are neither gray nor RGB, and for a path that ends in another way than
-    .png, .pdf or .svg.
+    Args:
+        made: the constructed set.
+        base: the data set it was made from.
+        path: of the picture: .png, .pdf or .svg.
+        per_class: samples of each class.
+
+    Raises:
+        InputError: images are neither gray nor RGB, or the path has another ending.
     """
     check_count("per_class", per_class, 1)
     ids = _chosen(made.original_labels.cpu(), per_class)

@@ -23,14 +23,19 @@ SIDE, GAP, LINE = 0.8, 0.08, 0.15  # inches: an image's longer side, between ima
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of images [N, C, H, W] in [0, 1], C being 1 or 3, with N captions or none.
+    """A row of images.
 
-    name, remark  what stands at the left of the row, in black and below it in gray.
-    marked        bool [N]; captions that stand out, in the color `mark`.
-    difference    the images are differences in [-1, 1]. They are drawn amplified, by a factor written after
-                  the name: gray ones orange where light was added and blue where some was taken, those in
-                  color around mid-gray, channel by channel.
-    apart         inches of room above the row.
+    Args:
+        name: at the left of the row, in black.
+        images: [N, C, H, W] in [0, 1], C being 1 or 3.
+        captions: N of them, or none.
+        marked: bool [N]; captions that are in the color `mark`; None marks none.
+        mark: the color.
+        difference: whether the images are differences in [-1, 1]. They are drawn amplified, by a factor
+            written after the name: gray ones orange where light was added and blue where some was taken,
+            those in color around mid-gray, channel by channel.
+        remark: at the left of the row, below the name, in gray.
+        apart: inches of room above the row.
     """
 
     name: str
@@ -75,7 +80,14 @@ def strips(
 ) -> None:
     """Draw rows of images below each other. All differences share one amplification.
 
-    Raises InputError without rows, or where the name of the file has another ending than .png, .pdf or .svg.
+    Args:
+        rows: the strips.
+        path: of the picture: .png, .pdf or .svg.
+        title: above the rows; None is none.
+        subtitle: below the title, in gray.
+
+    Raises:
+        InputError: there are no rows, or the path has another ending.
     """
     if not rows:
         raise InputError("rows: expected at least one strip of images, got none")
@@ -127,8 +139,18 @@ def examples(
 ) -> None:
     """Draw one column for each sample: the clean image, the adversarial one, and their amplified difference.
 
-    x, x_adv [N, C, H, W] with C of 1 or 3 in `box`; labels, predictions (of x_adv) [N], printed as
-    `classes[i]` where given. Predictions that are not the label are orange.
+    Args:
+        x: [N, C, H, W] in the box, with C of 1 or 3.
+        x_adv: like x.
+        labels: int [N].
+        predictions: int [N], of x_adv. Those that are not the label are orange.
+        path: of the picture: .png, .pdf or .svg.
+        classes: names, printed instead of numbers; None prints numbers.
+        title: above the figure; None is none.
+        box: (lo, hi) of the images.
+
+    Raises:
+        InputError: shapes do not fit, or the path has another ending.
     """
     if x.shape != x_adv.shape:
         raise InputError(f"x_adv: expected the shape of x, {tuple(x.shape)}, got {tuple(x_adv.shape)}")

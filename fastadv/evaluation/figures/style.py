@@ -21,9 +21,17 @@ KINDS = ("png", "pdf", "svg")
 
 
 def check_path(path: str | PathLike[str]) -> str:
-    """Return the kind of file that the name asks for.
+    """Check the name of a picture.
 
-    InputError for others, MissingExtraError where matplotlib is missing.
+    Args:
+        path: of the picture.
+
+    Returns:
+        "png", "pdf" or "svg", the kind of file that the name asks for.
+
+    Raises:
+        InputError: the name has another ending.
+        MissingExtraError: matplotlib is missing.
     """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in KINDS:

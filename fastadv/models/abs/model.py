@@ -49,22 +49,43 @@ def _option(name: str) -> Any:
 
 
 class ABS(nn.Module):
-    """Analysis by Synthesis (Schott et al. 2018): an image's class is the one whose decoder explains it best.
+    """Analysis by Synthesis: an image's class is the one whose decoder reconstructs it best.
 
     The class loss is min_z (||G_k(z) - x||^2 + beta/2 ||z||^2) / D. It is found by a search among the prior
-    samples and then `steps` iterations of Adam, of which the last only evaluates. Logits are minus the class
-    losses.
+    samples and then `steps` iterations of Adam, of which the last only evaluates. Called with x [B, C, H, W]
+    in [0, 1], of any floating dtype, it returns logits [B, K]: minus the class losses. Inference runs in the
+    precision of the weights. A sample with NaN gets NaN logits, and other samples of its batch are
+    unaffected.
 
-    decoders   Decoders: weights [K, cin, cout, k, k] and biases [K, cout] of the layers, BatchNorm folded in
-    prior      PriorBank: the latents that every search starts from, and their images
-    options    InferenceOptions, frozen; each field can also be read and set as an attribute of the model
-    factors    [K], of Binary ABS
+    Its parts are `decoders` (with BatchNorm folded in), `prior` (the latents that every search starts from,
+    and their images), `options` (each field is also an attribute of the model) and `factors`. Usually a model
+    comes from `ABS.fit`, `ABS.load` or `ABS.from_official`.
 
-    The constructor takes the weights, biases and strides of the layers, `prior_samples` and the `seed` they
-    are drawn from, and options as a whole (`options`) or by name (`binary=True`). x is [B, C, H, W] in
-    [0, 1], of any floating dtype; inference runs in the precision of the weights. A sample with NaN gets NaN
-    logits, and its batch mates are unaffected. InputError for weights that do not fit or are not finite,
-    another image size, or fewer prior samples than classes.
+    Args:
+        weights: of the decoders' layers, each [K, cin, cout, k, k].
+        biases: of the decoders' layers, each [K, cout].
+        strides: of the decoders' layers.
+        options: of inference, as a whole.
+        factors: [K], of Binary ABS; None is 1.
+        prior_samples: how many latents every search starts from.
+        seed: of the prior samples.
+        changes: options of inference by name, such as `binary=True`.
+
+    Raises:
+        InputError: weights do not fit or are not finite, another image size, or fewer prior samples than
+            classes.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> weights, biases = [torch.rand(10, 2, 1, 8, 8)], [torch.zeros(10, 1)]  # one layer, two latents
+        >>> model = fa.models.ABS(weights, biases, [1], prior_samples=50)
+        >>> inferred = model.infer(torch.rand(4, 1, 8, 8), steps=5)
+        >>> tuple(inferred.loss.shape), tuple(inferred.reconstruction.shape)
+        ((4, 10), (4, 10, 1, 8, 8))
+
+    Source:
+        Schott et al. 2018, "Towards the First Adversarially Robust Neural Network Model on MNIST" (arXiv
+        1805.09190).
     """
 
     factors: Tensor
@@ -111,7 +132,7 @@ class ABS(nn.Module):
 
     @property
     def classes(self) -> int:
-        """K."""
+        """The number of classes K."""
         return self.decoders.classes
 
     @property
@@ -139,22 +160,47 @@ class ABS(nn.Module):
         self.prior = PriorBank.checked(latents, self.decoders)
 
     def with_options(self, **changes: Any) -> Self:
-        """Return a model with other options that shares this one's tensors, and its bank of prior images."""
+        """Return a model with other options that shares this one's tensors, and its bank of prior images.
+
+        Args:
+            changes: fields of `InferenceOptions` by name.
+
+        Returns:
+            The other model.
+        """
         twin = copy.deepcopy(self, {id(tensor): tensor for tensor in self.buffers()})
         twin.options = self.options.changed(**changes)
         return twin
 
     def bank(self) -> Tensor:
-        """Return images [K, S, D] of the prior latents under every class; decoded at first use."""
+        """Return images of the prior latents under every class; they are decoded at first use.
+
+        Returns:
+            [K, S, D].
+        """
         return self.prior.images(self.decoders)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images [B, K, C, H, W] of latents [B, K, L]."""
+        """Decode latents to images.
+
+        Args:
+            latents: [B, K, L].
+
+        Returns:
+            [B, K, C, H, W].
+        """
         images: Tensor = self.decoders(latents)
         return images
 
     def observed(self, x: Tensor) -> Tensor:
-        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5."""
+        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5.
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            Images like x.
+        """
         return self._search().observed(x)
 
     def infer(
@@ -165,9 +211,17 @@ class ABS(nn.Module):
         *,
         options: InferenceOptions | None = None,
     ) -> Inference:
-        """Losses, latents, reconstructions and confidences of x [B, C, H, W] for every class; no gradient.
+        """Fit every class to images; no gradient.
 
-        `options` replace the model's own for this call; `steps` and `step_size` replace these two of them.
+        Args:
+            x: [B, C, H, W] in [0, 1].
+            steps: replaces that of the options.
+            step_size: replaces that of the options.
+            options: replace the model's own for this call.
+
+        Returns:
+            An `Inference` with loss [B, K], latents [B, K, L], reconstruction [B, K, C, H, W] and confidence
+            [B, K].
         """
         given = {"steps": steps, "step_size": step_size}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -181,23 +235,43 @@ class ABS(nn.Module):
         return -self._search().losses(x)
 
     def confidence(self, x: Tensor) -> Tensor:
-        """Return the graded softmax (exp(scale l_k) + floor) / sum over classes, [B, K].
+        """Return the graded softmax (exp(scale l_k) + floor) / sum over classes.
 
         It is low for all classes where none explains the image.
+
+        Args:
+            x: [B, C, H, W] in [0, 1].
+
+        Returns:
+            [B, K].
         """
         return graded(self(x), self.scale, self.floor)
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the logarithm of that, [B, K], from the logits [B, K]."""
+        """Return the logarithm of the graded softmax.
+
+        Args:
+            logits: [B, K].
+
+        Returns:
+            [B, K].
+        """
         return log_graded(logits, self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
-        """Set `factors`, `scale`, `floor` and `prune_gain` from images x [N, C, H, W] with labels y [N].
+        """Set `factors`, `scale`, `floor` and `prune_gain` from labeled images.
 
         The factors of Binary ABS are those of the best accuracy, the scale has the least cross-entropy, and
-        the floor brings the median confidence of the predicted class to 0.9 (Schott et al. 2018). The gain is
-        the share of its first loss above which nearly every descent ends. InputError for images that are not
-        finite. A thousand images will do; with few, none of them misclassified, the scale is too large.
+        the floor brings the median confidence of the predicted class to 0.9, as in the paper. The gain is the
+        share of its first loss above which nearly every descent ends. A thousand images are enough; with few,
+        none of them misclassified, the scale is too large.
+
+        Args:
+            x: [N, C, H, W] in [0, 1].
+            y: int64 [N], labels.
+
+        Raises:
+            InputError: images are not finite.
         """
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
@@ -226,13 +300,27 @@ class ABS(nn.Module):
         starts: int = 4,
         tight: bool = False,
     ) -> Tensor:
-        """Return a radius [B] within which the decision on x [B, ...] stays y [B]; 0 where it is not y.
+        """Compute a radius within which the decision stays right.
 
-        It is a bound if the minima over latents, searched from `starts` prior samples a class, are global
-        (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever
-        `precision` says. `tight` keeps the prior's cost of the other classes' latents, which the paper drops
-        in L2 and for Binary ABS: the bound is larger and still holds. In L-infinity the cost is always kept.
-        L0 (pixels that may take any value) is for Binary ABS alone.
+        It is a bound if the minima over latents, searched from `starts` prior samples a class, are global.
+        Descents and losses are in single precision or wider, whatever `precision` says.
+
+        Args:
+            x: [B, C, H, W] in [0, 1].
+            y: int64 [B], labels.
+            norm: "l2", "linf", or for Binary ABS "l0" (pixels that may take any value).
+            starts: prior samples of each class at which descents start.
+            tight: keep the prior's cost of the other classes' latents, which the paper drops in L2 and for
+                Binary ABS: the bound is larger and still holds. In L-infinity the cost is always kept.
+
+        Returns:
+            [B], the radius; 0 where the decision is not y.
+
+        Raises:
+            InputError: the norm is unknown, or "l0" without Binary ABS.
+
+        Source:
+            Schott et al. 2018 (arXiv 1805.09190), section 4.
         """
         return bounds.lower_bound(self._search(), x, y, norm, starts, tight)
 
@@ -258,28 +346,42 @@ class ABS(nn.Module):
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Self:
-        """Train one VAE a class, all at once, and keep the decoders.
+        """Train one VAE for each class, all at once, and keep the decoders.
 
-        `dataset` has tensors x and y, or is a sequence of pairs (image, label).
+        Batches hold the same number of images of each class; a small class repeats. The loss is ||G(z) -
+        x||^2 + beta KL, minimized by Adam at a rate that falls to 0 as a cosine. Arguments are checked before
+        the first epoch.
 
-        Batches hold as many images of each class; a small class repeats. The loss is ||G(z) - x||^2 + beta
-        KL, minimized by Adam at a rate that falls to 0 as a cosine. beta goes from its first value to the
-        second over the first half of the epochs, and the model keeps the second. By default it is D / 784
-        throughout for images of D values: the misfit grows with them, and 1 is right for MNIST's 784.
-        `augment` warps three in ten images slightly. `training_precision` "bf16" runs the convolutions in
-        bfloat16, about 1.6 times faster on processors with bfloat16 dot products.
+        Args:
+            dataset: has tensors x and y, or is a sequence of pairs (image, label).
+            epochs: passes through the data, 1 or more.
+            run_dir: a folder for checkpoint.safetensors and report.jsonl after each epoch, and
+                model.safetensors at the end; None writes nothing.
+            resume: continue a stopped run of `run_dir`, bit for bit.
+            latents: L, the dimension of the latent space.
+            width: channels of the widest decoder layers but the first, which has twice as many.
+            shape: the whole decoder, replacing `latents` and `width`.
+            batch_size: images of a step.
+            learning_rate: of Adam, at first.
+            beta: its first and its second value, between which it moves over the first half of the epochs;
+                the model keeps the second. None is D / 784 throughout for images of D values: the misfit
+                grows with them, and 1 is right for MNIST's 784.
+            augment: warp three in ten images slightly.
+            training_precision: "fp32", or "bf16" to run the convolutions in bfloat16, about 1.6 times faster
+                on processors with bfloat16 dot products.
+            seed: of weights, order, augmentation and prior samples.
+            device: where to train; None is the CPU.
+            calibration: training images to set factors, scale and floor by; 0 leaves them.
+            progress: called with (done, total) steps.
+            options: of the model: prior_samples, factors, and the fields of `InferenceOptions`.
 
-        width          channels of the widest decoder layers but the first, which has twice as many
-        shape          the whole decoder, instead of `latents` and `width`
-        run_dir        receives checkpoint.safetensors and report.jsonl after each epoch, model.safetensors at
-                       the end; with resume=True a stopped run goes on bit for bit
-        calibration    training images to set factors, scale and floor by; 0: leave them
-        progress       called with (done, total) steps
-        options        of the model: prior_samples, factors, and the fields of InferenceOptions
+        Returns:
+            The trained model.
 
-        Arguments are checked before the first epoch. InputError for images of another shape or outside [0,
-        1], a class without images, arguments that cannot work; FloatingPointError for losses that are not
-        finite.
+        Raises:
+            InputError: images have another shape or are outside [0, 1], a class has no images, or an argument
+                cannot work.
+            FloatingPointError: losses are not finite.
         """
         if shape is None:
             shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
@@ -296,10 +398,21 @@ class ABS(nn.Module):
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
-        """Return the model of the authors' ABS_0.net .. ABS_9.net.
+        """Return the model of the authors' ABS_0.net to ABS_9.net.
 
-        The prior latents are drawn from `seed`; set `prior_latents` for others. InputError for a missing
-        file, CorruptFileError for a damaged or foreign one.
+        The prior latents are drawn from `seed`; set `prior_latents` for others.
+
+        Args:
+            folder: that holds the files.
+            binary: whether the files are those of Binary ABS.
+            options: of the model: prior_samples, seed, factors, and the fields of `InferenceOptions`.
+
+        Returns:
+            The model.
+
+        Raises:
+            InputError: a file is missing.
+            CorruptFileError: a file is damaged or foreign.
         """
         options = {"binary": binary, "factors": OFFICIAL_FACTORS, **options}
         model = cls(*read_official(folder), DecoderShape().strides, **options)
@@ -307,14 +420,28 @@ class ABS(nn.Module):
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, prior latents, options, factors and card as one safetensors file."""
+        """Write weights, prior latents, options, factors and card as one safetensors file.
+
+        Args:
+            path: of the file.
+        """
         config = dataclasses.asdict(self.options) | {"strides": list(self.shape.strides)}
         about = {**card("abs", config, weights=data_hash(*self.weights, *self.biases)), **self.card}
         write_abs(path, Stored(self.decoders, self.prior, self.factors, self.options, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote. CorruptFileError for a damaged or foreign file."""
+        """Read what `save` wrote.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The model.
+
+        Raises:
+            CorruptFileError: the file is damaged or foreign.
+        """
         stored = read_abs(path)
         held = stored.decoders
         model = cls(

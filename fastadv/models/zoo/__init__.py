@@ -12,13 +12,12 @@ __all__ = ["Entry", "find", "robustbench", "robustbench_entries"]
 
 
 def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
-    """Return an entry of RobustBench's zoo in eval mode, with its weights: x in [0, 1] -> logits [B, K].
+    """Return an entry of RobustBench's zoo in eval mode, with its weights.
 
-    The nets of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients. Other
-    entries of CIFAR-10 and CIFAR-100 that have one file of weights come from the package `robustbench`, where
-    it is installed. Nothing is downloaded.
-
-    The SHA-256 of a file is kept at its first load, in hashes.json of the cache, and compared later.
+    The networks of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients.
+    Other entries of CIFAR-10 and CIFAR-100 that have one file of weights come from the package `robustbench`,
+    where it is installed. Nothing is downloaded. The SHA-256 of a file is kept at its first load, in
+    hashes.json of the cache, and compared later.
 
         fa.models.robustbench("Carmon2019Unlabeled", weights="downloads/Carmon2019Unlabeled.pt")
         fa.models.robustbench("cifar10/L2/Rice2020Overfitting")            # from the cache
@@ -29,9 +28,16 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
             DATASET/THREAT/NAME.pt, as RobustBench's own `models/` does, or NAME.pt. None: the cache, which is
             the folder FASTADV_WEIGHTS, else fastadv/models in the user's cache.
 
-    Raises InputError for an unknown name, one that several entries share, a missing file, the weights of
-    another net, and weights that are not finite; CorruptFileError for a file that does not read, or has
-    changed since its first load.
+    Returns:
+        A module; x in [0, 1] to logits [B, K].
+
+    Raises:
+        InputError: the name is unknown, or several entries share it; the file is missing, holds the weights
+            of another network, or weights that are not finite.
+        CorruptFileError: the file cannot be read, or has changed since its first load.
+
+    Source:
+        Croce et al. 2021, "RobustBench" (arXiv 2010.09670).
     """
     entry = find(name)
     path = locate(entry, weights)

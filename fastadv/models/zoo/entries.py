@@ -35,18 +35,22 @@ class Net:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the zoo.
+    """An entry of RobustBench's zoo.
 
-    dataset, threat, name: as in RobustBench, "cifar10", "Linf" and "Carmon2019Unlabeled".
-    net: what it is; None where `factory`, the package's own, makes it.
-    constants: mean and deviation of each channel, by which it normalizes images in [0, 1]; or None.
-    stored: whether its file holds them, as mu and sigma; they count there.
-    lenient: whether the zoo passes over what else the file holds.
-    nest: the key of the state dict in the file.
-    drive: the name of the zoo's file at Google Drive.
-    radius: of the leaderboard, in the units of images in [0, 1].
-    clean, robust, best_known: published accuracies in percent: of clean images, under AutoAttack, and under
-        all attacks that are known where that is less.
+    Attributes:
+        dataset: as in RobustBench, such as "cifar10".
+        threat: as in RobustBench, such as "Linf".
+        name: as in RobustBench, such as "Carmon2019Unlabeled".
+        drive: the name of the zoo's file at Google Drive.
+        net: the network; None where `factory`, the package's own, makes it.
+        constants: mean and deviation of each channel, by which it normalizes images in [0, 1]; or None.
+        stored: whether its file holds them, as mu and sigma; these then count.
+        lenient: whether the zoo ignores what else the file holds.
+        nest: the key of the state dict in the file.
+        radius: of the leaderboard, in the units of images in [0, 1].
+        clean: published clean accuracy in percent.
+        robust: published accuracy under AutoAttack in percent.
+        best_known: published accuracy under all attacks that are known, in percent, where that is less.
     """
 
     dataset: str
@@ -82,7 +86,11 @@ class Entry:
 
 @cache
 def robustbench_entries() -> tuple[Entry, ...]:
-    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2."""
+    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2.
+
+    Returns:
+        A tuple of entries, each with name, data set and threat.
+    """
     table = json.loads(files("fastadv.models.zoo").joinpath("table.json").read_text())
     nets = {
         name: Net(name, **{**told, "rename": tuple(map(tuple, table["names"][told["rename"]]))})

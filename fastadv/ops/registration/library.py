@@ -278,10 +278,16 @@ def _cuda_backend(card: OpCard) -> str:
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """Return what serves each op on each device.
+    """Return which implementation serves each op on each device.
 
-    The result is {"linf_step": {"cpu": "C++ (avx512)", "cuda": "Triton"}, ...}.
-    An op that runs on its eager reference says `reference` and why.
+    Returns:
+        The implementation for each op and device, as in `{"linf_step": {"cpu": "C++ (avx512)", "cuda":
+        "Triton"}}`. For an op that runs on its eager reference, `reference` and the reason.
+
+    Example:
+        >>> import fastadv as fa
+        >>> sorted(fa.backends()["linf_step"])
+        ['cpu', 'cuda']
     """
     return {
         name: {"cpu": _cpu_backend(card), "cuda": _cuda_backend(card)} for name, card in sorted(CARDS.items())

@@ -17,17 +17,34 @@ TINY = 1e-30  # keeps the division finite where the gradient is zero
 
 @dataclass(frozen=True)
 class AWP:
-    """`recipe` at weights that first moved against it: w + v, where v = gamma · |w| · g / |g| layer by layer.
+    """Train on the loss of a recipe at weights that first moved against it (adversarial weight perturbation).
 
-    g is the gradient of the recipe's loss at w, on the examples that are crafted at w; the gradient at w + v,
-    on the same examples, then moves w. Only weights of two dimensions or more are perturbed. Statistics of
-    BatchNorm are those of the pass at w + v. A recipe without a `craft` of its own runs twice, with the same
-    ids and seed. gamma is 0.01 in the paper, 0.005 around TRADES. warmup: epochs of the recipe alone first.
-    Weight decay acts at w; the authors take the optimizer's step at w + v, which differs by a share of
-    learning rate · decay · gamma of |w|.
+    The weights are w + v, where `v = gamma · |w| · g / |g|` layer by layer. g is the gradient of the recipe's
+    loss at w, on the examples that are crafted at w; the gradient at w + v, on the same examples, then moves
+    w. Only weights of two dimensions or more are perturbed. Statistics of BatchNorm are those of the pass at
+    w + v. A recipe without a `craft` of its own runs twice, with the same ids and seed. Weight decay acts at
+    w; the authors take the optimizer's step at w + v, which differs by a share of learning rate · decay ·
+    gamma of `|w|`.
 
-    Raises InputError for gamma that is not positive, warmup < 0, or a recipe that owns its step.
-    Source: Wu, Xia, Wang 2020 (arXiv 2004.05884), equations 8 and 9 and algorithm 1.
+    Args:
+        recipe: the recipe whose loss is taken.
+        gamma: the size of the perturbation relative to the weights, > 0; 0.01 as in the paper, which has
+            0.005 around TRADES.
+        warmup: epochs of the recipe alone first, >= 0.
+
+    Raises:
+        InputError: gamma is not positive, warmup < 0, or the recipe owns its step.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> recipe = fa.train.AWP(fa.train.TRADES(fa.Linf(0.1), steps=2), gamma=0.005)
+        >>> len(fa.train.fit(model, digits, recipe, epochs=2))
+        2
+
+    Source:
+        Wu, Xia, Wang 2020 (arXiv 2004.05884), equations 8 and 9 and algorithm 1.
     """
 
     recipe: Recipe
@@ -41,7 +58,14 @@ class AWP:
         check_count("warmup", self.warmup, 0)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the weights, by the gradient at the weights that moved."""
+        """Take one step on the weights, by the gradient at the perturbed weights.
+
+        Args:
+            at: the batch.
+
+        Returns:
+            The mean loss of each part of the batch.
+        """
         loss_at = at.each(self._made)
         if at.epoch <= self.warmup:
             losses = at.backward_each(_taken, loss_at)

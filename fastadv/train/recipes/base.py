@@ -24,9 +24,11 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Recipe(Protocol):
-    """A differentiable scalar loss, the mean over the batch; `ids` and `seed` key its random draws.
+    """A loss to train on: a function of (model, x, y) to a differentiable scalar, the mean over the batch.
 
-    `fit` gives both. The recipes of this library may be called without: see `seed_of`.
+    It is called with `ids`, the sample numbers, and `seed`, which key its random numbers. The recipes of this
+    library may be called without them: noise is then fresh in each call, by a seed from torch's generator;
+    with ids alone the seed is 0.
     """
 
     def __call__(
@@ -66,23 +68,37 @@ def _unnoted(loss: Means) -> None:
 class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
 
-    `size` is the length of the training set, `index` counts the batches of an epoch from 0. `state` holds
-    tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in the
-    checkpoint. `places` holds tensors with a row for each place of a full batch, and lies there, too. `check`
-    writes down a loss for the report, in place of an earlier one of this batch; a loop of one's own may leave
-    it out.
-
     Where several processes share the batch, x, y and ids are this process's samples, and losses are their
     means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
     to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
-    `places` has the rows of this process's places, which are the same in each batch. `samples` keeps rows of
-    samples (`read`, `write`) where the samples are passed: in all processes, in each step.
 
-    `each` goes through the parts in which a run with `deterministic` or `accumulate` cuts a batch.
-    `backward`, `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows
-    of a list.
-    `backward_each` is `backward` of `each`, one part's passes held at a time. In fp16, `scale` keeps these
-    gradients in range, and `descend` leaves out a step whose gradients are not finite.
+    `each` runs over the parts in which a run with `deterministic` or `accumulate` cuts a batch. `backward`,
+    `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
+    `backward_each` is `backward` of `each`, one part's passes held at a time.
+
+    Args:
+        model: the model that trains.
+        x: floating [B, ...], on the model's device.
+        y: [B], labels, or probabilities [B, K].
+        ids: int64 [B], positions in the training set.
+        seed: keys the attack's random numbers of this epoch.
+        epoch: from 1.
+        precision: of the run, as in `Execution`.
+        optimizer: of the run.
+        size: the length of the training set.
+        index: of the batch in its epoch, from 0.
+        check: takes a loss for the report, replacing an earlier one of this batch; a loop of one's own may
+            leave it out.
+        clip_norm: the largest norm of all gradients together; None sets no limit.
+        state: tensors by name, which the recipe makes, reads and writes; it begins empty and is part of the
+            checkpoint.
+        scale: in fp16, keeps the gradients in range, and lets `descend` leave out a step whose gradients are
+            not finite.
+        places: tensors with a row for each of this process's places in a full batch; part of the checkpoint,
+            too.
+        samples: rows of samples (`read`, `write`), where the samples are passed: in all processes, in each
+            step.
+        share: this process's share of the batch.
     """
 
     optimizer: Optimizer
@@ -97,9 +113,16 @@ class Step(BatchPart):
     share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """Call do(part) for each part that passes by itself; with `held`, do(part, its element of each).
+        """Call a function for each part of the batch that passes separately.
 
-        There is one, this step, unless the batch is cut. What torch draws is then keyed by part.
+        There is one part, this step, unless the batch is cut. What torch draws is then keyed by part.
+
+        Args:
+            do: called as do(part), or with `held` as do(part, its element of each).
+            held: sequences with an element for each part.
+
+        Returns:
+            The results, one for each part.
         """
         return list(self._each(do, *held))
 
@@ -125,12 +148,28 @@ class Step(BatchPart):
         ]
 
     def backward(self, loss: Means) -> None:
-        """Compute fresh gradients of `loss`. FloatingPointError unless it is finite, on a GPU later."""
+        """Compute fresh gradients of a loss.
+
+        Args:
+            loss: the mean over the batch, or a list with that of each part.
+
+        Raises:
+            FloatingPointError: the loss is not finite; on a GPU it is raised later.
+        """
         self.check(loss)
         self._backward(self.share.by_cut(loss))
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
-        """Compute fresh gradients of the losses do(part), as of `each`, and return them, detached."""
+        """Compute fresh gradients of the losses do(part), as of `each`.
+
+        Args:
+            do: called as do(part), or with `held` as do(part, its element of each); returns the mean loss of
+                the part.
+            held: sequences with an element for each part.
+
+        Returns:
+            The losses, detached.
+        """
         losses: list[Tensor] = []
 
         def taken() -> Iterator[Tensor]:
@@ -163,7 +202,15 @@ class Step(BatchPart):
         return loss if self.scale is None else self.scale.scaled(loss)
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Compute the gradient of `loss` by each of `weights`, None where it does not depend on it."""
+        """Compute the gradient of a loss with respect to some weights.
+
+        Args:
+            loss: the mean over the batch, or a list with that of each part.
+            weights: parameters of the model.
+
+        Returns:
+            A gradient for each of them; None where the loss does not depend on it.
+        """
         own = (
             torch.autograd.grad(self._scaled(stride.weighted(mean)), weights, allow_unused=True)
             for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
@@ -172,7 +219,7 @@ class Step(BatchPart):
         return found if self.scale is None else self.scale.directions(found)
 
     def descend(self) -> None:
-        """Take one step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""
+        """Take one step of the optimizer along the gradients, whose norm is first limited to `clip_norm`."""
         if self.scale is not None and not self.scale.admits_step():
             # without gradients a step changes nothing, and the schedule sees that it was taken
             self.optimizer.zero_grad(set_to_none=True)
@@ -186,13 +233,19 @@ class Step(BatchPart):
 class OwnStep(Protocol):
     """A recipe that owns what a batch does: its passes, its optimizer steps, what it keeps between batches.
 
-    The recipe itself stays as it is; whatever changes during a run lies in `at.state`, and in `at.places` and
-    `at.samples` under the names in its attributes `places` and `samples`. `step` returns the
-    batch's mean loss, for the report.
+    The recipe itself does not change; whatever changes during a run is kept in `at.state`, and in `at.places`
+    and `at.samples` under the names in its attributes `places` and `samples`.
     """
 
     def step(self, at: Step) -> Means:
-        """Train on one batch, and return its mean loss."""
+        """Train on one batch.
+
+        Args:
+            at: the batch.
+
+        Returns:
+            The batch's mean loss, for the report.
+        """
         ...
 
 
@@ -266,15 +319,35 @@ def craft(
     ids: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    """Return x_adv like x, the examples that `recipe` trains on at the present weights, without a gradient.
+    """Return the examples that a recipe trains on at the present weights, without a gradient.
 
-    x [B, ...] lies in the box of the recipe's threat, y [B] are labels. ids [B] are stable sample numbers, 0
-    to B - 1 unless given; noise is keyed by (seed, id). Without ids and seed it is fresh in each call, by a
-    seed from torch's generator; with ids alone the seed is 0. The model's modes, gradients and statistics
-    stay as they are. Of recipes around another one, such as AWP, it is the examples of the inner one.
+    The model's modes, gradients and statistics are not changed. Of recipes around another one, such as AWP,
+    these are the examples of the inner one.
 
-    Raises InputError for a recipe that crafts no examples apart from its step, such as Standard and
-    FreeTraining.
+    Args:
+        recipe: one that crafts examples, such as `PGDTraining`.
+        model: the model that trains.
+        x: floating [B, ...], in the box of the recipe's threat.
+        y: int [B], labels.
+        ids: int [B], stable sample numbers; None is 0 to B - 1. Noise is keyed by (seed, id).
+        seed: of the noise. Without ids and seed it is fresh in each call, by a seed from torch's generator;
+            with ids alone the seed is 0.
+
+    Returns:
+        x_adv, like x.
+
+    Raises:
+        InputError: the recipe crafts no examples apart from its step, such as Standard and FreeTraining.
+
+    Example:
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)  # what it decides before the attack
+        >>> recipe = fa.train.PGDTraining(fa.Linf(0.1), steps=3)
+        >>> x_adv = fa.train.craft(recipe, model, x, y, seed=0)
+        >>> bool(fa.Linf(0.1).contains(x_adv, x).all())
+        True
     """
     inner = innermost(recipe)
     if not isinstance(inner, Crafted):
@@ -286,17 +359,38 @@ def craft(
 
 
 class Crafted:
-    """A recipe in two parts: points are crafted, and a loss of them is minimized.
+    """A recipe in two parts: examples are crafted, and a loss of them is minimized.
 
-    A wrapper such as AWP takes the loss several times on the same points.
+    A wrapper such as AWP takes the loss several times on the same examples.
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """Craft x_adv, without a gradient. The model's modes, gradients and statistics stay as they are."""
+        """Craft x_adv, without a gradient. The model's modes, gradients and statistics are not changed.
+
+        Args:
+            model: the model that trains.
+            x: floating [B, ...].
+            y: int [B], labels, or probabilities [B, K].
+            ids: int [B], sample numbers; None is 0 to B - 1.
+            seed: of the noise, together with the ids.
+
+        Returns:
+            x_adv, like x.
+        """
         raise NotImplementedError
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        """Return the loss of the model in its own mode, the mean over the batch."""
+        """Return the loss of the model in its own mode, the mean over the batch.
+
+        Args:
+            model: the model that trains.
+            x: floating [B, ...].
+            y: int [B], labels, or probabilities [B, K].
+            x_adv: like x, what `craft` returned.
+
+        Returns:
+            A differentiable scalar.
+        """
         raise NotImplementedError
 
     def __call__(

@@ -28,26 +28,42 @@ METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # size of the noise and of 
 class FastTraining(Crafted):
     """The mean cross-entropy after one step of ascent from uniform noise, which is keyed by (seed, id).
 
-    - method "rs": noise in the ball, a step of 1.25 radii, projected on the ball (FGSM-RS).
-    - method "n-fgsm": noise in a ball of 2 radii, a step of one radius, not projected on the ball: clamped to
-      the box alone, x_adv is up to 3 radii from x.
+    Single-step training may overfit to its own attack: watch the accuracy under PGD. "n-fgsm" and a smaller
+    step make that less likely.
 
-    step_size is in input units, noise in radii; by default those above. Single-step training may overfit to
-    its own attack: watch the accuracy under PGD. "n-fgsm" and a smaller step make that less likely.
+    Args:
+        threat: Linf, L2, L1 or L0 with one finite radius, in input units.
+        method: "rs" takes noise in the ball and a step of 1.25 radii, projected on the ball (FGSM-RS).
+            "n-fgsm" takes noise in a ball of 2 radii and a step of one radius, not projected on the ball:
+            clamped to the box alone, x_adv is up to 3 radii from x.
+        step_size: in input units; None is that of the method.
+        noise: in radii; None is that of the method.
+        label_smoothing: that of the loss, in [0, 1).
+        clamp_start: whether the noisy start is clamped to the box. False takes the gradient at x + noise
+            outside the box too, and clamps x_adv alone, as in Wong's code for MNIST. Clamped noise on a black
+            pixel is 0 half of the time, and a step of 1.25 radii then drives every such pixel to 0 or to the
+            radius, never between.
+        start_length: the `length` of `Threat.random_start`. None is "uniform" for L2 and L1: noise that is
+            uniform in the ball lies almost on the sphere, too alike for a single step.
+        craft_smoothing: of the labels in the attack, in [0, 1).
+        statistics: of BatchNorm, "adversarial" or "both", as in `PGDTraining`.
 
-    - clamp_start False: the gradient is taken at x + noise outside the box too, and x_adv alone is clamped,
-      as in Wong's code for MNIST. Clamped noise on a black pixel is 0 half of the time, and a step of 1.25
-      radii then drives every such pixel to 0 or to the radius, never between.
-    - start_length: the `length` of `Threat.random_start`. By default "uniform" for L2 and L1: noise that is
-      uniform in the ball lies almost on the sphere, too alike for a single step.
-    - craft_smoothing smooths the labels in the attack, label_smoothing those of the loss.
-    - statistics: as in PGDTraining.
+    Raises:
+        InputError: another method, a step size without effect, noise < 0, noise > 1 with "rs", an infinite
+            radius, or a radius for each sample; clamp_start False in L0, whose noise is drawn from the box,
+            another length or other statistics, or a smoothing outside [0, 1).
 
-    Raises InputError for another method, a step size that moves nothing, noise < 0, noise > 1 with "rs", an
-    infinite radius, or a radius per sample; for clamp_start False in L0, whose noise is drawn from the box,
-    another length or other statistics, and a smoothing outside [0, 1).
-    Source: Wong, Rice, Kolter 2020 (arXiv 2001.03994), algorithm 3; de Jorge et al. 2022 (arXiv 2202.01181),
-    algorithm 1.
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> recipe = fa.train.FastTraining(fa.Linf(0.1), method="n-fgsm")
+        >>> len(fa.train.fit(model, digits, recipe, epochs=2))
+        2
+
+    Source:
+        Wong, Rice, Kolter 2020 (arXiv 2001.03994), algorithm 3; de Jorge et al. 2022 (arXiv 2202.01181),
+        algorithm 1.
     """
 
     threat: Threat

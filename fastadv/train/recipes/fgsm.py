@@ -15,11 +15,19 @@ class FGSMTraining(Crafted):
 
     x_adv is one step of steepest ascent from x, as long as the radius. For L∞ it is x + radius · sign(∇J),
     clamped to the threat's box. It is computed with the current weights for each batch, and no gradient flows
-    through it. weight 0 trains on x_adv alone. label_smoothing is that of J, not of the attack. loss is J:
-    "ce" or "bce", as in Standard.
+    through it.
 
-    Raises InputError for a weight outside [0, 1], another loss, an infinite radius, or a radius per sample.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6, alpha = 0.5.
+    Args:
+        threat: Linf, L2, L1 or L0 with one finite radius, in input units.
+        weight: of the clean images, in [0, 1]; 0.5 as in the paper, 0 trains on x_adv alone.
+        label_smoothing: that of J, not of the attack, in [0, 1).
+        loss: J, "ce" or "bce", as in `Standard`.
+
+    Raises:
+        InputError: a weight outside [0, 1], another loss, an infinite radius, or a radius for each sample.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6, alpha = 0.5.
     """
 
     threat: Threat

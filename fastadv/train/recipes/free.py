@@ -14,18 +14,26 @@ from fastadv.train.recipes.base import BatchPart, Step
 
 @dataclass(frozen=True)
 class FreeTraining:
-    """`replays` steps of the optimizer on each batch; each backward pass also moves the perturbation.
+    """Train with `replays` steps on each batch, whose backward passes also move the perturbation.
 
-    The perturbation d begins at 0 and goes on from replay to replay and from batch to batch, place by place;
+    The perturbation d begins at 0 and is kept from replay to replay and from batch to batch, place by place;
     a smaller last batch uses and changes its first rows. A replay takes the gradients of J(x + d, y), x + d
     clamped to the box, for weights and input at once, in the network's own mode. Then the weights descend and
-    d ascends by step_size (by default the radius), kept in the ball. An epoch costs as much as `replays`
-    epochs of standard training, so the paper runs as many times fewer. The learning rate changes once a
-    batch. The reported loss is the mean over the replays.
+    d ascends by step_size, kept in the ball. An epoch costs as much as `replays` epochs of standard training,
+    so the paper divides their number by it. The learning rate changes once a batch. The reported loss is the
+    mean over the replays.
 
-    Raises InputError for replays < 1, a step size that moves nothing, an infinite radius, or a radius per
-    sample.
-    Source: Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
+    Args:
+        threat: Linf, L2, L1 or L0 with one finite radius, in input units.
+        replays: steps on each batch, >= 1.
+        step_size: of d, in input units; None is the radius.
+        label_smoothing: that of J, in [0, 1).
+
+    Raises:
+        InputError: replays < 1, a step size without effect, an infinite radius, or a radius for each sample.
+
+    Source:
+        Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
     """
 
     threat: Threat
@@ -42,7 +50,17 @@ class FreeTraining:
         step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> list[Tensor]:
-        """Take `replays` steps on the weights and on the perturbation. Returns the mean loss."""
+        """Take `replays` steps on the weights and on the perturbation.
+
+        Args:
+            at: the batch.
+
+        Returns:
+            The mean loss of each part of the batch.
+
+        Raises:
+            NoGradientError: the loss does not depend on the images differentiably.
+        """
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))

@@ -20,13 +20,19 @@ class GradAlign:
     The noise is drawn from the recipe's ball, keyed by (seed, id). Single-step training overfits to its own
     attack where the two gradients differ; around FGSMTraining(threat, weight=0) this is the paper's recipe.
     As in the authors' code the gradient at x is held fixed, and the other is differentiated by the weights.
-    Both are taken with the running statistics of BatchNorm, as by an attack, so that samples do not meet in
-    them; the authors take those of the batch. A sample without a gradient counts as aligned. weight: 0.2 is
-    that of the FastAT benchmark for CIFAR-10 at 8 / 255.
+    Both are taken with the running statistics of BatchNorm, as by an attack, so that samples do not depend on
+    each other; the authors take those of the batch. A sample without a gradient counts as aligned.
 
-    Raises InputError for a weight that is not positive, a recipe that owns its step, or one without a threat
-    of one finite radius.
-    Source: Andriushchenko, Flammarion 2020 (arXiv 2007.02617), equation 4.
+    Args:
+        recipe: the recipe whose loss is taken, with a threat of one finite radius.
+        weight: of the alignment, > 0; 0.2 is that of the FastAT benchmark for CIFAR-10 at 8 / 255.
+
+    Raises:
+        InputError: the weight is not positive, the recipe owns its step, or has no threat of one finite
+            radius.
+
+    Source:
+        Andriushchenko, Flammarion 2020 (arXiv 2007.02617), equation 4.
     """
 
     recipe: Recipe

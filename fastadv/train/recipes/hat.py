@@ -17,16 +17,30 @@ from fastadv.train.recipes.trades import TRADES
 class HAT(TRADES):
     """J(x, y) + beta · KL(p(x) || p(x_adv)) + gamma · J(x + far · (x_adv - x), y_helper).
 
-    x_adv is that of TRADES, and y_helper what `helper`, a network trained on clean images alone, calls x_adv.
-    Training on TRADES moves the decision boundary further away than robustness needs; the helper examples
-    lie beyond the ball and hold it back, which keeps clean accuracy. They are not clamped to the box, and
-    pass in a batch of their own; label_smoothing is not theirs. The helper answers in eval mode and is never
-    trained; give one that is on the model's device. gamma and far are those of the paper for CIFAR-10.
+    x_adv is that of TRADES, and y_helper the class that `helper`, a network trained on clean images alone,
+    assigns to x_adv. Training on TRADES moves the decision boundary further away than robustness needs; the
+    helper examples lie beyond the ball and hold it back, which keeps clean accuracy. They are not clamped to
+    the box, and pass in a batch of their own.
 
-    Raises InputError for a helper that is no model, gamma < 0, far that is not positive, and where TRADES
-    does.
-    Source: Rade, Moosavi-Dezfooli 2022 (ICLR, Reducing excessive margin to achieve a better accuracy vs.
-    robustness trade-off), equation 2.
+    Args:
+        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2.5 · radius / steps.
+        beta: weight of the divergence, >= 0.
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1); not for the
+            helper examples.
+        start: "near" starts at x + 0.001 · N(0, 1), "uniform" anywhere in the ball.
+        helper: a network trained on clean images alone, on the model's device. It answers in eval mode and is
+            never trained.
+        gamma: weight of the helper examples, >= 0; 0.5 as in the paper for CIFAR-10.
+        far: how far the helper examples are from x, relative to x_adv, > 0; 2 as in the paper.
+
+    Raises:
+        InputError: the helper is no model, gamma < 0, far is not positive, or one of the errors of `TRADES`.
+
+    Source:
+        Rade, Moosavi-Dezfooli 2022 (ICLR, Reducing excessive margin to achieve a better accuracy vs.
+        robustness trade-off), equation 2.
     """
 
     beta: float = 2.5

@@ -16,20 +16,30 @@ from fastadv.train.recipes._common import check_objective, frozen_twin, mixture
 
 @dataclass(frozen=True)
 class HiddenFGSM:
-    """weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), where h is what enters a hidden layer.
+    """Goodfellow's objective on the input h of a hidden layer in place of the image.
 
-    module: the name of the layer that h enters, as in `model.named_modules()`, or its number in a Sequential.
-    Of Maxout, "hidden.1" has the units of the first layer, and "linear" those of the last. The direction is
-    that of the model in eval mode with the current weights, and no gradient flows through it.
-    label_smoothing is that of J, not of the attack. loss is J: "ce" or "bce", as in Standard.
+    It is weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), the mean over the batch.
 
-    A radius in hidden units means little where these have no bound: the network then learns to make its
+    The direction is that of the model in eval mode with the current weights, and no gradient flows through
+    it. A radius in hidden units means little where these have no bound: the network then learns to make its
     activations large. Goodfellow et al. found it usually better to perturb the input, for which there is
     FGSMTraining, and their best results with hidden layers never perturbed the last one.
 
-    Raises InputError for a radius that is not positive, a weight outside [0, 1], another loss, and, with the
-    first batch, for a model that has no such module, or does not run it once, on a tensor.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6.
+    Args:
+        module: the name of the layer that h enters, as in `model.named_modules()`, or its number in a
+            Sequential. Of Maxout, "hidden.1" has the units of the first layer, and "linear" those of the
+            last.
+        radius: in units of h, > 0.
+        weight: of the clean loss, in [0, 1].
+        label_smoothing: that of J, not of the attack, in [0, 1).
+        loss: J, "ce" or "bce", as in `Standard`.
+
+    Raises:
+        InputError: the radius is not positive, a weight is outside [0, 1], another loss; with the first
+            batch, the model has no such module, or does not run it once, on a tensor.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6.
     """
 
     module: str | int

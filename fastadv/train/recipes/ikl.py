@@ -18,16 +18,30 @@ class IKL(NearPredictions):
     """J(x, y) + beta · M + soft · H, the improved KL divergence (DKL) of clean and adversarial logits.
 
     H is the mean cross-entropy of p(x_adv) with p(x) held fixed, at the temperature. M compares differences
-    of logits, Σ w_j w_k ((z_j - z_k) - (z'_j - z'_k))² / 4 over pairs of classes and samples, divided by
-    Σ w_j w_k; both networks move in it. The weights w of a sample are those of its class: the mean p(x) of
-    the images of that class over the last epoch, at the temperature, to the power `power`; 1 / K in the
-    first. They are kept in the run's state. Called as a loss, in a loop of one's own, the recipe has weights
-    1 / K throughout. x_adv maximizes KL(p(x) || p(x_adv)), as in TRADES, which has H's gradient.
+    of logits, Σ w_j w_k ((z_j - z_k) - (z'_j - z'_k))² / 4 over pairs of classes and samples, divided by Σ
+    w_j w_k; both networks move in it. The weights w of a sample are those of its class: the mean p(x) of the
+    images of that class over the last epoch, at the temperature, to the power `power`; 1 / K in the first.
+    They are kept in the run's state. Called as a loss, in a loop of one's own, the recipe has weights 1 / K
+    throughout. x_adv maximizes KL(p(x) || p(x_adv)), as in TRADES, which has H's gradient.
 
-    label_smoothing is that of J. Raises InputError for beta < 0, soft < 0, a temperature or a power that is
-    not positive, and where TRADES does.
-    Source: Cui et al. 2024 (arXiv 2305.13948), equation 9, normalized as in the authors' second version,
-    whose beta, soft and temperature these are (power is 1 or 0.2 there).
+    Args:
+        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2.5 · radius / steps.
+        beta: weight of M, >= 0.
+        label_smoothing: that of J, in [0, 1).
+        start: "near" starts at x + 0.001 · N(0, 1), "uniform" anywhere in the ball.
+        soft: weight of H, >= 0.
+        temperature: of p, > 0.
+        power: of the class weights, > 0; 1 or 0.2 in the authors' code.
+
+    Raises:
+        InputError: beta < 0, soft < 0, a temperature or a power is not positive, or one of the errors of
+            `TRADES`.
+
+    Source:
+        Cui et al. 2024 (arXiv 2305.13948), equation 9, normalized as in the authors' second version, whose
+        beta, soft and temperature are the defaults.
     """
 
     beta: float = 20.0
@@ -51,7 +65,14 @@ class IKL(NearPredictions):
         return self._loss((clean, adversarial), y, weights, weights)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the network, and add what it says of each class to the state."""
+        """Take one step on the network, and add its mean answer for each class to the state.
+
+        Args:
+            at: the batch.
+
+        Returns:
+            The mean loss of each part of the batch.
+        """
 
         def passed(part: BatchPart) -> tuple[Tensor, Tensor]:
             with part.autocast():

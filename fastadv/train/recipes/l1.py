@@ -13,15 +13,22 @@ from fastadv.train.recipes.standard import Standard
 
 @dataclass(frozen=True)
 class WeightDecayL1:
-    """The loss of `recipe` + coefficient · the sum of |w| over the weights of the first layer.
+    """The loss of `recipe` + coefficient · the sum of `|w|` over the weights of the first layer.
 
     The first layer is the model's first parameter with two dimensions or more. For logistic regression, FGSM
     training subtracts radius · the same sum inside the loss, where it fades once the margin is large; here it
-    never fades. In the paper 0.0025 was already too much for a maxout network.
+    never fades.
 
-    Raises InputError for a coefficient that is not positive, a recipe that owns its step, and, with the first
-    batch, for a model without such weights.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5.
+    Args:
+        coefficient: > 0. In the paper 0.0025 was already too much for a maxout network.
+        recipe: the recipe whose loss is taken.
+
+    Raises:
+        InputError: the coefficient is not positive, or the recipe owns its step; with the first batch, the
+            model has no such weights.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5.
     """
 
     coefficient: float

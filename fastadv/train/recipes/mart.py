@@ -23,16 +23,27 @@ class MART(NearPredictions):
 
     BCE = -log p_y(x_adv) - log(1 - p_k(x_adv)), where k is the most likely class other than y. No part is
     held fixed. x_adv maximizes the cross-entropy: `steps` projected steps from x + 0.001 · N(0, 1), as in the
-    authors' code, the noise keyed by (seed, id). step_size is in input units, by default 2.5 · radius /
-    steps. label_smoothing is that of the first term. start "uniform" draws from the ball instead.
+    authors' code, the noise keyed by (seed, id).
 
     The second term is the paper's, without a bound: its gradient by the logit of k stays near p_k where the
     network is sure of k. The authors' code takes log(1.0001 - p_k), which ends at 9.2 and whose gradient
     vanishes there.
 
-    Raises InputError for beta < 0, steps < 1, a step size that moves nothing, a radius per sample, or an
-    infinite radius without a step size.
-    Source: Wang et al. 2020 (ICLR), equations 6 to 8 and 11; beta = 5 in the paper, 6 in the authors' code.
+    Args:
+        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2.5 · radius / steps.
+        beta: weight of the second term, >= 0; 5 as in the paper, 6 in the authors' code.
+        label_smoothing: that of the first term, in [0, 1).
+        start: "near" starts at x + 0.001 · N(0, 1), "uniform" anywhere in the ball.
+
+    Raises:
+        InputError: beta < 0, steps < 1, a step size has no effect, there is a radius for each sample, or an
+            infinite radius without a step size.
+
+    Source:
+        Wang et al. 2020 (ICLR, Improving adversarial robustness requires revisiting misclassified examples),
+        equations 6 to 8 and 11.
     """
 
     beta: float = 5.0

@@ -17,13 +17,21 @@ KINDS = ("sign", "uniform")
 class InputNoise(Crafted):
     """The mean cross-entropy on noisy images, fresh in each epoch and keyed by (seed, id).
 
-    kind "sign" adds +radius or -radius to each pixel, "uniform" a number drawn uniformly between them; the
-    result is clamped to the box. Both cost as little as standard training, and gain little robustness: they
-    show what the direction of FGSM is worth. weight mixes in the loss on clean images, as in FGSMTraining.
+    The noisy image is clamped to the box. This costs as little as standard training, and gains little
+    robustness: it shows what the direction of FGSM is worth.
 
-    Raises InputError for another kind, a weight outside [0, 1], a threat other than Linf, an infinite radius,
-    or a radius per sample.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7, the control experiments.
+    Args:
+        threat: Linf with one finite radius, in input units.
+        kind: "sign" adds +radius or -radius to each pixel, "uniform" a number drawn uniformly between them.
+        weight: of the clean images, in [0, 1], as in `FGSMTraining`.
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+
+    Raises:
+        InputError: another kind, a weight outside [0, 1], a threat other than Linf, an infinite radius, or a
+            radius for each sample.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7, the control experiments.
     """
 
     threat: Linf

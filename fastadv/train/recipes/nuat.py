@@ -39,17 +39,27 @@ class NuAT(Crafted):
 
     x_adv is one step of a radius from x ± radius / 2, a sign for each pixel at random, keyed by (seed, id),
     clamped to the box before and projected on ball and box after. The step ascends J, and in every other
-    batch J + weight · the same norm. The weight grows from 0 in the first epoch to the one given after `rise`
-    epochs: in the paper all but the last 10 of 100. Called as a loss, in a loop of one's own, the recipe has
-    the whole weight, and its examples ascend J alone.
+    batch J + weight · the same norm. Called as a loss, in a loop of one's own, the recipe has the whole
+    weight, and its examples ascend J alone.
 
     Several processes take the norm over the whole batch. The authors compare with logits of x in train mode
-    while they craft; here the attacked twin is in eval mode for both, as in all recipes.
+    while they craft; here the attacked copy is in eval mode for both, as in all recipes.
 
-    Raises InputError for a threat other than Linf, an infinite radius, a radius per sample, weight < 0, or
-    rise < 1.
-    Source: Sriramanan et al. 2021 (NeurIPS, Towards efficient and effective adversarial training), equations
-    3 and 4; 4.5 is the authors' for ResNet-18 on CIFAR-10, 4 that of the FastAT benchmark.
+    Args:
+        threat: Linf with one finite radius, in input units.
+        weight: of the norm, >= 0; 4.5 is the authors' for ResNet-18 on CIFAR-10, 4 that of the FastAT
+            benchmark.
+        rise: epochs in which the weight grows from 0 to the one given, >= 1: in the paper all but the last 10
+            of 100.
+        label_smoothing: that of J, in [0, 1).
+
+    Raises:
+        InputError: a threat other than Linf, an infinite radius, a radius for each sample, weight < 0, or
+            rise < 1.
+
+    Source:
+        Sriramanan et al. 2021 (NeurIPS, Towards efficient and effective adversarial training), equations 3
+        and 4.
     """
 
     threat: Linf
@@ -73,7 +83,14 @@ class NuAT(Crafted):
         return self._loss(passed, nuclear_direction(passed[1]), y, self.weight)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the weights, with the weight of this epoch."""
+        """Take one step on the weights, with the weight of this epoch.
+
+        Args:
+            at: the batch.
+
+        Returns:
+            The mean loss of each part of the batch.
+        """
         weight = self.weight * min(at.epoch - 1, self.rise) / self.rise
         frozen = frozen_twin(at.model)
 

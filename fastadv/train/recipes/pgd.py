@@ -24,20 +24,41 @@ from fastadv.train.recipes.base import Crafted
 class PGDTraining(Crafted):
     """Madry's objective: the mean cross-entropy after `steps` projected steps of ascent on `loss`.
 
-    step_size is in input units, by default 2.5 · radius / steps (rounded up to whole coordinates for L0). A
-    random start is drawn uniformly from the ball, keyed by (seed, id). weight mixes in the loss on clean
-    images, as in FGSMTraining. craft_smoothing smooths the labels while examples are crafted, with loss "ce".
-    start_length is the `length` of `Threat.random_start`.
+    A random start is drawn from the ball, keyed by (seed, id). A network with BatchNorm needs clean images
+    where the radius is large (MNIST at 0.3): adversarial ones then have other statistics, and it would
+    misclassify clean ones. Either give `weight` a value, or set `statistics` to "both".
 
-    A network with BatchNorm needs clean images where the radius is large (MNIST at 0.3): adversarial ones
-    then have other statistics, and it would misclassify clean ones. Either some weight, or statistics
-    "both": after the pass of x_adv, one of x without a gradient, which running statistics see. Code of the
-    field that logs clean accuracy while it trains does that without saying so.
+    Args:
+        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0).
+        random_start: whether to start at a random point of the ball, rather than at x.
+        loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets)
+            -> [B].
+        weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+        craft_smoothing: of the labels while examples are crafted, with loss "ce", in [0, 1).
+        start_length: the `length` of `Threat.random_start`.
+        statistics: which images the running statistics of BatchNorm see: "adversarial", or "both": after the
+            pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
+            latter without saying so.
 
-    Raises InputError for steps < 1, a step size that is not positive and finite or too short to move
-    anything, a weight outside [0, 1], other statistics or another length, a smoothing outside [0, 1),
-    a radius per sample, or an infinite radius with a random start or without a step size.
-    Source: Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
+    Raises:
+        InputError: steps < 1, a step size that is not positive and finite or has no effect, a weight outside
+            [0, 1], other statistics or another length, a smoothing outside [0, 1), a radius for each sample,
+            or an infinite radius with a random start or without a step size.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> recipe = fa.train.PGDTraining(fa.L2(0.5), steps=3)
+        >>> loss = recipe(model, digits.x, digits.y, seed=0)  # as in a loop of your own
+        >>> loss.requires_grad, loss.ndim
+        (True, 0)
+
+    Source:
+        Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
     """
 
     threat: Threat

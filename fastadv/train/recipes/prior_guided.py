@@ -22,18 +22,28 @@ class PriorGuidedTraining:
     f are the logits, x_adv is one step of ascent from `start`, and that is x plus the perturbation kept for
     this sample. In an epoch that begins a cycle of `reset` epochs it is ±radius at random, keyed by (seed,
     id). What is kept for the next epoch is a step from `start` along m = momentum · m + gradient; gradients
-    are scaled to a mean magnitude of 1 in each sample (the authors: in the batch). momentum 0 is FGSM-EP,
-    which keeps x_adv itself. step_size is the radius by default.
+    are scaled to a mean magnitude of 1 in each sample (the authors: in the batch).
 
     As in the authors' code, the pass at `start` is one in the network's own mode, used for the input gradient
     and for the loss, and what is kept is not moved along with an augmentation. The training set's
-    perturbations and m are held in half precision on the model's device, and lie in the checkpoint. Where
-    they are more than 64 MiB, checkpoints are written only as often as that takes 2% of the time, and at the
-    end: a run that is killed goes on, bit for bit, from the last one.
+    perturbations and m are held in half precision on the model's device, and are part of the checkpoint.
+    Where they are more than 64 MiB, checkpoints are written only as often as that takes 2% of the time, and
+    at the end: a run that is killed resumes, bit for bit, from the last one.
 
-    Raises InputError for a threat other than Linf, an infinite radius, a radius per sample, a step size that
-    moves nothing, momentum outside [0, 1], consistency < 0, or reset < 1.
-    Source: Jia et al. 2022 (arXiv 2207.08859), section 3 and algorithm 3.
+    Args:
+        threat: Linf with one finite radius, in input units.
+        step_size: in input units; None is the radius.
+        momentum: in [0, 1]; 0 is FGSM-EP, which keeps x_adv itself.
+        consistency: weight of the second term, >= 0.
+        reset: epochs of a cycle, >= 1.
+        label_smoothing: that of J, in [0, 1).
+
+    Raises:
+        InputError: a threat other than Linf, an infinite radius, a radius for each sample, a step size
+            without effect, momentum outside [0, 1], consistency < 0, or reset < 1.
+
+    Source:
+        Jia et al. 2022 (arXiv 2207.08859), section 3 and algorithm 3.
     """
 
     threat: Linf
@@ -56,7 +66,14 @@ class PriorGuidedTraining:
         check_objective(self.label_smoothing)
 
     def step(self, at: Step) -> list[Tensor]:
-        """Take one step on examples that begin where the last ones of these samples ended."""
+        """Take one step on examples that begin where the last ones of these samples ended.
+
+        Args:
+            at: the batch.
+
+        Returns:
+            The mean loss of each part of the batch.
+        """
         losses, kept, summed = zip(*at.each(lambda part: self._pass(part, at.samples)), strict=True)
         at.backward(losses)
         at.descend()

@@ -17,20 +17,27 @@ DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}
 
 @dataclass(frozen=True)
 class RobustLogistic:
-    """The mean of softplus(radius · |w| - y (w x + b)) for y = -1, 1, with the dual norm of w.
+    """The mean of `softplus(radius · |w| - y (w x + b))` for y = -1, 1, with the dual norm of w.
 
     This is the cross-entropy at the worst point of the ball, exactly, so no example is crafted and a step
     costs that of standard training: L1 of w for an L∞ threat, L2 for L2, the largest weight for L1. For L∞ it
     equals FGSM training. Unlike L1 decay (`WeightDecayL1`), the penalty is inside the loss, and fades once
     the margin is large. As in the paper, only the ball counts: where the box cuts it, this is an upper bound.
-
     The model is `LogisticRegression`, `SoftmaxRegression` with two classes, or a Sequential of Flatten and
-    Linear with two outputs. weight mixes in the loss on clean images, as in FGSMTraining.
+    Linear with two outputs.
 
-    Raises InputError for a weight outside [0, 1], an L0 threat, an infinite radius, or a radius per sample,
-    and, with the first batch, for another model.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5, whose printed formula has radius ·
-    |w| inside the bracket, which is right for y = 1 alone.
+    Args:
+        threat: Linf, L2 or L1 with one finite radius, in input units.
+        weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
+        label_smoothing: the share of each label that is spread over both classes, in [0, 1).
+
+    Raises:
+        InputError: a weight outside [0, 1], an L0 threat, an infinite radius, or a radius for each sample;
+            with the first batch, another model.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5, whose printed formula has `radius ·
+        |w|` inside the bracket, which is right for y = 1 alone.
     """
 
     threat: Threat

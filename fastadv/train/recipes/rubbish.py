@@ -15,17 +15,25 @@ from fastadv.train.recipes.standard import Standard
 
 @dataclass(frozen=True)
 class RubbishTraining:
-    """The loss of `recipe` + weight · the loss of calling noise a class, the mean over the batch.
+    """The loss of `recipe` + weight · a loss that penalizes confident predictions on noise.
 
     The noise is N(0, 1) in every pixel, as many images as the batch has, fresh in each epoch and keyed by
-    (seed, id). loss says what a model should answer: "ce", that all classes are equally likely (the
-    cross-entropy with the uniform distribution); "bce", that it is none of them, for models that give each
-    class a probability of its own (`fa.models.Sigmoids`, `fa.models.RBF`). In BatchNorm, noise is normalized
-    by the running statistics, as it will be in tests, and does not enter them.
+    (seed, id). In BatchNorm, noise is normalized by the running statistics, as it will be in tests, and does
+    not enter them.
 
-    Raises InputError for a weight that is not positive, another loss, and a recipe that owns its step.
-    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), appendix A, which calls such images rubbish
-    class examples; Hendrycks et al. 2019 (arXiv 1812.04606), outlier exposure, for "ce".
+    Args:
+        recipe: the recipe whose loss is taken.
+        weight: of the loss on noise, > 0.
+        loss: what a model should answer: "ce", that all classes are equally likely (the cross-entropy with
+            the uniform distribution); "bce", that it is none of them, for models that give each class a
+            probability of its own (`fa.models.Sigmoids`, `fa.models.RBF`).
+
+    Raises:
+        InputError: the weight is not positive, another loss, or the recipe owns its step.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), appendix A, which calls such images rubbish class
+        examples; Hendrycks et al. 2019 (arXiv 1812.04606), outlier exposure, for "ce".
     """
 
     recipe: Recipe = Standard()  # noqa: RUF009 - frozen

@@ -13,15 +13,24 @@ class SCORE(NearPredictions):
     """The mean of ‖p(x) - y‖² + beta · ‖p(x_adv) - p(x)‖², where y is one-hot, or smoothed.
 
     x_adv maximizes the same distance: `steps` projected steps, with p(x) of the eval-mode network held fixed.
-    They start anywhere in the ball, as in the authors' code; with start "near" at x + 0.001 · N(0, 1).
-    A distance that obeys the triangle inequality leaves the best model of clean images the best robust one,
-    where KL does not. step_size is in input units, by default 2.5 · radius / steps. label_smoothing spreads a
-    share of each label over all classes; the authors' 0.1 is spread over the others. beta has no default in
-    the authors' code.
+    With a distance that obeys the triangle inequality the best model of clean images remains the best robust
+    one, which does not hold for KL. The authors' label smoothing of 0.1 is spread over the other classes
+    only.
 
-    Raises InputError for beta < 0, steps < 1, a step size that moves nothing, a radius per sample, another
-    start, or an infinite radius.
-    Source: Pang et al. 2022 (arXiv 2202.10103), section 4, the squared error (LSE) in place of KL.
+    Args:
+        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2.5 · radius / steps.
+        beta: weight of the second term, >= 0. It has no default in the authors' code.
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+        start: "uniform" starts anywhere in the ball, as in the authors' code; "near" at x + 0.001 · N(0, 1).
+
+    Raises:
+        InputError: beta < 0, steps < 1, a step size has no effect, there is a radius for each sample, another
+            start, or an infinite radius.
+
+    Source:
+        Pang et al. 2022 (arXiv 2202.10103), section 4, the squared error (LSE) in place of KL.
     """
 
     beta: float = 4.0

@@ -11,11 +11,14 @@ from fastadv.train.recipes._common import check_objective, mean_loss
 class Standard:
     """The mean cross-entropy on the images as they are.
 
-    label_smoothing: the share of each label that is spread over all classes, in [0, 1).
-    loss: "ce", the cross-entropy of the softmax, or "bce", the sum over classes of those of a sigmoid each,
-    for models that give each class a probability of its own (`fa.models.Sigmoids`, `fa.models.RBF`).
+    Args:
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+        loss: "ce", the cross-entropy of the softmax, or "bce", the sum over classes of those of a sigmoid
+            each, for models that give each class a probability of its own (`fa.models.Sigmoids`,
+            `fa.models.RBF`).
 
-    InputError for other values.
+    Raises:
+        InputError: a value is outside its range.
     """
 
     label_smoothing: float = 0.0

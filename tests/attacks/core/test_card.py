@@ -31,11 +31,16 @@ def test_what_an_attack_says_of_its_arguments_is_shown_whole() -> None:
             power: of the step,
                 in two lines.
 
-        An end.
+        Raises:
+            ValueError: it cannot.
+
+        Source:
+            A paper.
         """
 
     shown = str(attack.__doc__)
     assert shown.startswith("Do something.\n\nArgs:\n    model: classifier or Frozen;")
     assert "\n    power: of the step,\n        in two lines.\n    targets: " in shown
     assert "\n    ids: int [B], sample numbers" in shown
-    assert "\n\nAn end.\n\nWhere nothing was broken" in shown
+    assert "\n\nReturns:\n    An `AttackResult`" in shown
+    assert shown.endswith("\n\nRaises:\n    ValueError: it cannot.\n\nSource:\n    A paper.")

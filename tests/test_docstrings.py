@@ -1,0 +1,146 @@
+"""Docstrings of public names: one style, every argument described, and examples that run."""
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+from test_repository import public_objects
+
+SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")  # in this order
+HEADING = re.compile(r"^([A-Z]\w+):$", re.MULTILINE)
+# what Sphinx takes for a substitution, a reference or emphasis, outside of backticks
+MARKUP = re.compile(r"(?<![\w|])\|[^|\s][^|\n]*\||\b\w+_(?![\w`])|(?<![\w*])\*+\w")
+# documented, and not among the packages of `public_objects`
+MODULES = ("fastadv.errors", "fastadv.evaluation.figures", "fastadv.losses", "fastadv.rng")
+# the names that users meet first
+EXAMPLES = """
+fastadv: Linf L2 L1 L0 freeze Frozen evaluate accuracy_against_radius bootstrap optimality backends
+fastadv.attacks: fgsm pgd bim mim apgd autoattack square cw ddn fmn ead fab deepfool hopskipjump boundary
+    minimum_radius transfer last_iterate estimated_gradient indicators AttackResult ConfidentlyWrong
+fastadv.evaluation: Table Curve.from_distances
+fastadv.train: fit epochs PGDTraining TRADES FastTraining AWP craft
+fastadv.data: load ImageSet pairs batches hold_out
+fastadv.data.construct: robust non_robust random_target fixed_shift
+fastadv.models: create adapt bpda ABS
+fastadv.features: usefulness
+fastadv.ops: linf_step project_l2 logit_loss
+fastadv.losses: loss_and_grad
+fastadv.rng: bits uniform normal signs integers permutation derive
+"""
+SHOWN = [
+    f"{module}.{name}"
+    for module, names in re.findall(r"^([\w.]+): ((?:.*\n)(?:    .*\n)*)", EXAMPLES, re.MULTILINE)
+    for name in names.split()
+]
+LINES = 8  # of an example
+
+
+def documented() -> Iterator[tuple[str, object]]:
+    """Every public function, class and method, with its name; what two names name comes twice."""
+    yield from public_objects()
+    for name in MODULES:
+        for part, value in vars(importlib.import_module(name)).items():
+            home = str(getattr(value, "__module__", ""))
+            if not part.startswith("_") and home.startswith(name) and callable(value):
+                yield f"{name}.{part}", value
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of a docstring by their heading, in order; what comes before the first is under ""."""
+    first, *rest = HEADING.split(text)
+    return {"": first, **dict(zip(rest[::2], map(textwrap.dedent, rest[1::2]), strict=True))}
+
+
+def arguments(value: object) -> set[str]:
+    """The arguments of a function, of a class that has its own, or the fields that it names."""
+    if not inspect.isclass(value):
+        return {name for name in inspect.signature(value).parameters if name not in ("self", "cls")}  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(value):
+        return {field.name for field in dataclasses.fields(value) if not field.name.startswith("_")}
+    if issubclass(value, dict | tuple):  # a TypedDict or a NamedTuple
+        return set(inspect.get_annotations(value))
+    made = vars(value).get("__init__")
+    return arguments(made) if getattr(made, "__module__", None) == value.__module__ else set()
+
+
+def raises(value: object) -> bool:
+    """Whether the function has a `raise` of its own."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(value))))  # type: ignore[arg-type]
+    raised = [ast.unparse(node.exc) for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
+    return any(error != "NotImplementedError" for error in raised)
+
+
+def faults(value: object) -> Iterator[str]:
+    """What is wrong with the docstring of a function, class or method."""
+    text = inspect.getdoc(value) or ""
+    first, parts = text.partition("\n")[0], sections(text)
+    if not first[:1].isupper() or not first.endswith("."):
+        yield f"first line {first!r}"
+    headings = [heading for heading in parts if heading]
+    if headings != [heading for heading in SECTIONS if heading in parts]:
+        yield f"sections {headings}"
+    described = re.findall(r"^(\w+): ", parts.get("Args", "") + parts.get("Attributes", ""), re.MULTILINE)
+    if missing := arguments(value) - set(described):
+        yield f"no text for {sorted(missing)}"
+    if not inspect.isclass(value):
+        returned = inspect.signature(value).return_annotation  # type: ignore[arg-type]
+        if returned not in (None, "None", inspect.Signature.empty) and "Returns" not in parts:
+            yield "no Returns"
+        if ": " in re.sub(r"`[^`]*`", "", parts.get("Returns", "")):
+            yield "a colon under Returns, before which napoleon sees a type"
+        if raises(value) and "Raises" not in parts:
+            yield "no Raises"
+    prose = "".join(part for heading, part in parts.items() if heading != "Example")
+    yield from (f"markup {found!r}" for found in MARKUP.findall(re.sub(r"`[^`]*`", "", prose)))
+
+
+def has_its_own(name: str, value: object) -> bool:
+    """Whether a text is wanted: a default has none, and that of `forward` is in the class."""
+    return not name.endswith(".forward") and not getattr(value, "__name__", "").startswith("_")
+
+
+@pytest.mark.slow
+def test_docstrings_have_one_style() -> None:
+    known = {name: value for name, value in documented() if has_its_own(name, value)}
+    found = {name: told for name, value in known.items() if (told := [*faults(value)])}
+    assert not found, "\n".join(f"{name}: {'; '.join(told)}" for name, told in found.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHOWN)
+def test_examples_of_common_names_run(name: str) -> None:
+    text = inspect.getdoc(dict(documented())[name]) or ""
+    example = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+    assert 1 < len(example.examples) <= LINES
+    said: list[str] = []
+    assert not doctest.DocTestRunner().run(example, out=said.append).failed, "".join(said)
+
+
+def test_the_check_of_docstrings_can_fail() -> None:
+    def wrong(a: int, b: int) -> int:
+        """do |x| at c_.
+
+        Returns:
+            A number: the sum.
+
+        Args:
+            a: one.
+        """
+        raise ValueError(a + b)
+
+    assert [*faults(wrong)] == [
+        "first line 'do |x| at c_.'",
+        "sections ['Returns', 'Args']",
+        "no text for ['b']",
+        "a colon under Returns, before which napoleon sees a type",
+        "no Raises",
+        "markup '|x|'",
+        "markup 'c_'",
+    ]
