@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu wheels matrix clean sanitize dist releasable
+.PHONY: help setup demo quick test bottle explore zoo axe mutate lint format typecheck bench parity gpu wheels matrix clean sanitize dist releasable
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ explore: setup  ## the property tests on fresh random examples; SEED=... repeats
 zoo: setup  ## the tests over foreign architectures, with the models of timm and Hugging Face, which `make test` skips
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'
 	$(RUN)/python -m pytest $(WORKERS) tests/zoo
+
+axe:  ## axe-core, by which the tests judge reports in Chromium, from npm; without it they skip that
+	npm install --silent --no-save --prefix build/axe axe-core@4.14.1
 
 mutate: N ?= 200
 mutate: SEED ?= 0

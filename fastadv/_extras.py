@@ -9,6 +9,7 @@ EXTRAS = {
     "matplotlib": ("plot", "figures need"),
     "torchvision": ("data", "ResNets and most data sets need"),
     "PIL": ("data", "image files need"),
+    "jinja2": ("report", "reports need"),
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }

@@ -64,17 +64,17 @@ def test_the_base_imports_no_extra():
 
 def test_the_extras_bring_what_the_calls_ask_for():
     assert {re.split(r"\W", text)[0] for text in PROJECT["dependencies"]} == BASE
-    for extra in ("cli", "plot", "data"):
+    for extra in ("cli", "plot", "data", "report"):
         asked = {NAMES.get(name, name) for name, (brings, _) in _extras.EXTRAS.items() if brings == extra}
         assert requirements(extra) == asked
-    assert {extra for extra, _ in _extras.EXTRAS.values()} == {"cli", "plot", "data"}
-    assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,studies]"]
+    assert {extra for extra, _ in _extras.EXTRAS.values()} == {"cli", "plot", "data", "report"}
+    assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,report,studies]"]
 
 
 def test_the_page_has_a_row_for_each_extra():
     page = (ROOT / "docs" / "install.md").read_text()
     rows = dict(re.findall(r"^\| `\[(\w+)\]` \| ([^|]*) \|", page, re.MULTILINE))
-    assert rows.keys() == {"cli", "plot", "data", "studies", "all"}
+    assert rows.keys() == {"cli", "plot", "data", "report", "studies", "all"}
     for package, (extra, _) in _extras.EXTRAS.items():
         assert NAMES.get(package, package) in rows[extra]
 

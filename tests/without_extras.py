@@ -16,6 +16,7 @@ from fastadv.__main__ import main  # noqa: E402
 VISION = "ResNets and most data sets need torchvision, which is not installed: pip install 'fastadv[data]'"
 IMAGES = "image files need PIL, which is not installed: pip install 'fastadv[data]'"
 FIGURES = "figures need matplotlib, which is not installed: pip install 'fastadv[plot]'"
+REPORTS = "reports need jinja2, which is not installed: pip install 'fastadv[report]'"
 COMMAND = "the command fastadv needs typer, which is not installed: pip install 'fastadv[cli]'"
 
 
@@ -32,7 +33,7 @@ fa.train.fit(model, digits, fa.train.PGDTraining(threat, steps=1), epochs=1, run
 frozen = fa.freeze(model)
 assert fa.attacks.fgsm(frozen, digits.x, digits.y, threat).success.shape == (20,)
 assert fa.attacks.pgd(frozen, digits.x, digits.y, threat, steps=2).success.shape == (20,)
-fa.evaluate(model, digits, {"FGSM": lambda *args, **more: fa.attacks.fgsm(*args, threat, **more)})
+table = fa.evaluate(model, digits, {"FGSM": lambda *args, **more: fa.attacks.fgsm(*args, threat, **more)})
 synthesis = fa.models.ABS.fit(digits, epochs=1, prior_samples=10)
 assert synthesis.infer(digits.x[:2], steps=1).loss.shape == (2, 10)
 fa.data.construct.robust(model, digits, steps=1, step_size=0.1).save("d_r")
@@ -45,6 +46,7 @@ Path("set/test/cat").mkdir(parents=True)
 Path("set/test/cat/1.png").touch()
 refused(IMAGES, lambda: fa.data.load("imagefolder", "test", data_dir="set")[0])
 refused(IMAGES, fa.data.export, digits, "png")
+refused(REPORTS, fa.evaluation.report, table, "a.html")
 refused(FIGURES, fa.figures.check_path, "a.png")
 refused(FIGURES, fa.figures.bars, {"a": {"clean": 0.5}}, "a.png")
 with redirect_stderr(StringIO()) as said:

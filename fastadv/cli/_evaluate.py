@@ -16,7 +16,8 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, plain_curves, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
+from fastadv.cli._report import write_report
+from fastadv.cli._robustbench import RobustBench, check_entry, entry_fields, write_entry
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
 from fastadv.errors import NoGradientError
@@ -37,7 +38,7 @@ from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
 
-WHOLE = ("radii", "optimality", "portfolio", "out", "external", "strict")
+WHOLE = ("radii", "optimality", "portfolio", "out", "external", "report", "strict")
 
 
 class Kept(Panel, title="Results"):
@@ -71,6 +72,11 @@ class Kept(Panel, title="Results"):
         "Write x_adv of all samples in order here, x where no attack broke one: the one tensor (pt) that "
         "RobustBench takes as an external evaluation.",
         parser=o.parse_torch, metavar="FILE",
+    )  # fmt: skip
+    report: Path | None = o.option(
+        None,
+        "Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.",
+        parser=o.parse_report, metavar="FILE",
     )  # fmt: skip
     run_dir: Path | None = o.folder(
         None,
@@ -194,7 +200,8 @@ def evaluate(
             watched = watch(named, len(dataset) // (jobs or 1), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=machine.batch_size, run_dir=run_dir, resume=results.resume,
-                keep_samples=bool(results.out or results.external), indicators=results.indicators,
+                keep_samples=bool(results.out or results.external or results.report),
+                indicators=results.indicators,
                 draws=results.draws, seed=machine.seed, rank=rank, world_size=jobs,
             )  # fmt: skip
         if jobs:
@@ -234,9 +241,12 @@ def evaluate(
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(result))})
     if results.external is not None and table.samples is not None:
         save_external(results.external, table.samples.x_adv)
+    about = said, dataset.note
     if benchmark.robustbench is not None:
-        about = said, dataset.note
         write_entry(benchmark.robustbench, table, entered, images.data, network.model, *about)
+    if results.report is not None:
+        fields = entry_fields(table, named, images.data, network.model, *about)
+        write_report(results.report, table, net, dataset, network.model, curves, fields, machine.seed, config)
     doubt = table.indicators is not None and not table.indicators.clean
     with ending(DOUBTFUL if results.strict and doubt else 0):
         yield result
@@ -252,7 +262,9 @@ def evaluate(
         if order is not None:
             say(str(order))
         files = {"adversarial examples": results.out, "adversarial images": results.external}
-        say_where({**files, "figure": results.figure, "entry": benchmark.robustbench})
+        say_where(
+            {**files, "figure": results.figure, "entry": benchmark.robustbench, "report": results.report}
+        )
 
 
 def _draw(

@@ -15,6 +15,7 @@ from fastadv.data._places import data_folder
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
+from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS, Threat
 
 Split = Literal["train", "test"]
@@ -123,6 +124,13 @@ def parse_torch(text: str) -> Path:
     """Check the name of a torch file to write."""
     if not text.endswith(".pt"):
         refuse(f"expected the name of a torch file, such as adv.pt, got {text!r}.")
+    return parse_out(text)
+
+
+def parse_report(text: str) -> Path:
+    """Check the name of a report to write, and that reports can be made, before the work."""
+    with usage():
+        check_report(text)
     return parse_out(text)
 
 

@@ -24,6 +24,7 @@ from fastadv.runs.card import card
 from fastadv.runs.files import write_text
 
 NORMS = ("linf", "l2")
+STANDARD = {"version": "standard", "eot": 1}  # of autoattack, for an entry
 TABLES = ", ".join(
     [*(f"--data {data} --norm {norm}" for data, norm in RADII), *(f"--data {data}" for data in CORRUPTED)]
 )
@@ -177,7 +178,7 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
     found = [attack for attack in named.values() if attack.name == "autoattack"]
     if len(found) != 1:
         o.refuse("--robustbench takes the result of autoattack: name it once, -a autoattack.")
-    for key, value in {"version": "standard", "eot": 1}.items():
+    for key, value in STANDARD.items():
         if (given := found[0].config.get(key, value)) != value:
             o.refuse(f"--robustbench needs {key}={value} of autoattack, got {given}.")
     if found[0].norm not in NORMS:
@@ -206,11 +207,33 @@ def write_entry(
 
     The footnote says which gradients were replaced, and the `note` of the data set.
     """
+    _write(path, _entry(table, attack, data, model, about, note))
+
+
+def entry_fields(
+    table: Table, named: Mapping[str, NamedAttack], data: str, model: str, about: Mapping[str, Any],
+    note: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is known of the entry of an evaluation, also where that is none of RobustBench's."""
+    found = [attack for attack in named.values() if attack.name == "autoattack" and _standard(attack)]
+    if len(found) == 1 and found[0].norm in NORMS:
+        return _entry(table, found[0], data, model, about, note)
+    notes = in_words(table.replaced) if table.replaced else None, note
+    return {"dataset": data.partition(":")[0], "architecture": model, **_footnoted(about, *notes)}
+
+
+def _standard(attack: NamedAttack) -> bool:
+    return all(attack.config.get(key, value) == value for key, value in STANDARD.items())
+
+
+def _entry(
+    table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any], note: str | None
+) -> dict[str, Any]:
     row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
     accuracies = table.clean_accuracy, row.robust_accuracy
     about = _footnoted(about, in_words(table.replaced) if table.replaced else None, note)
     dataset = data.partition(":")[0]
-    _write(path, entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about))
+    return entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
 
 
 def _footnoted(about: Mapping[str, Any], *notes: str | None) -> dict[str, Any]:

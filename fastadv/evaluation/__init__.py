@@ -12,6 +12,7 @@ from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.merge import merge
 from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio
+from fastadv.evaluation.report import report
 from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.submission import Submission, global_optimality, read_best
@@ -51,6 +52,7 @@ __all__ = [
     "optimality",
     "portfolio",
     "read_best",
+    "report",
     "save_external",
     "transfer_matrix",
 ]

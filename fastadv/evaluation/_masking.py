@@ -19,7 +19,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.evaluation._outcome import Attack, Part, bound
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.table import Row
-from fastadv.threat import THREATS, Threat
+from fastadv.threat import Threat
 
 PART = "indicators"
 RAISED = ("zero_gradient", "square", "randomized")  # warnings that count whatever their share
@@ -65,9 +65,6 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
     unseeing = torch.full_like(row.broken, not row.backwards)
     if row.components is not None and row.backwards:
         unseeing = row.components.by_any_of(blind(row.components.costs))
-    told = [part.told["threat"] for part in parts if "threat" in part.told]
-    same = bool(told) and all(each == told[0] for each in told)
-    norm, radius, *box = told[0] if same else ("", 0.0)
     return Evidence(
         broken=row.broken,
         blind=row.broken & unseeing,
@@ -76,7 +73,7 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
         refuted=whole["refuted"],
         gradient=row.backwards > 0,
         passes=row.forwards + row.backwards,
-        threat=THREATS[norm](radius, tuple(box)) if same else None,
+        threat=row.threat,
     )
 
 

@@ -19,7 +19,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.table import Row
-from fastadv.threat import Threat
+from fastadv.threat import THREATS, Threat
 
 Attack = Callable[..., AttackResult]
 """(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
@@ -236,7 +236,17 @@ def row(
         remarks=_said(part.told.get("remarks", ()) for part in parts),
         components=components,
         draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
+        threat=_threat(parts),
     )
+
+
+def _threat(parts: Sequence[Part]) -> Threat | None:
+    """Return the threat of all batches; None where they had none, several, or one of the caller's own."""
+    told = [part.told["threat"] for part in parts if "threat" in part.told]
+    if not told or any(each != told[0] for each in told):
+        return None
+    norm, radius, *box = told[0]
+    return THREATS[norm](radius, tuple(box)) if norm in THREATS else None
 
 
 def all_draws(parts: Sequence[dict[str, Tensor]], verdict: Tensor, drawing: Drawing) -> Draws | None:

@@ -65,7 +65,7 @@ def entry(
     measured: dict[str, Any] = {
         "dataset": dataset,
         "architecture": architecture,
-        "eps": threat and _radius(threat),
+        "eps": threat and radius_text(threat),
         "clean_acc": _percentage(clean_accuracy),
         "autoattack_acc" if threat else "corruptions_acc": _percentage(accuracy),
     }
@@ -160,7 +160,7 @@ def _percentage(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def _radius(threat: Threat) -> str:
+def radius_text(threat: Threat) -> str:
     """Write the radius as the leaderboards do: 8/255 in Linf where it is a whole number of levels."""
     radius = float(threat.radius)
     levels = radius * 255

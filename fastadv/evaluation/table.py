@@ -15,6 +15,7 @@ from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.text import aligned, in_markdown, number, percent
+from fastadv.threat import Threat
 
 DENOMINATORS = (
     "accuracy over all samples, broken over the initially correct; "
@@ -51,6 +52,7 @@ class Row:
         remarks: notes of the attack on what it did and left out.
         components: which component broke each sample, where the attack consists of others.
         draws: the model's draws at each x_adv, where there were several.
+        threat: the ball and box of the attack, with one radius for all samples; None where that is not known.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Row:
     remarks: tuple[str, ...] = ()
     components: Components | None = field(default=None, repr=False)
     draws: Draws | None = field(default=None, repr=False)
+    threat: Threat | None = field(default=None, repr=False)
 
     @property
     def robust_accuracy(self) -> float:

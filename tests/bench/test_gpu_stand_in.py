@@ -16,7 +16,7 @@ from fastadv.ops.registration.library import CARDS, triton_launcher
 from runs import CPU, ran
 from runs import session as made
 
-triton = pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
+triton = pytest.importorskip("triton", "3.6", reason="Triton 3.6 or later is not installed")
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU `make gpu` itself runs them"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy, in the interpreter

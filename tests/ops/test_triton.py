@@ -10,7 +10,7 @@ import fastadv.ops  # noqa: F401
 from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import CARDS, results_of, triton_launcher
 
-triton = pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
+triton = pytest.importorskip("triton", "3.6", reason="Triton 3.6 or later is not installed")
 
 from fastadv.ops.triton._common import is_interpreted  # noqa: E402
 

@@ -1,0 +1,161 @@
+"""Accuracy against radius as coordinates: attacks above, what is proved below, intervals as bands."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastadv.evaluation.curve import Curve
+from fastadv.evaluation.intervals import clopper_pearson
+from fastadv.evaluation.report.grid import Grid, with_interval
+from fastadv.evaluation.report.verdict import Group, comparable
+from fastadv.evaluation.table import Table
+from fastadv.evaluation.text import percent
+
+LEFT, TOP, RIGHT, BOTTOM = 46, 12, 388, 232  # of the axes, in the units of the drawing
+MOST, POINTS, TOLD = 6, 120, 11  # lines; radii of a line; radii of the table beside it
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with its interval, as points of a drawing: `band` is a polygon."""
+
+    name: str
+    points: str
+    band: str
+    dots: Sequence[tuple[float, float]]  # of the radii that were measured, where they are few
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An attack with a budget: a point and the ends of its interval."""
+
+    name: str
+    across: float
+    up: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing for one norm. between: the polygon from what is proved up to what attacks leave."""
+
+    symbol: str
+    lines: Sequence[Line]
+    marks: Sequence[Mark]
+    between: str
+    radii: Sequence[tuple[float, str]]
+    shares: Sequence[tuple[float, str]]
+    grid: Grid
+    left_out: int
+
+
+def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tensor | None) -> Chart | None:
+    """Return the drawing for the norm of a group; None where one radius alone was measured.
+
+    curves: by the names of attacks, or by others; those of attacks in another norm are left out.
+    """
+    if group.threat is None:
+        return None
+    rows = [row for row in table.rows if comparable(row.threat, group.threat)]
+    others = {row.name for row in table.rows} - {row.name for row in rows}
+    minimal = [row for row in rows if row.minimum_norm]
+    drawn = {
+        name: curve for name, curve in curves.items() if name not in others | {row.name for row in minimal}
+    }
+    budgets = [row for row in rows if row.threat is not None and row.threat.finite and not row.minimum_norm]
+    if not minimal and not drawn and bounds is None:
+        return None
+    ends = [float(row.threat.radius) for row in budgets if row.threat is not None]
+    ends += [float(curve.radii[-1]) for curve in drawn.values()] + [_far(row.distance) for row in minimal]
+    ends += [] if bounds is None else [_far(bounds)]
+    right = max(ends, default=1.0) or 1.0
+    radii = np.linspace(0, right, POINTS + 1)
+    known: dict[str, Curve] = {}
+    if minimal and len(rows) > 1:
+        known["all attacks"] = Curve.from_distances(group.nearest(table), radii)
+    if len(minimal) > 1 or len(rows) == 1:
+        known |= {row.name: Curve.from_distances(row.distance, radii) for row in minimal}
+    known |= drawn
+    left_out = max(0, len(known) - MOST + (bounds is not None))
+    known = dict(list(known.items())[: MOST - (bounds is not None)])
+    proved = None if bounds is None else Curve.from_certificates(bounds, table.correct, radii)
+    if proved is not None:
+        known["proved"] = proved
+    lines = [_line(name, curve, table.n, right, name in drawn) for name, curve in known.items()]
+    marks = [
+        Mark(
+            row.name, _across(float(row.threat.radius), right), _up(row.robust_accuracy),
+            *(_up(end) for end in row.accuracy_interval),
+        )
+        for row in budgets
+        if row.threat is not None and row.name not in drawn
+    ]  # fmt: skip
+    first = next(iter(known.values()))
+    between = _polygon(first, proved, right) if proved is not None and first is not proved else ""
+    return Chart(
+        group.threat.symbol, lines, marks, between,
+        [(_across(at, right), f"{at:.2g}") for at in _ticks(right)],
+        [(_up(share), f"{share:.0%}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],
+        _grid(known, table.n, right, sorted({float(at) for curve in drawn.values() for at in curve.radii})),
+        left_out,
+    )  # fmt: skip
+
+
+def _far(distance: Tensor) -> float:
+    """Return the distance up to which the axis goes: that of nearly all samples that have one."""
+    known = distance[distance.isfinite()]
+    return float(known.double().quantile(0.98)) if len(known) else 0.0
+
+
+def _across(radius: float, right: float) -> float:
+    return round(LEFT + (RIGHT - LEFT) * radius / right, 1)
+
+
+def _up(share: float) -> float:
+    return round(BOTTOM - (BOTTOM - TOP) * share, 1)
+
+
+def _line(name: str, curve: Curve, samples: int, right: float, measured: bool) -> Line:
+    low, high = curve.band(samples)
+    dots = [(_across(at, right), _up(share)) for at, share in zip(*curve, strict=True)] if measured else []
+    return Line(name, _points(curve, right), _polygon(low, high, right), dots)
+
+
+def _points(curve: Curve, right: float) -> str:
+    return " ".join(
+        f"{_across(at, right)},{_up(share)}" for at, share in zip(curve.radii, curve.accuracy, strict=True)
+    )
+
+
+def _polygon(low: Curve, high: Curve, right: float) -> str:
+    back = Curve(high.radii[::-1], high.accuracy[::-1])
+    return f"{_points(low, right)} {_points(back, right)}"
+
+
+def _ticks(right: float) -> NDArray[np.float64]:
+    """Return round radii, four to eight of them."""
+    power = 10.0 ** math.floor(math.log10(right))
+    step = next(step * power for step in (2, 1, 0.5, 0.2, 0.1) if right / (step * power) >= 4)
+    return np.arange(0, right * (1 + 1e-9), step)
+
+
+def _grid(known: Mapping[str, Curve], samples: int, right: float, tried: Sequence[float]) -> Grid:
+    """Return the same as a table: at the radii that were tried, else at some of the axis."""
+    at = tried or np.linspace(0, right, TOLD).tolist()
+    lines = []
+    for radius in at:
+        cells = []
+        for curve in known.values():
+            if radius < curve.radii[0]:
+                cells.append("-")
+                continue
+            share = curve.at(radius)
+            low, high = clopper_pearson(round(share * samples), samples)
+            cells.append(with_interval(percent(share), [percent(low), percent(high)]))
+        lines.append([f"{radius:.4g}", *cells])
+    return Grid("Accuracy at each radius, with its 95% interval", ["radius", *known], lines)

@@ -1,0 +1,64 @@
+"""Attacks by classes: the accuracy of each class, the worst first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.masking.evidence import SLACK
+from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.text import number, percent
+from fastadv.threat import Threat
+
+MOST = 25  # classes that are shown
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The head, and of each class its name, its number of samples and its accuracies: text and share lost."""
+
+    head: Sequence[str]
+    lines: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]
+    classes: int  # with samples
+
+
+def class_name(label: int, classes: Sequence[str] | None) -> str:
+    """Name a class by its place among `classes`, else by its number."""
+    return str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
+
+
+def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> Heat | None:
+    """Return the accuracy of each class without an attack and under each; None without labels.
+
+    An attack without a radius of its own counts within that of `threat`, or else within its median distance.
+    """
+    if table.samples is None or not table.rows:
+        return None
+    y = table.samples.y
+    broken = {"no attack": ~table.correct} | dict(_broken(row, threat) for row in table.rows)
+    if len(table.rows) > 1:
+        broken["worst of all"] = torch.stack(list(broken.values())).any(0)
+    kept = (table.correct[:, None] & ~torch.stack(list(broken.values()), 1)).double()
+    shares = {label: kept[y == label].mean(0).tolist() for label in sorted(set(y.tolist()))}
+    worst = sorted(shares, key=lambda label: (shares[label][-1], shares[label][0], label))
+    lines = [
+        (class_name(label, classes), int((y == label).sum()), [_cell(share) for share in shares[label]])
+        for label in worst[:MOST]
+    ]
+    return Heat(list(broken), lines, len(shares))
+
+
+def _cell(share: float) -> tuple[str, int]:
+    return percent(share, 0 if share in (0, 1) else 1), round(100 * (1 - share))
+
+
+def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
+    """Return the name of a column and bool [n], what the attack broke within the radius that counts."""
+    if row.threat is None or row.threat.finite:
+        return row.name, row.broken
+    if threat is not None and threat.finite and threat.norm == row.threat.norm:
+        radius = float(threat.radius)
+    else:
+        radius = row.median_distance
+    return f"{row.name} within {number(radius)}", row.broken & (row.distance <= radius * (1 + SLACK))

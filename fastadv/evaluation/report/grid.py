@@ -1,0 +1,77 @@
+"""Tables of the page: the head, the lines, and those of the attacks and of what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastadv.evaluation.robustbench import radius_text
+from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.text import number, percent
+from fastadv.threat import Threat
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: its caption, the head, and the lines, of which the first cell is the name."""
+
+    caption: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+def threat_text(threat: Threat | None) -> str:
+    """Name a threat: L∞ 8/255."""
+    if threat is None:
+        return "not known"
+    return f"{threat.symbol} {radius_text(threat)}" if threat.finite else f"{threat.symbol}, any radius"
+
+
+def with_interval(value: str, ends: Sequence[str]) -> str:
+    """Write a figure with its interval."""
+    return f"{value} [{ends[0]}, {ends[1]}]"
+
+
+def attacks(table: Table) -> Grid:
+    """Return each attack with its accuracy and distances, and the worst of several."""
+    head = ["attack", "threat", "accuracy [95%]", "broken", "median distance", "mean of the broken"]
+    lines = [_line(row) for row in table.rows]
+    if len(lines) > 1 and all(row.threat is None or row.threat.finite for row in table.rows):
+        lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
+    lines.insert(0, ["no attack", "", percent(table.clean_accuracy), "", "", ""])
+    return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
+
+
+def _line(row: Row) -> list[str]:
+    middle = number(row.median_distance)
+    if row.minimum_norm:
+        middle = with_interval(middle, [number(end) for end in row.median_interval])
+    middle = middle.replace("inf", "∞")
+    accuracy = with_interval(percent(row.robust_accuracy), [percent(end) for end in row.accuracy_interval])
+    return [
+        row.name,
+        threat_text(row.threat),
+        accuracy if row.threat is None or row.threat.finite else "-",  # at an infinite radius it says little
+        percent(row.success_rate),
+        middle,
+        number(row.mean_distance),
+    ]
+
+
+def costs(table: Table) -> Grid:
+    """Return what each attack and the look for signs of masking took."""
+    lines = [
+        [row.name, f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"] for row in table.rows
+    ]
+    if table.indicators is not None:
+        seen = table.indicators
+        lines.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
+    lines.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])
+    return Grid(
+        "Samples passed through the model, forwards and backwards",
+        ["", "forwards", "backwards", "seconds"],
+        lines,
+    )
+
+
+def details(table: Table) -> list[Grid]:
+    """Return the components of attacks that have some, and the draws of a randomized model."""
+    return [Grid(name, cells[0], cells[1:]) for name, cells in table.details().items()]

@@ -1,0 +1,133 @@
+"""Images of the page: samples at the median distance, clean, adversarial, and their difference magnified."""
+
+import struct
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.evaluation.figures.images import amplification
+from fastadv.evaluation.report.classes import class_name
+from fastadv.evaluation.samples import Examples
+from fastadv.evaluation.table import Table
+from fastadv.evaluation.text import number
+
+SHOWN, LARGEST = 8, 112  # samples; pixels of a longer side, beyond which images are made smaller
+LESS, MORE = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermilion, as in figures
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A sample: what it shows as addresses of images, and what they are in words."""
+
+    clean: str
+    adversarial: str
+    difference: str
+    label: str
+    becomes: str  # the class that the model sees, "" where that is not known
+    told: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Samples nearest to the median distance of those broken; `gain` is what differences are magnified by."""
+
+    shots: Sequence[Shot]
+    gain: float
+    median: str
+    smaller: bool
+
+
+def gallery(
+    table: Table, predictions: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float]
+) -> Gallery | str:
+    """Return the gallery, or why there is none. predictions: int64 [n], of x_adv."""
+    found = _broken(table, predictions)
+    if isinstance(found, str):
+        return found
+    examples, distance = found
+    if not is_image(examples.x):
+        return f"inputs of shape {list(examples.x.shape[1:])} are no gray or color images"
+    middle = distance.median()
+    chosen = (distance - middle).abs().argsort(stable=True)[:SHOWN].sort().values
+    x, x_adv = (small(in_unit(each[chosen], box)) for each in (examples.x, examples.x_adv))
+    gain = amplification([x_adv - x])
+    shots = []
+    for place, index in enumerate(chosen.tolist()):
+        label, seen = int(examples.y[index]), int(examples.prediction[index])
+        shots.append(
+            Shot(
+                png(x[place]), png(x_adv[place]), png(magnified(x_adv[place] - x[place], gain)),
+                class_name(label, classes), class_name(seen, classes) if seen >= 0 else "",
+                f"sample {int(examples.ids[index])}, distance {number(distance[index].item())}",
+            )
+        )  # fmt: skip
+    return Gallery(shots, gain, number(middle.item()), x.shape != examples.x[chosen].shape)
+
+
+def _broken(table: Table, predictions: Tensor | None) -> tuple[Examples, Tensor] | str:
+    """Return the samples that attacks broke, as far as they were kept, with their distances."""
+    kept = table.samples
+    if kept is not None:
+        broken = kept.by >= 0
+        if not bool(broken.any()):
+            return "no attack broke a sample"
+        seen = torch.full_like(kept.y, -1) if predictions is None else predictions
+        parts = (kept.x, kept.x_adv, kept.y, kept.y, seen, kept.ids)
+        return Examples(*(part[broken] for part in parts)), kept.distance[broken]
+    rows = [row for row in table.rows if row.examples is not None]
+    if not rows:
+        return "the table keeps no samples; evaluate with keep_samples=True"
+    row = min(rows, key=lambda each: each.robust_accuracy)
+    assert row.examples is not None
+    place = {number: index for index, number in enumerate(table.ids.tolist())}
+    return row.examples, row.distance[[place[number] for number in row.examples.ids.tolist()]]
+
+
+def is_image(x: Tensor) -> bool:
+    """Return whether x [N, ...] are gray or color images."""
+    return x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 0
+
+
+def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
+    """Bring x from the box to [0, 1]; what is not finite becomes 0."""
+    low, high = box if all(map(torch.isfinite, map(torch.tensor, box))) else (float(x.min()), float(x.max()))
+    return ((x.float() - low) / max(high - low, 1e-12)).nan_to_num(0, 0, 0).clamp(0, 1)
+
+
+def small(x: Tensor) -> Tensor:
+    """Make images [N, C, H, W] smaller where a side is beyond the largest that is shown."""
+    scale = LARGEST / max(x.shape[2:])
+    if scale >= 1:
+        return x
+    size = [max(1, round(side * scale)) for side in x.shape[2:]]
+    return torch.nn.functional.interpolate(x, size, mode="area")
+
+
+def magnified(difference: Tensor, gain: float) -> Tensor:
+    """Show a difference [C, H, W]: a color one around mid-gray, a gray one white, blue or vermilion."""
+    if len(difference) == 3:
+        return (0.5 + gain * difference).clamp(0, 1)
+    strength = (gain * difference).clamp(-1, 1)
+    less, more = (torch.tensor(color)[:, None, None] for color in (LESS, MORE))
+    return 1 - strength.abs() * (1 - torch.where(strength < 0, less, more))
+
+
+def png(image: Tensor) -> str:
+    """Return the address that holds an image [1 or 3, H, W] in [0, 1] as an 8-bit PNG.
+
+    Written here, in a dozen lines, so that a report needs no image library.
+    """
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    height, width, channels = pixels.shape
+    lines = torch.cat([torch.zeros(height, 1, dtype=torch.uint8), pixels.reshape(height, -1)], 1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
+    parts = {b"IHDR": head, b"IDAT": zlib.compress(lines.numpy().tobytes(), 9), b"IEND": b""}
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts.items()
+    )
+    return "data:image/png;base64," + b64encode(data).decode()

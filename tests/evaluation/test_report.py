@@ -1,0 +1,211 @@
+"""The report of an evaluation: what stands in the page, what is left out, and that it needs nothing else."""
+
+import io
+import json
+import math
+import re
+import sys
+from base64 import b64decode
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastadv as fa
+from fastadv.errors import InputError, MissingExtraError
+from fastadv.evaluation import Curve, evaluate, report
+from fastadv.evaluation.report.pictures import magnified, png
+from tests.evaluation.nets import DATA, Threshold, pgd
+from tests.evaluation.reports import Read, table_of
+
+HEADINGS = [
+    "Verdict", "Signs of masked gradients", "Attacks", "Accuracy against radius", "Attacks by classes",
+    "Gallery at the median distance", "Hardest samples", "Cost", "Provenance",
+]  # fmt: skip
+
+
+def written(folder, table, **more):
+    report(table, folder / "r.html", **more)
+    return Read(folder / "r.html")
+
+
+@pytest.mark.slow
+def test_the_page_tells_what_was_measured(tmp_path):
+    table = evaluate(Threshold(), DATA, {"pgd": pgd(0.25)}, keep_samples=True)
+    curve = Curve(np.array([0, 0.1, 0.25]), np.array([4, 4, 2]) / 6)
+    page = written(
+        tmp_path, table, title="one pixel", model=Threshold(), class_names=DATA.classes,
+        curves={"pgd": curve}, entry={"dataset": "pixels"},
+        provenance={"command": "fastadv evaluate", "seed": 7, "data": {"name": "pixels", "note": None}},
+    )  # fmt: skip
+    low, high = (f"{100 * end:.1f}%" for end in table["pgd"].accuracy_interval)
+    held = f"Robust accuracy 33.3% (95% interval {low} to {high}) within L∞ 0.25: 2 of 6 samples stay correct"
+    assert f"{held} under pgd." in page.text
+    assert re.search(r"command\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
+    assert "data: note" not in page.text
+    assert "dark seen as light" in page.text
+    # held at 0.3 and 0.4 from the boundary, where the margin changes by twice the step
+    assert re.findall(r"sample (\d), heldmargin from -?[\d.]+ to (-[\d.]+)", page.text) == [
+        ("3", "-0.3"), ("2", "-0.1"),
+    ]  # fmt: skip
+    assert json.loads(page.data["measured"]) == json.loads(json.dumps(table.to_dict()))
+    entry = json.loads(page.data["robustbench"])
+    assert (entry["dataset"], entry["eps"], entry["clean_acc"]) == ("pixels", "0.25", "66.67")
+    assert entry["autoattack_acc"] is None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The page of a table that holds everything."""
+    return written(tmp_path_factory.mktemp("whole"), table_of(60), bounds=torch.full((60,), 0.015).double())
+
+
+@pytest.mark.slow
+def test_the_page_is_whole_and_needs_nothing_else(whole):
+    page = whole
+    assert [page.tags[0][0], len(page.each("h1"))] == ["html", 1]
+    levels = [int(name[1]) for name, _ in page.tags if re.fullmatch(r"h\d", name)]
+    assert levels == [1, *[2] * len(HEADINGS)]
+    places = [page.source.index(f">{heading}</h2>") for heading in HEADINGS]
+    assert places == sorted(places)
+    named = [each["id"] for _, each in page.tags if "id" in each]
+    assert len(named) == len(set(named))
+    links = [each["href"] for each in page.each("a")]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(named)
+    pictures = page.each("img")
+    assert len(pictures) == 3 * 8 + 6
+    assert all(each["alt"] and each["src"].startswith("data:image/png;base64,") for each in pictures)
+    assert all(each.get("role") == "img" or each.get("aria-hidden") for each in page.each("svg"))
+    assert all(each["type"] == "application/json" for each in page.each("script"))
+    assert not re.search(r"https?:|@import|url\(", page.source)
+    assert "default-src 'none'" in page.source
+
+
+@pytest.mark.slow
+def test_names_are_text_and_never_tags(tmp_path):
+    evil = "</script><script>alert('é 数')</script>"
+    table = table_of(30)
+    rows = (replace(table.rows[0], name=evil, flags=(evil,)), table.rows[1])
+    page = written(
+        tmp_path, replace(table, rows=rows), title=evil, class_names=[evil] * 10, provenance={evil: evil}
+    )
+    assert len(page.each("script")) == 2
+    assert evil in json.loads(page.data["measured"])["attacks"]
+    assert page.text.count(evil) > 10
+
+
+@pytest.mark.slow
+def test_a_thousand_samples_and_classes_take_less_than_2_mb(tmp_path):
+    page = written(tmp_path, table_of(1000, (3, 32, 32), classes=1000))
+    assert len(page.source.encode()) < 2_000_000
+    assert "the worst first: 25 of 1,000 classes" in page.text
+    # large images are shown smaller
+    page = written(tmp_path, table_of(12, (3, 120, 150)))
+    assert len(page.source.encode()) < 2_000_000
+    assert "magnified 10 times; shown smaller than they are" in page.text
+
+
+LEFT_OUT = {
+    "no attack": (
+        lambda table: replace(table, rows=(), indicators=None),
+        "no attack was run, so that nothing",
+    ),
+    "no samples": (lambda table: replace(table, samples=None), "the table keeps no labels; evaluate with"),
+    "no indicators": (lambda table: replace(table, indicators=None), "Not looked at: evaluate with"),
+    "no threat": (
+        lambda table: replace(table, rows=tuple(replace(row, threat=None) for row in table.rows)),
+        "in a threat that the attacks do not tell: 10 of 30 samples",
+    ),
+    "two norms": (
+        lambda table: replace(table, rows=(replace(table.rows[0], threat=fa.L2(0.5)), table.rows[1])),
+        "the attacks are of several norms",
+    ),
+    "one radius": (lambda table: replace(table, rows=table.rows[:1]), "Not measured: no attack searched"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_what_was_not_measured_is_left_out_in_words(case, whole, tmp_path):
+    change, words = LEFT_OUT[case]
+    assert words not in whole.text
+    assert words in written(tmp_path, change(table_of(30))).text
+
+
+@pytest.mark.slow
+def test_inputs_that_are_no_images_and_values_that_are_no_numbers(tmp_path):
+    for shape in ((5,), (4, 6, 6), ()):
+        page = written(tmp_path, table_of(9, shape))
+        assert f"inputs of shape {list(shape)} are no gray or color images" in page.text
+        assert page.each("img") == []
+    assert len(written(tmp_path, table_of(9, (1, 5, 9))).each("img")) == 3 * 6 + 6
+    assert "0.0% (95% interval 0.0% to 97.5%) within L∞ 0.1: 0 of 1" in written(tmp_path, table_of(1)).text
+    table = table_of(9)
+    table.samples.x[:] = math.nan
+    for row in table.rows:
+        row.distance[2] = math.nan
+    page = written(tmp_path, table)
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", page.source), re.IGNORECASE)
+
+
+@pytest.mark.slow
+def test_signs_that_are_raised_come_with_what_to_do(whole):
+    page = whole
+    raised = page.text.index("raised: zero_gradient")
+    assert (
+        raised < page.text.index("What to do: another loss, bpda") < page.text.index("not looked at: noise")
+    )
+    assert page.text.index("clear: square") > raised
+
+
+@pytest.mark.slow
+def test_attacks_above_and_bounds_below(whole):
+    page = whole
+    assert "20 of 60 samples stay correct under pgd and fmn, and 0.0% are proved to." in page.text
+    (between,) = [each for each in page.each("polygon") if each["class"] == "between"]
+    heights = [float(point.split(",")[1]) for point in between["points"].split()]
+    low, high = heights[: len(heights) // 2], heights[len(heights) // 2 :][::-1]
+    # downwards in a drawing: attacks leave all but what they broke, proved is all up to 0.015
+    assert all(above <= below for above, below in zip(low, high, strict=True))
+    shown = re.findall(
+        r'<th scope="row" class="name">(0[.\d]*)</th>.*<td>([\d.]+)% [^<]*</td></tr>', page.source
+    )
+    proved = {float(radius): float(share) for radius, share in shown}
+    assert proved[0.0] == 100
+    assert {share for radius, share in proved.items() if radius > 0.015} == {0}
+
+
+def test_a_picture_holds_the_pixels():
+    for channels in (1, 3):
+        image = torch.arange(channels * 6).reshape(channels, 2, 3) / (channels * 6)
+        read = np.asarray(Image.open(io.BytesIO(b64decode(png(image).partition(",")[2]))))
+        assert np.array_equal(read.reshape(2, 3, channels), (image * 255).round().permute(1, 2, 0).numpy())
+    less, same, more = magnified(torch.tensor([[[-0.1, 0.0, 0.1]]]), 10.0)[:, 0].T
+    assert (less[2] > less[0], same.tolist(), more[0] > more[2]) == (True, [1, 1, 1], True)
+
+
+def test_wrong_arguments(tmp_path, monkeypatch):
+    table = table_of(9)
+    empty = replace(table, correct=torch.zeros(0, dtype=torch.bool))
+    path = tmp_path / "r.html"
+    path.write_text("the last one")
+    for given, more, says in (
+        (table, {"path": tmp_path / "r.pdf"}, "path: expected a name ending in .html"),
+        (empty, {}, "table: expected one of at least one sample"),
+        (table, {"bounds": torch.zeros(8)}, r"bounds: expected \[9\]"),
+        (table, {"bounds": torch.full((9,), math.nan)}, "with NaN"),
+        (table, {"entry": {"year": 2026}}, "entry: expected fields among link"),
+    ):
+        with pytest.raises(InputError, match=says):
+            report(given, **{"path": path, **more})
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        report(replace(table, rows=(), samples=None), tmp_path / "file" / "r.html")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"reports need jinja2.*pip install 'fastadv\[report\]'"):
+        report(table, path)
+    assert path.read_text() == "the last one"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "r.html"]
