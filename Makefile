@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore zoo axe mutate lint format typecheck bench parity gpu wheels matrix clean sanitize dist releasable
+.PHONY: help setup demo docs quick test bottle explore zoo axe mutate lint format typecheck bench parity gpu wheels matrix clean sanitize dist releasable
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -74,6 +74,15 @@ parity: setup  ## every attack beside the best others, filling docs/parity.md; O
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(RUN)/python -m bench.suite.parity $(if $(ONLY),--only $(ONLY)) $(if $(NET),--net $(NET)) $(if $(AGAIN),--again $(AGAIN)) $(ARGS)
 	$(RUN)/python -m bench.suite.wall
+
+SPHINX = $(RUN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet --doctree-dir build/doctrees
+$(STAMP)-docs: $(STAMP)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(STAMP)-docs  ## the documentation site, in build/site/index.html: warnings are errors, its examples run
+	$(SPHINX) --builder html docs build/site
+	$(SPHINX) --builder doctest docs build/doctest
 
 # a GPU machine may have no network: the Python that is there, without set-up
 gpu: ARGS ?=

@@ -37,7 +37,9 @@ def test_workflows_run_what_the_makefile_has():
         assert words[1] in TARGETS, line
         assert not words[2:] or re.fullmatch(r"[A-Z]+=\S+|TAG=\$\{\{ github.ref_name \}\}", words[2]), line
     local = set(re.findall(r"^make (\w+)", (CI / "run").read_text(), re.MULTILINE)) - {"setup"}
-    assert {line.removeprefix("make ") for line in told["ci"]} == local == {"lint", "test", "typecheck"}
+    assert (
+        {line.removeprefix("make ") for line in told["ci"]} == local == {"docs", "lint", "test", "typecheck"}
+    )
     assert told["release"][-1] == "make dist"
 
 

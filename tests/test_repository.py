@@ -225,7 +225,7 @@ def test_docstrings_of_functions_begin_with_a_verb(path):
 
 
 def test_spelling_is_american():
-    pages = [*SOURCES, *ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    pages = [*SOURCES, *ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     found = {path.name: words for path in pages if (words := BRITISH.findall(path.read_text()))}
     assert found.keys() <= {Path(__file__).name}, found
 

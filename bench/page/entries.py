@@ -30,8 +30,8 @@ class Entry:
     providers  whose rows are shown for each name
     column     that says how many times faster than `against`
     whole      all rows that fit are shown, as the least and the most
-    base       milliseconds of `against`, from docs/results.md, in place of a column: the authors' code of ABS
-        is no provider
+    base       milliseconds of `against`, from docs/papers/abs.md, in place of a column: the authors' code of
+        ABS is no provider
     """
 
     label: str

@@ -2,9 +2,9 @@
 
     python -m bench.suite.versions [--net linf l2] [--version quick] [--images 50] [--again] [--out FILE]
 
-Rows go to bench/results/versions.jsonl, and the table of docs/results.md is printed. What is stored already
-is left alone unless --again is given. Passes, forward and backward, do not depend on the load of the machine;
-for seconds it must do nothing else. "strong, all" is strong with passes=inf.
+Rows go to bench/results/versions.jsonl, and the table of docs/benchmarks/autoattack.md is printed. What is
+stored already is left alone unless --again is given. Passes, forward and backward, do not depend on the
+load of the machine; for seconds it must do nothing else. "strong, all" is strong with passes=inf.
 """
 
 import json

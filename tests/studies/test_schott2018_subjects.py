@@ -48,7 +48,7 @@ def test_the_ramp_trains_run_after_run_and_goes_on(ramp, tmp_path):
 
 
 def test_the_recipe_is_that_of_the_results_page():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "papers" / "recipes.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("fastadv train $A")]
     assert len(lines) == len(madry.RAMP) == 3
     for stage, line in zip(madry.RAMP, lines, strict=True):

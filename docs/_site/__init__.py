@@ -1,0 +1,17 @@
+"""What the site needs beyond Sphinx: docstrings, tables of registries, a list of links."""
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from _site.docstrings import to_rst
+from _site.links import list_links
+from _site.tables import Table
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register them."""
+    app.connect("autodoc-process-docstring", to_rst, priority=100)  # before napoleon
+    app.connect("build-finished", list_links)
+    app.add_directive("registry", Table)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

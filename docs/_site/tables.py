@@ -1,0 +1,121 @@
+"""The directive `registry`: a table of what the library has, made from its registries at each build."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+import fastadv as fa
+import fastadv.threat
+from _site.commands import commands
+from _site.costs import cost
+from bench.page import table as speed_table
+from bench.page.entries import ENTRIES
+from bench.page.rows import Rows
+from fastadv.cli._attack_list import KINDS
+from fastadv.cli._options import symbol
+from fastadv.evaluation.text import in_markdown
+from fastadv.models.registry import factory
+from fastadv.train.presets import PRESETS
+from fastadv.train.recipes import RECIPES
+
+
+def attacks() -> str:
+    """Return the attacks by what they ask of the model, with what a step costs."""
+    cells = [["attack", "asks for", "looks for", "norms", "cost of a sample", "the paper", "fidelity"]]
+    order = ("gradient", "score", "decision", "none")
+    cards = {**fa.attacks.ATTACKS, **fa.attacks.SUBSTITUTE_ATTACKS, **fa.attacks.ABS_ATTACKS}
+    for name, card in sorted(cards.items(), key=lambda item: (order.index(item[1].knowledge), item[0])):
+        count = len(card.fidelity)
+        departures = f"[{count} departure{'s' * (count > 1)}](../attacks.md#{name})"
+        fidelity = departures if count else "as published"
+        norms = ", ".join(symbol(norm) for norm in card.norms)
+        cells.append([f"{{py:func}}`~fastadv.attacks.{name}`", card.knowledge, KINDS[card.kind], norms,
+                      cost(card), card.paper, fidelity])  # fmt: skip
+    return in_markdown(cells, names=len(cells[0]))
+
+
+def recipes() -> str:
+    """Return the recipes that commands can name."""
+    cells = [["`--recipe`", "class", "what it does", "arguments beside the threat"]]
+    for name, kind in RECIPES.items():
+        arguments = [key for key in inspect.signature(kind).parameters if key != "threat"]
+        does = _first_line(kind) + (" (moves the weights itself)" if hasattr(kind, "step") else "")
+        cells.append([f"`{name}`", f"{{py:class}}`~fastadv.train.{kind.__name__}`", does, _names(arguments)])
+    return in_markdown(cells, names=4)
+
+
+def presets() -> str:
+    """Return the settings of papers that `fastadv train --preset` runs."""
+    cells = [["`--preset`", "paper", "data", "model", "epochs", "clean", "robust", "judged by"]]
+    for name, preset in PRESETS.items():
+        cells.append([f"`{name}`", preset.paper, preset.data, preset.model or "yours", f"{preset.epochs}",
+                      f"{preset.clean}%", f"{preset.robust}%", preset.judge])  # fmt: skip
+    return in_markdown(cells, names=4)
+
+
+def models() -> str:
+    """Return the built-in models."""
+    cells = [["name", "what it is", "arguments beside `shape`, `classes`, `seed`"]]
+    for name in fa.models.names():
+        made = factory(name)
+        known = getattr(made, "func", made)
+        arguments = [key for key in inspect.signature(made).parameters if key not in SHARED]
+        cells.append([f"`{name}`", _first_line(known), _names(arguments)])
+    return in_markdown(cells, names=3)
+
+
+def names() -> str:
+    """Return what `fastadv` itself exports, with links to where it is described."""
+    cells = [["name", "what it is"]]
+    for name in fa.__all__:
+        value = getattr(fa, name)
+        if inspect.ismodule(value):
+            cells.append([f"{{py:mod}}`fastadv.{name} <{value.__name__}>`", _first_line(value)])
+            continue
+        room = next((room for room in HOMES if getattr(room, name, None) is value), fa)
+        cells.append([f"{{py:obj}}`fastadv.{name} <{room.__name__}.{name}>`", _first_line(value)])
+    return in_markdown(cells, names=2)
+
+
+HOMES = (fa.engine, fastadv.threat, fa.errors, fa.evaluation)
+SHARED = ("shape", "classes", "seed")
+
+
+def speed() -> str:
+    """Return the newest rows of the benchmark, as README's table has them."""
+    rows = Rows.stored()
+    lines = [line for entry in ENTRIES if (line := speed_table.line(entry, rows))]
+    return "\n".join([speed_table.HEAD, *lines, "", speed_table.origin(rows)])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "names": names,
+    "attacks": attacks,
+    "recipes": recipes,
+    "presets": presets,
+    "models": models,
+    "commands": commands,
+    "speed": speed,
+}
+
+
+class Table(SphinxDirective):
+    """Parse the Markdown of a table where the directive stands."""
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> list[nodes.Node]:
+        """Return the nodes of the table."""
+        return self.parse_text_to_nodes(TABLES[self.arguments[0]](), allow_section_headings=True)
+
+
+def _first_line(kind: Any) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
+
+
+def _names(arguments: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in arguments)

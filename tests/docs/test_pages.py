@@ -1,0 +1,84 @@
+"""The tutorials of the site and the blocks of its other pages run as they stand, on few digits."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv as fa
+
+DOCS = Path(__file__).parents[2] / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
+PAGES = [
+    *(DOCS / "guides" / f"{name}.md" for name in ("evaluate", "honest", "speed", "sets", "abs", "issues")),
+    *sorted((DOCS / "start" / "migrate").glob("[!i]*.md")),
+]
+CELL = re.compile(r"```\{code-cell\}\n(?::[^\n]*\n)*(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def few_digits(monkeypatch, tmp_path):
+    """The first of the digits alone: the blocks are only to run as they are written."""
+    whole = fa.data.load
+    most = {"train": 200, "test": 20}
+
+    def load(name: str, split: str = "train", **options: Any) -> Any:
+        limit = min(most[split], options.get("limit") or most[split])
+        return whole(name, split, **options | {"limit": limit})
+
+    monkeypatch.setattr(fa.data, "load", load)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(path: Path, pattern: re.Pattern[str], **names: Any) -> dict[str, Any]:
+    blocks = pattern.findall(path.read_text())
+    assert blocks
+    for code in blocks:
+        exec(compile(code, str(path), "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def given():
+    """What the pages say that the reader has."""
+    train, test = fa.data.load("digits", "train", limit=600), fa.data.load("digits", "test", limit=20)
+    model = fa.models.create("small_cnn", shape=train.shape, classes=10, width=4)
+    constant = fa.train.Optimization(schedule="constant")
+    fa.train.fit(model, train, fa.train.Standard(), epochs=2, batch_size=32, optimization=constant)
+    return {"fa": fa, "torch": torch, "model": model.eval(), "test": test, "x": test.x, "y": test.y}
+
+
+def test_there_are_seven_tutorials():
+    assert [path.stem[0] for path in TUTORIALS] == list("1234567")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs(path):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    run(path, CELL)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
+def test_the_quickstart_runs():
+    names = run(DOCS / "start" / "quickstart.md", BLOCK)
+    assert names["out"].success.any()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_blocks_of_a_page_run(path, given):
+    run(path, BLOCK, **given)
+
+
+def test_the_issues_are_ten():
+    page = (DOCS / "guides" / "issues.md").read_text()
+    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(BLOCK.findall(page)) == 10
