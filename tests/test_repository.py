@@ -149,14 +149,15 @@ def test_environment_variables_are_documented():
     assert used == documented
 
 
-PATH = re.compile(r"`([\w.][\w./-]*)`")
+PATH = re.compile(r"`([\w.][\w./-]*)`|\]\((?!http)([\w.][\w./-]*)\)")
 ENDINGS = (".py", ".md", ".toml", ".txt", ".jsonl", ".inl", ".h", ".cpp", "/")
 PAGES = ("CONTRIBUTING.md", "README.md", "docs/own_attack.md")
 
 
 def paths(text: str) -> list[str]:
-    """The paths in backticks; NAME stands for any name, as in `fastadv/ops/NAME.py`: of those, the folder."""
-    named = [name for name in PATH.findall(text) if "/" in name or name.endswith(ENDINGS)]
+    """The paths in backticks and of links; NAME stands for any name, as in `fastadv/ops/NAME.py`: of those, the folder."""
+    found = ("".join(groups) for groups in PATH.findall(text))
+    named = [name for name in found if "/" in name or name.endswith(ENDINGS)]
     return [name if "NAME" not in name else str(Path(name).parent) for name in named]
 
 

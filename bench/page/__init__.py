@@ -1,1 +1,1 @@
-"""README's speed table and the figures of speed, from the newest rows in bench/results/."""
+"""README's table of speed, that of the benchmarks page, and their figures, from stored rows."""

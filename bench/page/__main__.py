@@ -1,4 +1,4 @@
-"""Write README's speed table and speed.png and scaling.png of docs/figures/ from the newest rows.
+"""Write README's table of speed, and speed.png and scaling.png of docs/figures/, from the stored rows.
 
     python -m bench.page
 
@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import bars, figures, scaling, table
+from bench.page import bars, figures, peers, scaling, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -17,8 +17,9 @@ def main() -> None:
     for entry in ENTRIES:
         if not table.chosen(entry, rows):
             print(f"not measured yet: {entry.label}")
-    table.README.write_text(table.replaced(table.README.read_text(), table.section(rows)))
-    figures.save(bars.draw(rows), "speed.png", bars.measured(rows))
+    runs = peers.stored()
+    table.README.write_text(table.replaced(table.README.read_text(), peers.section(runs)))
+    figures.save(bars.draw(runs), "speed.png", runs)
     if shown := scaling.measured(rows):
         figures.save(scaling.draw(rows), "scaling.png", shown)
     else:

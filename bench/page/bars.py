@@ -1,75 +1,72 @@
-"""The figure of speed: PGD of every provider on every net, and what none of them could save."""
+"""The figure of speed: PGD on four networks, of one run on each machine, with the range of the turns."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.page.entries import PGD
-from bench.page.numbers import duration, number
-from bench.page.rows import Row, Rows, milliseconds
+from bench.page.numbers import duration
+from bench.page.peers import OURS, Run, median, names
+from bench.page.rows import Row
+from bench.providers import COMPILED
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, SKY, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OURS = {"fastadv fp32": BLUE, "fastadv bf16": SKY}
-CEILINGS = {f"fastadv {precision}": f"passes alone, {precision}" for precision in ("fp32", "bf16")}
+COLORS = dict(zip(OURS, (BLUE, BLUE, SKY), strict=True))
+TITLES = {COMPILED: "plain loop, compiled", **{key: f"fastadv, {name}" for key, name in OURS.items()}}
+TITLES["fastadv fp32"] = "fastadv"
 OTHERS = "#BBBBBB"
 THICK, BELOW, ABOVE, WIDE = 0.19, 0.62, 0.33, 7.4  # inches
 
 
-def measured(rows: Rows) -> dict[str, dict[str, Row]]:
-    """The rows of each problem by provider, ours first, then the fastest."""
-    problems = {}
-    for label, name in PGD.items():
-        known = dict(rows.providers(name))
-        others = [p for p in known if not p.startswith(("fastadv", "passes alone"))]
-        order = [*OURS, *sorted(others, key=lambda p: milliseconds(known[p]) or 0.0)]
-        problems[label] = {p: known[p] for p in (*order, *CEILINGS.values())}
-    return problems
-
-
-def draw(rows: Rows) -> "Figure":
-    """One panel a problem: how many times as fast as torchattacks, longer is better."""
-    problems = measured(rows)
-    most = max(row["times_torchattacks"] for known in problems.values() for row in known.values())
-    counts = [len(known) - len(CEILINGS) for known in problems.values()]
-    height = sum(count * THICK + ABOVE for count in counts) + BELOW + 0.35
-    figure = new_figure(WIDE, height, "PGD, the same steps: times as fast as torchattacks (longer is better)")
+def draw(runs: Sequence[Run]) -> "Figure":
+    """One panel a network: time as a share of torchattacks', shorter is better."""
+    panels = [(label, run[label]) for run in runs for label in run]
+    most = max(float(row["p80_ms"]) / median(known["torchattacks"])
+               for _, known in panels for name, row in known.items() if name in names(known))  # fmt: skip
+    count = len(names(panels[0][1]))
+    tall = count * THICK + ABOVE
+    height = len(panels) * tall + BELOW + 0.3
+    figure = new_figure(
+        WIDE, height, "PGD, the same steps: time relative to torchattacks (shorter is better)"
+    )
     top = height - 0.55
-    for (label, known), count in zip(problems.items(), counts, strict=True):
+    for label, known in panels:
         axes = figure.add_axes(
-            (1.55 / WIDE, (top - count * THICK) / height, (WIDE - 2.35) / WIDE, count * THICK / height)
+            (1.75 / WIDE, (top - count * THICK) / height, (WIDE - 3.0) / WIDE, count * THICK / height)
         )
         panel(axes, label, known)
-        axes.set_xlim(0, most * 1.02)
+        axes.set_xlim(0, most)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         axes.axvline(1, color=FAINT, linewidth=0.8, linestyle=":", zorder=3)
-        top -= count * THICK + ABOVE
+        top -= tall
+    row = panels[0][1]["torchattacks"]
     figure.text(
-        1.55 / WIDE, (top + 0.12) / height,
-        "▏ the ceiling: the passes through the net alone, in that precision",
+        1.75 / WIDE, (top + 0.1) / height,
+        f"medians; lines from the 20th to the 80th percentile of the turns. {row['cpu']}, {row['threads']} "
+        f"threads, {row['date'][:10]}",
         fontsize=7.5, color=INK, va="center",
     )  # fmt: skip
     return figure
 
 
 def panel(axes: "Axes", label: str, known: dict[str, Row]) -> None:
+    """The bars of one network, each with its seconds."""
     plain(axes)
     axes.set_title(label, loc="left", fontsize=9, color=INK, pad=3)
-    providers = [p for p in known if p not in CEILINGS.values()]
-    axes.set_ylim(len(providers), 0)
-    axes.set_yticks([i + 0.5 for i in range(len(providers))], providers, fontsize=8)
-    for place, provider in enumerate(providers):
-        row = known[provider]
-        faster = row["times_torchattacks"]
-        axes.barh(place + 0.5, faster, height=0.8, color=OURS.get(provider, OTHERS), zorder=2)
-        end = max(faster, 1.0)
-        if provider in OURS:
-            ceiling = known[CEILINGS[provider]]["times_torchattacks"]
-            axes.plot([ceiling] * 2, [place + 0.02, place + 0.98], color=INK, linewidth=2, zorder=4)
-            end = max(end, ceiling)
+    shown = names(known)
+    axes.set_ylim(len(shown), 0)
+    titles = [TITLES.get(name, name) for name in shown]
+    axes.set_yticks([i + 0.5 for i in range(len(shown))], titles, fontsize=8)
+    base = median(known["torchattacks"])
+    for place, name in enumerate(shown):
+        row = known[name]
+        low, high = (float(row[key]) / base for key in ("p20_ms", "p80_ms"))
+        axes.barh(place + 0.5, median(row) / base, height=0.8, color=COLORS.get(name, OTHERS), zorder=2)
+        axes.plot([low, high], [place + 0.5] * 2, color=INK, linewidth=1.2, zorder=4)
         axes.annotate(
-            f"{number(faster)}×  {duration(milliseconds(row) or 0.0)}", (end, place + 0.5),
-            xytext=(4, -0.5), textcoords="offset points", va="center", fontsize=7.5, color=INK,
+            duration(median(row)), (max(high, median(row) / base), place + 0.5), xytext=(4, -0.5),
+            textcoords="offset points", va="center", fontsize=7.5, color=INK,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The lines of README's speed table: what each is called, and the rows that it shows.
+"""The lines of the benchmarks page: what each is called, and the rows that it shows.
 
 Every comparison with a peer stands here, those that fastadv loses too.
 """

@@ -6,6 +6,7 @@ from bench.page.entries import PGD
 from bench.page.numbers import duration
 from bench.page.rows import Row, milliseconds
 from bench.providers import COMPILED, FROZEN
+from bench.records import RESULTS, recorded
 
 Run = dict[str, dict[str, Row]]
 LIBRARIES = ("foolbox", "adv-lib", "ART", "cleverhans")
@@ -34,17 +35,24 @@ def _whole(run: Run) -> bool:
 
 def line(label: str, known: dict[str, Row]) -> str:
     """One network: the median of each provider and the range of its turns; in bold the fastest in float32."""
-    best = min(LIBRARIES, key=lambda name: _median(known[name]))
-    shown = ["torchattacks", best, COMPILED, *OURS]
-    fastest = min(shown[:-1], key=lambda name: _median(known[name]))
+    shown = names(known)
+    fastest = min(shown[:-1], key=lambda name: median(known[name]))
     cells = []
     for name in shown:
-        text = f"{duration(_median(known[name]))} ({span(known[name])})"
-        cells.append((f"**{text}**" if name == fastest else text) + (f", {name}" if name == best else ""))
+        text = f"{duration(median(known[name]))} ({span(known[name])})"
+        of = f", {name}" if name in LIBRARIES else ""
+        cells.append((f"**{text}**" if name == fastest else text) + of)
     return f"| {label} | {' | '.join(cells)} |"
 
 
-def _median(row: Row) -> float:
+def names(known: dict[str, Row]) -> list[str]:
+    """The providers of the columns; of the libraries but torchattacks, the fastest."""
+    best = min(LIBRARIES, key=lambda name: median(known[name]))
+    return ["torchattacks", best, COMPILED, *OURS]
+
+
+def median(row: Row) -> float:
+    """Milliseconds."""
     return milliseconds(row) or float("inf")
 
 
@@ -54,10 +62,15 @@ def span(row: Row) -> str:
     return f"{low.removesuffix(' ' + high.rpartition(' ')[2])} to {high}"
 
 
-def section(rows: Sequence[Row]) -> str:
-    """A table for each machine, and what it was measured with."""
+def stored() -> list[Run]:
+    """The runs of bench/results/cpu.jsonl."""
+    return runs(list(recorded(RESULTS / "cpu.jsonl")))
+
+
+def section(runs: Sequence[Run]) -> str:
+    """A table for each run, and what it was measured with."""
     parts = []
-    for run in runs(rows):
+    for run in runs:
         row = run[next(iter(PGD))]["fastadv fp32"]
         measured = [each for known in run.values() for each in known.values() if "accuracy" in each]
         left = sorted({f"{100 * each['accuracy']:.1f}%" for each in measured})

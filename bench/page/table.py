@@ -1,4 +1,4 @@
-"""README's speed table, written between two marks from the rows."""
+"""The table of every comparison on the benchmarks page, and the part of a page between two marks."""
 
 from collections.abc import Callable, Sequence
 
@@ -94,12 +94,13 @@ def growth(rows: Rows) -> str:
     if not scaling.measured(rows):
         return ""
     faster = "; ".join(scaling.faster_than_work(rows)) or "nothing"
-    return f"\n![{SCALING}](docs/figures/scaling.png)\n\nTime that grows faster than the work: {faster}.\n"
+    return f"\n![{SCALING}](../figures/scaling.png)\n\nTime that grows faster than the work: {faster}.\n"
 
 
 def section(rows: Rows) -> str:
+    """Everything that was measured, for docs/benchmarks/index.md."""
     lines = [text for entry in ENTRIES if (text := line(entry, rows))]
-    return "\n".join(("", HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", growth(rows)))
+    return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", growth(rows)))
 
 
 def replaced(page: str, inside: str) -> str:

@@ -12,7 +12,6 @@ import fastadv.threat
 from _site.commands import commands
 from _site.costs import cost
 from bench.page import table as speed_table
-from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 from fastadv.cli._attack_list import KINDS
 from fastadv.cli._options import symbol
@@ -85,10 +84,8 @@ SHARED = ("shape", "classes", "seed")
 
 
 def speed() -> str:
-    """Return the newest rows of the benchmark, as README's table has them."""
-    rows = Rows.stored()
-    lines = [line for entry in ENTRIES if (line := speed_table.line(entry, rows))]
-    return "\n".join([speed_table.HEAD, *lines, "", speed_table.origin(rows)])
+    """Return the newest rows of the benchmark."""
+    return speed_table.section(Rows.stored())
 
 
 TABLES: dict[str, Callable[[], str]] = {

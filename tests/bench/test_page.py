@@ -1,13 +1,14 @@
-"""README's speed table and its figure show the rows that are stored, those that lose too."""
+"""README's table, that of the benchmarks and the figures show all stored rows, those that lose too."""
 
 import pytest
 from matplotlib.figure import Figure
 
-from bench.page import bars, figures, table
+from bench.page import bars, figures, peers, table
 from bench.page.entries import ENTRIES, PGD, Entry
 from bench.page.rows import Rows, name
+from bench.providers import COMPILED
 
-STORED = Rows.stored()
+STORED, RUNS = Rows.stored(), peers.stored()
 
 
 def row(provider="fastadv fp32", date="2026-01-02", **figures):
@@ -17,10 +18,10 @@ def row(provider="fastadv fp32", date="2026-01-02", **figures):
 class TestPage:
     def test_readme_shows_the_stored_rows(self):
         page = table.README.read_text()
-        assert page == table.replaced(page, table.section(STORED)), "run python -m bench.page"
+        assert page == table.replaced(page, peers.section(RUNS)), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
-        assert figures.up_to_date("speed.png", bars.measured(STORED)), "run python -m bench.page"
+        assert figures.up_to_date("speed.png", RUNS), "run python -m bench.page"
 
     def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
@@ -37,6 +38,35 @@ class TestPage:
         ]
         assert len(lost) > 2
         assert [name(row) for row in lost if id(row) not in shown] == []
+
+
+class TestPeers:
+    def run(self, commit, cpu="A", **seconds):
+        names = {
+            "torchattacks": 4,
+            COMPILED: 3,
+            **dict.fromkeys(peers.LIBRARIES, 6),
+            **dict.fromkeys(peers.OURS, 2),
+        }
+        return [
+            {"what": what, "provider": name, "commit": commit, "cpu": cpu, "threads": 2, "torch": "2",
+             "date": "2026-01-01", "accuracy": 0.5, "p50_ms": 1000 * t, "p20_ms": 900 * t, "p80_ms": 1500 * t}
+            for what in PGD.values() for name, t in (names | seconds).items()
+        ]  # fmt: skip
+
+    def test_a_line_has_ranges_the_best_of_four_and_the_fastest_in_bold(self):
+        (run,) = peers.runs(self.run("a", foolbox=1.5))
+        text = peers.line("net", next(iter(run.values())))
+        assert text == (
+            "| net | 4.0 s (3.6 to 6.0 s) | **1.5 s (1.4 to 2.2 s)**, foolbox | 3.0 s (2.7 to 4.5 s) "
+            "| 2.0 s (1.8 to 3.0 s) | 2.0 s (1.8 to 3.0 s) | 2.0 s (1.8 to 3.0 s) |"
+        )
+
+    def test_runs_are_not_mixed_and_need_every_column(self):
+        rows = [*self.run("a"), *self.run("b", torchattacks=8), *self.run("c")[:-1], *self.run("d", cpu="B")]
+        found = peers.runs(rows)
+        commits = [{row["commit"] for known in run.values() for row in known.values()} for run in found]
+        assert commits == [{"b"}, {"d"}]
 
 
 class TestRows:
@@ -83,15 +113,18 @@ class TestLines:
 
 class TestFigures:
     @pytest.mark.slow
-    def test_bars_are_as_long_as_the_rows_say_and_ceilings_stand_where_the_passes_do(self):
-        known = bars.measured(STORED)
-        assert list(known) == list(PGD)
-        for axes, rows in zip(bars.draw(STORED).axes, known.values(), strict=True):
-            shown = {p: r["times_torchattacks"] for p, r in rows.items() if p not in bars.CEILINGS.values()}
-            widths = [patch.get_width() for patch in axes.patches]
-            assert dict(zip(shown, widths, strict=True)) == shown
-            marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "-"]
-            assert marks == [rows[p]["times_torchattacks"] for p in bars.CEILINGS.values()]
+    def test_bars_are_as_long_as_the_rows_say_and_lines_span_their_turns(self):
+        (run,) = RUNS
+        assert list(run) == list(PGD)
+        for axes, known in zip(bars.draw(RUNS).axes, run.values(), strict=True):
+            base = known["torchattacks"]["p50_ms"]
+            rows = [known[name] for name in peers.names(known)]
+            assert [patch.get_width() * base for patch in axes.patches] == pytest.approx(
+                [r["p50_ms"] for r in rows]
+            )
+            spans = [line.get_xdata() for line in axes.lines if len(set(line.get_xdata())) == 2]
+            assert [low * base for low, _ in spans] == pytest.approx([r["p20_ms"] for r in rows])
+            assert [high * base for _, high in spans] == pytest.approx([r["p80_ms"] for r in rows])
 
     def test_a_figure_knows_its_rows(self, tmp_path):
         figures.save(Figure(), "a.png", {"b": 1}, tmp_path)

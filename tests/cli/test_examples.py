@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -17,12 +18,26 @@ def test_example_runs(path, capsys):
     assert capsys.readouterr().out
 
 
-def test_readme_shows_the_examples():
+def test_readme_shows_two_of_the_examples_and_links_all():
     assert len(EXAMPLES) == 6
     readme = (ROOT / "README.md").read_text()
-    for path in EXAMPLES:
+    for path in EXAMPLES[1:3]:
         code = path.read_text().split('"""', 2)[2].strip()
         assert f"```python\n{code}\n```" in readme, path
+    assert all(f"(examples/{path.name})" in readme for path in EXAMPLES)
+
+
+@pytest.mark.slow
+def test_the_first_lines_of_readme_attack_a_model_of_timm(capsys, monkeypatch):
+    """With random weights, as the output on the page, and smaller images."""
+    timm = pytest.importorskip("timm", reason="timm is not installed: make zoo installs it")
+    net = timm.create_model("resnet18")
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: net)
+    readme = (ROOT / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0].replace("224, 224", "64, 64")
+    torch.manual_seed(0)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("AttackResult(8 samples: 0 already wrong, ")
 
 
 @pytest.mark.slow

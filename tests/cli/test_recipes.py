@@ -1,7 +1,6 @@
 """From text on the command line to a recipe."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -75,9 +74,3 @@ def test_a_run_with_a_wrapped_recipe(fastadv, folder):
     recipe = json.loads(done.out)["config"]["recipe"]
     assert recipe.startswith("AWP(recipe=TRADES(")
     assert "gamma=0.005" in recipe
-
-
-def test_the_readme_names_every_recipe():
-    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
-    for name, kind in RECIPES.items():
-        assert any(line.startswith(f"| `{kind.__name__}` | `{name}` |") for line in lines), name
