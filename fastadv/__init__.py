@@ -14,7 +14,21 @@ from fastadv import _version
 
 _version.check_torch(_torch.__version__)
 
-from fastadv import attacks, data, engine, errors, evaluation, features, losses, models, ops, rng, train
+from fastadv import (
+    adapters,
+    attacks,
+    data,
+    engine,
+    errors,
+    evaluation,
+    features,
+    loggers,
+    losses,
+    models,
+    ops,
+    rng,
+    train,
+)  # fmt: skip
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evaluate, figures, optimality
@@ -34,6 +48,7 @@ __all__ = [
     "Linf",
     "Threat",
     "accuracy_against_radius",
+    "adapters",
     "attacks",
     "backends",
     "bootstrap",
@@ -45,6 +60,7 @@ __all__ = [
     "features",
     "figures",
     "freeze",
+    "loggers",
     "losses",
     "models",
     "ops",

@@ -13,6 +13,17 @@ EXTRAS = {
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }
+# other packages of attacks, logs and metrics, which nobody but their own adapter needs: what pip calls them
+PEERS = {
+    "art": "adversarial-robustness-toolbox",
+    "foolbox": "foolbox",
+    "lightning": "lightning",
+    "secmlt": "secml-torch",
+    "tensorboard": "tensorboard",
+    "torchattacks": "torchattacks",
+    "torchmetrics": "torchmetrics",
+    "wandb": "wandb",
+}
 
 
 def lacks(package: str) -> str:
@@ -27,3 +38,11 @@ def need(package: str) -> None:
     """Raise MissingExtraError, which names the command that helps, where a package is missing."""
     if told := lacks(package):
         raise MissingExtraError(told, name=package)
+
+
+def need_peer(package: str) -> None:
+    """Raise MissingExtraError, which names the command that helps, where another package is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(
+            f"this needs {package}, which is not installed: pip install {PEERS[package]}", name=package
+        )

@@ -20,11 +20,13 @@ LAYERS = [
     {"_extras"},
     {"_checks", "_torchvision"},
     {"runs"},
+    {"loggers"},
     {"ops"},
     {"threat", "losses", "rng"},
     {"engine"},
     {"attacks", "models"},
     {"data"},
+    {"adapters"},
     {"evaluation"},
     {"train", "features"},
     {"fastadv"},  # the public names: commands and studies use the library as its users do

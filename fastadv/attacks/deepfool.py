@@ -49,9 +49,7 @@ def deepfool(
     Source:
         Moosavi-Dezfooli et al. 2016, "DeepFool" (arXiv 1511.04599), algorithm 2; section 3.3 for Linf.
     """
-    if candidates is not None:
-        beyond = 1 + core.check_number("overshoot", overshoot, 0)
-
+    beyond = 1 + core.check_number("overshoot", overshoot, 0)
     # what keeps the steps from ending just short of the boundary, which the clipping would let them do
     least = LEAST_STEP * width(threat)
 

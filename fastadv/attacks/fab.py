@@ -99,8 +99,7 @@ def fab(
         Croce and Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack"
         (arXiv 1907.02044), algorithm 1.
     """
-    if classes is not None:
-        core.check_share("bias", bias, zero=True, one=True)
+    core.check_share("bias", bias, zero=True, one=True)
     core.check_number("overshoot", overshoot, 1)
     core.check_share("backward", backward, one=True)
     if restart_radius is None:

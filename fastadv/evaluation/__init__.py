@@ -3,6 +3,7 @@
 from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation.attackbench import attackbench
+from fastadv.evaluation.conformance import Comparison, Conformance, conformance
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.external import External, external, save_external
@@ -10,6 +11,7 @@ from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, m
 from fastadv.evaluation.lower_bounds import lower_bounds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.merge import merge
+from fastadv.evaluation.metrics import RobustAccuracy
 from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio
 from fastadv.evaluation.report import report
@@ -22,7 +24,9 @@ from fastadv.evaluation.transfer_matrix import TransferMatrix, transfer_matrix
 __all__ = [
     "Attack",
     "Choice",
+    "Comparison",
     "Components",
+    "Conformance",
     "Corrupted",
     "Curve",
     "Draws",
@@ -30,6 +34,7 @@ __all__ = [
     "External",
     "Interval",
     "Portfolio",
+    "RobustAccuracy",
     "Row",
     "Samples",
     "Submission",
@@ -39,6 +44,7 @@ __all__ = [
     "attackbench",
     "bootstrap",
     "clopper_pearson",
+    "conformance",
     "corruptions",
     "evaluate",
     "external",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
+from fastadv.adapters.foreign import Foreign
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
 from fastadv.data.sampling import first_samples, sample_count
@@ -238,10 +239,14 @@ def description(frozen: Frozen, attacks: Mapping[str, Attack], identity: str | N
 
 
 def minimizes(attack: Any) -> bool:
-    """Return whether it is a minimum-norm attack of `fastadv.attacks`, perhaps with arguments bound to it."""
+    """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
+    `fastadv.attacks`, or of another package that says so.
+    """
     entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
     known = [entry.run for each in entries for entry in each.values() if entry.minimal]
     while attack is not None and not any(attack is one for one in known):
+        if isinstance(attack, Foreign):
+            return attack.minimum
         attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
     return attack is not None
 

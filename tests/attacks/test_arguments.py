@@ -95,6 +95,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("deepfool", "overshoot: expected a finite number >= 0", {"overshoot": -0.1}),
     ("fab", "classes: expected an integer >= 1", {"classes": 0}),
     ("fab", "bias: expected a finite number >= 0 and <= 1", {"bias": 1.5}),
+    ("fab", "bias: expected a finite number >= 0 and <= 1", {"bias": 1.5, "classes": None}),
     ("fab", "overshoot: expected a finite number >= 1", {"overshoot": 0.9}),
     ("fab", "backward: expected a number in", {"backward": 0.0}),
     ("minimum_radius transfer", "attack: expected an attack", {"attack": "bim"}),

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.studies.conformance.nets import Quantized, Scaled
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
@@ -82,48 +82,6 @@ def small(name: str) -> nn.Module:
     model = SMALL[name]()
     fa.models.load_weights(model, WEIGHTS / f"{name}.safetensors")
     return model.eval()
-
-
-class _Round(torch.autograd.Function):
-    """To the nearest multiple of 1 / levels; the gradient passes as if nothing had been rounded."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
-        return (x * levels).round() / levels
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
-class Quantized(nn.Module):
-    """Input and activations are rounded, and the gradient goes straight through (Bengio et al. 2013)."""
-
-    def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
-        super().__init__()
-        self.layers, self.input_levels, self.levels = layers, input_levels, levels
-        self.train(layers.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = _Round.apply(x, self.input_levels)
-        for layer in self.layers:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                x = _Round.apply(x, self.levels)
-        return x
-
-
-class Scaled(nn.Module):
-    """A net whose logits are so large that probabilities are 0 and 1: the gradient of cross-entropy is 0."""
-
-    def __init__(self, model: nn.Module, factor: float = 200) -> None:
-        super().__init__()
-        self.model, self.factor = model, factor
-        self.train(model.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
-        return self.factor * logits
 
 
 def mlp(seed: int = 0) -> nn.Module:

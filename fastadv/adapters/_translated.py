@@ -1,0 +1,55 @@
+"""Classes of other packages, each made of a function that says which attack of ours its arguments mean."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from fastadv.errors import InputError
+
+
+class Translated:
+    """An attack of ours under another package's name. Its arguments are attributes, which may be changed."""
+
+    first: tuple[str, ...] = ()
+    _make: Callable[..., Any]
+    _own: tuple[str, ...]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = self.__signature__.bind(*args, **kwargs)  # type: ignore[attr-defined]
+        given.apply_defaults()
+        vars(self).update(given.arguments)
+
+    @property
+    def ours(self) -> Any:
+        """Return what the attributes mean here."""
+        return type(self)._make(**{name: getattr(self, name) for name in self._own})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self._own)})"
+
+
+T = TypeVar("T", bound=Translated)
+
+
+def translated(base: type[T], name: str, make: Callable[..., Any]) -> type[T]:
+    """Return the class `name` with the arguments of `make`, after those that every class of `base` takes."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    own = inspect.signature(make).parameters
+    whole = inspect.Signature([*(inspect.Parameter(each, kind) for each in base.first), *own.values()])
+    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": whole}
+    return type(
+        name, (base,), {**about, "__doc__": make.__doc__ or base.__doc__, "__module__": make.__module__}
+    )
+
+
+def fresh_seed() -> int:
+    """Draw a seed from torch's generator, which governs these packages, too."""
+    return int(torch.randint(1 << 62, ()))
+
+
+def refuse(package: str, name: str, instead: Mapping[str, str]) -> None:
+    """Raise InputError for a class that we have no equal of, with what to use in its place."""
+    if name in instead:
+        raise InputError(f"{package}.{name}: expected an attack that fastadv has too; {instead[name]}")

@@ -1,0 +1,134 @@
+"""foolbox 3.3.4: its class names for our attacks, and its attacks for `fa.evaluate`.
+
+    from fastadv.adapters import foolbox as fb  # the one import that changes
+
+    fmodel = fb.PyTorchModel(model, bounds=(0, 1))
+    raw, clipped, success = fb.attacks.LinfPGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
+
+Names, arguments and defaults of attacks are foolbox'; all else, such as `PyTorchModel`, is its own and needs
+the package. Inputs and results are tensors of torch. What differs: an attack with a budget returns the
+strongest of all points met, which never leaves the radius, so that `raw` and `clipped` are the same; an
+attack for the nearest success returns x itself where it found nothing, and in `clipped` where its success is
+farther than epsilon; an image that the model gets wrong already is left alone; random draws follow from
+torch's generator, but are other ones.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv import _extras
+from fastadv.adapters._translated import Translated, fresh_seed, refuse, translated
+from fastadv.adapters.foreign import Foreign, one_radius
+from fastadv.adapters.meaning.foolbox import ALIASES, INSTEAD, MEANING, MINIMUM
+from fastadv.attacks import AttackResult
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+Epsilons = float | None | Sequence[float | None]
+
+
+class Attack(Translated):
+    """An attack of ours, called as `attack(fmodel, inputs, criterion, epsilons=...)`; see the module."""
+
+    restarts = 1
+
+    def __call__(self, model: Any, inputs: Tensor, criterion: Any, *, epsilons: Epsilons) -> Any:
+        """Return (raw, clipped, success), with one of each for each epsilon of a sequence.
+
+        model: a `foolbox.PyTorchModel`. criterion: labels int [B], `Misclassification` or
+        `TargetedMisclassification`. epsilons: None is for attacks for the nearest success.
+        """
+        wanted = list(epsilons) if isinstance(epsilons, Sequence) else [epsilons]
+        nearest = type(self).__name__ in MINIMUM
+        if not nearest and None in wanted:
+            raise InputError("epsilons: expected numbers for an attack with a budget, got None")
+        results = [self._run(model, inputs, criterion, each) for each in (wanted[:1] if nearest else wanted)]
+        raw = [result.x_adv for result in results] * (len(wanted) if nearest else 1)
+        clipped, success = list(raw), [result.success for result in results]
+        if nearest:
+            near = [results[0].distance <= (inf if each is None else each) for each in wanted]
+            success = [results[0].success & within for within in near]
+            shape = -1, *[1] * (inputs.ndim - 1)
+            clipped = [torch.where(one.view(shape), raw[0], inputs) for one in near]
+        if isinstance(epsilons, Sequence):
+            return raw, clipped, torch.stack(success)
+        return raw[0], clipped[0], success[0]
+
+    def repeat(self, times: int) -> "Attack":
+        """Return the attack with so many restarts, the best of which counts."""
+        made = type(self)(**{name: getattr(self, name) for name in self._own})
+        made.restarts = self.restarts * times
+        return made
+
+    def _run(self, model: Any, x: Tensor, criterion: Any, radius: float | None) -> AttackResult:
+        run = self.ours(radius)
+        takes, threat = signature(run.func).parameters, run.keywords["threat"]
+        given: dict[str, Any] = {"threat": type(threat)(threat.radius, box=tuple(model.bounds))}
+        given |= {"seed": fresh_seed()} if "seed" in takes else {}
+        if self.restarts > 1:
+            given["restarts"] = self.restarts
+        y = getattr(criterion, "labels", criterion)
+        if hasattr(criterion, "target_classes"):
+            given["targets"] = targets = _raw(criterion.target_classes)
+            y = torch.where(targets == 0, 1, 0)  # any class but the target stands for the label
+        result: AttackResult = run(lambda points: model(points), x, _raw(y), **given)
+        return result
+
+
+def _raw(values: Any) -> Tensor:
+    """Return int [B], also of what eagerpy holds."""
+    raw: Tensor = getattr(values, "raw", values)
+    return raw
+
+
+def wrap(kind: Any, **options: Any) -> Foreign:
+    """Return an attack of foolbox for `fa.evaluate` and our calls.
+
+    kind: a class such as `foolbox.attacks.LinfPGD`, and options for it, or an attack that is made of one. The
+        threat gives its epsilon and bounds; with an infinite radius it is asked for the nearest success.
+
+    Its points are judged as `fastadv.adapters.foreign.Foreign` says. It serves one radius for all samples.
+    """
+    _extras.need_peer("foolbox")
+    base = import_module("foolbox.attacks.base").MinimizationAttack
+    nearest = issubclass(kind, base) if isinstance(kind, type) else isinstance(kind, base)
+    return Foreign(_craft, kind, options, nearest)
+
+
+def _craft(
+    kind: Any, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None, **options: Any
+) -> Any:
+    """Return its points; of an attack for the nearest success as it found them, whatever the radius."""
+    foolbox = import_module("foolbox")
+    attack = kind(**options) if isinstance(kind, type) else kind
+    radius = one_radius("foolbox", threat)
+    wrapped = foolbox.PyTorchModel(model, bounds=threat.box, device=x.device)
+    criteria = foolbox.criteria
+    criterion = (
+        criteria.Misclassification(y) if targets is None else criteria.TargetedMisclassification(targets)
+    )
+    return attack(wrapped, x, criterion, epsilons=None if radius == inf else radius)[radius < inf]
+
+
+SERVED = {name: translated(Attack, name, make) for name, make in MEANING.items()}
+SERVED |= {name: SERVED[of] for name, of in ALIASES.items()}
+__all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "attacks":
+        return sys.modules[__name__]
+    if name in SERVED:
+        return SERVED[name]
+    refuse("foolbox.attacks", name, INSTEAD)
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _extras.need_peer("foolbox")
+    return getattr(import_module("foolbox"), name)

@@ -1,0 +1,125 @@
+"""An attack of another package, called as ours are: its points are judged, its passes counted."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv.attacks import AttackResult, core
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+# by how much a point may leave ball and box, in input units, for the packages round to float32
+SLACK = 1e-6
+
+
+class Watched(nn.Module):
+    """A model in eval mode, as another package sees it: passes are counted, and its mode stays."""
+
+    def __init__(self, model: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        # packages ask the first parameter for the device
+        self.place = nn.Parameter(torch.zeros((), device=device), requires_grad=False)
+        self.forwards = self.backwards = 0
+        self.training = False
+
+    def train(self, mode: bool = True) -> "Watched":
+        """Leave the mode as it is, whatever is asked."""
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        logits = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An attack of another package behind our signature.
+
+    make: (model, x, y, threat, targets, **options) -> points like x. The model is an `nn.Module` in eval
+        mode.
+    kind: the class or function of the other package that makes them; options are given to it.
+    minimum: whether it looks for the success nearest to x.
+
+    Its points are judged as ours are, by the model as given: a point that is not finite, or leaves ball or
+    box by more than SLACK, is refused, and its sample counts as held or failed; one that leaves them by
+    rounding is projected. `forwards` and `backwards` are the samples that it passed. The generators of torch,
+    NumPy and Python, from which other packages draw, are seeded for it and left as they were.
+    """
+
+    make: Callable[..., Any]
+    kind: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    minimum: bool = False
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.kind, "__name__", type(self.kind).__name__)
+
+    def __call__(
+        self,
+        model: core.Classifier,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        seed: int = 0,
+        **common: Unpack[core.Common],
+    ) -> AttackResult:
+        """Attack x [B, ...] with labels y [B]; see `fastadv.attacks.core.Common` for the other arguments.
+
+        Raises InputError on wrong input, naming it, where points come back in another shape, and where the
+        attack does not serve what is asked of it.
+        """
+        core.check_threat(threat)
+        refused = 0
+
+        def rule(search: core.Search[Any]) -> None:
+            nonlocal refused
+            watched = Watched(search.frozen.model, search.x.device)
+            seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
+            with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
+                given = search.x.clone(), search.y.clone(), threat, search.targets
+                points = self.make(self.kind, watched, *given, **self.options)
+            search.frozen.forwards += watched.forwards
+            search.frozen.backwards += watched.backwards
+            if not isinstance(points, Tensor) or points.shape != search.x.shape:
+                got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+                raise InputError(
+                    f"{self.__name__}: expected points of shape {tuple(search.x.shape)}, got {got}"
+                )
+            points = points.detach().to(search.x)
+            nearest = search.threat.project(points.nan_to_num(), search.x)
+            close = (points - nearest).abs().flatten(1).amax(1) <= SLACK
+            inside = search.threat.contains(points, search.x)
+            refused += int((~(inside | close)).sum())
+            column = (close & ~inside).view(-1, *[1] * (points.ndim - 1))
+            search.finish(torch.where(column, nearest, points))
+
+        result = core.run(model, x, y, threat, rule, minimum=self.minimum, seed=seed, **common)
+        if not refused:
+            return result
+        return replace(result, flags=(*result.flags, f"{refused} points outside the threat were refused"))
+
+
+def unit_box(package: str, threat: Threat) -> None:
+    """Raise InputError where the box is not that which a package takes for granted."""
+    if threat.box != (0.0, 1.0):
+        raise InputError(f"threat: expected the box (0, 1), which {package} clamps to, got {threat.box}")
+
+
+def one_radius(package: str, threat: Threat) -> float:
+    """Return the radius. Raises InputError where each sample has its own, which the package cannot serve."""
+    if isinstance(threat.radius, Tensor) and threat.radius.ndim:
+        raise InputError(f"threat: expected one radius for all samples, as {package} takes, got [B]")
+    return float(threat.radius)

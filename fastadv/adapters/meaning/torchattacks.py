@@ -1,0 +1,193 @@
+"""What the arguments of torchattacks' classes mean here.
+
+Budgets go to the last step, as there.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Any
+
+from fastadv import attacks
+from fastadv.errors import InputError
+from fastadv.threat import L1, L2, Linf
+
+NORMS = {"Linf": Linf, "L2": L2, "L1": L1}
+INSTEAD = {
+    "VANILA": "use the images themselves",
+    "GN": "use fastadv.attacks.gaussian_noise, which looks for the least noise",
+    "RFGSM": "use PGD, which starts at a random point of the ball",
+    "TPGD": "use fastadv.attacks.pgd with a loss of your own",
+    "UPGD": "use PGD, or MIFGSM for its momentum",
+    "Jitter": "use fastadv.attacks.apgd with loss='ce_scaled'",
+    "PGDRS": "use EOTPGD, or fastadv.attacks.pgd with eot=",
+    "PGDRSL2": "use fastadv.attacks.pgd with eot= in fastadv.L2",
+    "JSMA": "use fastadv.attacks.sigma_zero, or sparse_rs without gradients",
+    "OnePixel": "use fastadv.attacks.sparse_rs",
+    "Pixle": "use fastadv.attacks.sparse_rs",
+    "SparseFool": "use fastadv.attacks.sigma_zero",
+    "EADEN": "use EADL1, whose decision rule is the L1 distance",
+    "PIFGSM": "use TIFGSM, which smooths gradients too",
+    "PIFGSMPP": "use TIFGSM, which smooths gradients too",
+    "LGV": "use fastadv.models.Ensemble of the collected models",
+}
+
+
+def _ball(attack, threat, **options):
+    return partial(attack, threat=threat, stop_early=False, **options)
+
+
+def _fgsm(eps=8 / 255):
+    return _ball(attacks.fgsm, Linf(eps))
+
+
+def _bim(eps=8 / 255, alpha=2 / 255, steps=10):
+    steps = steps or int(min(eps * 255 + 4, 1.25 * eps * 255))
+    return _ball(attacks.bim, Linf(eps), steps=steps, step_size=alpha)
+
+
+def _pgd(eps=8 / 255, alpha=2 / 255, steps=10, random_start=True):
+    return _ball(attacks.pgd, Linf(eps), steps=steps, step_size=alpha, random_start=random_start)
+
+
+def _pgdl2(eps=1.0, alpha=0.2, steps=10, random_start=True, eps_for_division=1e-10):
+    return _ball(attacks.pgd, L2(eps), steps=steps, step_size=alpha, random_start=random_start)
+
+
+def _eotpgd(eps=8 / 255, alpha=2 / 255, steps=10, eot_iter=2, random_start=True):
+    return partial(_pgd(eps, alpha, steps, random_start), eot=eot_iter)
+
+
+def _ffgsm(eps=8 / 255, alpha=10 / 255):
+    return _pgd(eps, alpha, 1, True)
+
+
+def _mim(eps, alpha, steps, decay, *rules, **options):
+    return _ball(
+        attacks.mim, Linf(eps), steps=steps, step_size=alpha, decay=decay, gradient=list(rules), **options
+    )
+
+
+def _mifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
+    return _mim(eps, alpha, steps, decay)
+
+
+def _nifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
+    return _mim(eps, alpha, steps, decay, nesterov=True)
+
+
+def _diverse(rate, probability):
+    return attacks.DiverseInput(probability, min(rate, 1.0), max(rate, 1.0))
+
+
+def _difgsm(
+    eps=8 / 255, alpha=2 / 255, steps=10, decay=0.0, resize_rate=0.9, diversity_prob=0.5, random_start=False
+):
+    diverse = _diverse(resize_rate, diversity_prob)
+    return _mim(eps, alpha, steps, decay, diverse, random_start=random_start)
+
+
+def _tifgsm(
+    eps=8 / 255, alpha=2 / 255, steps=10, decay=0.0, kernel_name="gaussian", len_kernel=15, nsig=3,
+    resize_rate=0.9, diversity_prob=0.5, random_start=False,
+):  # fmt: skip
+    if kernel_name != "gaussian":
+        raise InputError(f"kernel_name: expected 'gaussian', got {kernel_name!r}; no other kernel is here")
+    rules = _diverse(resize_rate, diversity_prob), attacks.TranslationInvariant(len_kernel, nsig)
+    return _mim(eps, alpha, steps, decay, *rules, random_start=random_start)
+
+
+def _sinifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, m=5):
+    return _mim(eps, alpha, steps, decay, attacks.ScaleInvariant(m), nesterov=True)
+
+
+def _vmifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, N=5, beta=1.5):
+    return _mim(eps, alpha, steps, decay, attacks.VarianceTuned(N, beta))
+
+
+def _vnifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, N=5, beta=1.5):
+    return _mim(eps, alpha, steps, decay, attacks.VarianceTuned(N, beta), nesterov=True)
+
+
+def _apgd(
+    norm="Linf", eps=8 / 255, steps=10, n_restarts=1, seed=0, loss="ce", eot_iter=1, rho=0.75, verbose=False
+):
+    return partial(
+        attacks.apgd, threat=NORMS[norm](eps), steps=steps, restarts=n_restarts, seed=seed, loss=loss,
+        eot=eot_iter, rho=rho,
+    )  # fmt: skip
+
+
+def _apgdt(
+    norm="Linf", eps=8 / 255, steps=10, n_restarts=1, seed=0, eot_iter=1, rho=0.75, verbose=False,
+    n_classes=10,
+):  # fmt: skip
+    attack = _apgd(norm, eps, steps, n_restarts, seed, "dlr-targeted", eot_iter, rho)
+    return partial(attack, classes=n_classes - 1)
+
+
+def _spsa(eps=0.3, delta=0.01, lr=0.01, nb_iter=1, nb_sample=128, max_batch_size=64):
+    queries = 2 * nb_sample * nb_iter + 1
+    return _ball(
+        attacks.spsa, Linf(eps), queries=queries, directions=nb_sample, probe=delta, step_size=lr, loss="ce"
+    )
+
+
+def _cw(c=1, kappa=0, steps=50, lr=0.01):
+    """Run the published loop with the one constant c; a success leads by kappa."""
+    criterion = attacks.WrongBy(kappa) if kappa else None
+    return partial(
+        attacks.cw, threat=L2(inf), variant="published", constant=float(c), steps=steps, searches=1,
+        step_size=lr, criterion=criterion,
+    )  # fmt: skip
+
+
+def _deepfool(steps=50, overshoot=0.02):
+    return partial(attacks.deepfool, threat=L2(inf), steps=steps, overshoot=overshoot, candidates=None)
+
+
+def _eadl1(
+    kappa=0, lr=0.01, binary_search_steps=9, max_iterations=100, abort_early=True, initial_const=0.001,
+    beta=0.001,
+):  # fmt: skip
+    """Go on to the last step of every search, whatever `abort_early`."""
+    criterion = attacks.WrongBy(kappa) if kappa else None
+    return partial(
+        attacks.ead, threat=L1(inf), variant="published", steps=max_iterations, searches=binary_search_steps,
+        constant=initial_const, beta=beta, step_size=lr, criterion=criterion,
+    )  # fmt: skip
+
+
+def _fab(
+    norm="Linf", eps=8 / 255, steps=10, n_restarts=1, alpha_max=0.1, eta=1.05, beta=0.9, verbose=False,
+    seed=0, multi_targeted=False, n_classes=10,
+):  # fmt: skip
+    return partial(
+        attacks.fab, threat=NORMS[norm](eps), steps=steps, restarts=n_restarts, bias=alpha_max, overshoot=eta,
+        backward=beta, seed=seed, targeted=multi_targeted, classes=n_classes - 1, restart_radius=eps,
+    )  # fmt: skip
+
+
+def _square(
+    norm="Linf", eps=8 / 255, n_queries=5000, n_restarts=1, p_init=0.8, loss="margin", resc_schedule=True,
+    seed=0, verbose=False,
+):  # fmt: skip
+    if loss != "margin":
+        raise InputError(f"loss: expected 'margin', got {loss!r}; our Square has no other")
+    return partial(
+        attacks.square, threat=NORMS[norm](eps), queries=n_queries, restarts=n_restarts, share=p_init,
+        rescale=resc_schedule, seed=seed,
+    )  # fmt: skip
+
+
+def _autoattack(norm="Linf", eps=8 / 255, version="standard", n_classes=10, seed=None, verbose=False):
+    """Take the steps of the paper, where torchattacks takes 10 for APGD and FAB."""
+    return partial(attacks.autoattack, threat=NORMS[norm](eps), version=version, seed=seed, indicators=False)
+
+
+MEANING: dict[str, Callable[..., Any]] = {
+    "FGSM": _fgsm, "BIM": _bim, "PGD": _pgd, "PGDL2": _pgdl2, "EOTPGD": _eotpgd, "FFGSM": _ffgsm,
+    "MIFGSM": _mifgsm, "NIFGSM": _nifgsm, "DIFGSM": _difgsm, "TIFGSM": _tifgsm, "SINIFGSM": _sinifgsm,
+    "VMIFGSM": _vmifgsm, "VNIFGSM": _vnifgsm, "APGD": _apgd, "APGDT": _apgdt, "SPSA": _spsa, "CW": _cw,
+    "DeepFool": _deepfool, "EADL1": _eadl1, "FAB": _fab, "Square": _square, "AutoAttack": _autoattack,
+}  # fmt: skip

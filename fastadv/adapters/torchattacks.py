@@ -1,0 +1,195 @@
+"""torchattacks 3.5.1: its class names for our attacks, and its classes for `fa.evaluate`.
+
+    from fastadv.adapters import torchattacks  # the one import that changes
+
+    atk = torchattacks.PGD(model, eps=8 / 255, alpha=2 / 255, steps=10, random_start=True)
+    adv_images = atk(images, labels)
+
+Names, arguments and defaults are those of torchattacks; `atk.result` is our `AttackResult` of the last call.
+What differs: an image that the model gets wrong already comes back as it is; of all points met the strongest
+is returned, not the last; no point leaves the radius, not even by rounding; images outside [0, 1] are an
+error; the model is left as it is. Random draws follow from torch's generator (`torch.manual_seed`), but are
+other ones than theirs. Attacks for the nearest success (CW, DeepFool, EADL1, FAB) return the image itself
+where they found nothing. The package itself is needed only for `wrap`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from os import PathLike
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from fastadv import attacks, rng
+from fastadv.adapters._translated import Translated, fresh_seed, refuse, translated
+from fastadv.adapters.foreign import Foreign, one_radius, unit_box
+from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models import Normalized
+from fastadv.runs.files import atomic_write, load_torch
+from fastadv.threat import Threat
+
+
+class Attack(Translated):
+    """An attack of ours, called as `atk(images, labels)`; see the module for what differs."""
+
+    first = ("model",)
+    model: nn.Module
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.result: attacks.AttackResult | None = None
+        self.set_mode_default()
+        self._normalized: Any = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return adversarial images like `images`; in a targeted mode `labels` mean what that mode says."""
+        if self._normalized is None:
+            return self._found(self.model, images, labels)
+        mean, std = (torch.as_tensor(v).to(images).view(-1, 1, 1) for v in self._normalized)
+        x = images * std + mean
+        near = x.clamp(0, 1)  # the way back to pixels rounds
+        x = torch.where((x - near).abs() < 1e-5, near, x)
+        return (self._found(Normalized(self.model, *self._normalized), x, labels) - mean) / std
+
+    def _found(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        given: dict[str, Any] = {}
+        y = labels.to(x.device)
+        if self._targets_of is not None:
+            given["targets"] = targets = self._targets_of(model, x, y).to(x.device)
+            # where the labels are the targets, any other class stands for the label
+            y = torch.where(y == targets, torch.where(targets == 0, 1, 0), y)
+        run = self.ours
+        if "seed" in inspect.signature(run).parameters and run.keywords.get("seed") is None:
+            given["seed"] = fresh_seed()
+        self.result = result = cast(attacks.AttackResult, run(model, x, y, **given))
+        return result.x_adv
+
+    def set_mode_default(self) -> None:
+        """Look for any wrong class."""
+        self._targets_of: Callable[..., Tensor] | None = None
+
+    def set_mode_targeted_by_label(self, quiet: bool = True) -> None:
+        """Take the labels of a call as the classes to reach."""
+        self._targets_of = lambda model, x, y: y
+
+    def set_mode_targeted_by_function(
+        self, target_map_function: Callable[[Tensor, Tensor], Tensor], quiet: bool = True
+    ) -> None:
+        """Reach the classes int [B] that a function of images and labels gives."""
+        self._targets_of = lambda model, x, y: target_map_function(x, y)
+
+    def set_mode_targeted_random(self, quiet: bool = True) -> None:
+        """Reach classes drawn among those that are not the label."""
+
+        def draw(model: Any, x: Tensor, y: Tensor) -> Tensor:
+            classes = freeze(model).verdict(x[:1]).shape[1]
+            ids = torch.arange(len(y), device=y.device)
+            return (y + 1 + rng.integers(classes - 1, fresh_seed(), ids)) % classes
+
+        self._targets_of = draw
+
+    def set_mode_targeted_least_likely(self, kth_min: int = 1, quiet: bool = True) -> None:
+        """Reach the class with the k-th smallest logit among those that are not the label."""
+
+        def least(model: Any, x: Tensor, y: Tensor) -> Tensor:
+            logits = freeze(model).verdict(x).scatter(1, y[:, None], inf)
+            return logits.kthvalue(kth_min, dim=1).indices
+
+        self._targets_of = least
+
+    def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take images that were normalized so; the attack itself works in [0, 1]."""
+        self._normalized = ([float(v) for v in mean], [float(v) for v in std])
+
+    def set_model_training_mode(self, model_training: bool = False, **parts: bool) -> None:
+        """Accept eval mode alone, in which every attack of ours sees the model."""
+        if model_training or any(parts.values()):
+            raise InputError("model_training: expected False, got True; attacks see the model in eval mode")
+
+    def save(self, data_loader: Iterable[Any], save_path: str | PathLike[str], **options: Any) -> None:
+        """Write adversarial images and labels of a loader to a torch file, as `load` reads it.
+
+        Raises InputError for save_type="int", which would round adversarial images back.
+        """
+        if options.get("save_type", "float") != "float":
+            raise InputError("save_type: expected 'float', got 'int'; rounded images may be classified right")
+        made = [(self(images, labels).cpu(), labels.cpu()) for images, labels in data_loader]
+        adv_inputs, labels = (torch.cat(part) for part in zip(*made, strict=True))
+        with atomic_write(save_path) as part:
+            torch.save({"adv_inputs": adv_inputs, "labels": labels, "save_type": "float"}, part)
+
+    @staticmethod
+    def load(load_path: str | PathLike[str], batch_size: int = 128, shuffle: bool = False) -> DataLoader[Any]:
+        """Return a loader of what `save` wrote."""
+        told = load_torch(load_path, "a torch file written by save", "write it again")
+        data = TensorDataset(told["adv_inputs"], told["labels"])
+        return DataLoader(data, batch_size=batch_size, shuffle=shuffle)
+
+
+class MultiAttack(Attack):
+    """Several attacks in turn, each on the images that those before have not broken."""
+
+    def __init__(self, attacks: Sequence[Attack], verbose: bool = False) -> None:
+        """Take attacks on one model."""
+        self.attacks = list(attacks)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return adversarial images like `images`, those of the last attack where none is a success."""
+        found, left = images.clone(), torch.arange(len(images), device=images.device)
+        for atk in self.attacks:
+            found[left] = atk(images[left], labels.to(images.device)[left])
+            assert atk.result is not None
+            left = left[~atk.result.success.to(left.device)]
+            if not len(left):
+                break
+        return found
+
+
+def wrap(kind: Callable[..., Any], **options: Any) -> Foreign:
+    """Return a class of torchattacks as an attack for `fa.evaluate` and our calls.
+
+    kind: such as `torchattacks.PGD`, or a name of the package. options: its arguments beside the model. What
+        it takes as `eps` and `norm` is the threat's unless given; `fastadv.adapters.foreign.Foreign` says how
+        its points are judged.
+
+    It serves one radius for all samples, and the box (0, 1).
+    """
+    nearest = getattr(kind, "__name__", "") in ("CW", "DeepFool", "EADL1", "EADEN", "JSMA", "SparseFool")
+    return Foreign(_craft, kind, options, nearest)
+
+
+def _craft(
+    kind: Callable[..., Any], model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """Return its points."""
+    unit_box("torchattacks", threat)
+    takes = inspect.signature(kind).parameters
+    radius = one_radius("torchattacks", threat)
+    if "eps" in takes and radius < inf:
+        options = {"eps": radius, **options}
+    if "norm" in takes:
+        options = {"norm": threat.norm.capitalize(), **options}
+    attack = kind(model, **options)
+    if targets is None:
+        return attack(x, y)
+    if "targeted" not in attack.supported_mode:
+        raise InputError(f"targets: expected None, which {type(attack).__name__} takes alone, got targets")
+    attack.set_mode_targeted_by_label(quiet=True)
+    return attack(x, targets)
+
+
+SERVED = {name: translated(Attack, name, make) for name, make in MEANING.items()}
+__all__ = ["INSTEAD", "SERVED", "Attack", "MultiAttack", "wrap"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in SERVED:
+        return SERVED[name]
+    refuse("torchattacks", name, INSTEAD)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,61 @@
+"""`fastadv conformance`: our attacks beside those of other packages."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastadv.cli import _options as o
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._measure import NOTHING_KEPT, ending
+from fastadv.cli._output import finite, print_table, progress, say, say_where
+from fastadv.evaluation._conformance_cases import PACKAGES, installed
+from fastadv.runs.card import card
+from fastadv.runs.files import write_json
+from fastadv.studies import conformance as study
+
+WEAKER = 1
+
+
+def conformance(
+    samples: int = o.count(40, "Test digits to attack."),
+    only: str | None = o.option(None, "Attacks whose names begin so, separated by commas."),
+    peers: str | None = o.option(None, f"Of {', '.join(PACKAGES)}; by default those installed."),
+    out: Path | None = o.folder(None, "Folder for conformance.json and conformance.png."),
+    seed: o.Seed = 0,
+) -> Iterator[Any]:
+    """Compare our attacks with the same ones of other packages; exit code 1 where ours is weaker.
+
+    Four small nets are trained on the embedded digits: undefended, robust, the robust one with rounded
+    activations, and with saturated logits. Of each attack it says success, median, passes, time and memory on
+    both sides, and how many digits one side alone broke or brought nearer by more than 1%. Ours is weaker
+    where an exact sign test over these says so, with a risk of 5% that chance names any.
+    """
+    chosen = installed() if peers is None else o.split_names(peers) or ()
+    for name in chosen:
+        o.check_choice("--peers", name, PACKAGES)
+    missing = [name for name in chosen if name not in installed()]
+    if missing or not chosen:
+        lacking = " and ".join(missing) or "other package"
+        o.refuse(f"There is no {lacking} to compare with: pip install 'fastadv[bench]'.")
+    with interruptible(NOTHING_KEPT), progress("conformance") as bar:
+        result = study.run(samples, seed, chosen, o.split_names(only), bar)
+    weaker = result.weaker
+    files: dict[str, Path | None] = {}
+    config = {"samples": samples, "seed": seed, "packages": list(chosen)}
+    told = card("conformance", config, **result.to_dict())
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        kept, figure = out / "conformance.json", out / "conformance.png"
+        files = {"result": kept, "figure": figure}
+        write_json(kept, finite(told))
+        study.draw(result, figure)
+    with ending(WEAKER if weaker else 0):
+        yield told
+        title = f"ours / theirs on {samples} digits, of each net the rival that is worst for ours"
+        print_table(title, study.cells(result))
+        for name, why in result.failed.items():
+            say(f"failed: {name}: {why}")
+        for one in weaker:
+            say(f"weaker: {one.case} in {one.norm} on {one.net} than {one.theirs.attack}, p = {one.p:.2g}")
+        say(f"{len(result.comparisons)} comparisons, {len(weaker)} weaker beyond chance")
+        say_where(files)

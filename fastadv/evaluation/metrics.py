@@ -1,0 +1,48 @@
+"""Accuracy under attack, batch by batch: update, compute, reset."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AttackResult
+from fastadv.engine import Frozen
+from fastadv.errors import InputError
+from fastadv.runs import processes
+
+
+class RobustAccuracy:
+    """The share of samples that an attack leaves right, over all batches and all processes.
+
+    attack: (model, x, y, ids=ids) -> AttackResult, such as partial(fa.attacks.pgd, threat=fa.Linf(0.3)). It
+        may use the numbers of samples seen so far for its random draws.
+
+    The methods are those of a metric of torchmetrics, without the package: `update` for each batch, `compute`
+    at the end of an epoch, `reset` before the next. Where a process group is initialized, `compute` adds up
+    what all processes have seen; all must call it.
+    """
+
+    def __init__(self, attack: Any) -> None:
+        if not callable(attack):
+            raise InputError(f"attack: expected a function, got {type(attack).__name__}; partial makes one")
+        self.attack = attack
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.right = self.total = 0
+
+    def update(self, model: nn.Module | Frozen, x: Tensor, y: Tensor) -> None:
+        """Attack x [B, ...] with labels y [B]; the model is left as it is."""
+        ids = torch.arange(self.total, self.total + len(y), device=x.device)
+        ids = ids * processes.world() + processes.rank()
+        result: AttackResult = self.attack(model, x, y, ids=ids)
+        self.right += int((~result.success).sum())
+        self.total += len(y)
+
+    def compute(self) -> Tensor:
+        """Return the share, a float32 scalar. Raises InputError where no sample was seen."""
+        right, total = processes.add_up(torch.tensor([self.right, self.total])).tolist()
+        if not total:
+            raise InputError("compute: expected samples, got none; call update first")
+        return torch.tensor(right / total)

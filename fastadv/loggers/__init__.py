@@ -1,0 +1,16 @@
+"""Where numbers of a run go: each logger has `on_event(dict)`, and imports its package when it is made.
+
+    log = fa.loggers.CSV("runs/a/log.csv")
+    for report in fa.train.epochs(model, train_set, recipe, epochs=10):
+        log.on_event(dataclasses.asdict(report))
+
+An event is a dictionary of numbers and text; a dictionary inside it becomes "outer/inner", and None is left
+out. "epoch" or "step" is the place on the axis where there is one. A logger of your own needs `on_event`.
+"""
+
+from fastadv.loggers.csv import CSV
+from fastadv.loggers.event import Logger, flat
+from fastadv.loggers.tensorboard import TensorBoard
+from fastadv.loggers.wandb import WandB
+
+__all__ = ["CSV", "Logger", "TensorBoard", "WandB", "flat"]

@@ -1,0 +1,28 @@
+"""What a logger is given."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Logger(Protocol):
+    """Anything that takes events."""
+
+    def on_event(self, event: Mapping[str, Any], /) -> None:
+        """Take one event."""
+
+
+def flat(event: Mapping[str, Any], head: str = "") -> dict[str, Any]:
+    """Return the event without dictionaries inside, whose names are joined by "/", and without None."""
+    made: dict[str, Any] = {}
+    for name, value in event.items():
+        if isinstance(value, Mapping):
+            made |= flat(value, f"{head}{name}/")
+        elif value is not None:
+            made[f"{head}{name}"] = value
+    return made
+
+
+def place_of(event: Mapping[str, Any]) -> int | None:
+    """Return where the event is on the axis: its step, or else its epoch; None where it has neither."""
+    place = event.get("step", event.get("epoch"))
+    return None if place is None else int(place)

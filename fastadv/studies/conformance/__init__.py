@@ -1,0 +1,78 @@
+"""Our attacks beside those of other packages, on small nets of four kinds: what runs, what is drawn."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+
+import fastadv as fa
+from fastadv.evaluation import Comparison, Conformance
+from fastadv.evaluation.figures import style
+from fastadv.evaluation.text import number, percent
+from fastadv.studies.conformance.nets import RADII, Quantized, Scaled, trained
+
+__all__ = ["RADII", "Quantized", "Scaled", "cells", "draw", "run", "trained"]
+
+
+def run(
+    samples: int = 40,
+    seed: int = 0,
+    packages: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Conformance:
+    """Train the nets, and compare on the first test digits."""
+    test_set = fa.data.load("digits", "test", limit=samples)
+    x, y, _ = next(iter(fa.data.batches(test_set, samples)))
+    subjects = {name: (model, RADII[name]) for name, model in trained(seed).items()}
+    return fa.evaluation.conformance(
+        subjects, x, y, packages=packages, only=only, seed=seed, on_progress=on_progress
+    )
+
+
+def best(result: Conformance) -> list[Comparison]:
+    """Return of each attack and net the comparison that is worst for ours."""
+    worst: dict[tuple[str, str, str], Comparison] = {}
+    for one in result.comparisons:
+        place = one.case, one.norm, one.net
+        if place not in worst or one.p < worst[place].p:
+            worst[place] = one
+    return [worst[place] for place in sorted(worst)]
+
+
+def cells(result: Conformance) -> list[list[str]]:
+    """Return the table, the head first: ours and the rival that is worst for it."""
+    head = ["attack", "net", "rival", "broken", "median", "passes", "seconds", "MiB"]
+    head += ["only ours", "only theirs", "p"]
+    lines = [head]
+    for one in best(result):
+        pair = one.ours, one.theirs
+        memory = [each.memory for each in pair]
+        lines.append([
+            f"{one.case} {one.norm}", one.net, one.theirs.attack,
+            " / ".join(percent(each.success) for each in pair),
+            " / ".join(number(each.median) for each in pair),
+            " / ".join(str(each.forwards + each.backwards) for each in pair),
+            " / ".join(f"{each.seconds:.2f}" for each in pair),
+            " / ".join("-" if each is None else f"{each:.0f}" for each in memory),
+            str(len(one.only_ours)), str(len(one.only_theirs)), f"{one.p:.2g}",
+        ])  # fmt: skip
+    return lines
+
+
+def draw(result: Conformance, path: str | PathLike[str]) -> None:
+    """Draw for each attack and net how many samples one side alone found, ours to the right."""
+    lines = best(result)
+    weaker = result.weaker
+    height = 0.6 + 0.17 * len(lines)
+    figure = style.new_figure(7.2, height, "Found by one side alone: theirs (left), ours (right)")
+    axes = figure.add_axes((0.42, 0.2 / height, 0.55, (height - 0.7) / height))
+    style.plain(axes)
+    for place, one in enumerate(lines):
+        axes.barh(place, len(one.only_ours), color=style.SKY, height=0.8)
+        axes.barh(place, -len(one.only_theirs), color=style.VERMILION, height=0.8)
+        if one in weaker:
+            axes.text(-len(one.only_theirs), place, " weaker", va="center", ha="right", fontsize=7)
+    names = [f"{one.case} {one.norm}, {one.net}: {one.theirs.attack}" for one in lines]
+    axes.set_yticks(range(len(lines)), names, fontsize=6)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.axvline(0, color=style.INK, linewidth=0.8)
+    style.save(figure, path)

@@ -1,0 +1,83 @@
+"""Nets on which weak attacks show: trained against attacks, rounding, and with saturated logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+
+# at which the nets are neither untouched nor lost
+RADII = {
+    "standard": {"linf": 0.05, "l2": 0.4, "l1": 1.5, "l0": 3.0},
+    "robust": {"linf": 0.15, "l2": 0.9, "l1": 3.0, "l0": 4.0},
+}
+RADII |= {"quantized": RADII["robust"], "saturated": RADII["robust"]}
+
+
+class _Round(torch.autograd.Function):
+    """To the nearest multiple of 1 / levels; the gradient passes as if nothing had been rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
+        return (x * levels).round() / levels
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class Quantized(nn.Module):
+    """Input and activations are rounded, and the gradient goes straight through (Bengio et al. 2013)."""
+
+    def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
+        super().__init__()
+        self.layers, self.input_levels, self.levels = layers, input_levels, levels
+        self.train(layers.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _Round.apply(x, self.input_levels)  # type: ignore[no-untyped-call]
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                x = _Round.apply(x, self.levels)  # type: ignore[no-untyped-call]
+        return x
+
+
+class Scaled(nn.Module):
+    """A net whose logits are so large that probabilities are 0 and 1: the gradient of cross-entropy is 0."""
+
+    def __init__(self, model: nn.Module, factor: float = 200) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return self.factor * logits
+
+
+def _net(seed: int) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(384, 10),
+        )  # fmt: skip
+
+
+def trained(seed: int = 0, epochs: int = 8) -> dict[str, nn.Module]:
+    """Train nets on the embedded digits: an undefended one, and one by PGD, which is then rounded, scaled."""
+    train_set = fa.data.load("digits", "train")
+    recipes: dict[str, fa.train.Recipe] = {
+        "standard": fa.train.Standard(),
+        "robust": fa.train.PGDTraining(fa.Linf(0.15), steps=5),
+    }
+    nets: dict[str, nn.Module] = {}
+    for name, recipe in recipes.items():
+        nets[name] = model = _net(seed)
+        fa.train.fit(model, train_set, recipe, epochs=epochs, optimizer="adam", seed=seed)
+        model.eval()
+    layers = nets["robust"]
+    assert isinstance(layers, nn.Sequential)
+    return {**nets, "quantized": Quantized(layers), "saturated": Scaled(layers)}

@@ -1,0 +1,286 @@
+"""torchattacks' calls with our attacks, and its attacks by our calls."""
+
+import inspect
+from functools import partial
+from math import inf
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.adapters import torchattacks
+from fastadv.adapters.foreign import Foreign
+from fastadv.attacks import Status
+from tests.adapters.nets import problem
+
+EPS, ALPHA = 0.05, 0.02
+# short enough for a test; the others are short by default
+SHORT = {
+    "Square": {"n_queries": 20},
+    "AutoAttack": {"version": "quick"},
+    "SPSA": {"nb_sample": 8, "nb_iter": 3, "lr": 0.03},
+    "EADL1": {"max_iterations": 20, "binary_search_steps": 2, "initial_const": 10.0},
+    "TIFGSM": {"len_kernel": 3},
+}
+MINIMUM = {"CW", "DeepFool", "EADL1"}
+
+
+def call(name: str, model: nn.Module, **options):
+    own = inspect.signature(getattr(torchattacks, name)).parameters
+    sized = {"eps": EPS} if "eps" in own else {}
+    classes = {"n_classes": 5} if "n_classes" in own else {}
+    return getattr(torchattacks, name)(model, **(sized | classes | SHORT.get(name, {}) | options))
+
+
+@pytest.mark.parametrize("name", sorted(torchattacks.SERVED))
+@pytest.mark.slow
+def test_every_class_breaks_images_inside_its_budget(name):
+    model, x, y = problem()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    atk = call(name, model)
+    adv = atk(x, y)
+    assert adv.shape == x.shape
+    assert adv.min() >= 0
+    assert adv.max() <= 1
+    if name not in MINIMUM:
+        order = 2 if name == "PGDL2" else inf
+        assert (adv - x).flatten(1).norm(order, dim=1).max() <= EPS * (1 + 1e-6)
+    assert (atk.result.status == Status.BROKEN).sum() >= 2
+    assert torch.equal(adv[-1], x[-1])  # it was wrong already
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_pgd_is_ours_with_the_same_steps():
+    model, x, y = problem()
+    atk = torchattacks.PGD(model, EPS, ALPHA, 3, random_start=False)
+    ours = partial(fa.attacks.pgd, steps=3, step_size=ALPHA, random_start=False, stop_early=False)
+    assert torch.equal(atk(x, y), ours(model, x, y, fa.Linf(EPS)).x_adv)
+    atk.eps = EPS / 2
+    assert torch.equal(atk(x, y), ours(model, x, y, fa.Linf(EPS / 2)).x_adv)
+    assert repr(atk) == f"PGD(eps={EPS / 2}, alpha={ALPHA}, steps=3, random_start=False)"
+
+
+def test_random_draws_follow_torch():
+    model, x, y = problem()
+    atk = torchattacks.PGD(model, EPS, ALPHA, steps=1)
+    torch.manual_seed(1)
+    first, second = atk(x, y), atk(x, y)
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(atk(x, y), first)
+
+
+def test_targets():
+    model, x, y = problem()
+    clean = model.eval()(x).detach()
+    atk = torchattacks.PGD(model, 0.5, 0.1, steps=10)
+    atk.set_mode_targeted_by_label(quiet=True)
+    wanted = (y + 1) % 5
+    reached = model(atk(x, wanted)).argmax(1) == wanted
+    assert reached.sum() > len(x) // 2
+    assert torch.equal(reached, atk.result.success)
+    atk.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 5)
+    assert (model(atk(x, y)).argmax(1) == wanted).sum() > len(x) // 2
+    atk.set_mode_targeted_least_likely(1)
+    least = clean.scatter(1, y[:, None], inf).argmin(1)
+    assert torch.equal(model(atk(x, y)).argmax(1) == least, atk.result.success)
+    atk.set_mode_targeted_random()
+    assert atk(x, y).shape == x.shape
+    atk.set_mode_default()
+    assert (model(atk(x, y)).argmax(1) != y).sum() > len(x) // 2
+
+
+def test_normalized_images():
+    model, x, y = problem(channels=3)
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    place = fa.models.Normalized(nn.Identity(), mean, std)
+    atk = torchattacks.BIM(model, EPS, ALPHA, 3)
+    atk.set_normalization_used(mean=mean, std=std)
+    adv = atk(place(x), y)
+    back = adv * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
+    assert (back - x).abs().max() <= EPS + 1e-6
+    assert (back - x).abs().max() > EPS / 2
+
+
+def test_several_attacks_in_turn():
+    model, x, y = problem()
+    weak, strong = torchattacks.FGSM(model, 0.001), torchattacks.PGD(model, 0.5, 0.1, 10)
+    adv = torchattacks.MultiAttack([weak, strong])(x, y)
+    assert (model.eval()(adv).argmax(1) != y).sum() > len(x) // 2
+    assert len(strong.result.success) == len(x) - int(weak.result.success.sum())
+
+
+def test_saved_images_come_back(tmp_path):
+    model, x, y = problem()
+    atk = torchattacks.FGSM(model, EPS)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=5)
+    atk.save(loader, save_path=tmp_path / "data.pt")
+    adv, labels = next(iter(atk.load(load_path=tmp_path / "data.pt", batch_size=20)))
+    assert torch.equal(adv, torch.cat([atk(part, of) for part, of in loader]))
+    assert torch.equal(labels, y)
+    with pytest.raises(fa.InputError, match="save_type"):
+        atk.save(loader, tmp_path / "other.pt", save_type="int")
+
+
+def test_what_is_refused():
+    model, x, y = problem()
+    with pytest.raises(fa.InputError, match=r"torchattacks\.OnePixel.*sparse_rs"):
+        torchattacks.OnePixel  # noqa: B018
+    with pytest.raises(AttributeError, match="Nothing"):
+        torchattacks.Nothing  # noqa: B018
+    with pytest.raises(TypeError):
+        torchattacks.PGD(model, iters=3)
+    with pytest.raises(fa.InputError, match="box"):
+        torchattacks.FGSM(model)(x * 2, y)
+    with pytest.raises(fa.InputError, match="eval mode"):
+        torchattacks.FGSM(model).set_model_training_mode(model_training=True)
+
+
+# Any class of theirs is a function of the model, which then takes images and labels.
+
+
+class Shifted:
+    """An attack in their form, which prints its results nowhere and moves all pixels by so much."""
+
+    supported_mode = ("default",)
+
+    def __init__(self, model, eps=0.3, share=1.0, spoiled=0):
+        self.model, self.by, self.spoiled = model, eps * share, spoiled
+
+    def __call__(self, images, labels):
+        assert not self.model.training
+        self.model.train()
+        images = images.requires_grad_()
+        self.model(images).gather(1, labels[:, None]).sum().backward()
+        out = (images - self.by * images.grad.sign()).clamp(0, 1).detach()
+        out[: self.spoiled] = torch.nan
+        return out
+
+
+def test_their_points_are_judged_and_counted():
+    model, x, y = problem()
+    out = torchattacks.wrap(Shifted)(model, x, y, fa.Linf(EPS))
+    moved = model.eval()(out.x_adv)
+    assert torch.equal(moved.argmax(1) != y, out.success)
+    assert (out.status == Status.BROKEN).any()
+    assert out.distance[out.status == Status.BROKEN].max() <= EPS * (1 + 1e-6)
+    given = fa.freeze(model)
+    none = Foreign(lambda kind, model, x, *rest: x, _bad())(given, x, y, fa.Linf(EPS))
+    # one pass of those that are right, forward and back, beside the verdicts
+    assert (out.forwards - none.forwards, out.backwards) == (len(x) - 1, len(x) - 1)
+    assert out.flags == ()
+    assert all(value.grad is None for value in model.parameters())
+
+
+def test_points_outside_the_threat_are_not_successes():
+    model, x, y = problem()
+    out = torchattacks.wrap(Shifted, share=1.1)(model, x, y, fa.Linf(EPS))
+    assert not (out.status == Status.BROKEN).any()
+    assert out.flags == (f"{len(x) - 1} points outside the threat were refused",)
+    out = torchattacks.wrap(Shifted, spoiled=3)(model, x, y, fa.Linf(EPS))
+    assert out.status[:3].tolist() == [Status.FAILED] * 3
+    assert out.flags == ("3 points outside the threat were refused",)
+    with pytest.raises(fa.InputError, match="one radius"):
+        torchattacks.wrap(Shifted)(model, x, y, fa.Linf(torch.full((len(x),), EPS)))
+    with pytest.raises(fa.InputError, match="box"):
+        torchattacks.wrap(Shifted)(model, x, y, fa.Linf(EPS, box=(0, 2)))
+    with pytest.raises(fa.InputError, match="targets"):
+        torchattacks.wrap(Shifted)(model, x, y, fa.Linf(EPS), targets=(y + 1) % 5)
+
+
+def test_points_of_another_shape_are_refused():
+    model, x, y = problem()
+    with pytest.raises(fa.InputError, match=r"bad: expected points of shape .* got \(3, 1, 8, 8\)"):
+        Foreign(lambda kind, model, x, *rest: x[:3], _bad())(model, x, y, fa.Linf(EPS))
+
+
+def _bad():
+    def bad():
+        """Is never called."""
+
+    return bad
+
+
+def test_foreign_draws_leave_the_generator_and_follow_the_seed():
+    model, x, y = problem()
+
+    def noise(kind, model, x, *rest):
+        return (x + EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+
+    attack = Foreign(noise, torch.rand)
+    state = torch.get_rng_state()
+    first, same, other = (attack(model, x, y, fa.Linf(EPS), seed=seed).x_adv for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_theirs_resumes(tmp_path):
+    model, x, y = problem()
+    data = fa.data.ImageSet(x, y, 5, "random")
+    attacks = {"theirs": partial(torchattacks.wrap(Shifted), threat=fa.Linf(EPS))}
+    first = fa.evaluate(model, data, attacks, run_dir=tmp_path / "run", batch_size=5)
+    again = fa.evaluate(model, data, attacks, run_dir=tmp_path / "run", batch_size=5, resume=True)
+    assert torch.equal(first["theirs"].broken, again["theirs"].broken)
+    assert first["theirs"].broken.any()
+
+
+# With the real package.
+
+
+@pytest.fixture
+def real():
+    return pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+
+
+@pytest.mark.slow
+def test_names_arguments_and_defaults_are_theirs(real):
+    assert {*real.__all__} == {*torchattacks.SERVED, *torchattacks.INSTEAD, "MultiAttack"}
+    for name in torchattacks.SERVED:
+        theirs, ours = (inspect.signature(getattr(one, name)).parameters for one in (real, torchattacks))
+        assert [(k, p.default) for k, p in ours.items()] == [(k, p.default) for k, p in theirs.items()], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["FGSM", "BIM", "PGD", "MIFGSM", "APGD", "DeepFool", "FAB"])
+def test_ours_behind_their_call_finds_as_much(real, name):
+    model, x, y = problem(40)
+    model.eval()
+    own = inspect.signature(getattr(real, name)).parameters
+    options = ({"eps": 0.02} if "eps" in own else {}) | ({"n_classes": 5} if "n_classes" in own else {})
+    if name in ("BIM", "PGD", "MIFGSM"):
+        options["alpha"] = 0.005
+    torch.manual_seed(0)
+    theirs = getattr(real, name)(model, **options)(x.clone(), y)
+    ours = getattr(torchattacks, name)(model, **options)(x, y)
+    found = [int((model(points).argmax(1) != y).sum()) for points in (ours, theirs)]
+    assert found[1] > 2
+    assert found[0] >= found[1]
+
+
+@pytest.mark.slow
+def test_both_in_one_table(real):
+    model, x, y = problem(40)
+    data = fa.data.ImageSet(x, y, 5, "random")
+    threat = fa.Linf(0.02)
+    table = fa.evaluate(model, data, {
+        "theirs": partial(torchattacks.wrap(real.BIM, alpha=0.005, steps=10), threat=threat),
+        "ours": partial(fa.attacks.bim, step_size=0.005, steps=10, threat=threat),
+        "theirs, nearest": partial(torchattacks.wrap(real.CW, steps=20), threat=fa.L2(inf)),
+    })  # fmt: skip
+    assert torch.equal(table["theirs"].broken, table["ours"].broken)
+    assert table["theirs"].broken.any()
+    assert table["theirs, nearest"].broken.any()
+    assert table["theirs"].backwards > 0
+    assert table["theirs, nearest"].minimum_norm
+
+
+@pytest.mark.slow
+def test_their_targets(real):
+    model, x, y = problem()
+    targets = (y + 1) % 5
+    out = torchattacks.wrap(real.PGD, alpha=0.1)(model, x, y, fa.Linf(0.5), targets=targets)
+    assert (model.eval()(out.x_adv).argmax(1) == targets).sum() > len(x) // 2

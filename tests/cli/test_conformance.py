@@ -1,0 +1,36 @@
+"""`fastadv conformance`: its exit codes, its table, and its files."""
+
+import json
+from math import inf
+
+import pytest
+
+from fastadv.cli import _conformance, main
+from fastadv.evaluation.conformance import Comparison, Conformance, Run
+
+
+def told(theirs: int) -> Conformance:
+    run = Run("pgd", 0.5, inf, 10, 10, 0.1, 2.0)
+    line = Comparison("robust", "pgd", "linf", run, run, (1,), tuple(range(2, 2 + theirs)))
+    return Conformance((line,), {"robust, art PGD, linf": "ValueError: no"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("theirs", "code"), [(0, 0), (12, 1)])
+def test_the_exit_code_says_whether_ours_is_weaker(theirs, code, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(_conformance, "installed", lambda: ("art",))
+    monkeypatch.setattr(_conformance.study, "run", lambda *given: told(theirs))
+    assert main(["conformance", "--out", str(tmp_path / "made")]) == code
+    printed = capsys.readouterr().out
+    assert ("weaker: pgd in linf on robust than pgd" in printed) == bool(code)
+    assert "failed: robust, art PGD, linf: ValueError: no" in printed
+    kept = json.loads((tmp_path / "made" / "conformance.json").read_text())
+    assert len(json.dumps(kept)) > 100
+    assert (tmp_path / "made" / "conformance.png").stat().st_size > 1000
+
+
+def test_without_packages_it_says_how_to_get_them(monkeypatch, capsys):
+    monkeypatch.setattr(_conformance, "installed", lambda: ())
+    for more in ([], ["--peers", "foolbox"]):
+        assert main(["conformance", *more]) == 2
+        assert "pip install 'fastadv[bench]'" in capsys.readouterr().err

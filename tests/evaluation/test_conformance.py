@@ -1,0 +1,114 @@
+"""Ours beside theirs: who found what, and when chance explains it."""
+
+import json
+import sys
+from functools import partial
+from math import inf
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.attacks import AttackResult
+from fastadv.evaluation import _conformance_cases as known
+from fastadv.evaluation.conformance import Comparison, Conformance, Run, conformance, measured
+from tests.adapters.nets import problem
+
+module = sys.modules[conformance.__module__]  # the package has the function by that name
+
+
+def compared(ours: int, theirs: int) -> Comparison:
+    run = Run("pgd", 0.5, inf, 1, 1, 0.1)
+    return Comparison("net", "pgd", "linf", run, run, tuple(range(ours)), tuple(range(theirs)))
+
+
+def test_the_exact_sign_test() -> None:
+    assert compared(0, 0).p == 1
+    assert compared(0, 3).p == 1 / 8
+    assert compared(1, 2).p == 4 / 8
+    assert compared(3, 0).p == 1
+    assert [compared(0, 5).weaker(count) for count in (1, 2)] == [True, False]
+    many = Conformance((compared(0, 8), compared(0, 5), compared(9, 9)), {})
+    assert many.weaker == many.comparisons[:1]
+    assert many.to_dict()["weaker"] == [["net", "pgd", "linf", "pgd"]]
+
+
+def test_what_one_side_alone_found() -> None:
+    one, other = torch.tensor([0.5, inf, 1.0, 0.0, 1.0]), torch.tensor([inf, 0.5, 1.005, 0.0, 1.02])
+    assert module._alone(one, other, minimum=False) == (0,)
+    assert module._alone(other, one, minimum=False) == (1,)
+    assert module._alone(one, other, minimum=True) == (0, 4)
+    assert module._alone(other, one, minimum=True) == (1,)
+
+
+def test_a_run_is_measured() -> None:
+    model, x, y = problem()
+
+    def call() -> AttackResult:
+        return fa.attacks.fgsm(model, x, y, fa.Linf(0.05))
+
+    run, distance = measured("fgsm", call)
+    out = call()
+    assert run.success == out.success.double().mean()
+    assert (run.forwards, run.backwards) == (out.forwards, out.backwards)
+    assert distance[-1] == 0  # wrong already
+    assert torch.equal(distance.isfinite(), out.success)
+    assert run.memory is None or run.memory >= 0
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, theirs: object) -> None:
+    """A package whose one attack is this."""
+    wrapped = lambda kind: partial(theirs)  # type: ignore[call-overload]  # noqa: E731
+    monkeypatch.setitem(known.PACKAGES, "torchattacks", ("fastadv.attacks", wrapped))
+    case = known.Case("fgsm", "linf", lambda radius: fa.attacks.fgsm,
+                      {"torchattacks": lambda radius: ("pgd", {})})  # fmt: skip
+    monkeypatch.setattr(module, "cases", lambda: (case,))
+
+
+def test_a_stronger_rival_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = problem(40)
+    larger = lambda model, x, y, threat, seed: fa.attacks.pgd(  # noqa: E731
+        model, x, y, fa.Linf(20 * threat.radius), steps=5, seed=seed
+    )
+    fake(monkeypatch, larger)
+    told = conformance({"net": (model, {"linf": 0.002})}, x, y, packages=["torchattacks"])
+    assert len(told.weaker) == 1
+    assert len(told.comparisons[0].only_theirs) > 10
+    assert told.comparisons[0].only_ours == ()
+    json.dumps(told.to_dict())
+
+
+def test_an_error_of_theirs_is_told_and_nothing_else_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = problem()
+
+    def broken(*given: object, **options: object) -> None:
+        raise ZeroDivisionError("theirs")
+
+    fake(monkeypatch, broken)
+    told = conformance({"net": (model, {"linf": 0.002})}, x, y, packages=["torchattacks"])
+    assert told.comparisons == ()
+    assert told.failed == {"net, torchattacks pgd, linf": "ZeroDivisionError: theirs"}
+
+
+def test_nothing_to_compare() -> None:
+    model, x, y = problem()
+    subject = {"net": (model, {"linf": 0.1})}
+    with pytest.raises(fa.InputError, match="packages: expected some of torchattacks, foolbox, art"):
+        conformance(subject, x, y, packages=["cleverhans"])
+    with pytest.raises(fa.InputError, match="got none"):
+        conformance(subject, x, y, packages=["foolbox"], only=["nothing"])
+    with pytest.raises(fa.InputError, match="got none"):
+        conformance(subject, x, y, packages=[])
+
+
+@pytest.mark.slow
+def test_with_the_real_packages() -> None:
+    packages = known.installed()
+    if not packages:
+        pytest.skip("none of torchattacks, foolbox and ART is installed")
+    model, x, y = problem()
+    radii = {"linf": 0.02, "l2": 0.1, "l1": 0.5, "l0": 1.0}
+    told = conformance({"net": (model, radii)}, x, y, only=["fgsm", "bim", "deepfool"])
+    assert told.failed == {}
+    assert {one.theirs.attack.split()[0] for one in told.comparisons} == {*packages}
+    assert told.weaker == ()

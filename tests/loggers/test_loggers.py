@@ -1,0 +1,62 @@
+"""Events arrive where they should; with the real packages where they are installed."""
+
+import csv
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import fastadv as fa
+from fastadv import loggers
+from fastadv.errors import MissingExtraError
+
+EVENT = {"epoch": 3, "loss": 0.5, "robust": {"pgd": 0.25, "none": None}, "alarm": None}
+
+
+def test_nested_names_are_joined_and_none_is_left_out():
+    assert loggers.flat(EVENT) == {"epoch": 3, "loss": 0.5, "robust/pgd": 0.25}
+
+
+def test_lines_of_a_file_that_goes_on(tmp_path):
+    path = tmp_path / "log.csv"
+    loggers.CSV(path).on_event(EVENT)
+    again = loggers.CSV(path)
+    again.on_event({"epoch": 4, "alarm": "a, b"})
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["3", "4"]
+    assert [row["robust/pgd"] for row in rows] == ["0.25", ""]
+    assert rows[1]["alarm"] == "a, b"
+
+
+def test_weights_and_biases(monkeypatch):
+    logged = []
+    run = SimpleNamespace(log=lambda *given, **more: logged.append((given, more)))
+    fake = SimpleNamespace(init=lambda **options: run, __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    log = loggers.WandB(project="a")
+    log.on_event(EVENT)
+    log.on_event({"loss": 1})
+    assert logged == [(({"epoch": 3, "loss": 0.5, "robust/pgd": 0.25},), {"step": 3}),
+                      (({"loss": 1},), {"step": None})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), [("TensorBoard", "tensorboard"), ("WandB", "wandb")])
+def test_a_missing_package_is_named(kind, name, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(MissingExtraError, match=f"pip install {name}"):
+        getattr(loggers, kind)(*([tmp_path] if kind == "TensorBoard" else []))
+
+
+@pytest.mark.slow
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = fa.loggers.TensorBoard(tmp_path)
+    log.on_event(EVENT)
+    log.on_event({"loss": 0.25})
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert [(one.step, one.value) for one in read.Scalars("loss")] == [(3, 0.5), (1, 0.25)]
+    assert read.Scalars("robust/pgd")[0].value == 0.25
