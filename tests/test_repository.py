@@ -157,7 +157,7 @@ PAGES = ("CONTRIBUTING.md", "README.md", "docs/own_attack.md")
 
 
 def paths(text: str) -> list[str]:
-    """The paths in backticks and links; where NAME stands for any, as in `fastadv/ops/NAME.py`, the folder."""
+    """The paths in backticks and links; of `fastadv/ops/NAME.py`, where NAME is any name, the folder."""
     found = ("".join(groups) for groups in PATH.findall(text))
     named = [name for name in found if "/" in name or name.endswith(ENDINGS)]
     return [name if "NAME" not in name else str(Path(name).parent) for name in named]

@@ -76,7 +76,10 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert both["measured"]["lines"][0] == first["measured"]["lines"][0]
     assert "training pgd" not in steps
     assert "training fgsm" in steps
-    with pytest.raises(InputError, match="recipe"):
+    for weights in tmp_path.glob("*/*.safetensors"):
+        weights.unlink()
+    assert recipes.run(replace(TINY, recipes=("pgd",)), *data, tmp_path)["measured"] == first["measured"]
+    with pytest.raises(InputError, match=r"another radius \(0.3 there, 0.1 here\)"):
         recipes.run(replace(TINY, recipes=("pgd",), radius=0.1), *data, tmp_path)
 
 

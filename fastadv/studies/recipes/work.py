@@ -1,5 +1,6 @@
 """The runs of the study: each is trained, measured on the way, and judged."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.runs.files import read_json, write_json
+from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.recipes.figures import CURVES, draw
 from fastadv.studies.recipes.plan import PGD, QUICK, Settings, lengths
@@ -16,7 +19,7 @@ from fastadv.studies.recipes.tables import markdown
 from fastadv.studies.study import Watch, judge, publish, trained, unwatched
 
 CHECKPOINT_EVERY = 200
-MEASURED = "measured.json"
+MEASURED, LINE = "measured.json", "line.json"
 
 
 def run(
@@ -32,20 +35,36 @@ def run(
     """Train and judge every net in `folder`; write the results there, and return them.
 
     results.json, report.md and curves.png are the results. Finished epochs and finished batches of the
-    evaluation are kept. The folder may hold a study with other recipes or fewer seeds and the same settings.
-    command: what was typed, for the figure. Raises InputError where a run in it is of other settings or data.
+    evaluation are kept; of a finished run line.json alone is read. The folder may hold a study with other
+    recipes or fewer seeds and the same settings. command: what was typed, for the figure. Raises InputError
+    where a run in it is of other settings or data.
     """
+    data = {"train": train_set.describe(), "test": test_set.describe()}
     with Keeper(folder) as keeper:
         lines = []
         for name, seed in settings.runs:
             told = name if seed == settings.seed else f"{name}, seed {seed}"
             own, place = settings.of(name, seed), folder / settings.folder(name, seed)
-            measured = _line(own, train_set, test_set, place, told, watch, device)
+            measure = partial(_line, own, train_set, test_set, place, told, watch, device)
+            measured = _kept(place, {**asdict(own), **data}, measure)
             lines.append({"recipe": name, "seed": seed, **measured})
-        config = {**asdict(settings), "train": train_set.describe(), "test": test_set.describe()}
+        config = {**asdict(settings), **data}
         result = publish(keeper, "study recipes", config, markdown, lines=lines)
         keeper.result(CURVES, partial(draw, result, command=command))
         return result
+
+
+def _kept(folder: Path, config: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the line in `folder`, whose weights may be gone; else measure it, and keep it there."""
+    with Keeper(folder) as keeper:
+        known = keeper.found(LINE, read_json)
+    if known is not None:
+        check_same(folder / LINE, known["config"], config)
+        return dict(known["measured"])
+    measured = measure()
+    with Keeper(folder) as keeper:
+        keeper.result(LINE, lambda path: write_json(path, {"config": config, "measured": measured}))
+    return measured
 
 
 def _line(
