@@ -1,0 +1,1 @@
+"""Fifteen mistakes that attack libraries make: who makes which, and docs/pitfalls.md."""
