@@ -10,6 +10,8 @@ CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
 LASTING = 3
 # a smaller loss of accuracy is no fall
 LEAST = 0.02
+# the recipe's own examples are classified from this accuracy on: above chance with ten classes
+CLASSIFIED = 0.25
 # robust accuracy below this share of the accuracy on the recipe's own examples counts as zero
 MASKED = 0.02
 
@@ -27,8 +29,8 @@ def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
 
     - Catastrophic overfitting: accuracy under the strongest attack is less than half of its best, while the
       recipe's own examples are classified as well as then; where it crafts none, the training loss tells.
-      Or it never rose: for the second epoch in a row the recipe's own examples are mostly classified, and
-      hardly any of the attack's.
+      Or it never rose: for the second epoch in a row at least a quarter of the recipe's own examples are
+      classified, and hardly any of the attack's.
     - Robust overfitting: for the third epoch in a row it is well below its best, and the loss is lower.
 
     tested: images that judge the run; a difference that chance explains is no fall.
@@ -61,7 +63,7 @@ def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> 
 
 def _never_rose(before: EpochReport, now: EpochReport) -> str | None:
     own = [report.own_accuracy or 0.0 for report in (before, now)]
-    if min(own) < 0.5 or before.lowest >= MASKED * own[0] or now.lowest >= MASKED * own[1]:
+    if min(own) < CLASSIFIED or before.lowest >= MASKED * own[0] or now.lowest >= MASKED * own[1]:
         return None
     return f"accuracy under attack is {now.lowest:.1%}, that on the recipe's own examples {own[1]:.1%}"
 

@@ -47,9 +47,9 @@ def told(*lines: dict[str, Any]) -> dict[str, Any]:
 def test_the_recipes_on_cifar10_are_those_of_their_papers():
     made = {name: CIFAR10.of(name, 3) for name in CIFAR10.recipes}
     assert list(made) == ["fgsm", "n-fgsm", "nuat", "pgd", "trades+awp"]
-    for own in made.values():
+    for name, own in made.items():
         inner: Any = own.recipe()
-        assert getattr(inner, "recipe", inner).threat.radius == 8 / 255
+        assert getattr(inner, "recipe", inner).threat.radius == (16 if name == "fgsm" else 8) / 255
         assert (own.seed, own.seeds, own.schedule, own.weight_decay) == (3, 1, "one_cycle", 5e-4)
     assert {name for name, own in made.items() if own.ema} == {"trades+awp"}
     assert {name for name, own in made.items() if not own.augment} == {"fgsm"}

@@ -135,12 +135,12 @@ RECIPES = {"mnist": MNIST, "cifar10": CIFAR10}
 """The recipes on each data set, by the names that the table shows."""
 
 OWN: dict[tuple[str, str], dict[str, Any]] = {
-    ("cifar10", "fgsm"): {"augment": ()},
+    ("cifar10", "fgsm"): {"augment": (), "radius": 16 / 255},
     ("cifar10", "nuat"): {"learning_rate": 0.1},
     ("cifar10", "trades+awp"): {"learning_rate": 0.1, "ema": 0.995},
 }
-"""Settings that a recipe has of its own: the rates of the papers. FGSM stands for what goes wrong: one step
-without a random start, and images that a net learns by heart.
+"""Settings that a recipe has of its own: the rates of the papers. FGSM shows what goes wrong: one step
+of twice the radius without a random start, and images that a network learns by heart.
 """
 
 SETS = {

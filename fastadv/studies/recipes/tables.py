@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastadv.evaluation.text import in_markdown, percent
-from fastadv.studies.recipes.plan import PGD, QUICK, REPLAYS
+from fastadv.studies.recipes.plan import OWN, PGD, QUICK, REPLAYS
 
 Line = Mapping[str, Any]
 
@@ -63,6 +63,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     ]
     if "free" in by_recipe(result):
         lines.append(f"free: {-(-config['epochs'] // REPLAYS)} epochs, each with {REPLAYS} steps on a batch")
+    others = {name: OWN.get((config["data"], name), {}).get("radius") for name in by_recipe(result)}
+    lines += [f"{name}: L-infinity {radius:.3g}" for name, radius in others.items() if radius]
     averaged = [name for name, runs in by_recipe(result).items() if runs[0]["curve"][-1]["averaged"]]
     if averaged:
         lines.append(f"{', '.join(averaged)}: the accuracies are those of the averaged weights")
