@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import fastadv as fa
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
+from fastadv.evaluation.robustbench import radius_text
 from fastadv.studies.recipes.plan import PGD, QUICK
 from fastadv.studies.recipes.tables import by_recipe, over_seeds
 
@@ -35,7 +37,7 @@ def draw(result: Mapping[str, Any], path: Path, *, command: str | None = None) -
     width = LEFT + columns * (WIDTH + GAP)
     height = TOP + rows * (HEIGHT + BELOW)
     seeds = [config["seed"] + i for i in range(config["seeds"])]
-    title = f"Accuracy by epoch, {config['data']}, L∞ {config['radius']:.3g}"
+    title = f"Accuracy by epoch, {config['data']}, L∞ {radius_text(fa.Linf(config['radius']))}"
     figure = style.new_figure(width, height, title)
     drawn = dict[str, str]()
     for place, (name, lines) in enumerate(parts.items()):

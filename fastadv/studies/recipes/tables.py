@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import fastadv as fa
+from fastadv.evaluation.robustbench import radius_text
 from fastadv.evaluation.text import in_markdown, percent
 from fastadv.studies.recipes.plan import OWN, PGD, QUICK, REPLAYS
 
@@ -55,7 +57,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     measured = f"{PGD} and {QUICK}" if config["watched"] else PGD
     after = "each epoch" if config["test_every"] == 1 else f"every {config['test_every']} epochs"
     lines = [
-        f"L-infinity {config['radius']:.3g} on {config['train']['samples']} training images of "
+        f"L-infinity {radius_text(fa.Linf(config['radius']))} on {config['train']['samples']} training images of "
         f"{config['data']}, {config['model']}, {config['epochs']} epochs{ramp}, {told}",
         f"clean, AutoAttack ({config['version']}): the first {judged} test images; {measured}: the first "
         f"{config['tested']}, after {after}; seconds: of training, with these tests",
@@ -64,7 +66,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if "free" in by_recipe(result):
         lines.append(f"free: {-(-config['epochs'] // REPLAYS)} epochs, each with {REPLAYS} steps on a batch")
     others = {name: OWN.get((config["data"], name), {}).get("radius") for name in by_recipe(result)}
-    lines += [f"{name}: L-infinity {radius:.3g}" for name, radius in others.items() if radius]
+    lines += [
+        f"{name}: L-infinity {radius_text(fa.Linf(radius))}" for name, radius in others.items() if radius
+    ]
     averaged = [name for name, runs in by_recipe(result).items() if runs[0]["curve"][-1]["averaged"]]
     if averaged:
         lines.append(f"{', '.join(averaged)}: the accuracies are those of the averaged weights")
