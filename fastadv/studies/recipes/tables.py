@@ -57,7 +57,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     measured = f"{PGD} and {QUICK}" if config["watched"] else PGD
     after = "each epoch" if config["test_every"] == 1 else f"every {config['test_every']} epochs"
     lines = [
-        f"L-infinity {radius_text(fa.Linf(config['radius']))} on {config['train']['samples']} training images of "
+        f"{_threat(config['radius'])} on {config['train']['samples']} training images of "
         f"{config['data']}, {config['model']}, {config['epochs']} epochs{ramp}, {told}",
         f"clean, AutoAttack ({config['version']}): the first {judged} test images; {measured}: the first "
         f"{config['tested']}, after {after}; seconds: of training, with these tests",
