@@ -66,13 +66,15 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if "free" in by_recipe(result):
         lines.append(f"free: {-(-config['epochs'] // REPLAYS)} epochs, each with {REPLAYS} steps on a batch")
     others = {name: OWN.get((config["data"], name), {}).get("radius") for name in by_recipe(result)}
-    lines += [
-        f"{name}: L-infinity {radius_text(fa.Linf(radius))}" for name, radius in others.items() if radius
-    ]
+    lines += [f"{name}: {_threat(radius)}" for name, radius in others.items() if radius]
     averaged = [name for name, runs in by_recipe(result).items() if runs[0]["curve"][-1]["averaged"]]
     if averaged:
         lines.append(f"{', '.join(averaged)}: the accuracies are those of the averaged weights")
     return lines
+
+
+def _threat(radius: float) -> str:
+    return f"L-infinity {radius_text(fa.Linf(radius))}"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
