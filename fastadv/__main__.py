@@ -1,4 +1,4 @@
-"""The command `fastadv`, and `python -m fastadv`, as torchrun starts it."""
+"""`python -m fastadv`, as torchrun starts it, and what the command `fastadv` runs."""
 
 import sys
 

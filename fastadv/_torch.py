@@ -93,6 +93,13 @@ def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     module._apply(change)  # type: ignore[no-untyped-call]
 
 
+def multiplies_in_tf32() -> bool:
+    """Return whether the current GPU has TF32. 2.4 cannot tell: NVIDIA's have it since Ampere."""
+    if hasattr(torch.cuda, "is_tf32_supported"):
+        return torch.cuda.is_tf32_supported()
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def without_donated_buffers() -> AbstractContextManager[Any]:
     """Let torch.compile make passes that can be differentiated twice, inside."""
     from torch._functorch import config

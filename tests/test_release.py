@@ -1,9 +1,11 @@
 """What a release says of itself: one version, one floor of torch, and who made it."""
 
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -55,9 +57,66 @@ def test_newer_ones_are_not(found):
     check_torch(found)
 
 
-def test_an_older_torch_is_refused_before_anything_of_it_is_used(tmp_path):
-    (tmp_path / "torch.py").write_text("__version__ = '2.1.0+cu118'")
-    code = f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]}; import fastadv"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def test_wheels_hold_every_file_that_is_no_source():
+    package = Path(fastadv.__file__).parent
+    files = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    others = {str(path) for path in files if path.suffix not in {".py", ".pyc", ".so"}}
+    assert others == set(PROJECT["tool"]["setuptools"]["package-data"]["fastadv"])
+
+
+@pytest.fixture
+def wheels(monkeypatch):
+    """The script of `make wheels`."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "packaging")
+    monkeypatch.setattr(sys, "platform", "linux")
+    return importlib.import_module("wheels")
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "size", "told"),
+    [
+        ("manylinux_2_28", "libstdc++.so.6", 1, "clean"),
+        ("linux", "libc.so.6", 1, "no manylinux tag"),
+        ("manylinux_2_28", "libgomp-a34b3233.so.1.0.0", 1, "libgomp-a34b3233.so.1.0.0"),
+        ("manylinux_2_28", "libtorch.so", 1, "libtorch.so"),
+        ("manylinux_2_28", "libc.so.6", 3_000_000, "bytes"),
+    ],
+)
+def test_the_audit_of_a_wheel_names_what_is_wrong(name, needs, size, told, wheels, tmp_path, monkeypatch):
+    wheel = tmp_path / f"fastadv-1-cp311-cp311-{name}_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("fastadv/_C.so", b"0" * size)
+    monkeypatch.setattr(wheels, "run", lambda *command: f"libm.so.6\nlibgomp.so.1\n{needs}\n")
+    found = wheels.audited(tmp_path, wheel)
+    assert found == told or (told == "bytes" and found.endswith(" bytes"))
+
+
+def beside(torch, code, folder, *arguments):
+    """Run the code beside that torch, and return the error."""
+    (folder / "torch.py").write_text(torch)
+    code = f"import sys; sys.path[:0] = {[str(folder), str(ROOT)]}; {code}"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("ImportError: fastadv 0.1.0: expected PyTorch 2")
+    return done.stderr
+
+
+OLD = "__version__ = '2.1.0+cu118'"
+MISSING = "raise ModuleNotFoundError('No torch')"
+COMMAND = "from fastadv_command import main; sys.exit(main())"
+REFUSED = (
+    f"fastadv {fastadv.__version__}: expected PyTorch {OLDEST_TORCH} or later, got 2.1.0+cu118; run: pip "
+)
+
+
+def test_an_older_torch_is_refused_before_anything_of_it_is_used(tmp_path):
+    said = beside(OLD, "import fastadv", tmp_path)
+    assert said.splitlines()[-1].startswith(f"ImportError: {REFUSED}")
+
+
+@pytest.mark.parametrize(("torch", "told"), [(OLD, REFUSED), (MISSING, "No torch")])
+def test_the_command_says_so_in_one_line(torch, told, tmp_path):
+    assert NAMED["scripts"] == {"fastadv": "fastadv_command:main"}
+    assert PROJECT["tool"]["setuptools"]["py-modules"] == ["fastadv_command"]
+    (line,) = beside(torch, COMMAND, tmp_path, "doctor").splitlines()
+    assert line.startswith(f"fastadv: {told}")
+    assert "Traceback" in beside(torch, COMMAND, tmp_path, "doctor", "--debug")

@@ -111,6 +111,13 @@ def has_one_word_for_one_thing(path: Path, tree: ast.Module) -> None:
             )
 
 
+def reads_and_writes_utf8(path: Path, tree: ast.Module) -> None:
+    """Whatever the locale: a page with an "∞" is otherwise an error under LC_ALL=C."""
+    for name, call in calls(tree):
+        if name in (".read_text", ".write_text"):
+            assert "encoding" in {keyword.arg for keyword in call.keywords}, f"{path.name}:{call.lineno}"
+
+
 def says_what_it_holds(path: Path, tree: ast.Module) -> None:
     assert ast.get_docstring(tree) or not path.read_text().strip()
 
@@ -120,6 +127,7 @@ RULES = (
     never_touches_global_seeds,
     unpickles_nothing,
     has_one_word_for_one_thing,
+    reads_and_writes_utf8,
     says_what_it_holds,
 )
 

@@ -14,12 +14,14 @@ from fastadv._version import __version__
 from fastadv.cli._fast_paths import fast_paths
 from fastadv.engine.rewrites import NAMES, switched_off
 from fastadv.ops.registration import library
+from fastadv.ops.registration.loadable import AGAIN
 from fastadv.runs import card
 from fastadv.runs.files import user_cache
 
 # what to do where it is missing
 PACKAGES = (
-    "torch", "numpy", "safetensors", "torchvision", "pillow", "matplotlib", "typer", "rich", "triton",
+    "torch", "numpy", "safetensors", "torchvision", "pillow", "matplotlib", "jinja2", "typer", "rich",
+    "triton",
 )  # fmt: skip
 # the variables that change how fast a process is or how it rounds
 OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
@@ -30,6 +32,7 @@ ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 def examine(data_dir: Path | None) -> dict[str, Any]:
     """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
     packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
+    packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
     advice = [told for package in EXTRAS if (told := lacks(package))]
     off = _asked(switched_off, (), advice)
     vision, data = _torchvision(), _data(data_dir, advice)
@@ -78,9 +81,11 @@ def _version(package: str) -> str | None:
 def _cpu(advice: list[str]) -> dict[str, Any]:
     extension = library.extension
     if extension is None:
+        fault = library.extension_fault.removesuffix(f": {AGAIN}")
         advice.append(
-            "the C++ kernels are missing, so that ops run on the slower PyTorch references: install a C++20 "
-            "compiler, unset FASTADV_NO_EXT, and run pip install again"
+            f"the C++ kernels {f'do not load ({fault})' if fault else 'are missing'}, so that ops run on the "
+            "slower PyTorch references: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install "
+            "again"
         )
     return {
         "name": card.cpu_name(),
@@ -135,7 +140,7 @@ def _wanted_triton() -> str | None:
 def _allocator() -> str:
     """Say which library serves malloc: one that was loaded over the C library's, or that."""
     try:
-        loaded = Path("/proc/self/maps").read_text()
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         loaded = ""
     other = [name for name in ALLOCATORS if re.search(rf"/lib{name}[^/]*$", loaded, re.MULTILINE)]

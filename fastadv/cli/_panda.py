@@ -52,7 +52,7 @@ def read_names(path: Path | None, classes: int) -> list[str] | None:
     if path is None:
         return None
     try:
-        names = path.read_text().splitlines()
+        names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(
             f"--names: expected a text file with a name a line, got {path} ({error})."

@@ -102,7 +102,7 @@ def _listed(path: Path, classes: list[str]) -> list[str]:
     """Return the names in a file of the user."""
     if not path.is_file():
         raise InputError(f"imagenet: expected a file of ids, one CLASS/FILENAME a line, got none at {path}")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     strange = [name for name in names if name.count("/") != 1 or name.split("/")[0] not in set(classes)]
     if not names or strange:
         what = repr(strange[0]) if strange else "an empty file"

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import NormBase, convert, switches_each
+from fastadv._torch import NormBase, convert, multiplies_in_tf32, switches_each
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -20,7 +20,7 @@ def has_tf32(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     with torch.cuda.device(device):
-        return torch.cuda.is_tf32_supported()
+        return multiplies_in_tf32()
 
 
 def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:

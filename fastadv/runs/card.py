@@ -67,7 +67,7 @@ def cpu_flags() -> list[str]:
 def _of_processor(key: str) -> str:
     """Return what Linux tells of the first processor under the key; "" where it tells nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv._extras import EXTRAS
 from fastadv.cli import _fast_paths, _machine
 from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import NAMES
@@ -146,13 +147,36 @@ def test_a_triton_that_torch_does_not_name(monkeypatch):
     assert not any("made with" in line for line in fits)
 
 
+def test_every_package_of_the_base_and_of_the_extras_is_listed():
+    extras = {{"PIL": "pillow"}.get(name, name) for name in EXTRAS}
+    assert {"torch", "numpy", "safetensors", "triton"} | extras == set(_machine.PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("", "the C++ kernels are missing, so"),
+        (
+            "_C.so is cut short by 9 bytes: install fastadv again",
+            "not load (_C.so is cut short by 9 bytes)",
+        ),
+    ],
+)
+def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
+    monkeypatch.setattr(library, "extension", None)
+    monkeypatch.setattr(library, "extension_fault", fault)
+    assert not _machine._cpu(advice := [])["extension"]
+    assert told in advice[0]
+    assert advice[0].endswith("run pip install again")
+
+
 def test_an_allocator_that_was_loaded_first_is_named(monkeypatch):
     maps = (
         "7f00-7f01 r-xp 0 08:01 1 /usr/lib/libtcmalloc_minimal.so.4\n7f02-7f03 r-xp 0 08:01 1 /lib/libc.so.6"
     )
-    monkeypatch.setattr(Path, "read_text", lambda path: maps)
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: maps)
     assert _machine._allocator() == "tcmalloc"
-    monkeypatch.setattr(Path, "read_text", lambda path: maps.splitlines()[1])
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: maps.splitlines()[1])
     assert "malloc" not in _machine._allocator()
 
 

@@ -1,13 +1,14 @@
 """Searches in float16, whose small numbers vanish, and in TF32, which is a switch of torch."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.precision import switches, tf32
+from fastadv.engine.precision import has_tf32, switches, tf32
 from fastadv.errors import InputError
 
 
@@ -280,3 +281,25 @@ def test_what_is_not_finite_sets_no_scale(of: str) -> None:
         sizes[0], sizes[1] = torch.nan, torch.inf
     found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x, y, loss)[2][2:]
     assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "has"), [((7, 5), None, False), ((8, 0), None, True), ((9, 0), "6.1", False)]
+)
+def test_a_torch_that_cannot_tell_has_tf32_since_ampere(
+    capability: tuple[int, int], hip: str | None, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch 2.4 has no torch.cuda.is_tf32_supported."""
+    monkeypatch.delattr(torch.cuda, "is_tf32_supported", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert has_tf32(torch.device("cuda")) is has
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_otherwise_torch_tells(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: told, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    assert has_tf32(torch.device("cuda")) is told
+    assert not has_tf32(torch.device("cpu"))

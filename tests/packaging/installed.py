@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ import fastadv as fa
 package = Path(fa.__file__).parent
 assert "site-packages" in package.parts, f"{package} is not the installed one"
 assert "HOME" in os.environ or not os.access(package, os.W_OK)
+(command,) = entry_points(group="console_scripts", name="fastadv")
+assert callable(command.load())
 served = fa.backends()["linf_step"]["cpu"]
 assert served.startswith("reference (no ext" if os.environ.get("FASTADV_NO_EXT") == "1" else "C++"), served
 

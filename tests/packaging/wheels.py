@@ -55,7 +55,8 @@ def make_sdist(tools: Path, out: Path) -> Path:
     (sdist,) = out.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
-    for path in [*(ROOT / "csrc").rglob("*.*"), *(ROOT / "fastadv").rglob("*.py"), ROOT / "setup.py"]:
+    modules = (ROOT / "setup.py", ROOT / "fastadv_command.py", *(ROOT / "fastadv").rglob("*.py"))
+    for path in [*(ROOT / "csrc").rglob("*.*"), *modules]:
         assert str(path.relative_to(ROOT)) in names, f"{sdist.name} lacks {path.relative_to(ROOT)}"
     assert not [name for name in names if name.startswith(("tests/", "bench/", "docs/"))]
     return sdist
@@ -148,7 +149,7 @@ OF_SOURCES = [
     "--deselect=tests/ops/registration/test_adapter.py::"
     "test_the_processor_is_asked_for_every_feature_the_sources_are_compiled_for",
 ]
-SOURCES = {"fastadv", "csrc", "build", "dist", "runs", "sets", ".git", ".venv"}
+SOURCES = {"fastadv", "fastadv_command.py", "csrc", "build", "dist", "runs", "sets", ".git", ".venv"}
 
 
 def shown(rows: list[dict[str, str]]) -> str:

@@ -91,7 +91,7 @@ def robustbench_entries() -> tuple[Entry, ...]:
     Returns:
         A tuple of entries, each with name, data set and threat.
     """
-    table = json.loads(files("fastadv.models.zoo").joinpath("table.json").read_text())
+    table = json.loads(files("fastadv.models.zoo").joinpath("table.json").read_text(encoding="utf-8"))
     nets = {
         name: Net(name, **{**told, "rename": tuple(map(tuple, table["names"][told["rename"]]))})
         for name, told in table["nets"].items()

@@ -6,6 +6,7 @@ From the cards come schemas, kernels, tests, benchmark rows and the docs table.
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +20,15 @@ from fastadv.ops.registration.entry import entry
 from fastadv.ops.registration.loadable import of_another_version, unloadable
 
 logger = logging.getLogger("fastadv")
+# a Triton of another version may lack a name, refuse an argument, or not start
+BROKEN = (ImportError, AttributeError, TypeError, RuntimeError, OSError)
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
     """Import a module; return (module, "") or (None, reason).
 
-    The reason is empty if the module, or a package it `needs`, is not installed. Any other ImportError, or an
-    AttributeError, means that something installed is broken or of another version; it is logged, and shown by
-    `backends()`.
+    The reason is empty if the module, or a package it `needs`, is not installed. An error of BROKEN means
+    that something installed is broken or of another version; it is logged, and shown by `backends()`.
     """
     try:
         return importlib.import_module(name), ""
@@ -34,8 +36,8 @@ def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
         if error.name in (name, *needs):
             return None, ""
         why = str(error)
-    except (ImportError, AttributeError) as error:  # a Triton of another version may lack an attribute
-        why = str(error)
+    except BROKEN as error:
+        why = str(error) or type(error).__name__
     return _reported(name, why)
 
 
@@ -50,11 +52,12 @@ def _load_extension() -> tuple[Any, str]:
         return _reported("fastadv._C", why)
     module, why = _import_if_there("fastadv._C")
     if module is not None and (why := of_another_version(module)):
+        sys.modules.pop("fastadv._C", None)  # cards of results would name what built it
         return _reported("fastadv._C", why)
     return module, why
 
 
-extension, _extension_fault = _load_extension()
+extension, extension_fault = _load_extension()
 # torch's registration calls carry no types
 _torch: Any = torch
 _library = _torch.library.Library("fastadv", "DEF")
@@ -258,8 +261,8 @@ def register(card: OpCard) -> None:
 def _cpu_backend(card: OpCard) -> str:
     if hasattr(extension, card.stem):
         return f"C++ ({extension.isa()})"
-    if _extension_fault:
-        return f"reference (the extension does not import: {_extension_fault})"
+    if extension_fault:
+        return f"reference (the extension does not import: {extension_fault})"
     if extension is None:
         return "reference (no extension: FASTADV_NO_EXT=1 or build failed)"
     return "reference (no C++ kernel)"

@@ -2,6 +2,7 @@
 
 import struct
 from importlib.machinery import EXTENSION_SUFFIXES
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastadv._version import __version__
 
 PACKAGE = Path(__file__).parents[2]
 AGAIN = "install fastadv again"
+SEGMENT = 56  # bytes of an entry in the list of segments
 
 
 def unloadable(package: Path = PACKAGE) -> str:
@@ -33,17 +35,27 @@ def _is_extension(path: Path) -> bool:
 
 
 def _missing_bytes(path: Path) -> int:
-    """Count the bytes that a 64-bit ELF file lacks: to read them, once mapped, ends the process."""
-    with path.open("rb") as file:
-        header = file.read(64)
-        if len(header) < 64 or not header.startswith(b"\x7fELF\x02"):
-            return 0  # the loader says what is wrong
-        (table,) = struct.unpack_from("<Q", header, 32)
-        entry, number = struct.unpack_from("<HH", header, 54)
-        file.seek(table)
-        listed = file.read(entry * number)
+    """Count the bytes that a 64-bit ELF file lacks: to read them, once mapped, ends the process.
+
+    Of a file that cannot be read, or is none, the loader says what is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, SEEK_END)
+            file.seek(0)
+            header = file.read(64)
+            if len(header) < 64 or not header.startswith(b"\x7fELF\x02"):
+                return 0
+            (table,) = struct.unpack_from("<Q", header, 32)
+            entry, number = struct.unpack_from("<HH", header, 54)
+            if entry < SEGMENT:
+                return 0
+            file.seek(min(table, size))
+            listed = file.read(entry * number)
+    except OSError:
+        return 0
     end: int = table + entry * number
     for at in range(0, len(listed) - entry + 1, entry):
         start, length = struct.unpack_from("<8xQ16xQ", listed, at)  # a segment's, in the file
         end = max(end, start + length)
-    return max(0, end - path.stat().st_size)
+    return max(0, end - size)

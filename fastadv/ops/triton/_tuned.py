@@ -22,7 +22,7 @@ class Width(NamedTuple):
 # {GPU name: {kernel name: Width}}
 TUNED: dict[str, dict[str, Width]] = {
     gpu: {kernel: Width(**width) for kernel, width in kernels.items()}
-    for gpu, kernels in json.loads(FILE.read_text()).items()
+    for gpu, kernels in json.loads(FILE.read_text(encoding="utf-8")).items()
 }
 _tried: dict[str, Width] = {}
 

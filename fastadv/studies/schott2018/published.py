@@ -48,7 +48,7 @@ class Published:
 def published() -> dict[tuple[str, str], Published]:
     """Return the curve of each (norm, model)."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    text = (files("fastadv.studies.schott2018") / "published.csv").read_text()
+    text = (files("fastadv.studies.schott2018") / "published.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
         point = float(row["distance"]), float(row["accuracy_percent"]) / 100
         points.setdefault((row["norm"], row["model"]), []).append(point)

@@ -12,6 +12,7 @@ import pytest
 import fastadv
 from fastadv.ops.registration import library
 from fastadv.ops.registration.loadable import PACKAGE, of_another_version, unloadable
+from fastadv.runs.card import extension_build
 
 FOREIGN = "_C.cpython-399-x86_64-linux-gnu.so"
 
@@ -69,15 +70,45 @@ def test_one_of_another_python(tmp_path):
     assert unloadable(tmp_path) == ""
 
 
-@pytest.mark.parametrize("versions", [{"__version__": "0.0.9"}, {}])
+@pytest.mark.parametrize(
+    ("table", "entry", "told"), [(64, 0, ""), (64, 32, ""), (1 << 63, 56, "is cut short"), (0, 56, "")]
+)
+def test_a_header_of_nonsense_is_left_to_the_loader(tmp_path, table, entry, told):
+    content = bytearray(64 + 56)
+    content[:5] = b"\x7fELF\x02"
+    struct.pack_into("<Q", content, 32, table)
+    struct.pack_into("<HH", content, 54, entry, 1)
+    (tmp_path / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(content)
+    fault = unloadable(tmp_path)
+    assert told in fault if told else fault == ""
+
+
+def test_one_that_cannot_be_opened_is_left_to_the_loader(tmp_path):
+    file = tmp_path / f"_C{EXTENSION_SUFFIXES[0]}"
+    file.symlink_to(tmp_path / "nowhere")
+    assert unloadable(tmp_path) == ""
+    file.unlink()
+    file.mkdir()
+    assert unloadable(tmp_path) == ""
+
+
+@pytest.mark.parametrize("suffix", EXTENSION_SUFFIXES)
+def test_any_suffix_of_this_python_will_do(tmp_path, suffix):
+    (tmp_path / f"_C{suffix}").touch()
+    assert unloadable(tmp_path) == ""
+
+
+@pytest.mark.parametrize("versions", [{"__version__": f"{fastadv.__version__}.post1"}, {}])
 def test_one_of_another_version_gives_way_to_the_references(versions, monkeypatch, logged):
     monkeypatch.setattr(library, "_import_if_there", lambda name: (types.SimpleNamespace(**versions), ""))
     monkeypatch.setattr(library, "unloadable", lambda: "")
+    monkeypatch.setitem(sys.modules, "fastadv._C", types.SimpleNamespace(build={"compiler": "g++ 1"}))
     extension, fault = library._load_extension()
     assert extension is None
     built = versions.get("__version__", "an older version")
     assert fault == f"it was built for {built}, and this is {fastadv.__version__}: install fastadv again"
     assert fault in logged.text
+    assert extension_build() is None  # a card names what built the kernels that ran
 
 
 @pytest.mark.slow
