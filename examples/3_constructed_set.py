@@ -12,4 +12,4 @@ print(f"{made}: {made.card['measured']['kept_label']:.0%} of the labels are true
 fresh = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=16, seed=1)
 fa.train.fit(fresh, made, fa.train.Standard(), epochs=20)
 accuracy = fa.evaluate(fresh, test_set).clean_accuracy
-print(f"a net that saw only those labels reads {accuracy:.0%} of the test digits")
+print(f"a network that saw only those labels reads {accuracy:.0%} of the test digits")

@@ -55,7 +55,7 @@ reason, so `budget` compares the radius with its double alone. `zero_gradient` i
 which underflows for logits of a large scale; the attacks of this library do not lose it there, those of
 others do. `unstable` is the mean over noise of min(1, |m(x + u) - m(x)| / |m(x)|), m the margin, u uniform
 and 8/255 wide, 10 draws for each of up to 200 samples; Pintor et al. take the cross-entropy, by which the
-deep net (0.19) is hardly apart from MeanSparse (0.27). `incomplete` is the share of the rise of the loss
+deep network (0.19) is hardly apart from MeanSparse (0.27). `incomplete` is the share of the rise of the loss
 that came with the last tenth of the gradients, at most ten, over all samples, of which broken ones count 0.
 `optimizes` is the share of samples whose gradient is not that of the loss where a forward pass optimizes
 something.
@@ -79,7 +79,7 @@ going: it breaks nothing, a flag says that it was not possible, and the verdict 
 zero_gradient, ...`.
 
 The limit of `unstable` is the one that Pintor et al. propose; those of `incorrect_gradient` and `square` were
-chosen on the nets below.
+chosen on the networks below.
 
 `No sign of masking` is no proof: a gradient can be that of the logits, and lead nowhere.
 

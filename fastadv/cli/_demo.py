@@ -1,4 +1,4 @@
-"""`fastadv demo`: the library's main job on real images, in under two minutes on two cores."""
+"""`fastadv demo`: the library's main job on scikit-learn's digits."""
 
 from collections.abc import Iterator
 from dataclasses import replace

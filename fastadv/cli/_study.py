@@ -1,4 +1,4 @@
-"""`fastadv study`: the evaluation of a paper, on the weights that its authors published."""
+"""`fastadv study`: papers run again, and recipes side by side; here Schott et al. on the authors' weights."""
 
 from pathlib import Path
 from typing import Any

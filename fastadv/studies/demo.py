@@ -1,4 +1,4 @@
-"""The demo: the studies of two papers on the embedded digits, in under two minutes on two cores."""
+"""The demo: the studies of two papers on the embedded digits."""
 
 import shutil
 import time
