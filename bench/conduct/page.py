@@ -44,7 +44,7 @@ def section(number: int, pitfall: Pitfall, rows: Sequence[Row]) -> list[str]:
         f"[`{name}`](../tests/attacks/{file})" for file, name in (test.split("::") for test in pitfall.tests)
     )
     lines = [
-        f"### {number}. {pitfall.title}", "", f"{pitfall.wrong} {pitfall.matters}", "",
+        f"## {number}. {pitfall.title}", "", f"{pitfall.wrong} {pitfall.matters}", "",
         f"Check: [`{check.__name__}`](../{file}). {(check.__doc__ or '').strip()} fastadv's tests: {tests}.",
     ]  # fmt: skip
     if pitfall.told:
