@@ -33,7 +33,10 @@ from fastadv.errors import InputError
 from fastadv.models import Normalized
 from fastadv.threat import Threat
 
-NEAREST = ("CarliniL2Method", "CarliniLInfMethod", "DeepFool", "ElasticNet", "BoundaryAttack", "HopSkipJump")
+NEAREST = (
+    "BoundaryAttack", "CarliniL0Method", "CarliniL2Method", "CarliniLInfMethod", "DeepFool", "ElasticNet",
+    "GeoDA", "HopSkipJump", "NewtonFool", "SaliencyMapMethod", "SignOPTAttack", "ZooAttack",
+)  # fmt: skip
 
 
 class Attack(Translated):
@@ -89,7 +92,7 @@ def _model(classifier: Any) -> nn.Module:
             raise InputError(f"{name}: expected none, got some; put them into the model")
     steps = getattr(classifier, "preprocessing_operations", None) or []
     model: nn.Module = classifier.model
-    for step in steps:
+    for step in reversed(steps):  # the outermost comes first
         if not (hasattr(step, "mean") and hasattr(step, "std")):
             raise InputError("preprocessing: expected a mean and a deviation; put the rest into the model")
         mean, std = (np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in (step.mean, step.std))

@@ -6,17 +6,18 @@
     raw, clipped, success = fb.attacks.LinfPGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
 
 Names, arguments and defaults of attacks are foolbox'; all else, such as `PyTorchModel`, is its own and needs
-the package. Inputs and results are tensors of torch. What differs: an attack with a budget returns the
-strongest of all points met, which never leaves the radius, so that `raw` and `clipped` are the same; an
-attack for the nearest success returns x itself where it found nothing, and in `clipped` where its success is
-farther than epsilon; an image that the model gets wrong already is left alone; random draws follow from
-torch's generator, but are other ones.
+the package. Inputs are tensors of torch, or eagerpy's, and results are like them. What differs: an attack
+with a budget returns the strongest of all points met, which never leaves the radius, so that `raw` and
+`clipped` are the same; the model is seen in eval mode; an attack for the nearest success returns x itself
+where it found nothing, and in `clipped` where its success is farther than epsilon; an image that the model
+gets wrong already is left alone; random draws follow from torch's generator, but are other ones.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from inspect import signature
+from inspect import getclosurevars, isfunction, signature
 from math import inf
 from typing import Any
 
@@ -31,7 +32,7 @@ from fastadv.attacks import AttackResult
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-Epsilons = float | None | Sequence[float | None]
+Epsilons = float | None | Iterable[float | None]
 
 
 class Attack(Translated):
@@ -39,27 +40,31 @@ class Attack(Translated):
 
     restarts = 1
 
-    def __call__(self, model: Any, inputs: Tensor, criterion: Any, *, epsilons: Epsilons) -> Any:
-        """Return (raw, clipped, success), with one of each for each epsilon of a sequence.
+    def __call__(self, model: Any, inputs: Any, criterion: Any, *, epsilons: Epsilons) -> Any:
+        """Return (raw, clipped, success), with one of each for each epsilon of a sequence or array.
 
         model: a `foolbox.PyTorchModel`. criterion: labels int [B], `Misclassification` or
         `TargetedMisclassification`. epsilons: None is for attacks for the nearest success.
         """
-        wanted = list(epsilons) if isinstance(epsilons, Sequence) else [epsilons]
+        several = isinstance(epsilons, Iterable)
+        given: list[Any] = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
+        wanted = [None if each is None else float(each) for each in given]
+        x, like = _raw(inputs), type(inputs) if hasattr(inputs, "raw") else _same
         nearest = type(self).__name__ in MINIMUM
         if not nearest and None in wanted:
             raise InputError("epsilons: expected numbers for an attack with a budget, got None")
-        results = [self._run(model, inputs, criterion, each) for each in (wanted[:1] if nearest else wanted)]
+        with _in_eval_mode(model):
+            results = [self._run(model, x, criterion, each) for each in (wanted[:1] if nearest else wanted)]
         raw = [result.x_adv for result in results] * (len(wanted) if nearest else 1)
         clipped, success = list(raw), [result.success for result in results]
         if nearest:
             near = [results[0].distance <= (inf if each is None else each) for each in wanted]
             success = [results[0].success & within for within in near]
-            shape = -1, *[1] * (inputs.ndim - 1)
-            clipped = [torch.where(one.view(shape), raw[0], inputs) for one in near]
-        if isinstance(epsilons, Sequence):
-            return raw, clipped, torch.stack(success)
-        return raw[0], clipped[0], success[0]
+            shape = -1, *[1] * (x.ndim - 1)
+            clipped = [torch.where(one.view(shape), raw[0], x) for one in near]
+        if several:
+            return [*map(like, raw)], [*map(like, clipped)], like(torch.stack(success))
+        return like(raw[0]), like(clipped[0]), like(success[0])
 
     def repeat(self, times: int) -> "Attack":
         """Return the attack with so many restarts, the best of which counts."""
@@ -83,9 +88,32 @@ class Attack(Translated):
 
 
 def _raw(values: Any) -> Tensor:
-    """Return int [B], also of what eagerpy holds."""
+    """Return the tensor, also of what eagerpy holds."""
     raw: Tensor = getattr(values, "raw", values)
     return raw
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+@contextmanager
+def _in_eval_mode(model: Any) -> Iterator[None]:
+    """Set the network in eval mode inside. Their models hold it in a closure, and call it in its own mode."""
+    inner = model
+    while inner is not None and not isinstance(inner, nn.Module):
+        inner = (
+            getclosurevars(inner).nonlocals.get("model") if isfunction(inner) else vars(inner).get("_model")
+        )
+    parts = [] if inner is None else list(inner.modules())
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
 
 
 def wrap(kind: Any, **options: Any) -> Foreign:

@@ -19,11 +19,11 @@ SLACK = 1e-6
 class Watched(nn.Module):
     """A model in eval mode, as another package sees it: passes are counted, and its mode stays."""
 
-    def __init__(self, model: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    def __init__(self, model: Callable[[Tensor], Tensor], like: Tensor) -> None:
         super().__init__()
         self.model = model
         # packages ask the first parameter for the device
-        self.place = nn.Parameter(torch.zeros((), device=device), requires_grad=False)
+        self.place = nn.Parameter(like.new_zeros(()), requires_grad=False)
         self.forwards = self.backwards = 0
         self.training = False
 
@@ -33,7 +33,7 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        logits = self.model(x)
+        logits = self.model(x.to(self.place))  # some hand over float64
         if logits.requires_grad:
             logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
@@ -86,7 +86,7 @@ class Foreign:
 
         def rule(search: core.Search[Any]) -> None:
             nonlocal refused
-            watched = Watched(search.frozen.model, search.x.device)
+            watched = Watched(search.frozen.model, search.x)
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
                 given = search.x.clone(), search.y.clone(), threat, search.targets

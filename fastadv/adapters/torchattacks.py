@@ -114,8 +114,13 @@ class Attack(Translated):
     def save(self, data_loader: Iterable[Any], save_path: str | PathLike[str], **options: Any) -> None:
         """Write adversarial images and labels of a loader to a torch file, as `load` reads it.
 
-        Raises InputError for save_type="int", which would round adversarial images back.
+        Raises InputError for save_type="int", which would round adversarial images back, and for what else
+        theirs can write or return.
         """
+        if asked := {name for name, value in options.items() if value} - {"verbose", "save_type"}:
+            raise InputError(
+                f"save: expected data_loader and save_path, got {', '.join(sorted(asked))}; leave it out"
+            )
         if options.get("save_type", "float") != "float":
             raise InputError("save_type: expected 'float', got 'int'; rounded images may be classified right")
         made = [(self(images, labels).cpu(), labels.cpu()) for images, labels in data_loader]
@@ -132,14 +137,32 @@ class Attack(Translated):
 
 
 class MultiAttack(Attack):
-    """Several attacks in turn, each on the images that those before have not broken."""
+    """Several attacks in turn, each on the images that those before have not broken.
+
+    Targets are for each of them to set.
+    """
 
     def __init__(self, attacks: Sequence[Attack], verbose: bool = False) -> None:
         """Take attacks on one model."""
-        self.attacks = list(attacks)
+        self.attacks: list[Attack] = []
+        for each in attacks:
+            self.attacks += each.attacks if isinstance(each, MultiAttack) else [each]
+        self.set_mode_default()
+
+    def __repr__(self) -> str:
+        return f"MultiAttack({self.attacks})"
+
+    def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take images that were normalized so, in every attack."""
+        for atk in self.attacks:
+            atk.set_normalization_used(mean, std)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images like `images`, those of the last attack where none is a success."""
+        if self._targets_of is not None:
+            raise InputError(
+                "MultiAttack: expected the default mode, got targets; set the mode of each attack"
+            )
         found, left = images.clone(), torch.arange(len(images), device=images.device)
         for atk in self.attacks:
             found[left] = atk(images[left], labels.to(images.device)[left])
@@ -153,7 +176,7 @@ class MultiAttack(Attack):
 def wrap(kind: Callable[..., Any], **options: Any) -> Foreign:
     """Return a class of torchattacks as an attack for `fa.evaluate` and our calls.
 
-    kind: such as `torchattacks.PGD`, or a name of the package. options: its arguments beside the model. What
+    kind: such as `torchattacks.PGD`. options: its arguments beside the model. What
         it takes as `eps` and `norm` is the threat's unless given; `fastadv.adapters.foreign.Foreign` says how
         its points are judged.
 

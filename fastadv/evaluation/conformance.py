@@ -28,7 +28,7 @@ class Run:
     """What one attack did: successes and median over all samples, passes, seconds, MiB at the peak.
 
     success: share broken or already wrong. median: of the distances, inf where half of them held. memory is
-    None where the system does not tell it.
+    None where the system does not tell it. flags: what is odd, such as points of theirs that were refused.
     """
 
     attack: str
@@ -38,6 +38,7 @@ class Run:
     backwards: int
     seconds: float
     memory: float | None = None
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def measured(name: str, call: Callable[[], AttackResult]) -> tuple[Run, Tensor]:
     seconds = time.perf_counter() - started
     median = distance.quantile(0.5, interpolation="higher").item()
     share = out.success.double().mean().item()
-    return Run(name, share, median, int(out.forwards), int(out.backwards), seconds, peak.read()), distance
+    passes = int(out.forwards), int(out.backwards)
+    return Run(name, share, median, *passes, seconds, peak.read(), out.flags), distance
 
 
 def _alone(one: Tensor, other: Tensor, minimum: bool) -> tuple[int, ...]:

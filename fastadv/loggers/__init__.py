@@ -1,8 +1,7 @@
 """Where numbers of a run go: each logger has `on_event(dict)`, and imports its package when it is made.
 
     log = fa.loggers.CSV("runs/a/log.csv")
-    for report in fa.train.epochs(model, train_set, recipe, epochs=10):
-        log.on_event(dataclasses.asdict(report))
+    fa.train.fit(model, train_set, recipe, epochs=10, measuring=fa.train.Measuring(on_event=log.on_event))
 
 An event is a dictionary of numbers and text; a dictionary inside it becomes "outer/inner", and None is left
 out. "epoch" or "step" is the place on the axis where there is one. A logger of your own needs `on_event`.

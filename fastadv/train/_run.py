@@ -169,6 +169,8 @@ class Run:
             self._save()
         self.results.keep_best(self.done)
         self.record.report()
+        if self.measure.on_event is not None:
+            self.measure.on_event(dataclasses.asdict(report))
 
     def _is_due(self) -> bool:
         """Return whether to write a checkpoint: of a recipe that keeps much, only where that takes little."""

@@ -1,7 +1,7 @@
 """What is measured after each epoch."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,19 +94,27 @@ class Measuring:
         test_limit: how many images of the test set are tested, as `fa.evaluate` takes them; None tests all.
         test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best
             epoch is one that was tested.
+        on_event: called in the first process with each report, as a dictionary, once it is kept: `on_event`
+            of a logger, such as fa.loggers.CSV("log.csv").on_event.
 
     Raises:
-        InputError: a limit is below 1.
+        InputError: a limit is below 1, or on_event is no function.
     """
 
     validation_set: Dataset[Any] | None = None
     test_limit: int | None = None
     test_every: int = 1
+    on_event: Callable[[Mapping[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
         check_count("test_every", self.test_every, 1)
         if self.test_limit is not None:
             check_count("test_limit", self.test_limit, 1)
+        if self.on_event is not None and not callable(self.on_event):
+            raise InputError(
+                f"on_event: expected a function of a dictionary, got {type(self.on_event).__name__}; "
+                "pass the method on_event of a logger"
+            )
 
 
 class Measures:
@@ -127,6 +135,7 @@ class Measures:
         of_test = {} if test_set is None and held_out is not None else attacks
         self.test = Measure(test_set, of_test, measuring.test_limit)
         self.validation = None if held_out is None else Measure(held_out, attacks, None)
+        self.on_event = measuring.on_event if not processes.rank() else None
         self.judge, self.every = self.validation or self.test, measuring.test_every
         self.chosen_on = ("test_set" if self.validation is None else "validation_set") if attacks else None
 

@@ -36,6 +36,23 @@ def test_arrays_in_and_out():
     assert np.abs(attack.generate(x.numpy(), y.numpy()) - x.numpy()).max() <= 0.01 * (1 + 1e-6)
 
 
+def test_units_of_the_clip_values_and_the_order_of_preprocessing():
+    model, x, _ = problem()
+    first, then = SimpleNamespace(mean=1.0, std=2.0), SimpleNamespace(mean=0.1, std=1.2)
+    made = classifier(model, clip_values=(1.0, 3.0), preprocessing_operations=[first, then])
+    two = art.BasicIterativeMethod(made, eps=0.1, eps_step=0.04, max_iter=4).generate(2 * x.numpy() + 1)
+    alone = classifier(model, preprocessing_operations=[then])
+    one = art.BasicIterativeMethod(alone, eps=0.05, eps_step=0.02, max_iter=4).generate(x.numpy())
+    assert np.abs((two - 1) / 2 - one).max() < 1e-5
+    assert np.abs(one - x.numpy()).max() > 0.04
+
+
+@pytest.mark.parametrize(("given", "restarts", "random"), [(0, 1, False), (1, 1, True), (3, 3, True)])
+def test_random_starts(given, restarts, random):
+    attack = art.ProjectedGradientDescent(classifier(problem()[0]), num_random_init=given)
+    assert (attack.ours.keywords["restarts"], attack.ours.keywords["random_start"]) == (restarts, random)
+
+
 def test_targets():
     model, x, y = problem()
     aims = (y + 1) % 5
@@ -113,6 +130,8 @@ def test_both_in_one_table(real):
     assert table["theirs"].broken.any()
     assert table["nearest"].minimum_norm
     assert table["nearest"].broken.float().mean() > 0.8
+    rough = art.wrap(real.HopSkipJump, max_iter=1, max_eval=20, init_eval=5)  # it passes float64
+    assert rough(model, x[:6], y[:6], fa.L2(inf)).success.all()
     attack = art.wrap(real.ProjectedGradientDescent, eps_step=0.1, max_iter=10)
     out = attack(model, x, y, fa.Linf(0.5), targets=(y + 1) % 5)
     assert (model.eval()(out.x_adv).argmax(1) == (y + 1) % 5).sum() > len(x) // 2

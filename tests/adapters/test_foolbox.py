@@ -4,6 +4,7 @@ import inspect
 from functools import partial
 from math import inf
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,68 @@ def test_the_nearest_success_and_what_lies_within():
     assert 0 < success[1].sum() < success[0].sum()
     assert torch.equal(clipped[1][~success[1]], x[~success[1]])
     assert torch.equal(clipped[1][success[1]], raw[0][success[1]])
+
+
+@pytest.mark.parametrize("name", ["LinfPGD", "L2DeepFoolAttack"])
+def test_epsilons_of_an_array(name):
+    model, x, y = problem()
+    attack, fmodel = getattr(foolbox, name)(steps=3), Bounded(model)
+    runs = []
+    for epsilons in (np.linspace(0, 0.1, 3), torch.linspace(0, 0.1, 3).double(), [0.0, 0.05, 0.1]):
+        torch.manual_seed(0)
+        runs.append(attack(fmodel, x, y, epsilons=epsilons)[2])
+    assert runs[0].shape == (3, len(x))
+    assert torch.equal(runs[0], runs[2])
+    assert torch.equal(runs[1], runs[2])
+
+
+def test_what_was_not_found_is_no_success():
+    _, x, y = problem()
+    constant = Bounded(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5)))
+    with torch.no_grad():
+        constant.model[1].weight.zero_()
+        constant.model[1].bias.copy_(torch.tensor([1.0, 0, 0, 0, 0]))
+    raw, _, success = foolbox.L2FMNAttack(steps=2)(constant, x, torch.zeros_like(y), epsilons=[None, 9.0])
+    assert not success.any()
+    assert torch.equal(raw[0], x)
+
+
+def test_momentum_and_restarts_count():
+    model, x, y = problem()
+    fmodel, kind = Bounded(model), foolbox.LinfMomentumIterativeFastGradientMethod
+    ours = fa.attacks.mim(model, x, y, fa.Linf(0.01), steps=10, step_size=0.002, decay=1.0, stop_early=False)
+    torch.testing.assert_close(kind()(fmodel, x, y, epsilons=0.01)[1], ours.x_adv)
+    assert kind(momentum=0.5).ours(0.01).keywords["decay"] == 0.5
+    seen = []
+    fmodel.model.register_forward_hook(lambda *given: seen.append(len(given[2])))
+    foolbox.LinfPGD(steps=2)(fmodel, x, y, epsilons=0.0001)
+    once = sum(seen)
+    foolbox.LinfPGD(steps=2).repeat(3)(fmodel, x, y, epsilons=0.0001)
+    assert sum(seen) - once > 2 * once
+
+
+def test_budgets_are_in_units_of_the_bounds():
+    model, x, y = problem()
+    scaled = torch.nn.Sequential(fa.models.Normalized(torch.nn.Identity(), [1.0], [2.0]), model)
+    one = foolbox.LinfBasicIterativeAttack()(Bounded(model), x, y, epsilons=[0.02])[1][0]
+    two = foolbox.LinfBasicIterativeAttack()(Bounded(scaled, (1, 3)), 2 * x + 1, y, epsilons=[0.04])[1][0]
+    torch.testing.assert_close((two - 1) / 2, one)
+
+
+def test_the_network_is_seen_in_eval_mode_and_left_alone():
+    model, x, y = problem()
+    fmodel = Bounded(model)
+    expected = foolbox.LinfBasicIterativeAttack()(fmodel, x, y, epsilons=0.05)[2]
+
+    def closure(network):  # where their PyTorchModel keeps the network
+        model = network
+        return lambda points: model(points)
+
+    fmodel._model = closure(model.train())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert torch.equal(foolbox.LinfBasicIterativeAttack()(fmodel, x, y, epsilons=0.05)[2], expected)
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_what_is_refused(monkeypatch):
@@ -109,6 +172,22 @@ def test_their_criteria_and_restarts(real):
     _, points, success = attack(fmodel, x, criterion, epsilons=0.5)
     assert torch.equal(model(points).argmax(1) == targets, success)
     assert success.sum() > len(x) // 2
+
+
+@pytest.mark.slow
+def test_their_model_in_training_mode_and_their_tensors(real):
+    import eagerpy
+
+    model, x, y = problem()
+    with pytest.warns(UserWarning, match="training mode"):
+        fmodel = foolbox.PyTorchModel(model, bounds=(0, 1)).transform_bounds((0, 255), wrapper=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images, labels = eagerpy.astensors(255 * x, y)
+    raw, _, success = foolbox.L2DeepFoolAttack()(fmodel, images, labels, epsilons=[None])
+    assert isinstance(raw[0], eagerpy.PyTorchTensor)
+    assert torch.equal(model.eval()(raw[0].raw / 255).argmax(1) != y, success.raw[0])
+    assert success.sum().item() > len(x) // 2
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.slow

@@ -87,6 +87,9 @@ def test_targets():
     least = clean.scatter(1, y[:, None], inf).argmin(1)
     assert torch.equal(model(atk(x, y)).argmax(1) == least, atk.result.success)
     atk.set_mode_targeted_random()
+    drawn = torch.stack([atk._targets_of(model, x, y) for _ in range(20)])
+    assert not (drawn == y).any()
+    assert {*drawn.flatten().tolist()} == {*range(5)}
     assert atk(x, y).shape == x.shape
     atk.set_mode_default()
     assert (model(atk(x, y)).argmax(1) != y).sum() > len(x) // 2
@@ -110,6 +113,18 @@ def test_several_attacks_in_turn():
     adv = torchattacks.MultiAttack([weak, strong])(x, y)
     assert (model.eval()(adv).argmax(1) != y).sum() > len(x) // 2
     assert len(strong.result.success) == len(x) - int(weak.result.success.sum())
+    inner = torchattacks.MultiAttack([weak])
+    whole = torchattacks.MultiAttack([inner, strong])
+    assert whole.attacks == [weak, strong]
+    assert repr(inner) == "MultiAttack([FGSM(eps=0.001)])"
+    whole.set_normalization_used([0.5], [0.25])
+    torch.manual_seed(0)
+    moved = whole((x - 0.5) / 0.25, y) * 0.25 + 0.5
+    assert (moved - x).abs().max() <= 0.5 + 1e-6
+    assert moved.min() >= -1e-6
+    whole.set_mode_targeted_by_label()
+    with pytest.raises(fa.InputError, match="mode of each attack"):
+        whole(x, y)
 
 
 def test_saved_images_come_back(tmp_path):
@@ -122,6 +137,9 @@ def test_saved_images_come_back(tmp_path):
     assert torch.equal(labels, y)
     with pytest.raises(fa.InputError, match="save_type"):
         atk.save(loader, tmp_path / "other.pt", save_type="int")
+    with pytest.raises(fa.InputError, match="save_predictions"):
+        atk.save(loader, tmp_path / "other.pt", save_predictions=True)
+    assert not (tmp_path / "other.pt").exists()
 
 
 def test_what_is_refused():
@@ -201,6 +219,27 @@ def _bad():
         """Is never called."""
 
     return bad
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x.double(), lambda x: x.requires_grad_(), lambda x: x.numpy()])
+def test_points_of_another_kind(spoil):
+    model, x, y = problem()
+    made = lambda kind, net, x, *rest: spoil((x + EPS).clamp(0, 1))  # noqa: E731
+    attack, plain = Foreign(made, _bad()), Foreign(lambda *given: (given[2] + EPS).clamp(0, 1), _bad())
+    if spoil(x.clone()).__class__ is not torch.Tensor:
+        with pytest.raises(fa.InputError, match="got ndarray"):
+            attack(model, x, y, fa.Linf(EPS))
+        return
+    out = attack(model, x, y, fa.Linf(EPS))
+    assert out.x_adv.dtype == x.dtype
+    assert not out.x_adv.requires_grad
+    assert torch.equal(out.success, plain(model, x, y, fa.Linf(EPS)).success)
+
+
+def test_float64_reaches_the_model_as_its_own_kind():
+    model, x, y = problem()
+    rounded = lambda kind, net, x, *rest: x if net(x.double()).dtype == x.dtype else None  # noqa: E731
+    assert Foreign(rounded, _bad())(model, x, y, fa.Linf(EPS)).success.sum() == 1
 
 
 def test_foreign_draws_leave_the_generator_and_follow_the_seed():

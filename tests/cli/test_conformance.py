@@ -1,6 +1,7 @@
 """`fastadv conformance`: its exit codes, its table, and its files."""
 
 import json
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -11,8 +12,17 @@ from fastadv.evaluation.conformance import Comparison, Conformance, Run
 
 def told(theirs: int) -> Conformance:
     run = Run("pgd", 0.5, inf, 10, 10, 0.1, 2.0)
-    line = Comparison("robust", "pgd", "linf", run, run, (1,), tuple(range(2, 2 + theirs)))
+    odd = replace(run, flags=("3 points outside the threat were refused",))
+    line = Comparison("robust", "pgd", "linf", run, odd, (1,), tuple(range(2, 2 + theirs)))
     return Conformance((line,), {"robust, art PGD, linf": "ValueError: no"})
+
+
+def test_nothing_compared_is_no_success(monkeypatch, capsys):
+    monkeypatch.setattr(_conformance, "installed", lambda: ("art",))
+    nothing = Conformance((), {"robust, art PGD, linf": "ValueError: no"})
+    monkeypatch.setattr(_conformance.study, "run", lambda *given: nothing)
+    assert main(["conformance"]) == 1
+    assert "0 comparisons" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -24,6 +34,7 @@ def test_the_exit_code_says_whether_ours_is_weaker(theirs, code, monkeypatch, ca
     printed = capsys.readouterr().out
     assert ("weaker: pgd in linf on robust than pgd" in printed) == bool(code)
     assert "failed: robust, art PGD, linf: ValueError: no" in printed
+    assert "pgd in linf on robust: 3 points outside the threat were refused" in printed
     kept = json.loads((tmp_path / "made" / "conformance.json").read_text())
     assert len(json.dumps(kept)) > 100
     assert (tmp_path / "made" / "conformance.png").stat().st_size > 1000

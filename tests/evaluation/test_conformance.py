@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.adapters.foreign import Foreign
 from fastadv.attacks import AttackResult
 from fastadv.evaluation import _conformance_cases as known
 from fastadv.evaluation.conformance import Comparison, Conformance, Run, conformance, measured
@@ -76,6 +78,30 @@ def test_a_stronger_rival_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told.comparisons[0].only_theirs) > 10
     assert told.comparisons[0].only_ours == ()
     json.dumps(told.to_dict())
+
+
+def test_points_outside_the_ball_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = problem(40)
+    far = Foreign(lambda kind, net, x, y, threat, targets: torch.rand(x.shape), fa.attacks.fgsm)
+    fake(monkeypatch, far)
+    (one,) = conformance({"net": (model, {"linf": 0.02})}, x, y, packages=["torchattacks"]).comparisons
+    assert one.only_theirs == ()
+    assert len(one.only_ours) > 3
+    assert one.theirs.success == 1 / 40  # the one that was wrong
+    assert one.theirs.flags == ("39 points outside the threat were refused",)
+
+
+def test_a_weakened_attack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = problem(40)
+    fake(monkeypatch, partial(fa.attacks.fgsm))
+    (case,) = module.cases()
+    weak = replace(case, ours=lambda radius: partial(fa.attacks.pgd, steps=1, step_size=0.001))
+    monkeypatch.setattr(module, "cases", lambda: (weak,))
+    subjects = {"net": (model, {"linf": 0.02})}
+    peers = {"fgsm": lambda model, x, y, threat, seed: fa.attacks.fgsm(model, x, y, threat)}
+    monkeypatch.setitem(known.PACKAGES, "torchattacks", ("fastadv.attacks", lambda kind: peers["fgsm"]))
+    (one,) = conformance(subjects, x, y, packages=["torchattacks"]).weaker
+    assert one.ours.success < one.theirs.success
 
 
 def test_an_error_of_theirs_is_told_and_nothing_else_lost(monkeypatch: pytest.MonkeyPatch) -> None:

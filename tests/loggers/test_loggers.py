@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import fastadv as fa
 from fastadv import loggers
@@ -27,6 +28,18 @@ def test_lines_of_a_file_that_goes_on(tmp_path):
     assert [row["epoch"] for row in rows] == ["3", "4"]
     assert [row["robust/pgd"] for row in rows] == ["0.25", ""]
     assert rows[1]["alarm"] == "a, b"
+
+
+def test_the_reports_of_a_training_run(tmp_path):
+    torch.manual_seed(0)
+    data = fa.data.ImageSet(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, 2, "random")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    log = loggers.CSV(tmp_path / "log.csv")
+    measuring = fa.train.Measuring(on_event=log.on_event)
+    reports = fa.train.fit(model, data, fa.train.Standard(), epochs=2, measuring=measuring)
+    assert [(row["epoch"], row["loss"]) for row in log.rows] == [(one.epoch, one.loss) for one in reports]
+    with pytest.raises(fa.InputError, match="on_event"):
+        fa.train.Measuring(on_event=log)
 
 
 def test_weights_and_biases(monkeypatch):
