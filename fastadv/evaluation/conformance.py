@@ -176,7 +176,7 @@ class _Peak:
             self.before = torch.cuda.memory_allocated()
             return
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is that from now on
             self.before = self._status("VmRSS")
         except (OSError, StopIteration):
             pass
