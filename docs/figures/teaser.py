@@ -8,7 +8,6 @@ The network is EfficientNet-Lite0 with its ImageNet weights, the photographs are
 """
 
 import importlib.util
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from efficientnet_lite_pytorch import EfficientNet
 import fastadv as fa
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import FAINT, INK, VERMILION, new_figure, save
-from fastadv.runs.card import cpu_name
+from fastadv.runs.about import telling
 from fastadv.studies.goodfellow2014.panda import read_image
 
 RADIUS, STEPS, GAIN = 2 / 255, 40, 30
@@ -73,14 +72,8 @@ def main() -> None:
                 sign = (left + SIDE + BETWEEN / 2) / width, (BELOW + SIDE / 2) / height
                 write(*sign, "+="[part], fontsize=10, color=INK, va="center")
             left += SIDE + (BETWEEN if part < 2 else 0.45)
-    about = {
-        "Software": f"fastadv {fa.__version__}",
-        "command": "python docs/figures/teaser.py",
-        "seed": "0",
-        "machine": cpu_name(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-    }
-    save(figure, Path(__file__).with_suffix(".png"), about)
+    with telling(command="python docs/figures/teaser.py", seed=0):
+        save(figure, Path(__file__).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug ad
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from fastadv.cli._speedrun import speedrun
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
+from fastadv.runs.about import telling
 
 __all__ = ["app", "main"]
 
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         keep_memory()
         show_all()
-    with stoppable():
+    with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):
         return _run(arguments)
 
 

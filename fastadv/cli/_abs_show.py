@@ -15,7 +15,8 @@ from fastadv.cli._output import say
 from fastadv.cli._shared import Source, make_device
 from fastadv.evaluation import figures
 
-COLUMNS = 6
+COLUMNS = 5
+EXPLAINED = "class: 1,000 × its loss; below, its confidence"
 NOTHING_DRAWN = "nothing was drawn"
 
 
@@ -53,13 +54,12 @@ def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Dra
         confidence = inferred.confidence[0].tolist()
         losses, chosen = inferred.loss[0].tolist(), int(inferred.loss.argmin())
         titles = [
-            f"image: {dataset.classes[label]}",
-            *(
-                f"{name}: {losses[k]:.4f}\n{100 * confidence[k]:.1f}%"
-                for k, name in enumerate(dataset.classes)
-            ),
+            f"{name}: {1000 * losses[k]:.1f}\n{100 * confidence[k]:.1f}%"
+            for k, name in enumerate(dataset.classes)
         ]
-        draw(torch.cat([net.observed(x), inferred.reconstruction[0]]), titles, out, chosen + 1)
+        clean = figures.Strip("image", net.observed(x), [dataset.classes[label]])
+        title = f"Image {index} of {dataset.name} as each class draws it"
+        draw(inferred.reconstruction[0], titles, out, title, EXPLAINED, chosen, first=clean)
     told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
     yield {**told, "confidence": confidence, "out": str(out)}
     verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
@@ -86,16 +86,21 @@ def distal(
         )
         confidences, taken = result.confidence.tolist(), result.steps.tolist()
         titles = [
-            f"class {k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
+            f"{k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
         ]
-        draw(result.x, titles, out)
+        told = f"from uniform noise to a confidence of {confidence:.0%}, by gradient ascent"
+        draw(result.x, titles, out, "What the model takes for each class", told)
     yield {"classes": wanted.tolist(), "confidence": confidences, "steps": taken, "out": str(out)}
     count = int(result.success.sum())
     say(f"{count} of {len(wanted)} images have a confidence of {confidence:g}; drawn in {out}")
 
 
-def draw(images: Tensor, titles: list[str], path: Path, chosen: int | None = None) -> None:
-    """Draw images [N, C, H, W] in rows of six, a title below each; that of the chosen one in blue."""
+def draw(
+    images: Tensor, titles: list[str], path: Path, title: str, subtitle: str, chosen: int | None = None,
+    first: figures.Strip | None = None,
+) -> None:  # fmt: skip
+    """Draw images [N, C, H, W] in rows of five below `first`; the caption of the chosen one is blue."""
     marked = torch.arange(len(images)) == (-1 if chosen is None else chosen)
     cuts = [slice(start, start + COLUMNS) for start in range(0, len(images), COLUMNS)]
-    figures.strips([figures.Strip("", images[c], titles[c], marked[c], figures.BLUE) for c in cuts], path)
+    rows = [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
+    figures.strips([first, *rows] if first else rows, path, title=title, subtitle=subtitle)

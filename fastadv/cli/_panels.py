@@ -15,6 +15,7 @@ from typer.models import ParameterInfo
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
+from fastadv.runs.about import telling
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -97,11 +98,13 @@ def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
     def called(*, debug: bool, **options: Any) -> None:
         try:
             with o.usage():
+                seed = options.get("seed", "none")
                 made = {
                     name: panel(**{each.name: options.pop(each.name) for each in fields(panel)})
                     for name, panel in panels.items()
                 }
-                command(**options, **made)
+                with telling(seed=seed):
+                    command(**options, **made)
         except KeyboardInterrupt:  # of which Typer would make an exit code without a word
             raise Interrupted from None
 

@@ -104,7 +104,6 @@ class Settings:
         abs_epochs: of training ABS.
         abs_prior: prior samples of ABS.
         abs_samples: images that ABS is measured on.
-        noise_steps: of images made from noise.
         curve_radii: of accuracy against radius.
     """
 
@@ -126,7 +125,6 @@ class Settings:
     abs_epochs: int = 30
     abs_prior: int = 1000
     abs_samples: int = 100
-    noise_steps: int = 1000
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
@@ -223,6 +221,6 @@ true labels; at 10 every set shows its effect.
 
 TINY = Settings(
     width=4, samples=60, epochs=1, train_steps=1, invert_steps=2, push_steps=2, attack_steps=2, abs_epochs=1,
-    abs_prior=20, abs_samples=4, noise_steps=5, curve_radii=(0.0, 1.0),
+    abs_prior=20, abs_samples=4, curve_radii=(0.0, 1.0),
 )  # fmt: skip
 """Every part in a second or two; the figures mean nothing."""

@@ -67,7 +67,7 @@ def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
     captions = sheet.texts
     for image, text in zip(sheet.images[:8], captions, strict=True):
         left, right, bottom, _ = image.get_extent()
-        assert text.get_position() == pytest.approx(((left + right) / 2, bottom + 0.04))
+        assert text.get_position() == pytest.approx(((left + right) / 2, bottom + 0.035))
     assert [text.get_text() for text in captions] == [
         *("two", "zero", "three", "one"),
         *("two", "one", "zero", "one"),
@@ -212,14 +212,22 @@ def test_bars_have_the_lengths_they_are_given(drawn):
     ]
     figures.bars({"one": {"paper": 0.5}}, "b.png", reference={"one": {"paper": 0.55}}, reference_name="paper")
     assert key(drawn[1]) == ["paper", "paper"]
-    assert drawn[1].axes[0].texts[0].get_position()[0] > 0.55  # not under a tick just beyond the bar
+    (number,) = drawn[1].axes[0].texts
+    assert number.get_position()[0] < 0.5  # in the bar: beyond a tick it would be read as the tick's
+    assert number.get_ha() == "right"
+    figures.bars({"one\nand more": {"clean": 0.5}}, "b.png", subtitle="two\nlines", chance=0.1)
+    assert drawn[2].axes[0].lines[0].get_xdata() == [0.1, 0.1]
+    assert key(drawn[2]) == ["clean", "guessing"]
+    assert texts(drawn[2])[0] == "two\nlines"
 
 
 def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):
     one, two = {"a": ([0, 1, 2], [1.0, 0.5, 0.0]), "b": ([0, 3], [0.9, 0.1])}, {"b": ([0, 0.3], [0.8, 0.2])}
     known = {"b": ([0, 2], [1.0, 0.3])}
     parts = [figures.Panel("L2 distance", 5.0, one, known, mark=1.5), figures.Panel("L∞ distance", 0.5, two)]
-    figures.panels(parts, "x.png", title="Accuracy", drawn="here", reference="published")
+    figures.panels(
+        parts, "x.png", title="Accuracy", drawn="here", reference="published", mark="the threshold"
+    )
     first, second = drawn[0].axes
     mark, reference, a, b = first.lines
     assert list(mark.get_xdata()) == [1.5, 1.5]
@@ -236,7 +244,10 @@ def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):
         False,
     ]
     assert texts(drawn[0]) == ["Accuracy"]
-    assert key(drawn[0]) == ["a", "b", "solid: here, dashed: published"]
+    assert key(drawn[0]) == ["a", "b", "here", "published", "the threshold"]
+    lines = drawn[0].legends[1].legend_handles
+    assert [line.get_linestyle() for line in lines] == ["-", "--", ":"]
+    assert (first.get_ylabel(), second.get_ylabel()) == ("accuracy", "")
     figures.panels([figures.Panel("L2", 2.0, {f"net {k}": LINE for k in range(6)})], "x.png")
     assert len({line.get_color() for line in drawn[1].axes[0].lines}) == 6
 

@@ -88,6 +88,9 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(tmp_path, monkeypatch):
     assert max(told["logits"][-1]) == lines[VERMILION].get_ydata()[-1]
     assert f"{y}, the label" in [text.get_text() for text in curves.texts]
     framed = [axes.spines["top"].get_linewidth() == 2 for axes in shown]
-    assert framed == [row.index(max(row)) == y for row in told["logits"][::75]]
-    assert 0 < sum(framed) < len(shown) == 9
-    np.testing.assert_allclose(np.asarray(shown[4].images[0].get_array()), x[0], atol=1e-6)
+    assert framed == [
+        row.index(max(row)) == y
+        for row in (told["logits"][study.POINTS + round(radius * 20)] for radius in study.SHOWN)
+    ]
+    assert 0 < sum(framed) < len(shown) == 7
+    np.testing.assert_allclose(np.asarray(shown[3].images[0].get_array()), x[0], atol=1e-6)

@@ -55,7 +55,7 @@ def curves(
 
     figure = style.new_figure(5.6, 3.4, title)
     longest = max(len(name) for name in lines)
-    axes = figure.add_axes((0.1, 0.15, 0.87 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
+    axes = figure.add_axes((0.1, 0.15, 0.855 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
     known = {name: checked_line(f"lines[{name!r}]", line) for name, line in lines.items()}
     if right is None:
         right = max(float(across[-1]) for across, _ in known.values()) or 1.0
@@ -85,11 +85,8 @@ def curves(
             0.01 * right, chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom",
             zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
-    for height, (_, name, color) in zip(style.spread([end[0] for end in ends], 0.062), ends, strict=True):
-        axes.annotate(
-            name, (1, height), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
-            fontsize=9, fontweight="bold", color=color, va="center", annotation_clip=False,
-        )  # fmt: skip
+    for height, (end, name, color) in zip(style.spread([e[0] for e in ends], 0.062), ends, strict=True):
+        style.name_end(axes, name, end, height, color)
     axes.text(0, 1.03, "accuracy", transform=axes.transAxes, fontsize=9, color=FAINT, ha="left", va="bottom")
     style.save(figure, path)
 

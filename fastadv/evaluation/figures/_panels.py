@@ -7,9 +7,9 @@ from os import PathLike
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures._curves import Line, checked_line
-from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
 
-COLORS = (SKY, GREEN, ORANGE, VERMILION, PURPLE, BLUE)
+COLORS = (INK, GREEN, ORANGE, VERMILION, PURPLE, BLUE)
 WIDTH, HEIGHT, GAP = 2.9, 2.3, 0.3  # inches of a panel, and between two
 
 
@@ -39,6 +39,7 @@ def panels(
     title: str | None = None,
     drawn: str = "",
     reference: str = "",
+    mark: str = "",
 ) -> None:
     """Draw panels side by side; a name has the same color in each of them.
 
@@ -48,6 +49,7 @@ def panels(
         title: above the panels; None is none.
         drawn: what the solid lines are, for the key.
         reference: what the thin dashed lines are, for the key.
+        mark: what the vertical lines are, for the key.
 
     Raises:
         InputError: there are no panels or too many names, or lengths of lines differ.
@@ -56,7 +58,11 @@ def panels(
     if not 1 <= len(names) <= len(COLORS):
         raise InputError(f"parts: expected 1 to {len(COLORS)} names of lines, got {len(names)}")
     colors = dict(zip(names, COLORS, strict=False))
-    left, bottom, top = 0.5, 0.45, 0.72 if title else 0.42
+    marked = any(part.mark is not None for part in parts)
+    named = ((drawn, "-"), (reference, "--"), (mark if marked else "", ":"))
+    lines_told = [(name, dash) for name, dash in named if name]
+    told = 0.22 if lines_told else 0.0
+    left, bottom, top = 0.62, 0.45, (0.78 if title else 0.48) + told
     width, height = left + len(parts) * (WIDTH + GAP), bottom + HEIGHT + top
     figure = style.new_figure(width, height, title)
     for place, part in enumerate(parts):
@@ -71,7 +77,9 @@ def panels(
                 axes.plot(along, up, linestyle=dash, color=colors[name], linewidth=thick, zorder=3)
         if place:
             axes.set_yticklabels([])
-    told = [text for text in (drawn and f"solid: {drawn}", reference and f"dashed: {reference}") if text]
-    entries = [(name, "s", color) for name, color in colors.items()]
-    style.key(figure, left, top - 0.2, entries + ([(", ".join(told), "", FAINT)] if told else []))
+        else:
+            axes.set_ylabel("accuracy", fontsize=9, color=INK)
+    style.key(figure, left, top - 0.2 - told, [(name, "s", color) for name, color in colors.items()])
+    if lines_told:
+        style.key(figure, left, top - 0.2, [(name, dash, FAINT) for name, dash in lines_told])
     style.save(figure, path)

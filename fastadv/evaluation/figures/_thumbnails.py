@@ -43,7 +43,7 @@ def thumbnails(
     strips(
         rows,
         path,
-        title=made.name,
+        title=f"Constructed set: {made.name.replace('_', ' ')}",
         subtitle=f"each image with its label, orange where that is not the label of the source{drawn}",
     )
 

@@ -18,7 +18,7 @@ from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIDE, GAP, LINE = 0.8, 0.08, 0.15  # inches: an image's longer side, between images, one line of a caption
+SIDE, GAP, LINE = 0.7, 0.08, 0.165  # inches: an image's longer side, between images, one line of a caption
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Strip:
         difference: whether the images are differences in [-1, 1]. They are drawn amplified, by a factor
             written after the name: gray ones orange where light was added and blue where some was taken,
             those in color around mid-gray, channel by channel.
-        remark: at the left of the row, below the name, in gray.
+        remark: at the left of the row, below the name, in gray; by default, for gray differences,
+            what the colors mean.
         apart: inches of room above the row.
     """
 
@@ -49,6 +50,8 @@ class Strip:
 
     def __post_init__(self) -> None:
         images = self.images
+        if self.difference and not self.remark and images.ndim == 4 and images.shape[1] == 1:
+            object.__setattr__(self, "remark", "orange lighter, blue darker")
         if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
             raise InputError(
                 f"images: expected [N, 1 or 3, H, W] with N > 0, got {tuple(images.shape)}; reshape them"
@@ -93,7 +96,7 @@ def strips(
         raise InputError("rows: expected at least one strip of images, got none")
     gain = amplification([row.images for row in rows if row.difference])
     longest = max(len(text) for row in rows for text in (_shown(row, gain), row.remark))
-    left = 0.3 + 0.075 * longest if longest else 0.08
+    left = 0.3 + 0.068 * longest if longest else 0.08
     top = 0.08 + (0.22 if title else 0) + (0.22 if subtitle else 0) + (0.08 if title or subtitle else 0)
     width = left + max(len(row.images) * (row.side[0] + GAP) for row in rows)
     height = top + sum(row.apart + row.height + GAP for row in rows)
@@ -119,7 +122,7 @@ def strips(
                 marked = row.marked is not None and bool(row.marked[column])
                 sheet.text(
                     start + wide / 2, top + 1.05 * high, str(row.captions[column]), ha="center", va="top",
-                    fontsize=8, linespacing=1.2, color=row.mark if marked else INK,
+                    fontsize=9, linespacing=1.15, color=row.mark if marked else INK,
                     fontweight="bold" if marked else "normal",
                 )  # fmt: skip
         top += row.height + GAP

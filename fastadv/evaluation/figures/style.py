@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastadv._extras import need
 from fastadv.errors import InputError
+from fastadv.runs.about import about
 from fastadv.runs.files import atomic_write
 
 if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the library, and few calls draw
@@ -74,27 +75,60 @@ def accuracy_axis(axes: "Axes", right: float, below: str) -> None:
 
 
 def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str, str, str]]) -> None:
-    """Write the key in one line, so many inches from the upper left corner: (name, marker, color) of each."""
+    """Write the key in one line, so many inches from the upper left corner: (name, marker, color) of each.
+
+    A marker may be a line, "-", "--" or ":", as well.
+    """
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
+    lines = {"-", "--", ":"}
     marks = [
-        Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
+        Line2D([], [], color=color, linestyle=mark, linewidth=1.2)
+        if mark in lines
+        else Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
         for _, mark, color in entries
     ]
     colors = [INK if mark else color for _, mark, color in entries]
     figure.legend(
         marks, [name for name, _, _ in entries], loc="center left",
         bbox_to_anchor=(left / width, 1 - down / height), ncols=len(marks), fontsize=9, labelcolor=colors,
-        handlelength=0.8, handletextpad=0.5, frameon=False, borderpad=0, borderaxespad=0,
+        handlelength=1.8 if any(mark in lines for _, mark, _ in entries) else 0.8, handletextpad=0.5,
+        frameon=False, borderpad=0, borderaxespad=0,
     )  # fmt: skip
 
 
-def save(figure: "Figure", path: str | PathLike[str], about: Mapping[str, str] | None = None) -> None:
-    """Write the figure, cropped to what is drawn. about: what a PNG keeps as text beside its pixels."""
+def save(figure: "Figure", path: str | PathLike[str], told: Mapping[str, str] | None = None) -> None:
+    """Write the figure, cropped to what is drawn.
+
+    A PNG keeps as text beside its pixels what `runs.about` tells of it, and `told`, which comes first.
+    """
     kind = check_path(path)
+    kept = about() | dict(told or {}) if kind == "png" else None
     with atomic_write(path) as part:
-        figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=dict(about or {}))
+        figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=kept)
+
+
+def name_end(axes: "Axes", name: str, end: float, height: float, color: str, **how: Any) -> None:
+    """Name a line that ends at the right at `end`, at `height`; a thin leader joins them where they differ.
+
+    Both are fractions of the axes' height.
+    """
+    inches = axes.get_position().width * axes.get_figure().get_size_inches()[0]
+    leader = {
+        "arrowstyle": "-",
+        "color": color,
+        "linewidth": 0.7,
+        "shrinkA": 1,
+        "shrinkB": 0,
+        "relpos": (0, 0.5),
+    }
+    axes.annotate(
+        name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
+        color=color, va="center", annotation_clip=False,
+        arrowprops=leader if abs(end - height) > 0.01 else None,
+        **{"fontsize": 9, "fontweight": "bold", **how},
+    )  # fmt: skip
 
 
 def spread(heights: Sequence[float], apart: float) -> list[float]:

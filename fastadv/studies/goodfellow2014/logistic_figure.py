@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FGSM, CLOSED = "FGSM training", "closed form"
-WIDTHS = {FGSM: 4.5}  # below a narrow line: where the two are equal, both are seen
+PLAIN = "plain"
+WIDTHS = {FGSM: 4.5, PLAIN: 4.5}  # below a narrow line: where the two are equal, both are seen
 DECAYS = (GREEN, ORANGE, PURPLE, INK)
 BESIDE = 3.0  # margins are drawn up to so many times the adversary's worst case
 
@@ -26,7 +27,7 @@ def draw(figures: dict[str, Any], path: str | PathLike[str]) -> None:
     from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
     nets = {name: net["rows"] for name, net in figures["nets"].items()}
-    colors = {"plain": FAINT, FGSM: SKY, CLOSED: BLUE}
+    colors = {PLAIN: FAINT, FGSM: SKY, CLOSED: BLUE}
     colors |= dict(zip([name for name in nets if name not in colors], DECAYS, strict=False))
     named = " against ".join(figures["classes"])
     width, height, wide, gap = 10.9, 3.45, 2.1, 0.6
@@ -37,13 +38,17 @@ def draw(figures: dict[str, Any], path: str | PathLike[str]) -> None:
     for place in range(4):
         left = 0.5 + place * (wide + gap)
         axes.append(figure.add_axes((left / width, 0.45 / height, wide / width, 1.95 / height)))
-    titles = {"clean": "clean error", "fgsm": f"error under FGSM {figures['radius']:g}", "norm": "|w|₁"}
+    titles = {
+        "clean": "clean error",
+        "fgsm": f"error under FGSM {figures['radius']:g}",
+        "norm": "|w|₁ (log scale)",
+    }
     for (key, title), panel in zip(titles.items(), axes, strict=False):
         _prepare(panel, title, "epoch")
         for net, rows in nets.items():
             values, epochs = [row[key] for row in rows], range(1, len(rows) + 1)
             panel.plot(epochs, values, color=colors[net], linewidth=WIDTHS.get(net, 1.6), zorder=3)
-    for panel, most in zip(axes, (None, 1.0), strict=False):
+    for panel, most in zip(axes, (None, 1.04), strict=False):
         panel.set_ylim(0, most)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[2].set_yscale("log")
@@ -56,13 +61,13 @@ def draw(figures: dict[str, Any], path: str | PathLike[str]) -> None:
         figure.text(across / width, up, "■", fontsize=9, color=colors[name], va="center")
         figure.text((across + 0.14) / width, up, name, fontsize=8.5, color=INK, va="center")
         across += 0.36 + 0.072 * len(name)
-    told = f"an epoch of FGSM training: {figures['faster']:.1f} × closed form"
+    told = f"an epoch by FGSM examples takes {figures['faster']:.1f} × closed form"
     figure.text(across / width, up, told, fontsize=8.5, color=FAINT, va="center")
     style.save(figure, path)
 
 
 def _pulls(axes: "Axes", figures: dict[str, Any], colors: dict[str, str]) -> None:
-    _prepare(axes, "pull on |w|₁ by one image", "its margin")
+    _prepare(axes, "how hard one image shrinks |w|₁", "margin of the image")
     radius, last = figures["radius"], figures["nets"][CLOSED]["rows"][-1]
     worst, mean = radius * last["norm"], last["margin"]
     margins = np.linspace(0, BESIDE * worst, 201)
@@ -73,9 +78,9 @@ def _pulls(axes: "Axes", figures: dict[str, Any], colors: dict[str, str]) -> Non
         if name not in ("plain", FGSM, CLOSED):
             axes.axhline(net["rows"][-1]["pull"], color=colors[name], linewidth=1.6, zorder=3)
     axes.axvline(mean, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-    axes.text(mean, 0.02, " the mean", color=FAINT, fontsize=7.5, transform=axes.get_xaxis_transform())
+    axes.text(mean, 0.02, " mean margin", color=FAINT, fontsize=7.5, transform=axes.get_xaxis_transform())
     axes.set_xlim(0, margins[-1])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.006)
 
 
 def _prepare(axes: "Axes", name: str, across: str) -> None:

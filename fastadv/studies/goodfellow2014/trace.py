@@ -17,14 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RADIUS, POINTS = 15.0, 300  # the radii of the paper go from -15 to 15; points on each side of 0
-EVERY = 75  # points between two of the images under the curves
+SHOWN = (
+    -15.0,
+    -0.5,
+    -0.25,
+    0.0,
+    0.25,
+    0.5,
+    15.0,
+)  # radii of the images under the curves: beyond 1 all pixels
+# are black or white
 OTHER = "#B0B0B0"
 
 
 def trace(model: nn.Module, x: Tensor, y: int) -> tuple[dict[str, Any], Tensor]:
     """Return how the logits of `model` change as x [C, H, W] moves along its FGSM direction, in no box.
 
-    These figures, and the every EVERY-th of the images [N, C, H, W].
+    These figures, and the images [N, C, H, W] at the radii in SHOWN.
 
     label     y, whose loss the direction ascends
     radii     where: 0, and POINTS on each side of it
@@ -45,7 +54,12 @@ def trace(model: nn.Module, x: Tensor, y: int) -> tuple[dict[str, Any], Tensor]:
         "right": _right(radii, logits.argmax(1) == y),
         "straight": straight(radii, logits),
     }
-    return figures, images[::EVERY]
+    return figures, images[_shown(radii)]
+
+
+def _shown(radii: Tensor) -> Tensor:
+    """Return the places of the radii in SHOWN."""
+    return (radii[:, None] - torch.tensor(SHOWN, dtype=radii.dtype)).abs().argmin(0)
 
 
 def straight(radii: Tensor, logits: Tensor) -> float:
@@ -78,10 +92,10 @@ def draw(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> 
     """
     radii, logits = np.asarray(figures["radii"]), np.asarray(figures["logits"])
     label, radius, ends = figures["label"], float(radii[-1]), int(logits[-1].argmax())
-    right = logits[::EVERY].argmax(1) == label
+    right = logits[_shown(torch.from_numpy(radii))].argmax(1) == label
     side = 0.62
-    width, height, left, bottom, wide, tall = 7.4, 4.5, 0.65, 1.35, 6.0, 2.65
-    figure = style.new_figure(width, height, "Logits along the direction of FGSM")
+    width, height, left, bottom, wide, tall = 7.4, 4.75, 0.65, 1.6, 6.0, 2.65
+    figure = style.new_figure(width, height, "Logits along the direction of FGSM, and some of the images")
     axes = figure.add_axes((left / width, bottom / height, wide / width, tall / height))
     style.plain(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -99,8 +113,9 @@ def draw(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> 
     for place, (image, framed) in enumerate(zip(images.clamp(0, 1).cpu(), right, strict=True)):
         center = left + place / (len(images) - 1) * wide
         up, across = (side * size / max(image.shape[1:]) for size in image.shape[1:])
-        below = figure.add_axes(((center - across / 2) / width, 0.12 / height, across / width, up / height))
+        below = figure.add_axes(((center - across / 2) / width, 0.3 / height, across / width, up / height))
         draw_image(below, image)
+        below.set_xlabel(f"ε = {SHOWN[place]:g}", fontsize=8, color=BLUE if framed else FAINT, labelpad=3)
         if framed:
             for spine in below.spines.values():
                 spine.set(color=BLUE, linewidth=2)
@@ -110,11 +125,10 @@ def draw(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> 
 def _name_lines(axes: "Axes", last: NDArray[Any], colors: dict[int, str], y: int) -> None:
     """Write each line's class at its right end."""
     low, high = axes.get_ylim()
-    places = style.spread(((last - low) / (high - low)).tolist(), 0.052)
-    for k, place in enumerate(places):
-        name = f"{k}, the label" if k == y else str(k)
-        axes.annotate(
-            name, (1, place), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", fontsize=8,
-            color=FAINT if colors[k] == OTHER else colors[k], va="center", annotation_clip=False,
-            fontweight="normal" if colors[k] == OTHER else "bold",
+    ends = ((last - low) / (high - low)).tolist()
+    for k, (end, place) in enumerate(zip(ends, style.spread(ends, 0.052), strict=True)):
+        name, other = f"{k}, the label" if k == y else str(k), colors[k] == OTHER
+        style.name_end(
+            axes, name, end, place, FAINT if other else colors[k],
+            fontsize=8, fontweight="normal" if other else "bold",
         )  # fmt: skip

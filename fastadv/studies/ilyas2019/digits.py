@@ -97,7 +97,7 @@ def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
         "the four sets": folder / "sets.png",
     }
     shares = {n: (net.table.clean_accuracy, net.table[attack].robust_accuracy) for n, net in nets.items()}
-    figures.bars(shares, attack, paths["the six nets"])
+    figures.bars(shares, attack, f"digits of {s.size}×{s.size} pixels", paths["the six nets"])
     curves = {
         name: fa.accuracy_against_radius(
             net.model, study.test, lambda r: partial(pgd, threat=fa.L2(r)), s.curve_radii
@@ -113,8 +113,9 @@ def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
     picked = study.test.subset(one_of_each(study.test.y, both))
     fa.figures.strips(
         list(_attacked(nets, picked, partial(pgd, threat=fa.L2(s.l2_radius), stop_early=False))),
-        paths["nets under attack"], title="What an attack must change to fool a net",
-        subtitle=f"PGD in L2 {s.l2_radius:g}, the same budget for both nets; orange where the net is fooled",
+        paths["nets under attack"], title="What an attack must change to fool a network",
+        subtitle=f"PGD in L2 {s.l2_radius:g}, the same budget for both networks; "
+        "below each image the class seen, orange where that is wrong",
     )  # fmt: skip
     sets = {name: nets[name].learned for name in SETS}
     figures.together(study.base, sets, "the digits", paths["the four sets"])
@@ -142,7 +143,7 @@ def _attacked(nets: Mapping[str, Net], picked: ImageSet, attack: Attack) -> Iter
         with torch.no_grad():
             seen = model(x_adv).argmax(1)
         yield Strip(
-            f"{name} net", x_adv, seen.tolist(), seen != picked.y, remark="attacked; its prediction",
+            f"{name} network", x_adv, seen.tolist(), seen != picked.y, remark="attacked; its prediction",
             apart=0.12,
         )  # fmt: skip
         yield Strip("difference", x_adv - picked.x, difference=True)

@@ -58,28 +58,30 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path:
 
 def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     """Draw what an adversary adds to the loss by the covariance's shape; the alignment by the radius."""
-    figure = new_figure(7.6, 3.3, "A metric like the adversary's loses least, and robust learning nears it")
+    figure = new_figure(8.2, 3.4, "Two Gaussian classes under an L2 adversary: theorems 1 and 3")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
-    axes = _half(figure, 0, "share of the variance in the first direction", "loss added by the adversary")
+    axes = _half(figure, 0, "share of the variance along the first axis", "loss added (log scale)")
     for factor, color in ((1.1, VERMILION), (2.0, BLUE)):
         penalty = factor / float(0.02 * trace)
         added = [
             float(gaussian.vulnerability(torch.diag(torch.stack([s, 1 - s]) * trace), penalty))
             for s in shares
         ]
-        axes.plot(shares, added, color=color, linewidth=1.8, label=f"penalty {penalty:.2g}")
+        axes.plot(shares, added, color=color, linewidth=1.8, label=f"adversary's penalty {penalty:.2g}")
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.axvline(0.5, color=FAINT, linewidth=0.9, linestyle=":")
-    axes.legend(fontsize=8, frameon=False)
-    axes.set_title("theorem 1: least for Σ ∝ I", fontsize=9.5, color=INK, loc="left")
-    axes = _half(figure, 1, "radius of the adversary", "least cosine of gradient and mean")
+    axes.text(0.52, 0.45, "round Σ", fontsize=8, color=FAINT, transform=axes.get_xaxis_transform())
+    axes.legend(fontsize=8, facecolor="white", framealpha=1, edgecolor="none", loc="upper center")
+    axes.set_title("1: an adversary costs a round Σ least", fontsize=9.5, color=INK, loc="left")
+    axes = _half(figure, 1, "L2 radius of the adversary in training", "least cosine")
     radii = np.linspace(0, radius, 101)
     learned = (gaussian.robust_covariance(covariance, gaussian.penalty_for(covariance, r)) for r in radii)
     cosines = [float(gaussian.least_alignment(each)) for each in learned]
     axes.plot(radii, cosines, color=BLUE, linewidth=1.8)
     axes.set(ylim=(0, 1), xlim=(0, radius))
-    axes.set_title("theorem 3: grows with the radius", fontsize=9.5, color=INK, loc="left")
+    axes.set_title("3: the gradient turns towards the mean", fontsize=9.5, color=INK, loc="left")
     save(figure, path)
 
 

@@ -12,16 +12,22 @@ from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK
 from fastadv.studies.ilyas2019.sets import KINDS
 from fastadv.studies.study import one_of_each
 
-SUBTITLE = "below each image the label it is trained on; orange where that is not the true one"
+SUBTITLE = "below each image the label that networks are trained on; an orange label is not the true one"
 
 
-def bars(nets: Mapping[str, tuple[float, float]], attack: str, path: Path) -> None:
-    """Draw the accuracy of each net, clean and under `attack`, with the paper's as ticks."""
+def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: Path) -> None:
+    """Draw the accuracy of each network, clean and under `attack` on `data`, with the paper's as ticks."""
+    names = {name: f"{name}\n{KINDS[name].remark}" if name in KINDS else name for name in nets}
     fa.figures.bars(
-        {name: {"clean": clean, attack: robust} for name, (clean, robust) in nets.items()}, path,
-        title="What a net learns depends on the features its data keeps",
-        reference={name: {"clean": own["clean"], attack: own[PAPER_ATTACK]} for name, own in PAPER.items()},
-        reference_name="Ilyas et al., CIFAR-10",
+        {names[name]: {"clean": clean, attack: robust} for name, (clean, robust) in nets.items()}, path,
+        title="What networks learn from each training set",
+        reference={
+            names[name]: {"clean": own["clean"], attack: own[PAPER_ATTACK]}
+            for name, own in PAPER.items() if name in nets
+        },
+        reference_name="paper", chance=0.1,
+        subtitle=f"Bars: accuracy on {data}, clean and under {attack}.\n"
+        f"Ticks: Ilyas et al. 2019, ResNet-50 on CIFAR-10, clean and under {PAPER_ATTACK}.",
     )  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def evaluate(maker: Maker) -> dict[str, Any]:
     main = s.attack(s.radii[0])
     drawn = {name: (line["clean"], line["robust"][main]) for name, line in found.items()}
     with writing(path := maker.folder / "nets.png"):
-        figures.bars(drawn, main, path)
+        figures.bars(drawn, main, maker.test.name, path)
     return {"nets": found, "figures": {"all nets": "nets.png"}}
 
 

@@ -94,6 +94,7 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
         for point in found["points"]
         if point["transfer"] is not None
     }
+    attacked = {point["architecture"]: point.get("attacked") for point in found["points"]}
     most = max(across for across, _ in (*TRANSFER.values(), *ours.values()))
     axes.set(xlim=(0, 105 * most), ylim=(0, TOP))
     named: list[tuple[str, tuple[float, float], str]] = []
@@ -101,6 +102,9 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
         for name, (across, up) in points.items():
             at = 100 * across, 100 * up
             axes.plot(*at, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3)
+            if points is ours and (count := attacked.get(name)):
+                whole = [100 * end for end in fa.evaluation.clopper_pearson(round(up * count), count)]
+                axes.plot([at[0]] * 2, whole, color=color, linewidth=1.2, zorder=2)
             named.append((name, at, color))
     heights = spread([up / TOP for _, (_, up), _ in named], 0.055)
     above = max(*heights, 0.97) - 0.97
@@ -110,8 +114,10 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
             va="center",
         )  # fmt: skip
+    axes.axvline(10, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
+    axes.text(10.3, 1, "guessing", fontsize=7.5, color=FAINT)
     axes.set_xlabel("accuracy of a net taught by D_det, %", fontsize=9, color=INK)
     axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
-    told = f"filled: here, of a {source}; empty: the paper, of a ResNet-50 on CIFAR-10"
-    axes.set_title(told, fontsize=8.5, color=FAINT, loc="left")
+    told = f"filled: here, of a {source}, with 95% intervals\nempty: the paper, of a ResNet-50 on CIFAR-10"
+    axes.set_title(told, fontsize=8, color=FAINT, loc="left")
     save(figure, path)

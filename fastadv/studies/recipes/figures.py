@@ -50,12 +50,12 @@ def draw(result: Mapping[str, Any], path: Path, *, command: str | None = None) -
             axes.set_yticklabels([])
     entries = [(NAMES.get(name, name), "s", COLORS[name]) for name in COLORS if name in drawn]
     averaged = any(point["averaged"] for lines in parts.values() for line in lines for point in line["curve"])
-    told = ["band: from the lowest to the highest seed"] if len(seeds) > 1 else []
-    told += ["dashed: averaged weights"] if averaged else []
-    style.key(figure, LEFT, 0.38, entries + ([("; ".join(told), "", FAINT)] if told else []))
-    about = {"Command": command or "", "Seeds": ", ".join(map(str, seeds)), "Date": result["date"]}
-    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
-    style.save(figure, path, about | {"Machine": machine})
+    legend = ["band: from the lowest to the highest seed"] if len(seeds) > 1 else []
+    legend += ["dashed: averaged weights"] if averaged else []
+    style.key(figure, LEFT, 0.38, entries + ([("; ".join(legend), "", FAINT)] if legend else []))
+    told = {"seed": ", ".join(map(str, seeds)), "date": result["date"]}
+    told["machine"] = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
+    style.save(figure, path, told | ({"command": command} if command else {}))
 
 
 def _panel(axes: "Axes", name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -19,6 +19,8 @@ from fastadv.studies.study import one_of_each
 from fastadv.threat import THREATS
 
 RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}
+"""The largest distance that is drawn in each norm."""
+ALMOST = 0.02  # accuracy at which a curve need not be followed further
 LATENT_DESCENT = "Latent descent"
 Line = tuple[Sequence[float], Sequence[float]]
 """Distances, and the accuracy at each."""
@@ -90,13 +92,22 @@ def _panels(
             if own == norm
         }
 
-    parts = [
-        fa.figures.Panel(f"{THREATS[n].symbol} distance", RIGHT[n], of(n, lines), of(n, known), THRESHOLDS[n])
-        for n in dict.fromkeys(norm for norm, _ in lines)
-    ]
+    parts = []
+    for n in dict.fromkeys(norm for norm, _ in lines):
+        drawn, name = of(n, lines), f"{THREATS[n].symbol} distance"
+        parts.append(fa.figures.Panel(name, _right(n, drawn), drawn, of(n, known), THRESHOLDS[n]))
     if parts:
-        fa.figures.panels(parts, path, title=title, **told)
+        mark = "distance at which the paper compares"
+        fa.figures.panels(parts, path, title=title, mark=mark, **told)
     return bool(parts)
+
+
+def _right(norm: str, lines: Mapping[str, Line]) -> float:
+    """Return where the axis ends: a little beyond where the last curve falls to almost nothing."""
+    ends = [
+        next((d for d, up in zip(*line, strict=True) if up <= ALMOST), RIGHT[norm]) for line in lines.values()
+    ]
+    return min(RIGHT[norm], 1.1 * max(*ends, THRESHOLDS[norm]))
 
 
 def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest], norm: str) -> list[Strip]:

@@ -1,0 +1,50 @@
+"""The pictures of docs/figures say what made them; each is shown on a page."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastadv.evaluation.figures import style
+from fastadv.runs.about import about, telling
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "docs" / "figures"
+TOLD = {"command", "seed", "machine", "date"}
+HOURS = "drawn by a study of hours, before pictures kept this; its next run writes it"
+STUDY = "drawn by `fastadv study goodfellow`, before pictures kept this; its next run writes it"
+BENCH = "drawn by bench.page, which keeps a digest of the rows"
+WITHOUT = {
+    **dict.fromkeys(("ilyas_cpu_nets", "ilyas_cpu_transfer", "ilyas_cpu_d_r", "ilyas_cpu_d_nr"), HOURS),
+    **dict.fromkeys(("schott_all", "schott_smallest"), HOURS),
+    **dict.fromkeys(("goodfellow_logistic", "goodfellow_trace", "goodfellow_weights"), STUDY),
+    "thumbnails": "drawn by `fastadv construct`, before pictures kept this",
+    **dict.fromkeys(("speed", "scaling"), BENCH),
+    "report": "a browser's picture of a page",
+}
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.png")), ids=lambda path: path.stem)
+def test_a_picture_tells_what_made_it(path):
+    with Image.open(path) as picture:
+        missing = TOLD - {name for name, text in picture.info.items() if text}
+    # one that was redrawn since leaves the list
+    assert bool(missing) == (path.stem in WITHOUT), missing
+
+
+def test_every_picture_is_on_a_page():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = set(re.findall(r"figures/(\w+)\.png", "".join(page.read_text() for page in pages)))
+    assert {path.stem for path in FIGURES.glob("*.png")} == shown
+
+
+def test_what_is_told_is_kept_in_the_picture(tmp_path):
+    with telling(command="fastadv demo", seed=3):
+        style.save(style.new_figure(1, 1), tmp_path / "a.png", {"date": "long ago"})
+    with Image.open(tmp_path / "a.png") as picture:
+        kept = {name: picture.info[name] for name in TOLD}
+    assert kept == {
+        "command": "fastadv demo", "seed": "3", "machine": about()["machine"], "date": "long ago",
+    }  # fmt: skip
+    assert not {"command", "seed"} & about().keys()
