@@ -30,8 +30,8 @@ def scatter(
 
     Lines at the thresholds separate the robust, the non-robust and the useless features; the key says how
     many features of the network are of each kind, for the class that each serves best, which has a full
-    point; a ring is the same feature for another class. Without an adversary all points would lie on the dotted line
-    gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
+    point; a ring is the same feature for another class. Without an adversary all points would lie on the
+    dotted line gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
 
     Args:
         nets: one to four results by name.
@@ -72,7 +72,7 @@ def scatter(
             axes.scatter(across[first], up[first], s=16, color=color, linewidths=0, zorder=4)
         for line, (kind, share) in enumerate(nets[name].shares(rho, gamma).items()):
             axes.text(
-                0.36 * line - 0.05 * (line > 1), 1.02, f"{percent(share, 0)} {kind.title}", fontsize=8.5,
+                (0.0, 0.28, 0.71)[line], 1.02, f"{percent(share, 0)} {kind.title}", fontsize=8.5,
                 fontweight="bold", color=COLORS[kind], transform=axes.transAxes, va="bottom",
             )  # fmt: skip
         axes.set_title(name, fontsize=9.5, color=INK, loc="left", pad=20)

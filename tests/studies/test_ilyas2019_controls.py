@@ -222,12 +222,16 @@ def test_the_scatter_is_drawn(tmp_path, monkeypatch):
     drawn: list[Any] = []
     monkeypatch.setattr(transfer, "save", lambda figure, path: drawn.append(figure))
     points = [
-        {"architecture": name, "accuracy": 0.2, "transfer": share}
+        {"architecture": name, "accuracy": 0.2, "transfer": share, "attacked": 100}
         for name, share in (("a", 0.5), ("b", None))
     ]
     transfer.scatter({"points": points}, tmp_path / "t.png", "small CNN")
     (axes,) = drawn[0].axes
-    places = [tuple(line.get_xydata()[0].round(6).tolist()) for line in axes.lines]
+    *dots, interval, chance = axes.lines
+    places = [tuple(line.get_xydata()[0].round(6).tolist()) for line in dots]
     assert (27.9, 65.7) in places  # VGG-16 in the paper
     assert places[-1] == (20, 50)
     assert len(places) == 6
+    low, high = interval.get_ydata()
+    assert 38 < low < 42 < 58 < high < 62  # of 50 in 100, by Clopper and Pearson
+    assert list(chance.get_xdata()) == [10, 10]

@@ -203,7 +203,7 @@ def test_the_curves_are_means_with_their_range_and_alarms_are_marked(tmp_path, m
     kept = (tmp_path / "curves.png").read_bytes()
     for text in (
         b"command\x00fastadv study recipes",
-        b"Seeds\x000, 1",
+        b"seed\x000, 1",
         b"machine\x00cpu a core",
         b"date\x00today",
     ):

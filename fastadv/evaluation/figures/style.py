@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -82,9 +82,9 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    lines = {"-", "--", ":"}
+    lines: dict[str, Literal["-", "--", ":"]] = {"-": "-", "--": "--", ":": ":"}
     marks = [
-        Line2D([], [], color=color, linestyle=mark, linewidth=1.2)
+        Line2D([], [], color=color, linestyle=lines[mark], linewidth=1.2)
         if mark in lines
         else Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
         for _, mark, color in entries
@@ -114,7 +114,7 @@ def name_end(axes: "Axes", name: str, end: float, height: float, color: str, **h
 
     Both are fractions of the axes' height.
     """
-    inches = axes.get_position().width * axes.get_figure().get_size_inches()[0]
+    inches = axes.bbox.width / axes.figure.dpi
     leader = {
         "arrowstyle": "-",
         "color": color,
