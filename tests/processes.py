@@ -22,6 +22,8 @@ from tests.other_machine import MOVED, OtherMachine
 
 ROOT = Path(__file__).resolve().parents[1]
 # One server imports, which takes seconds, and each process is a copy of it; it computes nothing itself.
+# before PyTorch 2.6 leaving a Gloo group can wait for a thread that waits for the GIL
+NEVER_LEAVES = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 SERVED = multiprocessing.get_context("forkserver")
 SERVED.set_forkserver_preload(["tests.processes", "fastadv.cli", "fastadv.train", "torch._dynamo"])
 
@@ -50,6 +52,8 @@ def heard(seeds: list[int], said: Path, do: Callable[..., None], *args: Any) -> 
         with said.with_suffix(end).open("w") as file:
             os.dup2(file.fileno(), stream.fileno())
     do(*args)
+    if NEVER_LEAVES:
+        os._exit(0)
 
 
 def finish(processes: Started) -> list[tuple[int | None, str, str]]:
@@ -98,7 +102,8 @@ def work(rank: int, world: int, module: str, do: str, folder: Path) -> None:
     store = f"file://{folder / f'store-{do}-{world}'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     getattr(import_module(module), do)(folder, rank)
-    dist.destroy_process_group()
+    if not NEVER_LEAVES:
+        dist.destroy_process_group()
 
 
 def kill(module: str, folder: Path) -> None:

@@ -190,5 +190,5 @@ class _Peak:
         return max(self._status("VmHWM") - self.before, 0) / 2**20
 
     def _status(self, name: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024

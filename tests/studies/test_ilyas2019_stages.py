@@ -105,7 +105,10 @@ def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_wh
 def test_bars_stand_beside_the_papers(tmp_path, monkeypatch):
     asked: list[Any] = []
     monkeypatch.setattr(fa.figures, "bars", lambda nets, path, **texts: asked.append((nets, texts)))
-    figures.bars({"D_R": (0.75, 0.5)}, "PGD L2 0.2", tmp_path / "a.png")
+    figures.bars({"D_R": (0.75, 0.5)}, "PGD L2 0.2", "some digits", tmp_path / "a.png")
     ((nets, texts),) = asked
-    assert nets == {"D_R": {"clean": 0.75, "PGD L2 0.2": 0.5}}
-    assert texts["reference"]["D_R"] == {"clean": 0.841, "PGD L2 0.2": 0.483}
+    (name,) = nets
+    assert name == "D_R\nrobust features kept"
+    assert nets[name] == {"clean": 0.75, "PGD L2 0.2": 0.5}
+    assert texts["reference"][name] == {"clean": 0.841, "PGD L2 0.2": 0.483}
+    assert "some digits" in texts["subtitle"]
