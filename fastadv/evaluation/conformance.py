@@ -43,11 +43,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours and one of theirs on one net, with what was found of each sample.
+    """Our attack and one of theirs on one network, with what each found of every sample.
 
-    only_ours, only_theirs: numbers of the samples that one alone has broken or, for the nearest success, has
-    brought nearer by more than TOLERANCE. p: the chance of so many for them, or more, among those samples if
-    either side were as likely (the exact sign test, which is McNemar's for successes).
+    Attributes:
+        net: the name of the network.
+        case: the name of the attack.
+        norm: of the perturbation.
+        ours: our run.
+        theirs: the run of the other package.
+        only_ours: numbers of the samples that ours alone has broken or, for the nearest success, has brought
+            nearer by more than TOLERANCE.
+        only_theirs: the same for theirs.
     """
 
     net: str
@@ -60,19 +66,34 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """The one-sided chance."""
+        """The chance of this many samples for theirs, or more, if either side were as likely.
+
+        It is that of the exact sign test, which is McNemar's for successes.
+        """
         count = len(self.only_ours) + len(self.only_theirs)
         tail = sum(math.comb(count, k) for k in range(len(self.only_theirs), count + 1))
         return float(tail / 2**count)
 
     def weaker(self, comparisons: int) -> bool:
-        """Return whether ours is weaker beyond chance, in the light of so many comparisons (Bonferroni)."""
+        """Decide whether ours is weaker beyond chance, at 5% over all comparisons (Bonferroni).
+
+        Args:
+            comparisons: how many are made.
+
+        Returns:
+            Whether it is.
+        """
         return self.p * comparisons < RISK
 
 
 @dataclass(frozen=True)
 class Conformance:
-    """All comparisons; `failed` are attacks of others that raised, with what they said."""
+    """All comparisons of our attacks with those of other packages.
+
+    Attributes:
+        comparisons: in the order in which they were made.
+        failed: attacks of others that raised an error, each with what it said.
+    """
 
     comparisons: tuple[Comparison, ...]
     failed: Mapping[str, str]
@@ -83,7 +104,11 @@ class Conformance:
         return tuple(one for one in self.comparisons if one.weaker(len(self.comparisons)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, JSON-able but for infinite medians."""
+        """Return everything as a dictionary.
+
+        Returns:
+            "comparisons", "weaker" and "failed", JSON-able but for infinite medians.
+        """
         rows = [{**asdict(one), "p": one.p} for one in self.comparisons]
         names = [[one.net, one.case, one.norm, one.theirs.attack] for one in self.weaker]
         return {"comparisons": rows, "weaker": names, "failed": dict(self.failed)}
@@ -101,11 +126,22 @@ def conformance(
 ) -> Conformance:
     """Attack each model with ours and with the same attacks of other packages, on the same samples.
 
-    subjects: by name a model of x [B, ...] in [0, 1] and its radius in each norm. packages: of torchattacks,
-        foolbox and art; None, those that are installed. only: attacks whose names begin so. Both sides get as
-        many steps, searches or queries, and one seed; successes are judged by the same code.
+    Both sides get as many steps, searches or queries, and one seed; the same code judges successes.
 
-    Raises InputError where nothing is left to compare.
+    Args:
+        subjects: by name a model of x [B, ...] in [0, 1] and its radius in each norm.
+        x: [B, ...], images in [0, 1].
+        y: int [B], labels.
+        packages: some of torchattacks, foolbox and art; None is those that are installed.
+        only: attacks whose names begin so; None is all.
+        seed: of the random draws of both sides.
+        on_progress: called with the comparisons that are done and those to do.
+
+    Returns:
+        A `Conformance`.
+
+    Raises:
+        InputError: an unknown package, or nothing is left to compare.
     """
     chosen = installed() if packages is None else tuple(packages)
     if unknown := {*chosen} - {*PACKAGES}:

@@ -15,6 +15,9 @@ class CSV:
     """Write every event as a line, with a column for each name; the file is whole after each of them.
 
     What an earlier run wrote there stays.
+
+    Args:
+        path: of the file.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -25,7 +28,11 @@ class CSV:
                 self.rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
     def on_event(self, event: Mapping[str, Any], /) -> None:
-        """Write one line."""
+        """Write one line.
+
+        Args:
+            event: numbers and text by name.
+        """
         self.rows.append(flat(event))
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO(newline="")

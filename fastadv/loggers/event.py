@@ -8,11 +8,23 @@ class Logger(Protocol):
     """Anything that takes events."""
 
     def on_event(self, event: Mapping[str, Any], /) -> None:
-        """Take one event."""
+        """Take one event.
+
+        Args:
+            event: numbers and text by name.
+        """
 
 
 def flat(event: Mapping[str, Any], head: str = "") -> dict[str, Any]:
-    """Return the event without dictionaries inside, whose names are joined by "/", and without None."""
+    """Flatten an event: dictionaries inside are joined by "/", and None is left out.
+
+    Args:
+        event: numbers, text and dictionaries of them by name.
+        head: what each name begins with.
+
+    Returns:
+        A dictionary of numbers and text.
+    """
     made: dict[str, Any] = {}
     for name, value in event.items():
         if isinstance(value, Mapping):

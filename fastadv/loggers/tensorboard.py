@@ -9,7 +9,11 @@ from fastadv.loggers.event import flat, place_of
 
 
 class TensorBoard:
-    """Write the numbers of every event as scalars, its text as text. Needs the package tensorboard."""
+    """Write the numbers of every event as scalars, its text as text. Needs the package tensorboard.
+
+    Args:
+        folder: where TensorBoard reads.
+    """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         need_peer("tensorboard")
@@ -19,7 +23,11 @@ class TensorBoard:
         self.count = 0
 
     def on_event(self, event: Mapping[str, Any], /) -> None:
-        """Write one event, at its own step or epoch or else at the number of events before it."""
+        """Write one event, at its own step or epoch or else at the number of events before it.
+
+        Args:
+            event: numbers and text by name.
+        """
         place = place_of(event)
         place = self.count if place is None else place
         self.count += 1

@@ -9,12 +9,20 @@ from fastadv.loggers.event import flat, place_of
 
 
 class WandB:
-    """Log every event to a run, which `options` start as `wandb.init` does. Needs the package wandb."""
+    """Log every event to a run. Needs the package wandb.
+
+    Args:
+        options: those of `wandb.init`, which starts the run.
+    """
 
     def __init__(self, **options: Any) -> None:
         need_peer("wandb")
         self.run = import_module("wandb").init(**options)
 
     def on_event(self, event: Mapping[str, Any], /) -> None:
-        """Log one event at its step or epoch, or else at the next step."""
+        """Log one event at its step or epoch, or else at the next step.
+
+        Args:
+            event: numbers and text by name.
+        """
         self.run.log(flat(event), step=place_of(event))

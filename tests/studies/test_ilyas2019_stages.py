@@ -53,7 +53,7 @@ def test_every_net_is_measured_on_the_test_images_at_its_radii(tmp_path, monkeyp
         for radius in (0.1, 0.25):
             held = (margin[:5] > radius).double().mean().item()
             assert found[name]["robust"][f"PGD L2 {radius}"] == pytest.approx(held)
-    ((shown, attack, path),) = drawn
+    ((shown, attack, _, path),) = drawn
     assert (attack, path) == ("PGD L2 0.1", tmp_path / "nets.png")
     assert shown == {name: (net["clean"], net["robust"]["PGD L2 0.1"]) for name, net in found.items()}
 

@@ -43,6 +43,7 @@ def bars(
         raise InputError(
             f"nets: expected the same 1 to 4 measures for every net, got {[list(v) for v in nets.values()]}"
         )
+    style.check_path(path)  # and that matplotlib is there
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 

@@ -49,6 +49,8 @@ def report(
     hold is left out, and the page says so; `fa.evaluate(..., keep_samples=True)` holds most.
 
     Args:
+        table: what `evaluate` returned, of at least one sample.
+        title: the heading of the page.
         path: a name that ends in .html; the file is whole or absent.
         model: the model of the table, for predictions of adversarial examples, for traces of the hardest
             samples (at most 300 passes), and for the hash of its weights.
@@ -61,8 +63,11 @@ def report(
             them. Versions, machine and hashes are added.
         entry: fields of RobustBench's entries, as `fastadv.evaluation.robustbench.entry` returns.
 
-    Raises InputError for a table without samples, bounds of another length, another ending of the name, and
-    unknown fields of `entry`; MissingExtraError where jinja2 is missing; OSError where it cannot be written.
+    Raises:
+        InputError: a table without samples, bounds of another length, another ending of the name, or unknown
+            fields of `entry`.
+        MissingExtraError: jinja2 is missing.
+        OSError: the file cannot be written.
     """
     path = check_path(path)
     if table.n == 0:
