@@ -21,6 +21,15 @@ from fastadv.ops.philox import philox
 _BLOCK = 1 << 20
 
 
+def fresh_seed() -> int:
+    """Draw a seed from torch's global generator, for calls that nobody gave one.
+
+    Returns:
+        A seed from 0 to 2^62 - 1.
+    """
+    return int(torch.randint(1 << 62, ()))
+
+
 def derive(seed: int, purpose: str, *counters: int) -> int:
     """Derive a seed of 63 bits for a purpose and its counters (an epoch, a restart).
 

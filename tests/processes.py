@@ -53,6 +53,7 @@ def heard(seeds: list[int], said: Path, do: Callable[..., None], *args: Any) -> 
             os.dup2(file.fileno(), stream.fileno())
     do(*args)
     if NEVER_LEAVES:
+        sys.stdout.flush()
         os._exit(0)
 
 

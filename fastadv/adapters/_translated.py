@@ -2,10 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from fastadv import rng
 from fastadv.errors import InputError
 
 
@@ -44,9 +47,15 @@ def translated(base: type[T], name: str, make: Callable[..., Any]) -> type[T]:
     )
 
 
-def fresh_seed() -> int:
-    """Draw a seed from torch's generator, which governs these packages, too."""
-    return int(torch.randint(1 << 62, ()))
+def seed_for(run: partial[Any]) -> dict[str, int]:
+    """Draw a seed from torch's generator, which governs these packages; none where `run` has its own."""
+    given = "seed" not in inspect.signature(run.func).parameters or run.keywords.get("seed") is not None
+    return {} if given else {"seed": rng.fresh_seed()}
+
+
+def no_label(targets: Tensor) -> Tensor:
+    """Return classes int [B] other than the targets, which stand for the labels that nobody gave."""
+    return torch.where(targets == 0, 1, 0)
 
 
 def refuse(package: str, name: str, instead: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import _extras
-from fastadv.adapters._translated import Translated, fresh_seed, refuse, translated
+from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
 from fastadv.adapters.foreign import Foreign, one_radius
 from fastadv.adapters.meaning.art import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
@@ -56,7 +56,7 @@ class Attack(Translated):
         frozen, run = freeze(model), self.ours
         parts: list[Tensor] = []
         threat = type(run.keywords["threat"])(run.keywords["threat"].radius, box=box)
-        seed = {"seed": fresh_seed()} if "seed" in inspect.signature(run).parameters else {}
+        seed = seed_for(run)
         classes = None if y is None else torch.as_tensor(np.asarray(y), device=device)
         if classes is not None and classes.ndim == 2:
             classes = classes.argmax(1) if classes.shape[1] > 1 else classes[:, 0]
@@ -67,8 +67,8 @@ class Attack(Translated):
             part = given[ids]
             label = frozen.verdict(part).argmax(1) if classes is None else classes[ids].long()
             aims: dict[str, Tensor] = {}
-            if targeted:  # any class but the target stands for the label
-                aims, label = {"targets": label}, torch.where(label == 0, 1, 0)
+            if targeted:
+                aims, label = {"targets": label}, no_label(label)
             out: AttackResult = run(frozen, part, label, threat=threat, ids=ids, **aims, **seed)
             parts.append(out.x_adv.cpu())
         return torch.cat(parts).numpy()

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from inspect import getclosurevars, isfunction, signature
+from inspect import getclosurevars, isfunction
 from math import inf
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import _extras
-from fastadv.adapters._translated import Translated, fresh_seed, refuse, translated
+from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
 from fastadv.adapters.foreign import Foreign, one_radius
 from fastadv.adapters.meaning.foolbox import ALIASES, INSTEAD, MEANING, MINIMUM
 from fastadv.attacks import AttackResult
@@ -74,15 +74,15 @@ class Attack(Translated):
 
     def _run(self, model: Any, x: Tensor, criterion: Any, radius: float | None) -> AttackResult:
         run = self.ours(radius)
-        takes, threat = signature(run.func).parameters, run.keywords["threat"]
+        threat = run.keywords["threat"]
         given: dict[str, Any] = {"threat": type(threat)(threat.radius, box=tuple(model.bounds))}
-        given |= {"seed": fresh_seed()} if "seed" in takes else {}
+        given |= seed_for(run)
         if self.restarts > 1:
             given["restarts"] = self.restarts
         y = getattr(criterion, "labels", criterion)
         if hasattr(criterion, "target_classes"):
             given["targets"] = targets = _raw(criterion.target_classes)
-            y = torch.where(targets == 0, 1, 0)  # any class but the target stands for the label
+            y = no_label(targets)
         result: AttackResult = run(lambda points: model(points), x, _raw(y), **given)
         return result
 

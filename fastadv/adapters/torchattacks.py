@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fastadv import attacks, rng
-from fastadv.adapters._translated import Translated, fresh_seed, refuse, translated
+from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
 from fastadv.adapters.foreign import Foreign, one_radius, unit_box
 from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
 from fastadv.engine import freeze
@@ -61,12 +61,9 @@ class Attack(Translated):
         y = labels.to(x.device)
         if self._targets_of is not None:
             given["targets"] = targets = self._targets_of(model, x, y).to(x.device)
-            # where the labels are the targets, any other class stands for the label
-            y = torch.where(y == targets, torch.where(targets == 0, 1, 0), y)
+            y = torch.where(y == targets, no_label(targets), y)
         run = self.ours
-        if "seed" in inspect.signature(run).parameters and run.keywords.get("seed") is None:
-            given["seed"] = fresh_seed()
-        self.result = result = cast(attacks.AttackResult, run(model, x, y, **given))
+        self.result = result = cast(attacks.AttackResult, run(model, x, y, **given, **seed_for(run)))
         return result.x_adv
 
     def set_mode_default(self) -> None:
@@ -89,7 +86,7 @@ class Attack(Translated):
         def draw(model: Any, x: Tensor, y: Tensor) -> Tensor:
             classes = freeze(model).verdict(x[:1]).shape[1]
             ids = torch.arange(len(y), device=y.device)
-            return (y + 1 + rng.integers(classes - 1, fresh_seed(), ids)) % classes
+            return (y + 1 + rng.integers(classes - 1, rng.fresh_seed(), ids)) % classes
 
         self._targets_of = draw
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.attacks.core import Criterion
 from fastadv.data.batch_size import device_for
 from fastadv.engine import Frozen, freeze
 
@@ -26,8 +27,7 @@ def logits(frozen: Frozen, x: Tensor) -> Tensor:
 
 def margins(given: Tensor, y: Tensor) -> Tensor:
     """Return [n], the largest logit of another class less that of the label."""
-    own = given.gather(1, y[:, None])[:, 0]
-    return given.scatter(1, y[:, None], -math.inf).amax(1) - own
+    return Criterion().margin(given, y, None)
 
 
 class Watched(Frozen):

@@ -46,7 +46,8 @@ def run(
             told = name if seed == settings.seed else f"{name}, seed {seed}"
             own, place = settings.of(name, seed), folder / settings.folder(name, seed)
             measure = partial(_line, own, train_set, test_set, place, told, watch, device)
-            measured = _kept(place, {**asdict(own), **data}, measure)
+            line = str(settings.folder(name, seed) / LINE)
+            measured = _kept(keeper, line, {**asdict(own), **data}, measure)
             lines.append({"recipe": name, "seed": seed, **measured})
         config = {**asdict(settings), **data}
         result = publish(keeper, "study recipes", config, markdown, lines=lines)
@@ -54,16 +55,16 @@ def run(
         return result
 
 
-def _kept(folder: Path, config: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the line in `folder`, whose weights may be gone; else measure it, and keep it there."""
-    with Keeper(folder) as keeper:
-        known = keeper.found(LINE, read_json)
+def _kept(
+    keeper: Keeper, file: str, config: dict[str, Any], measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the line in `file`, beside which the weights may be gone; else measure it, and keep it there."""
+    known = keeper.found(file, read_json)
     if known is not None:
-        check_same(folder / LINE, known["config"], config)
+        check_same((keeper.path or Path()) / file, known["config"], config)
         return dict(known["measured"])
     measured = measure()
-    with Keeper(folder) as keeper:
-        keeper.result(LINE, lambda path: write_json(path, {"config": config, "measured": measured}))
+    keeper.result(file, lambda path: write_json(path, {"config": config, "measured": measured}))
     return measured
 
 

@@ -130,7 +130,7 @@ class Step(BatchPart):
         if not self.share.is_cut:
             yield do(self, *(each[0] for each in held))
             return
-        key = int(torch.randint(1 << 62, ()))
+        key = rng.fresh_seed()
         for part, *own in zip(self._parts, *held, strict=True):
             drawn = rng.torch_seeded(rng.derive(key, "part", part.share.number), self.x.device)
             # a pass has statistics of its own; exact parts may have none
