@@ -9,7 +9,13 @@ MINI = plan.choose(
     "tiny", images=60, tested=12, epochs=1, invert_steps=2, push_steps=2, attack_steps=2,
     others=plan.SCALES["tiny"].others[:1],
 )  # fmt: skip
-MINI = replace(MINI, size=8, architecture=plan.Architecture("small CNN", "small_cnn", {"width": 4}))
+MINI = replace(
+    MINI,
+    size=8,
+    inverted=40,
+    near=True,
+    architecture=plan.Architecture("small CNN", "small_cnn", {"width": 4}),
+)
 
 
 def study(folder, settings=MINI, **options):

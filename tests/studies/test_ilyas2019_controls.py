@@ -43,7 +43,7 @@ def maker(base, test, nets, sets):
 
     asked: dict[str, Any] = {}
     given: dict[str, Any] = {"net": nets.__getitem__, "set": sets.__getitem__, "taught": taught}
-    return SimpleNamespace(base=base, test=test, settings=MINI, asked=asked, **given)
+    return SimpleNamespace(base=base, test=test, settings=replace(MINI, near=False), asked=asked, **given)
 
 
 def test_fooling_counts_images_whose_label_was_changed():
@@ -124,12 +124,12 @@ def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets
     base, test = two_classes(100, gap=0.4), two_classes(40, gap=0.4, seed=1)
     shifted = ImageSet(base.x, 1 - base.y, 2, "shifted")
     of = maker(base, test, {"D_rand": Says(), "D_det": Says()}, {"D_rand": base, "D_det": shifted})
-    of.settings = replace(MINI, push_radius=0.15, train_radius=0.25)
+    of.settings = replace(of.settings, push_radius=0.15, train_radius=0.25)
     found = controls.leakage(of)
     assert found["features"] > 0
     assert found["linear"]["D"] == {"true": 1.0, "next": 0.0}
     assert found["linear"]["D_det"] == {"true": 0.0, "next": 1.0}
-    of.settings = replace(MINI, push_radius=0.25, train_radius=0.15)
+    of.settings = replace(of.settings, push_radius=0.25, train_radius=0.15)
     assert controls.leakage(of)["features"] == 0
 
 
@@ -178,7 +178,7 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch):
     pairs = [(2 / 7, 1 / 2), (5 / 7, 2 / 3), (4 / 7, 4 / 5)]
     assert found["correlation"] == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1])
     for title in "abcd":
-        assert of.asked[f"{title} on D_det"] == (d_det, TABLE["D_det"])
+        assert of.asked[f"{title} on D_det"] == (d_det, TABLE["fixed_shift"])
         assert of.asked[f"{title} on D"] == (base, Training())
 
 

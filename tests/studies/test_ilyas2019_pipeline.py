@@ -13,7 +13,7 @@ import pytest
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import clock, figures, plan, report
-from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.ilyas2019.maker import file_name
 from tests.processes import finish, serve
 from tests.studies.ilyas import MINI, killed, study, timeless
 
@@ -51,7 +51,7 @@ def test_all_stages_leave_results_report_and_figures(whole):
     folder, result, seen = whole
     measured = result["measured"]
     assert tuple(measured) == plan.STAGES
-    assert list(measured["evaluate"]["nets"]) == list(plan.NETS)
+    assert list(measured["evaluate"]["nets"]) == list(MINI.nets)
     for net in measured["evaluate"]["nets"].values():
         assert list(net["robust"]) == ["PGD L2 0.2", "PGD L2 0.4"]
         assert net["tested"] == 12
@@ -60,7 +60,16 @@ def test_all_stages_leave_results_report_and_figures(whole):
             assert 0 <= low <= share <= high <= 1
     assert json.loads((folder / "results.json").read_text())["measured"] == measured
     page = (folder / "report.md").read_text()
-    for text in ("| D_R_noise |", "| D_det |", "43.7%", "paper: VGG-16", "features", "seed 0", "nets.png"):
+    for text in (
+        "| D_R_noise |",
+        "| D_det |",
+        "| D_det at L2 0.5 |",
+        "43.7%",
+        "paper: VGG-16",
+        "features",
+        "seed 0",
+        "nets.png",
+    ):
         assert text in page
     for file in report.figures(result).values():
         assert (folder / file).exists()
@@ -73,18 +82,24 @@ def test_all_stages_leave_results_report_and_figures(whole):
 @pytest.mark.slow
 def test_each_set_and_net_is_what_its_name_says(whole):
     folder, _, _ = whole
-    source = {name: fa.data.load_constructed(folder / "sets" / name).card["config"] for name in KINDS}
+    made = {name: fa.data.load_constructed(folder / "sets" / file_name(name)) for name in MINI.sets}
+    source = {name: one.card["config"] for name, one in made.items()}
     weights = {name: card["model"]["hash"] for name, card in source.items()}
     assert weights["D_R"] == weights["D_R_noise"] != weights["D_NR"]
-    assert weights["D_NR"] == weights["D_NR_noise"] == weights["D_rand"] == weights["D_det"]
-    assert [source[name].get("start") for name in KINDS] == ["images", "noise", "images", "noise", None, None]
+    assert {weights[name] for name in MINI.sets[2:]} == {weights["D_NR"]}
+    starts = ["images", "noise", "images", "noise", None, None, None, None]
+    assert [source[name].get("start") for name in MINI.sets] == starts
     for name, card in source.items():
         assert (card["steps"], card["seed"]) == (2, MINI.seed)
-        pushed = name in ("D_rand", "D_det")
-        assert card["step_size"] == (MINI.push_step_size if pushed else MINI.invert_step_size)
-        assert card["threat"]["radius"] == (MINI.push_radius if pushed else "inf")
+        # within the paper's radius by the same share of it
+        radius = 0.5 if " at " in name else MINI.push_radius if name in MINI.pushed else None
+        step = MINI.invert_step_size if radius is None else MINI.push_step_size * radius / MINI.push_radius
+        assert card["step_size"] == pytest.approx(step)
+        assert card["threat"]["radius"] == (radius or "inf")
+        assert len(made[name]) == (40 if radius is None else 60)
     nets = {path.name for path in (folder / "nets").iterdir()}
-    assert {*plan.NETS, "independent", "early", "early_labels", "small_CNN_narrow_on_D_det"} <= nets
+    assert {*map(file_name, MINI.nets), "independent", "early", "early_labels"} <= nets
+    assert "small_CNN_narrow_on_D_det" in nets
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import clock, pipeline, plan, report
 from fastadv.studies.ilyas2019.clock import Clock, in_words
-from fastadv.studies.ilyas2019.maker import Maker
+from fastadv.studies.ilyas2019.maker import Maker, file_name
 from fastadv.studies.ilyas2019.sets import KINDS, budget
 from tests.studies.ilyas import MINI
 
@@ -22,7 +22,8 @@ def test_the_papers_scale_is_the_papers():
     assert (paper.epochs, paper.batch_size, paper.precision) == (150, 128, "fp32")
     assert (paper.train_radius, paper.train_steps) == (0.5, 7)
     assert paper.radii == (0.25, 0.5)
-    for name in KINDS:
+    assert paper.sets == tuple(name for name, kind in KINDS.items() if not kind.near)
+    for name in paper.sets:
         known = CIFAR10_PAPER[name.lower().removesuffix("_noise")]
         spent = budget(name, paper)
         assert (spent["steps"], spent["step_size"]) == (known["steps"], known["step_size"])
@@ -38,8 +39,9 @@ def test_other_scales_say_how_they_differ():
     for text in (
         "architecture: ResNet-18, width 16 instead of ResNet-50",
         "invert steps: 150 instead of 1000",
-        "epochs: 30 instead of 150",
-        "the first 10000 images alone",
+        "epochs: 15 instead of 150",
+        "push radius: 1.0 instead of 0.5",
+        "D_R and D_NR made from the first 10000 images, their nets trained for as many steps as the others",
         "precision: bf16",
     ):
         assert text in told
@@ -55,24 +57,29 @@ def test_the_table_of_training_reaches_training(tmp_path, monkeypatch):
     settings = replace(MINI, augment="crop", epochs=9)
     base, test = pipeline.load(settings)
     maker = Maker(settings, base, test, tmp_path, lambda *given: None)
-    made: dict[str, Any] = {name: base.subset([place]) for place, name in enumerate(KINDS)}
+    made: dict[str, Any] = {name: base.subset([place]) for place, name in enumerate(MINI.sets)}
     maker._sets = made
-    for name in (*plan.NETS, "independent"):
+    files = {file_name(name): one for name, one in made.items()}
+    for name in (*MINI.nets, "independent"):
         maker.net(name)
     first = [options["model"].state_dict()["features.0.weight"] for options in asked.values()]
     assert not any(torch.equal(a, b) for place, a in enumerate(first) for b in first[:place])
     for name, options in asked.items():
-        assert options["images"] is made.get(name, base)
-        assert options["learning_rate"] == (0.01 if name == "D_rand" else 0.1)
-        assert options["augment"] == (None if name == "D_det" else "crop")
-        assert (options["optimization"].schedule, options["epochs"], options["batch_size"]) == ("step", 9, 64)
+        assert options["images"] is files.get(name, base)
+        assert options["learning_rate"] == (0.01 if name.startswith("D_rand") else 0.1)
+        assert options["augment"] == (None if name.startswith("D_det") else "crop")
+        # 9 epochs of 60 images are as many steps as 13.5 of 40
+        epochs = 14 if name.startswith(("D_R_", "D_NR")) or name == "D_R" else 9
+        assert (options["epochs"], options["batch_size"]) == (epochs, 64)
+        assert options["optimization"].schedule == "step"
         if name == "adversarial":
             recipe = options["recipe"]
             assert (recipe.threat.norm, recipe.threat.radius, recipe.steps) == ("l2", 0.8, 7)
             assert (recipe.step_size, recipe.random_start) == (pytest.approx(0.16), False)
         else:
             assert isinstance(options["recipe"], fa.train.Standard)
-    assert len({options["seed"] for options in asked.values()}) == len(asked) == 9
+    assert len({options["seed"] for options in asked.values()}) == len(asked) == 11
+    assert maker.images("D_NR").x.equal(base.x[:40])
     early = plan.Training(schedule="constant", epochs=2)
     other = maker.taught("early", made["D_R"], early, architecture=plan.Architecture("s", "softmax"))
     assert (asked["early"]["optimization"].schedule, asked["early"]["epochs"]) == ("constant", 2)
@@ -108,11 +115,11 @@ def test_settings_that_cannot_work(name, value):
 
 def test_costs_count_passes():
     settings = plan.choose(
-        "cpu", images=100, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6
+        "cpu", images=100, inverted=30, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6
     )
     pieces = clock.costs(settings, 100, 50)
     assert pieces["nets"] == {"training standard": 450, "training adversarial": 450 + 300 * 7}
-    assert pieces["sets"]["building D_NR_noise"] == 400
+    assert pieces["sets"]["building D_NR_noise"] == 30 * 4
     assert pieces["sets"]["building D_det"] == 500
     assert pieces["evaluate"]["attacking D_R"] == 10 * 2 * 6
     assert len(pieces["transfer"]) == 1 + 2 * len(settings.others)

@@ -12,7 +12,6 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.studies.ilyas2019 import figures, pipeline, plan, report
-from fastadv.studies.ilyas2019.sets import KINDS
 from tests.studies.ilyas import MINI
 
 
@@ -33,7 +32,7 @@ def test_every_net_is_measured_on_the_test_images_at_its_radii(tmp_path, monkeyp
     first, y = torch.tensor([0.5, 0.8, 0.65, 0.3, 0.9, 0.1, 0.55]), torch.tensor([1, 1, 1, 0, 0, 0, 1])
     x = torch.full((7, 1, 2, 2), 0.5)
     x[:, 0, 0, 0] = first
-    nets = {name: Line(0.317 + 0.03 * place).eval() for place, name in enumerate(plan.NETS)}
+    nets = {name: Line(0.317 + 0.02 * place).eval() for place, name in enumerate(MINI.nets)}
     drawn: list[Any] = []
     monkeypatch.setattr(figures, "bars", lambda *given: drawn.append(given))
     monkeypatch.setattr(fa.train, "fit", None)
@@ -71,7 +70,8 @@ def test_architectures_for_transfer_are_different_nets(scale):
 def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_what():
     """In ilyas2019.md, checked by hand; the paper's figures are those of its table 1 and figures 2 and 3."""
     nets = {}
-    for place, name in enumerate(plan.NETS):
+    paper = plan.choose("paper", attack_steps=50, push_steps=9)
+    for place, name in enumerate(paper.nets):
         clean, *shares = (share - place / 100 for share in (0.9, 0.5, 0.25))
         robust = dict(zip(("PGD L2 0.25", "PGD L2 0.5"), shares, strict=True))
         nets[name] = {"clean": clean, "robust": robust, "tested": 5, "flags": []}
@@ -83,7 +83,7 @@ def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_wh
     point = {"architecture": "a", "accuracy": 0.1, "transfer": 0.2, "clean": 0.3, "attacked": 4}
     measured = {
         "evaluate": {"nets": nets, "figures": {"all nets": "nets.png"}},
-        "sets": dict.fromkeys(KINDS, card),
+        "sets": dict.fromkeys(paper.sets, card),
         "controls": {
             "fooling": {"D_rand": {"source": {"label": 0.8, "true": 0.1}}},
             "leakage": {"features": 3, "linear": linear, "net": net},
@@ -93,7 +93,7 @@ def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_wh
     }
     result = {
         "config": {
-            **plan.choose("paper", attack_steps=50, push_steps=9).as_json(),
+            **paper.as_json(),
             "train": {"samples": 60, "name": "some", "note": ""}, "test": {"samples": 20},
         },
         "measured": {stage: {"seconds": 60.0, **done} for stage, done in measured.items()},

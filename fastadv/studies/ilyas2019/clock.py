@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from fastadv.studies.ilyas2019.plan import NETS, STAGES, Settings, check_stages
+from fastadv.studies.ilyas2019.plan import STAGES, Settings, check_stages
 from fastadv.studies.ilyas2019.sets import KINDS
 from fastadv.studies.study import Watch
 
@@ -74,12 +74,15 @@ def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, f
     s = settings
     epoch, attack = float(images), float(min(tested, s.tested or tested) * s.attack_steps)
     once = 1.5 * epoch * s.epochs
-    steps = {name: s.invert_steps if kind.inverts else s.push_steps for name, kind in KINDS.items()}
+    inverted = float(min(images, s.inverted or images))
+    work = {
+        name: inverted * s.invert_steps if KINDS[name].inverts else epoch * s.push_steps for name in s.sets
+    }
     return {
         "nets": {"training standard": once, "training adversarial": once + epoch * s.epochs * s.train_steps},
-        "sets": {f"building {name}": epoch * steps[name] for name in KINDS},
-        "train": {f"training {name}": once for name in KINDS},
-        "evaluate": {f"attacking {name}": attack * len(s.radii) for name in NETS},
+        "sets": {f"building {name}": work[name] for name in s.sets},
+        "train": {f"training {name}": once for name in s.sets},
+        "evaluate": {f"attacking {name}": attack * len(s.radii) for name in s.nets},
         "controls": {
             "training independent": once,
             "training early": 1.5 * epoch * s.early_epochs,

@@ -18,7 +18,6 @@ from fastadv.data.imageset import to_unit
 from fastadv.studies.ilyas2019.maker import Maker, read, share
 from fastadv.studies.ilyas2019.plan import Training
 
-PUSHED = ("D_rand", "D_det")
 DIRECTIONS = 64  # candidates for robust features
 MEASURED = 1000  # images on which their margin is measured
 
@@ -29,7 +28,7 @@ def fooling(maker: Maker) -> dict[str, Any]:
     One is the net they were made with, one an independent net of the same architecture and images.
     """
     independent, found = maker.net("independent"), {}
-    for name in PUSHED:
+    for name in maker.settings.pushed:
         made = maker.set(name)
         changed = made.y != made.original_labels
         seen = {"source": made.figures["predicted"], "independent": read(independent, made)}
@@ -50,11 +49,11 @@ def leakage(maker: Maker) -> dict[str, Any]:
     useful for some class under any perturbation of the sets' radius. `true`: share of the true class, `next`:
     of the one after it, which robust features stand for in D_det. `net` is what the trained nets say.
     """
-    base, test = maker.base, maker.test
+    base, test, pushed = maker.base, maker.test, maker.settings.pushed
     directions = robust_directions(base, fa.L2(maker.settings.push_radius))
-    sets: dict[str, ImageSet] = {"D": base} | {name: maker.set(name) for name in PUSHED}
+    sets: dict[str, ImageSet] = {"D": base} | {name: maker.set(name) for name in pushed}
     linear = {name: _answers(linear_model(made, test, directions), test) for name, made in sets.items()}
-    nets = {name: _answers(read(maker.net(name), test), test) for name in PUSHED}
+    nets = {name: _answers(read(maker.net(name), test), test) for name in pushed}
     return {"features": len(directions), "linear": linear, "net": nets}
 
 

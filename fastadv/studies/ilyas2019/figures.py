@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet
-from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK
+from fastadv.studies.ilyas2019.published import PAPER_ATTACK, paper
 from fastadv.studies.ilyas2019.sets import KINDS
 from fastadv.studies.study import one_of_each
 
@@ -23,7 +23,7 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
         title="What networks learn from each training set",
         reference={
             names[name]: {"clean": own["clean"], attack: own[PAPER_ATTACK]}
-            for name, own in PAPER.items() if name in nets
+            for name in nets if (own := paper(name))
         },
         reference_name="paper", chance=0.1,
         subtitle=f"Bars: accuracy on {data}, clean and under {attack}.\n"

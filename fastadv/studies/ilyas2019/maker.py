@@ -1,7 +1,9 @@
 """The nets and sets of the pipeline: made once, in a folder, and from then on read from it."""
 
 import re
+from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -43,7 +45,7 @@ class Maker:
 
     def place(self, kind: str, name: str) -> Path:
         """Return where that net or set lies."""
-        return self.folder / f"{kind}s" / re.sub(r"[^\w-]+", "_", name)
+        return self.folder / f"{kind}s" / file_name(name)
 
     def has(self, kind: str, name: str) -> bool:
         """Return whether that net was trained to the end, or that set is complete."""
@@ -52,7 +54,9 @@ class Maker:
     def net(self, name: str) -> nn.Module:
         """Return the net: standard, adversarial, independent, or taught by the set of that name."""
         if name in KINDS:
-            return self.taught(name, self.set(name), TABLE.get(name, Training()))
+            training = TABLE.get(KINDS[name].construction, Training())
+            epochs = ceil(self.settings.epochs * len(self.base) / len(self.images(name)))
+            return self.taught(name, self.set(name), replace(training, epochs=epochs))
         recipe = adversary(self.settings) if name == "adversarial" else PLAIN
         return self.taught(name, self.base, Training(), recipe=recipe)
 
@@ -79,6 +83,11 @@ class Maker:
             )  # fmt: skip
         return self._nets[name]
 
+    def images(self, name: str) -> ImageSet:
+        """Return the training images that the set of that name is made from."""
+        count = self.settings.inverted if KINDS[name].inverts else None
+        return self.base if count is None else self.base.subset(range(count))
+
     def set(self, name: str) -> ConstructedSet:
         """Return the constructed set of that name."""
         if name not in self._sets:
@@ -88,10 +97,15 @@ class Maker:
                 self.net(KINDS[name].source), precision="bf16" if s.precision == "bf16" else "fp32"
             )
             self._sets[name] = build(
-                name, source, self.base, s, out_dir=self.place("set", name),
+                name, source, self.images(name), s, out_dir=self.place("set", name),
                 progress=partial(self.watch, f"building {name}"),
             )  # fmt: skip
         return self._sets[name]
+
+
+def file_name(name: str) -> str:
+    """Return the name of a net or a set as files have it."""
+    return re.sub(r"[^\w-]+", "_", name)
 
 
 def read(model: nn.Module, images: ImageSet) -> Tensor:

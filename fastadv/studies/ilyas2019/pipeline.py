@@ -19,12 +19,9 @@ from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import clock, controls, figures, report
 from fastadv.studies.ilyas2019 import transfer as of_transfer
-from fastadv.studies.ilyas2019.maker import Maker
-from fastadv.studies.ilyas2019.plan import NETS, STAGES, Settings, check_stages
-from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.ilyas2019.maker import Maker, file_name
+from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, check_stages
 from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
-
-FIRST = ("standard", "adversarial")
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
@@ -92,8 +89,17 @@ def run(
     return result
 
 
-def trained(maker: Maker, *, names: Iterable[str]) -> dict[str, Any]:
-    """Train these nets, and return how that went."""
+def sources(maker: Maker) -> dict[str, Any]:
+    """Train the nets that sets are made with, and return how that went."""
+    return _trained(maker, SOURCES)
+
+
+def taught(maker: Maker) -> dict[str, Any]:
+    """Train a net on each set, and return how that went."""
+    return _trained(maker, maker.settings.sets)
+
+
+def _trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         maker.net(name)
@@ -104,8 +110,8 @@ def trained(maker: Maker, *, names: Iterable[str]) -> dict[str, Any]:
 
 
 def sets(maker: Maker) -> dict[str, Any]:
-    """Return the six sets, with what their cards measured."""
-    return {name: maker.set(name).card["measured"] for name in KINDS}
+    """Return the sets, with what their cards measured."""
+    return {name: maker.set(name).card["measured"] for name in maker.settings.sets}
 
 
 def evaluate(maker: Maker) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def evaluate(maker: Maker) -> dict[str, Any]:
         s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed)
         for r in s.radii
     }
-    for name in NETS:
+    for name in s.nets:
         net, what = maker.net(name), f"attacking {name}"
         maker.watch(what, 0, 1)
         clean = fa.evaluate(net, maker.test)
@@ -155,10 +161,11 @@ def control(maker: Maker) -> dict[str, Any]:
 
 def galleries(maker: Maker) -> dict[str, Any]:
     """Return a picture of each set beside its source."""
-    for name in KINDS:
-        with writing(path := maker.folder / f"{name}.png"):
-            figures.gallery(name, maker.base, maker.set(name), path)
-    return {"figures": {f"{name} beside its source": f"{name}.png" for name in KINDS}}
+    files = {name: f"{file_name(name)}.png" for name in maker.settings.sets}
+    for name, file in files.items():
+        with writing(path := maker.folder / file):
+            figures.gallery(name, maker.images(name), maker.set(name), path)
+    return {"figures": {f"{name} beside its source": file for name, file in files.items()}}
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
@@ -170,9 +177,9 @@ def transfer(maker: Maker) -> dict[str, Any]:
 
 
 RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
-    "nets": partial(trained, names=FIRST),
+    "nets": sources,
     "sets": sets,
-    "train": partial(trained, names=KINDS),
+    "train": taught,
     "evaluate": evaluate,
     "controls": control,
     "galleries": galleries,
@@ -184,26 +191,32 @@ def _parts(kind: str, names: Iterable[str]) -> list[tuple[str, str]]:
     return [(kind, name) for name in names]
 
 
-PAIR, SETS, TAUGHT = _parts("net", FIRST), _parts("set", KINDS), _parts("net", KINDS)
-MAKES = {"nets": PAIR, "sets": SETS, "train": TAUGHT}
-TAKES = {
-    "sets": PAIR,
-    "train": PAIR + SETS,
-    "evaluate": PAIR + SETS + TAUGHT,
-    "controls": PAIR[:1] + _parts("set", controls.PUSHED) + _parts("net", controls.PUSHED),
-    "galleries": PAIR + SETS,
-    "transfer": PAIR[:1] + _parts("set", ("D_det",)),
-}
-"""The nets and sets that a stage makes, and those that it takes."""
+Parts = dict[str, list[tuple[str, str]]]
+
+
+def inputs(settings: Settings) -> tuple[Parts, Parts]:
+    """Return the nets and sets that each stage makes, and those that it takes."""
+    pair = _parts("net", SOURCES)
+    made, learned = _parts("set", settings.sets), _parts("net", settings.sets)
+    pushed = _parts("set", settings.pushed) + _parts("net", settings.pushed)
+    return {"nets": pair, "sets": made, "train": learned}, {
+        "sets": pair,
+        "train": pair + made,
+        "evaluate": pair + made + learned,
+        "controls": pair[:1] + pushed,
+        "galleries": pair + made,
+        "transfer": [*pair[:1], ("set", "D_det")],
+    }
 
 
 def check_inputs(maker: Maker, stages: Iterable[str]) -> None:
     """Raise InputError where a stage takes what is not there, and what no stage to be run makes."""
-    coming = [part for stage in stages for part in MAKES.get(stage, [])]
+    makes, takes = inputs(maker.settings)
+    coming = [part for stage in stages for part in makes.get(stage, [])]
     for stage in stages:
-        for part in TAKES.get(stage, []):
+        for part in takes.get(stage, []):
             if part not in coming and not maker.has(*part):
-                first = next(other for other, parts in MAKES.items() if part in parts)
+                first = next(other for other, parts in makes.items() if part in parts)
                 raise InputError(
                     f"{maker.place(*part)}: expected the finished {' '.join(part)}, which the stage {stage} "
                     f"takes, got none; run the stage {first} first, or both"

@@ -12,7 +12,7 @@ from fastadv.runs.identity import plain
 from fastadv.studies.ilyas2019.sets import KINDS
 
 STAGES = ("nets", "sets", "train", "evaluate", "controls", "galleries", "transfer")
-NETS = ("standard", "adversarial", *KINDS)
+SOURCES = ("standard", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Training:
     epochs: int | None = None
 
 
-TABLE = {"D_rand": Training(learning_rate=0.01), "D_det": Training(augmented=False)}
-"""The sets on which the paper trains otherwise than on the images themselves."""
+TABLE = {"random_target": Training(learning_rate=0.01), "fixed_shift": Training(augmented=False)}
+"""The constructions on which the paper trains otherwise than on the images themselves."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Settings:
     """All that the pipeline depends on. Radii and step sizes are L2, in input units, images in [0, 1].
 
     data, size, images   the set by its name, its side where it is resized, how many images (None: all).
+    inverted             how many of these the inverted sets are made from (None: all). Their nets train for
+                         more epochs, so that they take as many steps as on all.
     architecture         of the nets that sets are made with and taught to; `others` are for transfer.
+    near                 whether D_rand and D_det are also made within the paper's own radius.
     tested               test images under attack, None for all; without an attack all are read.
     early_epochs         of the net whose mistakes are a training set of their own.
     """
@@ -57,6 +60,7 @@ class Settings:
     others: tuple[Architecture, ...]
     size: int | None = None
     images: int | None = None
+    inverted: int | None = None
     tested: int | None = None
     epochs: int = 150
     batch_size: int = 128
@@ -69,6 +73,7 @@ class Settings:
     push_radius: float = float(CIFAR10_PAPER["d_rand"]["threat"].radius)
     push_steps: int = CIFAR10_PAPER["d_rand"]["steps"]
     push_step_size: float = CIFAR10_PAPER["d_rand"]["step_size"]
+    near: bool = False
     radii: tuple[float, ...] = (0.25, 0.5)
     attack_steps: int = 100
     early_epochs: int = 2
@@ -76,7 +81,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         counts = ["epochs", "batch_size", "train_steps", "invert_steps", "push_steps", "attack_steps"]
-        counts += [name for name in ("size", "images", "tested") if getattr(self, name) is not None]
+        counts += [
+            name for name in ("size", "images", "inverted", "tested") if getattr(self, name) is not None
+        ]
         for name in (*counts, "early_epochs"):
             check_count(name, getattr(self, name), 1)
         for name in ("train_radius", "invert_step_size", "push_radius", "push_step_size"):
@@ -85,6 +92,21 @@ class Settings:
         if check_radii(self.radii)[0] <= 0:
             raise InputError(f"radii: expected numbers > 0, got {self.radii}")
         check_seed(self.seed)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The constructed sets that are made."""
+        return tuple(name for name, kind in KINDS.items() if self.near or not kind.near)
+
+    @property
+    def pushed(self) -> tuple[str, ...]:
+        """Those of them whose images are pushed towards a class."""
+        return tuple(name for name in self.sets if not KINDS[name].inverts)
+
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """The nets that are attacked: those that sets are made with, and one taught by each set."""
+        return (*SOURCES, *self.sets)
 
     def attack(self, radius: float) -> str:
         """Return the name of the attack at that radius."""
@@ -123,7 +145,8 @@ SCALES = {
             _on_cifar10("ResNet-18, narrow", "resnet18", width=8),
             _on_cifar10("ResNet-18", "resnet18", width=16),
         ),
-        images=10_000, tested=1000, epochs=30, precision="bf16", invert_steps=150, invert_step_size=0.2,
+        inverted=10_000, tested=1000, epochs=15, precision="bf16", invert_steps=150, invert_step_size=0.2,
+        push_radius=1.0, push_steps=20, push_step_size=0.2, near=True,
     ),
     "paper": Settings(
         "paper", "cifar10", _on_cifar10("ResNet-50", "resnet50"),

@@ -22,6 +22,11 @@ TRANSFER = {
 }
 
 
+def paper(name: str) -> dict[str, float]:
+    """Return what the paper reports for a net by the set that taught it, at any radius."""
+    return PAPER.get(name.partition(" at ")[0], {})
+
+
 def printed(share: float | None) -> str:
     """Return a share as the paper prints it; of some it says only that they are about 0."""
     if share is None:

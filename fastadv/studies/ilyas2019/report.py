@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastadv.evaluation.text import in_markdown, number, percent
-from fastadv.studies.ilyas2019.plan import NETS, SCALES
-from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK, SOURCE, TRANSFER, printed
+from fastadv.studies.ilyas2019.plan import SCALES
+from fastadv.studies.ilyas2019.published import PAPER_ATTACK, SOURCE, TRANSFER, paper, printed
 from fastadv.studies.ilyas2019.sets import KINDS
 
 Cells = list[list[str]]
 Result = Mapping[str, Any]
-SILENT = ("scale", "seed", "others", "tested", "size", "images")  # no deviations, or told in other words
+# no deviations, or told in other words
+SILENT = ("scale", "seed", "others", "tested", "size", "images", "inverted", "near")
 
 
 def tables(result: Result) -> dict[str, Cells]:
@@ -31,18 +32,18 @@ def nets(done: Result) -> Cells:
     attacks = list(done["nets"]["standard"]["robust"])
     titles = {"standard": "images", "adversarial": "images under PGD"}
     lines = [["trained on", "clean", "paper", attacks[0], "paper*", *attacks[1:]]]
-    for name in NETS:
-        net, paper = done["nets"][name], PAPER.get(name, {})
+    for name, net in done["nets"].items():
+        theirs = paper(name)
         first, *others = (percent(net["robust"][attack]) for attack in attacks)
-        clean = [percent(net["clean"]), printed(paper.get("clean"))]
-        lines.append([titles.get(name, name), *clean, first, printed(paper.get(PAPER_ATTACK)), *others])
+        clean = [percent(net["clean"]), printed(theirs.get("clean"))]
+        lines.append([titles.get(name, name), *clean, first, printed(theirs.get(PAPER_ATTACK)), *others])
     return lines
 
 
 def sets(done: Result) -> Cells:
     """Return what the cards of the sets measured."""
     lines = [["set", "images", "kept label", "source reads label", "objective before", "after", "distance"]]
-    for name in KINDS:
+    for name in (name for name in KINDS if name in done):
         card = done[name]
         shares = [percent(card[key]) for key in ("kept_label", "fooling_rate")]
         sizes = [number(card[key]) for key in ("objective_before", "objective_after", "distance_mean")]
@@ -139,14 +140,17 @@ def _correlation(found: Result) -> str:
 
 def deviations(config: Mapping[str, Any]) -> list[str]:
     """Return where the settings are not those of the paper's scale."""
-    paper = SCALES["paper"].as_json()
+    theirs = SCALES["paper"].as_json()
     told = [
         f"{name.replace('_', ' ')}: {_words(config[name])} instead of {_words(wanted)}"
-        for name, wanted in paper.items()
+        for name, wanted in theirs.items()
         if name not in SILENT and config[name] != wanted
     ]
     if config["images"] is not None:
         told.append(f"the first {config['images']} images alone")
+    if config["inverted"] is not None:
+        first = f"the first {config['inverted']} images"
+        told.append(f"D_R and D_NR made from {first}, their nets trained for as many steps as the others")
     # the paper's images are also rotated by up to 2 degrees, and their colors change
     return [*told, "augmentation without rotations and color jitter"] if config["augment"] else told
 

@@ -8,17 +8,22 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet, construct
+from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.engine import Frozen
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A set: the net that it is made with, the construction in `fa.data.construct`, and what to say of it."""
+    """A set: the net that it is made with, the construction in `fa.data.construct`, and what to say of it.
+
+    near: pushed within the paper's own radius, where the settings have a larger one.
+    """
 
     source: str
     construction: str
     remark: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    near: bool = False
 
     @property
     def inverts(self) -> bool:
@@ -27,6 +32,7 @@ class Kind:
 
 
 NOISE = {"start": "noise"}
+NEAR = float(CIFAR10_PAPER["d_rand"]["threat"].radius)
 KINDS = {
     "D_R": Kind("adversarial", "robust", "robust features kept"),
     "D_R_noise": Kind("adversarial", "robust", "the same, from noise", NOISE),
@@ -34,6 +40,8 @@ KINDS = {
     "D_NR_noise": Kind("standard", "non_robust", "the same, from noise", NOISE),
     "D_rand": Kind("standard", "random_target", "random label"),
     "D_det": Kind("standard", "fixed_shift", "next label"),
+    f"D_rand at L2 {NEAR:g}": Kind("standard", "random_target", "random label", near=True),
+    f"D_det at L2 {NEAR:g}": Kind("standard", "fixed_shift", "next label", near=True),
 }
 SETS = ("D_R", "D_NR", "D_rand", "D_det")
 """Those of the paper's main text; they start from images."""
@@ -44,7 +52,9 @@ def budget(name: str, settings: Any) -> dict[str, Any]:
     s = settings
     if KINDS[name].inverts:
         return {"steps": s.invert_steps, "step_size": s.invert_step_size}
-    return {"threat": fa.L2(s.push_radius), "steps": s.push_steps, "step_size": s.push_step_size}
+    radius = NEAR if KINDS[name].near else s.push_radius
+    step_size = s.push_step_size * radius / s.push_radius
+    return {"threat": fa.L2(radius), "steps": s.push_steps, "step_size": step_size}
 
 
 def build(

@@ -31,7 +31,7 @@ def transfer(maker: Maker) -> dict[str, Any]:
     clean, attacked, fooled = _adversarials(maker)
     for other in maker.settings.others:
         on = partial(maker.taught, architecture=other)
-        taught = on(f"{other.title} on D_det", d_det, TABLE["D_det"])
+        taught = on(f"{other.title} on D_det", d_det, TABLE["fixed_shift"])
         target = on(f"{other.title} on D", maker.base, Training())
         right = (read(target, clean) == clean.y) & fooled
         lost = right & (read(target, attacked) != clean.y)
