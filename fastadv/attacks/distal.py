@@ -142,7 +142,7 @@ def distal(
         )  # fmt: skip
         seen, threshold = out.x_adv, frozen.input_threshold
         if threshold is not None:
-            seen = torch.where(seen.to(frozen.dtype or seen.dtype) >= threshold, high, low)
+            seen = torch.where(seen.to(frozen.sees(seen.dtype)) >= threshold, high, low)
         return DistalResult(seen, out.loss.exp().float(), out.success, taken)
 
 

@@ -29,12 +29,14 @@ SMALL = 1 << 16
 class Form:
     """How passes compute. It never changes: a search twin takes another one, a pass keeps to its own.
 
-    weights: their dtype, None where there is not exactly one. whole: take gradients to all leaves, as
+    weights: their dtype, None where there is not exactly one. sees: the dtype in which the model as given
+    sees inputs of a dtype; None casts them to that of the weights. whole: take gradients to all leaves, as
     reentrant checkpoints demand.
     """
 
     model: Model
     weights: torch.dtype | None = None
+    sees: Callable[[torch.dtype], torch.dtype] | None = None
     rewriting: Rewriting = field(default_factory=Rewriting)
     autocast: torch.dtype | None = None
     tf32: bool = False
@@ -66,7 +68,7 @@ class Form:
 
     def ready(self, x: Tensor) -> Tensor:
         """Return `x` in its layout and precision."""
-        return self.layout(x).to(self.weights or x.dtype)
+        return self.layout(x).to(self.sees(x.dtype) if self.sees else self.weights or x.dtype)
 
     def leaf(self, x: Tensor) -> Tensor:
         """Return the same as the leaf of a graph."""
@@ -106,7 +108,9 @@ class Form:
         to_half(model, half)
         for pair in self.rewriting.folds or ():
             pair.cast(half)
-        return replace(self, model=torch.compile(model) if options.compile else model, weights=half)
+        return replace(
+            self, model=torch.compile(model) if options.compile else model, weights=half, sees=None
+        )
 
     def without_compiler(self) -> "Form":
         """Return the same, not compiled."""

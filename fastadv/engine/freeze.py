@@ -132,8 +132,8 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     _check_possible(source, module, device, dtype, options)
     follow = options.follow or not options.fold
     if given is None:
-        given = CheckedModel(twin(module, follow=follow) if module is not None else source)
-    as_given = form = Form(given.model, dtype)
+        given = CheckedModel(twin(module, follow=follow) if module is not None else source, dtype)
+    as_given = form = Form(given.model, dtype, given.sees)
     own = module is not None and options.fold and not options.as_given
     notes: list[str] = []
     values: Values | None = None

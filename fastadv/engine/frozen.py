@@ -179,7 +179,7 @@ class Frozen:
                 2.
         """
         with no_gradient():
-            x = check_input(x, self._device)
+            x = self._checked(x)
             self.settle(x)
             self.forwards += self.options.eot * len(x)
             return self.search.passed("logits", self.search.logits, x)
@@ -216,12 +216,28 @@ class Frozen:
             return log_confidence(self.model, self.verdict(x)).exp()
         return self._as_given(own, x)
 
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one.
+
+        Args:
+            dtype: of x.
+
+        Returns:
+            The same, or the dtype of the weights where the model refuses it.
+        """
+        return self._given.sees(dtype)
+
+    def _checked(self, x: object) -> Tensor:
+        x = check_input(x, self._device)
+        self.forwards += self._given.meet(x)
+        return x
+
     def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with no_gradient():
-            x = check_input(x, self._device).contiguous()
+            x = self._checked(x).contiguous()
             self.forwards += len(x)
             with no_autocast(x.device.type):
-                found = run(x.to(self.dtype) if self.dtype else x)
+                found = run(x.to(self._given.sees(x.dtype)))
             return found.clone()  # the next pass of the model may write into what this one returned
 
     def input_gradient(
@@ -256,7 +272,7 @@ class Frozen:
             NoGradientError: the logits do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            x = check_input(x, self._device)
+            x = self._checked(x)
             y, targets = indices("y", y), indices("targets", targets)
             if y is None and isinstance(loss, str):
                 if targets is None:
@@ -315,7 +331,7 @@ class Frozen:
             NoGradientError: the logits do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            x = check_input(x, self._device)
+            x = self._checked(x)
             self.settle(x)
             self.forwards += self.options.eot * len(x)
             with self._counting_probes():

@@ -472,7 +472,7 @@ class Search(Generic[R_co]):
         if threshold is None:
             return points
         x = (self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)).to(self.dtype)
-        return snap(x, points, threshold, self.frozen.dtype or self.dtype, dtype).to(points.dtype)
+        return snap(x, points, threshold, self.frozen.sees(self.dtype), dtype).to(points.dtype)
 
     def _prove(self) -> Tensor:
         """Return bool [n]: the successes that the model as given confirms. The others become `refuted`."""
@@ -488,8 +488,8 @@ class Search(Generic[R_co]):
         return best.success
 
     def _cast(self, points: Tensor) -> Tensor:
-        """Cast to the caller's dtype if the model's dtype is unknown."""
-        return points if self.frozen.dtype else points.to(self.dtype)
+        """Cast to the caller's dtype where the model sees that, and not the dtype of its weights."""
+        return points.to(self.dtype) if self.frozen.sees(self.dtype) == self.dtype else points
 
 
 R = TypeVar("R", bound=Rows, default=Any)

@@ -99,7 +99,7 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
 
 
 def masked_within(frozen: Frozen, x: Tensor, passes: float) -> tuple[MaskedModule, ...]:
-    """Return `masked_modules`, in the dtype of the model, in at most so many passes a sample, counted as its.
+    """Return `masked_modules` of what the model sees, in at most so many passes a sample, counted as its.
 
     A pass of a module counts as the share that it holds of the innermost modules of the model; those whose
     look may take more than is left are not looked at. A function is one step. What cannot be passed part by
@@ -107,7 +107,8 @@ def masked_within(frozen: Frozen, x: Tensor, passes: float) -> tuple[MaskedModul
     """
     module = as_module(frozen.source)
     try:
-        found, *spent = _looked(module or Bound(nn.Identity(), frozen.model), x, frozen.dtype, passes)
+        module, x = module or Bound(nn.Identity(), frozen.model), x.to(frozen.sees(x.dtype))
+        found, *spent = _looked(module, x, None, passes)
     except Exception:  # modules of others, called where they do not expect it
         return ()
     frozen.forwards += ceil(spent[0] * len(x))

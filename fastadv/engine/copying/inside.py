@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from fastadv._torch import version
 from fastadv.engine.arguments import checked_logits
-from fastadv.engine.precision import NOTHING
+from fastadv.engine.precision import NOTHING, no_autocast
 from fastadv.errors import InputError
+from fastadv.rng import generators_kept
 
 ORIGINAL = (
     "expected a module that runs its own parts, got one whose copy runs {} of the original; "
@@ -108,11 +109,36 @@ class CheckedModel:
 
     Its first pass is one that stays `inside`. If it overwrites its input then, it is given copies from then
     on (`copies`).
+
+    dtype: of its weights, None where they have not exactly one.
     """
 
-    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
-        self.model = model
+    def __init__(self, model: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> None:
+        self.model, self._dtype = model, dtype
         self.copies = self._watched = False
+        self._seen: dict[torch.dtype, torch.dtype] = {}
+
+    def meet(self, x: Tensor) -> int:
+        """Learn in which dtype the model sees inputs like x; return how many rows that passed.
+
+        A model may prepare images in float32 and go on in another precision. Only where it refuses them as
+        they are, they are cast to the dtype of its weights.
+        """
+        if self._dtype in (None, x.dtype) or x.dtype in self._seen or not len(x):
+            return 0
+        few = x[:2].detach().clone()
+        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
+            try:
+                self.model(few)
+            except Exception:
+                self._seen[x.dtype] = self._dtype
+            else:
+                self._seen[x.dtype] = x.dtype
+        return len(few)
+
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which the model sees inputs of that dtype."""
+        return self._seen.get(dtype, self._dtype or dtype)
 
     def __call__(
         self,
