@@ -99,8 +99,6 @@ PITFALLS = (
         "Success that was found is lost, or reported where a fresh pass finds none.",
         answers.last_step,
         (f"{OWN}test_09_the_last_iterate_counts", f"{OWN}test_09_a_fresh_forward_agrees"),
-        told="The successes of fastadv's `fmn` that a fresh pass denies are ties: in float32 the largest "
-        "other logit is equal to the label's, and the label comes first.",
     ),
     Pitfall(
         "Restarts keep the best of each sample",
