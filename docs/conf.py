@@ -82,4 +82,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+html_context = {"default_mode": "auto"}  # as the reader's system is; without it the theme complains
 html_sidebars = {"index": []}

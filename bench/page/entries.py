@@ -5,6 +5,7 @@ Every comparison with a peer stands here, those that fastadv loses too.
 
 from dataclasses import dataclass
 
+from bench.page.numbers import duration
 from bench.providers import EARLY, FROZEN
 
 BOTH = ("fastadv fp32", "fastadv bf16")
@@ -30,8 +31,7 @@ class Entry:
     providers  whose rows are shown for each name
     column     that says how many times faster than `against`
     whole      all rows that fit are shown, as the least and the most
-    base       milliseconds of `against`, from docs/papers/abs.md, in place of a column: the authors' code of
-        ABS is no provider
+    base       milliseconds of `against`, in place of a column
     """
 
     label: str
@@ -61,6 +61,11 @@ def quick(label: str, against: str, *cases: str, whole: bool = False) -> Entry:
 
 def loop(label: str, name: str) -> Entry:
     return Entry(label, "the loop in eager PyTorch", (name,), BOTH, "times_eager")
+
+
+def authors(label: str, taken: float, name: str, providers: tuple[str, ...] = ("fastadv fp32",)) -> Entry:
+    """ABS against the authors' code, which is no provider: it ran once, see docs/papers/abs.md."""
+    return Entry(label, f"the authors' code, {duration(taken)}", (name,), providers, base=taken)
 
 
 SHAPES = ("1000×3×32×32", "4000×3×32×32", "1×8")
@@ -97,11 +102,8 @@ ENTRIES: tuple[Entry, ...] = (
     loop("PGD-7 training, ResNet-18, fp32 / bf16", "PGD-7 training, resnet18, *"),
     loop("D_rand of Ilyas et al., fp32 / bf16", "D_rand, *"),
     loop("D_R of Ilyas et al., fp32 / bf16", "D_R, *"),
-    Entry(
-        "ABS on MNIST, one image of 100, fp32 / bf16 / `prune`", "the authors' code, 57 ms", (ABS,),
-        (*BOTH, "fastadv prune"), base=57,
-    ),
-    Entry("ABS, an image alone", "the authors' code, 745 ms", (ALONE,), base=745),
+    authors("ABS on MNIST, one image of 100, fp32 / bf16 / `prune`", 57, ABS, (*BOTH, "fastadv prune")),
+    authors("ABS, an image alone", 745, ALONE),
     loop("ABS training, for each image, fp32 / bf16", "ABS training, *"),
-    Entry("ABS, bank of prior samples", "the authors' code, 22 s", ("bank of *",), ("fastadv",), base=22_000),
+    authors("ABS, bank of prior samples", 22_000, "bank of *", ("fastadv",)),
 )  # fmt: skip

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.records import ROOT
-from fastadv.runs.files import atomic_write
+from bench.records import ROOT, Row
+from fastadv.evaluation.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = ROOT / "docs" / "figures"
+MADE = {"command": "python bench/run.py; python -m bench.page", "seed": "0"}
 
 
 def digest(shown: Any) -> str:
@@ -19,10 +21,23 @@ def digest(shown: Any) -> str:
 
 
 def save(figure: "Figure", name: str, shown: Any, folder: Path = FOLDER) -> None:
-    with atomic_write(folder / name) as part:
-        figure.savefig(
-            part, format="png", bbox_inches="tight", pad_inches=0.1, metadata={"Comment": digest(shown)}
-        )
+    """Write the figure with the digest of what it shows; its machine and days are those of the rows."""
+    rows = list(_rows(shown))
+    days = sorted({row["date"][:10] for row in rows})
+    measured = {
+        "machine": ", ".join(sorted({row["cpu"] for row in rows})),
+        "date": " to ".join(dict.fromkeys((days[0], days[-1]))),
+    }
+    style.save(figure, folder / name, {**MADE, **measured, "Comment": digest(shown)})
+
+
+def _rows(shown: Any) -> Iterator[Row]:
+    """Yield the rows, however they are nested."""
+    if isinstance(shown, dict) and "provider" in shown:
+        yield shown
+    elif isinstance(shown, dict | list):
+        for part in shown.values() if isinstance(shown, dict) else shown:
+            yield from _rows(part)
 
 
 def up_to_date(name: str, shown: Any, folder: Path = FOLDER) -> bool:

@@ -165,4 +165,5 @@ def radius_text(threat: Threat) -> str:
     radius = float(threat.radius)
     levels = radius * 255
     whole = threat.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
+    whole = whole and round(levels) % 51 != 0  # 51/255 is 0.2, and who asks for that means the decimal
     return f"{round(levels)}/255" if whole else f"{radius:g}"

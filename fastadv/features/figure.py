@@ -72,7 +72,7 @@ def scatter(
             axes.scatter(across[first], up[first], s=16, color=color, linewidths=0, zorder=4)
         for line, (kind, share) in enumerate(nets[name].shares(rho, gamma).items()):
             axes.text(
-                (0.0, 0.28, 0.71)[line], 1.02, f"{percent(share, 0)} {kind.title}", fontsize=8.5,
+                (0.0, 0.31, 0.73)[line], 1.02, f"{percent(share, 0)} {kind.title}", fontsize=8,
                 fontweight="bold", color=COLORS[kind], transform=axes.transAxes, va="bottom",
             )  # fmt: skip
         axes.set_title(name, fontsize=9.5, color=INK, loc="left", pad=20)

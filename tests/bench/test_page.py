@@ -2,11 +2,14 @@
 
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bench.page import bars, figures, peers, table
 from bench.page.entries import ENTRIES, PGD, Entry
+from bench.page.numbers import duration
 from bench.page.rows import Rows, name
 from bench.providers import COMPILED
+from bench.records import ROOT
 
 STORED, RUNS = Rows.stored(), peers.stored()
 
@@ -106,6 +109,12 @@ class TestLines:
         entry = Entry("a", "b", ("a-*, cnn, full",), whole=True)
         assert table.line(entry, Rows.of(cases)) == "| a | b | 1.5 to 4.0 | 1.5 s to 4.0 s | 0.25 to 0.67 |"
 
+    def test_the_times_of_the_authors_are_those_of_the_page_of_abs(self):
+        page = (ROOT / "docs" / "papers" / "abs.md").read_text()
+        bases = [duration(entry.base) for entry in ENTRIES if entry.base]
+        assert len(bases) == 3
+        assert [base for base in bases if f"| {base} |" not in page] == []
+
     def test_a_base_from_the_page_of_results(self):
         entry = Entry("a", "b", ("PGD",), base=50.0)
         assert table.line(entry, Rows.of([row(ms_per_image=20.0)])) == "| a | b | 2.5 | 20 ms |  |"
@@ -127,6 +136,10 @@ class TestFigures:
             assert [high * base for _, high in spans] == pytest.approx([r["p80_ms"] for r in rows])
 
     def test_a_figure_knows_its_rows(self, tmp_path):
-        figures.save(Figure(), "a.png", {"b": 1}, tmp_path)
-        assert figures.up_to_date("a.png", {"b": 1}, tmp_path)
-        assert not figures.up_to_date("a.png", {"b": 2}, tmp_path)
+        shown = [{"net": {"pgd": row(cpu="A")}}, {"net": {"pgd": row(cpu="B", date="2026-01-05")}}]
+        figures.save(Figure(), "a.png", shown, tmp_path)
+        assert figures.up_to_date("a.png", shown, tmp_path)
+        assert not figures.up_to_date("a.png", shown[:1], tmp_path)
+        with Image.open(tmp_path / "a.png") as picture:
+            assert picture.info["machine"] == "A, B"
+            assert picture.info["date"] == "2026-01-02 to 2026-01-05"

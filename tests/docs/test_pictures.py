@@ -11,16 +11,9 @@ from fastadv.runs.about import about, telling
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 TOLD = {"command", "seed", "machine", "date"}
 HOURS = "drawn by a study of hours, before pictures kept this; its next run writes it"
-STUDY = "drawn by `fastadv study goodfellow`, before pictures kept this; its next run writes it"
-BENCH = "drawn by bench.page, which keeps a digest of the rows"
 WITHOUT = {
     **dict.fromkeys(("ilyas_cpu_nets", "ilyas_cpu_transfer", "ilyas_cpu_d_r", "ilyas_cpu_d_nr"), HOURS),
     **dict.fromkeys(("schott_all", "schott_smallest"), HOURS),
-    **dict.fromkeys(("goodfellow_logistic", "goodfellow_trace", "goodfellow_weights"), STUDY),
-    "ilyas_features": "its page holds figures of an earlier run; a new one must write both",
-    "thumbnails": "drawn by `fastadv construct`, before pictures kept this",
-    **dict.fromkeys(("speed", "scaling"), BENCH),
-    "report": "a browser's picture of a page",
 }
 
 

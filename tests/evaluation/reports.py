@@ -12,7 +12,7 @@ from fastadv.attacks import Status
 from fastadv.attacks.masking import Indicators
 from fastadv.evaluation import Row, Samples, Table
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 CLOSED = {"path", "rect", "circle", "polygon", "polyline"}
 
 

@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.data.cifar_c import CORRUPTIONS
 from fastadv.errors import InputError
 from fastadv.evaluation import corruptions
-from fastadv.evaluation.robustbench import RADII, entry
+from fastadv.evaluation.robustbench import RADII, entry, radius_text
 
 
 class Darkness(nn.Module):
@@ -68,6 +68,7 @@ def test_entries_are_as_robustbench_writes_them():
     # model_info/imagenet/Linf/Salman2020Do_R18.json
     attacked = entry("imagenet", "ResNet-18", 0.5292, 0.2532, fa.Linf(4 / 255), unreliable=True)
     assert (attacked["eps"], attacked["autoattack_acc"], attacked["unreliable"]) == ("4/255", "25.32", True)
+    assert [radius_text(fa.Linf(radius)) for radius in (0.2, 0.3, 50 / 255)] == ["0.2", "0.3", "50/255"]
     with pytest.raises(InputError, match=r"expected fields among link, .*, got eps"):
         entry("cifar10", "net", 1, 1, about={"eps": "1"})
 

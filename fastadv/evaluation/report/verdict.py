@@ -97,7 +97,7 @@ def _distance_told(table: Table, group: Group, under: str) -> str:
     if not math.isfinite(middle):
         found = f"for fewer than half of {table.n:,} samples"
         return f"An adversarial example in {symbol} was found {found}, by {under}."
-    low, high = (number(end) for end in bootstrap(known, median))
+    low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
         f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "
         f"{high}), over {len(known):,} samples, found by {under}."

@@ -78,7 +78,7 @@ def _pulls(axes: "Axes", figures: dict[str, Any], colors: dict[str, str]) -> Non
         if name not in ("plain", FGSM, CLOSED):
             axes.axhline(net["rows"][-1]["pull"], color=colors[name], linewidth=1.6, zorder=3)
     axes.axvline(mean, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-    axes.text(mean, 0.02, " mean margin", color=FAINT, fontsize=7.5, transform=axes.get_xaxis_transform())
+    axes.text(mean, 0.85, " mean margin", color=FAINT, fontsize=7.5, transform=axes.get_xaxis_transform())
     axes.set_xlim(0, margins[-1])
     axes.set_ylim(bottom=-0.006)
 
