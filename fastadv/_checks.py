@@ -9,7 +9,19 @@ SEEDS = 1 << 63
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """Return an integer of `least` or more."""
+    """Check an integer.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        least: the smallest value allowed.
+
+    Returns:
+        The integer.
+
+    Raises:
+        InputError: it is no integer, or smaller.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return value
@@ -18,7 +30,21 @@ def check_count(name: str, value: Any, least: int) -> int:
 def check_number(
     name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, finite: bool = True
 ) -> float:
-    """Return a number from `least` to `most`, both included; infinity is refused unless `finite` is False."""
+    """Check a number.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        least: the smallest value allowed.
+        most: the largest value allowed.
+        finite: whether infinity is refused.
+
+    Returns:
+        The number as a float.
+
+    Raises:
+        InputError: it is no number, or outside these limits.
+    """
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
@@ -32,7 +58,20 @@ def check_number(
 
 
 def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> float:
-    """Return a number between 0 and 1; each end itself is refused unless its flag is set."""
+    """Check a number between 0 and 1.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        zero: whether 0 itself is allowed.
+        one: whether 1 itself is allowed.
+
+    Returns:
+        The number as a float.
+
+    Raises:
+        InputError: it is no number in that interval.
+    """
     number = check_number(name, value, 0, 1)
     if (number == 0 and not zero) or (number == 1 and not one):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
@@ -41,7 +80,7 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return True or False; InputError otherwise."""
     if not isinstance(value, bool):
         raise InputError(f"{name}: expected True or False, got {value!r}")
     return value

@@ -18,7 +18,18 @@ HEADING = re.compile(r"^([A-Z]\w+):$", re.MULTILINE)
 # what Sphinx takes for a substitution, a reference or emphasis, outside of backticks
 MARKUP = re.compile(r"(?<![\w|])\|[^|\s][^|\n]*\||\b\w+_(?![\w`])|(?<![\w*])\*+\w")
 # documented, and not among the packages of `public_objects`
-MODULES = ("fastadv.errors", "fastadv.evaluation.figures", "fastadv.losses", "fastadv.rng")
+MODULES = (
+    "fastadv.adapters.art",
+    "fastadv.adapters.foolbox",
+    "fastadv.adapters.torchattacks",
+    "fastadv.errors",
+    "fastadv.evaluation.figures",
+    "fastadv.losses",
+    "fastadv.rng",
+    "fastadv.studies.demo",
+    "fastadv.studies.speedrun",
+    "fastadv.studies.study",
+)
 # the names that users meet first
 EXAMPLES = """
 fastadv: Linf L2 L1 L0 freeze Frozen evaluate accuracy_against_radius bootstrap optimality backends
@@ -27,6 +38,8 @@ fastadv.attacks: fgsm pgd bim mim apgd autoattack square cw ddn fmn ead fab deep
 fastadv.evaluation: Table Curve.from_distances
 fastadv.train: fit epochs PGDTraining TRADES FastTraining AWP craft
 fastadv.data: load ImageSet pairs batches hold_out
+fastadv.attacks.core: run
+fastadv.train.augment: crop cutout
 fastadv.data.construct: robust non_robust random_target fixed_shift
 fastadv.models: create adapt bpda ABS
 fastadv.features: usefulness

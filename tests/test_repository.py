@@ -40,7 +40,11 @@ def public_objects() -> Iterator[tuple[str, object]]:
     packages = [
         "fastadv",
         *(f"fastadv.{path.parent.name}" for path in sorted(PACKAGE.glob("*/__init__.py"))),
+        *(f"fastadv.studies.{path.parent.name}" for path in sorted(PACKAGE.glob("studies/*/__init__.py"))),
+        "fastadv.attacks.core",
         "fastadv.data.construct",
+        "fastadv.models.abs",
+        "fastadv.train.augment",
     ]
     for name in packages:
         package = importlib.import_module(name)

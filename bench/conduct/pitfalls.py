@@ -75,7 +75,7 @@ PITFALLS = (
         "A point is projected, then rounded: in bfloat16 it leaves the ball.",
         "Part of the success comes from a larger radius than the one reported.",
         places.budget,
-        (f"{CONTRACT}test_formats",),
+        ("contract/test_formats.py::test_formats",),
         told="An attack that refuses bfloat16 with an error exceeds nothing, and counts as right.",
     ),
     Pitfall(

@@ -30,17 +30,19 @@ SLOW = {"abs": 24}  # samples of nets that take long
 COSTS = ((100, 0.1), (200, 0.1))  # images and radii
 ABOUT = """# Indicators of masked gradients
 
-An attack that fails says little where a model hides its gradients. `fa.evaluate` and
-`fa.attacks.autoattack` look for signs of that, and end with one line: `No sign of masking`, or `Do not
-trust: FLAGS; next: ADVICE`. Where something could not be looked at (few samples, no attack by gradients, an
-infinite radius, targets), the line begins with `Not known` and says what and why. `table.indicators` has
-the values, `fa.attacks.indicators` computes them for a batch, `fastadv evaluate --strict` ends with exit
-code 3 unless there is no sign, and `--no-indicators` or `indicators=False` switches them off.
+If a model hides its gradients, an attack that fails says little. `fa.evaluate` and
+`fa.attacks.autoattack` look for signs of hidden gradients, and end with one line: `No sign of masking`,
+or `Do not trust: FLAGS; next: ADVICE`. If a sign could not be checked (few samples, no gradient attack,
+an infinite radius, targets), the line begins with `Not known` and says which and why. `table.indicators`
+has the values. `fa.attacks.indicators` computes them for a batch. `fastadv evaluate --strict` ends with
+exit code 3 if there is a sign or a sign could not be checked. `--no-indicators` or `indicators=False`
+switches the indicators off.
 
-They come from what the results hold, and from probes of at most 200 samples that the model gets right. As
-many are probed as surely cost at most 5% of the attacks' forward and backward passes, but always eight, so
-that short attacks have a verdict, too: these take at most {floor:,} passes, as a rule half of that. Fewer
-than eight say nothing.
+The values come from the results of the attacks, and from probes of at most 200 samples that the model
+classifies correctly. The number of probed samples is chosen so that probes cost at most 5% of the
+attacks' forward and backward passes. But at least eight samples are probed, so that short attacks have a
+verdict, too; eight samples take at most {floor:,} passes, and usually half of that. Fewer than eight
+samples give no verdict.
 
 """
 SOURCES = {
@@ -48,40 +50,42 @@ SOURCES = {
     **dict.fromkeys(("randomized", "probabilities", "optimizes", "square"), "Croce & Hein 2020"),
     **dict.fromkeys(("budget", "noise"), "Carlini et al. 2019"),
 }
-MEANING = """
-The values are shares of samples, or 1 for a yes. `silent_success` is always 0: attacks keep the best point
-they met, and each result is proved on the model as given. More steps can break no fewer samples for the same
-reason, so `budget` compares the radius with its double alone. `zero_gradient` is the plain cross-entropy's,
-which underflows for logits of a large scale; the attacks of this library do not lose it there, those of
-others do. `unstable` is the mean over noise of min(1, |m(x + u) - m(x)| / |m(x)|), m the margin, u uniform
-and 8/255 wide, 10 draws for each of up to 200 samples; Pintor et al. take the cross-entropy, by which the
-deep network (0.19) is hardly apart from MeanSparse (0.27). `incomplete` is the share of the rise of the loss
-that came with the last tenth of the gradients, at most ten, over all samples, of which broken ones count 0.
-`optimizes` is the share of samples whose gradient is not that of the loss where a forward pass optimizes
-something.
+MEANING = """The values are shares of samples, or 1 for "yes".
 
-`incorrect_gradient` is 1 where `fastadv.attacks.masked_modules` blames a module ([Defenses that hide their
-gradients](masked.md)); the verdict then names it, and the gradient that `bpda` is to give it. Each module is
-looked at as far as {naming} passes a sample suffice. Otherwise it says how much of the changes of the logits
-the gradient misses, a model that is a plain function included. From x to a random image, {ways}, the change
-of a random sum of the logits less the gradients on that way, added up, leaves something over. Of a cut part,
-both halves of the way leave over the same: the mean of their product, over that of the squared changes, is
-the value. Kinks, ties and saturation leave over next to nothing; rounding with a straight-through gradient
-and randomness turn round from half to half. Both look at eight samples. Where `bpda` has replaced a
-gradient, it is known not to be that of the logits: only modules are then looked at, and `unstable`, which is
-about the loss and not about the gradient, is left out.
+- `silent_success` is always 0, because attacks keep the best point that they met, and each result is
+checked on the model as given. - `budget` compares the radius with twice the radius. It does not vary the
+steps, because more steps cannot break fewer samples, for the same reason. - `zero_gradient` looks at the
+gradient of the plain cross-entropy, which underflows for logits of a large scale. The attacks of this
+library avoid that underflow; those of others do not. - `unstable` is the mean over noise of min(1, |m(x +
+u) - m(x)| / |m(x)|), where m is the margin and u is uniform noise of width 8/255, with 10 draws for each
+of up to 200 samples. Pintor et al. use the cross-entropy, which hardly separates the deep network (0.19)
+from MeanSparse (0.27). The limit is theirs. - `incomplete` is the share of the rise of the loss that came
+with the last tenth of the gradients, at most ten. It is a mean over all samples, in which broken ones
+count 0. - `optimizes` applies if a forward pass optimizes something. It is the share of samples whose
+gradient is not that of the loss.
 
-Where an attack was given a model as `bpda`, such as `autoattack(version="strong", bpda=mended)`, and the
-model itself shows a sign, the indicators are those of `mended`. The verdict says what the model itself
-raised, and which modules were replaced: `Masked gradients (...), attacked through BPDA: quantize (identity):
-no sign of masking there`. An attack that needs a gradient where the model has none leaves an evaluation
-going: it breaks nothing, a flag says that it was not possible, and the verdict is `Do not trust:
-zero_gradient, ...`.
+`incorrect_gradient` is 1 if `fastadv.attacks.masked_modules` names a module ([Defenses that hide their
+gradients](masked.md)); the verdict then names it, and the gradient that `bpda` should give it. The search
+for modules takes at most {naming} passes a sample. Otherwise the value says how much of the change of the
+logits the gradient misses; this works also for a model that is a plain function. The test goes from x
+towards a random image, {ways} of the way. It takes the change of a random sum of the logits along each
+half of the way, and subtracts the integral of the gradient. For a cut part, the two halves leave the same
+remainder. So the value is the mean product of the two remainders, divided by that of the squared changes.
+Kinks, ties and saturation leave hardly any remainder; for rounding with a straight-through gradient and
+for randomness, the remainders of the two halves have different signs. Both tests use eight samples. The
+limits of `incorrect_gradient` and `square` were chosen on the networks below.
 
-The limit of `unstable` is the one that Pintor et al. propose; those of `incorrect_gradient` and `square` were
-chosen on the networks below.
+If `bpda` has replaced a gradient, that gradient is known to differ from that of the logits. Then only
+modules are checked, and `unstable`, which is about the loss and not about the gradient, is left out. If
+an attack was given a model as `bpda`, such as `autoattack(version="strong", bpda=mended)`, and the model
+itself shows a sign, the indicators are those of `mended`. The verdict says what the model itself raised,
+and which modules were replaced: `Masked gradients (...), attacked through BPDA: quantize (identity): no
+sign of masking there`.
 
-`No sign of masking` is no proof: a gradient can be that of the logits, and lead nowhere.
+If an attack needs a gradient and the model has none, the evaluation continues. The attack breaks nothing, a
+flag says that it was not possible, and the verdict is `Do not trust: zero_gradient, ...`.
+
+`No sign of masking` is no proof: a gradient can be that of the logits and still be useless for an attack.
 
 """
 
@@ -160,9 +164,10 @@ def main() -> None:
         MEANING.format(naming=probes.NAMING, ways=" and ".join(f"{way:.0%}" for way in probes.WAYS)),
         f"## Defenses and flags\n\nBy `python -m bench.suite.indicators`; {where}. L∞ {given.radius:g}, ",
         f"the first {given.samples} digits of the test set ({SLOW['abs']} for ABS); flagged values are bold,",
-        " a dash is what was not looked at. The first eight nets are honest.\n\n",
+        " a dash marks what was not checked. The first eight networks do not hide their gradients.\n\n",
         in_markdown(list(lines(given.samples, given.radius))),
-        f'\n\n## Cost\n\nBeside `autoattack(version="standard")` on the published MNIST CNN; {where}.\n\n',
+        '\n\n## Cost\n\nMeasured with `autoattack(version="standard")` on the published MNIST CNN; ',
+        f"{where}.\n\n",
         in_markdown(list(cost(given))) + "\n",
     ]
     PAGE.write_text("".join(parts))

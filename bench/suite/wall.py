@@ -22,23 +22,23 @@ NETS = {
     "quantized": "the second with input rounded to 1/16 and activations to 1/4, gradients straight through",
     "standard": "undefended, with BatchNorm",
 }
-ABOUT = """# Parity: every attack beside the best other implementation
+ABOUT = """# Parity: every attack next to the best other implementation
 
 This page is written by `python -m bench.suite.wall` from `bench/results/parity.jsonl`, which `make parity`
 fills.
 
-Each attack is compared with every other implementation of it that could be run, on five nets and the same 100
-MNIST test images, in float32. Forward and backward passes are counted together, and both sides get as many. A
-plus says that ours still passed the net over 5% more often than the best of the others, which stopped early.
-Ours is worse, and bold, where its median distance is more than 1% larger, or where more than one image more
-holds. Lengths of steps are each package's own. Where random draws decide, robust accuracy is the mean of
-several runs on either side with other seeds: three to 48, as the images of a row tell. APGD in L1 has the
-most: its random start decides about three images of 100, though step for step it is the authors' until
-rounding parts them."""
-WHY = """Why: the others draw all noise at the radius. Ours looks for the least noise, which no radius steers,
-and so spends a part of its queries on larger sizes."""
-BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it
-count. Noise gets six times the radius in L2 and twice in L∞."""
+Each attack is compared with every other implementation of it that could be run, on five networks and the
+same 100 MNIST test images, in float32. Forward and backward passes are counted together, and both sides
+may spend the same number. A plus marks rows in which ours spent over 5% more passes than the best of the
+others, because that one stopped early. Ours is worse, and bold, if its median distance is more than 1%
+larger, or if more than one image more holds. Each package uses its own step sizes. Where random numbers
+decide, robust accuracy is the mean of several runs on either side with different seeds: three to 48, as
+the images of a row show. APGD in L1 has the most, because its random start decides about three images of
+100, although its steps equal those of the authors' code up to rounding."""
+WHY = """Why: the others draw all noise at the radius. Ours searches for the smallest noise, independently
+of the radius, and so spends some of its queries on larger noise."""
+BALLS = """For a minimum-norm attack, ours is given the radius; of the others, the points within it count.
+Noise attacks get six times the radius in L2 and twice the radius in L∞."""
 
 
 def number(line: Line, row: Row | None) -> str:

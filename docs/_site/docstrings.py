@@ -9,37 +9,14 @@ from typing import Any
 
 CODE = re.compile(r"(\w?)(:[\w:]+:)?``?([^`]+)``?(\w?)")
 MARKUP = re.compile(r"[|*\\]|(?<=\w)_(?!\w)")
-ITEM = re.compile(r"^(\w+(?:, \w+)*)(?:: +| {2,})(?=\S)")
-ITEMS = re.compile(r"^\w+(?:, \w+)*(?:: +| {2,})\S.*\n +\S", re.MULTILINE)
 SECTIONS = {"Args:", "Attributes:", "Returns:", "Raises:", "Yields:", "Example:", "Source:"}
 
 
 def to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite the lines of a docstring in place: the event `autodoc-process-docstring`."""
-    lines[:] = converted(_listed("\n".join(lines))).split("\n")
+    lines[:] = converted("\n".join(lines)).split("\n")
     if what in ("attribute", "data", "property"):
         lines[0] = lines[0].replace(": ", " – ")  # napoleon takes what is before a colon there for a type
-
-
-def _listed(text: str) -> str:
-    """Make lists of blocks whose lines are `name: what it is`, some of them continued on the right."""
-    return "\n\n".join(_as_list(block) if ITEMS.search(block) else block for block in text.split("\n\n"))
-
-
-def _as_list(block: str) -> str:
-    lines = block.split("\n")
-    if lines[0].strip() in SECTIONS or lines[0].startswith((" ", "-", ">>>")):
-        return block
-    begun = [bool(ITEM.match(line)) for line in lines]
-    listed, first = [], begun.index(True)
-    for place, line in enumerate(lines):
-        if place < first:
-            listed.append(line)
-        elif begun[place]:
-            listed.append(("\n" if place == first and first else "") + "- " + ITEM.sub(r"``\1``: ", line))
-        else:
-            listed.append("  " + line.strip())
-    return "\n".join(listed)
 
 
 def converted(text: str) -> str:

@@ -112,13 +112,17 @@ def _box(classifier: Any) -> tuple[float, float]:
 
 
 def wrap(kind: Callable[..., Any], **options: Any) -> Foreign:
-    """Return a class of `art.attacks.evasion` as an attack for `fa.evaluate` and our calls.
+    """Make an attack for `fa.evaluate` and our calls from a class of `art.attacks.evasion`.
 
-    kind: such as `ProjectedGradientDescent`. options: its arguments beside the classifier. What it takes as
-        `eps` and `norm` is the threat's unless given; the classifier is made of the model, with the threat's
-        box for clip values. `fastadv.adapters.foreign.Foreign` says how its points are judged.
+    It serves one radius for all samples. `fastadv.adapters.foreign.Foreign` says how its points are judged.
 
-    It serves one radius for all samples.
+    Args:
+        kind: such as `ProjectedGradientDescent`.
+        options: arguments of the class besides the classifier, which is made from the model, with the box of
+            the threat as clip values. `eps` and `norm` are the threat's unless given.
+
+    Returns:
+        The attack.
     """
     return Foreign(_craft, kind, options, kind.__name__ in NEAREST)
 

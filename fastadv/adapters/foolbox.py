@@ -117,12 +117,17 @@ def _in_eval_mode(model: Any) -> Iterator[None]:
 
 
 def wrap(kind: Any, **options: Any) -> Foreign:
-    """Return an attack of foolbox for `fa.evaluate` and our calls.
+    """Make an attack for `fa.evaluate` and our calls from an attack of foolbox.
 
-    kind: a class such as `foolbox.attacks.LinfPGD`, and options for it, or an attack that is made of one. The
-        threat gives its epsilon and bounds; with an infinite radius it is asked for the nearest success.
+    It serves one radius for all samples. `fastadv.adapters.foreign.Foreign` says how its points are judged.
 
-    Its points are judged as `fastadv.adapters.foreign.Foreign` says. It serves one radius for all samples.
+    Args:
+        kind: a class such as `foolbox.attacks.LinfPGD`, or an instance of one. The threat gives epsilon and
+            bounds; with an infinite radius the attack looks for the nearest success.
+        options: arguments of the class.
+
+    Returns:
+        The attack.
     """
     _extras.need_peer("foolbox")
     base = import_module("foolbox.attacks.base").MinimizationAttack

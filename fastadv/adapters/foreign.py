@@ -46,15 +46,18 @@ class Watched(nn.Module):
 class Foreign:
     """An attack of another package behind our signature.
 
-    make: (model, x, y, threat, targets, **options) -> points like x. The model is an `nn.Module` in eval
-        mode.
-    kind: the class or function of the other package that makes them; options are given to it.
-    minimum: whether it looks for the success nearest to x.
+    Its points are judged as ours are, by the model as given. A point that is not finite, or that leaves ball
+    or box by more than SLACK, is refused, and its sample counts as held or failed. A point that leaves them
+    by rounding is projected. `forwards` and `backwards` count the samples that passed the model. The
+    generators of torch, NumPy and Python, from which other packages draw, are seeded for the call and
+    restored.
 
-    Its points are judged as ours are, by the model as given: a point that is not finite, or leaves ball or
-    box by more than SLACK, is refused, and its sample counts as held or failed; one that leaves them by
-    rounding is projected. `forwards` and `backwards` are the samples that it passed. The generators of torch,
-    NumPy and Python, from which other packages draw, are seeded for it and left as they were.
+    Attributes:
+        make: a function (model, x, y, threat, targets, **options) -> points like x. The model is an
+            `nn.Module` in eval mode.
+        kind: the class or function of the other package that makes the points.
+        minimum: whether it looks for the success nearest to x.
+        options: arguments of `kind`.
     """
 
     make: Callable[..., Any]

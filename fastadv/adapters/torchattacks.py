@@ -35,7 +35,12 @@ from fastadv.threat import Threat
 
 
 class Attack(Translated):
-    """An attack of ours, called as `atk(images, labels)`; see the module for what differs."""
+    """An attack of ours, called as `atk(images, labels)`; see the module for what differs.
+
+    Args:
+        args: the model, then arguments as torchattacks orders them.
+        kwargs: arguments as torchattacks names them.
+    """
 
     first = ("model",)
     model: nn.Module
@@ -134,9 +139,13 @@ class Attack(Translated):
 
 
 class MultiAttack(Attack):
-    """Several attacks in turn, each on the images that those before have not broken.
+    """Several attacks in turn, each on the images that the ones before have not broken.
 
-    Targets are for each of them to set.
+    Targets are set on each of them.
+
+    Args:
+        attacks: on one model.
+        verbose: has no effect.
     """
 
     def __init__(self, attacks: Sequence[Attack], verbose: bool = False) -> None:
@@ -171,13 +180,17 @@ class MultiAttack(Attack):
 
 
 def wrap(kind: Callable[..., Any], **options: Any) -> Foreign:
-    """Return a class of torchattacks as an attack for `fa.evaluate` and our calls.
+    """Make an attack for `fa.evaluate` and our calls from a class of torchattacks.
 
-    kind: such as `torchattacks.PGD`. options: its arguments beside the model. What
-        it takes as `eps` and `norm` is the threat's unless given; `fastadv.adapters.foreign.Foreign` says how
-        its points are judged.
+    It serves one radius for all samples, and the box (0, 1). `fastadv.adapters.foreign.Foreign` says how its
+    points are judged.
 
-    It serves one radius for all samples, and the box (0, 1).
+    Args:
+        kind: such as `torchattacks.PGD`.
+        options: arguments of the class besides the model. `eps` and `norm` are the threat's unless given.
+
+    Returns:
+        The attack.
     """
     nearest = getattr(kind, "__name__", "") in ("CW", "DeepFool", "EADL1", "EADEN", "JSMA", "SparseFool")
     return Foreign(_craft, kind, options, nearest)

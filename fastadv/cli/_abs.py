@@ -106,7 +106,7 @@ def infer(
     out: Path | None = o.written(None, "Write loss, latents, confidence and y here (safetensors)."),
     batch_size: o.BatchSize = 100,
 ) -> Iterator[Any]:
-    """Classify a data set: accuracy, confidence and time an image."""
+    """Classify a data set: accuracy, confidence, and time for each image."""
     place = make_device(synthesis.device)
     options: dict[str, Any] = {"prune": prune, "precision": "bf16" if bf16 else "fp32", "steps": steps}
     with interruptible(NOTHING_KEPT):
@@ -130,9 +130,9 @@ def attack(
     threshold: float = o.option(1.5, "Also the accuracy when this L2 distance is allowed.", min=0.0),
     batch_size: o.BatchSize = 100,
 ) -> Iterator[Any]:
-    """Latent descent: the L2 distance at which each decision is broken.
+    """Run latent descent, which looks for the nearest L2 point that changes each decision.
 
-    In the median clean errors count as 0 and decisions that hold as infinite.
+    In the median distance, images that are misclassified count 0, and decisions that hold count as infinite.
     """
     place = make_device(synthesis.device)
     options: dict[str, Any] = {"schedule": schedule}

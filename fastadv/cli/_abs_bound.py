@@ -55,7 +55,7 @@ def bound(
     resume: o.Resume = False,
     shard: Any = o.option(
         None,
-        "Bound share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. It needs "
+        "Bound share I of N alone, I from 0 to N - 1, as an independent job. It needs "
         "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
         "without --shard reports the whole.",
         parser=o.parse_shard,
@@ -64,8 +64,8 @@ def bound(
 ) -> Iterator[Any]:
     """Bound the radius of every image within which the model keeps its decision: mean, median and quartiles.
 
-    With --attack, --radii or --figure also the distances at which attacks break it. The robust accuracy lies
-    between the two.
+    --attack, --radii and --figure also measure the distances at which attacks break the decision. The robust
+    accuracy lies between bound and attack.
     """
     place = make_device(synthesis.device)
     named = [_parsed(text, norm) for text in attack or []]
@@ -76,7 +76,7 @@ def bound(
         why = "is of all images: give it without --shard, after fastadv merge."
         o.refuse_given(why, attack=attack, radii=radii, figure=figure)
     o.check_run_dir(run_dir, resume, IDENTITY, "lower bounds")
-    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
+    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"):
         dataset = images.load()
         net = synthesis.load(place)
         rank, jobs = shard or (None, None)

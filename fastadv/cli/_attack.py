@@ -49,9 +49,9 @@ def attack(
         False, "The same as a page in Markdown.", "--markdown", callback=print_markdown
     ),
 ) -> None:
-    """Attack a model, and say which samples it broke and at which distance.
+    """Attack a model, and report which samples were broken and at which distance.
 
-    A minimum-norm attack needs no --radius, which bounds its search.
+    A minimum-norm attack needs no --radius; it limits which successes count.
     """
     (named,) = parse_attacks([attack], options, machine.seed).values()
     searched, place = machine.searched, machine.place()

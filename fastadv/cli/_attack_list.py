@@ -20,18 +20,20 @@ TITLE = """# Attacks
 
 This page is written by `fastadv attack --markdown > docs/attacks.md`.
 
-An attack with a budget returns the strongest point of a ball; one of minimum norm the nearest adversarial
-example, and takes a threat of infinite radius. Knowledge is what it asks of the model: gradients, scores
-(logits), decisions (the class), or nothing. Each is a function of `fastadv.attacks`. Default counts are those
-of the paper, or else its help says whose; where one is `?`, it must be given.
+Each attack is a function of `fastadv.attacks`. An attack with a budget returns the strongest point of a ball.
+A minimum-norm attack returns the nearest adversarial example; give it a threat of infinite radius. Knowledge
+is what the attack asks of the model: gradients, scores (logits), decisions (the class), or nothing. Default
+counts are those of the paper, unless the help of the attack says otherwise; `?` marks a count that you must
+give.
 """
 BEYOND = """
 ## Beyond the papers
 
-What differs from the paper, why, and what it gains at equal passes against the best other implementation;
-[parity.md](parity.md) explains the nets and has the row that is named. An attack with a `variant` also runs
-as published: `variant="published"`. All attacks return the strongest point met, not the last; each sample has
-draws of its own; norms that a paper does not have take their own steepest direction.
+This section lists what differs from each paper, why, and the gain at equal passes over the best other
+implementation. [Parity](parity.md) describes the networks and has the rows that are named. An attack with a
+`variant` also runs as published: `variant="published"`. All attacks return the strongest point of the search,
+not the last one. Each sample has its own random numbers. A norm that the paper does not have uses its own
+steepest direction.
 """
 
 

@@ -45,11 +45,11 @@ def attackbench(
     passes: int = o.option(PASSES, "Forward and backward passes of each sample, together.", min=3),
     batch_size: o.BatchSize = BATCH_SIZE,
 ) -> Iterator[Any]:  # fmt: skip
-    """Run a minimum-norm attack by the protocol of AttackBench, and write it as a submission.
+    """Run a minimum-norm attack by the protocol of AttackBench, and write a submission.
 
-    Each sample may make 2,000 forward and backward passes together, and its best distance over all of them
-    counts. With --best this is compared with the best of all attacks there: optimality 1 is as near for every
-    sample.
+    An attack may spend 2,000 forward and backward passes on each sample, and the best distance over all of
+    them counts. With --best these distances are compared with the best of all attacks: optimality is 1 if
+    they are equal for every sample.
     """
     named = _parse(attack, norm, passes, machine.seed)
     with interruptible(NOTHING_KEPT):

@@ -18,19 +18,20 @@ WEAKER = 1
 
 def conformance(
     samples: int = o.count(40, "Test digits to attack."),
-    only: str | None = o.option(None, "Attacks whose names begin so, separated by commas."),
+    only: str | None = o.option(None, "Attacks whose names begin with one of these, separated by commas."),
     peers: str | None = o.option(None, f"Of {', '.join(PACKAGES)}; by default those installed."),
     out: Path | None = o.folder(None, "Folder for conformance.json and conformance.png."),
     seed: o.Seed = 0,
 ) -> Iterator[Any]:
-    """Compare our attacks with the same ones of other packages; exit code 1 where ours is weaker.
+    """Compare our attacks with the same ones of other packages; the exit code is 1 if ours is weaker.
 
-    Where no attack of theirs ran, so that nothing could be compared, the exit code is 1, too.
+    The exit code is also 1 if no attack of another package ran, so that nothing could be compared.
 
-    Four small nets are trained on the embedded digits: undefended, robust, the robust one with rounded
-    activations, and with saturated logits. Of each attack it says success, median, passes, time and memory on
-    both sides, and how many digits one side alone broke or brought nearer by more than 1%. Ours is weaker
-    where an exact sign test over these says so, with a risk of 5% that chance names any.
+    The command trains small networks on the embedded digits: an undefended one, a robust one, and the robust
+    one with rounded activations or with saturated logits. For each attack it reports success, median, passes,
+    time and memory on both sides, and how many digits only one side broke, or broke at a distance smaller by
+    more than 1%. Ours is weaker if an exact sign test over these digits says so; the risk that any attack is
+    named by chance is 5%.
     """
     chosen = installed() if peers is None else o.split_names(peers) or ()
     for name in chosen:

@@ -77,7 +77,7 @@ def construct(
     ),
     shard: Any = o.option(
         None,
-        "Build share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. Jobs may "
+        "Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may "
         "have one folder or each its own; fastadv merge puts those together, and writes the index.",
         parser=o.parse_shard,
         metavar="I/N",
@@ -86,13 +86,13 @@ def construct(
         False, "Verify the finished set, with base and model: see fastadv verify.", "--verify"
     ),
 ) -> Iterator[Any]:
-    """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
+    """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
-    Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes
-    after any stop. The folder also gets thumbnails.png: a few images of each class below their sources.
+    Step sizes, steps and radius default to those of the paper on CIFAR-10. The same command resumes after any
+    interruption. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
-    Jobs of an array do with --shard; SIGTERM loses the batch at work.
+    Jobs of an array share it with --shard; SIGTERM loses the current batch.
     """
     settings, norm = construction.settings(kind, machine.seed), construction.norm
     batch_size, place = machine.batch_size, machine.place()
@@ -105,7 +105,7 @@ def construct(
 
     def kept() -> str:
         shards = len(list(out.glob("shard-*.safetensors"))) if out.is_dir() else 0
-        return f"{shards} finished shards are kept in {out}; run the same command to go on"
+        return f"{shards} finished shards are kept in {out}; run the same command to resume"
 
     with interruptible(kept):
         dataset = images.load()

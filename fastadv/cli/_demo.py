@@ -15,7 +15,7 @@ from fastadv.studies.study import RESULTS
 
 
 def demo(
-    out: Path = o.folder(Path("demo"), "Folder for figures, nets, constructed sets and results.json."),
+    out: Path = o.folder(Path("demo"), "Folder for figures, networks, constructed sets and results.json."),
     size: int | None = o.option(
         None, "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
     ),
@@ -27,7 +27,7 @@ def demo(
     Trains a standard and a robust network, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a
     network on each; then trains an ABS, attacks it and bounds it.
 
-    Prints one table of six networks and what came out, and draws five figures. Resumes an interrupted run; a
+    Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes; a
     finished run starts over.
     """
     if tiny and size is not None:
@@ -37,7 +37,7 @@ def demo(
     settings = replace(TINY if tiny else SIZES[size], seed=seed)
     if study.unfinished(settings, out):
         note(f"resuming the run that was stopped in {out}")
-    kept = f"finished parts are kept in {out}; run the same command to go on"
+    kept = f"finished parts are kept in {out}; run the same command to resume"
     with interruptible(kept), progress("digits") as bar:
         result = study.run(settings, out, bar.named)
     yield result

@@ -17,9 +17,10 @@ def doctor(
         None, "Folder of the data sets; else FASTADV_DATA, else the user's cache."
     ),
 ) -> Iterator[Any]:
-    """Show what to paste into an issue: versions, what built the kernels, what serves each op, fast paths.
+    """Show what to paste into an issue: versions, the build of the kernels, what runs each op, fast paths.
 
-    Also threads, memory, GPU and data. What is missing is named, with what is done without it and what to do.
+    It also shows threads, memory, GPU and data. It names what is missing, what is used instead, and what to
+    do.
     """
     yield (found := examine(data_dir))
     grid = Table.grid(padding=(0, 2))

@@ -86,14 +86,14 @@ class Kept(Panel, title="Results"):
     resume: bool = o.option(False, "Resume the evaluation in --run-dir.", "--resume")
     shard: Any = o.option(
         None,
-        "Do share I of N alone, I from 0 to N - 1, as a job that knows nothing of the others. It needs "
+        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs "
         "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
         "without --shard gives the table.",
         parser=o.parse_shard, metavar="I/N",
     )  # fmt: skip
     indicators: bool = o.option(
         True,
-        "Look for signs of masked gradients, on 8 to 200 images, on more than 8 as far as 5% of the passes "
+        "Look for signs of masked gradients, on 8 to 200 images; on more than 8 only within 5% of the passes "
         "reach; the last line says whether the accuracies can be trusted.",
         "--indicators/--no-indicators",
     )
@@ -156,20 +156,20 @@ def evaluate(
         None, f"{help_text('pgd:steps=100')} May be repeated; by default fgsm and pgd.", "--attack", "-a"
     ),
 ) -> Iterator[Any]:
-    """Measure a model clean, under each attack, and under the worst of them for each sample.
+    """Measure a model without an attack, under each attack, and under the worst of them for each sample.
 
-    Minimum-norm attacks need no --radius, which bounds their search. One run serves all --radii.
+    Minimum-norm attacks need no --radius; it limits which successes count. One run serves all --radii.
 
-    Exit code 3 with --strict where gradients may be masked, or where that was not looked at; torchrun makes
-    1 of it, as of every code that is not 0: read "verdict" in what --json prints.
+    With --strict the exit code is 3 if gradients may be masked, or if that could not be checked. torchrun
+    turns it into 1, like every code except 0: read "verdict" in the output of --json.
 
-    --judge FILE runs no attack: it reports which adversarial images of others are in the threat of --norm and
-    --radius, distances in float64, and the accuracy under these.
+    --judge FILE runs no attack. It reports which adversarial images in a file are within --norm and --radius,
+    with distances in float64, and the accuracy on them.
 
-    --suite robustbench is that benchmark's evaluation: --data and --norm name its table.
+    --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
-    Jobs of an array do with --shard.
+    Jobs of an array share it with --shard.
     """
     if results.shard:
         whole = {"suite": benchmark.suite, "robustbench": benchmark.robustbench}
@@ -185,7 +185,7 @@ def evaluate(
     if benchmark.robustbench is not None:
         entered = check_entry(named, images)
     searched, place, run_dir = machine.searched, machine.place(), results.run_dir
-    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
+    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"):
         dataset = images.load()
         lacks = benchmark.lacks(images, len(dataset))
         net = machine.twin(network.load(dataset, place, machine.seed))

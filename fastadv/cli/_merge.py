@@ -20,13 +20,13 @@ def merge(
     ],
     out: Path = o.folder(..., "The folder of the whole; it may be one of them."),
 ) -> Iterator[Any]:
-    """Put together what jobs with --shard of one evaluation, construction, or bound of ABS have done.
+    """Merge the results of jobs with --shard: of an evaluation, a construction, or bounds of ABS.
 
-    Every file is verified. Shards that are missing, there twice, or of other work are refused with exit code
-    2; a damaged file ends the command with 1.
+    Every file is verified. If a shard is missing, duplicated, or from other work, the exit code is 2; if a
+    file is damaged, it is 1.
 
-    A merged set has its index. For the table of a merged evaluation, or the bounds, run its command with
-    --resume, without --shard.
+    A merged set gets its index. For the table of a merged evaluation, or for bounds, run the command of the
+    jobs again with --resume and without --shard.
     """
     with interruptible("the same command resumes"):
         if any((folder / IDENTITY).is_file() for folder in folders):

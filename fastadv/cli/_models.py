@@ -16,10 +16,10 @@ def models(
     ),
     norm: Literal["linf", "l2"] | None = o.option(None, "Only entries ranked in this norm."),
 ) -> Iterator[Any]:
-    """List the models that -m takes: those made here, and the entries of RobustBench's zoo as rb:NAME.
+    """List the models that -m takes: the built-in ones, and the entries of RobustBench's zoo as rb:NAME.
 
-    Of each entry, the published accuracies in percent: clean, under AutoAttack, and under all known attacks
-    where that is less. --json also reports its network, and where RobustBench keeps its weights.
+    Each entry has its published accuracies in percent: clean, under AutoAttack, and under all known attacks
+    if that is lower. --json also reports its network, and where RobustBench keeps its weights.
     """
     found = [
         entry

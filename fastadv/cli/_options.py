@@ -176,7 +176,7 @@ def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, w
             refuse("--resume continues in a folder: give --run-dir too.")
     elif (run_dir / begun).exists() and not resume:
         refuse(
-            f"--run-dir {run_dir} already holds {what}: add --resume to go on with it, "
+            f"--run-dir {run_dir} already holds {what}: add --resume to continue it, "
             "or choose another folder."
         )
 
@@ -280,7 +280,7 @@ Samples = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Train on this many images only, the first ones.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]

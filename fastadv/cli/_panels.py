@@ -134,7 +134,9 @@ def _with_json(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
 
 def add(app: typer.Typer, command: Callable[..., Any], example: str) -> None:
     """Add a command to `app`, with an example below its help."""
-    app.command(epilog=f"Example: {example}")(with_panels(command))
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    text = "\n\n".join(" ".join(part.split()) for part in paragraphs)  # the terminal's width breaks lines
+    app.command(help=text, epilog=f"Example: {example}")(with_panels(command))
 
 
 def _own(parameter: inspect.Parameter) -> inspect.Parameter:

@@ -33,11 +33,11 @@ def verify(
     batch_size: o.BatchSize = 256,
     device: o.Device = None,
 ) -> Iterator[Any]:
-    """Verify a constructed set: every shard, and the card's figures, computed again.
+    """Verify a constructed set: check every shard, and recompute the figures of the card.
 
-    With --data, its base, the labels and distances are compared with that as well.
-    With --model, its source model, the classes of the images and the fooling rate are.
-    Any difference is an error, exit code 1.
+    With --data, the base of the set, labels and distances are checked as well. With --model, the source
+    model, the classes of the images and the fooling rate are checked. Any difference is an error with exit
+    code 1.
     """
     why = "has no effect without --{}: add that, or leave it out."
     if data is None:

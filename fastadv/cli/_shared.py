@@ -142,9 +142,7 @@ class RunFolder(Panel, title="Results"):
             return "nothing was kept; with --run-dir a run can be resumed"
         if not begun and not (self.run_dir / o.CHECKPOINT).exists():
             return "no epoch was done, so nothing was kept; run it again"
-        return (
-            f"the last finished epoch is kept in {self.run_dir}; run the same command with --resume to go on"
-        )
+        return f"the last finished epoch is kept in {self.run_dir}; the same command with --resume continues"
 
 
 class Machine(Panel, title="Computation"):

@@ -26,10 +26,10 @@ def speedrun(
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:
-    """Train a ResNet-18 on CIFAR-10 at L-infinity 8/255 as fast as can be, and write the record.
+    """Train a ResNet-18 on CIFAR-10 at L-infinity 8/255 as fast as possible, and write a record.
 
-    record.json in --run-dir says on which machine, in how many seconds, and how robust. The small size, for
-    two cores, is a narrow network on 10,000 images.
+    record.json in --run-dir has the machine, the seconds and the robust accuracy. The small size, for two
+    cores, is a narrow network on 10,000 images.
     """
     place = make_device(device)
     if size is None:

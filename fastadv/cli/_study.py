@@ -23,7 +23,7 @@ from fastadv.studies.study import REPORT, RESULTS
 OFFICIAL = "abs_official"
 NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
 
-study_app = typer.Typer(help="Papers run again, and recipes side by side.", no_args_is_help=True)
+study_app = typer.Typer(help="Reproduce papers, and compare training recipes.", no_args_is_help=True)
 
 
 def schott(
@@ -51,8 +51,9 @@ def schott(
 ) -> None:
     """Schott et al. 2018: six models on MNIST under every attack of the paper and today's best.
 
-    For each model and norm the smallest perturbation of each image over all attacks, next to the published
-    figures; then curves, a gallery of adversarials, results.json and report.md in --run-dir.
+    Reports the smallest perturbation of each image over all attacks, for each model and norm, next to the
+    published figures. Writes curves, a gallery of adversarial images, results.json and report.md to
+    --run-dir.
     """
     settings = Settings(
         samples,
@@ -69,7 +70,7 @@ def schott(
         o.refuse("no attack is left in these norms on these models; choose others.")
     o.check_run_dir(run_dir, resume, paper.CELLS)
     place = make_device(device)
-    kept = f"finished batches are kept in {run_dir}; add --resume to go on"
+    kept = f"finished batches are kept in {run_dir}; add --resume to continue"
     with interruptible(kept), progress("study") as bar:
         subjects = Subjects(
             official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, madry=madry,

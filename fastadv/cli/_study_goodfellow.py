@@ -28,9 +28,9 @@ def goodfellow(
 ) -> Iterator[Any]:
     """Goodfellow et al. 2014 on MNIST: FGSM, adversarial training, controls, agreement, rubbish.
 
-    Every table next to the paper's; results.json, report.md and figures in --run-dir. A command that was
-    stopped resumes where it was. With --image: clean picture, sign of the gradient, and their sum, for any
-    picture and model.
+    Prints every table next to the paper's, and writes results.json, report.md and figures to --run-dir. An
+    interrupted command resumes. With --image it draws the paper's first figure for any picture and model: the
+    clean picture, the sign of the gradient, and their sum.
     """
     if picture.image is not None:
         why = "has no effect with --image; leave it out."

@@ -42,10 +42,10 @@ def features(
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
 ) -> Iterator[Any]:
-    """Measure how useful the features of a standard and of a robust net are, without and with an adversary.
+    """Measure how useful the features of a standard and of a robust network are, with and without an attack.
 
-    Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws usefulness
-    against robust usefulness. A command that was stopped resumes.
+    Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws robust
+    usefulness against usefulness. An interrupted command resumes.
     """
     o.check_choice("--size", size, SIZES)
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
@@ -53,7 +53,9 @@ def features(
     with interruptible(epochs_kept(run_dir)), progress("features") as bar:
         result = of_features.run(settings, run_dir, bar.named)
     yield result
-    print_table("Features of two nets on the digits", of_features.table(result), of_features.notes(result))
+    print_table(
+        "Features of two networks on the digits", of_features.table(result), of_features.notes(result)
+    )
     say("")
     say(f"figure  {result['measured']['figures']['usefulness']}")
 
@@ -67,10 +69,10 @@ def theory(
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
-    """Compute the three theorems on two Gaussian classes, each as numbers with a tolerance.
+    """Check the three theorems on two Gaussian classes numerically, each with a tolerance.
 
-    Closed forms against computations that do not use them, and against adversarial training by the library.
-    Exit code 1 where a claim does not hold.
+    Compares closed forms with computations that do not use them, and with adversarial training by the
+    library. The exit code is 1 if a claim does not hold.
     """
     settings = of_theory.Settings(
         radii=o.parse_radii(radii), samples=samples, epochs=epochs, steps=steps, seed=seed
@@ -89,12 +91,12 @@ def theory(
 
 def pipeline(
     scale: str = o.option(
-        "tiny", "tiny: the embedded digits; cpu: some of CIFAR-10 and narrow nets; paper: for a GPU."
+        "tiny", "tiny: the embedded digits; cpu: part of CIFAR-10 and narrow networks; paper: for a GPU."
     ),
     stages: str | None = o.option(
         None, f"Some of {', '.join(of_plan.STAGES)}; by default all.", metavar="NAMES"
     ),
-    images: int | None = o.count(None, "Train on the first images alone."),
+    images: int | None = o.count(None, "Train on this many images only, the first ones."),
     tested: int | None = o.count(None, "Test images under attack.", "--samples", "-n"),
     epochs: Annotated[int | None, Count] = None,
     invert_steps: Annotated[int | None, Count] = None,
@@ -108,11 +110,11 @@ def pipeline(
     seed: o.Seed = 0,
     device: o.Device = None,
 ) -> Iterator[Any]:
-    """Build the sets D_R, D_NR, D_rand and D_det of the paper, and what nets learn from them (section 3).
+    """Build D_R, D_NR, D_rand and D_det, and measure what networks learn from them (section 3).
 
-    Trains a standard and a robust net, builds the sets with them, trains a fresh net on each, and attacks
-    all; then the controls of the discussion, a gallery of each set, and transfer to other architectures. A
-    single stage takes what is in --run-dir. A command that was stopped resumes where it was.
+    Trains a standard and a robust network, builds the sets with them, trains a new network on each set, and
+    attacks all networks. Then come the controls of the discussion, a gallery of each set, and transfer to
+    other architectures. A single stage uses what is in --run-dir. An interrupted command resumes.
     """
     names = o.split_names(stages)
     chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)

@@ -36,7 +36,9 @@ def recipes(
         None, f"Epochs from one test to the next; by default {_on('test_every')}."
     ),
     limit: int | None = o.count(
-        None, f"Train on the first images alone; by default {study.SETS['cifar10'].images} of CIFAR-10."
+        None,
+        "Train on this many images only, the first ones; "
+        f"by default {study.SETS['cifar10'].images} of CIFAR-10.",
     ),
     seeds: int = o.count(1, "Runs of each recipe, with the seeds from --seed on."),
     data_dir: o.DataDir = None,
@@ -46,8 +48,8 @@ def recipes(
 ) -> Iterator[Any]:
     """Train recipes of adversarial training on MNIST or CIFAR-10: accuracy, seconds, and what went wrong.
 
-    One table, results.json, report.md, and curves.png by epoch in --run-dir. A command that was stopped goes
-    on where it was; a folder seed1 in --run-dir is a study of seed 1, which another command may make.
+    Prints one table, and writes results.json, report.md, and curves.png by epoch to --run-dir. An interrupted
+    command resumes. A folder seed1 in --run-dir is a study of seed 1, which another command may make.
     """
     o.check_choice("--data", data, study.SETS)
     given: dict[str, Any] = {

@@ -57,14 +57,22 @@ class NamedImages(FolderSet):
 def imagenet(
     root: Path, split: str, size: int | None, preprocessing: str = "Res256Crop224", ids: str | None = None
 ) -> NamedImages:
-    """Return named images of root/val/nXXXXXXXX/*.JPEG in the order of their list, read lazily.
+    """Read validation images of ImageNet, root/val/nXXXXXXXX/*.JPEG, lazily and in the order of a list.
 
-    preprocessing: "Res256Crop224", "BicubicRes256Crop224", "Res224", "Crop288" or "none"; each entry of
-        RobustBench names its own.
-    ids: a file with one CLASS/FILENAME in a line; None: the 5,000 images of RobustBench.
+    Args:
+        root: the folder.
+        split: "val"; the training split is not supported.
+        size: None; `preprocessing` decides the size.
+        preprocessing: "Res256Crop224", "BicubicRes256Crop224", "Res224", "Crop288" or "none"; each entry of
+            RobustBench names its own.
+        ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
 
-    InputError for the training split, a size, another preprocessing, class folders that are not the 1,000 of
-    ImageNet (labels are their places in alphabetical order), and images that are missing or named twice.
+    Returns:
+        The images. Labels are the places of the class folders in alphabetical order.
+
+    Raises:
+        InputError: another split, a size, or an unknown preprocessing; the class folders are not the 1,000 of
+            ImageNet; an image is missing or named twice.
     """
     if split != "test":
         raise InputError(f"imagenet: the named images are of the validation set, got split {split!r}")

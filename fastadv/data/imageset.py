@@ -76,8 +76,9 @@ def check_width(y: Tensor, classes: int, what: str) -> Tensor:
 class Images(Dataset[tuple[Tensor, Any]]):
     """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results.
 
-    fixed_order: whether the first images always stand for all, where a number is asked for: the order is that
-        of a published set or a protocol, or has the classes in turn.
+    Attributes:
+        fixed_order: whether the first images represent the whole set when only some are asked for, because
+            the order is that of a published set or a protocol, or has the classes in turn.
     """
 
     labels: Tensor

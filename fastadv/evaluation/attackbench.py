@@ -29,16 +29,21 @@ PASSES, BATCH_SIZE = 2000, 128
 class Measured:
     """What an attack did to N samples within its passes.
 
-    norm       the one that it minimizes; distances are in every norm of `fastadv.threat.THREATS`, by name.
-    hashes     SHA-512 of each image, float32 [C, H, W] in [0, 1]: its name in files of best distances.
-    correct    bool [N]; the model classifies the clean image correctly.
-    success    bool [N]; the image that the attack returns is misclassified, one that it asked about, or the
-               clean one already.
-    distances  float64 [N], by norm: of the image returned, or else of the nearest misclassified one that it
-               asked about; inf without success, 0 where it was wrong already.
-    best       the same of the nearest misclassified point among all that the attack asked the model about.
-    forwards, backwards   int64 [N], passes of each sample; at most `passes` together.
-    seconds    of each batch, the counting included.
+    Attributes:
+        norm: the norm that the attack minimizes.
+        passes: the most forward and backward passes for a sample, together.
+        batch_size: images that were attacked at once.
+        hashes: SHA-512 of each image, float32 [C, H, W] in [0, 1], its name in files of best distances.
+        correct: bool [N], whether the model classifies the clean image correctly.
+        success: bool [N], whether the returned image, one that the attack asked about, or already the clean
+            one is misclassified.
+        distances: float64 [N] for each norm of `fastadv.threat.THREATS`, by name: of the returned image, or
+            else of the nearest misclassified one that the attack asked about; inf without success, 0 where
+            the clean image is misclassified.
+        best: the same for the nearest misclassified point among all that the attack asked about.
+        forwards: int64 [N], forward passes of each sample.
+        backwards: int64 [N], backward passes of each sample.
+        seconds: of each batch, with the counting.
     """
 
     norm: str

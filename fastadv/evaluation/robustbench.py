@@ -51,12 +51,22 @@ def entry(
     unreliable: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the entry of a model in RobustBench's order; None stands for what nobody said.
+    """Make the entry of a model for RobustBench, its fields in RobustBench's order.
 
-    accuracy: a share, of `autoattack(version="standard")` under `threat`, or under corruptions where that is
-        None. unreliable: whether AutoAttack raised a flag. about: fields in `SAID`.
+    Args:
+        dataset: such as "cifar10".
+        architecture: of the model.
+        clean_accuracy: a share.
+        accuracy: a share, under `autoattack(version="standard")`, or under corruptions.
+        threat: of AutoAttack; None for corruptions.
+        unreliable: whether AutoAttack raised a flag.
+        about: fields of `SAID`, by name.
 
-    Raises InputError for other fields in `about`.
+    Returns:
+        The entry; fields that nobody gave are None.
+
+    Raises:
+        InputError: `about` has other fields.
     """
     strange = sorted((about or {}).keys() - set(SAID))
     if strange:

@@ -17,10 +17,17 @@ PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """Do both studies in `folder`, draw their figures there, write results.json, and return what it holds.
+    """Do both studies, draw their figures, and write results.json.
 
-    A run of the same settings that was stopped goes on; a finished one, or one of other settings, is done
-    anew. Raises InputError where the folder holds nets or sets that no demo made.
+    An interrupted run of the same settings resumes. A finished run, or one of other settings, starts over.
+
+    Args:
+        settings: of both studies.
+        folder: for the results. It must not hold networks or sets that no demo made.
+        watch: is told the progress.
+
+    Returns:
+        The content of results.json.
     """
     need("matplotlib")
     _prepare(folder, settings)
@@ -46,7 +53,15 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def unfinished(settings: Settings, folder: Path) -> bool:
-    """Return whether `folder` holds a run of these settings that was stopped: `run` would go on with it."""
+    """Tell whether `run` would resume an interrupted run.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+
+    Returns:
+        Whether the folder holds an interrupted run of these settings.
+    """
     if (folder / RESULTS).exists() or not any((folder / part).exists() for part in PARTS):
         return False
     try:
@@ -56,7 +71,14 @@ def unfinished(settings: Settings, folder: Path) -> bool:
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """Return the six nets as text, head first: accuracy clean and under each attack, beside the paper's."""
+    """Make the table of the six networks: accuracy, clean and under each attack, next to the paper's.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        Lines of text, the head first.
+    """
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
@@ -69,13 +91,27 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
 
 
 def title(result: dict[str, Any]) -> str:
-    """Return the title of the table."""
+    """Make the title of the table.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        The title.
+    """
     side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
     return f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Return what came out, in words."""
+    """Describe the results in words.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        Sentences.
+    """
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
     return [*ilyas2019.findings(measured["nets"], attack), *schott2018.findings(measured["abs"], attack)]

@@ -30,12 +30,23 @@ THREAT = fa.Linf(8 / 255)
 class Settings:
     """All that a record depends on.
 
-    goal: accuracy under AutoAttack. width: channels of the first stage. images: the first so many to train
-    on, all where it is None. judged: test images for this version of AutoAttack.
-
     The defaults are for a GPU and the usual ResNet-18: the schedule, label smoothing, weight decay and moving
     average of the FastAT Benchmark (github.com/fzjcdt/FastAT_Benchmark), whose PGD-10 reaches 50.5% after 100
     epochs.
+
+    Args:
+        goal: accuracy under AutoAttack.
+        width: channels of the first stage.
+        images: train on this many images only; None uses all.
+        epochs: of training.
+        batch_size: of training.
+        learning_rate: the largest of the schedule.
+        ema: decay of the averaged weights.
+        recipe: of training.
+        augment: augmentations, by name.
+        judged: test images for AutoAttack.
+        version: of AutoAttack.
+        seed: of training and of AutoAttack.
     """
 
     goal: float = 0.5
@@ -74,9 +85,19 @@ def run(
     precision: str = "bf16",
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train and judge in `folder`, where a run that was stopped goes on; write record.json and return it.
+    """Train a network, evaluate it, and write record.json. An interrupted run resumes.
 
-    Raises InputError where the folder holds a run with other settings.
+    Args:
+        settings: of the run.
+        train_set: images to train on.
+        test_set: images to evaluate on.
+        folder: for the run. It must not hold a run with other settings.
+        watch: is told the progress.
+        precision: of training, as in `fastadv.train.Execution`.
+        device: to train on; None leaves the choice to `fastadv.train.fit`.
+
+    Returns:
+        The record.
     """
     with Keeper(folder):
         model = trained(
@@ -109,7 +130,14 @@ def run(
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """Return the record, a line each."""
+    """Describe a record in words.
+
+    Args:
+        record: of `run`.
+
+    Returns:
+        Lines of text.
+    """
     measured, config, machine = record["measured"], record["config"], record["machine"]
     verdict, samples = "reached" if measured["reached"] else "missed", config["train"]["samples"]
     robust, clean = percent(measured["autoattack"]), percent(measured["clean"])

@@ -19,21 +19,35 @@ from fastadv.runs.keeper import Keeper
 
 RESULTS, REPORT = "results.json", "report.md"
 Watch = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
+"""A function that is called with (what is being done, done, total)."""
 Report = Callable[[dict[str, Any]], str]
-"""Returns the results of a study as a page in Markdown."""
+"""A function that returns the results of a study as a page in Markdown."""
 
 
 def unwatched(what: str, done: int, total: int) -> None:
-    """Ignore progress: a `Watch` for nobody."""
+    """Ignore progress.
+
+    Args:
+        what: is being done.
+        done: steps.
+        total: steps.
+    """
 
 
 def publish(
     keeper: Keeper, study: str, config: Mapping[str, Any], report: Report | None = None, **measured: Any
 ) -> dict[str, Any]:
-    """Return the card of a study, written as results.json, and its report, if it has one, as report.md.
+    """Write the card of a study as results.json and its report as report.md.
 
-    Raises OSError, saying what to do, where the disk is full.
+    Args:
+        keeper: of the folder.
+        study: its name.
+        config: what the results depend on.
+        report: makes the page from the card; None writes none.
+        measured: the results, by name.
+
+    Returns:
+        The card.
     """
     result = card(study, config, **measured)
     keeper.result(RESULTS, partial(write_json, value=result))
@@ -52,7 +66,20 @@ def trained(
     options: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> nn.Module:
-    """Return a net of `fa.models`, with these options, in eval mode; training in `folder` goes on there."""
+    """Train a network of `fa.models`; training that was interrupted in the folder resumes.
+
+    Args:
+        model: its name.
+        images: to train on.
+        recipe: to train by.
+        folder: of the training run.
+        seed: of the weights and of training.
+        options: of the model.
+        training: more arguments of `fastadv.train.fit`.
+
+    Returns:
+        The network, in eval mode.
+    """
     shape, classes = images.shape, images.num_classes
     net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
     fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
@@ -62,9 +89,18 @@ def trained(
 def judge(
     model: nn.Module, test_set: ImageSet, threat: fa.Linf, settings: Any, folder: Path
 ) -> tuple[Table, float]:
-    """Return the evaluation of the first images, and the accuracy under AutoAttack; kept in `folder`.
+    """Evaluate a model under AutoAttack on the first test images, and keep the result.
 
-    settings: of a study of training: `judged` images, `version` and `seed` of AutoAttack.
+    Args:
+        model: to evaluate.
+        test_set: whose first images are used.
+        threat: of AutoAttack.
+        settings: of a study of training, with the number of images `judged`, and `version` and `seed` of
+            AutoAttack.
+        folder: for the evaluation.
+
+    Returns:
+        The table, and the accuracy under AutoAttack.
     """
     attack = partial(fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed)
     table = fa.evaluate(
@@ -179,7 +215,15 @@ class Study:
 
 
 def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
-    """Return the place of the first usable sample of each class that has one; all are usable unless told."""
+    """Find the first usable sample of each class.
+
+    Args:
+        y: int [B], labels.
+        usable: bool [B]; None for all.
+
+    Returns:
+        int64 [n], the places, for the classes that have such a sample.
+    """
     usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
     places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
     found = [place[0] for place in places if len(place)]
@@ -190,8 +234,11 @@ def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
 def one_thread() -> Iterator[None]:
     """Work on one thread.
 
-    Nets and batches this small gain nothing from a second thread, and lose much where other programs use the
+    Networks and batches this small gain nothing from a second thread, and lose much if other programs use the
     cores. The results are then also the same on any number of cores.
+
+    Returns:
+        A context manager, which restores the number of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -19,10 +19,23 @@ def color(
     contrast: float = 0.4,
     saturation: float = 0.4,
 ) -> Tensor:
-    """Change brightness, then contrast, then saturation, each by a factor from 1 - v to 1 + v, at least 0.
+    """Change brightness, then contrast, then saturation, each by a random factor.
 
-    x: [B, 3, H, W], or [B, 1, H, W], which has no saturation to change. As torchvision's ColorJitter, whose
-    order is random.
+    torchvision's ColorJitter does the same in a random order.
+
+    Args:
+        x: floating [B, 3, H, W], or [B, 1, H, W], which has no saturation to change.
+        ids: int [B], sample numbers; random numbers depend on them.
+        seed: of the random numbers, an integer >= 0.
+        brightness: v >= 0; the factor is drawn uniformly from [max(0, 1 - v), 1 + v].
+        contrast: like brightness.
+        saturation: like brightness.
+
+    Returns:
+        Images like x.
+
+    Raises:
+        InputError: x has another shape, or is not floating.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
         raise InputError(

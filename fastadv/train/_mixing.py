@@ -13,12 +13,14 @@ from fastadv.errors import InputError
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mix each image with one of its batch, and their labels by their shares; the last of the augmentations.
+    """Mix each image with another one of its batch, and their labels by the same shares.
 
-    The partner is drawn once a batch; what each image takes of it is keyed by (seed, id), so that no result
-    depends on the processes that share the batch. Labels become probabilities [B, K].
+    The partners are drawn once for each batch. What an image takes of its partner depends on the seed and its
+    sample number, so that no result depends on the processes that share the batch. Labels become
+    probabilities [B, K].
 
-    share: of the partner, is drawn uniformly from [0, most]; most in (0, 1].
+    Args:
+        most: the largest share of the partner, in (0, 1]; shares are drawn uniformly from [0, most].
     """
 
     most: float = 1.0
@@ -28,13 +30,25 @@ class Mixing:
             raise InputError("most: expected a share in (0, 1], got 0; leave the augmentation out")
 
     def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return mixed images, and the share [B] of the other in each."""
+        """Return mixed images, and the share [B] of the partner in each."""
         raise NotImplementedError
 
     def mixed(
         self, x: Tensor, y: Tensor, others: tuple[Tensor, Tensor], classes: int, *, ids: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """Mix x and labels y, [B] or [B, K], with `others`: images, and probabilities float32 [B, K]."""
+        """Mix images and labels with those of their partners.
+
+        Args:
+            x: [B, C, H, W].
+            y: int [B], labels, or floating [B, K], probabilities.
+            others: the partners: images like x, and their labels like y.
+            classes: K.
+            ids: int [B], sample numbers; random numbers depend on them.
+            seed: of the random numbers, an integer >= 0.
+
+        Returns:
+            Images like x, and probabilities float32 [B, K].
+        """
         other, label = others
         x, share = self(x, other, ids=ids, seed=seed)
         share = share[:, None].to(torch.float32)
@@ -44,12 +58,17 @@ class Mixing:
 
 @dataclass(frozen=True)
 class CutMix(Mixing):
-    """Paste a window of another image; its share of the area is that of the other's label.
+    """Paste a window of another image; the share of the other label is the window's share of the area.
 
-    Its sides have the square root of a share of the image's, drawn uniformly from [0, most], and its center
-    is anywhere: what lies outside is lost.
+    A share of the area is drawn uniformly from [0, most], and the window has the shape of the image. Its
+    center lies anywhere in the image; what lies outside is lost.
 
-    Source: Yun et al. 2019 (arXiv 1905.04899); Rebuffi et al. 2021 (arXiv 2103.01946).
+    Args:
+        most: the largest share of the partner, in (0, 1].
+
+    Source:
+        Yun et al. 2019, "CutMix" (arXiv 1905.04899); Rebuffi et al. 2021, "Fixing Data Augmentation to
+        Improve Adversarial Robustness" (arXiv 2103.01946).
     """
 
     def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -70,9 +89,13 @@ class CutMix(Mixing):
 
 @dataclass(frozen=True)
 class MixUp(Mixing):
-    """Average with another image, by a share drawn uniformly from [0, most].
+    """Average each image with another one, by a share drawn uniformly from [0, most].
 
-    Source: Zhang et al. 2018 (arXiv 1710.09412), with its alpha = 1.
+    Args:
+        most: the largest share of the partner, in (0, 1].
+
+    Source:
+        Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412), with alpha = 1.
     """
 
     def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:

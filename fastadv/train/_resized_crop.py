@@ -19,10 +19,23 @@ def random_resized_crop(
 ) -> Tensor:
     """Stretch a random window to the size of the image, bilinearly.
 
-    least, most: the window's share of the image's area, in (0, 1]. ratio: the largest ratio of its width to
-    its height, and the inverse of the smallest; 1 or more. Where it does not fit, it is cut to the image.
+    Args:
+        x: floating [B, C, H, W].
+        ids: int [B], sample numbers; random numbers depend on them.
+        seed: of the random numbers, an integer >= 0.
+        least: the smallest share of the image's area that the window may have, in [0, most].
+        most: the largest share, in (0, 1].
+        ratio: the largest ratio of the window's width to its height, 1 or more; the smallest is 1 / ratio. A
+            window that does not fit is cut to the image.
 
-    Source: Szegedy et al. 2015 (arXiv 1409.4842), section 6.
+    Returns:
+        Images like x.
+
+    Raises:
+        InputError: x has another shape, or is not floating.
+
+    Source:
+        Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv 1409.4842), section 6.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(

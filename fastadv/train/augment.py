@@ -1,9 +1,9 @@
-"""Augmentations whose randomness is keyed by (seed, id): the same for any batch, order, device or worker.
+"""Augmentations whose random numbers depend on seed and sample: the same in any batch, order or process.
 
 An augmentation is a function (x [B, C, H, W] in [0, 1], *, ids [B], seed) -> images of the same shape. Its
-seed differs from epoch to epoch. One that also takes `epoch`, from 1, has one seed for the whole run.
-functools.partial binds options: partial(cutout, size=8). `CutMix` and `MixUp` mix the images of a batch, and
-their labels: one of them may come last.
+seed differs from epoch to epoch. An augmentation that also takes `epoch`, from 1, gets one seed for the whole
+run. `functools.partial` binds options: `partial(cutout, size=8)`. `CutMix` and `MixUp` mix the images of a
+batch and their labels; one of them may come last.
 """
 
 import inspect
@@ -21,13 +21,33 @@ from fastadv.train._color import color
 from fastadv.train._mixing import CutMix, Mixing, MixUp
 from fastadv.train._resized_crop import random_resized_crop
 
+__all__ = [
+    "AUGMENTS", "Augment", "Augmentation", "CutMix", "MixUp", "Mixing", "alternating_flip", "color", "crop",
+    "cutout", "flip", "make_augment", "random_resized_crop",
+]  # fmt: skip
+
 Augment = Callable[..., Tensor] | Mixing
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
-    """Take a random window, as large as the image, of the image in a black border of `padding` pixels.
+    """Pad the image with black, and cut out a random window of the original size.
 
-    padding: an eighth of the height by default, 4 pixels of 32.
+    Args:
+        x: [B, C, H, W].
+        ids: int [B], sample numbers; random numbers depend on them.
+        seed: of the random numbers, an integer >= 0.
+        padding: width of the black border in pixels; None takes an eighth of the height, 4 of 32.
+
+    Returns:
+        Images like x.
+
+    Example:
+        >>> import torch
+        >>> from fastadv.train.augment import crop
+        >>> x, ids = torch.rand(3, 1, 8, 8), torch.tensor([7, 8, 9])
+        >>> cropped = crop(x, ids=ids, seed=0)
+        >>> torch.equal(cropped[1:], crop(x[1:], ids=ids[1:], seed=0))  # each sample for itself
+        True
     """
     height, width = _height(x), x.shape[3]
     margin = max(1, height // 8) if padding is None else check_count("padding", padding, 1)
@@ -37,16 +57,35 @@ def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Te
 
 
 def flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
-    """Mirror half of the images, left to right."""
+    """Mirror half of the images, left to right.
+
+    Args:
+        x: [B, C, H, W].
+        ids: int [B], sample numbers; random numbers depend on them.
+        seed: of the random numbers, an integer >= 0.
+
+    Returns:
+        Images like x.
+    """
     return _mirrored(x, _coin(x, ids, seed))
 
 
 def alternating_flip(x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Mirror half of the images in the first epoch, the other half in the next, and so on by turns.
+    """Mirror half of the images in the first epoch, the other half in the next, and so on in turns.
 
-    In any two epochs in a row a network sees both sides of every image.
+    In any two consecutive epochs a network sees every image both ways.
 
-    Source: Jordan 2024 (arXiv 2404.00498), alternating flip.
+    Args:
+        x: [B, C, H, W].
+        ids: int [B], sample numbers; random numbers depend on them.
+        seed: of the random numbers, the same in all epochs, an integer >= 0.
+        epoch: its number, from 1.
+
+    Returns:
+        Images like x.
+
+    Source:
+        Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), alternating flip.
     """
     return _mirrored(x, _coin(x, ids, seed) ^ (check_count("epoch", epoch, 0) % 2 == 0))
 
@@ -54,12 +93,32 @@ def alternating_flip(x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor
 def cutout(
     x: Tensor, *, ids: Tensor, seed: int, size: int | None = None, fill: float | Sequence[float] = 0.0
 ) -> Tensor:
-    """Paint over a square of `size` x `size` pixels, its center anywhere: part of it may lie outside.
+    """Paint over a square whose center lies anywhere in the image, so that part of it may lie outside.
 
-    size: half of the height by default, 16 pixels of 32.
-    fill: a value in [0, 1], or one for each channel; the paper's is the mean color of the data.
+    Args:
+        x: floating [B, C, H, W].
+        ids: int [B], sample numbers; random numbers depend on them.
+        seed: of the random numbers, an integer >= 0.
+        size: side of the square in pixels; None takes half of the height, 16 of 32.
+        fill: a value in [0, 1], or one for each channel. The paper fills with the mean color of the data.
 
-    Source: DeVries and Taylor 2017 (arXiv 1708.04552).
+    Returns:
+        Images like x.
+
+    Raises:
+        InputError: the fill has another number of channels, or x is not floating.
+
+    Example:
+        >>> import torch
+        >>> from fastadv.train.augment import cutout
+        >>> x = torch.ones(100, 1, 8, 8)
+        >>> cut = cutout(x, ids=torch.arange(100), seed=0, size=2)
+        >>> int((cut == 0).sum((1, 2, 3)).max())  # pixels; fewer at an edge
+        4
+
+    Source:
+        DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout" (arXiv
+        1708.04552).
     """
     height, width = _height(x), x.shape[3]
     side = max(1, height // 2) if size is None else check_count("size", size, 1)
@@ -89,11 +148,18 @@ AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "cutmix": (CutMix(),),
     "mixup": (MixUp(),),
 }
+"""The augmentations by the names that `augment` takes."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentations one after another, each with seeds of its own; `seed` is that of the run."""
+    """Apply augmentations one after another, each with its own seed.
+
+    A call takes images x [B, C, H, W], `ids`, the `seed` of the run, and the `epoch`.
+
+    Attributes:
+        parts: the augmentations.
+    """
 
     parts: tuple[Augment, ...]
 
@@ -105,19 +171,38 @@ class Augmentation:
 
     @property
     def mixing(self) -> Mixing | None:
-        """The last part, where it mixes images; a call leaves it out."""
+        """The last part if it mixes images, else None; a call leaves it out."""
         last = self.parts[-1]
         return last if isinstance(last, Mixing) else None
 
     def key(self, place: int, seed: int, epoch: int) -> dict[str, int]:
-        """Return the seed that a part gets in an epoch, and the epoch if it takes it."""
+        """Derive the arguments that a part gets in an epoch.
+
+        Args:
+            place: of the part.
+            seed: of the run.
+            epoch: its number, from 1.
+
+        Returns:
+            The seed, and the epoch if the part takes it, by name.
+        """
         if _takes_epoch(self.parts[place]):
             return {"seed": rng.derive(seed, "augment run", place), "epoch": epoch}
         return {"seed": rng.derive(seed, "augment", epoch, place)}
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:
-    """Return the augmentation that a name, a function, or several of them stand for."""
+    """Combine augmentations.
+
+    Args:
+        augment: a name of `AUGMENTS`, a function, several of them, or None.
+
+    Returns:
+        The augmentation; None for None.
+
+    Raises:
+        InputError: a name is unknown, there is no augmentation, or one that mixes images is not the last.
+    """
     if augment is None:
         return None
     given = [augment] if isinstance(augment, str) or not isinstance(augment, Sequence) else augment

@@ -10,9 +10,13 @@ from fastadv.evaluation.metrics import RobustAccuracy
 class RobustAccuracyCallback(lightning.Callback):  # type: ignore[misc]
     """Log the accuracy under an attack at the end of each validation.
 
-    attack: as `fastadv.evaluation.metrics.RobustAccuracy` takes it. name: of the logged value. batches: only
-        the first so many of each validation; None, all. The module itself, or its attribute `model` where it
-        has one, is attacked; a batch begins with images and labels.
+    The module itself is attacked, or its attribute `model` if it has one. A batch begins with images and
+    labels.
+
+    Args:
+        attack: as `fastadv.evaluation.metrics.RobustAccuracy` takes it.
+        name: of the logged value.
+        batches: use this many batches of each validation only; None uses all.
     """
 
     def __init__(self, attack: Any, name: str = "robust_accuracy", batches: int | None = None) -> None:

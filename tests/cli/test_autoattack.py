@@ -110,7 +110,7 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(fastadv
     monkeypatch.setattr(measure, "outcome", stopping)
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run")
     assert stopped.code == 130
-    assert stopped.err == "fastadv: interrupted; kept in run: go on with --resume\n"
+    assert stopped.err == "fastadv: interrupted; kept in run: add --resume to continue\n"
     bar = Recorded()
     monkeypatch.setattr(_evaluate, "progress", lambda text: bar)
     done = fastadv(f"evaluate {net} {LINE} --run-dir run --resume --out resumed.safetensors --json")

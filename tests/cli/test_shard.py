@@ -176,7 +176,7 @@ def test_a_preempted_job_loses_the_batch_at_work(fastadv, folder):
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=60)
     assert job.returncode == 143, err
-    assert "run the same command to go on" in err
+    assert "run the same command to resume" in err
     (left,) = (folder / "jobs").glob("*.safetensors")
     assert left.name == "rows-00001.safetensors"
     assert len(load_tensors(left)[0]["ids"]) in (8, 16, 20)

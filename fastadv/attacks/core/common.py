@@ -54,6 +54,11 @@ class GradientCommon(Common, total=False):
     """The arguments that every attack takes whose steps follow the gradient of a loss: `Common` and one more.
 
     Args:
+        targets: as in `Common`.
+        criterion: as in `Common`.
+        mask: as in `Common`.
+        eot: as in `Common`.
+        ids: as in `Common`.
         gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`;
             the first one asks the model. They do not change what counts as a success, nor the losses that are
             reported. Random numbers are those of the seed, 0 in an attack without one. The default is (),
@@ -110,11 +115,22 @@ def takes_common(
     finite: bool = False,
     **least: int,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return the attack with the arguments of `Common` in its signature, or of `GradientCommon` where it is
-    annotated so, and all arguments in its help.
+    """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 
-    norms: of the threats that it serves; () leaves the check to `run`. finite: whether their radius must be.
-    least: the smallest value of arguments that are counts, by name. What is wrong raises InputError.
+    They appear in its signature and, with all other arguments, in its help. The arguments are checked before
+    the attack is called.
+
+    Args:
+        function: the attack; None, the default, returns a decorator with the options below.
+        norms: of the threats that the attack serves; () leaves the check to `run`.
+        finite: whether the radius must be finite.
+        least: the smallest value of each argument that is a count, by name.
+
+    Returns:
+        The attack, or the decorator.
+
+    Raises:
+        TypeError: the attack is called with arguments that it does not take.
     """
     if function is None:
         return partial(takes_common, norms=norms, finite=finite, **least)
@@ -170,7 +186,7 @@ def _completed(others: str, text: str, names: list[str]) -> str:
     """Return the docstring of an attack with the meaning of all its arguments, and what attacks return."""
     head, *rest = re.split(rf"^({'|'.join(SECTIONS)}):\n", text, flags=re.M)
     own = {name: dedent(part).strip() + "\n" for name, part in zip(rest[::2], rest[1::2], strict=True)}
-    shared = "".join(_arguments(kind) for kind in (Common, GradientCommon))
+    shared = "".join(_arguments(kind) for kind in (GradientCommon, Common))
     meaning = _entries(shared + others) | _entries(own.get("Args", ""))
     told = {"Args": "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)}
     parts = ENDING | own | told

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from fastadv.attacks.core.search import Over, Search
+from fastadv.attacks.core.plan import Over
+from fastadv.attacks.core.search import Search
 
 # rows that the first runs fill: on a GPU a pass takes as long for fewer
 FULL = {"cpu": 64}
@@ -15,11 +16,16 @@ Runs = Callable[[Search, list[int]], None]
 
 
 def side_by_side(search: Search, count: int, runs: Runs) -> None:
-    """Perform `count` independent runs on each sample, of which the best is kept.
+    """Perform several independent runs on each sample, and keep the best.
 
-    `runs(search, numbers)` does the runs `numbers`: one on `search` itself, or several on a search of as many
-    copies of its samples, all in turn. With `stop_early` a sample leaves after the first run that broke it.
-    So batches are only as full as is fastest once the first runs have sorted out who is easily broken.
+    With `stop_early` a sample leaves after the first run that breaks it. Batches become as full as is fastest
+    only after the first runs have removed the samples that break easily.
+
+    Args:
+        search: whose samples are attacked.
+        count: runs on each sample.
+        runs: a function (search, numbers) that does the runs `numbers`: one on `search` itself, or several on
+            a search of as many copies of its samples, all in turn.
     """
     full = FULL.get(search.x.device.type, FULL_ELSEWHERE)
     first = 0

@@ -51,7 +51,17 @@ GradientRules = GradientRule | Sequence[GradientRule]
 
 
 def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
-    """Return one rule or several as a tuple. Raises InputError where they are none, or in a wrong order."""
+    """Check gradient rules.
+
+    Args:
+        gradient: one rule, or several in order.
+
+    Returns:
+        The rules as a tuple.
+
+    Raises:
+        InputError: one of them is no `GradientRule`, or they are in a wrong order.
+    """
     rules = tuple(gradient) if isinstance(gradient, Sequence) else (gradient,)
     for place, rule in enumerate(rules):
         if not isinstance(rule, GradientRule):

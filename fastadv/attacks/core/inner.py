@@ -19,7 +19,14 @@ InnerAttack = Callable[..., AttackResult]
 
 
 def check_attack(attack: Any) -> None:
-    """Raise InputError unless `attack` can be called."""
+    """Check that an attack can be called.
+
+    Args:
+        attack: what the caller gave.
+
+    Raises:
+        InputError: it cannot be called.
+    """
     if not callable(attack):
         raise InputError(
             f"attack: expected an attack, such as partial(fastadv.attacks.bim, steps=10), got {attack!r}"
@@ -40,13 +47,31 @@ def call_attack(attack: InnerAttack, model: Frozen, problem: Problem, **argument
 
 
 def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
-    """Return the attack on the samples of the search, with all that defines a success."""
+    """Run another attack on the samples of a search, with all that defines a success.
+
+    Args:
+        attack: called with the model, x, y, the threat, targets, ids, criterion and mask.
+        search: whose samples are attacked.
+        model: to attack.
+        threat: for this run.
+
+    Returns:
+        The result of the attack, an `AttackResult`.
+    """
     x = search.problem.x.to(search.dtype)
     return call_attack(attack, model, replace(search.problem, x=x, threat=threat))
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:
-    """Merge the result of an inner attack into the search. Returns bool [n], the samples it broke."""
+    """Merge the result of an inner attack into the search.
+
+    Args:
+        search: whose samples were attacked.
+        out: the result of the inner attack.
+
+    Returns:
+        bool [n], the samples that it broke.
+    """
     broken = out.status == Status.BROKEN
     search.offer(out.x_adv, broken)
     search.best.not_finite |= out.status == Status.FAILED

@@ -9,14 +9,15 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class Look:
-    """What the model says of points: x_adv [n, ...] or, with C candidates a sample, [n, C, ...].
+    """What the model says of points, one row for each sample still in the search.
 
-    Rows are those of the samples still in the search.
-
-    seen: what passed the model: x_adv, or what it is in the caller's half precision, in the dtype of x_adv.
-    logits: [n, K] or [n, C, K].
-    adversarial: bool [n] or [n, C]; the logits are finite and meet the criterion.
-    distance: [n] or [n, C] of x_adv from x; set in an attack for the minimum, where points compete.
+    Attributes:
+        x_adv: [n, ...], the points, or [n, C, ...] for C candidates a sample.
+        seen: what passed the model: x_adv, or what x_adv is in the caller's half precision, in the dtype of
+            x_adv.
+        logits: [n, K] or [n, C, K].
+        adversarial: bool [n] or [n, C]; whether the logits are finite and meet the criterion.
+        distance: [n] or [n, C], from x; set in a minimum-norm attack, where points compete.
     """
 
     x_adv: Tensor
@@ -26,7 +27,14 @@ class Look:
     distance: Tensor = field(init=False)
 
     def take(self, kept: Tensor) -> Self:
-        """Return the rows `kept` alone."""
+        """Select rows.
+
+        Args:
+            kept: bool [n] or int [m], the rows to keep.
+
+        Returns:
+            A look of the same class with these rows alone.
+        """
         taken = copy(self)
         for name, value in vars(self).items():
             setattr(taken, name, value[kept])
@@ -35,20 +43,48 @@ class Look:
 
 @dataclass(eq=False)
 class ScoredLook(Look):
-    """With a loss: [n] or [n, C]."""
+    """A look with a loss.
+
+    Attributes:
+        x_adv: as in `Look`.
+        seen: as in `Look`.
+        logits: as in `Look`.
+        adversarial: as in `Look`.
+        distance: as in `Look`.
+        loss: [n] or [n, C].
+    """
 
     loss: Tensor
 
 
 @dataclass(eq=False)
 class GradientLook(ScoredLook):
-    """With the gradient of the loss: like x_adv, with zeros for elements that are not finite."""
+    """A look with a loss and its gradient.
+
+    Attributes:
+        x_adv: as in `Look`.
+        seen: as in `Look`.
+        logits: as in `Look`.
+        adversarial: as in `Look`.
+        distance: as in `Look`.
+        loss: [n] or [n, C].
+        gradient: of the loss, like x_adv; elements that are not finite are zero.
+    """
 
     gradient: Tensor
 
 
 @dataclass(eq=False)
 class JacobianLook(Look):
-    """With the gradients [n, C, ...] of C functions of the logits, as finite as those of `GradientLook`."""
+    """A look with the gradients of several functions of the logits.
+
+    Attributes:
+        x_adv: as in `Look`.
+        seen: as in `Look`.
+        logits: as in `Look`.
+        adversarial: as in `Look`.
+        distance: as in `Look`.
+        gradients: [n, C, ...] of C functions; elements that are not finite are zero.
+    """
 
     gradients: Tensor

@@ -19,9 +19,17 @@ StepSize = float | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """x [B, ...], labels y [B], the threat, targets [B] or None, sample numbers ids [B], the criterion of a
-    success, the mask of the coordinates that may move, bool like x, or None for all, and the logits [B, K] of
-    the model as given at x, once it has passed them.
+    """A batch to attack, and what a success is.
+
+    Attributes:
+        x: [B, ...], the clean samples.
+        y: int64 [B], labels.
+        threat: the ball and box in which points must lie.
+        targets: int64 [B], the class to reach, or None for any class but y.
+        ids: int64 [B], sample numbers.
+        criterion: what a success must fulfill beyond the class.
+        mask: bool like x, True where x may change; None lets all of x change.
+        clean: [B, K], the logits of the model as given at x; None before it has seen x.
     """
 
     x: Tensor
@@ -34,7 +42,14 @@ class Problem:
     clean: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:
-        """Return the samples `index` alone."""
+        """Select samples.
+
+        Args:
+            index: int [m], or bool [B], the samples to keep.
+
+        Returns:
+            The problem of these samples.
+        """
         return replace(
             self,
             x=self.x[index],
@@ -47,7 +62,11 @@ class Problem:
         )
 
     def wide(self) -> Self:
-        """Return the problem with x in float32 where it is in half precision, in the box as that holds it."""
+        """Widen x from half precision to float32.
+
+        Returns:
+            The problem in float32, in the box as half precision holds it; the same problem where x is wider.
+        """
         dtype = torch.promote_types(self.x.dtype, torch.float32)
         if dtype == self.x.dtype:
             return self
@@ -64,11 +83,25 @@ class Problem:
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
     def met(self, logits: Tensor) -> Tensor:
-        """Return bool [B]: the logits [B, K] are all finite, and meet the criterion."""
+        """Tell which logits are a success.
+
+        Args:
+            logits: [B, K].
+
+        Returns:
+            bool [B], True where all logits are finite and meet the criterion.
+        """
         return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """Return the points [B, ...], or candidates [B, C, ...], with x wherever the mask holds it."""
+        """Put x wherever the mask allows no change.
+
+        Args:
+            points: [B, ...], or candidates [B, C, ...].
+
+        Returns:
+            The points, with x outside the mask.
+        """
         if self.mask is None:
             return points
         if points.ndim == self.x.ndim:
@@ -121,7 +154,14 @@ def problem(
 
 
 def check_threat(threat: Threat) -> None:
-    """Raise InputError unless `threat` is a threat model."""
+    """Check that an argument is a threat model.
+
+    Args:
+        threat: what the caller gave.
+
+    Raises:
+        InputError: it is none.
+    """
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
@@ -130,7 +170,16 @@ def check_threat(threat: Threat) -> None:
 
 
 def check_norm(name: str, threat: Threat, norms: tuple[str, ...]) -> None:
-    """Raise InputError unless `threat` is a threat model of one of the norms, which attack `name` serves."""
+    """Check that a threat has a norm that an attack serves.
+
+    Args:
+        name: of the attack, for the message.
+        threat: what the caller gave.
+        norms: that the attack serves, such as ("linf", "l2").
+
+    Raises:
+        InputError: it is no threat model, or one of another norm.
+    """
     check_threat(threat)
     if threat.norm not in norms:
         kinds = ", ".join(THREATS[norm].__name__ for norm in norms)
@@ -138,14 +187,29 @@ def check_norm(name: str, threat: Threat, norms: tuple[str, ...]) -> None:
 
 
 def check_finite_radius(threat: Threat) -> None:
-    """Raise InputError unless `threat` is a threat model whose radius is finite for every sample."""
+    """Check that the radius of a threat is finite for every sample.
+
+    Args:
+        threat: what the caller gave.
+
+    Raises:
+        InputError: it is no threat model, or its radius is infinite.
+    """
     check_threat(threat)
     if not threat.finite:
         raise InputError("radius: expected a finite one, got an infinite one; give the budget of the attack")
 
 
 def check_finite_box(name: str, threat: Threat) -> None:
-    """Raise InputError unless the box has two ends, which attack `name` uses."""
+    """Check that the box of a threat has two finite ends.
+
+    Args:
+        name: of the attack, for the message.
+        threat: the threat model.
+
+    Raises:
+        InputError: an end is infinite.
+    """
     if not all(map(math.isfinite, threat.box)):
         raise InputError(f"box: expected a finite one, whose ends {name} uses, got {threat.box}")
 
@@ -196,7 +260,19 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
 
 
 def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> StepSize:
-    """Return a finite number >= 0, or [B] of them on the device of the samples x; InputError otherwise."""
+    """Check a step size.
+
+    Args:
+        step_size: a finite number >= 0, or [B] of them.
+        x: [B, ...], the samples.
+        name: of the argument, for the message.
+
+    Returns:
+        The step size; a tensor is moved to the device of x.
+
+    Raises:
+        InputError: it is not finite, negative, or of another shape.
+    """
     if not isinstance(step_size, Tensor) or step_size.ndim == 0:
         return check_number(name, step_size, 0)
     if not isinstance(x, Tensor) or not x.ndim:

@@ -1,4 +1,4 @@
-"""How the points of a sample rank against each other."""
+"""How the points of a sample rank against each other, and how the best is kept."""
 
 from typing import TypeVar
 
@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.waiting import waits
+from fastadv.ops.keep_best import keep_best_
+from fastadv.ops.keep_nearest import keep_nearest_
 
 V = TypeVar("V", Tensor, Tensor | None)
 
@@ -14,6 +17,12 @@ V = TypeVar("V", Tensor, Tensor | None)
 def repeated(values: V, count: int = 1) -> V:
     """Return each value `count` times in a row."""
     return values if values is None or count == 1 else values.repeat_interleave(count)
+
+
+def loss_of(logits: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None) -> Tensor:
+    """Return the loss [n] or [n, C] of logits [n, K] or [n, C, K]."""
+    shape, logits = logits.shape[:-1], logits.flatten(0, -2)
+    return losses.loss_value(logits, repeated(y, *shape[1:]), loss, repeated(aims, *shape[1:])).view(shape)
 
 
 def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets: Tensor | None) -> Tensor:
@@ -39,3 +48,25 @@ def strongest(rank: Tensor, success: Tensor) -> Tensor:
     # a success of the lowest rank still comes before any failure
     order = torch.where(success, order.clamp_min(torch.finfo(order.dtype).min), order)
     return order.argmax(1)
+
+
+def keep_nearest(best: Record, x: Tensor, points: Tensor, success: Tensor, order: float) -> Tensor:
+    """Keep the success nearest to x [n, ...] in `best`; return the distances [n] or [n, C] of the points."""
+    each, met = (points, success) if success.ndim == 2 else (points[:, None], success[:, None])
+    return keep_nearest_((best.x_adv, best.rank, best.success), x, each, met, order).view(success.shape)
+
+
+def keep_strongest(
+    best: Record, points: Tensor, success: Tensor, rank: Tensor, finite: Tensor | None = None
+) -> None:
+    """Keep successes first, then the highest rank; never a failure whose rank is NaN or that is not `finite`.
+
+    points [n, ...] with success and rank [n], or [n, C, ...] with [n, C]; finite like them, None for all.
+    """
+    rank = rank if finite is None else torch.where(finite, rank, torch.nan)
+    rank = torch.where(success & rank.isnan(), -torch.inf, rank)
+    if rank.ndim == 2:
+        place = strongest(rank, success)
+        row = torch.arange(len(place), device=place.device)
+        points, success, rank = points[row, place], success[row, place], rank[row, place]
+    keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fastadv.ops.keep_best import keep_best_
+
 TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of the gradients, at most ten
 
 
@@ -13,11 +15,16 @@ TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of
 class Record:
     """The best point of each sample, and what was met on the way.
 
-    `x_adv` is the best point so far, `rank` its place in the order of the search (its loss, or minus its
-    distance), `success` whether it is a success. `refuted`: the model as given once denied a success that the
-    search twin saw. `not_finite`: a logit was not finite. `largest_gradient`: the largest absolute gradient
-    element so far; NaN where one was, -inf where no gradient was taken. `ranks` [n, 2 + TAIL] are the number
-    of gradients, the rank at the first, and those at the last TAIL; NaN where there was none.
+    Attributes:
+        x_adv: [n, ...], the best point so far.
+        rank: [n], by which points compete: the loss of x_adv, or minus its distance from x.
+        success: bool [n], whether x_adv is a success.
+        refuted: bool [n], whether the model as given once denied a success that the search copy saw.
+        not_finite: bool [n], whether a logit was not finite.
+        largest_gradient: [n], the largest absolute gradient element so far; NaN where one was NaN, -inf where
+            no gradient was taken.
+        ranks: [n, 2 + TAIL], the number of gradients, the rank at the first, and the ranks at the last TAIL;
+            NaN where there was none.
     """
 
     x_adv: Tensor
@@ -30,7 +37,14 @@ class Record:
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
-        """Make the record of samples x [B, ...] of which nothing is known yet."""
+        """Make the record of samples of which nothing is known yet.
+
+        Args:
+            x: [B, ...], the clean samples.
+
+        Returns:
+            A record whose best points are x.
+        """
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         wide = torch.promote_types(x.dtype, torch.float32)
         rank = torch.full((len(x),), -torch.inf, dtype=wide, device=x.device)
@@ -40,11 +54,11 @@ class Record:
 
     @property
     def distance(self) -> Tensor:
-        """[n] that of the nearest success so far, inf where there is none; in an attack for the minimum."""
+        """[n] in a minimum-norm attack: that of the nearest success so far, inf where there is none."""
         return -self.rank
 
     def note_rank(self) -> None:
-        """Take down the rank after a gradient."""
+        """Write down the rank after a gradient."""
         now, first = self.rank[:, None], self.ranks[:, 1:2]
         first = torch.where(first.isnan(), now, first)
         self.ranks = torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1)
@@ -61,13 +75,39 @@ class Record:
         return torch.where(last == first, 0.0, (last - before) / (last - first))
 
     def take(self, index: Tensor) -> "Record":
-        """Return the rows `index`, copied."""
+        """Copy rows.
+
+        Args:
+            index: int [m], or bool [n], the rows to copy.
+
+        Returns:
+            A record of these rows.
+        """
         return Record(*(value[index] for value in vars(self).values()))
 
     def put(self, index: Tensor, rows: "Record") -> None:
-        """Overwrite the rows `index`."""
+        """Overwrite rows.
+
+        Args:
+            index: int [m], or bool [n], the rows to overwrite.
+            rows: their new content.
+        """
         for name, value in vars(self).items():
             value[index] = getattr(rows, name).to(value.dtype)
+
+    def merge(self, found: "Record", still: Tensor) -> None:
+        """Merge what another search found for the same samples.
+
+        Args:
+            found: the record of the other search.
+            still: bool [n], the samples that take part; the others stay as they are.
+        """
+        self.refuted |= found.refuted & still
+        self.not_finite |= found.not_finite & still
+        size = torch.maximum(self.largest_gradient, found.largest_gradient)
+        self.largest_gradient = torch.where(still, size, self.largest_gradient)
+        # a failure never takes the place of a success
+        keep_best_(self.x_adv, self.rank, self.success, found.x_adv, found.rank, found.success & still)
 
 
 class Rows:
@@ -92,14 +132,23 @@ class Rows:
         vars(self)[name] = value
 
     def take(self, kept: Tensor) -> None:
-        """Keep the rows `kept` alone."""
+        """Keep some rows and drop the others.
+
+        Args:
+            kept: bool [n] or int [m], the rows to keep.
+        """
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 vars(self)[name] = value[kept]
 
 
 class Climb(Rows):
-    """The points [n, ...] of the largest loss so far, and that loss [n]."""
+    """The points of the largest loss so far.
+
+    Attributes:
+        best: [n, ...], these points.
+        loss: [n], their loss.
+    """
 
     best: Tensor
     loss: Tensor

@@ -19,11 +19,16 @@ CRITERIA = (Criterion, OutsideTopK, WrongBy)
 
 
 def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable) -> None:
-    """Take step(search) `count` times.
+    """Take a step several times.
 
-    A step takes one `gradient`, and remembers tensors in `search.rows` alone. `name` says what it does, with
-    all that it depends on besides the search. Where `freeze` was asked for CUDA graphs the steps between two
-    evaluations at which samples may leave are replays of one, that of the bucket of their number.
+    Where `freeze` was asked for CUDA graphs, the steps between two evaluations at which samples may leave are
+    replays of one captured step.
+
+    Args:
+        search: which the step is given.
+        step: takes one `gradient`, and remembers tensors in `search.rows` alone.
+        count: how many steps to take.
+        name: what the step does, with all that it depends on besides the search.
     """
     if not count:
         return

@@ -13,10 +13,11 @@ from fastadv import losses
 from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
+from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.search import Over, Plan, R, Rule, Search
+from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import Frozen, freeze
 from fastadv.threat import Threat
@@ -41,23 +42,48 @@ def run(
     gradient: GradientRules = (),
     **common: Unpack[Common],
 ) -> AttackResult:
-    """Run `rule` on each sample that the model gets right, `restarts` times; prove each sample's best point.
+    """Run a rule on each sample that the model classifies correctly, and prove each sample's best point.
 
-    `rows` makes what the rule remembers of the samples: a subclass of `Rows`, in `search.rows`.
+    A minimum-norm attack searches as if the radius were infinite, because it has to go beyond the nearest
+    boundary before it comes back. The radius only decides which successes count. So a smaller radius never
+    changes a point that is found.
 
-    A budget attack keeps successes first, then the largest `loss`; with `stop_early` a sample leaves at its
-    first success. An attack for the `minimum` keeps the success nearest to x. `loss` defaults to the margin
-    of the criterion. Restart r > 0 starts at random draw r. `gradient` has the rules that make the gradients
-    of `search.gradient`; verdicts and losses stay those of the points.
+    The model as given has the last word. If the search took a sample for broken and the model does not
+    confirm it, the sample is attacked again: on the model as given, through all restarts. If the model denies
+    by more than rounding a success that it had seen itself, at x or later, it gives two answers for one x.
+    The result then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
 
-    An attack for the minimum searches as if the radius were infinite, and the radius only decides which of
-    the successes count: such a search has to go beyond the nearest boundary before it comes back. So a
-    smaller radius never changes a point that is found, and the result is that of one run at any radius.
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K].
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: ball and box in which points must lie.
+        rule: a function of a `Search` that looks for points.
+        rows: makes what the rule remembers of the samples, `search.rows`: a subclass of `Rows`.
+        minimum: whether the success nearest to x is kept. Otherwise successes come before failures, and the
+            larger loss before the smaller.
+        loss: as in `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized. None
+            takes the margin of the criterion.
+        restarts: how often the rule runs; run r > 0 starts at random draw r.
+        stop_early: whether a sample leaves at its first success.
+        seed: of all random numbers, an integer >= 0.
+        gradient: rules that make the gradients of `search.gradient`; verdicts and losses stay those of the
+            points themselves.
+        common: the arguments of `Common`.
 
-    The model as given has the last word. A sample that the search took for broken, and the model does not
-    confirm, is attacked again: on the model as given, through all restarts. Where more than rounding denies a
-    success that the model itself had seen, at x or later, the model gives two answers for one x. The result
-    then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
+    Returns:
+        An `AttackResult`.
+
+    Example:
+        >>> import fastadv as fa
+        >>> def one_random_point(search):
+        ...     search.decide(search.start(random_start=True))
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+        >>> y = model(x).argmax(1)
+        >>> out = fa.attacks.core.run(model, x, y, fa.Linf(0.3), one_random_point)
+        >>> tuple(out.x_adv.shape), out.forwards
+        ((8, 1, 8, 8), 24)
     """
     with torch.inference_mode(False), torch.no_grad():
         check_count("restarts", restarts, 1)

@@ -9,7 +9,14 @@ LONGEST_SEGMENT = 8
 
 
 def waits(device: torch.device) -> bool:
-    """Return whether to read a value of the device waits for all that was launched on it."""
+    """Tell whether reading a value on a device waits for all that was launched there.
+
+    Args:
+        device: where the value is.
+
+    Returns:
+        False on a CPU, True elsewhere.
+    """
     return device.type != "cpu"
 
 
@@ -19,6 +26,19 @@ def surely_finite(values: Tensor) -> bool:
 
 
 def may_leave(evaluation: int, device: torch.device) -> bool:
-    """Return whether samples may leave now; where that waits, after 1, 2, 4, 8, 16, 24 ... evaluations."""
+    """Tell whether samples may leave the search now.
+
+    Args:
+        evaluation: the number of this evaluation, from 0.
+        device: where the samples are.
+
+    Returns:
+        True on a CPU; elsewhere after 1, 2, 4, 8, 16, 24 ... evaluations.
+    """
     done = evaluation + 1
     return not waits(device) or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
+
+
+def steps_ahead(evaluations: int, most: int, device: torch.device) -> int:
+    """Return how many evaluations, at most `most`, lead to the next at which samples may leave."""
+    return next((n for n in range(1, most) if may_leave(evaluations + n - 1, device)), most)

@@ -21,8 +21,12 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 class DecoderShape:
     """A chain of unpadded transposed convolutions, ELU between them and a sigmoid at the end.
 
-    channels  latent size, then the channels after each layer; the last are the image's
-    kernels, strides  of each layer; from 1x1, a layer takes size n to (n - 1) * stride + kernel
+    The size is 1x1 at first; a layer takes size n to (n - 1) * stride + kernel.
+
+    Args:
+        channels: latent size, then the channels after each layer; the last ones are those of the image.
+        kernels: of each layer.
+        strides: of each layer.
     """
 
     channels: tuple[int, ...] = (8, 32, 16, 16, 1)
@@ -59,10 +63,18 @@ class DecoderShape:
 
     @classmethod
     def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
-        """Return the paper's shape for 28x28 images, and similar ones for other sizes.
+        """Choose the paper's shape for 28x28 images, and a similar one for another size.
 
-        `latents` is L, `width` the channels of the widest layers but the first, which has twice as many.
-        InputError for images that are not square or smaller than 8x8.
+        Args:
+            shape: [C, H, W] of an image.
+            latents: L, the latent size.
+            width: channels of the widest layers except the first, which has twice as many.
+
+        Returns:
+            The shape of the decoder.
+
+        Raises:
+            InputError: images are not square, or smaller than 8x8.
         """
         check_count("latents", latents, 1)
         check_count("width", width, 1)
@@ -90,10 +102,14 @@ def fold_batch_norm(
 
 
 class Decoders(nn.Module):
-    """One decoder a class: weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer.
+    """One decoder for each class, with BatchNorm folded in.
 
-    BatchNorm is folded in. InputError where the layers do not fit one another, or hold NaN or infinite
-    values.
+    Layers that do not fit one another, or hold NaN or infinite values, raise InputError.
+
+    Args:
+        weights: [K, cin, cout, k, k] for each layer.
+        biases: [K, cout] for each layer.
+        strides: of each layer.
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> None:

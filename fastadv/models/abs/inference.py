@@ -25,10 +25,12 @@ SLACK = 1e-3
 class Inference:
     """What ABS infers from a batch.
 
-    loss            [B, K], the class losses; with Binary ABS times the class factors
-    latents         [B, K, L], the latents that the losses belong to
-    reconstruction  [B, K, C, H, W], their images
-    scale, floor    alpha and eta of the confidence
+    Attributes:
+        loss: [B, K], the class losses; for Binary ABS multiplied by the class factors.
+        latents: [B, K, L], the latents that the losses belong to.
+        reconstruction: [B, K, C, H, W], the images of these latents.
+        scale: alpha of the confidence.
+        floor: eta of the confidence.
     """
 
     loss: Tensor

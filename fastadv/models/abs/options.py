@@ -16,24 +16,26 @@ PRUNE_GAIN = 0.385
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """The options of an ABS; `ABS.options` holds them, and calls take others as an argument.
+    """The options of an ABS. `ABS.options` holds them, and calls take others as an argument.
 
-    beta          weight of the prior in the class loss, at least 0
-    binary        Binary ABS: pixels >= 0.5 become 1, others 0; class losses are multiplied by `factors`
-    steps         evaluations of the latent descent: steps - 1 updates by Adam, then the loss
-    step_size     of Adam
-    max_norm      latents with a larger L2 norm are rescaled to it after each step
-    prune         skip the descent of a class that would not win even if the descent reduced its loss to
-                  `prune_gain` times that of its best prior sample; the class keeps the loss of that sample,
-                  and no other loss changes
-    prune_gain    from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better)
-    precision     "fp32", or "bf16" for a latent descent in bfloat16
-    input_grad    how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled"
-                  (through every step, in the precision of the weights), or "none"; with `binary` the first
-                  two are taken at the binarized image and pass straight through to x
-    scale, floor  alpha and eta of the confidence (exp(alpha l_k) + eta) / sum over classes
+    A value outside its range raises InputError.
 
-    InputError where a value is not in its range.
+    Args:
+        beta: weight of the prior in the class loss, at least 0.
+        binary: Binary ABS: pixels >= 0.5 become 1, others 0, and class losses are multiplied by `factors`.
+        steps: evaluations of the latent descent: steps - 1 updates by Adam, then the loss.
+        step_size: of Adam.
+        max_norm: latents with a larger L2 norm are rescaled to it after each step.
+        prune: whether to skip the descent of a class that would not win even if the descent reduced its loss
+            to `prune_gain` times that of its best prior sample. The class keeps the loss of that sample, and
+            no other loss changes.
+        prune_gain: from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better).
+        precision: "fp32", or "bf16" for a latent descent in bfloat16.
+        input_grad: how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled"
+            (through every step, in the precision of the weights), or "none". With `binary` the first two are
+            taken at the binarized image and pass straight through to x.
+        scale: alpha of the confidence (exp(alpha l_k) + eta) / sum over classes.
+        floor: eta of the confidence.
     """
 
     beta: float = 1.0
@@ -64,7 +66,17 @@ class InferenceOptions:
                 raise InputError(f"{name}: expected a positive number, got 0")
 
     def changed(self, **changes: Any) -> Self:
-        """Return these options with others in place of some; InputError for names that are not options."""
+        """Replace some options.
+
+        Args:
+            changes: new values, by name.
+
+        Returns:
+            The new options.
+
+        Raises:
+            InputError: a name is not that of an option, or a value is outside its range.
+        """
         known = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(changes.keys() - set(known))
         if unknown:

@@ -33,10 +33,13 @@ def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
 
 
 class PriorBank(nn.Module):
-    """Latents [S, L] and their images [K, S, D] under every class's decoder.
+    """Prior samples: latents, and their images [K, S, D] under the decoder of each class.
 
     The images are decoded at first use, and again after the latents or the decoders have changed. Copies
-    share them: they are the largest thing an ABS holds (250 MB for MNIST), and attacks copy their model.
+    share them: they are the largest thing that an ABS holds (250 MB for MNIST), and attacks copy their model.
+
+    Args:
+        latents: [S, L].
     """
 
     latents: Tensor
@@ -48,7 +51,18 @@ class PriorBank(nn.Module):
 
     @classmethod
     def checked(cls, latents: Tensor, decoders: Decoders) -> Self:
-        """Return a bank on the decoders' device; InputError unless latents are finite, [S, L] and S >= K."""
+        """Make a bank from checked latents, on the device of the decoders.
+
+        Args:
+            latents: finite [S, L], with S >= K.
+            decoders: of the K classes.
+
+        Returns:
+            The bank.
+
+        Raises:
+            InputError: the latents are not finite, or of another shape.
+        """
         if (
             latents.ndim != 2
             or latents.shape[1] != decoders.latents
@@ -62,7 +76,14 @@ class PriorBank(nn.Module):
         return cls(latents.to(decoders.weights[0]))
 
     def images(self, decoders: Decoders) -> Tensor:
-        """Return the images [K, S, D] of the latents."""
+        """Decode the latents, unless that was done.
+
+        Args:
+            decoders: of the K classes.
+
+        Returns:
+            [K, S, D], the images.
+        """
         images = self._decoded.images(self.latents, decoders)
         if images is None:
             self._decoded = _Decoded()
@@ -73,7 +94,17 @@ class PriorBank(nn.Module):
     def nearest(
         self, seen: Tensor, decoders: Decoders, beta: float, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Return (loss [B, K], latents [B, K, L]) of the sample in `part` that explains each image best."""
+        """Find the prior sample that explains each image best.
+
+        Args:
+            seen: [B, C, H, W], the images.
+            decoders: of the K classes.
+            beta: weight of the prior in the class loss.
+            part: the prior samples to look at.
+
+        Returns:
+            The loss [B, K] and the latents [B, K, L] of these samples.
+        """
         latents = self.latents[part]
         bias = (beta / 2 * latents.square().sum(1)).expand(decoders.classes, -1)
         least, index = nearest_prototype(seen.flatten(1), self.images(decoders)[:, part], bias.contiguous())

@@ -1,4 +1,4 @@
-"""Our attacks beside those of other packages, on small nets of four kinds: what runs, what is drawn."""
+"""Our attacks next to those of other packages, on small networks of four kinds."""
 
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -19,7 +19,18 @@ def run(
     only: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conformance:
-    """Train the nets, and compare on the first test digits."""
+    """Train the networks, and compare attacks on the first test digits.
+
+    Args:
+        samples: test digits.
+        seed: of training and of the attacks.
+        packages: compare with these packages only; None takes all that are installed.
+        only: compare these attacks only; None takes all.
+        on_progress: called with (done, total).
+
+    Returns:
+        The comparisons.
+    """
     test_set = fa.data.load("digits", "test", limit=samples)
     x, y, _ = next(iter(fa.data.batches(test_set, samples)))
     subjects = {name: (model, RADII[name]) for name, model in trained(seed).items()}
@@ -29,7 +40,7 @@ def run(
 
 
 def best(result: Conformance) -> list[Comparison]:
-    """Return of each attack and net the comparison that is worst for ours."""
+    """Return the comparison that is worst for ours, for each attack and network."""
     worst: dict[tuple[str, str, str], Comparison] = {}
     for one in result.comparisons:
         place = one.case, one.norm, one.net
@@ -39,7 +50,14 @@ def best(result: Conformance) -> list[Comparison]:
 
 
 def cells(result: Conformance) -> list[list[str]]:
-    """Return the table, the head first: ours and the rival that is worst for it."""
+    """Make the table: our attack and the rival that is worst for it.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        Lines of text, the head first.
+    """
     head = ["attack", "net", "rival", "broken", "median", "passes", "seconds", "MiB"]
     head += ["only ours", "only theirs", "p"]
     lines = [head]
@@ -59,7 +77,12 @@ def cells(result: Conformance) -> list[list[str]]:
 
 
 def draw(result: Conformance, path: str | PathLike[str]) -> None:
-    """Draw for each attack and net how many samples one side alone found, ours to the right."""
+    """Draw for each attack and network how many samples only one side broke, ours to the right.
+
+    Args:
+        result: of `run`.
+        path: of the figure.
+    """
     lines = best(result)
     weaker = result.weaker
     height = 0.6 + 0.17 * len(lines)

@@ -28,7 +28,17 @@ class _Round(torch.autograd.Function):
 
 
 class Quantized(nn.Module):
-    """Input and activations are rounded, and the gradient goes straight through (Bengio et al. 2013)."""
+    """Round input and activations, with a gradient that passes straight through.
+
+    Args:
+        layers: of the network.
+        input_levels: steps of the input between 0 and 1.
+        levels: steps of an activation between 0 and 1.
+
+    Source:
+        Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv
+        1308.3432).
+    """
 
     def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
         super().__init__()
@@ -45,7 +55,12 @@ class Quantized(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A net whose logits are so large that probabilities are 0 and 1: the gradient of cross-entropy is 0."""
+    """Make logits so large that probabilities are 0 and 1, and the gradient of cross-entropy is 0.
+
+    Args:
+        model: whose logits are multiplied.
+        factor: to multiply them by.
+    """
 
     def __init__(self, model: nn.Module, factor: float = 200) -> None:
         super().__init__()
@@ -67,7 +82,15 @@ def _net(seed: int) -> nn.Sequential:
 
 
 def trained(seed: int = 0, epochs: int = 8) -> dict[str, nn.Module]:
-    """Train nets on the embedded digits: an undefended one, and one by PGD, which is then rounded, scaled."""
+    """Train two networks on the digits, a standard and a robust one; round and scale the robust one.
+
+    Args:
+        seed: of weights and training.
+        epochs: of training.
+
+    Returns:
+        The four networks, by name.
+    """
     train_set = fa.data.load("digits", "train")
     recipes: dict[str, fa.train.Recipe] = {
         "standard": fa.train.Standard(),

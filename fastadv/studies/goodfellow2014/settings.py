@@ -10,19 +10,25 @@ from fastadv.ops._rows import NO_BOX
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the study depends on. The defaults are meant for two cores.
+    """All that the study depends on. The defaults are for two cores.
 
-    radius: of FGSM, L-infinity, images in [0, 1].
-    units, large_units: in a layer of the two sizes of maxout networks; members: of the ensemble.
-    epochs: of each network; member_epochs: of the other members of the ensemble; shallow_epochs: of networks
-        of one layer.
-    large_epochs: of the large networks, at most, where training stops early, which it does after `patience`
-        epochs without a lower adversarial error on `validation` held-out images.
-    seeds: large networks that are trained adversarially, each with a seed of its own.
-    tested: the first so many test images; None for all.
-    rubbish: images of Gaussian noise.
-    precision: of the training of maxout networks.
-    l1: coefficients of L1 decay.
+    Args:
+        radius: of FGSM, L-infinity, images in [0, 1].
+        units: in a layer of the maxout networks.
+        large_units: in a layer of the large maxout networks.
+        members: of the ensemble.
+        epochs: of each network.
+        member_epochs: of the other members of the ensemble.
+        large_epochs: the most epochs of the large networks, whose training stops early.
+        shallow_epochs: of networks with one layer.
+        patience: epochs without a lower adversarial error after which training stops early.
+        validation: held-out images that measure this error.
+        seeds: large networks to train adversarially, each with its own seed.
+        tested: use this many test images only; None uses all.
+        rubbish: images of Gaussian noise.
+        precision: of the training of maxout networks.
+        seed: of everything random.
+        l1: coefficients of L1 decay.
     """
 
     radius: float = 0.25

@@ -44,7 +44,15 @@ class Net:
 
 
 def nets(study: Study, watch: Watch) -> Iterator[Net]:
-    """Yield the six nets in order: standard, adversarial, D_R, D_NR, D_rand, D_det."""
+    """Train the six networks in order: standard, adversarial, D_R, D_NR, D_rand, D_det.
+
+    Args:
+        study: settings, digits and folder.
+        watch: is told the progress.
+
+    Returns:
+        An iterator of networks with their results.
+    """
     s, sources = study.settings, dict[str, Net]()
     recipes: dict[str, fa.train.Recipe] = {"standard": fa.train.Standard(), "adversarial": adversary(s)}
     for name, recipe in recipes.items():
@@ -57,7 +65,14 @@ def nets(study: Study, watch: Watch) -> Iterator[Net]:
 
 
 def measured(net: Net) -> dict[str, Any]:
-    """Return the figures of a net, JSON-able, beside the paper's."""
+    """Collect the results of a network, next to those of the paper.
+
+    Args:
+        net: of `nets`.
+
+    Returns:
+        A dictionary that JSON can hold.
+    """
     return {
         "clean": net.table.clean_accuracy,
         "robust": {row.name: row.robust_accuracy for row in net.table.rows},
@@ -67,7 +82,15 @@ def measured(net: Net) -> dict[str, Any]:
 
 
 def findings(found: Mapping[str, Any], attack: str) -> list[str]:
-    """Return what the figures of the six nets say in words, as they came out."""
+    """Describe the results of the six networks in words.
+
+    Args:
+        found: what `measured` returned for each network, by name.
+        attack: the name of the attack to speak of.
+
+    Returns:
+        Sentences.
+    """
 
     def robust(name: str) -> float:
         return float(found[name]["robust"][attack])
@@ -87,7 +110,16 @@ def findings(found: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
-    """Return the four figures, as PNG in `folder`; their paths by what they show."""
+    """Draw the four figures as PNG files.
+
+    Args:
+        study: settings, digits and folder.
+        nets: of `nets`, by name.
+        folder: for the files.
+
+    Returns:
+        The paths, by what they show.
+    """
     s = study.settings
     attack, pgd = s.main_attack, partial(fa.attacks.pgd, steps=s.attack_steps, seed=s.seed)
     paths = {

@@ -19,12 +19,32 @@ PGD, QUICK = "PGD-20", "AutoAttack quick"
 class Settings:
     """What the study depends on; the defaults are those on MNIST.
 
-    recipes: by their names on that data set; all where none is named. tested: images that measure an epoch,
-    each `test_every`-th and the last. watched: whether AutoAttack (quick) does, too. judged: images for this
-    version of AutoAttack. images: the first so many to train on, all where it is None. seed: of the first run
-    of each recipe, which has one for each of `seeds` seeds from there on.
+    An unknown data set or recipe, or a wrong seed, raises InputError.
 
-    Raises InputError for an unknown data set or recipe, and for seeds that are none.
+    Args:
+        recipes: names of recipes on that data set; () takes all.
+        radius: of the threat, L-infinity.
+        epochs: of training.
+        ramp: epochs in which the radius grows.
+        batch_size: of training.
+        learning_rate: the largest of the schedule.
+        tested: test images that measure an epoch.
+        judged: test images for AutoAttack at the end.
+        version: of AutoAttack.
+        seed: of the first run of each recipe.
+        seeds: runs of each recipe, with this many consecutive seeds.
+        data: "mnist" or "cifar10".
+        images: train on this many images only; None uses all.
+        model: a name of `fastadv.models`.
+        options: of the model.
+        optimizer: of training.
+        weight_decay: of the optimizer.
+        schedule: of the learning rate.
+        ema: decay of the averaged weights; None averages none.
+        augment: augmentations, by name.
+        precision: of training.
+        test_every: measure every epoch whose number this divides, and the last.
+        watched: whether AutoAttack (quick) measures these epochs, too.
     """
 
     recipes: tuple[str, ...] = ()
@@ -76,23 +96,48 @@ class Settings:
         return [(name, self.seed + i) for i in range(self.seeds) for name in self.recipes]
 
     def of(self, name: str, seed: int) -> "Settings":
-        """Return the settings of one run, with those that its recipe has of its own."""
+        """Make the settings of one run; some recipes have settings of their own.
+
+        Args:
+            name: of the recipe.
+            seed: of the run.
+
+        Returns:
+            The settings.
+        """
         return replace(self, recipes=(name,), seed=seed, seeds=1, **OWN.get((self.data, name), {}))
 
     def recipe(self) -> Any:
-        """Make the recipe of one run."""
+        """Make the recipe of one run.
+
+        Returns:
+            A recipe of `fastadv.train`.
+        """
         (name,) = self.recipes
         return RECIPES[self.data][name](self)
 
     def folder(self, name: str, seed: int) -> Path:
-        """Return where in the folder of the study a run lies: that of another seed is a study of its own."""
+        """Choose the folder of a run; runs with another seed form a study of their own.
+
+        Args:
+            name: of the recipe.
+            seed: of the run.
+
+        Returns:
+            A path within the folder of the study.
+        """
         return Path(name) if seed == self.seed else Path(f"seed{seed}", name)
 
 
 def lengths(settings: Settings, recipe: Any) -> tuple[int, int | None]:
-    """Return how many epochs a recipe gets, and how many of them with a growing radius.
+    """Choose the epochs of a recipe. Free gets fewer, because each of its replays costs as much as an epoch.
 
-    An epoch of Free costs as much as one of the others for each replay, so it gets as many times fewer.
+    Args:
+        settings: of the study.
+        recipe: of one run.
+
+    Returns:
+        The number of epochs, and how many of them have a growing radius.
     """
     replays = getattr(recipe, "replays", 1)
     epochs, ramp = (-(-count // replays) for count in (settings.epochs, settings.ramp))

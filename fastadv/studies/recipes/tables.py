@@ -29,7 +29,14 @@ def over_seeds(shares: Sequence[float | None]) -> str:
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a line for each recipe, the head first."""
+    """Make the table.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        Lines of text, one for each recipe, the head first.
+    """
     cells = [["recipe", "clean", PGD, "best epoch", "AutoAttack", "best weights", "seconds", "alarm"]]
     keys = ("clean", "pgd", "best_pgd", "autoattack", "best_autoattack")
     for recipe, runs in by_recipe(result).items():
@@ -47,7 +54,14 @@ def _alarms(runs: Sequence[Line]) -> list[str]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of the table must know."""
+    """Say what a reader of the table must know.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        Lines of text.
+    """
     config, judged = result["config"], result["measured"]["lines"][0]["judged"]
     seeds = config["seeds"]
     told = f"seed {config['seed']}"
@@ -78,6 +92,13 @@ def _threat(radius: float) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return the report as a page."""
+    """Make the report.
+
+    Args:
+        result: of `run`.
+
+    Returns:
+        A page in Markdown.
+    """
     title = "# Recipes of adversarial training side by side"
     return "\n\n".join([title, in_markdown(table(result)), *notes(result), "![curves](curves.png)"]) + "\n"

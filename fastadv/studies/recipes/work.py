@@ -32,12 +32,21 @@ def run(
     command: str | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train and judge every net in `folder`; write the results there, and return them.
+    """Train and evaluate every network; write results.json, report.md and curves.png.
 
-    results.json, report.md and curves.png are the results. Finished epochs and finished batches of the
-    evaluation are kept; of a finished run line.json alone is read. The folder may hold a study with other
-    recipes or fewer seeds and the same settings. command: what was typed, for the figure. Raises InputError
-    where a run in it is of other settings or data.
+    Finished epochs and finished batches of the evaluation are kept. Of a finished run only line.json is read.
+
+    Args:
+        settings: of the study.
+        train_set: images to train on.
+        test_set: images to evaluate on.
+        folder: for the results. It may hold a study with the same settings and other recipes or fewer seeds.
+        watch: is told the progress.
+        command: what was typed, for the figure.
+        device: to train on; None leaves the choice to `fastadv.train.fit`.
+
+    Returns:
+        The results.
     """
     data = {"train": train_set.describe(), "test": test_set.describe()}
     with Keeper(folder) as keeper:

@@ -20,10 +20,15 @@ SHOWN = (2, 3, 8)
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
-    """Return the model, whose training resumes after a stop, and what was measured of it.
+    """Train an ABS model and measure it on the first `abs_samples` test digits. Interrupted training resumes.
 
-    The attacks and the bound are measured on the first `abs_samples` test digits. A median distance that is
-    infinite (latent descent broke less than half of the decisions) is None.
+    Args:
+        study: settings, digits and folder.
+        watch: is told the progress.
+
+    Returns:
+        The model, and its results by name. A median distance that is infinite, because latent descent broke
+        less than half of the decisions, is None.
     """
     s = study.settings
     model = fa.models.ABS.fit(
@@ -54,7 +59,15 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
 
 
 def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
-    """Return what the figures say in words."""
+    """Describe the results in words.
+
+    Args:
+        figures: the results of `synthesis`.
+        attack: the name of the attack to speak of.
+
+    Returns:
+        Sentences.
+    """
     median = figures["latent_descent"]
     broken = (
         "latent descent breaks less than half of its decisions"
@@ -69,7 +82,16 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
-    """Draw digits as each class explains them."""
+    """Draw digits as each class reconstructs them.
+
+    Args:
+        study: settings, digits and folder.
+        model: of `synthesis`.
+        folder: for the file.
+
+    Returns:
+        The path, by what it shows.
+    """
     test, classes, rows = study.test, range(model.classes), list[fa.figures.Strip]()
     for shown in SHOWN:
         x = test.x[int((test.y == shown).nonzero()[0])][None]

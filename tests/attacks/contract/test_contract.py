@@ -2,13 +2,13 @@
 
 from collections import Counter
 from functools import cache
-from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Status, WrongBy
+from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
@@ -417,64 +417,6 @@ def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
         assert torch.equal(alike.status, out.status[some])
 
 
-# of weights and of pixels
-FORMATS = [
-    (torch.float32, torch.float16),
-    (torch.float32, torch.float64),
-    (torch.float64, torch.float32),
-    (torch.bfloat16, torch.float16),
-    (torch.float16, torch.bfloat16),
-]
-
-
-@pytest.mark.covered("formats", FORMATS)
-def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype]) -> None:
-    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs."""
-    weights, pixels = formats
-    model, x = mlp(dtype=weights), images(8, dtype=torch.float32).to(pixels)
-    y = labels(model, x.to(weights))
-    # whose ball holds few numbers of half precision
-    threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
-    out = case(model, x, y, threat)
-    assert out.x_adv.dtype == pixels
-    assert out.x_adv.isfinite().all()
-    assert threat.contains(out.x_adv, x).all()
-    assert (out.x_adv != x).any() or case.entry.minimal
-    assert torch.equal(out.success, labels(model, out.x_adv.to(weights)) != y)
-
-
-class Preparing(nn.Module):
-    """A net in one precision that takes images in any and scales them in that."""
-
-    seen: ClassVar[set[torch.dtype]] = set()
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.net, self.dtype = mlp(dtype=dtype), dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.add(x.dtype)
-        logits: Tensor = self.net(((x - 0.5) * 12 + 6).to(self.dtype))
-        return logits.to(x.dtype)
-
-
-@pytest.mark.covered("formats", FORMATS)
-def test_images_reach_a_model_that_takes_them_as_they_are(
-    case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype]
-) -> None:
-    """Rounded to the precision of its weights first, they would be other images than the caller's."""
-    weights, pixels = formats
-    model, x = Preparing(weights), images(8, dtype=torch.float32).to(pixels)
-    y = labels(model, x)
-    threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
-    model.seen.clear()
-    out = case(model, x, y, threat)
-    # a search in half precision goes on in float32
-    assert pixels in model.seen <= {pixels, torch.float32}
-    assert threat.contains(out.x_adv, x).all()
-    assert torch.equal(out.success, labels(model, out.x_adv) != y)
-
-
 @pytest.mark.one_norm
 def test_a_model_that_binarizes(case: Case, norm: str) -> None:
     """A changed coordinate is at the threshold, and no nearer success is passed over for that."""
@@ -502,7 +444,8 @@ def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pyte
     """As on a GPU, samples leave after 1, 2, 4, 8 ... evaluations alone; until then they are passed."""
     model, x, often = mlp(), images(8), plainly(case.name, norm)
     y, threat = labels(model, x), wide(case, norm)
-    monkeypatch.setattr(searching, "may_leave", lambda look, device: (look + 1) & look == 0)
+    for module in (staying, searching):
+        monkeypatch.setattr(module, "may_leave", lambda look, device: (look + 1) & look == 0)
     seldom = case(model, x, y, threat)
     check_facts(model, x, y, threat, seldom, case.entry.minimal)
     assert seldom.forwards >= often.forwards

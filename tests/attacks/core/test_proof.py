@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, Status, bim, mim, pgd
+from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
 from fastadv.engine import freeze
 from fastadv.threat import Linf
@@ -107,7 +108,8 @@ def test_a_true_success_is_not_lost_behind_a_false_one(
     stop_early: bool, restarts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the segment of steps 5 to 8 the search meets true successes and then false ones of higher rank."""
-    monkeypatch.setattr(searching, "may_leave", lambda step, device: (step + 1) & step == 0)
+    for module in (staying, searching):
+        monkeypatch.setattr(module, "may_leave", lambda step, device: (step + 1) & step == 0)
     model, x = Window(), torch.full((5, 1, 2, 2), 0.5)
     y = torch.zeros(5, dtype=torch.long)
     frozen = freeze(model, "bf16")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, pgd
+from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.run import run
@@ -279,7 +280,8 @@ class TestLeaving:
     def test_rows_follow(self, gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of eight samples one leaves at each step; what a rule remembers stays with its sample."""
         if gpu:
-            monkeypatch.setattr(searching, "may_leave", lambda step, device: (step + 1) & step == 0)
+            for module in (staying, searching):
+                monkeypatch.setattr(module, "may_leave", lambda step, device: (step + 1) & step == 0)
         net, x = mlp(), images(8)
         sizes: list[int] = []
 
@@ -325,7 +327,8 @@ class TestLeaving:
 
     def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A false success of a search in bfloat16 is no second answer of the model."""
-        monkeypatch.setattr(searching, "may_leave", lambda step, device: step in (0, 2))
+        for module in (staying, searching):
+            monkeypatch.setattr(module, "may_leave", lambda step, device: step in (0, 2))
 
         class Lean(Line):
             def forward(self, x: Tensor) -> Tensor:

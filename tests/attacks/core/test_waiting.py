@@ -8,9 +8,10 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks.core.criterion import OutsideTopK, WrongBy
+from fastadv.attacks.core.plan import Plan
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.record import Record
-from fastadv.attacks.core.search import Plan, Search
+from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods.ascent import ascent
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse
 from fastadv.attacks.mim import Momentum, _Rows

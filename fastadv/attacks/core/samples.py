@@ -1,0 +1,230 @@
+"""The samples still under attack: what is known of them, and how they leave."""
+
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from fastadv import rng
+from fastadv.attacks.core import points as shapes
+from fastadv.attacks.core.plan import Over, Plan
+from fastadv.attacks.core.problem import Problem, StepSize
+from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.waiting import may_leave
+from fastadv.engine import Frozen
+from fastadv.threat import Threat
+
+R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
+V = TypeVar("V", Tensor, StepSize)
+
+
+class Samples(Generic[R_co]):
+    """The samples that a search still attacks, with the best point of each.
+
+    x and all points are in float32 or float64. The caller's x may be in half precision, `dtype`. The model
+    then sees points that may become the best as that precision holds them (`rounded`), so that a success is
+    one of the tensor that is returned.
+
+    `problem` defines a success, `best` holds the best point so far of each sample, `rows` what the rule
+    remembers. `aims`, int64 [n], are the classes towards which losses lead, or None where losses lead away
+    from y; they are the targets unless a rule sets others.
+
+    Args:
+        frozen: the model.
+        problem: all samples of the batch, and what a success is.
+        index: int64 [n], the samples of the batch to attack.
+        record: of the whole batch; what is found is written there.
+        plan: how to search, with the rule.
+        restart: the number of this run.
+    """
+
+    rows: R_co
+
+    def __init__(
+        self, frozen: Frozen, problem: Problem, index: Tensor, record: Record, plan: Plan, restart: int
+    ) -> None:
+        whole = len(index) == len(problem.x)
+        self.frozen, self.plan, self.restart = frozen, plan, restart
+        self.dtype = problem.x.dtype
+        self.problem = (problem if whole else problem.take(index)).wide()
+        self.aims = self.problem.targets
+        self.best = record.take(index)
+        self.best.x_adv = self.best.x_adv.to(self.x.dtype)
+        self.rows = plan.rows()  # type: ignore[assignment]
+        # bool [n], those that are to leave
+        self.leaving: Tensor | None = None
+        # rows of the record, and of the caller's batch
+        self._record, self._index, self._given = record, index, index
+        self._evaluations = 0
+        self.forget()
+        # whether a point has competed for the best
+        self._competed = False
+
+    @property
+    def x(self) -> Tensor:
+        """[n, ...] the clean samples."""
+        return self.problem.x
+
+    @property
+    def y(self) -> Tensor:
+        """int64 [n], labels."""
+        return self.problem.y
+
+    @property
+    def targets(self) -> Tensor | None:
+        """int64 [n], wanted classes, or None."""
+        return self.problem.targets
+
+    @property
+    def threat(self) -> Threat:
+        """The threat, with the radii of these samples."""
+        return self.problem.threat
+
+    @property
+    def ids(self) -> Tensor:
+        """int64 [n], sample numbers; random draws depend on them."""
+        return self.problem.ids
+
+    @property
+    def seed(self) -> int:
+        """The caller's seed; pass it through `rng.derive` with the attack's name and `restart`."""
+        return self.plan.seed
+
+    def forget(self) -> None:
+        """Reset gradient rules: they remember nothing, and draw the same numbers again."""
+        # what gradient rules remember: tensors [n, ...]
+        self.memory: dict[str, Tensor] = {}
+        self._draws = 0
+
+    def uniform(self, count: int) -> Tensor:
+        """Draw random numbers for a gradient rule; the next call draws others.
+
+        Args:
+            count: numbers for each sample.
+
+        Returns:
+            [n, count] in [0, 1).
+        """
+        self._draws += 1
+        seed = rng.derive(self.seed, "gradient rule", self.restart)
+        return rng.uniform(count, seed, self.ids, self._draws).to(self.x.dtype)
+
+    def full(self, value: float) -> Tensor:
+        """Make a tensor of one value, in the dtype of distances and losses.
+
+        Args:
+            value: of all elements.
+
+        Returns:
+            [n].
+        """
+        return torch.full_like(self.best.rank, value)
+
+    def per_sample(self, value: V) -> V:
+        """Select the rows of these samples from an argument of the caller.
+
+        Args:
+            value: a number, or one for each sample of the caller's batch, [B].
+
+        Returns:
+            The number, or [n].
+        """
+        return value[self._given] if isinstance(value, Tensor) and value.ndim else value
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Measure the distance from x in the norm of the threat.
+
+        Args:
+            points: [n, ...] or [n, C, ...].
+
+        Returns:
+            [n] or [n, C].
+        """
+        return shapes.distance(points, self.x, self.threat.order)
+
+    def rounded(self, points: Tensor) -> Tensor:
+        """Round points to the dtype of the caller's x, within the threat.
+
+        Args:
+            points: [n, ...] or [n, C, ...].
+
+        Returns:
+            The rounded points, in the dtype of `points`.
+        """
+        if self.dtype == points.dtype:
+            return points
+        return shapes.rounded(points, self.x.to(self.dtype), self.threat)
+
+    def leave(self, done: Tensor) -> None:
+        """Drop samples at the next evaluation.
+
+        Args:
+            done: bool [n], the samples to drop.
+        """
+        self.leaving = done if self.leaving is None else self.leaving | done
+
+    def drop_leaving(self, points: Tensor) -> Tensor:
+        """Drop the samples that are to leave.
+
+        Evaluations call this. A rule that asks the model in another way calls it first.
+
+        Args:
+            points: [n, ...].
+
+        Returns:
+            The points of the samples that stay, with x outside the mask.
+        """
+        leaving = self.leaving
+        if leaving is not None and may_leave(self._evaluations, points.device):
+            self.leaving = None
+            if bool(leaving.any()):
+                if self.plan.stop_early:
+                    self._prove()
+                points = points[self._drop(leaving)]
+        return self.problem.masked(points)
+
+    def drop_broken(self) -> None:
+        """Drop the samples that are broken, in an attack with `stop_early`; `Over` is raised if all are."""
+        if self.plan.stop_early:
+            broken = self._prove()
+            if bool(broken.any()):
+                self._drop(broken)
+
+    def close(self) -> None:
+        """Prove the successes of the samples that are still here, and write all of them to the record."""
+        if self.plan.stop_early:
+            self._prove()
+        self._record.put(self._index, self.best)
+
+    def _drop(self, left: Tensor) -> Tensor:
+        """Write the samples `left` bool [n] to the record; return those kept. Raises Over if none is."""
+        self._record.put(self._index[left], self.best.take(left))
+        kept = ~left
+        self._index, self._given = self._index[kept], self._given[kept]
+        if not len(self._index):
+            raise Over
+        self.problem, self.best = self.problem.take(kept), self.best.take(kept)
+        self.aims = None if self.aims is None else self.aims[kept]
+        self.rows.take(kept)
+        self.memory = {name: value[kept] for name, value in self.memory.items()}
+        if self.leaving is not None:
+            self.leaving = self.leaving[kept]
+        return kept
+
+    def _prove(self) -> Tensor:
+        """Return bool [n]: the successes that the model as given confirms. The others become `refuted`."""
+        best = self.best
+        if self.frozen.exact or not bool(best.success.any()):
+            return best.success
+        index = best.success.nonzero().squeeze(1)
+        self.frozen.asks_for(self.ids[index])
+        logits = self.frozen.verdict(self._cast(best.x_adv[index]))
+        confirmed = self.problem.take(index).met(logits)
+        best.success[index] = confirmed
+        best.refuted[index] |= ~confirmed
+        return best.success
+
+    def _cast(self, points: Tensor) -> Tensor:
+        """Cast to the caller's dtype where the model sees that, and not the dtype of its weights."""
+        return points.to(self.dtype) if self.frozen.sees(self.dtype) == self.dtype else points
