@@ -20,23 +20,20 @@ from bench import pgd, problems
 from bench.providers import PROVIDERS
 from bench.records import ROOT
 from bench.session import Case, Row, Session
+from fastadv.runs.memory import MIB, Peak
 
 BATCH, STEPS = 1000, 3
 PASS = "forward and backward"
 
 
-def status(name: str) -> int:
-    """Read a line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
-
-
 def grown(call: Callable[[], object]) -> int:
     """Return the most bytes by which the resident set grows during the call."""
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
+    peak = Peak()
     call()
-    return max(status("VmHWM") - before, 0)
+    told = peak.read()
+    if told is None:
+        raise OSError("/proc/self/clear_refs: expected that the peak can be set back, which it cannot here")
+    return told
 
 
 def one_pass(given: pgd.Problem) -> None:
@@ -60,7 +57,7 @@ def growth(*arguments: str) -> float:
     """Measure in a process with these arguments; in MiB."""
     command = [sys.executable, "-m", "bench.subjects.memory", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(json.loads(run.stdout.splitlines()[-1])) / 2**20
+    return float(json.loads(run.stdout.splitlines()[-1])) / MIB
 
 
 def of_provider(name: str, provider: str, data_dir: Path | None, weights: Path | None) -> dict[str, float]:

@@ -17,7 +17,7 @@ WEAKER = 1
 
 
 def conformance(
-    samples: int = o.count(40, "Test digits to attack."),
+    samples: int = o.count(study.SAMPLES, "Test digits to attack."),
     only: str | None = o.option(None, "Attacks whose names begin with one of these, separated by commas."),
     peers: str | None = o.option(None, f"Of {', '.join(PACKAGES)}; by default those installed."),
     out: Path | None = o.folder(None, "Folder for conformance.json and conformance.png."),
@@ -27,11 +27,12 @@ def conformance(
 
     The exit code is also 1 if no attack of another package ran, so that nothing could be compared.
 
-    The command trains small networks on the embedded digits: an undefended one, a robust one, and the robust
-    one with rounded activations or with saturated logits. For each attack it reports success, median, passes,
-    time and memory on both sides, and how many digits only one side broke, or broke at a distance smaller by
-    more than 1%. Ours is weaker if an exact sign test over these digits says so; the risk that any attack is
-    named by chance is 5%.
+    The command trains five small networks on the embedded digits: an undefended one, a robust one, and the
+    robust one with rounded activations, with saturated logits, and with a gradient of zero at each digit. For
+    each attack it reports success, how far it came on the way to the boundary, median distance, passes, time
+    and memory on both sides, and on how many digits one side is ahead: it alone broke them, or came farther
+    by more than 1% of the way or, for a minimum-norm attack, nearer by more than 1%. Ours is weaker if an
+    exact sign test over these digits says so; the risk that any attack is named by chance is 5%.
     """
     chosen = installed() if peers is None else o.split_names(peers) or ()
     for name in chosen:

@@ -19,12 +19,14 @@ from fastadv.engine import Frozen, freeze
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
+from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import Attack, Batch, Part, all_draws, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
+from fastadv.loggers.event import OnEvent, check_on_event
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
 from fastadv.runs.files import read_json
@@ -47,6 +49,7 @@ def evaluate(
     indicators: bool = True,
     rank: int | None = None,
     world_size: int | None = None,
+    on_event: OnEvent | None = None,
 ) -> Table:
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -95,6 +98,11 @@ def evaluate(
             in `run_dir`, its own or a common one, that it is done. With all shares, put together by
             `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
         world_size: the number of such processes.
+        on_event: called as soon as an attack is done with a batch: `on_event` of a logger, such as
+            fa.loggers.CSV("log.csv").on_event. "step" of the event is the number of samples done; "attack" is
+            the name; "clean_accuracy", "robust_accuracy" and "seconds" are over these samples, the last two
+            by name. Batches that are read from `run_dir` are told, too. Of several processes the first one
+            tells the batches of all, each when it is whole.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -102,7 +110,7 @@ def evaluate(
     Raises:
         InputError: the data set is empty, labels are not classes of the model, logits are not [B, K], or
             finite for no sample; `resume` is given without a folder; the folder already holds an evaluation,
-            or another one; or processes were called with different arguments.
+            or another one; on_event is no function; or processes were called with different arguments.
         CorruptFileError: a file in the folder is damaged.
 
     Example:
@@ -120,6 +128,7 @@ def evaluate(
         check_evaluation(dataset, attacks, batch_size, limit)
         check_count("keep_examples", keep_examples, 0)
         drawing = Drawing(draws, seed)
+        events = Events(check_on_event(on_event))
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         if apart := (rank, world_size) != (None, None):
@@ -151,6 +160,7 @@ def evaluate(
         table = table_of(
             frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
             keep_samples=keep_samples, parts=parts, looked=indicators and not apart, drawing=drawing, own=own,
+            events=events,
         )  # fmt: skip
         if apart:
             parts.finished(rank or 0, world_size or 1, batches, len(attacks))
@@ -170,11 +180,14 @@ def table_of(
     looked: bool = False,
     drawing: Drawing = ONE_DRAW,
     own: Callable[[int], Sequence[int]] = range,
+    events: Events | None = None,
 ) -> Table:
     """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
     kept = Parts(None) if parts is None else parts
     points = keep_samples or kept.path is not None
+    events = events or Events(None)
+    alone = processes.world() == 1
 
     def attacked(number: int, place: int, name: str, batch: Batch) -> Part:
         with drawing.kept(batch.x.device, number, place + 1):
@@ -189,13 +202,20 @@ def table_of(
         for place, name in enumerate(attacks):
             make = partial(attacked, number, place, name, batch)
             found.append(kept.get(f"{number:05d}-{place:02d}", told, make))
+            if alone:
+                events.finished(name, told, found[-1])
         samples = nearest(batch, found) if keep_samples else None
         for part in found:
             part.tensors.pop("x_adv", None)
         return told, found, samples, drawn
 
     with drawing.kept(device_for(frozen) or torch.device("cpu")):
-        done = list(in_turn(frozen, dataset, batch_size, limit, work, own))
+        done = []
+        for made in in_turn(frozen, dataset, batch_size, limit, work, own):
+            done.append(made)
+            if not alone:
+                for name, part in zip(attacks, made[1], strict=True):
+                    events.finished(name, made[0], part)
     verdicts, found, samples, drawn = zip(*done, strict=True)
     correct, failed, ids = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
     rows = tuple(

@@ -1,7 +1,12 @@
 """What a logger is given."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+from fastadv.errors import InputError
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""`on_event` of a logger, which `fa.evaluate` and `fa.train.Measuring` take."""
 
 
 class Logger(Protocol):
@@ -38,3 +43,13 @@ def place_of(event: Mapping[str, Any]) -> int | None:
     """Return where the event is on the axis: its step, or else its epoch; None where it has neither."""
     place = event.get("step", event.get("epoch"))
     return None if place is None else int(place)
+
+
+def check_on_event(on_event: Any) -> OnEvent | None:
+    """Return a function of a dictionary, or None. Raises InputError for anything else."""
+    if on_event is None or callable(on_event):
+        return on_event  # type: ignore[no-any-return]
+    raise InputError(
+        f"on_event: expected a function of a dictionary, got {type(on_event).__name__}; "
+        "pass the method on_event of a logger"
+    )

@@ -1,7 +1,7 @@
 """What is measured after each epoch."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation, table_of
+from fastadv.loggers.event import OnEvent, check_on_event
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
@@ -104,17 +105,13 @@ class Measuring:
     validation_set: Dataset[Any] | None = None
     test_limit: int | None = None
     test_every: int = 1
-    on_event: Callable[[Mapping[str, Any]], None] | None = None
+    on_event: OnEvent | None = None
 
     def __post_init__(self) -> None:
         check_count("test_every", self.test_every, 1)
         if self.test_limit is not None:
             check_count("test_limit", self.test_limit, 1)
-        if self.on_event is not None and not callable(self.on_event):
-            raise InputError(
-                f"on_event: expected a function of a dictionary, got {type(self.on_event).__name__}; "
-                "pass the method on_event of a logger"
-            )
+        check_on_event(self.on_event)
 
 
 class Measures:

@@ -11,9 +11,9 @@ from fastadv.evaluation.conformance import Comparison, Conformance, Run
 
 
 def told(theirs: int) -> Conformance:
-    run = Run("pgd", 0.5, inf, 10, 10, 0.1, 2.0)
+    run = Run("pgd", 0.5, 0.7, inf, 10, 10, 0.1, 2.0)
     odd = replace(run, flags=("3 points outside the threat were refused",))
-    line = Comparison("robust", "pgd", "linf", run, odd, (1,), tuple(range(2, 2 + theirs)))
+    line = Comparison("robust", "pgd", "linf", run, odd, 40, (1,), tuple(range(2, 2 + theirs)))
     return Conformance((line,), {"robust, art PGD, linf": "ValueError: no"})
 
 

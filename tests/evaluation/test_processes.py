@@ -51,6 +51,8 @@ def test_the_table_and_the_curves_of_several_processes_are_those_of_one(world: i
             ours, alone = (done / f"{what}-{name}" for name in (f"{world}-{rank}", "1-0"))
             assert ours.read_bytes() == alone.read_bytes(), what
         assert (done / f"seconds-{world}-{rank}").read_text() == (done / f"seconds-{world}-0").read_text()
+        told = (done / f"events-{world}-{rank}").read_text()
+        assert told == ("[]" if rank else (done / "events-1-0").read_text())
 
 
 @pytest.mark.parametrize("world", [2, 4])

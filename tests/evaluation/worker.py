@@ -15,7 +15,7 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
-from tests.evaluation.nets import contents
+from tests.evaluation.nets import contents, timeless
 from tests.kills import die, loss_told
 from tests.processes import tell
 
@@ -99,8 +99,11 @@ def write(table: Table, path: Path) -> None:
 def whole(folder: Path, rank: int = 0) -> None:
     """Every attack at once, in a folder; and the curves."""
     name = f"{processes.world()}-{rank}"
-    table = evaluate(Net(), images(), BOUNDED | LEAST, run_dir=folder / name[0], **SETTINGS)
+    told: list[Any] = []
+    options = {**SETTINGS, "run_dir": folder / name[0], "on_event": told.append}
+    table = evaluate(Net(), images(), BOUNDED | LEAST, **options)
     write(table, folder / f"table-{name}")
+    (folder / f"events-{name}").write_text(json.dumps(timeless(told)))
     (folder / f"seconds-{name}").write_text(str([table.seconds, *(row.seconds for row in table.rows)]))
     settings = {"batch_size": 4, "limit": 23}
     curves = [

@@ -10,6 +10,7 @@ import torch
 import fastadv as fa
 from fastadv import loggers
 from fastadv.errors import MissingExtraError
+from tests.evaluation.nets import run
 
 EVENT = {"epoch": 3, "loss": 0.5, "robust": {"pgd": 0.25, "none": None}, "alarm": None}
 
@@ -40,6 +41,29 @@ def test_the_reports_of_a_training_run(tmp_path):
     assert [(row["epoch"], row["loss"]) for row in log.rows] == [(one.epoch, one.loss) for one in reports]
     with pytest.raises(fa.InputError, match="on_event"):
         fa.train.Measuring(on_event=log)
+
+
+@pytest.mark.slow
+def test_what_an_evaluation_has_done_so_far(tmp_path):
+    told = []
+    table = run(tmp_path, on_event=told.append)
+    # two of each batch of two samples; the last two samples are wrong already
+    assert [(one["step"], one["attack"]) for one in told] == [
+        (n, a) for n in (2, 4, 6) for a in ("near", "pgd")
+    ]
+    assert [one["clean_accuracy"] for one in told] == [1, 1, 1, 1, 4 / 6, 4 / 6]
+    # PGD has 0.25: of the distances 0.1 to 0.4 it reaches the first two
+    assert [one["robust_accuracy"] for one in told if one["attack"] == "pgd"] == [
+        {"pgd": 0}, {"pgd": 2 / 4}, {"pgd": 2 / 6}
+    ]  # fmt: skip
+    for row, last in zip(table.rows, told[-2:], strict=True):
+        assert last["robust_accuracy"] == {row.name: row.robust_accuracy}
+        assert last["seconds"] == {row.name: pytest.approx(row.seconds)}
+    again = []
+    run(tmp_path, resume=True, on_event=again.append)
+    assert again == told
+    with pytest.raises(fa.InputError, match="on_event"):
+        run(None, on_event=loggers.CSV(tmp_path / "log.csv"))
 
 
 def test_weights_and_biases(monkeypatch):

@@ -1,19 +1,39 @@
-"""Our attacks next to those of other packages, on small networks of four kinds."""
+"""Our attacks next to those of other packages, on small networks of five kinds: what runs, what is drawn."""
 
 from collections.abc import Callable, Sequence
 from os import PathLike
 
+from torch import Tensor
+
 import fastadv as fa
 from fastadv.evaluation import Comparison, Conformance
+from fastadv.evaluation.conformance import Subject
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.text import number, percent
-from fastadv.studies.conformance.nets import RADII, Quantized, Scaled, trained
+from fastadv.studies.conformance.nets import RADII, Quantized, Scaled, Waves, trained
 
-__all__ = ["RADII", "Quantized", "Scaled", "cells", "draw", "run", "trained"]
+__all__ = ["RADII", "Quantized", "Scaled", "Waves", "cells", "draw", "problem", "run", "trained"]
+
+SAMPLES = 150
+
+
+def problem(samples: int = SAMPLES, seed: int = 0) -> tuple[dict[str, Subject], Tensor, Tensor]:
+    """Train the networks, and load what they are attacked on.
+
+    Args:
+        samples: test digits.
+        seed: of training.
+
+    Returns:
+        The networks with their radii, by name; images [N, 1, 8, 8]; labels [N].
+    """
+    test_set = fa.data.load("digits", "test", limit=samples)
+    x, y, _ = next(iter(fa.data.batches(test_set, samples)))
+    return {name: (model, RADII[name]) for name, model in trained(seed).items()}, x, y
 
 
 def run(
-    samples: int = 40,
+    samples: int = SAMPLES,
     seed: int = 0,
     packages: Sequence[str] | None = None,
     only: Sequence[str] | None = None,
@@ -31,9 +51,7 @@ def run(
     Returns:
         The comparisons.
     """
-    test_set = fa.data.load("digits", "test", limit=samples)
-    x, y, _ = next(iter(fa.data.batches(test_set, samples)))
-    subjects = {name: (model, RADII[name]) for name, model in trained(seed).items()}
+    subjects, x, y = problem(samples, seed)
     return fa.evaluation.conformance(
         subjects, x, y, packages=packages, only=only, seed=seed, on_progress=on_progress
     )
@@ -58,7 +76,7 @@ def cells(result: Conformance) -> list[list[str]]:
     Returns:
         Lines of text, the head first.
     """
-    head = ["attack", "net", "rival", "broken", "median", "passes", "seconds", "MiB"]
+    head = ["attack", "net", "rival", "broken", "way", "median", "passes", "seconds", "MiB"]
     head += ["only ours", "only theirs", "p"]
     lines = [head]
     for one in best(result):
@@ -67,6 +85,7 @@ def cells(result: Conformance) -> list[list[str]]:
         lines.append([
             f"{one.case} {one.norm}", one.net, one.theirs.attack,
             " / ".join(percent(each.success) for each in pair),
+            " / ".join(percent(each.way) for each in pair),
             " / ".join(number(each.median) for each in pair),
             " / ".join(str(each.forwards + each.backwards) for each in pair),
             " / ".join(f"{each.seconds:.2f}" for each in pair),
@@ -77,7 +96,7 @@ def cells(result: Conformance) -> list[list[str]]:
 
 
 def draw(result: Conformance, path: str | PathLike[str]) -> None:
-    """Draw for each attack and network how many samples only one side broke, ours to the right.
+    """Draw for each attack and network on how many samples one side is ahead, ours to the right.
 
     Args:
         result: of `run`.
@@ -86,7 +105,7 @@ def draw(result: Conformance, path: str | PathLike[str]) -> None:
     lines = best(result)
     weaker = result.weaker
     height = 0.6 + 0.17 * len(lines)
-    figure = style.new_figure(7.2, height, "Found by one side alone: theirs (left), ours (right)")
+    figure = style.new_figure(7.2, height, "Samples on which one side is ahead: theirs (left), ours (right)")
     axes = figure.add_axes((0.42, 0.2 / height, 0.55, (height - 0.7) / height))
     style.plain(axes)
     for place, one in enumerate(lines):

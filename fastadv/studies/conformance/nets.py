@@ -1,5 +1,6 @@
-"""Nets on which weak attacks show: trained against attacks, rounding, and with saturated logits."""
+"""Nets on which weak attacks show: trained against attacks, rounding, saturated, flat at the images."""
 
+from math import pi
 from typing import Any
 
 import torch
@@ -7,12 +8,14 @@ from torch import Tensor, nn
 
 import fastadv as fa
 
+MEAN, STD = 0.3, 0.38  # of the pixels of the digits
 # at which the nets are neither untouched nor lost
 RADII = {
-    "standard": {"linf": 0.05, "l2": 0.4, "l1": 1.5, "l0": 3.0},
+    "standard": {"linf": 0.08, "l2": 0.5, "l1": 1.5, "l0": 3.0},
     "robust": {"linf": 0.15, "l2": 0.9, "l1": 3.0, "l0": 4.0},
 }
 RADII |= {"quantized": RADII["robust"], "saturated": RADII["robust"]}
+RADII["flat"] = {"linf": 0.25}
 
 
 class _Round(torch.autograd.Function):
@@ -54,6 +57,27 @@ class Quantized(nn.Module):
         return x
 
 
+class Waves(nn.Module):
+    """Make pixels rise in waves, flat at the multiples of 1 / levels: the gradient at each digit is zero.
+
+    A pixel v becomes v - sin(2 pi levels v) / (2 pi levels), which leaves the multiples where they are. Only
+    attacks that begin beside x have a gradient to follow.
+
+    Args:
+        model: of images in [0, 1].
+        levels: of gray between 0 and 1.
+    """
+
+    def __init__(self, model: nn.Module, levels: int = 16) -> None:
+        super().__init__()
+        self.model, self.frequency = model, 2 * pi * levels
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x - (self.frequency * x).sin() / self.frequency)
+        return logits
+
+
 class Scaled(nn.Module):
     """Make logits so large that probabilities are 0 and 1, and the gradient of cross-entropy is 0.
 
@@ -82,14 +106,16 @@ def _net(seed: int) -> nn.Sequential:
 
 
 def trained(seed: int = 0, epochs: int = 8) -> dict[str, nn.Module]:
-    """Train two networks on the digits, a standard and a robust one; round and scale the robust one.
+    """Train a standard and a robust network on the digits, and make the others of the robust one.
+
+    The standard one normalizes its input.
 
     Args:
         seed: of weights and training.
         epochs: of training.
 
     Returns:
-        The four networks, by name.
+        The five networks, by name.
     """
     train_set = fa.data.load("digits", "train")
     recipes: dict[str, fa.train.Recipe] = {
@@ -98,9 +124,11 @@ def trained(seed: int = 0, epochs: int = 8) -> dict[str, nn.Module]:
     }
     nets: dict[str, nn.Module] = {}
     for name, recipe in recipes.items():
-        nets[name] = model = _net(seed)
+        model: nn.Module = _net(seed)
+        nets[name] = model = fa.models.Normalized(model, MEAN, STD) if name == "standard" else model
         fa.train.fit(model, train_set, recipe, epochs=epochs, optimizer="adam", seed=seed)
         model.eval()
     layers = nets["robust"]
     assert isinstance(layers, nn.Sequential)
-    return {**nets, "quantized": Quantized(layers), "saturated": Scaled(layers)}
+    made = {"quantized": Quantized(layers), "saturated": Scaled(layers), "flat": Waves(layers)}
+    return {**nets, **made}
