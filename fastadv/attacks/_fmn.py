@@ -6,7 +6,7 @@ from torch import Tensor
 from fastadv import losses, ops
 from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
-from fastadv.attacks.methods.growing_ball import Ball, next_radius
+from fastadv.attacks.methods.growing_ball import Ball, next_radius, onto_ball_then_box
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import Threat
@@ -55,7 +55,10 @@ def rule(
                 if step >= patience:
                     further = torch.where(like(found, further), further, beyond)
                 all_found = core.may_leave(step, further.device) and bool(found.all())
-            points = search.threat.resized(rows.radius).project(further, search.x)
+            if threat.norm == "l1" and step % 2:
+                points = onto_ball_then_box(search, further)
+            else:
+                points = search.threat.resized(rows.radius).project(further, search.x)
         search.finish(points)
 
     return rule

@@ -1,6 +1,5 @@
 """FMN, the fast minimum-norm attack (Pintor et al. 2021)."""
 
-from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -9,11 +8,10 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks import _fmn, core
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, norm, positive, width
-from fastadv.attacks.methods.growing_ball import Ball, next_radius
+from fastadv.attacks.methods.growing_ball import Ball, next_radius, onto_ball_then_box
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.start import check_points_of_box
 from fastadv.attacks.methods.warm_start import begin
-from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 # the last step over the first, and the last gamma, as in the authors' code
@@ -50,7 +48,8 @@ def fmn(
     5% of the steps, or at once in Linf and L0, goes to the boundary of the linear model, and a little beyond,
     along the shortest line in the box and as far as the ball allows, until it is; in L0 the ball holds the
     whole line. In Linf g / ||g||_2 is sign(g), the steepest direction for that norm. Projections are on ball
-    and box at once.
+    and box at once, but for every other one in L1: on networks that round, the paper's, which end inside the
+    ball, find nearer successes.
 
     Args:
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
@@ -101,7 +100,6 @@ def _rule(
 
     def rule(search: core.Search[Ball]) -> None:
         rows, sparse = search.rows, search.threat.norm == "l0"
-        ball = replace(search.threat, box=NO_BOX)
         points, given = begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.full_like(rows.most, torch.inf)
@@ -116,7 +114,7 @@ def _rule(
                 radius = torch.where(found, radius, _to_boundary(search, look))
             rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
             further = advance(look.x_adv, look.gradient, search.x, length)
-            points = ball.resized(rows.radius).project(further, search.x).clamp_(*search.threat.box)
+            points = onto_ball_then_box(search, further)
         search.finish(points)
 
     return rule
