@@ -52,6 +52,38 @@ def test_bce_is_the_sum_of_a_yes_or_no_for_each_class(targeted, count):
         torch.testing.assert_close(smooth, -(right * chance.log() + (1 - right) * (1 - chance).log()).sum(1))
 
 
+@pytest.mark.parametrize("direction", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_ce_sharp_is_ce_of_a_range_of_eight_and_of_wider_logits_ce_itself(targeted, direction):
+    z, y, t = batch()
+    z, t = z.double(), t if targeted else None
+    wide, flat = 8 * z / (z.amax(1) - z.amin(1))[:, None] * 1.001, z / 1000 + 70
+    for got, wanted in zip(
+        losses.loss_and_grad(wide, y, "ce_sharp", t, direction),
+        losses.loss_and_grad(wide, y, "ce", t, direction), strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(got, wanted)
+    factor = 8 / (flat.amax(1) - flat.amin(1))[:, None]
+    leaf = flat.clone().requires_grad_()
+    aim, sign = (t, -1) if targeted else (y, 1)
+    value = sign * torch.nn.functional.cross_entropy(leaf * factor, aim, reduction="none")
+    (wanted,) = torch.autograd.grad(value.sum(), leaf)
+    loss, grad = losses.loss_and_grad(flat, y, "ce_sharp", t, direction)
+    torch.testing.assert_close(loss, value.detach(), rtol=1e-6, atol=1e-9)
+    if direction:
+        wanted, grad = wanted / wanted.norm(dim=1, keepdim=True), grad / grad.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(grad, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_ce_sharp_of_equal_sure_and_broken_rows():
+    z = torch.tensor([[2.0, 2.0, 2.0], [0.0, 300.0, -300.0], [torch.nan, 0.0, 0.0], [1e-44, 0.0, 0.0]])
+    loss, grad = losses.loss_and_grad(z, torch.tensor([0, 1, 2, 0]), "ce_sharp", direction=True)
+    assert loss[:2].isfinite().all()
+    assert grad[[0, 1, 3]].isfinite().all()
+    assert (grad[[0, 1, 3]] != 0).any(1).all()
+    assert loss.isnan().tolist()[2]
+
+
 def test_bce_of_rows_that_are_sure_or_not_finite():
     z = torch.tensor([[300.0, -200.0, -250.0], [torch.inf, 0.0, 0.0], [torch.nan, 0.0, 0.0], [1.0, 2.0, 3.0]])
     y = torch.tensor([0, 1, 2, 0])
@@ -108,8 +140,11 @@ def test_the_caller_s_graph_is_left_alone():
 @pytest.mark.parametrize(
     ("loss", "text"),
     [
-        ("hinge", "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, bce, got 'hinge'"),
-        (None, "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, bce, got None; or give a function"),
+        ("hinge", "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, bce, ce_sharp, got 'hinge'"),
+        (
+            None,
+            "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, bce, ce_sharp, got None",
+        ),
         (3, "loss: expected one of"),
         (["ce"], "loss: expected one of"),
         (

@@ -45,7 +45,9 @@ def ddn(
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r; d <- r d
     / ||d||_2, and x + d is clipped to the box. The step a falls from `step_size` to a hundredth of it along a
     cosine. Points are not rounded to pixel levels. Where the gradient is zero, d is fresh Gaussian noise of
-    norm r, so that a flat model is searched as well.
+    norm r, so that a flat model is searched as well. The paper ascends cross-entropy, `loss="ce"`. On a
+    network of low confidence that raises all other classes together and misses the nearest, so logits whose
+    range is below 8 are by default scaled up to it ("ce_sharp").
 
     Args:
         steps: gradients for each sample, an integer >= 1; the paper has 100, 300 and 1,000.
@@ -56,8 +58,8 @@ def ddn(
         gamma: the share by which the norm shrinks and grows, in (0, 1).
         first_norm: the first norm of d, > 0, in input units; None is the width of the box. A starting point
             brings its own.
-        loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", or a function (logits, y, targets) -> [B]; it is
-            maximized. None is "ce", or the margin of the criterion if one is given.
+        loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", or a function (logits, y, targets)
+            -> [B]; it is maximized. None is "ce_sharp", or the margin of the criterion if one is given.
         restarts: attempts; the others begin at random points within half the distance of the nearest success.
         seed: of the noise where the gradient is zero, and of the random points; nothing else is random.
 
@@ -82,7 +84,7 @@ def ddn(
     check_points_of_box("starts", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:
-        ascended = ("ce" if search.problem.criterion is core.WRONG else None) if loss is None else loss
+        ascended = ("ce_sharp" if search.problem.criterion is core.WRONG else None) if loss is None else loss
         rows = search.rows
         points, given = begin(search, starts)
         rows.most = farthest(search)

@@ -28,7 +28,7 @@ def length(away: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("options", [{}, {"gamma": 0.2, "first_norm": 0.3, "step_size": 0.4}])
-@pytest.mark.parametrize("loss", [None, "margin"])
+@pytest.mark.parametrize("loss", [None, "ce", "margin"])
 def test_by_hand(options: dict[str, float], loss: str | None) -> None:
     model, x = mlp(), images(6)
     y = labels(model, x)
@@ -41,7 +41,7 @@ def test_by_hand(options: dict[str, float], loss: str | None) -> None:
     for step in range(steps):
         leaf = z.clone().requires_grad_()
         logits = model(leaf)
-        by_logits = loss_and_grad(logits, y, loss or "ce")[1]
+        by_logits = loss_and_grad(logits, y, loss or "ce_sharp")[1]
         (gradient,) = torch.autograd.grad(logits, leaf, by_logits)
         size = options.get("step_size", 1.0) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
         away = z - x + size * gradient / length(gradient)

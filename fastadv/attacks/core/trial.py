@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Frozen
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.rounding import bound
@@ -131,6 +132,9 @@ class Trial:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)
+        held = status == Status.HELD
+        ascends = loss == "ce" and within is None and problem.targets is None
+        soft = ascends and are_soft(logits[held], problem.y[held])
         distance = problem.threat.distance(x_adv, problem.x).float()
         distance = torch.where(broken, distance, torch.where(self.already, 0.0, torch.inf))
         return AttackResult(
@@ -142,7 +146,7 @@ class Trial:
             forwards=self.passed[0],
             backwards=self.passed[1],
             zero_gradient=zero_gradient,
-            flags=self.flags,
+            flags=(*self.flags, SOFT_LOGITS) if soft else self.flags,
             unfinished=unfinished,
             refuted=None if doubtful is None else doubtful & ~(broken | self.already),
             threat=(within or problem.threat) if problem.plain else None,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import AttackResult, Status, bim, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
+from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.engine import freeze
 from fastadv.threat import Linf
 from tests.logged import Logged
@@ -219,7 +220,7 @@ def test_options_crossed(way: str, restarts: int, targeted: bool, stop_early: bo
     broken = out.status == Status.BROKEN
     assert 3 < int(broken.sum()) < 24
     assert torch.equal(out.distance[broken], Linf(radius).distance(out.x_adv, x).float()[broken])
-    assert out.flags == ()
+    assert set(out.flags) <= {SOFT_LOGITS}  # of random weights
 
 
 def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:
