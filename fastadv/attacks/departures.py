@@ -103,7 +103,8 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
         ),
         Departure(
             "logits whose range is below 8 are scaled up to it before cross-entropy",
-            "on networks of low confidence cross-entropy raises all other classes together, and misses the nearest",
+            "on networks of low confidence cross-entropy raises all other classes together, and misses the "
+            "nearest",
             "on a robust network of the digits, whose confidence is 12%, distances smaller by 24%; on the "
             "networks of the table, the same to 1%",
         ),
