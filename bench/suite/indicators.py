@@ -53,16 +53,20 @@ SOURCES = {
 MEANING = """The values are shares of samples, or 1 for "yes".
 
 - `silent_success` is always 0, because attacks keep the best point that they met, and each result is
-checked on the model as given. - `budget` compares the radius with twice the radius. It does not vary the
-steps, because more steps cannot break fewer samples, for the same reason. - `zero_gradient` looks at the
-gradient of the plain cross-entropy, which underflows for logits of a large scale. The attacks of this
-library avoid that underflow; those of others do not. - `unstable` is the mean over noise of min(1, |m(x +
-u) - m(x)| / |m(x)|), where m is the margin and u is uniform noise of width 8/255, with 10 draws for each
-of up to 200 samples. Pintor et al. use the cross-entropy, which hardly separates the deep network (0.19)
-from MeanSparse (0.27). The limit is theirs. - `incomplete` is the share of the rise of the loss that came
-with the last tenth of the gradients, at most ten. It is a mean over all samples, in which broken ones
-count 0. - `optimizes` applies if a forward pass optimizes something. It is the share of samples whose
-gradient is not that of the loss.
+  checked on the model as given.
+- `budget` compares the radius with twice the radius. It does not vary the steps, because more steps cannot
+  break fewer samples, for the same reason.
+- `zero_gradient` looks at the gradient of the plain cross-entropy, which underflows for logits of a large
+  scale. The attacks of this library avoid that underflow; those of others do not.
+- `unstable` is the mean over noise of min(1, |m(x + u) - m(x)| / |m(x)|), where m is the margin and u is
+  uniform noise of width 8/255, with 10 draws for each of up to 200 samples. Pintor et al. use the
+  cross-entropy, which hardly separates the deep network (0.19) from MeanSparse (0.27). The limit is theirs.
+  It is 0 if the attacks break every sample and tell no distances: a robust accuracy of 0 overstates nothing,
+  and small margins, which undefended networks may have, are no sign.
+- `incomplete` is the share of the rise of the loss that came with the last tenth of the gradients, at most
+  ten. It is a mean over all samples, in which broken ones count 0.
+- `optimizes` applies if a forward pass optimizes something. It is the share of samples whose gradient is not
+  that of the loss.
 
 `incorrect_gradient` is 1 if `fastadv.attacks.masked_modules` names a module ([Defenses that hide their
 gradients](masked.md)); the verdict then names it, and the gradient that `bpda` should give it. The search

@@ -15,7 +15,6 @@ package itself is needed only for `wrap`.
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from math import inf
 from typing import Any
 
@@ -23,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastadv import _extras
 from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
-from fastadv.adapters.foreign import Foreign, one_radius
+from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.art import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
 from fastadv.engine import freeze
@@ -131,11 +129,10 @@ def _craft(
     kind: Callable[..., Any], model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None,
     **options: Any,
 ) -> Any:  # fmt: skip
-    _extras.need_peer("art")
     takes, radius = inspect.signature(kind).parameters, one_radius("ART", threat)
     with torch.no_grad():
-        classes = model.model(x[:1]).shape[1]  # type: ignore[operator]
-    classifier = import_module("art.estimators.classification").PyTorchClassifier(
+        classes = model.model(x[:1].to(model.sees)).shape[1]  # type: ignore[operator, arg-type]
+    classifier = imported("art.estimators.classification").PyTorchClassifier(
         model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), classes, clip_values=threat.box,
         device_type="gpu" if x.device.type == "cuda" else "cpu",
     )  # fmt: skip

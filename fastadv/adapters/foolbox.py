@@ -16,7 +16,6 @@ gets wrong already is left alone; random draws follow from torch's generator, bu
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from inspect import getclosurevars, isfunction
 from math import inf
 from typing import Any
@@ -24,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv import _extras
 from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
-from fastadv.adapters.foreign import Foreign, one_radius
+from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.foolbox import ALIASES, INSTEAD, MEANING, MINIMUM
 from fastadv.attacks import AttackResult
 from fastadv.errors import InputError
@@ -129,8 +127,7 @@ def wrap(kind: Any, **options: Any) -> Foreign:
     Returns:
         The attack.
     """
-    _extras.need_peer("foolbox")
-    base = import_module("foolbox.attacks.base").MinimizationAttack
+    base = imported("foolbox.attacks.base").MinimizationAttack
     nearest = issubclass(kind, base) if isinstance(kind, type) else isinstance(kind, base)
     return Foreign(_craft, kind, options, nearest)
 
@@ -139,7 +136,7 @@ def _craft(
     kind: Any, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None, **options: Any
 ) -> Any:
     """Return its points; of an attack for the nearest success as it found them, whatever the radius."""
-    foolbox = import_module("foolbox")
+    foolbox = imported("foolbox")
     attack = kind(**options) if isinstance(kind, type) else kind
     radius = one_radius("foolbox", threat)
     wrapped = foolbox.PyTorchModel(model, bounds=threat.box, device=x.device)
@@ -163,5 +160,4 @@ def __getattr__(name: str) -> Any:
     refuse("foolbox.attacks", name, INSTEAD)
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _extras.need_peer("foolbox")
-    return getattr(import_module("foolbox"), name)
+    return getattr(imported("foolbox"), name)

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from fastadv import rng
+from fastadv import _extras, rng
 from fastadv.attacks import AttackResult, core
+from fastadv.engine.arguments import checked_logits
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -17,11 +20,15 @@ SLACK = 1e-6
 
 
 class Watched(nn.Module):
-    """A model in eval mode, as another package sees it: passes are counted, and its mode stays."""
+    """A model in eval mode, as another package sees it: passes are counted, and its mode stays.
 
-    def __init__(self, model: Callable[[Tensor], Tensor], like: Tensor) -> None:
+    It takes images like `like`, and hands them to the model in the dtype that this `sees`. Logits are in
+    float32 or float64.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Tensor], like: Tensor, sees: torch.dtype) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.sees = model, sees
         # packages ask the first parameter for the device
         self.place = nn.Parameter(like.new_zeros(()), requires_grad=False)
         self.forwards = self.backwards = 0
@@ -33,7 +40,8 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        logits = self.model(x.to(self.place))  # some hand over float64
+        given = x.to(self.place).to(self.sees)  # some hand over float64
+        logits = checked_logits(self.model(given), len(x))
         if logits.requires_grad:
             logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
@@ -89,7 +97,7 @@ class Foreign:
 
         def rule(search: core.Search[Any]) -> None:
             nonlocal refused
-            watched = Watched(search.frozen.model, search.x)
+            watched = Watched(search.frozen.model, search.x, search.frozen.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
                 given = search.x.clone(), search.y.clone(), threat, search.targets
@@ -126,3 +134,15 @@ def one_radius(package: str, threat: Threat) -> float:
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:
         raise InputError(f"threat: expected one radius for all samples, as {package} takes, got [B]")
     return float(threat.radius)
+
+
+def imported(module: str) -> Any:
+    """Return a module of another package. Raises MissingExtraError where that is missing.
+
+    Some packages import torchvision, which fails beside a CPU-only torch unless `fastadv._torchvision` comes
+    first.
+    """
+    _extras.need_peer(module.partition(".")[0])
+    if find_spec("torchvision") is not None:
+        import_module("fastadv._torchvision")
+    return import_module(module)

@@ -15,7 +15,6 @@ itself is needed only for `wrap`.
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
 from math import inf
 from typing import Any
 
@@ -23,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fastadv import _extras
 from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
-from fastadv.adapters.foreign import Foreign, one_radius
+from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.secml import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
 from fastadv.data.batch_size import device_for
@@ -102,20 +100,24 @@ def _module(model: Any) -> nn.Module:
     return _Processed(before or nn.Identity(), inner, after or nn.Identity())
 
 
-def wrap(kind: Callable[..., Any], **options: Any) -> Foreign:
+def wrap(kind: Callable[..., Any] | str, **options: Any) -> Foreign:
     """Make an attack for `fa.evaluate` and our calls from a class of SecML-Torch.
 
     It serves one radius for all samples. Targets, of which the class takes one, are served class by class.
     `fastadv.adapters.foreign.Foreign` says how its points are judged.
 
     Args:
-        kind: such as `secmlt.adv.evasion.pgd.PGD`.
+        kind: such as `secmlt.adv.evasion.pgd.PGD`, or "pgd.PGD", which is imported for you. Beside adv_lib
+            and a PyTorch without CUDA their own import fails, this one does not.
         options: its arguments, such as `backend="native"`. `perturbation_model`, `epsilon`, `lb` and `ub` are
             the threat's unless given.
 
     Returns:
         The attack.
     """
+    if isinstance(kind, str):
+        module, _, name = f"secmlt.adv.evasion.{kind}".rpartition(".")
+        return wrap(getattr(imported(module), name), **options)
     return Foreign(_craft, kind, options, getattr(kind, "__name__", "") in NEAREST)
 
 
@@ -124,14 +126,13 @@ def _craft(
     **options: Any,
 ) -> Any:  # fmt: skip
     """Return its points."""
-    _extras.need_peer("secmlt")
     takes, radius = inspect.signature(kind).parameters, one_radius("secmlt", threat)
     given: dict[str, Any] = dict(zip(("lb", "ub"), threat.box, strict=True))
     if "perturbation_model" in takes:
         given["perturbation_model"] = threat.norm
     if "epsilon" in takes and radius < inf:
         given["epsilon"] = radius
-    classifier = import_module("secmlt.models.pytorch.base_pytorch_nn").BasePyTorchClassifier(model)
+    classifier = imported("secmlt.models.pytorch.base_pytorch_nn").BasePyTorchClassifier(model)
 
     def points(x: Tensor, y: Tensor, **aim: int) -> Tensor:
         attack = kind(**{**given, **options, **aim})

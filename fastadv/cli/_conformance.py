@@ -28,10 +28,10 @@ def conformance(
     The exit code is also 1 if no attack of another package ran, so that nothing could be compared.
 
     The command trains five small networks on the embedded digits: an undefended one, a robust one, and the
-    robust one with rounded activations, with saturated logits, and with a gradient of zero at each digit. For
-    each attack it reports success, how far it came on the way to the boundary, median distance, passes, time
-    and memory on both sides, and on how many digits one side is ahead: it alone broke them, or came farther
-    by more than 1% of the way or, for a minimum-norm attack, nearer by more than 1%. Ours is weaker if an
+    robust one with rounded activations, with saturated logits, and with a gradient of zero at each digit. The
+    table shows the digits broken by both sides, and on how many digits one side is ahead: it alone broke
+    them, or came farther on the way to the boundary by more than 1% or, for a minimum-norm attack, nearer by
+    more than 1%. conformance.json also has median distance, passes, time and memory. Ours is weaker if an
     exact sign test over these digits says so; the risk that any attack is named by chance is 5%.
     """
     chosen = installed() if peers is None else o.split_names(peers) or ()
@@ -55,7 +55,7 @@ def conformance(
         study.draw(result, figure)
     with ending(WEAKER if weaker or not result.comparisons else 0):
         yield told
-        title = f"ours / theirs on {samples} digits, of each net the rival that is worst for ours"
+        title = f"ours / theirs on {samples} digits, of each attack and net the rival that is worst for ours"
         print_table(title, study.cells(result))
         for name, why in result.failed.items():
             say(f"failed: {name}: {why}")

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from fastadv import attacks
 from fastadv.adapters import art, foolbox, secml, torchattacks
-from fastadv.adapters.foreign import Foreign
+from fastadv.adapters.foreign import Foreign, imported
 from fastadv.attacks import AttackResult
 
 # as Python imports a package: where its attacks are, and how one is made of a class
@@ -54,7 +53,7 @@ def _made(package: str, path: str, options: Mapping[str, Any]) -> Foreign:
     """Import a class of a package, and make an attack of it."""
     folder, wrap = PACKAGES[package]
     module, _, name = f"{folder}.{path}".rpartition(".")
-    return wrap(getattr(import_module(module), name), **options)
+    return wrap(getattr(imported(module), name), **options)
 
 
 def installed() -> tuple[str, ...]:

@@ -45,13 +45,15 @@ def indicators(
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.options.eot
     chosen = choose(evidence, correct, passes / LOOKS if other else passes)
     told = [name for name in RAISED if _says(rows, name)]
+    more = any(_claims(row, threat, correct) for row in rows)
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
         given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat)
         looked = look_through(
-            frozen, other, given, chosen, evidence, correct, told=told, batch_size=batch_size
-        )
+            frozen, other, given, chosen, evidence, correct, told=told, batch_size=batch_size,
+            more=more,
+        )  # fmt: skip
         return Part({"seconds": torch.zeros(1)}, asdict(looked))
 
     return Indicators(**kept.get(PART, known, make).told)
@@ -89,6 +91,15 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
     if not spent:
         return None
     return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
+
+
+def _claims(row: Row, main: Threat | None, correct: Tensor) -> bool:
+    """Return whether the row tells distances, or that samples hold in another threat than the main one."""
+    if row.threat is None or main is None or not row.threat.finite:
+        return True
+    same = row.threat.norm == main.norm and row.threat.box == main.box
+    other = not same or float(row.threat.radius) != float(main.radius)
+    return other and bool((correct & ~row.broken).any())
 
 
 def _problem(frozen: Frozen, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:

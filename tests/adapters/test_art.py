@@ -135,3 +135,14 @@ def test_both_in_one_table(real):
     attack = art.wrap(real.ProjectedGradientDescent, eps_step=0.1, max_iter=10)
     out = attack(model, x, y, fa.Linf(0.5), targets=(y + 1) % 5)
     assert (model.eval()(out.x_adv).argmax(1) == (y + 1) % 5).sum() > len(x) // 2
+
+
+def test_random_starts_hang_on_no_batch(monkeypatch):
+    model, x, y = problem()
+    given, found = {"eps": 0.05, "eps_step": 0.02, "max_iter": 3, "num_random_init": 1}, []
+    attack = art.ProjectedGradientDescent(classifier(model), **given)
+    for size in (256, 5):
+        monkeypatch.setattr(art.Attack, "_size", size)
+        torch.manual_seed(0)
+        found.append(attack.generate(x.numpy(), y.numpy()))
+    assert np.abs(found[0] - found[1]).max() < 1e-6

@@ -90,6 +90,16 @@ def test_momentum_and_restarts_count():
     once = sum(seen)
     foolbox.LinfPGD(steps=2).repeat(3)(fmodel, x, y, epsilons=0.0001)
     assert sum(seen) - once > 2 * once
+    assert kind().repeat(2).repeat(3).restarts == 6
+
+
+def test_a_success_at_epsilon_itself_counts():
+    model, x, y = problem()
+    raw, _, found = foolbox.LInfFMNAttack(steps=20)(Bounded(model), x, y, epsilons=None)
+    place = int(found.int().argmax())
+    far = (raw - x)[place].abs().max().item()
+    _, _, success = foolbox.LInfFMNAttack(steps=20)(Bounded(model), x, y, epsilons=[far, far * 0.99])
+    assert success[:, place].tolist() == [True, False]
 
 
 def test_budgets_are_in_units_of_the_bounds():

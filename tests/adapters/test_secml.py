@@ -2,7 +2,6 @@
 
 import inspect
 from functools import partial
-from importlib import import_module
 from math import inf
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv as fa
-from fastadv.adapters import secml
+from fastadv.adapters import foreign, secml
 from tests.adapters.nets import problem
 
 # where the package has its classes, and a call of each that is short
@@ -100,10 +99,8 @@ def test_what_is_refused():
 
 
 def real(name: str):
-    from fastadv import _torchvision  # noqa: F401  secmlt needs it, and PyPI's is built for CUDA
-
     pytest.importorskip("secmlt", reason="secml-torch is not installed")
-    return getattr(import_module(f"secmlt.adv.evasion.{MODULES[name]}"), name)
+    return secml.wrap(f"{MODULES[name]}.{name}").kind
 
 
 @pytest.mark.slow
@@ -149,3 +146,14 @@ def test_both_in_one_table():
     strong = secml.wrap(real("PGD"), num_steps=10, step_size=0.1, backend="native")
     out = strong(model, x, y, fa.Linf(0.5), targets=aims)
     assert (model.eval()(out.x_adv).argmax(1) == aims).sum() > len(x) // 2
+
+
+def test_a_name_is_imported_after_torchvision_is_made_importable(monkeypatch):
+    """Elsewhere the package itself is what tells: beside a torch without CUDA `real` fails otherwise."""
+    order = []
+    monkeypatch.setattr(foreign._extras, "need_peer", order.append)
+    monkeypatch.setattr(foreign, "find_spec", lambda name: True)
+    known = SimpleNamespace(PGD=lambda: None)
+    monkeypatch.setattr(foreign, "import_module", lambda name: order.append(name) or known)
+    assert secml.wrap("pgd.PGD").kind is known.PGD
+    assert order == ["secmlt", "fastadv._torchvision", "secmlt.adv.evasion.pgd"]

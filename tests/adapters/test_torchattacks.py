@@ -323,3 +323,27 @@ def test_their_targets(real):
     targets = (y + 1) % 5
     out = torchattacks.wrap(real.PGD, alpha=0.1)(model, x, y, fa.Linf(0.5), targets=targets)
     assert (model.eval()(out.x_adv).argmax(1) == targets).sum() > len(x) // 2
+
+
+@pytest.mark.parametrize("weights", [torch.float64, torch.bfloat16])
+def test_theirs_sees_images_as_the_model_is_judged_on_them(weights: torch.dtype) -> None:
+    model, x, y = problem()
+
+    def sign(kind, net, x, y, threat, targets):
+        points = x.requires_grad_()
+        loss = nn.functional.cross_entropy(net(points), y)
+        return (x + EPS * torch.autograd.grad(loss, points)[0].sign()).clamp(0, 1).detach()
+
+    out = Foreign(sign, _bad())(model.to(weights), x, y, fa.Linf(EPS))
+    assert (out.status == Status.BROKEN).sum() >= 2
+    with torch.no_grad():
+        assert torch.equal(model.eval()(out.x_adv.to(weights)).argmax(1) != y, out.success)
+
+
+@pytest.mark.parametrize(("beyond", "refused"), [(5e-7, False), (1e-4, True)])
+def test_points_outside_by_more_than_rounding_are_refused(beyond, refused):
+    model, x, y = problem()
+    far = Foreign(lambda kind, net, x, *rest: (x + EPS + beyond).clamp(0, 1), _bad())
+    out = far(model, x, y, fa.Linf(EPS))
+    assert any("refused" in flag for flag in out.flags) == refused
+    assert (out.x_adv - x).abs().max() <= EPS * (1 + 1e-6)

@@ -25,6 +25,18 @@ def test_nothing_compared_is_no_success(monkeypatch, capsys):
     assert "0 comparisons" in capsys.readouterr().out
 
 
+def test_the_table_fits_eighty_columns(monkeypatch, capsys):
+    (line,) = told(30).comparisons
+    wide = replace(line, case="apgd-restarts", net="quantized", theirs=replace(line.theirs, success=0.996))
+    wide = replace(wide, theirs=replace(wide.theirs, attack=f"torchattacks {'A' * 40}"), only_ours=(1,) * 120)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(_conformance, "installed", lambda: ("torchattacks",))
+    monkeypatch.setattr(_conformance.study, "run", lambda *given: Conformance((wide,), {}))
+    assert main(["conformance"]) == 0
+    shown = [" ".join(row.replace("│", " ").split()) for row in capsys.readouterr().out.splitlines()]
+    assert "apgd-restarts L∞ quantized torchattacks 50/99.6 120/30 1" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("theirs", "code"), [(0, 0), (12, 1)])
 def test_the_exit_code_says_whether_ours_is_weaker(theirs, code, monkeypatch, capsys, tmp_path):

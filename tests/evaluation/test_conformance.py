@@ -151,8 +151,6 @@ def test_with_the_real_packages() -> None:
     packages = known.installed()
     if not packages:
         pytest.skip("none of torchattacks, foolbox, ART and SecML-Torch is installed")
-    if "secmlt" in packages:
-        from fastadv import _torchvision  # noqa: F401  secmlt needs it, and PyPI's is built for CUDA
     model, x, y = problem()
     radii = {"linf": 0.02, "l2": 0.1, "l1": 0.5, "l0": 1.0}
     told = conformance({"net": (model, radii)}, x, y, only=["fgsm", "bim", "deepfool", "ddn"])
@@ -199,3 +197,31 @@ def test_slow_rivals_get_few_samples_and_targets_are_the_next_class(monkeypatch:
     assert one.samples == module.FEW
     assert torch.equal(asked[0], (y[: module.FEW] + 1) % 5)
     assert one.ours.way == one.theirs.way
+
+
+def test_of_ours_x_itself_is_no_way_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of theirs it says nothing. And the seed is that of both sides."""
+    model, x, y = problem(20)
+    seeds: list[int] = []
+
+    def theirs(model, x, y, threat, seed):  # type: ignore[no-untyped-def]
+        seeds.append(seed)
+        return fa.attacks.pgd(model, x, y, threat, steps=5, seed=seed)
+
+    fake(monkeypatch, theirs)
+    (case,) = module.cases()
+    idle = lambda model, x, y, threat: fa.attacks.fgsm(model, x, y, fa.Linf(0.0))  # noqa: E731
+    monkeypatch.setattr(module, "cases", lambda: (replace(case, ours=lambda radius: idle),))
+    (one,) = conformance(
+        {"net": (model, {"linf": 0.001})}, x, y, packages=["torchattacks"], seed=7
+    ).comparisons
+    assert one.ours.success == one.theirs.success == 1 / 20  # the one that was wrong
+    assert one.only_theirs == tuple(range(19))
+    assert seeds == [7]
+
+
+def test_each_package_that_has_the_attack_is_a_rival() -> None:
+    peers = {"foolbox": lambda radius: ("a.One", {}), "art": lambda radius: ("Two", {})}
+    case = known.Case("pgd", "linf", lambda radius: fa.attacks.pgd, peers, slow=("art",))
+    told = [(name, slow) for name, _, slow in case.rivals(("torchattacks", "art", "foolbox"), 0.1)]
+    assert told == [("art Two", True), ("foolbox One", False)]

@@ -10,12 +10,14 @@ import torch
 import fastadv as fa
 from fastadv import loggers
 from fastadv.errors import MissingExtraError
+from fastadv.loggers.event import place_of
 from tests.evaluation.nets import run
 
 EVENT = {"epoch": 3, "loss": 0.5, "robust": {"pgd": 0.25, "none": None}, "alarm": None}
 
 
 def test_nested_names_are_joined_and_none_is_left_out():
+    assert [place_of(event) for event in (EVENT, {"step": 7, **EVENT}, {})] == [3, 7, None]
     assert loggers.flat(EVENT) == {"epoch": 3, "loss": 0.5, "robust/pgd": 0.25}
 
 

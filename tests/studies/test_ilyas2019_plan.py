@@ -113,6 +113,14 @@ def test_settings_that_cannot_work(name, value):
         plan.choose("huge")
 
 
+def test_of_fewer_images_than_are_inverted_all_are():
+    told = {count: plan.choose("cpu", images=count).inverted for count in (500, 10_000, 20_000, None)}
+    assert told == {500: None, 10_000: None, 20_000: 10_000, None: 10_000}
+    assert plan.choose("tiny", images=9).inverted is None
+    with pytest.raises(InputError, match="inverted: expected at most the 500 images, got 501"):
+        plan.choose("cpu", images=500, inverted=501)
+
+
 def test_costs_count_passes():
     settings = plan.choose(
         "cpu", images=100, inverted=30, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6

@@ -155,11 +155,13 @@ def look(
     seed: int = 0,
     raised: Collection[str] | None = None,
     batch_size: int = SAMPLES,
+    more: bool = False,
 ) -> Indicators:
     """Return the indicators by the evidence of N samples, `right` bool [N], and by probes of the `chosen`.
 
     problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
-    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
+    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once. more: whether the
+    attacks claim more than the evidence, such as distances, or that samples hold in another threat.
     """
     before = frozen.forwards, frozen.backwards
     values, unseen = _told(evidence, right)
@@ -186,6 +188,9 @@ def look(
         seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if "budget" in seen:
         seen["budget"] = _rise(broken, seen["budget"])
+    if "unstable" in seen and not more and not bool((right & ~together(evidence, len(right))).any()):
+        # a robust accuracy of 0 overstates nothing, and small margins alone are no sign
+        seen["unstable"] = torch.zeros_like(seen["unstable"])
     for name, value in seen.items():
         values[name] = max(float(value.float().mean()), values.get(name, 0.0))
     unseen = {name: why for name, why in unseen.items() if name not in values}

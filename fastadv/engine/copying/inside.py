@@ -122,19 +122,29 @@ class CheckedModel:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed.
 
         A model may prepare images in float32 and go on in another precision. Only where it refuses them as
-        they are, they are cast to the dtype of its weights.
+        they are, they are cast to the dtype of its weights. Two rows tell; where it refuses these in either
+        dtype, all of x do, since some models take batches of one size alone.
         """
-        if self._dtype in (None, x.dtype) or x.dtype in self._seen or not len(x):
+        own = self._dtype
+        if own in (None, x.dtype) or x.dtype in self._seen or not len(x):
             return 0
-        few = x[:2].detach().clone()
-        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
+        passed, few = 0, x[:2]
+        for rows, dtype in ((few, x.dtype), (few, own), (x, x.dtype)):
+            passed += len(rows)
+            if self._takes(rows.detach().to(dtype, copy=True)):
+                self._seen[x.dtype] = dtype
+                return passed
+        self._seen[x.dtype] = own
+        return passed
+
+    def _takes(self, x: Tensor) -> bool:
+        """Return whether the model accepts x, which no module that is barred may see."""
+        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), inside(self.model):
             try:
-                self.model(few)
-            except Exception:
-                self._seen[x.dtype] = self._dtype
-            else:
-                self._seen[x.dtype] = x.dtype
-        return len(few)
+                self.model(x)
+            except Exception:  # models raise anything
+                return False
+        return True
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the model sees inputs of that dtype."""

@@ -9,8 +9,9 @@ import fastadv as fa
 from fastadv.evaluation import Comparison, Conformance
 from fastadv.evaluation.conformance import Subject
 from fastadv.evaluation.figures import style
-from fastadv.evaluation.text import number, percent
+from fastadv.evaluation.text import percent
 from fastadv.studies.conformance.nets import RADII, Quantized, Scaled, Waves, trained
+from fastadv.threat import THREATS
 
 __all__ = ["RADII", "Quantized", "Scaled", "Waves", "cells", "draw", "problem", "run", "trained"]
 
@@ -68,7 +69,9 @@ def best(result: Conformance) -> list[Comparison]:
 
 
 def cells(result: Conformance) -> list[list[str]]:
-    """Make the table: our attack and the rival that is worst for it.
+    """Make a table that fits a terminal: our attack and the rival that is worst for it, ours first.
+
+    Way, median, passes, seconds and memory are in `Conformance.to_dict`.
 
     Args:
         result: of `run`.
@@ -76,21 +79,12 @@ def cells(result: Conformance) -> list[list[str]]:
     Returns:
         Lines of text, the head first.
     """
-    head = ["attack", "net", "rival", "broken", "way", "median", "passes", "seconds", "MiB"]
-    head += ["only ours", "only theirs", "p"]
-    lines = [head]
+    lines = [["attack", "net", "rival", "broken, %", "ahead", "p"]]
     for one in best(result):
-        pair = one.ours, one.theirs
-        memory = [each.memory for each in pair]
+        broken = (percent(each.success, 0).removesuffix("%") for each in (one.ours, one.theirs))
         lines.append([
-            f"{one.case} {one.norm}", one.net, one.theirs.attack,
-            " / ".join(percent(each.success) for each in pair),
-            " / ".join(percent(each.way) for each in pair),
-            " / ".join(number(each.median) for each in pair),
-            " / ".join(str(each.forwards + each.backwards) for each in pair),
-            " / ".join(f"{each.seconds:.2f}" for each in pair),
-            " / ".join("-" if each is None else f"{each:.0f}" for each in memory),
-            str(len(one.only_ours)), str(len(one.only_theirs)), f"{one.p:.2g}",
+            f"{one.case} {THREATS[one.norm].symbol}", one.net, one.theirs.attack.split()[0],
+            "/".join(broken), f"{len(one.only_ours)}/{len(one.only_theirs)}", f"{one.p:.2g}",
         ])  # fmt: skip
     return lines
 

@@ -92,6 +92,8 @@ class Settings:
         if check_radii(self.radii)[0] <= 0:
             raise InputError(f"radii: expected numbers > 0, got {self.radii}")
         check_seed(self.seed)
+        if self.inverted is not None and self.images is not None and self.inverted > self.images:
+            raise InputError(f"inverted: expected at most the {self.images} images, got {self.inverted}")
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -169,7 +171,11 @@ def choose(scale: str, **given: Any) -> Settings:
     """Return the settings of a scale with others in their place where they are given, not None."""
     if scale not in SCALES:
         raise InputError(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
-    return replace(SCALES[scale], **{name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    own, images = SCALES[scale].inverted, options.get("images")
+    if own is not None and images is not None and images <= own:
+        options.setdefault("inverted", None)  # of fewer images all
+    return replace(SCALES[scale], **options)
 
 
 def check_stages(stages: Iterable[str]) -> tuple[str, ...]:

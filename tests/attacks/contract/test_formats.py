@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fastadv as fa
 from fastadv.threat import THREATS
 
 from ..nets import Case, images, labels, mlp
@@ -66,3 +67,22 @@ def test_images_reach_a_model_that_takes_them_as_they_are(
     assert pixels in model.seen <= {pixels, torch.float32}
     assert threat.contains(out.x_adv, x).all()
     assert torch.equal(out.success, labels(model, out.x_adv) != y)
+
+
+class OneSize(Preparing):
+    """Takes batches of one size alone, as exported programs do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != 8:
+            raise ValueError(f"8 rows, got {len(x)}")
+        return super().forward(x + (x.dtype == torch.float32))
+
+
+def test_images_reach_a_model_of_one_batch_size_as_they_are() -> None:
+    model, x = OneSize(torch.float64), images(8, dtype=torch.float32)
+    frozen = fa.freeze(model)
+    assert torch.equal(frozen.verdict(x), model(x))
+    assert frozen.forwards == 8 + 2 + 2 + 8
+    cast = OneSize(torch.float64)
+    cast.forward = lambda x: cast.net(x) if len(x) == 8 else 1 / 0  # type: ignore[method-assign]
+    assert torch.equal(fa.freeze(cast).verdict(x), cast(x.double()))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from math import inf, isnan
 from typing import Any
 
@@ -130,6 +131,30 @@ def test_attacks_tell_how_far_they_came_and_in_which_threat() -> None:
     found = indicators(model, x, y, THREAT, results={"pgd": out}, share=None)
     assert found.flagged[:1] == ("incomplete",)
     assert found.verdict.startswith("Do not trust: incomplete")
+
+
+@pytest.mark.slow
+def test_small_margins_are_no_sign_where_nothing_holds() -> None:
+    """But they are where something does, or where distances are told."""
+    model, x = mlp(3), images(400)
+    top = model(x).topk(2, 1).values
+    x = x[(top[:, 0] - top[:, 1]).argsort()[:40]]
+    y = labels(model, x)
+    wide = pgd(model, x, y, THREAT, steps=10)
+    assert wide.success.all()
+    assert "unstable" not in indicators(model, x, y, THREAT, results={"pgd": wide}).flagged
+    small = fa.Linf(0.001)
+    held = indicators(model, x, y, small, results={"pgd": pgd(model, x, y, small, steps=10)})
+    assert "unstable" in held.flagged
+    data = fa.data.ImageSet(x.float(), y, 3, "near")
+    attacks = {"pgd": partial(pgd, threat=THREAT, steps=10)}
+    told = {"other": partial(pgd, threat=small, steps=2), "nearest": partial(ddn, threat=fa.L2(inf), steps=9)}
+    told["weak"] = partial(pgd, threat=THREAT, steps=1, step_size=1e-6, random_start=False)
+    flagged = [
+        "unstable" in fa.evaluate(model.float(), data, {**attacks, name: attack}).indicators.flagged
+        for name, attack in told.items()
+    ]
+    assert flagged == [True, True, False]
 
 
 def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:

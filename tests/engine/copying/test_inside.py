@@ -258,6 +258,16 @@ def test_strays_are_refused_before_they_run(
     assert net.training
 
 
+def test_strays_are_refused_while_the_dtype_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net().double()
+    monkeypatch.setitem(globals(), "NET", net)
+    net.forward = lambda x: NET.last(NET.norm(NET.first(x.double())))
+    before = state(net)
+    with pytest.raises(InputError, match="of the original"):
+        freeze(net).verdict(X)
+    assert all(map(torch.equal, state(net), before))
+
+
 def test_reading_a_weight_of_the_original_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     monkeypatch.setitem(globals(), "NET", net)
