@@ -41,7 +41,7 @@ def square(
     *,
     queries: int = 5000,
     share: float = 0.8,
-    rescale: bool = False,
+    rescale: bool | None = None,
     restarts: int = 1,
     stop_early: bool = True,
     seed: int = 0,
@@ -62,8 +62,9 @@ def square(
         queries: points tried in each restart; 0 leaves x as it is. 5,000 as in AutoAttack; the paper of
             Square itself has 10,000.
         share: the share of pixels in the first square, in (0, 1].
-        rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
-            AutoAttack, shrinks them after the paper's numbers of queries.
+        rescale: stretch the schedule, made for 10,000 queries, to `queries`. False, as in AutoAttack, shrinks
+            the squares after the paper's numbers of queries. None is True in Linf, where few queries then
+            break more samples, and False in L2 and L1, where they break fewer.
 
     Example:
         >>> import fastadv as fa
@@ -79,6 +80,7 @@ def square(
         Hein 2021 (arXiv 2103.01208).
     """
     core.check_share("share", share, one=True)
+    stretched = threat.norm == "linf" if rescale is None else rescale
 
     def rule(search: core.Search[_Rows]) -> None:
         draw = _Draw(search)
@@ -86,7 +88,7 @@ def square(
         whole = draw.height * draw.width
 
         def propose(query: int) -> Tensor:
-            return change.propose(_share(query - 1, queries, share, rescale) * whole, query)
+            return change.propose(_share(query - 1, queries, share, stretched) * whole, query)
 
         random_search(search, queries, change.start, propose)
 

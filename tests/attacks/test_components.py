@@ -11,7 +11,7 @@ from fastadv.evaluation import portfolio
 
 from .nets import images, labels, linear, mlp, threat
 
-PARTS = {"apgd-ce": ("apgd", {"steps": 20}), "square": ("square", {"queries": 200})}
+PARTS = {"apgd-ce": ("apgd", {"steps": 20}), "square": ("square", {"queries": 200, "rescale": False})}
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,9 @@ def test_the_second_query_has_the_first_square() -> None:
     """The schedule counts proposals from 0: eleven have the whole share, the next halves it."""
     model, seen = firm()
     x = torch.full((40, 1, 20, 20), 0.5)
-    square(model, x, torch.zeros(40, dtype=torch.long), Linf(0.1), queries=14, stop_early=False)
+    square(
+        model, x, torch.zeros(40, dtype=torch.long), Linf(0.1), queries=14, rescale=False, stop_early=False
+    )
     start, proposals = seen[1], seen[2:-1]
     sides = []
     for proposal in proposals:
@@ -255,3 +257,15 @@ def test_words_drawn_ahead_are_those_of_each_query_and_not_many(monkeypatch: pyt
     assert len(drawn) == 4
     monkeypatch.setattr(sys.modules[square.__module__], "AHEAD", 1)
     assert torch.equal(square(model, x, torch.zeros(2).long(), Linf(0.1), queries=70).x_adv, ahead.x_adv)
+
+
+def test_the_schedule_is_stretched_in_linf_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    module = sys.modules[square.__module__]
+    monkeypatch.setattr(module, "ends_behind", lambda *given: asked.append(given[-1]) or 0)
+    for norm, threat in ((True, Linf(0.1)), (False, L2(0.5)), (False, L1(2.0))):
+        asked.clear()
+        x = torch.full((2, 1, 6, 6), 0.5)
+        square(firm()[0], x, torch.zeros(2).long(), threat, queries=3, stop_early=False)
+        assert asked
+        assert {*asked} == {norm}

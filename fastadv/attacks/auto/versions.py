@@ -57,7 +57,7 @@ def components(version: Version | Parts, run: Run) -> list[Component]:
     if not isinstance(version, str):
         several = {"restarts": 5} if sparse else {}
         known = [ascent(f"apgd-{loss}", loss, **several) for loss in ("ce", dlr, "margin")]
-        known += [boundary("fab", targeted=False, classes=None), search(5000)]
+        known += [boundary("fab", targeted=False, classes=None), search(5000, rescale=False)]
         known += [*targeted(5 if sparse else 9), boundary("fab-t", targeted=True)] if free else []
         known += [proximal("pdpgd")] if problem.threat.norm != "linf" else []
         return _named(version, {one.name: one for one in known})
@@ -70,11 +70,11 @@ def components(version: Version | Parts, run: Run) -> list[Component]:
         return [first, *(targeted(5, 50) or [ascent(name, dlr, 50)]), search(200), last]
     if version == "plus":
         both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]
-        both += [boundary("fab", targeted=False, classes=None, restarts=5), search(5000)]
+        both += [boundary("fab", targeted=False, classes=None, restarts=5), search(5000, rescale=False)]
         return [*both, *targeted(9), boundary("fab-t", targeted=True)] if free else both
     first = ascent("apgd-ce", "ce", restarts=5 if sparse else 1)
     rest = targeted(5 if sparse else 9) or [ascent(name, dlr)]
-    return [first, *rest, boundary("fab-t" if free else "fab", targeted=free), search(5000)]
+    return [first, *rest, boundary("fab-t" if free else "fab", targeted=free), search(5000, rescale=False)]
 
 
 def aims(run: Run) -> bool:
@@ -98,9 +98,9 @@ def boundary(name: str, **arguments: Any) -> Component:
     return Component(name, "fab", {"steps": 100, **arguments})
 
 
-def search(queries: int) -> Component:
+def search(queries: int, **arguments: Any) -> Component:
     """Return Square."""
-    return Component("square", "square", {"queries": queries})
+    return Component("square", "square", {"queries": queries, **arguments})
 
 
 def proximal(name: str) -> Component:
