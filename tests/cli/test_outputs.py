@@ -223,7 +223,7 @@ def test_the_page_of_attacks_is_the_one_generated(fastadv):
     told = {line[0].removeprefix("| "): line for line in lines[2:]}
     assert told["pgd"][6:9] == ["40 steps", "Madry et al. 2018", "published"]
     assert told["spsa"][6] == "? queries"
-    assert told["ddn"][8] == "[2 departures](#ddn)"
+    assert told["ddn"][8] == "[3 departures](#ddn)"
     for name, attack in registry().items():
         section = page.partition(f"### {name}\n")[2].partition("###")[0]
         assert all(each.differs in section and each.why in section for each in attack.fidelity)
