@@ -1,5 +1,6 @@
 """What the stages of the pipeline measure and tell, against cases whose answers are known."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,10 @@ def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_wh
         "machine": {"gpu": None, "cpu": "a processor", "torch": "2.13"}, "date": "today",
     }  # fmt: skip
     assert report.markdown(result) == (Path(__file__).parent / "ilyas2019.md").read_text()
+    # read again from results.json, where names are in alphabetical order
+    again = json.loads(json.dumps(measured, sort_keys=True))
+    assert report.nets(again["evaluate"]) == report.nets(measured["evaluate"])
+    assert report.sets(again["sets"]) == report.sets(measured["sets"])
 
 
 def test_bars_stand_beside_the_papers(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastadv.evaluation.text import in_markdown, number, percent
-from fastadv.studies.ilyas2019.plan import SCALES
+from fastadv.studies.ilyas2019.plan import SCALES, SOURCES
 from fastadv.studies.ilyas2019.published import PAPER_ATTACK, SOURCE, TRANSFER, paper, printed
 from fastadv.studies.ilyas2019.sets import KINDS
 
@@ -32,7 +32,7 @@ def nets(done: Result) -> Cells:
     attacks = list(done["nets"]["standard"]["robust"])
     titles = {"standard": "images", "adversarial": "images under PGD"}
     lines = [["trained on", "clean", "paper", attacks[0], "paper*", *attacks[1:]]]
-    for name, net in done["nets"].items():
+    for name, net in _ordered(done["nets"]):
         theirs = paper(name)
         first, *others = (percent(net["robust"][attack]) for attack in attacks)
         clean = [percent(net["clean"]), printed(theirs.get("clean"))]
@@ -43,12 +43,16 @@ def nets(done: Result) -> Cells:
 def sets(done: Result) -> Cells:
     """Return what the cards of the sets measured."""
     lines = [["set", "images", "kept label", "source reads label", "objective before", "after", "distance"]]
-    for name in (name for name in KINDS if name in done):
-        card = done[name]
+    for name, card in _ordered(done):
         shares = [percent(card[key]) for key in ("kept_label", "fooling_rate")]
         sizes = [number(card[key]) for key in ("objective_before", "objective_after", "distance_mean")]
         lines.append([name, str(card["samples"]), *shares, *sizes])
     return lines
+
+
+def _ordered(found: Result) -> list[tuple[str, Any]]:
+    """Return what was found of nets and sets in their order, which a file of results does not keep."""
+    return [(name, found[name]) for name in (*SOURCES, *KINDS) if name in found]
 
 
 def fooling(done: Result) -> Cells:
