@@ -62,3 +62,16 @@ def refuse(package: str, name: str, instead: Mapping[str, str]) -> None:
     """Raise InputError for a class that we have no equal of, with what to use in its place."""
     if name in instead:
         raise InputError(f"{package}.{name}: expected an attack that fastadv has too; {instead[name]}")
+
+
+def served(
+    name: str, module: str, package: str, classes: Mapping[str, Any], instead: Mapping[str, str]
+) -> Any:
+    """Return the class of that name: the `__getattr__` of a module that has those of a package.
+
+    Raises InputError for a class that we have no equal of, and AttributeError for any other name.
+    """
+    if name in classes:
+        return classes[name]
+    refuse(package, name, instead)
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
+from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.art import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
@@ -164,7 +164,4 @@ __all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in SERVED:
-        return SERVED[name]
-    refuse("art.attacks.evasion", name, INSTEAD)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return served(name, __name__, "art.attacks.evasion", SERVED, INSTEAD)

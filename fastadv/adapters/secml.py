@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
+from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.secml import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
@@ -156,7 +156,4 @@ __all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in SERVED:
-        return SERVED[name]
-    refuse("secmlt.adv.evasion", name, INSTEAD)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return served(name, __name__, "secmlt.adv.evasion", SERVED, INSTEAD)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fastadv import attacks, rng
-from fastadv.adapters._translated import Translated, no_label, refuse, seed_for, translated
+from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
 from fastadv.adapters.foreign import Foreign, one_radius, unit_box
 from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
 from fastadv.engine import freeze
@@ -222,7 +222,4 @@ __all__ = ["INSTEAD", "SERVED", "Attack", "MultiAttack", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in SERVED:
-        return SERVED[name]
-    refuse("torchattacks", name, INSTEAD)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return served(name, __name__, "torchattacks", SERVED, INSTEAD)
