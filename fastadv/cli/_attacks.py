@@ -20,8 +20,8 @@ DEFAULTS = {"steps": 40, "queries": 1000}
 GIVEN = ("model", "x", "y", "threat")
 SYNTAX = (
     "An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.",
-    f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. For ce_scaled and pm no logits are "
-    "too large, for ce_sharp none too nearly alike.",
+    f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. ce_scaled and pm work with "
+    "large logits, ce_sharp also with logits that are nearly alike.",
     "minimum_radius:attack=bim,steps=10 finds the least radius at which bim succeeds, and takes what bim "
     "takes.",
     "transfer:attack=bim,source=FILE makes perturbations on other weights of the model, in FILE; "
