@@ -25,7 +25,6 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
-from fastadv.cli._memory import keep_memory
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._output import show_all
@@ -36,6 +35,7 @@ from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.about import telling
+from fastadv.runs.pages import keep_all_pages
 
 __all__ = ["app", "main"]
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if argv is None:
-        keep_memory()
+        keep_all_pages()
         show_all()
     with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):
         return _run(arguments)

@@ -84,9 +84,9 @@ class Form:
         small = folds is not None and folds.widest < SMALL and self.weights not in HALF.values()
         return self.without(Folds.name) if small else self
 
-    def lens(self) -> Lens | None:
+    def lens(self, compared: bool = False) -> Lens | None:
         """Return what a pass is seen through; None where nothing is rewritten, and in compiled code."""
-        return self.rewriting.lens() if self.rewriting and not self.compiled else None
+        return self.rewriting.lens(compared=compared) if self.rewriting and not self.compiled else None
 
     def precisely(self, device: str) -> AbstractContextManager[object]:
         """Compute in its precision inside, whatever autocast is on around."""

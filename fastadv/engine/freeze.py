@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastadv.engine.choices import Chooser
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
@@ -22,10 +23,10 @@ from fastadv.engine.precision import HALF, Precision, may_take_tf32
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
-from fastadv.engine.room import keep_pages
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.tune import tuned
 from fastadv.errors import InputError
+from fastadv.runs.pages import keep_pages
 
 
 def freeze(
@@ -36,7 +37,7 @@ def freeze(
     compile: bool | None = None,
     cuda_graph: bool | None = None,
     eot: int | None = None,
-    tune: bool | None = None,
+    tune: bool | float | None = None,
     without: Iterable[str] | None = None,
 ) -> Frozen:
     """Prepare a classifier for fast attacks; the model itself is not changed.
@@ -68,10 +69,14 @@ def freeze(
             captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
-        tune: on the first batch, time the search copy, also in the model's own precision, the model as it is,
-            and the fastest of them compiled and on a GPU captured (default False). The fastest is used; a
-            note lists the times. Results may then differ by rounding from run to run, and the compiler may
-            take a minute.
+        tune: seconds in which calls of the model may be timed on a CPU, in the usual way and rewritten, to
+            take the faster one (default FASTADV_TUNE, or 1). What was found is kept in the user's cache for
+            this processor, so that it is timed once, and later runs do the same to the bit; `fastadv doctor`
+            shows it. With False or 0, under `torch.use_deterministic_algorithms`, and in a group of processes
+            nothing is timed. True times whole passes, too: on the first batch the search copy, also in the
+            model's own precision, the model as it is, and the fastest of them compiled and on a GPU captured.
+            The fastest is used; a note lists the times. Results may then differ by rounding from run to run,
+            and the compiler may take a minute.
         without: names of rewrites to leave out of the search copy, besides those in the environment variable
             FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
             (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
@@ -83,7 +88,7 @@ def freeze(
         InputError: the model is neither a module nor a function, cannot be copied or is lazy; an option is
             unknown; `cuda_graph` is asked for off CUDA or with `eot` > 1; nothing would be computed in the
             precision. On the first batch: a copy of the model would run parts of the original, or `tune` is
-            asked for in a group of processes.
+            True in a group of processes.
 
     Example:
         >>> import fastadv as fa
@@ -146,7 +151,8 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
                 search = twin(module, follow=options.follow, apart=options.follow)
                 values = Values(module, search) if options.follow else None
                 lay_out(search, CHANNELS_LAST in rewrites)
-        form = replace(form, model=search, rewriting=Rewriting(rewrites, Subject(search, half or dtype)))
+        rewriting = Rewriting(rewrites, Subject(search, half or dtype), Chooser(options.seconds))
+        form = replace(form, model=search, rewriting=rewriting)
     if own and module is not None:
         notes += ["channels-last"] * form.channels_last + [f"{_name(half)} search"] * (half is not None)
         notes += ["not folded: no BatchNorm"] * (not has_batch_norm(module))
@@ -175,7 +181,9 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         options=options,
         dtype=dtype,
         device=device,
-        fastest=partial(tuned, partial(_freeze, source, given=given), options) if options.tune else None,
+        fastest=partial(tuned, partial(_freeze, source, given=given), options)
+        if options.tune is True
+        else None,
     )
 
 

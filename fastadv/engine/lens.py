@@ -9,11 +9,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import is_transformed, without_modes
+from fastadv.engine.choices import Choice, Chooser, follows
 from fastadv.engine.copying.fold import Folds, Promises, Watch
 
-# takes what the function takes; NotImplemented where it does not suit
-Way = Callable[..., Any]
-Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
+# takes what the function takes; NotImplemented where it does not suit. A Choice may be slower
+Run = Callable[..., Any]
+Way = Run | Choice
+# ways with the names of their rewrites, in the order in which they are tried
+Found = tuple[tuple[str, Way], ...]
+Ways = Mapping[Any, Found]  # of each function of torch
+Chosen = dict[Any, Found]  # by the kind of a call: the one that is taken, or none
 PLAIN = (Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor))
 # what reads no value of a tensor
 METADATA = frozenset((
@@ -32,11 +37,21 @@ class Lens(TorchFunctionMode):
     used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
     """
 
-    def __init__(self, ways: Ways, reads: Promises | Watch | None, declined: set[Any] | None = None) -> None:
-        """Take what is rewritten, and the kinds of calls that all ways have `declined` so far."""
+    def __init__(
+        self,
+        ways: Ways,
+        reads: Promises | Watch | None,
+        chooser: Chooser | None = None,
+        chosen: Chosen | None = None,
+    ) -> None:
+        """Take what is rewritten, what chooses between ways, and what it has `chosen` so far.
+
+        Without a chooser every way is taken that suits, as in passes that are compared with the model: there
+        whatever a search may choose is to be seen.
+        """
         super().__init__()
-        self._ways, self._reads = ways, reads
-        self._declined = set() if declined is None else declined
+        self._ways, self._reads, self._chooser = ways, reads, chooser
+        self._chosen = {} if chosen is None else chosen
         self.used: list[tuple[int, str]] = []
         self._calls = 0
 
@@ -63,16 +78,25 @@ class Lens(TorchFunctionMode):
         self.used.append((self._calls, Folds.name))
         return reads.made(func, args, pair, made)
 
-    def _made(self, func: Any, ways: tuple[tuple[str, Way], ...], args: Any, kwargs: Any) -> Any:
-        known = _kind(func, args, kwargs) if len(ways) > 1 else None
-        if known not in self._declined:
-            for name, way in ways:
+    def _made(self, func: Any, ways: Found, args: Any, kwargs: Any) -> Any:
+        chooses = len(ways) > 1 or (bool(ways) and isinstance(ways[0][1], Choice))
+        kind = _kind(func, args, kwargs) if chooses else None
+        known = kind is not None and kind in self._chosen
+        for name, way in self._chosen[kind] if known else ways:
+            if isinstance(way, Choice):
+                chooser = None if known else self._chooser
+                if chooser is not None and not chooser.takes(name, way, func, args, kwargs):
+                    continue
+                made = way.run(*args, **kwargs)
+            else:
                 made = way(*args, **kwargs)
-                if made is not NotImplemented:
-                    self.used.append((self._calls, name))
-                    return made
-            if known is not None:
-                self._declined.add(known)
+            if made is not NotImplemented:
+                self.used.append((self._calls, name))
+                if kind is not None and not known:
+                    self._chosen[kind] = ((name, way),)
+                return made
+        if kind is not None and not known:
+            self._chosen[kind] = ()
         return func(*args, **kwargs)
 
     def finish(self, logits: object, replays: bool = False) -> None:
@@ -98,14 +122,20 @@ def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kind(func: Any, args: Any, kwargs: Any) -> Any:
-    """Return what ways decide by, of a call with a tensor and a weight; None of others.
+    """Return what ways are chosen by, of a call with a tensor and perhaps a weight; None of others.
 
-    An id may be another tensor's later: then the call is not rewritten, which is as right.
+    An id may be another tensor's later: then the way chosen declines what does not suit it, and none is as
+    right.
     """
-    if kwargs or len(args) < 2 or not isinstance(args[1], nn.Parameter):
+    x, *others = args or (None,)
+    own: Any
+    if others and isinstance(others[0], Tensor):
+        own = id(others[0]) if isinstance(others[0], nn.Parameter) and not kwargs else None
+    else:
+        own = *others, *kwargs.items()
+    if own is None or not isinstance(x, Tensor):
         return None
-    x, follows = args[0], torch.is_grad_enabled() and args[0].requires_grad
-    return func, id(args[1]), x.dtype, x.shape, x.stride(), follows, torch.is_autocast_enabled("cpu")
+    return func, own, x.dtype, x.shape, x.stride(), follows(x), torch.is_autocast_enabled("cpu")
 
 
 def _is_metadata(func: Any) -> bool:

@@ -246,7 +246,7 @@ class Pipeline:
     def once(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x."""
         form = self.form
-        return self.forward(form.ready(x), form, form.lens())
+        return self.forward(form.ready(x), form, form.lens(compared=True))
 
     def captured(
         self, step: Callable[..., Gradient], x: Tensor, *rows: Tensor | None, key: Hashable

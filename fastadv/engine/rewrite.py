@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastadv.engine.choices import Chooser
 from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
 from fastadv.engine.copying.twin import device_of
-from fastadv.engine.lens import Lens, Way
+from fastadv.engine.lens import Chosen, Lens, Way
 
 Ways = Mapping[Any, Way]  # of functions of torch
 
@@ -80,7 +81,14 @@ class Rewrite:
 class Rewriting:
     """The rewrites of one model. It never changes: `without` gives another one."""
 
-    def __init__(self, rewrites: Iterable[Rewrite] = (), subject: Subject | None = None) -> None:
+    def __init__(
+        self,
+        rewrites: Iterable[Rewrite] = (),
+        subject: Subject | None = None,
+        chooser: Chooser | None = None,
+    ) -> None:
+        """Prepare them for a model. `chooser` says which are faster; None takes what is expected to be."""
+        self._chooser = chooser or Chooser()
         self._made = {} if subject is None else {each: each.ways(subject) for each in rewrites}
         folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
         self.folds = Folds(subject.model) if folded and subject is not None else None
@@ -93,7 +101,7 @@ class Rewriting:
                 ways.setdefault(function, []).append((rewrite.name, way))
         self.ways = {function: tuple(found) for function, found in ways.items()}
         self.names = [rewrite.name for rewrite in self._made]
-        self._declined: set[Any] = set()
+        self._chosen: Chosen = {}
         self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
@@ -108,10 +116,13 @@ class Rewriting:
         fewer._arrange()
         return fewer
 
-    def lens(self, watch: Watch | None = None) -> Lens:
-        """Return what one pass is seen through; one that is watched is not folded."""
+    def lens(self, watch: Watch | None = None, compared: bool = False) -> Lens:
+        """Return what one pass is seen through; one that is watched is not folded.
+
+        compared: with the model as given. Then all ways are taken that suit.
+        """
         reads = watch or (Promises(self.folds) if self.folds is not None else None)
-        return Lens(self.ways, reads, self._declined)
+        return Lens(self.ways, reads) if compared else Lens(self.ways, reads, self._chooser, self._chosen)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         """Return the notes of the rewrites named."""

@@ -1,9 +1,7 @@
-"""Memory: pages that the C library keeps, and how many rows pass a model at once where it runs out."""
+"""How many rows pass a model at once where memory runs out."""
 
 import logging
 import math
-import os
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -14,22 +12,6 @@ from torch import Tensor, nn
 log = logging.getLogger("fastadv")
 
 T = TypeVar("T")  # a tensor [B, ...], or a tuple of such
-LARGEST = 31 << 20  # bytes; beyond 32 MB glibc gives back whatever is freed
-
-
-def keep_pages() -> None:
-    """Make the C library keep pages that are freed, for tensors of up to LARGEST bytes, in this process.
-
-    On a CPU, faulting in fresh pages costs more than writing to them, and glibc returns large blocks to the
-    system, but for those up to the largest that it has freed before. So one is taken and freed, untouched:
-    torch.empty would fill it where algorithms have to be deterministic. FASTADV_KEEP_PAGES=0 leaves the
-    process as it is. PGD then took 1.18 times as long on a small CNN of width 32 (64 images), 1.07 times on
-    the CNN of Schott et al. (256) and on an MLP of width 512 (1,024): median of five processes.
-    """
-    if os.environ.get("FASTADV_KEEP_PAGES") == "0":
-        return
-    with suppress(RuntimeError):  # where memory is that short, nothing is lost
-        torch.UntypedStorage(LARGEST, device="cpu")  # type: ignore[no-untyped-call]
 
 
 def ran_out(error: BaseException) -> bool:

@@ -47,7 +47,7 @@ class SearchTwin(Pipeline):
         form, folds = self.form, self.form.rewriting.folds
         if folds is not None:  # or else it was left
             watch = Watch(folds)
-            self.forward(form.ready(x), form, form.rewriting.lens(watch))
+            self.forward(form.ready(x), form, form.rewriting.lens(watch, compared=True))
             folds.learn(watch)
             self.scoring = form.scoring
             self.notes.add(f"folded {len(folds)} BatchNorm")
@@ -170,7 +170,7 @@ class SearchTwin(Pipeline):
     def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor:
         """Return the gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""
         leaf = form.leaf(x)
-        attached = self.forward(leaf, form, form.lens())
+        attached = self.forward(leaf, form, form.lens(compared=True))
         return self.backward(form, attached, leaf, by_logits.to(attached.dtype))
 
     def knows(self, x: Tensor) -> bool:

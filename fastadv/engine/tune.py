@@ -40,13 +40,13 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
             best = _fastest(ways, x, seconds)
             best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
         except NoGradientError:
-            return make(replace(options, tune=False)), "not tuned: the model has no gradient"
+            return make(replace(options, tune=None)), "not tuned: the model has no gradient"
     times = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in seconds.items())
     return best, f"tuned: {_name(best.options)} (ms for {len(x)} samples: {times})"
 
 
 def _twins(options: Options) -> Iterator[Options]:
-    asked = replace(options, tune=False, compile=False, cuda_graph=False)
+    asked = replace(options, tune=None, compile=False, cuda_graph=False)
     yield asked
     if asked.precision != "fp32":
         yield replace(asked, precision="fp32")

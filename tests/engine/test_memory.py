@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks.core import search
 from fastadv.engine import search_twin
-from fastadv.engine.room import keep_pages
 from tests.engine.nets import convnet, images
 
 
@@ -75,19 +74,3 @@ def test_gradients_in_bfloat16_change_no_attack(
     assert torch.equal(found.x_adv, wide.x_adv)
     assert torch.equal(found.loss, wide.loss)
     assert (found.x_adv != x).any()
-
-
-def test_the_allocator_is_left_alone_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "UntypedStorage", lambda *size, **options: pytest.fail("taken"))
-    monkeypatch.setenv("FASTADV_KEEP_PAGES", "0")
-    assert fa.freeze(convnet().eval())(images()[0]).shape == (6, 5)
-
-
-def test_a_model_is_frozen_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(*size: int, **options: object) -> torch.UntypedStorage:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "UntypedStorage", short)
-        keep_pages()
-    assert fa.freeze(convnet().eval())(images()[0]).shape == (6, 5)

@@ -177,8 +177,10 @@ def test_options() -> None:
     assert fa.freeze(frozen) is frozen
     assert fa.freeze(frozen, "bf16").options.tune
     assert fa.freeze(frozen, tune=False).describe() == fa.freeze(model).describe()
-    with pytest.raises(InputError, match="expected True or False for tune, got 1"):
-        fa.freeze(model, tune=1)  # type: ignore[arg-type]
+    assert fa.freeze(model, tune=2.5).describe() == fa.freeze(model).describe()
+    for wrong in (-1.0, float("inf"), "long"):
+        with pytest.raises(InputError, match="freeze: tune"):
+            fa.freeze(model, tune=wrong)  # type: ignore[arg-type]
     assert frozen(X[:0]).shape == (0, 5)
     assert frozen.input_gradient(X[:0], Y[:0])[1].shape == (0, 5)
     assert not any("tuned" in note for note in frozen.notes)

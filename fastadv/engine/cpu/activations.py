@@ -8,17 +8,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv._torch import is_view
+from fastadv.engine.choices import Choice, follows
 from fastadv.engine.lens import unseen
 from fastadv.engine.rewrite import Rewrite, may_round, on_cpu
 from fastadv.ops.elu import elu
 from fastadv.ops.relu_gradient import relu_gradient
 
 DTYPES = (torch.float32, torch.bfloat16)
-LEAST = 1 << 16  # elements; calling an op from Python and back costs as much as fewer gain
+# elements from which it is expected to gain; calling an op from Python and back costs more than far fewer do
+LEAST, FEWEST = 1 << 16, 1 << 12
 
 
 def _suits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in DTYPES and x.ndim >= 2 and x.numel() >= LEAST
+    return x.device.type == "cpu" and x.dtype in DTYPES and x.ndim >= 2 and x.numel() >= min(FEWEST, LEAST)
 
 
 class _ReLU(torch.autograd.Function):
@@ -39,10 +41,18 @@ class _ReLU(torch.autograd.Function):
         return relu_gradient(gradient, out), None
 
 
+def _large(input: Tensor, *rest: Any, **named: Any) -> Any:
+    """Return whether calling an op is expected to gain."""
+    return input.numel() >= LEAST if _suits(input) else NotImplemented
+
+
+def _large_with_gradient(input: Tensor, *rest: Any, **named: Any) -> Any:
+    return _large(input) if follows(input) else NotImplemented
+
+
 def fast_relu(input: Tensor, inplace: bool = False) -> Any:
     """Replace `torch.nn.functional.relu` by one with a faster derivative."""
-    follows = torch.is_grad_enabled() and input.requires_grad
-    if not (follows and _suits(input)) or (inplace and is_view(input)):
+    if not (follows(input) and _suits(input)) or (inplace and is_view(input)):
         return NotImplemented
     return _ReLU.apply(input, inplace)  # type: ignore[no-untyped-call]
 
@@ -56,5 +66,6 @@ def fast_elu(input: Tensor, *rest: Any, **named: Any) -> Any:
 
 
 NOTE = "fast activations"
-RELU = Rewrite("relu", NOTE, on_cpu, dict.fromkeys((F.relu, torch.relu, Tensor.relu), fast_relu), exact=True)
-ELU = Rewrite("elu", NOTE, may_round, {F.elu: fast_elu})
+RELUS = dict.fromkeys((F.relu, torch.relu, Tensor.relu), Choice(fast_relu, _large_with_gradient))
+RELU = Rewrite("relu", NOTE, on_cpu, RELUS, exact=True)
+ELU = Rewrite("elu", NOTE, may_round, {F.elu: Choice(fast_elu, _large)})

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
+from fastadv.engine.choices import Choice
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
 from fastadv.engine.lens import unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.runs.card import is_intel
 
-LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
+# multiplications from which it is expected to gain; with far fewer, a call costs more than it gains
+LEAST, FEWEST = 1 << 20, 1 << 16
 LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
 
 
@@ -60,12 +62,18 @@ class _Linear(torch.autograd.Function):
 
 
 def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """Replace `torch.nn.functional.linear` where it is large and weights get no gradient."""
-    usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
-    large = usual and input.numel() * len(weight) >= LEAST
-    if not (are_fixed(weight, bias) and large and _suits(input, weight, bias) and is_faster()):
+    """Replace `torch.nn.functional.linear` where weights get no gradient."""
+    if _large(input, weight, bias) is NotImplemented:
         return NotImplemented
     return _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+
+
+def _large(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """Return whether a product is expected to gain; NotImplemented where it does not suit."""
+    usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
+    products = input.numel() * len(weight) if usual else -1
+    suits = are_fixed(weight, bias) and products >= min(FEWEST, LEAST) and _suits(input, weight, bias)
+    return products >= LEAST if suits and is_faster() else NotImplemented
 
 
 @takes_settings
@@ -78,7 +86,7 @@ def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Set
     if input.is_contiguous(memory_format=torch.channels_last):
         rows, weights = (values.permute(0, 2, 3, 1) for values in (input, weight))
     rows, weights = rows.flatten(1), weights.flatten(1)
-    found = fast_linear(rows, weights, bias)
+    found = fast_linear(rows, weights, bias) if _large(rows, weights, bias) is True else NotImplemented
     return (F.linear(rows, weights, bias) if found is NotImplemented else found)[:, :, None, None]
 
 
@@ -94,7 +102,7 @@ LINEAR = Rewrite(
     "onednn",
     "linear layers by oneDNN",
     _multiplies_faster,
-    {F.linear: fast_linear},
+    {F.linear: Choice(fast_linear, _large)},
     needs="float32, and a torch with oneDNN, without MKL or on a processor not of Intel",
 )
 COVER = Rewrite(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastadv.engine.lens import Way
+from fastadv.engine.lens import Run
 
 Two = tuple[int, int]
 
@@ -20,7 +20,7 @@ class Settings(NamedTuple):
     dilation: Two
 
 
-def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Way:
+def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Run:
     """Turn `way` into one with the arguments of `torch.nn.functional.conv2d`.
 
     `way` is called for what the kernels here take: images and weights on the CPU, without groups, autocast,

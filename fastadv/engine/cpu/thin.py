@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from fastadv.engine.choices import Choice, follows
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.layout import laid_out
 from fastadv.engine.lens import unseen
@@ -41,17 +42,28 @@ class _Convolution(torch.autograd.Function):
 @takes_settings
 def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
     """Replace `torch.nn.functional.conv2d` by one with that gradient; weights get none."""
-    if not (torch.is_grad_enabled() and input.requires_grad) or input.dtype != weight.dtype:
-        return NotImplemented
-    outputs, inputs = weight.shape[:2]
-    # measured: for three channels in bfloat16 the library is faster; float16 has no kernel
-    rough = input.dtype == torch.float16 or (input.dtype == torch.bfloat16 and inputs > 1)
-    # measured, in float32: 4 times for one channel; a third to a half for three into 32 or 64, nothing
-    # with a stride or into 16
-    few = inputs == 1 or (inputs <= MOST_CHANNELS and how.stride == (1, 1))
-    if rough or not few or outputs < 6 * inputs:
+    if _expected(input, weight, how) is NotImplemented:
         return NotImplemented
     return _Convolution.apply(input, weight, bias, how)  # type: ignore[no-untyped-call]
 
 
-THIN = Rewrite("thin", "thin input convolution", on_cpu, {F.conv2d: thin_conv2d}, exact=True)
+@takes_settings
+def _expects(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
+    return _expected(input, weight, how)
+
+
+def _expected(input: Tensor, weight: Tensor, how: Settings) -> Any:
+    """Return whether it is expected to be faster; NotImplemented where it does not suit."""
+    outputs, inputs = weight.shape[:2]
+    suits = input.dtype == weight.dtype and input.dtype != torch.float16 and inputs <= MOST_CHANNELS
+    if not (follows(input) and suits):
+        return NotImplemented
+    # measured, in float32: 4 times for one channel; a third to a half for three into 32 or 64, nothing
+    # with a stride or into 16; for three channels in bfloat16 the library is faster
+    few = inputs == 1 or (how.stride == (1, 1) and input.dtype != torch.bfloat16)
+    return few and outputs >= 6 * inputs
+
+
+THIN = Rewrite(
+    "thin", "thin input convolution", on_cpu, {F.conv2d: Choice(thin_conv2d, _expects)}, exact=True
+)

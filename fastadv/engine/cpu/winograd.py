@@ -6,6 +6,7 @@ and 4.5, 512 at 4x4 12.7 and 7.8, but 64 at 32x32 11.5 and 12.3; in bfloat16 256
 and 3.9, but 128 5.3 and 5.5. A ResNet-18 takes 0.78 of its time in float32 and 0.88 in bfloat16.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,11 +16,12 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
+from fastadv.engine.choices import Choice
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.lens import Way, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
-from fastadv.engine.room import LARGEST, slices
+from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
 
@@ -27,10 +29,13 @@ from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, 
 # bfloat16 by 3% a layer, those of 2 by 0.5%, the library by 0.2%
 SIZES = {torch.float32: 4, torch.bfloat16: 2}
 LEAST_CHANNELS = {torch.float32: 96, torch.bfloat16: 256}
+# with fewer, no machine is known to gain
+FEWEST_CHANNELS = {torch.float32: 48, torch.bfloat16: 128}
 LEAST_TILES = 32  # with fewer, reading the transformed weights takes longer than multiplying
 PACKED = 64  # tiles for which weights are packed; with fewer at once another packing is the fast one
 BLOCK = 64  # outputs, which oneDNN computes together
 MOST_PRODUCTS = 0.5  # of those that the plain sum takes; the edges of an image may waste them
+LARGEST = 31 << 20  # bytes of a block of transformed weights; glibc gives larger ones back, unless it is told
 BYTES = 8 << 20  # of the tiles that are multiplied together, so that they stay in the cache
 MOST_BYTES = 512 << 20  # of all transformed weights of a model
 
@@ -132,15 +137,31 @@ class Winograd:
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """Replace `torch.nn.functional.conv2d` where Winograd's method gains."""
-        # not weights that are computed for each pass, as by weight_norm
-        if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
-            return NotImplemented
-        usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
-        if not (usual and is_wide(weight)):
-            return NotImplemented
-        if not (_gains(input, how.padding[0]) and self._has_room(weight)):
+        if self._expected(input, weight, how) is NotImplemented or not self._has_room(weight):
             return NotImplemented
         return _Convolution.apply(input, weight, bias, how.padding[0], self)  # type: ignore[no-untyped-call]
+
+    def expects(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
+        """Return whether it is expected to be faster; NotImplemented where it does not suit."""
+        return self._expected(input, weight, how)
+
+    def _expected(self, x: Tensor, weight: Tensor, how: Settings) -> Any:
+        # not weights that are computed for each pass, as by weight_norm
+        if not isinstance(weight, nn.Parameter) or not (x.dtype == weight.dtype == self.searched):
+            return NotImplemented
+        usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        wide = is_wide(weight) or _width(weight) >= FEWEST_CHANNELS[weight.dtype]
+        if not (usual and last and wide):
+            return NotImplemented
+        tiles = _few_tiles(x, how.padding[0])
+        return is_wide(weight) and len(x) * tiles >= LEAST_TILES if tiles else NotImplemented
+
+    def forget(self, input: Tensor, weight: Tensor, *rest: Any, **named: Any) -> None:
+        """Drop the transformed weights; their room stays reserved."""
+        if id(weight) in self._made:
+            own, known, plain, _ = self._made[id(weight)]
+            self._made[id(weight)] = own, known, plain, {}  # a pass of another thread keeps those it has
 
     def _has_room(self, weight: Tensor) -> bool:
         if id(weight) not in self._made:
@@ -167,17 +188,21 @@ PADDINGS = ((0, 0), (1, 1), (2, 2))
 
 
 def is_wide(weight: Tensor) -> bool:
-    """Return whether weights [O, C, H, W] are those of a convolution that may gain."""
-    least = LEAST_CHANNELS.get(weight.dtype)
-    return least is not None and weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
+    """Return whether weights [O, C, H, W] are those of a 3x3 convolution that is expected to gain."""
+    return _width(weight) >= LEAST_CHANNELS.get(weight.dtype, math.inf)
 
 
-def _gains(x: Tensor, padding: int) -> bool:
+def _width(weight: Tensor) -> int:
+    """Return the fewer channels of a 3x3 convolution; 0 of others."""
+    return min(weight.shape[:2]) if weight.shape[2:] == (3, 3) else 0
+
+
+def _few_tiles(x: Tensor, padding: int) -> int:
+    """Return the tiles of an image; 0 where these are products enough to lose by."""
     size, more = SIZES[x.dtype], 2 * padding - 2
     height, width = (side + more for side in x.shape[2:])
     tiles = count_tiles(height, width, size)
-    few = 0 < tiles * (size + 2) ** 2 <= MOST_PRODUCTS * 9 * height * width
-    return few and len(x) * tiles >= LEAST_TILES and x.is_contiguous(memory_format=torch.channels_last)
+    return tiles if tiles * (size + 2) ** 2 <= MOST_PRODUCTS * 9 * height * width else 0
 
 
 def available(dtype: torch.dtype | None) -> bool:
@@ -192,7 +217,8 @@ def _applies(subject: Subject) -> bool:
 
 
 def _ways(subject: Subject) -> dict[Any, Way]:
-    return {F.conv2d: takes_settings(Winograd(cast(torch.dtype, subject.dtype)).conv2d)}
+    own = Winograd(cast(torch.dtype, subject.dtype))
+    return {F.conv2d: Choice(takes_settings(own.conv2d), takes_settings(own.expects), own.forget)}
 
 
 WINOGRAD = Rewrite(
