@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv.engine.choices import Chooser
+from fastadv.engine.chooser import Chooser
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin

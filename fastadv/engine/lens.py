@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import is_transformed, without_modes
-from fastadv.engine.choices import Choice, Chooser, follows
+from fastadv.engine.choices import Choice
+from fastadv.engine.chooser import Chooser
 from fastadv.engine.copying.fold import Folds, Promises, Watch
+from fastadv.engine.stopwatch import follows
 
 # takes what the function takes; NotImplemented where it does not suit. A Choice may be slower
 Run = Callable[..., Any]

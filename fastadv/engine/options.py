@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastadv._checks import check_count, check_number
-from fastadv.engine.choices import asked_seconds
+from fastadv.engine.chooser import asked_seconds
 from fastadv.engine.precision import PRECISIONS, Precision
 from fastadv.engine.rewrites import checked_names
 from fastadv.errors import InputError

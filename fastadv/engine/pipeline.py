@@ -21,11 +21,13 @@ from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
+from fastadv.rng import generators_kept
 
 T = TypeVar("T")
 
 CAPTURED = "captured as CUDA graphs"  # a note
 VERDICT = "verdict"  # the kind of passes of the model as given
+GRADIENT = "gradient"  # of those of a step of most attacks
 
 
 class Pipeline:
@@ -116,7 +118,8 @@ class Pipeline:
 
         kind: names the pass: another one may have room for other numbers of rows. whole: all rows at once.
         """
-        most, made = len(x) if whole else self._rows_at_once(kind, x), list[T]()
+        take = partial(self._taken, step, x, rows) if kind == GRADIENT else None
+        most, made = len(x) if whole else self._rows_at_once(kind, x, take), list[T]()
         alone = most >= len(x)
         todo = [slice(0, len(x))] if alone else slices(len(x), most)
         while todo:
@@ -146,11 +149,22 @@ class Pipeline:
             todo, alone = self.room.halved(kind, x, todo), False
         return made[0] if len(made) == 1 else joined(made)
 
-    def _rows_at_once(self, kind: str, x: Tensor) -> int:
-        """Return how many rows pass together: as many as is fastest and known to fit."""
+    def _taken(self, step: Callable[..., T], x: Tensor, rows: tuple[Any, ...], part: slice) -> T:
+        """Return the step of some rows. What a randomized model draws next stays as it was."""
+        with generators_kept(x.device):
+            return step(x[part], *cut(part, *rows))
+
+    def _rows_at_once(self, kind: str, x: Tensor, take: Callable[[slice], object] | None) -> int:
+        """Return how many rows pass together: as many as is fastest and known to fit.
+
+        take: passes a part of them, to find out which size is fastest.
+        """
         rows, parts = len(x), self.parts
         if kind != VERDICT and parts is not None and parts.worth_splitting(x):
             rows = self._fastest(parts, x[:PROBE])
+            # the first pass may still leave something
+            if take is not None and rows < len(x) and not self.probing and parts.repeats(x):
+                rows = parts.tuned(self.form.rewriting.chooser, x, rows, take)
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def full_batch(self, x: Tensor) -> int:
