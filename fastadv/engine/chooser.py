@@ -55,9 +55,11 @@ class Chooser:
         expected = way.expected(*args, **kwargs)
         if expected is NotImplemented:
             return False
+        if self._choices is None or must_repeat():
+            return bool(expected)
         call = described(name, func, args, kwargs)
-        taken = call and self.seconds(call, partial(measured, way.run, func, args, kwargs))
-        faster = is_faster(taken, bool(expected)) if taken else bool(expected)
+        taken = None if call is None else self.seconds(call, partial(measured, way.run, func, args, kwargs))
+        faster = is_faster(taken, expected) if taken else bool(expected)
         if not faster:
             way.forget(*args, **kwargs)
         return faster

@@ -25,6 +25,8 @@ def described(name: str, func: Any, args: Any, kwargs: Any) -> str | None:
 
     name: of the other way. Sizes of batches up to the same power of two are alike, and all beyond MANY.
     """
+    if not args:
+        return None
     x, *others = args
     layout = _layout(x)
     rows = min(1 << max(len(x) - 1, 0).bit_length(), MANY)

@@ -75,6 +75,13 @@ def test_what_was_measured_decides_and_in_doubt_what_is_expected(
     assert taken(seen(double(expected)), torch.rand(4, 3)) == faster
 
 
+def test_a_call_by_names_goes_as_expected(times: list[str]) -> None:
+    rewriting = seen(Choice(lambda input: torch.full_like(input, 2.0), lambda input: False))
+    with rewriting.lens():
+        assert not bool((torch.sin(input=torch.rand(4, 3)) == 2.0).any())
+    assert times == []
+
+
 def test_what_does_not_suit_is_never_taken(times: list[str]) -> None:
     assert not taken(seen(double(NotImplemented)), torch.rand(4, 3))
     assert times == []
