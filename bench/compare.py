@@ -3,13 +3,14 @@
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.lines import Answering
+from bench.records import ROOT
+
 ALLOWED = 0.05  # slower by more than this is a loss
 TURNS, SECONDS = 15, 0.2
 
@@ -19,31 +20,17 @@ class Process:
 
     def __init__(self, root: Path, command: Sequence[str] = (sys.executable, "-m", "bench.turns")) -> None:
         path = os.pathsep.join(map(str, (root, ROOT)))
-        self._process = subprocess.Popen(
-            command, cwd=root, env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        found = Path(self._answer()["fastadv"])
+        self._lines = Answering(command, {**os.environ, "PYTHONPATH": path}, root)
+        found = Path(self._lines.answer()["fastadv"])
         if root.resolve() not in found.resolve().parents:
             raise SystemExit(f"bench: expected fastadv of {root} to be timed, got {found}")
 
-    def _answer(self) -> dict[str, str]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("bench: a process that times stopped; its error stands above")
-        answer: dict[str, str] = json.loads(line)
-        return answer
-
     def turn(self, case: str, seconds: float) -> float:
         """Median milliseconds of the case."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"case": case, "seconds": seconds}) + "\n")
-        self._process.stdin.flush()
-        return float(self._answer()["ms"])
+        return float(self._lines.ask(json.dumps({"case": case, "seconds": seconds}))["ms"])
 
     def close(self) -> None:
-        self._process.communicate()
+        self._lines.close()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct memory abs scaling startup suite]
+    python bench/run.py [--only ops attacks training construct memory abs scaling startup anchor suite]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -11,12 +11,14 @@
     memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
     scaling    time against batch, image size, steps, classes and threads, with fitted exponents
+    large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed; with memory
     startup    processor time of the import against that of torch
+    anchor     PGD against the best of all peers, each in a process of its own; up to 20 minutes
     suite      every attack against its peers, with short budgets; needs --data-dir and --weights
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the
 stages and sizes are those of `make gpu`, without its budget of time. `make bench` installs the peers. `python
--m bench.page` then writes README's table and figure from the rows.
+-m bench.page` then writes the tables and figures from the rows.
 
 With --base no row is written: this tree and the commit REF (a branch, a tag, HEAD~3) take turns, each in its
 own process. Ratios of medians are printed with their noise, two standard errors, and the exit code is 1 where
@@ -41,7 +43,7 @@ from bench.session import Session
 from bench.stage import run_stage
 from fastadv.runs.card import machine
 
-PARTS = (*ON_CPU, "suite")
+PARTS = (*ON_CPU, "anchor", "suite")
 
 
 def gate() -> None:
@@ -74,6 +76,19 @@ def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
     return 1 if failed else 0
 
 
+def places(options: argparse.Namespace) -> list[str]:
+    """The options that say where data and results are, for a program of its own."""
+    given = {f"--{name.replace('_', '-')}": getattr(options, name) for name in ("data_dir", "weights", "out")}
+    return [text for option, value in given.items() if value for text in (option, str(value))]
+
+
+def anchor(options: argparse.Namespace) -> int:
+    """Measure PGD against the best of all peers, into a file of its own. Returns the exit code."""
+    if "anchor" not in options.only:
+        return 0
+    return subprocess.run([sys.executable, "-m", "bench.anchor", *places(options)], cwd=ROOT).returncode
+
+
 def suite(options: argparse.Namespace) -> None:
     """Measure every attack of the suite beside its peers, with short budgets, into a file of its own."""
     if "suite" not in options.only:
@@ -81,9 +96,7 @@ def suite(options: argparse.Namespace) -> None:
     if not (options.data_dir and options.weights):
         print("suite: left out, it needs --data-dir and --weights")
         return
-    given = ["--variant", "quick", "--turns", "1", "--precision", "fp32"]
-    given += ["--data-dir", str(options.data_dir), "--weights", str(options.weights)]
-    given += ["--out", str(options.out)] if options.out else []
+    given = ["--variant", "quick", "--turns", "1", "--precision", "fp32", *places(options)]
     subprocess.run([sys.executable, "-m", "bench.suite", *given], cwd=ROOT, check=True)
 
 
@@ -136,7 +149,7 @@ def main() -> int:
     }
     code = measure(session, parts, out, about)
     suite(options)
-    return code
+    return (anchor(options) if session.on_cpu else 0) or code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write README's table of speed, and speed.png and scaling.png of docs/figures/, from the stored rows.
+"""Write the tables of README and of docs/benchmarks/pgd.md and two of docs/figures/, from the stored rows.
 
     python -m bench.page
 
@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import bars, figures, peers, scaling, table
+from bench.page import anchor, bars, figures, machines, peers, scaling, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -18,7 +18,11 @@ def main() -> None:
         if not table.chosen(entry, rows):
             print(f"not measured yet: {entry.label}")
     runs = peers.stored()
-    table.README.write_text(table.replaced(table.README.read_text(), peers.section(runs)))
+    best = machines.stored()
+    if not best:
+        print("not measured yet: PGD against the best of all peers")
+    for name, (page, inside) in anchor.sections(best, runs).items():
+        page.write_text(table.replaced(page.read_text(), inside, name))
     figures.save(bars.draw(runs), "speed.png", runs)
     if shown := scaling.measured(rows):
         figures.save(scaling.draw(rows), "scaling.png", shown)

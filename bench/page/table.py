@@ -9,7 +9,6 @@ from bench.page.rows import Row, Rows, milliseconds, share
 from bench.records import ROOT
 
 README = ROOT / "README.md"
-BEGIN, END = "<!-- speed: written by python -m bench.page -->", "<!-- end of speed -->"
 SCALING = "Time against the number of images, their size, steps, classes and threads, with the fitted powers"
 HEAD = """| what | against | times faster | here | share of the ceiling |
 | --- | --- | --- | --- | --- |"""
@@ -103,10 +102,11 @@ def section(rows: Rows) -> str:
     return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", growth(rows)))
 
 
-def replaced(page: str, inside: str) -> str:
-    """The page with the part between the marks written anew."""
-    before, mark, rest = page.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(END)
-    if not (mark and end):
-        raise SystemExit(f"bench: expected the marks {BEGIN} and {END} in README.md, found none")
-    return f"{before}{mark}{inside}{end}{after}"
+def replaced(page: str, inside: str, name: str = "speed") -> str:
+    """The page with the part between the marks of that name written anew."""
+    begin, end = f"<!-- {name}: written by python -m bench.page -->\n", f"<!-- end of {name} -->"
+    before, mark, rest = page.partition(begin)
+    _, last, after = rest.partition(end)
+    if not (mark and last):
+        raise SystemExit(f"bench: expected the marks {begin.strip()} and {end} in the page, found none")
+    return f"{before}{mark}{inside}{last}{after}"

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.page import bars, figures, peers, table
+from bench.page import anchor, bars, figures, machines, peers, table
 from bench.page.entries import ENTRIES, PGD, Entry
 from bench.page.numbers import duration
 from bench.page.rows import Rows, name
@@ -19,9 +19,10 @@ def row(provider="fastadv fp32", date="2026-01-02", **figures):
 
 
 class TestPage:
-    def test_readme_shows_the_stored_rows(self):
-        page = table.README.read_text()
-        assert page == table.replaced(page, peers.section(RUNS)), "run python -m bench.page"
+    def test_pages_show_the_stored_rows(self):
+        for marks, (path, inside) in anchor.sections(machines.stored(), RUNS).items():
+            page = path.read_text()
+            assert page == table.replaced(page, inside, marks), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
         assert figures.up_to_date("speed.png", RUNS), "run python -m bench.page"

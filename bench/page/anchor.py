@@ -1,0 +1,136 @@
+"""The tables of PGD against the best of all peers: all on docs/benchmarks/pgd.md, the best in README."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench.anchor.ways import FROZEN, UNFROZEN, WAYS, Way
+from bench.page import peers
+from bench.page.machines import Machine, best, rows
+from bench.page.numbers import duration, number
+from bench.page.rows import Row
+from bench.page.table import README
+from bench.providers import COMPILED
+from bench.records import ROOT
+
+PAGE = ROOT / "docs" / "benchmarks" / "pgd.md"
+GOALS = dict(zip(FROZEN, (1.15, 2.0), strict=True))  # times the best of all peers
+FP32, BF16 = (f"fastadv, {peers.OURS[name]}" for name in FROZEN)
+TITLES = dict(zip(FROZEN, (FP32, BF16), strict=True))
+TITLES |= {UNFROZEN: "fastadv, not frozen", COMPILED: "plain loop, compiled"}
+ABOUT = """`python -m bench.anchor` starts each process anew for its network, and lets all take turns, one
+call each. glibc returns large blocks to the system when they are freed, except where "pages kept" stands
+(`MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` at 4 GiB). fastadv by itself keeps blocks of up to
+31 MB.
+
+The first table of a machine compares with the best of all peers: how many times as fast fastadv is, with the
+20th and 80th percentiles over turns. The limit is the factor of the forward and backward passes alone, which
+no attack by this engine can exceed. A product's rate is that of large matrices; the operations are those of
+plain convolutions, and Winograd's method takes fewer. The second table has the times of all processes and,
+after the semicolon, thousands of page faults a call."""
+SUMMARY = """Each ran in a process of its own, in turns with the others. The peers are torchattacks, adv-lib,
+a plain loop and a compiled one, each with and without freed pages kept by the C library. All rows:
+[PGD](docs/benchmarks/pgd.md)."""
+
+
+def called(way: Way) -> str:
+    return TITLES.get(way.provider, way.provider) + ", pages kept" * way.kept
+
+
+def time(row: Row) -> str:
+    return f"{duration(peers.median(row))} ({peers.span(row)})"
+
+
+def verdict(row: Row, goal: float) -> str:
+    """The factor with its range, whether it reaches the goal, and the limit where it does not."""
+    low, middle, high = (row[f"times_best{end}"] for end in ("_p20", "", "_p80"))
+    met = "met" if middle >= goal else f"**not met**; limit {row['limit']:.2f}"
+    return f"{middle:.2f} ({low:.2f} to {high:.2f}), {met}"
+
+
+def grid(*lines: Sequence[str]) -> list[str]:
+    """The lines of a table, the first its head."""
+    return [f"| {' | '.join(line)} |" for line in (lines[0], ["---"] * len(lines[0]), *lines[1:])]
+
+
+def between(values: Iterable[float]) -> str:
+    """The least and the most."""
+    known = sorted(values)
+    return " to ".join(dict.fromkeys(map(number, (known[0], known[-1]))))
+
+
+def origin(machine: Machine) -> str:
+    """The machine, the versions, the days and the robust accuracy that is left."""
+    known = rows(machine)
+    days = sorted({day for row in known for day in row["days"]})
+    left = sorted({f"{100 * row['accuracy']:.1f}%" for row in known if "accuracy" in row})
+    return (
+        f"{known[0]['cpu']}, {known[0]['threads']} threads, PyTorch {known[0]['torch']}, "
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, commit {known[0]['commit']}. "
+        f"Robust accuracy at the end: {', '.join(left)}."
+    )
+
+
+def rates(machine: Machine) -> str:
+    """What the machine reached in the same run."""
+    fp32, bf16 = (
+        between(1000 * row[f"{name}_product_tflop_per_s"] for row in rows(machine))
+        for name in ("fp32", "bf16")
+    )
+    copy = between(row["copy_gb_per_s"] for row in rows(machine))
+    return f"Matrix products reached {fp32} GFLOP/s in float32 and {bf16} in bfloat16, a copy {copy} GB/s."
+
+
+def goals(machine: Machine) -> list[str]:
+    """A line for each net: the best of all peers, the factors, and the shares of what is possible."""
+    head = [
+        "network",
+        "best of all peers",
+        *(f"{TITLES[name]}: goal {goal:g}" for name, goal in GOALS.items()),
+    ]
+    lines = [[*head, "share of the passes alone, fp32 / bf16", "share of the product's rate, fp32 / bf16"]]
+    for label, known in machine.items():
+        way, fp32, bf16 = best(known), *(known[Way(name)] for name in FROZEN)
+        lines.append([
+            label,
+            f"{called(way)}: {time(known[way])}",
+            *(verdict(known[Way(name)], goal) for name, goal in GOALS.items()),
+            f"{number(fp32['share_of_ceiling'])} / {number(bf16['share_of_ceiling'])}",
+            f"{number(fp32['share_of_fp32_product'])} / {number(bf16['share_of_bf16_product'])}",
+        ])  # fmt: skip
+    return grid(*lines)
+
+
+def processes(machine: Machine) -> list[str]:
+    """A line for each process, a column for each net."""
+    cells = {
+        way: [f"{time(known[way])}; {number(known[way]['faults'] / 1000)}" for known in machine.values()]
+        for way in WAYS
+    }
+    return grid(["process", *machine], *([called(way), *line] for way, line in cells.items()))
+
+
+def section(machines: Sequence[Machine]) -> str:
+    """Everything, for docs/benchmarks/pgd.md; nothing as long as nothing has been measured."""
+    parts = ["", "## Against the best of all peers", "", ABOUT, ""] if machines else []
+    for machine in machines:
+        parts += [f"{origin(machine)} {rates(machine)}", "", *goals(machine), "", *processes(machine), ""]
+    return "".join(f"{part}\n" for part in parts)
+
+
+def summary(machine: Machine) -> str:
+    """README's table: the best of all peers and the frozen model; the fastest in float32 in bold."""
+    lines = [["network, steps, images", "best of all peers", FP32, BF16]]
+    for label, known in machine.items():
+        way, (fp32, bf16) = best(known), (known[Way(name)] for name in FROZEN)
+        wins = peers.median(fp32) <= peers.median(known[way])
+        shown = [f"{time(known[way])}, {called(way)}"]
+        shown += [f"{time(row)}, {row['times_best']:.2f} times as fast" for row in (fp32, bf16)]
+        shown[wins] = f"**{shown[wins]}**"
+        lines.append([label, *shown])
+    return "\n".join(("", *grid(*lines), "", f"{origin(machine)} {SUMMARY}", ""))
+
+
+def sections(machines: Sequence[Machine], runs: Sequence[peers.Run]) -> dict[str, tuple[Path, str]]:
+    """Of each name of marks, the page and what stands between; README keeps `runs` until there is more."""
+    readme = summary(machines[-1]) if machines else peers.section(runs)
+    return {"speed": (README, readme), "anchor": (PAGE, section(machines))}
