@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct memory abs scaling startup anchor suite]
+    python bench/run.py [--only ops attacks training construct memory abs scaling large startup anchor suite]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -27,6 +27,7 @@ this tree is slower by more than 5% beyond it.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ from bench.session import Session
 from bench.stage import run_stage
 from fastadv.runs.card import machine
 
+VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_")  # that change what is measured
 PARTS = (*ON_CPU, "anchor", "suite")
 
 
@@ -147,6 +149,8 @@ def main() -> int:
         "isa": fa.backends()["linf_step"][device.type],
         "gate": "skipped" if options.no_gate else "passed",
     }
+    if told := {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)}:
+        about["variables"] = told
     code = measure(session, parts, out, about)
     suite(options)
     return (anchor(options) if session.on_cpu else 0) or code

@@ -19,7 +19,18 @@ from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session
 from bench.stage import cases_of
 from bench.subjects import abs as abs_subject
-from bench.subjects import abs_kernels, attacks, construct, memory, op_sizes, ops, scaling, startup, training
+from bench.subjects import (
+    abs_kernels,
+    attacks,
+    construct,
+    large,
+    memory,
+    op_sizes,
+    ops,
+    scaling,
+    startup,
+    training,
+)
 from bench.timing import gradient_flops
 from fastadv.data.construct import CIFAR10_PAPER
 from fastadv.ops.registration.library import CARDS
@@ -45,6 +56,10 @@ def small(monkeypatch):
     monkeypatch.setattr(abs_subject, "QUICK", abs_subject.QUICK | {"batch_size": 10})
     for name, value in {"BATCHES": (2,), "STEPS": 4, "PRIOR": 20, "ROUNDS": 10}.items():
         monkeypatch.setattr(abs_kernels, name, value)
+    for name, value in {"CLASSES": (2, 3), "STREAMED": (8, 16), "SIDE": 32, "BATCH": 2, "PRIOR": 20}.items():
+        monkeypatch.setattr(large, name, value)
+    monkeypatch.setattr(large, "measured", lambda case, size: large.measure(case, str(size)))
+    monkeypatch.setattr(nets, "resnet50", partial(nets.resnet50, tiny=True))
     monkeypatch.setattr(memory, "growth", lambda *arguments: 3.0)
     monkeypatch.setattr(startup, "milliseconds", {startup.BASE: 2.0, startup.OURS: 3.0}.get)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
