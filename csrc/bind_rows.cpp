@@ -75,6 +75,43 @@ void climb(Array best_x, Array best_loss, Array best_success, Array not_finite, 
   });
 }
 
+void judge(Array best_x, Array best_rank, Array best_success, Array not_finite, Array steepest, Array ranks,
+           Array success, Array x_adv, const Array& gradient, const Array& logits, const Array& loss,
+           const Array& labels, const OptionalArray& targets, bool margin_at_zero, const OptionalArray& x,
+           double radius, double step_size, double lo, double hi, const OptionalArray& radius_rows,
+           const OptionalArray& step_size_rows) {
+  check_alike(best_x, x_adv, x ? *x : x_adv);
+  check_places(best_x, gradient);
+  with_kernels(gradient, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto best = write_rows<float>(best_x), rival = write_rows<float>(x_adv);
+    const auto from = read_rows<float>(logits), center = read_rows<float>(x ? *x : x_adv);
+    const PerRow radii = per_row(radius, radius_rows, best.rows),
+                 steps = per_row(step_size, step_size_rows, best.rows);
+    const auto along = read_rows<T>(gradient);
+    const int64_t noted = ranks.ndim() == 2 ? ranks.shape(1) : 0;
+    if (from.rows != best.rows || noted < 3) throw std::invalid_argument("judge: expected rows of samples");
+    auto *rank = write<float>(best_rank, best.rows), *steep = write<float>(steepest, best.rows),
+         *past = write<float>(ranks, best.rows * noted);
+    auto *kept = write<bool>(best_success, best.rows), *marked = write<bool>(not_finite, best.rows),
+         *met = write<bool>(success, best.rows);
+    const auto* value = read<float>(loss, best.rows);
+    const auto* label = read<int64_t>(labels, best.rows);
+    const auto* target = targets ? read<int64_t>(*targets, best.rows) : nullptr;
+    check_classes("labels", label, best.rows, from.cols);
+    if (target) check_classes("targets", target, best.rows, from.cols);
+    parallel_without_gil(best.rows, useful_threads(best.rows, best.cols),
+                         [&](int64_t first, int64_t last, int) {
+                           for (int64_t row = first; row < last; ++row)
+                             kernels.judge({best[row], rank + row, kept + row, marked + row, steep + row,
+                                            past + row * noted, noted, met + row},
+                                           rival[row], along[row], best.cols, from[row], from.cols,
+                                           value[row], label[row], target ? target[row] : -1, margin_at_zero,
+                                           {x ? center[row] : nullptr, radii[row], steps[row], {lo, hi}});
+                         });
+  });
+}
+
 // Flat chunks of words, so that threads share one long row as well as many short ones. All samples have a row
 // of the first draw, then all one of the next.
 template <class T>
@@ -113,6 +150,7 @@ void philox(Array out, const Array& ids, int64_t count, std::string_view kind, i
 void bind_rows(py::module_& module) {
   module.def("logit_loss", logit_loss);
   module.def("climb", climb);
+  module.def("judge", judge);
   module.def("philox", philox);
 }
 

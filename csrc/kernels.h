@@ -77,6 +77,22 @@ struct Climb {
   float* own_loss;
 };
 
+// What is known of a sample in a search along gradients: its best point, the largest gradient element, and
+// `noted` numbers of how its rank rose. Whether the point at hand is a success is written, too.
+struct Judged {
+  float *best, *best_rank;
+  bool *best_success, *not_finite;
+  float *steepest, *ranks;
+  int64_t noted;
+  bool* success;
+};
+// A step in L-infinity around x; none where x is null.
+struct Move {
+  const float* x;
+  double radius, step;
+  Box box;
+};
+
 template <class T>
 struct Kernels {
   void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to,
@@ -107,6 +123,8 @@ struct Kernels {
                     bool success);
   void (*climb)(Climb<T> known, const T* rival, int64_t cols, const float* logits, int64_t classes,
                 LossKind kind, int64_t label, int64_t target, float* scratch);
+  void (*judge)(Judged known, float* rival, const T* gradient, int64_t cols, const float* logits,
+                int64_t classes, float loss, int64_t label, int64_t target, bool margin_at_zero, Move move);
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
   void (*keep_nearest)(T* best, float* best_rank, bool* best_success, float* length, const T* x,
                        const T* points, int64_t count, int64_t cols, const bool* success, double order);

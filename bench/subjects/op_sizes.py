@@ -191,6 +191,13 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         y = torch.zeros(count, dtype=torch.int64, device=session.device)
         return best_x, lowest, none, none.clone(), *own, x_adv, logits, y, "margin", None
 
+    def stepped(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+        best_x, lowest, none, _, loss, success = scores(x_adv, grad, x, seed)
+        ranks, logits = lowest[:, None].repeat(1, 12), session.rand(count, 10, seed=seed)
+        y = torch.zeros(count, dtype=torch.int64, device=session.device)
+        known = best_x.clone(), lowest, none, none.clone(), lowest.clone(), ranks, success
+        return *known, x_adv, grad, logits, loss, y, None, True, x, 8 / 255, 2 / 255, 0.0, 1.0
+
     def nearer(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)
         return best_x.clone(), lowest, none, lowest[:, None].clone(), x, x_adv[:, None], ~none[:, None], 2.0
@@ -207,6 +214,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         ("sparse_rs", ""): exchanged,
         ("keep_best_", ""): scores,
         ("climb_", ""): judged,
+        ("judge_", ""): stepped,
         ("keep_nearest_", ""): nearer,
         ("largest", ""): lambda x_adv, grad, x, seed: (grad,),
         ("distance", "linf"): measured(math.inf),

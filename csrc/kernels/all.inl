@@ -27,6 +27,7 @@
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
 #include "kernels/climb.inl"
+#include "kernels/judge.inl"
 #include "kernels/latent_vector.inl"
 #include "kernels/elu.inl"
 #include "kernels/relu_gradient.inl"
@@ -55,6 +56,7 @@ constexpr Kernels<T> table() {
           .random_start = random_start<T>,
           .keep_best = keep_best<T>,
           .climb = climb<T>,
+          .judge = judge<T>,
           .distance = distance<T>,
           .keep_nearest = keep_nearest<T>,
           .largest = largest<T>,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
+from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
 
 # of all steps together, in radii: the paper takes min(radius + 4, 1.25 radius) steps of one level of 255
@@ -56,6 +56,6 @@ def bim(
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)
     return core.run(
-        model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
-        **common,
+        model, x, y, threat, rule, rows=core.Steps, loss=loss, restarts=restarts, stop_early=stop_early,
+        seed=seed, **common,
     )  # fmt: skip

@@ -9,13 +9,13 @@ from torch import Tensor
 from fastadv import losses, ops
 from fastadv._checks import check_flag
 from fastadv.attacks import core
-from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
+from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.attacks.methods.geometry import like
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
 
 
-class _Rows(Steps):
+class _Rows(core.Steps):
     momentum: Tensor
 
 

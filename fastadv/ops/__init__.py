@@ -7,6 +7,7 @@ the engine and attacks need are imported from their modules.
 from fastadv.ops import (  # noqa: F401  (registers the ops of these modules)
     climb,
     elu,
+    judge,
     keep_best,
     keep_nearest,
     latent_decode,

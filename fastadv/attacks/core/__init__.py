@@ -23,7 +23,7 @@ from fastadv.attacks.core.problem import (
     check_step_size,
     check_threat,
 )
-from fastadv.attacks.core.record import Climb, Record, Rows
+from fastadv.attacks.core.record import Climb, Record, Rows, Steps
 from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
@@ -36,7 +36,7 @@ __all__ = [
     "WRONG", "Ask", "Attack", "AttackResult", "Classifier", "Climb", "Common", "ConfidentlyWrong",
     "Criterion", "Departure", "GradientCommon", "GradientLook", "GradientRule", "InnerAttack", "JacobianLook",
     "Look", "OutsideTopK", "Over", "Problem", "Record", "Rows", "Rule", "Samples", "ScoredLook", "Search",
-    "Status", "StepSize", "Variant", "WrongBy", "check_attack", "check_count", "check_finite_box",
+    "Status", "StepSize", "Steps", "Variant", "WrongBy", "check_attack", "check_count", "check_finite_box",
     "check_finite_radius", "check_norm", "check_number", "check_share", "check_step_size", "check_threat",
     "may_leave", "merge_result", "repeat", "rules_of", "run", "run_inner", "side_by_side", "takes_common",
     "waits",

@@ -6,6 +6,8 @@ from typing import Self
 
 from torch import Tensor
 
+from fastadv.attacks.core.points import taken
+
 
 @dataclass(eq=False)
 class Look:
@@ -35,10 +37,12 @@ class Look:
         Returns:
             A look of the same class with these rows alone.
         """
-        taken = copy(self)
+        made = copy(self)
+        made.x_adv = taken(self.x_adv, kept)
         for name, value in vars(self).items():
-            setattr(taken, name, value[kept])
-        return taken
+            # what is seen is mostly x_adv itself
+            setattr(made, name, made.x_adv if value is self.x_adv else taken(value, kept))
+        return made
 
 
 @dataclass(eq=False)

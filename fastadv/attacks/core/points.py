@@ -7,6 +7,13 @@ from fastadv import ops
 from fastadv.threat import Threat
 
 
+def taken(values: Tensor, index: Tensor) -> Tensor:
+    """Return values[index], index int64 [m] or bool [n], in the layout of the values [n, ...]."""
+    if index.dtype == torch.bool or not values.is_contiguous():
+        return values[index]
+    return values.index_select(0, index)  # a fifth of the time of values[index] on a CPU
+
+
 def distance(points: Tensor, x: Tensor, order: float) -> Tensor:
     """Return [n] or [n, C], the distance of points to x [n, ...]."""
     if points.ndim == x.ndim:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_number
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
+from fastadv.attacks.core.points import taken
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
@@ -52,13 +53,13 @@ class Problem:
         """
         return replace(
             self,
-            x=self.x[index],
-            y=self.y[index],
+            x=taken(self.x, index),
+            y=taken(self.y, index),
             threat=self.threat.take(index),
-            targets=None if self.targets is None else self.targets[index],
-            ids=self.ids[index],
-            mask=None if self.mask is None else self.mask[index],
-            clean=None if self.clean is None else self.clean[index],
+            targets=None if self.targets is None else taken(self.targets, index),
+            ids=taken(self.ids, index),
+            mask=None if self.mask is None else taken(self.mask, index),
+            clean=None if self.clean is None else taken(self.clean, index),
         )
 
     def wide(self) -> Self:

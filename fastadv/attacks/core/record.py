@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.points import taken
 from fastadv.ops.keep_best import keep_best_
 
 TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of the gradients, at most ten
@@ -83,7 +84,7 @@ class Record:
         Returns:
             A record of these rows.
         """
-        return Record(*(value[index] for value in vars(self).values()))
+        return Record(*(taken(value, index) for value in vars(self).values()))
 
     def put(self, index: Tensor, rows: "Record") -> None:
         """Overwrite rows.
@@ -139,7 +140,19 @@ class Rows:
         """
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                vars(self)[name] = value[kept]
+                vars(self)[name] = taken(value, kept)
+
+
+class Steps(Rows):
+    """Where each sample stands, and how far it moves.
+
+    Attributes:
+        points: [n, ...], where it stands.
+        step_size: a number, or [n].
+    """
+
+    points: Tensor
+    step_size: float | Tensor
 
 
 class Climb(Rows):

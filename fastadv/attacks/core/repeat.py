@@ -36,8 +36,8 @@ def repeat(search: Search, step: Callable[[Search], None], count: int, name: Has
         step(search)  # which may be the one that sets what the others remember
     left = count - 1
     while left:
-        ahead = search.steps_ahead(left)
-        if not (_alike(search) and _replayed(search, step, ahead, name)):
+        ahead = search.steps_ahead(left) if _alike(search) else 0
+        if not (ahead and _replayed(search, step, ahead, name)):
             step(search)
             ahead = 1
         left -= ahead

@@ -181,7 +181,7 @@ class Samples(Generic[R_co]):
             if bool(leaving.any()):
                 if self.plan.stop_early:
                     self._prove()
-                points = points[self._drop(leaving)]
+                points = shapes.taken(points, self._drop(leaving))
         return self.problem.masked(points)
 
     def drop_broken(self) -> None:
@@ -198,9 +198,9 @@ class Samples(Generic[R_co]):
         self._record.put(self._index, self.best)
 
     def _drop(self, left: Tensor) -> Tensor:
-        """Write the samples `left` bool [n] to the record; return those kept. Raises Over if none is."""
-        self._record.put(self._index[left], self.best.take(left))
-        kept = ~left
+        """Write the samples `left` bool [n] to the record; return int [m], who stays. Raises Over at none."""
+        gone, kept = (which.nonzero().squeeze(1) for which in (left, ~left))
+        self._record.put(self._index[gone], self.best.take(gone))
         self._index, self._given = self._index[kept], self._given[kept]
         if not len(self._index):
             raise Over

@@ -13,15 +13,17 @@ from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLo
 from fastadv.attacks.core.plan import Plan
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, repeated
-from fastadv.attacks.core.record import Climb, Record, Rows
+from fastadv.attacks.core.record import Climb, Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.snap import snap
 from fastadv.attacks.core.waiting import may_leave, steps_ahead, surely_finite
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.climb import climb_
+from fastadv.ops.judge import Move, judge_
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.logit_loss import KINDS
+from fastadv.threat import Linf
 
 L = TypeVar("L", bound=Look)
 
@@ -67,14 +69,29 @@ class Search(Samples[R_co]):
         Returns:
             A look with loss and gradient.
         """
-        points, seen = self._prepare(points, judge)
         loss = self.plan.loss if loss is None else loss
-        ask = self.plan.gradient or Search.input_gradient
-        value, logits, gradient = ask(self, seen, loss)
-        if not (narrow and may_be_narrow(gradient, self.x)):
-            gradient = gradient.to(self.x.dtype)
-        gradient = self._usable(gradient)
-        return self._judge(GradientLook(points, seen, logits, logits, value, gradient), loss, judge)
+        look = self._look(points, loss, judge, narrow)
+        if judge and self._ranks_by(loss, look):
+            self._judge_at_once(look)
+            if not surely_finite(self.best.largest_gradient):
+                look.gradient = look.gradient.nan_to_num(0.0, 0.0, 0.0)
+            kept = self._evaluated()
+            return look if kept is None else look.take(kept)
+        look.gradient = self._usable(look.gradient)
+        return self._judge(look, loss, judge)
+
+    def ascend(self: "Search[Steps]") -> None:
+        """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
+        rows, threat, loss = self.rows, self.threat, self.plan.loss
+        look = self._look(rows.points, loss, True, True)
+        if type(threat) is Linf and self._ranks_by(loss, look):
+            rows.points = look.x_adv
+            self._judge_at_once(look, (self.x, threat.radius, rows.step_size, threat.box))
+            self._evaluated()
+            return
+        look.gradient = self._usable(look.gradient)
+        look = self._judge(look, loss, True)
+        rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
 
     def input_gradient(
         self, points: Tensor, loss: losses.Loss, direction: bool = True
@@ -162,8 +179,8 @@ class Search(Samples[R_co]):
         points, seen = self._prepare(points, True)
         logits = self._logits(seen)
         # one call for small batches: each of those that it stands for takes as long as a small network
-        plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32
-        if not (plain and isinstance(loss, str) and self._is_plain(loss)):
+        plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain()
+        if not (plain and loss in KINDS and (loss != "ce" or self.targets is not None)):
             look = self._judge(
                 ScoredLook(points, seen, logits, logits, loss_of(logits, self.y, loss, self.aims)), loss, True
             )
@@ -175,11 +192,10 @@ class Search(Samples[R_co]):
         climb_(record, best.not_finite, (rows.best, rows.loss), points, logits, self.y, loss, self.targets)
         self._evaluated()
 
-    def _is_plain(self, loss: str) -> bool:
-        """Return whether a point ranks by its loss, one of `ops.logit_loss`, and is kept as it is seen."""
-        ranks = loss in KINDS and (loss != "ce" or self.targets is not None)
-        as_seen = self.frozen.input_threshold is None and self.aims is self.targets
-        return ranks and as_seen and self.problem.criterion is WRONG and not self.plan.minimum
+    def _is_plain(self) -> bool:
+        """Return whether any wrong class is a success, and a point is kept for its loss, as it is seen."""
+        wrong = self.problem.criterion is WRONG and self.aims is self.targets
+        return wrong and self.frozen.input_threshold is None and not self.plan.minimum
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Judge points by logits that a rule has computed itself.
@@ -322,6 +338,30 @@ class Search(Samples[R_co]):
         torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
         return gradient if surely_finite(size) else gradient.nan_to_num(0.0, 0.0, 0.0)
 
+    def _look(self, points: Tensor, loss: losses.Loss, judge: bool, narrow: bool) -> GradientLook:
+        """Return loss, logits and gradient at the points of those that stay, without a verdict."""
+        points, seen = self._prepare(points, judge)
+        ask = self.plan.gradient or Search.input_gradient
+        value, logits, gradient = ask(self, seen, loss)
+        if not (narrow and may_be_narrow(gradient, self.x)):
+            gradient = gradient.to(self.x.dtype)
+        return GradientLook(points, seen, logits, logits, value, gradient)
+
+    def _ranks_by(self, loss: losses.Loss, look: GradientLook) -> bool:
+        """Return whether `_judge_at_once` does for a look by that loss what `_usable` and `_judge` do."""
+        single = look.loss.dtype == look.logits.dtype == self.x.dtype == torch.float32
+        as_seen = look.seen is look.x_adv and self.problem.mask is None
+        return single and as_seen and self._is_plain() and loss == self.plan.loss
+
+    def _judge_at_once(self, look: GradientLook, move: Move | None = None) -> None:
+        """Judge the points and move them, in one call, since the many take as long as a small network."""
+        best, self._competed = self.best, True
+        look.adversarial = judge_(
+            (best.x_adv, best.rank, best.success), best.not_finite, best.largest_gradient, best.ranks,
+            look.seen, look.gradient, look.logits, look.loss, self.y, self.targets,
+            self.plan.loss == "ce" and self.targets is None, move,
+        )  # fmt: skip
+
     def _judge(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
         """Give `look` its verdict; its points compete for the best where `judge` says so."""
         shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
@@ -339,7 +379,7 @@ class Search(Samples[R_co]):
         return look if kept is None else look.take(kept)
 
     def _evaluated(self, judge: bool = True) -> Tensor | None:
-        """Count an evaluation, and drop the samples that it has broken; return those kept, if it has any."""
+        """Count an evaluation, and drop the samples that it has broken; return int [m], who stays, if any."""
         self._evaluations += 1
         leaves = judge and self.plan.stop_early and may_leave(self._evaluations - 1, self.x.device)
         if leaves and bool(self.best.success.any()):

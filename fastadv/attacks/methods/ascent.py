@@ -5,19 +5,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core import Rows, Rule, Search, StepSize, check_step_size, check_threat, repeat
+from fastadv.attacks.core import Rule, Search, Steps, StepSize, check_step_size, check_threat, repeat
 from fastadv.threat import Threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
 # all that they remember is in `search.rows`
 Direction = Callable[[Search, Tensor], Tensor]
-
-
-class Steps(Rows):
-    """Where each sample stands, and how far it moves."""
-
-    points: Tensor
-    step_size: StepSize
 
 
 def ascent(
@@ -26,9 +19,12 @@ def ascent(
     """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
 
     def step(search: Search[Steps]) -> None:
+        if direction is None:
+            search.ascend()
+            return
         rows = search.rows
-        look = search.gradient(rows.points, narrow=direction is None)
-        along = look.gradient if direction is None else direction(search, look.gradient)
+        look = search.gradient(rows.points)
+        along = direction(search, look.gradient)
         rows.points = search.threat.step_(look.x_adv, along, search.x, rows.step_size)
 
     def rule(search: Search[Steps]) -> None:

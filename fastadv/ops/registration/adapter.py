@@ -82,15 +82,16 @@ def over_arrays(
     written = results + tuple(skip + i for i in signature.written)
     defaults = [None] * skip + list(signature.defaults)
 
-    def call(args: Sequence[Any]) -> None:
+    def call(args: Sequence[Any], last: bool = False) -> None:
         views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
         first = args[0]
         for i in batches:
             # an in-place op passes its first argument twice
             views[i] = views[0] if i and args[i] is first else array(args[i])
         for i in optional:
-            if views[i] is not None:
-                views[i] = array(views[i].contiguous())
+            if (given := views[i]) is not None:
+                order = torch.channels_last if last and given.dim() == 4 else torch.contiguous_format
+                views[i] = array(given.contiguous(memory_format=order))
         for i in lists:
             views[i] = [array(tensor.contiguous()) for tensor in args[i]]
         for i in loose:
@@ -104,16 +105,17 @@ def over_arrays(
                 break
         else:
             return call(args)
+        # values of a sample, such as its logits, have no layout
         last = not ordered and all(
             args[i].dim() == 4 and args[i].is_contiguous(memory_format=torch.channels_last)
             for i in batches
-            if args[i].dim() > 1
+            if args[i].dim() > 2
         )
         copies = list(args)
         for i in batches:
-            if not (last and args[i].dim() > 1):
+            if not (last and args[i].dim() == 4):
                 copies[i] = args[i].contiguous()
-        call(copies)
+        call(copies, last)
         for i in written:
             if copies[i] is not args[i]:
                 args[i].copy_(copies[i])

@@ -10,6 +10,18 @@ from fastadv.ops.triton._tuned import Width, width
 
 
 @triton.jit
+def step(point, gradient, center, limit, length, low, high, dtype: tl.constexpr):
+    """Return the points a step further; limit is the radius rounded towards zero, in float64."""
+    lower = clamp(add_towards(center, -limit, dtype), low, high)
+    upper = clamp(add_towards(center, limit, dtype), low, high)
+    move = tl.where(gradient > 0, length, tl.where(gradient < 0, -length, 0.0))
+    moved = rounded(point + tl.where(tl.abs(gradient) < float("inf"), move, 0.0), dtype)
+    # a NaN in x must reach the result
+    result = tl.maximum(moved, lower, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(result, upper, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def linf_step_kernel(
     out, x_adv, grad, x, cols, radius: tl.float64, step_size: tl.float64, lo: tl.float64, hi: tl.float64,
     radius_rows, step_size_rows, BLOCK: tl.constexpr,
@@ -22,20 +34,14 @@ def linf_step_kernel(
     mask = column < cols
     at = row * cols + column
     limit = towards_zero(per_row(radius, radius_rows, row)).to(tl.float64)
-    step = per_row(step_size, step_size_rows, row).to(tl.float32)
+    length = per_row(step_size, step_size_rows, row).to(tl.float32)
     low = edge(lo, dtype)
     high = edge(hi, dtype)
 
     point = load(x_adv, at, mask)
     gradient = load(grad, at, mask)
     center = load(x, at, mask)
-    lower = clamp(add_towards(center, -limit, dtype), low, high)
-    upper = clamp(add_towards(center, limit, dtype), low, high)
-    move = tl.where(gradient > 0, step, tl.where(gradient < 0, -step, 0.0))
-    moved = rounded(point + tl.where(tl.abs(gradient) < float("inf"), move, 0.0), dtype)
-    # a NaN in x must reach the result
-    result = tl.maximum(moved, lower, propagate_nan=tl.PropagateNan.ALL)
-    store(out, at, tl.minimum(result, upper, propagate_nan=tl.PropagateNan.ALL), mask)
+    store(out, at, step(point, gradient, center, limit, length, low, high, dtype), mask)
 
 
 def launch(

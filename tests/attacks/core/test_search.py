@@ -203,3 +203,41 @@ def test_a_climb_keeps_what_single_looks_do(
         for given, expected in zip(one, other, strict=True):
             torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-6)
     assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": "dlr", "targets": True},
+        {"loss": lambda z, y, targets: z.logsumexp(1), "step_size": torch.linspace(0.01, 0.1, 24)},
+        {"attack": mim},
+    ],
+    ids=["ce", "targets", "own", "mim"],
+)
+def test_steps_judged_at_once_are_those_of_single_calls(
+    options: dict[str, Any], early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, where the loss of sure samples is 0, and logits and gradients are not always finite."""
+    net, x = mlp(dtype=torch.float32), images(24, dtype=torch.float32)
+    with torch.no_grad():
+        net[3].weight.mul_(300)
+
+    class Partly(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return net(x) + (0.8 - x[:, 0, 0, :1]).sqrt() + 1 / (x[:, 0, 1, :1] > 0.1)
+
+    y = labels(net, x)
+    targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
+    made = []
+    attack = options.get("attack", pgd)
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(Search, "_ranks_by", lambda *args: False)
+        kept = {name: value for name, value in options.items() if name != "attack"} | targeted
+        out = attack(Partly(), x, y, Linf(0.2), steps=12, stop_early=early, **kept)
+        made.append({name: value for name, value in vars(out).items() if isinstance(value, Tensor)})
+    for name, value in made[0].items():
+        torch.testing.assert_close(value, made[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
+    assert {Status.BROKEN, Status.FAILED} <= {*out.status.tolist()}

@@ -1,0 +1,145 @@
+"""judge_: judge a point of each sample by its logits, keep what is better, and move along the gradient.
+
+What a step of a gradient attack does between two passes: the verdict, the rank, `keep_best_`, `largest` and
+`linf_step_`, in one call, because together they take as long as a small network.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+from fastadv.ops import keep_best, linf_step
+from fastadv.ops._rows import Box, PerRow, check_column, check_like, limits, per_row
+from fastadv.ops._samples import SHAPES, batch, layouts, per_sample
+from fastadv.ops._step import check_points
+from fastadv.ops.largest import reference as largest
+from fastadv.ops.registration.library import OpCard, Sample, op, register
+
+Best = tuple[Tensor, Tensor, Tensor]
+Move = tuple[Tensor, PerRow, PerRow, Box]
+
+
+def reference(
+    best_x: Tensor, best_rank: Tensor, best_success: Tensor, not_finite: Tensor, steepest: Tensor,
+    ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor, logits: Tensor, loss: Tensor, y: Tensor,
+    targets: Tensor | None = None, margin_at_zero: bool = False, x: Tensor | None = None,
+    radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
+    radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+) -> None:  # fmt: skip
+    finite, decided = logits.isfinite().all(1), logits.argmax(1)
+    not_finite.logical_or_(~finite)
+    success.copy_(finite & (decided != y if targets is None else decided == targets))
+    if margin_at_zero:
+        index = y[:, None]
+        margin = logits.scatter(1, index, -torch.inf).amax(1) - logits.gather(1, index).squeeze(1)
+        loss = torch.where(loss > 0, loss, margin)
+    rank = torch.where(finite, loss, torch.nan).to(best_rank.dtype)
+    rank = torch.where(success & rank.isnan(), -torch.inf, rank)
+    keep_best.reference(best_x, best_rank, best_success, x_adv, rank, success)
+    torch.maximum(steepest, largest(grad).to(steepest.dtype), out=steepest)
+    now, first = best_rank[:, None], ranks[:, 1:2]
+    first = torch.where(first.isnan(), now, first)
+    ranks.copy_(torch.cat([ranks[:, :1] + 1, first, ranks[:, 3:], now], dim=1))
+    if x is not None:
+        move = x, radius, step_size, lo, hi, radius_rows, step_size_rows
+        x_adv.copy_(linf_step.reference(x_adv, grad, *move))
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    draw = torch.Generator().manual_seed(12)
+
+    def some(count: int, share: float) -> Tensor:
+        return torch.rand(count, generator=draw) < share
+
+    for seed, (shape, classes) in enumerate(zip((*SHAPES, (33, 8)), (4, 2, 3, 10, 3, 5, 2, 10), strict=True)):
+        count = shape[0]
+        for x_adv, grad, x in layouts(*batch(shape, device, dtype, seed)):
+            logits = torch.randint(-3, 4, (count, classes), generator=draw).float()  # with ties
+            logits[some(count, 0.2), -1] = float("nan") if seed % 2 else float("inf")
+            loss = torch.randint(-1, 3, (count,), generator=draw).float()
+            steepest = torch.where(some(count, 0.2), torch.nan, torch.randn(count, generator=draw))
+            ranks = torch.rand(count, 6, generator=draw)
+            ranks[some(count, 0.5), 1:] = float("nan")
+            first, was, marked = torch.randn(count, generator=draw), some(count, 0.3), some(count, 0.1)
+            y = torch.randint(classes, (count,), generator=draw)
+            mine = first, was, marked, steepest, ranks, torch.zeros_like(was)
+            rest = logits, torch.where(some(count, 0.2), torch.nan, loss), y
+            radii = per_sample(shape, device, seed)
+            aims = ((y + 1) % classes).to(device)
+            moves = (
+                (None, True),
+                (None, True, x, 0.3, 0.1, 0.0, 1.0),
+                (aims, False, x, 0.0, 0.0, 0.0, 1.0, radii, radii.nan_to_num(posinf=2.0)),
+            )
+            for place, move in enumerate(moves):
+                narrow = grad.bfloat16() if place == 1 and dtype is torch.float32 else grad
+                written = (1 - x, *(each.clone().to(device) for each in mine), x_adv.clone())
+                yield *written, narrow, *(each.to(device) for each in rest), *move
+
+
+register(
+    OpCard(
+        name="judge_",
+        schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) not_finite, "
+        "Tensor(e!) steepest, Tensor(f!) ranks, Tensor(g!) success, Tensor(h!) x_adv, Tensor grad, "
+        "Tensor logits, Tensor loss, Tensor y, Tensor? targets=None, bool margin_at_zero=False, "
+        "Tensor? x=None, float radius=0.0, float step_size=0.0, float lo=0.0, float hi=0.0, "
+        "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
+        summary="per sample, the verdict of logits, the best of a record and of a point, and its `linf_step`",
+        reference=reference,
+        fake=lambda *args: None,
+        samples=samples,
+        compare=keep_best.compare,
+        no_gradient="it writes its arguments",
+        bytes_moved=lambda best_x, *rest: 5 * best_x.nbytes,
+        flops=lambda best_x, *rest: 9 * best_x.numel(),
+        dtypes=(torch.float32,),
+    )
+)
+
+_write = op("judge_")
+
+
+def judge_(
+    best: Best, not_finite: Tensor, steepest: Tensor, ranks: Tensor, x_adv: Tensor, grad: Tensor,
+    logits: Tensor, loss: Tensor, y: Tensor, targets: Tensor | None = None, margin_at_zero: bool = False,
+    move: Move | None = None,
+) -> Tensor:  # fmt: skip
+    """Overwrite rows of `best`, points [B, ...], ranks and successes [B], where x_adv is stronger.
+
+    logits [B, K] and loss [B], in float32 like the ranks, are those of x_adv, and so is grad, like x_adv or
+    in bfloat16. A point is a success where the largest logit is not that of y int64 [B], or is that of
+    `targets`. A success beats any failure, then the higher rank wins: the loss, or the margin for a loss that
+    is not above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, and are
+    marked in `not_finite` bool [B].
+
+    `steepest` [B] becomes the largest of itself and |grad|. `ranks` [B, 2 + N] counts the calls in its first
+    column. The second keeps the rank of the best point after the first call, the others those after the last
+    N; what is not there yet is NaN.
+
+    `move` is (x, radius, step_size, box): x_adv, once judged, takes that step of `linf_step_`.
+
+    Returns bool [B], the successes. Raises InputError on mismatched shapes or dtypes, and on a CPU for labels
+    that are not classes.
+    """
+    best_x, best_rank, best_success = best
+    check_like(best_x, x_adv=x_adv)
+    check_points(x_adv, grad, x_adv if move is None else move[0])
+    for name, value in (("best_rank", best_rank), ("steepest", steepest), ("loss", loss)):
+        check_column(name, value, best_x, torch.float32)
+    for name, value in (("best_success", best_success), ("not_finite", not_finite)):
+        check_column(name, value, best_x, torch.bool)
+    if ranks.shape[0] != len(best_x) or ranks.ndim != 2 or ranks.shape[1] < 3:
+        raise InputError(f"ranks: expected ({len(best_x)}, 2 + N), got {tuple(ranks.shape)}")
+    success, given = torch.empty_like(best_success), (logits, loss, y, targets, margin_at_zero)
+    if move is None:
+        _write(*best, not_finite, steepest, ranks, success, x_adv, grad, *given)
+        return success
+    x, radius, step_size, box = move
+    radius, radius_rows = per_row("radius", radius, x)
+    step_size, step_size_rows = per_row("step_size", step_size, x)
+    step = x, radius, step_size, *limits(box), radius_rows, step_size_rows
+    _write(*best, not_finite, steepest, ranks, success, x_adv, grad, *given, *step)
+    return success
