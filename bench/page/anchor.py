@@ -20,7 +20,7 @@ TITLES |= {UNFROZEN: "fastadv, not frozen", COMPILED: "plain loop, compiled"}
 ABOUT = """`python -m bench.anchor` starts each process anew for its network, and lets all take turns, one
 call each. glibc returns large blocks to the system when they are freed, except where "pages kept" stands
 (`MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` at 4 GiB). fastadv by itself keeps blocks of up to
-31 MB.
+256 MiB.
 
 The first table of a machine compares with the best of all peers: how many times as fast fastadv is, with the
 20th and 80th percentiles over turns. The limit is the factor of the forward and backward passes alone, which

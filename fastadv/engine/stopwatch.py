@@ -13,6 +13,7 @@ from fastadv.engine.choices import Seconds
 # either way is timed so often, of which the first time warms up, and more often within SHORT seconds
 LEAST_TURNS, SHORT = 4, 0.02
 MANY = 64
+GRADIENT, LOGITS = "gradient", "logits"  # kinds of calls
 
 
 def follows(x: Tensor) -> bool:
@@ -33,7 +34,7 @@ def described(name: str, func: Any, args: Any, kwargs: Any) -> str | None:
     told = [_told(each) for each in others] + [f"{key}={_told(kwargs[key])}" for key in sorted(kwargs)]
     if layout is None or any("?" in each for each in told):
         return None
-    kind = "gradient" if follows(x) else "logits"
+    kind = GRADIENT if follows(x) else LOGITS
     shape = "x".join(map(str, (rows, *x.shape[1:])))
     words = (name, func.__name__, str(x.dtype).removeprefix("torch."), shape, layout, *told, kind)
     return f"{' '.join(filter(None, words))}, threads {torch.get_num_threads()}"

@@ -133,6 +133,15 @@ def test_without_time_it_goes_as_expected_for_good(times: list[str]) -> None:
     assert len(times) == 2
 
 
+def test_without_time_logits_go_as_gradients(times: list[str]) -> None:
+    x = torch.rand(4, 3)
+    assert taken(seen(double(False)), x.clone().requires_grad_())
+    spent = seen(double(False))
+    spent.chooser.left = 0.0
+    assert taken(spent, x)
+    assert len(times) == 2
+
+
 def test_time_that_was_taken_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr(chooser.time, "perf_counter", lambda: float(next(clock)))
