@@ -1,6 +1,7 @@
 """A set that is built into a folder never lies in memory as a whole, whatever its size."""
 
 import ctypes
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Numbered(Dataset[Any]):
 
 def peak(folder: Path, rank: int) -> None:
     """Build, load, verify and read a set of as many images as the folder is called, and write the peak."""
+    os.environ["FASTADV_KEEP_PAGES"] = "0"
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is let go of is given back at once
     base, model = Numbered(int(folder.name)), nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 2)).eval()
     _rows.KEPT = 1 << 19
