@@ -137,25 +137,22 @@ class Winograd:
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """Replace `torch.nn.functional.conv2d` where Winograd's method gains."""
-        if self._expected(input, weight, how) is NotImplemented or not self._has_room(weight):
+        if self.expects(input, weight, bias, how) is NotImplemented or not self._has_room(weight):
             return NotImplemented
         return _Convolution.apply(input, weight, bias, how.padding[0], self)  # type: ignore[no-untyped-call]
 
     def expects(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """Return whether it is expected to be faster; NotImplemented where it does not suit."""
-        return self._expected(input, weight, how)
-
-    def _expected(self, x: Tensor, weight: Tensor, how: Settings) -> Any:
         # not weights that are computed for each pass, as by weight_norm
-        if not isinstance(weight, nn.Parameter) or not (x.dtype == weight.dtype == self.searched):
+        if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
             return NotImplemented
         usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
-        last = x.is_contiguous(memory_format=torch.channels_last)
+        last = input.is_contiguous(memory_format=torch.channels_last)
         wide = is_wide(weight) or _width(weight) >= FEWEST_CHANNELS[weight.dtype]
         if not (usual and last and wide):
             return NotImplemented
-        tiles = _few_tiles(x, how.padding[0])
-        return is_wide(weight) and len(x) * tiles >= LEAST_TILES if tiles else NotImplemented
+        tiles = _few_tiles(input, how.padding[0])
+        return is_wide(weight) and len(input) * tiles >= LEAST_TILES if tiles else NotImplemented
 
     def forget(self, input: Tensor, weight: Tensor, *rest: Any, **named: Any) -> None:
         """Drop the transformed weights; their room stays reserved."""
