@@ -161,10 +161,10 @@ class Pipeline:
         """
         rows, parts = len(x), self.parts
         if kind != VERDICT and parts is not None and parts.worth_splitting(x):
-            rows = self._fastest(parts, x[:PROBE])
+            rows = self._usual(parts, x[:PROBE])
             # the first pass may still leave something
-            if take is not None and rows < len(x) and not self.probing and parts.repeats(x):
-                rows = parts.tuned(self.form.rewriting.chooser, x, rows, take)
+            if take is not None and rows < len(x) and not self.probing and parts.sizes.repeats(x):
+                rows = parts.sizes.fastest(self.form.rewriting.chooser, x, rows, parts.least, take)
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def full_batch(self, x: Tensor) -> int:
@@ -172,16 +172,16 @@ class Pipeline:
         parts = self.parts
         if parts is None or not parts.may_split:
             return 0
-        return self._fastest(parts, x[:1].expand(PROBE, *x.shape[1:]))
+        return self._usual(parts, x[:1].expand(PROBE, *x.shape[1:]))
 
-    def _fastest(self, parts: Parts, few: Tensor) -> int:
+    def _usual(self, parts: Parts, few: Tensor) -> int:
         """Return how many rows like `few` [PROBE, ...] to pass at once, which these pass to find out."""
         key = few.dtype, few.shape[1:], torch.get_num_threads()
-        if key not in parts.fastest:
+        if key not in parts.usual:
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
             find = partial(parts.at_once, self.once)
-            parts.fastest[key] = self.passed("probe", find, self.form.ready(few), whole=True)
-        return parts.fastest[key]
+            parts.usual[key] = self.passed("probe", find, self.form.ready(few), whole=True)
+        return parts.usual[key]
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
         """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps."""

@@ -1,7 +1,10 @@
 """How long a call of a function of torch takes, as it is and in another way."""
 
 import json
+import math
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,33 +57,61 @@ def _told(value: Any) -> str:
     return json.dumps(value) if isinstance(value, int | float | str | tuple) else "?"
 
 
+def in_turns(
+    runs: Sequence[Callable[[], object]],
+    turns: int,
+    most: float = math.inf,
+    *,
+    short: float = 0.0,
+    costs: Sequence[float] = (),
+) -> list[list[float]] | None:
+    """Return the seconds of each run, in so many turns of all, and in more of them within `short` seconds.
+
+    None as soon as more than `most` would be taken in all. costs: of the runs relative to the first (1 unless
+    given), to foresee that.
+    """
+    began, a_turn = time.perf_counter(), sum(costs or [1.0] * len(runs))
+    taken: list[list[float]] = [[] for _ in runs]
+    while len(taken[-1]) < turns or time.perf_counter() - began < min(short, most):
+        for run, times in zip(runs, taken, strict=True):
+            started = time.perf_counter()
+            rest = a_turn * min(taken[0], default=0.0) * max(turns - len(times), 0)
+            if started - began + rest >= most:
+                return None
+            run()
+            times.append(time.perf_counter() - started)
+    return taken
+
+
 def measured(way: Any, func: Any, args: Any, kwargs: Any, most: float) -> Seconds | None:
     """Return the least seconds of a call in either way, with its input gradient where one is recorded.
 
     Both are the same unless one way is faster in every turn. None as soon as more than `most` would be taken
-    in all. What a call does in place it does not do here.
+    in all, and where the way declines the call. What a call does in place it does not do here.
     """
     x, *others = args
     rest = [False if other is True else other for other in others]
     named = {key: False if value is True else value for key, value in kwargs.items()}
     gradient = follows(x)
-    began = time.perf_counter()
-    as_it_is, other_way = list[float](), list[float]()
+
+    def run(call: Any) -> None:
+        out = call(leaf, *rest, **named)
+        if out is NotImplemented:
+            raise _DeclinedError
+        if gradient:
+            torch.autograd.grad(out, leaf, torch.ones_like(out))
+
     with torch.inference_mode(False), torch.set_grad_enabled(gradient), without_modes():
         leaf = x.detach().requires_grad_(gradient)
-        while len(other_way) < LEAST_TURNS or time.perf_counter() - began < min(SHORT, most):
-            for run, times in ((func, as_it_is), (way, other_way)):
-                started = time.perf_counter()
-                rest_of_it = 2 * min(as_it_is, default=0.0) * max(LEAST_TURNS - len(times), 0)
-                if started - began + rest_of_it >= most:
-                    return None
-                out = run(leaf, *rest, **named)
-                if out is NotImplemented:
-                    return None
-                if gradient:
-                    torch.autograd.grad(out, leaf, torch.ones_like(out))
-                times.append(time.perf_counter() - started)
-    return agreed(other_way[1:], as_it_is[1:])
+        try:
+            taken = in_turns([partial(run, func), partial(run, way)], LEAST_TURNS, most, short=SHORT)
+        except _DeclinedError:
+            return None
+    return None if taken is None else agreed(taken[1][1:], taken[0][1:])
+
+
+class _DeclinedError(Exception):
+    """A way does not suit the call after all."""
 
 
 def agreed(one: list[float], other: list[float]) -> Seconds:

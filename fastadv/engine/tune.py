@@ -1,9 +1,9 @@
 """The fastest way to search with a model, by measurement."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.options import Options
+from fastadv.engine.stopwatch import in_turns
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs import processes
 
@@ -67,15 +68,15 @@ def _name(options: Options) -> str:
 def _fastest(ways: Sequence[Frozen], x: Tensor, seconds: dict[str, float]) -> Frozen:
     """Return the way with the least median time, and write the medians into `seconds`."""
     y = ways[0].verdict(x).argmax(1)
-    taken: list[list[float]] = [[] for _ in ways]
-    for turn in range(1 + ROUNDS):
-        for way, times in zip(ways, taken, strict=True):
-            started = time.perf_counter()
-            way.input_gradient(x, y, direction=True)
-            if x.is_cuda:
-                torch.cuda.synchronize()
-            if turn:  # the first checks and compiles; the second captures, which the median leaves out
-                times.append(time.perf_counter() - started)
-    medians = [statistics.median(times) for times in taken]
+
+    def run(way: Frozen) -> None:
+        way.input_gradient(x, y, direction=True)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    # the first turn checks and compiles; the second captures, which the median leaves out
+    taken = in_turns([partial(run, way) for way in ways], 1 + ROUNDS)
+    assert taken is not None  # without a limit of time
+    medians = [statistics.median(times[1:]) for times in taken]
     seconds |= {_name(way.options): median for way, median in zip(ways, medians, strict=True)}
     return ways[medians.index(min(medians))]

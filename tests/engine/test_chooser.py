@@ -15,7 +15,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastadv as fa
-from fastadv.engine import choices, chooser, parts, stopwatch
+from fastadv.engine import choices, chooser, part_sizes, stopwatch
 from fastadv.engine.choices import Choice, Choices
 from fastadv.engine.chooser import Chooser
 from fastadv.engine.cpu import activations, onednn, winograd
@@ -414,7 +414,7 @@ def test_a_batch_passes_in_parts_of_the_size_that_is_fastest(
             tried.append((rows, usual))
             return 1.0 + abs(rows - best), 1.0 + abs(usual - best)
 
-        monkeypatch.setattr(parts, "compared", compared)
+        monkeypatch.setattr(part_sizes, "compared", compared)
         monkeypatch.setattr(chooser, "measured", lambda *args: None)
         plain = fa.freeze(model, tune=0)
         expected = plain.input_gradient(x, y)
@@ -446,9 +446,9 @@ def test_parts_are_timed_within_the_time_that_is_left(monkeypatch: pytest.Monkey
         taken.append(part.stop)
         clock[0] += part.stop * (1.0 if part.stop == 8 else 0.5)
 
-    monkeypatch.setattr(parts.time, "perf_counter", lambda: clock[0])
-    assert parts.compared(take, 16, 8, 1000.0) == (0.5, 1.0)
-    assert taken == [8, 16] * parts.TURNS
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: clock[0])
+    assert part_sizes.compared(take, 16, 8, 1000.0) == (0.5, 1.0)
+    assert taken == [8, 16] * part_sizes.TURNS
     taken.clear()
-    assert parts.compared(take, 16, 8, 20.0) is None
+    assert part_sizes.compared(take, 16, 8, 20.0) is None
     assert taken == [8]

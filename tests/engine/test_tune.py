@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import tune
+from fastadv.engine import stopwatch, tune
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.options import Options
 from fastadv.errors import InputError
@@ -53,7 +53,7 @@ class Clock:
             return real(frozen, *args, **options)
 
         monkeypatch.setattr(Frozen, "input_gradient", gradient)
-        monkeypatch.setattr(tune, "time", self)
+        monkeypatch.setattr(stopwatch, "time", self)
         monkeypatch.setattr(torch, "compile", Compiled)
 
 
