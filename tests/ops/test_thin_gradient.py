@@ -22,7 +22,7 @@ def convolutions(draw):
     for kernel, padding, dilation in zip(pairs["kernel"], pairs["padding"], pairs["dilation"], strict=True):
         least = max(1, dilation * (kernel - 1) + 1 - 2 * padding)
         size.append(draw(st.integers(least, least + 40)))
-    counts = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 11))
+    counts = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 40))
     return *counts, pairs["kernel"], pairs["stride"], pairs["padding"], pairs["dilation"], tuple(size)
 
 
