@@ -43,18 +43,22 @@ def test_other_scales_say_how_they_differ():
         "push radius: 1.0 instead of 0.5",
         "D_R and D_NR made from the first 10000 images, their nets trained for as many steps as the others",
         "precision: bf16",
+        "nets on sets by random_target: rate 0.1 without augmentation instead of rate 0.01 with augmentation",
     ):
         assert text in told
 
 
-def test_the_table_of_training_reaches_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("scale", "rate", "augment"), [("tiny", 0.01, "crop"), ("cpu", 0.1, None), ("paper", 0.01, "crop")]
+)
+def test_the_table_of_training_reaches_training(scale, rate, augment, tmp_path, monkeypatch):
     asked: dict[str, Any] = {}
 
     def run(model, images, recipe, **options):
         asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images, "model": model}
 
     monkeypatch.setattr(fa.train, "fit", run)
-    settings = replace(MINI, augment="crop", epochs=9)
+    settings = replace(MINI, augment="crop", epochs=9, training=plan.choose(scale).training)
     base, test = pipeline.load(settings)
     maker = Maker(settings, base, test, tmp_path, lambda *given: None)
     made: dict[str, Any] = {name: base.subset([place]) for place, name in enumerate(MINI.sets)}
@@ -66,8 +70,9 @@ def test_the_table_of_training_reaches_training(tmp_path, monkeypatch):
     assert not any(torch.equal(a, b) for place, a in enumerate(first) for b in first[:place])
     for name, options in asked.items():
         assert options["images"] is files.get(name, base)
-        assert options["learning_rate"] == (0.01 if name.startswith("D_rand") else 0.1)
-        assert options["augment"] == (None if name.startswith("D_det") else "crop")
+        assert options["learning_rate"] == (rate if name.startswith("D_rand") else 0.1)
+        of = {"D_rand": augment, "D_det": None}
+        assert options["augment"] == of.get(name.split(" ")[0].split("_at")[0], "crop")
         # 9 epochs of 60 images are as many steps as 13.5 of 40
         epochs = 14 if name.startswith(("D_R_", "D_NR")) or name == "D_R" else 9
         assert (options["epochs"], options["batch_size"]) == (epochs, 64)

@@ -13,7 +13,7 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.data.shards import INDEX
-from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Settings, Training
+from fastadv.studies.ilyas2019.plan import Architecture, Settings, Training
 from fastadv.studies.ilyas2019.sets import KINDS, adversary, build
 from fastadv.studies.study import Watch, trained
 
@@ -54,7 +54,7 @@ class Maker:
     def net(self, name: str) -> nn.Module:
         """Return the net: standard, adversarial, independent, or taught by the set of that name."""
         if name in KINDS:
-            training = TABLE.get(KINDS[name].construction, Training())
+            training = self.settings.training.get(KINDS[name].construction, Training())
             epochs = ceil(self.settings.epochs * len(self.base) / len(self.images(name)))
             return self.taught(name, self.set(name), replace(training, epochs=epochs))
         recipe = adversary(self.settings) if name == "adversarial" else PLAIN

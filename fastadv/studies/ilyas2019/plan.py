@@ -39,6 +39,8 @@ class Training:
 
 TABLE = {"random_target": Training(learning_rate=0.01), "fixed_shift": Training(augmented=False)}
 """The constructions on which the paper trains otherwise than on the images themselves."""
+FEW_EPOCHS = TABLE | {"random_target": Training(augmented=False)}
+"""The same where epochs are few: at rate 0.01, or on augmented images, D_rand then teaches nothing at all."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Settings:
     near                 whether D_rand and D_det are also made within the paper's own radius.
     tested               test images under attack, None for all; without an attack all are read.
     early_epochs         of the net whose mistakes are a training set of their own.
+    training             of nets on sets of these constructions; on others as on the images.
     """
 
     scale: str
@@ -77,6 +80,7 @@ class Settings:
     radii: tuple[float, ...] = (0.25, 0.5)
     attack_steps: int = 100
     early_epochs: int = 2
+    training: Mapping[str, Training] = field(default_factory=lambda: TABLE)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -148,7 +152,7 @@ SCALES = {
             _on_cifar10("ResNet-18", "resnet18", width=16),
         ),
         inverted=10_000, tested=1000, epochs=15, precision="bf16", invert_steps=150, invert_step_size=0.2,
-        push_radius=1.0, push_steps=20, push_step_size=0.2, near=True,
+        push_radius=1.0, push_steps=20, push_step_size=0.2, near=True, training=FEW_EPOCHS,
     ),
     "paper": Settings(
         "paper", "cifar10", _on_cifar10("ResNet-50", "resnet50"),

@@ -11,7 +11,7 @@ from fastadv.studies.ilyas2019.sets import KINDS
 Cells = list[list[str]]
 Result = Mapping[str, Any]
 # no deviations, or told in other words
-SILENT = ("scale", "seed", "others", "tested", "size", "images", "inverted", "near")
+SILENT = ("scale", "seed", "others", "tested", "size", "images", "inverted", "near", "training")
 
 
 def tables(result: Result) -> dict[str, Cells]:
@@ -150,6 +150,9 @@ def deviations(config: Mapping[str, Any]) -> list[str]:
         for name, wanted in theirs.items()
         if name not in SILENT and config[name] != wanted
     ]
+    for construction, wanted in theirs["training"].items():
+        if (own := config["training"][construction]) != wanted:
+            told.append(f"nets on sets by {construction}: {_taught(own)} instead of {_taught(wanted)}")
     if config["images"] is not None:
         told.append(f"the first {config['images']} images alone")
     if config["inverted"] is not None:
@@ -157,6 +160,11 @@ def deviations(config: Mapping[str, Any]) -> list[str]:
         told.append(f"D_R and D_NR made from {first}, their nets trained for as many steps as the others")
     # the paper's images are also rotated by up to 2 degrees, and their colors change
     return [*told, "augmentation without rotations and color jitter"] if config["augment"] else told
+
+
+def _taught(training: Mapping[str, Any]) -> str:
+    how = "with" if training["augmented"] else "without"
+    return f"rate {training['learning_rate']:g} {how} augmentation"
 
 
 def _words(value: Any) -> str:

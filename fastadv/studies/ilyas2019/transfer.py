@@ -13,7 +13,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, new_figure, plain, save, spread
 from fastadv.studies.ilyas2019.maker import Maker, read, share
-from fastadv.studies.ilyas2019.plan import TABLE, Training
+from fastadv.studies.ilyas2019.plan import Training
 from fastadv.studies.ilyas2019.published import TRANSFER
 
 FEWEST = 3  # points that a correlation is told of
@@ -31,7 +31,7 @@ def transfer(maker: Maker) -> dict[str, Any]:
     clean, attacked, fooled = _adversarials(maker)
     for other in maker.settings.others:
         on = partial(maker.taught, architecture=other)
-        taught = on(f"{other.title} on D_det", d_det, TABLE["fixed_shift"])
+        taught = on(f"{other.title} on D_det", d_det, maker.settings.training["fixed_shift"])
         target = on(f"{other.title} on D", maker.base, Training())
         right = (read(target, clean) == clean.y) & fooled
         lost = right & (read(target, attacked) != clean.y)
