@@ -22,6 +22,7 @@ from fastadv.evaluation import _masking as masking
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import Attack, Batch, Part, all_draws, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
+from fastadv.evaluation._shelf import Shelf
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
@@ -187,7 +188,7 @@ def table_of(
     kept = Parts(None) if parts is None else parts
     points = keep_samples or kept.path is not None
     events = events or Events(None)
-    alone = processes.world() == 1
+    alone, shelf = processes.world() == 1, Shelf()
 
     def attacked(number: int, place: int, name: str, batch: Batch) -> Part:
         with drawing.kept(batch.x.device, number, place + 1):
@@ -207,7 +208,8 @@ def table_of(
         samples = nearest(batch, found) if keep_samples else None
         for part in found:
             part.tensors.pop("x_adv", None)
-        return told, found, samples, drawn
+            part.tensors = shelf.keep(part.tensors)
+        return shelf.keep(told), found, samples, shelf.keep(drawn)
 
     with drawing.kept(device_for(frozen) or torch.device("cpu")):
         done = []
