@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import is_transformed, without_modes
 from fastadv.engine.choices import Choice
-from fastadv.engine.chooser import Chooser
+from fastadv.engine.chooser import Chooser, must_repeat
 from fastadv.engine.copying.fold import Folds, Promises, Watch
 from fastadv.engine.stopwatch import follows
 
@@ -137,7 +137,8 @@ def _kind(func: Any, args: Any, kwargs: Any) -> Any:
         own = *others, *kwargs.items()
     if own is None or not isinstance(x, Tensor):
         return None
-    return func, own, x.dtype, x.shape, x.stride(), follows(x), torch.is_autocast_enabled("cpu")
+    how = follows(x), torch.is_autocast_enabled("cpu"), must_repeat()
+    return func, own, x.dtype, x.shape, x.stride(), *how
 
 
 def _is_metadata(func: Any) -> bool:

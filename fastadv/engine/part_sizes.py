@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastadv.engine.architecture import digest
 from fastadv.engine.choices import Seconds
-from fastadv.engine.chooser import Chooser, is_faster
+from fastadv.engine.chooser import Chooser, is_faster, must_repeat
 from fastadv.engine.stopwatch import agreed, in_turns
 
 TURNS = 3  # in which parts of two sizes are timed; the first warms up
@@ -67,4 +67,4 @@ def compared(take: Callable[[slice], object], rows: int, usual: int, most: float
 
 
 def _kind_of(x: Tensor) -> tuple[Any, ...]:
-    return len(x), x.dtype, x.shape[1:], torch.get_num_threads()
+    return len(x), x.dtype, x.shape[1:], must_repeat(), torch.get_num_threads()

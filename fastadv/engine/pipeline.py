@@ -164,7 +164,10 @@ class Pipeline:
             rows = self._usual(parts, x[:PROBE])
             # the first pass may still leave something
             if take is not None and rows < len(x) and not self.probing and parts.sizes.repeats(x):
-                rows = parts.sizes.fastest(self.form.rewriting.chooser, x, rows, parts.least, take)
+                # locked before times are taken, as they are where a failed pass is mended: or each would wait
+                # for the other
+                with self.lock:
+                    rows = parts.sizes.fastest(self.form.rewriting.chooser, x, rows, parts.least, take)
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def full_batch(self, x: Tensor) -> int:
@@ -178,9 +181,11 @@ class Pipeline:
         """Return how many rows like `few` [PROBE, ...] to pass at once, which these pass to find out."""
         key = few.dtype, few.shape[1:], torch.get_num_threads()
         if key not in parts.usual:
-            # not counted: it is done once for a model, and the cost of a call is not that of what came before
+            # neither counted nor seen in what a randomized model draws: it is done once for a model, and no
+            # call depends on what came before
             find = partial(parts.at_once, self.once)
-            parts.usual[key] = self.passed("probe", find, self.form.ready(few), whole=True)
+            with generators_kept(few.device):
+                parts.usual[key] = self.passed("probe", find, self.form.ready(few), whole=True)
         return parts.usual[key]
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:

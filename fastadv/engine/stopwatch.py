@@ -54,7 +54,8 @@ def _told(value: Any) -> str:
         return ""
     if isinstance(value, Tensor):
         return "x".join(map(str, value.shape))
-    return json.dumps(value) if isinstance(value, int | float | str | tuple) else "?"
+    known = isinstance(value, int | float | str | tuple)
+    return json.dumps(value, default=lambda part: "?") if known else "?"
 
 
 def in_turns(

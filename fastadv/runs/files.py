@@ -103,7 +103,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON; CorruptFileError where the file does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits, and lists too deep
         raise CorruptFileError(
             f"{path}: expected JSON, got a file that does not parse ({error}); delete it and run again"
         ) from error

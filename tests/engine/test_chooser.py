@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,14 @@ def test_a_call_by_names_goes_as_expected(times: list[str]) -> None:
     assert times == []
 
 
+def test_a_call_with_numbers_of_numpy_goes_as_expected(times: list[str]) -> None:
+    way = Choice(lambda x, shape: torch.zeros(2), lambda x, shape: True)
+    rewrite = Rewrite("zero", "", lambda subject: True, {torch.reshape: way})
+    with Rewriting([rewrite], Subject(nn.Identity(), torch.float32), Chooser(1.0)).lens():
+        assert torch.reshape(torch.ones(4, 3), (np.int64(12),)).shape == (2,)
+    assert times == []
+
+
 def test_what_does_not_suit_is_never_taken(times: list[str]) -> None:
     assert not taken(seen(double(NotImplemented)), torch.rand(4, 3))
     assert times == []
@@ -108,6 +118,69 @@ def test_a_kind_of_call_is_measured_once_on_a_machine(times: list[str]) -> None:
     kept = choices.here()
     assert kept is not None
     assert json.loads(kept.path.read_text())["machine"] == choices.machine()
+
+
+def test_a_kind_of_call_is_asked_for_once() -> None:
+    asked: list[Tensor] = []
+    for faster in (True, False):
+        way = Choice(lambda x: torch.full_like(x, 2.0), lambda x, faster=faster: asked.append(x) or faster)
+        rewriting, x = seen(way, seconds=0.0), torch.rand(4, 3)
+        asked.clear()
+        assert [taken(rewriting, x) for _ in range(2)] == [faster, faster]
+        assert len(asked) == 1
+
+
+def test_what_is_left_out_is_not_taken_though_it_was_chosen(times: list[str]) -> None:
+    rewriting, x = seen(double(True)), torch.rand(4, 3)
+    assert taken(rewriting, x)
+    assert not taken(rewriting.without("double"), x)
+    assert taken(rewriting, x)
+
+
+def test_a_pass_that_is_compared_takes_what_is_slower_as_well(times: list[str]) -> None:
+    with seen(double(False), seconds=0.0).lens(compared=True):
+        assert bool((torch.sin(torch.rand(4, 3)) == 2.0).all())
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_what_a_way_keeps_is_forgotten_where_it_is_slower(
+    faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chooser, "measured", lambda *args: (1.0, 9.0) if faster else (9.0, 1.0))
+    forgotten: list[Tensor] = []
+    way = double(True)._replace(forget=forgotten.append)
+    assert taken(seen(way), torch.rand(4, 3)) == faster
+    assert len(forgotten) == (not faster)
+
+
+def test_instructions_that_are_forced_are_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = set()
+    for forced in ("", "baseline", "avx2"):
+        monkeypatch.setenv("FASTADV_ISA", forced)
+        kept = choices.here()
+        assert kept is not None
+        paths.add(kept.path)
+    assert len(paths) == 3
+
+
+def test_a_thread_that_has_waited_takes_what_the_other_measured(
+    times: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.rand(4, 3)
+
+    class Other:
+        def __enter__(self) -> None:
+            kept, call = choices.here(), stopwatch.described("double", torch.sin, (x,), {})
+            assert kept is not None
+            assert call is not None
+            kept.add(call, (0.001, 0.003))
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(chooser, "_measuring", Other())
+    assert taken(seen(double(False)), x)
+    assert times == []
 
 
 def test_threads_are_a_part_of_what_was_measured(times: list[str]) -> None:
@@ -170,6 +243,16 @@ def test_nothing_is_measured(how: str, times: list[str], monkeypatch: pytest.Mon
     assert bool(times) == (how in ("False", "zero"))
 
 
+def test_choices_made_by_times_end_where_results_must_repeat(times: list[str]) -> None:
+    x, rewriting = torch.rand(4, 3), seen(double(False))
+    assert taken(rewriting, x)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert not taken(rewriting, x)
+    torch.use_deterministic_algorithms(False)
+    assert taken(rewriting, x)
+    assert len(times) == 1
+
+
 def nobody() -> Path:
     raise InputError("expected a home folder for the cache, got none")
 
@@ -193,7 +276,7 @@ def test_a_wrong_variable(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
 WRONG = [
     "", "[]", "{", "null", '{"calls": 3}', '{"calls": {"CALL": 3}}', '{"calls": {"CALL": [1.0]}}',
     '{"calls": {"CALL": [NaN, 1.0]}}', '{"calls": {"CALL": ["a", "b"]}}', '{"calls": {"CALL": [-1.0, 0.0]}}',
-    "\x00\xff",
+    "\x00\xff", '{"calls": {"CALL": [1.0, 1' + 5000 * "0" + "]}}", 99_999 * "[",
 ]  # fmt: skip
 
 
@@ -348,12 +431,16 @@ def test_no_more_time_is_taken_than_allowed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_way_that_fails_goes_as_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
     def broken(*args: Any) -> None:
+        tried.append(args)
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(chooser, "measured", broken)
     assert taken(seen(double(True)), torch.rand(4, 3))
     assert not taken(seen(double(False)), torch.rand(4, 3))
+    assert len(tried) == 1
     kept = choices.here()
     assert kept is not None
     assert not kept.path.exists()
@@ -437,6 +524,74 @@ def test_a_batch_passes_in_parts_of_the_size_that_is_fastest(
         assert (frozen.forwards, frozen.backwards) == (plain.forwards + 128, plain.backwards + 128)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_batch_that_was_timed_passes_in_the_usual_parts_where_results_must_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(part_sizes, "compared", lambda *args: (1.0, 3.0))
+    sizes, x = part_sizes.PartSizes(nn.Identity()), torch.rand(64, 3)
+
+    def fastest() -> int:
+        return sizes.fastest(Chooser(1.0), x, 16, 8, len)
+
+    assert fastest() == 32
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert fastest() == 16
+    torch.use_deterministic_algorithms(False)
+    assert fastest() == 32
+
+
+def test_sizes_are_timed_by_a_thread_that_may_compare_and_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else it waits for another that mends, and that one for the end of the times."""
+    model, x, y = split_net()
+    frozen = fa.freeze(model)
+    free: list[bool] = []
+
+    def compared(*args: Any) -> None:
+        other = threading.Thread(target=lambda: free.append(frozen.search.lock._lock.acquire(blocking=False)))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(part_sizes, "compared", compared)
+    monkeypatch.setattr(chooser, "measured", lambda *args: None)
+    for _ in range(2):
+        frozen.input_gradient(x, y)
+    assert set(free) == {False}
+
+
+class Noisy(nn.Module):
+    """A randomized model; one with an int `gradient_probes` is taken to estimate its gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x + 0.01 * torch.rand_like(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probes", [False, True])
+def test_times_of_parts_leave_no_trace(probes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def compared(take: Any, rows: int, usual: int, most: float) -> None:
+        tried.append(len(take(slice(0, rows))[2]))
+
+    monkeypatch.setattr(part_sizes, "compared", compared)
+    model, x, y = split_net()
+    noisy, drawn = Noisy(model).eval(), []
+    if probes:
+        noisy.gradient_probes = 0
+    for tune in (0, 5):
+        torch.manual_seed(0)
+        frozen = fa.freeze(noisy, tune=tune)
+        for _ in range(2):
+            frozen.input_gradient(x, y)
+        drawn.append(torch.get_rng_state())
+    assert torch.equal(*drawn)
+    assert bool(tried) != probes  # a probe would be counted
 
 
 def test_parts_are_timed_within_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

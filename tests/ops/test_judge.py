@@ -72,4 +72,5 @@ def test_refusals():
         (lambda: call(x, x, logits, loss, y, y + 2), "targets: expected classes in"),
         (lambda: call(x, x, logits, loss, y, move=(x[:, :2], 0.1, 0.1, (0.0, 1.0))), "x: expected"),
         (lambda: call(x, x, logits, loss, y, move=(x, -0.1, 0.1, (0.0, 1.0))), "radius: expected"),
+        (lambda: call(x, x, logits, loss, y, move=(x, 0.1, -0.1, (0.0, 1.0))), "step_size: expected"),
     )

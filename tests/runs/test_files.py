@@ -157,7 +157,7 @@ def test_errors_of_writing_name_the_file_and_say_what_is_left(tmp_path):
         raise OSError(28, "full")
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"1" * 5000, b"[" * 99_999])
 def test_json_that_does_not_parse(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(CorruptFileError, match="expected JSON"):

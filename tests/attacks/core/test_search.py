@@ -213,8 +213,10 @@ def test_a_climb_keeps_what_single_looks_do(
         {"loss": "dlr", "targets": True},
         {"loss": lambda z, y, targets: z.logsumexp(1), "step_size": torch.linspace(0.01, 0.1, 24)},
         {"attack": mim},
+        {"targets": True, "attack": mim},
+        {"threat": L2(1.0)},
     ],
-    ids=["ce", "targets", "own", "mim"],
+    ids=["ce", "targets", "own", "mim", "targeted ce", "L2"],
 )
 def test_steps_judged_at_once_are_those_of_single_calls(
     options: dict[str, Any], early: bool, monkeypatch: pytest.MonkeyPatch
@@ -236,7 +238,8 @@ def test_steps_judged_at_once_are_those_of_single_calls(
         if not at_once:
             monkeypatch.setattr(Search, "_ranks_by", lambda *args: False)
         kept = {name: value for name, value in options.items() if name != "attack"} | targeted
-        out = attack(Partly(), x, y, Linf(0.2), steps=12, stop_early=early, **kept)
+        threat = kept.pop("threat", Linf(0.2))
+        out = attack(Partly(), x, y, threat, steps=12, stop_early=early, **kept)
         made.append({name: value for name, value in vars(out).items() if isinstance(value, Tensor)})
     for name, value in made[0].items():
         torch.testing.assert_close(value, made[1][name], rtol=0, atol=0, equal_nan=True, msg=name)

@@ -44,6 +44,17 @@ def test_units_far_below_zero_keep_their_gradient(precision: Any, shift: float, 
     assert (own - exact).norm() < tight * exact.norm()
 
 
+def test_a_relu_in_place_is_followed_where_its_result_is_not_read() -> None:
+    def run(x: Tensor) -> Tensor:
+        F.relu(x, inplace=True)
+        return x
+
+    seen, leaf = Seen(lambda x: run(2.0 * x), RELU), torch.randn(4, 7, requires_grad=True)
+    (gradient,) = torch.autograd.grad(seen(leaf).sum(), leaf)
+    assert seen.used == ["relu"]
+    assert torch.equal(gradient, 2.0 * (leaf > 0))
+
+
 def test_the_result_of_an_elu_may_be_written() -> None:
     seen, leaf = Seen(F.elu, ELU), torch.randn(2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(seen(leaf).add_(1.0).square().sum(), leaf)
