@@ -59,8 +59,6 @@ class Chooser:
             return bool(expected)
         call = described(name, func, args, kwargs)
         taken = None if call is None else self.seconds(call, partial(measured, way.run, func, args, kwargs))
-        if taken is None and call is not None:  # what was measured with a gradient is nearer than a guess
-            taken = self._choices.known.get(call.replace(LOGITS, GRADIENT))
         faster = is_faster(taken, expected) if taken else bool(expected)
         if not faster:
             way.forget(*args, **kwargs)
@@ -88,7 +86,10 @@ class Chooser:
         """Measure the call where time is left, and keep what came of it."""
         started = time.perf_counter()
         try:
-            choices.add(call, measure(self.left))
+            taken = measure(self.left)
+            if taken is None:  # what was measured with a gradient is nearer than a guess
+                taken = choices.known.get(call.replace(LOGITS, GRADIENT))
+            choices.add(call, taken)
         except Exception as error:  # whatever is wrong, the call itself will say so
             log.debug("tune: %s could not be timed: %s", call, error)
             choices.known[call] = None

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastadv as fa
-from fastadv.engine import choices, chooser, part_sizes, stopwatch
+from fastadv.engine import choices, chooser, stopwatch
 from fastadv.engine.choices import Choice, Choices
 from fastadv.engine.chooser import Chooser
 from fastadv.engine.cpu import activations, onednn, winograd
@@ -131,10 +130,16 @@ def test_a_kind_of_call_is_asked_for_once() -> None:
 
 
 def test_what_is_left_out_is_not_taken_though_it_was_chosen(times: list[str]) -> None:
-    rewriting, x = seen(double(True)), torch.rand(4, 3)
-    assert taken(rewriting, x)
-    assert not taken(rewriting.without("double"), x)
-    assert taken(rewriting, x)
+    x, triple = torch.rand(4, 3), Choice(lambda x: torch.full_like(x, 3.0), lambda x: True)
+    rewrites = [
+        Rewrite(name, "", lambda subject: True, {torch.sin: way})
+        for name, way in (("double", double(True)), ("triple", triple))
+    ]
+    both = Rewriting(rewrites, Subject(nn.Identity(), torch.float32), Chooser(1.0))
+    assert taken(both, x)
+    with both.without("double").lens():
+        assert bool((torch.sin(x) == 3.0).all())
+    assert taken(both, x)
 
 
 def test_a_pass_that_is_compared_takes_what_is_slower_as_well(times: list[str]) -> None:
@@ -213,6 +218,15 @@ def test_without_time_logits_go_as_gradients(times: list[str]) -> None:
     spent.chooser.left = 0.0
     assert taken(spent, x)
     assert len(times) == 2
+
+
+def test_logits_that_went_as_expected_do_so_whatever_is_measured_later(times: list[str]) -> None:
+    x, spent = torch.rand(4, 3), seen(double(False))
+    spent.chooser.left = 0.0
+    assert not taken(spent, x)
+    assert taken(seen(double(False)), x.clone().requires_grad_())
+    choices._choices.cache_clear()
+    assert not taken(seen(double(False)), x)
 
 
 def test_time_that_was_taken_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,139 +485,3 @@ def test_two_runs_on_a_machine_are_the_same_to_the_bit(tmp_path: Path) -> None:
     assert said[0].stdout == said[1].stdout
     (kept,) = (tmp_path / "cache" / "fastadv" / "tune").iterdir()
     assert json.loads(kept.read_text())["calls"]
-
-
-def split_net() -> tuple[nn.Module, Tensor, Tensor]:
-    """A batch of it passes in parts of 16."""
-    torch.manual_seed(2)
-    layers = (
-        nn.Conv2d(1, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(32, 5),
-    )
-    return nn.Sequential(*layers).eval(), torch.rand(64, 1, 64, 64), torch.arange(64) % 5
-
-
-@pytest.mark.parametrize("best", [8, 16, 32, 64])
-def test_a_batch_passes_in_parts_of_the_size_that_is_fastest(
-    best: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        model, x, y = split_net()
-        tried: list[tuple[int, int]] = []
-
-        def compared(take: Any, rows: int, usual: int, most: float) -> tuple[float, float]:
-            assert len(take(slice(0, rows))[2]) == rows
-            tried.append((rows, usual))
-            return 1.0 + abs(rows - best), 1.0 + abs(usual - best)
-
-        monkeypatch.setattr(part_sizes, "compared", compared)
-        monkeypatch.setattr(chooser, "measured", lambda *args: None)
-        plain = fa.freeze(model, tune=0)
-        expected = plain.input_gradient(x, y)
-        frozen = fa.freeze(model)
-        sizes: list[int] = []
-        real = frozen.search.forward
-        monkeypatch.setattr(
-            frozen.search, "forward", lambda x, *rest: [real(x, *rest), sizes.append(len(x))][0]
-        )
-        frozen.input_gradient(x, y)
-        assert tried == []  # not before the first pass has shown what works
-        frozen.input_gradient(x, y)
-        assert tried == [(32, 16), (8, 16), (64, 16)]
-        sizes.clear()
-        found = frozen.input_gradient(x, y)
-        assert sizes == [best] * (64 // best)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
-        assert len(tried) == 3
-        assert (frozen.forwards, frozen.backwards) == (plain.forwards + 128, plain.backwards + 128)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_batch_that_was_timed_passes_in_the_usual_parts_where_results_must_repeat(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(part_sizes, "compared", lambda *args: (1.0, 3.0))
-    sizes, x = part_sizes.PartSizes(nn.Identity()), torch.rand(64, 3)
-
-    def fastest() -> int:
-        return sizes.fastest(Chooser(1.0), x, 16, 8, len)
-
-    assert fastest() == 32
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert fastest() == 16
-    torch.use_deterministic_algorithms(False)
-    assert fastest() == 32
-
-
-def test_sizes_are_timed_by_a_thread_that_may_compare_and_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or else it waits for another that mends, and that one for the end of the times."""
-    model, x, y = split_net()
-    frozen = fa.freeze(model)
-    free: list[bool] = []
-
-    def compared(*args: Any) -> None:
-        other = threading.Thread(target=lambda: free.append(frozen.search.lock._lock.acquire(blocking=False)))
-        other.start()
-        other.join()
-
-    monkeypatch.setattr(part_sizes, "compared", compared)
-    monkeypatch.setattr(chooser, "measured", lambda *args: None)
-    for _ in range(2):
-        frozen.input_gradient(x, y)
-    assert set(free) == {False}
-
-
-class Noisy(nn.Module):
-    """A randomized model; one with an int `gradient_probes` is taken to estimate its gradient."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x + 0.01 * torch.rand_like(x))  # type: ignore[no-any-return]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("probes", [False, True])
-def test_times_of_parts_leave_no_trace(probes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-
-    def compared(take: Any, rows: int, usual: int, most: float) -> None:
-        tried.append(len(take(slice(0, rows))[2]))
-
-    monkeypatch.setattr(part_sizes, "compared", compared)
-    model, x, y = split_net()
-    noisy, drawn = Noisy(model).eval(), []
-    if probes:
-        noisy.gradient_probes = 0
-    for tune in (0, 5):
-        torch.manual_seed(0)
-        frozen = fa.freeze(noisy, tune=tune)
-        for _ in range(2):
-            frozen.input_gradient(x, y)
-        drawn.append(torch.get_rng_state())
-    assert torch.equal(*drawn)
-    assert bool(tried) != probes  # a probe would be counted
-
-
-def test_parts_are_timed_within_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, taken = [0.0], []
-
-    def take(part: slice) -> None:
-        taken.append(part.stop)
-        clock[0] += part.stop * (1.0 if part.stop == 8 else 0.5)
-
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: clock[0])
-    assert part_sizes.compared(take, 16, 8, 1000.0) == (0.5, 1.0)
-    assert taken == [8, 16] * part_sizes.TURNS
-    taken.clear()
-    assert part_sizes.compared(take, 16, 8, 20.0) is None
-    assert taken == [8]
