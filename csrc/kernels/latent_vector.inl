@@ -23,8 +23,8 @@ FASTADV_INLINE vec load_vec(const float* from) {
   std::memcpy(&value, from, sizeof value);
   return value;
 }
-// The value, which is loaded once: compilers load it at each use otherwise, twice as slowly where it crosses a
-// cache line.
+// The value, which is loaded once: compilers load it at each use otherwise, twice as slowly where it crosses
+// a cache line.
 FASTADV_INLINE vec in_register(vec value) {
 #if FASTADV_LANES == 16
   asm("" : "+v"(value));
