@@ -18,9 +18,7 @@ struct Paired {
   using Element = uint16_t;
   static constexpr int kPack = 2;
   static FASTADV_INLINE vec load(const Element* from) {
-    halves bits;
-    std::memcpy(&bits, from, sizeof bits);
-    return (vec)(__builtin_convertvector(bits, ivec) << 16);
+    return load_vec(reinterpret_cast<const bf16*>(from));
   }
   static FASTADV_INLINE void store(Element* to, vec value) {
     const __m256bh rounded = _mm512_cvtneps_pbh((__m512)value);

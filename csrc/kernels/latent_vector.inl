@@ -23,6 +23,11 @@ FASTADV_INLINE vec load_vec(const float* from) {
   std::memcpy(&value, from, sizeof value);
   return value;
 }
+FASTADV_INLINE vec load_vec(const bf16* from) {
+  halves bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return (vec)(__builtin_convertvector(bits, ivec) << 16);
+}
 // The value, which is loaded once: compilers load it at each use otherwise, twice as slowly where it crosses
 // a cache line.
 FASTADV_INLINE vec in_register(vec value) {

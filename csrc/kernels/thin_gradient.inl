@@ -20,18 +20,11 @@ inline int64_t thin_scratch(const ThinShape& shape) {
   return thin_planes(shape) * shape.out[0] * thin_row(shape) + thin_width(shape);
 }
 
-FASTADV_INLINE vec load_lanes(const float* from) { return load_vec(from); }
-FASTADV_INLINE vec load_lanes(const bf16* from) {
-  float values[kLanes];
-  for (int i = 0; i < kLanes; ++i) values[i] = load(from[i]);
-  return load_vec(values);
-}
-
 // kLanes pixels in kLanes channels, which follow each other in memory, to a row for each channel.
 template <class T>
 void spread_block(float* to, int64_t apart, const T* from, int64_t channels) {
   vec block[kLanes];
-  unroll<kLanes>([&](auto i) { block[i] = load_lanes(from + i * channels); });
+  unroll<kLanes>([&](auto i) { block[i] = load_vec(from + i * channels); });
   transpose(block);
   unroll<kLanes>([&](auto i) { store_vec(to + i * apart, block[i]); });
 }
@@ -57,7 +50,7 @@ void spread(float* rows, const T* gradient, const ThinShape& shape, bool channel
     } else {
       for (int64_t o = 0; o < channels; ++o) {
         const T* line = from + o * shape.out[0] * wide;
-        if (stride == 1)
+        if (stride == 1)  // a loop of its own: compilers vectorize it
           for (int64_t j = 0; j < wide; ++j) to[o * row + j] = load(line[j]);
         else
           for (int64_t j = 0; j < wide; ++j) to[o * row + j * stride] = load(line[j]);

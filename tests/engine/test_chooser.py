@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,9 @@ from fastadv.errors import InputError
 from fastadv.runs import processes
 from tests.engine.nets import convnet, images
 
+pytestmark = pytest.mark.usefixtures("unknown_machine")
+
 X, Y = images()
-
-
-@pytest.fixture(autouse=True)
-def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine of which nothing is known, on which nothing must repeat."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("FASTADV_TUNE")
-    torch.use_deterministic_algorithms(False)
-    choices._choices.cache_clear()
-    yield
-    choices._choices.cache_clear()
 
 
 @pytest.fixture

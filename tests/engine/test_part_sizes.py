@@ -1,8 +1,6 @@
 """Which sizes of parts are tried, what their times are kept by, and which is taken."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,21 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import choices, chooser, part_sizes, stopwatch
+from fastadv.engine import chooser, part_sizes, stopwatch
 from fastadv.engine.architecture import digest
 from fastadv.engine.chooser import Chooser
 from fastadv.engine.part_sizes import PartSizes, compared, others
 
-
-@pytest.fixture(autouse=True)
-def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine of which nothing is known, on which nothing must repeat."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("FASTADV_TUNE", raising=False)
-    torch.use_deterministic_algorithms(False)
-    choices._choices.cache_clear()
-    yield
-    choices._choices.cache_clear()
+pytestmark = pytest.mark.usefixtures("unknown_machine")
 
 
 def test_no_part_is_larger_than_the_batch_or_smaller_than_allowed() -> None:
@@ -128,42 +117,35 @@ def split_net() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("best", [8, 16, 32, 64])
 def test_a_batch_passes_in_parts_of_the_size_that_is_fastest(
-    best: int, monkeypatch: pytest.MonkeyPatch
+    best: int, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        model, x, y = split_net()
-        tried: list[tuple[int, int]] = []
+    model, x, y = split_net()
+    tried: list[tuple[int, int]] = []
 
-        def compared(take: Any, rows: int, usual: int, most: float) -> tuple[float, float]:
-            assert len(take(slice(0, rows))[2]) == rows
-            tried.append((rows, usual))
-            return 1.0 + abs(rows - best), 1.0 + abs(usual - best)
+    def compared(take: Any, rows: int, usual: int, most: float) -> tuple[float, float]:
+        assert len(take(slice(0, rows))[2]) == rows
+        tried.append((rows, usual))
+        return 1.0 + abs(rows - best), 1.0 + abs(usual - best)
 
-        monkeypatch.setattr(part_sizes, "compared", compared)
-        monkeypatch.setattr(chooser, "measured", lambda *args: None)
-        plain = fa.freeze(model, tune=0)
-        expected = plain.input_gradient(x, y)
-        frozen = fa.freeze(model)
-        sizes: list[int] = []
-        real = frozen.search.forward
-        monkeypatch.setattr(
-            frozen.search, "forward", lambda x, *rest: [real(x, *rest), sizes.append(len(x))][0]
-        )
-        frozen.input_gradient(x, y)
-        assert tried == []  # not before the first pass has shown what works
-        frozen.input_gradient(x, y)
-        assert tried == [(32, 16), (8, 16), (64, 16)]
-        sizes.clear()
-        found = frozen.input_gradient(x, y)
-        assert sizes == [best] * (64 // best)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
-        assert len(tried) == 3
-        assert (frozen.forwards, frozen.backwards) == (plain.forwards + 128, plain.backwards + 128)
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(part_sizes, "compared", compared)
+    monkeypatch.setattr(chooser, "measured", lambda *args: None)
+    plain = fa.freeze(model, tune=0)
+    expected = plain.input_gradient(x, y)
+    frozen = fa.freeze(model)
+    sizes: list[int] = []
+    real = frozen.search.forward
+    monkeypatch.setattr(frozen.search, "forward", lambda x, *rest: [real(x, *rest), sizes.append(len(x))][0])
+    frozen.input_gradient(x, y)
+    assert tried == []  # not before the first pass has shown what works
+    frozen.input_gradient(x, y)
+    assert tried == [(32, 16), (8, 16), (64, 16)]
+    sizes.clear()
+    found = frozen.input_gradient(x, y)
+    assert sizes == [best] * (64 // best)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert len(tried) == 3
+    assert (frozen.forwards, frozen.backwards) == (plain.forwards + 128, plain.backwards + 128)
 
 
 def test_a_batch_that_was_timed_passes_in_the_usual_parts_where_results_must_repeat(
