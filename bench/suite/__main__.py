@@ -3,15 +3,16 @@
     python -m bench.suite [--only fmn ddn] [--samples 100] [--model cnn] [--variant full] [--turns 3]
                           [--precision fp32 bf16]
 
-One row for each provider: median time, what it found (median distance or robust accuracy), samples passed
-forward and backward, and time over the ideal: the same batches through the model alone. Attacks that fastadv
-lacks are listed and skipped, and so are peers that are not installed; tests/parity/peers.py says how to get
-them.
+One row for each provider: median time, the processor time of each turn, what it found (median distance or
+robust accuracy), samples passed forward and backward, and time over the ideal: the same batches through the
+model alone. Attacks that fastadv lacks are listed and skipped, and so are peers that are not installed;
+tests/parity/peers.py says how to get them.
 """
 
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -92,10 +93,13 @@ def rows(
         else:
             logs[name] = counting.log
     taken: dict[str, list[float]] = {name: [] for name in logs}
+    worked: dict[str, list[float]] = {name: [] for name in logs}
     ran: dict[str, Tensor] = {}
     for _ in range(turns):
         for name in logs:
+            started = time.process_time()
             seconds, ran[name] = wall(lambda name=name: ways[name](model))  # type: ignore[misc]
+            worked[name].append(round(time.process_time() - started, 4))
             taken[name].append(seconds)
     found = {
         name: judge(model, x, y, x_adv, case.norm, case.radius).figures(case.radius) | {"images": len(x)}
@@ -110,6 +114,7 @@ def rows(
             "case": case.name,
             "provider": name,
             "seconds": round(statistics.median(taken[name]), 4),
+            "processor_seconds": sorted(worked[name]),
             "times_peer": round(ratio(taken[fastest], taken[name]), 2) if fastest else None,
             **found[name],
             "no_worse": None,

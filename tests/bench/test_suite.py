@@ -1,7 +1,9 @@
 """Every attack beside its peers by time: passes, results, and the nets that are trained for it."""
 
 from argparse import Namespace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -103,6 +105,7 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch):
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     monkeypatch.setattr(suite, "wall", timed)
+    monkeypatch.setattr(suite, "time", SimpleNamespace(process_time=count().__next__))
     monkeypatch.setattr(suite, "alone", lambda model, x, y: seconds)
     toys = Case("toy", "linf", (timed_peer("slow"), timed_peer("fast")), {}, {})
     found = {
@@ -113,6 +116,7 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch):
     assert over == {"fp32": 2, "bf16": 2, "slow": 8, "fast": 6}
     assert [found[precision]["times_peer"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
     assert [row["forwards"] for row in found.values()] == [log.samples("forward") for log in logs]
+    assert all(row["processor_seconds"] == [1, 1] for row in found.values())
     # in bfloat16 the gradient is compared with that of the model as given, for once
     assert [row["backwards"] for row in found.values()] == [2, 4, 0, 0]
 

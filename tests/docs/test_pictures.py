@@ -1,6 +1,7 @@
 """The pictures of docs/figures say what made them."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -23,6 +24,16 @@ def test_a_picture_tells_what_made_it(path):
         missing = TOLD - {name for name, text in picture.info.items() if text}
     # one that was redrawn since leaves the list
     assert bool(missing) == (path.stem in WITHOUT), missing
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.svg")), ids=lambda path: path.stem)
+def test_a_recording_is_small_asks_no_server_and_tells_what_made_it(path):
+    text = path.read_text()
+    root = ElementTree.fromstring(text)
+    assert len(text) < 60_000
+    assert not [part for part in ("url(http", "href", "@import", "@font-face", "<script") if part in text]
+    told = dict(part.split(": ", 1) for part in root[0].text.split("; "))
+    assert told.keys() >= TOLD
 
 
 def test_what_is_told_is_kept_in_the_picture(tmp_path):
