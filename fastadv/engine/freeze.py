@@ -1,6 +1,7 @@
 """freeze: from the caller's model to a Frozen one."""
 
-from collections.abc import Iterable
+import copyreg
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -185,6 +186,14 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         if options.tune is True
         else None,
     )
+
+
+def _anew(frozen: Frozen) -> tuple[Callable[[Model, Options], Frozen], tuple[Model, Options]]:
+    return _freeze, (frozen.source, frozen.options)
+
+
+# for pickle and deepcopy, and for this class alone: a subclass would lose what it adds
+copyreg.pickle(Frozen, _anew)
 
 
 def _name(dtype: torch.dtype | None) -> str:

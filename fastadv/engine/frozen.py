@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from fastadv import losses
 from fastadv.engine.arguments import check_input, indices
 from fastadv.engine.confidence import log_confidence
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.notes import Lock
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import VERDICT, left_out
 from fastadv.engine.precision import no_autocast, no_gradient
@@ -45,6 +45,9 @@ class Frozen:
     of which shape) is compared with that of the model as given, on some of its rows; what was rewritten
     wrongly is switched off by name, with a warning. `forwards` and `backwards` do not count these
     comparisons.
+
+    A copy by `copy.deepcopy` or `pickle`, as in another process, is made from `source` and `options` by freezing
+    anew: it counts from 0, and measures and compares for itself.
 
     Call `fastadv.freeze` to make one; the arguments below are for the engine.
 
@@ -85,7 +88,13 @@ class Frozen:
         self.forwards = 0
         self.backwards = 0
         self._given, self._device, self._fastest, self._refreshed = given, device, fastest, 0
-        self._lock, self._settled = Lock(), fastest is None and search.plain
+        self._lock, self._settled = RLock(), fastest is None and search.plain
+
+    def __copy__(self) -> "Frozen":
+        """Return one that shares all but what is counted from here on."""
+        made = object.__new__(type(self))
+        vars(made).update(vars(self))
+        return made
 
     @property
     def notes(self) -> tuple[str, ...]:

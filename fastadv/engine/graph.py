@@ -20,15 +20,12 @@ class Graphs:
     """Replays steps without launching their kernels one by one.
 
     Rows are copied into the static ones of their bucket, whose spare rows repeat real samples or keep earlier
-    ones, and the results are copied out. One call is served at a time; a copy starts with no graph.
+    ones, and the results are copied out. One call is served at a time.
     """
 
     def __init__(self) -> None:
         self._kept: Kept[tuple[Rows, Replay]] = Kept()
         self._lock, self._here = threading.Lock(), threading.local()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return Graphs, ()
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -1,7 +1,6 @@
-"""What a frozen model and its search twin share: notes, and a lock."""
+"""The notes that a frozen model and its search twin share."""
 
 import logging
-import threading
 
 log = logging.getLogger("fastadv")
 
@@ -21,19 +20,3 @@ class Notes:
         """Take a note that the user should see; `instead_of` is one that no longer holds."""
         self.texts = (*(text for text in self.texts if text != instead_of), note)
         log.warning("freeze: %s", note)
-
-
-class Lock:
-    """One that a thread may take again while it has it; a copy is a free one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return Lock, ()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from threading import RLock
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from fastadv.engine.form import COMPILED, WAYS, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
 from fastadv.engine.layout import lay_out
 from fastadv.engine.lens import Lens
-from fastadv.engine.notes import Lock, Notes
+from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
@@ -56,7 +57,7 @@ class Pipeline:
         """
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow, self.values = as_given, narrow, values
-        self.lock = Lock()
+        self.lock = RLock()
         # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
         self.bare: set[tuple[torch.dtype, torch.Size]] = set()
         self.graphs = Graphs() if options.cuda_graph else None

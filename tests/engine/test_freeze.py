@@ -1,6 +1,7 @@
 """freeze: its options, its check of itself, and the gradient."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
+from fastadv.engine import Frozen, freeze
 from fastadv.engine.form import Form
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
@@ -22,6 +23,32 @@ def test_direction_is_a_positive_multiple() -> None:
     frozen = freeze(convnet())
     plain, scaled = (frozen.input_gradient(X, Y, direction=d)[2].flatten(1) for d in (False, True))
     torch.testing.assert_close(nn.functional.cosine_similarity(plain, scaled), torch.ones(9))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda frozen: pickle.loads(pickle.dumps(frozen))])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -> None:
+    model = convnet().eval()
+    frozen = freeze(model, "bf16", without=["norms"])
+    if used:
+        frozen.input_gradient(X, Y)
+    own = copied(frozen)
+    expected, given = frozen.input_gradient(X, Y), frozen.verdict(X)
+    assert (own.options, own.forwards, own.settled) == (frozen.options, 0, False)
+    with torch.no_grad():
+        model[0].weight.zero_()  # of the caller, not of the copy
+    # to the bit, so it is folded as well
+    assert all(torch.equal(*both) for both in zip(own.input_gradient(X, Y), expected, strict=True))
+    assert torch.equal(own.verdict(X), given)
+    assert own.notes == frozen.notes
+
+
+def test_a_shallow_copy_shares_all_but_the_counts() -> None:
+    frozen = freeze(convnet())
+    same = copy.copy(frozen)
+    same.input_gradient(X, Y)
+    assert same.search is frozen.search
+    assert (same.forwards, frozen.forwards) == (len(X), 0)
 
 
 def test_channels_last_without_a_copy() -> None:

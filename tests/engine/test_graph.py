@@ -1,8 +1,5 @@
 """Gradients replayed from graphs, recorded on a CPU, and captured where there is a GPU."""
 
-import copy
-import pickle
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,14 +64,6 @@ def test_an_empty_batch_needs_no_graph() -> None:
     assert frozen.input_gradient(torch.rand(0, 2, 8, 8), torch.zeros(0).long())[2].shape == (0, 2, 8, 8)
     assert frozen.search.graphs is not None
     assert len(frozen.search.graphs) == 0
-
-
-@pytest.mark.usefixtures("recording")
-def test_a_copy_starts_with_no_graph() -> None:
-    graphs = Graphs()
-    graphs("key", {"x": torch.rand(3, 2)}, lambda rows: lambda: None, ("x",))
-    assert len(graphs) == 1
-    assert len(copy.deepcopy(graphs)) == len(pickle.loads(pickle.dumps(graphs))) == 0
 
 
 def test_a_step_is_told_from_what_comes_after(recording: None) -> None:

@@ -1,6 +1,5 @@
 """Memory that is used again shows in no result, on any thread, and gradients in bfloat16 change no attack."""
 
-import copy
 from functools import partial
 
 import pytest
@@ -23,13 +22,6 @@ def test_a_direction_stays_in_the_precision_of_the_search() -> None:
         frozen = fa.freeze(convnet().eval(), precision)  # type: ignore[arg-type]
         assert frozen.input_gradient(x.to(dtype), y, direction=True)[2].dtype == expected
         assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
-
-
-def test_a_frozen_model_can_be_copied() -> None:
-    frozen, (x, y) = fa.freeze(convnet().eval(), "bf16"), images()
-    expected = frozen.input_gradient(x, y)[2]
-    # to the bit, so it is folded as well
-    assert torch.equal(copy.deepcopy(frozen).input_gradient(x, y)[2], expected)
 
 
 def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts() -> None:

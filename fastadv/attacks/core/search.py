@@ -223,19 +223,16 @@ class Search(Samples[R_co]):
         rank = torch.where(success, -distance if self.plan.minimum else -torch.inf, torch.nan)
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
-    def finish(self, points: Tensor, loss: losses.Loss | None = None) -> None:
+    def finish(self, points: Tensor) -> None:
         """Take the last points of the rule; they pass the model only if something competes with them.
 
         Args:
             points: [n, ...].
-            loss: None takes that of the plan.
         """
         if not self._competed and self.plan.restarts == 1:
             self.best.x_adv.copy_(self._candidate(self.rounded(self.drop_leaving(points))))
-        elif loss is None and self.plan.minimum:
-            self.decide(points)
         else:
-            self.score(points, loss)
+            self.decide(points)
 
     def rank(self, look: ScoredLook) -> Tensor:
         """Rank points.

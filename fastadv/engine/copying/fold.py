@@ -91,14 +91,6 @@ class Pair:
             made.data = made.data.to(dtype)
         self._known = self._versions()
 
-    def __getstate__(self) -> dict[str, Any]:
-        self._refold()
-        return vars(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._known = self._versions()  # a copy's tensors are its own
-
     @property
     def fresh(self) -> bool:
         """Whether no tensor of the two was written to since they were folded."""

@@ -122,7 +122,7 @@ class _Convolution(torch.autograd.Function):
 class Winograd:
     """Convolutions of one model, in the dtype `searched`, by Winograd's method where it gains.
 
-    It keeps the transformed weights of its parameters, up to MOST_BYTES in all; a copy starts with none.
+    It keeps the transformed weights of its parameters, up to MOST_BYTES in all.
     """
 
     def __init__(self, searched: torch.dtype) -> None:
@@ -131,9 +131,6 @@ class Winograd:
         # other weights could otherwise be allocated at the same address), and its kernels by direction
         self._made: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
         self._left = float(MOST_BYTES)
-
-    def __reduce__(self) -> tuple[type, tuple[torch.dtype]]:
-        return Winograd, (self.searched,)  # packed weights cannot be copied
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """Replace `torch.nn.functional.conv2d` where Winograd's method gains."""

@@ -244,3 +244,48 @@ def test_steps_judged_at_once_are_those_of_single_calls(
     for name, value in made[0].items():
         torch.testing.assert_close(value, made[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
     assert {Status.BROKEN, Status.FAILED} <= {*out.status.tolist()}
+
+
+@pytest.mark.parametrize("climbs", [False, True])
+@pytest.mark.parametrize(
+    ("given", "logits", "loss"),
+    [
+        (torch.float64, torch.float32, torch.float32),
+        (torch.float32, torch.float64, torch.float32),
+        (torch.float32, torch.float32, torch.float64),
+        (torch.float16, torch.float32, torch.float32),
+    ],
+)
+def test_looks_in_other_precisions_are_judged_by_single_calls(
+    given: torch.dtype, logits: torch.dtype, loss: torch.dtype, climbs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, made = mlp(dtype=torch.float32), images(12, dtype=given), []
+    y, threat = labels(net, x.float()), Linf(torch.linspace(0.05, 0.95, 12))
+
+    def model(x: Tensor) -> Tensor:
+        out: Tensor = net(x.float()).to(logits)
+        return out
+
+    def own(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return nn.functional.cross_entropy(logits.float(), y, reduction="none").to(loss)
+
+    def rule(search: Search[Climb]) -> None:
+        rows = search.rows
+        rows.best, rows.loss = search.x.clone(), search.full(-torch.inf)
+        for draw in range(4):
+            points = search.threat.random_start(search.x, draw, search.ids)
+            search.climb(search.threat.project(2 * points - search.x, search.x))  # to where rounding leaves
+        made.append(rows.best)
+
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(Search, "_is_plain", lambda search: False)
+        if climbs:
+            out = run(model, x, y, threat, rule, rows=Climb, loss="margin", stop_early=False)
+        else:
+            out = bim(model, x, y, threat, steps=3, step_size=0.1, loss=own, stop_early=False)
+        made.extend((out.x_adv, out.status, out.loss))
+    half = len(made) // 2
+    for one, other in zip(made[:half], made[half:], strict=True):
+        assert torch.equal(one, other)
+    assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}

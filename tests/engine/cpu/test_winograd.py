@@ -246,16 +246,6 @@ def test_weights_that_a_hook_computes_are_left_to_the_library(normed: Any) -> No
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
-def test_a_copy_makes_its_own(passes: list[tuple[int, ...]]) -> None:
-    model, x = Net().eval(), torch.rand(5, 3, 12, 8)
-    frozen = fa.freeze(model)
-    expected = frozen(x)
-    passes.clear()
-    torch.testing.assert_close(copy.deepcopy(frozen)(x), expected)
-    assert len(passes) == 3
-
-
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
     own, last = seen(layer), rows(2, 4, 8, 8)
