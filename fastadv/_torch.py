@@ -65,11 +65,6 @@ def version(tensor: Tensor) -> int:
     return tensor._version
 
 
-def is_view(tensor: Tensor) -> bool:
-    """Return whether autograd takes it for a view of another tensor."""
-    return tensor._is_view()
-
-
 def holds_compiled(module: nn.Module) -> bool:
     """Return whether the module is one that torch.compile made of another."""
     return COMPILED_MODULE in module._modules

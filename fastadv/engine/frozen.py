@@ -46,8 +46,8 @@ class Frozen:
     wrongly is switched off by name, with a warning. `forwards` and `backwards` do not count these
     comparisons.
 
-    A copy by `copy.deepcopy` or `pickle`, as in another process, is made from `source` and `options` by freezing
-    anew: it counts from 0, and measures and compares for itself.
+    A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`:
+    it counts from 0, and measures and compares for itself.
 
     Call `fastadv.freeze` to make one; the arguments below are for the engine.
 

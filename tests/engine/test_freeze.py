@@ -48,7 +48,7 @@ def test_a_shallow_copy_shares_all_but_the_counts() -> None:
     same = copy.copy(frozen)
     same.input_gradient(X, Y)
     assert same.search is frozen.search
-    assert (same.forwards, frozen.forwards) == (len(X), 0)
+    assert same.forwards > frozen.forwards == 0
 
 
 def test_channels_last_without_a_copy() -> None:

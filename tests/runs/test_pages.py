@@ -49,6 +49,9 @@ print(fresh, attacked(**small))
 """
 
 
+VARIABLES = ("FASTADV_KEEP_PAGES", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
+
 def run(code: str, **environment: str) -> list[int]:
     # a process of its own, since what was allocated before decides which blocks malloc can reuse
     command = [sys.executable, "-c", code]
@@ -81,6 +84,26 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     pages._mallopt.cache_clear()
 
 
+@pytest.mark.parametrize("answers", [(1, 1), (1, 0), (0, 1)])
+def test_the_c_library_is_told_once(answers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the numbers of glibc's malloc.h. Whether it took all of them holds from then on."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    told: list[tuple[int, int]] = []
+
+    def tell(*option: int) -> int:
+        told.append(option)
+        return answers[len(told) - 1]
+
+    monkeypatch.setattr(pages, "_told", [])
+    monkeypatch.setattr(pages, "_mallopt", lambda: tell)
+    for _ in range(2):
+        assert pages.keep_all_pages() == all(answers)
+        pages.keep_pages()
+    assert told == [(-4, 0), (-1, 2**31 - 1)][: len(told)]
+    assert len(told) == (2 if answers[0] else 1)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -90,7 +113,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_variables_say_what_is_kept(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("FASTADV_KEEP_PAGES", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+    for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     told: list[object] = []
     monkeypatch.setattr(pages, "_keep", lambda options: told.append(options))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv._torch import is_view
 from fastadv.engine.choices import Choice
 from fastadv.engine.lens import unseen
 from fastadv.engine.rewrite import Rewrite, may_round, on_cpu
@@ -53,7 +52,7 @@ def _large_with_gradient(input: Tensor, *rest: Any, **named: Any) -> Any:
 
 def fast_relu(input: Tensor, inplace: bool = False) -> Any:
     """Replace `torch.nn.functional.relu` by one with a faster derivative."""
-    if not (follows(input) and _suits(input)) or (inplace and is_view(input)):
+    if not (follows(input) and _suits(input)):
         return NotImplemented
     return _ReLU.apply(input, inplace)  # type: ignore[no-untyped-call]
 
