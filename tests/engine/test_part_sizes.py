@@ -171,7 +171,7 @@ def test_sizes_are_timed_by_a_thread_that_may_compare_and_mend(monkeypatch: pyte
     free: list[bool] = []
 
     def compared(*args: Any) -> None:
-        other = threading.Thread(target=lambda: free.append(frozen.search.lock._lock.acquire(blocking=False)))
+        other = threading.Thread(target=lambda: free.append(frozen.search.lock.acquire(blocking=False)))
         other.start()
         other.join()
 
