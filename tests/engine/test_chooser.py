@@ -415,6 +415,10 @@ def test_of_two_ways_the_faster_is_told_and_nothing_where_they_take_turns() -> N
     assert stopwatch.agreed([3.0, 2.0], [4.0, 5.0]) == (2.0, 4.0)
     assert stopwatch.agreed([4.0, 5.0], [3.0, 2.0]) == (4.0, 2.0)
     assert stopwatch.agreed([3.0, 5.0], [4.0, 2.0]) == (2.0, 2.0)
+    assert stopwatch.agreed([3.0, 3.0, 9.0], [4.0, 5.0, 4.0]) == (3.0, 4.0)  # one slow turn decides nothing
+    assert stopwatch.agreed([4.0, 5.0, 4.0], [3.0, 3.0, 9.0]) == (4.0, 3.0)
+    assert stopwatch.agreed([3.0, 6.0, 6.0, 3.0], [5.0, 4.0, 4.0, 4.0]) == (3.0, 3.0)
+    assert stopwatch.agreed([3.0, 3.0, 5.0], [4.0, 4.0, 1.0]) == (1.0, 1.0)
 
 
 def test_no_more_time_is_taken_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
