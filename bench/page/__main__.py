@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import anchor, bars, figures, machines, peers, scaling, table
+from bench.page import anchor, bars, figures, machines, scaling, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -17,13 +17,10 @@ def main() -> None:
     for entry in ENTRIES:
         if not table.chosen(entry, rows):
             print(f"not measured yet: {entry.label}")
-    runs = peers.stored()
-    best = machines.stored()
-    if not best:
-        print("not measured yet: PGD against the best of all peers")
-    for name, (page, inside) in anchor.sections(best, runs).items():
+    measured = machines.stored()
+    for name, (page, inside) in anchor.sections(measured).items():
         page.write_text(table.replaced(page.read_text(), inside, name))
-    figures.save(bars.draw(runs), "speed.png", runs)
+    figures.save(bars.draw(measured[-1]), "speed.png", machines.rows(measured[-1]))
     if shown := scaling.measured(rows):
         figures.save(scaling.draw(rows), "scaling.png", shown)
     else:

@@ -1,72 +1,69 @@
-"""The figure of speed: PGD on four networks, of one run on each machine, with the range of the turns."""
+"""The figure of speed: PGD on four networks against its peers on one machine, with the range of the turns."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bench.anchor.ways import FROZEN, UNFROZEN, Way
+from bench.page.anchor import called
+from bench.page.machines import Machine, best, rows
 from bench.page.numbers import duration
-from bench.page.peers import OURS, Run, median, names
 from bench.page.rows import Row
-from bench.providers import COMPILED
+from bench.providers import COMPILED, LOOP
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, SKY, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = dict(zip(OURS, (BLUE, BLUE, SKY), strict=True))
-TITLES = {COMPILED: "plain loop, compiled", **{key: f"fastadv, {name}" for key, name in OURS.items()}}
-TITLES["fastadv fp32"] = "fastadv"
+BASE = Way("torchattacks")
+KEPT = ("torchattacks", "adv-lib", LOOP, COMPILED)
+COLORS = dict(zip((UNFROZEN, *FROZEN), (BLUE, BLUE, SKY), strict=True))
+SHOWN = (BASE, *(Way(peer, kept=True) for peer in KEPT), *map(Way, COLORS))
 OTHERS = "#BBBBBB"
-THICK, BELOW, ABOVE, WIDE = 0.19, 0.62, 0.33, 7.4  # inches
+THICK, BELOW, ABOVE, WIDE, LEFT = 0.19, 0.75, 0.33, 7.4, 2.05  # inches
 
 
-def draw(runs: Sequence[Run]) -> "Figure":
+def draw(machine: Machine) -> "Figure":
     """One panel a network: time as a share of torchattacks', shorter is better."""
-    panels = [(label, run[label]) for run in runs for label in run]
-    most = max(float(row["p80_ms"]) / median(known["torchattacks"])
-               for _, known in panels for name, row in known.items() if name in names(known))  # fmt: skip
-    count = len(names(panels[0][1]))
-    tall = count * THICK + ABOVE
-    height = len(panels) * tall + BELOW + 0.3
+    most = max(known[way]["p80_ms"] / known[BASE]["p50_ms"] for known in machine.values() for way in SHOWN)
+    tall = len(SHOWN) * THICK + ABOVE
+    height = len(machine) * tall + BELOW + 0.3
     figure = new_figure(
         WIDE, height, "PGD, the same steps: time relative to torchattacks (shorter is better)"
     )
     top = height - 0.55
-    for label, known in panels:
-        axes = figure.add_axes(
-            (1.75 / WIDE, (top - count * THICK) / height, (WIDE - 3.0) / WIDE, count * THICK / height)
-        )
+    for label, known in machine.items():
+        bottom, wide = top - len(SHOWN) * THICK, WIDE - LEFT - 1.25
+        axes = figure.add_axes((LEFT / WIDE, bottom / height, wide / WIDE, len(SHOWN) * THICK / height))
         panel(axes, label, known)
         axes.set_xlim(0, most)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        axes.axvline(1, color=FAINT, linewidth=0.8, linestyle=":", zorder=3)
         top -= tall
-    row = panels[0][1]["torchattacks"]
+    row = rows(machine)[0]
     figure.text(
-        1.75 / WIDE, (top + 0.1) / height,
-        f"medians; lines from the 20th to the 80th percentile of the turns. {row['cpu']}, {row['threads']} "
-        f"threads, {row['date'][:10]}",
+        LEFT / WIDE, (top + 0.05) / height,
+        "medians; lines from the 20th to the 80th percentile of the turns; dotted: the fastest peer\n"
+        f"pages kept: the C library keeps freed memory. {row['cpu']}, {row['threads']} threads, "
+        f"{row['days'][-1]}",
         fontsize=7.5, color=INK, va="center",
     )  # fmt: skip
     return figure
 
 
-def panel(axes: "Axes", label: str, known: dict[str, Row]) -> None:
+def panel(axes: "Axes", label: str, known: dict[Way, Row]) -> None:
     """The bars of one network, each with its seconds."""
     plain(axes)
     axes.set_title(label, loc="left", fontsize=9, color=INK, pad=3)
-    shown = names(known)
-    axes.set_ylim(len(shown), 0)
-    titles = [TITLES.get(name, name) for name in shown]
-    axes.set_yticks([i + 0.5 for i in range(len(shown))], titles, fontsize=8)
-    base = median(known["torchattacks"])
-    for place, name in enumerate(shown):
-        row = known[name]
-        low, high = (float(row[key]) / base for key in ("p20_ms", "p80_ms"))
-        axes.barh(place + 0.5, median(row) / base, height=0.8, color=COLORS.get(name, OTHERS), zorder=2)
+    axes.set_ylim(len(SHOWN), 0)
+    axes.set_yticks([i + 0.5 for i in range(len(SHOWN))], [called(way) for way in SHOWN], fontsize=8)
+    base = known[BASE]["p50_ms"]
+    axes.axvline(known[best(known)]["p50_ms"] / base, color=FAINT, linewidth=0.8, linestyle=":", zorder=3)
+    for place, way in enumerate(SHOWN):
+        row = known[way]
+        low, middle, high = (row[key] / base for key in ("p20_ms", "p50_ms", "p80_ms"))
+        axes.barh(place + 0.5, middle, height=0.8, color=COLORS.get(way.provider, OTHERS), zorder=2)
         axes.plot([low, high], [place + 0.5] * 2, color=INK, linewidth=1.2, zorder=4)
         axes.annotate(
-            duration(median(row)), (max(high, median(row) / base), place + 0.5), xytext=(4, -0.5),
+            duration(row["p50_ms"]), (max(high, middle), place + 0.5), xytext=(4, -0.5),
             textcoords="offset points", va="center", fontsize=7.5, color=INK,
         )  # fmt: skip

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from bench.anchor.ways import PEERS, WAYS, Way
-from bench.page import peers
 from bench.page.entries import PGD
 from bench.page.rows import Row
 from bench.records import RESULTS, recorded
@@ -54,7 +53,7 @@ def merged(runs: Sequence[Row]) -> Row:
 
 def best(known: dict[Way, Row]) -> Way:
     """The peer whose median is the least."""
-    return min((way for way in known if way.provider in PEERS), key=lambda way: peers.median(known[way]))
+    return min((way for way in known if way.provider in PEERS), key=lambda way: float(known[way]["p50_ms"]))
 
 
 def rows(machine: Machine) -> list[Row]:

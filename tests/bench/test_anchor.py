@@ -19,7 +19,7 @@ from bench.anchor.ways import FROZEN, KEPT, OURS, PASSES, PEERS, UNFROZEN, WAYS,
 from bench.anchor.worker import Worker
 from bench.ceilings import Ceilings
 from bench.lines import Answering
-from bench.page import anchor, machines, peers
+from bench.page import anchor, machines
 from bench.page.entries import PGD
 from bench.providers import LOOP, PROVIDERS
 from runs import OnCPU, known
@@ -281,11 +281,3 @@ class TestPage:
         )
         (won,) = machines.machines(stored(**{FROZEN[0]: 500.0}))
         assert "| **500 ms (450 to 750 ms), 1.20 times as fast** |" in anchor.summary(won)
-
-    def test_without_rows_readme_keeps_its_table_and_the_page_has_nothing(self):
-        runs = peers.stored()
-        found = anchor.sections([], runs)
-        assert {name: inside for name, (_, inside) in found.items()} == {
-            "speed": peers.section(runs), "anchor": ""
-        }  # fmt: skip
-        assert anchor.sections([self.machine], runs)["speed"][1] == anchor.summary(self.machine)

@@ -4,14 +4,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.page import anchor, bars, figures, machines, peers, table
+from bench.anchor.ways import Way
+from bench.page import anchor, bars, figures, machines, table
 from bench.page.entries import ENTRIES, PGD, Entry
 from bench.page.numbers import duration
 from bench.page.rows import Rows, name
-from bench.providers import COMPILED
 from bench.records import ROOT
 
-STORED, RUNS = Rows.stored(), peers.stored()
+STORED, MACHINES = Rows.stored(), machines.stored()
 
 
 def row(provider="fastadv fp32", date="2026-01-02", **figures):
@@ -20,12 +20,12 @@ def row(provider="fastadv fp32", date="2026-01-02", **figures):
 
 class TestPage:
     def test_pages_show_the_stored_rows(self):
-        for marks, (path, inside) in anchor.sections(machines.stored(), RUNS).items():
+        for marks, (path, inside) in anchor.sections(MACHINES).items():
             page = path.read_text()
             assert page == table.replaced(page, inside, marks), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
-        assert figures.up_to_date("speed.png", RUNS), "run python -m bench.page"
+        assert figures.up_to_date("speed.png", machines.rows(MACHINES[-1])), "run python -m bench.page"
 
     def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
@@ -42,35 +42,6 @@ class TestPage:
         ]
         assert len(lost) > 2
         assert [name(row) for row in lost if id(row) not in shown] == []
-
-
-class TestPeers:
-    def run(self, commit, cpu="A", **seconds):
-        names = {
-            "torchattacks": 4,
-            COMPILED: 3,
-            **dict.fromkeys(peers.LIBRARIES, 6),
-            **dict.fromkeys(peers.OURS, 2),
-        }
-        return [
-            {"what": what, "provider": name, "commit": commit, "cpu": cpu, "threads": 2, "torch": "2",
-             "date": "2026-01-01", "accuracy": 0.5, "p50_ms": 1000 * t, "p20_ms": 900 * t, "p80_ms": 1500 * t}
-            for what in PGD.values() for name, t in (names | seconds).items()
-        ]  # fmt: skip
-
-    def test_a_line_has_ranges_the_best_of_four_and_the_fastest_in_bold(self):
-        (run,) = peers.runs(self.run("a", foolbox=1.5))
-        text = peers.line("net", next(iter(run.values())))
-        assert text == (
-            "| net | 4.0 s (3.6 to 6.0 s) | **1.5 s (1.4 to 2.2 s)**, foolbox | 3.0 s (2.7 to 4.5 s) "
-            "| 2.0 s (1.8 to 3.0 s) | 2.0 s (1.8 to 3.0 s) | 2.0 s (1.8 to 3.0 s) |"
-        )
-
-    def test_runs_are_not_mixed_and_need_every_column(self):
-        rows = [*self.run("a"), *self.run("b", torchattacks=8), *self.run("c")[:-1], *self.run("d", cpu="B")]
-        found = peers.runs(rows)
-        commits = [{row["commit"] for known in run.values() for row in known.values()} for run in found]
-        assert commits == [{"b"}, {"d"}]
 
 
 class TestRows:
@@ -124,17 +95,17 @@ class TestLines:
 class TestFigures:
     @pytest.mark.slow
     def test_bars_are_as_long_as_the_rows_say_and_lines_span_their_turns(self):
-        (run,) = RUNS
-        assert list(run) == list(PGD)
-        for axes, known in zip(bars.draw(RUNS).axes, run.values(), strict=True):
-            base = known["torchattacks"]["p50_ms"]
-            rows = [known[name] for name in peers.names(known)]
+        machine = MACHINES[-1]
+        assert list(machine) == list(PGD)
+        for axes, known in zip(bars.draw(machine).axes, machine.values(), strict=True):
+            base, shown = known[Way("torchattacks")]["p50_ms"], [known[way] for way in bars.SHOWN]
             assert [patch.get_width() * base for patch in axes.patches] == pytest.approx(
-                [r["p50_ms"] for r in rows]
+                [row["p50_ms"] for row in shown]
             )
-            spans = [line.get_xdata() for line in axes.lines if len(set(line.get_xdata())) == 2]
-            assert [low * base for low, _ in spans] == pytest.approx([r["p20_ms"] for r in rows])
-            assert [high * base for _, high in spans] == pytest.approx([r["p80_ms"] for r in rows])
+            dotted, *spans = (line.get_xdata() for line in axes.lines)
+            assert dotted[0] * base == pytest.approx(known[machines.best(known)]["p50_ms"])
+            assert [low * base for low, _ in spans] == pytest.approx([row["p20_ms"] for row in shown])
+            assert [high * base for _, high in spans] == pytest.approx([row["p80_ms"] for row in shown])
 
     def test_a_figure_knows_its_rows(self, tmp_path):
         shown = [{"net": {"pgd": row(cpu="A")}}, {"net": {"pgd": row(cpu="B", date="2026-01-05")}}]
