@@ -43,7 +43,8 @@ def test_other_scales_say_how_they_differ():
         "push radius: 1.0 instead of 0.5",
         "D_R and D_NR made from the first 10000 images, their nets trained for as many steps as the others",
         "precision: bf16",
-        "nets on sets by random_target: rate 0.01 without augmentation instead of rate 0.01 with augmentation",
+        "nets on sets by random_target: rate 0.01 without augmentation"
+        " instead of rate 0.01 with augmentation",
     ):
         assert text in told
 

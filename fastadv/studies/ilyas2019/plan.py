@@ -40,7 +40,7 @@ class Training:
 TABLE = {"random_target": Training(learning_rate=0.01), "fixed_shift": Training(augmented=False)}
 """The constructions on which the paper trains otherwise than on the images themselves."""
 FEW_EPOCHS = TABLE | {"random_target": Training(learning_rate=0.01, augmented=False)}
-"""The same where epochs are few: on augmented images D_rand then teaches nothing, at rate 0.1 by chance only."""
+"""The same for few epochs: augmented, D_rand then teaches nothing, and at rate 0.1 only by chance."""
 
 
 @dataclass(frozen=True)
