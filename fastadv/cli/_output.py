@@ -12,13 +12,14 @@ from typing import Any
 
 from rich.console import Console, OverflowMethod
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fastadv.cli._interrupt import check_stop
 
 PIPE_WIDTH = 100  # columns where the output is no terminal
-WIDEST_NAME = 24  # columns that the first cell of a table may take without a line break
+WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
 PATIENCE = 2.0  # seconds of work before a progress bar appears
 
 Tick = Callable[[int, int], None]
@@ -91,6 +92,10 @@ def print_table(
     for place, line in enumerate(cells[1:], start=1):
         made.add_row(*(escape(cell) for cell in line), end_section=place in breaks)
     screen = console()
+    figures = all(len(cell) <= WIDEST_NAME for line in cells for cell in line[1:])
+    if figures and not screen.is_terminal:  # a file has room for each of them
+        wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), made)
+        screen.width = max(PIPE_WIDTH, wide.maximum)
     screen.print(made)
     for text in notes:
         screen.print(text, style="dim", markup=False)

@@ -13,7 +13,6 @@ FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 TOLD = {"command", "seed", "machine", "date"}
 HOURS = "drawn by a study of hours, before pictures kept this; its next run writes it"
 WITHOUT = {
-    **dict.fromkeys(("ilyas_cpu_nets", "ilyas_cpu_transfer", "ilyas_cpu_d_r", "ilyas_cpu_d_nr"), HOURS),
     **dict.fromkeys(("schott_all", "schott_smallest"), HOURS),
 }
 

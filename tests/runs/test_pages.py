@@ -73,7 +73,8 @@ def test_neither_the_first_net_nor_the_fourth_faults_in_its_pages_again() -> Non
     fresh, fourth = run(NETS)
     assert fresh < 100
     assert fourth < 100
-    assert run(NETS, FASTADV_KEEP_PAGES="0")[0] > 2000
+    # of a pass, glibc gives back what lies at the end of its heap, and how much that is depends on the machine
+    assert run(NETS, FASTADV_KEEP_PAGES="0")[0] > 1000
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

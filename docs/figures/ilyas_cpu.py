@@ -1,0 +1,41 @@
+"""Draw ilyas_cpu_nets.png and ilyas_cpu_transfer.png from the rows of the runs that took hours.
+
+The rows come from
+
+    fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019
+
+Those of kind "transfer" are of this scale as it was on 2026-11-21: 10,000 images, 30 epochs, L2 0.5.
+
+python docs/figures/ilyas_cpu.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastadv.runs.about import telling
+from fastadv.studies.ilyas2019 import figures, transfer
+
+ROWS = Path(__file__).parents[2] / "bench" / "results" / "ilyas_cpu.jsonl"
+COMMAND = "fastadv study ilyas pipeline --scale cpu"
+ATTACK = "PGD L2 0.25"
+
+
+def told(row: dict[str, Any], note: str = "") -> dict[str, Any]:
+    """Return what the picture of a run keeps of it."""
+    return {"command": COMMAND + note, "seed": row["seed"], "machine": row["cpu"], "date": row["date"]}
+
+
+def main() -> None:
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    nets, points = ([row for row in rows if row["kind"] == kind] for kind in ("net", "transfer"))
+    drawn = {row["trained_on"]: (row["clean"], row["robust"][ATTACK]) for row in nets}
+    with telling(**told(nets[0])):
+        figures.bars(drawn, ATTACK, "CIFAR-10", Path(__file__).with_name("ilyas_cpu_nets.png"))
+    with telling(**told(points[0], " (10,000 images, 30 epochs, L2 0.5)")):
+        path = Path(__file__).with_name("ilyas_cpu_transfer.png")
+        transfer.scatter({"points": points}, path, "ResNet-18")
+
+
+if __name__ == "__main__":
+    main()
