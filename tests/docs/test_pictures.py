@@ -11,18 +11,13 @@ from fastadv.runs.about import about, telling
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 TOLD = {"command", "seed", "machine", "date"}
-HOURS = "drawn by a study of hours, before pictures kept this; its next run writes it"
-WITHOUT = {
-    **dict.fromkeys(("schott_all", "schott_smallest"), HOURS),
-}
 
 
 @pytest.mark.parametrize("path", sorted(FIGURES.glob("*.png")), ids=lambda path: path.stem)
 def test_a_picture_tells_what_made_it(path):
     with Image.open(path) as picture:
         missing = TOLD - {name for name, text in picture.info.items() if text}
-    # one that was redrawn since leaves the list
-    assert bool(missing) == (path.stem in WITHOUT), missing
+    assert not missing
 
 
 @pytest.mark.parametrize("path", sorted(FIGURES.glob("*.svg")), ids=lambda path: path.stem)
