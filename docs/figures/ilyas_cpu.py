@@ -4,7 +4,7 @@ The rows come from
 
     fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019
 
-Those of kind "transfer" are of this scale as it was on 2026-11-21: 10,000 images, 30 epochs, L2 0.5.
+Those of kind "transfer" at radius 0.5 are of this scale as it was on 2026-11-21: 10,000 images, 30 epochs.
 
 python docs/figures/ilyas_cpu.py
 """
