@@ -21,18 +21,19 @@ COMMAND = "fastadv study ilyas pipeline --scale cpu"
 ATTACK = "PGD L2 0.25"
 
 
-def told(row: dict[str, Any], note: str = "") -> dict[str, Any]:
+def told(row: dict[str, Any]) -> dict[str, Any]:
     """Return what the picture of a run keeps of it."""
-    return {"command": COMMAND + note, "seed": row["seed"], "machine": row["cpu"], "date": row["date"]}
+    return {"command": COMMAND, "seed": row["seed"], "machine": row["cpu"], "date": row["date"]}
 
 
 def main() -> None:
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    nets, points = ([row for row in rows if row["kind"] == kind] for kind in ("net", "transfer"))
+    nets = [row for row in rows if row["kind"] == "net"]
+    points = [row for row in rows if row["kind"] == "transfer" and row["radius"] == 1]
     drawn = {row["trained_on"]: (row["clean"], row["robust"][ATTACK]) for row in nets}
     with telling(**told(nets[0])):
         figures.bars(drawn, ATTACK, "CIFAR-10", Path(__file__).with_name("ilyas_cpu_nets.png"))
-    with telling(**told(points[0], " (10,000 images, 30 epochs, L2 0.5)")):
+    with telling(**told(points[0])):
         path = Path(__file__).with_name("ilyas_cpu_transfer.png")
         transfer.scatter({"points": points}, path, "ResNet-18")
 

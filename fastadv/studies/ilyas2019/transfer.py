@@ -111,7 +111,10 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
     for (name, at, color), height in zip(named, heights, strict=True):
         axes.annotate(
             name, at, (1.03, height - above), textcoords="axes fraction", fontsize=8, color=color,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 2, "shrinkB": 4,
+                "relpos": (0, 0.5),  # from the left of a name, so that no line crosses another
+            },
             va="center",
         )  # fmt: skip
     axes.axvline(10, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
