@@ -109,24 +109,23 @@ def save(figure: "Figure", path: str | PathLike[str], told: Mapping[str, str] | 
         figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=kept)
 
 
+def leader(color: str, gap: float = 0) -> dict[str, Any]:
+    """Return a thin line from the left of a name to what it names, ending `gap` points before it."""
+    return {
+        "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": gap, "relpos": (0, 0.5),
+    }  # fmt: skip
+
+
 def name_end(axes: "Axes", name: str, end: float, height: float, color: str, **how: Any) -> None:
     """Name a line that ends at the right at `end`, at `height`; a thin leader joins them where they differ.
 
     Both are fractions of the axes' height.
     """
     inches = axes.bbox.width / axes.figure.dpi
-    leader = {
-        "arrowstyle": "-",
-        "color": color,
-        "linewidth": 0.7,
-        "shrinkA": 1,
-        "shrinkB": 0,
-        "relpos": (0, 0.5),
-    }
     axes.annotate(
         name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
         color=color, va="center", annotation_clip=False,
-        arrowprops=leader if abs(end - height) > 0.01 else None,
+        arrowprops=leader(color) if abs(end - height) > 0.01 else None,
         **{"fontsize": 9, "fontweight": "bold", **how},
     )  # fmt: skip
 

@@ -11,7 +11,17 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, new_figure, plain, save, spread
+from fastadv.evaluation.figures.style import (
+    BLUE,
+    FAINT,
+    GRID,
+    INK,
+    leader,
+    new_figure,
+    plain,
+    save,
+    spread,
+)  # fmt: skip
 from fastadv.studies.ilyas2019.maker import Maker, read, share
 from fastadv.studies.ilyas2019.plan import Training
 from fastadv.studies.ilyas2019.published import TRANSFER
@@ -111,11 +121,7 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
     for (name, at, color), height in zip(named, heights, strict=True):
         axes.annotate(
             name, at, (1.03, height - above), textcoords="axes fraction", fontsize=8, color=color,
-            arrowprops={
-                "arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 2, "shrinkB": 4,
-                "relpos": (0, 0.5),  # from the left of a name, so that no line crosses another
-            },
-            va="center",
+            arrowprops=leader(color, gap=4), va="center",
         )  # fmt: skip
     axes.axvline(10, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
     axes.text(10.3, 1, "guessing", fontsize=7.5, color=FAINT)
