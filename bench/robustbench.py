@@ -18,8 +18,8 @@ import torch
 
 import fastadv as fa
 from bench import records
-from fastadv.evaluation.text import in_markdown
 from fastadv.models.zoo import Entry
+from fastadv.text import in_markdown
 from tests.models.robustbench_zoo.peer import answer, layout_name, package, ship
 
 PAGE = records.ROOT / "docs" / "robustbench.md"

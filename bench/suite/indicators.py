@@ -20,8 +20,8 @@ from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.indicators import LEAST
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.errors import NoGradientError
-from fastadv.evaluation.text import in_markdown, percent
 from fastadv.runs.card import machine
+from fastadv.text import in_markdown, percent
 from tests.attacks.masking.nets import DEFENSES, HONEST, honest
 from tests.parity.models import ROOT, add_places, images, published_cnn
 

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from fastadv.cli import app
-from fastadv.evaluation.text import in_markdown
+from fastadv.text import in_markdown
 
 
 def commands() -> str:

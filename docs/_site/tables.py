@@ -15,8 +15,8 @@ from bench.page import table as speed_table
 from bench.page.rows import Rows
 from fastadv.cli._attack_list import KINDS
 from fastadv.cli._options import symbol
-from fastadv.evaluation.text import in_markdown
 from fastadv.models.registry import factory
+from fastadv.text import in_markdown
 from fastadv.train.presets import PRESETS
 from fastadv.train.recipes import RECIPES
 

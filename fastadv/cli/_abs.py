@@ -19,10 +19,10 @@ from fastadv.cli._panels import add
 from fastadv.cli._shared import Images, Machine, RunFolder, TrainImages, load_data, make_device
 from fastadv.data import is_named
 from fastadv.evaluation import evaluate
-from fastadv.evaluation.text import percent
 from fastadv.models import ABS
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
+from fastadv.text import percent
 
 LINE_SEARCH_STEPS = 51  # as in the authors' code
 

@@ -19,9 +19,9 @@ from fastadv.cli._output import progress, say
 from fastadv.cli._shared import Images, make_device
 from fastadv.evaluation import Curve, evaluate, figures, lower_bounds, median
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.evaluation.text import percent
 from fastadv.models import ABS
 from fastadv.runs.card import card
+from fastadv.text import percent
 
 # single precision makes radii and distances uncertain by this share
 ROUNDING = 1e-5

@@ -14,8 +14,8 @@ from fastadv.cli._output import print_table, progress
 from fastadv.cli._panels import Panel
 from fastadv.data import batches
 from fastadv.errors import InputError
-from fastadv.evaluation.text import number, percent
 from fastadv.models import ABS
+from fastadv.text import number, percent
 
 PRIOR_SAMPLES = 8000
 

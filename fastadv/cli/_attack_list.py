@@ -12,7 +12,7 @@ from fastadv.cli._attacks import registry
 from fastadv.cli._options import symbol
 from fastadv.cli._output import print_table, write_json
 from fastadv.cli._values import nameable
-from fastadv.evaluation.text import in_markdown
+from fastadv.text import in_markdown
 
 COUNTS = ("steps", "queries", "levels", "repetitions", "searches")
 KINDS = {"budget": "budget", "minimum": "minimum norm"}

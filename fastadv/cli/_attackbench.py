@@ -17,8 +17,8 @@ from fastadv.evaluation import Submission, global_optimality, read_best
 from fastadv.evaluation import attackbench as measure
 from fastadv.evaluation.attackbench import BATCH_SIZE, PASSES
 from fastadv.evaluation.submission import MODELS
-from fastadv.evaluation.text import number, percent
 from fastadv.runs.card import card
+from fastadv.text import number, percent
 from fastadv.threat import THREATS
 
 # each of their steps costs a pass for every class, and theirs by default are as many as help

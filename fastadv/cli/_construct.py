@@ -14,8 +14,8 @@ from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import is_named
 from fastadv.evaluation import figures
-from fastadv.evaluation.text import number, percent
 from fastadv.runs import processes
+from fastadv.text import number, percent
 
 Storage = Literal["uint8", "float32"]
 Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]

@@ -33,10 +33,10 @@ from fastadv.evaluation import (
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
+from fastadv.text import percent
 
 WHOLE = ("radii", "optimality", "portfolio", "out", "external", "report", "strict")
 

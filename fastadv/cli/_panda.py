@@ -12,10 +12,10 @@ from fastadv.cli import _options as o
 from fastadv.cli._output import print_table, say
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import load_model
-from fastadv.evaluation.text import percent
 from fastadv.studies.goodfellow2014 import SCALES, panda
 from fastadv.studies.goodfellow2014.measure import LOSS
 from fastadv.studies.goodfellow2014.panda import read_image
+from fastadv.text import percent
 
 PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
 

@@ -11,7 +11,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, write_json
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import Network
-from fastadv.evaluation.text import percent
+from fastadv.text import percent
 from fastadv.train.optim import Optimization
 from fastadv.train.presets import DAY, PRESETS, Preset, find_preset, seconds
 from fastadv.train.schedules import SCHEDULES

@@ -18,10 +18,10 @@ from fastadv.engine.replaced import in_words
 from fastadv.evaluation import Table, corruptions
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation.robustbench import CORRUPTED, RADII, SAID, TEXTS, entry, shortage
-from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import write_text
+from fastadv.text import percent
 
 NORMS = ("linf", "l2")
 STANDARD = {"version": "standard", "eot": 1}  # of autoattack, for an entry

@@ -12,7 +12,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import load_data, load_model, make_device
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluation.text import number, percent
+from fastadv.text import number, percent
 
 NAMES = ", ".join(library.names())
 Folder = Annotated[

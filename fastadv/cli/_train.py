@@ -13,9 +13,9 @@ from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.cli._shared import Network, RunFolder
 from fastadv.cli._torchrun import together
 from fastadv.cli._train_options import EndingOptions, Executing, Optimizing, TrainingImages
-from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
+from fastadv.text import percent
 from fastadv.train import Ending, EpochReport, Measuring, reports
 from fastadv.train import epochs as each_epoch
 from fastadv.train.report import best

@@ -7,7 +7,6 @@ from fastadv.evaluation.conformance import Comparison, Conformance, conformance
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.external import External, external, save_external
-from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, mean, median
 from fastadv.evaluation.lower_bounds import lower_bounds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.merge import merge
@@ -20,6 +19,7 @@ from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.submission import Submission, global_optimality, read_best
 from fastadv.evaluation.table import Row, Table
 from fastadv.evaluation.transfer_matrix import TransferMatrix, transfer_matrix
+from fastadv.intervals import Interval, bootstrap, clopper_pearson, mean, median
 
 __all__ = [
     "Attack",

@@ -15,8 +15,8 @@ from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
 from fastadv.evaluation._turns import in_turn
-from fastadv.evaluation.intervals import clopper_pearson
 from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
+from fastadv.intervals import clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.description import describe_shared
 

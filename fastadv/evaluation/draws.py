@@ -11,8 +11,8 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
 from fastadv.engine import Frozen, log_confidence
-from fastadv.evaluation.intervals import Interval, clopper_pearson
-from fastadv.evaluation.text import percent
+from fastadv.intervals import Interval, clopper_pearson
+from fastadv.text import percent
 
 TENSORS = {"right": torch.int64, "voted": torch.bool, "mean": torch.bool, "varied": torch.bool}
 FIGURES = ("one_draw", "majority", "mean_output", "worst", "lucky", "undecided")

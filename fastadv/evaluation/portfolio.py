@@ -14,8 +14,8 @@ from fastadv.attacks import AutoAttackResult, Status
 from fastadv.errors import InputError
 from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.table import Row, Table
-from fastadv.evaluation.text import aligned, percent
 from fastadv.runs.files import load_tensors, read_json
+from fastadv.text import aligned, percent
 
 Result = Table | Row | AutoAttackResult | str | PathLike[str]
 

@@ -12,9 +12,9 @@ from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.evaluation.samples import Components, Examples, Samples
-from fastadv.evaluation.text import aligned, in_markdown, number, percent
+from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
+from fastadv.text import aligned, in_markdown, number, percent
 from fastadv.threat import Threat
 
 DENOMINATORS = (

@@ -16,7 +16,7 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, run_attack
-from fastadv.evaluation.text import aligned, in_markdown, percent
+from fastadv.text import aligned, in_markdown, percent
 
 Models = Mapping[str, nn.Module | Frozen]
 Wanted = Callable[[Tensor], Tensor]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION
-from fastadv.evaluation.text import percent
 from fastadv.features.result import GAMMA, RHO, Kind, Usefulness
+from fastadv.text import percent
 
 COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
 MOST = 4

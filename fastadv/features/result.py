@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
-from fastadv.evaluation.text import aligned, in_markdown, number, percent
 from fastadv.features._means import ClassMeans
+from fastadv.text import aligned, in_markdown, number, percent
 from fastadv.threat import Threat
 
 RHO, GAMMA = 0.1, 0.0

@@ -16,12 +16,12 @@ import torch
 import fastadv as fa
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
-from fastadv.evaluation.text import percent
 from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import write_json
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.study import Watch, judge, trained, unwatched
+from fastadv.text import percent
 
 THREAT = fa.Linf(8 / 255)
 

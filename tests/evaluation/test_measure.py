@@ -13,7 +13,7 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate, measure
-from fastadv.evaluation.text import in_markdown, percent
+from fastadv.text import in_markdown, percent
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
 

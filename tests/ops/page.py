@@ -6,8 +6,8 @@ python -m tests.ops.page
 from pathlib import Path
 
 import fastadv.ops
-from fastadv.evaluation.text import in_markdown
 from fastadv.ops.registration.library import CARDS, OpCard
+from fastadv.text import in_markdown
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ops.md"
 TITLE = """# Ops

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from fastadv.evaluation.text import in_markdown
 from fastadv.studies.goodfellow2014 import SCALES, paper, tables
 from fastadv.studies.goodfellow2014.measure import Bench, Line, craft
 from fastadv.studies.goodfellow2014.nets import plans
+from fastadv.text import in_markdown
 from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
 from tests.studies.goodfellow import INFINITE, digits
 

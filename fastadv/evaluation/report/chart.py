@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.intervals import clopper_pearson
 from fastadv.evaluation.report.grid import Grid, with_interval
 from fastadv.evaluation.report.verdict import Group, comparable
 from fastadv.evaluation.table import Table
-from fastadv.evaluation.text import percent
+from fastadv.intervals import clopper_pearson
+from fastadv.text import percent
 
 LEFT, TOP, RIGHT, BOTTOM = 46, 12, 388, 232  # of the axes, in the units of the drawing
 MOST, POINTS, TOLD = 6, 120, 11  # lines; radii of a line; radii of the table beside it

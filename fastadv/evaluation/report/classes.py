@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv.attacks.masking.evidence import SLACK
 from fastadv.evaluation.table import Row, Table
-from fastadv.evaluation.text import number, percent
+from fastadv.text import number, percent
 from fastadv.threat import Threat
 
 MOST = 25  # classes that are shown

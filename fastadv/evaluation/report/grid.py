@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fastadv.evaluation.robustbench import radius_text
 from fastadv.evaluation.table import Row, Table
-from fastadv.evaluation.text import number, percent
+from fastadv.text import number, percent
 from fastadv.threat import Threat
 
 

@@ -13,7 +13,7 @@ from fastadv.evaluation.report.asked import Watched, logits, margins, on_device
 from fastadv.evaluation.report.classes import class_name
 from fastadv.evaluation.report.pictures import in_unit, is_image, png, small
 from fastadv.evaluation.table import Table
-from fastadv.evaluation.text import number
+from fastadv.text import number
 from fastadv.threat import Threat
 
 SHOWN, STEPS = 6, 40

@@ -14,12 +14,12 @@ from fastadv._version import __version__
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.intervals import clopper_pearson
 from fastadv.evaluation.report import chart, classes, grid, hardest, pictures, provenance, verdict
 from fastadv.evaluation.report.asked import logits
 from fastadv.evaluation.table import Table
-from fastadv.evaluation.text import percent
+from fastadv.intervals import clopper_pearson
 from fastadv.runs.files import atomic_write, writing
+from fastadv.text import percent
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:

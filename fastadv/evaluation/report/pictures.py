@@ -13,7 +13,7 @@ from fastadv.evaluation.figures.images import amplification
 from fastadv.evaluation.report.classes import class_name
 from fastadv.evaluation.samples import Examples
 from fastadv.evaluation.table import Table
-from fastadv.evaluation.text import number
+from fastadv.text import number
 
 SHOWN, LARGEST = 8, 112  # samples; pixels of a longer side, beyond which images are made smaller
 LESS, MORE = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermilion, as in figures

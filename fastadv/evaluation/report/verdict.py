@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fastadv.attacks.masking.evidence import SLACK
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.evaluation.intervals import bootstrap, clopper_pearson, median
 from fastadv.evaluation.report.grid import threat_text
 from fastadv.evaluation.table import Row, Table
-from fastadv.evaluation.text import number, percent
+from fastadv.intervals import bootstrap, clopper_pearson, median
+from fastadv.text import number, percent
 from fastadv.threat import Threat
 
 NAMED = 4  # attacks that a sentence names

@@ -9,8 +9,8 @@ import fastadv as fa
 from fastadv.evaluation import Comparison, Conformance
 from fastadv.evaluation.conformance import Subject
 from fastadv.evaluation.figures import style
-from fastadv.evaluation.text import percent
 from fastadv.studies.conformance.nets import RADII, Quantized, Scaled, Waves, trained
+from fastadv.text import percent
 from fastadv.threat import THREATS
 
 __all__ = ["RADII", "Quantized", "Scaled", "Waves", "cells", "draw", "problem", "run", "trained"]

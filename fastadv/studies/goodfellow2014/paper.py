@@ -10,13 +10,13 @@ import torch
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation.text import in_markdown, percent
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.goodfellow2014 import logistic, moves, rubbish, tables, weights
 from fastadv.studies.goodfellow2014.measure import Bench, Line
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
 from fastadv.studies.study import Watch, publish, unwatched
+from fastadv.text import in_markdown, percent
 
 TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "fgsm": tables.fgsm,

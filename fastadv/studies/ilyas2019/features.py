@@ -12,12 +12,12 @@ from typing import Any
 import fastadv as fa
 from fastadv._extras import need
 from fastadv.errors import InputError
-from fastadv.evaluation.text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import digits
 from fastadv.studies.study import SIZES, Study, Watch, publish, unwatched
 from fastadv.studies.study import Settings as NetSettings
+from fastadv.text import number, percent
 
 
 @dataclass(frozen=True)

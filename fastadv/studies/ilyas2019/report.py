@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.evaluation.text import in_markdown, number, percent
 from fastadv.studies.ilyas2019.plan import SCALES, SOURCES
 from fastadv.studies.ilyas2019.published import PAPER_ATTACK, SOURCE, TRANSFER, paper, printed
 from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.text import in_markdown, number, percent
 
 Cells = list[list[str]]
 Result = Mapping[str, Any]

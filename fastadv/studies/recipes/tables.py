@@ -5,8 +5,8 @@ from typing import Any
 
 import fastadv as fa
 from fastadv.evaluation.robustbench import radius_text
-from fastadv.evaluation.text import in_markdown, percent
 from fastadv.studies.recipes.plan import OWN, PGD, QUICK, REPLAYS
+from fastadv.text import in_markdown, percent
 
 Line = Mapping[str, Any]
 

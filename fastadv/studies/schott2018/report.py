@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from fastadv.evaluation.text import in_markdown, number
-from fastadv.evaluation.text import percent as to_percent
 from fastadv.studies.schott2018.published import SOURCE, THRESHOLDS, TITLES
+from fastadv.text import in_markdown, number
+from fastadv.text import percent as to_percent
 from fastadv.threat import THREATS
 
 Cells = list[list[str]]

@@ -60,7 +60,7 @@ def test_a_statistic_may_be_an_array():
 def test_more_samples_than_are_drawn_at_once(monkeypatch):
     whole = bootstrap(VALUES, resamples=30)
     for block in (1000, 3):
-        monkeypatch.setattr(sys.modules["fastadv.evaluation.intervals"], "BLOCK", block)
+        monkeypatch.setattr(sys.modules["fastadv.intervals"], "BLOCK", block)
         assert bootstrap(VALUES, resamples=30) == whole
 
 
