@@ -3,6 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from fastadv.threat import Threat
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share from 0 to 1 as a percentage, with up to three digits more near 0 and 1."""
@@ -16,6 +20,30 @@ def percent(value: float | None, digits: int = 1) -> str:
 def number(value: float | None) -> str:
     """Return a number to three digits."""
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def ends(low: float, high: float) -> str:
+    """Return the ends of an interval of a share in percent, to a tenth where they are close: 23 to 48."""
+    places = 0 if high - low > 0.05 else 1
+    return f"{100 * low:.{places}f} to {100 * high:.{places}f}"
+
+
+def radius_text(threat: Threat) -> str:
+    """Write the radius as the leaderboards do: 8/255 in Linf where it is a whole number of levels."""
+    radius = float(threat.radius)
+    levels = radius * 255
+    whole = threat.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
+    whole = whole and round(levels) % 51 != 0  # 51/255 is 0.2, and who asks for that means the decimal
+    return f"{round(levels)}/255" if whole else f"{radius:g}"
+
+
+def threat_text(threat: Threat | None) -> str:
+    """Name a threat: L∞ 8/255."""
+    if threat is None:
+        return "not known"
+    if isinstance(threat.radius, Tensor) and threat.radius.ndim:
+        return f"{threat.symbol}, a radius for each sample"
+    return f"{threat.symbol} {radius_text(threat)}" if threat.finite else f"{threat.symbol}, any radius"
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:

@@ -150,7 +150,8 @@ def autoattack(
             run.note(f"quick: {why if reasons else 'no reason to go on with standard'}")
         if strong:
             strengthen(run, stages(run, other, sources), passes)
-        out = run.finish()
+        named = version if isinstance(version, str) else ", ".join(part.name for part in listed)
+        out = replace(run.finish(), version=named)
         return _with_indicators(out, run, other) if indicators else out
 
 

@@ -15,9 +15,10 @@ from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio
 from fastadv.evaluation.report import report
 from fastadv.evaluation.robustbench import Corrupted, corruptions
+from fastadv.evaluation.row import Row
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.submission import Submission, global_optimality, read_best
-from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.table import Table
 from fastadv.evaluation.transfer_matrix import TransferMatrix, transfer_matrix
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, mean, median
 

@@ -18,7 +18,7 @@ from fastadv.data.batch_size import device_for
 from fastadv.engine import Frozen, freeze
 from fastadv.evaluation._outcome import Attack, Part, bound
 from fastadv.evaluation._parts import Parts
-from fastadv.evaluation.table import Row
+from fastadv.evaluation.row import Row
 from fastadv.threat import Threat
 
 PART = "indicators"

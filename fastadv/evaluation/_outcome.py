@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
+from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, blind, square_stands_out
 from fastadv.engine import Frozen
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
+from fastadv.evaluation.row import Row
 from fastadv.evaluation.samples import Components, Examples, Samples
-from fastadv.evaluation.table import Row
 from fastadv.threat import THREATS, Threat
 
 Attack = Callable[..., AttackResult]
@@ -258,9 +259,14 @@ def all_draws(parts: Sequence[dict[str, Tensor]], verdict: Tensor, drawing: Draw
 
 
 def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:
-    """Return the flags of the batches; that of Square is about a share of all samples."""
-    flags = _said([flag for flag in part.told.get("flags", ()) if flag != SQUARE_FLAG] for part in parts)
+    """Return the flags of the batches; what counts samples is about all of them."""
+
+    def counts(flag: str) -> bool:
+        return flag == SQUARE_FLAG or flag.startswith(FAILED)
+
+    flags = _said([flag for flag in part.told.get("flags", ()) if not counts(flag)] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
+    flags += failed_flags(0, sum(int(part["failed.attack"].sum()) for part in parts), samples)
     if components is None:
         return flags
     broken = int(components.by_any_of(blind(components.costs)).sum())

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.attacks import Status
 from fastadv.data import batches
 from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
@@ -34,7 +33,7 @@ class Measured:
         passes: the most forward and backward passes for a sample, together.
         batch_size: images that were attacked at once.
         hashes: SHA-512 of each image, float32 [C, H, W] in [0, 1], its name in files of best distances.
-        correct: bool [N], whether the model classifies the clean image correctly.
+        correct: bool [N], whether the model classifies the clean image correctly, by finite logits.
         success: bool [N], whether the returned image, one that the attack asked about, or already the clean
             one is misclassified.
         distances: float64 [N] for each norm of `fastadv.threat.THREATS`, by name: of the returned image, or
@@ -115,18 +114,19 @@ def attackbench(
         metered = Metered(model, x, y, ids, threat, passes)
         started = time.perf_counter()
         result = run_attack("attack", attack, metered, x, y, ids)
-        found = result.success.to(place)
+        wrong = ~result.correct.to(place)
+        found = result.success.to(place) | wrong
         seconds.append(time.perf_counter() - started)
         if not bool(metered.forwards_of.any()):
             raise InputError(
                 "attack: expected one that passes the model it is given, got one that passes another, whose "
                 "passes cannot be counted; leave out eot and sources"
             )
-        known = metered.distance < inf
+        known = (metered.distance < inf) | wrong
         x_adv = torch.where(_like(found, x), result.x_adv.to(x), metered.x_adv)
         parts.append(
             {
-                "correct": result.status != int(Status.ALREADY_WRONG),
+                "correct": result.correct,
                 "success": found | known,
                 "forwards": metered.forwards_of,
                 "backwards": metered.backwards_of,

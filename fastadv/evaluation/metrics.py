@@ -47,7 +47,7 @@ class RobustAccuracy:
         ids = torch.arange(self.total, self.total + len(y), device=x.device)
         ids = ids * processes.world() + processes.rank()
         result: AttackResult = self.attack(model, x, y, ids=ids)
-        self.right += int((~result.success).sum())
+        self.right += int(result.held.sum())
         self.total += len(y)
 
     def compute(self) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from fastadv.attacks import AutoAttackResult, Status
 from fastadv.errors import InputError
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.row import Row
+from fastadv.evaluation.table import Table
 from fastadv.runs.files import load_tensors, read_json
 from fastadv.text import aligned, percent
 
@@ -146,10 +147,10 @@ def _runs(result: Result) -> Iterator[_Run]:
             )
         yield from _of_folder(path) if path.is_dir() else _of_file(path)
     elif isinstance(result, AutoAttackResult) and result.broken:
-        correct = (result.status != int(Status.ALREADY_WRONG)).cpu()
+        correct = result.correct.cpu()
         for name, broken in result.broken.items():
             cost = result.costs.get(name)  # none where no sample was right
-            yield _Run(name, correct, broken.cpu(), cost.seconds if cost else 0.0)
+            yield _Run(name, correct, broken.cpu() & correct, cost.seconds if cost else 0.0)
     else:
         raise InputError(
             "results: expected tables, rows, paths or individual results of autoattack, "
@@ -161,15 +162,20 @@ def _of_folder(path: Path) -> Iterator[_Run]:
     """Read the parts of a finished evaluation."""
     if not (path / IDENTITY).is_file():
         raise InputError(f"results: expected the run folder of an evaluation, got {path} without {IDENTITY}")
-    attacks = read_json(path / IDENTITY).get("attacks")
+    told = read_json(path / IDENTITY)
+    attacks = told.get("attacks")
     if attacks is None:
         raise InputError(f"results: expected the run folder of an evaluation, got lower bounds in {path}")
+    size = int(told["data"].split()[0])  # the length of the data set comes first
+    count = size if told["limit"] is None else min(size, told["limit"])
     names = [name for name, _ in attacks]
     for place, name in enumerate(names):
         parts = [load_tensors(part)[0] for part in sorted(path.glob(f"part-*-{place:02d}.safetensors"))]
-        if not parts:
+        found = sum(len(part["ids"]) for part in parts)
+        if found != count:
             raise InputError(
-                f"results: expected a finished evaluation, got {path} without a result of {name}"
+                f"results: expected a finished evaluation of {count} samples, got {path} with {found} of "
+                f"{name}; finish it with --resume, and merge its shares"
             )
         whole = {
             key: torch.cat([part[key] for part in parts]) for key in ("correct", "broken", "ids", "seconds")

@@ -17,6 +17,7 @@ from fastadv.data.cifar_c import CORRUPTIONS, SETS, SEVERITIES
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation.measure import evaluate
+from fastadv.text import radius_text
 from fastadv.threat import Threat
 
 # the radius of each table of images under attack; those of corruptions have none
@@ -168,12 +169,3 @@ def corruptions(
 
 def _percentage(share: float) -> str:
     return f"{100 * share:.2f}"
-
-
-def radius_text(threat: Threat) -> str:
-    """Write the radius as the leaderboards do: 8/255 in Linf where it is a whole number of levels."""
-    radius = float(threat.radius)
-    levels = radius * 255
-    whole = threat.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
-    whole = whole and round(levels) % 51 != 0  # 51/255 is 0.2, and who asks for that means the decimal
-    return f"{round(levels)}/255" if whole else f"{radius:g}"

@@ -1,4 +1,4 @@
-"""The result of an evaluation: figures with named denominators, and the samples behind them."""
+"""The result of an evaluation: its attacks side by side, the worst of them, and what must be known."""
 
 import math
 from collections.abc import Mapping
@@ -8,100 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.result import failed_flags
 from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.samples import Components, Examples, Samples
-from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
+from fastadv.evaluation.groups import groups
+from fastadv.evaluation.row import COUNTS, Row
+from fastadv.evaluation.samples import Samples
 from fastadv.text import aligned, in_markdown, number, percent
-from fastadv.threat import Threat
 
 DENOMINATORS = (
     "accuracy over all samples, broken over the initially correct; "
     "median distance over all samples with finite logits, mean distance over the broken"
 )
-# figures of a row, in the order in which they are told
-SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
-COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
-
-
-@dataclass(frozen=True)
-class Row:
-    """The results of one attack: for each of the n samples, whether it was broken and at which distance.
-
-    Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
-    robust accuracy, which includes them, may be too high by as many.
-
-    Attributes:
-        name: of the attack.
-        correct: bool [n]; the model classifies the clean sample correctly.
-        broken: bool [n]; it does, and the attack changed that.
-        distance: float64 [n], of the adversarial example where broken, 0 where the model was already wrong,
-            inf where the attack did not succeed, NaN where the model's logits for the clean sample are not
-            finite.
-        failed: correct samples that the attack did not break because it met numbers that are not finite.
-        unmoved: correct samples that it did not break because every gradient was zero: masked, or flat.
-        forwards: samples passed forward.
-        backwards: samples for which an input gradient was computed.
-        seconds: elapsed time of the attack, on all samples.
-        examples: the first samples that it broke, if they were kept.
-        minimum_norm: whether the attack minimizes the distance, as far as that is known: it is one of
-            `fastadv.attacks`.
-        flags: warnings that cast doubt on the result, as in `fastadv.attacks.AttackResult`.
-        remarks: notes of the attack on what it did and left out.
-        components: which component broke each sample, where the attack consists of others.
-        draws: the model's draws at each x_adv, where there were several.
-        threat: the ball and box of the attack, with one radius for all samples; None where that is not known.
-    """
-
-    name: str
-    correct: Tensor = field(repr=False)
-    broken: Tensor = field(repr=False)
-    distance: Tensor = field(repr=False)
-    failed: int
-    unmoved: int
-    forwards: int
-    backwards: int
-    seconds: float
-    examples: Examples | None = field(default=None, repr=False)
-    minimum_norm: bool = False
-    flags: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-    components: Components | None = field(default=None, repr=False)
-    draws: Draws | None = field(default=None, repr=False)
-    threat: Threat | None = field(default=None, repr=False)
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of ALL samples that are classified correctly without the attack and under it."""
-        return (self.correct & ~self.broken).double().mean().item()
-
-    @property
-    def success_rate(self) -> float:
-        """Share of the INITIALLY CORRECT samples that the attack broke; NaN where there are none."""
-        right = int(self.correct.sum())
-        return int(self.broken.sum()) / right if right else math.nan
-
-    @property
-    def median_distance(self) -> float:
-        """Median over ALL samples with finite logits: 0 for those already wrong, inf for those not broken."""
-        return median(self.distance[~self.distance.isnan()].numpy())
-
-    @property
-    def median_interval(self) -> Interval:
-        """The 95% bootstrap interval of the median distance; its ends may be infinite."""
-        return bootstrap(self.distance[~self.distance.isnan()].numpy(), median)
-
-    @property
-    def accuracy_interval(self) -> Interval:
-        """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
-        return clopper_pearson(int((self.correct & ~self.broken).sum()), len(self.correct))
-
-    @property
-    def mean_distance(self) -> float:
-        """Mean over the BROKEN samples; NaN where there are none."""
-        return self.distance[self.broken].mean().item()
 
 
 @dataclass(frozen=True)
@@ -162,13 +82,21 @@ class Table:
 
     @property
     def held(self) -> Tensor:
-        """bool [n]; correct without an attack and under every one of them."""
-        return torch.stack([self.correct, *(~row.broken for row in self.rows)]).all(0)
+        """bool [n]; correct without an attack and within the radius of every attack that has one.
+
+        An attack without a radius counts as far as it broke samples within that of another of its norm.
+        """
+        budgets = [group.held(self.rows) for group in groups(self.rows) if not group.unlimited]
+        return torch.stack([self.correct, *budgets]).all(0)
 
     @property
     def worst_case(self) -> float:
-        """Robust accuracy when the strongest attack counts for each sample; without any, the clean one."""
-        return self.held.double().mean().item()
+        """Robust accuracy when the strongest attack counts for each sample: the share of `held`.
+
+        NaN where no attack has a radius; the clean accuracy without attacks.
+        """
+        limited = not self.rows or any(not row.unlimited for row in self.rows)
+        return self.held.double().mean().item() if limited else math.nan
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -185,7 +113,7 @@ class Table:
         return {
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
-            "worst_case": self.worst_case,
+            "worst_case": _finite(self.worst_case),
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
@@ -193,7 +121,7 @@ class Table:
             "draws": None if self.draws is None else self.draws.to_dict(),
             "attacks": {
                 row.name: {
-                    **{name: _finite(getattr(row, name)) for name in SHARES},
+                    **{name: _finite(value) for name, value in row.figures().items()},
                     "minimum_norm": row.minimum_norm,
                     "median_interval": [*map(_finite, row.median_interval)] if row.minimum_norm else None,
                     **{name: getattr(row, name) for name in COUNTS},
@@ -216,13 +144,15 @@ class Table:
         head += ["failed", "unmoved"]
         lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
         for row in self.rows:
+            share = row.figures()
+            median = _with_interval(row) if row.minimum_norm else number(share["median_distance"])
             lines.append(
                 [
                     row.name,
-                    percent(row.robust_accuracy),
+                    percent(share["robust_accuracy"]),
                     percent(row.success_rate),
-                    _with_interval(row) if row.minimum_norm else number(row.median_distance),
-                    number(row.mean_distance),
+                    median,
+                    number(share["mean_distance"]),
                     f"{row.forwards:,}",
                     f"{row.backwards:,}",
                     f"{row.seconds:.1f}",
@@ -230,11 +160,11 @@ class Table:
                     str(row.unmoved),
                 ]
             )
-        if len(self.rows) > 1:
+        if len(self.rows) > 1 and not math.isnan(self.worst_case):
             lines.append(["worst of all", percent(self.worst_case), *[""] * (len(head) - 2)])
-        # columns of doubt only where there is some
-        told = [any(line[place] not in ("", "0") for line in lines) for place in range(len(head))]
-        shown = [place for place in range(len(head)) if place < 8 or told[place]]
+        # columns of doubt, and of distances, only where there are some
+        told = [any(line[place] not in ("", "-", "0") for line in lines) for place in range(len(head))]
+        shown = [place for place in range(len(head)) if told[place] or place in (0, 1, 2, 5, 6, 7)]
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     def notes(self) -> list[str]:
@@ -252,19 +182,9 @@ class Table:
             notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
         if self.draws is not None:
             notes.append(NOTE)
-        lost = int(self.failed.sum())
-        if lost:
-            notes.append(
-                f"failed: for {lost} of {self.n} samples the model's logits are not finite; "
-                "they count as not correct and are not attacked"
-            )
+        notes += failed_flags(int(self.failed.sum()), 0, self.n)
         for row in self.rows:
             notes += [f"{row.name}: {remark}" for remark in (*row.flags, *row.remarks)]
-            if row.failed:
-                notes.append(
-                    f"failed: {row.name} met numbers that are not finite on {row.failed} samples "
-                    "and did not break them; its accuracy may be too high"
-                )
             if row.unmoved:
                 notes.append(
                     f"unmoved: {row.name} met only zero gradients on {row.unmoved} samples; "

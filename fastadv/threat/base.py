@@ -169,6 +169,21 @@ class Threat:
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
         return inside & (distance <= radius * (1 + SLACK))
 
+    def covers(self, x: Tensor) -> bool:
+        """Tell whether a ball of finite radius holds the whole box, so that it is no limit.
+
+        Args:
+            x: floating [B, ...], samples.
+
+        Returns:
+            Whether it does for some sample.
+        """
+        if not len(x):
+            return False
+        low, high = (torch.full_like(x[:1], end) for end in self.box)
+        radius = torch.as_tensor(self.radius, device=x.device)
+        return bool((radius.isfinite() & (radius >= self.distance(high, low))).any())
+
     def random_start(
         self,
         x: Tensor,

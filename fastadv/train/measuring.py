@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_count
+from fastadv.attacks.core.result import classified
 from fastadv.data import batches
 from fastadv.data.sampling import first_samples
 from fastadv.engine import freeze
@@ -81,7 +82,7 @@ class Measure:
         for batch in batches(self.data, BATCH_SIZE, order=first_samples(self.data, size)):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
-            right += int((frozen(x_adv).argmax(1) == y).sum())
+            right += int(classified(frozen(x_adv), y).sum())
         return right / size
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
+from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import chart, verdict
 from fastadv.evaluation.report.pictures import magnified, png
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -214,7 +215,7 @@ def test_wrong_arguments(tmp_path, monkeypatch):
 
 def test_bounds_of_wrong_samples_prove_nothing():
     table = table_of(9)
-    (group, *_) = verdict.groups(replace(table, correct=torch.arange(9) < 6))
+    (group, *_) = groups([replace(row, correct=torch.arange(9) < 6) for row in table.rows])
     told = verdict.sentence(replace(table, correct=torch.arange(9) < 6), group, torch.full((9,), 0.2))
     assert "66.7% are proved to" in told
 
@@ -224,7 +225,7 @@ def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
     pgd, fmn = table.rows
     farther = replace(pgd, distance=2 * pgd.distance)
     table = replace(table, rows=(farther, fmn))
-    drawn = chart.chart(table, verdict.groups(table)[0], {}, None)
+    drawn = chart.chart(table, groups(table.rows)[0], {}, None)
     # at the end of the axis FMN has broken all but the third that it leaves
     assert drawn.grid.lines[-1][1].startswith("33.3%")
 
@@ -233,5 +234,5 @@ def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
 def test_lines_that_are_too_many_are_counted(proved, left):
     table = table_of(9)
     curves = {f"more {place}": Curve.from_distances([0.1]) for place in range(chart.MOST + 1)}
-    drawn = chart.chart(table, verdict.groups(table)[0], curves, torch.zeros(9) if proved else None)
+    drawn = chart.chart(table, groups(table.rows)[0], curves, torch.zeros(9) if proved else None)
     assert (len(drawn.lines), drawn.left_out) == (chart.MOST, left)

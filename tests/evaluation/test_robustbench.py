@@ -11,7 +11,8 @@ import fastadv as fa
 from fastadv.data.cifar_c import CORRUPTIONS
 from fastadv.errors import InputError
 from fastadv.evaluation import corruptions
-from fastadv.evaluation.robustbench import RADII, entry, radius_text
+from fastadv.evaluation.robustbench import RADII, entry
+from fastadv.text import radius_text
 
 
 class Darkness(nn.Module):

@@ -1,7 +1,8 @@
 """What AutoAttack returns."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class AutoAttackResult(AttackResult):
             was found.
         threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
             were given.
+        correct: bool [B]; the model classifies x as y, by logits that are finite.
+        attack: the name of the attack.
+        version: the version, or the components of a list.
         by: for each sample, the name of the first component that broke it; "" where none did, or where x was
             already wrong.
         costs: the `Cost` of each component that had samples left, in order.
@@ -45,6 +49,7 @@ class AutoAttackResult(AttackResult):
             result. Where `bpda` was given and the model shows signs, they are those of `bpda`.
     """
 
+    version: str = ""
     by: tuple[str, ...] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -55,3 +60,15 @@ class AutoAttackResult(AttackResult):
     def verdict(self) -> str:
         """The conclusion of the indicators in one line; "" where they were not asked for."""
         return "" if self.indicators is None else self.indicators.verdict
+
+    def sentences(self) -> list[str]:
+        """Return what to report of the attack, with what each component broke and the verdict.
+
+        Returns:
+            A list of parts of one line, the accuracies first.
+        """
+        told = replace(self, attack=f"AutoAttack {self.version}")
+        number = Counter(self.by)
+        parts = [f"{name} {number[name]}" for name in self.costs if number[name]]
+        verdict = self.verdict[:1].lower() + self.verdict[1:]
+        return [*AttackResult.sentences(told), *filter(None, [", ".join(parts), verdict])]

@@ -11,6 +11,7 @@ from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.auto.component import Component
 from fastadv.attacks.auto.result import AutoAttackResult
+from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
@@ -141,8 +142,9 @@ class Run:
                 self.refuted[index] |= out.refuted
             if bool(out.zero_gradient.any()):
                 self.warnings["zero_gradient"] = None
-        # another component ascends another loss
-        self.flags |= dict.fromkeys(flag for flag in out.flags if flag != SOFT_LOGITS)
+        # another component ascends another loss, and what failed is counted at the end
+        told = (flag for flag in out.flags if flag != SOFT_LOGITS and not flag.startswith(FAILED))
+        self.flags |= dict.fromkeys(told)
         if self.individual:
             self.broken[name] = torch.zeros_like(self.flat).index_fill_(0, index[out.success], True)
         else:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial, wraps
 from textwrap import dedent, indent
 from typing import ParamSpec, TypedDict, TypeVar, overload
@@ -13,6 +14,7 @@ from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
+from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.variant import check_variant
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -160,7 +162,10 @@ def takes_common(
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
-        return function(*args, **kwargs)
+        out = function(*args, **kwargs)
+        if isinstance(out, AttackResult):
+            out = replace(out, attack=function.__name__)
+        return out
 
     attack.__signature__ = whole  # type: ignore[attr-defined]
     attack.norms = norms or tuple(THREATS)  # type: ignore[attr-defined]

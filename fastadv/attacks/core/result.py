@@ -1,4 +1,4 @@
-"""What every attack returns."""
+"""What every attack returns, and which of its samples count as robust."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,7 +6,11 @@ from enum import IntEnum
 
 from torch import Tensor
 
+from fastadv.intervals import Interval, clopper_pearson, median
+from fastadv.text import ends, number, percent, threat_text
 from fastadv.threat import Threat
+
+FAILED = "failed: "  # how flags begin that count samples
 
 
 class Status(IntEnum):
@@ -25,11 +29,46 @@ class Status(IntEnum):
     FAILED = 3
 
 
+def classified(logits: Tensor, y: Tensor) -> Tensor:
+    """Tell which samples count as classified correctly; logits that are not finite are no classification.
+
+    Args:
+        logits: [B, K].
+        y: int [B], labels.
+
+    Returns:
+        bool [B].
+    """
+    return logits.isfinite().all(1) & (logits.argmax(1) == y)
+
+
+def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
+    """Say of how many samples of `count` the accuracy rests on no attack.
+
+    Args:
+        unusable: those whose clean logits are not finite.
+        met: those that hold, but on which the attack met a NaN or infinity.
+        count: all samples.
+
+    Returns:
+        The flags, none where both are 0.
+    """
+    flags = {
+        f"{FAILED}for {unusable} of {count} samples the model's logits are not finite; "
+        "they count as not correct and are not attacked": unusable,
+        f"{FAILED}met numbers that are not finite on {met} of {count} samples and did not break them; "
+        "the accuracy may be too high": met,
+    }
+    return tuple(flag for flag, samples in flags.items() if samples)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AttackResult:
-    """The outcome of an attack on a batch of B samples.
+    """The outcome of an attack on a batch of B samples; `print(result)` tells what to report of it.
 
-    Robust accuracy is `(~success).float().mean()`: a sample that was already wrong counts as a success.
+    A sample counts as robust if it is classified correctly and the attack did not break it. Clean logits that
+    are not finite are no correct classification. A sample that holds though the attack met a NaN or infinity
+    counts as robust, and a flag says how many do.
 
     Attributes:
         x_adv: like x; always finite, inside the box and the ball. Where x was already wrong, x itself. Where
@@ -52,6 +91,9 @@ class AttackResult:
             were given.
         flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
             that gives two answers for one x, because it is randomized or depends on the rest of the batch.
+        correct: bool [B]; the model classifies x as y, by logits that are finite. By default, where an attack
+            does not tell, the samples that are HELD or BROKEN.
+        attack: the name of the attack, as it is printed.
 
     Example:
         >>> import fastadv as fa
@@ -59,7 +101,9 @@ class AttackResult:
         >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
         >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3))
-        >>> 1 - out.success.float().mean().item()  # robust accuracy
+        >>> print(out)
+        bim, Linf 0.3: clean 100.0%, robust 0.0% (95%: 0 to 37)
+        >>> out.robust_accuracy
         0.0
     """
 
@@ -75,12 +119,65 @@ class AttackResult:
     unfinished: Tensor | None = None
     refuted: Tensor | None = None
     threat: Threat | None = None
+    correct: Tensor = None  # type: ignore[assignment]
+    attack: str = ""
+
+    def __post_init__(self) -> None:
+        if self.correct is None:
+            told = (self.status == Status.HELD) | (self.status == Status.BROKEN)
+            object.__setattr__(self, "correct", told)
+
+    @property
+    def held(self) -> Tensor:
+        """bool [B]; the samples that count as robust: classified correctly, and not broken."""
+        return self.correct & ~self.success
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of all samples that are classified correctly without an attack."""
+        return self.correct.double().mean().item()
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all samples that are classified correctly without the attack and that it did not break."""
+        return self.held.double().mean().item()
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
+        return clopper_pearson(int(self.held.sum()), len(self.held))
 
     def __repr__(self) -> str:
         number = Counter(self.status.tolist())
         parts = ", ".join(f"{number[s]} {s.name.lower().replace('_', ' ')}" for s in Status)
         flags = "".join(f"; {flag}" for flag in self.flags)
         return (
-            f"AttackResult({len(self.status)} samples: {parts}; "
+            f"{type(self).__name__}({len(self.status)} samples: {parts}; "
             f"{self.forwards} forwards, {self.backwards} backwards{flags})"
         )
+
+    def __str__(self) -> str:
+        return "\n".join(["; ".join(self.sentences()), *self.flags])
+
+    def sentences(self) -> list[str]:
+        """Return what to report of the attack.
+
+        Returns:
+            A list of parts of one line, the accuracies first.
+        """
+        name, count = self.attack or "attack", len(self.status)
+        if not count:
+            return [f"{name}: no samples"]
+        clean = f"clean {percent(self.clean_accuracy)}"
+        number_of = Counter(self.status.tolist())
+        if self.threat is None:
+            found, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
+            return [f"{name}: {clean}, {found} of {count - already} samples led to what was asked for"]
+        about = f"{name}, {threat_text(self.threat).replace('∞', 'inf')}: {clean}"
+        if self.threat.finite:
+            interval = f"(95%: {ends(*self.accuracy_interval)})"
+            return [f"{about}, robust {percent(self.robust_accuracy)} {interval}"]
+        finite = self.correct | (self.status != Status.FAILED)
+        middle = number(median(self.distance[finite].double().cpu().numpy())) if bool(finite.any()) else "-"
+        right = int(self.correct.sum())
+        return [f"{about}, broken {number_of[Status.BROKEN]} of {right}, median distance {middle}"]

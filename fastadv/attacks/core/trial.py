@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
-from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core.result import AttackResult, Status, classified, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Frozen
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.rounding import bound
 from fastadv.errors import InputError
+from fastadv.text import threat_text
 from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
@@ -38,7 +39,7 @@ class Trial:
         self.flags: tuple[str, ...] = ()
         self._before = frozen.forwards, frozen.backwards
         device = problem.x.device
-        self.already = self.unusable = self._not_finite = torch.zeros(
+        self.already = self.correct = self.unusable = self._not_finite = torch.zeros(
             len(problem.x), dtype=torch.bool, device=device
         )
         # an empty batch has as many classes as any loss or criterion may ask for
@@ -53,10 +54,9 @@ class Trial:
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
                 raise InputError(
-                    "model: expected finite logits, got NaN or infinity for every sample; "
-                    "check its weights and the scale of x"
+                    f"model: expected finite logits, got NaN or infinity for every sample; {_cure(clean)}"
                 )
-            self.already = problem.met(clean)
+            self.already, self.correct = problem.met(clean), classified(clean, problem.y)
             frozen.settle(problem.x, clean)
             # only now: it may change the layout that the search twin prefers
             self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
@@ -94,11 +94,15 @@ class Trial:
         return bool((broken & (margin < -allowed * spread)).any())
 
     def report_two_answers(self) -> None:
-        """Flag the result; log it once for a frozen model."""
-        self.flags = (TWO_ANSWERS,)
-        if TWO_ANSWERS not in self.frozen.notes:
-            self.frozen.add_note(TWO_ANSWERS)
-            log.warning("attack: %s", TWO_ANSWERS)
+        """Flag a model that gives two answers for one x."""
+        self._report(TWO_ANSWERS)
+
+    def _report(self, flag: str, told: bool = True) -> None:
+        """Flag the result; log it once for a frozen model, unless the caller may have meant it."""
+        self.flags = tuple(dict.fromkeys([*self.flags, flag]))
+        if told and flag not in self.frozen.notes:
+            self.frozen.add_note(flag)
+            log.warning("attack: %s", flag)
 
     def finish(
         self,
@@ -135,6 +139,11 @@ class Trial:
         held = status == Status.HELD
         ascends = loss == "ce" and within is None and problem.targets is None
         soft = ascends and are_soft(logits[held], problem.y[held])
+        unusable, met = int(self.unusable.sum()), int(((status == Status.FAILED) & ~self.unusable).sum())
+        if within is None and problem.threat.covers(problem.x):
+            flag = _wide(problem.threat)
+            self._report(flag, told=flag.endswith("?"))
+        flags = (*self.flags, *failed_flags(unusable, met, len(status)), *[SOFT_LOGITS] * soft)
         distance = problem.threat.distance(x_adv, problem.x).float()
         distance = torch.where(broken, distance, torch.where(self.already, 0.0, torch.inf))
         return AttackResult(
@@ -146,8 +155,25 @@ class Trial:
             forwards=self.passed[0],
             backwards=self.passed[1],
             zero_gradient=zero_gradient,
-            flags=(*self.flags, SOFT_LOGITS) if soft else self.flags,
+            flags=flags,
             unfinished=unfinished,
             refuted=None if doubtful is None else doubtful & ~(broken | self.already),
             threat=(within or problem.threat) if problem.plain else None,
+            correct=self.correct,
         )
+
+
+def _cure(clean: Tensor) -> str:
+    """Return what to do about logits [B, K] of which no row is finite."""
+    if bool((clean.isfinite() | (clean == -torch.inf)).all()):
+        return "give classes that are never predicted, such as masked ones, a logit of -1e30, not -inf"
+    return "check its weights and the scale of x"
+
+
+def _wide(threat: Threat) -> str:
+    """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
+    (low, high), radius = threat.box, threat.radius
+    text = f"radius: the ball {threat_text(threat)} covers the box [{low:g}, {high:g}], so any image is in it"
+    if threat.norm != "linf" or (low, high) != (0, 1) or isinstance(radius, Tensor) or not 1 < radius <= 255:
+        return text
+    return f"{text}; did you mean Linf({radius:g} / 255)?"

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.evaluation.curve import Curve
+from fastadv.evaluation.groups import Group, comparable
 from fastadv.evaluation.report.grid import Grid, with_interval
-from fastadv.evaluation.report.verdict import Group, comparable
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.text import percent
@@ -77,7 +77,7 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     radii = np.linspace(0, right, POINTS + 1)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
-        known["all attacks"] = Curve.from_distances(group.nearest(table), radii)
+        known["all attacks"] = Curve.from_distances(group.nearest(table.rows), radii)
     if len(minimal) > 1 or len(rows) == 1:
         known |= {row.name: Curve.from_distances(row.distance, radii) for row in minimal}
     known |= drawn

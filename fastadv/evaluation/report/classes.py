@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.masking.evidence import SLACK
-from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.row import Row
+from fastadv.evaluation.table import Table
 from fastadv.text import number, percent
 from fastadv.threat import Threat
 

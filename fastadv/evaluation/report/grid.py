@@ -1,12 +1,12 @@
 """Tables of the page: the head, the lines, and those of the attacks and of what they cost."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastadv.evaluation.robustbench import radius_text
-from fastadv.evaluation.table import Row, Table
-from fastadv.text import number, percent
-from fastadv.threat import Threat
+from fastadv.evaluation.row import Row
+from fastadv.evaluation.table import Table
+from fastadv.text import number, percent, threat_text
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,6 @@ class Grid:
     lines: Sequence[Sequence[str]]
 
 
-def threat_text(threat: Threat | None) -> str:
-    """Name a threat: L∞ 8/255."""
-    if threat is None:
-        return "not known"
-    return f"{threat.symbol} {radius_text(threat)}" if threat.finite else f"{threat.symbol}, any radius"
-
-
 def with_interval(value: str, ends: Sequence[str]) -> str:
     """Write a figure with its interval."""
     return f"{value} [{ends[0]}, {ends[1]}]"
@@ -34,14 +27,15 @@ def attacks(table: Table) -> Grid:
     """Return each attack with its accuracy and distances, and the worst of several."""
     head = ["attack", "threat", "accuracy [95%]", "broken", "median distance", "mean of the broken"]
     lines = [_line(row) for row in table.rows]
-    if len(lines) > 1 and all(row.threat is None or row.threat.finite for row in table.rows):
+    if len(lines) > 1 and not math.isnan(table.worst_case):
         lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
     lines.insert(0, ["no attack", "", percent(table.clean_accuracy), "", "", ""])
     return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
 
 
 def _line(row: Row) -> list[str]:
-    middle = number(row.median_distance)
+    told = row.figures()
+    middle = number(told["median_distance"])
     if row.minimum_norm:
         middle = with_interval(middle, [number(end) for end in row.median_interval])
     middle = middle.replace("inf", "∞")
@@ -49,10 +43,10 @@ def _line(row: Row) -> list[str]:
     return [
         row.name,
         threat_text(row.threat),
-        accuracy if row.threat is None or row.threat.finite else "-",  # at an infinite radius it says little
+        "-" if row.unlimited else accuracy,
         percent(row.success_rate),
         middle,
-        number(row.mean_distance),
+        number(told["mean_distance"]),
     ]
 
 

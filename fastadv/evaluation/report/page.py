@@ -14,6 +14,7 @@ from fastadv._version import __version__
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
+from fastadv.evaluation.groups import Group, groups
 from fastadv.evaluation.report import chart, classes, grid, hardest, pictures, provenance, verdict
 from fastadv.evaluation.report.asked import logits
 from fastadv.evaluation.table import Table
@@ -90,10 +91,10 @@ def _content(
     bounds: Tensor | None, told: Mapping[str, Any], entry: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Gather what the page shows."""
-    groups = verdict.groups(table)
-    main = groups[0].threat if groups else None
-    norms: dict[object, verdict.Group] = {}
-    for group in groups:
+    grouped = groups(table.rows)
+    main = grouped[0].threat if grouped else None
+    norms: dict[object, Group] = {}
+    for group in grouped:
         norms.setdefault(group.threat and (group.threat.norm, group.threat.box), group)
     alone = len(norms) == 1
     kept = table.samples
@@ -103,7 +104,7 @@ def _content(
     hard, traces = hardest.hardest(table, model, main, names, farthest=alone)
     return {
         "clean": grid.with_interval(percent(table.clean_accuracy), _clean_interval(table)),
-        "sentences": [verdict.sentence(table, group, bounds if alone else None) for group in groups],
+        "sentences": [verdict.sentence(table, group, bounds if alone else None) for group in grouped],
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
         "charts": [each for each in drawn if each is not None],

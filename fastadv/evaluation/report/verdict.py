@@ -3,76 +3,28 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import SLACK
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.evaluation.report.grid import threat_text
-from fastadv.evaluation.table import Row, Table
+from fastadv.evaluation.groups import Group
+from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
-from fastadv.text import number, percent
-from fastadv.threat import Threat
+from fastadv.text import number, percent, threat_text
 
 NAMED = 4  # attacks that a sentence names
 STATES = ("raised", "not looked at", "clear")  # of a sign, in the order in which they are told
 
 
-@dataclass(frozen=True)
-class Group:
-    """The attacks of one threat, None where it is not known."""
-
-    threat: Threat | None
-    rows: tuple[Row, ...]
-
-    @property
-    def finite(self) -> bool:
-        """Whether the attacks had a budget."""
-        return self.threat is not None and self.threat.finite
-
-    def same(self, table: Table) -> list[Row]:
-        """Return all attacks whose distances are comparable with those of the group."""
-        if self.threat is None:
-            return list(self.rows)
-        return [row for row in table.rows if comparable(row.threat, self.threat)]
-
-    def nearest(self, table: Table) -> Tensor:
-        """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
-        return torch.stack([row.distance for row in self.same(table)]).amin(0)
-
-    def held(self, table: Table) -> Tensor:
-        """Return bool [n]: correct, and broken by no attack within this radius, whatever its own was."""
-        held = ~torch.stack([row.broken for row in self.rows]).any(0) & table.correct
-        if not self.finite or self.threat is None:
-            return held
-        return held & ~(self.nearest(table) <= float(self.threat.radius) * (1 + SLACK))
-
-
-def comparable(one: Threat | None, other: Threat | None) -> bool:
-    """Return whether distances in both are of the same norm and box."""
-    return one is not None and other is not None and (one.norm, one.box) == (other.norm, other.box)
-
-
-def groups(table: Table) -> list[Group]:
-    """Return the attacks by threat, those with a budget first."""
-    found: dict[object, list[Row]] = {}
-    for row in table.rows:
-        threat = row.threat
-        found.setdefault(threat and (threat.norm, float(threat.radius), threat.box), []).append(row)
-    every = [Group(rows[0].threat, tuple(rows)) for rows in found.values()]
-    return sorted(every, key=lambda group: (not group.finite, group.threat is None))
-
-
 def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     """Say in one sentence what the attacks of a threat come to."""
-    names = [row.name for row in group.same(table)]
+    names = [row.name for row in group.same(table.rows)]
     under = f"{len(names)} attacks"
     if len(names) <= NAMED:
         *first, last = names
         under = f"{', '.join(first)} and {last}" if first else last
-    if group.threat is not None and not group.finite:
+    if group.unlimited:
         return _distance_told(table, group, under)
-    held = group.held(table)
+    held = group.held(table.rows)
     right = int(held.sum())
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
     where = (
@@ -89,7 +41,7 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
 
 
 def _distance_told(table: Table, group: Group, under: str) -> str:
-    distance = group.nearest(table)
+    distance = group.nearest(table.rows)
     known = distance[~distance.isnan()].numpy()
     assert group.threat is not None
     symbol = group.threat.symbol

@@ -10,9 +10,9 @@ import numpy as np
 import fastadv as fa
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
-from fastadv.evaluation.robustbench import radius_text
 from fastadv.studies.recipes.plan import PGD, QUICK
 from fastadv.studies.recipes.tables import by_recipe, over_seeds
+from fastadv.text import radius_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

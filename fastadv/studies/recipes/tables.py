@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fastadv as fa
-from fastadv.evaluation.robustbench import radius_text
 from fastadv.studies.recipes.plan import OWN, PGD, QUICK, REPLAYS
-from fastadv.text import in_markdown, percent
+from fastadv.text import in_markdown, percent, radius_text
 
 Line = Mapping[str, Any]
 
