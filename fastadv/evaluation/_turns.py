@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
@@ -52,10 +53,7 @@ def in_turn(
         yield made
     with processes.agreement():
         if not usable:
-            raise InputError(
-                "model: expected finite logits, got NaN or infinity for every sample; "
-                "check its weights and input scale"
-            )
+            raise InputError(NOT_FINITE)
 
 
 def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> None:

@@ -95,5 +95,5 @@ def test_paths_that_hold_something_else(tmp_path) -> None:
     nets.run(tmp_path / "run")
     for part in (tmp_path / "run").glob("part-*-01.safetensors"):
         part.unlink()
-    with pytest.raises(InputError, match="of 6 samples, got .* with 0 of pgd"):
+    with pytest.raises(InputError, match=r"of 6 samples, got .* with 0 of pgd"):
         portfolio(tmp_path / "run")

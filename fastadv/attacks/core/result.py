@@ -10,6 +10,10 @@ from fastadv.intervals import Interval, clopper_pearson, median
 from fastadv.text import ends, number, percent, threat_text
 from fastadv.threat import Threat
 
+NOT_FINITE = (
+    "model: expected finite logits, got NaN or infinity for every sample; check its weights and the scale of "
+    "x; a masked class, which is never predicted, takes a logit of -1e30, not -inf"
+)
 FAILED = "failed: "  # how flags begin that count samples
 
 

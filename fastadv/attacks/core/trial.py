@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
-from fastadv.attacks.core.result import AttackResult, Status, classified, failed_flags
+from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Frozen
 from fastadv.engine.copying.twin import dtype_of
@@ -53,9 +53,7 @@ class Trial:
             problem.criterion.check(clean.shape[1], problem.targets is not None)
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
-                raise InputError(
-                    f"model: expected finite logits, got NaN or infinity for every sample; {_cure(clean)}"
-                )
+                raise InputError(NOT_FINITE)
             self.already, self.correct = problem.met(clean), classified(clean, problem.y)
             frozen.settle(problem.x, clean)
             # only now: it may change the layout that the search twin prefers
@@ -161,13 +159,6 @@ class Trial:
             threat=(within or problem.threat) if problem.plain else None,
             correct=self.correct,
         )
-
-
-def _cure(clean: Tensor) -> str:
-    """Return what to do about logits [B, K] of which no row is finite."""
-    if bool((clean.isfinite() | (clean == -torch.inf)).all()):
-        return "give classes that are never predicted, such as masked ones, a logit of -1e30, not -inf"
-    return "check its weights and the scale of x"
 
 
 def _wide(threat: Threat) -> str:

@@ -1,0 +1,240 @@
+"""Every road to a robust accuracy says the same of the same samples."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.attacks import AttackResult, Status
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.evaluation import RobustAccuracy, attackbench, evaluate, portfolio
+from fastadv.evaluation.groups import groups
+from fastadv.evaluation.report import verdict
+from tests.evaluation.nets import DATA, Threshold, nearest
+
+NAN, BAND = 0.97, (0.35, 0.45)  # pixels whose logits are NaN, and those at which an attack meets it
+
+
+class Sick(Threshold):
+    """Without logits above NAN; pixels move towards 1/2, and some meet a band without logits on the way."""
+
+    def forward(self, x):
+        first = x.flatten(1)[:, :1]
+        sick = (first > NAN) | ((first > BAND[0]) & (first < BAND[1]))
+        return super().forward(x).masked_fill(sick, math.nan)
+
+
+# no logits, wrong, breaks at 0.1, holds at 0.1, meets the band and holds, no logits and class 0
+PIXELS = torch.tensor([0.99, 0.8, 0.58, 0.85, 0.3, 0.98])
+LABELS = torch.tensor([1, 0, 1, 1, 0, 0])
+SICK = ImageSet(PIXELS.view(-1, 1, 1, 1), LABELS, ("dark", "light"), "sick")
+CLEAN, ROBUST = 3 / 6, 2 / 6
+ATTACK = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=2, step_size=0.1, stop_early=False)
+
+
+def third(data):
+    return -(-len(data.x) // 3)
+
+
+def of_result(model, data, attack):
+    out = attack(model, data.x, data.y)
+    return out.clean_accuracy, out.robust_accuracy
+
+
+def of_table(model, data, attack):
+    table = evaluate(model, data, {"one": attack}, batch_size=third(data), indicators=False)
+    assert table.worst_case == table["one"].robust_accuracy
+    assert table.to_dict()["worst_case"] == pytest.approx(table.worst_case)
+    return table.clean_accuracy, table["one"].robust_accuracy
+
+
+def of_metric(model, data, attack):
+    metric = RobustAccuracy(attack)
+    for part in torch.arange(len(data.x)).tensor_split(2):
+        metric.update(model, data.x[part], data.y[part])
+    return None, metric.compute().item()
+
+
+def of_portfolio(model, data, attack):
+    table = evaluate(model, data, {"one": attack}, indicators=False)
+    found = portfolio(table)
+    return None, found.choices[-1].robust_accuracy
+
+
+def of_curve(model, data, attack):
+    curve = fa.accuracy_against_radius(model, data, lambda radius: attack, [0, 0.1], batch_size=third(data))
+    return tuple(curve.accuracy.tolist())
+
+
+def of_report(model, data, attack):
+    table = evaluate(model, data, {"one": attack}, batch_size=third(data), indicators=False)
+    (group,) = groups(table.rows)
+    text = verdict.sentence(table, group, None)
+    return None, float(text.split()[2].rstrip("%")) / 100
+
+
+ROADS = [of_result, of_table, of_metric, of_portfolio, of_curve, of_report]
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
+def test_samples_that_are_not_finite(road):
+    clean, robust = road(Sick(), SICK, ATTACK)
+    assert clean is None or clean == pytest.approx(CLEAN)
+    assert robust == pytest.approx(ROBUST, abs=1e-3)
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
+def test_batches_that_disagree(road):
+    """One batch of which all break, one of which none does, and one that is wrong."""
+    data = ImageSet(torch.tensor([0.41, 0.59, 0.1, 0.9, 0.1, 0.9]).view(-1, 1, 1, 1),
+                    torch.tensor([0, 1, 0, 1, 1, 0]), ("dark", "light"), "three batches")  # fmt: skip
+    clean, robust = road(Threshold(), data, ATTACK)
+    assert clean is None or clean == pytest.approx(4 / 6)
+    assert robust == pytest.approx(2 / 6, abs=1e-3)
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
+def test_ten_thousand_samples(road):
+    """3,334 are wrong, and of the others 1,666 break."""
+    values = torch.tensor([0.9, 0.7, 0.55, 0.9, 0.6, 0.2]).repeat(1667)[:10_000]
+    labels = torch.tensor([1, 0, 1, 1, 0, 0]).repeat(1667)[:10_000]
+    data = ImageSet(values.view(-1, 1, 1, 1), labels, ("dark", "light"), "many")
+    parts = road(Threshold(), data, ATTACK) if road is not of_table else wide(data)
+    assert parts[1] == pytest.approx((10_000 - 3334 - 1666) / 10_000, abs=1e-3)
+
+
+def wide(data):
+    """A table of three batches, and the interval of its accuracy."""
+    row = evaluate(Threshold(), data, {"one": ATTACK}, batch_size=4096, indicators=False)["one"]
+    assert row.accuracy_interval.low == pytest.approx(0.49015, abs=1e-5)
+    assert row.accuracy_interval.high == pytest.approx(0.50985, abs=1e-5)
+    return None, row.robust_accuracy
+
+
+def test_a_result_tells_what_to_publish():
+    out = ATTACK(Sick(), SICK.x, SICK.y)
+    assert out.status.tolist() == [Status.FAILED, Status.ALREADY_WRONG, Status.BROKEN, Status.HELD,
+                                   Status.FAILED, Status.FAILED]  # fmt: skip
+    assert out.correct.tolist() == [False, False, True, True, True, False]
+    assert str(out).splitlines() == [
+        "pgd, Linf 0.1: clean 50.0%, robust 33.3% (95%: 4 to 78)",
+        "failed: for 2 of 6 samples the model's logits are not finite; they count as not correct and are not "
+        "attacked",
+        "failed: met numbers that are not finite on 1 of 6 samples and did not break them; the accuracy may "
+        "be too high",
+    ]
+    assert out.accuracy_interval == fa.evaluation.clopper_pearson(2, 6)
+    assert repr(out).startswith("AttackResult(6 samples: 1 already wrong, 1 broken, 1 held, 3 failed;")
+    aimed = fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.Linf(0.15), targets=1 - DATA.y)
+    assert str(aimed) == "pgd: clean 66.7%, 1 of 4 samples led to what was asked for"
+    assert str(ATTACK(Threshold(), DATA.x[:0], DATA.y[:0])) == "pgd: no samples"
+    free = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(math.inf), steps=20)
+    assert str(free).startswith("fmn, Linf, any radius: clean 66.7%, broken 4 of 4, median distance 0.1")
+
+
+def test_the_sentence_of_autoattack():
+    out = fa.attacks.autoattack(Sick(), SICK.x, SICK.y, fa.Linf(0.1), version=["apgd-ce", "square"])
+    line, *flags = str(out).splitlines()
+    assert line.startswith(
+        "AutoAttack apgd-ce, square, Linf 0.1: clean 50.0%, robust 33.3% (95%: 4 to 78); apgd-ce 1;"
+    )
+    assert [flag.split(":")[0] for flag in flags].count("failed") == 2, "counted once, not by each component"
+    told = fa.attacks.autoattack(Threshold(), DATA.x, DATA.y, fa.Linf(8 / 255), version="quick")
+    assert str(told).startswith(
+        "AutoAttack quick, Linf 8/255: clean 66.7%, robust 66.7% (95%: 22 to 96); not known"
+    )
+
+
+def test_a_result_that_does_not_tell_who_was_right_counts_a_failure_as_wrong():
+    status = torch.tensor([int(each) for each in Status])
+    nothing = torch.zeros(4)
+    out = AttackResult(nothing, status < 2, status, nothing, nothing, 0, 0, status < 0)
+    assert (out.clean_accuracy, out.robust_accuracy) == (0.5, 0.25)
+
+
+def test_attackbench_counts_a_sample_without_logits_as_wrong():
+    attack = partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=10)
+    found = attackbench(Sick(), SICK, attack, "linf", passes=40)
+    assert found.correct.tolist() == [False, False, True, True, True, False]
+    assert found.success[[0, 5]].all()
+    assert found.distances["linf"][[0, 5]].tolist() == found.best["linf"][[0, 5]].tolist() == [0, 0]
+
+
+def test_individual_runs_of_autoattack_in_a_portfolio():
+    out = fa.attacks.autoattack(
+        Sick(), SICK.x, SICK.y, fa.Linf(0.1), version=["apgd-ce", "square"], individual=True, indicators=False
+    )
+    assert portfolio(out).choices[-1].robust_accuracy == pytest.approx(out.robust_accuracy)
+
+
+def test_attacks_without_a_radius_count_within_that_of_the_others():
+    """DATA breaks at 0.1, 0.2, 0.3 and 0.4; two are wrong."""
+    def free(model, x, y, *, ids):  # breaks all, three within 0.35
+        return replace(nearest(model, x, y, ids=ids), threat=fa.Linf(math.inf))
+
+    def weak(model, x, y, *, ids):  # has a radius of 0.25, and breaks nothing
+        return replace(nearest(model, x, y, ids=ids, spare=range(6)), threat=fa.Linf(0.25))
+
+    both = evaluate(Threshold(), DATA, {"weak": weak, "free": free}, indicators=False)
+    assert both["weak"].robust_accuracy == pytest.approx(4 / 6)
+    assert both.worst_case == pytest.approx(2 / 6), "free broke two within 0.25"
+    assert both.held.sum() == 2
+    head, _, first, second, worst = both.cells()
+    assert head[:5] == ["attack", "accuracy", "broken", "median", "mean"]
+    assert first[1:5] == ["66.7%", "0.0%", "-", "-"]
+    assert second[1:3] == ["-", "100.0%"]
+    assert worst[:2] == ["worst of all", "33.3%"]
+    assert both.to_dict()["attacks"]["free"]["robust_accuracy"] is None
+    assert both.to_dict()["attacks"]["weak"]["median_distance"] is None
+    alone = evaluate(Threshold(), DATA, {"free": free, "again": free}, indicators=False)
+    assert math.isnan(alone.worst_case)
+    assert alone.to_dict()["worst_case"] is None
+    assert not any(line[0] == "worst of all" for line in alone.cells())
+
+
+def test_the_same_samples_through_a_model_and_its_bpda():
+    """Square breaks what PGD on a cut gradient leaves, and so does PGD through the identity."""
+
+    class Cut(torch.nn.Module):
+        def forward(self, x):
+            return x.detach() * 1.0 + 0 * x
+
+    model = torch.nn.Sequential(Cut(), Threshold())
+    mended = fa.models.bpda(model, {"0": "identity"})
+    attack = partial(ATTACK, threat=fa.Linf(0.15))
+    plain, through = (of_table(each, DATA, attack) for each in (model, mended))
+    assert plain == pytest.approx((4 / 6, 4 / 6))
+    assert through == of_result(mended, DATA, attack)
+    assert through[1] < plain[1]
+
+
+def test_a_ball_that_covers_the_box_is_flagged(logged):
+    out = fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.Linf(8))
+    (flag,) = out.flags
+    assert flag == (
+        "radius: the ball L∞ 8 covers the box [0, 1], so any image is in it; did you mean Linf(8 / 255)?"
+    )
+    assert flag in logged.text
+    logged.records.clear()
+    assert fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.Linf(0.99)).flags == ()
+    (flag,) = fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.L2(1.0)).flags
+    assert flag == "radius: the ball L2 1 covers the box [0, 1], so any image is in it"
+    assert fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(8), steps=2).flags == ()
+    assert not logged.records
+    table = evaluate(Threshold(), DATA, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(8))}, batch_size=2)
+    assert "did you mean Linf(8 / 255)?" in str(table)
+
+
+def test_class_masks_of_minus_infinity_are_refused_with_the_cure():
+    class Masked(Threshold):
+        def forward(self, x):
+            return torch.nn.functional.pad(super().forward(x), (0, 1), value=-math.inf)
+
+    with pytest.raises(InputError, match=r"a logit of -1e30, not -inf"):
+        fa.attacks.pgd(Masked(), DATA.x, DATA.y, fa.Linf(0.1))
+    with pytest.raises(InputError, match=r"a logit of -1e30, not -inf"):
+        evaluate(Masked(), DATA, {"pgd": ATTACK})
