@@ -10,5 +10,4 @@ print(f"training loss {reports[0].loss:.3f} in the first epoch, {reports[-1].los
 x, y = test_set.x, test_set.y
 out = fa.attacks.pgd(model, x, y, fa.Linf(0.1), steps=20)
 print(out)
-print(f"robust accuracy at L∞ 0.1: {(~out.success).float().mean():.1%}")
 print(f"median change where it broke: {out.distance[out.status == fa.attacks.Status.BROKEN].median():.3f}")

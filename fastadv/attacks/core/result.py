@@ -139,12 +139,12 @@ class AttackResult:
     @property
     def clean_accuracy(self) -> float:
         """Share of all samples that are classified correctly without an attack."""
-        return self.correct.double().mean().item()
+        return float(self.correct.double().mean())
 
     @property
     def robust_accuracy(self) -> float:
         """Share of all samples that are classified correctly without the attack and that it did not break."""
-        return self.held.double().mean().item()
+        return float(self.held.double().mean())
 
     @property
     def accuracy_interval(self) -> Interval:
