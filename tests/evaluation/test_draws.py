@@ -115,6 +115,9 @@ def test_the_mean_is_of_probabilities():
     found = Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
     assert found["voted"].tolist() == [True]
     assert found["mean"].tolist() == [False]
+    # of 0.9, 0.9 and 1e-6 the mean is 0.6; that of their logarithms is below that of 0.1, 0.1 and 1
+    order = iter(torch.tensor([[[2.2, 0.0]], [[2.2, 0.0]], [[0.0, 14.0]]]))
+    assert Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))["mean"].all()
     near = torch.tensor([[0.0, 1e-30]])
     equal = SimpleNamespace(verdict=lambda x: near, model=None)
     found = Drawing(3).draw(equal, torch.zeros(1, 1), torch.ones(1, dtype=torch.int64))
