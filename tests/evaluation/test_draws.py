@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -51,13 +52,17 @@ def drawn(model: nn.Module, draws: int, **options) -> Table:
     return evaluate(model, draws=draws, **settings | options)
 
 
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [(0, 20, 0.0, 0.1684335), (10, 20, 0.2719578, 0.7280422), (20, 20, 0.8315665, 1.0), (0, 1, 0.0, 0.975)],
-)
-def test_intervals_of_the_tables(right, count, low, high):
-    """As scipy.stats.beta.ppf gives them."""
-    assert clopper_pearson(right, count) == pytest.approx((low, high), abs=1e-7)
+@pytest.mark.parametrize("count", [1, 20, 10_000, 50_000])
+@pytest.mark.parametrize("level", [0.95, 0.999])
+def test_intervals_are_those_of_the_beta_distribution(count, level):
+    """With few samples and with those of a whole test set."""
+    right = np.unique([0, 1, count // 100, count // 2, count - count // 20, count - 1, count])
+    tail, failed = (1 - level) / 2, count - right
+    low = np.where(right > 0, beta.ppf(tail, right.clip(1), failed + 1), 0)
+    high = np.where(failed > 0, beta.ppf(1 - tail, right + 1, failed.clip(1)), 1)
+    found = clopper_pearson(right, count, level=level)
+    assert found.low == pytest.approx(low, abs=1e-10)
+    assert found.high == pytest.approx(high, abs=1e-10)
 
 
 @pytest.mark.parametrize(("count", "level"), [(1, 0.5), (7, 0.95), (40, 0.9), (301, 0.99)])
