@@ -231,8 +231,10 @@ def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
 
 def both_kinds():
     """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
-    table, (inf, ten) = table_of(6, classes=2), (math.inf, 0.1)
-    found = torch.tensor([[0.08, inf, inf, inf, inf, inf], [inf, ten, 0.04, 0.3, 0.2, inf]]).double()
+    table, inf, edge = table_of(6, classes=2), math.inf, float(torch.tensor(0.1))  # a little above 0.1
+    found = torch.tensor(
+        [[edge, inf, inf, inf, inf, inf], [inf, 0.1, 0.04, 0.3, 0.2, inf]], dtype=torch.float64
+    )
     rows = zip(table.rows, found, strict=True)
     return replace(
         table, rows=tuple(replace(row, broken=each.isfinite(), distance=each) for row, each in rows)
@@ -240,7 +242,7 @@ def both_kinds():
 
 
 def test_attacks_with_a_budget_and_without_one_count_together():
-    """By hand: within 0.1 PGD breaks sample 0, FMN samples 1 and 2; beyond it FMN breaks 4 and 3."""
+    """By hand: PGD breaks sample 0 at 0.1, FMN samples 1 and 2 within it; beyond it FMN breaks 4 and 3."""
     table = both_kinds()
     (budget, endless) = verdict.groups(table)
     assert "3 of 6 samples stay correct" in verdict.sentence(table, budget, None)
@@ -250,7 +252,28 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     assert line.name == drawn.grid.head[1] == "all attacks"
     # the axis ends before 0.3
     shares = dict.fromkeys(cell.split("%")[0] for _, cell in drawn.grid.lines)
-    assert [*shares] == ["100.0", "83.3", "66.7", "50.0", "33.3"]
+    assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
+    tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
+    (_, line) = chart.chart(table, budget, tried, None).grid.lines
+    assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
+
+
+def test_no_curve_goes_on_beyond_what_was_tried():
+    """A minimum-norm attack with a radius ends there, and a curve that was given at its last radius."""
+    table = both_kinds()
+    fmn, inside = table.rows[1], table.rows[1].distance < 0.15
+    distance = fmn.distance.where(inside, math.inf)
+    capped = replace(fmn, name="capped", threat=fa.Linf(0.15), broken=inside, distance=distance)
+    table = replace(table, rows=(fmn, capped))
+    given = {"given": Curve(np.array([0.0, 0.1, 0.2]), np.array([1.0, 0.5, 0.4]))}
+    drawn = chart.chart(table, verdict.groups(table)[0], given, None)
+    assert drawn.grid.head == ["radius", "all attacks", "fmn", "capped", "given"]
+    assert [[cell.split("%")[0] for cell in line] for line in drawn.grid.lines] == [
+        ["0", "100.0", "100.0", "100.0", "100.0"], ["0.1", "66.7", "66.7", "66.7", "50.0"],
+        ["0.2", "50.0", "50.0", "-", "40.0"],
+    ]  # fmt: skip
+    short = {**given, "short": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.5]))}
+    assert chart.chart(table, verdict.groups(table)[0], short, None).grid.lines[-1][-1] == "-"
 
 
 def test_each_class_under_attacks_of_both_kinds():
