@@ -285,6 +285,10 @@ def test_each_class_under_attacks_of_both_kinds():
         ("even", ["100%", "66.7%", "66.7%", "33.3%"]),
         ("odd", ["100%", "100%", "66.7%", "66.7%"]),
     ]
+    wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
+    found = classes.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
+    assert found.head[3:] == ["wide within 0.1", "worst of all"]
+    assert [cells[-1][0] for _, _, cells in found.lines] == ["33.3%", "66.7%"]
     alone = replace(table, rows=table.rows[1:])
     heat = classes.heat(alone, None, alone.rows[0].threat)
     assert heat.head == ["no attack", "fmn within 0.25"]
