@@ -17,6 +17,8 @@ from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_data
 
 Key = str | int
+# what a set means by its `labels` or `targets`: in a tuple what stands behind the image
+LABELS = ("label", "labels", "target", "targets", 1)
 
 
 def part_of(item: Any, key: Key, what: str) -> Any:
@@ -82,9 +84,7 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
     def labels(self) -> Tensor | None:
         """Labels of a set with columns by name, or with `targets`."""
         if self.label not in getattr(self.dataset, "column_names", ()):
-            # of a tuple they are what stands behind the image
-            other = isinstance(self.label, int) and self.label != 1
-            return None if other else known_labels(self.dataset)
+            return known_labels(self.dataset) if self.label in LABELS else None
         try:
             column = self.dataset[self.label]
             return torch.as_tensor(column if isinstance(column, Tensor | np.ndarray) else list(column))

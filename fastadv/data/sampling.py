@@ -135,11 +135,12 @@ def known_labels(dataset: Any) -> Tensor | None:
     if isinstance(dataset, Subset):
         whole = known_labels(dataset.dataset)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
-    given = getattr(dataset, "labels", None)
+    given = None
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         given = dataset.tensors[1]
-    elif given is None and getattr(dataset, "target_transform", None) is None:
-        given = getattr(dataset, "targets", None)  # of torchvision's sets
+    elif getattr(dataset, "target_transform", None) is None:  # of torchvision's sets
+        given = getattr(dataset, "labels", None)
+        given = getattr(dataset, "targets", None) if given is None else given
     try:
         labels = torch.as_tensor(given).cpu()
     except (TypeError, ValueError, RuntimeError):

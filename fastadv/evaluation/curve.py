@@ -13,12 +13,13 @@ from fastadv.data.batch_size import BatchSize, chosen_batch_size
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, Batch, run_attack
+from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
 from fastadv.intervals import clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.description import describe_shared
+from fastadv.threat import Threat
 
 Radii = Sequence[float] | NDArray[Any]
 
@@ -195,8 +196,9 @@ def accuracy_against_radius(
         A `Curve`.
 
     Raises:
-        InputError: radii are empty, negative or not finite; both kinds of attack are given, or neither; or
-            one of the errors of `evaluate`.
+        InputError: radii are empty, negative or not finite, or beyond the radius of a minimum-norm attack;
+            both kinds of attack are given, or neither, or some of several norms; or one of the errors of
+            `evaluate`.
 
     Example:
         >>> from functools import partial
@@ -214,6 +216,7 @@ def accuracy_against_radius(
         several = [minimum_norm] if callable(minimum_norm) else list(minimum_norm)
         if not several:
             raise InputError("minimum_norm: expected at least one attack, got none")
+        _check_reach([bound(attack, "threat") for attack in several], tried)
         named = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
         table = evaluate(model, dataset, named, batch_size=batch_size, limit=limit, indicators=False)
         return Curve.from_distances(torch.stack([row.distance for row in table.rows]).amin(0), tried)
@@ -251,3 +254,19 @@ def accuracy_against_radius(
 
     samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, held), strict=True)
     return Curve(tried, sum(left) / sum(samples))
+
+
+def _check_reach(threats: Sequence[Any], radii: NDArray[np.float64] | None) -> None:
+    """Raise InputError for distances that cannot be compared, and radii up to which no attack searched."""
+    known = [each for each in threats if isinstance(each, Threat)]
+    if len({(each.norm, each.box) for each in known}) > 1:
+        raise InputError(
+            "minimum_norm: expected attacks of one norm and box, whose distances can be compared, got "
+            f"{', '.join(map(str, known))}; make a curve for each"
+        )
+    reach = max((float(torch.as_tensor(each.radius).min()) for each in known), default=np.inf)
+    if len(known) == len(threats) and radii is not None and radii[-1] > reach:
+        raise InputError(
+            f"radii: expected at most {reach:g}, up to which the attack searches, got {radii[-1]:g}; give it "
+            "an infinite radius"
+        )

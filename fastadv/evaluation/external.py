@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from fastadv._checks import check_number
 from fastadv.attacks import AttackResult, core
@@ -90,14 +90,14 @@ def external(
             f"images: expected floating [{size}, {', '.join(map(str, x.shape[1:]))}], one for each sample in "
             f"order, got {x_adv.dtype} of shape {list(x_adv.shape)}"
         )
-    x_adv = x_adv.float()
+    x_adv, dataset = x_adv.float(), _first(dataset, size)
     inside, distances = [], []
-    for x, _, ids in batches(dataset, batch_size, order=range(size)):
+    for x, _, ids in batches(dataset, batch_size):
         given = x_adv[ids.to(x_adv.device)].to(x.device)
         inside.append(threat.contains(given, x).cpu())
         distances.append(threat.distance(given, x).cpu())
     attack = partial(_given, x_adv=x_adv, threat=threat)
-    table = evaluate(frozen, dataset, {"external": attack}, batch_size=batch_size, limit=size)
+    table = evaluate(frozen, dataset, {"external": attack}, batch_size=batch_size)
     outside = (~torch.cat(inside)).nonzero()[:, 0]
     return External(outside, torch.cat(distances), table)
 
@@ -111,6 +111,13 @@ def save_external(path: str | os.PathLike[str], x_adv: Tensor) -> None:
     """
     with atomic_write(path) as part:
         torch.save(x_adv.detach().cpu().float().contiguous().clone(), part)
+
+
+def _first(dataset: Any, size: int) -> Dataset[Any]:
+    """Return the first samples; the limit of an evaluation draws others where the set is sorted."""
+    if size == len(dataset):
+        return dataset  # type: ignore[no-any-return]
+    return dataset.subset(range(size)) if hasattr(dataset, "subset") else Subset(dataset, range(size))
 
 
 def _given(

@@ -31,7 +31,7 @@ class Group:
 
     def nearest(self, rows: Sequence[Row]) -> Tensor:
         """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
-        return torch.stack([row.distance for row in self.same(rows)]).amin(0)
+        return torch.stack([_distance(row) for row in self.same(rows)]).amin(0)
 
     def held(self, rows: Sequence[Row]) -> Tensor:
         """Return bool [n]: correct, and broken by no attack within this radius, whatever its own."""
@@ -39,6 +39,13 @@ class Group:
         if self.threat is None or self.unlimited:
             return held
         return held & ~(self.nearest(rows) <= float(self.threat.radius) * (1 + SLACK))
+
+
+def _distance(row: Row) -> Tensor:
+    """Return the distances of a row: of an example in its ball at most the radius, whatever rounding adds."""
+    if row.threat is None:
+        return row.distance
+    return row.distance.where(~row.broken, row.distance.clamp_max(float(row.threat.radius)))
 
 
 def comparable(one: Threat | None, other: Threat | None) -> bool:

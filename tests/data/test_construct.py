@@ -299,6 +299,20 @@ def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
             function(toy_model(), toy_base(5), step_size=0.1)
 
 
+@pytest.mark.parametrize("name", ["robust", "non_robust", "random_target", "fixed_shift"])
+def test_what_is_not_given_is_as_in_the_paper(name):
+    """The default step at the paper's radius and steps is its 0.1; an inversion is free, from an image."""
+    function, base = getattr(construct, name), toy_base(10, eight_bit=False)
+    inverts = name in ("robust", "non_robust")
+    given = {"steps": 20, "step_size": 0.1} if inverts else {"steps": 100, "threat": L2(0.5)}
+    paper = given | ({"threat": L2(math.inf), "start": "images"} if inverts else {"step_size": 0.1})
+    made, wanted = (function(toy_model(), base, **options) for options in (given, {**paper, "seed": 0}))
+    assert torch.equal(made.x, wanted.x)
+    assert torch.equal(made.y, wanted.y)
+    told = {} if inverts else {"step_size": "20 * radius / steps"}
+    assert made.card["config"] == wanted.card["config"] | told
+
+
 class NaNForDarkImages(nn.Module):
     """A net that fails on some images, and on no other in their batch."""
 

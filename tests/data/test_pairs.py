@@ -85,6 +85,19 @@ def test_labels_of_another_part_are_not_taken():
     rows = Triples((x, y, 5) for x, y in zip(X, Y, strict=True))
     assert known_labels(pairs(rows, 0, 1)).tolist() == Y
     assert known_labels(pairs(rows, 0, 2)) is None
+    told = Triples({"image": x, "label": y, "coarse": y // 2} for x, y in zip(X, Y, strict=True))
+    assert known_labels(pairs(told)).tolist() == Y
+    assert known_labels(pairs(told, label="coarse")) is None
+
+
+@pytest.mark.parametrize("held", ["labels", "targets"])
+def test_labels_that_a_set_transforms_are_not_taken(held):
+    """As torchvision's sets: SVHN holds `labels`, CIFAR `targets`, and both have a `target_transform`."""
+    rows = Rows(lambda x: x)
+    setattr(rows, held, Y)
+    assert known_labels(rows).tolist() == Y
+    rows.target_transform = lambda label: label // 2
+    assert known_labels(rows) is None
 
 
 def test_a_column_that_cannot_be_had_alone_is_unknown():

@@ -300,6 +300,22 @@ def test_what_a_model_draws_next_does_not_depend_on_the_comparison() -> None:
     assert torch.equal(*states)
 
 
+def test_a_randomized_model_whose_search_draws_the_same_is_passed_three_times() -> None:
+    """Twice to see that it draws, and once more beside the search: means would take eight passes of it."""
+    x, by_logits, passes = torch.rand(16, 6), torch.rand(16, 3), {"searched": 0, "given": 0}
+
+    def pull(name: str) -> guard.Pull:
+        def pulled(at: Tensor, some: Tensor) -> Tensor:
+            passes[name] += 1
+            return at + torch.randn_like(at)
+
+        return pulled
+
+    ways = guard.Ways(searched=pull("searched"), given=pull("given"), plain=pull("given"))
+    assert guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
+    assert passes == {"searched": 1, "given": 3}
+
+
 @pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
 def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -> None:
     x, by_logits, own = torch.rand(16, 6), torch.rand(16, 3), torch.rand(16, 6)

@@ -77,6 +77,19 @@ def test_what_is_kept_of_a_run():
     assert run(nearest).best["linf"].tolist() == [inf] * 4 + [0] * 2
 
 
+def test_distances_are_those_of_what_the_attack_returned():
+    """It asks about nearer points than it returns; where it returns none, those asked about count."""
+
+    def farther(model, x, y, **more):
+        asking(model, x, y, **more)
+        return nearest(model, x, y, past=0.05, spare=[3], **more)
+
+    made = run(farther)
+    assert made.distances["linf"].tolist() == pytest.approx([0.15, 0.25, 0.35, 0.41, 0, 0], abs=1e-6)
+    assert made.best["linf"].tolist() == pytest.approx([0.11, 0.21, 0.31, 0.41, 0, 0], abs=1e-6)
+    assert made.success.all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fmn", "fab", "hopskipjump", "minimum_radius"])
 def test_no_sample_passes_more_often_than_it_may(net, name):

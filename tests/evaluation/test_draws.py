@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.special import betaincinv
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -51,13 +52,17 @@ def drawn(model: nn.Module, draws: int, **options) -> Table:
     return evaluate(model, draws=draws, **settings | options)
 
 
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [(0, 20, 0.0, 0.1684335), (10, 20, 0.2719578, 0.7280422), (20, 20, 0.8315665, 1.0), (0, 1, 0.0, 0.975)],
-)
-def test_intervals_of_the_tables(right, count, low, high):
-    """As scipy.stats.beta.ppf gives them."""
-    assert clopper_pearson(right, count) == pytest.approx((low, high), abs=1e-7)
+@pytest.mark.parametrize("count", [1, 20, 10_000, 50_000])
+@pytest.mark.parametrize("level", [0.95, 0.999])
+def test_intervals_are_those_of_the_beta_distribution(count, level):
+    """With few samples and with those of a whole test set."""
+    right = np.unique([0, 1, count // 100, count // 2, count - count // 20, count - 1, count])
+    tail, failed = (1 - level) / 2, count - right
+    low = np.where(right > 0, betaincinv(right.clip(1), failed + 1, tail), 0)
+    high = np.where(failed > 0, betaincinv(right + 1, failed.clip(1), 1 - tail), 1)
+    found = clopper_pearson(right, count, level=level)
+    assert found.low == pytest.approx(low, abs=1e-10)
+    assert found.high == pytest.approx(high, abs=1e-10)
 
 
 @pytest.mark.parametrize(("count", "level"), [(1, 0.5), (7, 0.95), (40, 0.9), (301, 0.99)])
@@ -115,6 +120,9 @@ def test_the_mean_is_of_probabilities():
     found = Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
     assert found["voted"].tolist() == [True]
     assert found["mean"].tolist() == [False]
+    # of 0.9, 0.9 and 1e-6 the mean is 0.6; that of their logarithms is below that of 0.1, 0.1 and 1
+    order = iter(torch.tensor([[[2.2, 0.0]], [[2.2, 0.0]], [[0.0, 14.0]]]))
+    assert Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))["mean"].all()
     near = torch.tensor([[0.0, 1e-30]])
     equal = SimpleNamespace(verdict=lambda x: near, model=None)
     found = Drawing(3).draw(equal, torch.zeros(1, 1), torch.ones(1, dtype=torch.int64))

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import External, external, save_external
-from tests.evaluation.nets import DATA, Threshold
+from tests.evaluation.nets import DATA, Threshold, pixels
 
 # DATA is [0.4, 0.7, 0.2, 0.9, 0.3, 0.6], boundary at 0.5, the last two are wrong already
 MOVED = torch.tensor([0.55, 0.45, 0.35, 0.49, 0.3, 0.6]).reshape(-1, 1, 1, 1)
@@ -57,6 +58,16 @@ def test_a_file_holds_what_an_attack_made(tmp_path: Path):
 def test_the_first_samples_alone():
     found = judged(MOVED[:3])
     assert (found.table.n, found.clean_accuracy, found.robust_accuracy) == (3, 1, 1 / 3)
+
+
+def test_the_first_samples_of_a_sorted_set_are_its_first_ones():
+    """A limit of `evaluate` would draw as many by class from the whole set."""
+    data = pixels([0.4] * 100 + [0.6] * 100, [0] * 100 + [1] * 100)
+    for dataset in (data, TensorDataset(data.x, data.y)):
+        found = judged(torch.full((40, 1, 1, 1), 0.55), data=dataset)
+        assert found.table.ids.tolist() == list(range(40))
+        assert (found.clean_accuracy, found.robust_accuracy) == (1, 0)
+        assert len(found.outside) == 0
 
 
 @pytest.mark.parametrize(

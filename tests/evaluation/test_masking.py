@@ -47,6 +47,14 @@ def test_the_verdict_is_told_everywhere() -> None:
     assert evaluate(NET, SET).indicators is None
 
 
+def test_of_means_over_passes_it_costs_as_small_a_share() -> None:
+    table = evaluate(fa.freeze(NET, eot=4), SET, {"long": partial(PGD, steps=300, stop_early=False)})
+    (row,) = table.rows
+    assert row.backwards == 4 * 300 * int(table.correct.sum())
+    assert signs(table).samples >= 8
+    assert signs(table).forwards + signs(table).backwards <= 0.05 * (row.forwards + row.backwards)
+
+
 def test_it_does_not_depend_on_the_batches() -> None:
     attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
     whole = signs(looked(attacks))

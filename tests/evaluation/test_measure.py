@@ -291,6 +291,10 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     assert not measure.minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
 
 
+def fmn(threat):
+    return functools.partial(fa.attacks.fmn, threat=threat, steps=2)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -298,6 +302,8 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
         ({"radii": [0.1], "attack_for_radius": pgd, "minimum_norm": nearest}, "both"),
         ({"minimum_norm": []}, "at least one attack"),
         ({"minimum_norm": nearest, "radii": [-1]}, "radii"),
+        ({"minimum_norm": fmn(fa.Linf(0.1)), "radii": [0.1, 0.2]}, "at most 0.1, up to which .* got 0.2"),
+        ({"minimum_norm": [fmn(fa.Linf(1)), fmn(fa.L2(1))]}, "expected attacks of one norm and box"),
         *(
             ({"attack_for_radius": pgd, "radii": radii}, "radii")
             for radii in ([], [-0.1, 0.2], [math.inf], [math.nan], ["a"], None)

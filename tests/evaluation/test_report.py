@@ -17,7 +17,7 @@ import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.groups import groups
-from fastadv.evaluation.report import chart, verdict
+from fastadv.evaluation.report import chart, classes, verdict
 from fastadv.evaluation.report.pictures import magnified, png
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
@@ -228,6 +228,72 @@ def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
     drawn = chart.chart(table, groups(table.rows)[0], {}, None)
     # at the end of the axis FMN has broken all but the third that it leaves
     assert drawn.grid.lines[-1][1].startswith("33.3%")
+
+
+def both_kinds():
+    """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
+    table, inf, edge = table_of(6, classes=2), math.inf, float(torch.tensor(0.1))  # a little above 0.1
+    found = torch.tensor(
+        [[edge, inf, inf, inf, inf, inf], [inf, 0.1, 0.04, 0.3, 0.2, inf]], dtype=torch.float64
+    )
+    rows = zip(table.rows, found, strict=True)
+    return replace(
+        table, rows=tuple(replace(row, broken=each.isfinite(), distance=each) for row, each in rows)
+    )
+
+
+def test_attacks_with_a_budget_and_without_one_count_together():
+    """By hand: PGD breaks sample 0 at 0.1, FMN samples 1 and 2 within it; beyond it FMN breaks 4 and 3."""
+    table = both_kinds()
+    (budget, endless) = groups(table.rows)
+    assert "3 of 6 samples stay correct" in verdict.sentence(table, budget, None)
+    assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
+    drawn = chart.chart(table, budget, {}, None)
+    (line,) = drawn.lines
+    assert line.name == drawn.grid.head[1] == "all attacks"
+    # the axis ends before 0.3
+    shares = dict.fromkeys(cell.split("%")[0] for _, cell in drawn.grid.lines)
+    assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
+    tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
+    (_, line) = chart.chart(table, budget, tried, None).grid.lines
+    assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
+
+
+def test_no_curve_goes_on_beyond_what_was_tried():
+    """A minimum-norm attack with a radius ends there, and a curve that was given at its last radius."""
+    table = both_kinds()
+    fmn, inside = table.rows[1], table.rows[1].distance < 0.15
+    distance = fmn.distance.where(inside, math.inf)
+    capped = replace(fmn, name="capped", threat=fa.Linf(0.15), broken=inside, distance=distance)
+    table = replace(table, rows=(fmn, capped))
+    given = {"given": Curve(np.array([0.0, 0.1, 0.2]), np.array([1.0, 0.5, 0.4]))}
+    drawn = chart.chart(table, groups(table.rows)[0], given, None)
+    assert drawn.grid.head == ["radius", "all attacks", "fmn", "capped", "given"]
+    assert [[cell.split("%")[0] for cell in line] for line in drawn.grid.lines] == [
+        ["0", "100.0", "100.0", "100.0", "100.0"], ["0.1", "66.7", "66.7", "66.7", "50.0"],
+        ["0.2", "50.0", "50.0", "-", "40.0"],
+    ]  # fmt: skip
+    short = {**given, "short": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.5]))}
+    assert chart.chart(table, groups(table.rows)[0], short, None).grid.lines[-1][-1] == "-"
+
+
+def test_each_class_under_attacks_of_both_kinds():
+    """Those without a radius count within that of the others, else within their median distance."""
+    table = both_kinds()
+    heat = classes.heat(table, ("even", "odd"), table.rows[0].threat)
+    assert heat.head == ["no attack", "pgd", "fmn within 0.1", "worst of all"]
+    assert [(name, [text for text, _ in cells]) for name, _, cells in heat.lines] == [
+        ("even", ["100%", "66.7%", "66.7%", "33.3%"]),
+        ("odd", ["100%", "100%", "66.7%", "66.7%"]),
+    ]
+    wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
+    found = classes.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
+    assert found.head[3:] == ["wide within 0.1", "worst of all"]
+    assert [cells[-1][0] for _, _, cells in found.lines] == ["33.3%", "66.7%"]
+    alone = replace(table, rows=table.rows[1:])
+    heat = classes.heat(alone, None, alone.rows[0].threat)
+    assert heat.head == ["no attack", "fmn within 0.25"]
+    assert [(name, cells[1][0]) for name, _, cells in heat.lines] == [("0", "33.3%"), ("1", "66.7%")]
 
 
 @pytest.mark.parametrize(("proved", "left"), [(False, 2), (True, 3)])

@@ -173,6 +173,7 @@ def test_individual_runs_of_autoattack_in_a_portfolio():
 
 def test_attacks_without_a_radius_count_within_that_of_the_others():
     """DATA breaks at 0.1, 0.2, 0.3 and 0.4; two are wrong."""
+
     def free(model, x, y, *, ids):  # breaks all, three within 0.35
         return replace(nearest(model, x, y, ids=ids), threat=fa.Linf(math.inf))
 

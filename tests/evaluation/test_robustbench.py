@@ -69,7 +69,9 @@ def test_entries_are_as_robustbench_writes_them():
     # model_info/imagenet/Linf/Salman2020Do_R18.json
     attacked = entry("imagenet", "ResNet-18", 0.5292, 0.2532, fa.Linf(4 / 255), unreliable=True)
     assert (attacked["eps"], attacked["autoattack_acc"], attacked["unreliable"]) == ("4/255", "25.32", True)
-    assert [radius_text(fa.Linf(radius)) for radius in (0.2, 0.3, 50 / 255)] == ["0.2", "0.3", "50/255"]
+    told = {0.2: "0.2", 0.3: "0.3", 50 / 255: "50/255", 0.031: "0.031", 0.0314: "0.0314", 0.0157: "0.0157"}
+    assert {radius: radius_text(fa.Linf(radius)) for radius in told} == told
+    assert [radius_text(fa.L2(radius)) for radius in (128 / 255, 1)] == ["0.501961", "1"]
     with pytest.raises(InputError, match=r"expected fields among link, .*, got eps"):
         entry("cifar10", "net", 1, 1, about={"eps": "1"})
 

@@ -10,7 +10,7 @@ from fastadv import rng
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
-from fastadv.data.sampling import sample_count
+from fastadv.data.sampling import known_labels, sample_count
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe_data
@@ -68,10 +68,9 @@ class Base:
             raise InputError(
                 f"model: expected logits for the {len(names)} classes of the base, got {outputs}"
             )
-        held = getattr(self.dataset, "labels", getattr(self.dataset, "targets", None))
-        if held is None:
+        labels = known_labels(self.dataset)
+        if labels is None:
             return
-        labels = torch.as_tensor(held).cpu().long()
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= outputs:
             raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.groups import Group, comparable
 from fastadv.evaluation.report.grid import Grid, with_interval
+from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.text import percent
@@ -74,12 +75,16 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     ends += [float(curve.radii[-1]) for curve in drawn.values()] + [_far(row.distance) for row in minimal]
     ends += [] if bounds is None else [_far(bounds)]
     right = max(ends, default=1.0) or 1.0
-    radii = np.linspace(0, right, POINTS + 1)
+    # of the table beside the lines: those that were tried, else some of the axis
+    told = np.unique([at for curve in drawn.values() for at in curve.radii] or np.linspace(0, right, TOLD))
+    radii = np.union1d(np.linspace(0, right, POINTS + 1), told)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
         known["all attacks"] = Curve.from_distances(group.nearest(table.rows), radii)
     if len(minimal) > 1 or len(rows) == 1:
-        known |= {row.name: Curve.from_distances(row.distance, radii) for row in minimal}
+        known |= {
+            row.name: Curve.from_distances(row.distance, radii[radii <= _reach(row)]) for row in minimal
+        }
     known |= drawn
     left_out = max(0, len(known) - MOST + (bounds is not None))
     known = dict(list(known.items())[: MOST - (bounds is not None)])
@@ -101,9 +106,14 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
         group.threat.symbol, lines, marks, between,
         [(_across(at, right), f"{at:.2g}") for at in _ticks(right)],
         [(_up(share), f"{share:.0%}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],
-        _grid(known, table.n, right, sorted({float(at) for curve in drawn.values() for at in curve.radii})),
+        _grid(known, table.n, told.tolist()),
         left_out,
     )  # fmt: skip
+
+
+def _reach(row: Row) -> float:
+    """Return the radius up to which an attack searched."""
+    return math.inf if row.threat is None else float(row.threat.radius)
 
 
 def _far(distance: Tensor) -> float:
@@ -144,14 +154,13 @@ def _ticks(right: float) -> NDArray[np.float64]:
     return np.arange(0, right * (1 + 1e-9), step)
 
 
-def _grid(known: Mapping[str, Curve], samples: int, right: float, tried: Sequence[float]) -> Grid:
-    """Return the same as a table: at the radii that were tried, else at some of the axis."""
-    at = tried or np.linspace(0, right, TOLD).tolist()
+def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float]) -> Grid:
+    """Return the same as a table, at these radii."""
     lines = []
-    for radius in at:
+    for radius in radii:
         cells = []
         for curve in known.values():
-            if radius < curve.radii[0]:
+            if not curve.radii[0] <= radius <= curve.radii[-1]:
                 cells.append("-")
                 continue
             share = curve.at(radius)

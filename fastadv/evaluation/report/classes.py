@@ -1,5 +1,6 @@
 """Attacks by classes: the accuracy of each class, the worst first."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.masking.evidence import SLACK
+from fastadv.evaluation.groups import comparable
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
 from fastadv.text import number, percent
@@ -32,7 +34,8 @@ def class_name(label: int, classes: Sequence[str] | None) -> str:
 def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> Heat | None:
     """Return the accuracy of each class without an attack and under each; None without labels.
 
-    An attack without a radius of its own counts within that of `threat`, or else within its median distance.
+    An attack of that norm counts within the radius of `threat`; another without a radius of its own counts
+    within its median distance.
     """
     if table.samples is None or not table.rows:
         return None
@@ -56,10 +59,13 @@ def _cell(share: float) -> tuple[str, int]:
 
 def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
     """Return the name of a column and bool [n], what the attack broke within the radius that counts."""
-    if row.threat is None or row.threat.finite:
+    if row.threat is None:
         return row.name, row.broken
-    if threat is not None and threat.finite and threat.norm == row.threat.norm:
+    own = float(row.threat.radius)
+    if threat is not None and threat.finite and comparable(row.threat, threat):
         radius = float(threat.radius)
     else:
-        radius = row.median_distance
+        radius = own if row.threat.finite else row.median_distance
+    if own <= radius < math.inf:
+        return row.name, row.broken
     return f"{row.name} within {number(radius)}", row.broken & (row.distance <= radius * (1 + SLACK))

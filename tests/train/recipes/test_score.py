@@ -28,7 +28,3 @@ def test_value_gradient_and_statistics():
         labels = 0.7 * one_hot(y, 3).double() + 0.1
         wanted = (((p - labels) ** 2).sum(1) + 3 * ((q - p) ** 2).sum(1)).mean()
         hand.assert_same_step(recipe, model, twin, wanted)
-
-
-def test_it_starts_anywhere_in_the_ball_by_default():
-    assert RECIPE.start == "uniform"
