@@ -18,6 +18,7 @@ from fastadv.errors import InputError
 from fastadv.studies.schott2018.published import THRESHOLDS, TITLES
 from fastadv.threat import THREATS
 
+Attack = Callable[..., fa.attacks.AttackResult]
 MODELS, NORMS = tuple(TITLES), tuple(THRESHOLDS)
 SYNTHESES = ("binary_abs", "abs")
 DEAR = ("nearest_neighbor", *SYNTHESES)
@@ -76,8 +77,7 @@ class Method:
 BIM = {"steps": 10}
 MARGIN = {"loss": "margin"}
 RADIUS = "minimum_radius"
-# BIM goes 1.25 radii in all, as in its paper, and finds nearer points so on most models; on Binary ABS, nearer
-# ones if it goes one radius.
+# BIM goes 1.25 radii in all, as its paper does. On Binary ABS in L2 it finds nearer points where it goes one.
 ONE_RADIUS = partial(
     Method, "BIM of one radius", attack="bim", arguments=BIM, dear=MARGIN, passes=100, wrap=RADIUS, length=1.0
 )
@@ -177,7 +177,7 @@ class Cell:
         """Whether the attack is made on a substitute."""
         return self.method.wrap == "transfer"
 
-    def attack(self, seed: int, substitute: nn.Module | None) -> Callable[..., fa.attacks.AttackResult]:
+    def attack(self, seed: int, substitute: nn.Module | None) -> Attack:
         """Return the attack as (model, x, y, ids=ids) -> AttackResult."""
         run = getattr(fa.attacks, self.method.attack)
         threat = THREATS[self.method.norm](math.inf)
@@ -192,11 +192,11 @@ class Cell:
 
 
 def _of_length(
-    run: Callable[..., fa.attacks.AttackResult], length: float, *given: Any, threat: fa.Threat, **arguments: Any
+    run: Attack, length: float, *given: Any, threat: fa.Threat, steps: int, **arguments: Any
 ) -> fa.attacks.AttackResult:
     """Run an attack whose steps are `length` radii in all."""
-    step_size = threat.default_step_size(arguments["steps"], length)
-    return run(*given, threat=threat, step_size=step_size, **arguments)
+    step_size = threat.default_step_size(steps, length)
+    return run(*given, threat=threat, steps=steps, step_size=step_size, **arguments)
 
 
 def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
