@@ -12,24 +12,29 @@ from fastadv.ops._rows import NO_BOX
 FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
 FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
 LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
-# the share of the steps that explore by proximal Adam; in L0 of those beyond what refining takes at least
-REFINING = 100
+# the share of the steps that explore by proximal Adam; how many at least refine, unless fewer than the last
+# number, or than that share, were left to explore
 ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
+REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
 
 
 def rule(norm: str, steps: int, step_size: float, weight: float, loss: losses.Loss | None) -> core.Rule:
     """Return the rule for this norm."""
-    share = ADAPTIVE.get(norm, 0.0)
-    if norm == "l0":
-        share = min(share, max(1 - REFINING / steps, 0.0))
+    exploring = _exploring(norm, steps)
 
     def rule(search: core.Search) -> None:
         primal_dual(
             search, _descend, steps=steps, step_size=step_size, last_step=LAST_STEP[norm], weight=weight,
-            loss=loss, adaptive=share,
+            loss=loss, exploring=exploring,
         )  # fmt: skip
 
     return rule
+
+
+def _exploring(norm: str, steps: int) -> int:
+    """Return how many of the steps explore."""
+    most = int(ADAPTIVE.get(norm, 0.0) * steps)
+    return min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
 
 
 def _descend(search: core.Search, force: Tensor, length: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def primal_dual(
     last_step: float,
     weight: float,
     loss: losses.Loss | None,
-    adaptive: float = 0.0,
+    exploring: int = 0,
 ) -> None:
     """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere.
 
@@ -46,24 +46,24 @@ def primal_dual(
 
     Steps are in units of the least distance of a success so far, or of the width of the box while that is
     less. A success exerts no force, as with a hinge loss. In L0 it does, since the force tells which
-    coordinates count, and all steps are in widths of the box. The share `adaptive` of the steps explores in
-    another way, from which these steps go on.
+    coordinates count, and all steps are in widths of the box. The first `exploring` steps go another way,
+    and these go on from there.
     """
     rows, sparse = search.rows, search.threat.norm == "l0"
-    points, done = search.start(), int(adaptive * steps)
+    points = search.start()
     rows.unit = torch.full_like(search.best.rank, width(search.threat))
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
-    if done:
-        explore(search, done, search.problem.margin if loss is None else loss)
+    if exploring:
+        explore(search, exploring, search.problem.margin if loss is None else loss)
         points = torch.where(like(search.best.success, search.x), search.best.x_adv, search.x + rows.away)
         rows.away = points.to(rows.away.dtype) - search.x
         if not sparse:
             rows.unit = torch.where(search.best.success, rows.unit.minimum(search.best.distance), rows.unit)
-        steps -= done
+        steps -= exploring
     rows.mean = torch.zeros_like(rows.away)
     rows.weight = search.full(weight)
     for step in range(steps):
-        rows.refining = done > 0 or step >= EXPLORING * steps
+        rows.refining = exploring > 0 or step >= EXPLORING * steps
         look = search.gradient(points, _leading(search) if loss is None else loss)
         force = _sized(look.gradient.to(rows.away.dtype), search.threat.norm)
         if not sparse:

@@ -247,8 +247,8 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
     ),
     "pdpgd": (
         Departure(
-            "proximal Adam explores for 50% of the steps in L1 and 60% in L2; then gradient and proximal "
-            "steps in units of the smallest distance refine",
+            "proximal Adam explores for 50% of the steps in L1 and 60% in L2, where at least 40 are left if "
+            "12 explore; gradient and proximal steps in units of the smallest distance refine",
             "Adam makes progress on robust networks, and steps in units of the distance end nearer",
             "median 1.28 instead of 2 published (net linf), 0.727 instead of 0.778 (net standard)",
             "pdpgd, L2",

@@ -45,9 +45,10 @@ def pdpgd(
     with the box. Steps are in units of the least distance so far and fall along a cosine, and the first 30%
     of the steps ascend the cross-entropy, the others the margin. In L0 these others always look for fewer
     coordinates than the best success has. In Linf the weight counts for each coordinate. In L2 and L0 the
-    first 60% of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1 and
-    not the last 100. It moves coordinates of small gradients as far as others, which helps on adversarially
-    trained networks. The other steps refine the nearest success as above.
+    first 60% of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1. It
+    moves coordinates of small gradients as far as others, which helps on adversarially trained networks. The
+    other steps, in L0 at least 100, refine the nearest success as above. In L2 they are at least 40, too,
+    unless fewer than 12 steps would then explore.
 
     Args:
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.

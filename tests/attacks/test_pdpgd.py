@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from fastadv.attacks import pdpgd
-from fastadv.attacks._pdpgd import _proximal
+from fastadv.attacks._pdpgd import _exploring, _proximal
 from fastadv.attacks._primal_dual import _sized
 from fastadv.attacks.methods import proximal_adam
 from fastadv.threat import L2, THREATS
+from tests.attacks.nets import images, labels, mlp
 
 ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
@@ -88,6 +89,22 @@ def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
         if norm == "l1":
             few = (ahead.abs() - 5 * by).clamp_min(0)[:, 1:9]
             torch.testing.assert_close(found.abs()[:, 1:9], few)
+
+
+@pytest.mark.parametrize(
+    ("norm", "steps", "count"),
+    [("l2", 300, 180), ("l2", 60, 20), ("l2", 50, 12), ("l2", 15, 9), ("l1", 50, 25), ("l0", 150, 50),
+     ("l0", 90, 0), ("linf", 300, 0)],
+)  # fmt: skip
+def test_how_many_steps_explore(norm: str, steps: int, count: int) -> None:
+    assert _exploring(norm, steps) == count
+
+
+def test_few_steps_refine_what_they_found() -> None:
+    model, x = mlp(), images(16)
+    few, many = (pdpgd(model, x, labels(model, x), L2(torch.inf), steps=steps) for steps in (50, 300))
+    assert few.distance.isfinite().all()
+    assert (few.distance < 1.01 * many.distance).all()
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ import inspect
 import math
 
 import pytest
+import torch
 
 import fastadv as fa
+from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import madry, plan
 from fastadv.studies.schott2018.plan import Cell, Method, Settings, choose
-from tests.studies.schott import FLIP, METHODS, PUSH
+from tests.studies.schott import FLIP, METHODS, PUSH, image_set, linear
 
 
 def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks):
@@ -19,6 +21,18 @@ def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks):
     assert "seed" not in Cell("cnn", FLIP).attack(3, None).keywords
     threat = Cell("cnn", FLIP).attack(3, None).keywords["threat"]
     assert (threat.norm, threat.radius) == ("linf", math.inf)
+
+
+@pytest.mark.parametrize(("name", "length"), [("BIM", 1.25), ("BIM of one radius", 1.0)])
+def test_how_far_the_steps_of_bim_lead(name, length):
+    model, (x, y, _) = linear(), next(batches(image_set(4), 4))
+    threat = fa.L2(torch.tensor([0.01, 0.02, 0.4, 2.0]))
+    (method,) = (method for method in choose([name]) if method.norm == "l2")
+    out = Cell("cnn", method).attack(0, None).keywords["attack"](model, x, y, threat=threat)
+    expected = fa.attacks.bim(model, x, y, threat, steps=10, step_size=length * threat.radius / 10)
+    other = fa.attacks.bim(model, x, y, threat, steps=10, step_size=(2.25 - length) * threat.radius / 10)
+    torch.testing.assert_close(out.x_adv, expected.x_adv)
+    assert (out.x_adv != other.x_adv).any()
 
 
 def test_settings_choose_cells(monkeypatch):
@@ -48,9 +62,12 @@ def test_the_plan_covers_the_paper_and_fits_an_hour():
     cells = Settings().cells()
     names = {(cell.method.norm, cell.method.name) for cell in cells if not cell.method.today}
     assert {name for norm, name in names if norm == "l2"} == {
-        "Transfer", "Gaussian noise", "Boundary", "Pointwise", "FGM", "DeepFool", "BIM", "Latent descent"
+        "Transfer", "Gaussian noise", "Boundary", "Pointwise", "FGM", "DeepFool", "BIM", "BIM of one radius",
+        "Latent descent",
     }  # fmt: skip
-    assert {name for norm, name in names if norm == "linf"} == {"Transfer", "FGSM", "DeepFool", "BIM", "MIM"}
+    assert {name for norm, name in names if norm == "linf"} == {
+        "Transfer", "FGSM", "DeepFool", "BIM", "BIM of one radius", "MIM"
+    }  # fmt: skip
     assert {name for norm, name in names if norm == "l0"} == {"Salt & pepper", "Pointwise"}
     assert 100 * sum(cell.seconds for cell in cells) + madry.SECONDS < 3600
     assert len({cell.name for cell in cells}) == len(cells)
