@@ -154,7 +154,8 @@ def elsewhere(rows: Sequence[Row], wanted: Sequence[Row], budget: Mapping[str, A
 def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:
     """Cases, nets and variants as asked for: a case on all nets, then the next."""
     for variant in options.variant:
-        nets = [net for net in ((*WALL, *KEPT) if variant == "full" else TESTED) if net in (options.net or NETS)]
+        asked = (*WALL, *KEPT) if variant == "full" else TESTED
+        nets = [net for net in asked if net in (options.net or NETS)]
         for place, net in product(range(len(cases_on(nets[0]))), nets):
             case = cases_on(net)[place]
             named = not options.only or case.name.startswith(tuple(options.only))

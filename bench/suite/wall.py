@@ -32,14 +32,15 @@ This page is written by `python -m bench.suite.wall` from `bench/results/parity.
 fills.
 
 Each attack is compared with every other implementation of it that could be run, on five networks and the
-same 100 MNIST test images, in float32. Three more networks, on which nothing was tuned, are of low confidence;
-on each the first 30 test images that it gets right are attacked, in at most four runs. Forward and backward passes are counted together, and both sides
-may spend the same number. A plus marks rows in which ours spent over 5% more passes than the best of the
-others, because that one stopped early. Ours is worse, and bold, if its median distance is more than 1%
-larger, or if more than one image more holds. Each package uses its own step sizes. Where random numbers
-decide, robust accuracy is the mean of several runs on either side with different seeds: three to 48, as
-the images of a row show. APGD in L1 has the most, because its random start decides about three images of
-100, although its steps equal those of the authors' code up to rounding."""
+same 100 MNIST test images, in float32. Three more networks, on which nothing was tuned, are of low
+confidence; there the first 30 test images that the network gets right are attacked, in at most four runs.
+Forward and backward passes are counted together, and both sides may spend the same number. A plus marks
+rows in which ours spent over 5% more passes than the best of the others, because that one stopped early.
+Ours is worse, and bold, if its median distance is more than 1% larger, or if more than one image more
+holds. Each package uses its own step sizes. Where random numbers decide, robust accuracy is the mean of
+several runs on either side with different seeds: three to 48, as the images of a row show. APGD in L1 has
+the most, because its random start decides about three images of 100, although its steps equal those of the
+authors' code up to rounding."""
 WHY = """Why: the others draw all noise at the radius. Ours searches for the smallest noise, independently
 of the radius, and so spends some of its queries on larger noise."""
 BALLS = """For a minimum-norm attack, ours is given the radius; of the others, the points within it count.
