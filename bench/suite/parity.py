@@ -5,7 +5,7 @@
 The long runs fill bench/results/parity.jsonl, the rows of docs/parity.md (`python -m bench.suite.wall` writes
 the page). The short ones are of the peers alone and fill tests/attacks/parity.jsonl, with which the tests
 compare. What is stored already is left alone unless --again names it, so that a stopped run goes on. Values
-do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about two
+do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about three
 hours of one core.
 
 With --published it measures instead what the published variants of our attacks find with the peers' steps and

@@ -186,7 +186,7 @@ def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
     images = fa.data.ImageSet(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, 10, "noise")
     monkeypatch.setattr(fa.data, "load", lambda *given, **options: images)
     said: list[object] = []
-    epochs = {"linf": 5, "l2": 5, "standard": 2}
+    epochs = {"linf": 5, "l2": 5, "standard": 2, "sp": 6}
     for name, count in epochs.items():
         model = train.train(name, tmp_path, tmp_path / name, said.append)
         assert not model.training
