@@ -1,11 +1,11 @@
-"""Measure every attack and the best other implementations of it, with equal passes, on nets of five kinds.
+"""Measure every attack and the best other implementations of it, with equal passes, on nets of eight kinds.
 
     python -m bench.suite.parity [--only fmn ddn] [--net linf l2] [--variant full quick] [--again ours peers]
 
 The long runs fill bench/results/parity.jsonl, the rows of docs/parity.md (`python -m bench.suite.wall` writes
 the page). The short ones are of the peers alone and fill tests/attacks/parity.jsonl, with which the tests
 compare. What is stored already is left alone unless --again names it, so that a stopped run goes on. Values
-do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about two
+do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about three
 hours of one core.
 
 With --published it measures instead what the published variants of our attacks find with the peers' steps and
@@ -28,10 +28,10 @@ from bench import records
 from bench.suite.passes import Counting
 from fastadv.attacks import ATTACKS
 from fastadv.runs.card import machine
-from tests.parity.case import Case
+from tests.parity.case import Budget, Case
 from tests.parity.case import given as with_ours
 from tests.parity.cases import cases_on
-from tests.parity.models import NETS, WALL, add_places, problem
+from tests.parity.models import KEPT, KEPT_RUNS, NETS, WALL, add_places, problem
 from tests.parity.outcome import Outcome, judge
 from tests.parity.peers import Peer
 from tests.parity.store import STORES, Row, key, save, stored
@@ -46,6 +46,11 @@ def head(case: Case, net: str, variant: str, radius: float, package: str, settin
     """What was run, with all of the key in it."""
     return {"case": case.name, "attack": case.attack, "norm": case.norm, "net": net, "variant": variant,
             "radius": radius, "package": package, "settings": settings}  # fmt: skip
+
+
+def draws(case: Case, net: str, variant: str) -> Sequence[Budget]:
+    """What tells the runs of a case on a net apart."""
+    return case.draws(variant)[: KEPT_RUNS if net in KEPT else None]
 
 
 def where() -> Row:
@@ -77,7 +82,7 @@ def theirs(case: Case, net: str, peer: Peer, variant: str, given: Problem) -> It
     about = {"version": peer.version, "budget": dict(budget)}
     rows = [head(case, net, variant, at, peer.package, peer.settings) | about for at in radii(case, net)]
     try:
-        runs = [peer.run(counting, x, y, case.radius, **draw, **budget) for draw in case.draws(variant)]
+        runs = [peer.run(counting, x, y, case.radius, **draw, **budget) for draw in draws(case, net, variant)]
     except ImportError as error:
         print(f"{case.name}: {peer.package} is left out: {error}")
     except Exception as error:  # other people's code may raise anything
@@ -100,7 +105,7 @@ def ours(
         yield row | where() | {"error": "there is none"}
         return
     try:
-        outs = [case.run(model, x, y, variant, spent, radius, **draw) for draw in case.draws(variant)]
+        outs = [case.run(model, x, y, variant, spent, radius, **draw) for draw in draws(case, net, variant)]
     except Exception as error:  # it counts as worse, and the run goes on
         yield failed(row, error)
     else:
@@ -149,7 +154,8 @@ def elsewhere(rows: Sequence[Row], wanted: Sequence[Row], budget: Mapping[str, A
 def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:
     """Cases, nets and variants as asked for: a case on all nets, then the next."""
     for variant in options.variant:
-        nets = [net for net in (WALL if variant == "full" else TESTED) if net in (options.net or NETS)]
+        asked = (*WALL, *KEPT) if variant == "full" else TESTED
+        nets = [net for net in asked if net in (options.net or NETS)]
         for place, net in product(range(len(cases_on(nets[0]))), nets):
             case = cases_on(net)[place]
             named = not options.only or case.name.startswith(tuple(options.only))

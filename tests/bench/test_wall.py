@@ -1,5 +1,6 @@
 """The table of every attack beside others: rows, who is worse, and the page."""
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -145,6 +146,8 @@ def test_runs_with_several_seeds_count_together(monkeypatch):
     rows = list(parity.measured(case, "linf", "full", (), list, (Threshold(), X3, Y3)))
     assert [r["robust_accuracy"] for r in rows] == [round(7 / 9, 4)] * 2
     assert [(r["images"], r["forwards"], r["backwards"]) for r in rows] == [(9, 9, 0), (9, 9, 6)]
+    many = replace(case, seeds=12)
+    assert [len(parity.draws(many, net, "full")) for net in ("linf", "sp")] == [12, 4]
     (short,) = parity.measured(case, "linf", "quick", (), list, (Threshold(), X3, Y3))
     assert (short["images"], short["robust_accuracy"]) == (3, 1.0)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from tests.parity import train
+from tests.parity import models, train
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
-from tests.parity.models import NETS, Quantized, Scaled
+from tests.parity.models import KEPT, NETS, Net, Quantized, Scaled, problem, small
 from tests.parity.outcome import judge
 from tests.parity.peers import Peer, _peer, best_of
 from tests.parity.store import save, stored
@@ -116,6 +116,30 @@ def test_worse_is_one_percent_farther_or_two_images_more(
     assert line(row("fastadv", ours, radius), row("a", theirs, radius)).worse is worse
 
 
+def test_one_image_is_more_where_there_are_fewer() -> None:
+    for ours, worse in ((0.333, False), (0.334, True)):
+        rows = [row(package, found, 0.1, net="sp") for package, found in (("fastadv", ours), ("a", 0.3))]
+        assert line(*rows).worse is worse
+
+
+def test_of_a_net_kept_back_the_first_images_that_it_gets_right_are_attacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(models, "images", lambda *given: (X, Y))
+    monkeypatch.setitem(models.NETS, "sp", Net(lambda *_: Threshold(), {}))
+    for count, expected in ((100, [0, 1, 2, 4]), (3, [0, 1, 2])):
+        _, x, y = problem("sp", count, Path(), Path())
+        assert torch.equal(x, X[expected])
+        assert torch.equal(y, Y[expected])
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_net_kept_back_is_of_low_confidence(name: str) -> None:
+    shape = (3, 32, 32) if NETS[name].dataset == "cifar10" else (1, 28, 28)
+    x = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0))
+    assert 0.1 < small(name)(x).softmax(1).amax(1).mean() < 0.7
+
+
 def test_what_is_missing_is_worse_unless_nobody_has_it() -> None:
     assert line(row("fastadv", 0.0) | {"error": "there is none"}, row("a", 1.0)).worse
     assert not line(row("fastadv", 1.0), row("a", 1.0) | {"error": "broken"}).worse
@@ -162,7 +186,7 @@ def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
     images = fa.data.ImageSet(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, 10, "noise")
     monkeypatch.setattr(fa.data, "load", lambda *given, **options: images)
     said: list[object] = []
-    epochs = {"linf": 5, "l2": 5, "standard": 2}
+    epochs = {"linf": 5, "l2": 5, "standard": 2, "sp": 6}
     for name, count in epochs.items():
         model = train.train(name, tmp_path, tmp_path / name, said.append)
         assert not model.training

@@ -1,8 +1,8 @@
-"""The three small nets that attacks are compared on: undefended, and trained at L-infinity 0.3 and at L2 2.
+"""The small nets that attacks are compared on: three, and those of tests/parity/kept.py.
 
-    python -m tests.parity.train [standard linf l2] [--data-dir DIR]
+    python -m tests.parity.train [standard linf l2 mixer gnres sp] [--data-dir DIR]
 
-trains them and writes their weights, in half precision, to tests/attacks/weights/: about 15 minutes of one
+trains them and writes their weights, in half precision, to tests/attacks/weights/: about 20 minutes of one
 core. The runs are kept in runs/bench/small/, and what is done there is not done again: delete a folder to
 train anew.
 """
@@ -16,7 +16,7 @@ import torch
 
 import fastadv as fa
 from fastadv.studies.schott2018.madry import Stage, climb
-from tests.parity.models import DATA, SMALL, TRAINED, WEIGHTS
+from tests.parity.models import DATA, NETS, SMALL, TRAINED, WEIGHTS
 
 STEPS = 5
 RAMP = (
@@ -28,7 +28,12 @@ RAMP = (
 RECIPES: dict[str, tuple[fa.train.Recipe, int]] = {
     "standard": (fa.train.Standard(), 2),
     "l2": (fa.train.PGDTraining(fa.L2(2.0), steps=STEPS, step_size=0.6), 5),
+    "mixer": (fa.train.TRADES(fa.Linf(0.2), steps=3, step_size=0.1, beta=5.0), 8),
+    "gnres": (fa.train.PGDTraining(fa.Linf(8 / 255), steps=3), 8),
+    "sp": (fa.train.PGDTraining(fa.L2(2.0), steps=3, step_size=1.0, label_smoothing=0.3), 6),
 }
+# of those kept back: images to train on, learning rate and weight decay
+KEPT = {"mixer": (12000, 4e-3, 0.01), "gnres": (10000, 5e-3, 0.05), "sp": (15000, 2e-3, 3.0)}
 
 
 def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.train.EpochReport]:
@@ -36,6 +41,13 @@ def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.
     if name == "linf":
         return climb(model, train_set, RAMP, folder, steps=STEPS)
     recipe, epochs = RECIPES[name]
+    if name in KEPT:
+        _, rate, decay = KEPT[name]
+        return fa.train.epochs(
+            model, train_set, recipe, epochs=epochs, optimizer="adamw", learning_rate=rate, run_dir=folder,
+            optimization=fa.train.Optimization(weight_decay=decay, schedule="one_cycle", ramp=0.4),
+            resume=True,
+        )  # fmt: skip
     return fa.train.epochs(
         model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=True,
         optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
@@ -45,7 +57,9 @@ def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.
 def train(name: str, data_dir: Path, folder: Path, say: Callable[[object], None] = print) -> torch.nn.Module:
     """The trained net of this name; what its run keeps is in `folder`."""
     model = SMALL[name]()
-    for report in reports(name, model, fa.data.load("mnist", "train", data_dir=data_dir), folder):
+    limit = KEPT[name][0] if name in KEPT else None
+    train_set = fa.data.load(NETS[name].dataset, "train", data_dir=data_dir, limit=limit)
+    for report in reports(name, model, train_set, folder):
         say(report)
     return model.eval()
 
