@@ -4,7 +4,7 @@
 
 Rows go to bench/results/versions.jsonl, and the table of docs/benchmarks/autoattack.md is printed. What is
 stored already is left alone unless --again is given. Passes, forward and backward, do not depend on the
-load of the machine; for seconds it must do nothing else. "strong, all" is strong with passes=inf.
+load of the machine; for seconds it must do nothing else.
 """
 
 import json
@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ VERSIONS: dict[str, dict[str, Any]] = {
     "quick": {"version": "quick"},
     "standard": {"version": "standard"},
     "strong": {"version": "strong"},
-    "strong, all": {"version": "strong", "passes": inf},
 }
 NORMS = ("linf", "l2")
 KEY = ("net", "norm", "version", "images")

@@ -40,6 +40,10 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
             "happens by chance",
         ),
         Departure(
+            '"rand" ascends the cross-entropy of logits that are scaled up where they are nearly alike',
+            "the plain one leads to no class in particular there, and no targeted attack follows",
+        ),
+        Departure(
             '"quick" and "strong" are not in the paper',
             'a tenth of the passes breaks most samples; "strong" breaks defenses that withstand the '
             "standard version",

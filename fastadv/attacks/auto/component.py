@@ -54,14 +54,13 @@ class Component:
         """Whether the function is the caller's own, so that its successes have to be checked."""
         return not isinstance(self.attack, str)
 
-    def run(self, model: Frozen, problem: Problem, seed: int, number: int = 0) -> core.AttackResult:
+    def run(self, model: Frozen, problem: Problem, seed: int) -> core.AttackResult:
         """Run the attack on a problem.
 
         Args:
             model: the frozen classifier.
             problem: the samples, labels, threat and targets of this call.
             seed: of all random numbers.
-            number: of the run, from 0; each run has random numbers of its own.
 
         Returns:
             An `AttackResult` for the samples of the problem.
@@ -69,8 +68,7 @@ class Component:
         attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
         arguments = dict(self.arguments)
         if _takes_seed(attack) and "seed" not in arguments:
-            more = (number,) if number else ()
-            arguments["seed"] = rng.derive(seed, f"autoattack {self.name}", *more)
+            arguments["seed"] = rng.derive(seed, f"autoattack {self.name}")
         if self.attack == "fab":
             arguments.setdefault("restart_radius", problem.threat.radius)
         return call_attack(attack, model, problem, **arguments)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.errors import InputError, NoGradientError
 
 SEEN = 32  # samples whose symptoms are looked for
-FOUND = 0.003  # of the samples; where the last component of "quick" breaks more, others would as well
 
 
 class Run:
@@ -67,25 +66,8 @@ class Run:
         }
         self.warnings |= {name: None for name, raises in raised.items() if raises}
 
-    def reasons(self, last: str) -> str:
-        """Why what is left needs other attacks, given the name of the last; "" where it does not."""
-        if not len(self.left):
-            return ""
-        found = self.costs[last].broken if last in self.costs else 0
-        raised = f"the flags {', '.join(self.warnings)}" if self.warnings else ""
-        more = f"{found} that {last} still broke" if found > FOUND * len(self.by) else ""
-        return " and ".join(filter(None, (raised, more)))
-
-    @property
-    def passes(self) -> int:
-        """The samples passed so far, forward and backward."""
-        return sum(self.trial.passed)
-
-    def component(self, component: Component, index: Tensor | None = None, number: int = 0) -> None:
-        """Run one attack on what is left, or on the samples `index` int64 [n] of that.
-
-        Run `number` of a component has random draws of its own, and adds to its cost.
-        """
+    def component(self, component: Component, index: Tensor | None = None) -> None:
+        """Run one attack on what is left, or on the samples `index` int64 [n] of that."""
         index = self.left if index is None else index
         if not len(index):
             if self.individual:
@@ -96,7 +78,7 @@ class Run:
             self.on_progress(component.name, len(index))
         started = time.perf_counter()
         try:
-            out = component.run(self.trial.frozen, problem, self.seed, number)
+            out = component.run(self.trial.frozen, problem, self.seed)
         except NoGradientError:
             self.note(f"{component.name}: left out, because the model has no gradient")
             self.warnings["zero_gradient"] = None
@@ -104,9 +86,8 @@ class Run:
         out = self._judged(out, index) if component.own else out
         broken = int(out.success.sum())
         self._take(component.name, out, index)
-        cost = (len(index), broken, out.forwards, out.backwards, time.perf_counter() - started)
-        before = astuple(self.costs.get(component.name, Cost(0, 0, 0, 0, 0.0)))
-        self.costs[component.name] = Cost(*(a + b for a, b in zip(before, cost, strict=True)))
+        seconds = time.perf_counter() - started
+        self.costs[component.name] = Cost(len(index), broken, out.forwards, out.backwards, seconds)
         late = blind(self.costs)
         if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None
@@ -153,6 +134,10 @@ class Run:
     def standing(self) -> Tensor:
         """Return bool [B]: no component has broken the sample."""
         return torch.tensor([not name for name in self.by], dtype=torch.bool, device=self.flat.device)
+
+    def unseen(self) -> Tensor:
+        """Return int64 [n]: of what is left, the samples at which no component met a gradient of use."""
+        return self.left[(self.flat | self.not_finite)[self.left]]
 
     def finish(self) -> AutoAttackResult:
         """Return the result, by one more verdict on the whole batch."""

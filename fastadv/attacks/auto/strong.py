@@ -1,132 +1,50 @@
-"""What "strong" adds to the standard version: stages for what that left, within a budget of passes."""
+"""What "strong" adds to the standard version: further attacks on what that left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv.attacks import core
 from fastadv.attacks.auto.component import ATTACKS, Component
 from fastadv.attacks.auto.run import Run
-from fastadv.attacks.auto.versions import PROXIMAL, aims, ascent, proximal
-from fastadv.attacks.methods.nearest_classes import CANDIDATES
+from fastadv.attacks.auto.versions import aims, ascent, proximal, search
 from fastadv.engine import Frozen
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 
-RESTARTS, STEPS, QUERIES = 5, 200, 5000
+RESTARTS = 5  # of APGD on one loss; through all targets it has 2
 ALL, NEAREST = 20, 30  # up to so many other classes all are targets; of more, the nearest
-LOOK = 0.3  # of the passes of "standard", which the first look of the stages may take
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A component that runs `rounds` times, each of at most `passes` passes of a sample.
-
-    asked: the caller gave what it needs, so that it is never left out for lack of promise.
-    """
-
-    component: Component
-    passes: int
-    rounds: int = 1
-    asked: bool = False
-
-
-def stages(run: Run, bpda: Frozen | None, sources: Sequence[Frozen]) -> list[Stage]:
-    """Return the stages of "strong", in their order."""
+def stages(run: Run, bpda: Frozen | None, sources: Sequence[Frozen]) -> list[Component]:
+    """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
     classes, free = run.trial.clean.shape[1] - 1, aims(run)
     dlr = "dlr" if run.plain else "margin"
-    eot = run.trial.frozen.options.eot
-
-    def of_ascent(steps: int, count: int = 1) -> int:
-        # a start, and the verdicts before and after
-        return count * 2 * (steps + 1) * eot + 3
-
     found = []
     if bpda is not None:
-        parts = [ascent("apgd-ce", "ce")]
-        parts += [ascent("apgd-t", f"{dlr}-targeted", classes=min(9, classes))] if free else []
-        for part in parts:
-            attack = partial(elsewhere, other=bpda)
-            count = part.arguments.get("classes", 1)
-            on_other = Component(f"bpda {part.name}", attack, part.arguments)
-            found.append(Stage(on_other, of_ascent(100, count) + 1, asked=True))
+        # the margin of saturated outputs leads to one of many equal classes, their cross-entropy to all
+        through = [ascent("bpda apgd-ce", "ce"), ascent("bpda apgd-margin", "margin")]
+        through += [ascent("bpda apgd-t", f"{dlr}-targeted", classes=min(9, classes))] if free else []
+        found += [replace(one, attack=partial(elsewhere, other=bpda)) for one in through]
     if run.trial.problem.threat.norm != "linf":
         # what minimizes the norm breaks samples there that no ascent in the ball does
-        found.append(Stage(proximal("pdpgd"), of_ascent(PROXIMAL)))
-    found.append(Stage(ascent("restarts apgd-ce", "ce", STEPS), of_ascent(STEPS), RESTARTS))
+        found.append(proximal("pdpgd"))
+    found += [
+        ascent("restarts apgd-margin", "margin", restarts=RESTARTS),
+        ascent("restarts apgd-ce", "ce_sharp", restarts=RESTARTS),
+    ]
     if free:
         few = classes <= ALL
-        count, look = (classes, 0) if few else (NEAREST, min(classes, CANDIDATES) + 1)
-        all_targets = ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few)
-        found.append(Stage(all_targets, of_ascent(100, count) + look * eot))
+        count = classes if few else NEAREST
+        found.append(ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few, restarts=2))
     for number, source in enumerate(sources):
         name = "transfer" if len(sources) == 1 else f"transfer {number}"
-        attack = partial(onward, source=source, loss=dlr)
-        found.append(Stage(Component(name, attack), 2 * of_ascent(100) + 1, asked=True))
-    found.append(
-        Stage(Component("restarts square", "square", {"queries": QUERIES}), QUERIES * eot + 3, RESTARTS)
-    )
-    return found
-
-
-def strengthen(run: Run, plan: Sequence[Stage], passes: float | None) -> None:
-    """Run the stages on what is left: first a look, and all of them where it gives a reason or `passes` is
-    given.
-
-    The look is the first round of each stage, on those samples first that are nearest to being broken, within
-    a share of what the run has taken so far. Where it breaks none and there is no warning, the stages end.
-    """
-    if not len(run.left):
-        return run.note("strong: standard left nothing")
-    spent, left = run.passes, len(run.left)
-    order = _weakest(run)
-    end = inf if passes is None else passes
-    # the rounds that each sample had of each stage
-    done = torch.zeros(len(plan), len(run.by), dtype=torch.long, device=order.device)
-
-    def go(place: int, number: int, until: float) -> None:
-        """Run one round of a stage on those that had the rounds before, as far as passes allow."""
-        stage, had = plan[place], done[place]
-        index = order[run.standing()[order] & (had[order] == number)]
-        most = max(0.0, until - run.passes) / stage.passes
-        index = index[: len(index) if most > len(index) else int(most)]
-        run.component(stage.component, index, number)
-        had[index] += 1
-
-    budget = (1 + LOOK) * spent
-    for place, stage in enumerate(plan):
-        before, later = run.passes, sum(not one.asked for one in plan[place:])
-        go(place, 0, end if stage.asked else min(end, before + (budget - before) / later))
-        budget += run.passes - before if stage.asked else 0
-    if passes is None and len(run.left) == left and not run.warnings:
-        tried = (f"{stage.component.name} on {int(had.sum())}" for stage, had in zip(plan, done, strict=True))
-        return run.note(
-            f"strong: of {left} samples left, those nearest to being broken had one round of each stage "
-            f"({', '.join(tried)}); it broke none, so the rest was left out; passes=math.inf runs all"
-        )
-    for place, stage in enumerate(plan):
-        for number in range(stage.rounds):
-            go(place, number, end)
-    for stage, had in zip(plan, done, strict=True):
-        undone = int((had[run.left] < stage.rounds).sum())
-        if undone:
-            run.note(
-                f"{stage.component.name}: not finished on {undone} of {len(run.left)}, for want of passes"
-            )
-
-
-def _weakest(run: Run) -> Tensor:
-    """Return int64 [n]: what is left, those first whose strongest point is nearest to a success."""
-    problem, points = run.trial.problem.take(run.left), run.x_adv[run.left]
-    logits = run.trial.frozen.verdict(points)
-    margin = losses.loss_value(logits, problem.y, problem.margin, problem.targets)
-    return run.left[margin.argsort(descending=True, stable=True)]
+        found.append(Component(name, partial(onward, source=source, loss=dlr)))
+    return [*found, replace(search(5000), name="restarts square")]
 
 
 def elsewhere(

@@ -62,12 +62,12 @@ def components(version: Version | Parts, run: Run) -> list[Component]:
         known += [proximal("pdpgd")] if problem.threat.norm != "linf" else []
         return _named(version, {one.name: one for one in known})
     if version == "rand":
-        return [ascent("apgd-ce", "ce"), ascent(name, dlr)]
+        return [ascent("apgd-ce", "ce_sharp"), ascent(name, dlr)]
     if version == "quick":
         twice = name == "apgd-margin" and not free
-        first = ascent("apgd-ce", "ce", 50) if twice else ascent("apgd-margin", "margin", 50)
-        last = ascent("last apgd-ce", "ce") if problem.threat.norm == "linf" else proximal("last pdpgd")
-        return [first, *(targeted(5, 50) or [ascent(name, dlr, 50)]), search(200), last]
+        first = ascent("apgd-ce", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)
+        last = ascent("last apgd-ce", "ce_sharp") if problem.threat.norm == "linf" else proximal("last pdpgd")
+        return [first, *(targeted(9, 50) or [ascent(name, dlr, 50)]), search(200), last]
     if version == "plus":
         both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]
         both += [boundary("fab", targeted=False, classes=None, restarts=5), search(5000, rescale=False)]

@@ -1,0 +1,58 @@
+"""Each version of AutoAttack on each sample alone: who else is in the batch decides nothing."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AutoAttackResult, Status, autoattack
+from fastadv.attacks.autoattack import VERSIONS
+
+from ..nets import images, labels, mlp, threat
+
+
+class Patchy(nn.Module):
+    """A net that hides its gradient where the first pixel is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x[:, :1, :1, :1] > 0.8
+        logits: Tensor = self.net(torch.where(bright, (x * 50).round() / 50, x))
+        return logits
+
+
+def attacked(results: list[AutoAttackResult]) -> Counter[str]:
+    """How many samples each component attacked."""
+    seen: Counter[str] = Counter()
+    for out in results:
+        seen.update({name: cost.samples for name, cost in out.costs.items()})
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_sample_gets_what_it_gets_alone(version: Any, norm: str) -> None:
+    """Of 60 samples each version leaves some. Only parts of the batch have samples that raise a warning."""
+    model, x = Patchy(), images(60)
+    y, inside = labels(model, x), threat(norm)
+
+    def run(part: Tensor) -> AutoAttackResult:
+        given: dict[str, Any] = {"indicators": False, "ids": part}
+        given |= {"eot": 1} if version == "rand" else {}
+        return autoattack(model, x[part], y[part], inside, version=version, **given)
+
+    whole = run(torch.arange(60))
+    assert 5 < int((whole.status == Status.HELD).sum()) < 55
+    places = torch.randperm(60, generator=torch.Generator().manual_seed(0)).split([1, 4, 10, 45])
+    parts = [run(part) for part in places]
+    assert attacked(parts) == attacked([whole])
+    for part, out in zip(places, parts, strict=True):
+        assert torch.equal(out.status, whole.status[part])
+        assert list(out.by) == [whole.by[place] for place in part.tolist()]
+        torch.testing.assert_close(out.x_adv, whole.x_adv[part], rtol=1e-6, atol=1e-6)
