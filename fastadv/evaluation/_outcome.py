@@ -243,8 +243,8 @@ def row(
 
 def _threat(parts: Sequence[Part]) -> Threat | None:
     """Return the threat of all batches; None where they had none, several, or one of the caller's own."""
-    told = [part.told["threat"] for part in parts if "threat" in part.told]
-    if not told or any(each != told[0] for each in told):
+    told = [part.told.get("threat") for part in parts if part.told]  # none where no sample had logits
+    if not told or told[0] is None or any(each != told[0] for each in told):
         return None
     norm, radius, *box = told[0]
     return THREATS[norm](radius, tuple(box)) if norm in THREATS else None
