@@ -54,8 +54,8 @@ MEANING = """The values are shares of samples, or 1 for "yes".
 
 - `silent_success` is always 0, because attacks keep the best point that they met, and each result is
   checked on the model as given.
-- `budget` compares the radius with twice the radius. It does not vary the steps: attacks plan by their number,
-  so another number is another search, which may break fewer samples of a sound model, too.
+- `budget` compares the radius with twice the radius. It does not vary the steps: attacks plan by their
+  number, so another number is another search, which may break fewer samples of a sound model, too.
 - `zero_gradient` looks at the gradient of the plain cross-entropy, which underflows for logits of a large
   scale. The attacks of this library avoid that underflow; those of others do not.
 - `unstable` is the mean over noise of min(1, |m(x + u) - m(x)| / |m(x)|), where m is the margin and u is

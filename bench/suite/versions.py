@@ -1,14 +1,13 @@
-"""What the versions of AutoAttack cost on the five nets of the parity table: what is left, passes, seconds.
+"""What the versions of AutoAttack cost on the five nets of the parity table: what is left, and passes.
 
     python -m bench.suite.versions [--net linf l2] [--version quick] [--images 50] [--again] [--out FILE]
 
 Rows go to bench/results/versions.jsonl, and the table of docs/benchmarks/autoattack.md is printed. What is
 stored already is left alone unless --again is given. Passes, forward and backward, do not depend on the
-load of the machine; for seconds it must do nothing else.
+load of the machine.
 """
 
 import json
-import time
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -38,13 +37,12 @@ def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> Row:
     """One version on one net, at the radius of the parity table."""
     model, x, y = given
     threat = fa.threat.THREATS[norm](WALL[net].radii[norm])
-    started = time.perf_counter()
     out = fa.attacks.autoattack(model, x, y, threat, **VERSIONS[version])
     about = {name: machine()[name] for name in ("torch", "commit", "cpu")}
     return {
         "net": net, "norm": norm, "version": version, "images": len(x), "radius": threat.radius,
         "robust": int((~out.success).sum()), "passes": int(out.forwards + out.backwards),
-        "seconds": round(time.perf_counter() - started, 1), "seed": 0, "notes": list(out.notes),
+        "seed": 0, "notes": list(out.notes),
         "costs": {name: [cost.samples, cost.broken] for name, cost in out.costs.items()},
         "date": datetime.now(UTC).date().isoformat(), **about,
     }  # fmt: skip
@@ -52,7 +50,7 @@ def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown, each version over standard in brackets."""
-    head = ["net, threat, images", *(f"{name}: robust, passes (seconds)" for name in VERSIONS)]
+    head = ["net, threat, images", *(f"{name}: robust, passes" for name in VERSIONS)]
     lines = [head, ["---"] * len(head)]
     places = dict.fromkeys((row["net"], row["norm"], row["images"]) for row in rows)
     for net, norm, images in places:
@@ -68,7 +66,7 @@ def table(rows: Sequence[Row]) -> str:
                 cells.append("")
                 continue
             share = f" = {row['passes'] / base['passes']:.2f}×" if base and row is not base else ""
-            cells.append(f"{row['robust']}, {row['passes']:,}{share} ({row['seconds']:g} s)")
+            cells.append(f"{row['robust']}, {row['passes']:,}{share}")
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -97,7 +95,7 @@ def main() -> None:
                 options.out.write_text(
                     "".join(f"{json.dumps(rows[one], ensure_ascii=False)}\n" for one in sorted(rows))
                 )
-                print(*key, rows[key]["robust"], rows[key]["passes"], rows[key]["seconds"], flush=True)
+                print(*key, rows[key]["robust"], rows[key]["passes"], flush=True)
     print(table(list(records.recorded(options.out))))
 
 

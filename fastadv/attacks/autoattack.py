@@ -57,7 +57,7 @@ def autoattack(
     - "quick": APGD on the margin and on DLR for nine classes (50 steps each), 200 queries of Square, and an
       attack of another kind: APGD on the cross-entropy (100 steps) in Linf, PDPGD (300 steps) in L2 and L1.
       Samples whose gradients were all zero or not finite get the 5,000 queries of "standard". It takes about
-      a seventh of the passes of "standard".
+      a sixth of the passes of "standard".
     - "strong": "standard", and then, on what is left, attacks that have lowered published robust accuracies:
       APGD on cross-entropy, margin and DLR through `bpda`; in L2 and L1 PDPGD (300 steps), which minimizes
       the norm; five restarts of APGD on the margin and five on the cross-entropy; targeted APGD on DLR for

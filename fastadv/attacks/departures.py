@@ -45,9 +45,9 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
         ),
         Departure(
             '"quick" and "strong" are not in the paper',
-            'a tenth of the passes breaks most samples; "strong" breaks defenses that withstand the '
+            'a sixth of the passes breaks most samples; "strong" breaks defenses that withstand the '
             "standard version",
-            '"quick" leaves at most one image of 200 more than "standard"',
+            '"quick" leaves at most one image of 50 more than "standard"',
             "autoattack-quick, L∞",
         ),
     ),
