@@ -1,4 +1,8 @@
-"""What the model says of points."""
+"""What the model says of points.
+
+Where the logits at a point are not finite, a look with gradients repeats the sample's last answer that was:
+its logits, loss and gradient (`last_answer.py`). Such a point is never adversarial.
+"""
 
 from copy import copy
 from dataclasses import dataclass, field

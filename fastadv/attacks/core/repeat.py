@@ -17,6 +17,9 @@ from fastadv.threat import Threat
 # those that wait for no device
 CRITERIA = (Criterion, OutsideTopK, WrongBy)
 
+# what of a search a step may write
+HOLDERS = ("best", "rows", "last")
+
 
 def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable) -> None:
     """Take a step several times.
@@ -63,7 +66,7 @@ def _replayed(search: Search, step: Callable[[Search], None], times: int, name: 
     options = {key: value for key, value in vars(search.rows).items() if not isinstance(value, Tensor)}
     kind = name, search.plan.loss, search.plan.minimum, search.problem.criterion
     key = *kind, *without_rows(search.threat), *sorted(options.items())
-    written = tuple(part for part in given if part.startswith(("best.", "rows.")))
+    written = tuple(part for part in given if "." in part)
 
     def make(rows: Rows) -> Step:
         return _step_over(_over(rows, search, options), step, rows, written)
@@ -112,15 +115,15 @@ def _tensors(search: Search) -> dict[str, Tensor]:
     parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "mask")}
     parts["radius"] = radii(search.threat)
     parts["aims"] = None if search.aims is search.targets else search.aims
-    parts |= {f"best.{name}": value for name, value in vars(search.best).items()}
-    parts |= {f"rows.{name}": value for name, value in vars(search.rows).items()}
+    for holder in HOLDERS:
+        parts |= {f"{holder}.{name}": value for name, value in vars(getattr(search, holder)).items()}
     return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
 
 
 def _place(search: Search, part: str) -> tuple[Any, str]:
     """Return the object and the name of a tensor that `_tensors` calls `part`."""
     holder, name = part.split(".")
-    return (search.best if holder == "best" else search.rows), name
+    return getattr(search, holder), name
 
 
 def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:

@@ -8,6 +8,7 @@ from typing_extensions import TypeVar
 
 from fastadv import rng
 from fastadv.attacks.core import points as shapes
+from fastadv.attacks.core.last_answer import LastAnswer
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
@@ -92,10 +93,12 @@ class Samples(Generic[R_co]):
         return self.plan.seed
 
     def forget(self) -> None:
-        """Reset gradient rules: they remember nothing, and draw the same numbers again."""
+        """Begin anew: no answer is known, and gradient rules remember nothing and draw the same numbers."""
         # what gradient rules remember: tensors [n, ...]
         self.memory: dict[str, Tensor] = {}
         self._draws = 0
+        # what stands for answers that are not finite
+        self.last = LastAnswer()
 
     def uniform(self, count: int) -> Tensor:
         """Draw random numbers for a gradient rule; the next call draws others.
@@ -207,6 +210,7 @@ class Samples(Generic[R_co]):
         self.problem, self.best = self.problem.take(kept), self.best.take(kept)
         self.aims = None if self.aims is None else self.aims[kept]
         self.rows.take(kept)
+        self.last.take(kept)
         self.memory = {name: value[kept] for name, value in self.memory.items()}
         if self.leaving is not None:
             self.leaving = self.leaving[kept]

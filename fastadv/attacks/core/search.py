@@ -72,13 +72,13 @@ class Search(Samples[R_co]):
         loss = self.plan.loss if loss is None else loss
         look = self._look(points, loss, judge, narrow)
         if judge and self._ranks_by(loss, look):
-            self._judge_at_once(look)
+            self._judge_at_once(look, self._answered(look))
             if not surely_finite(self.best.largest_gradient):
                 look.gradient = look.gradient.nan_to_num(0.0, 0.0, 0.0)
             kept = self._evaluated()
             return look if kept is None else look.take(kept)
         look.gradient = self._usable(look.gradient)
-        return self._judge(look, loss, judge)
+        return self._judge(look, loss, judge, self._answered(look))
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
@@ -86,11 +86,12 @@ class Search(Samples[R_co]):
         look = self._look(rows.points, loss, True, True)
         if type(threat) is Linf and self._ranks_by(loss, look):
             rows.points = look.x_adv
-            self._judge_at_once(look, (self.x, threat.radius, rows.step_size, threat.box))
+            said = self._answered(look)
+            self._judge_at_once(look, said, (self.x, threat.radius, rows.step_size, threat.box))
             self._evaluated()
             return
         look.gradient = self._usable(look.gradient)
-        look = self._judge(look, loss, True)
+        look = self._judge(look, loss, True, self._answered(look))
         rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
 
     def input_gradient(
@@ -137,7 +138,8 @@ class Search(Samples[R_co]):
         points, seen = self._prepare(points, judge)
         logits, gradients = self.frozen.jacobian(self._cast(seen), directions)
         gradients = self._usable(gradients.to(self.x.dtype))
-        return self._judge(JacobianLook(points, seen, logits, logits, gradients), None, judge)
+        look = JacobianLook(points, seen, logits, logits, gradients)
+        return self._judge(look, None, judge, self._answered(look))
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits, in full batches.
@@ -350,22 +352,30 @@ class Search(Samples[R_co]):
         as_seen = look.seen is look.x_adv and self.problem.mask is None
         return single and as_seen and self._is_plain() and loss == self.plan.loss
 
-    def _judge_at_once(self, look: GradientLook, move: Move | None = None) -> None:
+    def _answered(self, look: GradientLook | JacobianLook) -> Tensor:
+        """Let the look repeat the last answer where its own is not finite; return its own logits."""
+        logits = look.logits
+        self.last.stand_in(look, self.x, _finite(logits))
+        return logits
+
+    def _judge_at_once(self, look: GradientLook, logits: Tensor, move: Move | None = None) -> None:
         """Judge the points and move them, in one call, since the many take as long as a small network."""
         best, self._competed = self.best, True
         look.adversarial = judge_(
             (best.x_adv, best.rank, best.success), best.not_finite, best.largest_gradient, best.ranks,
-            look.seen, look.gradient, look.logits, look.loss, self.y, self.targets,
+            look.seen, look.gradient, logits, look.loss, self.y, self.targets,
             self.plan.loss == "ce" and self.targets is None, move,
         )  # fmt: skip
 
-    def _judge(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
-        """Give `look` its verdict; its points compete for the best where `judge` says so."""
-        shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
+    def _judge(self, look: L, loss: losses.Loss | None, judge: bool, logits: Tensor | None = None) -> L:
+        """Give `look` its verdict by its logits, or others; its points compete for the best if `judge`."""
+        logits = look.logits if logits is None else logits
+        shape, logits = logits.shape[:-1], logits.flatten(0, -2)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
-        finite = None if surely_finite(logits) else (largest(logits) < torch.inf).view(shape)
+        finite = _finite(logits)
         if finite is not None:
+            finite = finite.view(shape)
             look.adversarial = look.adversarial & finite
             self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
         if judge:
@@ -412,6 +422,11 @@ class Search(Samples[R_co]):
             return points
         x = (self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)).to(self.dtype)
         return snap(x, points, threshold, self.frozen.sees(self.dtype), dtype).to(points.dtype)
+
+
+def _finite(logits: Tensor) -> Tensor | None:
+    """Return bool [n], whether all logits [n, K] are finite; None where they surely are."""
+    return None if surely_finite(logits) else largest(logits) < torch.inf
 
 
 R = TypeVar("R", bound=Rows, default=Any)

@@ -1,0 +1,180 @@
+"""Steps over points where the model has no finite logits, and what such points leave alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import Status, core
+from fastadv.attacks.core.last_answer import PATIENCE
+from fastadv.threat import L2, THREATS, Linf
+from tests.attacks import nets
+from tests.attacks.graphed import as_on_a_gpu, batch, graphed, kinds, net, same
+
+RADIUS = {"linf": 0.6, "l2": 2.4, "l1": 8.0, "l0": 10}
+# short, but long enough to break every sample where all logits are finite
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pgd": {}, "bim": {}, "mim": {}, "apgd": {"steps": 30}, "fmn": {"steps": 40}, "ddn": {"steps": 40},
+    "deepfool": {}, "fab": {"steps": 20}, "cw": {"steps": 40, "searches": 3}, "pdpgd": {"steps": 40},
+    "pdgd": {"steps": 40}, "ead": {"steps": 20, "searches": 3}, "sigma_zero": {"steps": 40},
+    "lbfgs": {"steps": 20, "searches": 3},
+}  # fmt: skip
+BUDGET = "pgd", "bim", "mim", "apgd"
+CASES = [(name, norm) for name in SETTINGS for norm in fa.attacks.ATTACKS[name].norms]
+
+
+class Band(nn.Module):
+    """NaN logits where the two largest are nearer to each other than `width`: on both sides of a boundary."""
+
+    def __init__(self, width: float, net: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net, self.width = net or nets.mlp(dtype=torch.float32), width
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        first, second = logits.topk(2, 1).values.unbind(1)
+        return torch.where((first - second < self.width)[:, None], torch.nan, logits)
+
+
+def outside(width: float, count: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
+    model, x = Band(width).eval(), nets.images(4 * count, dtype=torch.float32)
+    logits = Band(0.36)(x)
+    x = x[logits.isfinite().all(1)][:count]
+    assert len(x) == count
+    return model, x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("width", [0.35, 0.05])
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_a_band_without_answers_at_the_boundary_is_stepped_over(name: str, norm: str, width: float) -> None:
+    model, x, y = outside(width)
+    threat = THREATS[norm](RADIUS[norm] if name in BUDGET else float("inf"))
+    out = fa.attacks.ATTACKS[name].run(model, x, y, threat, **SETTINGS[name])
+    assert out.success.sum() > len(x) / 2
+    logits = model(out.x_adv[out.success])
+    assert logits.isfinite().all()
+    assert (logits.argmax(1) != y[out.success]).all()
+    assert set(out.status[~out.success].tolist()) <= {Status.FAILED}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["pgd", "fmn"])
+def test_so_it_is_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    model, x, y = outside(0.05)
+    x = x.to(dtype)
+    model = model.to(dtype)
+    out = fa.attacks.ATTACKS[name].run(model, x, y, Linf(0.6), **SETTINGS[name])
+    assert out.success.sum() > len(x) / 2
+    assert model(out.x_adv[out.success]).isfinite().all()
+
+
+class Far(nn.Module):
+    """The logits 5 and the sum of squares, NaN where the first coordinate is beyond 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        there = x[:, 0] > 1
+        logits = torch.stack([5 + 0 * x[:, 0], x.square().sum(1)], 1)
+        return torch.where(there[:, None], torch.nan, logits)
+
+
+def looks(rule: core.Rule, x: Tensor) -> Any:
+    return core.run(
+        Far(), x, torch.zeros(len(x), dtype=torch.long), Linf(9.0, (-9.0, 9.0)), rule, loss="margin"
+    )
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_point_without_finite_logits_repeats_the_last_answer_and_then_reverses_it(narrow: bool) -> None:
+    x, found = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), []
+    places = [[0.5, 0.0], [1.0, 1.0]], *[[[2.0, 0.0], [0.0, 1.0]]] * (PATIENCE + 1), [[1.0, 0.0], [2.0, 0.0]]
+
+    def rule(search: core.Search) -> None:
+        for place in places:
+            found.append(search.gradient(torch.tensor(place), narrow=narrow))
+
+    out = looks(rule, x)
+    for look in found[1 : PATIENCE + 1]:
+        torch.testing.assert_close(look.loss, torch.tensor([-4.75, -4.0]))
+        torch.testing.assert_close(look.logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
+        torch.testing.assert_close(look.gradient, torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        assert not look.adversarial.any()
+    torch.testing.assert_close(found[PATIENCE + 1].gradient, torch.tensor([[-1.0, 0.0], [0.0, 2.0]]))
+    torch.testing.assert_close(found[-1].gradient, torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+    # what stands in for an answer does not compete for the best point
+    assert out.status.tolist() == [Status.FAILED] * 2
+    torch.testing.assert_close(out.x_adv, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+
+
+def test_so_does_a_jacobian() -> None:
+    found, both = [], torch.eye(2).expand(2, 2, 2)
+
+    def rule(search: core.Search) -> None:
+        for place in ([[0.5, 0.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 1.0]]):
+            found.append(search.jacobian(torch.tensor(place), both))
+
+    looks(rule, torch.zeros(2, 2))
+    torch.testing.assert_close(found[1].logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
+    torch.testing.assert_close(found[1].gradients[:, 1], torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+
+
+def test_where_there_was_no_answer_the_gradient_leads_to_x() -> None:
+    x, found = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), []
+
+    def rule(search: core.Search) -> None:
+        places = torch.tensor([[1.5, 3.0], [1.5, 3.0]])
+        found.append(search.gradient(places).gradient)
+        found.extend(search.jacobian(places, torch.eye(2).expand(2, 2, 2)).gradients.unbind(1))
+
+    looks(rule, x)
+    for gradient in found:
+        torch.testing.assert_close(gradient, torch.tensor([[-1.0, -3.0], [-1.0, -2.0]]))
+
+
+class Marked(nn.Module):
+    """A band without answers for the samples that have a mark above 1/2, to which the net is blind."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.net = Band(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x[:, 1:])
+        return torch.where(x[:, :1] > 0.5, logits, self.net.net(x[:, 1:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("pgd", "linf"), ("pgd", "l2"), ("mim", "linf"), ("apgd", "linf"), ("fmn", "l2"), ("fab", "l2")],
+)
+def test_a_sample_without_answers_changes_no_other(name: str, norm: str) -> None:
+    _, x, y = outside(0.35)
+    mark = torch.arange(len(x)) % 2
+    x = torch.cat([mark[:, None].to(x), x.flatten(1)], 1)
+    options = {**SETTINGS[name], **({"stop_early": False} if name in BUDGET else {})}
+    outs = [
+        fa.attacks.ATTACKS[name].run(Marked(w).eval(), x, y, THREATS[norm](RADIUS[norm] / 2), **options)
+        for w in (0.35, 0.0)
+    ]
+    assert torch.equal(outs[0].x_adv[mark == 0], outs[1].x_adv[mark == 0])
+    assert not torch.equal(outs[0].x_adv[mark == 1], outs[1].x_adv[mark == 1])
+
+
+@pytest.mark.parametrize(("name", "threat"), [("bim", Linf(0.06)), ("bim", L2(0.8)), ("apgd", L2(0.8))])
+def test_replayed_steps_go_by_the_last_answer_too(
+    name: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_a_gpu(monkeypatch)
+    model = Band(0.02, net()).eval()
+    x, y = batch(model.net)
+    right = model(x.double()).isfinite().all(1)
+    x, y = x[right], y[right]
+    replayed, outs = graphed(model), []
+    for each in (fa.freeze(model), replayed):
+        # the first gradients, which decide on graphs, are finite
+        options = {"starts": x} if name == "apgd" else {}
+        outs.append(fa.attacks.ATTACKS[name].run(each, x, y, threat, steps=20, **options))
+    assert kinds(replayed) & {"ascent", "Dense"}
+    assert outs[0].success.sum() > len(x) / 2
+    same(*outs)
