@@ -56,6 +56,7 @@ from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
+from fastadv.attacks.superdeepfool import superdeepfool
 from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
@@ -67,7 +68,7 @@ __all__ = [
     "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
     "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim",
     "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero",
-    "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
+    "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer", "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (
@@ -120,6 +121,8 @@ CARDS = (
            oracle={"queries": 20200, "directions": 100}, paper="Uesato et al. 2018", tolerance=1.5),
     Attack(square, knowledge="score", random=True, quick={"queries": 30}, oracle={"queries": 2000},
            tolerance=2.5, paper="Andriushchenko et al. 2020; Croce and Hein 2021"),
+    Attack(superdeepfool, kind="minimum", quick={"steps": 15}, oracle={"steps": 50},
+           paper="Abdolahpourrostami et al. 2024"),
     Attack(uniform_noise, knowledge="decision", kind="minimum", random=True,
            quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10},
            paper="Rauber et al. 2017", tolerance=16),
