@@ -45,6 +45,7 @@ from fastadv.attacks.methods.transfer_rules import (
     VarianceTuned,
 )
 from fastadv.attacks.mim import mim
+from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
 from fastadv.attacks.pdgd import pdgd
@@ -63,11 +64,11 @@ from fastadv.attacks.uniform_noise import uniform_noise
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
     "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "DiverseInput",
-    "GradientRule", "Indicators", "MaskedModule", "OutsideTopK", "ScaleInvariant", "Status", "Symptoms",
+    "GradientRule", "Indicators", "MaskedModule", "MinimumNormResult", "OutsideTopK", "ScaleInvariant", "Status", "Symptoms",
     "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast",
     "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
     "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim",
-    "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero",
+    "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero",
     "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer", "uniform_noise",
 ]  # fmt: skip
 
@@ -100,6 +101,8 @@ CARDS = (
     Attack(lbfgs, kind="minimum", quick={"steps": 10, "searches": 4}, oracle={"steps": 40},
            paper="Szegedy et al. 2014"),
     Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
+    Attack(minimum_norm, kind="minimum", random=True, quick={"steps": 40}, oracle={"steps": 500},
+           paper="Cina et al. 2025"),
     Attack(minimum_radius, kind="minimum",
            quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
            oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
