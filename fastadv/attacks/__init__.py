@@ -64,12 +64,13 @@ from fastadv.attacks.uniform_noise import uniform_noise
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
     "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "DiverseInput",
-    "GradientRule", "Indicators", "MaskedModule", "MinimumNormResult", "OutsideTopK", "ScaleInvariant", "Status", "Symptoms",
-    "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast",
-    "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
-    "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim",
-    "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero",
-    "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer", "uniform_noise",
+    "GradientRule", "Indicators", "MaskedModule", "MinimumNormResult", "OutsideTopK", "ScaleInvariant",
+    "Status", "Symptoms", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim",
+    "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm",
+    "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
+    "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
+    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer",
+    "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (
@@ -102,7 +103,7 @@ CARDS = (
            paper="Szegedy et al. 2014"),
     Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
     Attack(minimum_norm, kind="minimum", random=True, quick={"steps": 40}, oracle={"steps": 500},
-           paper="Cina et al. 2025"),
+           paper="of each attack its own"),
     Attack(minimum_radius, kind="minimum",
            quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
            oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},

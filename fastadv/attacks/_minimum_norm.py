@@ -34,7 +34,7 @@ class Inner:
 
 
 def searches(search: core.Search, steps: int) -> Iterator[Inner]:
-    """Yield the searches of `minimum_norm` without end. Only the first depends on `steps`, if they are few."""
+    """Yield the searches without end. Only the first depends on `steps`, if they are few."""
     norm, problem = search.threat.norm, search.problem
     assert problem.clean is not None
     free = problem.targets is None and problem.criterion is core.WRONG
@@ -57,11 +57,14 @@ def searches(search: core.Search, steps: int) -> Iterator[Inner]:
 
     # to one class after the other; that of the largest logit comes last, since most samples ended there
     targets = list(others.roll(-1, 1).unbind(1)) if free and others.shape[1] > 1 else []
-    to_class = {"l2": ddn, "l0": pdpgd}.get(norm, fab)
-    cost = PROJECTIONS if to_class is fab else STEPS
+    aimed: dict[str, tuple[str, core.InnerAttack, int]] = {
+        "l2": ("target ddn", ddn, STEPS),
+        "l0": ("target pdpgd", pdpgd, STEPS),
+    }
+    name, attack, cost = aimed.get(norm, ("target fab", fab, PROJECTIONS))
     for number in count():
         for _ in range(min(STEPS // cost, len(targets))):
-            yield Inner(f"target {to_class.__name__}", partial(to_class, steps=cost), cost, targets.pop(0))
+            yield Inner(name, partial(attack, steps=cost), cost, targets.pop(0))
         again = partial(
             fmn, steps=STEPS, starts=search.best.x_adv, restarts=2,
             seed=rng.derive(search.seed, "minimum_norm", number),

@@ -348,7 +348,7 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
     ),
     "superdeepfool": (
         Departure(
-            "points are clipped to the box, and a sample ends where a success is nearer by less than a hundredth",
+            "points are clipped to the box, and a sample ends where a success gains less than a hundredth",
             "the paper has no box; in one, a projection may fail to be a success for ever",
         ),
         Departure(

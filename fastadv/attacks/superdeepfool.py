@@ -12,7 +12,6 @@ from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.hyperplane import beyond, largest_others, nearest_boundary, steepest
 from fastadv.threat import Threat
 
-
 # a sample stops where a success is not nearer than the last by this factor
 NEARER = 0.99
 

@@ -11,14 +11,18 @@ from .nets import images, labels, mlp
 
 
 def by_hand(net: nn.Module, x: Tensor, y: int, box: tuple[float, float], overshoot: float) -> Tensor:
-    """The nearest success of algorithm 2 on x [1, ...], where a projection that gains no hundredth ends it."""
+    """The nearest success of algorithm 2 on x [1, ...], where gaining no hundredth ends it."""
 
     def normals(z: Tensor) -> tuple[Tensor, Tensor, int]:
         """Of each other class: how much it lacks, and the normal [K, D]; and the class of the decision."""
         leaf = z.clone().requires_grad_()
         logits = net(leaf)[0]
         rows = [torch.autograd.grad(one - logits[y], leaf, retain_graph=True)[0] for one in logits]
-        return (logits[y] - logits).detach(), torch.stack([row.flatten() for row in rows]), int(logits.argmax())
+        return (
+            (logits[y] - logits).detach(),
+            torch.stack([row.flatten() for row in rows]),
+            int(logits.argmax()),
+        )
 
     z, nearest, last, projected = x, None, torch.inf, False
     for _ in range(200):

@@ -71,7 +71,7 @@ def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
 
 
 def beyond(near: Boundary, threat: Threat, overshoot: float) -> Tensor:
-    """Return the points [n, ...] past the boundary by the share `overshoot` of the way to it: DeepFool's step.
+    """Return the points [n, ...] beyond the boundary, by DeepFool's step: longer than the way by `overshoot`.
 
     They may lie outside the box.
     """

@@ -19,7 +19,7 @@ from .cases import CASES, PUBLISHED
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
 # of the searches of minimum_norm: a quick run goes through all of them
-BRIEF = {"FIRST": 2, "STEPS": 3, "PROJECTIONS": 3, "TURNS": 3}
+BRIEF = {"FIRST": 1, "STEPS": 2, "PROJECTIONS": 1, "TURNS": 1}
 
 # attacks of many passes, whose short runs take a thirtieth of a second and more
 SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_norm"}
