@@ -45,6 +45,7 @@ from fastadv.attacks.methods.transfer_rules import (
     VarianceTuned,
 )
 from fastadv.attacks.mim import mim
+from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
 from fastadv.attacks.pdgd import pdgd
@@ -56,18 +57,20 @@ from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
+from fastadv.attacks.superdeepfool import superdeepfool
 from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
     "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "DiverseInput",
-    "GradientRule", "Indicators", "MaskedModule", "OutsideTopK", "ScaleInvariant", "Status", "Symptoms",
-    "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim", "boundary", "contrast",
-    "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm", "fmn", "gaussian_noise",
-    "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs", "masked_modules", "mim",
-    "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise", "salt_and_pepper", "sigma_zero",
-    "sparse_rs", "spsa", "square", "symptoms", "transfer", "uniform_noise",
+    "GradientRule", "Indicators", "MaskedModule", "MinimumNormResult", "OutsideTopK", "ScaleInvariant",
+    "Status", "Symptoms", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim",
+    "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm",
+    "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
+    "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
+    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer",
+    "uniform_noise",
 ]  # fmt: skip
 
 CARDS = (
@@ -99,6 +102,8 @@ CARDS = (
     Attack(lbfgs, kind="minimum", quick={"steps": 10, "searches": 4}, oracle={"steps": 40},
            paper="Szegedy et al. 2014"),
     Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
+    Attack(minimum_norm, kind="minimum", random=True, quick={"steps": 40}, oracle={"steps": 500},
+           paper="of each attack its own"),
     Attack(minimum_radius, kind="minimum",
            quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
            oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
@@ -120,6 +125,8 @@ CARDS = (
            oracle={"queries": 20200, "directions": 100}, paper="Uesato et al. 2018", tolerance=1.5),
     Attack(square, knowledge="score", random=True, quick={"queries": 30}, oracle={"queries": 2000},
            tolerance=2.5, paper="Andriushchenko et al. 2020; Croce and Hein 2021"),
+    Attack(superdeepfool, kind="minimum", quick={"steps": 15}, oracle={"steps": 50},
+           paper="Abdolahpourrostami et al. 2024"),
     Attack(uniform_noise, knowledge="decision", kind="minimum", random=True,
            quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10},
            paper="Rauber et al. 2017", tolerance=16),

@@ -5,12 +5,8 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like, width
-from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary, steepest
+from fastadv.attacks.methods.hyperplane import beyond, largest_others, nearest_boundary
 from fastadv.threat import Threat
-
-# the share of the box's width by which each step is longer than the way to the boundary
-LEAST_STEP = 1e-4
 
 
 @core.takes_common(norms=("linf", "l2"), steps=1, candidates=1)
@@ -49,9 +45,7 @@ def deepfool(
     Source:
         Moosavi-Dezfooli et al. 2016, "DeepFool" (arXiv 1511.04599), algorithm 2; section 3.3 for Linf.
     """
-    beyond = 1 + core.check_number("overshoot", overshoot, 0)
-    # what keeps the steps from ending just short of the boundary, which the clipping would let them do
-    least = LEAST_STEP * width(threat)
+    core.check_number("overshoot", overshoot, 0)
 
     def rule(search: core.Search) -> None:
         def rivals(logits: Tensor) -> Tensor:
@@ -61,9 +55,7 @@ def deepfool(
         for _ in range(steps):
             near = nearest_boundary(search, points, rivals)
             search.leave(near.look.adversarial)
-            way = steepest(near.normal, near.size, threat.order)
-            points = near.look.x_adv + way * like(beyond * (near.distance + least), way)
-            points = points.clamp_(*threat.box)
+            points = beyond(near, threat, overshoot).clamp_(*threat.box)
         search.finish(points)
 
     return core.run(model, x, y, threat, rule, minimum=True, **common)

@@ -21,6 +21,7 @@ class _Rows(Moments):
     points: Tensor
     fewer: Tensor
     size: Tensor
+    scale: Tensor
 
 
 @core.takes_common(norms=("l0",), steps=1)
@@ -43,9 +44,9 @@ def sigma_zero(
     element, moves d by a step of Adam; then d is clipped to the box, and coordinates below the threshold are
     set to 0. The threshold rises where the last point is a success and falls elsewhere. The step falls along
     a cosine to a tenth of `step_size`. Beyond the paper: at the end, one for each 15 steps, coordinates of
-    the best success are put back to x, from the least change on, and stay there where the success lasts. As
-    published, the margin counts in units of the logits: where these are many orders smaller than 1, the count
-    of coordinates hides it.
+    the best success are put back to x, from the least change on, and stay there where the success lasts. The
+    margin counts in units of that at x, so that the scale of the logits does not matter; as published it
+    counts in units of the logits, and where these are many orders smaller than 1, the count hides it.
 
     Args:
         threat: L0; its radius is inf or the largest number of coordinates of interest, a number or [B].
@@ -72,10 +73,12 @@ def sigma_zero(
         size = step_size
         for step in range(steps):
             look = search.gradient(points, search.problem.margin)
+            if not step:
+                rows.scale = unit / look.loss.abs()
             away = (look.x_adv - search.x).div_(unit)
             count = (away.square() + sigma).square_().reciprocal_().mul_(away)
             # where the margin is positive its part of the loss is flat; what descends it ascends the margin
-            pull = like(torch.where(look.loss < 0, unit, 0.0), away) * look.gradient
+            pull = like(torch.where(look.loss < 0, rows.scale, 0.0), away) * look.gradient
             descent = pull.sub_(count, alpha=2 * sigma / away[0].numel())
             descent /= like(ops.largest(descent), descent).clamp_min(torch.finfo(away.dtype).tiny)
             away += size * adam(rows, descent, step, EPSILON)

@@ -192,6 +192,8 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
         yield Case("deepfool", "linf", (adv_lib("df", norm=P["linf"]), foolbox("LinfDeepFoolAttack")),
                    {"steps": 50}, {"steps": 50})  # fmt: skip
         yield from (_search(norm, targeted) for targeted in (False, True) for norm in LARGEST)
+        # the budget of adv-lib's is rounds; both end by themselves
+        yield Case("superdeepfool", "l2", (adv_lib("sdf"),), **LONG)
 
     def every() -> Iterator[Case]:
         by_norm = {norm: radii[norm] for norm in ("l1", "l2", "linf")}
@@ -228,4 +230,5 @@ ALONE = {
     ("mim", "l0"): "none has it in L0",
     ("pgd", "l0"): "none has it in L0",
     ("minimum_radius", "l0"): "none has it in L0",
+    ("minimum_norm", None): "its attacks are compared one by one",
 }

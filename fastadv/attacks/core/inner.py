@@ -46,7 +46,9 @@ def call_attack(attack: InnerAttack, model: Frozen, problem: Problem, **argument
     return out
 
 
-def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
+def run_inner(
+    attack: InnerAttack, search: Search, model: Frozen, threat: Threat, targets: Tensor | None = None
+) -> AttackResult:
     """Run another attack on the samples of a search, with all that defines a success.
 
     Args:
@@ -54,12 +56,14 @@ def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat
         search: whose samples are attacked.
         model: to attack.
         threat: for this run.
+        targets: int64 [n], for this run; None takes those of the search.
 
     Returns:
         The result of the attack, an `AttackResult`.
     """
     x = search.problem.x.to(search.dtype)
-    return call_attack(attack, model, replace(search.problem, x=x, threat=threat))
+    targets = search.targets if targets is None else targets
+    return call_attack(attack, model, replace(search.problem, x=x, threat=threat, targets=targets))
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:

@@ -9,8 +9,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fastadv.attacks.core import WRONG, Look, Search
-from fastadv.attacks.methods.geometry import like, norm
+from fastadv.attacks.methods.geometry import like, norm, width
+from fastadv.threat import Threat
 
+# the share of the box's width by which each step is longer than the way to the boundary: it keeps the steps
+# from ending just short of the boundary, which clipping to the box would let them do
+LEAST_STEP = 1e-4
 # (logits [n, K]) -> int64 [n, C], the classes to which boundaries are looked at
 Rivals = Callable[[Tensor], Tensor]
 # the order of the dual norm
@@ -32,10 +36,11 @@ class Boundary:
     distance: Tensor
 
 
-def nearest_boundary(search: Search, points: Tensor, rivals: Rivals) -> Boundary:
+def nearest_boundary(search: Search, points: Tensor, rivals: Rivals, crossed: bool = False) -> Boundary:
     """Return the nearest boundary between the label and its rivals.
 
-    Where there are targets or another criterion, the only boundary is that of its margin.
+    Where there are targets or another criterion, the only boundary is that of its margin. If the one that was
+    `crossed` is asked for, it is returned for successes: that of the first rival.
     """
     if search.targets is not None or search.problem.criterion is not WRONG:
         one = search.gradient(points, search.problem.margin)
@@ -51,6 +56,9 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Rivals) -> Boundary
     distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
     distance, place = distances.to(normals.dtype).min(1)
     row = torch.arange(len(lacks), device=lacks.device)
+    if crossed:
+        place = torch.where(look.adversarial, 0, place)
+        distance = distances[row, place].to(normals.dtype)
     distance = torch.where(distance.isfinite(), distance, 0.0)
     return Boundary(look, lacks[row, place], normals[row, place], sizes[row, place], distance)
 
@@ -60,6 +68,16 @@ def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
     if order == inf:
         return normal.sign()
     return normal * like(torch.where(size > 0, 1 / size, 0.0).to(normal.dtype), normal)
+
+
+def beyond(near: Boundary, threat: Threat, overshoot: float) -> Tensor:
+    """Return the points [n, ...] beyond the boundary, by DeepFool's step: longer than the way by `overshoot`.
+
+    They may lie outside the box.
+    """
+    way = steepest(near.normal, near.size, threat.order)
+    length = (1 + overshoot) * (near.distance + LEAST_STEP * width(threat))
+    return near.look.x_adv + way * like(length, way)
 
 
 def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:

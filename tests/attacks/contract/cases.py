@@ -20,6 +20,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "fab": {"restarts": 3},
     "hopskipjump": {"queries": 70},
     "lbfgs": {"searches": 3},
+    "minimum_norm": {"steps": 25},
     "minimum_radius": {"searches": 3},
     "pdpgd": {"steps": 30},
     "pointwise": {"queries": 35},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastadv.attacks import AttackResult
+from fastadv.attacks import AttackResult, _minimum_norm
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
@@ -18,10 +18,12 @@ from .cases import CASES, PUBLISHED
 
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
+# of the searches of minimum_norm: a quick run goes through all of them
+BRIEF = {"FIRST": 1, "STEPS": 2, "PROJECTIONS": 1, "TURNS": 1}
 
 # attacks of many passes, whose short runs take a thirtieth of a second and more
-SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_radius"}
-SLOW |= {"pdgd", "pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
+SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_norm"}
+SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
 SLOW |= {f"{name} published" for name in PUBLISHED}
 
 
@@ -31,6 +33,8 @@ def _few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest
     if request.node.originalname != "test_the_distance_of_a_linear_model":
         for name, few in FEW.items():
             monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
+        for name, count in BRIEF.items():
+            monkeypatch.setattr(_minimum_norm, name, count)
 
 
 def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Callable[..., AttackResult]:

@@ -1,0 +1,144 @@
+"""`minimum_norm`: the least of its attacks, sample by sample, and what further steps buy."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv import attacks
+from fastadv.attacks import AttackResult, WrongBy, _minimum_norm, minimum_norm
+from fastadv.threat import THREATS
+
+from .nets import images, labels, mlp
+
+MEMBERS = {
+    "linf": [("fmn", 2), ("fmn", 5), ("pdpgd", 5), ("fab", 3)],
+    "l2": [("fmn", 2), ("ddn", 5), ("superdeepfool", 4), ("pdpgd", 5), ("fab", 3)],
+    "l1": [("fmn", 2), ("fmn", 5), ("pdpgd", 5), ("fab", 3)],
+    "l0": [("fmn", 2), ("fmn", 5), ("sigma_zero", 10), ("pdpgd", 5)],
+}
+# the gradients that these take together on three classes
+FIRST = {"linf": 18, "l2": 26, "l1": 18, "l0": 22}
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FIRST": 2, "STEPS": 5, "PROJECTIONS": 3, "TURNS": 4}.items():
+        monkeypatch.setattr(_minimum_norm, name, value)
+
+
+def attacked(norm: str, steps: int, radius: float = inf, classes: int = 3, **options: Any) -> Any:
+    model, x = mlp(classes), images(24)
+    return minimum_norm(model, x, labels(model, x), THREATS[norm](radius), steps=steps, **options)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The name and the arguments of each call of an attack."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def spy(name: str, attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+        def called(*args: Any, **options: Any) -> AttackResult:
+            calls.append((name, options))
+            return attack(*args, **options)
+
+        return called
+
+    for name in ("fmn", "ddn", "fab", "pdpgd", "sigma_zero", "superdeepfool"):
+        monkeypatch.setattr(_minimum_norm, name, spy(name, getattr(attacks, name)))
+    return calls
+
+
+@pytest.mark.parametrize("norm", MEMBERS)
+def test_each_sample_has_the_least_of_the_members(norm: str) -> None:
+    model, x = mlp(), images(24)
+    y, threat = labels(model, x), THREATS[norm](inf)
+    alone = [getattr(attacks, name)(model, x, y, threat, steps=steps) for name, steps in MEMBERS[norm]]
+    out = attacked(norm, FIRST[norm])
+    distances = torch.stack([one.distance for one in alone])
+    torch.testing.assert_close(out.distance, distances.amin(0), rtol=1e-6, atol=0)
+    assert len(set(out.by)) > 1 or norm == "l0"
+    for place, name in enumerate(out.by):
+        nearest = int(distances[:, place].argmin())
+        assert name == MEMBERS[norm][nearest][0]
+        assert torch.equal(out.x_adv[place], alone[nearest].x_adv[place])
+    assert out.backwards == 24 + sum(one.backwards for one in alone)  # and the gradient at x
+
+
+@pytest.mark.parametrize("norm", MEMBERS)
+def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
+    outs = [attacked(norm, steps) for steps in (1, 2, 12, FIRST[norm], 100, 200)]
+    for fewer, more in pairwise(outs[1:]):
+        assert (more.distance <= fewer.distance).all()
+    assert outs[-1].distance.mean() < 0.999 * outs[3].distance.mean() or norm == "l0"
+    assert [out.backwards for out in outs] == sorted(out.backwards for out in outs)
+    assert outs[0].backwards == 2 * 24
+    assert any(name.startswith(("restart", "target")) for name in outs[-1].by)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l0"])
+def test_later_searches_begin_elsewhere_and_lead_to_each_class(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = spied(monkeypatch)
+    attacked(norm, 100, classes=4)
+    model, x = mlp(4), images(24)
+    ranked = model(x).argsort(1, descending=True)
+    led = [options["targets"] for _, options in calls if options["targets"] is not None]
+    assert [name for name, options in calls if options["targets"] is not None] == 3 * [
+        {"linf": "fab", "l2": "ddn", "l0": "pdpgd"}[norm]
+    ]
+    torch.testing.assert_close(torch.stack(led, 1), ranked[:, [2, 3, 1]])
+    again = [options for name, options in calls if options.get("restarts") == 2]
+    assert len(again) > 1
+    assert len({options["seed"] for options in again}) == len(again)
+    assert not torch.equal(again[0]["starts"], x)
+
+
+@pytest.mark.parametrize("options", [{"criterion": WrongBy(0.1)}, {"targets": "others"}])
+def test_only_restarts_for_a_target_or_a_criterion(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = spied(monkeypatch)
+    model, x = mlp(), images(24)
+    y = labels(model, x)
+    given: dict[str, Tensor | Any] = {"targets": (y + 1) % 3} if "targets" in options else options
+    out = minimum_norm(model, x, y, THREATS["l2"](inf), steps=60, **given)
+    assert all(made["targets"] is given.get("targets") or "targets" in given for _, made in calls)
+    assert all(torch.equal(made["targets"], given["targets"]) for _, made in calls if "targets" in given)
+    assert [name for name, _ in calls].count("fmn") >= 3
+    assert out.success.all()
+
+
+def test_a_radius_decides_what_counts_and_who_is_named() -> None:
+    whole = attacked("l2", 40)
+    middle = float(whole.distance.median())
+    within = attacked("l2", 40, radius=middle)
+    near = whole.distance <= middle
+    assert torch.equal(within.success, near)
+    assert within.by == tuple(name if met else "" for name, met in zip(whole.by, near.tolist(), strict=True))
+    assert torch.equal(within.x_adv[near], whole.x_adv[near])
+
+
+def test_who_is_wrong_already_has_nobody_named() -> None:
+    model, x = mlp(), images(8)
+    y = labels(model, x)
+    y[::2] = (y[::2] + 1) % 3
+    out = minimum_norm(model, x, y, THREATS["linf"](inf), steps=20)
+    assert [bool(name) for name in out.by] == [False, True] * 4
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e4])
+@pytest.mark.parametrize("norm", MEMBERS)
+def test_the_scale_of_the_logits_does_not_matter(norm: str, scale: float) -> None:
+    """From the first step on: what the attacks make of it after few steps is the same."""
+    model, x = mlp(), images(24)
+    y = labels(model, x)
+    plain, scaled = (
+        minimum_norm(net, x, y, THREATS[norm](inf), steps=60) for net in (model, lambda z: model(z) * scale)
+    )
+    assert (scaled.distance <= plain.distance * 1.1).all() if norm != "l0" else True
+    assert scaled.distance.mean() <= 1.02 * plain.distance.mean()
