@@ -7,6 +7,19 @@ sample has its own random numbers; a norm that the paper does not have uses its 
 
 from fastadv.attacks.core.card import Departure
 
+SCALED_UP = "logits whose range is below 8 are scaled up to it before cross-entropy"
+MISLED = "on networks of low confidence cross-entropy raises all other classes together, and misses the nearest"
+
+
+def _sharp(left: int, published: int) -> Departure:
+    """The default loss of attacks by steps, with the digits of 200 that it and the published one leave."""
+    return Departure(
+        f'{SCALED_UP}; loss="ce" is the one of the paper',
+        MISLED,
+        f"on a robust network of the digits {left} of 200 left instead of {published}; the same on sure ones",
+    )
+
+
 DEPARTURES: dict[str, tuple[Departure, ...]] = {
     "apgd": (
         Departure(
@@ -102,9 +115,8 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
             row="ddn, L2",
         ),
         Departure(
-            "logits whose range is below 8 are scaled up to it before cross-entropy",
-            "on networks of low confidence cross-entropy raises all other classes together, and misses the "
-            "nearest",
+            SCALED_UP,
+            MISLED,
             "on a robust network of the digits, whose confidence is 12%, distances smaller by 24%; on the "
             "networks of the table, the same to 1%",
         ),
