@@ -52,7 +52,7 @@ from fastadv.ops.registration.library import OpCard, Sample, op, register
 KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm", "ce_sharp")
 # those that are exactly 0 where the model is very sure
 ENTROPIES = ("ce", "ce_sharp")
-# what ce_scaled, ce_sharp and dlr divide by at least; for ce_scaled, also as a share of the range of the logits
+# what ce_scaled, ce_sharp and dlr divide by at least; for ce_scaled, also as a share of the logits' range
 LEAST, LEAST_SHARE = 1e-30, 2.0**-10
 # the least range of logits that ce_sharp takes as they are
 RANGE = 8.0

@@ -50,9 +50,7 @@ def test_the_default_is_in_the_signature_and_training_keeps_the_published_one() 
 
 @pytest.mark.parametrize("name", SHARP)
 @pytest.mark.parametrize("targeted", [False, True])
-def test_soft_logits_cost_nothing_and_sure_ones_are_as_before(
-    name: str, targeted: bool
-) -> None:
+def test_soft_logits_cost_nothing_and_sure_ones_are_as_before(name: str, targeted: bool) -> None:
     """Ten classes, one net, whose logits are multiplied."""
     seed_cpu(2)
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 10)), images(60).float()

@@ -210,7 +210,9 @@ def test_a_broken_row_is_nan_and_alone(kind, value):
     assert torch.equal(grad.isnan(), broken[:, None].expand(6, 10))
 
 
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"ce_scaled", "ce_sharp"}))  # which take their unit as given
+@pytest.mark.parametrize(
+    "kind", sorted({*KINDS} - {"ce_scaled", "ce_sharp"})
+)  # which take their unit as given
 def test_differentiable(kind):
     z, y, t = rows(3, 5, 1.0)
     assert torch.autograd.gradcheck(lambda s: logit_loss(s, y, kind, t)[0], (z.requires_grad_(),))

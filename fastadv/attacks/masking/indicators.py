@@ -31,7 +31,7 @@ SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 SEEN = 32  # samples whose symptoms are looked for
-BY_LEFT = ("incomplete", "budget", "noise", "square")  # by what attacks left, they say nothing of a weak one
+BY_LEFT = ("incomplete", "noise", "square")  # told by what attacks left, be it for a weak loss
 
 
 def indicators(
