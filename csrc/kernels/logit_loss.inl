@@ -154,12 +154,14 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
                                               int64_t target, bool direction) {
   const int64_t aim = target < 0 ? label : target;
   double loss = 0;
-  if (kind == LossKind::ce_sharp)
-    loss = ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes));
-  else if (kind == LossKind::ce_scaled)
+  if (kind == LossKind::ce_scaled)
     loss = ce_row<true>(z, classes, aim, false, unit_of(z, classes));
+  else if (classes == 2)
+    loss = margin_row(z, classes, aim);
+  else if (kind == LossKind::ce_sharp)
+    loss = ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes));
   else
-    loss = classes == 2 ? margin_row(z, classes, aim) : pm_row(z, classes, aim);
+    loss = pm_row(z, classes, aim);
   if (target < 0) return static_cast<float>(loss);
   for (int64_t k = 0; k < classes; ++k) z[k] = -z[k];
   return static_cast<float>(-loss);

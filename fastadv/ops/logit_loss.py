@@ -29,7 +29,8 @@ positive multiple of that of m. For K = 2 it is the margin.
 
 ce depends on the scale of the logits: its gradient is along that of the margin where they are large, and
 raises all other classes alike where they are small. ce_sharp is ce where they range over 8 or more, and
-scales others up to a range of 8. Its gradient takes s, which is at least 1e-30, for a constant.
+scales others up to a range of 8. Its gradient takes s, which is at least 1e-30, for a constant. For K = 2,
+where ce always rises with the margin and a range of 8 would hide it, it is the margin.
 
 `direction` leaves out a positive factor of the gradient of ce and ce_sharp, 1 - p_y (or 1 - p_t) over s,
 which underflows for confident rows; steps that use only the gradient's direction lose nothing. A row with a
@@ -52,6 +53,8 @@ from fastadv.ops.registration.library import OpCard, Sample, op, register
 KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm", "ce_sharp")
 # those that are exactly 0 where the model is very sure
 ENTROPIES = ("ce", "ce_sharp")
+# those that are the margin where there are two classes
+LIKE_MARGIN = ("dlr", "pm", "ce_sharp")
 # what ce_scaled, ce_sharp and dlr divide by at least; for ce_scaled, also as a share of the logits' range
 LEAST, LEAST_SHARE = 1e-30, 2.0**-10
 # the least range of logits that ce_sharp takes as they are
@@ -143,7 +146,7 @@ def reference(
     finite = logits.isfinite().all(1)
     z = torch.where(finite[:, None], logits, 0.0).to(wide(logits.dtype))
     aim = labels if targets is None else targets
-    if kind in ("dlr", "pm") and z.shape[1] == 2:
+    if kind in LIKE_MARGIN and z.shape[1] == 2:
         kind = "margin"
     if kind == "dlr":
         loss, grad = _dlr(z, labels, targets)

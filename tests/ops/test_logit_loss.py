@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from balls import assert_refused, few, seeds
 from fastadv.ops import logit_loss
-from fastadv.ops.logit_loss import ENTROPIES, KINDS
+from fastadv.ops.logit_loss import ENTROPIES, KINDS, LIKE_MARGIN
 
 classes = st.sampled_from([2, 3, 4, 7, 10, 33, 1000])
 sizes = st.sampled_from([0.01, 1.0, 20.0])
@@ -29,7 +29,9 @@ def written_out(z, y, kind, t):
         aim = int(y[row] if t is None else t[row])
         others = torch.cat([z[row, :aim], z[row, aim + 1 :]])
         top = z[row].sort(descending=True).values
-        if kind in ("ce", "ce_scaled", "ce_sharp"):
+        if kind in ("margin", "cw") or (z.shape[1] == 2 and kind in LIKE_MARGIN):
+            loss = others.max() - z[row, aim]
+        elif kind in ("ce", "ce_scaled", "ce_sharp"):
             span = (top[0] - top[-1]).detach()
             unit = {
                 "ce": torch.ones_like(span),
@@ -41,8 +43,6 @@ def written_out(z, y, kind, t):
             rival, rest = others.max(), others.sort(descending=True).values[1:]
             sums = [torch.cat([two.expand(2), rest]).logsumexp(0) for two in (rival, z[row, aim])]
             loss = sums[0] - sums[1]
-        elif kind in ("margin", "cw") or z.shape[1] == 2:
-            loss = others.max() - z[row, aim]
         elif t is None:
             loss = (others.max() - z[row, aim]) / (top[0] - top[2])
         else:
@@ -151,11 +151,11 @@ def test_a_scaled_cross_entropy_where_the_two_largest_are_equal():
 
 
 def test_two_classes():
-    """dlr and pm are the margin; ce_scaled tells no more than which logit is the larger."""
+    """dlr, pm and ce_sharp are the margin; ce_scaled tells no more than which logit is the larger."""
     z, y, t = rows(5, 2, 4.0, torch.float32)
     for targets in (None, t):
         loss, grad = logit_loss(z, y, "margin", targets)
-        for kind in ("dlr", "pm"):
+        for kind in LIKE_MARGIN:
             assert all(map(torch.equal, logit_loss(z, y, kind, targets), (loss, grad)))
         scaled, along = logit_loss(z, y, "ce_scaled", targets)
         apart = loss.sign() if targets is None else -loss.sign()

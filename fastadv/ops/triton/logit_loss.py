@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.logit_loss import ENTROPIES, LEAST, LEAST_SHARE, RANGE
+from fastadv.ops.logit_loss import ENTROPIES, LEAST, LEAST_SHARE, LIKE_MARGIN, RANGE
 from fastadv.ops.triton._common import WIDTH, load, rounded, start, store
 
 _NONE = tl.constexpr(2**31 - 1)
@@ -197,7 +197,7 @@ def launch(
     direction: bool,
 ) -> None:  # fmt: skip
     count, classes = logits.shape
-    if kind in ("dlr", "pm") and classes == 2:
+    if kind in LIKE_MARGIN and classes == 2:
         kind = "margin"
     aims = None if targets is None else targets.contiguous()
     # short rows need few threads
