@@ -421,7 +421,8 @@ def test_what_lists_may_name(norm: str) -> None:
 def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
     with pytest.raises(InputError, match=r"one of apgd-ce, .* for this norm, .* got 'pdpgd'"):
         run(mlp(5), threat("linf"), version=["pdpgd"])
-    with pytest.raises(InputError, match=r"one of apgd-ce, apgd-margin, fab, square for .* got 'apgd-t'"):
+    names = "apgd-ce, apgd-ce-sharp, apgd-margin, fab, square"
+    with pytest.raises(InputError, match=rf"one of {names} for .* got 'apgd-t'"):
         run(mlp(5), threat("linf"), version=["apgd-t"], criterion=OutsideTopK(2))
 
 

@@ -70,6 +70,18 @@ def test_soft_logits_cost_nothing_and_sure_ones_are_as_before(name: str, targete
     assert torch.equal(soft, broken(2.0**-40))
 
 
+def test_of_two_classes_it_ranks_by_the_margin() -> None:
+    """A range of 8 would make all points alike, and the first one the strongest."""
+    seed_cpu(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), images(20).float()
+    y, away = net(x).argmax(1), net[1].weight.detach()
+    out = pgd(scaled(net, 0.01), x, y, fa.Linf(0.01), steps=10, stop_early=False)
+    assert not out.success.all()
+    sign = torch.where(y == 1, -1.0, 1.0)[:, None] * (away[1] - away[0]).sign()
+    corner = (x + 0.01 * sign.view(-1, *x.shape[1:])).clamp(0, 1)
+    torch.testing.assert_close(out.x_adv, corner)
+
+
 def test_training_and_sets_ascend_cross_entropy(ascended: set[str]) -> None:
     x, y, threat = torch.rand(6, 1, 4, 4), torch.arange(6) % 3, fa.Linf(0.1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
