@@ -109,7 +109,7 @@ def test_the_result_adds_up(version: Any, norm: str) -> None:
 
 
 CE, DLR = ("apgd-ce", {"loss": "ce", "steps": 100}), ("apgd-dlr", {"loss": "dlr", "steps": 100})
-SHARP = {"loss": "ce_sharp", "steps": 100}
+SHARP = ("apgd-ce-sharp", {"loss": "ce_sharp", "steps": 100})
 SQUARE = ("square", {"queries": 5000, "rescale": False})
 
 
@@ -133,8 +133,8 @@ def aimed(classes: int) -> tuple[str, dict[str, Any]]:
         ("plus", "l2", [*((name, {**given, "restarts": 5}) for name, given in (CE, DLR)),
                         ("fab", {"steps": 100, "targeted": False, "classes": None, "restarts": 5}), SQUARE,
                         aimed(9), ("fab-t", {"steps": 100, "targeted": True})]),
-        ("rand", "linf", [("apgd-ce", SHARP), DLR]),
-        ("quick", "linf", [*QUICK, ("last apgd-ce", SHARP)]),
+        ("rand", "linf", [SHARP, DLR]),
+        ("quick", "linf", [*QUICK, (f"last {SHARP[0]}", SHARP[1])]),
         ("quick", "l1", [*QUICK, ("last pdpgd", {"steps": 300})]),
     ],
 )  # fmt: skip
@@ -152,9 +152,9 @@ def test_the_components_of_each_version(version: str, norm: str, expected: list[
 @pytest.mark.slow
 def test_rand_averages_twenty_passes_unless_told_how_many() -> None:
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand")
-    assert out.costs["apgd-ce"].backwards == 20 * 10 * len(x)
+    assert out.costs["apgd-ce-sharp"].backwards == 20 * 10 * len(x)
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand", eot=3)
-    assert out.costs["apgd-ce"].backwards == 3 * 10 * len(x)
+    assert out.costs["apgd-ce-sharp"].backwards == 3 * 10 * len(x)
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
     assert top.success.any()
     assert not (top.x_adv != x)[:, 0, 2:].any()
     # its margin leads to no class
-    assert set(top.costs) <= {"apgd-ce", "apgd-margin", "square", "last apgd-ce"}
+    assert set(top.costs) <= {"apgd-ce-sharp", "apgd-margin", "square", "last apgd-ce-sharp"}
 
 
 def names(out: AutoAttackResult) -> set[str]:
@@ -396,7 +396,8 @@ def test_what_lists_may_name(norm: str) -> None:
 def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
     with pytest.raises(InputError, match=r"one of apgd-ce, .* for this norm, .* got 'pdpgd'"):
         run(mlp(5), threat("linf"), version=["pdpgd"])
-    with pytest.raises(InputError, match=r"one of apgd-ce, apgd-margin, fab, square for .* got 'apgd-t'"):
+    names = "apgd-ce, apgd-ce-sharp, apgd-margin, fab, square"
+    with pytest.raises(InputError, match=rf"one of {names} for .* got 'apgd-t'"):
         run(mlp(5), threat("linf"), version=["apgd-t"], criterion=OutsideTopK(2))
 
 

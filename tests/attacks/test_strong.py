@@ -23,7 +23,7 @@ from .contract.conftest import shortened
 from .nets import images, labels, linear, mlp, threat
 
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "square": {"queries": 60}}
-STAGES = ["restarts apgd-margin", "restarts apgd-ce", "targets apgd-t", "restarts square"]
+STAGES = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_the_stages_are() -> None:
         "bpda apgd-margin": {"loss": "margin", "steps": 100},
         "bpda apgd-t": t | {"classes": 9},
         "restarts apgd-margin": {"loss": "margin", "steps": 100, "restarts": 5},
-        "restarts apgd-ce": {"loss": "ce_sharp", "steps": 100, "restarts": 5},
+        "restarts apgd-ce-sharp": {"loss": "ce_sharp", "steps": 100, "restarts": 5},
         "targets apgd-t": t | {"classes": 11, "nearest": False, "restarts": 2},
         "transfer 0": {},
         "transfer 1": {},

@@ -35,7 +35,7 @@ def stages(run: Run, bpda: Frozen | None, sources: Sequence[Frozen]) -> list[Com
         found.append(proximal("pdpgd"))
     found += [
         ascent("restarts apgd-margin", "margin", restarts=RESTARTS),
-        ascent("restarts apgd-ce", "ce_sharp", restarts=RESTARTS),
+        ascent("restarts apgd-ce-sharp", "ce_sharp", restarts=RESTARTS),
     ]
     if free:
         few = classes <= ALL
