@@ -11,10 +11,7 @@ from fastadv.ops import logit_loss
 from fastadv.ops._rows import wide
 from fastadv.ops.logit_loss import KINDS
 
-LOSSES = (*KINDS, "bce", "ce_sharp")
-
-# the least range of logits that ce_sharp takes as they are
-RANGE = 8.0
+LOSSES = (*KINDS, "bce")
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Loss = str | LossFunction
@@ -85,22 +82,6 @@ def _bce_and_grad(
     return loss, grad.to(logits.dtype)
 
 
-def _sharp_and_grad(
-    logits: Tensor, y: Tensor, targets: Tensor | None, direction: bool
-) -> tuple[Tensor, Tensor]:
-    """Do as `logit_loss`, for "ce_sharp": "ce" of logits scaled up to a range of at least RANGE.
-
-    Where logits are nearly alike, cross-entropy raises all other classes together. The gradient takes the
-    factor for a constant.
-    """
-    z = logits.detach().to(wide(logits.dtype))
-    top = z.amax(1, keepdim=True)
-    span = (top - z.amin(1, keepdim=True)).clamp_min(torch.finfo(z.dtype).tiny)
-    factor = (RANGE / span).clamp(1, torch.finfo(z.dtype).max)
-    loss, grad = logit_loss((z - top) * factor, y, "ce", targets, direction)
-    return loss, (grad if direction else grad * factor).to(logits.dtype)
-
-
 def _checked(value: object, logits: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -109,9 +90,6 @@ def _checked(value: object, logits: Tensor) -> Tensor:
             "do not average over the batch"
         )
     return value
-
-
-OWN = {"bce": _bce_and_grad, "ce_sharp": _sharp_and_grad}
 
 
 def loss_and_grad(
@@ -140,8 +118,8 @@ def loss_and_grad(
         (tensor([2.]), tensor([[-1.,  1.,  0.]]))
     """
     check_loss(loss)
-    if isinstance(loss, str) and loss in OWN:
-        return OWN[loss](logits, y, targets, direction)
+    if loss == "bce":
+        return _bce_and_grad(logits, y, targets, direction)
     if isinstance(loss, str):
         return logit_loss(logits.detach(), y, loss, targets, direction)
     with torch.enable_grad():

@@ -140,10 +140,10 @@ def test_the_caller_s_graph_is_left_alone():
 @pytest.mark.parametrize(
     ("loss", "text"),
     [
-        ("hinge", "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, bce, ce_sharp, got 'hinge'"),
+        ("hinge", "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, ce_sharp, bce, got 'hinge'"),
         (
             None,
-            "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, bce, ce_sharp, got None",
+            "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, ce_sharp, bce, got None",
         ),
         (3, "loss: expected one of"),
         (["ce"], "loss: expected one of"),

@@ -40,7 +40,7 @@ double ce_row(float* z, int64_t classes, int64_t label, bool direction, float un
   const double others = std::log(static_cast<double>(sum)),
                gap = scaled ? others + (top - own) / unit : top + others - own;
   float wrong = direction ? 1.0f : static_cast<float>(1 / (1 + std::exp(-gap)));
-  if (scaled) wrong /= unit;
+  if (scaled && !direction) wrong /= unit;
   const float scale = wrong / sum;
 #pragma omp simd
   for (int64_t k = 0; k < classes; ++k) z[k] *= scale;
@@ -48,8 +48,8 @@ double ce_row(float* z, int64_t classes, int64_t label, bool direction, float un
   return gap > 50 ? gap : std::log1p(std::exp(gap));
 }
 
-// What dlr and ce_scaled divide by at least.
-constexpr float kLeast = 1e-30f;
+// What dlr, ce_scaled and ce_sharp divide by at least, and the range that ce_sharp takes as it is.
+constexpr float kLeast = 1e-30f, kRange = 8;
 
 // By what ce_scaled divides the logits: see ops/logit_loss.py.
 inline float unit_of(const float* z, int64_t classes) {
@@ -61,6 +61,17 @@ inline float unit_of(const float* z, int64_t classes) {
   }
   const float unit = std::max(first - second, 0x1p-10f * (first - last));
   return unit > kLeast ? unit : 1;
+}
+
+// By what ce_sharp divides them.
+inline float sharp_unit_of(const float* z, int64_t classes) {
+  float first = z[0], last = z[0];
+#pragma omp simd reduction(max : first) reduction(min : last)
+  for (int64_t k = 0; k < classes; ++k) {
+    first = z[k] > first ? z[k] : first;
+    last = z[k] < last ? z[k] : last;
+  }
+  return std::clamp((first - last) / kRange, kLeast, 1.0f);
 }
 
 // The lowest index of the largest logit other than `label`.
@@ -138,15 +149,19 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
   return loss;
 }
 
-// ce_scaled and pm. Apart, so that the code of the others stays as short as it is.
+// ce_scaled, pm and ce_sharp. Apart, so that the code of the others stays as short as it is.
 [[gnu::noinline]] inline float scale_free_row(float* z, int64_t classes, LossKind kind, int64_t label,
-                                              int64_t target) {
+                                              int64_t target, bool direction) {
   const int64_t aim = target < 0 ? label : target;
   double loss = 0;
   if (kind == LossKind::ce_scaled)
     loss = ce_row<true>(z, classes, aim, false, unit_of(z, classes));
+  else if (classes == 2)
+    loss = margin_row(z, classes, aim);
+  else if (kind == LossKind::ce_sharp)
+    loss = ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes));
   else
-    loss = classes == 2 ? margin_row(z, classes, aim) : pm_row(z, classes, aim);
+    loss = pm_row(z, classes, aim);
   if (target < 0) return static_cast<float>(loss);
   for (int64_t k = 0; k < classes; ++k) z[k] = -z[k];
   return static_cast<float>(-loss);
@@ -154,7 +169,7 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
 
 inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, int64_t target,
                       bool direction) {
-  if (kind > LossKind::dlr) return scale_free_row(z, classes, kind, label, target);
+  if (kind > LossKind::dlr) return scale_free_row(z, classes, kind, label, target, direction);
   const bool ratio = kind == LossKind::dlr && classes > 2;
   if (ratio) return static_cast<float>(dlr_row(z, classes, label, target));
   const int64_t aim = target < 0 ? label : target;

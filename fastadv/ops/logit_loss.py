@@ -8,6 +8,7 @@ dlr        (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (
 ce_scaled  ce of z / s, s = z_(1) - z_(2)               the same of -ce
 pm         log((1 + m) / (1 - m)),                      the same of m = p_t - max_{j != t} p_j
            m = max_{j != y} p_j - p_y, p = softmax(z)
+ce_sharp   ce of z / s, s = min(1, range of z / 8)      the same of -ce
 cw is Carlini & Wagner 2017 at confidence 0, dlr is Croce & Hein 2020. ce_scaled is MIFPE (Yu & Xu 2023) at
 temperature 1; pm is the probability margin m of PMA (Xie et al. 2024, arXiv 2411.15210).
 
@@ -27,11 +28,13 @@ all others: it is computed from differences of logits and neither rounds nor und
 positive multiple of that of m. For K = 2 it is the margin.
 
 ce depends on the scale of the logits: its gradient is along that of the margin where they are large, and
-raises all other classes alike where they are small.
+raises all other classes alike where they are small. ce_sharp is ce where they range over 8 or more, and
+scales others up to a range of 8. Its gradient takes s, which is at least 1e-30, for a constant. For K = 2,
+where ce always rises with the margin and a range of 8 would hide it, it is the margin.
 
-`direction` leaves out a positive factor of ce's gradient, 1 - p_y (or 1 - p_t), which underflows for
-confident rows; steps that use only the gradient's direction lose nothing. A row with a non-finite logit has
-loss and gradient NaN.
+`direction` leaves out a positive factor of the gradient of ce and ce_sharp, 1 - p_y (or 1 - p_t) over s,
+which underflows for confident rows; steps that use only the gradient's direction lose nothing. A row with a
+non-finite logit has loss and gradient NaN.
 """
 
 import math
@@ -47,9 +50,15 @@ from fastadv.ops._rows import check_column, wide
 from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
-KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm")
-# what ce_scaled and dlr divide by at least; for ce_scaled, also as a share of the range of the logits
+KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm", "ce_sharp")
+# those that are exactly 0 where the model is very sure
+ENTROPIES = ("ce", "ce_sharp")
+# those that are the margin where there are two classes
+LIKE_MARGIN = ("dlr", "pm", "ce_sharp")
+# what ce_scaled, ce_sharp and dlr divide by at least; for ce_scaled, also as a share of the logits' range
 LEAST, LEAST_SHARE = 1e-30, 2.0**-10
+# the least range of logits that ce_sharp takes as they are
+RANGE = 8.0
 
 
 def _one(index: Tensor, like: Tensor) -> Tensor:
@@ -77,6 +86,13 @@ def _ce_scaled(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     unit = torch.where(unit > LEAST, unit, 1.0)
     loss, grad = _ce((z - top[:, :1]) / unit, label, False)
     return loss, grad / unit
+
+
+def _ce_sharp(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
+    top = z.amax(1, keepdim=True)
+    unit = ((top - z.amin(1, keepdim=True)) / RANGE).clamp(LEAST, 1.0)
+    loss, grad = _ce((z - top) / unit, label, direction)
+    return loss, grad if direction else grad / unit
 
 
 def _pm(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,13 +146,13 @@ def reference(
     finite = logits.isfinite().all(1)
     z = torch.where(finite[:, None], logits, 0.0).to(wide(logits.dtype))
     aim = labels if targets is None else targets
-    if kind in ("dlr", "pm") and z.shape[1] == 2:
+    if kind in LIKE_MARGIN and z.shape[1] == 2:
         kind = "margin"
     if kind == "dlr":
         loss, grad = _dlr(z, labels, targets)
     else:
-        if kind == "ce":
-            loss, grad = _ce(z, aim, direction)
+        if kind in ENTROPIES:
+            loss, grad = (_ce if kind == "ce" else _ce_sharp)(z, aim, direction)
         else:
             loss, grad = {"ce_scaled": _ce_scaled, "pm": _pm}.get(kind, _margin)(z, aim)
         if targets is not None:
@@ -175,6 +191,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
                 yield logits, labels, kind, aims, False
         yield logits, labels, "ce", None, True
         yield logits * 40, labels, "ce", targets, True
+        yield logits, labels, "ce_sharp", targets, True
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -199,7 +216,7 @@ register(
         name="logit_loss",
         schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
         "-> (Tensor loss, Tensor grad)",
-        summary="per-sample ce, margin, cw, dlr, ce_scaled or pm and its gradient on the logits",
+        summary="per-sample ce, margin, cw, dlr, ce_scaled, pm or ce_sharp and its gradient on the logits",
         reference=reference,
         fake=fake,
         samples=samples,
@@ -223,7 +240,8 @@ def logit_loss(
     - "cw": `min(margin, 0)`, at confidence 0;
     - "dlr": `(max_{j != y} z_j - z_y) / (z_(1) - z_(3))`, with `z_(k)` the k-th largest logit;
     - "ce_scaled": "ce" of `z / (z_(1) - z_(2))`;
-    - "pm": `log((1 + m) / (1 - m))`, with `m = max_{j != y} p_j - p_y`.
+    - "pm": `log((1 + m) / (1 - m))`, with `m = max_{j != y} p_j - p_y`;
+    - "ce_sharp": "ce" of `z`, scaled up to a range of 8 if it is less.
 
     With targets the loss rises towards them instead. The loss is differentiable. A row with a non-finite
     logit has loss and gradient NaN. For K < 4 "dlr" takes other order statistics; see the top of
@@ -234,7 +252,8 @@ def logit_loss(
         labels: int64 [B] in [0, K).
         kind: one of the names above.
         targets: int64 [B] in [0, K), or None.
-        direction: leave out a positive factor of the gradient of "ce", which underflows for confident rows.
+        direction: leave out a positive factor of the gradient of "ce" and "ce_sharp", which underflows for
+            confident rows.
 
     Returns:
         loss [B] and gradient [B, K].

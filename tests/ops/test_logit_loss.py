@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from balls import assert_refused, few, seeds
 from fastadv.ops import logit_loss
-from fastadv.ops.logit_loss import KINDS
+from fastadv.ops.logit_loss import ENTROPIES, KINDS, LIKE_MARGIN
 
 classes = st.sampled_from([2, 3, 4, 7, 10, 33, 1000])
 sizes = st.sampled_from([0.01, 1.0, 20.0])
@@ -29,16 +29,20 @@ def written_out(z, y, kind, t):
         aim = int(y[row] if t is None else t[row])
         others = torch.cat([z[row, :aim], z[row, aim + 1 :]])
         top = z[row].sort(descending=True).values
-        if kind in ("ce", "ce_scaled"):
-            unit = torch.maximum(top[0] - top[1], (top[0] - top[-1]) / 2**10).detach()
-            unit = unit if kind == "ce_scaled" else torch.ones_like(unit)
+        if kind in ("margin", "cw") or (z.shape[1] == 2 and kind in LIKE_MARGIN):
+            loss = others.max() - z[row, aim]
+        elif kind in ("ce", "ce_scaled", "ce_sharp"):
+            span = (top[0] - top[-1]).detach()
+            unit = {
+                "ce": torch.ones_like(span),
+                "ce_scaled": torch.maximum((top[0] - top[1]).detach(), span / 2**10),
+                "ce_sharp": (span / 8).clamp(max=1),
+            }[kind]
             loss = torch.nn.functional.cross_entropy(z[row : row + 1] / unit, torch.tensor([aim]))
         elif kind == "pm":
             rival, rest = others.max(), others.sort(descending=True).values[1:]
             sums = [torch.cat([two.expand(2), rest]).logsumexp(0) for two in (rival, z[row, aim])]
             loss = sums[0] - sums[1]
-        elif kind in ("margin", "cw") or z.shape[1] == 2:
-            loss = others.max() - z[row, aim]
         elif t is None:
             loss = (others.max() - z[row, aim]) / (top[0] - top[2])
         else:
@@ -70,7 +74,7 @@ def test_equals_the_definition_and_autograd(kind, seed, count, size, targeted, d
         apart = torch.tensor([len(row.unique()) == count for row in z])
         grad, gradient = grad[apart], gradient[apart]
     # the gradient of a ratio grows as its denominator shrinks
-    if kind == "ce_scaled":
+    if kind in ("ce_scaled", "ce_sharp"):
         size = gradient.abs().amax(1, keepdim=True).clamp_min(1)
         grad, gradient = grad.double() / size, gradient / size
     assert torch.allclose(
@@ -89,11 +93,11 @@ def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
 
 
 @few
-@given(seeds, classes, st.booleans())
-def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted):
+@given(seeds, classes, st.booleans(), st.sampled_from(ENTROPIES))
+def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted, kind):
     z, y, t = rows(seed, count, 2.0, torch.float32)
     t = t if targeted else None
-    grad, direction = (logit_loss(z, y, "ce", t, along)[1].double() for along in (False, True))
+    grad, direction = (logit_loss(z, y, kind, t, along)[1].double() for along in (False, True))
     factor = (grad * direction).sum(1, keepdim=True) / direction.square().sum(1, keepdim=True)
     assert bool((factor > 0).all())
     assert torch.allclose(grad, factor * direction, rtol=1e-4, atol=1e-7)
@@ -147,11 +151,11 @@ def test_a_scaled_cross_entropy_where_the_two_largest_are_equal():
 
 
 def test_two_classes():
-    """dlr and pm are the margin; ce_scaled tells no more than which logit is the larger."""
+    """dlr, pm and ce_sharp are the margin; ce_scaled tells no more than which logit is the larger."""
     z, y, t = rows(5, 2, 4.0, torch.float32)
     for targets in (None, t):
         loss, grad = logit_loss(z, y, "margin", targets)
-        for kind in ("dlr", "pm"):
+        for kind in LIKE_MARGIN:
             assert all(map(torch.equal, logit_loss(z, y, kind, targets), (loss, grad)))
         scaled, along = logit_loss(z, y, "ce_scaled", targets)
         apart = loss.sign() if targets is None else -loss.sign()
@@ -206,7 +210,9 @@ def test_a_broken_row_is_nan_and_alone(kind, value):
     assert torch.equal(grad.isnan(), broken[:, None].expand(6, 10))
 
 
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"ce_scaled"}))  # whose gradient takes the unit as given
+@pytest.mark.parametrize(
+    "kind", sorted({*KINDS} - {"ce_scaled", "ce_sharp"})
+)  # which take their unit as given
 def test_differentiable(kind):
     z, y, t = rows(3, 5, 1.0)
     assert torch.autograd.gradcheck(lambda s: logit_loss(s, y, kind, t)[0], (z.requires_grad_(),))

@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.logit_loss import LEAST, LEAST_SHARE
+from fastadv.ops.logit_loss import ENTROPIES, LEAST, LEAST_SHARE, LIKE_MARGIN, RANGE
 from fastadv.ops.triton._common import WIDTH, load, rounded, start, store
 
 _NONE = tl.constexpr(2**31 - 1)
-_LEAST, _SHARE = tl.constexpr(LEAST), tl.constexpr(LEAST_SHARE)
+_LEAST, _SHARE, _RANGE = tl.constexpr(LEAST), tl.constexpr(LEAST_SHARE), tl.constexpr(RANGE)
 
 
 @triton.jit
@@ -42,16 +42,20 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rate(row, classes, BLOCK: tl.constexpr):
-    """Return by what ce_scaled multiplies the logits."""
+def _rate(row, classes, SHARP: tl.constexpr, BLOCK: tl.constexpr):
+    """Return by what ce_scaled multiplies the logits, or ce_sharp if SHARP."""
     first, at_first = _largest(row, classes, -1, -1, -1, BLOCK)
-    second, _ = _largest(row, classes, at_first, at_first, at_first, BLOCK)
     last = tl.full((BLOCK,), float("inf"), tl.float32)
     for start_at in range(0, classes, BLOCK):
         at = start_at + tl.arange(0, BLOCK)
         last = tl.where(at < classes, tl.minimum(last, load(row, at, at < classes)), last)
-    unit = tl.maximum(first - second, (first - tl.min(last)) * _SHARE)
-    return 1.0 / tl.where(unit > _LEAST, unit, 1.0)
+    span = first - tl.min(last)
+    if SHARP:
+        return 1.0 / tl.minimum(tl.maximum(span / _RANGE, _LEAST), 1.0)
+    else:
+        second, _ = _largest(row, classes, at_first, at_first, at_first, BLOCK)
+        unit = tl.maximum(first - second, span * _SHARE)
+        return 1.0 / tl.where(unit > _LEAST, unit, 1.0)
 
 
 @triton.jit
@@ -129,14 +133,14 @@ def logit_loss_kernel(
     aim = tl.where(valid, aim, 0).to(tl.int32)
     own = load(row, aim, valid)
 
-    if KIND == "ce" or KIND == "ce_scaled" or KIND == "pm":
+    if KIND == "ce" or KIND == "ce_scaled" or KIND == "ce_sharp" or KIND == "pm":
         rate = None
         if KIND == "pm":
             rival, other = _largest(row, classes, aim, aim, aim, BLOCK)
             loss, top, scale, at_other, at_aim = _pm(row, classes, other, aim, rival, own, BLOCK)
         else:
-            if KIND == "ce_scaled":
-                rate = _rate(row, classes, BLOCK)
+            if KIND != "ce":
+                rate = _rate(row, classes, KIND == "ce_sharp", BLOCK)
             loss, top, scale, at_aim = _ce(row, classes, aim, own, rate, DIRECTION, BLOCK)
         for first in range(0, classes, BLOCK):
             at = first + tl.arange(0, BLOCK)
@@ -193,12 +197,12 @@ def launch(
     direction: bool,
 ) -> None:  # fmt: skip
     count, classes = logits.shape
-    if kind in ("dlr", "pm") and classes == 2:
+    if kind in LIKE_MARGIN and classes == 2:
         kind = "margin"
     aims = None if targets is None else targets.contiguous()
     # short rows need few threads
     block = max(128, min(WIDTH, triton.next_power_of_2(classes)))
     start(
         logit_loss_kernel, count, loss, grad, logits.contiguous(), labels.contiguous(), aims, classes,
-        KIND=kind, DIRECTION=direction and kind == "ce", BLOCK=block, num_warps=block // 128,
+        KIND=kind, DIRECTION=direction and kind in ENTROPIES, BLOCK=block, num_warps=block // 128,
     )  # fmt: skip
