@@ -53,7 +53,7 @@ def ours(given: Problem, target: Any, *, stop_early: bool = False) -> Tensor:
     """fastadv's, at the model or a twin of it."""
     x_adv: Tensor = fa.attacks.pgd(
         target, given.x, given.y, given.threat, steps=given.steps, step_size=given.step_size,
-        random_start=False, stop_early=stop_early,
+        random_start=False, loss="ce", stop_early=stop_early,
     ).x_adv  # fmt: skip
     return x_adv
 

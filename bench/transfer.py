@@ -43,8 +43,9 @@ def main() -> None:
         matrices = []
         for seed in args.seeds:
             attack = partial(
-                fa.attacks.mim, threat=fa.Linf(args.radius), steps=10, stop_early=False, seed=seed, **options
-            )
+                fa.attacks.mim, threat=fa.Linf(args.radius), steps=10, loss="ce", stop_early=False, seed=seed,
+                **options,
+            )  # fmt: skip
             matrices.append(fa.evaluation.transfer_matrix(nets, nets, images, attack).shares)
         shares = torch.stack(matrices).mean(0)[~torch.eye(len(nets), dtype=torch.bool)]
         shown = [*shares.tolist(), float(shares.mean())]

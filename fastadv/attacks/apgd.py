@@ -33,7 +33,7 @@ def apgd(
     threat: Threat,
     *,
     steps: int = 100,
-    loss: losses.Loss = "ce",
+    loss: losses.Loss = "ce_sharp",
     classes: int | None = None,
     nearest: bool = False,
     starts: Tensor | None = None,
@@ -53,11 +53,13 @@ def apgd(
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
-        loss: "ce", "ce_scaled", "margin" (of the criterion, where one is given), "pm", "dlr", "cw", or a
-            function (logits, y, targets) -> [B]; it is maximized. A name with "-targeted" after it leads to
-            the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T.
-            A success is still any wrong class. Croce and Hein define DLR for three classes or more, and its
-            targeted form for four; `fastadv.ops.logit_loss` says what it is with fewer.
+        loss: "ce", "ce_sharp", "ce_scaled", "margin" (of the criterion, where one is given), "pm", "dlr",
+            "cw", or a function (logits, y, targets) -> [B]; it is maximized. "ce" and "dlr" are the published
+            choices. The default, "ce_sharp", first scales logits whose range is below 8 up to it, and breaks
+            more where they are nearly alike. A name with "-targeted" after it leads to the classes with the
+            largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is still
+            any wrong class. Croce and Hein define DLR for three classes or more, and its targeted form for
+            four; `fastadv.ops.logit_loss` says what it is with fewer.
         classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
         nearest: let a "-targeted" loss go through the classes whose boundaries would be the nearest if the
             model were linear: of the 100 largest logits, those with the least difference to the top, divided

@@ -52,11 +52,12 @@ def autoattack(
       each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes.
     - "plus": APGD on both losses and FAB, to the boundaries of all classes, with five restarts each, Square,
       and the targeted attacks.
-    - "rand": APGD on both losses, each gradient the mean of 20 passes. The authors count a sample as broken
+    - "rand": APGD on both losses ("ce_sharp" for the cross-entropy, which is the same where the range of the
+      logits is 8 or more), each gradient the mean of 20 passes. The authors count a sample as broken
       once a single pass after any attack is wrong. Here a final check of the whole batch decides. A
       randomized model passes that more often, so its robust accuracy comes out higher than by their count.
     - "quick": APGD on the margin and on DLR for five classes (50 steps each), 200 queries of Square, and an
-      attack of another kind: APGD on the cross-entropy (100 steps) in Linf, PDPGD (300 steps) in L2 and L1.
+      attack of another kind: APGD on "ce_sharp" (100 steps) in Linf, PDPGD (300 steps) in L2 and L1.
       Where that last attack breaks more than 0.3% of the samples of this call, or a flag is raised,
       "standard" follows on the samples that are left, and a note says so.
     - "strong": "standard", and then, on what is left, attacks that have lowered published robust accuracies:
@@ -75,8 +76,8 @@ def autoattack(
 
     Args:
         version: "standard", "plus", "rand", "quick" or "strong"; or a list of components: the names
-            "apgd-ce", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the
-            settings of "standard", and `Component` with an attack of your own.
+            "apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and
+            "square", with the settings of "standard", and `Component` with an attack of your own.
         individual: let each component attack all samples, not only those that are left; `broken` of the
             result then says which component breaks which sample. Not for "quick" and "strong".
         bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as

@@ -24,7 +24,7 @@ def bim(
     step_size: core.StepSize | None = None,
     restarts: int = 1,
     random_start: bool = False,
-    loss: losses.Loss = "ce",
+    loss: losses.Loss = "ce_sharp",
     stop_early: bool = True,
     seed: int = 0,
     **common: Unpack[core.GradientCommon],

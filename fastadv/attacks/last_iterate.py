@@ -40,8 +40,8 @@ def last_iterate(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
         steps: an integer >= 0; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates).
-        loss: "ce", "ce_scaled", "margin", "pm", "dlr", "cw", "bce", or a function (logits, y, targets) ->
-            [B]; it is maximized.
+        loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", "bce", or a function (logits, y,
+            targets) -> [B]; it is maximized. "ce", the default, is what the papers train and build with.
         targets: int [B]; ascend towards these classes instead of away from y.
         start: like x, inside the threat; None is x.
 

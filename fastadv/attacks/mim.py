@@ -32,7 +32,7 @@ def mim(
     nesterov: bool = False,
     restarts: int = 1,
     random_start: bool = False,
-    loss: losses.Loss = "ce",
+    loss: losses.Loss = "ce_sharp",
     stop_early: bool = True,
     seed: int = 0,
     **common: Unpack[core.GradientCommon],

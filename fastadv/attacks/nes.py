@@ -49,8 +49,8 @@ def nes(
             the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
-        loss: it is maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr",
-            "cw", or a function (logits, y, targets) -> [B].
+        loss: it is maximized; None for the criterion's margin, or "ce", "ce_sharp", "ce_scaled", "margin",
+            "pm", "dlr", "cw", or a function (logits, y, targets) -> [B].
 
     Source:
         Ilyas et al. 2018, "Black-box Adversarial Attacks with Limited Queries and Information" (arXiv

@@ -41,8 +41,8 @@ def spsa(
         directions: for each step, an integer >= 1; each is probed on both sides.
         probe: how far a probe moves a coordinate, a number > 0. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
-        loss: it is maximized; None for the criterion's margin, or "ce", "ce_scaled", "margin", "pm", "dlr",
-            "cw", or a function (logits, y, targets) -> [B].
+        loss: it is maximized; None for the criterion's margin, or "ce", "ce_sharp", "ce_scaled", "margin",
+            "pm", "dlr", "cw", or a function (logits, y, targets) -> [B].
 
     Source:
         Uesato et al. 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak Attacks" (arXiv

@@ -98,7 +98,7 @@ def _alpha(radius: float, *, name: str, key: str, **options: Any) -> Given:
 
 def _ascent(name: str, radius: float, **options: Any) -> Callable[..., AttackResult]:
     size = {"step_size": 0.25 * radius} if options else {}
-    return partial(getattr(attacks, name), **options, **size)
+    return partial(getattr(attacks, name), loss="ce", **options, **size)
 
 
 def _fixed(name: str, **options: Any) -> Callable[[float], Callable[..., AttackResult]]:
@@ -113,7 +113,7 @@ def _variants() -> Iterator[Case]:
             _alpha, name="ProjectedGradientDescent", key="eps_step", max_iter=5, num_random_init=10
         ),
     })  # fmt: skip
-    yield Case("apgd-restarts", "linf", _fixed("apgd", **few), {
+    yield Case("apgd-restarts", "linf", _fixed("apgd", loss="ce", **few), {
         "torchattacks": _given("APGD", steps=5, n_restarts=10),
         "art": _given("AutoProjectedGradientDescent", max_iter=5, nb_random_init=10),
     })  # fmt: skip
@@ -133,7 +133,7 @@ def cases() -> tuple[Case, ...]:
         *_steps(),
         *_variants(),
         *(
-            Case("apgd", norm, _fixed("apgd", steps=40), {
+            Case("apgd", norm, _fixed("apgd", steps=40, loss="ce"), {
                 # the others return x where they break nothing, and so do not say how near they came
                 "foolbox": _given(f"{kind}ProjectedGradientDescentAttack", steps=40, rel_stepsize=0.1),
                 "torchattacks": _given("APGD", steps=40),

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import LOOKS, Evidence, Indicators, choose, look_through
 from fastadv.attacks.methods.flags import blind
@@ -76,6 +77,7 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
         gradient=row.backwards > 0,
         passes=row.forwards + row.backwards,
         threat=row.threat,
+        soft=SOFT_LOGITS in row.flags,
     )
 
 

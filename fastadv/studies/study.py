@@ -169,11 +169,13 @@ class Settings:
         Returns:
             Attacks by the names that the table shows.
         """
-        linf, l2, steps, seed = fa.Linf(self.linf_radius), fa.L2(self.l2_radius), self.attack_steps, self.seed
+        linf, l2 = fa.Linf(self.linf_radius), fa.L2(self.l2_radius)
+        fgsm = partial(fa.attacks.fgsm, loss="ce", seed=self.seed)
+        pgd = partial(fa.attacks.pgd, steps=self.attack_steps, loss="ce", seed=self.seed)
         return {
-            f"FGSM L∞ {self.linf_radius:g}": partial(fa.attacks.fgsm, threat=linf, seed=seed),
-            f"PGD L∞ {self.linf_radius:g}": partial(fa.attacks.pgd, threat=linf, steps=steps, seed=seed),
-            f"PGD L2 {self.l2_radius:g}": partial(fa.attacks.pgd, threat=l2, steps=steps, seed=seed),
+            f"FGSM L∞ {self.linf_radius:g}": partial(fgsm, threat=linf),
+            f"PGD L∞ {self.linf_radius:g}": partial(pgd, threat=linf),
+            f"PGD L2 {self.l2_radius:g}": partial(pgd, threat=l2),
         }
 
     @property

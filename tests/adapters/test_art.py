@@ -24,7 +24,9 @@ def classifier(model, **more):
 def test_arrays_in_and_out():
     model, x, y = problem()
     made = classifier(model)
-    ours = fa.attacks.bim(model, x, y, fa.Linf(0.05), steps=4, step_size=0.02, stop_early=False).x_adv
+    ours = fa.attacks.bim(
+        model, x, y, fa.Linf(0.05), steps=4, step_size=0.02, loss="ce", stop_early=False
+    ).x_adv
     attack = art.BasicIterativeMethod(estimator=made, eps=0.05, eps_step=0.02, max_iter=4)
     for labels in (y.numpy(), np.eye(5)[y.numpy()]):
         adv = attack.generate(x=x.numpy(), y=labels)

@@ -38,7 +38,7 @@ def test_one_result_for_each_epsilon():
         assert (points - x).abs().max() <= at * (1 + 1e-6)
         assert torch.equal(model(points).argmax(1) != y, broken)
     one = foolbox.LinfBasicIterativeAttack()(fmodel, x, y, epsilons=0.05)
-    ours = fa.attacks.bim(model, x, y, fa.Linf(0.05), steps=10, step_size=0.01, stop_early=False)
+    ours = fa.attacks.bim(model, x, y, fa.Linf(0.05), steps=10, step_size=0.01, loss="ce", stop_early=False)
     torch.testing.assert_close(one[1], ours.x_adv)
     with pytest.raises(fa.InputError, match="epsilons"):
         foolbox.LinfPGD()(fmodel, x, y, epsilons=None)
@@ -81,7 +81,9 @@ def test_what_was_not_found_is_no_success():
 def test_momentum_and_restarts_count():
     model, x, y = problem()
     fmodel, kind = Bounded(model), foolbox.LinfMomentumIterativeFastGradientMethod
-    ours = fa.attacks.mim(model, x, y, fa.Linf(0.01), steps=10, step_size=0.002, decay=1.0, stop_early=False)
+    ours = fa.attacks.mim(
+        model, x, y, fa.Linf(0.01), steps=10, step_size=0.002, decay=1.0, loss="ce", stop_early=False
+    )
     torch.testing.assert_close(kind()(fmodel, x, y, epsilons=0.01)[1], ours.x_adv)
     assert kind(momentum=0.5).ours(0.01).keywords["decay"] == 0.5
     seen = []

@@ -34,9 +34,8 @@ def loader(x, y, size: int = 5) -> DataLoader:
 @pytest.mark.slow
 def test_a_loader_in_and_out():
     model, x, y = problem()
-    ours = fa.attacks.pgd(
-        model, x, y, fa.Linf(0.05), steps=4, step_size=0.02, random_start=False, stop_early=False
-    ).x_adv
+    options = {"random_start": False, "loss": "ce", "stop_early": False}
+    ours = fa.attacks.pgd(model, x, y, fa.Linf(0.05), steps=4, step_size=0.02, **options).x_adv
     attack = secml.PGD(**SHORT["PGD"])
     made = attack(model, loader(x, y))
     assert made.batch_size == 5

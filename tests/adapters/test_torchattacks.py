@@ -55,7 +55,8 @@ def test_every_class_breaks_images_inside_its_budget(name):
 def test_pgd_is_ours_with_the_same_steps():
     model, x, y = problem()
     atk = torchattacks.PGD(model, EPS, ALPHA, 3, random_start=False)
-    ours = partial(fa.attacks.pgd, steps=3, step_size=ALPHA, random_start=False, stop_early=False)
+    options = {"random_start": False, "loss": "ce", "stop_early": False}
+    ours = partial(fa.attacks.pgd, steps=3, step_size=ALPHA, **options)
     assert torch.equal(atk(x, y), ours(model, x, y, fa.Linf(EPS)).x_adv)
     atk.eps = EPS / 2
     assert torch.equal(atk(x, y), ours(model, x, y, fa.Linf(EPS / 2)).x_adv)

@@ -109,6 +109,7 @@ def test_the_result_adds_up(version: Any, norm: str) -> None:
 
 
 CE, DLR = ("apgd-ce", {"loss": "ce", "steps": 100}), ("apgd-dlr", {"loss": "dlr", "steps": 100})
+SHARP = ("apgd-ce-sharp", {"loss": "ce_sharp", "steps": 100})
 SQUARE = ("square", {"queries": 5000, "rescale": False})
 
 
@@ -132,8 +133,8 @@ def aimed(classes: int) -> tuple[str, dict[str, Any]]:
         ("plus", "l2", [*((name, {**given, "restarts": 5}) for name, given in (CE, DLR)),
                         ("fab", {"steps": 100, "targeted": False, "classes": None, "restarts": 5}), SQUARE,
                         aimed(9), ("fab-t", {"steps": 100, "targeted": True})]),
-        ("rand", "linf", [CE, DLR]),
-        ("quick", "linf", [*QUICK, ("last apgd-ce", CE[1])]),
+        ("rand", "linf", [SHARP, DLR]),
+        ("quick", "linf", [*QUICK, (f"last {SHARP[0]}", SHARP[1])]),
         ("quick", "l1", [*QUICK, ("last pdpgd", {"steps": 300})]),
     ],
 )  # fmt: skip
@@ -151,9 +152,9 @@ def test_the_components_of_each_version(version: str, norm: str, expected: list[
 @pytest.mark.slow
 def test_rand_averages_twenty_passes_unless_told_how_many() -> None:
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand")
-    assert out.costs["apgd-ce"].backwards == 20 * 10 * len(x)
+    assert out.costs["apgd-ce-sharp"].backwards == 20 * 10 * len(x)
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand", eot=3)
-    assert out.costs["apgd-ce"].backwards == 3 * 10 * len(x)
+    assert out.costs["apgd-ce-sharp"].backwards == 3 * 10 * len(x)
 
 
 @pytest.mark.slow
@@ -201,7 +202,7 @@ def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
     assert top.success.any()
     assert not (top.x_adv != x)[:, 0, 2:].any()
     # its margin leads to no class
-    assert set(top.costs) <= {"apgd-ce", "apgd-margin", "square", "last apgd-ce"}
+    assert set(top.costs) <= {"apgd-ce-sharp", "apgd-margin", "square", "last apgd-ce-sharp"}
 
 
 def names(out: AutoAttackResult) -> set[str]:
@@ -287,7 +288,7 @@ def test_gradients_that_are_not_finite_are_told_although_square_needs_none(versi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat", ["ce", "dlr"])
+@pytest.mark.parametrize("flat", ["ce_sharp", "dlr"])
 def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypatch: Any, flat: str) -> None:
     """One of the two components meets only zero gradients."""
 
@@ -328,7 +329,7 @@ def test_quick_goes_on_where_its_last_attack_still_finds_some(
 
     def found(given: Any, x: Tensor, *args: Any, **options: Any) -> AttackResult:
         out = real(given, x, *args, **{**options, "steps": 1})  # so few come nowhere in a ball so small
-        if options.get("loss", "ce") != "ce" or seen:
+        if options.get("loss", "ce_sharp") != "ce_sharp" or seen:
             return out
         seen.append(len(x))
         out.success[:broken] = True
@@ -355,7 +356,7 @@ def test_quick_has_no_reason_to_go_on_where_nothing_is_left() -> None:
 @pytest.mark.slow
 def test_quick_goes_on_where_its_last_attack_could_not_run() -> None:
     out, _, _ = run(Cut(mlp(4)), threat("linf"), images(4), version="quick")
-    assert "last apgd-ce: left out, because the model has no gradient" in out.notes
+    assert "last apgd-ce-sharp: left out, because the model has no gradient" in out.notes
     assert any(note.startswith("quick: went on with standard") for note in out.notes)
 
 
@@ -420,7 +421,8 @@ def test_what_lists_may_name(norm: str) -> None:
 def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
     with pytest.raises(InputError, match=r"one of apgd-ce, .* for this norm, .* got 'pdpgd'"):
         run(mlp(5), threat("linf"), version=["pdpgd"])
-    with pytest.raises(InputError, match=r"one of apgd-ce, apgd-margin, fab, square for .* got 'apgd-t'"):
+    names = "apgd-ce, apgd-ce-sharp, apgd-margin, fab, square"
+    with pytest.raises(InputError, match=rf"one of {names} for .* got 'apgd-t'"):
         run(mlp(5), threat("linf"), version=["apgd-t"], criterion=OutsideTopK(2))
 
 

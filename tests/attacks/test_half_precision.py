@@ -1,13 +1,14 @@
 """Samples in half precision: the search runs in float32, and successes are those of the tensors returned."""
 
 import math
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ATTACKS, AttackResult, Status, nes
+from fastadv.attacks import ATTACKS, AttackResult, Status, bim, nes
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.threat import L2, THREATS, Linf, Threat
@@ -20,6 +21,8 @@ PAIRS = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms
 
 # in fewer steps, as in their quick settings, these are too far from the minimum to compare precisions
 STEPS = {"cw": 40, "ead": 40, "lbfgs": 30, "pdgd": 60, "pdpgd": 60}
+LONGER: dict[str, Any] = {name: {"steps": steps} for name, steps in STEPS.items()}
+LONGER["minimum_radius"] = {"attack": partial(bim, steps=20), "searches": 8}
 
 
 @cache
@@ -39,8 +42,7 @@ def problem(size: int) -> tuple[nn.Module, Tensor, Tensor]:
 def attacked(name: str, norm: str, size: int, dtype: torch.dtype) -> tuple[AttackResult, Threat]:
     entry, (net, x, y) = ATTACKS[name], problem(size)
     threat = THREATS[norm](math.inf if entry.minimal else RADIUS[norm])
-    longer = {"steps": STEPS[name]} if name in STEPS else {}
-    return entry.run(net, x.to(dtype), y, threat, **{**entry.quick, **longer}), threat
+    return entry.run(net, x.to(dtype), y, threat, **{**entry.quick, **LONGER.get(name, {})}), threat
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_best_points_by_hand(ascent: Callable[..., AttackResult]) -> None:
     y = model.double()(x).argmax(1)
     weight = (model[1].weight[1] - model[1].weight[0]).detach()  # type: ignore[index]
     away = torch.where(y == 1, -1.0, 1.0).double()[:, None] * weight
-    given = {} if ascent is fgsm else {"steps": 5, "stop_early": False}
+    given = {"loss": "ce"} | ({} if ascent is fgsm else {"steps": 5, "stop_early": False})
     for norm, direction in (("linf", away.sign()), ("l2", away / away.norm(dim=1, keepdim=True))):
         radius = torch.tensor([0.01, 0.02, 0.03, 0.04], dtype=torch.float64)
         out = ascent(model, x, y, THREATS[norm](radius), **given)

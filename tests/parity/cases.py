@@ -121,12 +121,12 @@ def _steps(norm: str, radius: float) -> Iterator[Case]:
         pgd += (torchattacks("PGD", relative=0.25),)
     if norm == "l2":
         pgd += (torchattacks("PGDL2", relative=0.2),)
-    yield Case("fgsm", norm, once, {}, {}, radius=radius)
-    alike = given(step_size=(0.25 if norm == "linf" else 0.2) * radius)
+    yield Case("fgsm", norm, once, {}, {}, radius=radius, ours=given(loss="ce"))
+    alike = given(step_size=(0.25 if norm == "linf" else 0.2) * radius, loss="ce")
     for attack, peers, steps in (("bim", bim, 10), ("mim", mim, 10)):
         yield Case(attack, norm, peers, {"steps": steps}, {"steps": steps}, radius=radius, ours=alike)
     yield Case("pgd", norm, pgd, {"steps": 40}, {"steps": 40}, radius=radius, chance=True, seeds=SEEDS,
-               ours=given() if norm == "l1" else alike)  # fmt: skip
+               ours=given(loss="ce") if norm == "l1" else alike)  # fmt: skip
 
 
 def _noise(attack: str, norm: str, radius: float) -> Case:

@@ -62,7 +62,7 @@ def test_distances_stand_in_for_logits_with_the_margin_as_loss():
             like_distances = cell.model in ("nearest_neighbor", "binary_abs", "abs")
             assert (cell.arguments.get("loss") == "margin") == like_distances
         if cell.transfers:
-            assert "loss" not in cell.arguments
+            assert cell.arguments["loss"] == "ce"
 
 
 def test_arguments_are_those_of_the_attacks_that_exist():

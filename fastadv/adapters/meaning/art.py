@@ -42,8 +42,10 @@ def _threat(norm, eps):
 
 
 def _steps(attack, norm, eps, eps_step, max_iter, **options):
-    threat = _threat(norm, eps)
-    return partial(attack, threat=threat, steps=max_iter, step_size=eps_step, stop_early=False, **options)
+    return partial(
+        attack, threat=_threat(norm, eps), steps=max_iter, step_size=eps_step, loss="ce", stop_early=False,
+        **options,
+    )  # fmt: skip
 
 
 def _fgsm(
@@ -53,7 +55,7 @@ def _fgsm(
     if minimal:
         raise InputError("minimal: expected False, got True; use fastadv.attacks.minimum_radius")
     random = {"random_start": True, "restarts": num_random_init} if num_random_init else {}
-    return partial(attacks.fgsm, threat=_threat(norm, eps), stop_early=False, **random)
+    return partial(attacks.fgsm, threat=_threat(norm, eps), loss="ce", stop_early=False, **random)
 
 
 def _pgd(

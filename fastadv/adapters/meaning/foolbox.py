@@ -49,7 +49,7 @@ INSTEAD = dict.fromkeys(
 def _steps(kind, attack, radius, rel_stepsize, abs_stepsize, **options):
     # at radius 0 nothing moves, and a step has no length
     size = None if radius == 0 else rel_stepsize * radius if abs_stepsize is None else abs_stepsize
-    return partial(attack, threat=kind(radius), step_size=size, stop_early=False, **options)
+    return partial(attack, threat=kind(radius), step_size=size, loss="ce", stop_early=False, **options)
 
 
 def _pgd(kind, rel, number):
@@ -79,7 +79,7 @@ def _mim(kind):
 def _fgsm(kind):
     def make(*, random_start=False):
         return lambda radius: partial(
-            attacks.fgsm, threat=kind(radius), random_start=random_start, stop_early=False
+            attacks.fgsm, threat=kind(radius), random_start=random_start, loss="ce", stop_early=False
         )
 
     return make

@@ -42,7 +42,7 @@ def _pgd(
     threat = _threat(perturbation_model, epsilon, lb, ub, backend, trackers)
     return partial(
         attacks.pgd, threat=threat, steps=num_steps, step_size=step_size, random_start=random_start,
-        stop_early=False,
+        loss="ce", stop_early=False,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ INSTEAD = {
 
 
 def _ball(attack, threat, **options):
-    return partial(attack, threat=threat, stop_early=False, **options)
+    return partial(attack, threat=threat, loss="ce", stop_early=False, **options)
 
 
 def _fgsm(eps=8 / 255):
@@ -128,9 +128,7 @@ def _apgdt(
 
 def _spsa(eps=0.3, delta=0.01, lr=0.01, nb_iter=1, nb_sample=128, max_batch_size=64):
     queries = 2 * nb_sample * nb_iter + 1
-    return _ball(
-        attacks.spsa, Linf(eps), queries=queries, directions=nb_sample, probe=delta, step_size=lr, loss="ce"
-    )
+    return _ball(attacks.spsa, Linf(eps), queries=queries, directions=nb_sample, probe=delta, step_size=lr)
 
 
 def _cw(c=1, kappa=0, steps=50, lr=0.01):

@@ -11,7 +11,7 @@ from fastadv.errors import InputError
 
 Version = Literal["standard", "plus", "rand", "quick", "strong"]
 VERSIONS = ("standard", "plus", "rand", "quick", "strong")
-NAMES = ("apgd-ce", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
+NAMES = ("apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
 Parts = Sequence[str | Component]
 PROXIMAL = 300  # steps of PDPGD
 
@@ -56,17 +56,21 @@ def components(version: Version | Parts, run: Run) -> list[Component]:
 
     if not isinstance(version, str):
         several = {"restarts": 5} if sparse else {}
-        known = [ascent(f"apgd-{loss}", loss, **several) for loss in ("ce", dlr, "margin")]
+        known = [
+            ascent(f"apgd-{loss.replace('_', '-')}", loss, **several)
+            for loss in ("ce", "ce_sharp", dlr, "margin")
+        ]
         known += [boundary("fab", targeted=False, classes=None), search(5000, rescale=False)]
         known += [*targeted(5 if sparse else 9), boundary("fab-t", targeted=True)] if free else []
         known += [proximal("pdpgd")] if problem.threat.norm != "linf" else []
         return _named(version, {one.name: one for one in known})
     if version == "rand":
-        return [ascent("apgd-ce", "ce"), ascent(name, dlr)]
+        return [ascent("apgd-ce-sharp", "ce_sharp"), ascent(name, dlr)]
     if version == "quick":
         twice = name == "apgd-margin" and not free
-        first = ascent("apgd-ce", "ce", 50) if twice else ascent("apgd-margin", "margin", 50)
-        last = ascent("last apgd-ce", "ce") if problem.threat.norm == "linf" else proximal("last pdpgd")
+        first = ascent("apgd-ce-sharp", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)
+        linf = problem.threat.norm == "linf"
+        last = ascent("last apgd-ce-sharp", "ce_sharp") if linf else proximal("last pdpgd")
         return [first, *(targeted(5, 50) or [ascent(name, dlr, 50)]), search(200), last]
     if version == "plus":
         both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]

@@ -10,6 +10,7 @@ from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.waiting import waits
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.keep_nearest import keep_nearest_
+from fastadv.ops.logit_loss import ENTROPIES
 
 V = TypeVar("V", Tensor, Tensor | None)
 
@@ -30,7 +31,7 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
 
     Where cross-entropy is exactly 0, as it is for very confident ones, the margin takes its place; it is < 0.
     """
-    if loss != "ce" or targets is not None:
+    if loss not in ENTROPIES or targets is not None:
         return value
     if not waits(value.device) and (not len(value) or bool(value.min() > 0)):
         return value

@@ -22,7 +22,7 @@ from fastadv.ops._step import may_be_narrow
 from fastadv.ops.climb import climb_
 from fastadv.ops.judge import Move, judge_
 from fastadv.ops.keep_best import keep_best_
-from fastadv.ops.logit_loss import KINDS
+from fastadv.ops.logit_loss import ENTROPIES, KINDS
 from fastadv.threat import Linf
 
 L = TypeVar("L", bound=Look)
@@ -61,8 +61,8 @@ class Search(Samples[R_co]):
 
         Args:
             points: [n, ...].
-            loss: None takes that of the plan. For "ce" the gradient is right up to a positive factor for
-                each sample.
+            loss: None takes that of the plan. For "ce" and "ce_sharp" the gradient is right up to a positive
+                factor for each sample.
             judge: whether the points are candidates for the best.
             narrow: whether the gradient may stay in bfloat16, for a step of the threat.
 
@@ -180,7 +180,7 @@ class Search(Samples[R_co]):
         logits = self._logits(seen)
         # one call for small batches: each of those that it stands for takes as long as a small network
         plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain()
-        if not (plain and loss in KINDS and (loss != "ce" or self.targets is not None)):
+        if not (plain and loss in KINDS and (loss not in ENTROPIES or self.targets is not None)):
             look = self._judge(
                 ScoredLook(points, seen, logits, logits, loss_of(logits, self.y, loss, self.aims)), loss, True
             )
@@ -356,7 +356,7 @@ class Search(Samples[R_co]):
         look.adversarial = judge_(
             (best.x_adv, best.rank, best.success), best.not_finite, best.largest_gradient, best.ranks,
             look.seen, look.gradient, look.logits, look.loss, self.y, self.targets,
-            self.plan.loss == "ce" and self.targets is None, move,
+            self.plan.loss in ENTROPIES and self.targets is None, move,
         )  # fmt: skip
 
     def _judge(self, look: L, loss: losses.Loss | None, judge: bool) -> L:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.methods.flags import blind
 from fastadv.threat import Threat
 
@@ -24,6 +25,7 @@ class Evidence:
     gradient    whether it took gradients.
     passes      forward and backward, all samples together.
     threat      as in `AttackResult`.
+    soft        whether it has the flag `soft_logits`.
     """
 
     broken: Tensor
@@ -34,6 +36,7 @@ class Evidence:
     gradient: bool
     passes: int
     threat: Threat | None
+    soft: bool = False
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, given the distances [N] it found; None for another norm.
@@ -63,6 +66,7 @@ class Evidence:
             gradient=out.backwards > 0,
             passes=out.forwards + out.backwards,
             threat=out.threat,
+            soft=SOFT_LOGITS in out.flags,
         )
 
 

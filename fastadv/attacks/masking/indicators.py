@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.run import prepare
+from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence
 from fastadv.attacks.masking.observed import observed
@@ -29,6 +31,7 @@ SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 SEEN = 32  # samples whose symptoms are looked for
+BY_LEFT = ("incomplete", "noise", "square")  # told by what attacks left, be it for a weak loss
 
 
 def indicators(
@@ -167,7 +170,7 @@ def look(
     values, unseen = _told(evidence, right)
     why = _hindrance(problem, len(chosen), int(right.sum()))
     if problem is None or why:
-        return Indicators(_ordered(values), _not_in(values, why) | unseen)
+        return _known(evidence, values, _not_in(values, why) | unseen)
     # what a randomized model draws follows from the seed, and the caller's generators stay
     with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
         few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
@@ -199,7 +202,21 @@ def look(
         values.pop("unstable", None)
         unseen.pop("unstable", None)
     spent = frozen.forwards - before[0], frozen.backwards - before[1]
-    return Indicators(_ordered(values), unseen, len(chosen), *spent, masked)
+    return _known(evidence, values, unseen, len(chosen), *spent, masked)
+
+
+def _known(
+    evidence: Sequence[Evidence], values: Mapping[str, float], unseen: Mapping[str, str], *told: Any
+) -> Indicators:
+    """Return the indicators, without those that soft logits explain as well as masked gradients."""
+    strongest = max(
+        (each for each in evidence if each.gradient),
+        key=lambda each: (int((each.broken & ~each.blind).sum()), not each.soft),
+        default=None,
+    )
+    soft = dict.fromkeys(BY_LEFT, SOFT_LOGITS) if strongest is not None and strongest.soft else {}
+    values = {name: values[name] for name in SIGNS if name in values and name not in soft}
+    return Indicators(values, {**unseen, **soft}, *told)
 
 
 def _hidden(frozen: Frozen, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
@@ -269,7 +286,3 @@ def _not_in(known: Mapping[str, object], why: str) -> dict[str, str]:
 
 def _share(marked: Tensor, among: Tensor) -> float:
     return float((marked & among).sum()) / max(int(among.sum()), 1)
-
-
-def _ordered(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: values[name] for name in SIGNS if name in values}

@@ -125,7 +125,7 @@ def _row(
     pull         the derivative of that by |w|₁ with the margins as they are: c for L1 decay
     """
     radius = float(ball.radius)
-    attacks = {"fgsm": partial(fa.attacks.fgsm, threat=ball)}
+    attacks = {"fgsm": partial(fa.attacks.fgsm, threat=ball, loss="ce")}
     table = fa.evaluate(model, test_set, attacks, batch_size=4096, indicators=False)
     with torch.no_grad():
         logits = model(to_unit(train_set.x).double())

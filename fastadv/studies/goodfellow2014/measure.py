@@ -90,7 +90,8 @@ class Bench:
     def robust_accuracy(self, name: str) -> float:
         """Under PGD within the box, of the first test images: what one step does not show."""
         shown = self.test_set.subset(range(min(STRONGLY_TESTED, len(self.y))))
-        attack = partial(fa.attacks.pgd, threat=self.settings.boxed, steps=STEPS, seed=self.settings.seed)
+        own = self.settings
+        attack = partial(fa.attacks.pgd, threat=own.boxed, steps=STEPS, loss="ce", seed=own.seed)
         return fa.evaluate(self.nets[name], shown, {"PGD": attack}, indicators=False)["PGD"].robust_accuracy
 
     def answers(self, name: str, x: Tensor | None = None) -> Answers:

@@ -137,7 +137,7 @@ class Nets:
             epochs,
             measuring=fa.train.Measuring(validation_set=images.subset(everything[kept:])),
             ending=fa.train.Ending(patience=self.settings.patience),
-            test_attacks={"FGSM": partial(fa.attacks.fgsm, threat=self.settings.threat)},
+            test_attacks={"FGSM": partial(fa.attacks.fgsm, threat=self.settings.threat, loss="ce")},
         )  # fmt: skip
         top = best(fa.train.reports(self._search(name)))
         assert top is not None

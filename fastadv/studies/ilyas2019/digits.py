@@ -121,7 +121,7 @@ def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
         The paths, by what they show.
     """
     s = study.settings
-    attack, pgd = s.main_attack, partial(fa.attacks.pgd, steps=s.attack_steps, seed=s.seed)
+    attack, pgd = s.main_attack, partial(fa.attacks.pgd, steps=s.attack_steps, loss="ce", seed=s.seed)
     paths = {
         "the six nets": folder / "nets.png",
         "accuracy by radius": folder / "radius.png",

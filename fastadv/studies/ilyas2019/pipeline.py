@@ -119,7 +119,7 @@ def evaluate(maker: Maker) -> dict[str, Any]:
     s = maker.settings
     found: dict[str, dict[str, Any]] = {}
     attacks = {
-        s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed)
+        s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, loss="ce", seed=s.seed)
         for r in s.radii
     }
     for name in s.nets:

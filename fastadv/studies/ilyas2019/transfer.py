@@ -62,8 +62,9 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
     s, test, what = maker.settings, maker.test, "attacking standard for transfer"
     attack = partial(
-        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, stop_early=False, seed=s.seed
-    )
+        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
+        seed=s.seed,
+    )  # fmt: skip
     source = maker.net("standard")
     maker.watch(what, 0, 1)
     table = fa.evaluate(

@@ -89,7 +89,7 @@ def _line(
     """Train and judge one net; return what was measured."""
     recipe, threat = own.recipe(), own.threat
     epochs, ramp = lengths(own, recipe)
-    pgd = partial(fa.attacks.pgd, threat=threat, steps=20, step_size=own.radius / 8, seed=own.seed)
+    pgd = partial(fa.attacks.pgd, threat=threat, steps=20, step_size=own.radius / 8, loss="ce", seed=own.seed)
     quick = partial(fa.attacks.autoattack, threat=threat, version="quick", seed=own.seed, indicators=False)
     with Keeper(folder) as keeper:
         keeper.identify(MEASURED, {name: getattr(own, name) for name in ("tested", "test_every", "watched")})

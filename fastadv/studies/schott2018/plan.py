@@ -71,7 +71,8 @@ class Method:
 # gradient of the loss at the best latents. Binarized models pass gradients straight through the threshold.
 # The logits of both are minus distances, so small on ABS that cross-entropy pulls towards all classes at
 # once: there the margin is the loss.
-BIM = {"steps": 10}
+CE = {"loss": "ce"}
+BIM = {"steps": 10, **CE}
 MARGIN = {"loss": "margin"}
 RADIUS = "minimum_radius"
 TRANSFER = partial(Method, "Transfer", attack="bim", arguments=BIM, passes=30, wrap="transfer")
@@ -84,12 +85,12 @@ PAPER = (
     Method("Gaussian noise", "l2", "gaussian_noise", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
     Method("Boundary", "l2", "boundary", {"queries": 2000}, {"queries": 200}, 2000, 200, gradient=False),
     Method("Pointwise", "l2", "pointwise", {"queries": 1000}, {"queries": 250}, 1000, 250, gradient=False),
-    Method("FGM", "l2", "fgsm", dear=MARGIN, passes=20, wrap=RADIUS),
+    Method("FGM", "l2", "fgsm", CE, MARGIN, passes=20, wrap=RADIUS),
     Method("DeepFool", "l2", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
     Method("BIM", "l2", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
     Method("Latent descent", "l2", "latent_descent", {"steps": 200}, passes=120, only=SYNTHESES),
     TRANSFER(norm="linf"),
-    Method("FGSM", "linf", "fgsm", dear=MARGIN, passes=20, wrap=RADIUS),
+    Method("FGSM", "linf", "fgsm", CE, MARGIN, passes=20, wrap=RADIUS),
     Method("DeepFool", "linf", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
     Method("BIM", "linf", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
     Method("MIM", "linf", "mim", BIM, MARGIN, passes=100, wrap=RADIUS),
@@ -99,8 +100,8 @@ PAPER = (
 
 STRONG = partial(Method, arguments=MANY, dear=FEW, passes=500, dear_passes=50, today=True)
 SEARCHED = partial(
-    Method, "APGD", attack="apgd", arguments={"steps": 50}, dear={"steps": 8, **MARGIN}, passes=500,
-    dear_passes=80, today=True, wrap=RADIUS,
+    Method, "APGD", attack="apgd", arguments={"steps": 50, **CE}, dear={"steps": 8, **MARGIN},
+    passes=500, dear_passes=80, today=True, wrap=RADIUS,
 )  # fmt: skip
 UNROLLED = partial(
     Method, "FMN, unrolled", attack="fmn", arguments={"steps": 25}, passes=25, today=True, only=SYNTHESES,

@@ -20,7 +20,7 @@ from tests.parity.models import NETS, Scaled, small
 from .cases import NAMED, Brief
 
 FACTORS = (2.0**14, 2.0**-14, 2.0**66, 2.0**-66)
-# losses that know no scale, for attacks that ascend cross-entropy, which does
+# losses that know no scale, for attacks that ascend cross-entropy, which does where logits are large
 LOSSES = {"linf": "ce_scaled", "l2": "margin", "l1": "dlr", "l0": "ce_scaled"}
 # how much farther or nearer successes may be, by the median, where an attack itself weighs the margin or
 # cross-entropy, as published; for such logits as nets have, not for the far factors
@@ -49,7 +49,7 @@ def ascending(case: Brief, norm: str) -> dict[str, Any]:
     if case.name == "minimum_radius":
         return {"attack": partial(bim, steps=4, loss=LOSSES[norm])}
     loss = case.entry.parameters.get("loss")
-    return {"loss": LOSSES[norm]} if case.name == "ddn" or (loss and loss.default == "ce") else {}
+    return {"loss": LOSSES[norm]} if case.name == "ddn" or (loss and loss.default == "ce_sharp") else {}
 
 
 @pytest.mark.only(knowledge="gradient")

@@ -161,6 +161,8 @@ def test_results_introduce_themselves() -> None:
         (1.0, False, {"loss": "margin"}),
         (1.0, False, {"loss": "cw", "targets": True}),
         (300.0, False, {"loss": "ce"}),  # which is exactly 0 where the margin still tells points apart
+        (300.0, False, {"loss": "ce_sharp"}),
+        (0.1, False, {"loss": "ce_sharp", "targets": True}),
         (1.0, False, {"loss": "bce"}),
         (1.0, True, {"loss": "margin"}),
         (3.0, False, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
@@ -210,13 +212,14 @@ def test_a_climb_keeps_what_single_looks_do(
     "options",
     [
         {},
+        {"loss": "ce"},
         {"loss": "dlr", "targets": True},
         {"loss": lambda z, y, targets: z.logsumexp(1), "step_size": torch.linspace(0.01, 0.1, 24)},
         {"attack": mim},
         {"targets": True, "attack": mim},
         {"threat": L2(1.0)},
     ],
-    ids=["ce", "targets", "own", "mim", "targeted ce", "L2"],
+    ids=["default", "ce", "targets", "own", "mim", "targeted", "L2"],
 )
 def test_steps_judged_at_once_are_those_of_single_calls(
     options: dict[str, Any], early: bool, monkeypatch: pytest.MonkeyPatch

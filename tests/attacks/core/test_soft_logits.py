@@ -1,9 +1,12 @@
 """Where logits are nearly alike, cross-entropy does not lead to the nearest class, and a flag says so."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from fastadv.attacks import autoattack, ddn, pgd
+import fastadv as fa
+from fastadv.attacks import autoattack, ddn, indicators, pgd, square
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.threat import L2
 
@@ -25,14 +28,43 @@ def test_the_flag_is_for_cross_entropy_on_soft_logits() -> None:
     for scale, soft in ((0.01, True), (30.0, False)):
         model = line(scale)
         y, threat = model(x).argmax(1), L2(0.02)
-        out = pgd(model, x, y, threat, steps=3)
+        out = pgd(model, x, y, threat, steps=3, loss="ce")
         assert not out.success.all()
         assert (SOFT_LOGITS in out.flags) == soft
-        for loss in ("ce_sharp", "margin"):
-            assert SOFT_LOGITS not in pgd(model, x, y, threat, steps=3, loss=loss).flags
-        assert SOFT_LOGITS not in pgd(model, x, y, threat, steps=3, targets=(y + 1) % 8).flags
+        for options in ({}, {"loss": "margin"}, {"loss": "ce", "targets": (y + 1) % 8}):
+            assert SOFT_LOGITS not in pgd(model, x, y, threat, steps=3, **options).flags
         # its other components ascend other losses
         assert SOFT_LOGITS not in autoattack(model, x, y, threat, version="quick").flags
+
+
+def test_in_ten_words() -> None:
+    assert len(SOFT_LOGITS.split()) <= 10
+
+
+def test_what_soft_logits_left_is_no_sign_of_masking() -> None:
+    """Noise and Square break what the weak loss leaves: nothing is known, until a better one is there."""
+    x, model, threat = images(40, dtype=torch.float32), line(0.01), L2(0.4)
+    y = model(x).argmax(1)
+    weak, strong = (pgd(model, x, y, threat, loss=loss) for loss in ("ce", "ce_sharp"))
+    score = square(model, x, y, threat, queries=300)
+    assert int((score.success & ~weak.success).sum()) > 1
+    for results, known in (
+        ({"weak": weak}, False), ({"weak": weak, "square": score}, False),
+        ({"weak": weak, "pgd": strong}, True), ({"weak": weak, "pgd": strong, "square": score}, True),
+    ):  # fmt: skip
+        found = indicators(model, x, y, threat, results=results)
+        assert found.verdict == "No sign of masking" if known else found.verdict.startswith("Not known")
+        assert (SOFT_LOGITS in found.verdict) != known
+    data = list(zip(x, y.tolist(), strict=True))
+    attacks = {
+        "ce": partial(pgd, threat=threat, loss="ce"),
+        "square": partial(square, threat=threat, queries=300),
+    }
+    table = fa.evaluate(model, data, attacks)
+    assert table.verdict.startswith("Not known")
+    assert SOFT_LOGITS in table.verdict
+    better = fa.evaluate(model, data, {**attacks, "pgd": partial(pgd, threat=threat)})
+    assert better.verdict == "No sign of masking"
 
 
 def test_a_share_is_that_of_the_other_classes_alone() -> None:

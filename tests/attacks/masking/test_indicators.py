@@ -118,11 +118,11 @@ def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None
 
 def test_attacks_tell_how_far_they_came_and_in_which_threat() -> None:
     model, x, y = case()
-    out = pgd(model, x, y, THREAT, steps=100, step_size=1e-4, random_start=False)
+    out = pgd(model, x, y, THREAT, steps=100, step_size=1e-4, random_start=False, loss="ce")
     held = out.status == Status.HELD
     assert held.any()
     assert torch.allclose(out.unfinished[held], torch.tensor(0.1, dtype=torch.float64), atol=0.02)
-    assert pgd(model, x, y, THREAT, steps=100).unfinished[held].mean() < 0.01
+    assert pgd(model, x, y, THREAT, steps=100, loss="ce").unfinished[held].mean() < 0.01
     assert out.threat is not None
     assert out.threat.radius == 0.08
     assert pgd(model, x, y, THREAT, steps=2, targets=(y + 1) % 3).threat is None

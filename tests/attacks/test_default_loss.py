@@ -1,0 +1,126 @@
+"""Gradient attacks ascend "ce_sharp" unless told otherwise; what stands for a paper ascends "ce", by name."""
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv import losses
+from fastadv.adapters.meaning import art, foolbox, secml, torchattacks
+from fastadv.attacks import apgd, bim, fgsm, last_iterate, mim, pgd
+from fastadv.studies.schott2018.plan import METHODS, Cell
+from fastadv.studies.study import Settings
+
+from .nets import images, seed_cpu
+
+SHARP = {attack.__name__: attack for attack in (pgd, bim, mim, fgsm, apgd)}
+PACKAGE = Path(fa.__file__).parent
+
+
+def scaled(net: nn.Module, scale: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: scale * net(x)
+
+
+@pytest.fixture
+def ascended(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The losses, by name, whose gradients were asked for."""
+    asked: set[str] = set()
+    real = losses.loss_and_grad
+
+    def spy(logits: Tensor, y: Tensor, loss: losses.Loss, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        asked.add(loss if isinstance(loss, str) else "own")
+        return real(logits, y, loss, *more, **named)
+
+    monkeypatch.setattr(losses, "loss_and_grad", spy)
+    return asked
+
+
+def test_the_default_is_in_the_signature_and_training_keeps_the_published_one() -> None:
+    defaults = {name: inspect.signature(attack).parameters["loss"].default for name, attack in SHARP.items()}
+    assert set(defaults.values()) == {"ce_sharp"}
+    assert inspect.signature(last_iterate).parameters["loss"].default == "ce"
+
+
+@pytest.mark.parametrize("name", SHARP)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_soft_logits_cost_nothing_and_sure_ones_are_as_before(name: str, targeted: bool) -> None:
+    """Ten classes, one net, whose logits are multiplied."""
+    seed_cpu(2)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 10)), images(60).float()
+    y = net(x).argmax(1)
+    given: dict[str, Any] = {} if name == "fgsm" else {"steps": 20}
+    given |= {"targets": (y + 1) % 10} if targeted else {}
+    threat = fa.Linf(0.3 if targeted else 0.1)
+
+    def broken(scale: float, **loss: Any) -> Tensor:
+        return SHARP[name](scaled(net, scale), x, y, threat, **given, **loss).success
+
+    soft, sure = broken(2.0**-8), broken(2.0**8)
+    assert int(soft.sum()) > int(broken(2.0**-8, loss="ce").sum()) + 2
+    assert torch.equal(sure, broken(2.0**8, loss="ce"))
+    assert int(soft.sum()) >= int(sure.sum()) - 2
+    # below a range of 8 no factor of the logits changes anything
+    assert torch.equal(soft, broken(2.0**-40))
+
+
+def test_of_two_classes_it_ranks_by_the_margin() -> None:
+    """A range of 8 would make all points alike, and the first one the strongest."""
+    seed_cpu(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), images(20).float()
+    y, away = net(x).argmax(1), net[1].weight.detach()
+    out = pgd(scaled(net, 0.01), x, y, fa.Linf(0.01), steps=10, stop_early=False)
+    assert not out.success.all()
+    sign = torch.where(y == 1, -1.0, 1.0)[:, None] * (away[1] - away[0]).sign()
+    corner = (x + 0.01 * sign.view(-1, *x.shape[1:])).clamp(0, 1)
+    torch.testing.assert_close(out.x_adv, corner)
+
+
+def test_training_and_sets_ascend_cross_entropy(ascended: set[str]) -> None:
+    x, y, threat = torch.rand(6, 1, 4, 4), torch.arange(6) % 3, fa.Linf(0.1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    for recipe in (
+        fa.train.PGDTraining(threat, 2), fa.train.FGSMTraining(threat), fa.train.FastTraining(threat),
+        fa.train.MART(threat, 2), fa.train.NuAT(threat), fa.train.HiddenFGSM("1", 0.1),
+    ):  # fmt: skip
+        recipe(model, x, y, seed=0)
+    data = fa.data.ImageSet(x, y, ("a", "b", "c"), "three")
+    fa.data.construct.random_target(model.eval(), data, threat=fa.L2(0.5), steps=2)
+    assert ascended - {"own"} == {"ce"}
+
+
+def unnamed(folder: Path) -> Iterator[str]:
+    """Where one of the five is called, or bound by `partial`, without a loss."""
+    for path in sorted(folder.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call):
+                continue
+            bound = call.args[:1] if isinstance(call.func, ast.Name) else []
+            names = {part.attr for part in (call.func, *bound) if isinstance(part, ast.Attribute)}
+            if names & {*SHARP} and "loss" not in {keyword.arg for keyword in call.keywords}:
+                yield f"{path.name}: {ast.unparse(call)}"
+
+
+def test_studies_name_their_loss() -> None:
+    found = list(unnamed(PACKAGE / "studies"))
+    assert [line for line in found if not line.startswith("features.py")] == []  # which gives its own
+    assert {one.keywords["loss"] for one in Settings().attacks().values()} == {"ce"}
+    methods = [Cell("cnn", method) for method in METHODS if method.attack in SHARP]
+    assert len(methods) >= 8
+    assert {cell.arguments["loss"] for cell in methods} == {"ce"}
+
+
+def test_adapters_ascend_what_their_packages_do() -> None:
+    made: list[Any] = [make() for make in torchattacks.MEANING.values()]
+    made += [make() for _, make in art.MEANING.values() if make.__name__ not in ("_ead",)]
+    made += [make()(0.1) for name, make in foolbox.MEANING.items() if name != "EADAttack"]
+    made += [secml.MEANING["PGD"]("linf", 0.1, 3, 0.1), secml.MEANING["FGSM"]("linf", 0.1)]
+    seen = [one for one in made if isinstance(one, partial) and one.func in SHARP.values()]
+    assert len(seen) >= 25
+    assert {one.keywords["loss"] for one in seen if one.keywords.get("loss") != "dlr-targeted"} == {"ce"}
