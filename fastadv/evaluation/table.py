@@ -18,10 +18,8 @@ from fastadv.evaluation.row import COUNTS, Row
 from fastadv.evaluation.samples import Samples
 from fastadv.text import aligned, in_markdown, number, percent
 
-DENOMINATORS = (
-    "accuracy over all samples, broken over the initially correct; "
-    "median distance over all samples with finite logits, mean distance over the broken"
-)
+SHARES_OF = "accuracy over all samples, broken over the initially correct"
+DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,8 @@ class Table:
         Returns:
             Sentences that say what the figures are shares of, and why some samples prove nothing.
         """
-        notes = [f"{self.n} samples; {DENOMINATORS}"]
+        distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
+        notes = [f"{self.n} samples; {SHARES_OF}{DISTANCES_OF * distances}"]
         if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
             notes.append("not the first samples of the set, which lack classes: drawn by class, see the ids")
         if self.replaced:
