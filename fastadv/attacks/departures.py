@@ -34,11 +34,6 @@ DEPARTURES: dict[str, tuple[Departure, ...]] = {
             "the authors' code compares with a loss of 0 there",
             row="apgd-dlr, L∞",
         ),
-        Departure(
-            "in L1 the number of coordinates that move is rounded down",
-            "the paper does not say; the authors' code rounds up, and finds as much",
-            row="apgd-ce, L1",
-        ),
     ),
     "autoattack": (
         Departure(

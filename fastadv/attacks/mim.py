@@ -40,8 +40,8 @@ def mim(
     """Maximize loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
     m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction
-    of m). Elements of a gradient that are zero or not finite add nothing to the momentum. The strongest of
-    all points met is kept, not the last.
+    of m). A gradient of zero adds nothing to its sample's momentum. The strongest of all
+    points met is kept, not the last.
 
     Its adversarial examples transfer better to other models with gradient rules, with `nesterov`, and without
     `stop_early` (docs/transfer.md).

@@ -42,21 +42,14 @@ def same(points: list[Tensor], expected: list[Tensor]) -> None:
         )
 
 
-def sparse_steps(
+def sparse_step(
     here: Tensor, gradient: Tensor, share: float, size: float, x: Tensor, radius: float
 ) -> Tensor:
-    """[2, D] where a step in that share of the coordinates leads, their number rounded down and up."""
-    count = share * len(x)
-    ways = []
-    for number in (math.floor(count - 1e-6), math.ceil(count - 1e-6)):
-        least = gradient.abs().sort(descending=True).values[max(number, 1) - 1]
-        ways.append(gradient.sign() * (gradient.abs() >= least) / max(number, 1))
-    ahead = here + size * torch.stack(ways)
-    return ops.project_l1(ahead, x.expand_as(ahead), radius, (0.0, 1.0))
-
-
-def one_of(point: Tensor, choices: Tensor, number: int) -> None:
-    assert float((choices - point).abs().amax(1).min()) < 1e-6, number
+    """[D] where a step in that share of the coordinates leads, their number rounded up as by the authors."""
+    number = max(math.ceil(share * len(x) - 1e-6), 1)
+    least = gradient.abs().sort(descending=True).values[number - 1]
+    ahead = here + size * gradient.sign() * (gradient.abs() >= least) / number
+    return ops.project_l1(ahead[None], x[None], radius, (0.0, 1.0))[0]
 
 
 @pytest.mark.slow
@@ -82,8 +75,9 @@ def test_apgd_in_l1(rises: list[float]) -> None:
             begun += sparser
             place, size = (top, radius) if sparser else (number, max(size / 1.5, radius / 10))
             share, before = moved / count / 1.5, moved
-        choices = sparse_steps(points[place], turning(count)(place), share, size, x, radius)
-        one_of(points[number + 1], choices, number)
+        same(
+            points[number + 1 :], [sparse_step(points[place], turning(count)(place), share, size, x, radius)]
+        )
     assert begun >= 1
     assert size < radius
 
@@ -102,8 +96,7 @@ def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
         start = ops.project_l1(points[first - 30 + best][None], x[None], radius, (0.0, 1.0))[0]
         same(points[first:], [start])
         share = int((points[first] != x).sum()) / 24 / 1.5
-        choices = sparse_steps(points[first], turning(24)(first), share, radius, x, radius)
-        one_of(points[first + 1], choices, first)
+        same(points[first + 1 :], [sparse_step(points[first], turning(24)(first), share, radius, x, radius)])
 
 
 class Flat:
@@ -172,6 +165,20 @@ def test_a_step_of_apgd_that_raised_nothing_new_is_halved() -> None:
     # the second interval is of 19 steps
     run = Flat([-5 + 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(19)] + [-9.0])
     assert run.goes(41, 22, 1.0)
+
+
+@pytest.mark.slow
+def test_steps_of_apgd_are_not_halved_twice_in_a_row_for_want_of_a_new_highest_loss() -> None:
+    """The first 22 steps fall and are halved; the next 19 rise, but stay below the start."""
+    run = Flat([-5 - 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(60)])
+    assert run.goes(22, 0, 1.0)
+    assert run.goes(41, 41, 1.0)
+
+
+@pytest.mark.slow
+def test_a_rise_of_apgd_is_one_against_the_step_before() -> None:
+    """21 of the first 22 steps rise, all of them below the start."""
+    assert Flat([-5.0] + [-8 + 0.01 * n for n in range(60)]).goes(22, 22, 2.0)
 
 
 @pytest.mark.slow
