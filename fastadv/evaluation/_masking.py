@@ -46,15 +46,13 @@ def indicators(
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.options.eot
     chosen = choose(evidence, correct, passes / LOOKS if other else passes)
     told = [name for name in RAISED if _says(rows, name)]
-    more = any(_claims(row, threat, correct) for row in rows)
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
         given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat)
         looked = look_through(
-            frozen, other, given, chosen, evidence, correct, told=told, batch_size=batch_size,
-            more=more,
-        )  # fmt: skip
+            frozen, other, given, chosen, evidence, correct, told=told, batch_size=batch_size
+        )
         return Part({"seconds": torch.zeros(1)}, asdict(looked))
 
     return Indicators(**kept.get(PART, known, make).told)
@@ -62,9 +60,7 @@ def indicators(
 
 def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
     """Return what all batches of one attack say."""
-    whole = {
-        name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack", "refuted")
-    }
+    whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
     unseeing = torch.full_like(row.broken, not row.backwards)
     if row.components is not None and row.backwards:
         unseeing = row.components.by_any_of(blind(row.components.costs))
@@ -73,7 +69,6 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
         blind=row.broken & unseeing,
         unmoved=(whole["unmoved"] | whole["failed.attack"]) & bool(row.backwards),
         unfinished=torch.cat([part["unfinished"] for part in parts]),
-        refuted=whole["refuted"],
         gradient=row.backwards > 0,
         passes=row.forwards + row.backwards,
         threat=row.threat,
@@ -93,15 +88,6 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
     if not spent:
         return None
     return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
-
-
-def _claims(row: Row, main: Threat | None, correct: Tensor) -> bool:
-    """Return whether the row tells distances, or that samples hold in another threat than the main one."""
-    if row.threat is None or main is None or not row.threat.finite:
-        return True
-    same = row.threat.norm == main.norm and row.threat.box == main.box
-    other = not same or float(row.threat.radius) != float(main.radius)
-    return other and bool((correct & ~row.broken).any())
 
 
 def _problem(frozen: Frozen, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:

@@ -127,7 +127,6 @@ def outcome(
         "distance": torch.full((size,), torch.nan, dtype=torch.float64),
         "failed.attack": failed,
         "unmoved": unmoved,
-        "refuted": torch.zeros(size, dtype=torch.bool),
         "unfinished": torch.full((size,), torch.nan),
         "component": torch.full((size,), -1),
         "cost": torch.zeros(2, dtype=torch.int64),
@@ -158,8 +157,6 @@ def outcome(
     unmoved[place] = (right & ~success & result.zero_gradient).cpu()
     if result.unfinished is not None:
         tensors["unfinished"][place] = result.unfinished.to("cpu", torch.float32)
-    if result.refuted is not None:
-        tensors["refuted"][place] = (right & result.refuted).cpu()
     tensors["seconds"][0] = time.perf_counter() - started
     tensors["cost"] = torch.tensor([int(result.forwards), int(result.backwards)])
     part.told = {"flags": list(getattr(result, "flags", ()))}

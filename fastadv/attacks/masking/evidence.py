@@ -21,7 +21,6 @@ class Evidence:
     blind       bool; it did so without a gradient.
     unmoved     bool; right, not broken, and all gradients were zero, or one was not finite.
     unfinished  float; as in `AttackResult`, NaN where it is not known.
-    refuted     bool; as in `AttackResult`.
     gradient    whether it took gradients.
     passes      forward and backward, all samples together.
     threat      as in `AttackResult`.
@@ -32,7 +31,6 @@ class Evidence:
     blind: Tensor
     unmoved: Tensor
     unfinished: Tensor
-    refuted: Tensor
     gradient: bool
     passes: int
     threat: Threat | None
@@ -62,7 +60,6 @@ class Evidence:
             blind=broken & _without_gradients(out),
             unmoved=unmoved | failed if out.backwards else nothing,
             unfinished=_unfinished(out),
-            refuted=nothing if out.refuted is None else out.refuted.cpu(),
             gradient=out.backwards > 0,
             passes=out.forwards + out.backwards,
             threat=out.threat,

@@ -1,7 +1,7 @@
 """The indicators: what the results say already, and short looks at some of the samples."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from math import sqrt
 from typing import Any
 
 import torch
@@ -11,14 +11,13 @@ from fastadv import rng
 from fastadv._checks import check_count, check_seed, check_share
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.problem import Problem, check_finite_radius
-from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence
-from fastadv.attacks.masking.observed import observed
 from fastadv.attacks.masking.verdict import Indicators
-from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
@@ -31,7 +30,7 @@ SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 SEEN = 32  # samples whose symptoms are looked for
-BY_LEFT = ("incomplete", "noise", "square")  # told by what attacks left, be it for a weak loss
+BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a weak loss
 
 
 def indicators(
@@ -48,10 +47,10 @@ def indicators(
 ) -> Indicators:
     """Look for signs that a model masks its gradients, so that attacks overstate its robustness.
 
-    The signs are the six Indicators of Attack Failure, what must not happen by Carlini et al. (more budget
-    and less success, noise or black-box attacks that find more than gradients), and the warnings of
-    AutoAttack (`symptoms`). A success that a search loses does not matter here: every result is checked on
-    the model as given, and no attack forgets its best point.
+    The signs are the warnings of AutoAttack (`symptoms`, and Square that finds more than gradients), a
+    gradient that is not that of the logits (`masked_modules`), an attack without a radius that leaves
+    samples, and a loss that still rises at the end. A share of samples counts by the lower end of its 95%
+    interval.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
@@ -83,8 +82,8 @@ def indicators(
         {}
 
     Source:
-        Pintor et al. 2022, "Indicators of Attack Failure" (arXiv 2106.09947); Carlini et al. 2019, "On
-        Evaluating Adversarial Robustness" (arXiv 1902.06705); Croce and Hein 2020 (arXiv 2003.01690).
+        Pintor et al. 2022, "Indicators of Attack Failure" (arXiv 2106.09947); Athalye et al. 2018 (arXiv
+        1802.00420); Croce and Hein 2020 (arXiv 2003.01690).
     """
     check_seed(seed)
     check_count("limit", limit, 1)
@@ -117,7 +116,7 @@ def indicators(
                 f"results: expected one of an attack in {problem.threat.norm} and this box, for which any "
                 "wrong class is a success, got none; give the threat of the attacks, or leave results out"
             )
-        right = (frozen.verdict(problem.x).argmax(1) == problem.y).cpu() if len(x) else torch.zeros(0).bool()
+        right = classified(frozen.verdict(problem.x), problem.y).cpu() if len(x) else torch.zeros(0).bool()
         passes = sum(out.forwards + out.backwards for out in results.values())
         each = frozen.options.eot
         chosen = choose(evidence, right, passes / each, limit=limit, share=share, seed=seed)
@@ -158,19 +157,17 @@ def look(
     seed: int = 0,
     raised: Collection[str] | None = None,
     batch_size: int = SAMPLES,
-    more: bool = False,
 ) -> Indicators:
     """Return the indicators by the evidence of N samples, `right` bool [N], and by probes of the `chosen`.
 
     problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
-    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once. more: whether the
-    attacks claim more than the evidence, such as distances, or that samples hold in another threat.
+    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
     """
     before = frozen.forwards, frozen.backwards
-    values, unseen = _told(evidence, right)
+    values, lower, unseen = _told(evidence, right)
     why = _hindrance(problem, len(chosen), int(right.sum()))
     if problem is None or why:
-        return _known(evidence, values, _not_in(values, why) | unseen)
+        return _known(evidence, values, _not_in(values, why) | unseen, lower=lower)
     # what a randomized model draws follows from the seed, and the caller's generators stay
     with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
         few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
@@ -182,31 +179,33 @@ def look(
         masked, missing = _hidden(frozen, problem.take(few[:LEAST]), seed)
         if missing is not None:
             values["incorrect_gradient"] = missing
-        broken = together(evidence, len(right))[chosen]
-        seeing = all(each.gradient and not bool(each.blind.any()) for each in evidence)
-        parts = [
-            observed(frozen, problem.take(index.to(problem.x.device)), broken[index], seed, blind=seeing)
-            for index in torch.split(torch.arange(len(chosen)), batch_size)
-        ]
-        seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    if "budget" in seen:
-        seen["budget"] = _rise(broken, seen["budget"])
-    if "unstable" in seen and not more and not bool((right & ~together(evidence, len(right))).any()):
-        # a robust accuracy of 0 overstates nothing, and small margins alone are no sign
-        seen["unstable"] = torch.zeros_like(seen["unstable"])
-    for name, value in seen.items():
-        values[name] = max(float(value.float().mean()), values.get(name, 0.0))
+        held = ~together(evidence, len(right))[chosen]
+        blind = all(each.gradient and not bool(each.blind.any()) for each in evidence)
+        seen: Counter[str] = Counter()
+        for index in torch.split(torch.arange(len(chosen)), batch_size):
+            part = problem.take(index.to(problem.x.device))
+            seen["zero_gradient"] += int(probes.without_gradient(frozen, part.x, part.y).sum())
+            left = part.take(held[index].nonzero().squeeze(1).to(problem.x.device))
+            if probes.bounded(problem):
+                draws = rng.derive(seed, "indicators unconstrained")
+                seen["unconstrained"] += int((~probes.broken_without_radius(frozen, left, draws)).sum())
+            if blind and problem.threat.finite:
+                draws = rng.derive(seed, "indicators square")
+                seen["square"] += int(probes.broken_by_square(frozen, left, draws).sum())
+    for name, marked in seen.items():
+        values[name] = max(marked / len(chosen), values.get(name, 0.0))
+        lower[name] = max(at_least(marked, len(chosen)), lower.get(name, 0.0))
     unseen = {name: why for name, why in unseen.items() if name not in values}
     unseen |= _not_in({**values, **unseen}, _absent(problem))
-    if replaced(frozen.model):  # it is about the loss, whose gradient is another's
-        values.pop("unstable", None)
-        unseen.pop("unstable", None)
     spent = frozen.forwards - before[0], frozen.backwards - before[1]
-    return _known(evidence, values, unseen, len(chosen), *spent, masked)
+    return _known(
+        evidence, values, unseen, samples=len(chosen), forwards=spent[0], backwards=spent[1], masked=masked,
+        lower=lower,
+    )  # fmt: skip
 
 
 def _known(
-    evidence: Sequence[Evidence], values: Mapping[str, float], unseen: Mapping[str, str], *told: Any
+    evidence: Sequence[Evidence], values: Mapping[str, float], unseen: Mapping[str, str], **told: Any
 ) -> Indicators:
     """Return the indicators, without those that soft logits explain as well as masked gradients."""
     strongest = max(
@@ -216,7 +215,7 @@ def _known(
     )
     soft = dict.fromkeys(BY_LEFT, SOFT_LOGITS) if strongest is not None and strongest.soft else {}
     values = {name: values[name] for name in SIGNS if name in values and name not in soft}
-    return Indicators(values, {**unseen, **soft}, *told)
+    return Indicators(values, {**unseen, **soft}, **told)
 
 
 def _hidden(frozen: Frozen, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
@@ -237,28 +236,33 @@ def together(evidence: Sequence[Evidence], count: int) -> Tensor:
     return torch.stack([torch.zeros(count, dtype=torch.bool), *(each.broken for each in evidence)]).any(0)
 
 
-def _told(evidence: Sequence[Evidence], right: Tensor) -> tuple[dict[str, float], dict[str, str]]:
-    """Return what the evidence says by itself, and what it does not say and why."""
+def _told(
+    evidence: Sequence[Evidence], right: Tensor
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """Return what the evidence says by itself, at least by chance, and what it does not say and why."""
     by_gradient = [each for each in evidence if each.gradient]
-    held = right & ~together(evidence, len(right))
-    nothing = torch.zeros_like(right)
-    refuted = torch.stack([nothing, *(each.refuted for each in evidence)]).any(0)
-    values = {"silent_success": 0.0, "transfer": _share(refuted, right)}
-    blind = [each.blind for each in evidence if bool(each.blind.any()) or not each.gradient]
+    held, count = right & ~together(evidence, len(right)), int(right.sum())
     if not by_gradient:
-        return values, dict.fromkeys(("incomplete", "square"), "no attack by gradients")
-    values["zero_gradient"] = max(_share(each.unmoved, right) for each in by_gradient)
+        return {}, {}, dict.fromkeys(("incomplete", "square"), "no attack by gradients")
+    unmoved = max(int((each.unmoved & right).sum()) for each in by_gradient)
+    values, lower = {"zero_gradient": unmoved / max(count, 1)}, {"zero_gradient": at_least(unmoved, count)}
+    blind = [each for each in evidence if bool(each.blind.any()) or not each.gradient]
     if blind:
-        seeing = torch.stack([each.broken & ~each.blind for each in by_gradient]).any(0)
-        values["square"] = _share(torch.stack(blind).any(0) & ~seeing, right)
+        seeing = torch.stack([each.broken & ~each.blind for each in by_gradient]).any(0) & right
+        found = torch.stack([each.blind for each in blind]).any(0) & right
+        alone, lost = int((found & ~seeing).sum()), int((seeing & ~found).sum())
+        values["square"] = alone / max(count, 1)
+        # what Square of AutoAttack, which meets only what gradients left, would have lost is not known
+        whole = not any(each.gradient for each in blind)
+        lower["square"] = at_least_alone(alone, lost, count) if whole else at_least(alone, count)
     told = torch.stack([each.unfinished for each in by_gradient])[:, held]
     # of several attacks the one that came to its end counts
     least = torch.where(told.isnan(), torch.inf, told).amin(0)
     known = least[least.isfinite()]
     if len(least) and not len(known):
-        return values, {"incomplete": "no attack that keeps its losses"}
+        return values, lower, {"incomplete": "no attack that keeps its losses"}
     # over all samples: where few hold, an attack that goes on cannot change much
-    return values | {"incomplete": float(known.sum()) / max(int(right.sum()), 1)}, {}
+    return values | {"incomplete": float(known.sum()) / max(count, 1)}, lower, {}
 
 
 def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
@@ -274,15 +278,5 @@ def _absent(problem: Problem) -> str:
     return "the radius is infinite" if not problem.threat.finite else "the box is infinite"
 
 
-def _rise(broken: Tensor, wide: Tensor) -> Tensor:
-    """Return by how much fewer samples are broken at twice the radius, beyond two standard deviations."""
-    fewer, more = int((broken & ~wide).sum()), int((wide & ~broken).sum())
-    return torch.tensor([max(fewer - more - 2 * sqrt(fewer + more), 0.0) / len(broken)])
-
-
 def _not_in(known: Mapping[str, object], why: str) -> dict[str, str]:
     return {name: why for name in SIGNS if name not in known}
-
-
-def _share(marked: Tensor, among: Tensor) -> float:
-    return float((marked & among).sum()) / max(int(among.sum()), 1)

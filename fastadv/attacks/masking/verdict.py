@@ -1,6 +1,5 @@
 """The indicators of an evaluation, and the line they come to."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,8 +15,7 @@ class Indicators:
     """Signs of masked gradients and what they come to; `str` is a table of it.
 
     Attributes:
-        values: by name, between 0 and 1: a share of samples, or 1 for a yes. `silent_success` is always 0,
-            because every result is checked on the model as given.
+        values: by name, between 0 and 1: a share of samples, or 1 for a yes.
         unseen: by name, why an indicator was not looked at.
         samples: how many samples were probed, besides what the results of the attacks say.
         forwards: samples passed forward for it.
@@ -26,6 +24,8 @@ class Indicators:
         through: in words, the modules whose gradient was replaced; all else is then about the model that has
             them.
         without: by name, the values of the model without that replacement.
+        lower: by name, the lower end of the 95% interval of a share of samples, which counts instead of the
+            value; 0 for Square where attacks by gradients break as many that it leaves, but for chance.
     """
 
     values: Mapping[str, float]
@@ -36,6 +36,7 @@ class Indicators:
     masked: Mapping[str, str] = field(default_factory=dict)
     through: str = ""
     without: Mapping[str, float] = field(default_factory=dict)
+    lower: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,8 +45,9 @@ class Indicators:
 
     @property
     def flagged(self) -> tuple[str, ...]:
-        """The indicators above their limit."""
-        return tuple(name for name in SIGNS if self.values.get(name, 0.0) > SIGNS[name].limit)
+        """The indicators above their limit; a share of samples by the lower end of its interval."""
+        counted = {**self.values, **self.lower}
+        return tuple(name for name in SIGNS if counted.get(name, 0.0) > SIGNS[name].limit)
 
     @property
     def advice(self) -> dict[str, str]:
@@ -65,20 +67,22 @@ class Indicators:
     @property
     def verdict(self) -> str:
         """The conclusion in one line: no sign, what is flagged and what to do, or what was not looked at."""
+        probed = f" ({self.samples} samples probed)" if self.samples else ""
         if self.flagged:
-            return f"Do not trust: {', '.join(self.flagged)}; next: {'; '.join(self.advice.values())}"
+            flags, advice = ", ".join(self.flagged), "; ".join(self.advice.values())
+            return f"Do not trust: {flags}{probed}; next: {advice}"
         found = ""
         if self.without:
             found = f"Masked gradients ({', '.join(self.without)}), attacked through {self.through}: "
         if not self.unseen:
-            return f"{found}{CLEAN[0].lower()}{CLEAN[1:]} there" if found else CLEAN
+            return f"{found}{CLEAN[0].lower()}{CLEAN[1:]} there{probed}" if found else f"{CLEAN}{probed}"
         names = list(self.unseen)
         reasons = {
             self.unseen[name]: [n for n in names if self.unseen[n] == self.unseen[name]] for name in names
         }
         told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
         known = "not known, nothing flagged there" if found else "Not known, nothing flagged"
-        return f"{found}{known} so far; not looked at: {told}"
+        return f"{found}{known} so far{probed}; not looked at: {told}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same indicators with some of them flagged, whatever their value.
@@ -91,7 +95,8 @@ class Indicators:
         """
         raised = {name: 1.0 for name in names if name not in self.flagged}
         unseen = {name: why for name, why in self.unseen.items() if name not in raised}
-        return replace(self, values={**self.values, **raised}, unseen=unseen)
+        values, lower = {**self.values, **raised}, {**self.lower, **raised}
+        return replace(self, values=values, unseen=unseen, lower=lower)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a dictionary for JSON.
@@ -108,12 +113,11 @@ class Indicators:
         Returns:
             A list of lines of cells, the head first.
         """
-        lines = [["indicator", "value", "limit", "flagged", "what it means"]]
+        lines = [["indicator", "value", "at least", "limit", "flagged", "what it means"]]
         for name, sign in SIGNS.items():
-            value = self.values.get(name, math.nan)
-            number = "-" if math.isnan(value) else f"{value:.3g}"
+            numbers = [f"{of[name]:.3g}" if name in of else "-" for of in (self.values, self.lower)]
             means = sign.words if name not in self.unseen else f"not looked at: {self.unseen[name]}"
-            lines.append([name, number, f"{sign.limit:g}", "yes" if name in self.flagged else "", means])
+            lines.append([name, *numbers, f"{sign.limit:g}", "yes" if name in self.flagged else "", means])
         return lines
 
     def __str__(self) -> str:

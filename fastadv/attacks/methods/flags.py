@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastadv.intervals import clopper_pearson
+
 SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What is seen where a value is above `limit`, what to do then, and what the value is a share of."""
+    """What is seen where a value is above `limit`, and what to do then."""
 
     words: str
     advice: str
@@ -16,7 +18,10 @@ class Sign:
 
 
 SIGNS = {
-    "randomized": Sign("passes on the same samples differ", 'use version="rand"'),
+    "randomized": Sign(
+        "passes on the same samples differ, or their gradients do",
+        'use version="rand", or bpda for the modules that masked_modules names',
+    ),
     "probabilities": Sign("the output looks like probabilities", "give the logits to the attack"),
     "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
     "zero_gradient": Sign(
@@ -29,25 +34,15 @@ SIGNS = {
         "make the step that cuts the gradient a module, and replace its gradient by bpda",
         0.01,
     ),
-    "unstable": Sign(
-        "noise too small to see changes the margin",
-        "a smoother gradient: bpda, or eot where passes differ",
-        0.1,
-    ),
-    "silent_success": Sign("a success on the way was lost", "report it: the proof of each result forbids it"),
     "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
-    "transfer": Sign(
-        "the search breaks samples that the judged model keeps",
-        "attack the judged model itself, in its own precision",
-        0.1,
-    ),
     "unconstrained": Sign(
         "an attack without a radius leaves samples", "replace the gradient that is masked, or do without it"
     ),
-    "budget": Sign("samples broken at the radius hold at twice the radius", "random starts, another loss"),
-    "noise": Sign("noise in the ball breaks what attacks left", "attacks without gradients, restarts"),
     "square": Sign(
-        "Square broke samples that attacks by gradients left", "the model may mask its gradients", 0.01
+        "Square broke samples that attacks by gradients left",
+        "a stronger attack by gradients (autoattack, apgd, loss='ce_sharp' or 'margin'); if Square still "
+        "breaks more, the model masks its gradients",
+        0.01,
     ),
 }
 FLAGS = {name: f"{sign.words}; {sign.advice}" for name, sign in SIGNS.items()}
@@ -81,5 +76,15 @@ def blind(costs: Mapping[str, Cost]) -> set[str]:
 
 
 def square_stands_out(broken: int, samples: int) -> bool:
-    """Return whether Square alone broke so many, which attacks by gradients had left, that it is a flag."""
-    return broken > SQUARE_SHARE * samples
+    """Return whether Square alone broke more than chance of what attacks by gradients had left."""
+    return at_least(broken, samples) > SQUARE_SHARE
+
+
+def at_least(count: int, of: int) -> float:
+    """Return the lower end of the exact 95% interval of a share; 0 of none."""
+    return float(clopper_pearson(count, of).low) if of else 0.0
+
+
+def at_least_alone(one: int, other: int, of: int) -> float:
+    """Return that of what one attack broke alone; 0 where chance explains it beating the other (McNemar)."""
+    return at_least(one, of) if at_least(one, one + other) > 0.5 else 0.0

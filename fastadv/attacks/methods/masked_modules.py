@@ -1,4 +1,4 @@
-"""Which modules hide their gradient: what they return moves where their gradient says that it does not."""
+"""Which modules hide their gradient: what they return moves otherwise than their gradient says."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from fastadv import rng
 from fastadv.engine.copying.twin import Bound, as_module, twin
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import no_autocast
+from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 
 SIZES = (1.0, 0.2, 0.04)  # of moves, in standard deviations of what is moved
@@ -21,9 +22,12 @@ SHARE = 0.01  # of the inputs, from which on they are worth a look
 FEW = 4  # values of the output, whose moves may be chance
 AROUND, LEFT = 8, 0.02  # points on the way, and what may be left over, where the module around is asked
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
+ALONG = 0.4  # the correlation of changes with what the gradients say of them, from which on these are of use
+SCRAMBLED = 0.1  # of a gradient, by which another pass on the same input may differ
+DRAWS, HALVES = 6, 2  # moves of each size that are compared with the gradients on the way, and points there
 PASSES = 4 + len(SIZES) * (1 + 2 * POINTS)  # at most, for a look at one call of a module without doubt
 
-Kind = Literal["cut", "zero", "nan"]
+Kind = Literal["cut", "zero", "nan", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class MaskedModule:
         name: as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
         kind: "cut" where no graph leads from the output to the input, as after detach, no_grad, NumPy or
             argmax; "zero" where the gradient is exactly zero although the output jumps; "nan" where the
-            gradient is not finite although the output is.
+            gradient is not finite although the output is; "wrong" where it leads elsewhere than the output
+            goes, or elsewhere in each pass.
         share: of the values of its input at which that is so, 0 to 1.
         advice: what to do.
     """
@@ -45,7 +50,12 @@ class MaskedModule:
     advice: str
 
     def __str__(self) -> str:
-        what = {"cut": "cuts the graph", "zero": "has a zero gradient", "nan": "has a gradient of NaN"}
+        what = {
+            "cut": "cuts the graph",
+            "zero": "has a zero gradient",
+            "nan": "has a gradient of NaN",
+            "wrong": "has a gradient that misleads",
+        }
         where = repr(self.name) if self.name else "the model's own forward"
         return f"{where} {what[self.kind]} at {self.share:.0%} of its inputs: {self.advice}"
 
@@ -59,12 +69,15 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
     are more than 1% of its input, its output moves, and the gradients in between, added up, explain at most
     half of that: it jumps. So these are not blamed: a ReLU or a maximum, whose zero gradients become others
     in between; a straight-through estimator; what does not depend on x; and a part without any gradient of a
-    module whose gradients explain how that moves, but for 2%. Of a module and its parts, the innermost is
-    returned: once that is mended, another call may find more. `fastadv.models.bpda` mends it.
+    module whose gradients explain how that moves, but for 2%. A gradient that is not zero is examined for
+    the model as a whole: where two passes on the same input differ in it, or where, on moves of 1 and of 0.2
+    standard deviations, the gradients added up correlate by less than 0.4 with the changes of the output,
+    the modules in which that is so are masked, too. Of a module and its parts, the innermost is returned:
+    once that is mended, another call may find more. `fastadv.models.bpda` mends it.
 
-    It passes x twice, and what each module is given once more, forward and backward, about twenty times where
-    gradients are zero, and over a hundred times where that leaves a doubt. Neither the model nor the random
-    generators are changed.
+    It passes x some twenty times, and what each module is given once more, forward and backward, about twenty
+    times where gradients are zero or mislead, and over a hundred times where that leaves a doubt. Neither the
+    model nor the random generators are changed.
 
     Args:
         model: a module, or a Frozen of one.
@@ -136,6 +149,7 @@ def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModul
     around: list[tuple[str, float, _Call]] = []  # the calls that are under way, with their shares
     prints: list[list[Any]] = []  # of the arguments of each call, in a pass of other images
     names = {part: name for name, part in model.named_modules()}
+    astray: set[str] = set()  # modules whose gradient misleads
 
     def count(share: float, call: _Call) -> None:
         spent[0] += share * call.forwards
@@ -165,6 +179,11 @@ def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModul
                 around.pop()
             call = _Call(part, args, kwargs, moving, (passes - sum(spent)) / share)
             masked = call.masked(names[part])
+            # a gradient that is known to be another's is not compared
+            doubt = around[-1][0] in astray if around else part is model and not replaced(model)
+            if doubt and masked is None and call.misleads(len(x), every=part is model):
+                astray.add(names[part])
+                masked = call.told(names[part], "wrong", 1.0)
             count(share, call)
             # what has some gradient of its own may jump to and fro, as k-winners: that adds up to little
             if masked is not None and not (masked.share == 1 and around and explained(*around[-1][1:])):
@@ -225,6 +244,7 @@ class _Call:
     def __init__(self, part: nn.Module, args: Any, kwargs: Any, moving: list[Tensor], passes: float) -> None:
         self.part, self.args, self.kwargs, self.passes = part, args, kwargs, passes
         self.forwards = self.backwards = 0
+        self.along = True  # whether the output goes where the input does, by the last move
         self.moving = list({id(each): each for each in moving}.values())
         self.given = [each.detach().clone() for each in self.moving]
 
@@ -255,7 +275,7 @@ class _Call:
         wrong = sum(int((~each.isfinite()).sum()) for each in gradients)
         if wrong:
             whole = bool(self(self.given).isfinite().all())
-            return self._told(name, "nan", wrong / total, True) if whole else None
+            return self.told(name, "nan", wrong / total) if whole else None
         return self._jumps(name, "zero", [(each == 0).to(each.dtype) for each in gradients])
 
     def _jumps(self, name: str, kind: Kind, free: list[Tensor]) -> MaskedModule | None:
@@ -273,8 +293,47 @@ class _Call:
             if not bool(change.isfinite().all()) or int((change.abs() > least).sum()) <= FEW:
                 continue
             if kind == "cut" or self._jumped(move, change):
-                return self._told(name, kind, share, kind != "cut" or _along(move, change))
+                self.along = kind != "cut" or _along(move, change)
+                return self.told(name, kind, share)
         return None
+
+    def misleads(self, samples: int, every: bool) -> bool:
+        """Return whether its gradients differ from pass to pass, or go elsewhere than the output.
+
+        The second is so where the gradients on the way of moves, added up for each sample, hardly correlate
+        with the changes: moves of every size, or of any.
+        """
+        if self.forwards + self.backwards + 5 + 2 * DRAWS * (1 + 2 * HALVES) > self.passes:
+            return False
+        base, pair = self(self.given), [self._gradients(self.given) for _ in range(2)]
+        if None in pair or not bool(base.isfinite().all()) or not torch.equal(self(self.given), base):
+            return False  # of what differs from call to call nothing is known
+        first, second = (torch.cat([each.flatten().double() for each in one]) for one in pair if one)
+        if bool((first - second).norm() > SCRAMBLED * first.norm()):
+            return True
+        alone = len(self.returned) == 1 and all(
+            each.ndim and len(each) % samples == 0 for each in (*self.given, *self.returned)
+        )
+        rows = samples if alone else 1
+        return (all if every else any)(self._apart(base, size, rows) for size in SIZES[:2])
+
+    def _apart(self, base: Tensor, size: float, rows: int) -> bool:
+        """Return whether changes by moves of a size hardly correlate with what the gradients say of them."""
+        changes, sums = [], []
+        for draw in range(DRAWS):
+            move = [  # inside the range of the values, outside which the module may refuse them
+                (value + by).clamp(value.min(), value.max()) - value
+                for value, by in zip(self.given, self._drawn(len(SIZES) + draw, size), strict=True)
+            ]
+            change = self(self._moved(move, 1.0)) - base
+            weights = _draw(len(change), 2 * len(SIZES) + draw, change.device)
+            changes.append((weights * change).view(rows, -1).sum(1))
+            sums.append(self._added(move, weights, HALVES, rows))
+            self.along = _along(move, change)
+        change, total = torch.cat(changes), torch.cat(sums)
+        if not bool(change.isfinite().all()) or not bool(change.any()):
+            return False
+        return float(torch.cosine_similarity(change, total, dim=0)) < ALONG
 
     @cached_property
     def follows(self) -> bool:
@@ -306,14 +365,16 @@ class _Call:
 
     def _explained(self, move: list[Tensor], change: Tensor, points: int) -> float:
         """Return the part of a change, from 0 to about 1, that the gradients on the way there add up to."""
-        total = 0.0
+        return float(self._added(move, change, points)) / float(change.square().sum())
+
+    def _added(self, move: list[Tensor], weights: Tensor, points: int, rows: int = 1) -> Tensor:
+        """Return [rows], by how much weights @ output changes on a move, as the gradients on the way say."""
+        total = torch.zeros(rows, dtype=weights.dtype, device=weights.device)
         for point in range(points):
-            values = self._moved(move, (point + 0.5) / points)
-            gradients = self._gradients(values, change) or [torch.zeros_like(each) for each in values]
-            total += sum(
-                float((one * by).nan_to_num().sum()) for one, by in zip(gradients, move, strict=True)
-            )
-        return total / points / float(change.square().sum())
+            gradients = self._gradients(self._moved(move, (point + 0.5) / points), weights) or []
+            for one, by in zip(gradients, move, strict=bool(gradients)):
+                total += (one * by).nan_to_num().double().reshape(rows, -1).sum(1) / points
+        return total
 
     def _moved(self, move: list[Tensor], part: float) -> list[Tensor]:
         return [value + part * by for value, by in zip(self.given, move, strict=True)]
@@ -337,13 +398,14 @@ class _Call:
             torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)
         ]
 
-    def _told(self, name: str, kind: Kind, share: float, along: bool) -> MaskedModule:
+    def told(self, name: str, kind: Kind, share: float) -> MaskedModule:
+        """Return it as a module that hides its gradient at a share of its inputs."""
         first, made = self.moving[0], self.returned
         alone = len(made) == 1 and made[0].is_floating_point()
         call = "give fa.models.bpda(model, {{{}: {}}})"
         if not name or next(self.part.children(), None) is not None:
             do = f"make that step of its forward a module, and {call.format('its name', '...')}"
-        elif alone and made[0].shape == first.shape and along:
+        elif alone and made[0].shape == first.shape and self.along:
             do = call.format(repr(name), "'identity'")
         elif alone:
             do = (

@@ -18,6 +18,8 @@ PASSES = 5
 # How far apart the directions of centered logits are at least in two passes of a randomized model: what
 # AutoAttack allows normalized outputs. Passes of other models differ by their rounding, if at all.
 APART = 1e-4
+# By what part of its length most samples' gradients differ at least in another pass, where they are scrambled
+SCRAMBLED = 0.1
 # How far the sum of a row of probabilities is from 1 in float32, as in AutoAttack.
 ONE = 1e-5
 # Functions of Python whose call in a forward pass means that it optimizes something.
@@ -29,7 +31,8 @@ class Symptoms:
     """Signs that gradient attacks cannot judge a model; all False, and 0, for one without them.
 
     Attributes:
-        randomized: whether passes on the same samples differ by more than rounding.
+        randomized: whether passes on the same samples, or most of their gradients, differ by more than
+            rounding.
         probabilities: whether rows of the output are >= 0 and sum to 1, as after a softmax.
         zero_gradient: the share of samples, 0 to 1, at which the gradient of the cross-entropy is zero in all
             coordinates, and not for its scale alone; 1 where the model cuts the graph.
@@ -46,7 +49,7 @@ def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
     """Look for signs that gradient attacks cannot judge a model.
 
     They are four of the five about which AutoAttack warns; the fifth takes an attack. A few dozen samples are
-    enough. It passes x forward six times, and `eot` times forward and backward. The random generators of
+    enough. It passes x forward six times, and 2 * `eot` times forward and backward. The random generators of
     torch, NumPy and Python are not changed.
 
     Args:
@@ -76,10 +79,11 @@ def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
         verdicts = torch.stack([frozen.verdict(x) for _ in range(PASSES)])
         # not the first pass: `verdict` watches that one itself
         optimizes = _optimizes(frozen, x)
+        zero, scrambled = _gradients(frozen, x, verdicts[0])
         return Symptoms(
-            randomized=_randomized(frozen, verdicts),
+            randomized=_randomized(frozen, verdicts) or scrambled,
             probabilities=_probabilities(frozen, verdicts[0]),
-            zero_gradient=_zero_gradient(frozen, x, verdicts[0]),
+            zero_gradient=zero,
             optimizes=optimizes,
         )
 
@@ -106,12 +110,15 @@ def _probabilities(frozen: Frozen, logits: Tensor) -> bool:
     return bool(len(rows)) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() <= slack).all())
 
 
-def _zero_gradient(frozen: Frozen, x: Tensor, logits: Tensor) -> float:
+def _gradients(frozen: Frozen, x: Tensor, logits: Tensor) -> tuple[float, bool]:
+    """Return the share of gradients that are zero, and whether most are others in a second pass."""
+    y = logits.nan_to_num().argmax(1)
     try:
-        gradient = frozen.input_gradient(x, logits.nan_to_num().argmax(1), direction=True)[2]
+        first, second = (frozen.input_gradient(x, y, direction=True)[2].flatten(1) for _ in range(2))
     except NoGradientError:
-        return 1.0
-    return float((gradient == 0).flatten(1).all(1).double().mean())
+        return 1.0, False
+    apart = (first - second).norm(dim=1) > SCRAMBLED * first.norm(dim=1)
+    return float((first == 0).all(1).double().mean()), bool(apart.double().mean() > 0.5)
 
 
 def _optimizes(frozen: Frozen, x: Tensor) -> bool:

@@ -155,9 +155,9 @@ DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "detached input": (lambda: in_front(Detach()), "zero_gradient"),
     "NaN gradient": (lambda: in_front(RootAtZero()), "zero_gradient"),
     "rounded activations": (lambda: everywhere(lambda h: Quantize(4)), "zero_gradient"),
-    "k-winners": (lambda: everywhere(lambda h: KWinners(0.1)), "square"),
-    "MeanSparse": (lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)), "unconstrained"),
-    "shattered": (lambda: in_front(Sine()), "unconstrained"),
+    "k-winners": (lambda: everywhere(lambda h: KWinners(0.1)), "incorrect_gradient"),
+    "MeanSparse": (lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)), "incorrect_gradient"),
+    "shattered": (lambda: in_front(Sine()), "incorrect_gradient"),
     "half of the pixels cut": (lambda: in_front(PartlyDetached(0.5)), "incorrect_gradient"),
     "a quarter of the channels cut": (
         lambda: everywhere(lambda h: PartlyDetached(0.25, 1)),

@@ -26,7 +26,7 @@ def found(name: str, model: object) -> fa.attacks.Indicators:
 def test_an_honest_net_raises_no_flag(name: str) -> None:
     indicators = found(name, honest(name))
     assert indicators.flagged == ()
-    assert indicators.verdict == CLEAN
+    assert indicators.verdict.startswith(CLEAN)
     assert indicators.clean
 
 
