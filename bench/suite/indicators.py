@@ -32,8 +32,9 @@ ABOUT = """# Indicators of masked gradients
 
 If a model hides its gradients, an attack that fails says little. `fa.evaluate` and
 `fa.attacks.autoattack` look for signs of hidden gradients, and end with one line: `No sign of masking`,
-or `Do not trust: FLAGS; next: ADVICE`. If a sign could not be checked (few samples, no gradient attack,
-an infinite radius, targets), the line begins with `Not known` and says which and why. `table.indicators`
+or `Do not trust: FLAGS; next: ADVICE`, with the number of samples probed. If a sign could not
+be checked (few samples, no gradient attack, an infinite radius, targets), the line begins with `Not
+known` and says which and why. `table.indicators`
 has the values. `fa.attacks.indicators` computes them for a batch. `fastadv evaluate --strict` ends with
 exit code 3 if there is a sign or a sign could not be checked. `--no-indicators` or `indicators=False`
 switches the indicators off.
@@ -48,21 +49,18 @@ samples give no verdict.
 SOURCES = {
     "incorrect_gradient": "Athalye et al. 2018",
     **dict.fromkeys(("randomized", "probabilities", "optimizes", "square"), "Croce & Hein 2020"),
-    **dict.fromkeys(("budget", "noise"), "Carlini et al. 2019"),
 }
 MEANING = """The values are shares of samples, or 1 for "yes".
 
-- `silent_success` is always 0, because attacks keep the best point that they met, and each result is
-  checked on the model as given.
-- `budget` compares the radius with twice the radius. It does not vary the steps: attacks plan by their
-  number, so another number is another search, which may break fewer samples of a sound model, too.
+- A share of samples is flagged where the lower end of its 95% interval is above the limit. `square` counts
+  what Square broke and gradients left; beside attacks by gradients in an evaluation, it must also break
+  more alone than they do, by more than chance (McNemar). First try a stronger attack by gradients.
+- `randomized` looks at two backward passes, too.
+- `incomplete` and `square` look at what attacks left. If the strongest of those by gradients ascended
+  `loss="ce"` on [logits that are nearly alike](masked.md#logits-that-are-nearly-alike), this says nothing of
+  the model: they count as not looked at, and the verdict is `Not known`.
 - `zero_gradient` looks at the gradient of the plain cross-entropy, which underflows for logits of a large
   scale. The attacks of this library avoid that underflow; those of others do not.
-- `unstable` is the mean over noise of min(1, |m(x + u) - m(x)| / |m(x)|), where m is the margin and u is
-  uniform noise of width 8/255, with 10 draws for each of up to 200 samples. Pintor et al. use the
-  cross-entropy, which hardly separates the deep network (0.19) from MeanSparse (0.27). The limit is theirs.
-  It is 0 if the attacks break every sample and tell no distances: a robust accuracy of 0 overstates nothing,
-  and small margins, which undefended networks may have, are no sign.
 - `incomplete` is the share of the rise of the loss that came with the last tenth of the gradients, at most
   ten. It is a mean over all samples, in which broken ones count 0.
 - `optimizes` applies if a forward pass optimizes something. It is the share of samples whose gradient is not
@@ -80,9 +78,9 @@ for randomness, the remainders of the two halves have different signs. Both test
 limits of `incorrect_gradient` and `square` were chosen on the networks below.
 
 If `bpda` has replaced a gradient, that gradient is known to differ from that of the logits. Then only
-modules are checked, and `unstable`, which is about the loss and not about the gradient, is left out. If
-an attack was given a model as `bpda`, such as `autoattack(version="strong", bpda=mended)`, and the model
-itself shows a sign, the indicators are those of `mended`. The verdict says what the model itself raised,
+modules are checked. If an attack was given a model as `bpda`, such as
+`autoattack(version="strong", bpda=mended)`, and the model itself shows a sign, the indicators are those
+of `mended`. The verdict says what the model itself raised,
 and which modules were replaced: `Masked gradients (...), attacked through BPDA: quantize (identity): no
 sign of masking there`.
 
@@ -108,12 +106,11 @@ def outcome(name: str, samples: int, radius: float) -> tuple[float, fa.attacks.I
 
 def lines(samples: int, radius: float) -> Iterator[list[str]]:
     """The table: a line for each net."""
-    names = [name for name in SIGNS if name not in ("silent_success", "transfer")]
-    yield ["net", "under APGD", *names, "transfer", "flags"]
+    yield ["net", "under APGD", *SIGNS, "flags"]
     for name in (*HONEST, *DEFENSES):
         robust, found = outcome(name, samples, radius)
         cells = []
-        for sign in (*names, "transfer"):
+        for sign in SIGNS:
             value = found.values.get(sign)
             text = "-" if value is None else f"{value:.2g}"
             cells.append(f"**{text}**" if sign in found.flagged else text)

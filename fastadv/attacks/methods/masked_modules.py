@@ -181,9 +181,10 @@ def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModul
             masked = call.masked(names[part])
             # a gradient that is known to be another's is not compared
             doubt = around[-1][0] in astray if around else part is model and not replaced(model)
-            if doubt and masked is None and call.misleads(len(x), every=part is model):
+            partly = masked is None or masked.share < 1
+            if doubt and partly and call.misleads(len(x), every=part is model):
                 astray.add(names[part])
-                masked = call.told(names[part], "wrong", 1.0)
+                masked = masked or call.told(names[part], "wrong", 1.0)
             count(share, call)
             # what has some gradient of its own may jump to and fro, as k-winners: that adds up to little
             if masked is not None and not (masked.share == 1 and around and explained(*around[-1][1:])):

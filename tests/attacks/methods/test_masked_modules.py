@@ -65,6 +65,44 @@ def test_activations_that_jump_are_named_with_their_share() -> None:
     assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
 
 
+class Misled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, how: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(h)
+        ctx.how = how
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return ctx.how(grad, *ctx.saved_tensors), None
+
+
+class Step(nn.Module):
+    def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.step(h)
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned": lambda h: Misled.apply(h, lambda grad, _: -grad),
+    "signs by content": lambda h: Misled.apply(h, lambda grad, at: grad * (991 * at).sin().sign()),
+    "noise": lambda h: Misled.apply(h, lambda grad, _: grad + grad.std() * torch.randn_like(grad)),
+    "a hidden sine": lambda h: h + 0.15 * (400 * h).sin(),
+}
+
+
+@pytest.mark.parametrize("step", WRONG.values(), ids=WRONG)
+def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> None:
+    (found,) = masked_modules(Defended(net(), before=Step(step)), X)
+    assert (found.name, found.kind) == ("before", "wrong")
+    assert found.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    mended = fa.models.bpda(Defended(net(), before=Step(step)), {"before": "identity"})
+    assert "wrong" not in [each.kind for each in masked_modules(fa.freeze(mended), X)]
+
+
 class Raises(nn.Module):
     """Calls numpy() on what may require a gradient, and turns brightness round."""
 

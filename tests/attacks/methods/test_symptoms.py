@@ -77,6 +77,20 @@ def test_a_shift_of_all_logits_changes_no_decision() -> None:
     assert not symptoms(freeze(Changed(after=lambda z: z + torch.randn(len(z), 1))), X).randomized
 
 
+class _Noisy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient + gradient.std() * torch.randn_like(gradient)
+
+
+def test_a_gradient_that_differs_from_pass_to_pass_is_randomized() -> None:
+    assert symptoms(freeze(Changed(_Noisy.apply)), X) == Symptoms(True, False, 0.0, False)
+
+
 def test_sometimes_not_finite_is_randomized() -> None:
     calls: list[int] = []
 
@@ -235,7 +249,7 @@ def after_all() -> None:
 def test_calls_are_counted() -> None:
     frozen = freeze(net(), fold=False, eot=3)
     symptoms(frozen, X)
-    assert (frozen.forwards, frozen.backwards) == (6 * (6 + 3), 6 * 3)
+    assert (frozen.forwards, frozen.backwards) == (6 * (6 + 2 * 3), 6 * 2 * 3)
 
 
 @pytest.mark.parametrize("x", [X[:0], torch.tensor(0.5), None, [0.5]])
