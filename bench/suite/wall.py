@@ -33,7 +33,7 @@ fills.
 
 Each attack is compared with every other implementation of it that could be run, on five networks and the
 same 100 MNIST test images, in float32. Three more networks, on which nothing was tuned, are of low
-confidence; there the first 30 test images that the network gets right are attacked, in at most four runs.
+confidence; there the first 30 test images that the network gets right are attacked, in a third of the runs.
 Forward and backward passes are counted together, and both sides may spend the same number. A plus marks
 rows in which ours spent over 5% more passes than the best of the others, because that one stopped early.
 Ours is worse, and bold, if its median distance is more than 1% larger, or if more than one image more

@@ -146,8 +146,9 @@ def test_runs_with_several_seeds_count_together(monkeypatch):
     rows = list(parity.measured(case, "linf", "full", (), list, (Threshold(), X3, Y3)))
     assert [r["robust_accuracy"] for r in rows] == [round(7 / 9, 4)] * 2
     assert [(r["images"], r["forwards"], r["backwards"]) for r in rows] == [(9, 9, 0), (9, 9, 6)]
-    many = replace(case, seeds=12)
-    assert [len(parity.draws(many, net, "full")) for net in ("linf", "sp")] == [12, 4]
+    several = [replace(case, seeds=seeds) for seeds in (8, 48)]
+    assert [len(parity.draws(each, "linf", "full")) for each in several] == [8, 48]
+    assert [len(parity.draws(each, "sp", "full")) for each in several] == [4, 16]
     (short,) = parity.measured(case, "linf", "quick", (), list, (Threshold(), X3, Y3))
     assert (short["images"], short["robust_accuracy"]) == (3, 1.0)
 
