@@ -41,8 +41,10 @@ holds. Each package uses its own step sizes. Where random numbers decide, robust
 several runs on either side with different seeds: three to 48, as the images of a row show. APGD in L1 has
 the most, because its random start decides about three images of 100, although its steps equal those of the
 authors' code up to rounding."""
-WHY = """Why: the others draw all noise at the radius. Ours searches for the smallest noise, independently
-of the radius, and so spends some of its queries on larger noise."""
+WHY = """Why: of noise, the others draw all of it at the radius. Ours searches for the smallest noise,
+independently of the radius, and so spends some of its queries on larger noise. On the networks kept back
+30 images count, so that one image or one draw can decide: sigma_zero is level with one of its two peers;
+salt-and-pepper is one run of random draws; the search of adv-lib ends at 12.5, a radius of its grid."""
 BALLS = """For a minimum-norm attack, ours is given the radius; of the others, the points within it count.
 Noise attacks get six times the radius in L2 and twice the radius in L∞."""
 
