@@ -216,8 +216,11 @@ def test_wrong_arguments(tmp_path, monkeypatch):
 def test_bounds_of_wrong_samples_prove_nothing():
     table = table_of(9)
     (group, *_) = groups([replace(row, correct=torch.arange(9) < 6) for row in table.rows])
-    told = verdict.sentence(replace(table, correct=torch.arange(9) < 6), group, torch.full((9,), 0.2))
-    assert "66.7% are proved to" in told
+    right, radius = replace(table, correct=torch.arange(9) < 6), group.threat.radius
+    assert "66.7% are proved to" in verdict.sentence(right, group, torch.full((9,), 0.2))
+    ends = torch.full((9,), radius, dtype=torch.float64)  # a bound holds up to its end
+    ends[0] -= 1e-6
+    assert "55.6% are proved to" in verdict.sentence(right, group, ends)
 
 
 def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
@@ -246,7 +249,7 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     """By hand: PGD breaks sample 0 at 0.1, FMN samples 1 and 2 within it; beyond it FMN breaks 4 and 3."""
     table = both_kinds()
     (budget, endless) = groups(table.rows)
-    assert "3 of 6 samples stay correct" in verdict.sentence(table, budget, None)
+    assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
     drawn = chart.chart(table, budget, {}, None)
     (line,) = drawn.lines
@@ -286,6 +289,9 @@ def test_each_class_under_attacks_of_both_kinds():
         ("even", ["100%", "66.7%", "66.7%", "33.3%"]),
         ("odd", ["100%", "100%", "66.7%", "66.7%"]),
     ]
+    turned = replace(table, samples=replace(table.samples, y=1 - table.samples.y))
+    lines = classes.heat(turned, ("even", "odd"), table.rows[0].threat).lines
+    assert [name for name, *_ in lines] == ["odd", "even"], "the worst first"
     wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
     found = classes.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
     assert found.head[3:] == ["wide within 0.1", "worst of all"]

@@ -156,6 +156,16 @@ def test_a_result_that_does_not_tell_who_was_right_counts_a_failure_as_wrong():
     assert (out.clean_accuracy, out.robust_accuracy) == (0.5, 0.25)
 
 
+def test_the_median_of_a_result_is_over_all_samples_with_logits():
+    status = torch.tensor([Status.FAILED, Status.FAILED, Status.BROKEN, Status.BROKEN, Status.ALREADY_WRONG])
+    distance, nothing = torch.tensor([math.inf, math.inf, 0.1, 0.2, 0.0]), torch.zeros(5)
+    out = AttackResult(
+        nothing, nothing > 0, status, nothing, distance, 0, 0, nothing > 0, threat=fa.L2(math.inf),
+        correct=torch.tensor([False, True, True, True, False]),
+    )  # fmt: skip
+    assert str(out) == "attack, L2, any radius: clean 60.0%, broken 2 of 3, median distance 0.15"
+
+
 def test_attackbench_counts_a_sample_without_logits_as_wrong():
     attack = partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=10)
     found = attackbench(Sick(), SICK, attack, "linf", passes=40)
@@ -226,8 +236,12 @@ def test_a_ball_that_covers_the_box_is_flagged(logged):
     assert flag == "radius: the ball L2 1 covers the box [0, 1], so any image is in it"
     assert fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(8), steps=2).flags == ()
     assert not logged.records
-    table = evaluate(Threshold(), DATA, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(8))}, batch_size=2)
-    assert "did you mean Linf(8 / 255)?" in str(table)
+    table = evaluate(Threshold(), DATA, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(255))}, batch_size=2)
+    assert "did you mean Linf(255 / 255)?" in str(table)
+    assert fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.Linf(256)).flags[0].endswith("any image is in it")
+    some = fa.Linf(torch.tensor([8, *[0.1] * 5]))
+    (flag,) = fa.attacks.pgd(Threshold(), DATA.x, DATA.y, some).flags
+    assert flag == "radius: the balls of some samples cover the box [0, 1], so any image is in them"
 
 
 def test_class_masks_of_minus_infinity_are_refused_with_the_cure():
