@@ -53,7 +53,7 @@ def test_what_soft_logits_left_is_no_sign_of_masking() -> None:
         ({"weak": weak, "pgd": strong}, True), ({"weak": weak, "pgd": strong, "square": score}, True),
     ):  # fmt: skip
         found = indicators(model, x, y, threat, results=results)
-        assert found.verdict == "No sign of masking" if known else found.verdict.startswith("Not known")
+        assert found.verdict.startswith("No sign of masking" if known else "Not known")
         assert (SOFT_LOGITS in found.verdict) != known
     data = list(zip(x, y.tolist(), strict=True))
     attacks = {
