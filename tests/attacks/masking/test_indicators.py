@@ -129,6 +129,15 @@ def test_results_count_as_far_as_they_are_of_this_threat() -> None:
             indicators(model, x, y, small, results={"foreign": foreign})
 
 
+def test_what_was_broken_farther_away_counts_neither_as_broken_nor_as_found_by_square() -> None:
+    distance = torch.tensor([0.05, 0.08, 0.09, torch.inf]).repeat_interleave(torch.tensor([1, 1, 1, 7]))
+    wide = evidence([0, 1, 2], blind=marked(0, 1, 2), gradient=False, threat=fa.Linf(0.3))
+    found = wide.within(THREAT, distance)
+    assert found is not None
+    assert found.broken.tolist() == found.blind.tolist() == marked(0, 1).tolist()
+    assert told(evidence([]), found).values["square"] == pytest.approx(0.2)
+
+
 def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
     for steps, last in ((1, 1), (10, 1), (20, 2), (95, 10), (300, 10)):
         record = Record.start(torch.zeros(2, 3))
