@@ -1,5 +1,6 @@
 """Every road to a robust accuracy says the same of the same samples."""
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -181,6 +182,14 @@ def test_individual_runs_of_autoattack_in_a_portfolio():
     assert portfolio(out).choices[-1].robust_accuracy == pytest.approx(out.robust_accuracy)
 
 
+def test_a_portfolio_of_a_folder_and_of_a_file_without_some_logits(tmp_path):
+    table = evaluate(Sick(), SICK, {"one": ATTACK}, keep_samples=True, run_dir=tmp_path / "run")
+    card = {"card": json.dumps({"measured": table.to_dict()})}
+    fa.runs.files.save_tensors(tmp_path / "file", vars(table.samples), card)
+    assert portfolio(tmp_path / "run") == portfolio(tmp_path / "file") == portfolio(table)
+    assert portfolio(tmp_path / "file").choices[-1].robust_accuracy == pytest.approx(ROBUST)
+
+
 def test_attacks_without_a_radius_count_within_that_of_the_others():
     """DATA breaks at 0.1, 0.2, 0.3 and 0.4; two are wrong."""
 
@@ -194,6 +203,12 @@ def test_attacks_without_a_radius_count_within_that_of_the_others():
     assert both["weak"].robust_accuracy == pytest.approx(4 / 6)
     assert both.worst_case == pytest.approx(2 / 6), "free broke two within 0.25"
     assert both.held.sum() == 2
+
+    def wider(model, x, y, *, ids):  # its distances are not comparable
+        return replace(free(model, x, y, ids=ids), threat=fa.Linf(math.inf, (0.0, 2.0)))
+
+    foreign = evaluate(Threshold(), DATA, {"weak": weak, "wider": wider}, indicators=False)
+    assert foreign.worst_case == pytest.approx(4 / 6)
     head, _, first, second, worst = both.cells()
     assert head[:5] == ["attack", "accuracy", "broken", "median", "mean"]
     assert first[1:5] == ["66.7%", "0.0%", "-", "-"]
