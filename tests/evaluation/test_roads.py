@@ -135,6 +135,10 @@ def test_a_result_tells_what_to_publish():
     assert str(ATTACK(Threshold(), DATA.x[:0], DATA.y[:0])) == "pgd: no samples"
     free = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(math.inf), steps=20)
     assert str(free).startswith("fmn, Linf, any radius: clean 66.7%, broken 4 of 4, median distance 0.1")
+    kept = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(0.15), steps=20, loss="margin")
+    assert kept.success.tolist() == [True, False, False, False, True, True]
+    margins = torch.tensor([-0.4, -0.6, -0.8])  # of x itself, to which x_adv falls back
+    torch.testing.assert_close(kept.loss[1:4], margins)
 
 
 def test_the_sentence_of_autoattack():

@@ -54,6 +54,7 @@ def test_what_the_results_say_is_counted_over_all_samples() -> None:
     values = told(evidence([0], unmoved=marked(8), unfinished=rises)).values
     # sample 0 is broken, and nothing is known of sample 3
     assert values == pytest.approx({"zero_gradient": 0.1, "incomplete": 0.15})
+    assert told(evidence([]), evidence([], unmoved=marked(1, 2, 3))).values["zero_gradient"] == 0.3
 
 
 def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
