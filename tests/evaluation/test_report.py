@@ -19,6 +19,7 @@ from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import chart, classes, verdict
 from fastadv.evaluation.report.pictures import magnified, png
+from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
 
@@ -307,3 +308,10 @@ def test_lines_that_are_too_many_are_counted(proved, left):
     curves = {f"more {place}": Curve.from_distances([0.1]) for place in range(chart.MOST + 1)}
     drawn = chart.chart(table, groups(table.rows)[0], curves, torch.zeros(9) if proved else None)
     assert (len(drawn.lines), drawn.left_out) == (chart.MOST, left)
+
+
+def test_a_share_beside_a_curve_has_the_interval_of_its_count():
+    """29 of 100, though 0.29 * 100 is a little less in floating point."""
+    ((_, cell),) = chart._grid({"one": Curve(np.array([0.0]), np.array([0.29]))}, 100, [0.0]).lines
+    low, high = clopper_pearson(29, 100)
+    assert cell == f"29.0% [{100 * low:.1f}%, {100 * high:.1f}%]"
