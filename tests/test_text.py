@@ -25,7 +25,7 @@ def test_the_ends_of_an_interval_have_a_tenth_where_they_are_close() -> None:
     ("threat", "told"),
     [
         (fa.Linf(8 / 255), "8/255"), (fa.Linf(0.1), "0.1"), (fa.Linf(0.2), "0.2"), (fa.Linf(0), "0"),
-        (fa.Linf(2.0), "2"), (fa.L2(1 / 255), "0.00392157"), (fa.L2(0.5), "0.5"),
+        (fa.Linf(256 / 255), "1.00392"), (fa.L2(1 / 255), "0.00392157"), (fa.L2(0.5), "0.5"),
     ],
 )  # fmt: skip
 def test_a_radius_is_written_in_levels_where_leaderboards_do(threat: fa.Threat, told: str) -> None:

@@ -17,7 +17,7 @@ import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.groups import groups
-from fastadv.evaluation.report import chart, classes, verdict
+from fastadv.evaluation.report import chart, classes, grid, verdict
 from fastadv.evaluation.report.pictures import magnified, png
 from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -250,6 +250,8 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     table = both_kinds()
     (budget, endless) = groups(table.rows)
     assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
+    shown = [line[2].split()[0] for line in grid.attacks(table).lines]
+    assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
     drawn = chart.chart(table, budget, {}, None)
     (line,) = drawn.lines
