@@ -17,7 +17,7 @@ import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.groups import groups
-from fastadv.evaluation.report import chart, classes, grid, verdict
+from fastadv.evaluation.report import chart, classes, grid, page, verdict
 from fastadv.evaluation.report.pictures import magnified, png
 from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -221,6 +221,15 @@ def test_bounds_of_wrong_samples_prove_nothing():
     ends = torch.full((9,), radius, dtype=torch.float64)  # a bound holds up to its end
     ends[0] -= 1e-6
     assert "55.6% are proved to" in verdict.sentence(right, group, ends)
+
+
+def test_bounds_belong_to_no_norm_where_there_are_two():
+    table = table_of(9)
+    wide = replace(table.rows[0], name="wide", threat=fa.L2(2.0))
+    for rows, proved in ((table.rows, 1), ((*table.rows, wide), 0)):
+        given = replace(table, rows=rows, samples=None)
+        content = page._content(given, None, None, {}, torch.full((9,), 0.2), {}, {})
+        assert sum("are proved to" in told for told in content["sentences"]) == proved
 
 
 def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
