@@ -392,7 +392,7 @@ def test_what_an_attack_says_is_not_hidden_by_a_probe() -> None:
     right, every = torch.ones(40, dtype=torch.bool), torch.arange(40)
     found = look(freeze(model), problem(x, y, fa.Linf(1e-6)), every, [failed], right)
     assert found.values["zero_gradient"] == 1
-    assert found.flagged == ("zero_gradient",)
+    assert "zero_gradient" in found.flagged
 
 
 class Dark(nn.Module):
