@@ -395,6 +395,14 @@ def test_what_an_attack_says_is_not_hidden_by_a_probe() -> None:
     assert "zero_gradient" in found.flagged
 
 
+def test_the_share_of_a_probe_is_of_the_samples_probed() -> None:
+    model, x, y = case()
+    cut, right = nn.Sequential(Detach(), model), torch.ones(40, dtype=torch.bool)
+    found = look(freeze(cut), problem(x[:9], y[:9], THREAT), torch.arange(9), [evidence([], 40)], right)
+    assert found.values["zero_gradient"] == 1
+    assert found.lower["zero_gradient"] == pytest.approx(0.025 ** (1 / 9))
+
+
 class Dark(nn.Module):
     """Dark images are of class 0, whatever a small change does to them."""
 
