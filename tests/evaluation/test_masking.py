@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.attacks.masking import Evidence
 from fastadv.attacks.methods.flags import SQUARE_FLAG
 from fastadv.data import ImageSet
 from fastadv.errors import NoGradientError
@@ -106,6 +107,23 @@ def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
     assert table.verdict.startswith("No sign of masking")
 
 
+def test_the_passes_of_all_attacks_of_a_threat_are_added_up() -> None:
+    none = torch.zeros(1, dtype=torch.bool)
+
+    def spent(*given: tuple[int, float]) -> float:
+        each = [
+            Evidence(none, none, none, none.float(), True, passes, fa.Linf(radius))
+            for passes, radius in given
+        ]
+        threat = _masking._main(each)
+        assert threat is not None
+        return float(threat.radius)
+
+    assert spent((300, 0.1), (400, 0.2), (200, 0.1), (999, inf)) == 0.1
+    assert spent((300, 0.1), (400, 0.2), (99, 0.1)) == 0.2
+    assert spent((1, inf)) == inf
+
+
 def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:
     table = looked({"ddn": partial(fa.attacks.ddn, threat=fa.L2(inf), steps=200)})
     assert table.verdict.startswith("Not known")
@@ -197,7 +215,8 @@ def test_squares_flag_is_about_the_samples_of_all_batches() -> None:
 
     def part(hit: torch.Tensor) -> _outcome.Part:
         told = {"flags": [], "costs": {n: vars(fa.attacks.Cost(10, 1, 9, g, 0.1)) for n, g in NAMES.items()}}
-        return _outcome.Part({"broken": hit, "component": torch.where(hit, 1, -1)}, told)
+        tensors = {"broken": hit, "failed.attack": hit & False, "component": torch.where(hit, 1, -1)}
+        return _outcome.Part(tensors, told)
 
     NAMES = {"apgd-ce": 9, "square": 0}
     parts = [part(each) for each in late.split(20)]

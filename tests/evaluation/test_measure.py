@@ -303,6 +303,10 @@ def fmn(threat):
         ({"minimum_norm": []}, "at least one attack"),
         ({"minimum_norm": nearest, "radii": [-1]}, "radii"),
         ({"minimum_norm": fmn(fa.Linf(0.1)), "radii": [0.1, 0.2]}, "at most 0.1, up to which .* got 0.2"),
+        (
+            {"minimum_norm": fmn(fa.Linf(torch.tensor([math.inf, *[0.1] * 5]))), "radii": [0.2]},
+            "expected at most 0.1",
+        ),
         ({"minimum_norm": [fmn(fa.Linf(1)), fmn(fa.L2(1))]}, "expected attacks of one norm and box"),
         *(
             ({"attack_for_radius": pgd, "radii": radii}, "radii")

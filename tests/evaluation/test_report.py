@@ -17,8 +17,9 @@ import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.groups import groups
-from fastadv.evaluation.report import chart, classes, verdict
+from fastadv.evaluation.report import chart, classes, grid, page, verdict
 from fastadv.evaluation.report.pictures import magnified, png
+from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
 
@@ -157,9 +158,8 @@ def test_inputs_that_are_no_images_and_values_that_are_no_numbers(tmp_path):
 def test_signs_that_are_raised_come_with_what_to_do(whole):
     page = whole
     raised = page.text.index("raised: zero_gradient")
-    assert (
-        raised < page.text.index("What to do: another loss, bpda") < page.text.index("not looked at: noise")
-    )
+    unseen = page.text.index("not looked at: incomplete")
+    assert raised < page.text.index("What to do: another loss, bpda") < unseen
     assert page.text.index("clear: square") > raised
 
 
@@ -216,8 +216,20 @@ def test_wrong_arguments(tmp_path, monkeypatch):
 def test_bounds_of_wrong_samples_prove_nothing():
     table = table_of(9)
     (group, *_) = groups([replace(row, correct=torch.arange(9) < 6) for row in table.rows])
-    told = verdict.sentence(replace(table, correct=torch.arange(9) < 6), group, torch.full((9,), 0.2))
-    assert "66.7% are proved to" in told
+    right, radius = replace(table, correct=torch.arange(9) < 6), group.threat.radius
+    assert "66.7% are proved to" in verdict.sentence(right, group, torch.full((9,), 0.2))
+    ends = torch.full((9,), radius, dtype=torch.float64)  # a bound holds up to its end
+    ends[0] -= 1e-6
+    assert "55.6% are proved to" in verdict.sentence(right, group, ends)
+
+
+def test_bounds_belong_to_no_norm_where_there_are_two():
+    table = table_of(9)
+    wide = replace(table.rows[0], name="wide", threat=fa.L2(2.0))
+    for rows, proved in ((table.rows, 1), ((*table.rows, wide), 0)):
+        given = replace(table, rows=rows, samples=None)
+        content = page._content(given, None, None, {}, torch.full((9,), 0.2), {}, {})
+        assert sum("are proved to" in told for told in content["sentences"]) == proved
 
 
 def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
@@ -246,7 +258,9 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     """By hand: PGD breaks sample 0 at 0.1, FMN samples 1 and 2 within it; beyond it FMN breaks 4 and 3."""
     table = both_kinds()
     (budget, endless) = groups(table.rows)
-    assert "3 of 6 samples stay correct" in verdict.sentence(table, budget, None)
+    assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
+    shown = [line[2].split()[0] for line in grid.attacks(table).lines]
+    assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
     drawn = chart.chart(table, budget, {}, None)
     (line,) = drawn.lines
@@ -286,6 +300,9 @@ def test_each_class_under_attacks_of_both_kinds():
         ("even", ["100%", "66.7%", "66.7%", "33.3%"]),
         ("odd", ["100%", "100%", "66.7%", "66.7%"]),
     ]
+    turned = replace(table, samples=replace(table.samples, y=1 - table.samples.y))
+    lines = classes.heat(turned, ("even", "odd"), table.rows[0].threat).lines
+    assert [name for name, *_ in lines] == ["odd", "even"], "the worst first"
     wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
     found = classes.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
     assert found.head[3:] == ["wide within 0.1", "worst of all"]
@@ -302,3 +319,10 @@ def test_lines_that_are_too_many_are_counted(proved, left):
     curves = {f"more {place}": Curve.from_distances([0.1]) for place in range(chart.MOST + 1)}
     drawn = chart.chart(table, groups(table.rows)[0], curves, torch.zeros(9) if proved else None)
     assert (len(drawn.lines), drawn.left_out) == (chart.MOST, left)
+
+
+def test_a_share_beside_a_curve_has_the_interval_of_its_count():
+    """29 of 100, though 0.29 * 100 is a little less in floating point."""
+    ((_, cell),) = chart._grid({"one": Curve(np.array([0.0]), np.array([0.29]))}, 100, [0.0]).lines
+    low, high = clopper_pearson(29, 100)
+    assert cell == f"29.0% [{100 * low:.1f}%, {100 * high:.1f}%]"

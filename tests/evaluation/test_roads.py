@@ -1,5 +1,6 @@
 """Every road to a robust accuracy says the same of the same samples."""
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -134,6 +135,10 @@ def test_a_result_tells_what_to_publish():
     assert str(ATTACK(Threshold(), DATA.x[:0], DATA.y[:0])) == "pgd: no samples"
     free = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(math.inf), steps=20)
     assert str(free).startswith("fmn, Linf, any radius: clean 66.7%, broken 4 of 4, median distance 0.1")
+    kept = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(0.15), steps=20, loss="margin")
+    assert kept.success.tolist() == [True, False, False, False, True, True]
+    margins = torch.tensor([-0.4, -0.6, -0.8])  # of x itself, to which x_adv falls back
+    torch.testing.assert_close(kept.loss[1:4], margins)
 
 
 def test_the_sentence_of_autoattack():
@@ -156,6 +161,16 @@ def test_a_result_that_does_not_tell_who_was_right_counts_a_failure_as_wrong():
     assert (out.clean_accuracy, out.robust_accuracy) == (0.5, 0.25)
 
 
+def test_the_median_of_a_result_is_over_all_samples_with_logits():
+    status = torch.tensor([Status.FAILED, Status.FAILED, Status.BROKEN, Status.BROKEN, Status.ALREADY_WRONG])
+    distance, nothing = torch.tensor([math.inf, math.inf, 0.1, 0.2, 0.0]), torch.zeros(5)
+    out = AttackResult(
+        nothing, nothing > 0, status, nothing, distance, 0, 0, nothing > 0, threat=fa.L2(math.inf),
+        correct=torch.tensor([False, True, True, True, False]),
+    )  # fmt: skip
+    assert str(out) == "attack, L2, any radius: clean 60.0%, broken 2 of 3, median distance 0.15"
+
+
 def test_attackbench_counts_a_sample_without_logits_as_wrong():
     attack = partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=10)
     found = attackbench(Sick(), SICK, attack, "linf", passes=40)
@@ -171,6 +186,14 @@ def test_individual_runs_of_autoattack_in_a_portfolio():
     assert portfolio(out).choices[-1].robust_accuracy == pytest.approx(out.robust_accuracy)
 
 
+def test_a_portfolio_of_a_folder_and_of_a_file_without_some_logits(tmp_path):
+    table = evaluate(Sick(), SICK, {"one": ATTACK}, keep_samples=True, run_dir=tmp_path / "run")
+    card = {"card": json.dumps({"measured": table.to_dict()})}
+    fa.runs.files.save_tensors(tmp_path / "file", vars(table.samples), card)
+    assert portfolio(tmp_path / "run") == portfolio(tmp_path / "file") == portfolio(table)
+    assert portfolio(tmp_path / "file").choices[-1].robust_accuracy == pytest.approx(ROBUST)
+
+
 def test_attacks_without_a_radius_count_within_that_of_the_others():
     """DATA breaks at 0.1, 0.2, 0.3 and 0.4; two are wrong."""
 
@@ -184,6 +207,12 @@ def test_attacks_without_a_radius_count_within_that_of_the_others():
     assert both["weak"].robust_accuracy == pytest.approx(4 / 6)
     assert both.worst_case == pytest.approx(2 / 6), "free broke two within 0.25"
     assert both.held.sum() == 2
+
+    def wider(model, x, y, *, ids):  # its distances are not comparable
+        return replace(free(model, x, y, ids=ids), threat=fa.Linf(math.inf, (0.0, 2.0)))
+
+    foreign = evaluate(Threshold(), DATA, {"weak": weak, "wider": wider}, indicators=False)
+    assert foreign.worst_case == pytest.approx(4 / 6)
     head, _, first, second, worst = both.cells()
     assert head[:5] == ["attack", "accuracy", "broken", "median", "mean"]
     assert first[1:5] == ["66.7%", "0.0%", "-", "-"]
@@ -226,8 +255,12 @@ def test_a_ball_that_covers_the_box_is_flagged(logged):
     assert flag == "radius: the ball L2 1 covers the box [0, 1], so any image is in it"
     assert fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(8), steps=2).flags == ()
     assert not logged.records
-    table = evaluate(Threshold(), DATA, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(8))}, batch_size=2)
-    assert "did you mean Linf(8 / 255)?" in str(table)
+    table = evaluate(Threshold(), DATA, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(255))}, batch_size=2)
+    assert "did you mean Linf(255 / 255)?" in str(table)
+    assert fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.Linf(256)).flags[0].endswith("any image is in it")
+    some = fa.Linf(torch.tensor([8, *[0.1] * 5]))
+    (flag,) = fa.attacks.pgd(Threshold(), DATA.x, DATA.y, some).flags
+    assert flag == "radius: the balls of some samples cover the box [0, 1], so any image is in them"
 
 
 def test_class_masks_of_minus_infinity_are_refused_with_the_cure():

@@ -88,3 +88,16 @@ def test_a_threat_that_one_batch_does_not_tell_is_not_known(first):
 
     row = evaluate(Threshold(), DATA, {"one": attack}, batch_size=3, indicators=False)["one"]
     assert row.threat is None
+
+
+def test_a_batch_without_logits_does_not_hide_the_threat_of_the_others():
+    class Sick(Threshold):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, math.nan)
+
+    def attack(model, x, y, *, ids):
+        return replace(nearest(model, x, y, ids=ids), threat=fa.Linf(0.5))
+
+    table = evaluate(Sick(), DATA.subset([3, 0, 1]), {"one": attack}, batch_size=1, indicators=False)
+    assert repr(table["one"].threat) == repr(fa.Linf(0.5))
+    assert table.failed.tolist() == [True, False, False]

@@ -164,7 +164,9 @@ class Trial:
 def _wide(threat: Threat) -> str:
     """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
     (low, high), radius = threat.box, threat.radius
+    if isinstance(radius, Tensor):
+        return f"radius: the balls of some samples cover the box [{low:g}, {high:g}], so any image is in them"
     text = f"radius: the ball {threat_text(threat)} covers the box [{low:g}, {high:g}], so any image is in it"
-    if threat.norm != "linf" or (low, high) != (0, 1) or isinstance(radius, Tensor) or not 1 < radius <= 255:
+    if threat.norm != "linf" or (low, high) != (0, 1) or not 1 < radius <= 255:
         return text
     return f"{text}; did you mean Linf({radius:g} / 255)?"

@@ -173,7 +173,7 @@ def test_replayed_steps_go_by_the_last_answer_too(
     replayed, outs = graphed(model), []
     for each in (fa.freeze(model), replayed):
         # the first gradients, which decide on graphs, are finite
-        options = {"starts": x} if name == "apgd" else {}
+        options = {"starts": x, "loss": "ce"} if name == "apgd" else {}
         outs.append(fa.attacks.ATTACKS[name].run(each, x, y, threat, steps=20, **options))
     assert kinds(replayed) & {"ascent", "Dense"}
     assert outs[0].success.sum() > len(x) / 2

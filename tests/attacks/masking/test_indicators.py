@@ -54,6 +54,7 @@ def test_what_the_results_say_is_counted_over_all_samples() -> None:
     values = told(evidence([0], unmoved=marked(8), unfinished=rises)).values
     # sample 0 is broken, and nothing is known of sample 3
     assert values == pytest.approx({"zero_gradient": 0.1, "incomplete": 0.15})
+    assert told(evidence([]), evidence([], unmoved=marked(1, 2, 3))).values["zero_gradient"] == 0.3
 
 
 def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
@@ -127,6 +128,15 @@ def test_results_count_as_far_as_they_are_of_this_threat() -> None:
     for foreign in (other, targeted, pgd(model, x, y, fa.Linf(0.01, box=(0.0, 2.0)), steps=2)):
         with pytest.raises(InputError, match="results: expected one of an attack in linf and this box"):
             indicators(model, x, y, small, results={"foreign": foreign})
+
+
+def test_what_was_broken_farther_away_counts_neither_as_broken_nor_as_found_by_square() -> None:
+    distance = torch.tensor([0.05, 0.08, 0.09, torch.inf]).repeat_interleave(torch.tensor([1, 1, 1, 7]))
+    wide = evidence([0, 1, 2], blind=marked(0, 1, 2), gradient=False, threat=fa.Linf(0.3))
+    found = wide.within(THREAT, distance)
+    assert found is not None
+    assert found.broken.tolist() == found.blind.tolist() == marked(0, 1).tolist()
+    assert told(evidence([]), found).values["square"] == pytest.approx(0.2)
 
 
 def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
@@ -382,6 +392,15 @@ def test_what_an_attack_says_is_not_hidden_by_a_probe() -> None:
     right, every = torch.ones(40, dtype=torch.bool), torch.arange(40)
     found = look(freeze(model), problem(x, y, fa.Linf(1e-6)), every, [failed], right)
     assert found.values["zero_gradient"] == 1
+    assert "zero_gradient" in found.flagged
+
+
+def test_the_share_of_a_probe_is_of_the_samples_probed() -> None:
+    model, x, y = case()
+    cut, right = nn.Sequential(Detach(), model), torch.ones(40, dtype=torch.bool)
+    found = look(freeze(cut), problem(x[:9], y[:9], THREAT), torch.arange(9), [evidence([], 40)], right)
+    assert found.values["zero_gradient"] == 1
+    assert found.lower["zero_gradient"] == pytest.approx(0.025 ** (1 / 9))
 
 
 class Dark(nn.Module):
