@@ -37,6 +37,11 @@ def test_how_far_the_steps_of_bim_lead(name, length):
     assert (out.x_adv != other.x_adv).any()
 
 
+def test_no_two_methods_have_one_identity_of_kept_work():
+    told = [str(Cell("abs", method).describe()) for method in plan.METHODS if "abs" in method.only]
+    assert len(told) == len(set(told))
+
+
 def test_settings_choose_cells(monkeypatch):
     extra = Method("Dear", "l2", "dear", extra=True)
     monkeypatch.setattr(plan, "METHODS", (*METHODS, extra))
