@@ -170,6 +170,15 @@ def test_seed_draw_and_ids_decide_the_start(kind):
 
 
 @pytest.mark.parametrize("kind", [fa.L2, fa.L1])
+def test_a_uniform_length_and_its_direction_are_drawn_apart(kind):
+    x, wide = torch.zeros(2000, 6), kind(1.0, (-9.0, 9.0))
+    away = wide.random_start(x, 3, length="uniform")
+    share = wide.distance(away, x)[:, None]
+    alike = torch.cat([share, away / share, (away / share).abs()], 1).T.corrcoef()[0, 1:]
+    assert alike.abs().max() < 0.1  # 4.5 standard deviations of the correlation of what is independent
+
+
+@pytest.mark.parametrize("kind", [fa.L2, fa.L1])
 @pytest.mark.parametrize("shape", [(1,), (3, 32, 32)])
 def test_starts_of_uniform_length(kind, shape):
     """Distances are uniform in [0, radius], in any dimension; then they are clamped."""

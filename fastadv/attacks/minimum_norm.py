@@ -55,9 +55,9 @@ def minimum_norm(
 
     - First `fmn`, `pdpgd` and, except in L0, `fab` attack each sample, in L2 also `ddn` and `superdeepfool`,
       in L0 `sigma_zero`.
-    - Then, in turns, `fmn` begins at the nearest success so far and once more at a random point, and `pdpgd`
-      (in L2 `ddn`) leads to one other class after the other, those with the largest logits first. With
-      targets or a criterion there are only restarts.
+    - Then, in turns, `fab` (in L2 `ddn`, in L0 `pdpgd`) leads to one other class after the other, in
+      the order of their logits but for the largest, which comes last, and `fmn` begins at the nearest success
+      so far and once more at a random point. With targets or a criterion there are only restarts.
 
     The searches and their order are the same for any number of steps, which only says after which of them
     there are no more. So from 20 steps on, more of them never end at a larger distance.
@@ -93,7 +93,7 @@ def minimum_norm(
         search.gradient(search.x)
         for one in searches(search, steps):
             spent += one.cost
-            if spent > max(steps, one.cost):
+            if spent > steps:
                 return
             before = search.best.distance
             out = core.run_inner(one.attack, search, search.frozen, search.threat, one.targets)

@@ -65,3 +65,20 @@ def test_a_criterion_brings_its_own_loss() -> None:
     )
     assert own.success.all()
     assert (own.distance < ce.distance * 0.999).any()
+
+
+def test_the_norm_ends_at_the_farthest_corner_of_the_box() -> None:
+    """Beyond, every point would be clipped to the corner, and the norm would take as long to come back."""
+
+    def model(z: Tensor) -> Tensor:
+        rising = z.flatten(1) @ torch.tensor([1.0, 0.1], dtype=z.dtype)
+        return torch.stack([rising + 5, 2 * rising], 1)  # no point of the box is a success
+
+    x, way = torch.full((1, 1, 1, 2), 0.5).double(), torch.tensor([1.0, 0.1]).double() / math.sqrt(1.01)
+    z, steps = x, 20
+    seen = path(model, x, torch.zeros(1, dtype=torch.long), steps, loss="margin")
+    for step in range(steps):
+        size = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+        away = z - x + size * way
+        z = (x + math.sqrt(0.5) * away / length(away)).clamp(0, 1)
+        torch.testing.assert_close(seen[step + 1], z)

@@ -311,7 +311,8 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
 def test_sigma_zero(box: tuple[float, float]) -> None:
     """Cinà et al. 2025, algorithm 1, in units of the box: the smooth count, Adam, and the threshold.
 
-    The threshold moves by a share of the next step, as in the authors' code.
+    The threshold moves by a share of the next step, as in the authors' code. The margin is in units of that
+    at x, which is not in the paper.
     """
     steps, count, width = 30, 20, box[1] - box[0]
     margins = [-0.3, -0.1, *(0.4 * math.sin(1.1 * n) for n in range(steps))]
@@ -323,7 +324,7 @@ def test_sigma_zero(box: tuple[float, float]) -> None:
         away = (points[number] - x) / width
         descent = 2 * 1e-3 * away / (away**2 + 1e-3) ** 2 / count
         if margins[number] < 0:
-            descent = descent - width * turning(count)(number)
+            descent = descent - width / abs(margins[0]) * turning(count)(number)
         descent = descent / descent.abs().max()
         mean, square = 0.9 * mean + 0.1 * descent, 0.999 * square + 0.001 * descent**2
         rise = mean / (1 - 0.9 ** (number + 1))

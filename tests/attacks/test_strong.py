@@ -98,7 +98,8 @@ def test_the_verdict_is_about_the_model_that_was_attacked_through_bpda(few_steps
     assert found is not None
     assert found.clean
     assert found.verdict.startswith("Masked gradients (zero_gradient, incorrect_gradient")
-    assert found.verdict.endswith(", attacked through BPDA: 0 (identity): no sign of masking there")
+    told = ", attacked through BPDA: 0 (identity): no sign of masking there (8 samples probed)"
+    assert found.verdict.endswith(told)
     assert found.values["square"] <= 0.01 < found.without["square"]
     spent = found.forwards + found.backwards
     assert found.samples >= 8

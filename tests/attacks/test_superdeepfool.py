@@ -50,10 +50,11 @@ def by_hand(net: nn.Module, x: Tensor, y: int, box: tuple[float, float], oversho
     return x + high * (nearest - x)
 
 
-@pytest.mark.parametrize("overshoot", [0.02, 0.3])
+@pytest.mark.parametrize(("overshoot", "classes"), [(0.02, 4), (0.3, 4), (0.5, 9)])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-torch.inf, torch.inf)], ids=str)
-def test_by_hand(box: tuple[float, float], overshoot: float) -> None:
-    net, x = mlp(4), images(12)
+def test_by_hand(box: tuple[float, float], overshoot: float, classes: int) -> None:
+    """Of many classes, a boundary that was not crossed may be nearer to a success than the one that was."""
+    net, x = mlp(classes), images(12)
     y = labels(net, x)
     out = superdeepfool(net, x, y, L2(torch.inf, box), overshoot=overshoot)
     alone = [by_hand(net, x[i : i + 1], int(y[i]), box, overshoot) for i in range(12)]
@@ -71,6 +72,15 @@ def test_projections_lead_to_the_nearest_point_of_an_ellipse() -> None:
     y, plane = torch.zeros(3, dtype=torch.long), L2(torch.inf, (-torch.inf, torch.inf))
     assert (superdeepfool(model, x, y, plane).distance < 1.003 * exact).all()
     assert (deepfool(model, x, y, plane).distance > 1.3 * exact).all()
+
+
+def test_each_candidate_costs_a_backward_pass() -> None:
+    net, x = mlp(9), images(12)
+    y = labels(net, x)
+    one, two, every = (
+        superdeepfool(net, x, y, L2(torch.inf), steps=1, candidates=n, searches=0) for n in (1, 2, None)
+    )
+    assert (one.backwards, two.backwards, every.backwards) == (12, 24, 96)
 
 
 def test_without_bisections_a_success_keeps_the_overshoot() -> None:

@@ -362,6 +362,21 @@ def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: p
     assert "views" in frozen.search.form.rewriting.names
 
 
+@pytest.mark.parametrize("alike", [0.2, 0.45])
+def test_half_precision_that_is_mostly_noise_is_refused_though_the_plain_search_is_no_better(
+    alike: float,
+) -> None:
+    """`alike` is the cosine of the search and of the plain search with the model: 0.3 is the least."""
+    x, by_logits, draw = torch.rand(16, 500), torch.rand(16, 3), torch.Generator().manual_seed(0)
+    own, noise = F.normalize(torch.randn(2, 16, 500, generator=draw), dim=2)
+    noise = F.normalize(noise - (noise * own).sum(1, keepdim=True) * own)
+    found = alike * own + (1 - alike**2) ** 0.5 * noise
+    ways = guard.Ways(
+        searched=lambda at, some: found, given=lambda at, some: own, plain=lambda at, some: found
+    )
+    assert guard.agrees(ways, x, by_logits, found, torch.bfloat16) == (alike > guard.LEAST_ALIKE)
+
+
 def test_kinks_are_no_mistakes() -> None:
     """Where the gradient of the model itself jumps beside x, the other one is right as well."""
     x, by_logits, own, other = torch.rand(16, 6), torch.rand(16, 3), torch.rand(16, 6), torch.rand(16, 6)

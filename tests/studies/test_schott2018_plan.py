@@ -29,10 +29,17 @@ def test_how_far_the_steps_of_bim_lead(name, length):
     threat = fa.L2(torch.tensor([0.01, 0.02, 0.4, 2.0]))
     (method,) = (method for method in choose([name]) if method.norm == "l2")
     out = Cell("cnn", method).attack(0, None).keywords["attack"](model, x, y, threat=threat)
-    expected = fa.attacks.bim(model, x, y, threat, steps=10, step_size=length * threat.radius / 10)
-    other = fa.attacks.bim(model, x, y, threat, steps=10, step_size=(2.25 - length) * threat.radius / 10)
+    expected, other = (
+        fa.attacks.bim(model, x, y, threat, steps=10, step_size=radii * threat.radius / 10, loss="ce")
+        for radii in (length, 2.25 - length)
+    )
     torch.testing.assert_close(out.x_adv, expected.x_adv)
     assert (out.x_adv != other.x_adv).any()
+
+
+def test_no_two_methods_have_one_identity_of_kept_work():
+    told = [str(Cell("abs", method).describe()) for method in plan.METHODS if "abs" in method.only]
+    assert len(told) == len(set(told))
 
 
 def test_settings_choose_cells(monkeypatch):

@@ -167,7 +167,7 @@ def look(
     values, lower, unseen = _told(evidence, right)
     why = _hindrance(problem, len(chosen), int(right.sum()))
     if problem is None or why:
-        return _known(evidence, values, _not_in(values, why) | unseen, lower=lower)
+        return _known(evidence, values, _not_in(values, why) | unseen, lower)
     # what a randomized model draws follows from the seed, and the caller's generators stay
     with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
         few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
@@ -199,14 +199,15 @@ def look(
     unseen |= _not_in({**values, **unseen}, _absent(problem))
     spent = frozen.forwards - before[0], frozen.backwards - before[1]
     return _known(
-        evidence, values, unseen, samples=len(chosen), forwards=spent[0], backwards=spent[1], masked=masked,
-        lower=lower,
+        evidence, values, unseen, lower, samples=len(chosen), forwards=spent[0], backwards=spent[1],
+        masked=masked,
     )  # fmt: skip
 
 
 def _known(
-    evidence: Sequence[Evidence], values: Mapping[str, float], unseen: Mapping[str, str], **told: Any
-) -> Indicators:
+    evidence: Sequence[Evidence], values: Mapping[str, float], unseen: Mapping[str, str],
+    lower: Mapping[str, float], **told: Any,
+) -> Indicators:  # fmt: skip
     """Return the indicators, without those that soft logits explain as well as masked gradients."""
     strongest = max(
         (each for each in evidence if each.gradient),
@@ -215,7 +216,8 @@ def _known(
     )
     soft = dict.fromkeys(BY_LEFT, SOFT_LOGITS) if strongest is not None and strongest.soft else {}
     values = {name: values[name] for name in SIGNS if name in values and name not in soft}
-    return Indicators(values, {**unseen, **soft}, **told)
+    lower = {name: end for name, end in lower.items() if name in values}
+    return Indicators(values, {**unseen, **soft}, lower=lower, **told)
 
 
 def _hidden(frozen: Frozen, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:

@@ -132,6 +132,32 @@ def test_where_there_was_no_answer_the_gradient_leads_to_x() -> None:
         torch.testing.assert_close(gradient, torch.tensor([[-1.0, -3.0], [-1.0, -2.0]]))
 
 
+@pytest.mark.parametrize("other", [0.0, 2.0])
+def test_patience_begins_anew_after_an_answer_whatever_another_sample_met(other: float) -> None:
+    found = []
+
+    def rule(search: core.Search) -> None:
+        search.gradient(torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+        for place in (*[2.0] * PATIENCE, 0.5, 2.0):
+            found.append(search.gradient(torch.tensor([[place, 0.0], [other, 0.0]])).gradient[0])
+
+    looks(rule, torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+    for gradient in found:
+        torch.testing.assert_close(gradient, torch.tensor([1.0, 0.0]))
+
+
+def test_another_run_knows_no_answer_of_the_last() -> None:
+    found = []
+
+    def rule(search: core.Search) -> None:
+        search.gradient(torch.tensor([[0.5, 1.0]]))
+        search.forget()
+        found.append(search.gradient(torch.tensor([[1.5, 3.0]])).gradient)
+
+    looks(rule, torch.tensor([[0.5, 0.0]]))
+    torch.testing.assert_close(found[0], torch.tensor([[-1.0, -3.0]]))
+
+
 class Marked(nn.Module):
     """A band without answers for the samples that have a mark above 1/2, to which the net is blind."""
 
@@ -161,7 +187,7 @@ def test_a_sample_without_answers_changes_no_other(name: str, norm: str) -> None
     assert not torch.equal(outs[0].x_adv[mark == 1], outs[1].x_adv[mark == 1])
 
 
-@pytest.mark.parametrize(("name", "threat"), [("bim", Linf(0.06)), ("bim", L2(0.8)), ("apgd", L2(0.8))])
+@pytest.mark.parametrize(("name", "threat"), [("bim", Linf(0.06)), ("bim", L2(0.8)), ("apgd", L2(0.5))])
 def test_replayed_steps_go_by_the_last_answer_too(
     name: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,17 +43,17 @@ def test_in_ten_words() -> None:
 
 def test_what_soft_logits_left_is_no_sign_of_masking() -> None:
     """Noise and Square break what the weak loss leaves: nothing is known, until a better one is there."""
-    x, model, threat = images(40, dtype=torch.float32), line(0.01), L2(0.4)
+    x, model, threat = images(240, dtype=torch.float32), line(0.01), L2(0.4)
     y = model(x).argmax(1)
     weak, strong = (pgd(model, x, y, threat, loss=loss) for loss in ("ce", "ce_sharp"))
     score = square(model, x, y, threat, queries=300)
-    assert int((score.success & ~weak.success).sum()) > 1
+    assert int((score.success & ~weak.success).sum()) > 0.03 * len(x)  # more than Square wins by chance
     for results, known in (
         ({"weak": weak}, False), ({"weak": weak, "square": score}, False),
         ({"weak": weak, "pgd": strong}, True), ({"weak": weak, "pgd": strong, "square": score}, True),
     ):  # fmt: skip
         found = indicators(model, x, y, threat, results=results)
-        assert found.verdict.startswith("No sign of masking" if known else "Not known")
+        assert found.clean if known else found.verdict.startswith("Not known")
         assert (SOFT_LOGITS in found.verdict) != known
     data = list(zip(x, y.tolist(), strict=True))
     attacks = {
