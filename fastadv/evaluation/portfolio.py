@@ -13,6 +13,7 @@ from torch import Tensor
 from fastadv.attacks import AutoAttackResult, Status
 from fastadv.errors import InputError
 from fastadv.evaluation._parts import IDENTITY
+from fastadv.evaluation.groups import counted
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
 from fastadv.runs.files import load_tensors, read_json
@@ -138,7 +139,8 @@ def _runs(result: Result) -> Iterator[_Run]:
     if isinstance(result, Row):
         yield _Run(result.name, result.correct, result.broken, result.seconds)
     elif isinstance(result, Table):
-        yield from (_Run(row.name, row.correct, row.broken, row.seconds, result.ids) for row in result.rows)
+        for row in result.rows:
+            yield _Run(row.name, row.correct, counted(row, result.rows), row.seconds, result.ids)
     elif isinstance(result, str | PathLike):
         path = Path(result)
         if not path.exists():

@@ -207,6 +207,7 @@ def test_attacks_without_a_radius_count_within_that_of_the_others():
     assert both["weak"].robust_accuracy == pytest.approx(4 / 6)
     assert both.worst_case == pytest.approx(2 / 6), "free broke two within 0.25"
     assert both.held.sum() == 2
+    assert portfolio(both).choices[-1].robust_accuracy == pytest.approx(both.worst_case)
 
     def wider(model, x, y, *, ids):  # its distances are not comparable
         return replace(free(model, x, y, ids=ids), threat=fa.Linf(math.inf, (0.0, 2.0)))
