@@ -197,7 +197,8 @@ def test_squares_flag_is_about_the_samples_of_all_batches() -> None:
 
     def part(hit: torch.Tensor) -> _outcome.Part:
         told = {"flags": [], "costs": {n: vars(fa.attacks.Cost(10, 1, 9, g, 0.1)) for n, g in NAMES.items()}}
-        return _outcome.Part({"broken": hit, "component": torch.where(hit, 1, -1)}, told)
+        by, none = torch.where(hit, 1, -1), torch.zeros_like(hit)
+        return _outcome.Part({"broken": hit, "component": by, "failed.attack": none}, told)
 
     NAMES = {"apgd-ce": 9, "square": 0}
     parts = [part(each) for each in late.split(20)]
