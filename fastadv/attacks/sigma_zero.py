@@ -74,7 +74,7 @@ def sigma_zero(
         for step in range(steps):
             look = search.gradient(points, search.problem.margin)
             if not step:
-                rows.scale = unit / look.loss.abs()
+                rows.scale = unit / look.loss.abs().where(look.loss != 0, 1.0)  # 0 is a tie
             away = (look.x_adv - search.x).div_(unit)
             count = (away.square() + sigma).square_().reciprocal_().mul_(away)
             # where the margin is positive its part of the loss is flat; what descends it ascends the margin
