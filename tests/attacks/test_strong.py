@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import AutoAttackResult, Status, apgd, autoattack
 from fastadv.attacks.auto.run import Run
-from fastadv.attacks.auto.strong import stages
+from fastadv.attacks.auto.strong import elsewhere, stages
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial
@@ -132,6 +132,13 @@ def test_standard_comes_first_and_is_what_it_is_alone(few_steps: None) -> None:
     assert [out.costs[name].samples for name in STAGES] == [12] * len(STAGES)
     assert len(set(seeds)) == 2
     assert out.notes == ()
+
+
+def test_the_passes_of_the_other_model_are_counted() -> None:
+    model, other, x = freeze(mlp(4)), freeze(mlp(4)), images(8)
+    out = elsewhere(model, x, labels(mlp(4), x), threat("linf"), other=other, seed=0, steps=3)
+    assert (model.forwards, model.backwards) == (out.forwards, out.backwards)
+    assert out.backwards > 0
 
 
 @pytest.mark.slow

@@ -133,6 +133,7 @@ def test_a_result_tells_what_to_publish():
     aimed = fa.attacks.pgd(Threshold(), DATA.x, DATA.y, fa.Linf(0.15), targets=1 - DATA.y)
     assert str(aimed) == "pgd: clean 66.7%, 1 of 4 samples led to what was asked for"
     assert str(ATTACK(Threshold(), DATA.x[:0], DATA.y[:0])) == "pgd: no samples"
+    assert all(math.isnan(end) for end in ATTACK(Threshold(), DATA.x[:0], DATA.y[:0]).accuracy_interval)
     free = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(math.inf), steps=20)
     assert str(free).startswith("fmn, Linf, any radius: clean 66.7%, broken 4 of 4, median distance 0.1")
     kept = fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(0.15), steps=20, loss="margin")

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
+from math import nan
 
 from torch import Tensor
 
@@ -149,6 +150,8 @@ class AttackResult:
     @property
     def accuracy_interval(self) -> Interval:
         """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
+        if not len(self.held):
+            return Interval(nan, nan)
         return clopper_pearson(int(self.held.sum()), len(self.held))
 
     def __repr__(self) -> str:

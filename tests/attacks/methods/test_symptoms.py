@@ -91,6 +91,10 @@ def test_a_gradient_that_differs_from_pass_to_pass_is_randomized() -> None:
     assert symptoms(freeze(Changed(_Noisy.apply)), X) == Symptoms(True, False, 0.0, False)
 
 
+def test_one_sample_whose_gradient_differs_makes_no_randomized_model() -> None:
+    assert not symptoms(freeze(Changed(lambda x: torch.cat([_Noisy.apply(x[:1]), x[1:]]))), X).randomized
+
+
 def test_sometimes_not_finite_is_randomized() -> None:
     calls: list[int] = []
 
