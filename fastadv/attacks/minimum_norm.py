@@ -29,6 +29,8 @@ class MinimumNormResult(core.AttackResult):
         unfinished: [B]; as in `AttackResult`.
         refuted: bool [B]; as in `AttackResult`.
         threat: as in `AttackResult`.
+        correct: as in `AttackResult`.
+        attack: as in `AttackResult`.
         by: for each sample, the name of the attack that found x_adv, such as "ddn" or "restart fmn"; "" where
             none did, or where x was already wrong.
     """

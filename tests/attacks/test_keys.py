@@ -51,10 +51,10 @@ def test_each_restart_begins_with_no_momentum() -> None:
     model, x = mlp(), images(10)
     y, inside = labels(model, x), threat("l2")
     recorder, both = watched(model)
-    mim(recorder, x, y, inside, steps=3, restarts=2, stop_early=False, random_start=True)
+    mim(recorder, x, y, inside, steps=3, restarts=2, stop_early=False, random_start=True, loss="ce")
     both = both[1:-1]
     alone, seen = watched(model)
-    mim(alone, x, y, inside, steps=3, stop_early=False, random_start=True)
+    mim(alone, x, y, inside, steps=3, stop_early=False, random_start=True, loss="ce")
     for point, other in zip(both[:4], seen[1:-1], strict=True):
         assert torch.equal(point, other)
     z, gradients = both[4], []

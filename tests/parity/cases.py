@@ -192,8 +192,6 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
         yield Case("deepfool", "linf", (adv_lib("df", norm=P["linf"]), foolbox("LinfDeepFoolAttack")),
                    {"steps": 50}, {"steps": 50})  # fmt: skip
         yield from (_search(norm, targeted) for targeted in (False, True) for norm in LARGEST)
-        # the budget of adv-lib's is rounds; both end by themselves
-        yield Case("superdeepfool", "l2", (adv_lib("sdf"),), **LONG)
 
     def every() -> Iterator[Case]:
         by_norm = {norm: radii[norm] for norm in ("l1", "l2", "linf")}
@@ -212,6 +210,8 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
         yield from (_noise("uniform_noise", norm, radii[norm]) for norm in NOISE)
         yield from (_estimated("nes", norm, radii[norm]) for norm in NOISE)
         yield _estimated("spsa", "linf", radii["linf"])
+        # the budget of adv-lib's is rounds; both end by themselves
+        yield Case("superdeepfool", "l2", (adv_lib("sdf"),), **LONG)
 
     return tuple(every())
 

@@ -195,7 +195,9 @@ def test_adversarials_are_those_of_the_standard_net(tmp_path):
     threat = fa.L2(MINI.push_radius)
     assert threat.contains(attacked.x, clean.x).all()
     # the strongest points, not the first that fool it
-    wanted = fa.attacks.pgd(model, clean.x, clean.y, threat, steps=8, stop_early=False, seed=MINI.seed)
+    wanted = fa.attacks.pgd(
+        model, clean.x, clean.y, threat, steps=8, loss="ce", stop_early=False, seed=MINI.seed
+    )
     torch.testing.assert_close(attacked.x[fooled], wanted.x_adv[fooled])
 
 

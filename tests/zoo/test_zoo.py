@@ -71,7 +71,7 @@ def test_a_net(net: Net) -> None:
         clean = model(x).clone()
     y = clean.argmax(1)
     out = fa.attacks.pgd(
-        frozen, x, y, threat, steps=STEPS, step_size=0.01, random_start=False, stop_early=False
+        frozen, x, y, threat, steps=STEPS, step_size=0.01, random_start=False, stop_early=False, loss="ce"
     )
     assert threat.contains(out.x_adv, x).all()
     with torch.no_grad():

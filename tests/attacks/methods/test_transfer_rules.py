@@ -205,6 +205,7 @@ def test_all_of_them_in_mim(nesterov: bool) -> None:
 
     model.register_forward_pre_hook(keep)
     options: dict[str, Any] = {"stop_early": False, "gradient": ALL, "nesterov": nesterov, "steps": 4}
+    options["loss"] = "ce"
     out = mim(model, x, y, Linf(0.1), **options)
     wanted = reference(model, x, y, 0.1, 4, nesterov)
     # the last point is what passes the model at the end, or is the strongest
@@ -217,7 +218,7 @@ def test_the_look_ahead_alone() -> None:
     mask = torch.arange(35).view(1, 7, 5) > 11
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
-    mim(model, x, y, Linf(0.2), steps=2, nesterov=True, decay=0.5, stop_early=False, mask=mask)
+    mim(model, x, y, Linf(0.2), steps=2, nesterov=True, decay=0.5, stop_early=False, mask=mask, loss="ce")
     gradient = plain(model, y, loss="ce")(x) * mask
     unit = gradient / gradient.abs().flatten(1).sum(1).view(-1, 1, 1, 1)
     inside = (x + 0.1 * unit.sign()).clamp(0, 1)
