@@ -18,8 +18,8 @@ def attack(name: str, norm: str, *takes: str, loss: str = "", **fixed: Any) -> A
             asked["random_start"] = given.start
         if RESTARTS in takes:
             asked["restarts"] = given.restarts
-        if loss:
-            asked["loss"] = loss
+        if loss or RADIUS in takes:
+            asked["loss"] = loss or "ce"  # that of the papers, which the other packages ascend
         out = getattr(fa.attacks, name)(model, x, y, fa.threat.THREATS[norm](radius, given.bounds), **asked)
         return Answer(out.x_adv, out.success)
 
