@@ -42,7 +42,7 @@ BEHIND = {
     ("fab-l1", "saturated"),
     *(("apgd-ce-l2-2", net) for net in ("l2", "quantized")),
     ("fmn-l1", "quantized"),
-    *(("sigma_zero-l0", net) for net in ("linf", "saturated")),
+    *(("sigma_zero-l0", net) for net in ("linf", "l2", "saturated")),
 }
 QUERIES = 500  # of Square in AutoAttack, a tenth of the peer's, which find no less on these images
 Problem = tuple[nn.Module, Tensor, Tensor]

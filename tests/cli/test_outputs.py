@@ -219,7 +219,8 @@ def test_the_page_of_attacks_is_the_one_generated(fastadv):
     assert {len(line) for line in lines} == {10}
     assert [line[0].removeprefix("| ") for line in lines[2:]] == list(registry())
     told = {line[0].removeprefix("| "): line for line in lines[2:]}
-    assert told["pgd"][6:9] == ["40 steps", "Madry et al. 2018", "published"]
+    assert told["pgd"][6:9] == ["40 steps", "Madry et al. 2018", "[1 departure](#pgd)"]
+    assert told["deepfool"][8] == "published"
     assert told["spsa"][6] == "? queries"
     assert told["ddn"][8] == "[3 departures](#ddn)"
     for name, attack in registry().items():
