@@ -16,13 +16,12 @@ from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.variant import check_variant
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
+from fastadv.engine import Model, Prepared
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Classifier = Model | Frozen
+Classifier = Model | Prepared
 
 
 class Common(TypedDict, total=False):
