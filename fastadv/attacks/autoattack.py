@@ -18,7 +18,8 @@ from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import LOOKS, Evidence, choose, look_through
 from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
-from fastadv.engine import Prepared, prepare as prepared
+from fastadv.engine import Prepared
+from fastadv.engine import prepare as prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 

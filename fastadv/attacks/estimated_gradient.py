@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastadv._checks import check_count, check_number
-from fastadv.engine.copying.twin import as_module
 from fastadv.engine import Model, Prepared
+from fastadv.engine.copying.twin import as_module
 from fastadv.errors import InputError
 from fastadv.ops._rows import clamp_box
 from fastadv.threat import Linf

@@ -91,7 +91,9 @@ def last_iterate(
         return x_adv
 
 
-def _step(classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows) -> None:
+def _step(
+    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows
+) -> None:
     """Move `x_adv` of the rows, in place."""
     x_adv, y, targets = rows["x_adv"], rows.get("y"), rows.get("targets")
     gradient = classifier.input_gradient(x_adv, y, loss, targets, direction=True)[2]

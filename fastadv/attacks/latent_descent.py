@@ -98,7 +98,14 @@ def latent_descent(
         rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
     return core.run(
-        classifier, x, y, L2(torch.inf) if threat is None else threat, rule, rows=_Rows, minimum=True, **common
+        classifier,
+        x,
+        y,
+        L2(torch.inf) if threat is None else threat,
+        rule,
+        rows=_Rows,
+        minimum=True,
+        **common,
     )
 
 

@@ -118,7 +118,16 @@ def freeze(
     if isinstance(model, Prepared):
         model = model.source
     check_model(model)
+    keep_pages()
     return _freeze(model, options)
+
+
+def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
+    """Freeze a model that nobody asked to freeze: nothing is timed, and nothing of the process is set."""
+    if isinstance(model, Frozen):
+        return freeze(model, eot=eot)
+    check_model(model)
+    return _freeze(model, Options(eot=1 if eot is None else eot, tune=0.0, without=switched_off()))
 
 
 def follow(model: nn.Module, precision: Precision) -> Frozen:
@@ -127,11 +136,11 @@ def follow(model: nn.Module, precision: Precision) -> Frozen:
     What a search twin of its own gains (`freeze`) is gained on each batch. The modules, their attributes and
     the shapes of their tensors must stay as they are.
     """
+    keep_pages()
     return _freeze(model, Options(precision=precision, follow=True, without=switched_off()))
 
 
 def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
-    keep_pages()
     module = as_module(source)
     device = device_of(module) if module is not None else None
     dtype = dtype_of(module) if module is not None else None

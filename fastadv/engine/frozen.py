@@ -268,6 +268,9 @@ class Frozen(Prepared):
         """
         return self.search.full_batch(x) if x.device.type == "cpu" and len(x) else 0
 
+    def fits(self, x: Tensor) -> int:
+        return self.search.fits(x)
+
     def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
         return self.search.replayed(run)
 

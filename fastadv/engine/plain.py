@@ -119,6 +119,9 @@ class Plain(Prepared):
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
 
+    def fits(self, x: Tensor) -> int:
+        return room_of(self.source).most("gradient", x)
+
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         if self.eot > 1 or not len(x):
             return None
@@ -151,9 +154,7 @@ class Plain(Prepared):
         with no_autocast(leaf.device.type):
             return self._given(leaf)
 
-    def _pull(
-        self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False
-    ) -> Tensor:
+    def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         with no_autocast(leaf.device.type):
             try:
                 return pull(attached, leaf, by_logits.to(attached.dtype), retain_graph, self._whole)

@@ -132,7 +132,11 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     problem = replace(search.problem, threat=threat, clean=None, **inputs)  # type: ignore[arg-type]
     best = Record(**{name: rows[f"best.{name}"] for name in vars(search.best)})
     over = search.over(problem, best, replace(search.plan, stop_early=False))
-    over.classifier, over.best, over.aims = uncounted(search.classifier), best, rows.get("aims", problem.targets)
+    over.classifier, over.best, over.aims = (
+        uncounted(search.classifier),
+        best,
+        rows.get("aims", problem.targets),
+    )
     for name, value in options.items():
         setattr(over.rows, name, value)
     return over

@@ -20,7 +20,8 @@ from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.trial import Trial
-from fastadv.engine import Plain, Prepared, prepare as prepared
+from fastadv.engine import Plain, Prepared
+from fastadv.engine import prepare as prepared
 from fastadv.engine.prepared import CleanPass
 from fastadv.ops.logit_loss import ENTROPIES
 from fastadv.threat import Threat
@@ -129,11 +130,12 @@ def run(
 def prepare(
     model: Classifier, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
 ) -> tuple[Prepared, Problem]:
-    """Return the frozen model and the checked problem of a call."""
+    """Return the prepared model and the checked problem of a call."""
     arguments: dict[str, Any] = dict(common)
     eot = check_count("eot", arguments.pop("eot", 1), 1)
+    freeze = arguments.pop("freeze", None)
     given = problem(x, y, threat, **arguments)
-    classifier = prepared(model, eot if eot > 1 else None)
+    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze)
     return classifier, replace(given, criterion=given.criterion.of(classifier.model))
 
 

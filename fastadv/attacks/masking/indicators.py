@@ -116,7 +116,9 @@ def indicators(
                 f"results: expected one of an attack in {problem.threat.norm} and this box, for which any "
                 "wrong class is a success, got none; give the threat of the attacks, or leave results out"
             )
-        right = classified(classifier.verdict(problem.x), problem.y).cpu() if len(x) else torch.zeros(0).bool()
+        right = (
+            classified(classifier.verdict(problem.x), problem.y).cpu() if len(x) else torch.zeros(0).bool()
+        )
         passes = sum(out.forwards + out.backwards for out in results.values())
         each = classifier.eot
         chosen = choose(evidence, right, passes / each, limit=limit, share=share, seed=seed)

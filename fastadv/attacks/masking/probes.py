@@ -118,7 +118,9 @@ def broken_by_square(classifier: Prepared, problem: Problem, seed: int) -> Tenso
     """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
     # the limit of the sign was chosen with squares that shrink as AutoAttack's do
     search = sparse_rs if problem.threat.norm == "l0" else partial(square, rescale=False)
-    out = search(classifier, problem.x, problem.y, problem.threat, queries=QUERIES, seed=seed, ids=problem.ids)
+    out = search(
+        classifier, problem.x, problem.y, problem.threat, queries=QUERIES, seed=seed, ids=problem.ids
+    )
     return out.success.cpu()
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.engine.copying.twin import Bound, as_module, twin
 from fastadv.engine import Prepared
+from fastadv.engine.copying.twin import Bound, as_module, twin
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
