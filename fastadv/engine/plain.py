@@ -7,14 +7,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv.engine.arguments import check_model, checked_directions, indices, labels_for
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.modes import in_training
-from fastadv.engine.copying.twin import as_module, device_of, twin
+from fastadv.engine.copying.quick import eval_copy
+from fastadv.engine.copying.twin import as_module, twin
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
@@ -28,9 +27,8 @@ Gradient = tuple[Tensor, Tensor, Tensor]
 class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
-    It copies no weights, rewrites, compares and times nothing. A model that is in eval mode runs itself. One
-    with a part in training mode runs as a copy of its modules in eval mode, which shares all weights; so the
-    caller's stays as it is. Where memory runs out a batch passes in halves.
+    It rewrites, compares and times nothing. What runs is a copy of the modules in eval mode, which shares all
+    weights, so that the caller's modules stay as they are. Where memory runs out a batch passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
@@ -48,11 +46,10 @@ class Plain(Prepared):
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         run = source
         if module is not None:
-            weights = list(module.parameters())
-            dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
-            dtype, device = dtypes.pop() if len(dtypes) == 1 else None, device_of(module)
-            run = twin(module) if in_training(module) or any(map(is_lazy, weights)) else module
-            self._probing = [part for part in run.modules() if "gradient_probes" in vars(part)]
+            run = eval_copy(module)
+            parts = list(run.modules())
+            dtype, device = _format(parts)
+            self._probing = [part for part in parts if "gradient_probes" in vars(part)]
         super().__init__(CheckedModel(run, dtype), source, check_count("eot", eot, 1), dtype, device)
         self._room: Room | None = None
         self._notes: tuple[str, ...] = (in_words(told),) if (told := replaced(module)) else ()
@@ -180,6 +177,15 @@ class Plain(Prepared):
 
     def _probes(self) -> int:
         return sum(part.gradient_probes for part in self._probing)
+
+
+def _format(parts: list[nn.Module]) -> tuple[torch.dtype | None, torch.device | None]:
+    """Return the floating dtype of the weights, None unless it is one, and where the first tensor lies."""
+    weights = [weight for part in parts for weight in part._parameters.values() if weight is not None]
+    dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
+    buffers = (each for part in parts for each in part._buffers.values() if each is not None)
+    first = weights[0] if weights else next(buffers, None)
+    return dtypes.pop() if len(dtypes) == 1 else None, None if first is None else first.device
 
 
 @dataclass

@@ -15,7 +15,7 @@ from fastadv.engine.copying.closures import reachable
 # packages whose objects hold no model of the caller's, and others whose code reaches none
 HARMLESS = {"torch", "numpy", "logging"}
 CODE = "abc builtins collections contextlib copy dataclasses enum fastadv functools itertools math operator"
-KNOWN = HARMLESS | {*CODE.split(), "random", "types", "typing", "warnings"}
+KNOWN = HARMLESS | {*CODE.split(), "random", "timm", "torchvision", "types", "typing", "warnings"}
 # values that lead nowhere, and those that `reachable` looks into
 PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, Enum, Tensor, BuiltinFunctionType),

@@ -1,0 +1,107 @@
+"""A copy of a module in eval mode that takes microseconds a part, where the module has nothing unusual."""
+
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import fx, nn
+from torch.nn.parameter import is_lazy
+
+from fastadv._torch import NormBase
+from fastadv.engine.copying.closures import reachable
+from fastadv.engine.copying.strays import may_stray
+from fastadv.engine.copying.twin import twin
+
+# what every module holds: its mode, tensors, parts and hooks
+OWN = frozenset(vars(nn.Module()))
+HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
+FIXED = frozenset({type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, torch.Size})
+FIXED |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
+CONTAINERS = (list, dict, set)
+
+# of each class of modules whether a copy of one can be made here; what its code reads is looked at once
+_ordinary: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
+
+
+def eval_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a module in eval mode, which shares its weights and statistics.
+
+    What a forward writes into other buffers and attributes, it writes into the copy. Where the module has
+    hooks, code of its own for modes or copies, or attributes of unknown kinds, it is one of `twin`.
+    """
+    parts = list(model.modules())
+    if not all(_is_ordinary(part) for part in parts):
+        return twin(model)
+    copies: dict[int, nn.Module] = {id(part): object.__new__(type(part)) for part in parts}
+    held: dict[int, Any] = {}
+    for part in parts:
+        own = vars(copies[id(part)])
+        for name, value in vars(part).items():
+            own[name] = value if type(value) in FIXED else _copied(value, held)
+        own["training"] = False
+        own["_parameters"] = dict(part._parameters)
+        own["_buffers"] = {name: _buffer(part, value, held) for name, value in part._buffers.items()}
+        own["_modules"] = {
+            name: None if child is None else copies[id(child)] for name, child in part._modules.items()
+        }
+    return copies[id(model)]
+
+
+def _buffer(part: nn.Module, value: torch.Tensor | None, held: dict[int, Any]) -> torch.Tensor | None:
+    if value is None or isinstance(part, NormBase):
+        return value
+    if id(value) not in held:
+        held[id(value)] = value.detach().clone()
+    made: torch.Tensor = held[id(value)]
+    return made
+
+
+def _copied(value: Any, held: dict[int, Any]) -> Any:
+    """Return a container as another one of the same content; anything else as it is."""
+    if type(value) not in CONTAINERS:
+        return value
+    if id(value) not in held:
+        held[id(value)] = value.copy()
+    return held[id(value)]
+
+
+def _is_ordinary(part: nn.Module) -> bool:
+    kind = type(part)
+    if kind not in _ordinary:
+        _ordinary[kind] = _is_ordinary_class(kind) and not may_stray([part])
+    own = vars(part)
+    return (
+        _ordinary[kind]
+        and not any(own[name] for name in HOOKS)
+        and all(type(value) in FIXED or name in OWN or _is_known(value) for name, value in own.items())
+        and not any(is_lazy(weight) for weight in own["_parameters"].values())
+    )
+
+
+def _is_ordinary_class(kind: type[nn.Module]) -> bool:
+    """Return whether modes and copies of the class are those of every module."""
+    scripted = issubclass(kind, torch.jit.ScriptModule | fx.GraphModule)
+    same: tuple[Callable[..., Any], ...] = (nn.Module.train, nn.Module.eval)
+    return not scripted and (kind.train, kind.eval) == same and not hasattr(kind, "__deepcopy__")
+
+
+def _is_known(value: object) -> bool:
+    """Return whether nothing that the value leads to is a module, a tensor, or of an unknown kind."""
+    if type(value) in (list, tuple, set, frozenset):
+        return all(type(each) in FIXED for each in value)  # type: ignore[attr-defined]
+    if type(value) is dict:
+        return all(type(each) in FIXED for pair in value.items() for each in pair)
+    if isinstance(value, FunctionType | partial):
+        return all(_is_code(each) for each in reachable(value))
+    return isinstance(value, type | Enum)
+
+
+def _is_code(value: object) -> bool:
+    """Return whether a value that a function leads to holds no state."""
+    if type(value) in CONTAINERS:
+        return not value
+    return type(value) in FIXED or isinstance(value, FunctionType | partial | tuple | type)
