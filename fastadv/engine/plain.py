@@ -159,7 +159,7 @@ class Plain(Prepared):
                 if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
                     raise
             # gradients go to all leaves then, so those of the caller's weights must not be among them
-            self.model, self._whole = twin(self.model), True
+            self.model, self._whole = twin(self.model, follow=False), True
             self._given = CheckedModel(self.model, self.dtype)
             return pull(self._attached(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
 

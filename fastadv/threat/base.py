@@ -180,9 +180,12 @@ class Threat:
         """
         if not len(x):
             return False
-        low, high = (torch.full_like(x[:1], end) for end in self.box)
-        radius = torch.as_tensor(self.radius, device=x.device)
-        return bool((radius.isfinite() & (radius >= self.distance(high, low))).any())
+        low, high = self.box
+        values = x[0].numel()
+        across = values if self.order == 0 else (high - low) * values ** (1 / self.order)
+        if not isinstance(self.radius, Tensor):
+            return across <= self.radius < math.inf
+        return bool((self.radius.isfinite() & (self.radius >= across)).any())
 
     def random_start(
         self,

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial, wraps
 from textwrap import dedent, indent
 from typing import ParamSpec, TypedDict, TypeVar, overload
@@ -157,14 +156,21 @@ def takes_common(
     )
 
     fixed = {name: parameter.default for name, parameter in own.items()}
+    places = [name for name, each in own.items() if each.kind is kinds.POSITIONAL_OR_KEYWORD]
+    required = {
+        name for name, each in own.items() if each.default is each.empty and each.kind is not kinds.VAR_KEYWORD
+    }
+    known = set(whole.parameters)
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            bound = whole.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{function.__name__}: {error}") from None
-        given = bound.arguments
+        given: dict[str, Any] = {**dict(zip(places, args, strict=False)), **kwargs}
+        # the usual call; `bind` takes longer, and says what is wrong with others
+        if len(given) < len(args) + len(kwargs) or not required <= given.keys() <= known:
+            try:
+                given = whole.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}: {error}") from None
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:
@@ -178,9 +184,9 @@ def takes_common(
         work = passes({**fixed, **given}) * len(x) if isinstance(x, Tensor) and x.ndim else 0
         if work >= WORTH and not isinstance(given["model"], Prepared):
             given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
-        out = function(*bound.args, **bound.kwargs)
+        out = function(**given)
         if isinstance(out, AttackResult):
-            out = replace(out, attack=function.__name__)
+            object.__setattr__(out, "attack", function.__name__)  # it was made by this call
         return out
 
     attack.__signature__ = whole  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -11,6 +12,7 @@ from fastadv import losses
 from fastadv._checks import check_number
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.points import taken
+from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
@@ -92,7 +94,8 @@ class Problem:
         Returns:
             bool [B], True where all logits are finite and meet the criterion.
         """
-        return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
+        met = self.criterion.met(logits, self.y, self.targets)
+        return met if surely_finite(logits) else met & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
         """Put x wherever the mask allows no change.
@@ -234,10 +237,12 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 def check_classes(name: str, values: Tensor, classes: int) -> None:
     """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
-    if len(values) and not (int(values.min()) >= 0 and int(values.max()) < classes):
+    if not len(values):
+        return
+    least, most = torch.stack(values.aminmax()).tolist()
+    if least < 0 or most >= classes:
         raise InputError(
-            f"{name}: expected classes 0 to {classes - 1}, which the model has, "
-            f"got {int(values.min())} to {int(values.max())}"
+            f"{name}: expected classes 0 to {classes - 1}, which the model has, got {least} to {most}"
         )
 
 
@@ -291,16 +296,23 @@ def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> 
     return step_size.to(x.device)
 
 
+@lru_cache
+def _held(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
+    """Return the ends of the box as a dtype holds them."""
+    low, high = torch.tensor(box, dtype=dtype).tolist()
+    return low, high
+
+
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     if x.numel() == 0:
         return
-    least, most = x.aminmax()
-    if not bool(least.isfinite() & most.isfinite()):
+    least, most = torch.stack(x.aminmax()).tolist()
+    if not (math.isfinite(least) and math.isfinite(most)):
         bad = int((~x.isfinite()).sum())
         raise InputError(
             f"x: expected finite values, got {bad} that are NaN or infinite; clean the data first"
         )
-    low, high = torch.tensor(box, dtype=x.dtype, device=x.device)
+    low, high = _held(box, x.dtype)
     beyond = any(
         math.isfinite(end) != math.isfinite(held) for end, held in zip(box, (low, high), strict=True)
     )
@@ -308,9 +320,9 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
         raise InputError(
             f"box: expected ends that {x.dtype} holds and tells apart, got {box}; give x a wider dtype"
         )
-    if bool((least < low) | (most > high)):
+    if least < low or most > high:
         raise InputError(
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "
-            f"got [{float(least):g}, {float(most):g}]; set the threat's box, "
+            f"got [{least:g}, {most:g}]; set the threat's box, "
             "or keep x in it and normalize inside the model (fastadv.models.Normalized)"
         )

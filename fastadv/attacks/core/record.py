@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.points import taken
+from fastadv.attacks.core.waiting import waits
 from fastadv.ops.keep_best import keep_best_
 
 TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of the gradients, at most ten
@@ -70,6 +71,8 @@ class Record:
 
         NaN where there were no gradients.
         """
+        if not waits(self.rank.device) and not bool(self.ranks[:, 0].any()):
+            return torch.full_like(self.rank, torch.nan)
         steps = (self.ranks[:, 0] / TAIL).ceil().clamp(1, TAIL).long()
         first, last = self.ranks[:, 1], self.rank
         before = self.ranks.gather(1, self.ranks.shape[1] - steps[:, None])[:, 0]

@@ -51,7 +51,8 @@ class Samples(Generic[R_co]):
         self.dtype = problem.x.dtype
         self.problem = (problem if whole else problem.take(index)).wide()
         self.aims = self.problem.targets
-        self.best = record.take(index)
+        # where all are attacked, in the record's dtype, the best is the record itself until some leave
+        self.best = record if whole and record.x_adv.dtype == self.x.dtype else record.take(index)
         self.best.x_adv = self.best.x_adv.to(self.x.dtype)
         self.rows = plan.rows()  # type: ignore[assignment]
         # bool [n], those that are to leave
@@ -207,7 +208,8 @@ class Samples(Generic[R_co]):
         """
         if self.plan.stop_early:
             self._prove()
-        self._record.put(self._index, self.best)
+        if self.best is not self._record:
+            self._record.put(self._index, self.best)
         if self.last_points is None:
             return None
         holds = (~self.best.success).nonzero().squeeze(1)

@@ -10,6 +10,7 @@ from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
+from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.prepared import CleanPass
@@ -58,9 +59,10 @@ class Trial:
             if problem.targets is not None:
                 check_classes("targets", problem.targets, clean.shape[1])
             problem.criterion.check(clean.shape[1], problem.targets is not None)
-            self.unusable = ~clean.isfinite().all(1)
-            if bool(self.unusable.all()):
-                raise InputError(NOT_FINITE)
+            if not surely_finite(clean):
+                self.unusable = ~clean.isfinite().all(1)
+                if bool(self.unusable.all()):
+                    raise InputError(NOT_FINITE)
             self.already, self.correct = problem.met(clean), classified(clean, problem.y)
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search twin prefers
@@ -141,11 +143,11 @@ class Trial:
         broken = problem.met(logits) & ~self.unusable & ~self.already
         if within is not None:
             broken &= within.contains(x_adv, problem.x)
-        failed = not_finite | self._not_finite | self.unusable | ~logits.isfinite().all(1)
-        status = torch.full_like(problem.y, Status.HELD)
-        status[failed] = Status.FAILED
-        status[broken] = Status.BROKEN
-        status[self.already] = Status.ALREADY_WRONG
+        failed = not_finite | self._not_finite | self.unusable
+        failed = failed if surely_finite(logits) else failed | ~logits.isfinite().all(1)
+        status = torch.where(failed, Status.FAILED.value, Status.HELD.value)
+        status = torch.where(broken, Status.BROKEN.value, status)
+        status = torch.where(self.already, Status.ALREADY_WRONG.value, status)
         if within is not None:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)

@@ -19,6 +19,7 @@ from fastadv.engine.copying.twin import twin
 # what every module holds: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
 HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
+SETS = (*HOOKS, "_non_persistent_buffers_set")
 FIXED = frozenset({type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, torch.Size})
 FIXED |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 CONTAINERS = (list, dict, set)
@@ -35,13 +36,17 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """
     parts = list(model.modules())
     if not all(_is_ordinary(part) for part in parts):
-        return twin(model)
+        return twin(model, follow=False)
     copies: dict[int, nn.Module] = {id(part): object.__new__(type(part)) for part in parts}
     held: dict[int, Any] = {}
     for part in parts:
         own = vars(copies[id(part)])
-        for name, value in vars(part).items():
-            own[name] = value if type(value) in FIXED else _copied(value, held)
+        own.update(vars(part))
+        for name in own.keys() - OWN:
+            if type(own[name]) in CONTAINERS:
+                own[name] = _copied(own[name], held)
+        for name in SETS:
+            own[name] = own[name].copy()
         own["training"] = False
         own["_parameters"] = dict(part._parameters)
         own["_buffers"] = {name: _buffer(part, value, held) for name, value in part._buffers.items()}
@@ -61,9 +66,7 @@ def _buffer(part: nn.Module, value: torch.Tensor | None, held: dict[int, Any]) -
 
 
 def _copied(value: Any, held: dict[int, Any]) -> Any:
-    """Return a container as another one of the same content; anything else as it is."""
-    if type(value) not in CONTAINERS:
-        return value
+    """Return a container as another one of the same content."""
     if id(value) not in held:
         held[id(value)] = value.copy()
     return held[id(value)]
@@ -74,12 +77,16 @@ def _is_ordinary(part: nn.Module) -> bool:
     if kind not in _ordinary:
         _ordinary[kind] = _is_ordinary_class(kind) and not may_stray([part])
     own = vars(part)
-    return (
-        _ordinary[kind]
-        and not any(own[name] for name in HOOKS)
-        and all(type(value) in FIXED or name in OWN or _is_known(value) for name, value in own.items())
-        and not any(is_lazy(weight) for weight in own["_parameters"].values())
-    )
+    if not _ordinary[kind] or own.keys() < OWN:
+        return False
+    for name in HOOKS:
+        if own[name]:
+            return False
+    for name in own.keys() - OWN:
+        value = own[name]
+        if type(value) not in FIXED and not _is_known(value):
+            return False
+    return not any(map(is_lazy, own["_parameters"].values()))
 
 
 def _is_ordinary_class(kind: type[nn.Module]) -> bool:
