@@ -1,5 +1,6 @@
-"""What a frozen model promises of every net: its gradients, its verdicts, and that nothing changes."""
+"""What both engines promise of every net: its gradients, its verdicts, and that nothing changes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.engine import Plain, Prepared
 from fastadv.errors import InputError, NoGradientError
 
 from . import nets  # noqa: F401
@@ -18,14 +20,15 @@ from .state import State
 STEPS = 3
 FIXED = [net for net in ZOO.values() if not (net.randomized or net.writes_x)]
 OTHERS = [net for net in ZOO.values() if net not in FIXED]
+both = pytest.mark.parametrize("prepare", [fa.freeze, Plain], ids=["frozen", "plain"])
 
 
-def answer(frozen: fa.Frozen, x: Tensor, y: Tensor) -> Answer:
+def answer(frozen: Prepared, x: Tensor, y: Tensor) -> Answer:
     return Answer(*frozen.input_gradient(x, y))
 
 
-def frozen_and_model(net: Net) -> tuple[fa.Frozen, nn.Module]:
-    """Freeze a net and hold what it answers against another one of its kind, which is returned as well.
+def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prepared, nn.Module]:
+    """Prepare a net and hold what it answers against another one of its kind, which is returned as well.
 
     Gradients are eager PyTorch's, those in bfloat16 point the same way, verdicts are the model's own to the
     bit and stay what they are when the model is asked again, and nothing of model or process changes.
@@ -33,14 +36,14 @@ def frozen_and_model(net: Net) -> tuple[fa.Frozen, nn.Module]:
     given, model = net.build(), net.build()
     batches = [net.images(batch) for batch in net.batches]
     before = State.of(given, values=not net.writes)
-    frozen, answers = fa.freeze(given), []
+    frozen, answers = prepare(given), []
     for x, y in batches:
         asked = x.clone()
         answers.append((answer(frozen, x, y), frozen.verdict(x)))
         frozen(x)
         assert torch.equal(x, asked)
     narrow = net.dtype is torch.float32 and net.computes is None
-    if narrow:
+    if narrow and prepare is fa.freeze:
         x, y = max((each for each in batches if len(each[0]) <= 16), key=lambda each: len(each[0]))
         check_directions(net.build, x, y, answer(fa.freeze(given, "bf16"), x, y))
     before.check(given)
@@ -62,10 +65,11 @@ def frozen_and_model(net: Net) -> tuple[fa.Frozen, nn.Module]:
 
 
 @pytest.mark.slow
+@both
 @pytest.mark.parametrize("net", lent(FIXED))
-def test_a_net(net: Net) -> None:
-    """PGD on what is frozen is as strong as plainly written, besides."""
-    frozen, model = frozen_and_model(net)
+def test_a_net(net: Net, prepare: Callable[..., Prepared]) -> None:
+    """PGD is as strong as plainly written, besides."""
+    frozen, model = prepared_and_model(net, prepare)
     x, threat = net.images(16)[0], fa.Linf(0.03)
     with torch.no_grad():
         clean = model(x).clone()
@@ -98,19 +102,21 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of libraries about one another
+@both
 @pytest.mark.parametrize("net", lent(FOREIGN))
-def test_a_model_of_a_library(net: Net) -> None:
-    frozen_and_model(net)
+def test_a_model_of_a_library(net: Net, prepare: Callable[..., Prepared]) -> None:
+    prepared_and_model(net, prepare)
 
 
+@both
 @pytest.mark.parametrize("net", lent(OTHERS))
-def test_nothing_of_other_nets_or_the_process_changes(net: Net) -> None:
+def test_nothing_of_other_nets_or_the_process_changes(net: Net, prepare: Callable[..., Prepared]) -> None:
     model = net.build()
     x, y = net.images(3)
     given = x.clone()
     before = State.of(model, randomness=not net.randomized)
     try:
-        frozen = fa.freeze(model)
+        frozen = prepare(model)
         frozen.verdict(x)
         frozen(x)
         frozen.input_gradient(x, y)
@@ -120,7 +126,8 @@ def test_nothing_of_other_nets_or_the_process_changes(net: Net) -> None:
     before.check(model)
 
 
-def test_a_net_whose_backbone_has_no_gradient_is_refused() -> None:
+@both
+def test_a_net_whose_backbone_has_no_gradient_is_refused(prepare: Callable[..., Prepared]) -> None:
     """As eager PyTorch does, though there is a BatchNorm to fold."""
 
     def forward(self: Any, x: Tensor) -> Any:
@@ -129,7 +136,7 @@ def test_a_net_whose_backbone_has_no_gradient_is_refused() -> None:
         return self.head(hidden)
 
     model, x = module(forward, first=block(), head=head()).eval(), torch.rand(4, 3, 8, 8)
-    frozen = fa.freeze(model)
+    frozen = prepare(model)
     with torch.no_grad():
         assert torch.equal(frozen.verdict(x), model(x))
     with pytest.raises(NoGradientError):

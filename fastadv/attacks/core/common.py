@@ -158,7 +158,9 @@ def takes_common(
     fixed = {name: parameter.default for name, parameter in own.items()}
     places = [name for name, each in own.items() if each.kind is kinds.POSITIONAL_OR_KEYWORD]
     required = {
-        name for name, each in own.items() if each.default is each.empty and each.kind is not kinds.VAR_KEYWORD
+        name
+        for name, each in own.items()
+        if each.default is each.empty and each.kind is not kinds.VAR_KEYWORD
     }
     known = set(whole.parameters)
 

@@ -19,7 +19,7 @@ from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
-from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.core.trial import TWO_ANSWERS, Trial
 from fastadv.engine import Plain, Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.prepared import CleanPass
@@ -114,7 +114,7 @@ def run(
         if bool(doubtful.any()) or trial.denied(trial.already, logits):
             logits = _search_again(trial, record, plan, doubtful, logits)
         not_finite = record.not_finite | record.largest_gradient.isnan() | record.largest_gradient.isposinf()
-        return trial.finish(
+        out = trial.finish(
             record.x_adv,
             logits,
             loss,
@@ -125,6 +125,16 @@ def run(
             doubtful=doubtful,
             known=known,
         )
+    if not (trial.from_x and TWO_ANSWERS in out.flags):
+        return out
+    # the model may answer otherwise where a gradient is followed: its clean verdict is taken without
+    again = run(
+        classifier, x, y, threat, rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts,
+        stop_early=stop_early, seed=seed, gradient=gradient, **common,
+    )  # fmt: skip
+    forwards, backwards = again.forwards + out.forwards, again.backwards + out.backwards
+    flags = again.flags if TWO_ANSWERS in again.flags else (TWO_ANSWERS, *again.flags)
+    return replace(again, forwards=forwards, backwards=backwards, flags=flags)
 
 
 def prepare(

@@ -43,6 +43,7 @@ class Trial:
         self.problem = problem
         self.flags: tuple[str, ...] = ()
         self.clean_pass: CleanPass | None = None
+        self.from_x = False
         self._before = classifier.forwards, classifier.backwards
         device = problem.x.device
         self.already = self.correct = self.unusable = self._not_finite = torch.zeros(
@@ -54,6 +55,7 @@ class Trial:
             classifier.asks_for(problem.ids)
             self.clean_pass = classifier.clean_pass(problem.x) if from_x else None
             made = self.clean_pass
+            self.from_x = made is not None
             self.clean = clean = classifier.verdict(problem.x) if made is None else made.logits
             check_classes("y", problem.y, clean.shape[1])
             if problem.targets is not None:

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 
 from fastadv._torch import NormBase
 from fastadv.engine.copying.closures import reachable
@@ -39,6 +38,12 @@ def eval_copy(model: nn.Module) -> nn.Module:
         return twin(model, follow=False)
     copies: dict[int, nn.Module] = {id(part): object.__new__(type(part)) for part in parts}
     held: dict[int, Any] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        _fill(parts, copies, held)
+    return copies[id(model)]
+
+
+def _fill(parts: list[nn.Module], copies: dict[int, nn.Module], held: dict[int, Any]) -> None:
     for part in parts:
         own = vars(copies[id(part)])
         own.update(vars(part))
@@ -48,12 +53,22 @@ def eval_copy(model: nn.Module) -> nn.Module:
         for name in SETS:
             own[name] = own[name].copy()
         own["training"] = False
-        own["_parameters"] = dict(part._parameters)
+        own["_parameters"] = {name: _alias(value, held) for name, value in part._parameters.items()}
         own["_buffers"] = {name: _buffer(part, value, held) for name, value in part._buffers.items()}
         own["_modules"] = {
             name: None if child is None else copies[id(child)] for name, child in part._modules.items()
         }
-    return copies[id(model)]
+
+
+def _alias(value: nn.Parameter | None, held: dict[int, Any]) -> nn.Parameter | None:
+    """Return the same storage as a parameter that asks for no gradient."""
+    if value is None:
+        return None
+    if id(value) not in held:
+        own = value.clone() if value.is_inference() else value.detach()
+        held[id(value)] = nn.Parameter(own, requires_grad=False)
+    made: nn.Parameter = held[id(value)]
+    return made
 
 
 def _buffer(part: nn.Module, value: torch.Tensor | None, held: dict[int, Any]) -> torch.Tensor | None:
@@ -86,7 +101,11 @@ def _is_ordinary(part: nn.Module) -> bool:
         value = own[name]
         if type(value) not in FIXED and not _is_known(value):
             return False
-    return not any(map(is_lazy, own["_parameters"].values()))
+    weights = (weight for weight in own["_parameters"].values() if weight is not None)
+    statistics = (buffer for buffer in own["_buffers"].values() if buffer is not None)
+    return all(type(weight) is nn.Parameter for weight in weights) and not any(
+        buffer.is_inference() for buffer in statistics
+    )
 
 
 def _is_ordinary_class(kind: type[nn.Module]) -> bool:

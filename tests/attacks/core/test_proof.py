@@ -204,7 +204,8 @@ def test_more_than_rounding_is_a_second_answer() -> None:
     out = bim(model, x, y, inside, steps=4, step_size=0.05)
     assert out.flags
     assert out.success[:3].all()
-    assert out.backwards == 4 + 8 * 4 - 3 * 2 + 8 * 4
+    # once more with a clean verdict of its own, since the first was one with a gradient
+    assert out.backwards == 4 + 2 * (8 * 4 - 3 * 2 + 8 * 4)
 
 
 def test_two_answers_are_logged_once(logged: Logged) -> None:
@@ -299,9 +300,31 @@ class Crowd(nn.Module):
 def test_an_already_wrong_sample_that_turns_right_is_a_second_answer() -> None:
     x, y = images(4, dtype=torch.float32), torch.tensor([0, 0, 1, 1])
     model = Crowd()
-    out = bim(lambda x: model(x), x, y, Linf(0.1), steps=2)
+    out = pgd(lambda x: model(x), x, y, Linf(0.1), steps=2)
     assert out.status.tolist() == [Status.ALREADY_WRONG] * 2 + [Status.BROKEN] * 2
     assert out.flags
+
+
+class Quantized(nn.Module):
+    """Two classes by the first coordinate, which passes in steps of 0.3 where no gradient is followed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.flatten(1)[:, 0]
+        s = s if torch.is_grad_enabled() else (s / 0.3).floor() * 0.3
+        return torch.stack([s - 0.5, 0.5 - s], 1)
+
+
+def test_the_clean_verdict_is_one_without_a_gradient() -> None:
+    """Where the first gradient is taken at x, one pass gives both, unless the model then answers otherwise."""
+    x = torch.tensor([0.7, 0.55, 0.45, 0.3])[:, None].expand(-1, 4).clone()
+    y = torch.tensor([0, 0, 0, 1])
+    for attack in (bim, pgd):
+        out = attack(Quantized(), x, y, Linf(0.2), steps=4)
+        with torch.no_grad():
+            right, wrong = Quantized()(x).argmax(1) == y, Quantized()(out.x_adv).argmax(1) != y
+        assert right.tolist() == [True, False, False, True]
+        assert torch.equal(out.correct, right)
+        assert torch.equal(out.success, wrong)
 
 
 def test_ties_are_no_second_answer() -> None:
