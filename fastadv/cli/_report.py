@@ -15,7 +15,8 @@ OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names
 
 
 def write_report(
-    path: Path, table: Table, net: nn.Module | Prepared, dataset: Any, model: str, curves: Mapping[str, Curve],
+    path: Path, table: Table, net: nn.Module | Prepared, dataset: Any, model: str,
+    curves: Mapping[str, Curve],
     entry: Mapping[str, Any], seed: int, config: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the report of an evaluation, `config` being that of its card."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv.engine.arguments import check_model, checked_directions, indices, labels_for
-from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module, twin
 from fastadv.engine.parts import mixes_rows
@@ -45,10 +45,12 @@ class Plain(Prepared):
         self._probing: list[Any] = []
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         run = source
+        self._by_grad_mode = mentions(source, GRAD_MODE)
         if module is not None:
             run = eval_copy(module)
             parts = list(run.modules())
             dtype, device = _format(parts)
+            self._by_grad_mode = any(map(reads_grad_mode, {type(part) for part in parts}))
             self._probing = [part for part in parts if "gradient_probes" in vars(part)]
         super().__init__(CheckedModel(run, dtype), source, check_count("eot", eot, 1), dtype, device)
         self._room: Room | None = None
@@ -120,7 +122,8 @@ class Plain(Prepared):
         return room_of(self.source).most("gradient", x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        if self.eot > 1 or not len(x):
+        # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
+        if self.eot > 1 or self._by_grad_mode or not len(x):
             return None
         with torch.inference_mode(False), torch.enable_grad():
             x = self._checked(x)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from textwrap import dedent, indent
-from typing import ParamSpec, TypedDict, TypeVar, overload
+from typing import Any, ParamSpec, TypedDict, TypeVar, overload
 
 from torch import Tensor
 
@@ -186,7 +186,7 @@ def takes_common(
         work = passes({**fixed, **given}) * len(x) if isinstance(x, Tensor) and x.ndim else 0
         if work >= WORTH and not isinstance(given["model"], Prepared):
             given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
-        out = function(**given)
+        out = function(**given)  # type: ignore[call-arg]
         if isinstance(out, AttackResult):
             object.__setattr__(out, "attack", function.__name__)  # it was made by this call
         return out

@@ -26,18 +26,37 @@ UNREGISTERED = (
 )
 
 
+_by_grad_mode: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()
+GRAD_MODE = frozenset({"is_grad_enabled", "requires_grad", "grad_fn", "is_inference_mode_enabled"})
+
+
 def has_modes(module: nn.Module) -> bool:
     """Return whether code of the module's class mentions `training`; True where that cannot be read."""
     if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
         return True
-    bases = [base for base in type(module).__mro__ if not issubclass(nn.Module, base)]
-    methods = [value for base in bases for value in vars(base).values()]
-    return any(_mentions(getattr(inspect.unwrap(m), "__code__", None)) for m in methods if callable(m))
+    return _class_mentions(type(module), frozenset({"training"}))
 
 
-def _mentions(code: object) -> bool:
+def reads_grad_mode(kind: type[nn.Module]) -> bool:
+    """Return whether code of a class of modules asks if gradients are followed; torch's own does not count."""
+    if kind not in _by_grad_mode:
+        own = not kind.__module__.startswith("torch.")
+        _by_grad_mode[kind] = own and _class_mentions(kind, GRAD_MODE)
+    return _by_grad_mode[kind]
+
+
+def _class_mentions(kind: type, names: frozenset[str]) -> bool:
+    bases = [base for base in kind.__mro__ if not issubclass(nn.Module, base)]
+    methods = [value for base in bases for name, value in vars(base).items() if name != "__init__"]
+    return any(mentions(inspect.unwrap(method), names) for method in methods if callable(method))
+
+
+def mentions(function: object, names: frozenset[str]) -> bool:
+    """Return whether code of a function holds one of the names."""
+    code = function if isinstance(function, CodeType) else getattr(function, "__code__", None)
     return isinstance(code, CodeType) and (
-        "training" in (*code.co_names, *code.co_consts) or any(map(_mentions, code.co_consts))
+        any(name in names for name in (*code.co_names, *code.co_consts) if isinstance(name, str))
+        or any(mentions(inner, names) for inner in code.co_consts if isinstance(inner, CodeType))
     )
 
 

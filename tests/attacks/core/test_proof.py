@@ -315,7 +315,7 @@ class Quantized(nn.Module):
 
 
 def test_the_clean_verdict_is_one_without_a_gradient() -> None:
-    """Where the first gradient is taken at x, one pass gives both, unless the model then answers otherwise."""
+    """Where the first gradient is taken at x, one pass gives both, unless code asks for the mode."""
     x = torch.tensor([0.7, 0.55, 0.45, 0.3])[:, None].expand(-1, 4).clone()
     y = torch.tensor([0, 0, 0, 1])
     for attack in (bim, pgd):
