@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,15 +12,16 @@ from fastadv._checks import check_count
 from fastadv.engine.arguments import check_model, checked_directions, indices, labels_for
 from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
-from fastadv.engine.copying.twin import as_module, twin
+from fastadv.engine.copying.twin import as_module
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.precision import no_autocast
+from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
 from fastadv.engine.pull import pull
 from fastadv.engine.replaced import in_words, replaced
-from fastadv.engine.room import Room, in_parts, ran_out, room_of
+from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 
 Gradient = tuple[Tensor, Tensor, Tensor]
+GRADIENT, VERDICT = "gradient", "verdict"  # kinds of passes, for which memory has room for their own numbers
 
 
 class Plain(Prepared):
@@ -66,6 +66,22 @@ class Plain(Prepared):
     def describe(self) -> dict[str, Any]:
         return {"plain": True, "eot": self.eot}
 
+    def verdict(self, x: Tensor) -> Tensor:
+        with no_gradient():
+            x = self._checked(x).contiguous()
+            if parts := self._parts(VERDICT, x):
+                return torch.cat([self.verdict(x[part]) for part in parts])
+            try:
+                with no_autocast(x.device.type):
+                    found = self._given(x.to(self.sees(x.dtype)))
+                self.forwards += len(x)
+                return found.clone()  # the next pass of the model may write into what this one returned
+            except Exception as error:
+                if not self._may_halve(error, x):
+                    raise
+        self._halve(VERDICT, x)
+        return self.verdict(x)
+
     def __call__(self, x: Tensor) -> Tensor:
         if self.eot == 1:
             return self.verdict(x)
@@ -82,30 +98,34 @@ class Plain(Prepared):
         with torch.inference_mode(False), torch.enable_grad():
             x, y, targets = self._checked(x), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
-            step = partial(self._gradient, loss=loss, direction=direction and self.eot == 1)
-            total: Any = None
-            before = self._probes()
-            for _ in range(self.eot):
-                self.forwards += len(x)
-                self.backwards += len(x)
-                # a loss that is a function may hold one value for each sample of the batch
-                whole = callable(loss)
-                made = step(x, y, targets) if whole else self._in_parts("gradient", step, x, y, targets)
-                total = made if total is None else [a + b for a, b in zip(total, made, strict=True)]
-            self.forwards += self._probes() - before
-            value, logits, gradient = total
-            return total if self.eot == 1 else (value / self.eot, logits / self.eot, gradient / self.eot)
+            # a loss that is a function may hold one value for each sample of the batch
+            if (parts := self._parts(GRADIENT, x)) and not callable(loss):
+                rows = [cut(part, y, targets) for part in parts]
+                return joined([
+                    self.input_gradient(x[part], labels, loss, wanted, direction)
+                    for part, (labels, wanted) in zip(parts, rows, strict=True)
+                ])  # fmt: skip
+            try:
+                if self.eot > 1:
+                    return self._means(x, y, loss, targets, direction)
+                return self._gradient(x, y, loss, targets, direction)
+            except Exception as error:
+                if callable(loss) or not self._may_halve(error, x):
+                    raise
+        # only here: the error holds on to what the pass had in memory
+        self._halve(GRADIENT, x)
+        return self.input_gradient(x, y, loss, targets, direction)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), no_autocast(x.device.type):
             x = self._checked(x)
             self.forwards += self.eot * len(x)
             before, leaf = self._probes(), self._leaf(x)
-            attached = self._attached(leaf)
+            attached = self._given(leaf)
             for _ in range(self.eot - 1):
-                attached = attached + self._attached(leaf)
+                attached = attached + self._given(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
             logits = attached.detach()
             chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
@@ -125,11 +145,13 @@ class Plain(Prepared):
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
         if self.eot > 1 or self._by_grad_mode or not len(x):
             return None
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), no_autocast(x.device.type):
             x = self._checked(x)
+            if self._parts(GRADIENT, x):
+                return None
             leaf = self._leaf(x)
             try:
-                attached = self._attached(leaf)
+                attached = self._given(leaf)
             except Exception as error:
                 if not ran_out(error):
                     raise
@@ -138,45 +160,53 @@ class Plain(Prepared):
             return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def _gradient(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: Loss, direction: bool
+        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
-        leaf = self._leaf(x)
-        attached = self._attached(leaf)
-        # copied, since they may be a part of x itself
-        logits = attached.detach().clone()
-        value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        return value, logits, self._pull(leaf, attached, by_logits).to(x.dtype)
+        probes, leaf = self._probes(), self._leaf(x)
+        with no_autocast(x.device.type):
+            attached = self._given(leaf)
+            # copied, since they may be a part of x itself
+            logits = attached.detach().clone()
+            value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
+            gradient = self._pull(leaf, attached, by_logits)
+        self.forwards += len(x) + self._probes() - probes
+        self.backwards += len(x)
+        return value, logits, gradient.to(x.dtype)
+
+    def _means(
+        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
+    ) -> Gradient:
+        """Return the means over passes; the mean of directions is not the direction of the mean."""
+        made = [self._gradient(x, y, loss, targets, False) for _ in range(self.eot)]
+        value, logits, gradient = (sum(each[1:], each[0]) / self.eot for each in zip(*made, strict=True))
+        return value, logits, gradient
 
     def _leaf(self, x: Tensor) -> Tensor:
         return x.to(self.sees(x.dtype)).detach().requires_grad_()
 
-    def _attached(self, leaf: Tensor) -> Tensor:
-        with no_autocast(leaf.device.type):
-            return self._given(leaf)
-
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
-        with no_autocast(leaf.device.type):
-            try:
-                return pull(attached, leaf, by_logits.to(attached.dtype), retain_graph, self._whole)
-            except RuntimeError as error:
-                if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
-                    raise
-            # gradients go to all leaves then, so those of the caller's weights must not be among them
-            self.model, self._whole = twin(self.model, follow=False), True
-            self._given = CheckedModel(self.model, self.dtype)
-            return pull(self._attached(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
+        try:
+            return pull(attached, leaf, by_logits.to(attached.dtype), retain_graph, self._whole)
+        except RuntimeError as error:
+            if self._whole or "use_reentrant" not in str(error):
+                raise
+        self._whole = True  # the copy's weights ask for none
+        return pull(self._given(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
 
-    def _in_parts(self, kind: str, step: Callable[..., Any], x: Tensor, *rows: Tensor | None) -> Any:
+    def _parts(self, kind: str, x: Tensor) -> list[slice]:
+        """Return the parts in which x passes, where so many rows were too many for the memory before."""
         self._room = room_of(self.source) if self._room is None else self._room
-        return in_parts(self._room, kind, step, x, *rows, may_split=self._may_split)
+        most = self._room.most(kind, x)
+        return [] if most >= len(x) else slices(len(x), most)
 
-    def _may_split(self) -> bool:
-        """Return whether no sample depends on the statistics of its batch."""
-        return not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
+    def _may_halve(self, error: Exception, x: Tensor) -> bool:
+        """Return whether memory ran out, and no sample depends on the statistics of its batch."""
+        mixed = isinstance(self.model, nn.Module) and mixes_rows(self.model)
+        return ran_out(error) and len(x) > 1 and not mixed
 
-    def _verdict(self, x: Tensor) -> Tensor:
-        made: Tensor = self._in_parts("verdict", self._given, x)
-        return made
+    def _halve(self, kind: str, x: Tensor) -> None:
+        assert self._room is not None
+        self._room.halved(kind, x, [slice(0, len(x))])
 
     def _probes(self) -> int:
         return sum(part.gradient_probes for part in self._probing)
@@ -205,7 +235,7 @@ class _CleanPass:
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
         plain, logits = self.plain, self.logits if rows is None else self.logits[rows]
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), no_autocast(self.x.device.type):
             value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))

@@ -38,7 +38,7 @@ def has_modes(module: nn.Module) -> bool:
 
 
 def reads_grad_mode(kind: type[nn.Module]) -> bool:
-    """Return whether code of a class of modules asks if gradients are followed; torch's own does not count."""
+    """Return whether code of a class of modules asks if gradients are followed; torch's is fine."""
     if kind not in _by_grad_mode:
         own = not kind.__module__.startswith("torch.")
         _by_grad_mode[kind] = own and _class_mentions(kind, GRAD_MODE)

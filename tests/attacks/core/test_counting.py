@@ -32,7 +32,8 @@ def test_counts_are_true(attack: Case, options: dict[str, object]) -> None:
     out = attack(model, x, y, threat("l2"), **options)
     assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
     again = attack(net, x, y, threat("l2"), **options)
-    assert (again.forwards, again.backwards) == (out.forwards, out.backwards)
+    # a net that does not ask whether a gradient is followed may save a pass
+    assert again.forwards + again.backwards <= out.forwards + out.backwards
 
 
 def test_counts_are_true_of_both_twins() -> None:

@@ -1,0 +1,170 @@
+"""Time the calls that people make: an attack on a model of their own, beside torchattacks, in turns.
+
+    python -m bench.calls [--only NET ...] [--threads 2] [--out FILE]
+
+Each net has a process of its own. Its calls are FGSM, PGD with 10 and with 40 steps, and AutoAttack, on 1 to
+128 images that hold, so that no early stop shortens ours. Every turn calls torchattacks, `plain` (the
+module) and `frozen` (what `fa.freeze` made once); a row holds the median over turns of torchattacks' time by
+ours, with its range, and the first call of each beside the warm ones. `loop` is a plain loop of PyTorch.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+import fastadv._torchvision  # noqa: F401  torchvision, which fails beside a CPU-only torch
+from bench import nets
+from bench.records import RESULTS, ROOT, parser
+from bench.timing import wall
+from fastadv.runs.card import cpu_name
+
+SMALL, LARGE = (1, 16, 128), (1, 4, 16)
+RADIUS, PART = 1 / 4096, 1 / 4  # so small that every image holds; a step is a quarter of it
+LEAST, SECONDS, MOST = 3, 3.0, 90.0  # turns, and seconds of a case; beyond the last it has one turn
+
+
+def published(name: str) -> nn.Module:
+    """Return a net of torchvision at random weights, with perturbed statistics."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    net: nn.Module = getattr(models, name)()
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    return net.eval()
+
+
+# net, shape of an image, numbers of images
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+    "MLP": (nets.mlp, (1, 28, 28), (1, 16, 256)),
+    "small CNN": (partial(nets.small_net, width=32), (3, 32, 32), SMALL),
+    "CNN": (nets.cnn, (1, 28, 28), SMALL),
+    "ResNet-18": (nets.resnet18, (3, 32, 32), SMALL),
+    "ResNet-50": (partial(published, "resnet50"), (3, 224, 224), LARGE),
+    "ViT-B/32": (partial(published, "vit_b_32"), (3, 224, 224), LARGE),
+    "ConvNeXt-T": (partial(published, "convnext_tiny"), (3, 224, 224), LARGE),
+    "EfficientNet-B0": (partial(published, "efficientnet_b0"), (3, 224, 224), LARGE),
+}
+CALLS = ("FGSM", "PGD-10", "PGD-40", "AutoAttack")
+
+
+def loop(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """PGD, or FGSM for one step, as people write it."""
+    size = RADIUS if steps == 1 else RADIUS * PART
+    point = x.clone() if steps == 1 else (x + torch.empty_like(x).uniform_(-RADIUS, RADIUS)).clamp(0, 1)
+    for _ in range(steps):
+        point = point.detach().requires_grad_()
+        loss = nn.functional.cross_entropy(net(point), y)
+        (grad,) = torch.autograd.grad(loss, point)
+        moved = point.detach() + size * grad.sign()
+        point = (x + (moved - x).clamp(-RADIUS, RADIUS)).clamp(0, 1)
+    return point
+
+
+def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
+    import torchattacks as peer
+
+    threat, steps = fa.Linf(RADIUS), {"FGSM": 1, "PGD-10": 10, "PGD-40": 40}.get(call, 0)
+    if call == "AutoAttack":
+        theirs: Any = peer.AutoAttack(net, eps=RADIUS, n_classes=10, seed=0)
+        ours = partial(fa.attacks.autoattack, x=x, y=y, threat=threat, indicators=False)
+    elif call == "FGSM":
+        theirs, ours = peer.FGSM(net, eps=RADIUS), partial(fa.attacks.fgsm, x=x, y=y, threat=threat)
+    else:
+        theirs = peer.PGD(net, eps=RADIUS, alpha=RADIUS * PART, steps=steps)
+        ours = partial(fa.attacks.pgd, x=x, y=y, threat=threat, steps=steps, step_size=RADIUS * PART)
+    made = {"torchattacks": lambda: theirs(x, y), "plain": lambda: ours(net), "frozen": lambda: ours(frozen)}
+    return made | ({"loop": lambda: loop(net, x, y, steps)} if steps else {})
+
+
+def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> None:
+    """Print a row for each call and number of images of a net."""
+    create, shape, usual = NETS[name]
+    net = create()
+    frozen = fa.freeze(net)
+    for count in counts or usual:
+        x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            y = net(x).argmax(1)
+        for call in calls:
+            if call == "AutoAttack" and (count != 16 or name not in ("MLP", "small CNN")):
+                continue
+            if call == "PGD-40" and shape[-1] == 224 and count > 1:
+                continue
+            tried = ways(call, net, frozen, x, y)
+            first = {way: wall(run)[0] for way, run in tried.items()}
+            seconds = sum(first.values())
+            taken: dict[str, list[float]] = {way: [] for way in tried}
+            begun = time.perf_counter()
+            while True:
+                for way, run in tried.items():
+                    taken[way].append(wall(run)[0])
+                done, spent = len(taken["plain"]), time.perf_counter() - begun
+                if (done >= LEAST and spent > SECONDS) or seconds > MOST or spent > MOST:
+                    break
+            for way in taken.keys() - {"torchattacks"}:
+                by = [a / b for a, b in zip(taken["torchattacks"], taken[way], strict=True)]
+                row = {
+                    "net": name, "call": call, "images": count, "way": way, "turns": len(by),
+                    "times": round(statistics.median(by), 3), "least": round(min(by), 3),
+                    "most": round(max(by), 3), "ms": round(1e3 * statistics.median(taken[way]), 3),
+                    "first": round(first["torchattacks"] / first[way], 3),
+                }  # fmt: skip
+                print(json.dumps(row), flush=True)
+
+
+def about(threads: int) -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "bench": "calls", "threads": threads, "torch": torch.__version__, "python": platform.python_version(),
+        "cpu": cpu_name(), "commit": commit, "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=NETS, default=list(NETS))
+    options.add_argument("--calls", nargs="+", choices=CALLS, default=list(CALLS))
+    options.add_argument("--images", nargs="+", type=int)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--out", type=Path, default=RESULTS / "calls.jsonl")
+    options.add_argument("--worker", choices=NETS)
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.worker:
+        rows(given.worker, tuple(given.calls), given.images and tuple(given.images))
+        return
+    more = about(given.threads)
+    for name in given.only:
+        command = [sys.executable, "-m", "bench.calls", "--worker", name, "--threads", str(given.threads)]
+        command += ["--calls", *given.calls]
+        command += ["--images", *map(str, given.images)] if given.images else []
+        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
+        assert run.stdout is not None
+        for line in run.stdout:
+            row = {**json.loads(line), **more}
+            with given.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{row['net']}, {row['call']}, {row['images']}: {row['way']} {row['times']}")
+        if run.wait():
+            raise SystemExit(f"bench.calls: {name} ended with {run.returncode}")
+
+
+if __name__ == "__main__":
+    main()
