@@ -180,22 +180,6 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
 
 
 @pytest.mark.slow
-def test_fab_restarts_within_the_radius_unless_told_otherwise(monkeypatch: Any) -> None:
-    seen: list[Any] = []
-    real = ATTACKS["fab"]
-
-    def watched(*args: Any, restart_radius: Any, seed: int, **options: Any) -> AttackResult:
-        seen.append(restart_radius)
-        out: AttackResult = real(*args, restart_radius=restart_radius, seed=seed, **options)
-        return out
-
-    monkeypatch.setitem(ATTACKS, "fab", watched)
-    own = Component("own", "fab", {"restart_radius": 0.5, "restarts": 2})
-    run(mlp(5), Linf(1e-6), images(2), version=["fab", "fab-t", own])
-    assert seen == [1e-6, 1e-6, 0.5]
-
-
-@pytest.mark.slow
 def test_of_means_over_passes_the_look_takes_as_small_a_share() -> None:
     x, net = images(30), mlp(4)
     mine = [Component("long", apgd, {"steps": 1000, "loss": "margin", "stop_early": False})]
@@ -425,17 +409,6 @@ def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
     names = "apgd-ce, apgd-ce-sharp, apgd-margin, fab, square"
     with pytest.raises(InputError, match=rf"one of {names} for .* got 'apgd-t'"):
         run(mlp(5), threat("linf"), version=["apgd-t"], criterion=OutsideTopK(2))
-
-
-@pytest.mark.slow
-def test_a_sample_for_which_a_component_of_ones_own_returns_no_numbers_has_failed() -> None:
-    def sick(model: Any, x: Tensor, y: Tensor, threat: Any, **options: Any) -> AttackResult:
-        nothing = torch.tensor([0.0, torch.nan, 0.0]).view(3, 1, 1, 1)
-        return replace(pgd(model, x, y, threat, steps=1), x_adv=x + nothing)
-
-    out, x, _ = run(mlp(5), Linf(1e-6), images(3), version=[Component("sick", sick)])
-    assert out.status.tolist() == [Status.HELD, Status.FAILED, Status.HELD]
-    assert torch.equal(out.x_adv, x)
 
 
 @pytest.mark.slow
