@@ -10,8 +10,8 @@ from fastadv.text import ends, percent, radius_text, threat_text
 
 
 def test_shares() -> None:
-    given = 0.5, 0.99996, 0.0004, 1.0, 0.0, 1e-9, None, math.nan
-    told = ["50.0%", "99.996%", "0.04%", "100.0%", "0.0%", "0.0%", "-", "-"]
+    given = 0.5, 0.99996, 0.999996, 0.0004, 1.0, 0.0, 1e-9, None, math.nan
+    told = ["50.0%", "99.996%", "99.9996%", "0.04%", "100.0%", "0.0%", "0.0%", "-", "-"]
     assert [percent(value) for value in given] == told
     assert percent(0.5, 0) == "50%"
 

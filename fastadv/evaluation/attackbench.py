@@ -115,7 +115,7 @@ def attackbench(
         started = time.perf_counter()
         result = run_attack("attack", attack, metered, x, y, ids)
         wrong = ~result.correct.to(place)
-        found = result.success.to(place) | wrong
+        found = result.success.to(place) & ~wrong
         seconds.append(time.perf_counter() - started)
         if not bool(metered.forwards_of.any()):
             raise InputError(
@@ -123,7 +123,9 @@ def attackbench(
                 "passes cannot be counted; leave out eot and sources"
             )
         known = (metered.distance < inf) | wrong
-        x_adv = torch.where(_like(found, x), result.x_adv.to(x), metered.x_adv)
+        # the clean image itself is the nearest where it is misclassified, whatever was asked and returned
+        asked = torch.where(_like(wrong, x), x, metered.x_adv)
+        x_adv = torch.where(_like(found, x), result.x_adv.to(x), asked)
         parts.append(
             {
                 "correct": result.correct,
@@ -131,7 +133,7 @@ def attackbench(
                 "forwards": metered.forwards_of,
                 "backwards": metered.backwards_of,
                 **{f"distances.{name}": _distance(name, x_adv, x, found | known) for name in THREATS},
-                **{f"best.{name}": _distance(name, metered.x_adv, x, known) for name in THREATS},
+                **{f"best.{name}": _distance(name, asked, x, known) for name in THREATS},
             }
         )
         if progress is not None:

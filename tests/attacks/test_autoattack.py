@@ -180,6 +180,16 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
 
 
 @pytest.mark.slow
+def test_of_means_over_passes_the_look_takes_as_small_a_share() -> None:
+    x, net = images(30), mlp(4)
+    mine = [Component("long", apgd, {"steps": 1000, "loss": "margin", "stop_early": False})]
+    outs = [run(freeze(net, eot=eot), Linf(0.01), x, version=mine)[0] for eot in (1, 4)]
+    samples = [out.indicators.samples for out in outs if out.indicators is not None]
+    assert 8 < samples[1] <= samples[0] < 30
+    assert torch.equal(outs[0].success, outs[1].success)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes(classes: int) -> None:
     out, x, _ = run(mlp(classes), Linf(1e-6), images(2))

@@ -1,13 +1,16 @@
 """Lists of components of AutoAttack: what is told of each, and what components of one's own may do."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import AttackResult, Component, autoattack, pgd
+from fastadv.attacks import AttackResult, Component, Status, autoattack, pgd
+from fastadv.attacks.autoattack import ATTACKS
 from fastadv.evaluation import portfolio
+from fastadv.threat import Linf
 
 from .nets import images, labels, linear, mlp, threat
 
@@ -57,3 +60,30 @@ def test_the_strongest_point_of_the_first_stands_for_samples_that_hold() -> None
     first = autoattack(model, x, y, inside, version=parts[:1])
     assert torch.equal(out.x_adv, first.x_adv)
     assert (out.x_adv != x).flatten(1).any(1).all()
+
+
+def test_fab_restarts_within_the_radius_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    real = ATTACKS["fab"]
+
+    def watched(*args: Any, restart_radius: Any, seed: int, **options: Any) -> AttackResult:
+        seen.append(restart_radius)
+        out: AttackResult = real(*args, restart_radius=restart_radius, seed=seed, **options | {"steps": 2})
+        return out
+
+    monkeypatch.setitem(ATTACKS, "fab", watched)
+    model, x = mlp(5), images(2)
+    own = Component("own", "fab", {"restart_radius": 0.5, "restarts": 2})
+    autoattack(model, x, labels(model, x), Linf(1e-6), version=["fab", "fab-t", own])
+    assert seen == [1e-6, 1e-6, 0.5]
+
+
+def test_a_sample_for_which_a_component_of_ones_own_returns_no_numbers_has_failed() -> None:
+    def sick(model: Any, x: Tensor, y: Tensor, threat: Any, **options: Any) -> AttackResult:
+        nothing = torch.tensor([0.0, torch.nan, 0.0]).view(3, 1, 1, 1)
+        return replace(pgd(model, x, y, threat, steps=1), x_adv=x + nothing)
+
+    model, x = mlp(5), images(3)
+    out = autoattack(model, x, labels(model, x), Linf(1e-6), version=[Component("sick", sick)])
+    assert out.status.tolist() == [Status.HELD, Status.FAILED, Status.HELD]
+    assert torch.equal(out.x_adv, x)

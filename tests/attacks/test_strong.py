@@ -189,6 +189,23 @@ def test_the_search_goes_on_from_the_points_of_a_source(few_steps: None) -> None
 
 
 @pytest.mark.slow
+def test_another_model_averages_as_many_passes_and_a_source_has_a_seed_of_its_own(few_steps: None) -> None:
+    seen: list[tuple[Any, int]] = []
+    real, model, through, source = ATTACKS["apgd"], mlp(3), mlp(3), mlp(3, seed=7)
+
+    def watched(net: Any, *args: Any, seed: int, **options: Any) -> Any:
+        seen.append((net, seed))
+        return real(net, *args, seed=seed, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, "apgd", watched)
+        run(model, Linf(1e-6), size=2, bpda=through, source=source, eot=3)
+    assert [net.options.eot for net, _ in seen if net.source is through] == [3, 3, 3]
+    assert [net.source for net, _ in seen[-2:]] == [source, model]
+    assert len({seed for net, seed in seen if net.source is not through}) == len(seen) - 3
+
+
+@pytest.mark.slow
 def test_where_standard_leaves_nothing_it_adds_nothing(few_steps: None) -> None:
     out, x, y = run(mlp(4), Linf(1.0), size=4)
     alone = autoattack(mlp(4), x, y, Linf(1.0))

@@ -1,5 +1,6 @@
 """Transfer: what the substitute gives, its multiples, and the least of them that fools the model."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -116,6 +117,24 @@ def test_targets_criterion_mask_and_ids_reach_the_attack() -> None:
     inside = (model(top.x_adv).topk(2).indices == y[:, None]).any(1)
     assert torch.equal(top.success, ~inside)
     assert top.success.any()
+
+
+def test_small_coordinates_go_on_where_the_largest_is_at_the_edge() -> None:
+    """The one that decides moves a tenth as far as the other, which the box stops."""
+
+    class Second(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x[:, 1] - 0.8, torch.zeros_like(x[:, 1])], 1)
+
+    def attack(model: Any, x: Tensor, y: Tensor, threat: Any, **given: Any) -> AttackResult:
+        out = bim(model, x, y, threat, steps=1, **given)
+        return replace(out, x_adv=x + torch.tensor([0.2, 0.02], dtype=x.dtype))
+
+    x, y = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([1])
+    out = transfer(Second(), x, y, Linf(0.6), source=Second(), attack=attack)
+    assert out.success.all()
+    assert float(out.x_adv[0, 0]) == 1
+    assert float(out.distance) == 0.5
 
 
 def test_a_substitute_without_a_perturbation_finds_nothing() -> None:

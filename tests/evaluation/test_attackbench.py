@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -88,6 +89,23 @@ def test_distances_are_those_of_what_the_attack_returned():
     assert made.distances["linf"].tolist() == pytest.approx([0.15, 0.25, 0.35, 0.41, 0, 0], abs=1e-6)
     assert made.best["linf"].tolist() == pytest.approx([0.11, 0.21, 0.31, 0.41, 0, 0], abs=1e-6)
     assert made.success.all()
+
+
+def test_an_image_that_is_wrong_already_is_at_zero_whatever_the_attack_did():
+    """It asks about another image and returns that, or asks about none of them; it may claim it."""
+
+    def moving(model, x, y, *, asks, claims, **more):
+        out = nearest(Threshold(), x, y, **more)
+        wrong = out.status == fa.attacks.Status.ALREADY_WRONG
+        away = torch.where(wrong[:, None, None, None], x + 0.1 * (x - 0.5).sign(), out.x_adv)
+        model(away if asks else out.x_adv[~wrong])
+        return replace(out, x_adv=away, success=~wrong | claims)
+
+    for asks, claims in ((True, False), (True, True), (False, False)):
+        made = run(partial(moving, asks=asks, claims=claims))
+        assert made.success.all()
+        assert made.distances["linf"].tolist() == pytest.approx([0.11, 0.21, 0.31, 0.41, 0, 0], abs=1e-6)
+        assert made.best["linf"][4:].tolist() == [0, 0]
 
 
 @pytest.mark.slow

@@ -269,3 +269,25 @@ def test_what_an_attack_was_given_as_bpda_is_probed() -> None:
     assert list(signs(found).masked) == ["1"]
     plain = evaluate(NET, SET, {"own": partial(attack, bpda=NET)})
     assert plain.verdict.startswith("No sign of masking")
+
+
+def test_another_model_averages_as_many_passes_and_its_look_takes_the_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[tuple[Any, int]] = []
+    real = _masking.look_through
+
+    def watched(frozen: Any, other: Any, problem: Any, chosen: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        given.append((other, len(chosen)))
+        return real(frozen, other, problem, chosen, *rest, **more)
+
+    def attack(model: Any, x: Any, y: Any, *, ids: Any, bpda: Any = None) -> Any:
+        return PGD(model, x, y, ids=ids, steps=600, stop_early=False)
+
+    monkeypatch.setattr(_masking, "look_through", watched)
+    for bpda in (None, NET):
+        evaluate(fa.freeze(NET, eot=3), SET, {"own": partial(attack, bpda=bpda)})
+    (none, whole), (other, half) = given
+    assert none is None
+    assert other.options.eot == 3
+    assert 8 <= half < whole

@@ -2,11 +2,13 @@
 
 import importlib
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastadv as fa
+from fastadv.evaluation import metrics
 from tests.adapters.nets import problem
 
 ATTACK = partial(fa.attacks.fgsm, threat=fa.Linf(0.02))
@@ -25,6 +27,24 @@ def test_batches_add_up() -> None:
         metric.compute()
     with pytest.raises(fa.InputError, match="attack: expected a function"):
         fa.evaluation.RobustAccuracy("pgd")
+
+
+def test_samples_have_numbers_of_their_own_in_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = problem(10)
+    seen: list[list[int]] = []
+
+    def attack(*given: object, ids: torch.Tensor) -> fa.attacks.AttackResult:
+        seen[-1] += ids.tolist()
+        return ATTACK(*given, ids=ids)
+
+    for rank in range(3):
+        monkeypatch.setattr(metrics, "processes", SimpleNamespace(world=lambda: 3, rank=lambda r=rank: r))
+        metric = fa.evaluation.RobustAccuracy(attack)
+        seen.append([])
+        for rows in (slice(0, 7), slice(7, 10)):
+            metric.update(model, x[rows], y[rows])
+    assert sorted(number for each in seen for number in each) == list(range(30))
+    assert seen[1] == list(range(1, 30, 3))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The greedy order of attacks, by hand, and from every kind of result."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -43,11 +44,19 @@ def test_by_hand() -> None:
     assert portfolio(row("none", [], 1.0, correct=0)) == Portfolio((), ("none",))
 
 
-def test_tables_folders_and_files_say_the_same(tmp_path, monkeypatch) -> None:
-    attacks = {"some": partial(nets.nearest, spare=(1, 3)), "all": nets.nearest}
-    table = nets.run(tmp_path / "run", attacks=attacks)
+class Sick(nets.Threshold):
+    """No finite logits for sample 3."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, torch.nan)
+
+
+@pytest.mark.parametrize(("model", "right"), [(nets.Threshold(), 4), (Sick(), 3)])
+def test_tables_folders_and_files_say_the_same(model, right, tmp_path) -> None:
+    attacks = {"some": partial(nets.nearest, spare=(1, 3)), "all": partial(nets.nearest, spare=(0,))}
+    table = nets.run(tmp_path / "run", attacks=attacks, model=model)
     expected = portfolio(table)
-    assert sum(choice.broken for choice in expected.choices) == 4
+    assert sum(choice.broken for choice in expected.choices) == right
     assert portfolio(table.rows) == expected
     assert portfolio(str(tmp_path / "run")) == expected
     card = {"measured": table.to_dict()}
@@ -55,6 +64,18 @@ def test_tables_folders_and_files_say_the_same(tmp_path, monkeypatch) -> None:
     assert portfolio([tmp_path / "out"]) == expected
     more = portfolio([table, replace(table.rows[0], name="again")])
     assert {*(choice.name for choice in more.choices), *more.superfluous} >= {"again"}
+
+
+def test_what_an_attack_without_a_radius_breaks_counts_within_the_largest_of_the_others() -> None:
+    def at(radius: float, name: str, broken: list[int]) -> Row:
+        return replace(row(name, broken, 1.0), threat=fa.Linf(radius))
+
+    distance = torch.tensor([0.05, 0.2, 0.4, *[math.inf] * 7]).double()
+    free = replace(at(math.inf, "free", [0, 1, 2]), distance=distance)
+    for others, broken in (((0.1, 0.3), 2), ((0.3, 0.1), 2), ((0.1,), 1), ((), 3)):
+        rows = (free, *(at(radius, f"within {radius}", []) for radius in others))
+        table = fa.evaluation.Table(rows, free.correct, ~free.correct, torch.arange(10), 1.0)
+        assert [choice.broken for choice in portfolio(table).choices] == [broken]
 
 
 def test_the_components_of_an_individual_run() -> None:

@@ -303,6 +303,11 @@ def test_each_class_under_attacks_of_both_kinds():
     turned = replace(table, samples=replace(table.samples, y=1 - table.samples.y))
     lines = classes.heat(turned, ("even", "odd"), table.rows[0].threat).lines
     assert [name for name, *_ in lines] == ["odd", "even"], "the worst first"
+    lost = ~table.held & (table.samples.y == 1)  # before any attack it is worse, and after all of them better
+    lines = classes.heat(replace(table, correct=~lost), ("even", "odd"), table.rows[0].threat).lines
+    assert [(name, cells[0][0], cells[-1][0]) for name, _, cells in lines] == [
+        ("even", "100%", "33.3%"), ("odd", "66.7%", "66.7%"),
+    ]  # fmt: skip
     wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
     found = classes.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
     assert found.head[3:] == ["wide within 0.1", "worst of all"]

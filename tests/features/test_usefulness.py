@@ -188,6 +188,30 @@ def test_features_are_those_of_the_model_as_given(attack):
         torch.testing.assert_close(got.gamma, got.rho, rtol=0, atol=1e-12)
 
 
+def test_a_feature_that_only_rounding_moves_is_constant_at_any_size():
+    base, net = data(), linear()
+    with torch.no_grad():
+        net[1].weight[1:3] *= torch.tensor([[1e-5], [1e-7]])
+        net[1].bias[1:3] = torch.tensor([100.0, 0.0])
+    got = usefulness(net, base, fa.L2(0.2))
+    assert got.constant.tolist() == [False, True, False, False, False]
+
+
+def test_each_pair_of_sample_and_feature_has_a_number_of_its_own():
+    base, net, seen = data(12, 2), deep(classes=2), []
+
+    def attack(model, x, y, threat, *, loss, criterion, ids):
+        seen.extend(ids.tolist())
+        return PGD(model, x, y, threat, loss=loss, criterion=criterion, ids=ids)
+
+    usefulness(net, base, fa.L2(0.3), attack, batch_size=5)
+    assert sorted(set(seen)) == list(range(12 * 6))
+    few = [number for number in seen if number % 6 in (4, 1)]
+    seen.clear()
+    usefulness(net, base, fa.L2(0.3), attack, batch_size=5, features=[4, 1])
+    assert sorted(seen) == sorted(few)
+
+
 def test_a_constant_feature_is_useless_and_has_no_gamma():
     base, net = data(), linear()
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import ConfidentlyWrong, run
 from fastadv.attacks.core import search as searching
-from fastadv.attacks.core.record import Climb
+from fastadv.attacks.core.record import Climb, Record
 from fastadv.attacks.core.search import Search
 from fastadv.engine import freeze
 from fastadv.losses import loss_value
@@ -24,6 +24,20 @@ def test_segment_lengths() -> None:
     ends = [step + 1 for step in range(40) if searching.may_leave(step, cuda)]
     assert ends == [1, 2, 4, 8, 16, 24, 32, 40]
     assert all(searching.may_leave(step, torch.device("cpu")) for step in range(40))
+
+
+def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
+    one, other = Record.start(torch.zeros(4, 2)), Record.start(torch.ones(4, 2))
+    still, every = torch.tensor([True, False, True, False]), torch.ones(4, dtype=torch.bool)
+    one.success = ~still  # as where an attack stops early
+    other.refuted, other.not_finite, other.largest_gradient = every, every, torch.full((4,), 2.0)
+    other.rank, other.success = torch.zeros(4), torch.tensor([True, True, False, False])
+    one.merge(other, still)
+    assert torch.equal(one.refuted, still)
+    assert torch.equal(one.not_finite, still)
+    assert one.largest_gradient.tolist() == [2.0, -torch.inf, 2.0, -torch.inf]
+    assert one.success.tolist() == [True, True, False, True]
+    assert one.x_adv[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
 @pytest.mark.slow

@@ -221,6 +221,10 @@ def test_a_gradient_is_compared_with_the_loss() -> None:
     model, x, y = case()
     assert not probes.wrong_gradients(freeze(model), problem(x, y, THREAT)).any()
     assert probes.wrong_gradients(freeze(Wrong()), problem(x, y, THREAT)).float().mean() > 0.5
+    # a short way is a share of the margin, whatever the scale of the logits
+    for scale in (1e-3, 1e3):
+        scaled = freeze(lambda x, scale=scale: scale * model(x))
+        assert not probes.wrong_gradients(scaled, problem(x, y, THREAT)).any()
 
 
 @pytest.mark.parametrize("held", [False, True])

@@ -62,8 +62,9 @@ def test_sizes_follow_the_rates_of_full_windows() -> None:
     """Of 100 answers about the sphere, more than half or less than a fifth; of 30 candidates, a quarter and a
     tenth. A window that has changed a size is empty.
     """
-    spherical, source = followed(0.3, 0.2, 250)
-    assert set(spherical) == set(source) == {1.0}
+    for on_sphere, nearer in ((0.3, 0.2), (0.49, 0.23), (0.21, 0.12)):
+        spherical, source = followed(on_sphere, nearer, 250)
+        assert set(spherical) == set(source) == {1.0}
     spherical, source = followed(0.6, 0.2, 250)
     assert spherical == source == [1.0] * 99 + [1.5] * 100 + [2.25] * 51
     spherical, source = followed(0.1, 0.2, 100)
