@@ -67,10 +67,13 @@ class Plain(Prepared):
         return {"plain": True, "eot": self.eot}
 
     def verdict(self, x: Tensor) -> Tensor:
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         with no_gradient():
             x = self._checked(x).contiguous()
             if parts := self._parts(VERDICT, x):
-                return torch.cat([self.verdict(x[part]) for part in parts])
+                return torch.cat([self._logits(x[part]) for part in parts])
             try:
                 with no_autocast(x.device.type):
                     found = self._given(x.to(self.sees(x.dtype)))
@@ -80,12 +83,11 @@ class Plain(Prepared):
                 if not self._may_halve(error, x):
                     raise
         self._halve(VERDICT, x)
-        return self.verdict(x)
+        return self._logits(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.eot == 1:
-            return self.verdict(x)
-        return sum((self.verdict(x) for _ in range(self.eot - 1)), self.verdict(x)) / self.eot
+        made = [self._logits(x) for _ in range(self.eot)]
+        return made[0] if self.eot == 1 else sum(made[1:], made[0]) / self.eot
 
     def input_gradient(
         self,
