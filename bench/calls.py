@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-import fastadv._torchvision  # noqa: F401  torchvision, which fails beside a CPU-only torch
+import fastadv._torchvision
 from bench import nets
 from bench.records import RESULTS, ROOT, parser
 from bench.timing import wall

@@ -107,10 +107,22 @@ class Plain(Prepared):
                     self.input_gradient(x[part], labels, loss, wanted, direction)
                     for part, (labels, wanted) in zip(parts, rows, strict=True)
                 ])  # fmt: skip
+            made = list[Gradient]()
             try:
-                if self.eot > 1:
-                    return self._means(x, y, loss, targets, direction)
-                return self._gradient(x, y, loss, targets, direction)
+                with no_autocast(x.device.type):
+                    for _ in range(self.eot):
+                        probes, leaf = self._probes(), self._leaf(x)
+                        attached = self._given(leaf)
+                        # copied, since they may be a part of x itself
+                        logits = attached.detach().clone()
+                        value, by_logits = losses.loss_and_grad(
+                            logits, cast(Tensor, y), loss, targets, direction and self.eot == 1
+                        )
+                        gradient = self._pull(leaf, attached, by_logits)
+                        self.forwards += len(x) + self._probes() - probes
+                        self.backwards += len(x)
+                        made.append((value, logits, gradient.to(x.dtype)))
+                return made[0] if self.eot == 1 else _means(made)
             except Exception as error:
                 if callable(loss) or not self._may_halve(error, x):
                     raise
@@ -161,28 +173,6 @@ class Plain(Prepared):
             self.forwards += len(x)
             return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
-    def _gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        probes, leaf = self._probes(), self._leaf(x)
-        with no_autocast(x.device.type):
-            attached = self._given(leaf)
-            # copied, since they may be a part of x itself
-            logits = attached.detach().clone()
-            value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-            gradient = self._pull(leaf, attached, by_logits)
-        self.forwards += len(x) + self._probes() - probes
-        self.backwards += len(x)
-        return value, logits, gradient.to(x.dtype)
-
-    def _means(
-        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        """Return the means over passes; the mean of directions is not the direction of the mean."""
-        made = [self._gradient(x, y, loss, targets, False) for _ in range(self.eot)]
-        value, logits, gradient = (sum(each[1:], each[0]) / self.eot for each in zip(*made, strict=True))
-        return value, logits, gradient
-
     def _leaf(self, x: Tensor) -> Tensor:
         return x.to(self.sees(x.dtype)).detach().requires_grad_()
 
@@ -212,6 +202,11 @@ class Plain(Prepared):
 
     def _probes(self) -> int:
         return sum(part.gradient_probes for part in self._probing)
+
+
+def _means(made: list[Gradient]) -> Gradient:
+    value, logits, gradient = (sum(each[1:], each[0]) / len(made) for each in zip(*made, strict=True))
+    return value, logits, gradient
 
 
 def _format(parts: list[nn.Module]) -> tuple[torch.dtype | None, torch.device | None]:
