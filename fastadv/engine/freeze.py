@@ -45,13 +45,13 @@ def freeze(
 ) -> Frozen:
     """Prepare a classifier for fast attacks; the model itself is not changed.
 
-    Attacks freeze a model on every call; freeze it once if you attack it several times. Successes are always
-    checked on the model as given: in eval mode, sharing its parameters, with nothing rewritten. The search
-    uses a copy that runs the same Python. It is channels-last for networks with two-dimensional convolutions
-    and in another precision on request, BatchNorm is folded into the layer before, and functions that are
-    slow on a CPU are replaced by faster ones. On its first batch its logits are compared with those of the
-    model, and on the first batch of each kind its gradient. What differs by more than rounding is left out by
-    name, or the model itself replaces the copy; a note and a warning say so.
+    A call of an attack on a model is plain, unless it is long; freeze a model that you attack many times.
+    Successes are always checked on the model as given: in eval mode, sharing its parameters, with nothing
+    rewritten. The search uses a copy that runs the same Python. It is channels-last for networks with two-
+    dimensional convolutions and in another precision on request, BatchNorm is folded into the layer before,
+    and functions that are slow on a CPU are replaced by faster ones. On its first batch its logits are
+    compared with those of the model, and on the first batch of each kind its gradient. What differs by more
+    than rounding is left out by name, or the model itself replaces the copy; a note and a warning say so.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
