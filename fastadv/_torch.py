@@ -118,6 +118,11 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
     torch._foreach_lerp_(tensors, ends, weight)
 
 
+def held_by(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return a module's own parameters, buffers and parts by name, of which each may be None."""
+    return module._parameters, module._buffers, module._modules
+
+
 def is_transformed() -> bool:
     """Return whether a transform of torch.func is at work."""
     return _C._functorch.maybe_current_level() is not None

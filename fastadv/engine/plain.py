@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv._checks import check_count
+from fastadv._torch import held_by
 from fastadv.engine.arguments import check_model, checked_directions, indices, labels_for
 from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
@@ -211,9 +212,9 @@ def _means(made: list[Gradient]) -> Gradient:
 
 def _format(parts: list[nn.Module]) -> tuple[torch.dtype | None, torch.device | None]:
     """Return the floating dtype of the weights, None unless it is one, and where the first tensor lies."""
-    weights = [weight for part in parts for weight in part._parameters.values() if weight is not None]
+    weights = [weight for part in parts for weight in held_by(part)[0].values() if weight is not None]
     dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
-    buffers = (each for part in parts for each in part._buffers.values() if each is not None)
+    buffers = (each for part in parts for each in held_by(part)[1].values() if each is not None)
     first = weights[0] if weights else next(buffers, None)
     return dtypes.pop() if len(dtypes) == 1 else None, None if first is None else first.device
 

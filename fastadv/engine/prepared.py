@@ -43,6 +43,8 @@ class Prepared:
         source: what the caller gave.
         eot: passes over which logits, losses and gradients of the search are averaged.
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
+        given: for the engine: the model as given, checked.
+        device: for the engine: of the weights; None where there is none.
         forwards: samples passed forward.
         backwards: samples passed backward.
     """
@@ -62,7 +64,14 @@ class Prepared:
     # What an attack asks.
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits [B, K] of the search at x [B, ...], without a gradient."""
+        """Return the logits of the search, the mean of `eot` passes, without a gradient.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            [B, K].
+        """
         raise NotImplementedError
 
     def input_gradient(
@@ -73,13 +82,56 @@ class Prepared:
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss [B], the logits [B, K] and the gradient of the loss by x, like x."""
+        """Return the value and the input gradient of a per-sample loss.
+
+        Losses are summed, so that a sample's gradient does not depend on its batch. Non-finite values are
+        returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
+
+        Args:
+            x: floating [B, ...].
+            y: int [B], labels; None where targets, or a loss that does not read it, are given.
+            loss: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets) -> [B].
+            targets: int [B], wanted classes, or None.
+            direction: whether the gradient must be right only up to a positive factor for each sample; it
+                then cannot underflow for confident samples. A search in bfloat16 gives it in that dtype for x
+                in float32, as the step ops take it. With `eot` > 1 the gradient is exact all the same, since
+                the mean of directions is not the direction of the mean.
+
+        Returns:
+            loss [B], logits [B, K] and gradient like x; with `eot` > 1 the means over as many passes.
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, labels do not fit, or the logits are
+                not [B, K] with K >= 2.
+            NoGradientError: the logits do not depend on x differentiably.
+        """
         raise NotImplementedError
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the logits [B, K] and the input gradients [B, C, ...] of C functions of them."""
+        """Return the input gradients of several functions of the logits.
+
+        The functions are directions[:, c] @ logits. One forward pass is shared by C backward passes. As in
+        `input_gradient`, grad modes do not matter, weight gradients are never computed, and non-finite values
+        are returned as they are. Neither compiled code nor CUDA graphs are used. With `eot` > 1 the gradients
+        are those of the mean logits, and the graphs of all passes are in memory at once.
+
+        Args:
+            x: floating [B, ...].
+            directions: [B, C, K], or a function of the logits [B, K] of that forward pass that returns them,
+                so that classes can be chosen by the logits; one-hot rows give rows of the Jacobian.
+            reduce: a function of a gradient like x to [B], such as a norm. Its results [B, C] then replace
+                the gradients, of which one at a time is in memory. None returns the gradients.
+
+        Returns:
+            logits [B, K], and gradients [B, C, ...] or what `reduce` makes of them, [B, C].
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, directions do not fit, or the logits
+                are not [B, K] with K >= 2.
+            NoGradientError: the logits do not depend on x differentiably.
+        """
         raise NotImplementedError
 
     def verdict(self, x: Tensor) -> Tensor:
@@ -195,35 +247,89 @@ class Prepared:
     # What only a Frozen has to do.
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that the search prefers."""
+        """Return `x` in the layout that the search prefers, without a copy where it already has it.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            The same values.
+        """
         return x
 
     def full_batch(self, x: Tensor) -> int:
-        """Return the number of rows at which a pass on a CPU takes the least time for each; 0 for any."""
+        """Return the number of rows at which a pass on a CPU takes the least time for each row.
+
+        Args:
+            x: [B, ...], rows of the wanted shape.
+
+        Returns:
+            The number of rows; 0 where it does not matter.
+        """
         return 0
 
     def fits(self, x: Tensor) -> int:
-        """Return how many rows of x are not known to be too many for the memory of a gradient."""
+        """Return how many rows of x are not known to be too many for the memory of a gradient.
+
+        Args:
+            x: [B, ...].
+
+        Returns:
+            The number of rows, at most B.
+        """
         return len(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
-        """Prepare the search for rows like x; return whether nothing is left to prepare."""
+        """Prepare the search for rows like x.
+
+        Args:
+            x: floating [B, ...].
+            verdict: [B, K], the logits of the model as given, where the caller has them.
+
+        Returns:
+            Whether nothing is left to prepare.
+        """
         return True
 
     def check(self, x: Tensor) -> bool:
-        """Call `settle` on rows that represent others."""
+        """Call `settle` on rows that represent others.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            Whether nothing is left to prepare.
+        """
         return self.settle(x)
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Return whether steps on rows like x can be captured as CUDA graphs."""
+        """Tell whether steps on rows like x can be captured as CUDA graphs.
+
+        Args:
+            x: [B, ...].
+
+        Returns:
+            True where they can.
+        """
         return False
 
     def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
-        """Return run(graphs), which replays captured steps; None without CUDA graphs."""
+        """Replay captured steps.
+
+        Args:
+            run: a function of the graphs.
+
+        Returns:
+            What it returns; None without CUDA graphs.
+        """
         return None
 
     def unreplayed(self) -> AbstractContextManager[object]:
-        """Replay no captured step, inside."""
+        """Replay no captured step, inside.
+
+        Returns:
+            A context manager.
+        """
         return NOTHING
 
     def _verdict(self, x: Tensor) -> Tensor:

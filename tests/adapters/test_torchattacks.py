@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.adapters import torchattacks
 from fastadv.adapters.foreign import Foreign
 from fastadv.attacks import Status
+from fastadv.engine import Plain
 from tests.adapters.nets import problem
 
 EPS, ALPHA = 0.05, 0.02
@@ -185,7 +186,7 @@ def test_their_points_are_judged_and_counted():
     assert torch.equal(moved.argmax(1) != y, out.success)
     assert (out.status == Status.BROKEN).any()
     assert out.distance[out.status == Status.BROKEN].max() <= EPS * (1 + 1e-6)
-    given = fa.freeze(model)
+    given = Plain(model)
     none = Foreign(lambda kind, model, x, *rest: x, _bad())(given, x, y, fa.Linf(EPS))
     # one pass of those that are right, forward and back, beside the verdicts
     assert (out.forwards - none.forwards, out.backwards) == (len(x) - 1, len(x) - 1)

@@ -99,7 +99,7 @@ def test_optimality(fastadv, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder -a ladder:rungs=3 --optimality"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]["optimality"]
     rows = {"ladder L∞": measured(trained).distance, "ladder:rungs=3": measured(trained, rungs=3).distance}
-    assert told == fa.optimality(rows)
+    assert told == pytest.approx(fa.optimality(rows), rel=1e-4)  # of another copy of the model
     assert told["ladder:rungs=3"] < told["ladder L∞"] <= 1
     assert f"optimality of ladder:rungs=3: {told['ladder:rungs=3']:.3f}" in fastadv(line).out
     assert "optimality" not in json.loads(fastadv(f"evaluate {net} -n 5 -a ladder --json").out)["measured"]

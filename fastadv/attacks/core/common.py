@@ -183,7 +183,8 @@ def takes_common(
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
         x = given.get("x")
-        work = passes({**fixed, **given}) * len(x) if isinstance(x, Tensor) and x.ndim else 0
+        rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
+        work = passes({**fixed, **given}) * rows
         if work >= WORTH and not isinstance(given["model"], Prepared):
             given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
         out = function(**given)  # type: ignore[call-arg]

@@ -102,7 +102,7 @@ def run(
         rules = rules_of(gradient)
         for each in rules:
             each.check(given.x, given.threat)
-        trial = Trial(classifier, given, from_x and not rules)
+        trial = Trial(classifier, given, from_x)
         followed = partial(follow, rules=rules) if rules else None
         plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
         record = Record.start(trial.problem.x)
@@ -195,6 +195,7 @@ def _verdict(
     earlier = ~problem.met(logits[index]) & (record.rank[index] > -torch.inf) & ~(rank > record.rank[index])
     earlier |= ~logits[index].isfinite().all(1)
     record.x_adv[index[earlier]] = seen[earlier]
+    record.rank[index[~earlier]] = rank[~earlier]
     at_x = record.rank == -torch.inf
     clean = loss_of(trial.clean, trial.problem.y, plan.loss, trial.problem.targets)
     # a rank below 0 stands for a cross-entropy of 0

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from fastadv._torch import NormBase
+from fastadv._torch import NormBase, held_by
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.strays import may_stray
 from fastadv.engine.copying.twin import twin
@@ -53,10 +53,11 @@ def _fill(parts: list[nn.Module], copies: dict[int, nn.Module], held: dict[int, 
         for name in SETS:
             own[name] = own[name].copy()
         own["training"] = False
-        own["_parameters"] = {name: _alias(value, held) for name, value in part._parameters.items()}
-        own["_buffers"] = {name: _buffer(part, value, held) for name, value in part._buffers.items()}
+        weights, buffers, children = held_by(part)
+        own["_parameters"] = {name: _alias(value, held) for name, value in weights.items()}
+        own["_buffers"] = {name: _buffer(part, value, held) for name, value in buffers.items()}
         own["_modules"] = {
-            name: None if child is None else copies[id(child)] for name, child in part._modules.items()
+            name: None if child is None else copies[id(child)] for name, child in children.items()
         }
 
 

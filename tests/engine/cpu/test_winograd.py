@@ -193,7 +193,7 @@ def test_transformed_weights_go_with_the_call(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Kernels, "of", of)
     x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
-    fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1)
+    fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1, freeze=True)
     assert len(made) == 7  # three layers in two directions, and the first also as it is, before it was folded
     assert not any(each() for each in made)
 
