@@ -21,7 +21,7 @@ from fastadv.engine.layout import CHANNELS_LAST, lay_out
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED
-from fastadv.engine.precision import HALF, Precision, may_take_tf32
+from fastadv.engine.precision import AUTO, HALF, Precision, may_take_tf32
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
@@ -61,8 +61,9 @@ def freeze(
         precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" with weights
             and activations in bfloat16 or float16 and with float32 x, logits and gradient (a direction of
             ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
-            those of other threads, too. float16 has 3 bits more than bfloat16 and ends at 65,504: a sample
-            whose activations exceed that fails.
+            those of other threads, too; "auto" in the fastest of these on the first batch, where losses and
+            gradients of each are timed a few times (a CPU has "fp32" and "bf16"). float16 has 3 bits more
+            than bfloat16 and ends at 65,504: a sample whose activations exceed that fails.
         fold: make a copy for the search (default True). Folded weights are copies, taken on the first batch.
             With `fold=False` the search follows the model while it trains, and half precision is by autocast.
         compile: run the search copy through torch.compile (default False).
@@ -193,7 +194,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         dtype=dtype,
         device=device,
         fastest=partial(tuned, partial(_freeze, source, given=given), options)
-        if options.tune is True
+        if options.tune is True or options.precision == AUTO
         else None,
     )
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fastadv._torch import NormBase, convert, multiplies_in_tf32, switches_each
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+AUTO = "auto"  # the fastest on the first batch
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # those that are dtypes of weights
 
 

@@ -1,7 +1,7 @@
 """The fastest way to search with a model, by measurement."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,19 +11,24 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.options import Options
+from fastadv.engine.precision import AUTO, Precision
 from fastadv.engine.stopwatch import in_turns
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs import processes
 
 ROUNDS = 3
+# the model's own precision first; on a CPU, on a GPU
+AUTOMATIC: tuple[tuple[Precision, ...], ...] = ("fp32", "bf16"), ("fp32", "tf32", "bf16", "fp16")
 
 
 def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str] | None:
     """Find the way that takes least time for losses and input gradients at x [B, ...], and a note about it.
 
     First come the search twins of the precision asked for and of the model's own, and the model as given;
-    then the fastest of these compiled, and on a GPU captured. None where no logits are finite. The global
-    random state stays as it was. Raises InputError in a group of processes, which might choose differently.
+    then the fastest of these compiled, and on a GPU captured. For the precision "auto" they are those of each
+    precision of the device, and with `tune=True` the fastest also compiled and captured. None where no logits
+    are finite. The global random state stays as it was. Raises InputError in a group of processes, which
+    might choose differently.
 
     make: freezes the model with such options.
     """
@@ -34,20 +39,35 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
         )
     seconds: dict[str, float] = {}
     with rng.torch_seeded(0, x.device):
-        ways = [make(each) for each in _twins(options)]
+        ways = list(_made(make, _twins(options, x)))
         if not bool(ways[0].verdict(x).isfinite().all(1).any()):
             return None
         try:
             best = _fastest(ways, x, seconds)
-            best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
+            if options.tune is True:
+                best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
         except NoGradientError:
-            return make(replace(options, tune=None)), "not tuned: the model has no gradient"
+            return ways[0], "not tuned: the model has no gradient"
     times = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in seconds.items())
     return best, f"tuned: {_name(best.options)} (ms for {len(x)} samples: {times})"
 
 
-def _twins(options: Options) -> Iterator[Options]:
+def _made(make: Callable[[Options], Frozen], several: Iterable[Options]) -> Iterator[Frozen]:
+    """Freeze the model by each of the options that it can be frozen by; the first ones it can."""
+    for place, options in enumerate(several):
+        try:
+            yield make(options)
+        except InputError:
+            if not place:
+                raise
+
+
+def _twins(options: Options, x: Tensor) -> Iterator[Options]:
     asked = replace(options, tune=None, compile=False, cuda_graph=False)
+    if asked.precision == AUTO:
+        for precision in AUTOMATIC[x.device.type == "cuda"]:
+            yield replace(asked, precision=precision)
+        return
     yield asked
     if asked.precision != "fp32":
         yield replace(asked, precision="fp32")

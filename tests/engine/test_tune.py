@@ -94,6 +94,22 @@ def test_the_fastest_way_is_taken(fastest: str, compiled: float, monkeypatch: py
     assert torch.equal(frozen.verdict(X), model(X).detach())
 
 
+@pytest.mark.parametrize("fastest", ["fp32", "bf16"])
+def test_auto_is_the_fastest_precision(fastest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the model's own and bfloat16 on a CPU, neither compiled; what cannot be had is left out."""
+    clock = Clock(costs(fastest, 1.0))
+    clock.watch(monkeypatch)
+    frozen = fa.freeze(convnet().eval(), "auto")
+    frozen.settle(X)
+    assert set(clock.asked[1:]) == {"fp32", "bf16"}
+    assert frozen.search_dtype == (torch.bfloat16 if fastest == "bf16" else torch.float32)
+    assert any(note.startswith(f"tuned: {fastest} (ms for 6 samples") for note in frozen.notes)
+    if fastest == "fp32":
+        exact = fa.freeze(convnet().double().eval(), "auto", fold=False)
+        exact.settle(X.double())
+        assert exact.search_dtype == torch.float64
+
+
 def test_what_was_asked_for_is_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled search is timed beside one that is not, and so is what both twins share."""
     clock = Clock(costs("fp32", 2.5))
