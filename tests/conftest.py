@@ -6,8 +6,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy and torch are imported
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # more are processes that import torch first
 
-os.environ["FASTADV_TUNE"] = "0"  # which ways are faster here decides no result of a test
-
 import gc
 import logging
 import subprocess

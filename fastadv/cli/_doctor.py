@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastadv.cli import _options as o
-from fastadv.cli._choices import lines
 from fastadv.cli._machine import examine
 from fastadv.cli._output import console
 
@@ -96,7 +95,6 @@ def _paths(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"no {name}", f"{why}; without it PyTorch's own way"
     off = ", ".join(found["rewrites"]["off"])
     yield "rewrites", f"without {off} (FASTADV_WITHOUT)" if off else "all on"
-    yield from lines(found["tuned"])
     onednn = paths["onednn"]
     unit = f"by {onednn['bf16_unit']}" if onednn["bf16_unit"] else "without instructions for it"
     version = f"{onednn['version'] or ''}, {f'bf16 {unit}' if onednn['bf16'] else 'no bf16'}"

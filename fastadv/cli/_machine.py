@@ -11,7 +11,6 @@ import torch
 
 from fastadv._extras import EXTRAS, lacks
 from fastadv._version import __version__
-from fastadv.cli._choices import measured
 from fastadv.cli._fast_paths import fast_paths
 from fastadv.engine.rewrites import NAMES, switched_off
 from fastadv.ops.registration import library
@@ -50,7 +49,6 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "backends": _asked(library.backends, {}, advice),
         "rewrites": {"on": [name for name in NAMES if name not in off], "off": list(off)},
         "fast_paths": fast_paths(off),
-        "tuned": _asked(measured, {"file": None, "seconds": 0.0, "calls": {}}, advice),
         "torchvision": vision,
         "data": data,
     }

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fastadv.engine.arguments import check_model
-from fastadv.engine.chooser import Chooser
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
@@ -40,7 +39,7 @@ def freeze(
     compile: bool | None = None,
     cuda_graph: bool | None = None,
     eot: int | None = None,
-    tune: bool | float | None = None,
+    tune: bool | None = None,
     without: Iterable[str] | None = None,
 ) -> Frozen:
     """Prepare a classifier for fast attacks; the model itself is not changed.
@@ -73,14 +72,10 @@ def freeze(
             captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
-        tune: seconds in which calls of the model may be timed on a CPU, in the usual way and rewritten, to
-            take the faster one (default FASTADV_TUNE, or 1). What was found is kept in the user's cache for
-            this processor, so that it is timed once, and later runs do the same to the bit; `fastadv doctor`
-            shows it. With False or 0, under `torch.use_deterministic_algorithms`, and in a group of processes
-            nothing is timed. True times whole passes, too: on the first batch the search copy, also in the
-            model's own precision, the model as it is, and the fastest of them compiled and on a GPU captured.
-            The fastest is used; a note lists the times. Results may then differ by rounding from run to run,
-            and the compiler may take a minute.
+        tune: time whole passes on the first batch (default False): the search copy, also in the model's own
+            precision, the model as it is, and the fastest of them compiled and on a GPU captured. The fastest
+            is used; a note lists the times. Results may then differ by rounding from run to run, and the
+            compiler may take a minute.
         without: names of rewrites to leave out of the search copy, besides those in the environment variable
             FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
             (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
@@ -128,7 +123,7 @@ def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
     if isinstance(model, Frozen):
         return freeze(model, eot=eot)
     check_model(model)
-    return _freeze(model, Options(eot=1 if eot is None else eot, tune=0.0, without=switched_off()))
+    return _freeze(model, Options(eot=1 if eot is None else eot, without=switched_off()))
 
 
 def follow(model: nn.Module, precision: Precision) -> Frozen:
@@ -163,7 +158,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
                 search = twin(module, follow=options.follow, apart=options.follow)
                 values = Values(module, search) if options.follow else None
                 lay_out(search, CHANNELS_LAST in rewrites)
-        rewriting = Rewriting(rewrites, Subject(search, half or dtype), Chooser(options.seconds))
+        rewriting = Rewriting(rewrites, Subject(search, half or dtype))
         form = replace(form, model=search, rewriting=rewriting)
     if own and module is not None:
         notes += ["channels-last"] * form.channels_last + [f"{_name(half)} search"] * (half is not None)
@@ -194,7 +189,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         dtype=dtype,
         device=device,
         fastest=partial(tuned, partial(_freeze, source, given=given), options)
-        if options.tune is True or options.precision == AUTO
+        if options.tune or options.precision == AUTO
         else None,
     )
 

@@ -2,20 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import is_transformed, without_modes
-from fastadv.engine.choices import Choice
-from fastadv.engine.chooser import Chooser, must_repeat
 from fastadv.engine.copying.fold import Folds, Promises, Watch
-from fastadv.engine.stopwatch import follows
 
 # takes what the function takes; NotImplemented where it does not suit. A Choice may be slower
 Run = Callable[..., Any]
+
+
+class Choice(NamedTuple):
+    """A way to replace a function of torch that is faster for some calls only.
+
+    run: takes what the function takes. expected: whether it is faster for such arguments; NotImplemented
+    where it does not suit.
+    """
+
+    run: Callable[..., Any]
+    expected: Callable[..., Any]
+
+
 Way = Run | Choice
 # ways with the names of their rewrites, in the order in which they are tried
 Found = tuple[tuple[str, Way], ...]
@@ -43,16 +53,16 @@ class Lens(TorchFunctionMode):
         self,
         ways: Ways,
         reads: Promises | Watch | None,
-        chooser: Chooser | None = None,
         chosen: Chosen | None = None,
+        compared: bool = False,
     ) -> None:
-        """Take what is rewritten, what chooses between ways, and what it has `chosen` so far.
+        """Take what is rewritten, and what was `chosen` so far.
 
-        Without a chooser every way is taken that suits, as in passes that are compared with the model: there
-        whatever a search may choose is to be seen.
+        In passes that are `compared` with the model every way is taken that suits: there whatever a search
+        may choose is to be seen.
         """
         super().__init__()
-        self._ways, self._reads, self._chooser = ways, reads, chooser
+        self._ways, self._reads, self._compared = ways, reads, compared
         self._chosen = {} if chosen is None else chosen
         self.used: list[tuple[int, str]] = []
         self._calls = 0
@@ -86,8 +96,7 @@ class Lens(TorchFunctionMode):
         known = kind is not None and kind in self._chosen
         for name, way in self._chosen[kind] if known else ways:
             if isinstance(way, Choice):
-                chooser = None if known else self._chooser
-                if chooser is not None and not chooser.takes(name, way, func, args, kwargs):
+                if not (known or self._compared) and way.expected(*args, **kwargs) is not True:
                     continue
                 made = way.run(*args, **kwargs)
             else:
@@ -123,6 +132,11 @@ def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def follows(x: Tensor) -> bool:
+    """Return whether a gradient of it is recorded."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
 def _kind(func: Any, args: Any, kwargs: Any) -> Any:
     """Return what ways are chosen by, of a call with a tensor and perhaps a weight; None of others.
 
@@ -137,7 +151,7 @@ def _kind(func: Any, args: Any, kwargs: Any) -> Any:
         own = *others, *kwargs.items()
     if own is None or not isinstance(x, Tensor):
         return None
-    how = follows(x), torch.is_autocast_enabled("cpu"), must_repeat()
+    how = follows(x), torch.is_autocast_enabled("cpu")
     return func, own, x.dtype, x.shape, x.stride(), *how
 
 

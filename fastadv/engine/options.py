@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastadv._checks import check_count, check_number
-from fastadv.engine.chooser import asked_seconds
+from fastadv._checks import check_count
 from fastadv.engine.precision import PRECISIONS, Precision
 from fastadv.engine.rewrites import checked_names
 from fastadv.errors import InputError
@@ -23,7 +22,7 @@ class Options:
     compile: bool = False
     cuda_graph: bool = False
     eot: int = 1
-    tune: bool | float | None = None
+    tune: bool = False
     without: tuple[str, ...] = ()
     as_given: bool = False
     follow: bool = False
@@ -32,17 +31,10 @@ class Options:
         """Return the arguments of `freeze` that ask for them."""
         return {name: value for name, value in asdict(self).items() if name not in ("as_given", "follow")}
 
-    @property
-    def seconds(self) -> float:
-        """Return how long calls of the search copy may be timed."""
-        if self.tune is None or self.tune is True:
-            return asked_seconds()
-        return float(self.tune)
-
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run; the later ones only if set."""
         always = {name: getattr(self, name) for name in ("precision", "fold", "compile", "eot")}
-        tuned = {"tune": True} if self.tune is True else {}
+        tuned = {"tune": True} if self.tune else {}
         return always | tuned | ({"without": list(self.without)} if self.without else {})
 
     def __post_init__(self) -> None:
@@ -50,11 +42,9 @@ class Options:
             raise InputError(
                 f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
             )
-        for name in ("fold", "compile", "cuda_graph"):
+        for name in ("fold", "compile", "cuda_graph", "tune"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
-        if not (self.tune is None or isinstance(self.tune, bool)):
-            check_number("freeze: tune", self.tune, 0)
         check_count("eot", self.eot, 1)
         object.__setattr__(self, "without", checked_names(self.without, "without"))
         if self.eot > 1 and self.cuda_graph:

@@ -18,7 +18,6 @@ from fastadv._torch import BatchNorm, DispatchMode
 from fastadv.engine.architecture import architecture
 from fastadv.engine.cpu.winograd import is_wide
 from fastadv.engine.form import Form
-from fastadv.engine.part_sizes import PartSizes
 from fastadv.engine.rewrite import has_conv2d
 
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
@@ -85,7 +84,6 @@ class Parts:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
         self._source, self._search, self._winograd = source, search, winograd
         self.usual: dict[tuple[Any, ...], int] = {}  # what `at_once` has found
-        self.sizes = PartSizes(search)
 
     @classmethod
     def of(cls, source: object, form: Form) -> "Parts | None":

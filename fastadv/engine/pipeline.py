@@ -119,8 +119,7 @@ class Pipeline:
 
         kind: names the pass: another one may have room for other numbers of rows. whole: all rows at once.
         """
-        take = partial(self._taken, step, x, rows) if kind == GRADIENT else None
-        most, made = len(x) if whole else self._rows_at_once(kind, x, take), list[T]()
+        most, made = len(x) if whole else self._rows_at_once(kind, x), list[T]()
         alone = most >= len(x)
         todo = [slice(0, len(x))] if alone else slices(len(x), most)
         while todo:
@@ -150,25 +149,11 @@ class Pipeline:
             todo, alone = self.room.halved(kind, x, todo), False
         return made[0] if len(made) == 1 else joined(made)
 
-    def _taken(self, step: Callable[..., T], x: Tensor, rows: tuple[Any, ...], part: slice) -> T:
-        """Return the step of some rows. What a randomized model draws next stays as it was."""
-        with generators_kept(x.device):
-            return step(x[part], *cut(part, *rows))
-
-    def _rows_at_once(self, kind: str, x: Tensor, take: Callable[[slice], object] | None) -> int:
-        """Return how many rows pass together: as many as is fastest and known to fit.
-
-        take: passes a part of them, to find out which size is fastest.
-        """
+    def _rows_at_once(self, kind: str, x: Tensor) -> int:
+        """Return how many rows pass together: as many as is fastest and known to fit."""
         rows, parts = len(x), self.parts
         if kind != VERDICT and parts is not None and parts.worth_splitting(x):
             rows = self._usual(parts, x[:PROBE])
-            # the first pass may still leave something
-            if take is not None and rows < len(x) and not self.probing and parts.sizes.repeats(x):
-                # locked before times are taken, as they are where a failed pass is mended: or each would wait
-                # for the other
-                with self.lock:
-                    rows = parts.sizes.fastest(self.form.rewriting.chooser, x, rows, parts.least, take)
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def full_batch(self, x: Tensor) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv.engine.chooser import Chooser
 from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
 from fastadv.engine.copying.twin import device_of
 from fastadv.engine.lens import Chosen, Lens, Way
@@ -85,10 +84,8 @@ class Rewriting:
         self,
         rewrites: Iterable[Rewrite] = (),
         subject: Subject | None = None,
-        chooser: Chooser | None = None,
     ) -> None:
-        """Prepare them for a model. `chooser` says which are faster; None takes what is expected to be."""
-        self.chooser = chooser or Chooser()
+        """Prepare them for a model."""
         self._made = {} if subject is None else {each: each.ways(subject) for each in rewrites}
         folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
         self.folds = Folds(subject.model) if folded and subject is not None else None
@@ -122,7 +119,7 @@ class Rewriting:
         compared: with the model as given. Then all ways are taken that suit.
         """
         reads = watch or (Promises(self.folds) if self.folds is not None else None)
-        return Lens(self.ways, reads) if compared else Lens(self.ways, reads, self.chooser, self._chosen)
+        return Lens(self.ways, reads, compared=True) if compared else Lens(self.ways, reads, self._chosen)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         """Return the notes of the rewrites named."""

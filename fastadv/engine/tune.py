@@ -1,9 +1,9 @@
 """The fastest way to search with a model, by measurement."""
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from fastadv import rng
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.options import Options
 from fastadv.engine.precision import AUTO, Precision
-from fastadv.engine.stopwatch import in_turns
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs import processes
 
@@ -44,7 +43,7 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
             return None
         try:
             best = _fastest(ways, x, seconds)
-            if options.tune is True:
+            if options.tune:
                 best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
         except NoGradientError:
             return ways[0], "not tuned: the model has no gradient"
@@ -63,7 +62,7 @@ def _made(make: Callable[[Options], Frozen], several: Iterable[Options]) -> Iter
 
 
 def _twins(options: Options, x: Tensor) -> Iterator[Options]:
-    asked = replace(options, tune=None, compile=False, cuda_graph=False)
+    asked = replace(options, tune=False, compile=False, cuda_graph=False)
     if asked.precision == AUTO:
         for precision in AUTOMATIC[x.device.type == "cuda"]:
             yield replace(asked, precision=precision)
@@ -95,8 +94,12 @@ def _fastest(ways: Sequence[Frozen], x: Tensor, seconds: dict[str, float]) -> Fr
             torch.cuda.synchronize()
 
     # the first turn checks and compiles; the second captures, which the median leaves out
-    taken = in_turns([partial(run, way) for way in ways], 1 + ROUNDS)
-    assert taken is not None  # without a limit of time
+    taken: list[list[float]] = [[] for _ in ways]
+    for _ in range(1 + ROUNDS):
+        for way, times in zip(ways, taken, strict=True):
+            started = time.perf_counter()
+            run(way)
+            times.append(time.perf_counter() - started)
     medians = [statistics.median(times[1:]) for times in taken]
     seconds |= {_name(way.options): median for way, median in zip(ways, medians, strict=True)}
     return ways[medians.index(min(medians))]

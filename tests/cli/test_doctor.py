@@ -13,8 +13,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv._extras import EXTRAS
-from fastadv.cli import _choices, _fast_paths, _machine
-from fastadv.engine import choices
+from fastadv.cli import _fast_paths, _machine
 from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import NAMES
 from fastadv.ops.registration import library
@@ -243,31 +242,3 @@ def test_a_bare_environment_gets_sentences(tmp_path):
     assert "to do  the Triton kernels do not import, so that a GPU runs the references" in done.stdout
     assert "L\\u221e" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-def test_what_was_measured_of_calls_is_told_in_lines(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("FASTADV_TUNE", raising=False)
-    choices._choices.cache_clear()
-    (nothing,) = _choices.lines(_choices.measured())
-    assert nothing[0] == "tuned"
-    kept = choices.here()
-    known = {
-        "thin a": (1.0, 3.0),
-        "thin b": (2.0, 3.0),
-        "thin c": (4.0, 2.0),
-        "elu a": (1.0, 1.0),
-        "": (1.0, 2.0),
-    }
-    for call, taken in (known | {"elu b": None}).items():
-        kept.add(call, taken)
-    found = _choices.measured()
-    assert found["calls"]["thin b"] == {"way_ms": 2000.0, "plain_ms": 3000.0}
-    told = dict(_choices.lines(found))
-    assert told["tuned, thin"] == "faster for 2 kinds of calls (1.50 to 3.00 times), not for 1 (0.50)"
-    assert told["tuned, elu"] == "not for 1 (1.00)"
-    assert told["not tuned"].startswith("1 kinds of calls")
-    assert "tuning" not in told
-    monkeypatch.setenv("FASTADV_TUNE", "0")
-    assert dict(_choices.lines(_choices.measured()))["tuning"] == "off (FASTADV_TUNE=0)"
-    choices._choices.cache_clear()

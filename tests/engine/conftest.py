@@ -1,12 +1,9 @@
 """What tests of rewrites share."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 
-from fastadv.engine import choices, form
+from fastadv.engine import form
 from fastadv.engine.cpu import activations, onednn, winograd
 
 
@@ -24,14 +21,3 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def folds_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let passes without a gradient fold small networks too."""
     monkeypatch.setattr(form, "SMALL", 0)
-
-
-@pytest.fixture
-def unknown_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine of which nothing is known, on which nothing must repeat."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("FASTADV_TUNE", raising=False)
-    torch.use_deterministic_algorithms(False)
-    choices._choices.cache_clear()
-    yield
-    choices._choices.cache_clear()

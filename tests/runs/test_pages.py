@@ -55,7 +55,7 @@ VARIABLES = ("FASTADV_KEEP_PAGES", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 def run(code: str, **environment: str) -> list[int]:
     # a process of its own, since what was allocated before decides which blocks malloc can reuse
     command = [sys.executable, "-c", code]
-    plain = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(fa.__file__).parent.parent), "FASTADV_TUNE": "0"}
+    plain = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(fa.__file__).parent.parent)}
     made = subprocess.run(command, capture_output=True, text=True, check=True, env=plain | environment)
     return [int(each) for each in made.stdout.split()]
 

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.engine.choices import Choice
-from fastadv.engine.lens import unseen
+from fastadv.engine.lens import Choice, follows, unseen
 from fastadv.engine.rewrite import Rewrite, may_round, on_cpu
-from fastadv.engine.stopwatch import follows
 from fastadv.ops.elu import elu
 from fastadv.ops.relu_gradient import relu_gradient
 

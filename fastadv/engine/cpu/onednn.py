@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
-from fastadv.engine.choices import Choice
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
-from fastadv.engine.lens import unseen
+from fastadv.engine.lens import Choice, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.runs.card import is_intel
 

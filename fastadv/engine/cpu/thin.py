@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from fastadv.engine.choices import Choice
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.layout import laid_out
-from fastadv.engine.lens import unseen
+from fastadv.engine.lens import Choice, follows, unseen
 from fastadv.engine.rewrite import Rewrite, on_cpu
-from fastadv.engine.stopwatch import follows
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
 

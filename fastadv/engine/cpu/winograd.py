@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
-from fastadv.engine.choices import Choice
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.lens import Way, unseen
+from fastadv.engine.lens import Choice, Way, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
@@ -28,9 +27,7 @@ from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, 
 # elements of the result a tile and axis, and the channels from which it gains; tiles of 4 would round
 # bfloat16 by 3% a layer, those of 2 by 0.5%, the library by 0.2%
 SIZES = {torch.float32: 4, torch.bfloat16: 2}
-LEAST_CHANNELS = {torch.float32: 96, torch.bfloat16: 256}
-# with fewer, no machine is known to gain
-FEWEST_CHANNELS = {torch.float32: 48, torch.bfloat16: 128}
+LEAST_CHANNELS = {torch.float32: 64, torch.bfloat16: 256}
 LEAST_TILES = 32  # with fewer, reading the transformed weights takes longer than multiplying
 PACKED = 64  # tiles for which weights are packed; with fewer at once another packing is the fast one
 BLOCK = 64  # outputs, which oneDNN computes together
@@ -145,17 +142,10 @@ class Winograd:
             return NotImplemented
         usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
         last = input.is_contiguous(memory_format=torch.channels_last)
-        wide = is_wide(weight) or _width(weight) >= FEWEST_CHANNELS[weight.dtype]
-        if not (usual and last and wide):
+        if not (usual and last and is_wide(weight)):
             return NotImplemented
         tiles = _few_tiles(input, how.padding[0])
-        return is_wide(weight) and len(input) * tiles >= LEAST_TILES if tiles else NotImplemented
-
-    def forget(self, input: Tensor, weight: Tensor, *rest: Any, **named: Any) -> None:
-        """Drop the transformed weights; their room stays reserved."""
-        if id(weight) in self._made:
-            own, known, plain, _ = self._made[id(weight)]
-            self._made[id(weight)] = own, known, plain, {}  # a pass of another thread keeps those it has
+        return len(input) * tiles >= LEAST_TILES if tiles else NotImplemented
 
     def _has_room(self, weight: Tensor) -> bool:
         if id(weight) not in self._made:
@@ -212,7 +202,7 @@ def _applies(subject: Subject) -> bool:
 
 def _ways(subject: Subject) -> dict[Any, Way]:
     own = Winograd(cast(torch.dtype, subject.dtype))
-    return {F.conv2d: Choice(takes_settings(own.conv2d), takes_settings(own.expects), own.forget)}
+    return {F.conv2d: Choice(takes_settings(own.conv2d), takes_settings(own.expects))}
 
 
 WINOGRAD = Rewrite(

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.cpu import winograd
-from fastadv.engine.cpu.settings import Settings
 from fastadv.engine.cpu.winograd import WINOGRAD, Kernels, Winograd
 from tests.engine.rewritten import Seen, answers
 
@@ -196,20 +195,6 @@ def test_transformed_weights_go_with_the_call(monkeypatch: pytest.MonkeyPatch) -
     fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1, freeze=True)
     assert len(made) == 7  # three layers in two directions, and the first also as it is, before it was folded
     assert not any(each() for each in made)
-
-
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_the_room_of_weights_that_were_forgotten_stays_theirs() -> None:
-    own, net, how = Winograd(torch.float32), Net(), Settings((1, 1), (1, 1), (1, 1))
-    x = torch.rand(4, 6, 8, 8).contiguous(memory_format=torch.channels_last)
-    weight, left = net.second.weight.requires_grad_(False), set()
-    for _ in range(2):
-        out = own.conv2d(x, weight, None, how)
-        torch.testing.assert_close(out, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-5)
-        left.add(own._left)
-        own.forget(x, weight)
-        assert own._made[id(weight)][3] == {}
-    assert len(left) == 1
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
