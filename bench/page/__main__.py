@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import anchor, bars, figures, machines, scaling, table
+from bench.page import anchor, bars, calls, figures, machines, scaling, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -20,6 +20,9 @@ def main() -> None:
     measured = machines.stored()
     for name, (page, inside) in anchor.sections(measured).items():
         page.write_text(table.replaced(page.read_text(), inside, name))
+    if calls.newest():
+        for page in (calls.PAGE, calls.README):
+            page.write_text(table.replaced(page.read_text(), calls.text(), "calls"))
     figures.save(bars.draw(measured[-1]), "speed.png", machines.rows(measured[-1]))
     if shown := scaling.measured(rows):
         figures.save(scaling.draw(rows), "scaling.png", shown)
