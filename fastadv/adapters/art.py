@@ -26,7 +26,8 @@ from fastadv.adapters._translated import Translated, no_label, seed_for, served,
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.art import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
-from fastadv.engine import freeze
+from fastadv.attacks.core.work import planned
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.models import Normalized
 from fastadv.threat import Threat
@@ -51,7 +52,8 @@ class Attack(Translated):
         classifier = vars(self)[self.first[0]]
         model, box, device = _model(classifier), _box(classifier), classifier.device
         given = torch.as_tensor(np.asarray(x, dtype=np.float32), device=device)
-        frozen, run = freeze(model), self.ours
+        run = self.ours
+        frozen = prepare(model, work=planned(run) * len(given))
         parts: list[Tensor] = []
         threat = type(run.keywords["threat"])(run.keywords["threat"].radius, box=box)
         seed = seed_for(run)

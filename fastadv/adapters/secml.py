@@ -27,7 +27,7 @@ from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.secml import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
 from fastadv.data.batch_size import device_for
-from fastadv.engine import freeze
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -59,7 +59,7 @@ class Attack(Translated):
         return DataLoader(TensorDataset(found, labels), batch_size=data_loader.batch_size)
 
     def _batches(self, model: nn.Module, given: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        frozen, run, done = freeze(model), self.ours, 0
+        frozen, run, done = prepare(model, freeze=True), self.ours, 0
         seed, aim = seed_for(run), getattr(self, "y_target", None)
         device = device_for(frozen)
         for samples, labels in given:

@@ -27,7 +27,7 @@ from fastadv import attacks, rng
 from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
 from fastadv.adapters.foreign import Foreign, one_radius, unit_box
 from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
-from fastadv.engine import freeze
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.models import Normalized
 from fastadv.runs.files import atomic_write, load_torch
@@ -89,7 +89,7 @@ class Attack(Translated):
         """Reach classes drawn among those that are not the label."""
 
         def draw(model: Any, x: Tensor, y: Tensor) -> Tensor:
-            classes = freeze(model).verdict(x[:1]).shape[1]
+            classes = prepare(model).verdict(x[:1]).shape[1]
             ids = torch.arange(len(y), device=y.device)
             return (y + 1 + rng.integers(classes - 1, rng.fresh_seed(), ids)) % classes
 
@@ -99,7 +99,7 @@ class Attack(Translated):
         """Reach the class with the k-th smallest logit among those that are not the label."""
 
         def least(model: Any, x: Tensor, y: Tensor) -> Tensor:
-            logits = freeze(model).verdict(x).scatter(1, y[:, None], inf)
+            logits = prepare(model).verdict(x).scatter(1, y[:, None], inf)
             return logits.kthvalue(kth_min, dim=1).indices
 
         self._targets_of = least
