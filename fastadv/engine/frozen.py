@@ -18,6 +18,7 @@ from fastadv.engine.pipeline import VERDICT, left_out
 from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.engine.rounding import compare
 from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
 
@@ -28,6 +29,7 @@ CHECK_ROWS = 16
 REFRESHES = 256
 BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
+CHANGED = "the model changed since freeze; it was frozen anew"
 
 
 class Frozen:
@@ -46,6 +48,12 @@ class Frozen:
     wrongly is switched off by name, with a warning. `forwards` and `backwards` do not count these
     comparisons.
 
+    It is never stale: each call looks whether the model is what it was when it was frozen (`engine.stamp`
+    says what that sees): its tensors, parts, attributes, modes and hooks. If not, `source` is frozen anew by
+    the same options, compared like any other, and the counts go on; a note and, the first time, a line in
+    the log say so. With `fold=False` values are shared, and followed without that. A function is called as
+    it is.
+
     A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`:
     it counts from 0, and measures and compares for itself.
 
@@ -56,6 +64,8 @@ class Frozen:
         search: the search copy.
         source: the model that was passed to `freeze`.
         options: of `freeze`.
+        anew: freezes the source again by the same options.
+        stamp: of the model as it was frozen; None where it is not looked at.
         dtype: of the weights; None where there is not exactly one.
         device: of the weights; None where there is not exactly one.
         fastest: gives the fastest way to search on a batch, and a note; None does not look for it.
@@ -78,16 +88,19 @@ class Frozen:
         *,
         source: Model,
         options: Options,
+        anew: Callable[[], "Frozen"],
+        stamp: Stamp | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:
         """Take what `freeze` made; `fastest` gives the fastest way to search on a batch, and a note."""
-        self.model, self.search = given.model, search
-        self.source, self.options, self.dtype = source, options, dtype
+        self.search, self.dtype = search, dtype
+        self.source, self.options = source, options
         self.forwards = 0
         self.backwards = 0
         self._given, self._device, self._fastest, self._refreshed = given, device, fastest, 0
+        self._anew, self._stamp = anew, stamp
         self._lock, self._settled = RLock(), fastest is None and search.plain
 
     def __copy__(self) -> "Frozen":
@@ -95,6 +108,27 @@ class Frozen:
         made = object.__new__(type(self))
         vars(made).update(vars(self))
         return made
+
+    @property
+    def model(self) -> Model:
+        """The model as given, in eval mode, as it is now."""
+        self._renew()
+        return self._given.model
+
+    def _renew(self) -> None:
+        """Freeze the source anew where it has changed."""
+        if self._stamp is None or self._stamp.same():
+            return
+        with self._lock:
+            if self._stamp.same():  # another thread has, meanwhile
+                return
+            told, made = CHANGED in self.notes, self._anew()
+            for name in ("search", "dtype", "_given", "_device", "_fastest", "_settled", "_stamp"):
+                setattr(self, name, getattr(made, name))
+            if told:
+                self.add_note(CHANGED)
+            else:
+                self.search.notes.warn(CHANGED)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -206,7 +240,7 @@ class Frozen:
             InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
                 2.
         """
-        return self._as_given(partial(self.search.passed, VERDICT, self._given), x)
+        return self._as_given(lambda rows: self.search.passed(VERDICT, self._given, rows), x)
 
     def confidence(self, x: Tensor) -> Tensor:
         """Return the probability that the model as given assigns to each class, in eval mode.
@@ -237,6 +271,7 @@ class Frozen:
         return self._given.sees(dtype)
 
     def _checked(self, x: object) -> Tensor:
+        self._renew()
         x = check_input(x, self._device)
         self.forwards += self._given.meet(x)
         return x
