@@ -97,13 +97,13 @@ class Foreign:
 
         def rule(search: core.Search[Any]) -> None:
             nonlocal refused
-            watched = Watched(search.frozen.model, search.x, search.frozen.sees(search.dtype))
+            watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
                 given = search.x.clone(), search.y.clone(), threat, search.targets
                 points = self.make(self.kind, watched, *given, **self.options)
-            search.frozen.forwards += watched.forwards
-            search.frozen.backwards += watched.backwards
+            search.classifier.forwards += watched.forwards
+            search.classifier.backwards += watched.backwards
             if not isinstance(points, Tensor) or points.shape != search.x.shape:
                 got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
                 raise InputError(

@@ -114,7 +114,7 @@ def apgd(
             points = _random_start(search, draws, first)
         else:
             points = project(search, search.per_sample(starts).to(search.x.dtype), first)
-            points = search.frozen.layout(points)
+            points = search.classifier.layout(points)
         for number, (factor, moves) in enumerate(stages):
             if number:
                 points = project(search, search.rows.top, factor)
@@ -181,4 +181,4 @@ def _random_start(search: core.Search[_Rows], draws: list[int], factor: float) -
         noise = noise * like(radius / length.clamp_min(torch.finfo(x.dtype).tiny), noise)
     points = x + noise
     points = points if threat.norm == "l1" else points.clamp(*threat.box)
-    return search.frozen.layout(project(search, points, factor))
+    return search.classifier.layout(project(search, points, factor))

@@ -18,7 +18,8 @@ from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import LOOKS, Evidence, choose, look_through
 from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared
+from fastadv.engine import prepare as prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -120,11 +121,11 @@ def autoattack(
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
-        frozen, given = prepare(model, x, y, threat, **common)
+        classifier, given = prepare(model, x, y, threat, **common)
         sources = [] if source is None else frozen_sources(source)
-        averaged = frozen.options.eot if frozen.options.eot > 1 else None
-        other = None if bpda is None else freeze(bpda, eot=averaged)
-        trial = Trial(frozen, given)
+        averaged = classifier.eot if classifier.eot > 1 else None
+        other = None if bpda is None else prepared(bpda, averaged)
+        trial = Trial(classifier, given)
         if len(x):
             check_sources("source", sources, trial.problem.x, trial.clean)
             check_sources("bpda", [other] if other else [], trial.problem.x, trial.clean)
@@ -145,17 +146,17 @@ def autoattack(
         return _with_indicators(out, run, other) if indicators else out
 
 
-def _with_indicators(out: AutoAttackResult, run: Run, other: Frozen | None) -> AutoAttackResult:
+def _with_indicators(out: AutoAttackResult, run: Run, other: Prepared | None) -> AutoAttackResult:
     """Return the result with the indicators of masked gradients, and the passes they took."""
     trial, seed, warnings = run.trial, run.seed, run.warnings
     right = torch.zeros(len(out.status), dtype=torch.bool).index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
-    passes = evidence.passes / trial.frozen.options.eot
+    passes = evidence.passes / trial.classifier.eot
     chosen = choose([evidence], right, passes / LOOKS if other else passes, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
     told = [name for name in ("zero_gradient", "square") if name in warnings]
     found = look_through(
-        trial.frozen, other, problem, chosen, [evidence], right, told=told, seed=seed, raised=warnings
+        trial.classifier, other, problem, chosen, [evidence], right, told=told, seed=seed, raised=warnings
     )
     forwards, backwards = out.forwards + found.forwards, out.backwards + found.backwards
     return replace(out, indicators=found, forwards=forwards, backwards=backwards)

@@ -57,5 +57,5 @@ def bim(
     rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)
     return core.run(
         model, x, y, threat, rule, rows=core.Steps, loss=loss, restarts=restarts, stop_early=stop_early,
-        seed=seed, **common,
+        seed=seed, from_x=not random_start, **common,
     )  # fmt: skip

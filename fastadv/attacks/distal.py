@@ -11,7 +11,7 @@ from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_index
 from fastadv.attacks.methods.geometry import positive
-from fastadv.engine.freeze import freeze
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Linf
 
@@ -107,9 +107,9 @@ def distal(
         core.check_count("shape", size, 1)
     threat = Linf(torch.inf, box)
     core.check_finite_box("distal", threat)
-    frozen = freeze(model)
-    weight = positive("scale", getattr(frozen.model, "scale", 1.0) if scale is None else scale, 1.0)
-    least = core.check_number("floor", getattr(frozen.model, "floor", 0.0) if floor is None else floor, 0)
+    classifier = prepare(model)
+    weight = positive("scale", getattr(classifier.model, "scale", 1.0) if scale is None else scale, 1.0)
+    least = core.check_number("floor", getattr(classifier.model, "floor", 0.0) if floor is None else floor, 0)
     goal = _Confident(confidence, weight, least)
     with torch.inference_mode(False), torch.no_grad():
         targets = check_index("targets", targets, len(targets), targets.device)
@@ -137,12 +137,12 @@ def distal(
         labels = (targets == 0).long()
         common = core.Common(targets=targets, criterion=goal, ids=ids)
         out = core.run(
-            frozen, start, labels, threat, rule, rows=_Rows, loss=goal.log_confidence, stop_early=True,
+            classifier, start, labels, threat, rule, rows=_Rows, loss=goal.log_confidence, stop_early=True,
             **common,
         )  # fmt: skip
-        seen, threshold = out.x_adv, frozen.input_threshold
+        seen, threshold = out.x_adv, classifier.input_threshold
         if threshold is not None:
-            seen = torch.where(seen.to(frozen.sees(seen.dtype)) >= threshold, high, low)
+            seen = torch.where(seen.to(classifier.sees(seen.dtype)) >= threshold, high, low)
         return DistalResult(seen, out.loss.exp().float(), out.success, taken)
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastadv._checks import check_count, check_number
-from fastadv.engine import Frozen
+from fastadv.engine import Model, Prepared
 from fastadv.engine.copying.twin import as_module
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.ops._rows import clamp_box
 from fastadv.threat import Linf
@@ -22,7 +21,7 @@ LEAST_BATCH = 32
 
 
 def estimated_gradient(
-    model: Model | Frozen,
+    model: Model | Prepared,
     step: float,
     *,
     batch_size: int | None = None,
@@ -75,7 +74,7 @@ def estimated_gradient(
         raise InputError(f"step: expected a number > 0, got {step!r}")
     if batch_size is not None:
         check_count("batch_size", batch_size, 2)
-    source = model.source if isinstance(model, Frozen) else model
+    source = model.source if isinstance(model, Prepared) else model
     if not callable(source):
         raise InputError(f"model: expected a module or a function of x, got {type(model).__name__}")
     return EstimatedGradient(source, float(step), batch_size, Linf(torch.inf, box).box)

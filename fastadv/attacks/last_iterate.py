@@ -9,14 +9,14 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks import core
 from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared, prepare
 from fastadv.engine.graph import Rows, Step
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
 def last_iterate(
-    frozen: Frozen,
+    model: core.Classifier,
     x: Tensor,
     y: Tensor | None,
     threat: Threat,
@@ -34,7 +34,7 @@ def last_iterate(
     finite and inside the box.
 
     Args:
-        frozen: what `fastadv.freeze` returns.
+        model: classifier or Frozen; x [B, ...] to logits [B, K].
         x: floating [B, ...] inside the box.
         y: int [B], labels; None where targets, or a loss that does not read it, are given.
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
@@ -56,17 +56,14 @@ def last_iterate(
         >>> x = fa.data.load("digits", "test").x[:8]
         >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
         >>> y = model(x).argmax(1)  # what it decides before the attack
-        >>> x_adv = fa.attacks.last_iterate(fa.freeze(model), x, y, fa.Linf(0.3), steps=5, step_size=0.1)
+        >>> x_adv = fa.attacks.last_iterate(model, x, y, fa.Linf(0.3), steps=5, step_size=0.1)
         >>> bool(fa.Linf(0.3).contains(x_adv, x).all())
         True
     """
     core.check_count("steps", steps, 0)
     core.check_threat(threat)
     losses.check_loss(loss)
-    if not isinstance(frozen, Frozen):
-        raise InputError(
-            f"frozen: expected a frozen model, got {type(frozen).__name__}; call fastadv.freeze first"
-        )
+    classifier = prepare(model)
     for name, value in (("x", x), ("start", x if start is None else start)):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != x.shape:
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -74,8 +71,8 @@ def last_iterate(
     with torch.inference_mode(False), torch.no_grad():
         if not isinstance(step_size, Tensor) or not core.waits(step_size.device):
             step_size = core.check_step_size(step_size, x)
-        x = frozen.layout(x.clone() if x.is_inference() else x.detach())
-        x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()
+        x = classifier.layout(x.clone() if x.is_inference() else x.detach())
+        x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
         each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
         given = {
             "x_adv": x_adv,
@@ -87,33 +84,35 @@ def last_iterate(
         }
         rows = {name: tensor for name, tensor in given.items() if tensor is not None}
         for done in range(steps):
-            if done and (moved := _replayed(frozen, threat, loss, step_size, rows, steps - done)):
+            if done and (moved := _replayed(classifier, threat, loss, step_size, rows, steps - done)):
                 return moved[0]
-            with nullcontext() if done else frozen.search.unreplayed():
-                _step(frozen, threat, loss, step_size, rows)
+            with nullcontext() if done else classifier.unreplayed():
+                _step(classifier, threat, loss, step_size, rows)
         return x_adv
 
 
-def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows) -> None:
+def _step(
+    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows
+) -> None:
     """Move `x_adv` of the rows, in place."""
     x_adv, y, targets = rows["x_adv"], rows.get("y"), rows.get("targets")
-    gradient = frozen.input_gradient(x_adv, y, loss, targets, direction=True)[2]
+    gradient = classifier.input_gradient(x_adv, y, loss, targets, direction=True)[2]
     threat.step_(x_adv, gradient, rows["x"], rows.get("step_size", step_size))
 
 
 def _replayed(
-    frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows, times: int
+    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows, times: int
 ) -> list[Tensor] | None:
     """Return `x_adv` after so many steps of a CUDA graph; None where none was asked for or can be."""
     # a loss that is a function may hold one value for each sample
-    if not isinstance(loss, str) or not frozen.ready_to_capture(rows["x_adv"]):
+    if not isinstance(loss, str) or not classifier.ready_to_capture(rows["x_adv"]):
         return None
     key = "last_iterate", *without_rows(threat), loss, None if "step_size" in rows else step_size
 
     def make(static: Rows) -> Step:
         each = threat.resized(static["radius"]) if "radius" in static else threat
-        return partial(_step, uncounted(frozen), each, loss, step_size, static)
+        return partial(_step, uncounted(classifier), each, loss, step_size, static)
 
     return counted(
-        frozen, lambda graphs: graphs(key, rows, make, ("x_adv",), times), times * len(rows["x_adv"])
+        classifier, lambda graphs: graphs(key, rows, make, ("x_adv",), times), times * len(rows["x_adv"])
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
-from fastadv.engine import freeze
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat
 
@@ -61,11 +61,11 @@ def latent_descent(
     if schedule not in ("descent", "line_search"):
         raise InputError(f"schedule: expected descent or line_search, got {schedule!r}")
     share = _shares(step_size, x)
-    frozen = freeze(model)
-    if not callable(getattr(frozen.model, "infer", None)):
+    classifier = prepare(model)
+    if not callable(getattr(classifier.model, "infer", None)):
         raise InputError(
             "latent_descent: expected a model with infer(x), such as ABS, "
-            f"got {type(frozen.model).__name__}; use another attack"
+            f"got {type(classifier.model).__name__}; use another attack"
         )
 
     def rule(search: core.Search[_Rows]) -> None:
@@ -98,7 +98,14 @@ def latent_descent(
         rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
     return core.run(
-        frozen, x, y, L2(torch.inf) if threat is None else threat, rule, rows=_Rows, minimum=True, **common
+        classifier,
+        x,
+        y,
+        L2(torch.inf) if threat is None else threat,
+        rule,
+        rows=_Rows,
+        minimum=True,
+        **common,
     )
 
 
@@ -106,9 +113,9 @@ def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor
     """At points as the dtype of the images holds them: whether they meet the goal [n], whether all that the
     model says is finite [n], and its reconstruction of the class to move to [n, ...].
     """
-    model: Any = search.frozen.model
+    model: Any = search.classifier.model
     rounded = search.rounded(points)
-    search.frozen.forwards += len(rounded)
+    search.classifier.forwards += len(rounded)
     inferred = model.infer(rounded.to(search.dtype))
     look = search.judge(rounded, -inferred.loss)
     rivals = inferred.loss.scatter(1, search.y[:, None], torch.inf)

@@ -75,7 +75,7 @@ def mim(
     rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))
     return core.run(
         model, x, y, threat, rule, rows=_Rows, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
-        **common,
+        from_x=not random_start, **common,
     )  # fmt: skip
 
 

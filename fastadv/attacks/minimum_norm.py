@@ -98,7 +98,7 @@ def minimum_norm(
             if spent > steps:
                 return
             before = search.best.distance
-            out = core.run_inner(one.attack, search, search.frozen, search.threat, one.targets)
+            out = core.run_inner(one.attack, search, search.classifier, search.threat, one.targets)
             core.merge_result(search, out)
             nearer = search.best.distance < before
             found.update(dict.fromkeys(places[nearer].tolist(), one.name))

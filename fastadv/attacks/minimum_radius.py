@@ -81,7 +81,7 @@ def minimum_radius(
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
         rows.bisections = torch.full_like(search.y, searches)
         while True:
-            out = core.run_inner(attack, search, search.frozen, search.threat.with_radius(rows.radius))
+            out = core.run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
             broken = core.merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)

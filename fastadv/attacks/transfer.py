@@ -13,7 +13,7 @@ from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
 from fastadv.attacks.minimum_radius import minimum_radius
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -115,7 +115,7 @@ def transfer(
 
 
 def _goes_anywhere(
-    attack: core.InnerAttack, substitute: Frozen, search: core.Search[_Rows], budget: Threat
+    attack: core.InnerAttack, substitute: Prepared, search: core.Search[_Rows], budget: Threat
 ) -> bool:
     """Return whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
     if budget.finite:

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.evaluation import Curve, Table, report
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 
 
 def write_report(
-    path: Path, table: Table, net: nn.Module | Frozen, dataset: Any, model: str, curves: Mapping[str, Curve],
+    path: Path, table: Table, net: nn.Module | Prepared, dataset: Any, model: str, curves: Mapping[str, Curve],
     entry: Mapping[str, Any], seed: int, config: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the report of an evaluation, `config` being that of its card."""

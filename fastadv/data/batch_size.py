@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.data._batches import batches
+from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import device_of
-from fastadv.engine.frozen import Frozen
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs import processes
@@ -27,12 +27,12 @@ def check_batch_size(value: BatchSize) -> None:
         raise InputError(f'batch_size: expected an integer >= 1, or "auto", got {value!r}')
 
 
-def device_for(frozen: Frozen) -> torch.device | None:
+def device_for(frozen: Prepared) -> torch.device | None:
     """Return where its samples must lie; None for a function, which takes them where they are."""
     return device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
 
 
-def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], count: int) -> int:
+def chosen_batch_size(frozen: Prepared, dataset: Dataset[Any], count: int) -> int:
     """Return the size that "auto" stands for with so many samples; the first process chooses for all."""
 
     def choose() -> int:
@@ -42,7 +42,7 @@ def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], count: int) -> int:
     return processes.from_first(choose)
 
 
-def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
+def fastest_batch_size(frozen: Prepared, x: Tensor, most: int) -> int:
     """Return the size of batches, up to `most`, at which `frozen` passes most samples like x a second.
 
     Sizes are doubled from that of x, as long as a loss and an input gradient (or logits, of a model without
@@ -61,14 +61,14 @@ def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
                 if not ran_out(error):
                     raise
                 break
-            if 2 * seconds < GAIN * taken or frozen.search.fits(x) < len(x):
+            if 2 * seconds < GAIN * taken or frozen.fits(x) < len(x):
                 break
             size, seconds = 2 * size, taken
     frozen.forwards, frozen.backwards = before
     return size
 
 
-def _seconds(frozen: Frozen, x: Tensor, y: Tensor) -> float:
+def _seconds(frozen: Prepared, x: Tensor, y: Tensor) -> float:
     """Return the least that a pass of x takes after the first."""
     taken = []
     for _ in range(1 + REPEATS):

@@ -30,6 +30,26 @@ def plain(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 
+def check_model(model: object) -> None:
+    """Raise InputError unless `model` can be called as a classifier."""
+    if isinstance(model, type):
+        raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
+    if not callable(model):
+        raise InputError(f"model: expected a module or a function of x, got {type(model).__name__}")
+
+
+def labels_for(loss: object, y: Tensor | None, targets: Tensor | None) -> Tensor | None:
+    """Return `y`, or the targets in its place; InputError where a loss of ours has neither."""
+    if y is None and isinstance(loss, str):
+        if targets is None:
+            raise InputError(
+                f"input_gradient: expected labels or targets for loss {loss!r}, got neither; "
+                "pass y, or a loss of your own"
+            )
+        return targets
+    return y
+
+
 def indices(name: str, given: object) -> Tensor | None:
     """Classes [B] or None; InputError for what is no tensor. The losses check their values."""
     if given is not None and not isinstance(given, Tensor):

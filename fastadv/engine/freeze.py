@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastadv.engine.arguments import check_model
 from fastadv.engine.chooser import Chooser
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.copying.values import Values
 from fastadv.engine.form import COMPILED, Form
-from fastadv.engine.frozen import Frozen, Model
+from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED
 from fastadv.engine.precision import HALF, Precision, may_take_tf32
+from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
@@ -32,7 +34,7 @@ from fastadv.runs.pages import keep_pages
 
 
 def freeze(
-    model: Model | Frozen,
+    model: Model | Prepared,
     precision: Precision | None = None,
     *,
     fold: bool | None = None,
@@ -118,11 +120,19 @@ def freeze(
     options = replace(options, without=(*off, *switched_off()))
     if isinstance(model, Frozen):
         return model if options == model.options else _freeze(model.source, options)
-    if isinstance(model, type):
-        raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
-    if not callable(model):
-        raise InputError(f"model: expected a module or a function of x, got {type(model).__name__}")
+    if isinstance(model, Prepared):
+        model = model.source
+    check_model(model)
+    keep_pages()
     return _freeze(model, options)
+
+
+def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
+    """Freeze a model that nobody asked to freeze: nothing is timed, and nothing of the process is set."""
+    if isinstance(model, Frozen):
+        return freeze(model, eot=eot)
+    check_model(model)
+    return _freeze(model, Options(eot=1 if eot is None else eot, tune=0.0, without=switched_off()))
 
 
 def follow(model: nn.Module, precision: Precision) -> Frozen:
@@ -131,11 +141,11 @@ def follow(model: nn.Module, precision: Precision) -> Frozen:
     What a search twin of its own gains (`freeze`) is gained on each batch. The modules, their attributes and
     the shapes of their tensors must stay as they are.
     """
+    keep_pages()
     return _freeze(model, Options(precision=precision, follow=True, without=switched_off()))
 
 
 def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
-    keep_pages()
     module = as_module(source)
     device = device_of(module) if module is not None else None
     dtype = dtype_of(module) if module is not None else None

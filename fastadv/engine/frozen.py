@@ -1,29 +1,24 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv import losses
-from fastadv.engine.arguments import check_input, indices
-from fastadv.engine.confidence import log_confidence
+from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import VERDICT, left_out
-from fastadv.engine.precision import no_autocast, no_gradient
+from fastadv.engine.precision import no_gradient
+from fastadv.engine.prepared import Loss, Model, Prepared
 from fastadv.engine.rounding import compare
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.stamp import Stamp
-from fastadv.errors import InputError
 from fastadv.rng import generators_kept
-
-Model = Callable[[Tensor], Tensor]
-Loss = losses.Loss
 
 CHECK_ROWS = 16
 REFRESHES = 256
@@ -32,7 +27,7 @@ COPIES = "given copies of x, into which the model writes"
 CHANGED = "the model changed since freeze; it was frozen anew"
 
 
-class Frozen:
+class Frozen(Prepared):
     """A classifier prepared for attacks by `fastadv.freeze`: its logits and input gradients.
 
     `frozen(x)` and `frozen.input_gradient` use the search copy; `frozen.verdict(x)` and `frozen.model` are
@@ -95,11 +90,9 @@ class Frozen:
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:
         """Take what `freeze` made; `fastest` gives the fastest way to search on a batch, and a note."""
-        self.search, self.dtype = search, dtype
-        self.source, self.options = source, options
-        self.forwards = 0
-        self.backwards = 0
-        self._given, self._device, self._fastest, self._refreshed = given, device, fastest, 0
+        super().__init__(given, source, options.eot, dtype, device)
+        self.search, self.options = search, options
+        self._fastest, self._refreshed = fastest, 0
         self._anew, self._stamp = anew, stamp
         self._lock, self._settled = RLock(), fastest is None and search.plain
 
@@ -149,23 +142,9 @@ class Frozen:
         return self.search.plain
 
     @property
-    def exact(self) -> bool:
-        """Whether the search uses the model as given itself, and no mean of several passes."""
-        return self.plain and self.options.eot == 1
-
-    @property
     def search_dtype(self) -> torch.dtype | None:
         """The precision in which the search copy computes; None where its weights have not exactly one."""
         return self.search.form.dtype
-
-    @property
-    def input_threshold(self) -> float | None:
-        """Where the model sets pixels to 0 or 1, if its `input_threshold` says so; otherwise None.
-
-        Only the side of a pixel then counts (`fastadv.models.Binarized`).
-        """
-        value = getattr(self.model, "input_threshold", None)
-        return value if isinstance(value, float) else None
 
     def describe(self) -> dict[str, Any]:
         """Return the options that can change results, for the identity of a run.
@@ -174,16 +153,6 @@ class Frozen:
             A dictionary for JSON.
         """
         return self.options.describe()
-
-    def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        """Announce whose rows the next passes are.
-
-        A subclass that counts passes for each sample overrides this; here it does nothing.
-
-        Args:
-            ids: int [n], sample numbers.
-            each: how many rows belong to each sample; the rows of one sample follow each other.
-        """
 
     def refresh(self) -> None:
         """Take the current values of a model that trains, if this was made to follow it.
@@ -227,63 +196,6 @@ class Frozen:
             self.forwards += self.options.eot * len(x)
             return self.search.passed("logits", self.search.logits, x)
 
-    def verdict(self, x: Tensor) -> Tensor:
-        """Return the logits of the model as given, in eval mode and its own precision.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
-                2.
-        """
-        return self._as_given(lambda rows: self.search.passed(VERDICT, self._given, rows), x)
-
-    def confidence(self, x: Tensor) -> Tensor:
-        """Return the probability that the model as given assigns to each class, in eval mode.
-
-        It is the model's own `confidence(x)` where it has one, otherwise that of its logits
-        (`log_confidence`): the softmax, unless the model says otherwise.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-        """
-        own = getattr(self.model, "confidence", None)
-        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
-            return log_confidence(self.model, self.verdict(x)).exp()
-        return self._as_given(own, x)
-
-    def sees(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one.
-
-        Args:
-            dtype: of x.
-
-        Returns:
-            The same, or the dtype of the weights where the model refuses it.
-        """
-        return self._given.sees(dtype)
-
-    def _checked(self, x: object) -> Tensor:
-        self._renew()
-        x = check_input(x, self._device)
-        self.forwards += self._given.meet(x)
-        return x
-
-    def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with no_gradient():
-            x = self._checked(x).contiguous()
-            self.forwards += len(x)
-            with no_autocast(x.device.type):
-                found = run(x.to(self._given.sees(x.dtype)))
-            return found.clone()  # the next pass of the model may write into what this one returned
-
     def input_gradient(
         self,
         x: Tensor,
@@ -318,13 +230,7 @@ class Frozen:
         with torch.inference_mode(False), torch.enable_grad():
             x = self._checked(x)
             y, targets = indices("y", y), indices("targets", targets)
-            if y is None and isinstance(loss, str):
-                if targets is None:
-                    raise InputError(
-                        f"input_gradient: expected labels or targets for loss {loss!r}, got neither; "
-                        "pass y, or a loss of your own"
-                    )
-                y = targets
+            y = labels_for(loss, y, targets)
             self.settle(x)
             search, passes = self.search, self.options.eot
             self.forwards += passes * len(x)
@@ -396,6 +302,25 @@ class Frozen:
         """
         return self.search.full_batch(x) if x.device.type == "cpu" and len(x) else 0
 
+    def fits(self, x: Tensor) -> int:
+        return self.search.fits(x)
+
+    def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
+        return self.search.replayed(run)
+
+    def unreplayed(self) -> AbstractContextManager[object]:
+        return self.search.unreplayed()
+
+    def _checked(self, x: object) -> Tensor:
+        self._renew()
+        return super()._checked(x)
+
+    def _verdict(self, x: Tensor) -> Tensor:
+        return self.search.passed(VERDICT, self._given, x)
+
+    def _probes(self) -> int:
+        return self.search.probes()
+
     @property
     def settled(self) -> bool:
         """Whether the search copy is chosen and compared with the model, where that was asked for."""
@@ -410,7 +335,7 @@ class Frozen:
         Returns:
             True where they can be captured.
         """
-        return self._settled and self.search.knows(x)
+        return self.search.graphs is not None and self._settled and self.search.knows(x)
 
     def check(self, x: Tensor) -> bool:
         """Call `settle` on rows that represent others; `tune` waits for the batch that is attacked.
@@ -499,10 +424,3 @@ class Frozen:
         if not apart <= allowed:
             return f"its logits differ by {apart:.3g}, where rounding allows {allowed:.3g}"
         return None
-
-    @contextmanager
-    def _counting_probes(self) -> Iterator[None]:
-        """Count the samples that parts of the model pass through others to estimate a gradient."""
-        before = self.search.probes()
-        yield
-        self.forwards += self.search.probes() - before

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -73,6 +74,34 @@ class Room:
             for part in todo
             for piece in slices(part.stop - part.start, most)
         ]
+
+
+def in_parts(
+    room: Room,
+    kind: str,
+    step: Callable[..., T],
+    x: Tensor,
+    *rows: Tensor | None,
+    may_split: Callable[[], bool],
+) -> T:
+    """Return step(x, *rows), in halves where memory runs out; the results of parts are joined.
+
+    kind: names the pass. may_split: whether rows may pass apart from each other, asked where they have to.
+    """
+    most, made = room.most(kind, x), list[T]()
+    todo = [slice(0, len(x))] if most >= len(x) else slices(len(x), most)
+    while todo:
+        part = todo[0]
+        try:
+            made.append(step(*((x, *rows) if part == slice(0, len(x)) else (x[part], *cut(part, *rows)))))
+            todo = todo[1:]
+            continue
+        except Exception as error:
+            if not ran_out(error) or part.stop - part.start < 2 or not may_split():
+                raise
+        # only here: the error holds on to what the pass had in memory
+        todo = room.halved(kind, x, todo)
+    return made[0] if len(made) == 1 else joined(made)
 
 
 _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()

@@ -16,7 +16,7 @@ from fastadv.attacks.masking import LOOKS, Evidence, Indicators, choose, look_th
 from fastadv.attacks.methods.flags import blind
 from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.evaluation._outcome import Attack, Part, bound
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.row import Row
@@ -27,7 +27,7 @@ RAISED = ("zero_gradient", "square", "randomized")  # warnings that count whatev
 
 
 def indicators(
-    frozen: Frozen, dataset: Dataset[Any], attacks: Mapping[str, Attack], rows: Sequence[Row],
+    frozen: Prepared, dataset: Dataset[Any], attacks: Mapping[str, Attack], rows: Sequence[Row],
     found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
 ) -> Indicators:  # fmt: skip
     """Return the indicators of an evaluation, `found` being the parts of each row.
@@ -37,13 +37,13 @@ def indicators(
     given as `bpda`, if any was and the model itself shows a sign.
     """
     others = [given for each in attacks.values() if (given := bound(each, "bpda")) is not None]
-    other = freeze(others[0], eot=frozen.options.eot) if others else None
+    other = prepare(others[0], frozen.eot) if others else None
     evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
     threat = _main(evidence)
     if threat is not None:
         within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
         evidence = [each for each in within if each is not None]
-    passes = sum(row.forwards + row.backwards for row in rows) / frozen.options.eot
+    passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
     chosen = choose(evidence, correct, passes / LOOKS if other else passes)
     told = [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
@@ -90,7 +90,7 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
     return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
 
 
-def _problem(frozen: Frozen, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
+def _problem(frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
     if not len(places):
         return None
     x, y, ids = (each.to(device_for(frozen)) for each in next(batches(dataset, len(places), order=places)))

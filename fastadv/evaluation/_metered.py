@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Plain
+from fastadv.engine.prepared import CleanPass
 from fastadv.threat import Threat
 
 
-class Metered(Frozen):
-    """The model as given, without any rewrite, as an attack on x [B, ...] with labels y and ids sees it.
+class Metered(Plain):
+    """The model as given, as an attack on x [B, ...] with labels y and ids sees it.
 
     Once a sample has made `passes` forward and backward passes together, its rows get the logits of a sure,
     correct answer and a gradient of zero, as in the code of AttackBench (Cina et al. 2025). `verdict` always
@@ -28,9 +29,7 @@ class Metered(Frozen):
 
     def __init__(self, model: Any, x: Tensor, y: Tensor, ids: Tensor, threat: Threat, passes: int) -> None:
         """Take the batch, whose ids [B] increase."""
-        # nothing folded: every pass is one of the model as given, and what it says needs no proof
-        vars(self).update(vars(freeze(model, fold=False)))
-        self.forwards = self.backwards = 0
+        super().__init__(model)
         self._x, self._y, self._ids = x, y, ids
         self._threat, self._passes = threat.with_radius(inf), passes
         self.forwards_of, self.backwards_of = torch.zeros_like(y), torch.zeros_like(y)
@@ -48,6 +47,9 @@ class Metered(Frozen):
         if not bool(allowed.any()):
             return self._sure(rows)
         return self._count(x, super().__call__(x), rows, allowed)
+
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        return None  # each pass is counted by itself
 
     def verdict(self, x: Tensor) -> Tensor:
         rows = self._rows(x)

@@ -15,7 +15,7 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, blind, square_stands_out
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Row
@@ -60,7 +60,9 @@ class Part:
         return self.tensors[name]
 
 
-def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, ids: Tensor) -> AttackResult:
+def run_attack(
+    name: str, attack: Attack, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor
+) -> AttackResult:
     """Call an attack, and check that it answered for every sample.
 
     AutoAttack leaves out its indicators: those of an evaluation are over all attacks and batches.
@@ -113,7 +115,7 @@ def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
 def outcome(
     name: str,
     attack: Attack,
-    frozen: Frozen,
+    frozen: Prepared,
     whole: Batch,
     wanted: int,
     keep_samples: bool,

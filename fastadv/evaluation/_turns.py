@@ -11,7 +11,7 @@ from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def in_turn(
-    frozen: Frozen,
+    frozen: Prepared,
     dataset: Dataset[Any],
     batch_size: int,
     limit: int | None,
@@ -56,7 +56,7 @@ def in_turn(
             raise InputError(NOT_FINITE)
 
 
-def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> None:
+def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor) -> None:
     """Compare the twins on the same samples in all processes, and before any attack counts its passes."""
     with processes.agreement():
         for part in torch.split(positions, CHECK_ROWS):
@@ -65,7 +65,7 @@ def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> No
                 return
 
 
-def _with_verdict(frozen: Frozen, dataset: Dataset[Any], parts: Sequence[Tensor]) -> Iterator[Batch]:
+def _with_verdict(frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor]) -> Iterator[Batch]:
     if not parts:
         return
     for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts))):

@@ -15,7 +15,7 @@ from fastadv._checks import check_count
 from fastadv.data import batches
 from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
-from fastadv.engine import freeze
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._metered import Metered
 from fastadv.evaluation._outcome import Attack, run_attack
@@ -104,7 +104,7 @@ def attackbench(
     check_count("batch_size", batch_size, 1)
     chosen = first_samples(dataset, limit, tell=True)
     total = len(chosen)
-    place, threat = device_for(freeze(model)), THREATS[norm](inf)
+    place, threat = device_for(prepare(model)), THREATS[norm](inf)
     hashes: list[str] = []
     seconds: list[float] = []
     parts: list[dict[str, Tensor]] = []

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, Status, core
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._conformance_cases import PACKAGES, Case, cases, installed
 from fastadv.runs.memory import MIB, Peak
@@ -22,7 +22,7 @@ from fastadv.threat import THREATS
 TOLERANCE, RISK = 0.01, 0.05
 # Samples for those attacks of other packages that take many times as long as the others.
 FEW = 20
-Subject = tuple[nn.Module | Frozen, Mapping[str, float]]
+Subject = tuple[nn.Module | Prepared, Mapping[str, float]]
 """A model, and by norm the radius at which it is attacked."""
 
 
@@ -175,8 +175,8 @@ def conformance(
 class Way:
     """How far points have come on the way from x to a success, by the margin of the model as given."""
 
-    def __init__(self, model: nn.Module | Frozen, x: Tensor, y: Tensor, targets: Tensor | None) -> None:
-        self.frozen, self.x, self.y, self.targets = freeze(model), x, y, targets
+    def __init__(self, model: nn.Module | Prepared, x: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        self.frozen, self.x, self.y, self.targets = prepare(model), x, y, targets
         self.start = self._margin(x)
 
     def _margin(self, points: Tensor) -> Tensor:
@@ -224,9 +224,9 @@ def _compared(
     return found
 
 
-def _next_class(model: nn.Module | Frozen, x: Tensor, y: Tensor) -> Tensor:
+def _next_class(model: nn.Module | Prepared, x: Tensor, y: Tensor) -> Tensor:
     """Return int [B], the class after the label."""
-    return (y + 1) % freeze(model).verdict(x[:1]).shape[1]
+    return (y + 1) % prepare(model).verdict(x[:1]).shape[1]
 
 
 def measured(

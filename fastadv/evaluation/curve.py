@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv.attacks.core.work import planned
 from fastadv.data.batch_size import BatchSize, chosen_batch_size
 from fastadv.data.sampling import sample_count
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
 from fastadv.evaluation._turns import in_turn
@@ -161,7 +162,7 @@ def check_radii(radii: Any) -> NDArray[np.float64]:
 
 
 def accuracy_against_radius(
-    model: nn.Module | Frozen,
+    model: nn.Module | Prepared,
     dataset: Dataset[Any],
     attack_for_radius: Callable[[float], Attack] | Attack | None = None,
     radii: Radii | None = None,
@@ -169,6 +170,7 @@ def accuracy_against_radius(
     minimum_norm: Attack | Iterable[Attack] | None = None,
     batch_size: BatchSize = 256,
     limit: int | None = None,
+    freeze: bool | None = None,
 ) -> Curve:
     """Measure robust accuracy at each radius, with one attack for each radius or one minimum-norm run.
 
@@ -191,6 +193,7 @@ def accuracy_against_radius(
             `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
         batch_size: samples attacked at once, a number or "auto".
         limit: use this many samples only; None uses all.
+        freeze: as in `evaluate`.
 
     Returns:
         A `Curve`.
@@ -218,7 +221,9 @@ def accuracy_against_radius(
             raise InputError("minimum_norm: expected at least one attack, got none")
         _check_reach([bound(attack, "threat") for attack in several], tried)
         named = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
-        table = evaluate(model, dataset, named, batch_size=batch_size, limit=limit, indicators=False)
+        table = evaluate(
+            model, dataset, named, batch_size=batch_size, limit=limit, indicators=False, freeze=freeze
+        )
         return Curve.from_distances(torch.stack([row.distance for row in table.rows]).amin(0), tried)
     if attack_for_radius is None or minimum_norm is not None:
         raise InputError(
@@ -231,7 +236,8 @@ def accuracy_against_radius(
         # names are for errors alone: two radii may print alike
         attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
         check_evaluation(dataset, dict(attacks), batch_size, limit)
-        frozen = freeze(model)
+        passes = sum(planned(attack) for _, attack in attacks) * sample_count(dataset, limit)
+        frozen = prepare(model, work=passes, freeze=freeze)
         about = description(frozen, dict(attacks)) if processes.world() > 1 else {}
     if about:
         about["data"] = describe_shared(dataset)

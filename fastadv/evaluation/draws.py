@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
-from fastadv.engine import Frozen, log_confidence
+from fastadv.engine import Prepared, log_confidence
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.text import percent
 
@@ -137,7 +137,7 @@ class Drawing:
             return nullcontext()
         return rng.generators_kept(device, rng.derive(self.seed, "draws", *counters) if counters else None)
 
-    def draw(self, frozen: Frozen, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def draw(self, frozen: Prepared, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Classify x [B, ...] `count` times by the model as given; the tensors of TENSORS, each [B].
 
         Each draw is a pass by itself: a model may draw once for a whole batch.

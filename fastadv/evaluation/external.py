@@ -14,7 +14,7 @@ from fastadv._checks import check_number
 from fastadv.attacks import AttackResult, core
 from fastadv.data import batches
 from fastadv.data.sampling import sample_count
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.table import Table
@@ -49,7 +49,7 @@ class External:
 
 
 def external(
-    model: nn.Module | Frozen,
+    model: nn.Module | Prepared,
     images: str | os.PathLike[str] | Tensor,
     dataset: Dataset[Any],
     threat: Threat,
@@ -82,7 +82,7 @@ def external(
     radius = check_number("threat.radius", threat.radius, 0, finite=False)
     threat = threat.with_radius(radius + check_number("slack", slack, 0))
     x_adv = images if isinstance(images, Tensor) else _read(Path(images))
-    frozen = freeze(model)
+    frozen = prepare(model)
     size = sample_count(dataset, (x_adv.ndim and len(x_adv)) or None)
     x, _, _ = next(batches(dataset, 1, order=[0], workers=0))
     if x_adv.shape != (size, *x.shape[1:]) or not x_adv.is_floating_point():

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.adapters.foreign import Foreign
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks.core.work import planned
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
 from fastadv.data.sampling import first_samples, sample_count
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
@@ -34,7 +35,7 @@ from fastadv.runs.files import read_json
 
 
 def evaluate(
-    model: nn.Module | Frozen,
+    model: nn.Module | Prepared,
     dataset: Dataset[Any],
     attacks: Mapping[str, Attack] | None = None,
     *,
@@ -51,10 +52,11 @@ def evaluate(
     rank: int | None = None,
     world_size: int | None = None,
     on_event: OnEvent | None = None,
+    freeze: bool | None = None,
 ) -> Table:
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
-    The model is frozen once. Every attack gets the samples of a batch with their ids, so results do not
+    Every attack gets the samples of a batch with their ids, so results do not
     depend on `batch_size`. Samples for which the model's logits are not finite count as not correct and are
     not attacked; `Table.failed` marks them.
 
@@ -104,6 +106,8 @@ def evaluate(
             the name; "clean_accuracy", "robust_accuracy" and "seconds" are over these samples, the last two
             by name. Batches that are read from `run_dir` are told, too. Of several processes the first one
             tells the batches of all, each when it is whole.
+        freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
+            where the steps of the attacks times the samples are many. A Frozen is used as it is.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -137,7 +141,8 @@ def evaluate(
             # before the folder is that of an evaluation that cannot be
             batches = -(-sample_count(dataset, limit) // int(batch_size))
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")
-        frozen = freeze(model)
+        passes = sum(map(planned, attacks.values())) * sample_count(dataset, limit)
+        frozen = prepare(model, work=passes, freeze=freeze)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
@@ -169,7 +174,7 @@ def evaluate(
 
 
 def table_of(
-    frozen: Frozen,
+    frozen: Prepared,
     dataset: Dataset[Any],
     attacks: Mapping[str, Attack],
     batch_size: int,
@@ -240,7 +245,7 @@ def table_of(
     return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told, signs, clean)
 
 
-def _drawn(frozen: Frozen, drawing: Drawing, number: int, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+def _drawn(frozen: Prepared, drawing: Drawing, number: int, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
     """Return the batch `number` and its clean draws: with several, its verdict follows from the seed, too."""
     if drawing.count == 1:
         return batch, {}
@@ -251,7 +256,9 @@ def _drawn(frozen: Frozen, drawing: Drawing, number: int, batch: Batch) -> tuple
     return batch, {f"draws.{key}": value.cpu() for key, value in drawn.items()}
 
 
-def description(frozen: Frozen, attacks: Mapping[str, Attack], identity: str | None = None) -> dict[str, Any]:
+def description(
+    frozen: Prepared, attacks: Mapping[str, Attack], identity: str | None = None
+) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
     return {
         "model": describe(frozen, identity=identity),

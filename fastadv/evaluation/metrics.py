@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.runs import processes
 
@@ -36,7 +36,7 @@ class RobustAccuracy:
         """Forget all batches."""
         self.right = self.total = 0
 
-    def update(self, model: nn.Module | Frozen, x: Tensor, y: Tensor) -> None:
+    def update(self, model: nn.Module | Prepared, x: Tensor, y: Tensor) -> None:
         """Attack one batch and count what stays right.
 
         Args:

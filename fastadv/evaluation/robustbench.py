@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastadv.data import load
 from fastadv.data.cifar_c import CORRUPTIONS, SETS, SEVERITIES
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.measure import evaluate
 from fastadv.text import radius_text
@@ -125,7 +125,7 @@ def shortage(name: str, images: int) -> str:
 
 
 def corruptions(
-    model: nn.Module | Frozen,
+    model: nn.Module | Prepared,
     name: str,
     data_dir: str | os.PathLike[str] | None = None,
     *,
@@ -155,7 +155,7 @@ def corruptions(
     """
     if name not in SETS:
         raise InputError(f"name: expected one of {', '.join(SETS)}, got {name!r}")
-    frozen, shares = freeze(model), []
+    frozen, shares = prepare(model, freeze=True), []
     for corruption in CORRUPTIONS:
         for severity in SEVERITIES:
             which = f"{name}:corruption={corruption},severity={severity}"

@@ -13,12 +13,12 @@ from fastadv._checks import check_count
 from fastadv.data._batches import batches
 from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, run_attack
 from fastadv.text import aligned, in_markdown, percent
 
-Models = Mapping[str, nn.Module | Frozen]
+Models = Mapping[str, nn.Module | Prepared]
 Wanted = Callable[[Tensor], Tensor]
 
 
@@ -156,19 +156,19 @@ def transfer_matrix(
     return TransferMatrix(tuple(sources), tuple(targets), len(chosen), fooled, correct)
 
 
-def _frozen(name: str, models: Models) -> dict[str, Frozen]:
+def _frozen(name: str, models: Models) -> dict[str, Prepared]:
     if not isinstance(models, Mapping) or not models:
         raise InputError(f"{name}: expected models by their names, such as {{'net': net}}, got {models!r}")
-    return {each: freeze(model) for each, model in models.items()}
+    return {each: prepare(model, freeze=True) for each, model in models.items()}
 
 
-def _predictions(judge: Frozen, x: Tensor) -> Tensor:
+def _predictions(judge: Prepared, x: Tensor) -> Tensor:
     """Return int64 [B] on the CPU; -1 where the logits are not finite."""
     logits = judge.verdict(x.to(device=device_for(judge)))
     return logits.argmax(1).where(logits.isfinite().all(1), -1).cpu()
 
 
-def _check_classes(models: Sequence[tuple[str, Frozen]], x: Tensor, y: Tensor) -> None:
+def _check_classes(models: Sequence[tuple[str, Prepared]], x: Tensor, y: Tensor) -> None:
     found = [(name, model.verdict(x[:1].to(device=device_for(model))).shape[1]) for name, model in models]
     classes = found[0][1]
     if any(other != classes for _, other in found):

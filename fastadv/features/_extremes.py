@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Criterion, Status
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -55,7 +55,7 @@ class Attacked:
     """
 
     def __init__(
-        self, frozen: Frozen, columns: Tensor, width: int, threat: Threat, attack: Any, batch_size: int
+        self, frozen: Prepared, columns: Tensor, width: int, threat: Threat, attack: Any, batch_size: int
     ) -> None:
         _check_attack(attack)
         self.frozen, self.columns, self.width = frozen, columns, width
@@ -85,7 +85,7 @@ class Exact:
 
     failed = 0
 
-    def __init__(self, frozen: Frozen, x: Tensor, features: int, threat: Threat, batch_size: int) -> None:
+    def __init__(self, frozen: Prepared, x: Tensor, features: int, threat: Threat, batch_size: int) -> None:
         self.frozen, self.threat, self.batch_size = frozen, threat, batch_size
         outputs = frozen.verdict(x[:1]).shape[1]
         rows = torch.eye(outputs, device=x.device, dtype=frozen.dtype or x.dtype)[:features]

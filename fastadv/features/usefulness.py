@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.data._batches import batches
 from fastadv.data.sampling import first_samples
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.engine.copying.twin import device_of
 from fastadv.errors import InputError
 from fastadv.features._extremes import Attacked, Chosen, Exact
@@ -140,14 +140,14 @@ def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size:
 
 def _features(
     model: nn.Module, module: Module, features: Sequence[int] | Tensor | None, dataset: Dataset[Any]
-) -> tuple[int, Tensor, Frozen, int]:
+) -> tuple[int, Tensor, Prepared, int]:
     """Return how many features there are, the chosen ones [F], these as a model, and its classes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model) or torch.device("cpu")
     x = next(iter(batches(dataset, 2, range(min(2, len(dataset))))))[0].to(device)  # type: ignore[arg-type]
     cut = representation(model, module)
-    whole = freeze(model)
+    whole = prepare(model, freeze=True)
     found = cut(x.to(whole.dtype or x.dtype))  # flat for each image
     if len(found) != len(x):
         raise InputError(
@@ -162,7 +162,7 @@ def _features(
             f"features: expected different numbers from 0 to {width - 1}, got {columns.tolist()}"
         )
     columns = columns.long().to(device)
-    return width, columns, freeze(Chosen(cut, columns)), whole.verdict(x).shape[1]
+    return width, columns, prepare(Chosen(cut, columns), freeze=True), whole.verdict(x).shape[1]
 
 
 def _check_classes(counts: Tensor, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from fastadv._checks import check_count
 from fastadv.attacks.core.result import classified
 from fastadv.data import batches
 from fastadv.data.sampling import first_samples
-from fastadv.engine import freeze
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation, table_of
@@ -68,7 +68,7 @@ class Measure:
         if self.data is None:
             return None, {}
         # the processes have the same model and data, by the check at the start of the run
-        table = table_of(freeze(model), self.data, self.attacks, BATCH_SIZE, self.limit)
+        table = table_of(prepare(model, freeze=True), self.data, self.attacks, BATCH_SIZE, self.limit)
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:

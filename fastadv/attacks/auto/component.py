@@ -14,7 +14,7 @@ from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.fab import fab
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.square import square
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 
 ATTACKS: dict[str, core.InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
@@ -54,7 +54,7 @@ class Component:
         """Whether the function is the caller's own, so that its successes have to be checked."""
         return not isinstance(self.attack, str)
 
-    def run(self, model: Frozen, problem: Problem, seed: int) -> core.AttackResult:
+    def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
         """Run the attack on a problem.
 
         Args:

@@ -57,7 +57,7 @@ class Run:
         """Look for symptoms of a model that attacks by gradients cannot judge."""
         if not len(self.left):
             return
-        seen = symptoms(self.trial.frozen, self.trial.problem.x[self.left[:SEEN]])
+        seen = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]])
         raised = {
             "randomized": seen.randomized and randomized,
             "probabilities": seen.probabilities,
@@ -78,7 +78,7 @@ class Run:
             self.on_progress(component.name, len(index))
         started = time.perf_counter()
         try:
-            out = component.run(self.trial.frozen, problem, self.seed)
+            out = component.run(self.trial.classifier, problem, self.seed)
         except NoGradientError:
             self.note(f"{component.name}: left out, because the model has no gradient")
             self.warnings["zero_gradient"] = None
@@ -104,7 +104,7 @@ class Run:
         if problem.mask is not None:
             moved = ((points != problem.x) & ~problem.mask).flatten(1).any(1)
             points = torch.where(moved.view(-1, *[1] * (points.ndim - 1)), problem.x, points)
-        met = problem.met(self.trial.frozen.verdict(points)) & problem.threat.contains(points, problem.x)
+        met = problem.met(self.trial.classifier.verdict(points)) & problem.threat.contains(points, problem.x)
         return replace(out, x_adv=points, success=met, forwards=out.forwards + len(index))
 
     def _take(self, name: str, out: core.AttackResult, index: Tensor) -> None:
@@ -174,7 +174,7 @@ class Run:
         problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
         criterion = None if self.plain else problem.criterion
         out = apgd(
-            self.trial.frozen, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
+            self.trial.classifier, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
             targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
         )  # fmt: skip
         if bool(out.success):

@@ -12,7 +12,7 @@ from fastadv.attacks import core
 from fastadv.attacks.auto.component import ATTACKS, Component
 from fastadv.attacks.auto.run import Run
 from fastadv.attacks.auto.versions import aims, ascent, proximal, search
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 
@@ -20,7 +20,7 @@ RESTARTS = 5  # of APGD on one loss; through all targets it has 2
 ALL, NEAREST = 20, 30  # up to so many other classes all are targets; of more, the nearest
 
 
-def stages(run: Run, bpda: Frozen | None, sources: Sequence[Frozen]) -> list[Component]:
+def stages(run: Run, bpda: Prepared | None, sources: Sequence[Prepared]) -> list[Component]:
     """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
     classes, free = run.trial.clean.shape[1] - 1, aims(run)
     dlr = "dlr" if run.plain else "margin"
@@ -48,7 +48,7 @@ def stages(run: Run, bpda: Frozen | None, sources: Sequence[Frozen]) -> list[Com
 
 
 def elsewhere(
-    model: Frozen, x: Tensor, y: Tensor, threat: Threat, *, other: Frozen, seed: int, **options: Any
+    model: Prepared, x: Tensor, y: Tensor, threat: Threat, *, other: Prepared, seed: int, **options: Any
 ) -> core.AttackResult:
     """Run APGD on another model than the one that judges; its passes are counted as the model's.
 
@@ -67,12 +67,12 @@ def elsewhere(
 
 
 def onward(
-    model: Frozen,
+    model: Prepared,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     *,
-    source: Frozen,
+    source: Prepared,
     loss: losses.Loss,
     seed: int,
     **options: Any,

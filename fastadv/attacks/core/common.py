@@ -16,13 +16,14 @@ from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.variant import check_variant
-from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
+from fastadv.attacks.core.work import passes
+from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.prepare import WORTH
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Classifier = Model | Frozen
+Classifier = Model | Prepared
 
 
 class Common(TypedDict, total=False):
@@ -39,6 +40,8 @@ class Common(TypedDict, total=False):
             (expectation over transformation), an integer >= 1; the default is 1.
         ids: int [B], sample numbers, by default 0 to B - 1. Random numbers depend on them, not on the place
             in the batch.
+        freeze: whether to search on a frozen copy of the model (`fastadv.freeze`); None, the default, does so
+            where steps times samples are many. A Frozen is used as it is.
 
     Source:
         Athalye et al. 2018, "Obfuscated Gradients Give a False Sense of Security" (arXiv 1802.00420), for
@@ -50,6 +53,7 @@ class Common(TypedDict, total=False):
     mask: Tensor | None
     eot: int
     ids: Tensor | None
+    freeze: bool | None
 
 
 class GradientCommon(Common, total=False):
@@ -61,6 +65,7 @@ class GradientCommon(Common, total=False):
         mask: as in `Common`.
         eot: as in `Common`.
         ids: as in `Common`.
+        freeze: as in `Common`.
         gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`;
             the first one asks the model. They do not change what counts as a success, nor the losses that are
             reported. Random numbers are those of the seed, 0 in an attack without one. The default is (),
@@ -70,7 +75,9 @@ class GradientCommon(Common, total=False):
     gradient: GradientRules
 
 
-DEFAULTS = {"targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "gradient": ()}
+DEFAULTS = {
+    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "freeze": None, "gradient": ()
+}  # fmt: skip
 # what these mean wherever an attack takes them and does not say otherwise
 OTHERS = """
 model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
@@ -149,12 +156,15 @@ def takes_common(
         return_annotation=inspect.signature(function).return_annotation,
     )
 
+    fixed = {name: parameter.default for name, parameter in own.items()}
+
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            given = whole.bind(*args, **kwargs).arguments
+            bound = whole.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{function.__name__}: {error}") from None
+        given = bound.arguments
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:
@@ -164,7 +174,11 @@ def takes_common(
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
-        out = function(*args, **kwargs)
+        x = given.get("x")
+        work = passes({**fixed, **given}) * len(x) if isinstance(x, Tensor) and x.ndim else 0
+        if work >= WORTH and not isinstance(given["model"], Prepared):
+            given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
+        out = function(*bound.args, **bound.kwargs)
         if isinstance(out, AttackResult):
             out = replace(out, attack=function.__name__)
         return out

@@ -31,7 +31,7 @@ def side_by_side(search: Search, count: int, runs: Runs) -> None:
     first = 0
     while first < count:
         if first or not search.plan.stop_early:
-            full = max(full, search.frozen.full_batch(search.x))
+            full = max(full, search.classifier.full_batch(search.x))
         together = min(max(full // len(search.x), 1), count - first)
         numbers = list(range(first, first + together))
         if together == 1:

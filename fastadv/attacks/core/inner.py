@@ -11,7 +11,7 @@ from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.search import Search
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -33,7 +33,7 @@ def check_attack(attack: Any) -> None:
         )
 
 
-def call_attack(attack: InnerAttack, model: Frozen, problem: Problem, **arguments: Any) -> AttackResult:
+def call_attack(attack: InnerAttack, model: Prepared, problem: Problem, **arguments: Any) -> AttackResult:
     """Return the attack on the samples of a problem, with all that defines a success."""
     options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
     if problem.criterion is not WRONG:
@@ -47,7 +47,7 @@ def call_attack(attack: InnerAttack, model: Frozen, problem: Problem, **argument
 
 
 def run_inner(
-    attack: InnerAttack, search: Search, model: Frozen, threat: Threat, targets: Tensor | None = None
+    attack: InnerAttack, search: Search, model: Prepared, threat: Threat, targets: Tensor | None = None
 ) -> AttackResult:
     """Run another attack on the samples of a search, with all that defines a success.
 

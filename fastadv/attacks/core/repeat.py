@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv.attacks.core.criterion import Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.engine.graph import Graphs, Rows, Step
 from fastadv.threat import Threat
 
@@ -35,7 +35,7 @@ def repeat(search: Search, step: Callable[[Search], None], count: int, name: Has
     """
     if not count:
         return
-    with search.frozen.search.unreplayed():
+    with search.classifier.unreplayed():
         step(search)  # which may be the one that sets what the others remember
     left = count - 1
     while left:
@@ -50,8 +50,7 @@ def _alike(search: Search) -> bool:
     """Return whether the next steps launch the same work, which their tensors alone decide."""
     plan, problem = search.plan, search.problem
     return (
-        search.frozen.search.graphs is not None
-        and search.frozen.ready_to_capture(search.x)
+        search.classifier.ready_to_capture(search.x)
         and search.leaving is None
         and not search.plan.gradient  # whose random draws a graph would repeat
         and isinstance(plan.loss, str)  # another may hold a value for each sample
@@ -62,7 +61,7 @@ def _alike(search: Search) -> bool:
 
 def _replayed(search: Search, step: Callable[[Search], None], times: int, name: Hashable) -> bool:
     """Return whether the step was taken `times` in a row by a graph."""
-    frozen, given = search.frozen, _tensors(search)
+    classifier, given = search.classifier, _tensors(search)
     options = {key: value for key, value in vars(search.rows).items() if not isinstance(value, Tensor)}
     kind = name, search.plan.loss, search.plan.minimum, search.problem.criterion
     key = *kind, *without_rows(search.threat), *sorted(options.items())
@@ -74,7 +73,7 @@ def _replayed(search: Search, step: Callable[[Search], None], times: int, name: 
     def run(graphs: Graphs) -> list[Tensor]:
         return graphs(key, given, make, written, times)
 
-    made = counted(frozen, run, times * len(search.x))
+    made = counted(classifier, run, times * len(search.x))
     if made is None:
         return False
     for part, tensor in zip(written, made, strict=True):
@@ -83,20 +82,20 @@ def _replayed(search: Search, step: Callable[[Search], None], times: int, name: 
     return True
 
 
-def counted(frozen: Frozen, run: Callable[[Graphs], list[Tensor]], samples: int) -> list[Tensor] | None:
+def counted(classifier: Prepared, run: Callable[[Graphs], list[Tensor]], samples: int) -> list[Tensor] | None:
     """Return run(graphs), which takes gradients of so many samples in all; None where it could not."""
     if not samples:
         return None
-    made = frozen.search.replayed(run)
+    made = classifier.replayed(run)
     if made is not None:
-        frozen.forwards += samples
-        frozen.backwards += samples
+        classifier.forwards += samples
+        classifier.backwards += samples
     return made
 
 
-def uncounted(frozen: Frozen) -> Frozen:
+def uncounted(classifier: Prepared) -> Prepared:
     """Return the same model, for steps of a graph: padded rows and the capture itself do not count."""
-    return copy(frozen)
+    return copy(classifier)
 
 
 def without_rows(threat: Threat) -> tuple[Hashable, ...]:
@@ -133,7 +132,11 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     problem = replace(search.problem, threat=threat, clean=None, **inputs)  # type: ignore[arg-type]
     best = Record(**{name: rows[f"best.{name}"] for name in vars(search.best)})
     over = search.over(problem, best, replace(search.plan, stop_early=False))
-    over.frozen, over.best, over.aims = uncounted(search.frozen), best, rows.get("aims", problem.targets)
+    over.classifier, over.best, over.aims = (
+        uncounted(search.classifier),
+        best,
+        rows.get("aims", problem.targets),
+    )
     for name, value in options.items():
         setattr(over.rows, name, value)
     return over

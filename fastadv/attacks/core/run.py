@@ -15,11 +15,15 @@ from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.trial import Trial
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Plain, Prepared
+from fastadv.engine import prepare as prepared
+from fastadv.engine.prepared import CleanPass
+from fastadv.ops.logit_loss import ENTROPIES
 from fastadv.threat import Threat
 
 # by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success
@@ -40,6 +44,7 @@ def run(
     stop_early: bool = False,
     seed: int = 0,
     gradient: GradientRules = (),
+    from_x: bool = False,
     **common: Unpack[Common],
 ) -> AttackResult:
     """Run a rule on each sample that the model classifies correctly, and prove each sample's best point.
@@ -69,6 +74,8 @@ def run(
         seed: of all random numbers, an integer >= 0.
         gradient: rules that make the gradients of `search.gradient`; verdicts and losses stay those of the
             points themselves.
+        from_x: whether the rule takes its first gradient at x. A plain model then gives it and the clean
+            verdict in one pass.
         common: the arguments of `Common`.
 
     Returns:
@@ -88,19 +95,19 @@ def run(
     with torch.inference_mode(False), torch.no_grad():
         check_count("restarts", restarts, 1)
         check_seed(seed)
-        frozen, given = prepare(model, x, y, threat, **common)
+        classifier, given = prepare(model, x, y, threat, **common)
         loss, within = given.margin if loss is None else loss, given.threat
         if minimum:
             given = replace(given, threat=within.with_radius(inf))
         rules = rules_of(gradient)
         for each in rules:
             each.check(given.x, given.threat)
-        trial = Trial(frozen, given)
+        trial = Trial(classifier, given, from_x and not rules)
         followed = partial(follow, rules=rules) if rules else None
         plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
         record = Record.start(trial.problem.x)
-        _search(frozen, trial.problem, trial.todo, record, plan)
-        logits = trial.verdict(record.x_adv)
+        last = _search(classifier, trial.problem, trial.todo, record, plan, trial.take_clean_pass())
+        logits, known = _verdict(trial, record, plan, last)
         if minimum:
             logits = _overshoot(trial, record, logits)
         doubtful = (record.success | record.refuted) & ~trial.problem.met(logits)
@@ -116,32 +123,74 @@ def run(
             within=within if minimum else None,
             unfinished=record.unfinished,
             doubtful=doubtful,
+            known=known,
         )
 
 
 def prepare(
     model: Classifier, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
-) -> tuple[Frozen, Problem]:
-    """Return the frozen model and the checked problem of a call."""
+) -> tuple[Prepared, Problem]:
+    """Return the prepared model and the checked problem of a call."""
     arguments: dict[str, Any] = dict(common)
     eot = check_count("eot", arguments.pop("eot", 1), 1)
+    freeze = arguments.pop("freeze", None)
     given = problem(x, y, threat, **arguments)
-    frozen = freeze(model, eot=eot) if eot > 1 else freeze(model)
-    return frozen, replace(given, criterion=given.criterion.of(frozen.model))
+    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze)
+    return classifier, replace(given, criterion=given.criterion.of(classifier.model))
 
 
-def _search(frozen: Frozen, given: Problem, todo: Tensor, record: Record, plan: Plan) -> None:
-    """Do all restarts on the samples `todo` int64 [n]; update their rows of `record`."""
+def _search(
+    classifier: Prepared,
+    given: Problem,
+    todo: Tensor,
+    record: Record,
+    plan: Plan,
+    clean: CleanPass | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """Do all restarts on the samples `todo` int64 [n]; update their rows of `record`.
+
+    Returns the samples int64 [m] whose last points [m, ...] no pass has seen, and these; None for none.
+    """
+    last = None
     for restart in range(plan.restarts):
         index = todo[~record.success[todo]] if plan.stop_early else todo
         if not len(index):
-            return
-        search: Search[Any] = Search(frozen, given, index, record, plan, restart)
+            return last
+        search: Search[Any] = Search(classifier, given, index, record, plan, restart)
+        search.clean_pass, clean = clean, None
         try:
             plan.rule(search)
         except Over:
             continue
-        search.close()
+        last = search.close()
+    return last
+
+
+def _verdict(
+    trial: Trial, record: Record, plan: Plan, last: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Return the final logits [B, K], and of samples that held at a point seen earlier which, and their loss.
+
+    The `last` points of a search compete with those that it has seen.
+    """
+    if last is None:
+        return trial.verdict(record.x_adv), None
+    index, points = last
+    seen = record.x_adv[index]
+    record.x_adv[index] = points.to(seen.dtype)
+    logits = trial.verdict(record.x_adv)
+    problem = trial.problem.take(index)
+    value = loss_of(logits[index], problem.y, plan.loss, problem.targets)
+    rank = graded(value, logits[index], problem.y, plan.loss, problem.targets).to(record.rank.dtype)
+    earlier = ~problem.met(logits[index]) & (record.rank[index] > -torch.inf) & ~(rank > record.rank[index])
+    earlier |= ~logits[index].isfinite().all(1)
+    record.x_adv[index[earlier]] = seen[earlier]
+    at_x = record.rank == -torch.inf
+    clean = loss_of(trial.clean, trial.problem.y, plan.loss, trial.problem.targets)
+    # a rank below 0 stands for a cross-entropy of 0
+    loss = record.rank.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else record.rank
+    held = torch.zeros_like(record.success).index_fill_(0, index[earlier], True)
+    return logits, (held, torch.where(at_x, clean.to(loss.dtype), loss))
 
 
 def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:
@@ -167,20 +216,20 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, lo
 
     All samples take part where the model gives two answers for one x: no early success can then be trusted.
     """
-    frozen, index = trial.frozen, doubtful.nonzero().squeeze(1)
+    classifier, index = trial.classifier, doubtful.nonzero().squeeze(1)
     # every success of such a search is one that the model as given has seen
-    proved = record.success & (frozen.exact or plan.stop_early)
+    proved = record.success & (classifier.exact or plan.stop_early)
     if trial.denied(proved | trial.already, logits):
         trial.report_two_answers()
         index = trial.todo
-    if frozen.plain and not plan.stop_early:
+    if classifier.plain and not plan.stop_early:
         return logits
-    exact = frozen if frozen.plain else freeze(frozen.model, fold=False, eot=frozen.options.eot)
+    exact = classifier if classifier.plain else Plain(classifier.model, classifier.eot)
     again = Record.start(trial.problem.x)
     _search(exact, trial.problem, index, again, replace(plan, stop_early=False))
-    if exact is not frozen:
-        frozen.forwards += exact.forwards
-        frozen.backwards += exact.backwards
+    if exact is not classifier:
+        classifier.forwards += exact.forwards
+        classifier.backwards += exact.backwards
     record.put(index, again.take(index))
     logits = trial.verdict(record.x_adv)
     if plan.minimum:

@@ -13,7 +13,8 @@ from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.waiting import may_leave
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
+from fastadv.engine.prepared import CleanPass
 from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
@@ -32,7 +33,7 @@ class Samples(Generic[R_co]):
     from y; they are the targets unless a rule sets others.
 
     Args:
-        frozen: the model.
+        classifier: the model.
         problem: all samples of the batch, and what a success is.
         index: int64 [n], the samples of the batch to attack.
         record: of the whole batch; what is found is written there.
@@ -43,10 +44,10 @@ class Samples(Generic[R_co]):
     rows: R_co
 
     def __init__(
-        self, frozen: Frozen, problem: Problem, index: Tensor, record: Record, plan: Plan, restart: int
+        self, classifier: Prepared, problem: Problem, index: Tensor, record: Record, plan: Plan, restart: int
     ) -> None:
         whole = len(index) == len(problem.x)
-        self.frozen, self.plan, self.restart = frozen, plan, restart
+        self.classifier, self.plan, self.restart = classifier, plan, restart
         self.dtype = problem.x.dtype
         self.problem = (problem if whole else problem.take(index)).wide()
         self.aims = self.problem.targets
@@ -61,6 +62,9 @@ class Samples(Generic[R_co]):
         self.forget()
         # whether a point has competed for the best
         self._competed = False
+        # a pass at x that waits for its backward pass, and points that wait for the final verdict
+        self.clean_pass: CleanPass | None = None
+        self.last_points: Tensor | None = None
 
     @property
     def x(self) -> Tensor:
@@ -194,11 +198,20 @@ class Samples(Generic[R_co]):
             if bool(broken.any()):
                 self._drop(broken)
 
-    def close(self) -> None:
-        """Prove the successes of the samples that are still here, and write all of them to the record."""
+    def close(self) -> tuple[Tensor, Tensor] | None:
+        """Prove the successes of the samples that are still here, and write all of them to the record.
+
+        Returns:
+            The rows int64 [m] of the record whose last points wait for the verdict, and these points; None
+            where there are none.
+        """
         if self.plan.stop_early:
             self._prove()
         self._record.put(self._index, self.best)
+        if self.last_points is None:
+            return None
+        holds = (~self.best.success).nonzero().squeeze(1)
+        return self._index[holds], self.last_points[holds]
 
     def _drop(self, left: Tensor) -> Tensor:
         """Write the samples `left` bool [n] to the record; return int [m], who stays. Raises Over at none."""
@@ -219,11 +232,11 @@ class Samples(Generic[R_co]):
     def _prove(self) -> Tensor:
         """Return bool [n]: the successes that the model as given confirms. The others become `refuted`."""
         best = self.best
-        if self.frozen.exact or not bool(best.success.any()):
+        if self.classifier.exact or not bool(best.success.any()):
             return best.success
         index = best.success.nonzero().squeeze(1)
-        self.frozen.asks_for(self.ids[index])
-        logits = self.frozen.verdict(self._cast(best.x_adv[index]))
+        self.classifier.asks_for(self.ids[index])
+        logits = self.classifier.verdict(self._cast(best.x_adv[index]))
         confirmed = self.problem.take(index).met(logits)
         best.success[index] = confirmed
         best.refuted[index] |= ~confirmed
@@ -231,4 +244,4 @@ class Samples(Generic[R_co]):
 
     def _cast(self, points: Tensor) -> Tensor:
         """Cast to the caller's dtype where the model sees that, and not the dtype of its weights."""
-        return points.to(self.dtype) if self.frozen.sees(self.dtype) == self.dtype else points
+        return points.to(self.dtype) if self.classifier.sees(self.dtype) == self.dtype else points

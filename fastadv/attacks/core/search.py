@@ -16,7 +16,7 @@ from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, l
 from fastadv.attacks.core.record import Climb, Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.snap import snap
-from fastadv.attacks.core.waiting import may_leave, steps_ahead, surely_finite
+from fastadv.attacks.core.waiting import may_leave, steps_ahead, surely_finite, waits
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.climb import climb_
@@ -52,7 +52,7 @@ class Search(Samples[R_co]):
         if not (random_start or self.restart):
             return self.x.clone()
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
-        return self.frozen.layout(self.problem.masked(points))
+        return self.classifier.layout(self.problem.masked(points))
 
     def gradient(
         self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True, narrow: bool = False
@@ -107,7 +107,11 @@ class Search(Samples[R_co]):
         Returns:
             The loss [n], the logits [n, K] and the gradient, like points.
         """
-        return self.frozen.input_gradient(self._cast(points), self.y, loss, self.aims, direction)
+        clean, self.clean_pass = self.clean_pass, None
+        if clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
+            rows = None if len(points) == len(clean.logits) else self._given
+            return clean.gradient(rows, self.y, loss, self.aims, direction)
+        return self.classifier.input_gradient(self._cast(points), self.y, loss, self.aims, direction)
 
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Evaluate loss and logits at points that are no candidates for the best.
@@ -136,7 +140,7 @@ class Search(Samples[R_co]):
             A look with gradients [n, C, ...].
         """
         points, seen = self._prepare(points, judge)
-        logits, gradients = self.frozen.jacobian(self._cast(seen), directions)
+        logits, gradients = self.classifier.jacobian(self._cast(seen), directions)
         gradients = self._usable(gradients.to(self.x.dtype))
         look = JacobianLook(points, seen, logits, logits, gradients)
         return self._judge(look, None, judge, self._answered(look))
@@ -197,7 +201,7 @@ class Search(Samples[R_co]):
     def _is_plain(self) -> bool:
         """Return whether any wrong class is a success, and a point is kept for its loss, as it is seen."""
         wrong = self.problem.criterion is WRONG and self.aims is self.targets
-        return wrong and self.frozen.input_threshold is None and not self.plan.minimum
+        return wrong and self.classifier.input_threshold is None and not self.plan.minimum
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Judge points by logits that a rule has computed itself.
@@ -226,15 +230,30 @@ class Search(Samples[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
     def finish(self, points: Tensor) -> None:
-        """Take the last points of the rule; they pass the model only if something competes with them.
+        """Take the last points of the rule.
+
+        Where no other search follows they pass the model only in the final verdict.
 
         Args:
             points: [n, ...].
         """
         if not self._competed and self.plan.restarts == 1:
             self.best.x_adv.copy_(self._candidate(self.rounded(self.drop_leaving(points))))
+        elif self._ends():
+            self.last_points = self._candidate(self.rounded(self.drop_leaving(points)))
         else:
             self.decide(points)
+
+    def _ends(self) -> bool:
+        """Return whether the final verdict can judge the last points of those that still hold."""
+        plan = self.plan
+        return (
+            self.restart == plan.restarts - 1
+            and plan.stop_early
+            and not plan.minimum
+            and self.classifier.exact
+            and not waits(self.x.device)
+        )
 
     def rank(self, look: ScoredLook) -> Tensor:
         """Rank points.
@@ -262,7 +281,7 @@ class Search(Samples[R_co]):
         """
         everyone = torch.arange(len(problem.x), device=problem.x.device)
         plan = self.plan if plan is None else plan
-        made: Search[R_co] = Search(self.frozen, problem, everyone, record, plan, self.restart)
+        made: Search[R_co] = Search(self.classifier, problem, everyone, record, plan, self.restart)
         made.dtype = self.dtype
         return made
 
@@ -315,16 +334,16 @@ class Search(Samples[R_co]):
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
         """Return the points of those that stay, and what the model is to see: `rounded` candidates."""
         points = self.drop_leaving(points)
-        self.frozen.asks_for(self.ids, 1 if points.ndim == self.x.ndim else points.shape[1])
+        self.classifier.asks_for(self.ids, 1 if points.ndim == self.x.ndim else points.shape[1])
         return points, self.rounded(points) if judge else points
 
     def _logits(self, points: Tensor) -> Tensor:
         """Return [n, K] or [n, C, K] of candidates [n, C, ...]."""
         if points.ndim == self.x.ndim:
-            return self.frozen(self._cast(points))
+            return self.classifier(self._cast(points))
         flat = self._cast(points).flatten(0, 1)
         step = max(1, CHUNK // max(1, flat[:1].numel()))
-        logits = torch.cat([self.frozen(part) for part in torch.split(flat, step)])
+        logits = torch.cat([self.classifier(part) for part in torch.split(flat, step)])
         return logits.view(*points.shape[:2], -1)
 
     def _usable(self, gradient: Tensor) -> Tensor:
@@ -417,11 +436,11 @@ class Search(Samples[R_co]):
 
     def _candidate(self, points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the points; those nearest to x that look the same to a model that binarizes its input."""
-        threshold = self.frozen.input_threshold
+        threshold = self.classifier.input_threshold
         if threshold is None:
             return points
         x = (self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)).to(self.dtype)
-        return snap(x, points, threshold, self.frozen.sees(self.dtype), dtype).to(points.dtype)
+        return snap(x, points, threshold, self.classifier.sees(self.dtype), dtype).to(points.dtype)
 
 
 def _finite(logits: Tensor) -> Tensor | None:

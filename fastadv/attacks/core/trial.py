@@ -10,8 +10,9 @@ from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import dtype_of
+from fastadv.engine.prepared import CleanPass
 from fastadv.engine.rounding import bound
 from fastadv.errors import InputError
 from fastadv.text import threat_text
@@ -32,12 +33,16 @@ class Trial:
     the model gets right and whose logits are finite; `clean` are the logits [B, K] at x.
     """
 
-    def __init__(self, frozen: Frozen, problem: Problem) -> None:
-        """Pass x once. Raises InputError on labels that the model lacks, or where no logits are finite."""
-        self.frozen = frozen
+    def __init__(self, classifier: Prepared, problem: Problem, from_x: bool = False) -> None:
+        """Pass x once. Raises InputError on labels that the model lacks, or where no logits are finite.
+
+        from_x: whether the first gradient will be taken at x, which then needs no pass of its own.
+        """
+        self.classifier = classifier
         self.problem = problem
         self.flags: tuple[str, ...] = ()
-        self._before = frozen.forwards, frozen.backwards
+        self.clean_pass: CleanPass | None = None
+        self._before = classifier.forwards, classifier.backwards
         device = problem.x.device
         self.already = self.correct = self.unusable = self._not_finite = torch.zeros(
             len(problem.x), dtype=torch.bool, device=device
@@ -45,8 +50,10 @@ class Trial:
         # an empty batch has as many classes as any loss or criterion may ask for
         self.clean = torch.zeros(0, 1 << 20, device=device)
         if len(problem.x):
-            frozen.asks_for(problem.ids)
-            self.clean = clean = frozen.verdict(problem.x)
+            classifier.asks_for(problem.ids)
+            self.clean_pass = classifier.clean_pass(problem.x) if from_x else None
+            made = self.clean_pass
+            self.clean = clean = classifier.verdict(problem.x) if made is None else made.logits
             check_classes("y", problem.y, clean.shape[1])
             if problem.targets is not None:
                 check_classes("targets", problem.targets, clean.shape[1])
@@ -55,15 +62,20 @@ class Trial:
             if bool(self.unusable.all()):
                 raise InputError(NOT_FINITE)
             self.already, self.correct = problem.met(clean), classified(clean, problem.y)
-            frozen.settle(problem.x, clean)
+            classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search twin prefers
-            self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
+            self.problem = replace(problem, x=classifier.layout(problem.x), clean=clean)
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
+
+    def take_clean_pass(self) -> CleanPass | None:
+        """Return the pass at x that waits for its backward pass, and let go of it."""
+        held, self.clean_pass = self.clean_pass, None
+        return held
 
     @property
     def passed(self) -> tuple[int, int]:
         """The samples passed forward and backward since the trial began."""
-        return self.frozen.forwards - self._before[0], self.frozen.backwards - self._before[1]
+        return self.classifier.forwards - self._before[0], self.classifier.backwards - self._before[1]
 
     def verdict(self, x_adv: Tensor) -> Tensor:
         """Return logits [B, K] of the model as given at x_adv, by one pass if there was anything to attack.
@@ -76,14 +88,14 @@ class Trial:
         if bool(outside.any()):
             self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
             x_adv[outside] = self.problem.x[outside]
-        self.frozen.asks_for(self.problem.ids)
-        return self.frozen.verdict(x_adv)
+        self.classifier.asks_for(self.problem.ids)
+        return self.classifier.verdict(x_adv)
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
         """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding."""
         if not bool(broken.any()):
             return False
-        problem, model = self.problem, self.frozen.model
+        problem, model = self.problem, self.classifier.model
         dtype = dtype_of(model) if isinstance(model, nn.Module) else None
         allowed = bound(dtype)
         clean = self.clean[~self.unusable]
@@ -98,8 +110,8 @@ class Trial:
     def _report(self, flag: str, told: bool = True) -> None:
         """Flag the result; log it once for a frozen model, unless the caller may have meant it."""
         self.flags = tuple(dict.fromkeys([*self.flags, flag]))
-        if told and flag not in self.frozen.notes:
-            self.frozen.add_note(flag)
+        if told and flag not in self.classifier.notes:
+            self.classifier.add_note(flag)
             log.warning("attack: %s", flag)
 
     def finish(
@@ -113,15 +125,19 @@ class Trial:
         within: Threat | None = None,
         unfinished: Tensor | None = None,
         doubtful: Tensor | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> AttackResult:
         """Return the result for x_adv, given the `verdict` logits [B, K] on it.
 
         `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
         names the threat `within` which a success counts, and returns x itself where there is none. `doubtful`
-        bool [B] are successes of the search that the model denied.
+        bool [B] are successes of the search that the model denied. `known` (bool [B], [B]) are the samples
+        that held at another point than that of the logits, and their losses, as the search saw them.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)
+        if known is not None:
+            value = torch.where(known[0], known[1].to(value.dtype), value)
         broken = problem.met(logits) & ~self.unusable & ~self.already
         if within is not None:
             broken &= within.contains(x_adv, problem.x)

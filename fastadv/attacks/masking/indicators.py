@@ -21,7 +21,7 @@ from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
@@ -90,11 +90,11 @@ def indicators(
     if share is not None:
         check_share("share", share, one=True)
     with torch.inference_mode(False), torch.no_grad():
-        frozen, problem = prepare(model, x, y, threat, ids=ids)
+        classifier, problem = prepare(model, x, y, threat, ids=ids)
         check_finite_radius(threat)
         if results is None:
             try:
-                results = {"pgd": pgd(frozen, x, y, threat, steps=probes.LONG_STEPS, seed=seed, ids=ids)}
+                results = {"pgd": pgd(classifier, x, y, threat, steps=probes.LONG_STEPS, seed=seed, ids=ids)}
             except NoGradientError:
                 results = {}
             share = None
@@ -116,11 +116,13 @@ def indicators(
                 f"results: expected one of an attack in {problem.threat.norm} and this box, for which any "
                 "wrong class is a success, got none; give the threat of the attacks, or leave results out"
             )
-        right = classified(frozen.verdict(problem.x), problem.y).cpu() if len(x) else torch.zeros(0).bool()
+        right = (
+            classified(classifier.verdict(problem.x), problem.y).cpu() if len(x) else torch.zeros(0).bool()
+        )
         passes = sum(out.forwards + out.backwards for out in results.values())
-        each = frozen.options.eot
+        each = classifier.eot
         chosen = choose(evidence, right, passes / each, limit=limit, share=share, seed=seed)
-        return look(frozen, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
+        return look(classifier, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
 
 
 def choose(
@@ -148,7 +150,7 @@ def choose(
 
 
 def look(
-    frozen: Frozen,
+    classifier: Prepared,
     problem: Problem | None,
     chosen: Tensor,
     evidence: Sequence[Evidence],
@@ -163,7 +165,7 @@ def look(
     problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
     AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
     """
-    before = frozen.forwards, frozen.backwards
+    before = classifier.forwards, classifier.backwards
     values, lower, unseen = _told(evidence, right)
     why = _hindrance(problem, len(chosen), int(right.sum()))
     if problem is None or why:
@@ -172,11 +174,11 @@ def look(
     with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
         few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
         if raised is None:
-            raised = [name for name, seen in vars(symptoms(frozen, problem.x[few])).items() if seen]
+            raised = [name for name, seen in vars(symptoms(classifier, problem.x[few])).items() if seen]
         values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
         if "optimizes" in raised:
-            values["optimizes"] = float(probes.wrong_gradients(frozen, problem.take(few)).float().mean())
-        masked, missing = _hidden(frozen, problem.take(few[:LEAST]), seed)
+            values["optimizes"] = float(probes.wrong_gradients(classifier, problem.take(few)).float().mean())
+        masked, missing = _hidden(classifier, problem.take(few[:LEAST]), seed)
         if missing is not None:
             values["incorrect_gradient"] = missing
         held = ~together(evidence, len(right))[chosen]
@@ -184,20 +186,20 @@ def look(
         seen: Counter[str] = Counter()
         for index in torch.split(torch.arange(len(chosen)), batch_size):
             part = problem.take(index.to(problem.x.device))
-            seen["zero_gradient"] += int(probes.without_gradient(frozen, part.x, part.y).sum())
+            seen["zero_gradient"] += int(probes.without_gradient(classifier, part.x, part.y).sum())
             left = part.take(held[index].nonzero().squeeze(1).to(problem.x.device))
             if probes.bounded(problem):
                 draws = rng.derive(seed, "indicators unconstrained")
-                seen["unconstrained"] += int((~probes.broken_without_radius(frozen, left, draws)).sum())
+                seen["unconstrained"] += int((~probes.broken_without_radius(classifier, left, draws)).sum())
             if blind and problem.threat.finite:
                 draws = rng.derive(seed, "indicators square")
-                seen["square"] += int(probes.broken_by_square(frozen, left, draws).sum())
+                seen["square"] += int(probes.broken_by_square(classifier, left, draws).sum())
     for name, marked in seen.items():
         values[name] = max(marked / len(chosen), values.get(name, 0.0))
         lower[name] = max(at_least(marked, len(chosen)), lower.get(name, 0.0))
     unseen = {name: why for name, why in unseen.items() if name not in values}
     unseen |= _not_in({**values, **unseen}, _absent(problem))
-    spent = frozen.forwards - before[0], frozen.backwards - before[1]
+    spent = classifier.forwards - before[0], classifier.backwards - before[1]
     return _known(
         evidence, values, unseen, lower, samples=len(chosen), forwards=spent[0], backwards=spent[1],
         masked=masked,
@@ -220,17 +222,17 @@ def _known(
     return Indicators(values, {**unseen, **soft}, lower=lower, **told)
 
 
-def _hidden(frozen: Frozen, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
+def _hidden(classifier: Prepared, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
     """Return the modules that hide their gradient, and 1 where there are any, else how much is missing.
 
     A gradient that is known to be another's is not compared with the logits. None where it cannot be.
     """
-    masked = {each.name: str(each) for each in masked_within(frozen, problem.x, probes.NAMING)}
-    if masked or replaced(frozen.model) or frozen.input_threshold is not None:
+    masked = {each.name: str(each) for each in masked_within(classifier, problem.x, probes.NAMING)}
+    if masked or replaced(classifier.model) or classifier.input_threshold is not None:
         return masked, float(bool(masked))
     if not probes.bounded(problem):
         return masked, None
-    return masked, probes.missing_gradient(frozen, problem, rng.derive(seed, "indicators gradient"))
+    return masked, probes.missing_gradient(classifier, problem, rng.derive(seed, "indicators gradient"))
 
 
 def together(evidence: Sequence[Evidence], count: int) -> Tensor:

@@ -15,7 +15,7 @@ from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.square import square
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import NoGradientError
 from fastadv.threat import Linf
 
@@ -34,32 +34,32 @@ HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1)
 
 
-def without_gradient(frozen: Frozen, x: Tensor, y: Tensor) -> Tensor:
+def without_gradient(classifier: Prepared, x: Tensor, y: Tensor) -> Tensor:
     """Return bool [B]: the gradient of the cross-entropy is zero in all coordinates, or not finite."""
     try:
-        gradient = frozen.input_gradient(x, y, "ce")[2].flatten(1)
+        gradient = classifier.input_gradient(x, y, "ce")[2].flatten(1)
     except NoGradientError:
         return torch.ones(len(x), dtype=torch.bool)
     return ((gradient == 0).all(1) | ~gradient.isfinite().all(1)).cpu()
 
 
-def wrong_gradients(frozen: Frozen, problem: Problem) -> Tensor:
+def wrong_gradients(classifier: Prepared, problem: Problem) -> Tensor:
     """Return bool [B]: a short way along the gradient of the margin, the loss does not change as it says."""
     x, y, wide = problem.x, problem.y, (slice(None), *[None] * (problem.x.ndim - 1))
     try:
-        value, _, gradient = frozen.input_gradient(x, y, "margin")
+        value, _, gradient = classifier.input_gradient(x, y, "margin")
     except NoGradientError:
         return torch.ones(len(x), dtype=torch.bool)
     length = gradient.flatten(1).square().sum(1)
     moved = (x + (WAY * value.abs() / length)[wide] * gradient).clamp(*problem.threat.box)
     expected = (gradient * (moved - x)).flatten(1).sum(1)
-    found = losses.loss_value(frozen.verdict(moved), y, "margin") - losses.loss_value(
-        frozen.verdict(x), y, "margin"
+    found = losses.loss_value(classifier.verdict(moved), y, "margin") - losses.loss_value(
+        classifier.verdict(x), y, "margin"
     )
     return (~((found / expected - 1).abs() <= OFF)).cpu()
 
 
-def missing_gradient(frozen: Frozen, problem: Problem, seed: int) -> float:
+def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float:
     """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none.
 
     On the way from x to a random image, the change of a random sum of the logits less the gradients on the
@@ -79,7 +79,7 @@ def missing_gradient(frozen: Frozen, problem: Problem, seed: int) -> float:
         values, slopes = [], []
         for part in range(PARTS + 1):
             try:
-                logits, gradient = frozen.jacobian(x + part / PARTS * way, weights)
+                logits, gradient = classifier.jacobian(x + part / PARTS * way, weights)
             except NoGradientError:
                 return 1.0
             values.append((weights(logits)[:, 0] * logits).double().sum(1))
@@ -98,27 +98,29 @@ def missing_gradient(frozen: Frozen, problem: Problem, seed: int) -> float:
     return min(max(min(shares), 0.0), 1.0)
 
 
-def broken_without_radius(frozen: Frozen, problem: Problem, seed: int) -> Tensor:
+def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
     """Return bool [B]: PGD in the whole box succeeds."""
     low, high = box = problem.threat.box
-    return broken_by_pgd(frozen, replace(problem, threat=Linf(high - low, box)), seed, FREE_STEPS)
+    return broken_by_pgd(classifier, replace(problem, threat=Linf(high - low, box)), seed, FREE_STEPS)
 
 
-def broken_by_pgd(frozen: Frozen, problem: Problem, seed: int, steps: int = LONG_STEPS) -> Tensor:
+def broken_by_pgd(classifier: Prepared, problem: Problem, seed: int, steps: int = LONG_STEPS) -> Tensor:
     """Return bool [B]: PGD on the margin succeeds."""
     x, y, threat = problem.x, problem.y, problem.threat
     try:
-        out = pgd(frozen, x, y, threat, steps=steps, loss="margin", seed=seed, ids=problem.ids)
+        out = pgd(classifier, x, y, threat, steps=steps, loss="margin", seed=seed, ids=problem.ids)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool)
     return out.success.cpu()
 
 
-def broken_by_square(frozen: Frozen, problem: Problem, seed: int) -> Tensor:
+def broken_by_square(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
     """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
     # the limit of the sign was chosen with squares that shrink as AutoAttack's do
     search = sparse_rs if problem.threat.norm == "l0" else partial(square, rescale=False)
-    out = search(frozen, problem.x, problem.y, problem.threat, queries=QUERIES, seed=seed, ids=problem.ids)
+    out = search(
+        classifier, problem.x, problem.y, problem.threat, queries=QUERIES, seed=seed, ids=problem.ids
+    )
     return out.success.cpu()
 
 

@@ -13,15 +13,15 @@ from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence
 from fastadv.attacks.masking.indicators import look
 from fastadv.attacks.masking.verdict import Indicators
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.engine.replaced import in_words, replaced
 
 LOOKS = 2  # times the passes of one look that this one may take
 
 
 def look_through(
-    frozen: Frozen,
-    other: Frozen | None,
+    classifier: Prepared,
+    other: Prepared | None,
     problem: Problem | None,
     chosen: Tensor,
     evidence: Sequence[Evidence],
@@ -37,7 +37,7 @@ def look_through(
     model itself raised. What Square broke speaks against gradients where a few queries of it break what PGD
     on the other does not.
     """
-    own = look(frozen, problem, chosen, evidence, right, seed=seed, **options).with_flags(told)
+    own = look(classifier, problem, chosen, evidence, right, seed=seed, **options).with_flags(told)
     if other is None or problem is None or not own.flagged or not own.samples:
         return own
     before = other.forwards, other.backwards

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
+from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import Bound, as_module, twin
-from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
@@ -60,7 +60,7 @@ class MaskedModule:
         return f"{where} {what[self.kind]} at {self.share:.0%} of its inputs: {self.advice}"
 
 
-def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, ...]:
+def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule, ...]:
     """Return the modules of `model` that hide their gradient at x; empty where none does.
 
     A few dozen samples are enough. Each call of a module in a pass of x is examined separately, in float64
@@ -97,7 +97,7 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
         >>> fa.attacks.masked_modules(model, x)
         ()
     """
-    module = as_module(model.source if isinstance(model, Frozen) else model)
+    module = as_module(model.source if isinstance(model, Prepared) else model)
     if module is None:
         raise InputError(
             f"masked_modules: expected a torch.nn.Module, whose parts have names, got "
@@ -111,21 +111,21 @@ def masked_modules(model: nn.Module | Frozen, x: Tensor) -> tuple[MaskedModule, 
         return _looked(module, x, None, inf)[0]
 
 
-def masked_within(frozen: Frozen, x: Tensor, passes: float) -> tuple[MaskedModule, ...]:
+def masked_within(classifier: Prepared, x: Tensor, passes: float) -> tuple[MaskedModule, ...]:
     """Return `masked_modules` of what the model sees, in at most so many passes a sample, counted as its.
 
     A pass of a module counts as the share that it holds of the innermost modules of the model; those whose
     look may take more than is left are not looked at. A function is one step. What cannot be passed part by
     part has none.
     """
-    module = as_module(frozen.source)
+    module = as_module(classifier.source)
     try:
-        module, x = module or Bound(nn.Identity(), frozen.model), x.to(frozen.sees(x.dtype))
+        module, x = module or Bound(nn.Identity(), classifier.model), x.to(classifier.sees(x.dtype))
         found, *spent = _looked(module, x, None, passes)
     except Exception:  # modules of others, called where they do not expect it
         return ()
-    frozen.forwards += ceil(spent[0] * len(x))
-    frozen.backwards += ceil(spent[1] * len(x))
+    classifier.forwards += ceil(spent[0] * len(x))
+    classifier.backwards += ceil(spent[1] * len(x))
     return found
 
 

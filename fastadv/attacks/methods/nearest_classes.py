@@ -32,8 +32,8 @@ def nearest_classes(search: Search) -> Tensor:
 
         x = search.x[part]
         # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
-        x = x if search.frozen.dtype else x.to(search.dtype)
-        return search.frozen.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]
+        x = x if search.classifier.dtype else x.to(search.dtype)
+        return search.classifier.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]
 
     rows = max(1, CHUNK // candidates[:1].numel() // clean.shape[1])
     each = torch.arange(len(y), device=y.device)

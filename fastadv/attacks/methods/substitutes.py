@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fastadv.attacks.core import Classifier
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 
 
-def frozen_sources(source: Classifier | Sequence[Classifier]) -> list[Frozen]:
-    """Return one or several substitutes, frozen. Raises InputError for none."""
+def frozen_sources(source: Classifier | Sequence[Classifier]) -> list[Prepared]:
+    """Return one or several substitutes, prepared. Raises InputError for none."""
     several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
-    sources = [freeze(one) for one in several]
+    sources = [prepare(one) for one in several]
     if not sources:
         raise InputError("source: expected a substitute or several, got an empty sequence")
     return sources
 
 
-def check_sources(name: str, sources: Sequence[Frozen], x: Tensor, clean: Tensor) -> None:
+def check_sources(name: str, sources: Sequence[Prepared], x: Tensor, clean: Tensor) -> None:
     """Raise InputError where one has more or fewer classes than the model, whose logits at x are `clean`."""
     classes = clean.shape[1]
     for number, substitute in enumerate(sources):
@@ -31,7 +31,7 @@ def check_sources(name: str, sources: Sequence[Frozen], x: Tensor, clean: Tensor
             )
 
 
-def check_decisions(other: Frozen, x: Tensor, clean: Tensor) -> None:
+def check_decisions(other: Prepared, x: Tensor, clean: Tensor) -> None:
     """Raise InputError unless a model decides at x as the one does whose logits there are `clean`."""
     finite = clean.isfinite().all(1)
     apart = int((other.verdict(x).argmax(1) != clean.argmax(1))[finite].sum())

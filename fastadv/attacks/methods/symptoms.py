@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.engine.frozen import Frozen
+from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.rng import generators_kept
@@ -45,7 +45,7 @@ class Symptoms:
     optimizes: bool
 
 
-def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
+def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
     """Look for signs that gradient attacks cannot judge a model.
 
     They are four of the five about which AutoAttack warns; the fifth takes an attack. A few dozen samples are
@@ -53,7 +53,7 @@ def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
     torch, NumPy and Python are not changed.
 
     Args:
-        frozen: what `fastadv.freeze` returns.
+        model: classifier or Frozen; x [B, ...] to logits [B, K].
         x: floating [B, ...], B >= 1.
 
     Returns:
@@ -67,7 +67,7 @@ def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
         >>> x = fa.data.load("digits", "test").x[:8]
         >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
         >>> y = model(x).argmax(1)  # what it decides before the attack
-        >>> fa.attacks.symptoms(fa.freeze(model), x).randomized
+        >>> fa.attacks.symptoms(model, x).randomized
         False
 
     Source:
@@ -75,20 +75,21 @@ def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
     """
     if not isinstance(x, Tensor) or not x.ndim or not len(x):
         raise InputError("symptoms: expected at least one sample [B, ...], got none; give a few tens")
+    classifier = prepare(model)
     with generators_kept(x.device):
-        verdicts = torch.stack([frozen.verdict(x) for _ in range(PASSES)])
+        verdicts = torch.stack([classifier.verdict(x) for _ in range(PASSES)])
         # not the first pass: `verdict` watches that one itself
-        optimizes = _optimizes(frozen, x)
-        zero, scrambled = _gradients(frozen, x, verdicts[0])
+        optimizes = _optimizes(classifier, x)
+        zero, scrambled = _gradients(classifier, x, verdicts[0])
         return Symptoms(
-            randomized=_randomized(frozen, verdicts) or scrambled,
-            probabilities=_probabilities(frozen, verdicts[0]),
+            randomized=_randomized(classifier, verdicts) or scrambled,
+            probabilities=_probabilities(classifier, verdicts[0]),
             zero_gradient=zero,
             optimizes=optimizes,
         )
 
 
-def _randomized(frozen: Frozen, verdicts: Tensor) -> bool:
+def _randomized(classifier: Prepared, verdicts: Tensor) -> bool:
     finite = verdicts.isfinite().all(2)
     if not bool((finite == finite[0]).all()):
         return True
@@ -97,31 +98,31 @@ def _randomized(frozen: Frozen, verdicts: Tensor) -> bool:
         return False
     centered = kept - kept.mean(2, keepdim=True)
     size = centered.norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    units, eps = centered / size, torch.finfo(frozen.dtype or torch.float32).eps
+    units, eps = centered / size, torch.finfo(classifier.dtype or torch.float32).eps
     rounding = (8 * eps * kept.norm(dim=2) / size.squeeze(2)).amax(0)
     apart = (units[:, None] - units).norm(dim=3).amax((0, 1))
     return bool((apart > rounding.clamp_min(APART)).any())
 
 
-def _probabilities(frozen: Frozen, logits: Tensor) -> bool:
+def _probabilities(classifier: Prepared, logits: Tensor) -> bool:
     rows = logits[logits.isfinite().all(1)].double()
     # the rounding of one pass in the model's own format: relative to each value, so at most that of the sum
-    slack = max(ONE, torch.finfo(frozen.dtype or torch.float32).eps)
+    slack = max(ONE, torch.finfo(classifier.dtype or torch.float32).eps)
     return bool(len(rows)) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() <= slack).all())
 
 
-def _gradients(frozen: Frozen, x: Tensor, logits: Tensor) -> tuple[float, bool]:
+def _gradients(classifier: Prepared, x: Tensor, logits: Tensor) -> tuple[float, bool]:
     """Return the share of gradients that are zero, and whether most are others in a second pass."""
     y = logits.nan_to_num().argmax(1)
     try:
-        first, second = (frozen.input_gradient(x, y, direction=True)[2].flatten(1) for _ in range(2))
+        first, second = (classifier.input_gradient(x, y, direction=True)[2].flatten(1) for _ in range(2))
     except NoGradientError:
         return 1.0, False
     apart = (first - second).norm(dim=1) > SCRAMBLED * first.norm(dim=1)
     return float((first == 0).all(1).double().mean()), bool(apart.double().mean() > 0.5)
 
 
-def _optimizes(frozen: Frozen, x: Tensor) -> bool:
+def _optimizes(classifier: Prepared, x: Tensor) -> bool:
     """Return whether a pass calls a function of OPTIMIZING, by Python's profile function of this thread."""
     seen: list[bool] = []
     before = sys.getprofile()
@@ -134,7 +135,7 @@ def _optimizes(frozen: Frozen, x: Tensor) -> bool:
 
     sys.setprofile(watch)
     try:
-        frozen.verdict(x)
+        classifier.verdict(x)
     finally:
         sys.setprofile(before if callable(before) else None)
         if before is not None and not callable(before):  # cProfile, before Python 3.12

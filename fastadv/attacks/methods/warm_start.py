@@ -68,4 +68,4 @@ def _anywhere(search: Search) -> Tensor:
         radius = radius.ceil()
     threat = search.threat.resized(radius)
     points = threat.random_start(search.x, search.seed, search.ids, draw=search.restart)
-    return search.frozen.layout(search.problem.masked(points))
+    return search.classifier.layout(search.problem.masked(points))

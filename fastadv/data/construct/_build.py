@@ -18,7 +18,7 @@ from fastadv.data.construct._store import Store
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.data.imageset import to_unit
 from fastadv.data.shards import Shard, shard_count, shard_range
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.description import check_described
@@ -83,7 +83,7 @@ class Construction:
     """One construction: name, source model with its classes, budget, and how the search of a batch begins."""
 
     name: str
-    source: Frozen
+    source: Prepared
     classes: int
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count, check_number, check_seed
 from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Frozen, Prepared, freeze
+from fastadv.engine import prepare as prepared
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
@@ -21,7 +22,7 @@ from fastadv.runs.description import describe
 from fastadv.runs.identity import probe
 from fastadv.threat import Threat
 
-Model = nn.Module | Frozen
+Model = nn.Module | Prepared
 Module = str | Callable[[Tensor], Tensor] | None
 
 
@@ -63,9 +64,9 @@ class Search(NamedTuple):
 
 def prepare(
     model: Model, dataset: Dataset[Any], threat: Threat, *, every_class: bool
-) -> tuple[Frozen, Base, int]:
+) -> tuple[Prepared, Base, int]:
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
-    frozen = freeze(model)
+    frozen = prepared(model, freeze=True)
     base = Base(dataset, device_for(frozen) or torch.device("cpu"))
     radius = threat.radius
     if isinstance(radius, Tensor) and len(radius) != base.count:
@@ -83,13 +84,13 @@ def prepare(
     return _compared(frozen, base), base, logits.shape[1]
 
 
-def _compared(frozen: Frozen, base: Base) -> Frozen:
+def _compared(frozen: Prepared, base: Base) -> Prepared:
     """Return `frozen`, with its twins compared on the same images in every process and every resumed run."""
     frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count)))[0])
     return frozen
 
 
-def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
+def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     """Return the source model's representation, frozen; InputError unless it is finite floats [B, F]."""
     model = source.model
     if not isinstance(model, nn.Module):
@@ -115,10 +116,12 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "module: expected a finite representation of the first and last image of the base, "
             "got other values; check the weights"
         )
-    return _compared(freeze(cut, **source.options.asked()), base)
+    if isinstance(source, Frozen):
+        return _compared(freeze(cut, **source.options.asked()), base)
+    return prepared(cut, source.eot)
 
 
-def fingerprint(source: Frozen, base: Base, identity: str | None = None) -> dict[str, Any]:
+def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
     """Return what tells a model or function from another: weights or code, and answers on images of the base.
 
     The answers cover what neither shows: switches, a replaced forward, a file that is read.

@@ -18,7 +18,7 @@ from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
 from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.identity import agree, plain, rounding
@@ -31,7 +31,7 @@ STORED |= {"objective_before", "objective_after"}
 def verify_constructed(
     folder: str | PathLike[str],
     base: Dataset[Any] | None = None,
-    model: nn.Module | Frozen | None = None,
+    model: nn.Module | Prepared | None = None,
     *,
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
@@ -167,10 +167,10 @@ def _rows(what: str, stored: Tensor, found: Tensor, differing: Tensor) -> Iterat
 
 
 def _with_model(
-    made: ConstructedSet, model: nn.Module | Frozen, batch_size: int, tick: Callable[[int], None]
+    made: ConstructedSet, model: nn.Module | Prepared, batch_size: int, tick: Callable[[int], None]
 ) -> tuple[float, list[str]]:
     """Return the fooling rate measured again, and where the model says other classes than those stored."""
-    source = freeze(model)
+    source = prepare(model, freeze=True)
     config = made.card["config"]
     there, here = config["model"], plain(weights_or_code(source.model, config.get("identity")))
     if {name: there.get(name) for name in here} != here:

@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from fastadv.attacks.core import Criterion
 from fastadv.data.batch_size import device_for
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Plain, Prepared
+from fastadv.engine.prepared import CleanPass
 
 BATCH = 256
 
 
-def on_device(frozen: Frozen, x: Tensor) -> Tensor:
+def on_device(frozen: Prepared, x: Tensor) -> Tensor:
     """Return x where the model is."""
     device = device_for(frozen)
     return x if device is None else x.to(device)
 
 
-def logits(frozen: Frozen, x: Tensor) -> Tensor:
+def logits(frozen: Prepared, x: Tensor) -> Tensor:
     """Return the logits [n, K] of the model as given, on the CPU."""
     parts = torch.split(x, BATCH) if len(x) else ()
     return torch.cat([frozen.verdict(on_device(frozen, part)).cpu() for part in parts])
@@ -30,17 +31,20 @@ def margins(given: Tensor, y: Tensor) -> Tensor:
     return Criterion().margin(given, y, None)
 
 
-class Watched(Frozen):
+class Watched(Plain):
     """The model as given, which keeps the margin of each sample at each gradient, by the sample's id."""
 
-    def __init__(self, model: nn.Module | Frozen, ids: Tensor) -> None:
-        vars(self).update(vars(freeze(model, fold=False)))
+    def __init__(self, model: nn.Module | Prepared, ids: Tensor) -> None:
+        super().__init__(model)
         self.margins: dict[int, list[float]] = {number: [] for number in ids.tolist()}
         self._ids: list[int] = []
 
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
         """Take down whose rows come next, as the search of an attack tells."""
         self._ids = ids.tolist()
+
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        return None  # or its margins would not be kept
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, *args: Any, **more: Any

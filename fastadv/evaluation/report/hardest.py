@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import pgd
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import NoGradientError
 from fastadv.evaluation.report.asked import Watched, logits, margins, on_device
 from fastadv.evaluation.report.classes import class_name
@@ -33,7 +33,7 @@ class Hard:
 
 
 def hardest(
-    table: Table, model: Frozen | None, threat: Threat | None, classes: Sequence[str] | None,
+    table: Table, model: Prepared | None, threat: Threat | None, classes: Sequence[str] | None,
     *, farthest: bool = True,
 ) -> tuple[list[Hard], str]:  # fmt: skip
     """Return the hardest samples, and what must be known of their traces, or why there are none.
@@ -65,7 +65,7 @@ def hardest(
     return shown, why
 
 
-def _chosen(table: Table, model: Frozen | None, farthest: bool) -> Tensor:
+def _chosen(table: Table, model: Prepared | None, farthest: bool) -> Tensor:
     """Return the places of the hardest: of those that held, the surest where the model can be asked."""
     kept = table.samples
     assert kept is not None
@@ -78,7 +78,7 @@ def _chosen(table: Table, model: Frozen | None, farthest: bool) -> Tensor:
 
 
 def _traces(
-    model: Frozen | None,
+    model: Prepared | None,
     threat: Threat | None,
     x: Tensor,
     y: Tensor,

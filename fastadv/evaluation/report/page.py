@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastadv._extras import need
 from fastadv._version import __version__
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.groups import Group, groups
@@ -36,7 +36,7 @@ def report(
     path: str | os.PathLike[str],
     *,
     title: str = "Robustness report",
-    model: nn.Module | Frozen | None = None,
+    model: nn.Module | Prepared | None = None,
     class_names: Sequence[str] | None = None,
     curves: Mapping[str, Curve] | None = None,
     bounds: Tensor | None = None,
@@ -79,7 +79,7 @@ def report(
             + (" with NaN" if bounds.isnan().any() else "")
         )
     with torch.no_grad():
-        frozen = None if model is None else freeze(model)
+        frozen = None if model is None else prepare(model)
         content = _content(table, frozen, class_names, curves or {}, bounds, provenance or {}, entry or {})
     text = _filled(title=title, version=__version__, table=table, **content)
     with writing(path), atomic_write(path) as part:
@@ -87,7 +87,7 @@ def report(
 
 
 def _content(
-    table: Table, model: Frozen | None, names: Sequence[str] | None, curves: Mapping[str, Curve],
+    table: Table, model: Prepared | None, names: Sequence[str] | None, curves: Mapping[str, Curve],
     bounds: Tensor | None, told: Mapping[str, Any], entry: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Gather what the page shows."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.evaluation.robustbench import FIELDS, entry
 from fastadv.evaluation.table import Table
@@ -14,7 +14,7 @@ from fastadv.runs.card import data_hash, machine
 from fastadv.threat import Threat
 
 
-def lines(table: Table, model: Frozen | None, told: Mapping[str, Any]) -> list[tuple[str, str]]:
+def lines(table: Table, model: Prepared | None, told: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the caller told, then hashes of the samples and the weights, and what wrote the report."""
     found = [*_flat(told)]
     if table.samples is not None:

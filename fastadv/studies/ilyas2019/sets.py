@@ -9,7 +9,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet, construct
 from fastadv.data.construct.paper import CIFAR10_PAPER
-from fastadv.engine import Frozen
+from fastadv.engine import Prepared
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def budget(name: str, settings: Any) -> dict[str, Any]:
 
 
 def build(
-    name: str, source: nn.Module | Frozen, base: ImageSet, settings: Any, **options: Any
+    name: str, source: nn.Module | Prepared, base: ImageSet, settings: Any, **options: Any
 ) -> ConstructedSet:
     """Return the set `name` made with `source`, with the budget and seed of the settings."""
     kind = KINDS[name]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import bim, pgd
-from fastadv.engine import Frozen, freeze
-from fastadv.engine.frozen import Model
+from fastadv.engine import Frozen, Model, freeze
+from fastadv.threat import Linf
 
 from ..nets import Case, Counted, convnet, images, labels, mlp, threat
 
@@ -55,7 +55,12 @@ def test_the_price_of_a_run() -> None:
     model, x = mlp(), images(10)
     y = labels(model, x)
     out = bim(model, x, y, threat("linf"), steps=7, stop_early=False)
-    assert (out.forwards, out.backwards) == (10 + 7 * 10 + 10 + 10, 7 * 10)
+    # the first gradient is that of the clean pass
+    assert (out.forwards, out.backwards) == (7 * 10 + 10 + 10, 7 * 10)
+    random = pgd(model, x, y, Linf(1e-4), steps=7)  # nothing breaks
+    assert (random.forwards, random.backwards) == (10 + 7 * 10 + 10, 7 * 10)
+    frozen = bim(freeze(model), x, y, threat("linf"), steps=7, stop_early=False)
+    assert frozen.backwards == out.backwards
     early = bim(model, x, y, threat("linf"), steps=7)
     assert early.success.any()
     assert early.backwards < out.backwards

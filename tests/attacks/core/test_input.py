@@ -114,11 +114,11 @@ def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
         ("x: expected", {"x": (X * 255).long()}),
         ("start: expected", {"start": X[:2]}),
         ("start: expected", {"start": X.tolist()}),
-        ("frozen: expected", {"frozen": mlp()}),
+        ("model: expected", {"model": 3}),
     ],
 )
 def test_bad_input_of_last_iterate(message: str, given: dict[str, Any]) -> None:
-    keys = {"frozen": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
+    keys = {"model": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
     with pytest.raises(InputError, match=message):
         last_iterate(**{**keys, **given})  # type: ignore[arg-type]
 

@@ -193,8 +193,9 @@ def test_a_tie_within_rounding_goes_on_and_is_no_second_answer() -> None:
     assert out.success[:3].all()
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
     assert out.flags == ()
-    # three of eight left after one step, were refuted, and alone had all four steps
-    assert out.backwards == 8 * 4 - 3 * 2 + 3 * 4
+    # four that were wrong pass back with the others at x; three of eight left after one step, were refuted,
+    # and alone had all four steps
+    assert out.backwards == 4 + 8 * 4 - 3 * 2 + 3 * 4
     assert out.distance[:3].allclose(torch.tensor(0.2))
 
 
@@ -203,7 +204,7 @@ def test_more_than_rounding_is_a_second_answer() -> None:
     out = bim(model, x, y, inside, steps=4, step_size=0.05)
     assert out.flags
     assert out.success[:3].all()
-    assert out.backwards == 8 * 4 - 3 * 2 + 8 * 4
+    assert out.backwards == 4 + 8 * 4 - 3 * 2 + 8 * 4
 
 
 def test_two_answers_are_logged_once(logged: Logged) -> None:

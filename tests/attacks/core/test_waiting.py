@@ -58,7 +58,7 @@ def test_no_step_reads_a_value(threat: str, direction: Any, options: dict[str, A
     search = over(Problem(x, y, THREATS[threat], ids=y, **given), _Rows)
     with torch.no_grad():
         rule(search)
-    assert search.frozen.backwards == 5 * SIZE
+    assert search.classifier.backwards == 5 * SIZE
 
 
 def over(problem: Problem, rows: Any) -> Search:
@@ -80,4 +80,4 @@ def test_no_move_of_apgd_reads_a_value(threat: str) -> None:
     with torch.no_grad():
         for stage in stages:
             stage.run(search.start())
-    assert search.frozen.forwards > search.frozen.backwards > 20 * SIZE
+    assert search.classifier.forwards > search.classifier.backwards > 20 * SIZE

@@ -1,0 +1,258 @@
+"""Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastadv import losses
+from fastadv.engine.arguments import check_input
+from fastadv.engine.confidence import log_confidence
+from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.precision import NOTHING, no_autocast, no_gradient
+
+Model = Callable[[Tensor], Tensor]
+Loss = losses.Loss
+Directions = Tensor | Callable[[Tensor], Tensor]
+
+
+class CleanPass(Protocol):
+    """A forward pass at the clean samples that waits for its backward pass."""
+
+    logits: Tensor
+
+    def gradient(
+        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
+
+
+class Prepared:
+    """A classifier as an attack asks it: logits, input gradients, jacobians, verdicts, counts.
+
+    There are two: `Plain` is the model as given, and `Frozen`, which `fastadv.freeze` makes, searches on a
+    faster copy. `verdict` and `model` are the model as given, in eval mode, in both. `forwards` and
+    `backwards` count the samples passed since the start; passes that a model makes internally are counted if
+    it reports them in an int `gradient_probes`. All passes are made outside of autocast, whatever is active
+    around them.
+
+    Attributes:
+        source: what the caller gave.
+        eot: passes over which logits, losses and gradients of the search are averaged.
+        dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
+        forwards: samples passed forward.
+        backwards: samples passed backward.
+    """
+
+    def __init__(
+        self,
+        given: CheckedModel,
+        source: Model,
+        eot: int,
+        dtype: torch.dtype | None,
+        device: torch.device | None,
+    ) -> None:
+        self.source, self.eot, self.dtype = source, eot, dtype
+        self.forwards = self.backwards = 0
+        self._given, self._device = given, device
+
+    @property
+    def model(self) -> Model:
+        """The model as given, in eval mode."""
+        return self._given.model
+
+    # What an attack asks.
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits [B, K] of the search at x [B, ...], without a gradient."""
+        raise NotImplementedError
+
+    def input_gradient(
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        loss: Loss = "ce",
+        targets: Tensor | None = None,
+        direction: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss [B], the logits [B, K] and the gradient of the loss by x, like x."""
+        raise NotImplementedError
+
+    def jacobian(
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits [B, K] and the input gradients [B, C, ...] of C functions of them."""
+        raise NotImplementedError
+
+    def verdict(self, x: Tensor) -> Tensor:
+        """Return the logits of the model as given, in eval mode and its own precision.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            [B, K].
+
+        Raises:
+            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
+                2.
+        """
+        return self._as_given(self._verdict, x)
+
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            The pass, whose logits are the verdict.
+        """
+
+    def confidence(self, x: Tensor) -> Tensor:
+        """Return the probability that the model as given assigns to each class, in eval mode.
+
+        It is the model's own `confidence(x)` where it has one, otherwise that of its logits
+        (`log_confidence`): the softmax, unless the model says otherwise.
+
+        Args:
+            x: floating [B, ...].
+
+        Returns:
+            [B, K].
+        """
+        own = getattr(self.model, "confidence", None)
+        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
+            return log_confidence(self.model, self.verdict(x)).exp()
+        return self._as_given(own, x)
+
+    # What else it may want to know.
+
+    @property
+    def exact(self) -> bool:
+        """Whether the search uses the model as given itself, and no mean of several passes."""
+        return self.plain and self.eot == 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether the search gives the logits of the model as given, to the last bit."""
+        return True
+
+    @property
+    def search_dtype(self) -> torch.dtype | None:
+        """The precision in which the search computes; None where the weights have not exactly one."""
+        return self.dtype
+
+    @property
+    def input_threshold(self) -> float | None:
+        """Where the model sets pixels to 0 or 1, if its `input_threshold` says so; otherwise None.
+
+        Only the side of a pixel then counts (`fastadv.models.Binarized`).
+        """
+        value = getattr(self.model, "input_threshold", None)
+        return value if isinstance(value, float) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done for the search, and what was not done and why; see `add_note`."""
+        raise NotImplementedError
+
+    def add_note(self, note: str) -> None:
+        """Add a note, unless it is there already.
+
+        Args:
+            note: one sentence.
+        """
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options that can change results, for the identity of a run.
+
+        Returns:
+            A dictionary for JSON.
+        """
+        raise NotImplementedError
+
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one.
+
+        Args:
+            dtype: of x.
+
+        Returns:
+            The same, or the dtype of the weights where the model refuses it.
+        """
+        return self._given.sees(dtype)
+
+    def asks_for(self, ids: Tensor, each: int = 1) -> None:
+        """Announce whose rows the next passes are.
+
+        A subclass that counts passes for each sample overrides this; here it does nothing.
+
+        Args:
+            ids: int [n], sample numbers.
+            each: how many rows belong to each sample; the rows of one sample follow each other.
+        """
+
+    # What only a Frozen has to do.
+
+    def layout(self, x: Tensor) -> Tensor:
+        """Return `x` in the layout that the search prefers."""
+        return x
+
+    def full_batch(self, x: Tensor) -> int:
+        """Return the number of rows at which a pass on a CPU takes the least time for each; 0 for any."""
+        return 0
+
+    def fits(self, x: Tensor) -> int:
+        """Return how many rows of x are not known to be too many for the memory of a gradient."""
+        return len(x)
+
+    def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
+        """Prepare the search for rows like x; return whether nothing is left to prepare."""
+        return True
+
+    def check(self, x: Tensor) -> bool:
+        """Call `settle` on rows that represent others."""
+        return self.settle(x)
+
+    def ready_to_capture(self, x: Tensor) -> bool:
+        """Return whether steps on rows like x can be captured as CUDA graphs."""
+        return False
+
+    def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
+        """Return run(graphs), which replays captured steps; None without CUDA graphs."""
+        return None
+
+    def unreplayed(self) -> AbstractContextManager[object]:
+        """Replay no captured step, inside."""
+        return NOTHING
+
+    def _verdict(self, x: Tensor) -> Tensor:
+        return self._given(x)
+
+    def _probes(self) -> int:
+        """Return how many samples parts of the model have passed through others to estimate gradients."""
+        return 0
+
+    def _checked(self, x: object) -> Tensor:
+        x = check_input(x, self._device)
+        self.forwards += self._given.meet(x)
+        return x
+
+    def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with no_gradient():
+            x = self._checked(x).contiguous()
+            self.forwards += len(x)
+            with no_autocast(x.device.type):
+                found = run(x.to(self._given.sees(x.dtype)))
+            return found.clone()  # the next pass of the model may write into what this one returned
+
+    @contextmanager
+    def _counting_probes(self) -> Iterator[None]:
+        """Count the samples that parts of the model pass through others to estimate a gradient."""
+        before = self._probes()
+        yield
+        self.forwards += self._probes() - before
