@@ -15,7 +15,7 @@ from fastadv.engine.options import Options
 from fastadv.engine.pipeline import VERDICT, left_out
 from fastadv.engine.precision import no_gradient
 from fastadv.engine.prepared import Loss, Model, Prepared
-from fastadv.engine.rounding import compare
+from fastadv.engine.rounding import allowance, compare
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.stamp import Stamp
 from fastadv.rng import generators_kept
@@ -24,6 +24,7 @@ CHECK_ROWS = 16
 REFRESHES = 256
 BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
+DENIED = "losses of a search were not those of the verdict at the same points; passes are compared anew"
 CHANGED = "the model changed since freeze; it was frozen anew"
 
 
@@ -336,6 +337,21 @@ class Frozen(Prepared):
             True where they can be captured.
         """
         return self.search.graphs is not None and self._settled and self.search.knows(x)
+
+    def hold(self, apart: float, verdict: Tensor) -> None:
+        """Compare each kind of pass once more where losses of the search are not those of the verdict.
+
+        Args:
+            apart: the largest difference of a cross-entropy or margin at the same point.
+            verdict: [B, K], the logits of the model as given there.
+        """
+        formats = [self.dtype, self.search_dtype, self.search.form.rounds or self.dtype]
+        # either loss moves at most twice as far as a logit
+        if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
+            return
+        self.search.trusted.forget()
+        if DENIED not in self.notes:
+            self.search.notes.warn(DENIED)
 
     def check(self, x: Tensor) -> bool:
         """Call `settle` on rows that represent others; `tune` waits for the batch that is attacked.

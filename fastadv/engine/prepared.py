@@ -214,6 +214,9 @@ class Prepared:
         """Prepare the search for rows like x; return whether nothing is left to prepare."""
         return True
 
+    def hold(self, apart: float, verdict: Tensor) -> None:
+        """Take by how much losses of the search differ from those of the verdict [B, K] at these points."""
+
     def check(self, x: Tensor) -> bool:
         """Call `settle` on rows that represent others."""
         return self.settle(x)
