@@ -74,9 +74,9 @@ class Trusted:
         return FEW if known.left < 0 or len(x) not in known.counts else 0
 
     def knows_size(self, x: Tensor) -> bool:
-        """Return whether the gradient of any pass of as many rows was compared."""
+        """Return whether the gradient of any pass of as many rows, or more of the same class, was compared."""
         held, own = list(self._known.items()), size_class(x)  # another thread may add one meanwhile
-        return any(used[0] and kind == own and len(x) in known.counts for (used, kind), known in held)
+        return any(used[0] and kind == own and len(x) <= max(known.counts) for (used, kind), known in held)
 
     def forget(self) -> None:
         """Compare all kinds once more."""
