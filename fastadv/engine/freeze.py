@@ -26,6 +26,7 @@ from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
 from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.stamp import Stamp
 from fastadv.engine.tune import tuned
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
@@ -52,6 +53,10 @@ def freeze(
     compared with those of the model, and on the first batch of each kind its gradient. What differs by more
     than rounding is left out by name, or the model itself replaces the copy; a note and a warning say so.
 
+    The model may change afterwards, in its weights, parts, attributes, modes or hooks: the next call sees it
+    and freezes the model anew, by the same options, with a note; see `Frozen`. That takes as long as the
+    first time, so a model that trains is better frozen with `fold=False`.
+
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
             module and a functools.partial of one count as modules. Any other function is called as it is, in
@@ -63,8 +68,8 @@ def freeze(
             those of other threads, too; "auto" in the fastest of these on the first batch, where losses and
             gradients of each are timed a few times (a CPU has "fp32" and "bf16"). float16 has 3 bits more
             than bfloat16 and ends at 65,504: a sample whose activations exceed that fails.
-        fold: make a copy for the search (default True). Folded weights are copies, taken on the first batch.
-            With `fold=False` the search follows the model while it trains, and half precision is by autocast.
+        fold: make a copy for the search (default True). With `fold=False` the search shares all values with
+            the model and follows it while it trains, and half precision is by autocast.
         compile: run the search copy through torch.compile (default False).
         cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA graphs
             (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of them are
@@ -145,6 +150,9 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     follow = options.follow or not options.fold
     if given is None:
         given = CheckedModel(twin(module, follow=follow) if module is not None else source, dtype)
+    stamp = None
+    if module is not None and isinstance(given.model, nn.Module) and not options.follow:
+        stamp = Stamp(module, given.model, values=options.fold)
     as_given = form = Form(given.model, dtype, given.sees)
     own = module is not None and options.fold and not options.as_given
     notes: list[str] = []
@@ -186,6 +194,8 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         search_twin,
         source=source,
         options=options,
+        anew=partial(_freeze, source, options),
+        stamp=stamp,
         dtype=dtype,
         device=device,
         fastest=partial(tuned, partial(_freeze, source, given=given), options)

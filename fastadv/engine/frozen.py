@@ -15,14 +15,17 @@ from fastadv.engine.options import Options
 from fastadv.engine.pipeline import VERDICT, left_out
 from fastadv.engine.precision import no_gradient
 from fastadv.engine.prepared import Loss, Model, Prepared
-from fastadv.engine.rounding import compare
+from fastadv.engine.rounding import allowance, compare
 from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.stamp import Stamp
 from fastadv.rng import generators_kept
 
 CHECK_ROWS = 16
 REFRESHES = 256
 BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
+DENIED = "losses of a search were not those of the verdict at the same points; passes are compared anew"
+CHANGED = "the model changed since freeze; it was frozen anew"
 
 
 class Frozen(Prepared):
@@ -41,6 +44,12 @@ class Frozen(Prepared):
     wrongly is switched off by name, with a warning. `forwards` and `backwards` do not count these
     comparisons.
 
+    It is never stale: each call looks whether the model is what it was when it was frozen (`engine.stamp`
+    says what that sees): its tensors, parts, attributes, modes and hooks. If not, `source` is frozen anew by
+    the same options, compared like any other, and the counts go on; a note and, the first time, a line in
+    the log say so. With `fold=False` values are shared, and followed without that. A function is called as
+    it is.
+
     A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`:
     it counts from 0, and measures and compares for itself.
 
@@ -51,6 +60,8 @@ class Frozen(Prepared):
         search: the search copy.
         source: the model that was passed to `freeze`.
         options: of `freeze`.
+        anew: freezes the source again by the same options.
+        stamp: of the model as it was frozen; None where it is not looked at.
         dtype: of the weights; None where there is not exactly one.
         device: of the weights; None where there is not exactly one.
         fastest: gives the fastest way to search on a batch, and a note; None does not look for it.
@@ -73,6 +84,8 @@ class Frozen(Prepared):
         *,
         source: Model,
         options: Options,
+        anew: Callable[[], "Frozen"],
+        stamp: Stamp | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
@@ -81,6 +94,7 @@ class Frozen(Prepared):
         super().__init__(given, source, options.eot, dtype, device)
         self.search, self.options = search, options
         self._fastest, self._refreshed = fastest, 0
+        self._anew, self._stamp = anew, stamp
         self._lock, self._settled = RLock(), fastest is None and search.plain
 
     def __copy__(self) -> "Frozen":
@@ -88,6 +102,27 @@ class Frozen(Prepared):
         made = object.__new__(type(self))
         vars(made).update(vars(self))
         return made
+
+    @property
+    def model(self) -> Model:
+        """The model as given, in eval mode, as it is now."""
+        self._renew()
+        return self._given.model
+
+    def _renew(self) -> None:
+        """Freeze the source anew where it has changed."""
+        if self._stamp is None or self._stamp.same():
+            return
+        with self._lock:
+            if self._stamp.same():  # another thread has, meanwhile
+                return
+            told, made = CHANGED in self.notes, self._anew()
+            for name in ("search", "dtype", "_given", "_device", "_fastest", "_settled", "_stamp"):
+                setattr(self, name, getattr(made, name))
+            if told:
+                self.add_note(CHANGED)
+            else:
+                self.search.notes.warn(CHANGED)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -277,6 +312,10 @@ class Frozen(Prepared):
     def unreplayed(self) -> AbstractContextManager[object]:
         return self.search.unreplayed()
 
+    def _checked(self, x: object) -> Tensor:
+        self._renew()
+        return super()._checked(x)
+
     def _verdict(self, x: Tensor) -> Tensor:
         return self.search.passed(VERDICT, self._given, x)
 
@@ -298,6 +337,21 @@ class Frozen(Prepared):
             True where they can be captured.
         """
         return self.search.graphs is not None and self._settled and self.search.knows(x)
+
+    def hold(self, apart: float, verdict: Tensor) -> None:
+        """Compare each kind of pass once more where losses of the search are not those of the verdict.
+
+        Args:
+            apart: the largest difference of a cross-entropy or margin at the same point.
+            verdict: [B, K], the logits of the model as given there.
+        """
+        formats = [self.dtype, self.search_dtype, self.search.form.rounds or self.dtype]
+        # either loss moves at most twice as far as a logit
+        if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
+            return
+        self.search.trusted.forget()
+        if DENIED not in self.notes:
+            self.search.notes.warn(DENIED)
 
     def check(self, x: Tensor) -> bool:
         """Call `settle` on rows that represent others; `tune` waits for the batch that is attacked.

@@ -1,7 +1,7 @@
-"""The guard on gradients: a search copy is not the model until its gradient was compared with the model's.
+"""The guard: a search copy is not the model until its logits and gradient were compared with the model's.
 
-Logits are not enough: a wrong backward changes none of them. So the gradient of each kind of pass is compared
-once, on rows of the caller's own batch, with that of the model as given.
+Logits are not enough: a wrong backward changes none of them. So both are compared in each kind of pass, on
+rows of the caller's own batch, with those of the model as given.
 """
 
 import math
@@ -13,18 +13,22 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fastadv import rng
-from fastadv.engine.rounding import HALVES, Format, bound
+from fastadv.engine.rounding import HALVES, Format, bound, compare, difference
+from fastadv.engine.trusted import ROWS
 
-ROWS = 16  # that are compared
 NUDGES = 8  # of x, by which kinks are told from mistakes
 KINKS = 8  # one row in so many may have a kink that no nudge has met
 ALIKE = 0.9  # cosine from which two gradients are taken for the same direction
 LENGTH = 1.25  # the largest ratio of lengths of gradients that differ by rounding to half precision
 LEAST_ALIKE = 0.3  # below, a search in half precision goes elsewhere
 PASSES = 4  # whose mean is compared where the model is randomized
+AS_PLAIN = (
+    1.5  # how much further off in half precision logits may be than those of the search without rewrites
+)
 
 # gradients [B, ...] of by_logits @ logits at x
 Pull = Callable[[Tensor, Tensor], Tensor]
+Look = Callable[[Tensor], Tensor]  # logits [B, K] at x
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,58 @@ class Ways:
     plain: Pull
 
 
-def some_rows(count: int, device: torch.device) -> Tensor:
-    """At most ROWS numbers below `count`: the first, the last and some between, where kernels end."""
-    if count <= ROWS:
+@dataclass(frozen=True)
+class Looks:
+    """The same ways to the logits."""
+
+    searched: Look
+    given: Look
+    plain: Look
+
+
+def some_rows(count: int, device: torch.device, most: int = ROWS) -> Tensor:
+    """At most that many numbers below `count`: the first, the last and some between, where kernels end."""
+    if count <= most:
         return torch.arange(count, device=device)
-    third = ROWS // 3
-    between = ROWS - 2 * third
+    third = most // 3
+    between = most - 2 * third
     middle = [third + (count - 2 * third - 1) * place // (between - 1) for place in range(between)]
     return torch.tensor([*range(third), *middle, *range(count - third, count)], device=device)
 
 
-def agrees(ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format) -> bool | None:
+def same_logits(looks: Looks, x: Tensor, found: Tensor, formats: list[Format], most: int = ROWS) -> bool:
+    """Return whether the logits `found` by the search at x are those of the model, but for rounding."""
+    picked = some_rows(len(x), x.device, most)
+    if _same_logits(looks, x[picked], found[picked], formats):
+        return True
+    return _same_logits(looks, x, found, formats)  # rows may depend on each other
+
+
+def _same_logits(looks: Looks, x: Tensor, found: Tensor, formats: list[Format]) -> bool:
+    given, half = looks.given(x), any(format in HALVES for format in formats)
+    kept = given.isfinite().all(1)
+    if half:  # which overflows
+        kept &= found.isfinite().all(1)
+    if not bool(kept.any()):
+        return True
+    apart, allowed, _ = compare(
+        given[kept], found[kept], formats, lambda: looks.given(x)[kept], lambda: looks.searched(x)[kept]
+    )
+    if apart <= allowed or not half:
+        return apart <= allowed
+    return apart <= AS_PLAIN * difference(looks.plain(x)[kept], given[kept])
+
+
+def agrees(
+    ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format, most: int = ROWS
+) -> bool | None:
     """Return whether the gradients `found` by the search at x, computed in `format`, are those of the model.
 
     None where no row has a gradient to compare.
     """
     whole = found.flatten(1).isfinite().all(1) & by_logits.isfinite().all(1)
     whole &= by_logits.abs().amax(1) > torch.finfo(torch.float32).tiny
-    picked = some_rows(len(x), x.device)
+    picked = some_rows(len(x), x.device, most)
     picked = picked[whole[picked]]
     if not len(picked):
         return None

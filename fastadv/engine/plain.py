@@ -181,9 +181,9 @@ class Plain(Prepared):
         try:
             return pull(attached, leaf, by_logits.to(attached.dtype), retain_graph, self._whole)
         except RuntimeError as error:
-            if self._whole or "use_reentrant" not in str(error):
+            if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
                 raise
-        self._whole = True  # the copy's weights ask for none
+        self._whole = True  # the copy's weights ask for none; of a function's that is not known
         return pull(self._given(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
 
     def _parts(self, kind: str, x: Tensor) -> list[slice]:

@@ -39,7 +39,6 @@ class Prepared:
     around them.
 
     Attributes:
-        model: the model as given, in eval mode.
         source: what the caller gave.
         eot: passes over which logits, losses and gradients of the search are averaged.
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
@@ -57,9 +56,14 @@ class Prepared:
         dtype: torch.dtype | None,
         device: torch.device | None,
     ) -> None:
-        self.model, self.source, self.eot, self.dtype = given.model, source, eot, dtype
+        self.source, self.eot, self.dtype = source, eot, dtype
         self.forwards = self.backwards = 0
         self._given, self._device = given, device
+
+    @property
+    def model(self) -> Model:
+        """The model as given, in eval mode."""
+        return self._given.model
 
     # What an attack asks.
 
@@ -290,6 +294,14 @@ class Prepared:
             Whether nothing is left to prepare.
         """
         return True
+
+    def hold(self, apart: float, verdict: Tensor) -> None:
+        """Take by how much the search differs from the verdict at the same points.
+
+        Args:
+            apart: the largest difference of a loss.
+            verdict: [B, K], the logits of the model as given.
+        """
 
     def check(self, x: Tensor) -> bool:
         """Call `settle` on rows that represent others.

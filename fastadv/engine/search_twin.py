@@ -1,7 +1,7 @@
 """The search twin of a frozen model: a copy in the form that is fastest."""
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,11 +19,16 @@ from fastadv.engine.graph import Gradient
 from fastadv.engine.lens import Lens
 from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_scaled
+from fastadv.engine.rounding import Format
 from fastadv.engine.trusted import captures
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
 log = logging.getLogger("fastadv")
+
+WRONG_GRADIENT = "the gradient of the search was not that of the model"
+WRONG_LOGITS = "the logits of the search were not those of the model"
+NOTHING = "there was no gradient to compare"
 
 
 class SearchTwin(Pipeline):
@@ -54,14 +59,15 @@ class SearchTwin(Pipeline):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the mean logits of `eot` passes of x; a step of `passed`."""
-        form, made = self.scoring, list[Tensor]()
-        x = form.ready(x)
-        kind = x.dtype, x.shape
+        made = list[Tensor]()
         while len(made) < self.options.eot:
+            form = self.scoring
+            ready = form.ready(x)
+            kind = ready.dtype, ready.shape
             # a lens takes as long as a small network itself, and rewrites make passes faster, not right
             lens = None if kind in self.bare else form.lens()
             try:
-                logits = self.forward(x, form, lens)
+                logits = self.forward(ready, form, lens)
             except Exception:
                 if kind not in self.bare:
                     raise
@@ -69,7 +75,8 @@ class SearchTwin(Pipeline):
                 continue
             if lens is not None and not lens.used:
                 self.bare.add(kind)
-            made.append(logits)
+            if self._compared(lens, x, logits):
+                made.append(logits)
         return made[0] if len(made) == 1 else sum(made[1:], made[0]) / len(made)
 
     def gradient(
@@ -85,7 +92,7 @@ class SearchTwin(Pipeline):
             logits = attached.detach().clone()
             value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
             gradient = self.backward(form, attached, leaf, by_logits)
-            agreed = self._compared(lens, x.detach(), by_logits, gradient)
+            agreed = self._compared(lens, x.detach(), logits, by_logits, gradient)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
@@ -100,6 +107,7 @@ class SearchTwin(Pipeline):
             form = self.form.without_compiler().without_functions() if self.form.compiled else self.form
             leaf, lens = form.leaf(x), form.lens()
             attached = self.forward(leaf, form, lens)
+            one = attached.detach()
             for _ in range(self.options.eot - 1):
                 attached = attached + self.forward(leaf, form, form.lens())
             attached = attached / self.options.eot if self.options.eot > 1 else attached
@@ -113,47 +121,70 @@ class SearchTwin(Pipeline):
                 first = gradient.to(x.dtype, copy=True) if first is None else first
             # one of them, where there is one
             by_logits, first = chosen[:, :1].sum(1), torch.zeros_like(x) if first is None else first
-            if self._compared(lens, x, by_logits, first):
+            if self._compared(lens, x, one, by_logits, first):
                 return logits, gradients
 
-    def _compared(self, lens: Lens | None, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
-        """Return whether `gradient` may be used: that of by_logits [B, K] @ logits at x, seen through `lens`.
+    def _compared(
+        self,
+        lens: Lens | None,
+        x: Tensor,
+        logits: Tensor,
+        by_logits: Tensor | None = None,
+        gradient: Tensor | None = None,
+    ) -> bool:
+        """Return whether `logits` at x, seen through `lens`, and their `gradient` may be used.
 
-        The first pass of each kind is compared with the model as given. Where that does not agree, what was
-        wrong is left, and the pass is to be taken again.
+        gradient: that of by_logits [B, K] @ logits; None for a pass without one. The first pass of each kind
+        is compared with the model as given (`Trusted`). Where that does not agree, what was wrong is left,
+        and the pass is to be taken again.
         """
-        used: Hashable = tuple(lens.used) if lens else ()
-        if not (used or self.differs) or not len(x) or x.device.type == "meta" or captures(x):
+        used = gradient is not None, *(lens.used if lens else ())
+        if not ((lens and lens.used) or self.differs) or not len(x) or x.device.type == "meta" or captures(x):
             return True
-        # estimates come from logits, which were compared; of a graph, rows without the spare ones were
-        if self.probing or self.replays or self.trusted.knows(used, x):
+        # of a graph, rows without the spare ones were compared
+        if self.replays or not self.trusted.owed(used, x, logits):
             return True
         # what a randomized model draws next does not depend on what was compared
         with self.lock, generators_kept(x.device):
             trusted = self.trusted
-            if trusted.knows(used, x):  # by another thread, meanwhile
+            most = trusted.owed(used, x, logits)
+            if not most:  # by another thread, meanwhile
                 return True
 
-            def agrees(found: Tensor | None = None) -> bool | None:
-                form, given = self.form, replace(self.as_given, whole=self.form.whole)
-                ways = guard.Ways(
-                    searched=partial(self.unfolding, self.pull, form),
-                    given=partial(self.pull, given),
-                    plain=partial(self.pull, form.without_functions()),
-                )
-                found = ways.searched(x, by_logits) if found is None else found
-                return guard.agrees(ways, x, by_logits, found, form.rounds or form.dtype)
+            def wrong(logits: Tensor | None = None, gradient: Tensor | None = gradient) -> str | None:
+                form = self.form if by_logits is not None else self.scoring
+                given = replace(self.as_given, whole=form.whole)
+                forms = {"searched": form, "given": given, "plain": form.without_functions()}
+                looks = {name: partial(self.unfolding, self._look, each) for name, each in forms.items()}
+                logits = looks["searched"](x) if logits is None else logits
+                formats: list[Format] = [form.rounds] if form.rounds else [given.weights, form.dtype]
+                if not guard.same_logits(guard.Looks(**looks), x, logits, formats, most):
+                    return WRONG_LOGITS
+                # estimates come from logits
+                if by_logits is None or self.probing:
+                    return None
+                pulls = {name: partial(self.unfolding, self.pull, each) for name, each in forms.items()}
+                found = pulls["searched"](x, by_logits) if gradient is None else gradient
+                format = form.rounds or form.dtype
+                agreed = guard.agrees(guard.Ways(**pulls), x, by_logits, found, format, most)
+                # where there is nothing to compare, the next pass of that kind is
+                return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
 
-            agreed = agrees(gradient)
-            if agreed:
-                trusted.add(used, x)
-            if agreed is not False:  # where there is nothing to compare, the next pass of that kind is
+            why = wrong(logits)
+            if why is None:
+                trusted.add(used, x, logits)
+            if why in (None, NOTHING):
                 return True
             names = set(self.form.rewriting.names)
-            culprit = self.leave_culprit(lambda: agrees() is not False)
+            culprit = self.leave_culprit(lambda: wrong(gradient=None) in (None, NOTHING))
             trusted.off |= names - set(self.form.rewriting.names)
-            self.notes.warn(left_out(culprit, "the gradient of the search was not that of the model"))
+            self.notes.warn(left_out(culprit, str(why)))
             return False
+
+    def _look(self, form: Form, x: Tensor) -> Tensor:
+        """Return the logits at x in that form; where gradients are followed, as if one was."""
+        ready = form.leaf(x) if torch.is_grad_enabled() else form.ready(x)
+        return self.forward(ready, form, form.lens(compared=True)).detach()
 
     def backward(
         self, form: Form, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False

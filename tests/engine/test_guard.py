@@ -208,7 +208,7 @@ def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = fa.freeze(Net().eval())
     for count in (24, 24, 20, 5, 4, 1, 1, 24, 6):
         frozen.input_gradient(X[:count], Y[:count])
-    assert asked == [24, 5, 1, 6]  # 16 to 63, 4 to 15, 1 to 3, and more than before
+    assert asked == [24, 20, 5, 4, 1, 6]  # each number of rows
     model = Net().eval()
     asked.clear()
     for _ in range(3):  # as training does for each batch
@@ -226,13 +226,15 @@ def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
         dtype, shape = X.dtype, X.shape
 
         def __len__(self) -> int:
-            trusted.add(("another", len(trusted._most)), X)
+            trusted.add((True, len(trusted._known)), X, X)
             return 4
 
     trusted = Trusted()
-    trusted.add("few", X[:2])
-    trusted.add("more", X[:5])
+    trusted.add((True, "few"), X[:2], X)
+    trusted.add((True, "more"), X[:4], X)
+    trusted.add((False, "logits alone"), X[:6], X)
     assert trusted.knows_size(Rows())  # type: ignore[arg-type]
+    assert not trusted.knows_size(X[:6])
     assert not trusted.knows_size(X[:1])
 
 

@@ -183,6 +183,7 @@ def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
     frozen.settle(x)
     assert search == [("forward", before)] * (1 if verdict is not search else 2) + [("forward", "tf32")]
     frozen.input_gradient(x, y)  # compared with that of the model as given, for once
+    frozen(x)  # and so are logits
     search.clear()
     for ask in (
         lambda: frozen.input_gradient(x, y),

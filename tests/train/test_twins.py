@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.engine import frozen, search_twin
-from fastadv.engine.copying.standing import Standing
 from fastadv.engine.freeze import follow
+from fastadv.engine.stamp import Stamp
 from fastadv.train import (
     AWP,
     HAT,
@@ -167,7 +167,7 @@ class Opaque:
 def test_what_cannot_be_seen_makes_a_twin_for_each_batch() -> None:
     net = Net()
     net.opaque = Opaque()
-    assert not Standing(net).known
+    assert not Stamp(net).known
     counting, twins = Counting(), Twins()
     with twins.in_use():
         assert frozen_twin(net) is not frozen_twin(net)

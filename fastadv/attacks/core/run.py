@@ -184,7 +184,10 @@ def _verdict(
     The `last` points of a search compete with those that it has seen.
     """
     if last is None:
-        return trial.verdict(record.x_adv), None
+        logits = trial.verdict(record.x_adv)
+        if not plan.minimum:
+            trial.hold(record.x_adv, record.rank, logits, plan.loss)
+        return logits, None
     index, points = last
     seen = record.x_adv[index]
     record.x_adv[index] = points.to(seen.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
+from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.attacks.core.waiting import surely_finite
@@ -16,6 +17,7 @@ from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.prepared import CleanPass
 from fastadv.engine.rounding import bound
 from fastadv.errors import InputError
+from fastadv.ops.logit_loss import ENTROPIES
 from fastadv.text import threat_text
 from fastadv.threat import Threat
 
@@ -94,6 +96,16 @@ class Trial:
             x_adv[outside] = self.problem.x[outside]
         self.classifier.asks_for(self.problem.ids)
         return self.classifier.verdict(x_adv)
+
+    def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> None:
+        """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points."""
+        problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
+        held &= (x_adv != problem.x).flatten(1).any(1)
+        if self.classifier.plain or loss not in (*ENTROPIES, "margin") or not bool(held.any()):
+            return
+        value = loss_of(logits, problem.y, loss, problem.targets)
+        value = graded(value, logits, problem.y, loss, problem.targets)
+        self.classifier.hold(float((value - rank)[held].abs().max()), logits[held])
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
         """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding."""

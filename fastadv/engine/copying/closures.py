@@ -55,12 +55,13 @@ def inside(value: object) -> Iterable[Any]:
     if isinstance(value, Deferred):
         return [value.target]
     if isinstance(value, FunctionType):
-        cells = [_content(cell) for cell in value.__closure__ or ()]
+        cells = [content(cell) for cell in value.__closure__ or ()]
         return [*cells, value.__defaults__, value.__kwdefaults__, vars(value)]
     return ()
 
 
-def _content(cell: CellType) -> object:
+def content(cell: CellType) -> object:
+    """Return what a variable of a closure holds; None where it has no value yet."""
     try:
         return cell.cell_contents
     except ValueError:  # a variable that has no value yet
@@ -90,7 +91,7 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
             continue
         closure = []
         for cell in function.__closure__ or ():
-            if id(cell) not in cells and holds(_content(cell)):
+            if id(cell) not in cells and holds(content(cell)):
                 cells[id(cell)] = cell, CellType()
             closure.append(cells[id(cell)][1] if id(cell) in cells else cell)
         own = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(closure))

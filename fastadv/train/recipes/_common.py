@@ -15,10 +15,10 @@ from fastadv._checks import check_count, check_number, check_share
 from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.copying.standing import Standing
 from fastadv.engine.copying.values import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
+from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.runs.description import added
@@ -46,7 +46,7 @@ class Twins:
 
     def __init__(self, precision: Precision | None = "fp32") -> None:
         self.precision = precision
-        self._held: dict[int, tuple[nn.Module, Standing, Frozen, Standing]] = {}
+        self._held: dict[int, tuple[nn.Module, Stamp, Frozen, Stamp]] = {}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -59,19 +59,21 @@ class Twins:
 
     def of(self, model: nn.Module) -> Frozen:
         """Return the twin of the model as it is now."""
-        now, held = Standing(model), self._held.get(id(model))
+        held = self._held.get(id(model))
         if held is not None:
             _, then, frozen, own = held
             # a pass may have written attributes of the twin
-            if now.same(then) and own.same(Standing(cast(nn.Module, frozen.model))):
+            if then.known and own.known and then.same() and own.same():
                 frozen.refresh()
                 return frozen
+        now = Stamp(model, values=False)
         own_way = now.known and compiled_call(model) is None and registers_all(model)
         frozen = follow(model, self.precision) if self.precision and own_way else _new_twin(model)
         self._held.pop(id(model), None)
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
-        self._held[id(model)] = model, now, frozen, Standing(cast(nn.Module, frozen.model))
+        own = Stamp(cast(nn.Module, frozen.model), values=False)
+        self._held[id(model)] = model, now, frozen, own
         return frozen
 
 

@@ -1,0 +1,342 @@
+"""A Frozen is never stale: what changes in the model is taken over by the next call, with a note."""
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.engine.frozen import CHANGED
+from fastadv.engine.stamp import Stamp
+from fastadv.errors import InputError
+from tests.engine.rewritten import answers
+from tests.logged import Logged
+
+
+class Settings:
+    """A plain object that a model holds."""
+
+    gain = 1.0
+
+
+class Net(nn.Module):
+    """Two convolutions with BatchNorm, a shift of the input, an attribute, and settings."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.first, self.one = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.second, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.fc = nn.Linear(8, 5)
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.T, self.scales, self.settings = 1.0, [1.0], Settings()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.one(self.first(x - self.mean)))
+        h = F.relu(self.two(self.second(h))).mean((2, 3))
+        logits: Tensor = self.fc(h) * self.T * self.scales[0] * self.settings.gain
+        return logits
+
+
+X = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(16) % 5
+
+
+def steps(net: Any) -> None:
+    optimizer = torch.optim.SGD(net.parameters(), 1.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(net(X), Y).backward()
+        optimizer.step()
+    net.zero_grad()
+
+
+def in_place(net: Any) -> None:
+    for parameter in net.parameters():
+        parameter.data.mul_(1.3)
+
+
+def replaced(net: Any) -> None:
+    for parameter in net.parameters():
+        parameter.data = parameter.data * 1.5
+
+
+def statistics(net: Any) -> None:
+    net.one.running_var.fill_(9.0)
+
+
+def hook(net: Any) -> None:
+    net.one.register_forward_hook(lambda part, given, out: out * out)
+
+
+def scale(net: Any) -> None:
+    net.scales[0] = 3.0
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "load_state_dict": lambda net: net.load_state_dict(Net(1).state_dict()),
+    "SGD": steps,
+    "data in place": in_place,
+    "data": replaced,
+    "one element": lambda net: net.fc.weight.data[0, 0].fill_(4.0),
+    "buffer": lambda net: net.mean.fill_(0.5),
+    "statistics": statistics,
+    "attribute": lambda net: setattr(net, "T", 3.0),
+    "element of a list": scale,
+    "attribute of an object": lambda net: setattr(net.settings, "gain", 4.0),
+    "part": lambda net: setattr(net, "fc", Net(1).fc),
+    "parameter": lambda net: setattr(net.fc, "weight", nn.Parameter(-net.fc.weight.detach())),
+    "forward": lambda net: setattr(net, "forward", lambda x: net.fc(x.flatten(1)[:, :8])),
+    "hook": hook,
+    "pre-hook": lambda net: net.two.register_forward_pre_hook(lambda part, given: (given[0] * 2,)),
+}
+SHARED = {"load_state_dict", "SGD", "data in place", "one element", "buffer", "statistics"}
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("fold", [True, False])
+def test_every_answer_is_that_of_the_model_as_it_is_now(change: str, fold: bool, logged: Logged) -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net, fold=fold)
+    frozen.input_gradient(X, Y)
+    before = frozen.verdict(X)
+    CHANGES[change](net)
+    logits, gradient = answers(net, X, Y)
+    assert apart(before, logits) > 0.03  # or it would tell nothing
+    ways: dict[str, Callable[[], Tensor]] = {
+        "verdict": lambda: frozen.verdict(X),
+        "search": lambda: frozen(X),
+        "gradient": lambda: frozen.input_gradient(X, Y)[2],
+    }
+    for name, way in ways.items():
+        assert apart(way(), gradient if name == "gradient" else logits) < 1e-4, name
+    taken_over = not fold and change in SHARED
+    assert (CHANGED in frozen.notes) == (not taken_over)
+    assert [record.getMessage() for record in logged.records] == [f"freeze: {CHANGED}"] * (not taken_over)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["verdict", "__call__", "input_gradient", "jacobian", "confidence", "model"])
+def test_each_kind_of_call_looks(way: str) -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net)
+    asked: dict[str, Callable[[], Tensor]] = {
+        "verdict": lambda: frozen.verdict(X),
+        "__call__": lambda: frozen(X),
+        "input_gradient": lambda: frozen.input_gradient(X, Y)[1],
+        "jacobian": lambda: frozen.jacobian(X, torch.eye(5).expand(16, 5, 5))[0],
+        "confidence": lambda: frozen.confidence(X).log(),
+        "model": lambda: frozen.model(X).detach(),
+    }
+    asked[way]()
+    net.T = 3.0
+    expected = net(X).detach()
+    assert apart(asked[way](), expected.log_softmax(1) if way == "confidence" else expected) < 1e-5
+
+
+@pytest.mark.slow
+def test_counts_go_on_and_the_log_tells_it_once(logged: Logged) -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net)
+    frozen.input_gradient(X, Y)
+    for gain in (2.0, 3.0, 4.0):
+        net.T, counted = gain, (frozen.forwards, frozen.backwards)
+        frozen.input_gradient(X, Y)
+        assert frozen.forwards >= counted[0] + 16
+        assert frozen.backwards == counted[1] + 16
+        assert frozen.notes.count(CHANGED) == 1
+    assert len(logged.records) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_copy_that_is_frozen_anew_is_compared_like_any_other(precision: Any) -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net, precision)
+    frozen.input_gradient(X, Y)
+    net.T = 3.0
+    assert not frozen.plain
+    frozen.verdict(X)
+    assert not frozen.settled
+    frozen.input_gradient(X, Y)
+    assert frozen.settled
+    assert frozen.search_dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fold", [True, False])
+def test_nothing_is_frozen_anew_where_nothing_changed(fold: bool, logged: Logged) -> None:
+    class Kept(Net):
+        """One that keeps what it computes, and counts in an object that no copy of it has for itself."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock, self.calls = Locked(), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.lock.calls += 1
+            self.calls += 1
+            self.features: Tensor = super().forward(x)
+            return self.features
+
+    net = Kept().eval()
+    frozen = fa.freeze(net, fold=fold)
+    frozen.input_gradient(X, Y)
+    search = frozen.search
+    for _ in range(2):
+        frozen.verdict(X)
+        frozen.input_gradient(X[:3], Y[:3])
+        fa.attacks.pgd(frozen, X, Y, fa.Linf(0.1), steps=2)
+    net.T = 1.0  # the same value
+    frozen(X)
+    assert net.lock.calls > 0
+    assert frozen.search is search
+    assert CHANGED not in frozen.notes
+    assert not logged.records
+
+
+class Locked:
+    """An object that cannot be copied, which a model and its copy share."""
+
+    def __init__(self) -> None:
+        self.calls, self._lock = 0, threading.Lock()
+
+
+@pytest.mark.slow
+def test_a_change_that_cannot_be_frozen_is_refused() -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net)
+    frozen.verdict(X)
+    net.fc = nn.LazyLinear(5)
+    for _ in range(2):
+        with pytest.raises(InputError, match="initialized parameters"):
+            frozen.verdict(X)
+    net.fc = Net().fc
+    assert apart(frozen.verdict(X), net(X)) < 1e-5
+
+
+@pytest.mark.slow
+def test_copies_of_a_frozen_model_see_a_change_too() -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net)
+    frozen(X)
+    others = [copy.copy(frozen), copy.deepcopy(frozen)]
+    net.T = 2.0
+    assert apart(others[0](X), net(X)) < 1e-4
+    assert apart(others[1](X), net(X)) > 0.1  # it holds a model of its own
+
+
+@pytest.mark.slow
+def test_many_threads_freeze_a_changed_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net().eval()
+    frozen, found = fa.freeze(net), list[Tensor]()
+    frozen.input_gradient(X, Y)
+    made, anew = list[int](), frozen._anew
+
+    def counting() -> Any:
+        made.append(1)
+        return anew()
+
+    monkeypatch.setattr(frozen, "_anew", counting)
+    for turn in range(3):
+        net.T = 2.0 + turn
+        threads = [
+            threading.Thread(target=lambda: found.append(frozen.input_gradient(X, Y)[2])) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        expected = answers(net, X, Y)[1]
+        assert len(made) == turn + 1
+        assert len(found) == 4 * (turn + 1)
+        assert all(apart(each, expected) < 1e-4 for each in found[-4:])
+
+
+@pytest.mark.slow
+def test_a_model_that_trains_between_attacks_is_attacked_as_it_is(logged: Logged) -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net)
+    for _ in range(3):
+        frozen.input_gradient(X, Y)
+        steps(net)
+        alike = F.cosine_similarity(
+            frozen.input_gradient(X, Y)[2].flatten(1), answers(net, X, Y)[1].flatten(1)
+        )
+        assert float(alike.min()) > 0.999
+    assert len(logged.records) == 1
+
+
+class Pieces(nn.Module):
+    """What a stamp meets in odd models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.few = torch.arange(9), {1: torch.rand(2, dtype=torch.bfloat16)}
+        self.steps = torch.rand(4, 6)[::2, ::3]
+        self.none, self.nan = torch.zeros(0), torch.full((2,), torch.nan)
+        self.complex, self.sparse = torch.rand(2, dtype=torch.cfloat), torch.eye(2).to_sparse()
+        self.meta, self.wide = torch.zeros(2, device="meta"), torch.zeros(1).expand(5)
+        with torch.inference_mode():
+            self.inferred = torch.zeros(2)
+        self.itself, self.names = self.few, {"a"}
+        factor = 1.0
+        self.run = lambda x: x * factor
+
+
+PIECES: dict[str, Callable[[Any], object]] = {
+    "int": lambda held: held.whole.data[8].fill_(1),
+    "bfloat16": lambda held: held.few[1].data.mul_(2),
+    "steps": lambda held: held.steps.data[1, 1].add_(1),
+    "complex": lambda held: held.complex.data.mul_(2),
+    "inferred": lambda held: held.inferred.data.add_(1),
+    "turned": lambda held: setattr(held.steps, "data", held.steps.data.t()),
+    "key": lambda held: held.few.update({2: 3}),
+    "set": lambda held: held.names.add("b"),
+    "closure": lambda held: setattr(held.run.__closure__[0], "cell_contents", 2.0),
+    "another kind": lambda held: setattr(held, "whole", None),
+    "another shape": lambda held: setattr(held, "nan", torch.zeros(3)),
+    "mode": lambda held: held.eval(),
+}
+
+
+@pytest.mark.parametrize("change", PIECES)
+def test_the_stamp_sees(change: str) -> None:
+    held = Pieces()
+    stamp = Stamp(held)
+    assert stamp.same()
+    assert stamp.same()
+    PIECES[change](held)
+    assert not stamp.same()
+    assert Stamp(held).same()
+
+
+def test_a_stamp_without_values_sees_places_alone() -> None:
+    held = Pieces()
+    stamp = Stamp(held, values=False)
+    for change in ("int", "bfloat16"):
+        PIECES[change](held)
+    held.whole += 1
+    assert stamp.same()
+    held.whole.data = held.whole.data + 1
+    assert not stamp.same()
+
+
+def test_memory_that_another_tensor_took_is_not_read() -> None:
+    """The stamp holds the memory that it looks into."""
+    held = Pieces()
+    stamp = Stamp(held)
+    held.whole.data = torch.arange(9)
+    assert not stamp.same()
+    assert len(stamp._values_now()) == len(stamp._values)

@@ -1,0 +1,177 @@
+"""What was compared is trusted for what is like it: rows, values, threads, passes; and for a while."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.engine import trusted
+from fastadv.engine.cpu import activations, onednn, thin
+from fastadv.engine.frozen import DENIED
+from tests.engine.rewritten import answers
+from tests.engine.test_guard import Net, X, Y, apart, needs_onednn, wrong
+from tests.logged import Logged
+
+Change = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+
+
+def wrong_elu(monkeypatch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
+    """Plant a mistake into the forward pass of ELU, where a gradient is followed or where none is."""
+    real: Any = activations.elu
+
+    def elu(x: Tensor, scale: Any) -> Tensor:
+        out: Tensor = real(x, scale)
+        return change(out) if x.requires_grad == gradient else out
+
+    monkeypatch.setattr(activations, "elu", elu)
+
+
+def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3) -> None:
+    y = torch.arange(len(x)) % 5
+    logits, gradient = answers(Net().eval(), x, y)
+    assert apart(frozen(x), logits) < most
+    assert apart(frozen.input_gradient(x, y)[2], gradient) < most
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [20, 23, 24])
+def test_logits_of_each_number_of_rows_are_compared(
+    rows: int, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    """A forward pass that is wrong without a gradient, for many rows or one number of them."""
+    wrong_elu(monkeypatch, lambda out: out * 0.2 if len(out) == rows else out)
+    frozen = fa.freeze(Net().eval())
+    for count in (16, 24, 23, 20, 5):
+        check(frozen, X[:count])
+    assert [note for note in frozen.notes if note.startswith("not elu")] == [
+        "not elu: the logits of the search were not those of the model"
+    ]
+    assert len(logged.records) == 1
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_of_passes_with_a_gradient_are_compared(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong_elu(monkeypatch, lambda out: out * 0.2 if len(out) > 16 else out, gradient=True)
+    frozen = fa.freeze(Net().eval(), precision)
+    for count in (16, 23, 20, 24):
+        check(frozen, X[:count], 1e-3 if precision == "fp32" else 0.2)
+    assert any(note.startswith("not elu") for note in frozen.notes)
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [True, False])
+def test_larger_values_are_compared_anew(gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_elu(monkeypatch, lambda out: torch.where(out > 30, out * 0.3, out), gradient)
+    frozen = fa.freeze(Net().eval())
+    check(frozen, X)
+    assert not any(note.startswith("not ") for note in frozen.notes)
+    check(frozen, 3000 * X)
+    assert any(note.startswith("not elu") for note in frozen.notes)
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_other_numbers_of_threads_are_compared_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[len(gradient) // 2 :] *= float(threads[0] == 1)
+        return gradient
+
+    threads = [1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
+    wrong("thin", monkeypatch, change)
+    frozen = fa.freeze(Net().eval())
+    check(frozen, X)
+    assert not any(note.startswith("not ") for note in frozen.notes)
+    threads[0] = 2
+    check(frozen, X)
+    assert any(note.startswith("not thin") for note in frozen.notes)
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_what_turns_wrong_later_is_found_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real: Any = thin.thin_gradient
+
+    def gradient(*given: Any) -> Tensor:
+        calls.append(1)
+        found: Tensor = real(*given)
+        return -found if len(calls) > 40 else found
+
+    monkeypatch.setattr(thin, "thin_gradient", gradient)
+    frozen = fa.freeze(Net().eval())
+    for _ in range(trusted.EVERY + 3):
+        frozen.input_gradient(X, Y)
+    check(frozen, X)
+    assert any(note.startswith("not thin") for note in frozen.notes)
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_a_comparison_takes_few_rows_of_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen, rows = fa.freeze(Net().eval()), list[int]()
+    real = type(frozen.search)._look
+
+    def look(self: Any, form: Any, x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return real(self, form, x)
+
+    monkeypatch.setattr(type(frozen.search), "_look", look)
+    for count in (24, 24, 23, 23, 24):
+        frozen(X[:count])
+    assert rows == [trusted.ROWS, trusted.FEW]
+    for _ in range(trusted.EVERY):
+        frozen(X)
+    assert rows == [trusted.ROWS, trusted.FEW, trusted.FEW]
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_the_verdict_is_held_against_the_losses_of_the_search(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    """What turned wrong after it was compared is found by the next attack at the latest."""
+    off: list[int] = []
+    wrong_elu(monkeypatch, lambda out: out * 0.2 if off else out, gradient=True)
+    frozen = fa.freeze(Net().eval())
+    y = frozen.verdict(X).argmax(1)
+
+    def attack() -> None:
+        fa.attacks.pgd(frozen, X, y, fa.Linf(0.001), steps=3)
+
+    attack()
+    assert DENIED not in frozen.notes
+    off.append(1)
+    attack()
+    assert DENIED in frozen.notes
+    attack()
+    assert any(note.startswith("not elu") for note in frozen.notes)
+    assert len(logged.records) == 2
+    logged.records.clear()
+    attack()
+    assert not logged.records
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+def test_a_right_search_is_not_denied(precision: Any, loss: Any) -> None:
+    frozen = fa.freeze(Net().eval(), precision)
+    y = frozen.verdict(X).argmax(1)
+    fa.attacks.pgd(frozen, X, y, fa.Linf(0.05), steps=5, loss=loss)
+    assert not any(note == DENIED or note.startswith("not ") for note in frozen.notes)
