@@ -1,4 +1,4 @@
-"""What was compared is trusted for what is like it: rows, values, threads, kinds of passes; and for a while."""
+"""What was compared is trusted for what is like it: rows, values, threads, kinds of passes; for a while."""
 
 from collections.abc import Callable
 from typing import Any
