@@ -386,7 +386,8 @@ class Frozen(Prepared):
             if self._settled:  # by another thread, meanwhile
                 return True
             if self._fastest is None:
-                self._settled = self._compare(x[:CHECK_ROWS], verdict)
+                few = len(x) > CHECK_ROWS and self.search.rows_apart(x)
+                self._settled = self._compare(x[:CHECK_ROWS] if few else x, verdict)
             elif (found := self._fastest(x)) is not None:
                 best, note = found
                 best.add_note(note)

@@ -20,12 +20,15 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
+from fastadv.engine.rounding import allowance, difference
 from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 
 T = TypeVar("T")
 
+# rows that tell whether they depend on each other, no multiple of a usual number; fewer where memory runs out
+SOME = (7, 3, 2)
 CAPTURED = "captured as CUDA graphs"  # a note
 VERDICT = "verdict"  # the kind of passes of the model as given
 GRADIENT = "gradient"  # of those of a step of most attacks
@@ -68,6 +71,7 @@ class Pipeline:
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(form.model, nn.Module) and mixes_rows(form.model)
         self.room: Room | None = None if mixed else room_of(source)
+        self._rows_apart = False if mixed else None
         if mixed and self.graphs is not None:
             self._leave_graphs("a BatchNorm takes statistics of the batch, which spare rows would change")
 
@@ -146,20 +150,63 @@ class Pipeline:
                 if whole or self.room is None or len(given[0]) < 2:
                     raise
             # only here: the error holds on to what the pass had in memory
-            todo, alone = self.room.halved(kind, x, todo), False
+            if self.rows_apart(x):  # or else it is to fail again
+                todo, alone = self.room.halved(kind, x, todo), False
         return made[0] if len(made) == 1 else joined(made)
 
     def _rows_at_once(self, kind: str, x: Tensor) -> int:
         """Return how many rows pass together: as many as is fastest and known to fit."""
         rows, parts = len(x), self.parts
-        if kind != VERDICT and parts is not None and parts.worth_splitting(x):
+        splits = kind != VERDICT and parts is not None and parts.worth_splitting(x)
+        if splits and parts is not None and self.rows_apart(x):
             rows = self._usual(parts, x[:PROBE])
         return rows if self.room is None else min(rows, self.room.most(kind, x))
+
+    def rows_apart(self, x: Tensor) -> bool:
+        """Return whether rows like those of x pass by themselves, as in other batches: two passes tell, once.
+
+        They do not where a few are refused, or where their logits change with the other rows.
+        """
+        if self._rows_apart is None:
+            with self.lock:
+                why = None
+                for some in SOME:
+                    try:
+                        why = self._mixing(x[:some], some // 2)
+                        break
+                    except Exception as error:
+                        if not ran_out(error):
+                            raise
+                self._rows_apart = why is None
+                if why is not None:
+                    self.room = None
+                    self.notes.add(f"batches pass whole: {why}")
+                    if self.graphs is not None:
+                        self._leave_graphs(why)
+        return bool(self._rows_apart)
+
+    def _mixing(self, few: Tensor, kept: int) -> str | None:
+        """Return why the first rows, `kept` of a few, do not pass by themselves."""
+        made = []
+        for rows in (few, torch.cat([few[:kept], 0.25 + 0.5 * few[kept:].flip(-1)]).to(few.dtype)):
+            with torch.no_grad(), generators_kept(rows.device), self.as_given.precisely(rows.device.type):
+                try:
+                    made.append(self.given(self.as_given.ready(rows))[:kept])
+                except Exception as error:  # models of one batch size raise anything
+                    if ran_out(error) or isinstance(error, InputError):
+                        raise
+                    return f"the model refused {len(few)} rows ({first_line(error)})"
+        finite = made[0].isfinite().all(1) & made[1].isfinite().all(1)
+        one, other = made[0][finite], made[1][finite]
+        # the same kernels meet the same values: what is left are sums in no fixed order
+        if not len(one) or difference(one, other) <= allowance(one, [self.as_given.dtype]) / 1000:
+            return None
+        return "the logits of a row depend on other rows"
 
     def full_batch(self, x: Tensor) -> int:
         """Return how many rows like x [B, ...] fill the cache in a pass; 0 where that is not known."""
         parts = self.parts
-        if parts is None or not parts.may_split:
+        if parts is None or not parts.may_split or self._rows_apart is False:
             return 0
         return self._usual(parts, x[:1].expand(PROBE, *x.shape[1:]))
 
@@ -175,8 +222,19 @@ class Pipeline:
         return parts.usual[key]
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
-        """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps."""
-        form, why = self.form, first_line(error)
+        """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps.
+
+        What fails once alone is no reason to leave anything. The last way is the model as given.
+        """
+        form, narrow, why = self.form, self.narrow, first_line(error)
+        try:
+            made = self.unfolding(step, *given)
+        except Exception as again:
+            if ran_out(again):
+                raise
+        else:
+            self.notes.add(f"passed again, after the model failed once ({why})")
+            return made
         for way in WAYS:
             if not way.takes(form, why):
                 continue
@@ -192,6 +250,16 @@ class Pipeline:
             else:
                 self.notes.add(note)
             return made
+        if self.differs or form.rewriting:
+            self.use_given()
+            try:
+                made = self.unfolding(step, *given)
+            except Exception:
+                self.narrow = narrow
+                self.use(form)
+            else:
+                self.notes.warn(left_out(None, f"the search twin failed ({why})"))
+                return made
         raise error
 
     def leave_culprit(self, agrees: Callable[[], bool]) -> str | None:
@@ -262,6 +330,8 @@ class Pipeline:
         """
         # rows of another shape are refused by the step itself
         if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in rows):
+            return None
+        if not self.rows_apart(x):  # spare rows would change them
             return None
         once = partial(self.passed, "gradient", step)
         return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))

@@ -150,6 +150,8 @@ class SearchTwin(Pipeline):
             most = trusted.owed(used, x, logits)
             if not most:  # by another thread, meanwhile
                 return True
+            if most < len(x) and not self.rows_apart(x):
+                most = len(x)
 
             def wrong(logits: Tensor | None = None, gradient: Tensor | None = gradient) -> str | None:
                 form = self.form if by_logits is not None else self.scoring

@@ -74,9 +74,11 @@ class Trusted:
         return FEW if known.left < 0 or len(x) not in known.counts else 0
 
     def knows_size(self, x: Tensor) -> bool:
-        """Return whether the gradient of any pass of as many rows, or more of its class, was compared."""
+        """Return whether the gradient of any pass of as many rows was compared, or of more of that class."""
         held, own = list(self._known.items()), size_class(x)  # another thread may add one meanwhile
-        return any(used[0] and kind == own and len(x) <= max(known.counts) for (used, kind), known in held)
+        return any(
+            used[0] and kind == own and len(x) <= max(known.counts, default=0) for (used, kind), known in held
+        )
 
     def forget(self) -> None:
         """Compare all kinds once more."""

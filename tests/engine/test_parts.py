@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import parts
 from fastadv.engine.cpu import winograd
+from tests.engine.rewritten import answers
 
 
 class Net(nn.Module):
@@ -60,7 +61,8 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
     x = torch.rand(31, 2, 6, 7, dtype=torch.float64)
     model = frozen(monkeypatch, 10, fold=False)
     model(x)
-    assert sizes == [3, 3, 2, 8, 8, 8, 7]  # the first rows tell how large their activations are
+    # the first rows tell whether they depend on each other, and how large their activations are
+    assert sizes == [7, 7, 3, 3, 2, 8, 8, 8, 7]
     assert model.forwards == 31  # without those, which are passed once for a model
     sizes.clear()
     model.input_gradient(x, torch.zeros(31, dtype=torch.long))
@@ -114,6 +116,36 @@ def test_rows_that_the_model_mixes_stay_together(
     whole = model.verdict(x)
     torch.testing.assert_close(model(x), whole)
     torch.testing.assert_close(model.input_gradient(x, y)[1], whole)
+
+
+MIXING: dict[str, Any] = {
+    "mean": lambda h, z: z + 9 * (h.mean((2, 3)) - h.mean((0, 2, 3)))[:, :4],
+    "detached mean": lambda h, z: z - z.detach().mean(0),
+    "sum": lambda h, z: z - z.sum(0) / 64,
+    "functional BatchNorm": lambda h, z: nn.functional.batch_norm(z, None, None, training=True),
+    "attention": lambda h, z: (z @ z.T).softmax(1) @ z,
+    "rank": lambda h, z: z * (1 + z.argsort(0).argsort(0) / len(z)),
+}
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_rows_that_depend_on_each_other_stay_together(
+    kind: str, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    class Mixing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(self.conv(x)).tanh()
+            logits: Tensor = MIXING[kind](h, self.head(h.mean((2, 3))))
+            return logits
+
+    monkeypatch.setattr(parts, "BYTES", 1)
+    net, x, y = Mixing().double().eval(), torch.rand(40, 2, 6, 7, dtype=torch.float64), torch.arange(40) % 4
+    logits, gradient = answers(net, x, y)
+    frozen = fa.freeze(net)
+    tolerance = {"rtol": 1e-6, "atol": 1e-9}
+    torch.testing.assert_close(frozen(x), logits, **tolerance)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], gradient, **tolerance)
+    assert "batches pass whole: the logits of a row depend on other rows" in frozen.notes
 
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,153 @@
+"""Where the search copy fails the model as given searches, and what fails once alone changes nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from tests.engine.nets import convnet, images
+from tests.engine.rewritten import answers
+from tests.logged import Logged
+
+
+class InNumpy(torch.autograd.Function):
+    """ReLU6 of sorts, whose backward pass goes through NumPy, which knows no bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.from_numpy(gradient.contiguous().numpy()).to(gradient)
+
+
+class InFourier(torch.autograd.Function):
+    """The same by a transform, which is for powers of two in half precision, or for none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.fft.ifft(torch.fft.fft(gradient)).real
+
+
+class Net(nn.Module):
+    """A convolution and such a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.function = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32, 5), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.function.apply(self.conv(x)).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(("function", "fold"), [(InNumpy, True), (InNumpy, False), (InFourier, True)])
+def test_a_backward_that_refuses_bfloat16(function: Any, fold: bool, logged: Logged) -> None:
+    net, x, y = Net(function).eval(), torch.rand(4, 3, 7, 7), torch.arange(4)
+    frozen = fa.freeze(net, "bf16", fold=fold)
+    for _ in range(2):
+        gradient = frozen.input_gradient(x, y)[2]
+        torch.testing.assert_close(gradient, answers(net, x, y)[1], rtol=1e-4, atol=1e-6)
+    assert [note for note in frozen.notes if note.startswith("fell back to the model as given")]
+    assert len(logged.records) == 1
+    assert fa.attacks.pgd(frozen, x, y, fa.Linf(0.1), steps=2).x_adv.shape == x.shape
+
+
+def test_an_error_of_the_model_itself_stays_that(logged: Logged) -> None:
+    class Failing(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                raise RuntimeError("no gradient today")
+            return super().forward(x)
+
+    frozen = fa.freeze(Failing(*convnet()).eval(), "bf16")
+    x, y = images()
+    with pytest.raises(RuntimeError, match="no gradient today"):
+        frozen.input_gradient(x, y)
+    assert frozen.search_dtype == torch.bfloat16
+    assert not logged.records
+
+
+@pytest.mark.parametrize("at", range(2, 8))
+def test_what_fails_once_is_passed_again_in_the_same_form(at: int, logged: Logged) -> None:
+    calls: list[int] = []
+
+    class Busy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(1)
+            if len(calls) == at:
+                raise RuntimeError("service timed out")
+            return super().forward(x)
+
+    net, (x, y) = convnet().eval(), images()
+    frozen = fa.freeze(Busy(*net).eval())
+    names = list(frozen.search.form.rewriting.names)
+    try:
+        frozen.input_gradient(x, y)
+    except RuntimeError:  # of the model as given, which has the last word
+        assert at == 2
+    for _ in range(3):
+        found = frozen.input_gradient(x, y)[2]
+        torch.testing.assert_close(found, answers(net, x, y)[1], rtol=1e-3, atol=1e-5)
+    assert frozen.search.form.rewriting.names == names
+    assert not logged.records
+
+
+STATIC: dict[str, Callable[[int], bool]] = {
+    "one size": lambda count: count == 64,
+    "multiples of four": lambda count: count % 4 == 0,
+    "multiples of 32": lambda count: count % 32 == 0,
+}
+
+
+class Static(nn.Module):
+    """A model that takes batches of some sizes alone, as an exported one does."""
+
+    def __init__(self, takes: Callable[[int], bool]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.takes = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32, 5), takes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.takes(len(x)):
+            raise ValueError(f"static batch, got {len(x)}")
+        logits: Tensor = self.fc(self.conv(x).relu().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("takes", STATIC)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_models_of_one_batch_size(takes: str, precision: Any, logged: Logged) -> None:
+    net = Static(STATIC[takes]).eval()
+    x, frozen = torch.rand(64, 3, 48, 48), fa.freeze(net, precision)
+    y = frozen.verdict(x).argmax(1)
+    tolerance = {"rtol": 1e-3, "atol": 1e-6} if precision == "fp32" else {"rtol": 1, "atol": 1e-3}
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(net, x, y)[1], **tolerance)
+    frozen(x)
+    for attack in (fa.attacks.pgd, fa.attacks.apgd):
+        attack(frozen, x, y, fa.Linf(1e-4), steps=3)
+    assert "fell back" not in " ".join(frozen.notes)
+    assert not logged.records
+
+
+def test_rows_are_not_compared_by_another_batch() -> None:
+    """The caller's logits may depend on the rest of the batch, which a few rows do not have."""
+
+    class Centered(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = super().forward(x)
+            return logits - 0.5 * logits.mean(0)
+
+    frozen, x = fa.freeze(Centered(*convnet()).eval()), images(40)[0]
+    frozen.settle(x, frozen.verdict(x))
+    assert not any(note.startswith(("not ", "fell back")) for note in frozen.notes)
