@@ -96,8 +96,10 @@ class Lens(TorchFunctionMode):
         known = kind is not None and kind in self._chosen
         for name, way in self._chosen[kind] if known else ways:
             if isinstance(way, Choice):
-                if not (known or self._compared) and way.expected(*args, **kwargs) is not True:
-                    continue
+                if not (known or self._compared):
+                    expected = way.expected(*args, **kwargs)
+                    if expected is NotImplemented or not expected:
+                        continue
                 made = way.run(*args, **kwargs)
             else:
                 made = way(*args, **kwargs)
