@@ -28,6 +28,8 @@ log = logging.getLogger("fastadv")
 
 WRONG_GRADIENT = "the gradient of the search was not that of the model"
 WRONG_LOGITS = "the logits of the search were not those of the model"
+FAR = 0.8  # below that mean cosine, a search in half precision is weak
+FAR_OFF = "gradients point elsewhere than the model's, by a mean cosine of"
 NOTHING = "there was no gradient to compare"
 
 
@@ -168,7 +170,8 @@ class SearchTwin(Pipeline):
                 pulls = {name: partial(self.unfolding, self.pull, each) for name, each in forms.items()}
                 found = pulls["searched"](x, by_logits) if gradient is None else gradient
                 format = form.rounds or form.dtype
-                agreed = guard.agrees(guard.Ways(**pulls), x, by_logits, found, format, most)
+                ways = guard.Ways(**pulls, measured=partial(self._tell, format))
+                agreed = guard.agrees(ways, x, by_logits, found, format, most)
                 # where there is nothing to compare, the next pass of that kind is
                 return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
 
@@ -182,6 +185,14 @@ class SearchTwin(Pipeline):
             trusted.off |= names - set(self.form.rewriting.names)
             self.notes.warn(left_out(culprit, str(why)))
             return False
+
+    def _tell(self, format: Format, cosine: float) -> None:
+        """Note how near gradients in half precision are to the model's, and warn once where they are not."""
+        name = str(format).removeprefix("torch.")
+        if not any(note.startswith(f"{name} gradients") for note in self.notes.texts):
+            self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
+        if cosine < FAR and not any(FAR_OFF in note for note in self.notes.texts):
+            self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search without that precision")
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
         """Return the logits at x in that form; where gradients are followed, as if one was."""
