@@ -130,11 +130,6 @@ class Frozen(Prepared):
         return self.search.notes.texts + ((COPIES,) if self._given.copies else ())
 
     def add_note(self, note: str) -> None:
-        """Add a note, unless it is there already.
-
-        Args:
-            note: one sentence.
-        """
         self.search.notes.add(note)
 
     @property
@@ -148,11 +143,6 @@ class Frozen(Prepared):
         return self.search.form.dtype
 
     def describe(self) -> dict[str, Any]:
-        """Return the options that can change results, for the identity of a run.
-
-        Returns:
-            A dictionary for JSON.
-        """
         return self.options.describe()
 
     def refresh(self) -> None:
@@ -168,29 +158,9 @@ class Frozen(Prepared):
             self._settled = self.search.plain
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that the search copy prefers, without a copy where it already has it.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            The same values.
-        """
         return self.search.form.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits of the search copy, the mean of `eot` passes, without a gradient.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
-                2.
-        """
         with no_gradient():
             x = self._checked(x)
             self.settle(x)
@@ -205,29 +175,6 @@ class Frozen(Prepared):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the value and the input gradient of a per-sample loss.
-
-        Losses are summed, so that a sample's gradient does not depend on its batch. Non-finite values are
-        returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
-
-        Args:
-            x: floating [B, ...].
-            y: int [B], labels; None where targets, or a loss that does not read it, are given.
-            loss: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets) -> [B].
-            targets: int [B], wanted classes, or None.
-            direction: whether the gradient must be right only up to a positive factor for each sample; it
-                then cannot underflow for confident samples. A search in bfloat16 gives it in that dtype for x
-                in float32, as the step ops take it. With `eot` > 1 the gradient is exact all the same, since
-                the mean of directions is not the direction of the mean.
-
-        Returns:
-            loss [B], logits [B, K] and gradient like x; with `eot` > 1 the means over as many passes.
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, labels do not fit, or the logits are
-                not [B, K] with K >= 2.
-            NoGradientError: the logits do not depend on x differentiably.
-        """
         with torch.inference_mode(False), torch.enable_grad():
             x = self._checked(x)
             y, targets = indices("y", y), indices("targets", targets)
@@ -259,28 +206,6 @@ class Frozen(Prepared):
         directions: Tensor | Callable[[Tensor], Tensor],
         reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the input gradients of several functions of the logits.
-
-        The functions are directions[:, c] @ logits. One forward pass is shared by C backward passes. As in
-        `input_gradient`, grad modes do not matter, weight gradients are never computed, and non-finite values
-        are returned as they are. Neither compiled code nor CUDA graphs are used. With `eot` > 1 the gradients
-        are those of the mean logits, and the graphs of all passes are in memory at once.
-
-        Args:
-            x: floating [B, ...].
-            directions: [B, C, K], or a function of the logits [B, K] of that forward pass that returns them,
-                so that classes can be chosen by the logits; one-hot rows give rows of the Jacobian.
-            reduce: a function of a gradient like x to [B], such as a norm. Its results [B, C] then replace
-                the gradients, of which one at a time is in memory. None returns the gradients.
-
-        Returns:
-            logits [B, K], and gradients [B, C, ...] or what `reduce` makes of them, [B, C].
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, directions do not fit, or the logits
-                are not [B, K] with K >= 2.
-            NoGradientError: the logits do not depend on x differentiably.
-        """
         with torch.inference_mode(False), torch.enable_grad():
             x = self._checked(x)
             self.settle(x)
@@ -293,14 +218,6 @@ class Frozen(Prepared):
             return logits, gradients
 
     def full_batch(self, x: Tensor) -> int:
-        """Return the number of rows at which a pass on a CPU takes the least time for each row.
-
-        Args:
-            x: [B, ...], rows of the wanted shape.
-
-        Returns:
-            The number of rows; 0 where it does not matter.
-        """
         return self.search.full_batch(x) if x.device.type == "cpu" and len(x) else 0
 
     def fits(self, x: Tensor) -> int:
