@@ -67,7 +67,8 @@ def freeze(
             and activations in bfloat16 or float16 and with float32 x, logits and gradient (a direction of
             ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
             those of other threads, too. float16 has 3 bits more than bfloat16 and ends at 65,504: a sample
-            whose activations exceed that fails.
+            whose activations exceed that fails. Passes without a gradient stay in the model's own precision,
+            since losses that attacks without gradients compare differ by less than half precision rounds.
         fold: make a copy for the search (default True). With `fold=False` the search shares all values with
             the model and follows it while it trains, and half precision is by autocast.
         compile: run the search copy through torch.compile (default False).
