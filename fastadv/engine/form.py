@@ -81,7 +81,7 @@ class Form:
         To see that nobody else reads what was folded takes longer there than a BatchNorm.
         """
         folds = self.rewriting.folds
-        small = folds is not None and folds.widest < SMALL and self.weights not in HALF.values()
+        small = folds is not None and folds.widest < SMALL
         return self.without(Folds.name) if small else self
 
     def lens(self, compared: bool = False) -> Lens | None:

@@ -67,7 +67,9 @@ def freeze(
             ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
             those of other threads, too; "auto" in the fastest of these on the first batch, where losses and
             gradients of each are timed a few times (a CPU has "fp32" and "bf16"). float16 has 3 bits more
-            than bfloat16 and ends at 65,504: a sample whose activations exceed that fails.
+            than bfloat16 and ends at 65,504: a sample whose activations exceed that fails. Passes without a
+            gradient stay in the model's own precision, since losses that attacks without gradients compare
+            differ by less than half precision rounds.
         fold: make a copy for the search (default True). With `fold=False` the search shares all values with
             the model and follows it while it trains, and half precision is by autocast.
         compile: run the search copy through torch.compile (default False).

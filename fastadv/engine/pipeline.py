@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from threading import RLock
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from fastadv.engine.copying.fold import Refused, estimates_gradients
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.values import Values
+from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, WAYS, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
 from fastadv.engine.layout import lay_out
@@ -20,7 +22,7 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
-from fastadv.engine.rounding import allowance, difference
+from fastadv.engine.rounding import HALVES, allowance, difference
 from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
@@ -60,6 +62,9 @@ class Pipeline:
         """
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow, self.values = as_given, narrow, values
+        # what gradients are compared with: the model as given, but for torch's own mistake in single rows
+        others = (name for name in form.rewriting.names if name != NORMS.name)
+        self.reference = replace(as_given, rewriting=form.rewriting.without(*others))
         self.lock = RLock()
         # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
         self.bare: set[tuple[torch.dtype, torch.Size]] = set()
@@ -84,10 +89,17 @@ class Pipeline:
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
-        self.form, self.scoring, self.bare = form, form.scoring, set()
+        self.form, self.scoring, self.bare = form, self._for_scores(form), set()
         self.parts = Parts.of(self.source, form)
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
+
+    def _for_scores(self, form: Form) -> Form:
+        """Return the form for passes without a gradient: in half precision, the model as given.
+
+        Searches by such passes compare losses that differ less than it rounds.
+        """
+        return self.as_given if (form.rounds or form.dtype) in HALVES else form.scoring
 
     def use_given(self) -> None:
         """Let the model as given be the twin, without any rewrite."""

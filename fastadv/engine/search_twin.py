@@ -56,7 +56,7 @@ class SearchTwin(Pipeline):
             watch = Watch(folds)
             self.forward(form.ready(x), form, form.rewriting.lens(watch, compared=True))
             folds.learn(watch)
-            self.scoring = form.scoring
+            self.scoring = self._for_scores(form)
             self.notes.add(f"folded {len(folds)} BatchNorm")
 
     def logits(self, x: Tensor) -> Tensor:
@@ -140,6 +140,9 @@ class SearchTwin(Pipeline):
         is compared with the model as given (`Trusted`). Where that does not agree, what was wrong is left,
         and the pass is to be taken again.
         """
+        form = self.scoring if gradient is None else self.form
+        if form is self.as_given:
+            return True
         used = gradient is not None, *(lens.used if lens else ())
         if not ((lens and lens.used) or self.differs) or not len(x) or x.device.type == "meta" or captures(x):
             return True
@@ -157,7 +160,7 @@ class SearchTwin(Pipeline):
 
             def wrong(logits: Tensor | None = None, gradient: Tensor | None = gradient) -> str | None:
                 form = self.form if by_logits is not None else self.scoring
-                given = replace(self.as_given, whole=form.whole)
+                given = replace(self.reference, whole=form.whole)
                 forms = {"searched": form, "given": given, "plain": form.without_functions()}
                 looks = {name: partial(self.unfolding, self._look, each) for name, each in forms.items()}
                 logits = looks["searched"](x) if logits is None else logits

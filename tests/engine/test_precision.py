@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine.precision import has_tf32, switches, tf32
 from fastadv.errors import InputError
+from tests.engine import nets
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -304,3 +306,16 @@ def test_otherwise_torch_tells(told: bool, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     assert has_tf32(torch.device("cuda")) is told
     assert not has_tf32(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, fold: bool) -> None:
+    """Attacks without gradients, such as Square, compare losses that half precision does not tell apart."""
+    net, (x, y) = nets.convnet().eval(), nets.images(40)
+    frozen = fa.freeze(net, precision, fold=fold)
+    frozen.input_gradient(x, y)
+    assert torch.equal(frozen(x), frozen.verdict(x))
+    found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net)]
+    assert torch.equal(found[0].x_adv, found[1].x_adv)
+    assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]

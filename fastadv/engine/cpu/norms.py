@@ -1,7 +1,8 @@
 """Normalization of a single image whose memory is in another order than its gradient's.
 
 There torch's backward of `batch_norm`, which `instance_norm` calls too, mixes up the orders and gives another
-gradient (measured with PyTorch 2.13 on a CPU: wrong by 140% for one row, right for two).
+gradient (measured with PyTorch 2.13 on a CPU: wrong by 140% for one row, right for two), in contiguous
+memory, too, where attention over pixels follows. So the guard mends the model with which it compares rows.
 """
 
 from collections.abc import Callable
