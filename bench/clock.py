@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastadv.engine.precision import PRECISIONS, Precision, has_tf32
+from fastadv.engine.precision import AUTO, PRECISIONS, Precision, has_tf32
 
 Ways = Mapping[str, Callable[[], object]]
 Kind = TypeVar("Kind")
@@ -51,7 +51,8 @@ class Clock:
         """Those in which a search can compute here; on a CPU the two that gain."""
         if self.on_cpu:
             return ("fp32", "bf16")
-        return PRECISIONS if has_tf32(self.device) else tuple(name for name in PRECISIONS if name != "tf32")
+        left = {AUTO} if has_tf32(self.device) else {AUTO, "tf32"}
+        return tuple(name for name in PRECISIONS if name not in left)
 
     @property
     def conv_precision(self) -> str:

@@ -19,6 +19,7 @@ from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
+from fastadv.engine.parts import mixes_rows
 from fastadv.engine.pipeline import CAPTURED
 from fastadv.engine.precision import AUTO, HALF, Precision, may_take_tf32
 from fastadv.engine.prepared import Model, Prepared
@@ -161,6 +162,8 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     values: Values | None = None
     if isinstance(given.model, nn.Module) and module is not None:
         rewrites = applicable(given.model, half or dtype, not own, options.without)
+        if half is None and mixes_rows(given.model):
+            rewrites = []  # statistics of a batch: what a search finds in one is not proved by a part of it
         search = given.model
         if own and (CHANNELS_LAST in rewrites or half is not None or options.follow):
             # weights made in inference mode could not take part in a gradient

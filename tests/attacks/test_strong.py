@@ -200,7 +200,7 @@ def test_another_model_averages_as_many_passes_and_a_source_has_a_seed_of_its_ow
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ATTACKS, "apgd", watched)
         run(model, Linf(1e-6), size=2, bpda=through, source=source, eot=3)
-    assert [net.options.eot for net, _ in seen if net.source is through] == [3, 3, 3]
+    assert [net.eot for net, _ in seen if net.source is through] == [3, 3, 3]
     assert [net.source for net, _ in seen[-2:]] == [source, model]
     assert len({seed for net, seed in seen if net.source is not through}) == len(seen) - 3
 

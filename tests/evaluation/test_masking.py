@@ -289,5 +289,5 @@ def test_another_model_averages_as_many_passes_and_its_look_takes_the_half(
         evaluate(fa.freeze(NET, eot=3), SET, {"own": partial(attack, bpda=bpda)})
     (none, whole), (other, half) = given
     assert none is None
-    assert other.options.eot == 3
+    assert other.eot == 3
     assert 8 <= half < whole
