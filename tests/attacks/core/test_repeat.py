@@ -62,7 +62,9 @@ def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.M
         same(run(replayed, x, y, seed=seed), wanted := run(plain, x, y, seed=seed))
         assert (wanted.x_adv != x).any()
     assert kinds(replayed) == {"Sparse" if threat == "l1" else "Dense", "gradient"}
-    assert replayed.notes == plain.notes
+    # a graph has no batch of a single row
+    assert {*plain.notes} - {*replayed.notes} <= {"single rows normalized in contiguous memory"}
+    assert {*replayed.notes} <= {*plain.notes}
 
 
 @pytest.mark.slow

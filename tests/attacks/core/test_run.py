@@ -420,7 +420,8 @@ class TestProof:
         def rule(search: Search) -> None:
             points = at(search, 0.49957, 0.6)
             points[..., 3] = 0.9  # which the mask holds
-            search.decide(points)
+            for each in points.unbind(1):
+                search.gradient(each)  # whose logits are in bfloat16
 
         mask = torch.tensor([True, True, True, False])
         for threat in (L0(1), L0(torch.inf), L2(torch.inf), Linf(0.4)):

@@ -351,7 +351,8 @@ def test_small_networks_are_folded_for_gradients_alone(
     plain = torch.batch_norm
     monkeypatch.setattr(torch, "batch_norm", lambda *given: calls.append(1) or plain(*given))
     logits = frozen(x)
-    assert len(calls) == (room and precision == "fp32")
+    # in half precision passes without a gradient are those of the model as given
+    assert len(calls) == (room or precision == "bf16")
     if calls:
         assert torch.equal(logits, frozen.verdict(x))
     calls.clear()
