@@ -140,8 +140,8 @@ def _same(
         off[ids] &= apart[ids] > tolerance * length[ids] + 2 * jump
         if not bool(off.any()):
             return True
-    unexplained = int(off.sum())
-    return unexplained <= count // KINKS and bool((_cosine(found, expected)[off] >= ALIKE).all())
+    alike = (_cosine(found, expected) >= ALIKE) & (_stretch(found, expected) <= math.log(LENGTH))
+    return int(off.sum()) <= count // KINKS and bool(alike[off].all())
 
 
 def _same_direction(
@@ -150,14 +150,13 @@ def _same_direction(
     """Return whether gradients in half precision are as near to the model's as that precision allows."""
 
     kept = slice(None) if rows is None else rows
-    least = torch.finfo(torch.float32).tiny
 
     def measure(gradient: Tensor) -> tuple[float, float, float]:
         """Return the mean cosine, the worst but for a few rows, and the share of rows of another length."""
         cosine = _cosine(gradient, expected)[kept]
-        ratio = (_length(gradient).clamp_min(least) / _length(expected).clamp_min(least))[kept].log().abs()
+        longer = _stretch(gradient, expected)[kept] > math.log(LENGTH)
         worst = cosine.sort().values[len(cosine) // WORST]
-        return float(cosine.mean()), float(worst), float((ratio > math.log(LENGTH)).double().mean())
+        return float(cosine.mean()), float(worst), float(longer.double().mean())
 
     alike, worst, lengths = measure(found)
     agreed = worst >= ALIKE and lengths * WORST <= 1
@@ -199,6 +198,12 @@ def _mean(pull: Pull, x: Tensor, by_logits: Tensor) -> Tensor:
 def _length(gradient: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(gradient.flatten(1).double(), dim=1)
     return length
+
+
+def _stretch(one: Tensor, other: Tensor) -> Tensor:
+    """Return [B], the size of the logarithm of the ratio of lengths."""
+    least = torch.finfo(torch.float32).tiny
+    return (_length(one).clamp_min(least) / _length(other).clamp_min(least)).log().abs()
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
