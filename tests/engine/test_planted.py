@@ -44,7 +44,6 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
-    monkeypatch.setenv("FASTADV_TUNE", "0")
 
 
 def part(change: Callable[[Tensor], object]) -> Change:
