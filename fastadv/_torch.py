@@ -38,8 +38,6 @@ switches_each = hasattr(torch.backends.cudnn, "conv")  # TF32 for each kind of o
 # whether a TorchFunctionMode, and whether torch's profiler is on in this thread
 has_function_mode = _C._is_torch_function_mode_enabled
 is_profiled = _C._autograd._profiler_enabled
-# how many TorchDispatchModes of this thread see each kernel
-count_dispatch_modes = _C._len_torch_dispatch_stack
 # the arguments and results of an op, from text such as "op(Tensor x) -> Tensor"
 parse_schema = _C.parse_schema
 

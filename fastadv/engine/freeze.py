@@ -127,7 +127,7 @@ def freeze(
 
 
 def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
-    """Freeze a model that nobody asked to freeze: nothing is timed, and nothing of the process is set."""
+    """Freeze a model that nobody asked to freeze: nothing of the process is set."""
     if isinstance(model, Frozen):
         return freeze(model, eot=eot)
     check_model(model)

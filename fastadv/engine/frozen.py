@@ -12,9 +12,10 @@ from torch import Tensor
 from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.options import Options
-from fastadv.engine.pipeline import VERDICT, left_out
+from fastadv.engine.pipeline import left_out
 from fastadv.engine.precision import no_gradient
 from fastadv.engine.prepared import Loss, Model, Prepared
+from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.rounding import allowance, compare
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.stamp import Stamp
@@ -193,7 +194,7 @@ class Frozen(Prepared):
                 for _ in range(passes):
                     made = search.captured(step, x, y, targets, key=(loss, direction)) if captures else None
                     if made is None:
-                        made = search.passed("gradient", step, x, y, targets, whole=whole)
+                        made = search.passed(GRADIENT, step, x, y, targets, whole=whole)
                     if passes == 1:
                         return made
                     total = [one + more for one, more in zip(total, made, strict=True)]

@@ -21,7 +21,7 @@ from fastadv.engine.lens import Lens
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
-from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
+from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.rounding import HALVES, allowance, difference
 from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
@@ -32,8 +32,6 @@ T = TypeVar("T")
 # rows that tell whether they depend on each other, no multiple of a usual number; fewer where memory runs out
 SOME = (7, 3, 2)
 CAPTURED = "captured as CUDA graphs"  # a note
-VERDICT = "verdict"  # the kind of passes of the model as given
-GRADIENT = "gradient"  # of those of a step of most attacks
 
 
 class Pipeline:
@@ -345,7 +343,7 @@ class Pipeline:
             return None
         if not self.rows_apart(x):  # spare rows would change them
             return None
-        once = partial(self.passed, "gradient", step)
+        once = partial(self.passed, GRADIENT, step)
         return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))
 
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
@@ -380,7 +378,7 @@ class Pipeline:
 
     def fits(self, x: Tensor) -> int:
         """Return how many rows of x are not known to be too many for the memory of a gradient."""
-        return len(x) if self.room is None else self.room.most("gradient", x)
+        return len(x) if self.room is None else self.room.most(GRADIENT, x)
 
 
 def first_line(error: Exception) -> str:

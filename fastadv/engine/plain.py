@@ -15,14 +15,13 @@ from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, rea
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.precision import no_autocast, no_gradient
+from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
 from fastadv.engine.pull import pull
 from fastadv.engine.replaced import in_words, replaced
-from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
+from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
 
 Gradient = tuple[Tensor, Tensor, Tensor]
-GRADIENT, VERDICT = "gradient", "verdict"  # kinds of passes, for which memory has room for their own numbers
 
 
 class Plain(Prepared):
@@ -67,27 +66,20 @@ class Plain(Prepared):
     def describe(self) -> dict[str, Any]:
         return {"plain": True, "eot": self.eot}
 
-    def verdict(self, x: Tensor) -> Tensor:
-        return self._logits(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        with no_gradient():
-            x = self._checked(x).contiguous()
-            if parts := self._parts(VERDICT, x):
-                return torch.cat([self._logits(x[part]) for part in parts])
-            try:
-                with no_autocast(x.device.type):
-                    found = self._given(x.to(self.sees(x.dtype)))
-                self.forwards += len(x)
-                return found.clone()  # the next pass of the model may write into what this one returned
-            except Exception as error:
-                if not self._may_halve(error, x):
-                    raise
+    def _verdict(self, x: Tensor) -> Tensor:
+        if parts := self._parts(VERDICT, x):
+            return torch.cat([self._verdict(x[part]) for part in parts])
+        try:
+            return self._given(x)
+        except Exception as error:
+            if not self._may_halve(error, x):
+                raise
+        # only here: the error holds on to what the pass had in memory
         self._halve(VERDICT, x)
-        return self._logits(x)
+        return self._verdict(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        made = [self._logits(x) for _ in range(self.eot)]
+        made = [self._as_given(self._verdict, x) for _ in range(self.eot)]
         return made[0] if self.eot == 1 else sum(made[1:], made[0]) / self.eot
 
     def input_gradient(
@@ -127,8 +119,7 @@ class Plain(Prepared):
             except Exception as error:
                 if callable(loss) or not self._may_halve(error, x):
                     raise
-        # only here: the error holds on to what the pass had in memory
-        self._halve(GRADIENT, x)
+        self._halve(GRADIENT, x)  # as in `_verdict`
         return self.input_gradient(x, y, loss, targets, direction)
 
     def jacobian(
@@ -154,7 +145,7 @@ class Plain(Prepared):
             return logits, gradients
 
     def fits(self, x: Tensor) -> int:
-        return room_of(self.source).most("gradient", x)
+        return room_of(self.source).most(GRADIENT, x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own

@@ -16,9 +16,8 @@ def prepare(
 ) -> Prepared:
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
-    What was prepared before is used as it is. Otherwise a module is frozen where `work` is at least WORTH:
-    with constants in place of measurements, without timing, files, or settings of the process. Anything else
-    stays plain.
+    What was prepared before is used as it is. Otherwise a module is frozen where `work` is at least WORTH,
+    without settings of the process. Anything else stays plain.
 
     Args:
         model: module, function or prepared.

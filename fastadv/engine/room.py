@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 log = logging.getLogger("fastadv")
 
+# kinds of passes, each of which has room for its own number of rows: of a step of most attacks, and of the
+# model as given
+GRADIENT, VERDICT = "gradient", "verdict"
+
 T = TypeVar("T")  # a tensor [B, ...], or a tuple of such
 
 
