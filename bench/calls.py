@@ -10,7 +10,6 @@ ours, with its range, and the first call of each beside the warm ones. `loop` is
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from torch import Tensor, nn
 
 import fastadv as fa
 import fastadv._torchvision
-from bench import nets
+from bench import nets, pgd
 from bench.records import RESULTS, ROOT, parser
 from bench.timing import wall
-from fastadv.runs.card import cpu_name
+from fastadv.runs.card import machine
 
 SMALL, LARGE = (1, 16, 128), (1, 4, 16)
 RADIUS, PART = 1 / 4096, 1 / 4  # so small that every image holds; a step is a quarter of it
@@ -62,19 +61,6 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]
 CALLS = ("FGSM", "PGD-10", "PGD-40", "AutoAttack")
 
 
-def loop(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
-    """PGD, or FGSM for one step, as people write it."""
-    size = RADIUS if steps == 1 else RADIUS * PART
-    point = x.clone() if steps == 1 else (x + torch.empty_like(x).uniform_(-RADIUS, RADIUS)).clamp(0, 1)
-    for _ in range(steps):
-        point = point.detach().requires_grad_()
-        loss = nn.functional.cross_entropy(net(point), y)
-        (grad,) = torch.autograd.grad(loss, point)
-        moved = point.detach() + size * grad.sign()
-        point = (x + (moved - x).clamp(-RADIUS, RADIUS)).clamp(0, 1)
-    return point
-
-
 def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
     import torchattacks as peer
 
@@ -88,7 +74,9 @@ def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[s
         theirs = peer.PGD(net, eps=RADIUS, alpha=RADIUS * PART, steps=steps)
         ours = partial(fa.attacks.pgd, x=x, y=y, threat=threat, steps=steps, step_size=RADIUS * PART)
     made = {"torchattacks": lambda: theirs(x, y), "plain": lambda: ours(net), "frozen": lambda: ours(frozen)}
-    return made | ({"loop": lambda: loop(net, x, y, steps)} if steps else {})
+    size = RADIUS if steps == 1 else RADIUS * PART
+    given = pgd.Problem(call, net, x, y, RADIUS, size, steps)
+    return made | ({"loop": lambda: pgd.plain(given)} if steps else {})
 
 
 def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> None:
@@ -98,8 +86,7 @@ def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> N
     frozen = fa.freeze(net)
     for count in counts or usual:
         x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            y = net(x).argmax(1)
+        y = pgd.classes(net, x)
         for call in calls:
             if call == "AutoAttack" and (count != 16 or name not in ("MLP", "small CNN")):
                 continue
@@ -127,16 +114,6 @@ def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> N
                 print(json.dumps(row), flush=True)
 
 
-def about(threads: int) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "bench": "calls", "threads": threads, "torch": torch.__version__, "python": platform.python_version(),
-        "cpu": cpu_name(), "commit": commit, "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=NETS, default=list(NETS))
@@ -150,7 +127,7 @@ def main() -> None:
     if given.worker:
         rows(given.worker, tuple(given.calls), given.images and tuple(given.images))
         return
-    more = about(given.threads)
+    more = {"bench": "calls", **machine(), "date": time.strftime("%Y-%m-%d")}
     for name in given.only:
         command = [sys.executable, "-m", "bench.calls", "--worker", name, "--threads", str(given.threads)]
         command += ["--calls", *given.calls]

@@ -25,12 +25,8 @@ class InNumpy(torch.autograd.Function):
         return torch.from_numpy(gradient.contiguous().numpy()).to(gradient)
 
 
-class InFourier(torch.autograd.Function):
+class InFourier(InNumpy):
     """The same by a transform, which is for powers of two in half precision, or for none."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clamp(min=0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
