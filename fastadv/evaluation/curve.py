@@ -236,8 +236,8 @@ def accuracy_against_radius(
         # names are for errors alone: two radii may print alike
         attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
         check_evaluation(dataset, dict(attacks), batch_size, limit)
-        passes = sum(planned(attack) for _, attack in attacks) * sample_count(dataset, limit)
-        frozen = prepare(model, work=passes, freeze=freeze)
+        work = planned(*dict(attacks).values()) * sample_count(dataset, limit)
+        frozen = prepare(model, work=work, freeze=freeze)
         about = description(frozen, dict(attacks)) if processes.world() > 1 else {}
     if about:
         about["data"] = describe_shared(dataset)

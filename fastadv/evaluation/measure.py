@@ -141,8 +141,8 @@ def evaluate(
             # before the folder is that of an evaluation that cannot be
             batches = -(-sample_count(dataset, limit) // int(batch_size))
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")
-        passes = sum(map(planned, attacks.values())) * sample_count(dataset, limit)
-        frozen = prepare(model, work=passes, freeze=freeze)
+        work = planned(*attacks.values()) * sample_count(dataset, limit)
+        frozen = prepare(model, work=work, freeze=freeze)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if draws > 1:
             config |= {"draws": draws, "seed": seed}

@@ -3,7 +3,7 @@
 import math
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Self
 
 import torch
@@ -128,7 +128,7 @@ class Threat:
             A threat of the same kind.
         """
         part = copy(self)
-        object.__setattr__(part, "box", tuple(torch.tensor(self.box, dtype=dtype).tolist()))
+        object.__setattr__(part, "box", box_in(self.box, dtype))
         return part
 
     def describe(self) -> dict[str, Any]:
@@ -414,6 +414,21 @@ class Threat:
             InputError: a step size is zero, or below 1 in L0.
         """
         return x_adv.copy_(self.step(x_adv, grad, x, step_size))
+
+
+@lru_cache
+def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
+    """Return the ends of a box as a dtype holds them.
+
+    Args:
+        box: its ends.
+        dtype: of the samples.
+
+    Returns:
+        The two ends.
+    """
+    low, high = torch.tensor(box, dtype=dtype).tolist()
+    return low, high
 
 
 def _checked_radius(radius: Any) -> PerRow:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Self
 
 import torch
@@ -16,6 +15,7 @@ from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
+from fastadv.threat.base import box_in
 
 StepSize = float | Tensor
 
@@ -296,13 +296,6 @@ def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> 
     return step_size.to(x.device)
 
 
-@lru_cache
-def _held(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of the box as a dtype holds them."""
-    low, high = torch.tensor(box, dtype=dtype).tolist()
-    return low, high
-
-
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     if x.numel() == 0:
         return
@@ -312,7 +305,7 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
         raise InputError(
             f"x: expected finite values, got {bad} that are NaN or infinite; clean the data first"
         )
-    low, high = _held(box, x.dtype)
+    low, high = box_in(box, x.dtype)
     beyond = any(
         math.isfinite(end) != math.isfinite(held) for end, held in zip(box, (low, high), strict=True)
     )

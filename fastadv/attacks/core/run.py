@@ -199,12 +199,14 @@ def _verdict(
     earlier |= ~logits[index].isfinite().all(1)
     record.x_adv[index[earlier]] = seen[earlier]
     record.rank[index[~earlier]] = rank[~earlier]
-    at_x = record.rank == -torch.inf
-    clean = loss_of(trial.clean, trial.problem.y, plan.loss, trial.problem.targets)
     # a rank below 0 stands for a cross-entropy of 0
     loss = record.rank.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else record.rank
     held = torch.zeros_like(record.success).index_fill_(0, index[earlier], True)
-    return logits, (held, torch.where(at_x, clean.to(loss.dtype), loss))
+    at_x = held & (record.rank == -torch.inf)
+    if bool(at_x.any()):
+        clean = loss_of(trial.clean, trial.problem.y, plan.loss, trial.problem.targets)
+        loss = torch.where(at_x, clean.to(loss.dtype), loss)
+    return logits, (held, loss)
 
 
 def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:

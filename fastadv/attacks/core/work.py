@@ -17,8 +17,12 @@ def passes(arguments: Mapping[str, Any]) -> int:
     return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNKNOWN
 
 
-def planned(attack: Callable[..., Any]) -> int:
-    """Return `passes` by the defaults of an attack, and by what a partial has bound."""
+def planned(*attacks: Callable[..., Any]) -> int:
+    """Return `passes` of all attacks, by their defaults and by what partials have bound."""
+    return sum(map(_planned, attacks))
+
+
+def _planned(attack: Callable[..., Any]) -> int:
     try:
         parameters = inspect.signature(attack).parameters
     except (TypeError, ValueError):
