@@ -14,6 +14,7 @@ from fastadv.engine.arguments import check_model, checked_directions, indices, l
 from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
+from fastadv.engine.cpu.norms import mend_parts
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
@@ -43,6 +44,7 @@ class Plain(Prepared):
         check_model(source)
         module, dtype, device = as_module(source), None, None
         self._probing: list[Any] = []
+        self._unmended: list[nn.Module] = []  # parts whose gradient of a single row torch may get wrong
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         run = source
         self._by_grad_mode = mentions(source, GRAD_MODE)
@@ -52,6 +54,7 @@ class Plain(Prepared):
             dtype, device = _format(parts)
             self._by_grad_mode = any(map(reads_grad_mode, {type(part) for part in parts}))
             self._probing = [part for part in parts if "gradient_probes" in vars(part)]
+            self._unmended = parts
         super().__init__(CheckedModel(run, dtype), source, check_count("eot", eot, 1), dtype, device)
         self._room: Room | None = None
         self._notes: tuple[str, ...] = (in_words(told),) if (told := replaced(module)) else ()
@@ -166,6 +169,9 @@ class Plain(Prepared):
             return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def _leaf(self, x: Tensor) -> Tensor:
+        if self._unmended and len(x) == 1:
+            mend_parts(self._unmended)
+            self._unmended = []
         return x.to(self.sees(x.dtype)).detach().requires_grad_()
 
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:

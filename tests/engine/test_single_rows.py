@@ -1,5 +1,6 @@
 """Single rows whose gradient torch itself gets wrong cost larger batches nothing, and the search is right."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
+from fastadv.engine import Plain
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
@@ -47,3 +49,32 @@ def test_attention_after_batch_norm_stays_folded(order: tuple[int, ...], logged:
         names = frozen.search.form.rewriting.names
     assert {"fold", "channels-last"} <= set(names)
     assert not logged.records
+
+
+def prepared(name: str, net: nn.Module) -> Any:
+    return {"plain": Plain, "not folded": partial(fa.freeze, fold=False)}[name](net)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", ["plain", "not folded"])
+def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(name: str, order: torch.memory_format) -> None:
+    net = Attending().eval()
+    x, y = torch.rand(1, 3, 12, 12).contiguous(memory_format=order), torch.tensor([1])
+    expected = answers(net, torch.cat([x, x]), torch.cat([y, y]))[1][:1]
+    model = prepared(name, net)
+    torch.testing.assert_close(model.input_gradient(x, y)[2], expected, rtol=1e-3, atol=1e-5)
+    identity = torch.eye(5).expand(1, 5, 5)
+    rows = model.jacobian(x, identity)[1]
+    twice = model.jacobian(torch.cat([x, x]), identity.expand(2, 5, 5))[1][:1]
+    torch.testing.assert_close(rows, twice, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(model(x), net(x).detach())
+
+
+def test_an_attack_on_one_image_climbs_its_own_loss() -> None:
+    net = Attending().eval()
+    x = torch.rand(1, 3, 12, 12)
+    y = net(x).argmax(1)
+    alone = fa.attacks.fgsm(net, x, y, fa.Linf(0.01))
+    among = fa.attacks.fgsm(net, x.repeat(3, 1, 1, 1), y.repeat(3), fa.Linf(0.01))
+    torch.testing.assert_close(alone.x_adv, among.x_adv[:1])
+    assert not net.norm._forward_hooks

@@ -14,6 +14,7 @@ from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods import auto_pgd
+from fastadv.engine.cpu.norms import NOTE
 from tests.attacks.graphed import SIZE, as_on_a_gpu, batch, graphed, kinds, net, same
 
 THREATS = {
@@ -63,7 +64,7 @@ def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.M
         assert (wanted.x_adv != x).any()
     assert kinds(replayed) == {"Sparse" if threat == "l1" else "Dense", "gradient"}
     # a graph has no batch of a single row
-    assert {*plain.notes} - {*replayed.notes} <= {"single rows normalized in contiguous memory"}
+    assert {*plain.notes} - {*replayed.notes} <= {NOTE}
     assert {*replayed.notes} <= {*plain.notes}
 
 
