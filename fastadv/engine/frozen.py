@@ -1,7 +1,7 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from threading import RLock
 from typing import Any
@@ -42,8 +42,7 @@ class Frozen(Prepared):
     On the first batch the search copy is chosen and compared with the model (`settle`); after that only the
     counts change. The first gradient of each kind of pass (which functions were rewritten, for how many rows
     of which shape) is compared with that of the model as given, on some of its rows; what was rewritten
-    wrongly is switched off by name, with a warning. `forwards` and `backwards` do not count these
-    comparisons.
+    wrongly is switched off by name, with a warning. `forwards` and `backwards` count these comparisons.
 
     It is never stale: each call looks whether the model is what it was when it was frozen (`engine.stamp`
     says what that sees): its tensors, parts, attributes, modes and hooks. If not, `source` is frozen anew by
@@ -166,7 +165,8 @@ class Frozen(Prepared):
             x = self._checked(x)
             self.settle(x)
             self.forwards += self.options.eot * len(x)
-            return self.search.passed("logits", self.search.logits, x)
+            with self._counting():
+                return self.search.passed("logits", self.search.logits, x)
 
     def input_gradient(
         self,
@@ -190,7 +190,7 @@ class Frozen(Prepared):
             # what may still change is not captured
             captures = search.graphs is not None and not whole and self.ready_to_capture(x)
             total: Any = (0.0, 0.0, 0.0)
-            with self._counting_probes():
+            with self._counting():
                 for _ in range(passes):
                     made = search.captured(step, x, y, targets, key=(loss, direction)) if captures else None
                     if made is None:
@@ -211,7 +211,7 @@ class Frozen(Prepared):
             x = self._checked(x)
             self.settle(x)
             self.forwards += self.options.eot * len(x)
-            with self._counting_probes():
+            with self._counting():
                 logits, gradients = self.search.passed(
                     "jacobian", self.search.jacobian, x, directions, reduce, whole=True
                 )
@@ -219,7 +219,10 @@ class Frozen(Prepared):
             return logits, gradients
 
     def full_batch(self, x: Tensor) -> int:
-        return self.search.full_batch(x) if x.device.type == "cpu" and len(x) else 0
+        if x.device.type != "cpu" or not len(x):
+            return 0
+        with self._counting():
+            return self.search.full_batch(x)
 
     def fits(self, x: Tensor) -> int:
         return self.search.fits(x)
@@ -237,8 +240,19 @@ class Frozen(Prepared):
     def _verdict(self, x: Tensor) -> Tensor:
         return self.search.passed(VERDICT, self._given, x)
 
-    def _probes(self) -> int:
-        return self.search.probes()
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count what the search passes beside what it is asked for: to compare, and to estimate gradients."""
+        search, before = self.search, self._beside()
+        yield
+        if self.search is search:
+            forwards, backwards = self._beside()
+            self.forwards += forwards - before[0]
+            self.backwards += backwards - before[1]
+
+    def _beside(self) -> tuple[int, int]:
+        search = self.search
+        return search.probes() + search.compared_forwards, search.compared_backwards
 
     @property
     def settled(self) -> bool:
@@ -285,7 +299,7 @@ class Frozen(Prepared):
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Choose the search copy and compare it with the model, on the first batch that has finite logits.
 
-        With `tune` the fastest way to search at x is taken, by passes that are not counted. Where logits of
+        With `tune` the fastest way to search at x is taken, by passes that count, too. Where logits of
         the search copy differ from those of the model by more than rounding, the rewrites that are wrong are
         left out. In another precision it is compared twice: first in the model's own, since the bound of the
         other would hide a wrong fold.
@@ -304,12 +318,15 @@ class Frozen(Prepared):
             if self._settled:  # by another thread, meanwhile
                 return True
             if self._fastest is None:
-                few = len(x) > CHECK_ROWS and self.search.rows_apart(x)
+                with self._counting():
+                    few = len(x) > CHECK_ROWS and self.search.rows_apart(x)
                 self._settled = self._compare(x[:CHECK_ROWS] if few else x, verdict)
             elif (found := self._fastest(x)) is not None:
                 best, note = found
                 best.add_note(note)
                 self.search, self._settled = best.search, True
+                self.forwards += best.forwards
+                self.backwards += best.backwards
             return self._settled
 
     def _compare(self, x: Tensor, verdict: Tensor | None) -> bool:

@@ -64,6 +64,8 @@ class Pipeline:
         others = (name for name in form.rewriting.names if name != NORMS.name)
         self.reference = replace(as_given, rewriting=form.rewriting.without(*others))
         self.lock = RLock()
+        # samples passed to choose and to compare, beyond those that a caller passes
+        self.compared_forwards = self.compared_backwards = 0
         # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
         self.bare: set[tuple[torch.dtype, torch.Size]] = set()
         self.graphs = Graphs() if options.cuda_graph else None
@@ -117,6 +119,11 @@ class Pipeline:
         with torch.inference_mode(False), torch.no_grad():
             for pair in self.form.rewriting.folds or ():
                 pair.take(origin)
+
+    def count_compared(self, forwards: int, backwards: int = 0) -> None:
+        """Count samples that a pass to choose or to compare takes."""
+        self.compared_forwards += forwards
+        self.compared_backwards += backwards
 
     @property
     def plain(self) -> bool:
@@ -200,6 +207,7 @@ class Pipeline:
         made = []
         for rows in (few, torch.cat([few[:kept], 0.25 + 0.5 * few[kept:].flip(-1)]).to(few.dtype)):
             with torch.no_grad(), generators_kept(rows.device), self.as_given.precisely(rows.device.type):
+                self.count_compared(len(rows))
                 try:
                     made.append(self.given(self.as_given.ready(rows))[:kept])
                 except Exception as error:  # models of one batch size raise anything
@@ -224,12 +232,16 @@ class Pipeline:
         """Return how many rows like `few` [PROBE, ...] to pass at once, which these pass to find out."""
         key = few.dtype, few.shape[1:], torch.get_num_threads()
         if key not in parts.usual:
-            # neither counted nor seen in what a randomized model draws: it is done once for a model, and no
-            # call depends on what came before
-            find = partial(parts.at_once, self.once)
+            # not seen in what a randomized model draws: it is done once for a model, and no call depends on
+            # what came before
+            find = partial(parts.at_once, self._probe)
             with generators_kept(few.device):
                 parts.usual[key] = self.passed("probe", find, self.form.ready(few), whole=True)
         return parts.usual[key]
+
+    def _probe(self, x: Tensor) -> Tensor:
+        self.count_compared(len(x))
+        return self.once(x)
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
         """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps.

@@ -1,7 +1,7 @@
 """Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -348,10 +348,6 @@ class Prepared:
         """Return the logits of the model as given at x, which has the dtype that it sees."""
         raise NotImplementedError
 
-    def _probes(self) -> int:
-        """Return how many samples parts of the model have passed through others to estimate gradients."""
-        return 0
-
     def _checked(self, x: object) -> Tensor:
         x = check_input(x, self._device)
         self.forwards += self._given.meet(x)
@@ -364,10 +360,3 @@ class Prepared:
             with no_autocast(x.device.type):
                 found = run(x.to(self._given.sees(x.dtype)))
             return found.clone()  # the next pass of the model may write into what this one returned
-
-    @contextmanager
-    def _counting_probes(self) -> Iterator[None]:
-        """Count the samples that parts of the model pass through others to estimate a gradient."""
-        before = self._probes()
-        yield
-        self.forwards += self._probes() - before

@@ -187,6 +187,7 @@ class SearchTwin(Pipeline):
             culprit = self.leave_culprit(lambda: wrong(gradient=None) in (None, NOTHING))
             trusted.off |= names - set(self.form.rewriting.names)
             self.notes.warn(left_out(culprit, str(why)))
+            self.count_compared(len(x), 0 if gradient is None else len(x))
             return False
 
     def _tell(self, format: Format, cosine: float) -> None:
@@ -199,6 +200,7 @@ class SearchTwin(Pipeline):
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
         """Return the logits at x in that form; where gradients are followed, as if one was."""
+        self.count_compared(len(x))
         ready = form.leaf(x) if torch.is_grad_enabled() else form.ready(x)
         return self.forward(ready, form, form.lens(compared=True)).detach()
 
@@ -216,6 +218,7 @@ class SearchTwin(Pipeline):
 
     def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor:
         """Return the gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""
+        self.count_compared(len(x), len(x))
         leaf = form.leaf(x)
         attached = self.forward(leaf, form, form.lens(compared=True))
         return self.backward(form, attached, leaf, by_logits.to(attached.dtype))

@@ -26,8 +26,8 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
     First come the search twins of the precision asked for and of the model's own, and the model as given;
     then the fastest of these compiled, and on a GPU captured. For the precision "auto" they are those of each
     precision of the device, and with `tune=True` the fastest also compiled and captured. None where no logits
-    are finite. The global random state stays as it was. Raises InputError in a group of processes, which
-    might choose differently.
+    are finite. The best one counts the passes of all. The global random state stays as it was. Raises
+    InputError in a group of processes, which might choose differently.
 
     make: freezes the model with such options.
     """
@@ -44,9 +44,13 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
         try:
             best = _fastest(ways, x, seconds)
             if options.tune:
-                best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
+                more = [make(each) for each in _passes(best.options, x)]
+                ways += more
+                best = _fastest([best, *more], x, seconds)
         except NoGradientError:
             return ways[0], "not tuned: the model has no gradient"
+    forwards, backwards = sum(way.forwards for way in ways), sum(way.backwards for way in ways)
+    best.forwards, best.backwards = forwards, backwards
     times = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in seconds.items())
     return best, f"tuned: {_name(best.options)} (ms for {len(x)} samples: {times})"
 

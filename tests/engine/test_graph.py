@@ -39,7 +39,7 @@ def test_padding_repeats_rows_in_their_layout() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("recording")
+@pytest.mark.usefixtures("recording", "asked_alone")
 def test_replays_are_the_gradient() -> None:
     model = convnet().eval()
     plain, replayed = freeze(model), graphed(model)

@@ -55,6 +55,7 @@ def test_formats_of_x_and_of_the_model(dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.usefixtures("asked_alone")
 def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
     frozen, seen = freeze(convnet()), []
 
@@ -100,6 +101,7 @@ def test_inside_grad_modes(mode: type) -> None:
         assert torch.equal(frozen.jacobian(X * 1, lambda logits: ROWS * 1)[1], expected)
 
 
+@pytest.mark.usefixtures("asked_alone")
 @pytest.mark.parametrize(("size", "columns"), [(0, 3), (6, 0), (0, 0)])
 def test_nothing_to_do(size: int, columns: int) -> None:
     frozen = freeze(convnet())

@@ -90,10 +90,10 @@ def test_each_says_for_which_model_it_is() -> None:
         return [rewrite.name for rewrite in applicable(model, dtype, exact)]
 
     assert names(Net()) == list(NAMES)
-    assert names(Net(), exact=True) == ["thin", "relu"]
+    assert names(Net(), exact=True) == ["thin", "relu", "norms"]
     assert "onednn" not in names(Net(), torch.bfloat16)
     assert names(mlp) == ["thin", "relu", "onednn", "elu", "norms"]
-    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "relu"]
+    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "relu", "norms"]
     assert names(Net().to("meta")) == ["fold", "views", "channels-last"]
 
 

@@ -19,7 +19,7 @@ from fastadv.engine.rewrite import Rewrite, on_cpu
 def mend(x: Tensor, normalized: Tensor) -> None:
     """Let the gradient of a normalized single row come back in contiguous memory."""
     if len(x) == 1 and x.ndim > 2 and normalized.requires_grad and x.device.type == "cpu":
-        normalized.register_hook(Tensor.contiguous)
+        normalized.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
 
 
 def mend_parts(parts: Iterable[nn.Module]) -> None:

@@ -1,18 +1,19 @@
 """Forwards and backwards in a result are those the model has seen."""
 
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastadv.attacks import bim, pgd
-from fastadv.engine import Frozen, Model, freeze
+from fastadv.attacks import bim, deepfool, pgd, square
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.precision import Precision
 from fastadv.threat import Linf
 
-from ..nets import Case, Counted, convnet, images, labels, mlp, threat
+from ..nets import Case, Counted, convnet, images, labels, mlp
+from ..nets import threat as within
 
 
 def counted(net: nn.Module) -> tuple[nn.Module, Counter[str]]:
@@ -29,42 +30,45 @@ def test_counts_are_true(attack: Case, options: dict[str, object]) -> None:
     model, seen = counted(net)
     y = labels(net, x)
     y[:3] = (y[:3] + 1) % 3
-    out = attack(model, x, y, threat("l2"), **options)
+    out = attack(model, x, y, within("l2"), **options)
     assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
-    again = attack(net, x, y, threat("l2"), **options)
+    again = attack(net, x, y, within("l2"), **options)
     # a net that does not ask whether a gradient is followed may save a pass
     assert again.forwards + again.backwards <= out.forwards + out.backwards
 
 
-def test_counts_are_true_of_both_twins() -> None:
-    net, x = convnet(), images(20, (2, 8, 8), dtype=torch.float32)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("threat", ["linf", "l2"])
+def test_counts_are_true_of_a_frozen_model(precision: Precision, threat: str) -> None:
+    """What is compared counts, too."""
+    net, x = convnet(), images(40, (2, 8, 8), dtype=torch.float32)
     y = labels(net, x)
-    frozen, seen = freeze(net), Counter[str]()
-
-    def count(part: Model, z: Tensor) -> Tensor:
-        seen.update(forward=len(z))
-        return part(z)
-
-    form, given = frozen.search.form, frozen.search.given
-    given.model = partial(count, given.model)
-    frozen.search.use(replace(form, model=partial(count, form.model)))
-    pgd(frozen, x, y, threat("linf"), steps=8)  # in which passes are compared, which does not count
+    model, seen = counted(net)
+    frozen = freeze(model, precision)
+    for attack in (
+        partial(pgd, steps=8, restarts=2),
+        partial(deepfool, steps=5),
+        partial(square, queries=20),
+    ):
+        seen.clear()
+        out = attack(frozen, x, y, within(threat))
+        assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
     seen.clear()
-    out = pgd(frozen, x, y, threat("linf"), steps=8)
-    assert out.forwards == seen["forward"]
+    out = pgd(model, x, y, within(threat), steps=8, freeze=True)
+    assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
 
 
 def test_the_price_of_a_run() -> None:
     model, x = mlp(), images(10)
     y = labels(model, x)
-    out = bim(model, x, y, threat("linf"), steps=7, stop_early=False)
+    out = bim(model, x, y, within("linf"), steps=7, stop_early=False)
     # the first gradient is that of the clean pass
     assert (out.forwards, out.backwards) == (7 * 10 + 10 + 10, 7 * 10)
     random = pgd(model, x, y, Linf(1e-4), steps=7)  # nothing breaks
     assert (random.forwards, random.backwards) == (10 + 7 * 10 + 10, 7 * 10)
-    frozen = bim(freeze(model), x, y, threat("linf"), steps=7, stop_early=False)
+    frozen = bim(freeze(model), x, y, within("linf"), steps=7, stop_early=False)
     assert frozen.backwards == out.backwards
-    early = bim(model, x, y, threat("linf"), steps=7)
+    early = bim(model, x, y, within("linf"), steps=7)
     assert early.success.any()
     assert early.backwards < out.backwards
     assert torch.equal(early.success, out.success)
@@ -74,7 +78,10 @@ def test_a_frozen_model_is_used_as_it_is() -> None:
     model, x = convnet(), images(10, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
     frozen: Frozen = freeze(model)
-    first, second = (pgd(frozen, x, y, threat("linf"), steps=3) for _ in range(2))
-    # the watched pass and the check of the search twin are paid once
-    assert first.forwards - second.forwards == 20
+    first, second = (pgd(frozen, x, y, within("linf"), steps=3) for _ in range(2))
+    # the search twin is chosen and compared once; its watched pass and its check alone are 20
+    assert first.forwards - second.forwards > 20
+    assert first.backwards > second.backwards
+    third = pgd(frozen, x, y, within("linf"), steps=3)
+    assert (third.forwards, third.backwards) == (second.forwards, second.backwards)
     assert torch.equal(first.x_adv, second.x_adv)

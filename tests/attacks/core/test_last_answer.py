@@ -187,6 +187,7 @@ def test_a_sample_without_answers_changes_no_other(name: str, norm: str) -> None
     assert not torch.equal(outs[0].x_adv[mark == 1], outs[1].x_adv[mark == 1])
 
 
+@pytest.mark.usefixtures("asked_alone")
 @pytest.mark.parametrize(("name", "threat"), [("bim", Linf(0.06)), ("bim", L2(0.8)), ("apgd", L2(0.5))])
 def test_replayed_steps_go_by_the_last_answer_too(
     name: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch

@@ -126,6 +126,7 @@ def test_early_stop_gives_the_numbers_of_a_model_that_sees_the_batch(
 
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("restarts", [1, 2])
+@pytest.mark.usefixtures("asked_alone")
 def test_a_true_success_is_not_lost_behind_a_false_one(
     stop_early: bool, restarts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,9 @@ THREATS = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("asked_alone")
+
+
 @pytest.fixture(autouse=True)
 def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)

@@ -17,6 +17,8 @@ from fastadv.ops import _graphs
 from tests import recorded
 from tests.attacks.graphed import SIZE, as_on_a_gpu, batch, graphed, kinds, net, same
 
+pytestmark = pytest.mark.usefixtures("asked_alone")
+
 
 @pytest.fixture(autouse=True)
 def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
