@@ -63,11 +63,13 @@ class Trial:
             if problem.targets is not None:
                 check_classes("targets", problem.targets, clean.shape[1])
             problem.criterion.check(clean.shape[1], problem.targets is not None)
-            if not surely_finite(clean):
-                self.unusable = ~clean.isfinite().all(1)
+            self.already = problem.met(clean)
+            if surely_finite(clean) and problem.plain:
+                self.correct = ~self.already
+            else:
+                self.correct, self.unusable = classified(clean, problem.y), ~clean.isfinite().all(1)
                 if bool(self.unusable.all()):
                     raise InputError(NOT_FINITE)
-            self.already, self.correct = problem.met(clean), classified(clean, problem.y)
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search twin prefers
             self.problem = replace(problem, x=classifier.layout(problem.x), clean=clean)
@@ -99,9 +101,11 @@ class Trial:
 
     def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> None:
         """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points."""
+        if self.classifier.plain or loss not in (*ENTROPIES, "margin"):
+            return
         problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != problem.x).flatten(1).any(1)
-        if self.classifier.plain or loss not in (*ENTROPIES, "margin") or not bool(held.any()):
+        if not bool(held.any()):
             return
         value = loss_of(logits, problem.y, loss, problem.targets)
         value = graded(value, logits, problem.y, loss, problem.targets)
@@ -159,23 +163,26 @@ class Trial:
             broken &= within.contains(x_adv, problem.x)
         failed = not_finite | self._not_finite | self.unusable
         failed = failed if surely_finite(logits) else failed | ~logits.isfinite().all(1)
-        status = torch.where(failed, Status.FAILED.value, Status.HELD.value)
-        status = torch.where(broken, Status.BROKEN.value, status)
-        status = torch.where(self.already, Status.ALREADY_WRONG.value, status)
+        status = torch.full_like(problem.y, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
+        status.masked_fill_(broken, Status.BROKEN.value)
+        status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
         if within is not None:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)
-        held = status == Status.HELD
-        ascends = loss == "ce" and within is None and problem.targets is None
-        soft = ascends and are_soft(logits[held], problem.y[held])
-        unusable, met = int(self.unusable.sum()), int(((status == Status.FAILED) & ~self.unusable).sum())
+        soft, unusable, met = False, 0, 0
+        if loss == "ce" and within is None and problem.targets is None:
+            held = status == Status.HELD
+            soft = are_soft(logits[held], problem.y[held])
+        if bool(failed.any()):
+            unusable = int(self.unusable.sum())
+            met = int(((status == Status.FAILED) & ~self.unusable).sum())
         if within is None and problem.threat.covers(problem.x):
             flag = _wide(problem.threat)
             self._report(flag, told=flag.endswith("?"))
         flags = (*self.flags, *failed_flags(unusable, met, len(status)), *[SOFT_LOGITS] * soft)
         distance = problem.threat.distance(x_adv, problem.x).float()
-        distance = torch.where(broken, distance, torch.where(self.already, 0.0, torch.inf))
+        distance.masked_fill_(~broken, torch.inf).masked_fill_(self.already, 0.0)
         return AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | self.already,
