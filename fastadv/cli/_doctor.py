@@ -99,6 +99,8 @@ def _paths(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unit = f"by {onednn['bf16_unit']}" if onednn["bf16_unit"] else "without instructions for it"
     version = f"{onednn['version'] or ''}, {f'bf16 {unit}' if onednn['bf16'] else 'no bf16'}"
     yield "oneDNN", version if onednn["available"] else "missing from this torch"
+    slower = " (slower: search in fp32, or precision='auto')" if onednn["bf16_time"] > 1 else ""
+    yield "bf16 on the CPU", f"{onednn['bf16_time']:.2f} times fp32's time for a convolution{slower}"
     direct = "past the dispatcher" if paths["direct_calls"] else "through the dispatcher, which is slower"
     yield "calls of ops", direct
     yield "torch.compile", "; ".join(f"{device}: {how}" for device, how in paths["compile"].items())
