@@ -325,7 +325,7 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, 
 def test_a_precision_that_is_slower_is_noted(
     ratio: float, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, (x, y) = nets.convnet().eval(), images()
+    model, (x, y) = nets.convnet().eval(), nets.images()
     times = iter((0.1, 0.1 * ratio))
     monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(times))
     frozen = fa.freeze(model, "bf16")
@@ -338,5 +338,5 @@ def test_of_a_pass_too_short_to_measure_nothing_is_noted(monkeypatch: pytest.Mon
     times = iter((1e-5, 1e-3))
     monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(times))
     frozen = fa.freeze(nets.convnet().eval(), "bf16")
-    frozen.input_gradient(*images())
+    frozen.input_gradient(*nets.images())
     assert not [note for note in frozen.notes if "times as long" in note]
