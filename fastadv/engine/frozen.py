@@ -14,8 +14,9 @@ from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import left_out
+from fastadv.engine.plain import Plain
 from fastadv.engine.precision import HALF, no_gradient
-from fastadv.engine.prepared import Loss, Model, Prepared
+from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.rounding import allowance, compare
 from fastadv.engine.search_twin import SearchTwin
@@ -98,6 +99,7 @@ class Frozen(Prepared):
         self.search, self.options = search, options
         self._fastest, self._refreshed = fastest, 0
         self._anew, self._stamp = anew, stamp
+        self._plain: Plain | None = None
         self._lock, self._settled = RLock(), fastest is None and search.plain
 
     def __copy__(self) -> "Frozen":
@@ -119,7 +121,7 @@ class Frozen(Prepared):
         with self._lock:
             if self._stamp.same():  # another thread has, meanwhile
                 return
-            told, made = CHANGED in self.notes, self._anew()
+            told, made, self._plain = CHANGED in self.notes, self._anew(), None
             for name in ("search", "dtype", "_given", "_device", "_fastest", "_settled", "_stamp"):
                 setattr(self, name, getattr(made, name))
             if told:
@@ -220,6 +222,19 @@ class Frozen(Prepared):
                 )
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
+
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        """See `Prepared.clean_pass`; a pass of the model as given, whose gradient spares the verdict's."""
+        x = self._checked(x)
+        if self.search.graphs is not None:
+            return None
+        if self._plain is None:
+            self._plain = Plain(self.source, self.eot)
+        made, self._plain.forwards = self._plain.clean_pass(x), 0
+        if made is not None:
+            made.counts = self
+            self.forwards += len(x)
+        return made
 
     def full_batch(self, x: Tensor) -> int:
         if x.device.type != "cpu" or not len(x):

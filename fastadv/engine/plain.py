@@ -166,7 +166,7 @@ class Plain(Prepared):
                     raise
                 return None
             self.forwards += len(x)
-            return _CleanPass(self, x, leaf, attached, attached.detach().clone())
+            return _CleanPass(self, self, x, leaf, attached, attached.detach().clone())
 
     def _leaf(self, x: Tensor) -> Tensor:
         if self._unmended and len(x) == 1:
@@ -221,6 +221,7 @@ class _CleanPass:
     """See `CleanPass`."""
 
     plain: Plain
+    counts: Prepared
     x: Tensor
     leaf: Tensor
     attached: Tensor
@@ -236,6 +237,6 @@ class _CleanPass:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
             before = plain._probes()
             gradient = plain._pull(self.leaf, self.attached, by_logits).to(self.x.dtype)
-            plain.forwards += plain._probes() - before
-            plain.backwards += len(self.x)
+            self.counts.forwards += plain._probes() - before
+            self.counts.backwards += len(self.x)
             return value, logits, gradient if rows is None else gradient[rows]

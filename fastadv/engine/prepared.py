@@ -19,9 +19,10 @@ Directions = Tensor | Callable[[Tensor], Tensor]
 
 
 class CleanPass(Protocol):
-    """A forward pass at the clean samples that waits for its backward pass."""
+    """A forward pass at the clean samples that waits for its backward pass, which `counts` counts."""
 
     logits: Tensor
+    counts: "Prepared"
 
     def gradient(
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool

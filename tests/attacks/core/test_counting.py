@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.attacks import bim, deepfool, pgd, square
+from fastadv.attacks import bim, deepfool, fgsm, pgd, square
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
 from fastadv.threat import Linf
@@ -85,3 +85,21 @@ def test_a_frozen_model_is_used_as_it_is() -> None:
     third = pgd(frozen, x, y, within("linf"), steps=3)
     assert (third.forwards, third.backwards) == (second.forwards, second.backwards)
     assert torch.equal(first.x_adv, second.x_adv)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_first_gradient_of_a_frozen_model_is_that_of_its_verdict(precision: Precision) -> None:
+    net, x = convnet(), images(10, (2, 8, 8), dtype=torch.float32)
+    y = labels(net, x)
+    model, seen = counted(net)
+    frozen = freeze(model, precision)
+    for gain in (1.0, -1.0, 3.0):  # it is that of the model as it is now
+        with torch.no_grad():
+            net[-1].weight.mul_(gain)  # type: ignore[union-attr,operator]
+        y = labels(net, x)
+        fgsm(frozen, x, y, within("linf"))
+        seen.clear()
+        out, plain = (fgsm(each, x, y, within("linf")) for each in (frozen, model))
+        assert torch.equal(out.x_adv, plain.x_adv)
+        assert (out.forwards, out.backwards) == (20, 10)
+        assert seen == {"forward": 40, "backward": 20}

@@ -286,6 +286,7 @@ def test_runs_side_by_side_draw_as_runs_one_by_one() -> None:
     torch.testing.assert_close(part.x_adv, whole.x_adv[:3])
 
 
+@pytest.mark.usefixtures("asked_alone")
 def test_steps_of_a_rule_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
     model = net()
