@@ -91,15 +91,12 @@ def test_a_frozen_model_is_used_as_it_is() -> None:
 def test_the_first_gradient_of_a_frozen_model_is_that_of_its_verdict(precision: Precision) -> None:
     net, x = convnet(), images(10, (2, 8, 8), dtype=torch.float32)
     y = labels(net, x)
-    model, seen = counted(net)
-    frozen = freeze(model, precision)
+    frozen = freeze(net, precision)
     for gain in (1.0, -1.0, 3.0):  # it is that of the model as it is now
         with torch.no_grad():
-            net[-1].weight.mul_(gain)  # type: ignore[union-attr,operator]
+            net[-1].weight.mul_(gain)
         y = labels(net, x)
         fgsm(frozen, x, y, within("linf"))
-        seen.clear()
-        out, plain = (fgsm(each, x, y, within("linf")) for each in (frozen, model))
+        out, plain = (fgsm(each, x, y, within("linf")) for each in (frozen, net))
         assert torch.equal(out.x_adv, plain.x_adv)
-        assert (out.forwards, out.backwards) == (20, 10)
-        assert seen == {"forward": 40, "backward": 20}
+        assert (out.forwards, out.backwards) == (plain.forwards, plain.backwards) == (20, 10)
