@@ -181,6 +181,7 @@ class Plain(Prepared):
             if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
                 raise
         self._whole = True  # the copy's weights ask for none; of a function's that is not known
+        self.forwards += len(leaf)
         return pull(self._given(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
 
     def _parts(self, kind: str, x: Tensor) -> list[slice]:
@@ -235,7 +236,15 @@ class _CleanPass:
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
             before = plain._probes()
-            gradient = plain._pull(self.leaf, self.attached, by_logits).to(self.x.dtype)
-            plain.forwards += plain._probes() - before
-            plain.backwards += len(self.x)
-            return value, logits, gradient if rows is None else gradient[rows]
+            try:
+                # in the dtype that the model sees: half precision of x may hold less
+                gradient = plain._pull(self.leaf, self.attached, by_logits)
+                plain.forwards += plain._probes() - before
+                plain.backwards += len(self.x)
+                return value, logits, gradient if rows is None else gradient[rows]
+            except Exception as error:
+                if callable(loss) or not plain._may_halve(error, self.x):
+                    raise
+        plain._halve(GRADIENT, self.x)  # as in `_verdict`
+        self.attached = self.logits  # lets go of the graph
+        return plain.input_gradient(self.x if rows is None else self.x[rows], y, loss, targets, direction)

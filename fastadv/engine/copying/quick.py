@@ -123,7 +123,8 @@ def _is_known(value: object) -> bool:
     if type(value) is dict:
         return all(type(each) in FIXED for pair in value.items() for each in pair)
     if isinstance(value, FunctionType | partial):
-        return all(_is_code(each) for each in reachable(value))
+        parts = list(reachable(value))
+        return all(map(_is_code, parts)) and not may_stray(parts)
     return isinstance(value, type | Enum)
 
 

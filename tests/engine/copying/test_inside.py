@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
+from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.inside import has_modes
 from fastadv.engine.copying.strays import may_stray
@@ -235,10 +235,12 @@ def by_swallowed(net: Net) -> None:
     net.forward = call
 
 
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize(
+    "prepared", [Plain, freeze, functools.partial(freeze, fold=False)], ids=["plain", "frozen", "not folded"]
+)
 @pytest.mark.parametrize("way", [by_global, by_global_forward, by_weak_reference, by_swallowed])
 def test_strays_are_refused_before_they_run(
-    way: Callable[[Net], None], fold: bool, monkeypatch: pytest.MonkeyPatch
+    way: Callable[[Net], None], prepared: Callable[[Net], Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = Net()
     monkeypatch.setitem(globals(), "NET", net)
@@ -249,7 +251,7 @@ def test_strays_are_refused_before_they_run(
         lambda frozen: frozen(X),
         lambda frozen: frozen.input_gradient(X, torch.arange(6) % 3),
     ):
-        frozen = freeze(net, fold=fold)
+        frozen = prepared(net)
         for _ in range(2):
             with pytest.raises(InputError, match="of the original"):
                 call(frozen)
