@@ -73,7 +73,7 @@ class Plain(Prepared):
         if parts := self._parts(VERDICT, x):
             return torch.cat([self._verdict(x[part]) for part in parts])
         try:
-            return self._given(x)
+            return self._given(x, stays=True)
         except Exception as error:
             if not self._may_halve(error, x):
                 raise
@@ -136,7 +136,7 @@ class Plain(Prepared):
             for _ in range(self.eot - 1):
                 attached = attached + self._given(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
-            logits = attached.detach()
+            logits = attached.detach().clone()
             chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
             shape = x.shape[1:] if reduce is None else ()
             gradients = x.new_empty(len(x), chosen.shape[1], *shape)

@@ -1,0 +1,180 @@
+"""What a plain call does where passes are averaged, rows depend on each other, or logits are a part of x."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import bim, fgsm
+from fastadv.engine import Plain, Prepared
+from tests.attacks.nets import convnet, images, labels
+
+X = images(6, (2, 8, 8), dtype=torch.float32)
+EOT = 3
+
+
+def test_means_are_exact_and_counted() -> None:
+    """A mean of directions is not the direction of the mean, so each pass gives its gradient."""
+    model = convnet().eval()
+    y, one, several = labels(model, X), Plain(model), Plain(model, EOT)
+    wanted = one.input_gradient(X, y)
+    for direction in (False, True):
+        for found, given in zip(several.input_gradient(X, y, direction=direction), wanted, strict=True):
+            torch.testing.assert_close(found, given)
+    torch.testing.assert_close(several(X), one(X))
+    assert (several.forwards, several.backwards) == (EOT * 18, EOT * 12)
+    directions = torch.eye(4).expand(len(X), -1, -1)[:, :2]
+    torch.testing.assert_close(several.jacobian(X, directions), one.jacobian(X, directions))
+    assert (several.forwards, several.backwards) == (EOT * 24, EOT * 24)
+
+
+def test_the_verdict_is_that_without_a_gradient() -> None:
+    """A model that answers otherwise where a gradient is followed is asked twice."""
+
+    class Turns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convnet().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            return logits.flip(1) if torch.is_grad_enabled() else logits
+
+    model = Turns().eval()
+    out = fgsm(model, X, labels(model.net, X), fa.Linf(1e-5))
+    assert out.correct.all()
+    assert out.forwards == 18
+    assert not out.flags
+    assert Plain(model).clean_pass(X) is None
+
+
+def test_rows_that_depend_on_each_other_are_not_halved() -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer = nn.BatchNorm2d(2, track_running_stats=False), nn.Linear(128, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 3:
+                raise MemoryError
+            logits: Tensor = self.layer(self.norm(x).flatten(1))
+            return logits
+
+    plain, y = Plain(Mixing()), torch.zeros(6, dtype=torch.long)
+    for call in (lambda: plain.verdict(X), lambda: plain.input_gradient(X, y)):
+        with pytest.raises(MemoryError):
+            call()
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([0, 2])])
+def test_logits_of_a_pass_at_x_are_its_own(rows: Tensor | None) -> None:
+    class Corner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, 0, 0]
+
+    x, plain = X.clone(), Plain(Corner())
+    plain.verdict(x)  # the first pass is given a copy
+    made = plain.clean_pass(x)
+    assert made is not None
+    x.zero_()
+    torch.testing.assert_close(made.logits, X[:, :, 0, 0])
+    kept = slice(None) if rows is None else rows
+    y = torch.zeros(6, dtype=torch.long)[kept]
+    wanted = plain.input_gradient(X, y if rows is None else torch.zeros(6, dtype=torch.long), "ce")
+    found = made.gradient(rows, y, "ce", None, False)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other[kept])
+
+
+def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
+    model = convnet().eval()
+    y = labels(model, X)
+    y[3:] = (y[3:] + 1) % 4  # half of them: the pass at x is still worth its backward
+    out = bim(model, X, y, fa.Linf(1e-5), steps=1)
+    assert (out.forwards, out.backwards) == (12, 6)
+    y[2] = (y[2] + 1) % 4
+    out = bim(model, X, y, fa.Linf(1e-5), steps=1)
+    assert (out.forwards, out.backwards) == (14, 2)
+
+
+class Reuses(nn.Module):
+    """Writes its answer into the same memory each time, as compiled models may."""
+
+    answer: Tensor
+
+    def __init__(self, room: int = 6) -> None:
+        super().__init__()
+        self.net, self.room, self.calls = convnet().eval(), room, 0
+        self.register_buffer("answer", torch.zeros(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            raise MemoryError
+        logits: Tensor = self.net(x)
+        return logits if logits.requires_grad else self.answer[: len(x)].copy_(logits)
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+def test_an_answer_outlives_the_next_pass(prepared: Callable[[nn.Module], Prepared]) -> None:
+    model, whole = prepared(Reuses()), Reuses().net
+    for ask in (model.verdict, model):
+        first = ask(X)
+        ask(1 - X)
+        torch.testing.assert_close(first, whole(X))
+    halves = prepared(Reuses(room=3))
+    for ask in (halves.verdict, halves):
+        torch.testing.assert_close(ask(X), whole(X))
+    first = model.confidence(X)
+    model.confidence(1 - X)
+    torch.testing.assert_close(first, whole(X).softmax(1))
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+def test_answers_that_are_averaged_are_several(prepared: Callable[..., Prepared]) -> None:
+    class Rises(Reuses):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x).add_(self.calls)
+
+    model = prepared(Rises(), eot=2)
+    model(X)
+    rise = (model(X) - Reuses().net(X).detach()).mean()
+    assert float(rise) % 1 == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+def test_logits_of_a_jacobian_are_its_own(prepared: Callable[[nn.Module], Prepared]) -> None:
+    class Corner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, 0, 0]
+
+    model, x = prepared(Corner()), X.clone()
+    model.verdict(x)  # the first pass is given a copy
+    logits = model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0]
+    x.zero_()
+    torch.testing.assert_close(logits, X[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_passes_that_tell_the_dtype_of_inputs_are_counted(
+    dtype: torch.dtype, prepared: Callable[[nn.Module], Prepared]
+) -> None:
+    rows = list[int]()
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convnet().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows.append(len(x))
+            logits: Tensor = self.net(x)
+            return logits
+
+    model = prepared(Counts())
+    for _ in range(2):
+        model.verdict(X.to(dtype))
+        assert model.forwards == sum(rows)
