@@ -178,3 +178,26 @@ def test_passes_that_tell_the_dtype_of_inputs_are_counted(
     for _ in range(2):
         model.verdict(X.to(dtype))
         assert model.forwards == sum(rows)
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
+    prepared: Callable[[nn.Module], Prepared],
+) -> None:
+    class Sums(nn.Module):
+        total: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convnet().eval()
+            self.register_buffer("total", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.total += x.detach().mean((0, 2, 3))
+            logits: Tensor = self.net(x)
+            return logits
+
+    model = Sums()
+    prepared(model).verdict(X)
+    fgsm(prepared(model), X, labels(model.net, X), fa.Linf(0.1))
+    assert not model.total.any()

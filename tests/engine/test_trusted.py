@@ -175,3 +175,17 @@ def test_a_right_search_is_not_denied(precision: Any, loss: Any) -> None:
     y = frozen.verdict(X).argmax(1)
     fa.attacks.pgd(frozen, X, y, fa.Linf(0.05), steps=5, loss=loss)
     assert not any(note == DENIED or note.startswith("not ") for note in frozen.notes)
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_what_was_wrong_is_left_out_of_the_next_copy_of_a_model_that_is_followed(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    wrong("thin", monkeypatch, torch.neg)
+    net = Net().eval()
+    for _ in range(3):
+        check(fa.freeze(net, fold=False), X)
+    assert len(logged.records) == 1
+    check(fa.freeze(Net().eval(), fold=False), X)
+    assert len(logged.records) == 2

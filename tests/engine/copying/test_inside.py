@@ -56,6 +56,13 @@ def by_closure(net: Net) -> None:
     net.forward = lambda x: 2 * net.last(net.drop(net.norm(net.first(x))))
 
 
+def by_shared_variable(net: Net) -> None:
+    """Two functions of one scope, each of which reads the same part."""
+    norm = net.norm
+    first, second = (lambda x: norm(net.first(x))), (lambda x: norm(-net.first(x)))
+    net.forward = lambda x: net.last(first(x) - second(x))
+
+
 def by_default(net: Net) -> None:
     net.forward = lambda x, first=net.first, *, parts=(net.norm, net.last): parts[1](parts[0](first(x)))
 
@@ -101,7 +108,7 @@ def by_recursion(net: Net) -> None:
 
 WAYS = [
     by_compile, by_closure, by_default, by_wrapper, by_method, by_partial, by_hook, by_parent,
-    by_unregistered, by_recursion,
+    by_unregistered, by_recursion, by_shared_variable,
 ]  # fmt: skip
 
 
