@@ -1,5 +1,6 @@
 """What a plain call does where passes are averaged, rows depend on each other, or logits are a part of x."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import bim, fgsm
+from fastadv.attacks import AttackResult, bim, fgsm, pgd
+from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.engine import Plain, Prepared
-from tests.attacks.nets import convnet, images, labels
+from fastadv.engine.prepare import WORTH
+from tests.attacks.nets import convnet, images, labels, mlp
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
 EOT = 3
@@ -201,3 +204,61 @@ def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
     prepared(model).verdict(X)
     fgsm(prepared(model), X, labels(model.net, X), fa.Linf(0.1))
     assert not model.total.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "frozen"),
+    [
+        (WORTH // 40, {}, False),  # 40 steps are the default
+        (WORTH // 40 + 1, {}, True),
+        (WORTH // 32, {"steps": 8, "restarts": 4}, True),
+        (WORTH // 32 - 1, {"steps": 8, "restarts": 4}, False),
+    ],
+)
+def test_work_is_steps_by_default_times_restarts_times_samples(
+    size: int, options: dict[str, int], frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    prepared = sys.modules["fastadv.engine.prepare"]
+    own = prepared.frozen_by_itself  # type: ignore[attr-defined]
+    monkeypatch.setattr(prepared, "frozen_by_itself", lambda *args: made.append(args) or own(*args))
+    model, x = mlp(), images(size)
+    pgd(model, x, labels(model, x), fa.Linf(0.5), **options)  # type: ignore[arg-type]
+    assert bool(made) == frozen
+
+
+class Noisy(nn.Module):
+    """Counts the rows that pass."""
+
+    def __init__(self, level: float = 0.1) -> None:
+        super().__init__()
+        self.net, self.level, self.rows = convnet().eval(), level, list[int]()
+
+    def __deepcopy__(self, memo: object) -> "Noisy":
+        made = Noisy(self.level)
+        made.rows = self.rows
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        logits: Tensor = self.net(x)
+        return logits + self.level * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize("attack", [fgsm, bim])
+def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(
+    attack: Callable[..., AttackResult],
+) -> None:
+    model, y = Noisy(), labels(convnet().eval(), X)
+    torch.manual_seed(0)
+    out = attack(model, X, y, fa.Linf(1e-5))
+    assert TWO_ANSWERS in out.flags
+    assert out.forwards == sum(model.rows)
+
+
+def test_the_last_point_is_scored_by_the_mean_of_all_passes() -> None:
+    """One verdict on a randomized model says little; those of the search are means."""
+    model = Noisy(level=0.0)
+    out = pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
+    assert not out.success.any()
+    assert out.forwards == sum(model.rows) == 6 * (1 + 2 * EOT + EOT + 1)
