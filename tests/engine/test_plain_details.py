@@ -184,15 +184,16 @@ def test_passes_that_tell_the_dtype_of_inputs_are_counted(
 
 
 @pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+@pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
 def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
-    prepared: Callable[[nn.Module], Prepared],
+    prepared: Callable[[nn.Module], Prepared], hooked: bool
 ) -> None:
     class Sums(nn.Module):
         total: Tensor
 
-        def __init__(self) -> None:
+        def __init__(self, net: nn.Module) -> None:
             super().__init__()
-            self.net = convnet().eval()
+            self.net = net
             self.register_buffer("total", torch.zeros(2))
 
         def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +201,9 @@ def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
             logits: Tensor = self.net(x)
             return logits
 
-    model = Sums()
+    model = Sums(convnet().eval())
+    if hooked:
+        model.net.register_forward_hook(lambda part, given, made: made * 2)
     prepared(model).verdict(X)
     fgsm(prepared(model), X, labels(model.net, X), fa.Linf(0.1))
     assert not model.total.any()
