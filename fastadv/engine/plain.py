@@ -29,7 +29,9 @@ class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
     It rewrites, compares and times nothing. What runs is a copy of the modules in eval mode, which shares all
-    weights, so that the caller's modules stay as they are. Where memory runs out a batch passes in halves.
+    weights, so that the caller's modules stay as they are. It follows weights that change in place; after any
+    other change of the model, make a new one, as each call of an attack does. Where memory runs out a batch
+    passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.

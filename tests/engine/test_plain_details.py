@@ -265,3 +265,26 @@ def test_the_last_point_is_scored_by_the_mean_of_all_passes() -> None:
     out = pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
     assert not out.success.any()
     assert out.forwards == sum(model.rows) == 6 * (1 + 2 * EOT + EOT + 1)
+
+
+class OfTheBatch(nn.BatchNorm2d):
+    """Takes statistics of the batch in any mode, and keeps their running mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, training=True)
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_statistics_that_code_of_ones_own_writes_stay_in_the_copy(
+    prepared: Callable[[nn.Module], Prepared], hooked: bool
+) -> None:
+    model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3)).eval()
+    if hooked:
+        model[2].register_forward_hook(lambda part, given, made: made * 2)
+    before = [buffer.clone() for buffer in model.buffers()]
+    wanted = nn.functional.batch_norm(X, None, None, training=True).flatten(1) @ model[2].weight.T
+    found = prepared(model).verdict(X)
+    torch.testing.assert_close(found, (1 + hooked) * (wanted + model[2].bias))
+    fgsm(prepared(model), X, found.argmax(1), fa.Linf(0.1))
+    assert all(map(torch.equal, before, model.buffers()))
