@@ -256,7 +256,7 @@ class Frozen(Prepared):
         return super()._checked(x)
 
     def _verdict(self, x: Tensor) -> Tensor:
-        return self.search.passed(VERDICT, self._given, x)
+        return self.search.passed(VERDICT, partial(self._given, stays=True), x)
 
     @contextmanager
     def _counting(self) -> Iterator[None]:

@@ -209,7 +209,7 @@ class Pipeline:
             with torch.no_grad(), generators_kept(rows.device), self.as_given.precisely(rows.device.type):
                 self.count_compared(len(rows))
                 try:
-                    made.append(self.given(self.as_given.ready(rows))[:kept])
+                    made.append(self.given(self.as_given.ready(rows), stays=True)[:kept])
                 except Exception as error:  # models of one batch size raise anything
                     if ran_out(error) or isinstance(error, InputError):
                         raise
@@ -336,7 +336,7 @@ class Pipeline:
             lens.finish(logits, replays=self.replays)
             for note in form.rewriting.notes(name for _, name in lens.used):
                 self.notes.add(note)
-        return logits
+        return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def once(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x."""

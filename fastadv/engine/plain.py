@@ -29,7 +29,9 @@ class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
     It rewrites, compares and times nothing. What runs is a copy of the modules in eval mode, which shares all
-    weights, so that the caller's modules stay as they are. Where memory runs out a batch passes in halves.
+    weights, so that the caller's modules stay as they are. It follows weights that change in place; after any
+    other change of the model, make a new one, as each call of an attack does. Where memory runs out a batch
+    passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
@@ -73,7 +75,7 @@ class Plain(Prepared):
         if parts := self._parts(VERDICT, x):
             return torch.cat([self._verdict(x[part]) for part in parts])
         try:
-            return self._given(x)
+            return self._given(x, stays=True)
         except Exception as error:
             if not self._may_halve(error, x):
                 raise
@@ -136,7 +138,7 @@ class Plain(Prepared):
             for _ in range(self.eot - 1):
                 attached = attached + self._given(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
-            logits = attached.detach()
+            logits = attached.detach().clone()
             chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
             shape = x.shape[1:] if reduce is None else ()
             gradients = x.new_empty(len(x), chosen.shape[1], *shape)
@@ -181,6 +183,7 @@ class Plain(Prepared):
             if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
                 raise
         self._whole = True  # the copy's weights ask for none; of a function's that is not known
+        self.forwards += len(leaf)
         return pull(self._given(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
 
     def _parts(self, kind: str, x: Tensor) -> list[slice]:
@@ -230,13 +233,31 @@ class _CleanPass:
     def gradient(
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
+        before = self.plain.forwards, self.plain.backwards
+        made = self._gradient(rows, y, loss, targets, direction)
+        if self.counts is not self.plain:
+            self.counts.forwards += self.plain.forwards - before[0]
+            self.counts.backwards += self.plain.backwards - before[1]
+        return made
+
+    def _gradient(
+        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
+    ) -> Gradient:
         plain, logits = self.plain, self.logits if rows is None else self.logits[rows]
         with torch.inference_mode(False), torch.enable_grad(), no_autocast(self.x.device.type):
             value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
             before = plain._probes()
-            gradient = plain._pull(self.leaf, self.attached, by_logits).to(self.x.dtype)
-            self.counts.forwards += plain._probes() - before
-            self.counts.backwards += len(self.x)
-            return value, logits, gradient if rows is None else gradient[rows]
+            try:
+                # in the dtype that the model sees: half precision of x may hold less
+                gradient = plain._pull(self.leaf, self.attached, by_logits)
+                plain.forwards += plain._probes() - before
+                plain.backwards += len(self.x)
+                return value, logits, gradient if rows is None else gradient[rows]
+            except Exception as error:
+                if callable(loss) or not plain._may_halve(error, self.x):
+                    raise
+        plain._halve(GRADIENT, self.x)  # as in `_verdict`
+        self.attached = self.logits  # lets go of the graph
+        return plain.input_gradient(self.x if rows is None else self.x[rows], y, loss, targets, direction)

@@ -179,7 +179,7 @@ class Prepared:
         own = getattr(self.model, "confidence", None)
         if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
-        return self._as_given(own, x)
+        return self._as_given(own, x).clone()  # as logits that stay
 
     # What else it may want to know.
 
@@ -359,5 +359,4 @@ class Prepared:
             x = self._checked(x).contiguous()
             self.forwards += len(x)
             with no_autocast(x.device.type):
-                found = run(x.to(self._given.sees(x.dtype)))
-            return found.clone()  # the next pass of the model may write into what this one returned
+                return run(x.to(self._given.sees(x.dtype)))

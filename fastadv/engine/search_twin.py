@@ -113,7 +113,7 @@ class SearchTwin(Pipeline):
             for _ in range(self.options.eot - 1):
                 attached = attached + self.forward(leaf, form, form.lens())
             attached = attached / self.options.eot if self.options.eot > 1 else attached
-            logits = attached.detach()
+            logits = attached.detach().clone()
             chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
             shape = x.shape[1:] if reduce is None else ()
             gradients, first = x.new_empty(len(x), chosen.shape[1], *shape), None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import fastadv as fa
 from fastadv.attacks import bim, fgsm, pgd
@@ -195,3 +196,85 @@ def test_means_over_passes() -> None:
     assert not plain.exact
     assert isinstance(prepare(fa.freeze(mlp()), 3), Frozen)
     assert prepare(plain, 2).eot == 2
+
+
+class LateRoom(torch.autograd.Function):
+    """Leaves x as it is; its backward has memory for two rows."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        if len(gradient) > 2:
+            raise MemoryError
+        return gradient
+
+
+@pytest.mark.parametrize("already", [0, 2])
+def test_memory_may_run_out_in_the_backward_pass_from_x(already: int) -> None:
+    """The pass that gave the clean verdict cannot give the gradient; parts of it do."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convnet().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(LateRoom.apply(x))
+            return logits
+
+    model = Small()
+    y = labels(model.net, X)
+    y[:already] = (y[:already] + 1) % 4
+    for attack in (fgsm, bim):
+        out, wanted = attack(model, X, y, fa.Linf(0.02)), attack(model.net, X, y, fa.Linf(0.02))
+        torch.testing.assert_close(out.x_adv, wanted.x_adv)
+        assert torch.equal(out.status, wanted.status)
+    with pytest.raises(MemoryError):  # it may hold a value for each sample of the batch
+        fgsm(model, X, y, fa.Linf(0.02), loss=lambda logits, y, targets: -logits[:, 0])
+
+
+def test_gradients_at_x_in_half_precision_are_those_that_the_model_has() -> None:
+    class Faint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convnet().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x * 1e-8)
+            return logits
+
+    model, x = Faint(), X.half()
+    out = fgsm(model, x, labels(model, X), fa.Linf(0.1))
+    assert not out.zero_gradient.any()
+    assert (out.x_adv != x).double().mean() > 0.9
+
+
+def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convnet().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows.append(len(x))
+            logits: Tensor = checkpoint(self.net, x, use_reentrant=True)
+            return logits
+
+    plain, y = Plain(Checkpointed()), labels(convnet().eval(), X)
+    for _ in range(2):
+        plain.input_gradient(X, y)
+        assert plain.forwards == sum(rows)
+    assert rows == [6, 6, 6]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_an_autocast_around_changes_nothing(dtype: torch.dtype) -> None:
+    model, x = mlp(dtype=torch.float32), images(6, dtype=dtype)
+    y = labels(model, x.float())
+    for attack, threat in ((pgd, fa.Linf(0.1)), (pgd, fa.L2(0.3)), (fgsm, fa.L1(1.0))):
+        wanted = attack(model, x, y, threat)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(attack(model, x, y, threat).x_adv, wanted.x_adv)

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -293,6 +294,8 @@ class Pieces(nn.Module):
         self.itself, self.names = self.few, {"a"}
         factor = 1.0
         self.run = lambda x: x * factor
+        self.parts = nn.ModuleDict({"first": nn.Tanh(), "second": nn.ReLU()})
+        self.recent = deque([1.0, 2.0])
 
 
 PIECES: dict[str, Callable[[Any], object]] = {
@@ -308,6 +311,9 @@ PIECES: dict[str, Callable[[Any], object]] = {
     "another kind": lambda held: setattr(held, "whole", None),
     "another shape": lambda held: setattr(held, "nan", torch.zeros(3)),
     "mode": lambda held: held.eval(),
+    "order of parts": lambda held: held.parts.update({"first": held.parts.pop("first")}),
+    "class of a part": lambda held: setattr(held.parts["first"], "__class__", nn.ReLU),
+    "element of a deque": lambda held: held.recent.append(3.0),
 }
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import trusted
 from fastadv.engine.cpu import activations, onednn, thin
 from fastadv.engine.frozen import DENIED
+from fastadv.engine.rounding import allowance
 from tests.engine.rewritten import answers
 from tests.engine.test_guard import Net, X, Y, apart, needs_onednn, wrong
 from tests.logged import Logged
@@ -34,9 +35,9 @@ def wrong_elu(monkeypatch: pytest.MonkeyPatch, change: Change, gradient: bool = 
     monkeypatch.setattr(activations, "elu", elu)
 
 
-def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3) -> None:
+def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3, model: nn.Module | None = None) -> None:
     y = torch.arange(len(x)) % 5
-    logits, gradient = answers(Net().eval(), x, y)
+    logits, gradient = answers(Net().eval() if model is None else model, x, y)
     assert apart(frozen(x), logits) < most
     assert apart(frozen.input_gradient(x, y)[2], gradient) < most
 
@@ -71,15 +72,26 @@ def test_logits_of_passes_with_a_gradient_are_compared(
     assert any(note.startswith("not elu") for note in frozen.notes)
 
 
+class Normalized(Net):
+    """Its logits do not grow with x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(super().forward(x))
+
+
 @needs_onednn
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", [True, False])
-def test_larger_values_are_compared_anew(gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [Net, Normalized])
+def test_larger_values_are_compared_anew(
+    kind: type[Net], gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong_elu(monkeypatch, lambda out: torch.where(out > 30, out * 0.3, out), gradient)
-    frozen = fa.freeze(Net().eval())
-    check(frozen, X)
+    model = kind().eval()
+    frozen = fa.freeze(model)
+    check(frozen, X, model=model)
     assert not any(note.startswith("not ") for note in frozen.notes)
-    check(frozen, 3000 * X)
+    check(frozen, 3000 * X, model=model)
     assert any(note.startswith("not elu") for note in frozen.notes)
 
 
@@ -175,3 +187,43 @@ def test_a_right_search_is_not_denied(precision: Any, loss: Any) -> None:
     y = frozen.verdict(X).argmax(1)
     fa.attacks.pgd(frozen, X, y, fa.Linf(0.05), steps=5, loss=loss)
     assert not any(note == DENIED or note.startswith("not ") for note in frozen.notes)
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_what_was_wrong_is_left_out_of_the_next_copy_of_a_model_that_is_followed(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    wrong("thin", monkeypatch, torch.neg)
+    net = Net().eval()
+    for _ in range(3):
+        check(fa.freeze(net, fold=False), X)
+    assert len(logged.records) == 1
+    check(fa.freeze(Net().eval(), fold=False), X)
+    assert len(logged.records) == 2
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "denied"), [(1.9, False), (2.1, True)])
+def test_losses_may_differ_twice_as_far_as_logits(share: float, denied: bool) -> None:
+    frozen = fa.freeze(Net().eval())
+    verdict = frozen.verdict(X)
+    frozen(X)
+    frozen.hold(share * allowance(verdict, [torch.float32]), verdict)
+    assert (DENIED in frozen.notes) == denied
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_a_point_outside_for_which_x_stands_denies_nothing() -> None:
+    frozen = fa.freeze(Net().eval())
+    y = frozen.verdict(X).argmax(1)
+
+    def outside(search: Any) -> None:
+        search.gradient((search.x + 0.01).clamp(0, 1))
+
+    out = fa.attacks.core.run(frozen, X, y, fa.Linf(0.001), outside, loss="ce")
+    assert not frozen.plain
+    assert torch.equal(out.x_adv, X)
+    assert DENIED not in frozen.notes

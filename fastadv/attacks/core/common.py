@@ -17,6 +17,7 @@ from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.variant import check_variant
 from fastadv.attacks.core.work import passes
 from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
 from fastadv.threat import THREATS
 
@@ -187,7 +188,9 @@ def takes_common(
         work = passes({**fixed, **given}) * rows
         if work >= WORTH and not isinstance(given["model"], Prepared):
             given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
-        out = function(**given)  # type: ignore[call-arg]
+        # its own arithmetic, too, is not that of an autocast around
+        with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
+            out = function(**given)  # type: ignore[call-arg]
         if isinstance(out, AttackResult):
             object.__setattr__(out, "attack", function.__name__)  # it was made by this call
         return out

@@ -1,6 +1,7 @@
 """Copies of functions and bound methods that hold modules; copy.deepcopy returns a function as it is."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CellType, FunctionType, MethodType
@@ -46,7 +47,7 @@ def inside(value: object) -> Iterable[Any]:
         return value.values()
     if isinstance(value, nn.Module):
         return vars(value).values()
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return value
     if isinstance(value, MethodType):
         return [value.__self__, value.__func__]

@@ -174,8 +174,13 @@ class CheckedModel:
         x: Tensor,
         other: Callable[[Tensor], Tensor] | None = None,
         lens: AbstractContextManager[object] | None = None,
+        stays: bool = False,
     ) -> Tensor:
-        """Return the logits at x, or those of another copy of the model, which runs inside `lens`."""
+        """Return the logits at x, or those of another copy of the model, which runs inside `lens`.
+
+        stays: whether they are its own, as the next pass may write into those of this one, and the caller
+        into x.
+        """
         model = self.model if other is None else other
         first = not self._watched and model is self.model and len(x) > 0
         given = x.clone() if first or self.copies else x
@@ -190,4 +195,5 @@ class CheckedModel:
                 )
             self.copies = True
         self._watched = self._watched or first
-        return checked_logits(logits, len(x))
+        logits = checked_logits(logits, len(x))
+        return logits.clone() if stays else logits

@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from fastadv._torch import NormBase, held_by
+from fastadv._torch import held_by
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.strays import may_stray
-from fastadv.engine.copying.twin import twin
+from fastadv.engine.copying.twin import normalizes, twin
 
 # what every module holds: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
@@ -73,7 +73,7 @@ def _alias(value: nn.Parameter | None, held: dict[int, Any]) -> nn.Parameter | N
 
 
 def _buffer(part: nn.Module, value: torch.Tensor | None, held: dict[int, Any]) -> torch.Tensor | None:
-    if value is None or isinstance(part, NormBase):
+    if value is None or normalizes(part):
         return value
     if id(value) not in held:
         held[id(value)] = value.detach().clone()
@@ -123,7 +123,8 @@ def _is_known(value: object) -> bool:
     if type(value) is dict:
         return all(type(each) in FIXED for pair in value.items() for each in pair)
     if isinstance(value, FunctionType | partial):
-        return all(_is_code(each) for each in reachable(value))
+        parts = list(reachable(value))
+        return all(map(_is_code, parts)) and not may_stray(parts)
     return isinstance(value, type | Enum)
 
 

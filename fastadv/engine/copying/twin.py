@@ -177,7 +177,7 @@ def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any])
         for buffer in module.buffers(recurse=False):
             if id(buffer) in memo:
                 continue
-            if follow or _normalizes(module):
+            if follow or normalizes(module):
                 memo[id(buffer)] = buffer.clone() if apart else _alias(buffer)
                 shared.append((buffer, memo[id(buffer)]))
             else:
@@ -185,10 +185,15 @@ def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any])
     return shared
 
 
-def _normalizes(module: nn.Module) -> bool:
-    """Return whether the buffers are statistics of a normalization layer, which eval mode only reads."""
+def normalizes(module: nn.Module) -> bool:
+    """Return whether the buffers are statistics of a normalization layer, which eval mode only reads.
+
+    A forward that is not of torch may write into them in any mode.
+    """
+    if isinstance(module, NormBase):
+        return type(module).forward.__module__.startswith("torch.") and "forward" not in vars(module)
     scripted = getattr(module, "original_name", "")
-    return isinstance(module, NormBase) or scripted.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm"))
+    return scripted.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm"))
 
 
 def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Module]) -> None:
@@ -213,7 +218,7 @@ def _unrecorded(model: nn.Module, copied: nn.Module, follow: bool, memo: dict[in
         )
     kept = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for prefix, module in model.named_modules(remove_duplicate=False):
-        if follow or _normalizes(module):
+        if follow or normalizes(module):
             kept |= {f"{prefix}.{name}".strip(".") for name, _ in module.named_buffers(recurse=False)}
     copies = dict(_tensors(copied))
     return [(tensor, copies[name]) for name, tensor in _tensors(model) if name in kept]

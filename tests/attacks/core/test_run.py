@@ -178,6 +178,16 @@ class TestWhichPointIsKept:
         twice = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
         assert twice.forwards == 3 + 2 * 3 + 3
 
+    def test_x_stays_where_no_point_has_logits(self) -> None:
+        def rule(search: Search) -> None:
+            search.decide(at(search, 0.9)[:, 0])
+            search.finish(at(search, 0.9)[:, 0])
+
+        out = on_line(rule, model=Hole(), loss="margin", stop_early=True)
+        assert (out.x_adv == 0.2).all()
+        assert (out.status == Status.FAILED.value).all()
+        assert out.loss.isfinite().all()
+
     def test_a_nearer_success_of_an_earlier_restart_stays(self) -> None:
         def rule(search: Search) -> None:
             assert (search.restart > 0) == bool(search.best.success.all())

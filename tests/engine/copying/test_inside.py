@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
+from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.inside import has_modes
 from fastadv.engine.copying.strays import may_stray
@@ -54,6 +54,13 @@ def by_compile(net: Net) -> None:
 
 def by_closure(net: Net) -> None:
     net.forward = lambda x: 2 * net.last(net.drop(net.norm(net.first(x))))
+
+
+def by_shared_variable(net: Net) -> None:
+    """Two functions of one scope, each of which reads the same part."""
+    norm = net.norm
+    first, second = (lambda x: norm(net.first(x))), (lambda x: norm(-net.first(x)))
+    net.forward = lambda x: net.last(first(x) - second(x))
 
 
 def by_default(net: Net) -> None:
@@ -101,7 +108,7 @@ def by_recursion(net: Net) -> None:
 
 WAYS = [
     by_compile, by_closure, by_default, by_wrapper, by_method, by_partial, by_hook, by_parent,
-    by_unregistered, by_recursion,
+    by_unregistered, by_recursion, by_shared_variable,
 ]  # fmt: skip
 
 
@@ -235,10 +242,12 @@ def by_swallowed(net: Net) -> None:
     net.forward = call
 
 
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize(
+    "prepared", [Plain, freeze, functools.partial(freeze, fold=False)], ids=["plain", "frozen", "not folded"]
+)
 @pytest.mark.parametrize("way", [by_global, by_global_forward, by_weak_reference, by_swallowed])
 def test_strays_are_refused_before_they_run(
-    way: Callable[[Net], None], fold: bool, monkeypatch: pytest.MonkeyPatch
+    way: Callable[[Net], None], prepared: Callable[[Net], Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = Net()
     monkeypatch.setitem(globals(), "NET", net)
@@ -249,7 +258,7 @@ def test_strays_are_refused_before_they_run(
         lambda frozen: frozen(X),
         lambda frozen: frozen.input_gradient(X, torch.arange(6) % 3),
     ):
-        frozen = freeze(net, fold=fold)
+        frozen = prepared(net)
         for _ in range(2):
             with pytest.raises(InputError, match="of the original"):
                 call(frozen)
