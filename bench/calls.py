@@ -1,21 +1,24 @@
 """Time the calls that people make: an attack on a model of their own, beside torchattacks, in turns.
 
-    python -m bench.calls [--only NET ...] [--threads 2] [--out FILE]
+    python -m bench.calls [--only NET ...] [--threads 2] [--memory] [--out FILE]
 
 Each net has a process of its own. Its calls are FGSM, PGD with 10 and with 40 steps, and AutoAttack, on 1 to
 128 images that hold, so that no early stop shortens ours. Every turn calls torchattacks, `plain` (the
 module) and `frozen` (what `fa.freeze` made once); a row holds the median over turns of torchattacks' time by
 ours, with its range, and the first call of each beside the warm ones. `loop` is a plain loop of PyTorch.
+With --memory, each way has a process of its own, which calls it twice; a row holds the memory that it added.
 """
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]
     "ConvNeXt-T": (partial(published, "convnext_tiny"), (3, 224, 224), LARGE),
     "EfficientNet-B0": (partial(published, "efficientnet_b0"), (3, 224, 224), LARGE),
 }
+WAYS = ("loop", "torchattacks", "plain", "frozen")
 CALLS = ("FGSM", "PGD-10", "PGD-40", "AutoAttack")
 
 
@@ -114,6 +118,22 @@ def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> N
                 print(json.dumps(row), flush=True)
 
 
+def memory(name: str, way: str, counts: tuple[int, ...] | None) -> None:
+    """Print the peak memory that PGD-10 adds by one way, for each number of images of a net."""
+    create, shape, usual = NETS[name]
+    net = create()
+    for count in counts or usual[-1:]:
+        x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
+        y = torch.cat([pgd.classes(net, row) for row in x.split(1)])  # fewer rows than the call passes
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        frozen = fa.freeze(net) if way == "frozen" else None
+        for _ in range(2):
+            ways("PGD-10", net, frozen, x, y)[way]()
+        added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        row = {"net": name, "call": "memory", "images": count, "way": way, "mib": round(added)}
+        print(json.dumps(row), flush=True)
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=NETS, default=list(NETS))
@@ -121,16 +141,22 @@ def main() -> None:
     options.add_argument("--images", nargs="+", type=int)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--out", type=Path, default=RESULTS / "calls.jsonl")
+    options.add_argument("--memory", action="store_true")
     options.add_argument("--worker", choices=NETS)
+    options.add_argument("--way", choices=WAYS)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
+    images = given.images and tuple(given.images)
+    if given.way:
+        memory(given.worker, given.way, images)
+        return
     if given.worker:
-        rows(given.worker, tuple(given.calls), given.images and tuple(given.images))
+        rows(given.worker, tuple(given.calls), images)
         return
     more = {"bench": "calls", **machine(), "date": time.strftime("%Y-%m-%d")}
-    for name in given.only:
+    for name, way in product(given.only, WAYS if given.memory else [None]):
         command = [sys.executable, "-m", "bench.calls", "--worker", name, "--threads", str(given.threads)]
-        command += ["--calls", *given.calls]
+        command += ["--calls", *given.calls] if way is None else ["--way", way]
         command += ["--images", *map(str, given.images)] if given.images else []
         run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
         assert run.stdout is not None
@@ -138,7 +164,8 @@ def main() -> None:
             row = {**json.loads(line), **more}
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{row['net']}, {row['call']}, {row['images']}: {row['way']} {row['times']}")
+            told = row.get("times", row.get("mib"))
+            print(f"{row['net']}, {row['call']}, {row['images']}: {row['way']} {told}")
         if run.wait():
             raise SystemExit(f"bench.calls: {name} ended with {run.returncode}")
 

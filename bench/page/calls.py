@@ -21,7 +21,7 @@ def table(rows: Rows) -> Iterator[str]:
     """Yield the lines of the table: torchattacks' time divided by ours, plain / frozen once."""
     yield "| network | images | " + " | ".join(CALLS) + " | plain loop, PGD-10 | first call, PGD-10 |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for net, images in dict.fromkeys((net, images) for net, _, images, _ in rows):
+    for net, images in dict.fromkeys((net, images) for net, call, images, _ in rows if call != "memory"):
         cells = [_pair(rows, net, call, images) for call in CALLS]
         loop = rows.get((net, "PGD-10", images, "loop"))
         first = rows.get((net, "PGD-10", images, "plain"))
@@ -47,6 +47,12 @@ def text() -> str:
     """Return what stands between the markers of both pages."""
     rows = newest()
     about = list(rows.values())[-1]
+    held = {key: row["mib"] for key, row in rows.items() if key[1] == "memory"}
+    memory = [
+        f"{net} {held[net, call, images, 'plain'] / loop:.2f} / {held[net, call, images, 'frozen'] / loop:.2f}"
+        for (net, call, images, way), loop in held.items()
+        if way == "loop"
+    ]
     auto = [
         row for (_, call, _, way), row in rows.items() if call == "AutoAttack" and way in ("plain", "frozen")
     ]
@@ -56,5 +62,9 @@ def text() -> str:
         "",
         f"{about['cpu']}, {about['threads']} threads, PyTorch {about['torch']}, {about['date']}, commit "
         f"{about['commit']}. AutoAttack on 16 images: {told}.",
+        *(
+            [f"Memory that PGD-10 adds, plain / frozen, in times of the loop's: {', '.join(memory)}."]
+            * bool(memory)
+        ),
     ]
     return "\n".join(("", *lines, ""))

@@ -230,10 +230,11 @@ class Frozen(Prepared):
             return None
         if self._plain is None:
             self._plain = Plain(self.source, self.eot)
-        made, self._plain.forwards = self._plain.clean_pass(x), 0
+        before = self._plain.forwards
+        made = self._plain.clean_pass(x)
+        self.forwards += self._plain.forwards - before
         if made is not None:
             made.counts = self
-            self.forwards += len(x)
         return made
 
     def full_batch(self, x: Tensor) -> int:
