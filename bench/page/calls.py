@@ -48,11 +48,11 @@ def text() -> str:
     rows = newest()
     about = list(rows.values())[-1]
     held = {key: row["mib"] for key, row in rows.items() if key[1] == "memory"}
-    memory = [
-        f"{net} {held[net, call, images, 'plain'] / loop:.2f} / {held[net, call, images, 'frozen'] / loop:.2f}"
-        for (net, call, images, way), loop in held.items()
-        if way == "loop"
-    ]
+    memory = list[str]()
+    for (net, _, images, way), loop in held.items():
+        if way == "loop":
+            pair = (held[net, "memory", images, own] / loop for own in ("plain", "frozen"))
+            memory.append(f"{net} " + " / ".join(f"{times:.2f}" for times in pair))
     auto = [
         row for (_, call, _, way), row in rows.items() if call == "AutoAttack" and way in ("plain", "frozen")
     ]
