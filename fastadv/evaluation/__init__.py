@@ -12,7 +12,6 @@ from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.merge import merge
 from fastadv.evaluation.metrics import RobustAccuracy
 from fastadv.evaluation.optimality import local_optimality, optimality
-from fastadv.evaluation.portfolio import Choice, Portfolio, portfolio
 from fastadv.evaluation.report import report
 from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.row import Row
@@ -24,7 +23,6 @@ from fastadv.intervals import Interval, bootstrap, clopper_pearson, mean, median
 
 __all__ = [
     "Attack",
-    "Choice",
     "Comparison",
     "Components",
     "Conformance",
@@ -34,7 +32,6 @@ __all__ = [
     "Examples",
     "External",
     "Interval",
-    "Portfolio",
     "RobustAccuracy",
     "Row",
     "Samples",
@@ -57,7 +54,6 @@ __all__ = [
     "median",
     "merge",
     "optimality",
-    "portfolio",
     "read_best",
     "report",
     "save_external",
