@@ -17,11 +17,9 @@ EXTRAS = {
 PEERS = {
     "art": "adversarial-robustness-toolbox",
     "foolbox": "foolbox",
-    "lightning": "lightning",
     "secmlt": "secml-torch",
     "tensorboard": "tensorboard",
     "torchattacks": "torchattacks",
-    "torchmetrics": "torchmetrics",
     "wandb": "wandb",
 }
 

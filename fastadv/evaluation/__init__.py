@@ -10,7 +10,6 @@ from fastadv.evaluation.external import External, external, save_external
 from fastadv.evaluation.lower_bounds import lower_bounds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.merge import merge
-from fastadv.evaluation.metrics import RobustAccuracy
 from fastadv.evaluation.optimality import local_optimality, optimality
 from fastadv.evaluation.report import report
 from fastadv.evaluation.robustbench import Corrupted, corruptions
@@ -32,7 +31,6 @@ __all__ = [
     "Examples",
     "External",
     "Interval",
-    "RobustAccuracy",
     "Row",
     "Samples",
     "Submission",

@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import RobustAccuracy, attackbench, evaluate
+from fastadv.evaluation import attackbench, evaluate
 from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import verdict
 from tests.evaluation.nets import DATA, Threshold, nearest
@@ -52,13 +52,6 @@ def of_table(model, data, attack):
     return table.clean_accuracy, table["one"].robust_accuracy
 
 
-def of_metric(model, data, attack):
-    metric = RobustAccuracy(attack)
-    for part in torch.arange(len(data.x)).tensor_split(2):
-        metric.update(model, data.x[part], data.y[part])
-    return None, metric.compute().item()
-
-
 def of_curve(model, data, attack):
     curve = fa.accuracy_against_radius(model, data, lambda radius: attack, [0, 0.1], batch_size=third(data))
     return tuple(curve.accuracy.tolist())
@@ -71,7 +64,7 @@ def of_report(model, data, attack):
     return None, float(text.split()[2].rstrip("%")) / 100
 
 
-ROADS = [of_result, of_table, of_metric, of_curve, of_report]
+ROADS = [of_result, of_table, of_curve, of_report]
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
