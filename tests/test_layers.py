@@ -20,7 +20,6 @@ LAYERS = [
     {"_extras"},
     {"_checks", "_torchvision"},
     {"runs"},
-    {"loggers"},
     {"ops"},
     {"threat", "losses", "rng"},
     {"intervals", "text"},
