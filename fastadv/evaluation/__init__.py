@@ -2,7 +2,6 @@
 
 from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
-from fastadv.evaluation.attackbench import attackbench
 from fastadv.evaluation.conformance import Comparison, Conformance, conformance
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.draws import Draws
@@ -15,7 +14,6 @@ from fastadv.evaluation.report import report
 from fastadv.evaluation.robustbench import Corrupted, corruptions
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.samples import Components, Examples, Samples
-from fastadv.evaluation.submission import Submission, global_optimality, read_best
 from fastadv.evaluation.table import Table
 from fastadv.evaluation.transfer_matrix import TransferMatrix, transfer_matrix
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, mean, median
@@ -33,11 +31,9 @@ __all__ = [
     "Interval",
     "Row",
     "Samples",
-    "Submission",
     "Table",
     "TransferMatrix",
     "accuracy_against_radius",
-    "attackbench",
     "bootstrap",
     "clopper_pearson",
     "conformance",
@@ -45,14 +41,12 @@ __all__ = [
     "evaluate",
     "external",
     "figures",
-    "global_optimality",
     "local_optimality",
     "lower_bounds",
     "mean",
     "median",
     "merge",
     "optimality",
-    "read_best",
     "report",
     "save_external",
     "transfer_matrix",

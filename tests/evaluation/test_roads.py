@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import attackbench, evaluate
+from fastadv.evaluation import evaluate
 from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import verdict
 from tests.evaluation.nets import DATA, Threshold, nearest
@@ -156,14 +156,6 @@ def test_the_median_of_a_result_is_over_all_samples_with_logits():
         correct=torch.tensor([False, True, True, True, False]),
     )  # fmt: skip
     assert str(out) == "attack, L2, any radius: clean 60.0%, broken 2 of 3, median distance 0.15"
-
-
-def test_attackbench_counts_a_sample_without_logits_as_wrong():
-    attack = partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=10)
-    found = attackbench(Sick(), SICK, attack, "linf", passes=40)
-    assert found.correct.tolist() == [False, False, True, True, True, False]
-    assert found.success[[0, 5]].all()
-    assert found.distances["linf"][[0, 5]].tolist() == found.best["linf"][[0, 5]].tolist() == [0, 0]
 
 
 def test_attacks_without_a_radius_count_within_that_of_the_others():
