@@ -1,6 +1,5 @@
-"""Evaluation: a model under attacks as a table, draws of a randomized one, curves, intervals, and figures."""
+"""Evaluation: a model under attacks as a table, draws of a randomized one, curves, and intervals."""
 
-from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation.conformance import Comparison, Conformance, conformance
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
@@ -40,7 +39,6 @@ __all__ = [
     "corruptions",
     "evaluate",
     "external",
-    "figures",
     "local_optimality",
     "lower_bounds",
     "mean",
