@@ -26,9 +26,8 @@ LAYERS = [
     {"engine"},
     {"attacks", "models"},
     {"data"},
-    {"adapters"},
     {"evaluation"},
-    {"train", "features"},
+    {"adapters", "train", "features"},
     {"fastadv"},  # the public names: commands and studies use the library as its users do
     {"studies"},
     {"cli"},

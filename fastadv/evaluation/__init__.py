@@ -1,7 +1,6 @@
 """Evaluation: a model under attacks as a table, draws of a randomized one, curves, and intervals."""
 
 from fastadv.evaluation._outcome import Attack
-from fastadv.evaluation.conformance import Comparison, Conformance, conformance
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.external import External, external, save_external
@@ -19,9 +18,7 @@ from fastadv.intervals import Interval, bootstrap, clopper_pearson, mean, median
 
 __all__ = [
     "Attack",
-    "Comparison",
     "Components",
-    "Conformance",
     "Corrupted",
     "Curve",
     "Draws",
@@ -35,7 +32,6 @@ __all__ = [
     "accuracy_against_radius",
     "bootstrap",
     "clopper_pearson",
-    "conformance",
     "corruptions",
     "evaluate",
     "external",

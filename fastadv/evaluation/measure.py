@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_on_event
-from fastadv.adapters.foreign import Foreign
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.work import planned
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
@@ -267,13 +266,13 @@ def description(
 
 def minimizes(attack: Any) -> bool:
     """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
-    `fastadv.attacks`, or of another package that says so.
+    `fastadv.attacks`, or one with a `minimum` that says so.
     """
     entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
     known = [entry.run for each in entries for entry in each.values() if entry.minimal]
     while attack is not None and not any(attack is one for one in known):
-        if isinstance(attack, Foreign):
-            return attack.minimum
+        if isinstance(says := getattr(attack, "minimum", None), bool):
+            return says
         attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
     return attack is not None
 
