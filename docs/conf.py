@@ -34,7 +34,6 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|collections|enum|typing|pathlib)\..*"),
     ("py:obj", r".*\.R_co"),
-    ("py:class", r"fastadv\.evaluation\.conformance\.Run"),  # described where it is used
 ]
 suppress_warnings = ["config.cache"]
 

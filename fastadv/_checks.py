@@ -1,11 +1,14 @@
 """Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""What `fa.evaluate` and `fa.train.Measuring` tell the numbers of a run."""
 
 
 def check_count(name: str, value: Any, least: int) -> int:
@@ -91,3 +94,10 @@ def check_seed(seed: Any, name: str = "seed") -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise InputError(f"{name}: expected an integer from 0 to 2^63 - 1, got {seed!r}")
     return seed
+
+
+def check_on_event(on_event: Any) -> OnEvent | None:
+    """Return a function of a dictionary, or None. Raises InputError for anything else."""
+    if on_event is None or callable(on_event):
+        return on_event  # type: ignore[no-any-return]
+    raise InputError(f"on_event: expected a function of a dictionary, got {type(on_event).__name__}")

@@ -13,16 +13,12 @@ EXTRAS = {
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }
-# other packages of attacks, logs and metrics, which nobody but their own adapter needs: what pip calls them
+# other packages of attacks, which nobody but their own adapter needs: what pip calls them
 PEERS = {
     "art": "adversarial-robustness-toolbox",
     "foolbox": "foolbox",
-    "lightning": "lightning",
     "secmlt": "secml-torch",
-    "tensorboard": "tensorboard",
     "torchattacks": "torchattacks",
-    "torchmetrics": "torchmetrics",
-    "wandb": "wandb",
 }
 
 

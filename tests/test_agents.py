@@ -1,4 +1,4 @@
-"""AGENTS.md and llms.txt are short and true: their commands, paths and names exist."""
+"""AGENTS.md and llms.txt are true: their commands, paths and names exist."""
 
 import inspect
 import re
@@ -16,12 +16,6 @@ ROOT = Path(__file__).parent.parent
 AGENTS, LLMS = (ROOT / "AGENTS.md").read_text(), (ROOT / "llms.txt").read_text()
 
 
-def test_they_are_short():
-    assert len(AGENTS.splitlines()) < 50
-    assert all(len(line) <= 110 for line in AGENTS.splitlines())
-    assert len(LLMS.splitlines()) < 60
-
-
 def test_commands_for_agents_exist():
     (block,) = re.findall(r"```sh\n(.+?)```", AGENTS, re.DOTALL)
     lines = [line.partition("#")[0].split() for line in block.splitlines()]
@@ -29,11 +23,6 @@ def test_commands_for_agents_exist():
         assert command in {"make": TARGETS, "fastadv": COMMANDS}[program]
     assert {"setup", "quick", "test", "lint", "typecheck", "doctor"} <= {command for _, command in lines}
     assert {*re.findall(r"`make (\w+)`", AGENTS)} <= TARGETS
-
-
-def test_the_part_of_the_suite_is_one():
-    ((file, word),) = re.findall(r"`\.venv/bin/python -m pytest (\S+) -k (\w+)`", AGENTS)
-    assert word in (ROOT / file).read_text().lower()
 
 
 @pytest.mark.parametrize("text", [AGENTS, LLMS], ids=["AGENTS.md", "llms.txt"])
@@ -48,19 +37,6 @@ def test_every_page_is_linked():
     assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= {
         *re.findall(r"\((docs/\w+\.md)\)", LLMS)
     }
-
-
-def test_llms_has_the_public_form():
-    """https://llmstxt.org: a title, a quote of one sentence, then sections of links, "Optional" the last."""
-    title, empty, summary, *_ = LLMS.splitlines()
-    assert (title, empty) == ("# fastadv", "")
-    assert re.fullmatch(r"> [^.]+\.", summary)
-    opening, *sections = re.split(r"^## (.+)$", LLMS, flags=re.MULTILINE)
-    assert sections[::2][-1] == "Optional"
-    for body in sections[1::2]:
-        lines = body.strip().splitlines()
-        assert all(re.fullmatch(r"- \[[^]]+\]\([^)]+\)(?:: .+)?", line) for line in lines), lines
-    assert "](" not in opening
 
 
 def test_what_llms_says_of_a_call_is_true():

@@ -23,7 +23,6 @@ NAMES = {"PIL": "pillow"}  # of packages that are imported by another
 # rooms that import an optional package when they are imported themselves, which nothing in the base does
 LATE = {
     "cli": {"typer", "rich"},
-    "train/lightning": {"lightning"},
     "ops/triton": {"triton"},
     "_torchvision": {"torchvision"},
 }

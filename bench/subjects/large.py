@@ -19,13 +19,13 @@ from torch.utils.data import Dataset
 
 import fastadv as fa
 from bench import nets, pgd
+from bench.peak import MIB, Peak
 from bench.records import ROOT
 from bench.session import Case, Row, Session
 from bench.subjects.memory import one_pass
 from bench.subjects.scaling import fitted
 from bench.timing import quantiles
 from fastadv.ops._samples import MNIST, random_decoder
-from fastadv.runs.memory import MIB, Peak
 
 TURNS = 3
 IMAGES, PRIOR, STEPS = 4, 1000, 10  # of ABS, whose prior samples are as many as classes at least

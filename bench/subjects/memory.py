@@ -17,10 +17,10 @@ import torch
 
 import fastadv as fa
 from bench import pgd, problems
+from bench.peak import MIB, Peak
 from bench.providers import PROVIDERS
 from bench.records import ROOT
 from bench.session import Case, Row, Session
-from fastadv.runs.memory import MIB, Peak
 
 BATCH, STEPS = 1000, 3
 PASS = "forward and backward"

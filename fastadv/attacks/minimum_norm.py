@@ -27,7 +27,6 @@ class MinimumNormResult(core.AttackResult):
         zero_gradient: bool [B]; every gradient of the search was exactly zero.
         flags: warnings that cast doubt on the result.
         unfinished: [B]; as in `AttackResult`.
-        refuted: bool [B]; as in `AttackResult`.
         threat: as in `AttackResult`.
         correct: as in `AttackResult`.
         attack: as in `AttackResult`.

@@ -18,8 +18,6 @@ import typer
 import fastadv
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
-from fastadv.cli._attackbench import attackbench
-from fastadv.cli._conformance import conformance
 from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
@@ -60,8 +58,6 @@ for command, example in (
     (export, "fastadv export sets/d_r --out d_robust_CIFAR --kind torch"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (merge, "fastadv merge runs/judged --out runs/judged"),
-    (attackbench, f"fastadv attackbench {MODEL} -a fmn --norm l2 --out attackbench"),
-    (conformance, "fastadv conformance --only pgd,fmn --out conformance"),
     (models, "fastadv models --data cifar10 --norm linf"),
     (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),
     (doctor, "fastadv doctor"),

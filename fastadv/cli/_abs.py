@@ -20,6 +20,7 @@ from fastadv.cli._shared import Images, Machine, RunFolder, TrainImages, load_da
 from fastadv.data import is_named
 from fastadv.evaluation import evaluate
 from fastadv.models import ABS
+from fastadv.models.abs.options import Precision
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
 from fastadv.text import percent
@@ -54,7 +55,7 @@ def train(
         metavar="FROM,TO",
     ),
     augment: bool = o.option(True, "Warp three in ten images slightly."),
-    bf16: bool = o.option(False, "Train in bfloat16.", "--bf16"),
+    precision: Precision = o.option("fp32", "Precision of training."),
     calibration: int = o.option(1000, "Training images that set confidences and class factors.", min=0),
     prior_samples: int = o.option(PRIOR_SAMPLES, "Latents of the prior among which a search starts.", min=2),
     test_samples: int | None = o.count(None, "Test on the first N samples; by default on all."),
@@ -77,7 +78,7 @@ def train(
                 dataset, epochs=epochs, run_dir=run_dir, resume=folder.resume, latents=latents, width=width,
                 batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=machine.seed,
                 beta=None if weights is None else (weights[0], weights[1]), device=place,
-                training_precision="bf16" if bf16 else "fp32", calibration=calibration, progress=tick,
+                training_precision=precision, calibration=calibration, progress=tick,
                 prior_samples=prior_samples,
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
@@ -101,14 +102,14 @@ def infer(
     synthesis: Synthesis,
     images: Images,
     prune: bool = o.option(False, "Skip the descent of classes that can hardly win.", "--prune"),
-    bf16: bool = o.option(False, "Descend in bfloat16.", "--bf16"),
+    precision: Precision = o.option("fp32", "Precision of the descent."),
     steps: int = o.count(50, "Steps of the latent descent."),
     out: Path | None = o.written(None, "Write loss, latents, confidence and y here (safetensors)."),
     batch_size: o.BatchSize = 100,
 ) -> Iterator[Any]:
     """Classify a data set: accuracy, confidence, and time for each image."""
     place = make_device(synthesis.device)
-    options: dict[str, Any] = {"prune": prune, "precision": "bf16" if bf16 else "fp32", "steps": steps}
+    options: dict[str, Any] = {"prune": prune, "precision": precision, "steps": steps}
     with interruptible(NOTHING_KEPT):
         dataset = images.load()
         net = synthesis.load(place, **options)

@@ -42,10 +42,9 @@ def names_attacks(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def help_text(example: str, *, minimal: bool = False) -> str:
-    """Return the help of an option that names an attack; minimal: one for the minimum norm."""
-    names = [name for name, attack in registry().items() if attack.minimal or not minimal]
-    return f"{', '.join(names)}; or with arguments, {example}."
+def help_text(example: str) -> str:
+    """Return the help of an option that names an attack."""
+    return f"{', '.join(registry())}; or with arguments, {example}."
 
 
 class AttackOptions(Budget, title="Attack"):

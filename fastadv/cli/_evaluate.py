@@ -27,7 +27,6 @@ from fastadv.evaluation import (
     Table,
     accuracy_against_radius,
     figures,
-    portfolio,
     save_external,
 )
 from fastadv.evaluation import evaluate as measure
@@ -38,7 +37,7 @@ from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
 from fastadv.text import percent
 
-WHOLE = ("radii", "optimality", "portfolio", "out", "external", "report", "strict")
+WHOLE = ("radii", "optimality", "out", "external", "report", "strict")
 
 
 class Kept(Panel, title="Results"):
@@ -50,12 +49,6 @@ class Kept(Panel, title="Results"):
     figure: Path | None = o.picture(None, "Draw accuracy against --radii here")
     optimality: bool = o.option(
         False, "Also report each minimum-norm attack's optimality (AttackBench); 1 is best.", "--optimality"
-    )
-    portfolio: bool = o.option(
-        False,
-        "Also report in which order to run the attacks: the next one breaks the most remaining samples in a "
-        "second.",
-        "--portfolio",
     )
     draws: int = o.option(
         1, "Of a randomized model: classify each sample this often, and report the accuracy of one draw, of "
@@ -126,8 +119,6 @@ class Kept(Panel, title="Results"):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
-        if self.portfolio and len(named) < 2:
-            o.refuse("--portfolio puts several attacks in order: name another with -a.")
         if self.strict and not self.indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
@@ -233,9 +224,6 @@ def evaluate(
     nearness = compare({row.name: row.distance for row in table.rows}) if results.optimality else {}
     if results.optimality:
         measured["optimality"] = nearness
-    order = portfolio(table) if results.portfolio else None
-    if order is not None:
-        measured["portfolio"] = order.to_dict()
     result = card("evaluation", config, **measured)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(result))})
@@ -259,8 +247,6 @@ def evaluate(
             say(f"accuracy at each radius, {label}: {points}")
         for label, value in nearness.items():
             say(f"optimality of {label}: {value:.3f}")
-        if order is not None:
-            say(str(order))
         files = {"adversarial examples": results.out, "adversarial images": results.external}
         say_where(
             {**files, "figure": results.figure, "entry": benchmark.robustbench, "report": results.report}

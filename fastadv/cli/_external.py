@@ -28,7 +28,7 @@ def judge(
     refuse_results(
         "has no effect with --judge; leave it out.", replace(results, strict=False), attack=texts or None,
         robustbench=benchmark.robustbench, about=benchmark.about, bpda=network.bpda,
-        precision=machine.precision, bf16=machine.bf16 or None, **other,
+        precision=machine.precision, **other,
     )  # fmt: skip
     if named.radius is None:
         o.refuse("--judge needs the threat: give --radius, or --suite robustbench.")

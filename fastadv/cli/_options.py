@@ -41,13 +41,6 @@ def parse_number(text: str | float) -> float:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
 
 
-def one_precision(bf16: bool, precision: str | None) -> str:
-    """Return what --bf16 and --precision ask for."""
-    if bf16 and precision is not None:
-        refuse("--bf16 and --precision say the same: give one of them.")
-    return "bf16" if bf16 else precision or "fp32"
-
-
 def parse_batch_size(text: str | int) -> int | str:
     """Parse an integer of 1 or more, or auto."""
     if text == "auto":
@@ -278,7 +271,6 @@ Samples = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Train on this many images only, the first ones.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]

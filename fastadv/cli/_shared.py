@@ -166,15 +166,11 @@ class Search(Machine):
     precision: Precision | None = o.option(
         None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
     )
-    bf16: o.Bf16 = False
-
-    def __post_init__(self) -> None:
-        o.one_precision(self.bf16, self.precision)
 
     @property
     def searched(self) -> str:
         """The precision of the search."""
-        return o.one_precision(self.bf16, self.precision)
+        return self.precision or "fp32"
 
     def twin(self, net: nn.Module) -> nn.Module | Frozen:
         """Return the model as attacks take it: by itself, or with a search twin in another precision."""

@@ -169,17 +169,15 @@ class Executing(Machine):
     precision: Precision | None = o.option(
         None, "bf16, fp16: under autocast, fp16 with scaled losses; tf32: products on a GPU; fp32 by default."
     )
-    bf16: o.Bf16 = False
     compiled: bool = o.option(False, "Run the passes of a step through torch.compile.", "--compile")
     deterministic: bool = o.option(False, "The same bits with any number of processes.", "--deterministic")
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 
     def execution(self) -> Execution:
         """Make what `fit` takes."""
-        precision = o.one_precision(self.bf16, self.precision)
         if self.deterministic:
             os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
         return Execution(
-            precision=precision, deterministic=self.deterministic, compile=self.compiled,
+            precision=self.precision or "fp32", deterministic=self.deterministic, compile=self.compiled,
             workers=self.workers,
         )  # fmt: skip

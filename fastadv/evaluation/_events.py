@@ -1,4 +1,4 @@
-"""What an evaluation tells a logger while it runs."""
+"""What an evaluation tells `on_event` while it runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv._checks import OnEvent
 from fastadv.evaluation._outcome import Part
-from fastadv.loggers.event import OnEvent
 from fastadv.runs import processes
 
 

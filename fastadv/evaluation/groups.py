@@ -48,18 +48,6 @@ def _distance(row: Row) -> Tensor:
     return row.distance.where(~row.broken, row.distance.clamp_max(float(row.threat.radius)))
 
 
-def counted(row: Row, rows: Sequence[Row]) -> Tensor:
-    """Return bool [n], what a row broke: without a radius, within the largest budget of its norm among rows.
-
-    Where no attack has a budget, all that it broke.
-    """
-    if not row.unlimited or all(each.unlimited for each in rows):
-        return row.broken
-    budgets = [each.threat for each in rows if comparable(each.threat, row.threat) and not each.unlimited]
-    radius = max((float(threat.radius) for threat in budgets if threat is not None), default=0.0)
-    return row.broken & (row.distance <= radius * (1 + SLACK))
-
-
 def comparable(one: Threat | None, other: Threat | None) -> bool:
     """Return whether distances in both are of the same norm and box."""
     return one is not None and other is not None and (one.norm, one.box) == (other.norm, other.box)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_count
-from fastadv.adapters.foreign import Foreign
+from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.work import planned
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
@@ -28,7 +27,6 @@ from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
-from fastadv.loggers.event import OnEvent, check_on_event
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
 from fastadv.runs.files import read_json
@@ -101,11 +99,10 @@ def evaluate(
             in `run_dir`, its own or a common one, that it is done. With all shares, put together by
             `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
         world_size: the number of such processes.
-        on_event: called as soon as an attack is done with a batch: `on_event` of a logger, such as
-            fa.loggers.CSV("log.csv").on_event. "step" of the event is the number of samples done; "attack" is
-            the name; "clean_accuracy", "robust_accuracy" and "seconds" are over these samples, the last two
-            by name. Batches that are read from `run_dir` are told, too. Of several processes the first one
-            tells the batches of all, each when it is whole.
+        on_event: called with a dictionary as soon as an attack is done with a batch. Its "step" is the number
+            of samples done; "attack" is the name; "clean_accuracy", "robust_accuracy" and "seconds" are over
+            these samples, the last two by name. Batches that are read from `run_dir` are told, too. Of
+            several processes the first one tells the batches of all, each when it is whole.
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
 
@@ -269,13 +266,13 @@ def description(
 
 def minimizes(attack: Any) -> bool:
     """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
-    `fastadv.attacks`, or of another package that says so.
+    `fastadv.attacks`, or one with a `minimum` that says so.
     """
     entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
     known = [entry.run for each in entries for entry in each.values() if entry.minimal]
     while attack is not None and not any(attack is one for one in known):
-        if isinstance(attack, Foreign):
-            return attack.minimum
+        if isinstance(says := getattr(attack, "minimum", None), bool):
+            return says
         attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
     return attack is not None
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._checks import check_count
+from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks.core.result import classified
 from fastadv.data import batches
 from fastadv.data.sampling import first_samples
@@ -17,7 +17,6 @@ from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation, table_of
-from fastadv.loggers.event import OnEvent, check_on_event
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
@@ -96,8 +95,7 @@ class Measuring:
         test_limit: how many images of the test set are tested, as `fa.evaluate` takes them; None tests all.
         test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best
             epoch is one that was tested.
-        on_event: called in the first process with each report, as a dictionary, once it is kept: `on_event`
-            of a logger, such as fa.loggers.CSV("log.csv").on_event.
+        on_event: called in the first process with each report, as a dictionary, once it is kept.
 
     Raises:
         InputError: a limit is below 1, or on_event is no function.

@@ -47,7 +47,7 @@ def test_train_measures_and_resumes(fastadv, refused):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings"),
-    [("", {}), ("--prune --bf16 --binary", {"prune": True, "precision": "bf16", "binary": True})],
+    [("", {}), ("--prune --precision bf16 --binary", {"prune": True, "precision": "bf16", "binary": True})],
 )
 def test_infer(fastadv, model, options, settings):
     line = f"abs infer -m {model} --data digits --samples 20 --steps 5 --batch-size 12 --json"

@@ -138,15 +138,3 @@ def test_strong_takes_sources_and_standard_names_it(fastadv, net, monkeypatch):
     refused = fastadv(f"attack {net} -n 8 --radius 0.02 -a autoattack:source=net.safetensors")
     assert refused.code == 2
     assert "source: expected None unless the version is" in refused.err
-
-
-def test_a_portfolio_is_printed(fastadv, net):
-    line = f"evaluate {net} -n 20 --radius 0.1 -a fgsm -a pgd:steps=5 --portfolio"
-    told = json.loads(fastadv(f"{line} --json").out)["measured"]["portfolio"]
-    assert told["choices"][-1]["robust_accuracy"] == min(one["robust_accuracy"] for one in told["choices"])
-    assert [one["name"] for one in told["choices"]] + told["superfluous"]
-    lines = [text.split() for text in fastadv(line).out.splitlines()]
-    assert ["portfolio", "broken", "accuracy", "seconds"] in lines
-    alone = fastadv(f"evaluate {net} -n 20 --radius 0.1 -a fgsm --portfolio")
-    assert alone.code == 2
-    assert "name another with -a" in alone.err

@@ -50,13 +50,13 @@ def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
     fastadv, folder, net, trained, command
 ):
     found = {}
-    for flag in ("", "--bf16"):
+    for flag in ("", "--precision bf16"):
         done = fastadv(f"{command} {net} {SOME} --radius 0.3 --steps 3 {flag} --out x.safetensors --json")
         assert done.code == 0, done
         assert json.loads(done.out)["config"]["precision"] == ("bf16" if flag else "fp32")
         found[flag] = load_tensors(folder / "x.safetensors")[0]
-    assert not found[""]["x_adv"].equal(found["--bf16"]["x_adv"])
-    x_adv, y, success = (found["--bf16"][name] for name in ("x_adv", "y", "success"))
+    assert not found[""]["x_adv"].equal(found["--precision bf16"]["x_adv"])
+    x_adv, y, success = (found["--precision bf16"][name] for name in ("x_adv", "y", "success"))
     assert success.any()
     assert (deepcopy(trained).eval()(x_adv).argmax(1) != y)[success].all()
 
@@ -65,7 +65,6 @@ def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
 @pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd", "construct fixed-shift"])
 def test_precisions(fastadv, refused, net, command):
     line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
-    refused(f"{line} --precision bf16 --bf16", "--bf16 and --precision say the same")
     refused(f"{line} --precision tf32 --device cpu", "GPU of compute capability 8 or more for 'tf32'")
     done = fastadv(f"{line} --precision fp16 --json")
     assert done.code == 0, done

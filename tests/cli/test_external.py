@@ -68,7 +68,7 @@ def test_the_suite_names_the_threat_and_counts_the_images(fastadv, net, made, mo
         ("--judge adv.pt --radius 0.1 --draws 3", "--draws has no effect", 2),
         ("--judge adv.pt --radius 0.1 --out a.safetensors", "--out has no effect", 2),
         ("--judge adv.pt --radius 0.1 --robustbench e.json", "--robustbench has no effect", 2),
-        ("--judge adv.pt --radius 0.1 --bf16", "--bf16 has no effect", 2),
+        ("--judge adv.pt --radius 0.1 --precision bf16", "--precision has no effect", 2),
         ("--judge adv.pt --radius 0.1 --bpda 1=identity", "--bpda has no effect", 2),
         ("--judge adv.pt --radius 0.1 --batch-size auto", "--batch-size as a number", 2),
     ],

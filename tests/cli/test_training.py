@@ -168,7 +168,6 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--device cpu --precision tf32", "precision: expected 'fp32' or 'bf16' on cpu"),
         ("--compile --deterministic", "deterministic"),
         ("--deterministic", "got statistics of the batch in features.1"),
-        ("--bf16 --precision bf16", "give one of them"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_wrong_usage(refused, options, word):

@@ -51,10 +51,6 @@ def given():
     return {"fa": fa, "torch": torch, "model": model.eval(), "test": test, "x": test.x, "y": test.y}
 
 
-def test_there_are_seven_tutorials():
-    assert [path.stem[0] for path in TUTORIALS] == list("1234567")
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_digits")
@@ -77,8 +73,3 @@ def test_the_quickstart_runs():
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_blocks_of_a_page_run(path, given):
     run(path, BLOCK, **given)
-
-
-def test_the_issues_are_ten():
-    page = (DOCS / "guides" / "issues.md").read_text()
-    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(BLOCK.findall(page)) == 10

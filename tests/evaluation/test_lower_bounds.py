@@ -6,7 +6,7 @@ import torch
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import lower_bounds, merge, portfolio
+from fastadv.evaluation import lower_bounds, merge
 from tests.models.abs.nets import images, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,10 +34,6 @@ def test_radii_are_the_models_own_whoever_bounds_them(bounded, tmp_path, monkeyp
         )
         assert torch.equal(own, radii[rows])
     assert merge([tmp_path / "a"], tmp_path / "b") == {"shares": 2, "files": 3}
-    with pytest.raises(
-        InputError, match="results: expected the run folder of an evaluation, got lower bounds"
-    ):
-        portfolio(tmp_path / "b")
     monkeypatch.setattr(fa.models.ABS, "lower_bound", None)
     assert torch.equal(lower_bounds(model, dataset, **options, run_dir=tmp_path / "b", resume=True), radii)
 

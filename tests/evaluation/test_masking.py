@@ -134,7 +134,7 @@ def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:
 def test_an_attack_that_does_not_say_its_threat() -> None:
     def own(model: Any, x: Any, y: Any, *, ids: Any) -> Any:
         out = PGD(model, x, y, ids=ids, steps=300, stop_early=False)
-        return replace(out, threat=None, unfinished=None, refuted=None)
+        return replace(out, threat=None, unfinished=None)
 
     assert "no attack says its threat" in looked({"own": own}).verdict
 

@@ -129,6 +129,29 @@ def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
     assert_same(nets.run(tmp_path, resume=True, **other), nets.run(None, **other))
 
 
+@pytest.mark.slow
+def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
+    told = []
+    table = nets.run(tmp_path, on_event=told.append)
+    # two of each batch of two samples; the last two samples are wrong already
+    assert [(one["step"], one["attack"]) for one in told] == [
+        (n, a) for n in (2, 4, 6) for a in ("near", "pgd")
+    ]
+    assert [one["clean_accuracy"] for one in told] == [1, 1, 1, 1, 4 / 6, 4 / 6]
+    # PGD has 0.25: of the distances 0.1 to 0.4 it reaches the first two
+    assert [one["robust_accuracy"] for one in told if one["attack"] == "pgd"] == [
+        {"pgd": 0}, {"pgd": 2 / 4}, {"pgd": 2 / 6}
+    ]  # fmt: skip
+    for row, last in zip(table.rows, told[-2:], strict=True):
+        assert last["robust_accuracy"] == {row.name: row.robust_accuracy}
+        assert last["seconds"] == {row.name: pytest.approx(row.seconds)}
+    again = []
+    nets.run(tmp_path, resume=True, on_event=again.append)
+    assert again == told
+    with pytest.raises(InputError, match="on_event: expected a function of a dictionary, got str"):
+        nets.run(None, on_event="log.csv")
+
+
 def test_an_abs_that_was_used_meets_its_own_folder(tmp_path):
     """Its bank of prior images is decoded at first use, which is no other model."""
     model = abs_nets.tiny()

@@ -1,6 +1,5 @@
 """Every road to a robust accuracy says the same of the same samples."""
 
-import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import RobustAccuracy, attackbench, evaluate, portfolio
+from fastadv.evaluation import evaluate
 from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import verdict
 from tests.evaluation.nets import DATA, Threshold, nearest
@@ -53,19 +52,6 @@ def of_table(model, data, attack):
     return table.clean_accuracy, table["one"].robust_accuracy
 
 
-def of_metric(model, data, attack):
-    metric = RobustAccuracy(attack)
-    for part in torch.arange(len(data.x)).tensor_split(2):
-        metric.update(model, data.x[part], data.y[part])
-    return None, metric.compute().item()
-
-
-def of_portfolio(model, data, attack):
-    table = evaluate(model, data, {"one": attack}, indicators=False)
-    found = portfolio(table)
-    return None, found.choices[-1].robust_accuracy
-
-
 def of_curve(model, data, attack):
     curve = fa.accuracy_against_radius(model, data, lambda radius: attack, [0, 0.1], batch_size=third(data))
     return tuple(curve.accuracy.tolist())
@@ -78,7 +64,7 @@ def of_report(model, data, attack):
     return None, float(text.split()[2].rstrip("%")) / 100
 
 
-ROADS = [of_result, of_table, of_metric, of_portfolio, of_curve, of_report]
+ROADS = [of_result, of_table, of_curve, of_report]
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
@@ -172,29 +158,6 @@ def test_the_median_of_a_result_is_over_all_samples_with_logits():
     assert str(out) == "attack, L2, any radius: clean 60.0%, broken 2 of 3, median distance 0.15"
 
 
-def test_attackbench_counts_a_sample_without_logits_as_wrong():
-    attack = partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=10)
-    found = attackbench(Sick(), SICK, attack, "linf", passes=40)
-    assert found.correct.tolist() == [False, False, True, True, True, False]
-    assert found.success[[0, 5]].all()
-    assert found.distances["linf"][[0, 5]].tolist() == found.best["linf"][[0, 5]].tolist() == [0, 0]
-
-
-def test_individual_runs_of_autoattack_in_a_portfolio():
-    out = fa.attacks.autoattack(
-        Sick(), SICK.x, SICK.y, fa.Linf(0.1), version=["apgd-ce", "square"], individual=True, indicators=False
-    )
-    assert portfolio(out).choices[-1].robust_accuracy == pytest.approx(out.robust_accuracy)
-
-
-def test_a_portfolio_of_a_folder_and_of_a_file_without_some_logits(tmp_path):
-    table = evaluate(Sick(), SICK, {"one": ATTACK}, keep_samples=True, run_dir=tmp_path / "run")
-    card = {"card": json.dumps({"measured": table.to_dict()})}
-    fa.runs.files.save_tensors(tmp_path / "file", vars(table.samples), card)
-    assert portfolio(tmp_path / "run") == portfolio(tmp_path / "file") == portfolio(table)
-    assert portfolio(tmp_path / "file").choices[-1].robust_accuracy == pytest.approx(ROBUST)
-
-
 def test_attacks_without_a_radius_count_within_that_of_the_others():
     """DATA breaks at 0.1, 0.2, 0.3 and 0.4; two are wrong."""
 
@@ -208,7 +171,6 @@ def test_attacks_without_a_radius_count_within_that_of_the_others():
     assert both["weak"].robust_accuracy == pytest.approx(4 / 6)
     assert both.worst_case == pytest.approx(2 / 6), "free broke two within 0.25"
     assert both.held.sum() == 2
-    assert portfolio(both).choices[-1].robust_accuracy == pytest.approx(both.worst_case)
 
     def wider(model, x, y, *, ids):  # its distances are not comparable
         return replace(free(model, x, y, ids=ids), threat=fa.Linf(math.inf, (0.0, 2.0)))

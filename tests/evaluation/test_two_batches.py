@@ -24,7 +24,7 @@ def uneven(model, x, y, *, ids, alike: bool = False) -> AttackResult:
         return replace(out, flags=(*out.flags, "one: said once"), unfinished=torch.zeros(len(x)))
     status = torch.where(bright, int(Status.FAILED), out.status)
     return replace(
-        out, status=status, zero_gradient=bright, forwards=50, backwards=40, refuted=bright,
+        out, status=status, zero_gradient=bright, forwards=50, backwards=40,
         threat=fa.Linf(0.5 if alike else 0.25),
     )  # fmt: skip
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.studies.conformance.nets import Quantized, Scaled
 from tests.parity import kept
+from tests.parity.nets import Quantized, Scaled
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"

@@ -1,5 +1,6 @@
 """Recipes in a loop of one's own: fresh noise in each call, the examples alone, and the page on it."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_fit_keeps_its_own_seeds():
 def test_the_page_runs():
     """Plain PyTorch as it stands; each other framework where it is installed, and else its syntax."""
     names: dict[str, object] = {}
+    importlib.import_module("fastadv._torchvision")  # which Lightning imports, too
     with torch.random.fork_rng(devices=[]):
         for package, code in BLOCKS:
             made = compile(code, str(PAGE), "exec")

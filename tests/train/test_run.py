@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 
 import pytest
@@ -91,3 +91,12 @@ def test_a_folder_from_before_the_option_objects_goes_on(tmp_path):
     again = net()
     assert training(again, epochs=2, resume=True, execution=Execution(precision="bf16")) == []
     assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
+
+
+def test_reports_are_told_as_dictionaries():
+    told = []
+    measuring = Measuring(on_event=told.append)
+    reports = fit(net(), images(18), Standard(), epochs=2, batch_size=9, measuring=measuring)
+    assert told == [asdict(report) for report in reports]
+    with pytest.raises(InputError, match="on_event"):
+        Measuring(on_event="log.csv")

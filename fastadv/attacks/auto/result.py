@@ -31,8 +31,6 @@ class AutoAttackResult(AttackResult):
         flags: warnings that cast doubt on the result.
         unfinished: [B]; the least over the components, each as in `AttackResult`; NaN where that is not
             known.
-        refuted: bool [B]; a search saw a success that the model as given did not confirm, and no later one
-            was found.
         threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
             were given.
         correct: bool [B]; the model classifies x as y, by logits that are finite.

@@ -41,7 +41,6 @@ class Run:
         # where no component met a gradient but zero; it means nothing until one computed any
         self.flat, self.gradients = ~(trial.already | trial.unusable), False
         self.unfinished = torch.full(self.flat.shape, torch.nan, device=self.flat.device)
-        self.refuted = torch.zeros_like(self.flat)
         self.costs: dict[str, Cost] = {}
         self.broken: dict[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
@@ -118,9 +117,8 @@ class Run:
         if out.backwards:
             self.flat[index] &= out.zero_gradient
             self.gradients = True
-            if out.unfinished is not None and out.refuted is not None:
+            if out.unfinished is not None:
                 self.unfinished[index] = torch.fmin(self.unfinished[index], out.unfinished.float())
-                self.refuted[index] |= out.refuted
             if bool(out.zero_gradient.any()):
                 self.warnings["zero_gradient"] = None
         # another component ascends another loss, and what failed is counted at the end
@@ -158,7 +156,6 @@ class Run:
             not_finite=self.not_finite,
             zero_gradient=self.flat & self.gradients,
             unfinished=self.unfinished,
-            doubtful=self.refuted,
         )
         words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
         values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}

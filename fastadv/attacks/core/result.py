@@ -90,8 +90,6 @@ class AttackResult:
             The model is flat there, or it masks its gradients.
         unfinished: [B]; the share of the rise of the loss that came with the last tenth of the gradients, at
             most ten; 0 where it did not rise, NaN where that is not known.
-        refuted: bool [B]; the search saw a success, the model as given did not confirm it, and none was found
-            later.
         threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
             were given.
         flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
@@ -122,7 +120,6 @@ class AttackResult:
     zero_gradient: Tensor
     flags: tuple[str, ...] = ()
     unfinished: Tensor | None = None
-    refuted: Tensor | None = None
     threat: Threat | None = None
     correct: Tensor = None  # type: ignore[assignment]
     attack: str = ""

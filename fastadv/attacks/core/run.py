@@ -122,7 +122,6 @@ def run(
             zero_gradient=(record.largest_gradient == 0) & ~not_finite,
             within=within if minimum else None,
             unfinished=record.unfinished,
-            doubtful=doubtful,
             known=known,
         )
     if not (trial.from_x and TWO_ANSWERS in out.flags):

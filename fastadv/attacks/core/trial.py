@@ -144,15 +144,14 @@ class Trial:
         zero_gradient: Tensor,
         within: Threat | None = None,
         unfinished: Tensor | None = None,
-        doubtful: Tensor | None = None,
         known: tuple[Tensor, Tensor] | None = None,
     ) -> AttackResult:
         """Return the result for x_adv, given the `verdict` logits [B, K] on it.
 
         `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
-        names the threat `within` which a success counts, and returns x itself where there is none. `doubtful`
-        bool [B] are successes of the search that the model denied. `known` (bool [B], [B]) are the samples
-        that held at another point than that of the logits, and their losses, as the search saw them.
+        names the threat `within` which a success counts, and returns x itself where there is none. `known`
+        (bool [B], [B]) are the samples that held at another point than that of the logits, and their losses,
+        as the search saw them.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)
@@ -194,7 +193,6 @@ class Trial:
             zero_gradient=zero_gradient,
             flags=flags,
             unfinished=unfinished,
-            refuted=None if doubtful is None else doubtful & ~(broken | self.already),
             threat=(within or problem.threat) if problem.plain else None,
             correct=self.correct,
         )
