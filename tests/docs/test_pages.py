@@ -19,6 +19,12 @@ CELL = re.compile(r"```\{code-cell\}\n(?::[^\n]*\n)*(.*?)```", re.DOTALL)
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
+def test_the_tests_that_pin_a_pitfall_exist():
+    named = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", (DOCS / "pitfalls.md").read_text())
+    assert named
+    assert [name for name, file in named if f"def {name}(" not in (DOCS.parent / file).read_text()] == []
+
+
 @pytest.fixture
 def few_digits(monkeypatch, tmp_path):
     """The first of the digits alone: the blocks are only to run as they are written."""

@@ -1,1 +1,0 @@
-"""Fifteen mistakes that attack libraries make: who makes which, and docs/pitfalls.md."""
