@@ -6,7 +6,8 @@ Each net has a process of its own. Its calls are FGSM, PGD with 10 and with 40 s
 128 images that hold, so that no early stop shortens ours. Every turn calls torchattacks, `plain` (the
 module) and `frozen` (what `fa.freeze` made once); a row holds the median over turns of torchattacks' time by
 ours, with its range, and the first call of each beside the warm ones. `loop` is a plain loop of PyTorch.
-With --memory, each way has a process of its own, which calls it twice; a row holds the memory that it added.
+With --memory, each way has a process of its own, which calls it twice and gives freed memory back at once; a
+row holds the memory that it added at its peak.
 """
 
 import json
@@ -158,7 +159,11 @@ def main() -> None:
         command = [sys.executable, "-m", "bench.calls", "--worker", name, "--threads", str(given.threads)]
         command += ["--calls", *given.calls] if way is None else ["--way", way]
         command += ["--images", *map(str, given.images)] if given.images else []
-        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
+        # or else what the C library keeps would count, which differs by half from way to way
+        freed = {"MALLOC_MMAP_THRESHOLD_": "65536", "FASTADV_KEEP_PAGES": "0"} if given.memory else {}
+        run = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **freed}
+        )
         assert run.stdout is not None
         for line in run.stdout:
             row = {**json.loads(line), **more}

@@ -262,16 +262,18 @@ class Frozen(Prepared):
     @contextmanager
     def _counting(self) -> Iterator[None]:
         """Count what the search passes beside what it is asked for: to compare, and to estimate gradients."""
-        search, before = self.search, self._beside()
+        search, probes = self.search, self._probes()
+        before = search.compared_forwards, search.compared_backwards
         yield
-        if self.search is search:
-            forwards, backwards = self._beside()
-            self.forwards += forwards - before[0]
-            self.backwards += backwards - before[1]
+        if self.search is not search:
+            return
+        forwards, backwards = search.compared_forwards - before[0], search.compared_backwards - before[1]
+        self.forwards += forwards + self._probes() - probes
+        self.backwards += backwards
+        self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 
-    def _beside(self) -> tuple[int, int]:
-        search = self.search
-        return search.probes() + search.compared_forwards, search.compared_backwards
+    def _probes(self) -> int:
+        return self.search.probes()
 
     @property
     def settled(self) -> bool:

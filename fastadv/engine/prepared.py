@@ -47,6 +47,8 @@ class Prepared:
         device: for the engine: of the weights; None where there is none.
         forwards: samples passed forward.
         backwards: samples passed backward.
+        compared: how many of both a Frozen passed to compare its search with the model. That depends on which
+            batches came before.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Prepared:
     ) -> None:
         self.source, self.eot, self.dtype = source, eot, dtype
         self.forwards = self.backwards = 0
+        self.compared = (0, 0)
         self._given, self._device = given, device
 
     @property
@@ -182,6 +185,11 @@ class Prepared:
         return self._as_given(own, x).clone()  # as logits that stay
 
     # What else it may want to know.
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """`forwards` and `backwards` without what was `compared`, the same whatever came before."""
+        return self.forwards - self.compared[0], self.backwards - self.compared[1]
 
     @property
     def exact(self) -> bool:

@@ -144,7 +144,7 @@ def outcome(
         return part
     batch = whole.take(usable)
     started = time.perf_counter()
-    before = frozen.forwards
+    before, compared = frozen.forwards, frozen.compared
     try:
         result = run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
     except NoGradientError as error:
@@ -160,7 +160,9 @@ def outcome(
     if result.unfinished is not None:
         tensors["unfinished"][place] = result.unfinished.to("cpu", torch.float32)
     tensors["seconds"][0] = time.perf_counter() - started
-    tensors["cost"] = torch.tensor([int(result.forwards), int(result.backwards)])
+    # without what a search compares at the first batches of a process: a table is the same for any number
+    beside = frozen.compared[0] - compared[0], frozen.compared[1] - compared[1]
+    tensors["cost"] = torch.tensor([int(result.forwards) - beside[0], int(result.backwards) - beside[1]])
     part.told = {"flags": list(getattr(result, "flags", ()))}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]

@@ -165,7 +165,7 @@ def look(
     problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
     AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
     """
-    before = classifier.forwards, classifier.backwards
+    before = classifier.asked
     values, lower, unseen = _told(evidence, right)
     why = _hindrance(problem, len(chosen), int(right.sum()))
     if problem is None or why:
@@ -199,7 +199,7 @@ def look(
         lower[name] = max(at_least(marked, len(chosen)), lower.get(name, 0.0))
     unseen = {name: why for name, why in unseen.items() if name not in values}
     unseen |= _not_in({**values, **unseen}, _absent(problem))
-    spent = classifier.forwards - before[0], classifier.backwards - before[1]
+    spent = classifier.asked[0] - before[0], classifier.asked[1] - before[1]
     return _known(
         evidence, values, unseen, lower, samples=len(chosen), forwards=spent[0], backwards=spent[1],
         masked=masked,

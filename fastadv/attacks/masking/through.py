@@ -40,7 +40,7 @@ def look_through(
     own = look(classifier, problem, chosen, evidence, right, seed=seed, **options).with_flags(told)
     if other is None or problem is None or not own.flagged or not own.samples:
         return own
-    before = other.forwards, other.backwards
+    before = other.asked
     blind = torch.stack([each.blind for each in evidence]).any(0)[chosen]
     draws = rng.derive(seed, "indicators through")
     for broken in (probes.broken_by_pgd, lambda *given: ~probes.broken_by_square(*given)):
@@ -53,7 +53,7 @@ def look_through(
     given = [replace(each, unmoved=nothing, blind=each.blind & unseen) for each in evidence]
     options["raised"] = [name for name in own.flagged if name != "zero_gradient"]
     found = look(other, problem, chosen, given, right, seed=seed, **options)
-    spent = other.forwards - before[0], other.backwards - before[1]
+    spent = other.asked[0] - before[0], other.asked[1] - before[1]
     return replace(
         found,
         forwards=own.forwards + spent[0],
