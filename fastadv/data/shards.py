@@ -157,8 +157,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise CorruptFileError(
             f"{path}: expected the index of a constructed data set, got another file; delete it and run again"
         )
-    sealed = index.pop("seal", None)  # sets saved by earlier versions have none
-    if sealed not in (None, seal(index)):
+    if index.pop("seal", None) != seal(index):
         raise CorruptFileError(
             f"{path}: expected the contents that its hash names, got others: the file is damaged; "
             "delete it and run again"

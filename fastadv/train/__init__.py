@@ -3,7 +3,7 @@
 from fastadv.train import augment, recipes
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
-from fastadv.train.fit import epochs, fit, run
+from fastadv.train.fit import epochs, fit
 from fastadv.train.measuring import Measuring
 from fastadv.train.optim import Optimization
 from fastadv.train.ramp import Ramp
@@ -25,6 +25,5 @@ __all__ = [
     "epochs",
     "fit",
     "reports",
-    "run",
 ]
 __all__ += recipes.__all__

@@ -77,7 +77,7 @@ class Run:
     def _restore(self, state: checkpoint.State) -> None:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
-        self.steps.feed.waited = state.progress.get("waited", 0.0)  # earlier versions did not count
+        self.steps.feed.waited = state.progress["waited"]
         begun = len(self.done) + (self.step > 0)
         if begun > self.epochs:
             raise InputError(

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import Precision, tf32
-from fastadv.errors import InputError
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed, check_classes
@@ -53,15 +52,9 @@ class Losses:
 
         On a GPU it is checked only now and then.
         """
-        losses = share.by_cut(loss)
-        for each in losses:
-            if each.ndim:
-                raise InputError(
-                    "recipe: expected one number, the mean loss of the batch, "
-                    f"got shape {tuple(each.shape)}; average it"
-                )
         self.values[step] = share.total(
-            each.detach().double() * (part.count / of) for each, part in zip(losses, share.cut, strict=True)
+            each.detach().double() * (part.count / of)
+            for each, part in zip(share.by_cut(loss), share.cut, strict=True)
         )
         if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
             self.check()

@@ -12,7 +12,6 @@ from fastadv._checks import check_count, check_flag, check_number, check_share
 from fastadv._torch import BatchNorm, NormBase
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.runs.description import added, left_out
 from fastadv.train._optimizers import MakeOptimizer, bound, make
 from fastadv.train.ramp import Ramp, Trained
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
@@ -65,15 +64,15 @@ class Optimization:
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    norm_decay: bool = added(True)
-    rates: Mapping[str, float] | None = added(None)
+    norm_decay: bool = True
+    rates: Mapping[str, float] | None = None
     schedule: str | Schedule = DEFAULT
-    schedule_by: str = added("step")
+    schedule_by: str = "step"
     warm_up: float = 0.0
-    accumulate: int = added(1)
-    drop_last: bool = added(False)
-    batch_norm: str = added("batch")
-    batch_norm_momentum: float | None = added(None)
+    accumulate: int = 1
+    drop_last: bool = False
+    batch_norm: str = "batch"
+    batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
     ramp: Ramp | float | None = None
@@ -170,16 +169,11 @@ class Optimization:
                 f"{type(model).__name__} without; leave it out"
             )
 
-    def describe(self) -> dict[str, Any]:
-        """Return the options for a run's identity; newer options only where they differ from their default.
-
-        Returns:
-            A dictionary for JSON.
-        """
-        told = {field.name: getattr(self, field.name) for field in fields(self) if not left_out(self, field)}
-        rates = {"rates": self.given_rates} if "rates" in told else {}
-        apart = {"batch_norm": f"each of {processes.world()} processes"} if "batch_norm" in told else {}
-        return told | {"warm_up": self.warm_up or None} | rates | apart
+    def described(self) -> dict[str, Any]:
+        """Return the options, as JSON, for a run's identity."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        apart = f"each of {processes.world()} processes" if self.batch_norm == "process" else "batch"
+        return told | {"rates": self.given_rates, "batch_norm": apart}
 
     def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
         """Return the recipes of the first epochs, one each.

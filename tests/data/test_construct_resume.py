@@ -1,6 +1,5 @@
 """A construction that is killed, shared between processes, or resumed on damaged or foreign files."""
 
-import json
 import resource
 import shutil
 from pathlib import Path
@@ -12,7 +11,6 @@ from safetensors.torch import save_file
 
 from fastadv.data import load_constructed, verify_constructed
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_tensors
 from fastadv.runs.folder import RunFolder
 from tests.processes import program, succeed
 
@@ -93,23 +91,6 @@ def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
             toy_model(), toy_base(40), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS
         )
     assert not calls
-
-
-@pytest.mark.slow
-def test_sets_without_hashes_of_whole_files_still_load(done):
-    """As earlier versions wrote them: a digest of the tensors in the metadata, an index without a hash."""
-    wanted = load_constructed(done)
-    for path in shards(done):
-        tensors, metadata = load_tensors(path)
-        save_file(tensors, path, metadata)
-    index = json.loads((done / "index.json").read_text())
-    del index["seal"]
-    (done / "index.json").write_text(json.dumps(index))
-    assert torch.equal(load_constructed(done).x, wanted.x)
-    assert load_constructed(done).card == wanted.card
-    _flip_a_bit(done / "shard-00003.safetensors")
-    with pytest.raises(CorruptFileError, match=r"shard-00003.*digest"):
-        load_constructed(done)
 
 
 def test_finished_run_is_kept_as_it_is(done):

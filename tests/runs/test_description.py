@@ -1,7 +1,6 @@
 """What a run is: equal descriptions for equal runs, in any process, and different ones for any other."""
 
 import argparse
-import dataclasses
 import enum
 import functools
 import json
@@ -24,7 +23,6 @@ from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import (
-    added,
     check_described,
     describe,
     describe_data,
@@ -407,16 +405,3 @@ def test_data_is_read_whole_by_the_first_process_and_in_part_by_the_others(monke
     scaled.scale = torch.tensor(2.0)
     describe_shared(scaled)
     assert compared[-1] != compared[0]
-
-
-def test_a_field_that_was_added_is_left_out_at_its_default():
-    """Folders from before there was such a field know their run; another value is told."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Later:
-        old: int = 1
-        new: bool = added(True)
-
-    told = describe(Later(), identity="a")
-    assert (told["old"], told["new"]) == (1, None)
-    assert describe(Later(new=False), identity="a")["new"] is False

@@ -21,7 +21,7 @@ from fastadv.train import (
     fit,
 )
 from fastadv.train._feed import Feed
-from fastadv.train._share import Share
+from fastadv.train._share import Passes, Share
 
 from .nets import assert_same, images, net
 
@@ -120,7 +120,7 @@ def test_what_one_pass_needs_is_gone_when_the_next_begins():
 def test_passes_hold_each_row_once_whoever_owns_it(world, size):
     rows, met = torch.arange(size), []
     for rank in range(world):
-        share = Share(size, rank, world, rows=4)
+        share = Passes(size, rank, world, rows=4)
         own = Share(size, rank, world).own(rows)
         parts = share.split(own)
         assert torch.equal(share.joined(parts), own)

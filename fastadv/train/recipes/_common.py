@@ -21,7 +21,6 @@ from fastadv.engine.precision import Precision
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
-from fastadv.runs.description import added
 from fastadv.threat import Threat
 from fastadv.train.recipes._mixed import of_mixed
 from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
@@ -250,7 +249,7 @@ class NearPredictions(Crafted):
     step_size: float | None = None
     beta: float = 6.0
     label_smoothing: float = 0.0
-    start: str = added("near")
+    start: str = "near"
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_flag, check_number
 from fastadv.errors import InputError
-from fastadv.runs.description import added
 from fastadv.threat import L0, L1, L2, Threat
 from fastadv.train.recipes._common import (
     ascent,
@@ -71,10 +70,10 @@ class FastTraining(Crafted):
     step_size: float | None = None
     noise: float | None = None
     label_smoothing: float = 0.0
-    clamp_start: bool = added(True)
+    clamp_start: bool = True
     start_length: str | None = None
-    craft_smoothing: float = added(0.0)
-    statistics: str = added("adversarial")
+    craft_smoothing: float = 0.0
+    statistics: str = "adversarial"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.runs.description import added
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import (
     ascent,
@@ -68,9 +67,9 @@ class PGDTraining(Crafted):
     loss: str | Callable[..., Tensor] = "ce"
     weight: float = 0.0
     label_smoothing: float = 0.0
-    craft_smoothing: float = added(0.0)
-    start_length: str = added("ball")
-    statistics: str = added("adversarial")
+    craft_smoothing: float = 0.0
+    start_length: str = "ball"
+    statistics: str = "adversarial"
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
