@@ -29,23 +29,12 @@ _OPTIONS = {"cifar10c": _CORRUPTED, "cifar100c": _CORRUPTED, "imagenet": ("prepr
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows.
-
-    Returns:
-        A tuple of names.
-    """
+    """Return the names that `load` knows."""
     return _NAMES
 
 
 def is_named(text: str) -> bool:
-    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3.
-
-    Args:
-        text: the text.
-
-    Returns:
-        True where it is.
-    """
+    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3."""
     return text.partition(":")[0] in _NAMES
 
 

@@ -138,9 +138,6 @@ class FolderSet(Images):
         Args:
             positions: int [M], at least one, in the order wanted.
 
-        Returns:
-            A set of the same kind.
-
         Raises:
             InputError: a position is out of range, or there is none.
         """
@@ -156,21 +153,15 @@ class FolderSet(Images):
         return part
 
     def pixels(self, position: int) -> Tensor:
-        """Return one image.
+        """Return one image, uint8 [3, H, W].
 
         Args:
             position: its number in the set.
-
-        Returns:
-            uint8 [3, H, W].
         """
         return read_image(self.paths[position], self.size)
 
     def in_memory(self) -> ImageSet:
         """Return all images, read and decoded once.
-
-        Returns:
-            An `ImageSet`.
 
         Raises:
             InputError: images differ in shape.

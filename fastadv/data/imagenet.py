@@ -59,20 +59,11 @@ def imagenet(
 ) -> NamedImages:
     """Read validation images of ImageNet, root/val/nXXXXXXXX/*.JPEG, lazily and in the order of a list.
 
-    Args:
-        root: the folder.
-        split: "val"; the training split is not supported.
-        size: None; `preprocessing` decides the size.
-        preprocessing: "Res256Crop224", "BicubicRes256Crop224", "Res224", "Crop288" or "none"; each entry of
-            RobustBench names its own.
-        ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
+    preprocessing: one of `PREPROCESSINGS`; each entry of RobustBench names its own, which decides the size.
+    ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
 
-    Returns:
-        The images. Labels are the places of the class folders in alphabetical order.
-
-    Raises:
-        InputError: another split, a size, or an unknown preprocessing; the class folders are not the 1,000 of
-            ImageNet; an image is missing or named twice.
+    Labels are the places of the class folders in alphabetical order. InputError for another split, a size,
+    other class folders than the 1,000 of ImageNet, and an image that is missing or named twice.
     """
     if split != "test":
         raise InputError(f"imagenet: the named images are of the validation set, got split {split!r}")

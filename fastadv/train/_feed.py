@@ -22,8 +22,7 @@ from fastadv.runs import processes
 from fastadv.train._mixing import Mixing, partners
 from fastadv.train._share import PARTS, Parts, Passes, Share
 from fastadv.train.augment import Augmentation
-from fastadv.train.recipes._common import frozen_twin
-from fastadv.train.recipes._mixed import check_soft
+from fastadv.train.recipes._common import check_soft, frozen_twin
 
 logger = logging.getLogger("fastadv")
 

@@ -13,6 +13,7 @@ from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.measuring import Measures
+from fastadv.train.optim import describe_options
 from fastadv.train.ramp import Ramp
 
 
@@ -34,7 +35,7 @@ def describe_run(
         "batch_size": feed.batch_size,
         "optimizer": describe(optimizer, model, identity),
         "learning_rate": learning_rate,
-        **optimization.described(),
+        **describe_options(optimization),
         "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
         "schedule": describe(optimization.schedule, model, identity),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),

@@ -23,8 +23,7 @@ from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization, batch_norms
 from fastadv.train.recipes import OwnStep, Recipe, Step
-from fastadv.train.recipes._common import Twins
-from fastadv.train.recipes._mixed import check_soft
+from fastadv.train.recipes._common import Twins, check_soft
 from fastadv.train.recipes.base import take_step
 
 # steps between two checks on a GPU: each check waits for the device

@@ -27,12 +27,12 @@ from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
-from fastadv.train.ending import Ending
-from fastadv.train.execution import Execution
+from fastadv.train.ending import Ending, check_ending
+from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import Optimization, make_optimizer, make_schedule
+from fastadv.train.optim import Optimization, check_norms, first_recipes, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
-from fastadv.train.recipes._mixed import check_mixed
+from fastadv.train.recipes._common import check_mixed
 from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
 
@@ -196,19 +196,19 @@ def _begun(
         _check_options(progress, optimization, measuring, ending, execution)
         model = _without_wrapper(model)
         _check_set(train_set, recipe)
-        ending.check(attacked=bool(test_attacks))
+        check_ending(ending, attacked=bool(test_attacks))
         measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
         if augmentation is not None and augmentation.mixing is not None:
             check_mixed(recipe)
-        ramped = optimization.ramped(recipe, epochs)
+        ramped = first_recipes(optimization, recipe, epochs)
 
         if device is not None:
             model.to(_device(device))
-        optimization.check_model(model)
+        check_norms(optimization, model)
         made = make_optimizer(model, optimizer, rate, optimization, kept=run_dir is not None)
         place = next(model.parameters()).device
-        execution.check(model, recipe, place, run_dir)
+        check_execution(execution, model, recipe, place, run_dir)
         sets = {"train_set": train_set, "test_set": test_set, "validation_set": measuring.validation_set}
         classes = check_sets(model, sets, augmentation, place, recipe)
         feed = Feed(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import FolderSet, ImageSet, construct, load_constructed
-from fastadv.data.construct._pixels import verify
+from fastadv.data.construct._build import verify
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
 

@@ -22,13 +22,10 @@ from fastadv.train import (
     Standard,
     fit,
 )
-from fastadv.train._color import color
 from fastadv.train._feed import Feed
 from fastadv.train._mixing import CutMix, MixUp
-from fastadv.train._resized_crop import random_resized_crop
-from fastadv.train.augment import make_augment
-from fastadv.train.recipes._common import smoothed
-from fastadv.train.recipes._mixed import of_mixed
+from fastadv.train.augment import color, make_augment, random_resized_crop
+from fastadv.train.recipes._common import of_mixed, smoothed
 
 from .nets import images, net
 

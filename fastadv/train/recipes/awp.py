@@ -10,13 +10,13 @@ from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
-from fastadv.train.recipes.base import BatchPart, Crafted, Recipe, Step
+from fastadv.train.recipes.base import BatchPart, Crafted, OwnStep, Recipe, Step
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
 
 @dataclass(frozen=True)
-class AWP:
+class AWP(OwnStep):
     """Train on the loss of a recipe at weights that first moved against it (adversarial weight perturbation).
 
     The weights are w + v, where `v = gamma · |w| · g / |g|` layer by layer. g is the gradient of the recipe's
@@ -58,14 +58,6 @@ class AWP:
         check_count("warmup", self.warmup, 0)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the weights, by the gradient at the perturbed weights.
-
-        Args:
-            at: the batch.
-
-        Returns:
-            The mean loss of each part of the batch.
-        """
         loss_at = at.each(self._made)
         if at.epoch <= self.warmup:
             losses = at.backward_each(_taken, loss_at)

@@ -111,16 +111,13 @@ class Step(BatchPart):
     samples: SampleRows = field(default_factory=lambda: SampleRows(0))
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """Call a function for each part of the batch that passes separately.
+        """Return what a function gives for each part of the batch that passes separately.
 
         There is one part, this step, unless the batch is cut. What torch draws is then keyed by part.
 
         Args:
             do: called as do(part), or with `held` as do(part, its element of each).
             held: sequences with an element for each part.
-
-        Returns:
-            The results, one for each part.
         """
         if not self.share.is_cut:
             return [do(self, *(each[0] for each in held))]
@@ -149,9 +146,8 @@ class Step(BatchPart):
         """Compute fresh gradients of the losses do(part), as of `each`.
 
         Args:
-            do: called as do(part), or with `held` as do(part, its element of each); returns the mean loss of
-                the part.
-            held: sequences with an element for each part.
+            do: as in `each`; returns the mean loss of the part.
+            held: as in `each`.
 
         Returns:
             The losses, detached.
@@ -212,14 +208,11 @@ class Step(BatchPart):
         return loss if self.scale is None else self.scale.scaled(loss)
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Compute the gradient of a loss with respect to some weights.
+        """Return the gradient of a loss for each of some weights; None where it does not depend on one.
 
         Args:
             loss: the mean over the batch, or a list with that of each part.
             weights: parameters of the model.
-
-        Returns:
-            A gradient for each of them; None where the loss does not depend on it.
         """
         own = (
             torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
@@ -249,13 +242,10 @@ class OwnStep(Protocol):
     """
 
     def step(self, at: Step) -> Means:
-        """Train on one batch.
+        """Return the mean loss of a batch, for the report, after training on it.
 
         Args:
             at: the batch.
-
-        Returns:
-            The batch's mean loss, for the report.
         """
         ...
 
@@ -376,7 +366,7 @@ class Crafted:
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """Craft x_adv, without a gradient. The model's modes, gradients and statistics are not changed.
+        """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change.
 
         Args:
             model: the model that trains.
@@ -384,23 +374,17 @@ class Crafted:
             y: int [B], labels, or probabilities [B, K].
             ids: int [B], sample numbers; None is 0 to B - 1.
             seed: of the noise, together with the ids.
-
-        Returns:
-            x_adv, like x.
         """
         raise NotImplementedError
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        """Return the loss of the model in its own mode, the mean over the batch.
+        """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch.
 
         Args:
             model: the model that trains.
             x: floating [B, ...].
             y: int [B], labels, or probabilities [B, K].
             x_adv: like x, what `craft` returned.
-
-        Returns:
-            A differentiable scalar.
         """
         raise NotImplementedError
 

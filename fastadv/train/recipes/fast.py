@@ -44,8 +44,7 @@ class FastTraining(Crafted):
             radius, never between.
         start_length: the `length` of `Threat.random_start`. None is "uniform" for L2 and L1: noise that is
             uniform in the ball lies almost on the sphere, too alike for a single step.
-        craft_smoothing: of the labels in the attack, in [0, 1).
-        statistics: of BatchNorm, "adversarial" or "both", as in `PGDTraining`.
+        others: as in `PGDTraining`.
 
     Raises:
         InputError: another method, a step size without effect, noise < 0, noise > 1 with "rs", an infinite
