@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastadv.data import ImageSet, load
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import CorruptFileError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 3, 32, 32), dtype=np.uint8)
 
@@ -80,11 +80,3 @@ def test_files_with_a_wrong_sum_are_never_read(cifar100: Path, svhn: Path) -> No
     (svhn / "test_32x32.mat").write_bytes(b"short")
     with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete it"):
         load("svhn", "test", svhn)
-
-
-@pytest.mark.parametrize(
-    ("name", "layout"), [("cifar100", "cifar-100-python/"), ("svhn", "svhn/test_32x32.mat")]
-)
-def test_missing_files_say_what_belongs_where(name: str, layout: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{name}: expected {layout} below {tmp_path}, got none"):
-        load(name, "test", tmp_path, download=False)

@@ -1,6 +1,5 @@
 """Images in memory."""
 
-import json
 from typing import Any
 
 import pytest
@@ -38,12 +37,6 @@ def test_a_subset_keeps_the_order_asked_for() -> None:
     assert torch.equal(dataset.subset(torch.tensor([1], dtype=torch.int32)).x, dataset.x[1:2])
 
 
-@pytest.mark.parametrize("positions", [[], [6], [-1], [[0, 1]], [0.5], [True] * 6])
-def test_positions_that_are_none_are_refused(positions: Any) -> None:
-    with pytest.raises(InputError, match=r"position|at least one image"):
-        small().subset(positions)
-
-
 def test_the_hash_knows_every_pixel_label_and_place() -> None:
     dataset, x, y = small(), small().x.clone(), small().y.clone()
     x[5, 0, 3, 3] ^= 1
@@ -56,13 +49,6 @@ def test_the_hash_knows_every_pixel_label_and_place() -> None:
     }
     assert len(hashes) == 4
     assert small().data_hash == dataset.data_hash
-
-
-def test_its_description_goes_into_a_card() -> None:
-    assert json.loads(json.dumps(small(note="copies").describe())) == {
-        "name": "small", "samples": 6, "shape": [1, 4, 4], "classes": ["zero", "one"], "note": "copies",
-        "data_hash": small().data_hash,
-    }  # fmt: skip
 
 
 def pixel(value: float) -> torch.Tensor:

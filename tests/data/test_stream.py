@@ -42,11 +42,6 @@ def test_batches_are_cut_anew_and_none_is_lost(sizes, skip):
     assert [len(part[1]) for part in parts[:-1]] == [4] * (len(parts) - 1)
 
 
-def test_a_stream_that_ends_in_what_is_skipped_says_where():
-    with pytest.raises(InputError, match="23 images in epoch 1, got a stream that ended after 7 "):
-        read(Stream(lambda epoch: chunks(7, 16)(epoch)[:1], 23), skip=12)
-
-
 def test_loaders_and_mappings_are_streams_and_what_is_too_much_is_left():
     loader = DataLoader(Shards(), batch_size=7)
     for source in (loader, Shards(), lambda epoch: loader):

@@ -64,13 +64,6 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
     assert noticed > 0.95 * len(whole)
 
 
-def test_equal_contents_make_equal_files(tmp_path):
-    save_tensors(tmp_path / "a", TENSORS, METADATA)
-    for turn in range(10):
-        save_tensors(tmp_path / "b", dict(reversed(TENSORS.items())), dict(reversed(METADATA.items())))
-        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes(), turn
-
-
 @pytest.mark.parametrize("metadata", [None, {"card": "{}", "format": "pt"}])
 def test_files_without_hashes_are_taken_as_they_are(tmp_path, metadata):
     safetensors.torch.save_file(TENSORS, tmp_path / "a", metadata)
@@ -121,14 +114,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
-
-
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    with atomic_write(tmp_path / "a") as first, atomic_write(tmp_path / "a") as second:
-        assert first != second
-        first.write_text("1")
-        second.write_text("2")
-    assert (tmp_path / "a").read_text() == "1"
 
 
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):

@@ -86,11 +86,3 @@ def test_differences_are_named_by_their_places_and_the_first_three_told():
     assert "another h (old there, new here) and 1 more; resume" in said
     with pytest.raises(InputError, match=r"another c \(1 there, 2 here\); resume"):
         check_same(Path("file"), dict.fromkeys("abc", 1), dict.fromkeys("abc", 2))
-
-
-def test_what_only_one_of_them_has_is_a_difference_unless_it_is_none():
-    for stored, now in (({"a": {}}, {"a": {"b": 1}}), ({"a": {"b": 1}}, {"a": {}}), ({}, {"a": 1})):
-        with pytest.raises(InputError, match="another a"):
-            check_same(Path("file"), stored, now)
-    for stored, now in (({}, {}), ({"seed": None}, {}), ({"a": {"b": None}}, {"a": {}})):
-        check_same(Path("file"), {"model": 1} | stored, {"model": 1} | now)

@@ -33,13 +33,6 @@ def test_a_folder_belongs_to_one_run_until_it_is_closed(tmp_path):
     assert os.listdir(folder.path) == []
 
 
-def test_a_folder_that_nobody_holds_any_more_is_free(tmp_path):
-    folder = RunFolder(tmp_path)
-    refused(tmp_path)
-    del folder
-    RunFolder(tmp_path).close()
-
-
 def test_an_error_of_the_run_frees_the_folder_even_while_it_is_held_on_to(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught, RunFolder(tmp_path):
         raise ZeroDivisionError
@@ -114,12 +107,3 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
         RunFolder(tmp_path)
     monkeypatch.undo()
     RunFolder(tmp_path).close()
-
-
-def test_file_systems_without_locks_are_used_all_the_same(tmp_path, monkeypatch):
-    def unsupported(handle, kind):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", unsupported)
-    with RunFolder(tmp_path), RunFolder(tmp_path, shared=True):
-        pass

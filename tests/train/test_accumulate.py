@@ -170,15 +170,3 @@ def test_one_process_normalizes_by_the_whole_batch_in_either_way():
     for without in (smooth(), still):
         with pytest.raises(InputError, match="batch_norm: expected a model with BatchNorm in train mode"):
             fit(without, images(), Standard(), epochs=1, optimization=apart)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"accumulate": 0}, {"accumulate": 1.5}, {"drop_last": 1}, {"batch_norm_momentum": 0.0},
-     {"batch_norm": "sync"}, {"batch_norm_momentum": 1.1}, {"norm_decay": None}, {"schedule_by": "batch"},
-     {"rates": {}}, {"rates": {"a": 0}}, {"rates": [("a", 1)]}],
-    ids=str,
-)  # fmt: skip
-def test_wrong_options_are_named(options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        Optimization(**options)

@@ -17,7 +17,6 @@ from fastadv.train import (
     FreeTraining,
     GradAlign,
     NuAT,
-    Optimization,
     PGDTraining,
     Standard,
     fit,
@@ -152,11 +151,6 @@ def test_who_cannot_take_mixed_labels_is_refused_before_the_first_step():
             CutMix(most)
 
 
-def test_mixing_by_drop_last_and_accumulate_goes_on():
-    options = Optimization(accumulate=3, drop_last=True)
-    assert fit(net(), images(), Standard(), epochs=1, batch_size=5, augment="cutmix", optimization=options)
-
-
 def test_a_window_of_the_whole_image_is_the_image_and_others_are_within():
     x = torch.rand(60, 2, 8, 12, generator=torch.Generator().manual_seed(0))
     ids = torch.arange(60)
@@ -220,16 +214,3 @@ def test_colors_are_those_of_torchvision():
     gray = color(x[:, :1], ids=ids, seed=7)
     assert gray.shape == (6, 1, 5, 5)
     assert torch.equal(color(x[2:3], ids=ids[2:3], seed=7), color(x, ids=ids, seed=7)[2:3])
-
-
-@pytest.mark.parametrize(
-    ("function", "options"),
-    [(color, {"brightness": -1}), (random_resized_crop, {"least": 0.9, "most": 0.5}),
-     (random_resized_crop, {"ratio": 0.5}), (random_resized_crop, {"most": 2})],
-)  # fmt: skip
-def test_wrong_options_are_refused(function, options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        function(torch.rand(2, 3, 4, 4), ids=torch.arange(2), seed=0, **options)
-    for x in (torch.rand(2, 12), torch.ones(2, 3, 4, 4, dtype=torch.uint8)):
-        with pytest.raises(InputError, match="expected images"):
-            function(x, ids=torch.arange(2), seed=0)

@@ -326,16 +326,3 @@ def test_scripted_models_are_attacked_with_their_present_weights():
             optimizer.step()
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
     torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
-
-
-@pytest.mark.slow
-def test_a_compiled_forward_leaves_statistics_to_training():
-    x, y, ids = batch()
-    model = net().train()
-    model.forward = torch.compile(model.forward, backend="eager")
-    plain = net().train()
-    model[4].p = plain[4].p = 0.0
-    recipe = PGDTraining(THREAT, steps=3)
-    torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
-    assert model[1].num_batches_tracked == 1
-    torch.testing.assert_close(model[1].running_mean, plain[1].running_mean)
