@@ -8,16 +8,12 @@ from torch.nn.functional import interpolate
 
 from fastadv.data._places import data_folder
 from fastadv.data.cifar10 import cifar10
-from fastadv.data.cifar100 import cifar100
 from fastadv.data.cifar_c import SETS, cifar_c
 from fastadv.data.digits import digits
-from fastadv.data.folder import FolderSet
-from fastadv.data.imagefolder import imagefolder
-from fastadv.data.imagenet import imagenet
+from fastadv.data.folder import FolderSet, imagefolder
+from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.mnist import mnist
-from fastadv.data.restricted_imagenet import restricted_imagenet
-from fastadv.data.svhn import svhn
+from fastadv.data.published import cifar100, mnist, svhn
 from fastadv.errors import InputError
 
 # what is read from a folder that the user must name: images as files

@@ -131,19 +131,6 @@ def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: 
         list(batches(Listed([(image, label)]), 2))
 
 
-@pytest.mark.parametrize(
-    ("item", "got"),
-    [
-        ({"image": torch.zeros(3, 4, 4), "label": 0}, "a dict with image, label"),
-        ((torch.zeros(3, 4, 4), 0, 0), "a tuple of 3"),
-        (torch.zeros(2, 4, 4), "a Tensor"),
-    ],
-)
-def test_items_that_are_no_pairs_are_refused(item: Any, got: str) -> None:
-    with pytest.raises(InputError, match=rf"sample 0: expected a pair .* got {got}; pick .* fa.data.pairs"):
-        list(batches(Listed([item]), 2))
-
-
 @pytest.mark.slow
 def test_a_reader_keeps_its_processes_and_follows_every_order_and_seed() -> None:
     kept = Reader(Drawing(), 4, 1, kept=True)

@@ -75,5 +75,5 @@ def test_the_original_is_preferred_and_keeps_its_order(copies: Path, monkeypatch
 def test_original_files_with_a_wrong_sum_are_never_unpickled(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"cos\nabort\n(tR.")
-    with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete the folder"):
+    with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete them"):
         read(tmp_path)

@@ -75,8 +75,8 @@ def test_svhn_keeps_its_order_and_calls_the_digit_0_so(svhn: Path) -> None:
 def test_files_with_a_wrong_sum_are_never_read(cifar100: Path, svhn: Path) -> None:
     with (cifar100 / "cifar-100-python" / "test").open("ab") as file:
         file.write(b"more")
-    with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete the folder"):
+    with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete them"):
         load("cifar100", "test", cifar100)
     (svhn / "test_32x32.mat").write_bytes(b"short")
-    with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete it"):
+    with pytest.raises(CorruptFileError, match="MD5 sum is wrong; delete them"):
         load("svhn", "test", svhn)

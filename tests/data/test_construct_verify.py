@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.data import ConstructedSet, ImageSet, load_constructed, verify_constructed
+from fastadv.data import ImageSet, load_constructed, verify_constructed
 from fastadv.data.construct import verify
 from fastadv.data.shards import read_shards, shard_name, write_index, write_shard
 from fastadv.errors import CorruptFileError, InputError
@@ -258,16 +258,3 @@ def test_logits_that_are_equal_up_to_the_rounding_of_their_format_are_no_differe
     # a tenth below the two is no rounding
     falsify(tmp_path, lambda tensors, *_: tensors["predicted"].fill_(2), remeasured=True)
     check(tmp_path, "class that the model gives: 22 differ", named=True, model=model, batch_size=11)
-
-
-def test_a_saved_set_and_progress(tmp_path):
-    made = random_target(toy_model(), toy_base(20), **OPTIONS)
-    assert isinstance(made, ConstructedSet)
-    made.save(tmp_path)
-    calls: list[tuple[int, int]] = []
-    verify_constructed(
-        tmp_path, toy_base(20), toy_model(), batch_size=15, progress=lambda *done: calls.append(done)
-    )
-    assert calls == [(15, 40), (20, 40), (35, 40), (40, 40)]
-    with pytest.raises(InputError, match="batch_size"):
-        verify_constructed(tmp_path, batch_size=0)

@@ -94,19 +94,3 @@ def test_some_classes_alone_are_numbered_anew() -> None:
     assert part.y.tolist() == [1, 0, 0, 1]
     assert (part.classes, part.name, part.note) == (("d", "a"), "small, d against a", "n")
     assert part.y.dtype == torch.int64
-
-
-@pytest.mark.parametrize(
-    ("classes", "wanted"),
-    [
-        ([3], "two or more different classes from 0 to 4, got"),
-        ([3, 3], "two or more different classes"),
-        ([0, 5], "two or more different classes"),
-        ([-1, 0], "two or more different classes"),
-        ([0, 4], "images of every class, got none of e"),
-    ],
-)
-def test_classes_that_cannot_be_taken_alone(classes: list[int], wanted: str) -> None:
-    dataset = small(y=torch.tensor([2, 0, 3, 1, 3, 0]), classes=["a", "b", "c", "d", "e"])
-    with pytest.raises(InputError, match=f"small: expected {wanted}"):
-        dataset.only(classes)

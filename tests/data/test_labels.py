@@ -109,16 +109,6 @@ def test_map_style_sets_and_mappings_give_probabilities(label):
     assert torch.cat([part[1] for part in stream.read(1, torch.arange(N), 4)]).equal(y)
 
 
-def test_labels_of_two_kinds_in_a_set_are_refused():
-    rows = [(torch.rand(1, 4, 4), row) for row in soft(4)] + [(torch.rand(1, 4, 4), 2)]
-    with pytest.raises(
-        InputError, match=r"labels of one kind, classes or probabilities, got shapes \[\] and \[3\]"
-    ):
-        list(batches(pairs(rows, 0, 1), 5))
-    with pytest.raises(InputError, match=r"stream: expected labels of one type and shape, got torch.int64"):
-        list(Stream(rows, 5).read(1, torch.arange(5), 5))
-
-
 def save(path, label, seed=0):
     noise = np.random.default_rng(seed)
     np.savez(path, image=noise.integers(0, 256, (len(label), 4, 4, 1), dtype=np.uint8), label=label)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastadv.data import FolderSet, load
-from fastadv.data.restricted_imagenet import SUPER_CLASSES
+from fastadv.data.imagenet import SUPER_CLASSES
 from fastadv.errors import InputError
 
 

@@ -128,24 +128,6 @@ def test_what_goes_wrong_in_a_stream_is_said_and_the_checkpoint_kept(tmp_path, s
     assert [report.epoch for report in past] == [2]
 
 
-@pytest.mark.parametrize(
-    ("label", "match"),
-    [
-        (lambda y: nn.functional.one_hot(y, 3) * 0.9, "item 0 of epoch 1: expected probabilities .* sum 0.9"),
-        (
-            lambda y: nn.functional.one_hot(y, 4).float(),
-            "train_set: expected probabilities of 3 classes, got 4",
-        ),
-        (lambda y: y[:2], "integer labels"),
-        (lambda y: y > 0, "integer labels"),
-        (lambda y: ["cat"] * len(y), "expected integer labels, got list"),
-    ],
-)
-def test_labels_that_are_no_classes_are_refused_at_the_call(label, match):
-    with pytest.raises(InputError, match=match):
-        train(Stream(chunks(23, label=label), 23))
-
-
 def test_what_is_no_stream_or_needs_numbers_is_refused():
     for source in (iter([]), 3):
         with pytest.raises(InputError, match="begins anew in every epoch, got"):

@@ -13,7 +13,6 @@ from fastadv.runs.files import (
     atomic_write,
     digest,
     load_tensors,
-    read_json,
     remove_parts,
     save_tensors,
     write_json,
@@ -140,12 +139,3 @@ def test_errors_of_writing_name_the_file_and_say_what_is_left(tmp_path):
     path.write_text("")
     with pytest.raises(OSError, match="the previous one is kept: free some space and resume"), writing(path):
         raise OSError(28, "full")
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"1" * 5000, b"[" * 99_999])
-def test_json_that_does_not_parse(tmp_path, content):
-    (tmp_path / "a").write_bytes(content)
-    with pytest.raises(CorruptFileError, match="expected JSON"):
-        read_json(tmp_path / "a")
-    write_json(tmp_path / "a", {"b": [1]})
-    assert read_json(tmp_path / "a") == {"b": [1]}

@@ -90,13 +90,6 @@ def test_several_processes_share_a_folder_and_leave_each_others_files_alone(tmp_
     assert os.listdir(tmp_path) == []
 
 
-def test_half_written_files_are_removed_on_opening_and_others_stay(tmp_path):
-    for name in (LEFT, ".model.safetensors.ffffffff.part", "notes.txt", ".hidden"):
-        (tmp_path / name).write_text("")
-    with RunFolder(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".hidden", "notes.txt"]
-
-
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in ("file", "file/inner"):
