@@ -138,8 +138,7 @@ class EndingOptions(Panel, title="Ending"):
         None, "Stop after this many epochs without improvement in robust accuracy."
     )
     on_alarm: Action = o.option(
-        "warn",
-        "When robustness collapses or keeps falling: warn, stop, or rewind to the best weights.",
+        "warn", "When robustness collapses or keeps falling: warn, stop, or rewind to the best weights."
     )
 
     def ending(self) -> Ending:

@@ -188,13 +188,7 @@ class ImageSet(Held):
     """
 
     def __init__(
-        self,
-        x: Tensor | MappedRows,
-        y: Tensor,
-        classes: Sequence[str] | int,
-        name: str,
-        *,
-        note: str = "",
+        self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = ""
     ) -> None:
         soft = y.is_floating_point() and y.ndim == 2
         if len(x.shape) != 4 or y.ndim != 1 + soft or len(x) != len(y):

@@ -185,13 +185,7 @@ def _luminance(x: Tensor) -> Tensor:
 
 
 def random_resized_crop(
-    x: Tensor,
-    *,
-    ids: Tensor,
-    seed: int,
-    least: float = 0.08,
-    most: float = 1.0,
-    ratio: float = 4 / 3,
+    x: Tensor, *, ids: Tensor, seed: int, least: float = 0.08, most: float = 1.0, ratio: float = 4 / 3
 ) -> Tensor:
     """Stretch a random window to the size of the image, bilinearly.
 

@@ -113,15 +113,9 @@ def test_columns_of_text_are_no_labels():
 @pytest.mark.parametrize(
     ("item", "match"),
     [
-        (
-            {"img": X[0], "label": 0},
-            "expected 'image' in each item, got dict with img, label; name",
-        ),
+        ({"img": X[0], "label": 0}, "expected 'image' in each item, got dict with img, label; name"),
         ((X[0], 0), "expected 'image' in each item, got tuple with places 0 to 1"),
-        (
-            {"image": "a.png", "label": 0},
-            "expected the image as a tensor .* got str; turn it with",
-        ),
+        ({"image": "a.png", "label": 0}, "expected the image as a tensor .* got str; turn it with"),
     ],
 )
 def test_items_without_the_parts_are_refused(item, match):

@@ -105,10 +105,7 @@ def damaged(x):
 @pytest.mark.parametrize(
     ("second", "match"),
     [
-        (
-            lambda: [(DATA.x[:19], DATA.y[:19])],
-            "23 images in epoch 2, got a stream that ended after 19",
-        ),
+        (lambda: [(DATA.x[:19], DATA.y[:19])], "23 images in epoch 2, got a stream that ended after 19"),
         (lambda: None, "a function of the epoch that returns a loader .* got one that returns NoneType"),
         (lambda: [(damaged(DATA.x), DATA.y)], "item 0 of epoch 2: expected finite pixels, got NaN"),
         (lambda: [(DATA.x, DATA.y + 9)], "expected labels from 0 to 2"),

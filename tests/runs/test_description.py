@@ -22,13 +22,7 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import (
-    check_described,
-    describe,
-    describe_data,
-    describe_model,
-    describe_shared,
-)
+from fastadv.runs.description import check_described, describe, describe_data, describe_model, describe_shared
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny

@@ -36,8 +36,7 @@ def test_probes_agree_within_rounding_and_not_beyond():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "share"),
-    [(None, 1e-3), (torch.float32, 1e-3), (torch.float16, 0.05), (torch.bfloat16, 0.05)],
+    ("dtype", "share"), [(None, 1e-3), (torch.float32, 1e-3), (torch.float16, 0.05), (torch.bfloat16, 0.05)]
 )
 def test_a_probe_may_differ_by_a_fixed_share_of_the_spread(dtype, share):
     """Of outputs that are all 5, the spread is 5."""
