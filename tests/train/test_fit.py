@@ -157,7 +157,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
         "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
-        "craft_smoothing": 0.0, "start_length": "ball", "statistics": "adversarial",
+        "statistics": "adversarial",
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 
@@ -200,7 +200,7 @@ BAD = {
     "attacks": [{"test_set": images(3), "test_attacks": {"pgd": 0.3}}],
     "seed": [{"seed": seed} for seed in (-1, 0.5, 1 << 63)],
     "recipe": [{"recipe": recipe} for recipe in
-               ("pgd", Standard, lambda model, x, y: model(x).sum(), AWP(Standard(), warmup=1).step)],
+               ("pgd", Standard, lambda model, x, y: model(x).sum(), AWP(Standard()).step)],
     "device": [{"device": "tpu"}, {"device": "nothing:0"}],
 }  # fmt: skip
 

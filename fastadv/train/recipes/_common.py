@@ -146,39 +146,6 @@ def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> 
     return cross_entropy(logits, y, label_smoothing=smoothing)
 
 
-STATISTICS = ("adversarial", "both")
-
-
-def check_crafting(smoothing: float, loss: Loss, statistics: str, weight: float = 0.0) -> None:
-    """Raise InputError unless examples can ascend `loss` so smoothed, and BatchNorm see such batches."""
-    if check_share("craft_smoothing", smoothing, zero=True) and loss != "ce":
-        raise InputError(f"craft_smoothing: expected 0 with the loss {loss!r}, got {smoothing}; leave it out")
-    if statistics not in STATISTICS:
-        raise InputError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}")
-    if statistics == "both" and weight > 0:
-        raise InputError(
-            f"statistics: expected 'adversarial' where the loss sees clean images (weight {weight:g}), "
-            "got 'both'; leave it out"
-        )
-
-
-def smoothed(loss: Loss, smoothing: float, y: Tensor) -> Loss:
-    """Return what examples ascend: `loss`, or the cross-entropy with smoothed labels; y may be mixed."""
-
-    def each(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        wanted = y.to(logits) if y.is_floating_point() else labels
-        return cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
-
-    return each if smoothing else loss
-
-
-def see_clean(model: nn.Module, x: Tensor, statistics: str) -> None:
-    """Let BatchNorm see clean images too, where `statistics` asks for both."""
-    if statistics == "both":
-        with torch.no_grad():
-            model(x)
-
-
 @contextmanager
 def running_statistics(model: nn.Module) -> Iterator[None]:
     """Put layers that normalize by statistics of the batch in eval mode, inside."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
@@ -30,10 +30,9 @@ class AWP(OwnStep):
         recipe: the recipe whose loss is taken.
         gamma: the size of the perturbation relative to the weights, > 0; 0.01 as in the paper, which has
             0.005 around TRADES.
-        warmup: epochs of the recipe alone first, >= 0.
 
     Raises:
-        InputError: gamma is not positive, warmup < 0, or the recipe owns its step.
+        InputError: gamma is not positive, or the recipe owns its step.
 
     Example:
         >>> import fastadv as fa
@@ -49,25 +48,20 @@ class AWP(OwnStep):
 
     recipe: Recipe
     gamma: float = 0.01
-    warmup: int = 0
 
     def __post_init__(self) -> None:
         check_loss_recipe(self.recipe, "AWP")
         if check_number("gamma", self.gamma) <= 0:
             raise InputError(f"gamma: expected a number > 0, got {self.gamma!r}; leave AWP out for 0")
-        check_count("warmup", self.warmup, 0)
 
     def step(self, at: Step) -> Sequence[Tensor]:
         loss_at = at.each(self._made)
-        if at.epoch <= self.warmup:
+        ascent = self._ascent(at, loss_at)
+        with put_back(ascent):
+            with torch.no_grad():
+                for weight, way in ascent.items():
+                    weight.add_(way)
             losses = at.backward_each(_taken, loss_at)
-        else:
-            ascent = self._ascent(at, loss_at)
-            with put_back(ascent):
-                with torch.no_grad():
-                    for weight, way in ascent.items():
-                        weight.add_(way)
-                losses = at.backward_each(_taken, loss_at)
         at.descend()
         return losses
 
