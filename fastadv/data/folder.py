@@ -46,7 +46,6 @@ def open_image(path: Path) -> "Image":
 
 
 def to_tensor(rgb: "Image") -> Tensor:
-    """Return an image in RGB as uint8 [3, H, W]."""
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 

@@ -34,17 +34,14 @@ class Shard(NamedTuple):
 
 
 def shard_count(total: int, shard_size: int) -> int:
-    """Number of shards that `total` samples make."""
     return -(-total // shard_size)
 
 
 def shard_range(k: int, total: int, shard_size: int) -> range:
-    """Return the sample numbers of shard `k`."""
     return range(k * shard_size, min((k + 1) * shard_size, total))
 
 
 def shard_name(k: int) -> str:
-    """Return the name of shard `k`'s file."""
     return f"shard-{k:05d}.safetensors"
 
 

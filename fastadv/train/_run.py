@@ -139,7 +139,6 @@ class Run:
         return epoch % self.measure.every == 0 or epoch == self.epochs
 
     def _train(self) -> None:
-        """Train the remaining steps of this epoch."""
         epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
         before, started = self.seconds, time.perf_counter()
         every = self.steps.execution.checkpoint_every
@@ -220,6 +219,5 @@ class Epochs(Iterator[EpochReport]):
             return {name: value.clone() for name, value in steps.model.state_dict().items()}
 
     def close(self) -> None:
-        """Stop here, and free the folder."""
         self._reports.close()
         self._run.record.close()

@@ -34,7 +34,6 @@ class Share:
 
     @property
     def count(self) -> int:
-        """The number of samples that count here."""
         return len(range(self.rank, self.size, self.world))
 
     @property
@@ -69,11 +68,9 @@ class Share:
         return [self]
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:
-        """Split this process's rows into its parts."""
         return [rows]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Join this process's parts to its rows."""
         return parts[0]
 
     def by_cut(self, loss: Means) -> Sequence[Tensor]:

@@ -43,7 +43,6 @@ class Losses:
 
     @property
     def mean(self) -> float:
-        """Over the samples of the epoch."""
         return float(self.values.sum())
 
     def take(self, step: int, loss: Means, share: Share, of: int) -> None:
@@ -143,7 +142,6 @@ class Steps:
 
     @property
     def nbytes(self) -> int:
-        """How much the recipe keeps in this process."""
         return sum(held.nbytes for held in (*self.state.values(), *self.samples.rows.values()))
 
     def kept(self) -> dict[str, Tensor]:

@@ -129,12 +129,11 @@ class Optimization:
 
     @property
     def given_rates(self) -> list[tuple[str, float]]:
-        """The patterns with their factors, in their order."""
         return [(pattern, float(factor)) for pattern, factor in (self.rates or {}).items()]
 
 
 def _check_left_alone(options: Optimization) -> None:
-    """Raise InputError for options that an optimizer of the caller's own has itoptions."""
+    """Raise InputError for options that an optimizer of the caller's own has itself."""
     for name in ("momentum", "weight_decay"):
         default = getattr(Optimization, name)
         if getattr(options, name) != default:

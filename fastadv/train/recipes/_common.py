@@ -227,7 +227,6 @@ class NearPredictions(Crafted):
             check_finite(self.threat, "a start drawn from the ball")
 
     def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-        """Return where the examples start: near x, or anywhere in the ball."""
         if self.start == "uniform":
             return self.threat.random_start(x, seed=seed, ids=ids)
         return near_start(self.threat, x, ids, seed)

@@ -59,10 +59,6 @@ class BatchPart:
         )
 
 
-def _unnoted(loss: Means) -> None:
-    """Write nothing down."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
@@ -103,7 +99,7 @@ class Step(BatchPart):
     optimizer: Optimizer
     size: int
     index: int = 0
-    check: Callable[[Means], None] = _unnoted
+    check: Callable[[Means], None] = lambda loss: None
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     scale: LossScale | None = None
@@ -251,7 +247,6 @@ class OwnStep(Protocol):
 
 
 def owns_step(recipe: object) -> TypeGuard[OwnStep]:
-    """Return whether `recipe` has a step of its own."""
     return callable(getattr(recipe, "step", None))
 
 
@@ -305,7 +300,6 @@ def seed_of(seed: int | None, ids: Tensor | None) -> int:
 
 
 def innermost(recipe: object) -> object:
-    """Return the recipe inside those that go around it."""
     while hasattr(recipe, "recipe"):
         recipe = recipe.recipe
     return recipe
