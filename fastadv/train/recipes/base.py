@@ -59,6 +59,10 @@ class BatchPart:
         )
 
 
+def _unnoted(loss: Means) -> None:
+    """Write nothing down."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
@@ -99,7 +103,7 @@ class Step(BatchPart):
     optimizer: Optimizer
     size: int
     index: int = 0
-    check: Callable[[Means], None] = lambda loss: None
+    check: Callable[[Means], None] = _unnoted
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     scale: LossScale | None = None
