@@ -133,7 +133,8 @@ def fit(
         >>> reports[1].epoch, reports[1].loss < reports[0].loss
         (2, True)
     """
-    return list(_begun(**locals()).go())
+    run = _begun(**locals())  # the arguments as they are
+    return list(run.go())
 
 
 def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, **options: Any) -> Epochs:
