@@ -8,6 +8,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -53,6 +54,8 @@ SHOWN = [
     for name in names.split()
 ]
 LINES = 8  # of an example
+# a text that stands once, for several names
+ELSEWHERE = re.compile(r"^others: as in `(\w+)`\.", re.MULTILINE)
 
 
 def documented() -> Iterator[tuple[str, object]]:
@@ -69,6 +72,19 @@ def sections(text: str) -> dict[str, str]:
     """The parts of a docstring by their heading, in order; what comes before the first is under ""."""
     first, *rest = HEADING.split(text)
     return {"": first, **dict(zip(rest[::2], map(textwrap.dedent, rest[1::2]), strict=True))}
+
+
+@cache
+def by_last_name() -> dict[str, object]:
+    return {name.rpartition(".")[2]: value for name, value in documented()}
+
+
+def described(text: str) -> set[str]:
+    """The arguments that a docstring describes, or leaves to that of another name."""
+    parts = sections(text)
+    told = parts.get("Args", "") + parts.get("Attributes", "")
+    found = set(re.findall(r"^(\w+): ", told, re.MULTILINE))
+    return found.union(*(described(inspect.getdoc(by_last_name()[n]) or "") for n in ELSEWHERE.findall(told)))
 
 
 def arguments(value: object) -> set[str]:
@@ -90,6 +106,10 @@ def raises(value: object) -> bool:
     return any(error != "NotImplementedError" for error in raised)
 
 
+def is_method(value: object) -> bool:
+    return "." in getattr(value, "__qualname__", "").rpartition("<locals>.")[2]
+
+
 def faults(value: object) -> Iterator[str]:
     """What is wrong with the docstring of a function, class or method."""
     text = inspect.getdoc(value) or ""
@@ -99,12 +119,12 @@ def faults(value: object) -> Iterator[str]:
     headings = [heading for heading in parts if heading]
     if headings != [heading for heading in SECTIONS if heading in parts]:
         yield f"sections {headings}"
-    described = re.findall(r"^(\w+): ", parts.get("Args", "") + parts.get("Attributes", ""), re.MULTILINE)
-    if missing := arguments(value) - set(described):
+    if missing := arguments(value) - described(text):
         yield f"no text for {sorted(missing)}"
     if not inspect.isclass(value):
         returned = inspect.signature(value).return_annotation  # type: ignore[arg-type]
-        if returned not in (None, "None", inspect.Signature.empty) and "Returns" not in parts:
+        nothing = returned in (None, "None", inspect.Signature.empty)
+        if not nothing and "Returns" not in parts and not (is_method(value) and first.startswith("Return ")):
             yield "no Returns"
         if ": " in re.sub(r"`[^`]*`", "", parts.get("Returns", "")):
             yield "a colon under Returns, before which napoleon sees a type"

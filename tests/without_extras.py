@@ -45,7 +45,6 @@ for name in ("mnist", "cifar10", "cifar100", "svhn"):
 Path("set/test/cat").mkdir(parents=True)
 Path("set/test/cat/1.png").touch()
 refused(IMAGES, lambda: fa.data.load("imagefolder", "test", data_dir="set")[0])
-refused(IMAGES, fa.data.export, digits, "png")
 refused(REPORTS, fa.evaluation.report, table, "a.html")
 refused(FIGURES, fa.figures.check_path, "a.png")
 refused(FIGURES, fa.figures.bars, {"a": {"clean": 0.5}}, "a.png")

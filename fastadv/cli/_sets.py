@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -72,23 +72,14 @@ def verify(
     print_table(f"{folder} is what its card says", cells)
 
 
-def export(
-    folder: Folder,
-    out: Path = o.folder(..., "A new folder for the set."),
-    kind: Literal["png", "torch"] = o.option(
-        "png",
-        "png: CLASS/NUMBER.png, lossless. torch: CIFAR_ims and CIFAR_lab, lists of tensors in torch "
-        "files, as Ilyas et al. 2019 published theirs.",
-    ),
-) -> Iterator[Any]:
-    """Write a constructed set in a layout that other programs read.
+def export(folder: Folder, out: Path = o.folder(..., "A new folder for the set.")) -> Iterator[Any]:
+    """Write a constructed set as Ilyas et al. 2019 published theirs: CIFAR_ims and CIFAR_lab, torch files.
 
     Its card.json says how the set was made; with it, --data of every command takes the folder as the
     same set.
     """
-    with interruptible("nothing was written"), progress("export") as tick:
+    with interruptible("nothing was written"):
         dataset = library.load_folder(folder)
-        library.export(dataset, out, kind, progress=tick)
-    yield {"out": str(out), "kind": kind, "set": dataset.describe()}
-    what = "PNG files, a folder for each class" if kind == "png" else "CIFAR_ims and CIFAR_lab"
-    say(f"{dataset.name}: {len(dataset):,} images in {out} ({what})")
+        library.export(dataset, out)
+    yield {"out": str(out), "set": dataset.describe()}
+    say(f"{dataset.name}: {len(dataset):,} images in {out}")

@@ -52,7 +52,7 @@ def train(
     place, run_dir, seed = machine.place(), folder.run_dir, machine.seed
     done: list[EpochReport] = []
     with interruptible(lambda: folder.kept(begun=bool(done))):
-        dataset, drawn = images.to_train_on(seed, run_dir if folder.resume else None)
+        dataset, drawn = images.to_train_on(seed)
         held_out = None if drawn is None else drawn.held_out
         test_set = images.to_test_on()
         net = network.load(dataset, place, seed, fresh=True)
@@ -118,7 +118,7 @@ def _show(past: list[EpochReport], title: str, caption: str) -> None:
     head = ["accuracy", *attacks]
     head += [f"EMA {name}" for name in head] if averaged else []
     head += ["validation"] if validated else []
-    waited = max((report.waiting or 0.0 for report in past), default=0.0) >= WAITED
+    waited = max((report.waiting for report in past), default=0.0) >= WAITED
     cells = [["epoch", "loss", *head, "learning rate", "seconds", *(["waiting for data"] if waited else [])]]
     for report in past:
         accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]

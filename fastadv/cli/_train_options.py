@@ -10,9 +10,6 @@ from fastadv.cli._panels import Panel
 from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_rates, parse_schedule
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
-from fastadv.runs import processes
-from fastadv.runs.description import describe_shared
-from fastadv.runs.record import config_of
 from fastadv.train import Ending, Execution, Optimization
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train._optimizers import LEARNING_RATES
@@ -53,36 +50,23 @@ class TrainingImages(TrainImages):
                 "--generated and --fraction belong together: give both, or neither (some presets give one)."
             )
 
-    def to_train_on(self, seed: int, stopped: Path | None) -> tuple[Any, HeldOut | None]:
-        """Load the images to train on, with the generated ones, and those held out; None for none.
-
-        stopped: the folder of the run to go on with. One from before the images were drawn had the last ones,
-        and goes on with them.
-        """
+    def to_train_on(self, seed: int) -> tuple[Any, HeldOut | None]:
+        """Load the images to train on, with the generated ones, and those held out; None for none."""
         # with other test data the size is theirs: a constructed set has its own
         size = self.size if self.test_data is None or is_named(self.data) else None
         dataset = load_data(self.data, None, self.data_dir, size, self.samples, default=self.part)
         held_out = None
         if self.validation is not None:
-            held_out = self._held_out(dataset, self.validation, seed, stopped)
+            if self.validation >= len(dataset):
+                o.refuse(
+                    f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}."
+                )
+            held_out = hold_out(dataset, self.validation, seed)
             dataset = held_out.rest
         if self.generated is not None and self.fraction is not None:
             real = dataset.in_memory() if isinstance(dataset, FolderSet) else dataset
             dataset = Mixture(real, NpzSet(self.generated), self.fraction)
         return dataset, held_out
-
-    @staticmethod
-    def _held_out(dataset: Any, count: int, seed: int, stopped: Path | None) -> HeldOut:
-        rest = len(dataset) - count
-        if rest < 1:
-            o.refuse(f"--validation: expected fewer than the {len(dataset)} images, got {count}.")
-        before = None if stopped is None else processes.from_first(lambda: config_of(stopped))
-        if before is not None:
-            last = dataset.subset(range(rest, len(dataset)))
-            if before.get("validation_set") == describe_shared(last):
-                note("this run began with the last images held out, and resumes with them")
-                return HeldOut(dataset.subset(range(rest)), last, {"count": count, "method": "last"})
-        return hold_out(dataset, count, seed)
 
     def to_test_on(self) -> Any:
         """Load the test set; None where there is none."""
@@ -154,8 +138,7 @@ class EndingOptions(Panel, title="Ending"):
         None, "Stop after this many epochs without improvement in robust accuracy."
     )
     on_alarm: Action = o.option(
-        "warn",
-        "When robustness collapses or keeps falling: warn, stop, or rewind to the best weights.",
+        "warn", "When robustness collapses or keeps falling: warn, stop, or rewind to the best weights."
     )
 
     def ending(self) -> Ending:

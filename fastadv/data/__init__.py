@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from fastadv.data._batches import batches
 from fastadv.data._export import export, load_folder
-from fastadv.data._load import is_named, load, names
+from fastadv.data._load import is_named as is_named
+from fastadv.data._load import load
+from fastadv.data._load import names as names
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.data.mixture import Mixture
 from fastadv.data.npz import NpzSet
-from fastadv.data.pairs import Pairs, pairs
-from fastadv.data.sampling import HeldOut, hold_out
+from fastadv.data.pairs import pairs
+from fastadv.data.sampling import HeldOut as HeldOut
+from fastadv.data.sampling import hold_out
 from fastadv.data.stream import Stream
 
 if TYPE_CHECKING:
@@ -21,21 +24,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ConstructedSet",
     "FolderSet",
-    "HeldOut",
     "ImageSet",
     "Mixture",
     "NpzSet",
-    "Pairs",
     "Stream",
     "batches",
     "construct",
     "export",
     "hold_out",
-    "is_named",
     "load",
     "load_constructed",
     "load_folder",
-    "names",
     "pairs",
     "verify_constructed",
 ]

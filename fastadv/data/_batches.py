@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -185,11 +185,8 @@ class _Numbered(Dataset[Any]):
         with _keyed(rng.derive(seed, "sample", position)):
             item = self.dataset[position]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            got = type(item).__name__
-            got += f" with {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
-            got += f" of {len(item)}" if isinstance(item, tuple | list) else ""
             raise InputError(
-                f"sample {position}: expected a pair (image, label), got a {got}; "
+                f"sample {position}: expected a pair (image, label), got a {type(item).__name__}; "
                 "pick the two with fa.data.pairs(dataset, image=..., label=...)"
             )
         return item

@@ -1,68 +1,58 @@
-"""A set of images in a layout that other programs read, and back."""
+"""A set in the layout in which Ilyas et al. 2019 published theirs, and back.
+
+Source: github.com/MadryLab/constructed-datasets, whose README joins the list of tensors that each file holds.
+"""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from fastadv.data import _png, _tensors
-from fastadv.data.imageset import ImageSet
+import torch
+from torch import Tensor
+
+from fastadv.data.cifar10 import CLASSES
+from fastadv.data.imageset import ImageSet, to_unit
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.card import data_hash
-from fastadv.runs.files import read_json, write_json, writing
+from fastadv.runs.files import load_torch, read_json, write_json, writing
 
-CARD = "card.json"
+CARD, IMAGES, LABELS = "card.json", "CIFAR_ims", "CIFAR_lab"
 _FORMAT = "fastadv.export.1"
 
 
-LAYOUTS: Mapping[str, Any] = {"png": _png, "torch": _tensors}  # each writes a set into a folder, and reads it
-
-
-def export(
-    dataset: ImageSet,
-    folder: str | PathLike[str],
-    kind: str = "png",
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
+def export(dataset: ImageSet, folder: str | PathLike[str]) -> None:
     """Write a set of images, constructed or not, into a new folder for other programs to read.
 
-    A file card.json says what the set is, how it was made, and its hash, by which `load_folder` finds the
-    same set again. A folder is written whole or not at all.
+    Its layout is that in which Ilyas et al. published their sets: files CIFAR_ims and CIFAR_lab of
+    torch.save, each a list of tensors to be joined, images as float32 [N, C, H, W] in [0, 1] and labels as
+    int64 [N]. A file card.json says what the set is, how it was made, and its hash, by which `load_folder`
+    finds the same set again. A folder is written whole or not at all.
 
     Args:
         dataset: an `ImageSet`.
         folder: new or empty.
-        kind: "png" is an image folder, CLASS/NUMBER.png with a sample's number in the set, lossless; a class
-            whose name would sort to another place has its number before the name. "torch" is the layout in
-            which Ilyas et al. published their sets: files CIFAR_ims and CIFAR_lab of torch.save, each a list
-            of tensors to be joined, images as float32 [N, C, H, W] in [0, 1] and labels as int64 [N].
-        progress: called with (images done, images to do).
 
     Raises:
-        InputError: the folder is not empty; for "png", 8 bits would lose something of float32 images, images
-            are neither gray nor RGB, or a class has no image, so that its folder would be missing.
+        InputError: the folder is not empty, or labels are probabilities.
         OSError: the disk is full.
     """
-    if kind not in LAYOUTS:
-        raise InputError(f"kind: expected one of {', '.join(LAYOUTS)}, got {kind!r}")
     if not isinstance(dataset, ImageSet):
         raise InputError(
             f"dataset: expected a set in memory, got {type(dataset).__name__}; read it with in_memory()"
         )
     if dataset.soft:
         raise InputError(
-            "dataset: expected classes as labels, got probabilities, for which these layouts have no place; "
+            "dataset: expected classes as labels, got probabilities, for which the layout has no place; "
             "export dataset.relabeled(dataset.labels)"
         )
-    path = Path(folder)
-    about = {"format": _FORMAT, "kind": kind, "dtype": str(dataset.dtype).removeprefix("torch.")}
-    with _whole(path) as part, writing(path):
-        LAYOUTS[kind].write(dataset, part, progress or (lambda done, total: None))
-        write_json(part / CARD, about | {"set": dataset.describe()})
+    dtype = str(dataset.dtype).removeprefix("torch.")
+    with _whole(Path(folder)) as part, writing(Path(folder)):
+        for name, tensor in ((IMAGES, to_unit(dataset.x)), (LABELS, dataset.y)):
+            torch.save([tensor.cpu().contiguous()], part / name)
+        write_json(part / CARD, {"format": _FORMAT, "dtype": dtype, "set": dataset.describe()})
 
 
 def load_folder(folder: str | PathLike[str]) -> ImageSet:
@@ -87,31 +77,48 @@ def load_folder(folder: str | PathLike[str]) -> ImageSet:
         return load_constructed(path)
     if (path / CARD).is_file():
         return _exported(path)
-    if (path / _tensors.IMAGES).is_file():
-        return _tensors.published(path)
+    if (path / IMAGES).is_file():
+        return _published(path)
     raise InputError(
-        f"{path}: expected a folder with {INDEX}, {CARD} or {_tensors.IMAGES}, as constructions and exports "
+        f"{path}: expected a folder with {INDEX}, {CARD} or {IMAGES}, as constructions and exports "
         "write them, got none; read plain image folders with load('imagefolder', data_dir=...)"
     )
 
 
 def is_set(folder: str | PathLike[str]) -> bool:
     """Return whether `load_folder` knows the folder."""
-    return any((Path(folder) / name).is_file() for name in (INDEX, CARD, _tensors.IMAGES))
+    return any((Path(folder) / name).is_file() for name in (INDEX, CARD, IMAGES))
 
 
 def _exported(path: Path) -> ImageSet:
     card = read_json(path / CARD)
-    if not isinstance(card, dict) or card.get("format") != _FORMAT or card.get("kind") not in LAYOUTS:
+    if not isinstance(card, dict) or card.get("format") != _FORMAT:
         raise CorruptFileError(f"{path / CARD}: expected the card of an exported set, got another file")
-    about = card["set"]
-    x, y = LAYOUTS[card["kind"]].read(path, {**about, "dtype": card["dtype"]})
+    x, y, about = _joined(path / IMAGES), _joined(path / LABELS).long(), card["set"]
+    x = (x * 255).round().to(torch.uint8) if card["dtype"] == "uint8" else x
     if data_hash(x, y) != about["data_hash"]:
         raise CorruptFileError(
-            f"{path}: expected the images and labels whose hash {CARD} names, got others; export the set "
-            "again, or read what is there with load('imagefolder', data_dir=...)"
+            f"{path}: expected images and labels whose hash {CARD} names, got others; export the set again"
         )
     return ImageSet(x, y, about["classes"], about["name"], note=about["note"])
+
+
+def _published(path: Path) -> ImageSet:
+    """Return a set without a card: ten classes are those of CIFAR-10, as many others as the labels need."""
+    x, y = _joined(path / IMAGES).float(), _joined(path / LABELS).long()
+    count = max(0, int(y.max())) + 1
+    return ImageSet(x, y, CLASSES if count == len(CLASSES) else count, path.name)
+
+
+def _joined(path: Path) -> Tensor:
+    content = load_torch(path, "a torch file with a list of tensors", "get it again")
+    try:
+        return content if isinstance(content, Tensor) else torch.cat(list(content))
+    except (TypeError, RuntimeError) as error:  # other things, or tensors that do not fit together
+        raise CorruptFileError(
+            f"{path}: expected a torch file with a list of tensors, got one with other things "
+            f"({error}); get it again"
+        ) from error
 
 
 @contextmanager

@@ -8,16 +8,12 @@ from torch.nn.functional import interpolate
 
 from fastadv.data._places import data_folder
 from fastadv.data.cifar10 import cifar10
-from fastadv.data.cifar100 import cifar100
 from fastadv.data.cifar_c import SETS, cifar_c
 from fastadv.data.digits import digits
-from fastadv.data.folder import FolderSet
-from fastadv.data.imagefolder import imagefolder
-from fastadv.data.imagenet import imagenet
+from fastadv.data.folder import FolderSet, imagefolder
+from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.mnist import mnist
-from fastadv.data.restricted_imagenet import restricted_imagenet
-from fastadv.data.svhn import svhn
+from fastadv.data.published import cifar100, mnist, svhn
 from fastadv.errors import InputError
 
 # what is read from a folder that the user must name: images as files
@@ -29,23 +25,12 @@ _OPTIONS = {"cifar10c": _CORRUPTED, "cifar100c": _CORRUPTED, "imagenet": ("prepr
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows.
-
-    Returns:
-        A tuple of names.
-    """
+    """Return the names that `load` knows."""
     return _NAMES
 
 
 def is_named(text: str) -> bool:
-    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3.
-
-    Args:
-        text: the text.
-
-    Returns:
-        True where it is.
-    """
+    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3."""
     return text.partition(":")[0] in _NAMES
 
 

@@ -50,7 +50,6 @@ class MappedRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
         return self.shape.numel() * self.dtype.itemsize
 
     def picked(self, positions: Tensor) -> Self:
@@ -110,7 +109,6 @@ class MappedRows:
 
 
 def names_in(path: Path) -> set[str]:
-    """Return the names of the tensors of a safetensors file."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

@@ -22,7 +22,6 @@ GAIN = 1.05  # of samples a second, that a batch twice as large must bring
 
 
 def check_batch_size(value: BatchSize) -> None:
-    """Raise InputError unless it is an integer of 1 or more, or "auto"."""
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InputError(f'batch_size: expected an integer >= 1, or "auto", got {value!r}')
 

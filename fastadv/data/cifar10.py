@@ -7,7 +7,8 @@ import torch
 from fastadv.data._places import fetch
 from fastadv.data.folder import FolderSet, class_folders, images_in, read_image
 from fastadv.data.imageset import ImageSet
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.data.published import read_original
+from fastadv.errors import InputError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -28,14 +29,9 @@ def cifar10(root: Path, split: str, download: bool, limit: int | None = None) ->
     if not original_is_there:
         layout = "cifar-10-batches-py/ or cifar10/{train,test}/CLASS/*.jpg"
         fetch("cifar10", layout, root, download, lambda: datasets.CIFAR10(root, download=True))
-    try:
-        # the original files are pickles: torchvision reads them only if their MD5 sums are right
-        original = datasets.CIFAR10(root, train=split == "train")
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise CorruptFileError(
-            f"{root / 'cifar-10-batches-py'}: expected the original CIFAR-10 files, got some that do not "
-            "read or whose MD5 sum is wrong; delete the folder and load again"
-        ) from error
+    original = read_original(
+        root / "cifar-10-batches-py", lambda: datasets.CIFAR10(root, train=split == "train")
+    )
     x = torch.from_numpy(original.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(x, torch.tensor(original.targets), CLASSES, f"cifar10 {split}")
 

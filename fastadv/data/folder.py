@@ -46,7 +46,6 @@ def open_image(path: Path) -> "Image":
 
 
 def to_tensor(rgb: "Image") -> Tensor:
-    """Return an image in RGB as uint8 [3, H, W]."""
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
@@ -138,9 +137,6 @@ class FolderSet(Images):
         Args:
             positions: int [M], at least one, in the order wanted.
 
-        Returns:
-            A set of the same kind.
-
         Raises:
             InputError: a position is out of range, or there is none.
         """
@@ -156,21 +152,15 @@ class FolderSet(Images):
         return part
 
     def pixels(self, position: int) -> Tensor:
-        """Return one image.
+        """Return one image, uint8 [3, H, W].
 
         Args:
             position: its number in the set.
-
-        Returns:
-            uint8 [3, H, W].
         """
         return read_image(self.paths[position], self.size)
 
     def in_memory(self) -> ImageSet:
         """Return all images, read and decoded once.
-
-        Returns:
-            An `ImageSet`.
 
         Raises:
             InputError: images differ in shape.
@@ -194,3 +184,32 @@ class FolderSet(Images):
 
     def __repr__(self) -> str:
         return f"FolderSet({self.name!r}, {len(self)} images below {self.root}, {self.num_classes} classes)"
+
+
+_SPLITS = {"train": ("train",), "test": ("test", "val")}
+
+
+def split_folder(root: Path, split: str) -> tuple[Path, bool]:
+    """Return the folder of a split below `root`, and whether it is `root` itself, for lack of splits."""
+    named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
+    if not named:
+        return root, True
+    for name in _SPLITS[split]:
+        if root / name in named:
+            return root / name, False
+    expected = " or ".join(f"{name}/" for name in _SPLITS[split])
+    raise InputError(
+        f"{root}: expected a folder {expected} for the {split} split, "
+        f"got only {', '.join(p.name for p in named)}"
+    )
+
+
+def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
+    """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), read lazily.
+
+    A bare folder, root/CLASS/*, serves the same images for either split, and its name says so. Labels number
+    the class folders in alphabetical order. size: see FolderSet.
+    """
+    folder, bare = split_folder(root, split)
+    groups = [(path.name, images_in(path)) for path in class_folders(folder)]
+    return FolderSet(folder, groups, f"{root.name} {'(not split)' if bare else split}", size=size)

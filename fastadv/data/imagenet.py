@@ -1,4 +1,4 @@
-"""ImageNet as RobustBench evaluates it: 5,000 named images of the validation set, preprocessed as asked."""
+"""ImageNet as RobustBench evaluates it, 5,000 named images; and nine super-classes, Restricted ImageNet."""
 
 import hashlib
 from functools import cached_property
@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastadv.data.folder import FolderSet, class_folders, open_image, to_tensor
-from fastadv.data.imagefolder import split_folder
+from fastadv.data.folder import FolderSet, class_folders, images_in, open_image, split_folder, to_tensor
 from fastadv.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,20 +58,11 @@ def imagenet(
 ) -> NamedImages:
     """Read validation images of ImageNet, root/val/nXXXXXXXX/*.JPEG, lazily and in the order of a list.
 
-    Args:
-        root: the folder.
-        split: "val"; the training split is not supported.
-        size: None; `preprocessing` decides the size.
-        preprocessing: "Res256Crop224", "BicubicRes256Crop224", "Res224", "Crop288" or "none"; each entry of
-            RobustBench names its own.
-        ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
+    preprocessing: one of `PREPROCESSINGS`; each entry of RobustBench names its own, which decides the size.
+    ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
 
-    Returns:
-        The images. Labels are the places of the class folders in alphabetical order.
-
-    Raises:
-        InputError: another split, a size, or an unknown preprocessing; the class folders are not the 1,000 of
-            ImageNet; an image is missing or named twice.
+    Labels are the places of the class folders in alphabetical order. InputError for another split, a size,
+    other class folders than the 1,000 of ImageNet, and an image that is missing or named twice.
     """
     if split != "test":
         raise InputError(f"imagenet: the named images are of the validation set, got split {split!r}")
@@ -127,3 +117,38 @@ def _preprocess(image: "Image", preprocessing: str) -> "Image":
     if size is not None:
         image = functional.resize(image, size, interpolation=functional.InterpolationMode(mode))
     return functional.center_crop(image, crop) if crop else image
+
+
+# Restricted ImageNet (Tsipras et al. 2019; used by Ilyas et al. 2019): the first and last ImageNet class
+# of each label (of 1,000, by sorted WordNet id), in the order of the labels.
+SUPER_CLASSES = {
+    "dog": (151, 268),
+    "cat": (281, 285),
+    "frog": (30, 32),
+    "turtle": (33, 37),
+    "bird": (80, 100),
+    "monkey": (365, 382),
+    "fish": (389, 397),
+    "crab": (118, 121),
+    "insect": (300, 319),
+}
+
+
+def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
+    """Return the nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
+
+    Images are 224x224 unless `size` is given. Classes outside the nine are left out. InputError unless the
+    split has exactly 1,000 class folders, because the ranges count them in sorted order.
+    """
+    folder, _ = split_folder(root, split)
+    folders = class_folders(folder)
+    if len(folders) != 1000:
+        raise InputError(
+            "restricted_imagenet: expected the 1000 class folders of ImageNet (n01440764 ...) in "
+            f"{folder}, got {len(folders)}; name the folder that holds train/ and val/ with data_dir"
+        )
+    groups = [
+        (name, [file for path in folders[first : last + 1] for file in images_in(path)])
+        for name, (first, last) in SUPER_CLASSES.items()
+    ]
+    return FolderSet(folder, groups, f"restricted_imagenet {split}", size=size or 224)

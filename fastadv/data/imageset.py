@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -102,11 +102,7 @@ class Images(Dataset[tuple[Tensor, Any]]):
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says about this set.
-
-        Returns:
-            Name, size, shape, classes, hash and note, as a dictionary for JSON.
-        """
+        """Return what a card says of this set: name, size, shape, classes, hash and note."""
         return {
             "name": self.name,
             "samples": len(self),
@@ -134,27 +130,29 @@ class Held(Images):
         return self.probabilities is not None
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return images as they are held.
+        """Return images as they are held, uint8 or float32.
 
         Args:
             positions: int64 [M], sample numbers.
-
-        Returns:
-            [M, C, H, W], uint8 or float32.
         """
         raise NotImplementedError
 
     def take_labels(self, positions: Tensor) -> Tensor:
-        """Return the labels to train on.
+        """Return the labels to train on: classes int64 [M], or probabilities float32 [M, K].
 
         Args:
             positions: int64 [M], sample numbers.
-
-        Returns:
-            Classes int64 [M], or probabilities float32 [M, K].
         """
         rows = self.labels if self.probabilities is None else self.probabilities
         return rows.index_select(0, positions.to(rows.device))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the set on another device, copied as a whole; batches are then served there.
+
+        Args:
+            device: a device of torch.
+        """
+        raise NotImplementedError
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
         label, at = int(self.labels[position]), torch.tensor([position % len(self)])
@@ -190,13 +188,7 @@ class ImageSet(Held):
     """
 
     def __init__(
-        self,
-        x: Tensor | MappedRows,
-        y: Tensor,
-        classes: Sequence[str] | int,
-        name: str,
-        *,
-        note: str = "",
+        self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = ""
     ) -> None:
         soft = y.is_floating_point() and y.ndim == 2
         if len(x.shape) != 4 or y.ndim != 1 + soft or len(x) != len(y):
@@ -254,9 +246,6 @@ class ImageSet(Held):
         Args:
             positions: int [M], at least one, in the order wanted.
 
-        Returns:
-            An `ImageSet`.
-
         Raises:
             InputError: a position is out of range, or there is none.
         """
@@ -268,9 +257,6 @@ class ImageSet(Held):
 
         Args:
             y: classes int64 [N], or probabilities float [N, K].
-
-        Returns:
-            An `ImageSet`.
         """
         return self._with(self._rows, y)
 
@@ -279,9 +265,6 @@ class ImageSet(Held):
 
         Args:
             classes: numbers of classes. They are counted again, 0 for the first; each keeps its name.
-
-        Returns:
-            An `ImageSet`.
 
         Raises:
             InputError: there are fewer than two classes, one is named twice, one is unknown, or one has no
@@ -320,14 +303,6 @@ class ImageSet(Held):
         )
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """Return the set on another device; batches are then served there.
-
-        Args:
-            device: a device of torch.
-
-        Returns:
-            An `ImageSet`.
-        """
         return self._with(self.x.to(device), self._given.to(device))
 
     @property

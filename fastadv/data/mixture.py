@@ -94,14 +94,11 @@ class Mixture(Held):
         return super().describe() | parts | {"fraction": float(self.share)}
 
     def epoch_order(self, seed: int, epoch: int) -> Tensor:
-        """Return the sample numbers of an epoch, in their order.
+        """Return the sample numbers of an epoch, in their order, int64 [len(real)].
 
         Args:
             seed: of the run.
             epoch: from 1.
-
-        Returns:
-            int64 [len(real)].
         """
         begun = (epoch - 1) * self.epoch_size
         number = torch.arange(begun, begun + self.epoch_size + 1)
@@ -117,14 +114,6 @@ class Mixture(Held):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return images on the device of the real ones.
-
-        Args:
-            positions: int64 [M], sample numbers.
-
-        Returns:
-            [M, C, H, W], uint8 where both sets are, float32 otherwise.
-        """
         made = positions >= len(self.real)
         real, generated = (
             self.real.take(positions[~made]),
@@ -148,14 +137,6 @@ class Mixture(Held):
         return rows
 
     def to(self, device: torch.device | str) -> "Mixture":
-        """Return both sets on another device, copied as a whole; batches are then served there.
-
-        Args:
-            device: a device of torch.
-
-        Returns:
-            A `Mixture`.
-        """
         return Mixture(self.real.to(device), self.generated.to(device), float(self.share))
 
     def __repr__(self) -> str:

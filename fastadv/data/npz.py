@@ -85,14 +85,6 @@ class NpzSet(Held):
         return rows.permute(0, 3, 1, 2).contiguous()
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the set on another device, copied as a whole; batches are then served there.
-
-        Args:
-            device: a device of torch.
-
-        Returns:
-            A set of the same kind.
-        """
         moved = copy(self)
         moved.parts = [part.to(device) for part in self.parts]
         moved.labels = self.labels.to(device)

@@ -53,16 +53,9 @@ def to_image(value: Any, what: str) -> Tensor:
 
 
 class Pairs(Dataset[tuple[Tensor, Any]]):
-    """A data set of (image, label) pairs made of another set; `pairs` makes it.
+    """A data set of (image, label) pairs made of another set; `pairs` makes it, and describes the arguments.
 
     `labels` are [N], or probabilities [N, K], where the set tells them without reading images, else None.
-
-    Args:
-        dataset: items by number, each a mapping or a tuple.
-        image: the key of the image, or its place in a tuple.
-        label: the key of the label, or its place in a tuple.
-        transform: a function of the image as the set holds it, or None.
-        name: for cards and titles.
     """
 
     def __init__(
@@ -101,11 +94,7 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says of the set.
-
-        Returns:
-            A dictionary for JSON.
-        """
+        """Return what a card says of the set."""
         return {"name": self.name, "samples": len(self), "data_hash": self.data_hash}
 
 

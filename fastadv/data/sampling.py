@@ -22,13 +22,7 @@ _SEED = 0  # of the samples drawn in place of the first ones
 
 
 class HeldOut(NamedTuple):
-    """Images held out of a set: the result of `hold_out`.
-
-    Attributes:
-        rest: the images that are left.
-        held_out: the images held out.
-        about: how they were chosen: method, seed, and a digest of their numbers.
-    """
+    """The result of `hold_out`: the rest, the images held out, and how they were chosen."""
 
     rest: Any
     held_out: Any

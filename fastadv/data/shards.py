@@ -34,17 +34,14 @@ class Shard(NamedTuple):
 
 
 def shard_count(total: int, shard_size: int) -> int:
-    """Number of shards that `total` samples make."""
     return -(-total // shard_size)
 
 
 def shard_range(k: int, total: int, shard_size: int) -> range:
-    """Return the sample numbers of shard `k`."""
     return range(k * shard_size, min((k + 1) * shard_size, total))
 
 
 def shard_name(k: int) -> str:
-    """Return the name of shard `k`'s file."""
     return f"shard-{k:05d}.safetensors"
 
 
@@ -157,8 +154,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise CorruptFileError(
             f"{path}: expected the index of a constructed data set, got another file; delete it and run again"
         )
-    sealed = index.pop("seal", None)  # sets saved by earlier versions have none
-    if sealed not in (None, seal(index)):
+    if index.pop("seal", None) != seal(index):
         raise CorruptFileError(
             f"{path}: expected the contents that its hash names, got others: the file is damaged; "
             "delete it and run again"

@@ -74,11 +74,7 @@ class Stream(IterableDataset[Any]):
         return f"stream {self.name}"
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says of the stream.
-
-        Returns:
-            A dictionary for JSON.
-        """
+        """Return what a card says of the stream."""
         return {"name": self.name, "samples": self.samples, "note": self.note}
 
     def warn(self) -> None:
@@ -95,16 +91,13 @@ class Stream(IterableDataset[Any]):
     def read(
         self, epoch: int, ids: Tensor, batch_size: int, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Iterate over the images of an epoch in batches, with their numbers.
+        """Return the images of an epoch in batches (x, y, ids), one by one.
 
         Args:
             epoch: from 1.
             ids: int64 [M], the numbers of the images.
             batch_size: images of a batch.
             skip: how many images to leave out first.
-
-        Returns:
-            An iterator of (x, y, ids).
 
         Raises:
             InputError: the epoch ends early, or its images or labels cannot be used.

@@ -45,58 +45,40 @@ def save(
     tensors = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
     }
-    state = optimizer.state_dict()
-    plain: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
-            else:
-                plain.setdefault(str(index), {})[name] = value
-    tensors |= kept
-    text = json.dumps(
-        {
-            "progress": dict(progress),
-            "optimizer": plain,
-            "groups": [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]],
-            "scheduler": scheduler.state_dict(),
-        }
-    )
+    own, plain = _parts(optimizer)
+    text = json.dumps({"progress": dict(progress), **plain, "scheduler": scheduler.state_dict()})
+    tensors |= own | dict(kept)
     save_tensors(path, tensors, {"format": FORMAT, "state": text})
 
 
 def check_keeps(optimizer: Optimizer) -> None:
     """Raise InputError unless a checkpoint can hold the state of this optimizer, after a step."""
     state = optimizer.state_dict()
-    bad = [f"state_dict()[{name!r}]" for name in state.keys() - {"state", "param_groups"}]
-    for index, values in state.get("state", {}).items():
-        if isinstance(index, int) and isinstance(values, Mapping):
-            bad += [
-                f"{name}, a {type(value).__name__}" for name, value in values.items() if not _is_kept(value)
-            ]
-        else:
-            bad.append(f"state of {index!r}, which is no parameter")
-    for group in state.get("param_groups", ()):
-        options = {name: value for name, value in group.items() if name != "params"}
-        bad += [
-            f"{name} of a group, a {type(value).__name__}"
-            for name, value in options.items()
-            if isinstance(value, Tensor) or not _is_kept(value)
-        ]
-    if bad:
+    lost: object = sorted(state.keys() - {"state", "param_groups"})
+    try:
+        _, plain = _parts(optimizer)
+        json.dumps(plain)
+    except (TypeError, AttributeError) as error:
+        lost = error
+    if lost or not all(isinstance(index, int) for index in state["state"]):
         raise InputError(
             "optimizer: expected one whose state is tensors and plain values by parameter, so that a "
-            f"checkpoint holds it, got a {type(optimizer).__name__} with {bad[0]}; leave out run_dir, or "
-            "take another one"
+            f"checkpoint holds it, got a {type(optimizer).__name__} with others ({lost}); leave out run_dir, "
+            "or take another one"
         )
 
 
-def _is_kept(value: Any) -> bool:
-    if isinstance(value, Tensor) or value is None or isinstance(value, bool | int | float | str):
-        return True
-    return isinstance(value, list | tuple) and all(
-        _is_kept(each) and not isinstance(each, Tensor) for each in value
-    )
+def _parts(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of an optimizer: its tensors by name, and what is left, as JSON."""
+    state, tensors, plain = optimizer.state_dict(), dict[str, Tensor](), dict[str, dict[str, Any]]()
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    return tensors, {"optimizer": plain, "groups": groups}
 
 
 def load(path: Path) -> State:

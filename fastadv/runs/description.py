@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,20 +43,6 @@ def describe(value: Any, trained: nn.Module | None = None, identity: str | None 
     identity: stands for the code of the caller's own functions and classes, which are then known by name.
     """
     return _Description([] if trained is None else [trained], identity).of(value)
-
-
-def added(default: T) -> T:
-    """Declare a field that a dataclass did not always have: it is described as None at its default.
-
-    Folders from before there was such a field then still know their run.
-    """
-    declared: Any = dataclasses.field(default=default, metadata={"added": True})
-    return cast(T, declared)
-
-
-def left_out(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    """Return whether a field of a dataclass was `added` later and stands at its default."""
-    return "added" in field.metadata and getattr(value, field.name) == field.default
 
 
 def describe_model(model: nn.Module, identity: str | None = None) -> str:
@@ -197,7 +183,7 @@ def _state(value: Any) -> dict[str, Any]:
     """Return the attributes of an object, without those it computes once when asked."""
     if dataclasses.is_dataclass(value):
         each = dataclasses.fields(value)
-        return {f.name: None if left_out(value, f) else getattr(value, f.name) for f in each}
+        return {f.name: getattr(value, f.name) for f in each}
     kind = type(value)
     slots = [] if of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}

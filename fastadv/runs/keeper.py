@@ -72,7 +72,6 @@ class Keeper:
         return self.result(file, own)
 
     def has(self, file: str) -> bool:
-        """Return whether `file` is there."""
         return self.path is not None and (self.path / file).exists()
 
     def found(self, file: str, read: Callable[[Path], T]) -> T | None:

@@ -28,12 +28,10 @@ _KINDS = (InputError, CorruptFileError, FloatingPointError, OSError)
 
 
 def world() -> int:
-    """Return how many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
     return dist.get_rank() if world() > 1 else 0
 
 

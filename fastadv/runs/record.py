@@ -90,12 +90,6 @@ class RunRecord(Keeper):
         self.result(REPORT, partial(write_text, text=lines))
 
 
-def config_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what the run that stopped in a folder is, as its checkpoint says; None where there is none."""
-    path = Path(folder) / CHECKPOINT
-    return dict(load(path).progress["config"]) if path.exists() else None
-
-
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the entries of report.jsonl.
 

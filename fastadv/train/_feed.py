@@ -20,10 +20,9 @@ from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._mixing import Mixing, partners
-from fastadv.train._share import PARTS, Share
+from fastadv.train._share import PARTS, Parts, Passes, Share
 from fastadv.train.augment import Augmentation
-from fastadv.train.recipes._common import frozen_twin
-from fastadv.train.recipes._mixed import check_soft
+from fastadv.train.recipes._common import check_soft, frozen_twin
 
 logger = logging.getLogger("fastadv")
 
@@ -123,8 +122,10 @@ class Feed:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)
         if self.exact:
-            return Share(size, self.rank, self.world, PARTS * math.ceil(self.passes / PARTS))
-        return Share(size, self.rank, self.world, rows=self.batch_size, apart=self.apart)
+            return Parts(size, self.rank, self.world, parts=PARTS * math.ceil(self.passes / PARTS))
+        if size > self.batch_size:
+            return Passes(size, self.rank, self.world, self.apart, rows=self.batch_size)
+        return Share(size, self.rank, self.world, self.apart)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].

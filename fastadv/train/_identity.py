@@ -4,16 +4,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe, describe_model, describe_shared
+from fastadv.runs.description import describe, describe_model
 from fastadv.train._deterministic import describe_deterministic
 from fastadv.train._optimizers import MakeOptimizer
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.measuring import Measures
+from fastadv.train.optim import describe_options
 from fastadv.train.ramp import Ramp
 
 
@@ -24,10 +24,7 @@ def describe_run(
     learning_rate: float | None,
     identity: str | None,
 ) -> dict[str, Any]:
-    """Describe what is trained, but for its data: a folder with another description is not resumed.
-
-    None stands for what is left out, so that runs from before there was such an option go on.
-    """
+    """Describe what is trained, but for its data: a folder with another description is not resumed."""
     model, feed, optimization, execution = steps.model, steps.feed, steps.optimization, steps.execution
     ramp = optimization.ramp
     return {
@@ -38,21 +35,16 @@ def describe_run(
         "batch_size": feed.batch_size,
         "optimizer": describe(optimizer, model, identity),
         "learning_rate": learning_rate,
-        **optimization.describe(),
+        **describe_options(optimization),
         "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
         "schedule": describe(optimization.schedule, model, identity),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),
         "precision": execution.precision,
         "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
-        "compile": execution.compile or None,
+        "compile": execution.compile,
         "seed": steps.seed,
-    } | ({} if identity is None else {"identity": identity})
-
-
-def describe_images(train_set: Dataset[Any], held_out: Dataset[Any] | None) -> dict[str, Any]:
-    """Describe what is trained on, and what is held out."""
-    held = None if held_out is None else describe_shared(held_out)
-    return {"data": describe_shared(train_set), "validation_set": held}
+        "identity": identity,
+    }
 
 
 def describe_around(

@@ -36,19 +36,7 @@ class Mixing:
     def mixed(
         self, x: Tensor, y: Tensor, others: tuple[Tensor, Tensor], classes: int, *, ids: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """Mix images and labels with those of their partners.
-
-        Args:
-            x: [B, C, H, W].
-            y: int [B], labels, or floating [B, K], probabilities.
-            others: the partners: images like x, and their labels like y.
-            classes: K.
-            ids: int [B], sample numbers; random numbers depend on them.
-            seed: of the random numbers, an integer >= 0.
-
-        Returns:
-            Images like x, and probabilities float32 [B, K].
-        """
+        """Return images mixed with those of their partners, and probabilities float32 [B, K]."""
         other, label = others
         x, share = self(x, other, ids=ids, seed=seed)
         share = share[:, None].to(torch.float32)

@@ -115,22 +115,21 @@ def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
             {**group, "params": [nn.Parameter(each.detach().clone()) for each in group["params"]]}
             for group in groups
         ]
-        place = copies[0]["params"][0].device
-        with rng.generators_kept(place):
+        weights = [weight for group in copies for weight in group["params"]]
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        with rng.generators_kept(weights[0].device):
             made = optimizer([dict(group) for group in copies])
             if not isinstance(made, Optimizer):
                 raise InputError(
                     "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
                     f"returns a {type(made).__name__}"
                 )
-            given = [[id(each) for each in group["params"]] for group in copies]
-            if [[id(each) for each in group["params"]] for group in made.param_groups] != given:
+            if [*map(id, weights)] != [id(each) for group in made.param_groups for each in group["params"]]:
                 raise InputError(
                     "optimizer: expected one over the groups of parameters that the function is given, got "
                     "others; make it inside the function, of its argument"
                 )
-            for each in (weight for group in copies for weight in group["params"]):
-                each.grad = torch.zeros_like(each)
             try:
                 made.step()
             except TypeError as error:

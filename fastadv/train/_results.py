@@ -89,8 +89,7 @@ def _written(path: Path, report: EpochReport) -> bool:
     except (InputError, CorruptFileError):
         return False
     there = about.get("measured", {})
-    # what the file does not know is of a later version
-    return bool(there) and all(there.get(name, one) == one for name, one in _measured(report).items())
+    return all(there.get(name) == one for name, one in _measured(report).items())
 
 
 def _measured(report: EpochReport) -> dict[str, Any]:

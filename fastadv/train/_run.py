@@ -17,7 +17,7 @@ from fastadv.train._deterministic import deterministic_kernels
 from fastadv.train._layout import fast_layout
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
-from fastadv.train.ending import Ending
+from fastadv.train.ending import Ending, is_over, rewinds
 from fastadv.train.measuring import Measures, meant_to_be_robust
 from fastadv.train.optim import batch_norms
 from fastadv.train.report import EpochReport
@@ -77,7 +77,7 @@ class Run:
     def _restore(self, state: checkpoint.State) -> None:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
-        self.steps.feed.waited = state.progress.get("waited", 0.0)  # earlier versions did not count
+        self.steps.feed.waited = state.progress["waited"]
         begun = len(self.done) + (self.step > 0)
         if begun > self.epochs:
             raise InputError(
@@ -106,11 +106,11 @@ class Run:
                 with fast_layout(self.steps):
                     while self._is_left():
                         yield self._epoch()
-            self.results.finish(self.done, self.ending.rewinds(self.done), again=left)
+            self.results.finish(self.done, rewinds(self.ending, self.done), again=left)
 
     def _is_left(self) -> bool:
         # an epoch that was begun is finished, whatever a resumed run now thinks of the one before
-        return self.step > 0 or not self.ending.reached(self.done, self.epochs)
+        return self.step > 0 or not is_over(self.ending, self.done, self.epochs)
 
     def _epoch(self) -> EpochReport:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
@@ -139,7 +139,6 @@ class Run:
         return epoch % self.measure.every == 0 or epoch == self.epochs
 
     def _train(self) -> None:
-        """Train the remaining steps of this epoch."""
         epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
         before, started = self.seconds, time.perf_counter()
         every = self.steps.execution.checkpoint_every
@@ -220,6 +219,5 @@ class Epochs(Iterator[EpochReport]):
             return {name: value.clone() for name, value in steps.model.state_dict().items()}
 
     def close(self) -> None:
-        """Stop here, and free the folder."""
         self._reports.close()
         self._run.record.close()

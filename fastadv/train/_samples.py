@@ -30,7 +30,6 @@ class SampleRows:
         return {name: rows[self._places(ids)] for name, rows in self.rows.items()}
 
     def write(self, epoch: int, ids: Tensor, rows: Mapping[str, Tensor]) -> None:
-        """Set the rows of these samples."""
         self._begin(epoch, moved=False)
         for name, own in rows.items():
             if name not in self.rows:

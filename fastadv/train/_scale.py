@@ -22,7 +22,6 @@ class LossScale:
         self.finite = True
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """Multiply a loss by the factor."""
         return loss * self.values[0].to(loss.dtype)
 
     def unscale(self, gradients: Iterable[Tensor | None]) -> None:

@@ -14,7 +14,7 @@ from fastadv._torch import NormBase
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._deterministic import INSTEAD, WANTED
-from fastadv.train._share import Share, Stride
+from fastadv.train._share import Parts, Share
 
 _SIGNATURE = inspect.signature(functional.batch_norm)
 
@@ -39,7 +39,7 @@ class _WholeBatch(TorchFunctionMode):
     CPUs, and would count samples of weight zero.
     """
 
-    def __init__(self, share: Stride) -> None:
+    def __init__(self, share: Share) -> None:
         super().__init__()
         self.share = share
 
@@ -59,7 +59,7 @@ class _WholeBatch(TorchFunctionMode):
 
     def _normalized(self, given: Mapping[str, Any]) -> Tensor:
         """Compute `batch_norm` in train mode over all processes, and update its running statistics."""
-        if _is_exact(self.share):
+        if isinstance(self.share, Parts):
             raise InputError(f"model: {WANTED}, got batch_norm in train mode; {INSTEAD}")
         x: Tensor = given["input"]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -97,12 +97,12 @@ class _WholeBatch(TorchFunctionMode):
         return whole, (shares * (variances + (means - whole).square())).sum(0), total
 
 
-def whole_batch_statistics(share: Stride) -> AbstractContextManager[object]:
+def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
     """Return a context in which the model sees the statistics of all processes; nothing for one of them.
 
     Of a pass, those of its rows alone: all processes are at the same one.
     """
-    alone = share.apart or (share.world == 1 and not _is_exact(share))
+    alone = share.apart or (share.world == 1 and not isinstance(share, Parts))
     return nullcontext() if alone else _WholeBatch(share)
 
 
@@ -124,7 +124,3 @@ def agreed_statistics(norms: Sequence[NormBase], share: Share) -> Iterator[None]
 
 def _flat(rows: Sequence[Tensor]) -> Tensor:
     return torch.cat([each.detach().flatten() for each in rows])
-
-
-def _is_exact(share: Stride) -> bool:
-    return isinstance(share, Share) and share.parts is not None

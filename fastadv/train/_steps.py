@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import Precision, tf32
-from fastadv.errors import InputError
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed, check_classes
@@ -24,8 +23,7 @@ from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization, batch_norms
 from fastadv.train.recipes import OwnStep, Recipe, Step
-from fastadv.train.recipes._common import Twins
-from fastadv.train.recipes._mixed import check_soft
+from fastadv.train.recipes._common import Twins, check_soft
 from fastadv.train.recipes.base import take_step
 
 # steps between two checks on a GPU: each check waits for the device
@@ -45,7 +43,6 @@ class Losses:
 
     @property
     def mean(self) -> float:
-        """Over the samples of the epoch."""
         return float(self.values.sum())
 
     def take(self, step: int, loss: Means, share: Share, of: int) -> None:
@@ -53,15 +50,9 @@ class Losses:
 
         On a GPU it is checked only now and then.
         """
-        losses = share.by_cut(loss)
-        for each in losses:
-            if each.ndim:
-                raise InputError(
-                    "recipe: expected one number, the mean loss of the batch, "
-                    f"got shape {tuple(each.shape)}; average it"
-                )
         self.values[step] = share.total(
-            each.detach().double() * (part.count / of) for each, part in zip(losses, share.cut, strict=True)
+            each.detach().double() * (part.count / of)
+            for each, part in zip(share.by_cut(loss), share.cut, strict=True)
         )
         if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
             self.check()
@@ -151,7 +142,6 @@ class Steps:
 
     @property
     def nbytes(self) -> int:
-        """How much the recipe keeps in this process."""
         return sum(held.nbytes for held in (*self.state.values(), *self.samples.rows.values()))
 
     def kept(self) -> dict[str, Tensor]:

@@ -48,7 +48,6 @@ class MovingAverage:
             lerp_(averages, current, 1 - min(self.decay, (1 + count) / (10 + count)))
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Continue from these averages."""
         for name, average in self.weights.items():
             average.copy_(weights[name])
 

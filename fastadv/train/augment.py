@@ -12,18 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import affine_grid, grid_sample, pad
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
-from fastadv.train._color import color
 from fastadv.train._mixing import CutMix, Mixing, MixUp
-from fastadv.train._resized_crop import random_resized_crop
 
 __all__ = [
-    "AUGMENTS", "Augment", "Augmentation", "CutMix", "MixUp", "Mixing", "alternating_flip", "color", "crop",
-    "cutout", "flip", "make_augment", "random_resized_crop",
+    "CutMix", "MixUp", "alternating_flip", "color", "crop", "cutout", "flip", "random_resized_crop",
 ]  # fmt: skip
 
 Augment = Callable[..., Tensor] | Mixing
@@ -60,9 +57,7 @@ def flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
     """Mirror half of the images, left to right.
 
     Args:
-        x: [B, C, H, W].
-        ids: int [B], sample numbers; random numbers depend on them.
-        seed: of the random numbers, an integer >= 0.
+        others: as in `crop`.
 
     Returns:
         Images like x.
@@ -76,10 +71,8 @@ def alternating_flip(x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor
     In any two consecutive epochs a network sees every image both ways.
 
     Args:
-        x: [B, C, H, W].
-        ids: int [B], sample numbers; random numbers depend on them.
-        seed: of the random numbers, the same in all epochs, an integer >= 0.
         epoch: its number, from 1.
+        others: as in `crop`.
 
     Returns:
         Images like x.
@@ -97,10 +90,9 @@ def cutout(
 
     Args:
         x: floating [B, C, H, W].
-        ids: int [B], sample numbers; random numbers depend on them.
-        seed: of the random numbers, an integer >= 0.
         size: side of the square in pixels; None takes half of the height, 16 of 32.
         fill: a value in [0, 1], or one for each channel. The paper fills with the mean color of the data.
+        others: as in `crop`.
 
     Returns:
         Images like x.
@@ -136,6 +128,108 @@ def cutout(
     return torch.where(within[:, None], color, x)
 
 
+# shares of red, green and blue in luminance (ITU-R BT.601), as in torchvision
+LUMA = (0.2989, 0.587, 0.114)
+
+
+def color(
+    x: Tensor,
+    *,
+    ids: Tensor,
+    seed: int,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+) -> Tensor:
+    """Change brightness, then contrast, then saturation, each by a random factor.
+
+    torchvision's ColorJitter does the same in a random order.
+
+    Args:
+        x: floating [B, 3, H, W], or [B, 1, H, W], which has no saturation to change.
+        brightness: v >= 0; the factor is drawn uniformly from [max(0, 1 - v), 1 + v].
+        contrast: like brightness.
+        saturation: like brightness.
+        others: as in `crop`.
+
+    Returns:
+        Images like x.
+
+    Raises:
+        InputError: x has another shape, or is not floating.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
+        raise InputError(
+            f"color: expected images [B, 3, H, W] or [B, 1, H, W] of floating point, got {x.dtype} of shape "
+            f"{tuple(x.shape)}"
+        )
+    widths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+    draws = rng.uniform(3, seed, ids.to(x.device)).to(x)
+    for k, (name, width) in enumerate(widths.items()):
+        check_number(name, width, 0)
+        low, high = max(0.0, 1 - width), 1 + width
+        factor = (low + (high - low) * draws[:, k])[:, None, None, None]
+        if name == "brightness":
+            x = (x * factor).clamp(0, 1)
+            continue
+        gray = _luminance(x)
+        toward = gray if name == "saturation" else gray.mean((1, 2, 3), keepdim=True)
+        x = (toward + (x - toward) * factor).clamp(0, 1)
+    return x
+
+
+def _luminance(x: Tensor) -> Tensor:
+    if x.shape[1] == 1:
+        return x
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def random_resized_crop(
+    x: Tensor, *, ids: Tensor, seed: int, least: float = 0.08, most: float = 1.0, ratio: float = 4 / 3
+) -> Tensor:
+    """Stretch a random window to the size of the image, bilinearly.
+
+    Args:
+        x: floating [B, C, H, W].
+        least: the smallest share of the image's area that the window may have, in [0, most].
+        most: the largest share, in (0, 1].
+        ratio: the largest ratio of the window's width to its height, 1 or more; the smallest is 1 / ratio. A
+            window that does not fit is cut to the image.
+        others: as in `crop`.
+
+    Returns:
+        Images like x.
+
+    Raises:
+        InputError: x has another shape, or is not floating.
+
+    Source:
+        Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv 1409.4842), section 6.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise InputError(
+            f"random_resized_crop: expected images [B, C, H, W] of floating point, got {x.dtype} of shape "
+            f"{tuple(x.shape)}"
+        )
+    check_number("least", least, 0, most)
+    check_number("most", most, 1e-6, 1)
+    check_number("ratio", ratio, 1)
+    area, shape, top, left = rng.uniform(4, seed, ids.to(x.device)).double().unbind(1)
+    area = least + (most - least) * area
+    # a ratio and its inverse are as likely
+    stretch = ratio ** (shape - 0.5)
+    image = (x.shape[3] / x.shape[2]) ** 0.5
+    width = ((area.sqrt() * stretch / image).clamp(max=1)).to(x.dtype)
+    height = ((area.sqrt() / stretch * image).clamp(max=1)).to(x.dtype)
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = width, height
+    theta[:, 0, 2] = (1 - width) * (2 * left.to(x.dtype) - 1)
+    theta[:, 1, 2] = (1 - height) * (2 * top.to(x.dtype) - 1)
+    grid = affine_grid(theta, list(x.shape), align_corners=False)
+    moved = grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return moved.clamp(0, 1)  # weights may add up to a hair more than 1
+
+
 AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "crop": (crop,),
     "flip": (flip,),
@@ -153,12 +247,9 @@ AUGMENTS: dict[str, tuple[Augment, ...]] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Apply augmentations one after another, each with its own seed.
+    """Augmentations one after another, each with its own seed.
 
     A call takes images x [B, C, H, W], `ids`, the `seed` of the run, and the `epoch`.
-
-    Attributes:
-        parts: the augmentations.
     """
 
     parts: tuple[Augment, ...]
@@ -176,33 +267,14 @@ class Augmentation:
         return last if isinstance(last, Mixing) else None
 
     def key(self, place: int, seed: int, epoch: int) -> dict[str, int]:
-        """Derive the arguments that a part gets in an epoch.
-
-        Args:
-            place: of the part.
-            seed: of the run.
-            epoch: its number, from 1.
-
-        Returns:
-            The seed, and the epoch if the part takes it, by name.
-        """
+        """Return the seed that a part gets in an epoch, and the epoch if it takes it, by name."""
         if _takes_epoch(self.parts[place]):
             return {"seed": rng.derive(seed, "augment run", place), "epoch": epoch}
         return {"seed": rng.derive(seed, "augment", epoch, place)}
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:
-    """Combine augmentations.
-
-    Args:
-        augment: a name of `AUGMENTS`, a function, several of them, or None.
-
-    Returns:
-        The augmentation; None for None.
-
-    Raises:
-        InputError: a name is unknown, there is no augmentation, or one that mixes images is not the last.
-    """
+    """Combine augmentations: a name of `AUGMENTS`, a function, or several; InputError for unknown ones."""
     if augment is None:
         return None
     given = [augment] if isinstance(augment, str) or not isinstance(augment, Sequence) else augment

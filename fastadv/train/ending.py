@@ -35,51 +35,32 @@ class Ending:
         if self.on_alarm not in ACTIONS:
             raise InputError(f"on_alarm: expected one of {', '.join(ACTIONS)}, got {self.on_alarm!r}")
 
-    def check(self, attacked: bool) -> None:
-        """Raise InputError for an ending by robustness where none is measured.
-
-        Args:
-            attacked: whether there are test attacks.
-
-        Raises:
-            InputError: the ending needs test attacks and there are none.
-        """
-        if not attacked and self != Ending():
-            raise InputError(
-                "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
-                "validation_set=) and test_attacks=, or leave out patience and on_alarm"
-            )
-
     @property
     def may_rewind(self) -> bool:
         """Whether the best weights may be needed."""
         return self.patience is not None or self.on_alarm == "rewind"
 
-    def reached(self, past: Sequence[EpochReport], epochs: int) -> bool:
-        """Return whether a run ends after the epochs reported.
 
-        Args:
-            past: the reports so far.
-            epochs: of the whole run.
+def check_ending(ending: Ending, attacked: bool) -> None:
+    """Raise InputError for an ending by robustness where none is measured."""
+    if not attacked and ending != Ending():
+        raise InputError(
+            "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
+            "validation_set=) and test_attacks=, or leave out patience and on_alarm"
+        )
 
-        Returns:
-            True where it ends.
-        """
-        if not past:
-            return False
-        top, last = best(past), past[-1]
-        waited = last.epoch - top.epoch if top is not None and last.tested else 0
-        tired = self.patience is not None and waited >= self.patience
-        alarmed = self.on_alarm != "warn" and last.alarm is not None
-        return last.epoch >= epochs or tired or alarmed
 
-    def rewinds(self, past: Sequence[EpochReport]) -> bool:
-        """Return whether a run that ends here ends with the best weights.
+def is_over(ending: Ending, past: Sequence[EpochReport], epochs: int) -> bool:
+    """Return whether a run of so many epochs ends after those reported."""
+    if not past:
+        return False
+    top, last = best(past), past[-1]
+    waited = last.epoch - top.epoch if top is not None and last.tested else 0
+    tired = ending.patience is not None and waited >= ending.patience
+    alarmed = ending.on_alarm != "warn" and last.alarm is not None
+    return last.epoch >= epochs or tired or alarmed
 
-        Args:
-            past: the reports so far.
 
-        Returns:
-            True where the best weights are restored.
-        """
-        return self.patience is not None or (self.on_alarm == "rewind" and past[-1].alarm is not None)
+def rewinds(ending: Ending, past: Sequence[EpochReport]) -> bool:
+    """Return whether a run that ends here ends with the best weights."""
+    return ending.patience is not None or (ending.on_alarm == "rewind" and past[-1].alarm is not None)

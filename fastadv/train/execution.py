@@ -67,31 +67,24 @@ class Execution:
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every, 1)
 
-    def check(self, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any) -> None:
-        """Raise InputError where this model cannot be trained in this way on this device.
 
-        Args:
-            model: to train.
-            recipe: to train it on.
-            device: where the model is.
-            run_dir: the folder of the run, or None.
-
-        Raises:
-            InputError: model, recipe or device do not suit the options.
-        """
-        if run_dir is None and self.checkpoint_every:
-            raise InputError(
-                "run_dir: expected a folder for the checkpoints, got None; "
-                "pass run_dir=, or leave out checkpoint_every"
-            )
-        if self.precision == "tf32":
-            _check_tf32(model, device)
-        if self.precision == "fp16":
-            _check_fp16(model, recipe, device)
-        if self.deterministic:
-            check_deterministic(model, device)
-        if self.compile:
-            check_compile(model, device)
+def check_execution(
+    execution: Execution, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any
+) -> None:
+    """Raise InputError where this model cannot be trained in this way on this device."""
+    if run_dir is None and execution.checkpoint_every:
+        raise InputError(
+            "run_dir: expected a folder for the checkpoints, got None; "
+            "pass run_dir=, or leave out checkpoint_every"
+        )
+    if execution.precision == "tf32":
+        _check_tf32(model, device)
+    if execution.precision == "fp16":
+        _check_fp16(model, recipe, device)
+    if execution.deterministic:
+        check_deterministic(model, device)
+    if execution.compile:
+        check_compile(model, device)
 
 
 def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:

@@ -1,16 +1,17 @@
 """fit: train a model on a recipe, to the end; epochs: the same, epoch by epoch."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from functools import wraps
 from os import PathLike
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
+from fastadv._torch import sharding
 from fastadv.data import Stream
 from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
@@ -20,56 +21,23 @@ from fastadv.runs import processes
 from fastadv.runs.description import describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
-from fastadv.train._identity import describe_around, describe_images, describe_run
+from fastadv.train._identity import describe_around, describe_run
 from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
-from fastadv.train._wrapped import without_wrapper
 from fastadv.train.augment import Augment, make_augment
-from fastadv.train.ending import Ending
-from fastadv.train.execution import Execution
+from fastadv.train.ending import Ending, check_ending
+from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import Optimization, make_optimizer, make_schedule
+from fastadv.train.optim import Optimization, check_norms, first_recipes, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
-from fastadv.train.recipes._mixed import check_mixed
+from fastadv.train.recipes._common import check_mixed
 from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-GROUPS: dict[str, type[Any]] = {
-    group.__name__.lower(): group for group in (Optimization, Measuring, Ending, Execution)
-}
-"""The option objects that `fit` takes, and where each option belongs."""
-
-
-def _names_groups(each: Callable[P, T]) -> Callable[P, T]:
-    """Let `each` refuse an option that belongs in an option object, and name that object."""
-
-    @wraps(each)
-    def checked(*args: P.args, **options: P.kwargs) -> T:
-        for argument, group in GROUPS.items():
-            alone = [field.name for field in fields(group) if field.name in options]
-            if alone:
-                inside = ", ".join(f"{name}=..." for name in alone)
-                raise InputError(
-                    f"{alone[0]}: expected within {argument}, got it as an argument of its own; "
-                    f"pass {argument}={group.__name__}({inside}), from fastadv.train"
-                )
-            given = options.get(argument)
-            if argument in options and not isinstance(given, group):
-                raise InputError(
-                    f"{argument}: expected a fastadv.train.{group.__name__}, got {type(given).__name__}"
-                )
-        return each(*args, **options)
-
-    return checked
-
-
-@_names_groups
-def epochs(
+def fit(
     model: nn.Module,
     train_set: Dataset[Any],
     recipe: Recipe | OwnStep,
@@ -91,8 +59,8 @@ def epochs(
     measuring: Measuring = Measuring(),
     ending: Ending = Ending(),
     execution: Execution = Execution(),
-) -> Epochs:
-    """Train `model` in place on `recipe`: `fit` to the end, `epochs` epoch by epoch.
+) -> list[EpochReport]:
+    """Train `model` in place on `recipe`, to the end.
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
@@ -147,8 +115,7 @@ def epochs(
         execution: precision, deterministic, compile, workers, checkpoints within an epoch: see `Execution`.
 
     Returns:
-        From `fit`, the list of the `EpochReport` of each epoch that it trained. From `epochs`, an iterator of
-        them, which trains an epoch each time that it is asked for a report.
+        The list of the `EpochReport` of each epoch that it trained.
 
     Raises:
         InputError: an argument cannot work, or the folder cannot be written or holds another run; at the
@@ -166,49 +133,103 @@ def epochs(
         >>> reports[1].epoch, reports[1].loss < reports[0].loss
         (2, True)
     """
+    begun = _begun(**locals())  # the arguments as they are
+    return list(begun.go())
+
+
+run = fit  # its earlier name
+
+
+def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, **options: Any) -> Epochs:
+    """Train as `fit` does, an epoch each time that a report is asked for.
+
+    Args:
+        model: as `fit` takes it.
+        train_set: as `fit` takes it.
+        recipe: as `fit` takes it.
+        options: the other arguments of `fit`, by name.
+
+    Returns:
+        An iterator of `EpochReport`. Its `averaged()` is the moving average of the weights so far, as a state
+        dict, with `Optimization(ema=)`.
+
+    Raises:
+        InputError: at the call, as by `fit`, whose other errors come with the epoch that meets them.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> [report.epoch for report in fa.train.epochs(model, digits, fa.train.Standard(), epochs=2)]
+        [1, 2]
+    """
+    given = inspect.signature(fit).bind(model, train_set, recipe, **options)
+    given.apply_defaults()
+    return Epochs(_begun(**given.arguments))
+
+
+def _begun(
+    model: nn.Module,
+    train_set: Dataset[Any],
+    recipe: Recipe | OwnStep,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
+    augment: str | Augment | Sequence[str | Augment] | None,
+    test_set: Dataset[Any] | None,
+    test_attacks: Mapping[str, Attack] | None,
+    run_dir: str | PathLike[str] | None,
+    resume: bool,
+    identity: str | None,
+    seed: int,
+    device: str | torch.device | None,
+    progress: Callable[[int, int], None] | None,
+    optimization: Optimization,
+    measuring: Measuring,
+    ending: Ending,
+    execution: Execution,
+) -> Run:
+    """Check what is asked, and set up the run."""
     with processes.agreement():
         check_count("epochs", epochs, 1)
         check_count("batch_size", batch_size, 1)
         check_seed(seed)
         check_recipe(recipe)
-        model = without_wrapper(model)
-        if progress is not None and not callable(progress):
-            raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
-        if isinstance(train_set, Stream):
-            if isinstance(innermost(recipe), PriorGuidedTraining):
-                raise InputError(
-                    "train_set: expected a set with numbered images, of which this recipe keeps "
-                    "perturbations, got a Stream; choose another recipe"
-                )
-        else:
-            sample_count(train_set, name="train_set")
-        ending.check(attacked=bool(test_attacks))
+        _check_options(progress, optimization, measuring, ending, execution)
+        model = _without_wrapper(model)
+        _check_set(train_set, recipe)
+        check_ending(ending, attacked=bool(test_attacks))
         measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
         if augmentation is not None and augmentation.mixing is not None:
             check_mixed(recipe)
-        ramped = optimization.ramped(recipe, epochs)
+        ramped = first_recipes(optimization, recipe, epochs)
 
         if device is not None:
             model.to(_device(device))
-        optimization.check_model(model)
-        maker = make_optimizer(model, optimizer, rate, optimization, kept=run_dir is not None)
+        check_norms(optimization, model)
+        made = make_optimizer(model, optimizer, rate, optimization, kept=run_dir is not None)
         place = next(model.parameters()).device
-        execution.check(model, recipe, place, run_dir)
+        check_execution(execution, model, recipe, place, run_dir)
         sets = {"train_set": train_set, "test_set": test_set, "validation_set": measuring.validation_set}
         classes = check_sets(model, sets, augmentation, place, recipe)
         feed = Feed(
-            train_set, batch_size, augmentation, seed, place, execution.workers, dtype_of(model),
-            optimization.accumulate, execution.deterministic, optimization.drop_last, classes,
-            optimization.batch_norm == "process",
+            dataset=train_set, batch_size=batch_size, augment=augmentation, seed=seed, device=place,
+            workers=execution.workers, dtype=dtype_of(model), passes=optimization.accumulate,
+            exact=execution.deterministic, drop_last=optimization.drop_last, classes=classes,
+            apart=optimization.batch_norm == "process",
         )  # fmt: skip
-        scheduler = make_schedule(maker, optimization, epochs, feed.steps)
+        scheduler = make_schedule(made, optimization, epochs, feed.steps)
         steps = Steps(
-            model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=maker,
+            model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=made,
             scheduler=scheduler, classes=classes, seed=seed, optimization=optimization, execution=execution,
         )  # fmt: skip
         config = describe_run(steps, epochs, optimizer, rate, identity)
-    config |= describe_images(train_set, measuring.validation_set)
+    held_out = measuring.validation_set
+    config["data"] = describe_shared(train_set)
+    config["validation_set"] = None if held_out is None else describe_shared(held_out)
     if processes.world() > 1:
         asked: dict[str, Any] = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
         asked["test_set"] = None if test_set is None else describe_shared(test_set)
@@ -219,23 +240,28 @@ def epochs(
         train_set.warn()
     record = RunRecord(run_dir, config, resume)
     results = Results(steps, record, ending.may_rewind, measure.describe())
-    return Epochs(Run(steps, results, measure, epochs, ending, progress))
+    return Run(steps, results, measure, epochs, ending, progress)
 
 
-def _to_the_end(each: Callable[P, Epochs]) -> Callable[P, list[EpochReport]]:
-    """Return the same call, which trains all epochs and returns their reports."""
+def _check_options(progress: Callable[[int, int], None] | None, *groups: object) -> None:
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
+    for kind, given in zip((Optimization, Measuring, Ending, Execution), groups, strict=True):
+        if not isinstance(given, kind):
+            raise InputError(
+                f"{kind.__name__.lower()}: expected a fastadv.train.{kind.__name__}, "
+                f"got {type(given).__name__}"
+            )
 
-    @wraps(each)
-    def fit(*args: P.args, **options: P.kwargs) -> list[EpochReport]:
-        return list(each(*args, **options))
 
-    fit.__name__ = fit.__qualname__ = "fit"
-    return fit
-
-
-fit = _to_the_end(epochs)
-run = fit
-"""Another name of `fit`."""
+def _check_set(train_set: Dataset[Any], recipe: Recipe | OwnStep) -> None:
+    if not isinstance(train_set, Stream):
+        sample_count(train_set, name="train_set")
+    elif isinstance(innermost(recipe), PriorGuidedTraining):
+        raise InputError(
+            "train_set: expected a set with numbered images, of which this recipe keeps perturbations, "
+            "got a Stream; choose another recipe"
+        )
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -244,3 +270,32 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device: expected one that torch can use, got {device!r} ({reason})") from error
+
+
+_INSTEAD = "pass the module as it was before, as fit shares every batch among the processes itself"
+
+
+def _without_wrapper(model: nn.Module) -> nn.Module:
+    """Return the module inside DistributedDataParallel, which has the same weights.
+
+    Its own sum of gradients would come on top of that of `fit`, and it wants to see every weight used.
+    Raises InputError for what is no module, for weights that are cut among processes, as FSDP does, and for a
+    wrapper further inside.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    while isinstance(model, DistributedDataParallel):
+        model = model.module
+    sharded, cut = sharding()
+    for name, module in model.named_modules():
+        inside = f" in {name}" if name else ""
+        if isinstance(module, DistributedDataParallel):
+            raise InputError(
+                f"model: expected DistributedDataParallel around the whole of it, got one{inside}; {_INSTEAD}"
+            )
+        if isinstance(module, sharded) or any(isinstance(each, cut) for each in module.parameters(False)):
+            raise InputError(
+                "model: expected all weights in each process, got weights that are cut among processes, as "
+                f"by fully_shard or FSDP{inside}; {_INSTEAD}"
+            )
+    return model

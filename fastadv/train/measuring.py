@@ -49,7 +49,6 @@ class Measure:
 
     @property
     def size(self) -> int:
-        """The number of images."""
         size = 0 if self.data is None else len(self.data)  # type: ignore[arg-type]
         return size if self.limit is None else min(size, self.limit)
 
@@ -149,7 +148,6 @@ class Measures:
             )
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
-        """Measure what a report holds."""
         measured = self.test(steps)
         if self.validation is not None:
             held_out = self.validation(steps)

@@ -12,9 +12,8 @@ from fastadv._checks import check_count, check_flag, check_number, check_share
 from fastadv._torch import BatchNorm, NormBase
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.runs.description import added, left_out
 from fastadv.train._optimizers import MakeOptimizer, bound, make
-from fastadv.train.ramp import Ramp, Trained
+from fastadv.train.ramp import Ramp, Trained, ramped
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
 
 
@@ -65,15 +64,15 @@ class Optimization:
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    norm_decay: bool = added(True)
-    rates: Mapping[str, float] | None = added(None)
+    norm_decay: bool = True
+    rates: Mapping[str, float] | None = None
     schedule: str | Schedule = DEFAULT
-    schedule_by: str = added("step")
+    schedule_by: str = "step"
     warm_up: float = 0.0
-    accumulate: int = added(1)
-    drop_last: bool = added(False)
-    batch_norm: str = added("batch")
-    batch_norm_momentum: float | None = added(None)
+    accumulate: int = 1
+    drop_last: bool = False
+    batch_norm: str = "batch"
+    batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
     ramp: Ramp | float | None = None
@@ -130,75 +129,49 @@ class Optimization:
 
     @property
     def given_rates(self) -> list[tuple[str, float]]:
-        """The patterns with their factors, in their order."""
         return [(pattern, float(factor)) for pattern, factor in (self.rates or {}).items()]
 
-    def check_left_alone(self) -> None:
-        """Raise InputError for options that an optimizer of the caller's own has itself.
 
-        Raises:
-            InputError: such an option differs from its default.
-        """
-        for name in ("momentum", "weight_decay"):
-            default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default:
-                raise InputError(
-                    f"{name}: expected it in the optimizer that you pass, got {getattr(self, name)!r} beside "
-                    "it; bind it there, as by functools.partial"
-                )
-
-    def check_model(self, model: nn.Module) -> None:
-        """Raise InputError for options of BatchNorm where the model has none.
-
-        Args:
-            model: to train.
-
-        Raises:
-            InputError: an option has no effect on it.
-        """
-        if self.batch_norm_momentum is not None and not batch_norms(model):
+def _check_left_alone(options: Optimization) -> None:
+    """Raise InputError for options that an optimizer of the caller's own has itself."""
+    for name in ("momentum", "weight_decay"):
+        default = getattr(Optimization, name)
+        if getattr(options, name) != default:
             raise InputError(
-                "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
-                f"{type(model).__name__} without; leave it out"
-            )
-        trained = [
-            m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or not model.training)
-        ]
-        if self.batch_norm == "process" and not trained:
-            raise InputError(
-                "batch_norm: expected a model with BatchNorm in train mode for 'process', got "
-                f"{type(model).__name__} without; leave it out"
+                f"{name}: expected it in the optimizer that you pass, got {getattr(options, name)!r} beside "
+                "it; bind it there, as by functools.partial"
             )
 
-    def describe(self) -> dict[str, Any]:
-        """Return the options for a run's identity; newer options only where they differ from their default.
 
-        Returns:
-            A dictionary for JSON.
-        """
-        told = {field.name: getattr(self, field.name) for field in fields(self) if not left_out(self, field)}
-        rates = {"rates": self.given_rates} if "rates" in told else {}
-        apart = {"batch_norm": f"each of {processes.world()} processes"} if "batch_norm" in told else {}
-        return told | {"warm_up": self.warm_up or None} | rates | apart
+def check_norms(options: Optimization, model: nn.Module) -> None:
+    """Raise InputError for options of BatchNorm where the model has none."""
+    if options.batch_norm_momentum is not None and not batch_norms(model):
+        raise InputError(
+            "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
+            f"{type(model).__name__} without; leave it out"
+        )
+    trained = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or not model.training)]
+    if options.batch_norm == "process" and not trained:
+        raise InputError(
+            "batch_norm: expected a model with BatchNorm in train mode for 'process', got "
+            f"{type(model).__name__} without; leave it out"
+        )
 
-    def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
-        """Return the recipes of the first epochs, one each.
 
-        Args:
-            recipe: of the run.
-            epochs: of the run.
+def describe_options(options: Optimization) -> dict[str, Any]:
+    """Return the options, as JSON, for a run's identity."""
+    told = {field.name: getattr(options, field.name) for field in fields(options)}
+    apart = f"each of {processes.world()} processes" if options.batch_norm == "process" else "batch"
+    return told | {"rates": options.given_rates, "batch_norm": apart}
 
-        Returns:
-            The recipes of the epochs with a smaller radius.
 
-        Raises:
-            InputError: the ramp or the warm-up is longer than the run.
-        """
-        if self.warm_up and self.warm_up >= epochs:
-            raise InputError(
-                f"warm_up: expected fewer than the {epochs} epochs of training, got {self.warm_up:g}"
-            )
-        return self.ramp.recipes(recipe, epochs) if isinstance(self.ramp, Ramp) else []
+def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
+    """Return the recipes of the first epochs, those with a smaller radius; InputError for too long a ramp."""
+    if options.warm_up and options.warm_up >= epochs:
+        raise InputError(
+            f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
+        )
+    return ramped(options.ramp, recipe, epochs) if isinstance(options.ramp, Ramp) else []
 
 
 def batch_norms(model: nn.Module) -> list[NormBase]:
@@ -220,7 +193,7 @@ def make_optimizer(
     kept: whether checkpoints are written.
     """
     if callable(optimizer):
-        options.check_left_alone()
+        _check_left_alone(options)
     made = make(
         model, optimizer, learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
         norm_decay=options.norm_decay, rates=options.given_rates, kept=kept,

@@ -67,7 +67,6 @@ class Preset:
         return made
 
     def make_augment(self) -> list[Augment]:
-        """Make the augmentations, in their order."""
         made: list[Augment] = []
         for each in self.augment:
             name, arguments = (each, {}) if isinstance(each, str) else each
@@ -195,7 +194,6 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset of that name; InputError for another one."""
     if name not in PRESETS:
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]

@@ -43,26 +43,15 @@ class Ramp:
         if self.steps is not None:
             check_count("ramp.steps", self.steps, 1)
 
-    def recipes(self, recipe: Trained, epochs: int) -> list[Trained]:
-        """Return the recipe of each epoch of the ramp.
 
-        Args:
-            recipe: of the run.
-            epochs: of the run.
-
-        Returns:
-            The recipes, in the order of the epochs.
-
-        Raises:
-            InputError: the ramp takes no epoch or all of them, or the recipe has no finite threat, or no
-                steps that could rise.
-        """
-        count = round(self.epochs * epochs) if isinstance(self.epochs, float) else self.epochs
-        if not 1 <= count < epochs:
-            raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
-        first = 1 / (count + 1) if self.radius is None else self.radius
-        shares = [first + (1 - first) * k / count for k in range(count)]
-        return [_part(recipe, share, self.steps, k / count) for k, share in enumerate(shares)]
+def ramped(ramp: Ramp, recipe: Trained, epochs: int) -> list[Trained]:
+    """Return the recipe of each epoch of the ramp; InputError where it cannot grow so."""
+    count = round(ramp.epochs * epochs) if isinstance(ramp.epochs, float) else ramp.epochs
+    if not 1 <= count < epochs:
+        raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
+    first = 1 / (count + 1) if ramp.radius is None else ramp.radius
+    shares = [first + (1 - first) * k / count for k in range(count)]
+    return [_part(recipe, share, ramp.steps, k / count) for k, share in enumerate(shares)]
 
 
 def _part(recipe: Any, share: float, first: int | None, progress: float) -> Any:

@@ -31,7 +31,7 @@ class EpochReport:
         tested: whether accuracies were measured in this epoch; see `Measuring`.
         waiting: the share of the seconds of training, without the tests, spent waiting for the next batch:
             above some percent, more workers would help. On a GPU, which may be at work meanwhile, it is an
-            upper bound. None in reports of earlier versions. Comparisons of two reports ignore it.
+            upper bound. Comparisons of two reports ignore it.
     """
 
     epoch: int
@@ -49,7 +49,7 @@ class EpochReport:
     validation_ema_clean_accuracy: float | None = None
     validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
     tested: bool = True
-    waiting: float | None = field(default=None, compare=False)
+    waiting: float = field(default=0.0, compare=False)
 
     @property
     def lowest(self) -> float:

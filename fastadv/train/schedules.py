@@ -107,15 +107,8 @@ class OneCycle:
     def __call__(self, done: float) -> float:
         return self._along(done, 1 / 25, 1, 1 / 25e4)
 
-    def momentum_at(self, done: float) -> float:
-        """Return the momentum, if it moves, at a share of training.
-
-        Args:
-            done: the share, from 0 to 1.
-
-        Returns:
-            The momentum.
-        """
+    def _momentum_at(self, done: float) -> float:
+        """Return the momentum, if it moves, at a share of training from 0 to 1."""
         low, high = self.momentum or (0.0, 0.0)
         return self._along(done, high, low, high)
 
@@ -181,7 +174,7 @@ def follow(
 
     scheduler = LambdaLR(optimizer, rate)
     if getattr(factor, "momentum", None) is not None:
-        _move_momentum(optimizer, lambda: factor.momentum_at(done(scheduler.last_epoch)))  # type: ignore[attr-defined]
+        _move_momentum(optimizer, lambda: factor._momentum_at(done(scheduler.last_epoch)))  # type: ignore[attr-defined]
     return scheduler
 
 

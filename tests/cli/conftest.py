@@ -7,7 +7,7 @@ import pytest
 from fastadv.cli import main
 from fastadv.data import _load, load
 from fastadv.models import SmallCNN, save_weights
-from fastadv.train import Optimization, Standard, run
+from fastadv.train import Optimization, Standard, fit
 
 
 class Done(NamedTuple):
@@ -69,7 +69,7 @@ def trained():
     """A small net that reads most digits."""
     model = SmallCNN(width=4)
     constant = Optimization(schedule="constant")
-    run(model, load("digits", "train"), Standard(), epochs=3, batch_size=64, optimization=constant)
+    fit(model, load("digits", "train"), Standard(), epochs=3, batch_size=64, optimization=constant)
     return model
 
 

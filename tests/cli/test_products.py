@@ -71,9 +71,8 @@ def test_options_of_what_is_not_asked_are_refused(refused, folder, line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["png", "torch"])
-def test_an_exported_set_is_data_for_every_command(fastadv, refused, made, kind):
-    done = fastadv(f"export sets/a --out out --kind {kind}")
+def test_an_exported_set_is_data_for_every_command(fastadv, refused, made):
+    done = fastadv("export sets/a --out out")
     assert done.code == 0, done
     assert "60 images in out" in done.out
     found, wanted = load_folder("out"), load_constructed(made)
@@ -81,12 +80,13 @@ def test_an_exported_set_is_data_for_every_command(fastadv, refused, made, kind)
     assert torch.equal(found.y, wanted.y)
     told = json.loads(fastadv("train -m softmax --data out --epochs 1 --json").out)
     assert told["config"]["data"]["samples"] == 60
-    refused(f"export sets/a --out out --kind {kind}", "expected a new or an empty one")
-    assert json.loads(fastadv(f"export out --out more --kind {kind} --json").out)["set"]["samples"] == 60
+    refused("export sets/a --out out", "expected a new or an empty one")
+    assert json.loads(fastadv("export out --out more --json").out)["set"]["samples"] == 60
+    refused("export nowhere --out out2", "nowhere")
 
 
 @pytest.mark.slow
-def test_export_says_what_it_cannot_do(fastadv, refused, net, monkeypatch):
+def test_construct_verifies_the_whole_set_with_base_and_model(fastadv, net, monkeypatch):
     verified: list[tuple[Any, ...]] = []
     monkeypatch.setattr(construct, "verify_constructed", lambda *given, **options: verified.append(given))
     line = f"construct random-target {net} {SOME} --steps 2 --radius 0.5 --dtype float32 --out sets/b"
@@ -94,7 +94,3 @@ def test_export_says_what_it_cannot_do(fastadv, refused, net, monkeypatch):
     ((where, base, model),) = verified
     assert (where, len(base), isinstance(model, nn.Module)) == (Path("sets/b"), 60, True)
     assert load_constructed("sets/b").card["config"]["step_size"] == "20 * radius / steps"
-    refused("export sets/b --out out", "8 bits")
-    assert not Path("out").exists()
-    assert fastadv("export sets/b --out out --kind torch").code == 0
-    refused("export nowhere --out out2", "nowhere")

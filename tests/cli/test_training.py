@@ -7,7 +7,7 @@ import torch
 import typer
 
 import fastadv as fa
-from fastadv.cli import _presets, _train, _train_options
+from fastadv.cli import _presets, _train
 from fastadv.cli._presets import Presets
 from fastadv.cli._recipes import parse_ramp
 from fastadv.cli._shared import Network
@@ -99,20 +99,8 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
 
 
 @pytest.mark.slow
-def test_a_run_of_an_older_version_goes_on_with_the_last_images(fastadv, folder, monkeypatch):
-    def last(dataset, count, seed):
-        rest = range(len(dataset) - count)
-        return fa.data.HeldOut(dataset.subset(rest), dataset.subset(range(len(rest), len(dataset))), {})
-
-    line = f"{ROBUST} --validation 13 --run-dir run --schedule constant --json"
-    with monkeypatch.context() as patch:
-        patch.setattr(_train_options, "hold_out", last)
-        assert fastadv(f"{line} --epochs 1").code == 0
-    done = fastadv(f"{line} --epochs 2 --resume")
-    assert done.code == 0, done
-    config = json.loads(done.out)["config"]
-    assert config["validation"] == {"count": 13, "method": "last"}
-    line = line.replace("--run-dir run", "--run-dir fresh --seed 4")
+def test_the_images_held_out_are_those_of_the_seed(fastadv, folder):
+    line = f"{ROBUST} --validation 13 --run-dir fresh --schedule constant --json --seed 4"
     dataset = fa.data.load("digits", limit=60)
     for more in ("--epochs 1", "--epochs 2 --resume"):
         fresh = fastadv(f"{line} {more}")

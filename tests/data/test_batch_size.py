@@ -71,16 +71,6 @@ def test_memory_ends_it(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest_batch_size(fa.freeze(net), images().x[:32], 1000) == 128
 
 
-def test_models_that_draw_or_have_no_gradient() -> None:
-    layer, state = Net().layer, torch.get_rng_state()
-    for model in (
-        lambda x: layer(x.flatten(1) + 0.1 * torch.rand_like(x.flatten(1))),
-        lambda x: layer(x.flatten(1)).detach(),
-    ):
-        assert fastest_batch_size(fa.freeze(model), images().x[:32], 64) in (32, 64)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What is chosen: 64 the first time, and another size each time after."""
@@ -133,26 +123,6 @@ def test_an_evaluation(sizes: list[int], tmp_path: Path) -> None:
     assert sizes == [64, 56]
 
 
-def test_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(
-        batch_size, "fastest_batch_size", lambda frozen, x, most: asked.append((len(x), most)) or len(x)
-    )
-    for count, limit in ((150, None), (150, 20), (150, 60), (9, 60)):
-        fa.evaluate(Net(), images(count), batch_size="auto", limit=limit)
-    assert asked == [(32, 150), (20, 20), (32, 60), (9, 9)]
-
-
-def test_a_curve(sizes: list[int]) -> None:
-    seen: list[int] = []
-    curve = fa.accuracy_against_radius(
-        Net().eval(), images(150), lambda radius: pgd(seen), [0.0, 0.1], batch_size="auto"
-    )
-    assert sizes == [64]
-    assert len(seen) == 3
-    assert len(curve.radii) == 2
-
-
 def test_a_construction_that_is_finished_is_not_timed(sizes: list[int], tmp_path: Path) -> None:
     options: dict[str, Any] = {"threat": fa.L2(0.5), "steps": 3, "seed": 1}
     model = Net().eval()
@@ -166,12 +136,3 @@ def test_a_construction_that_is_finished_is_not_timed(sizes: list[int], tmp_path
     # a library may add up a batch of another size in another order, and each of the steps doubles that
     torch.testing.assert_close(first.x, plain.x, rtol=0, atol=2**5 * torch.finfo(torch.float32).eps)
     assert torch.equal(first.y, plain.y)
-
-
-@pytest.mark.parametrize("size", ["Auto", 0, 2.0, True, None])
-def test_other_sizes_are_refused(size: Any) -> None:
-    words = 'batch_size: expected an integer >= 1, or "auto"'
-    with pytest.raises(InputError, match=words):
-        fa.evaluate(Net(), images(), batch_size=size)
-    with pytest.raises(InputError, match=words):
-        fa.data.construct.random_target(Net(), images(), threat=fa.L2(0.5), steps=1, batch_size=size)

@@ -2,7 +2,6 @@
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from fastadv.data import FolderSet, ImageSet, batches, load
-from fastadv.data._batches import Reader, raw_batches
+from fastadv.data import ImageSet, batches, load
+from fastadv.data._batches import Reader
 from fastadv.errors import CorruptFileError, InputError
 
 
@@ -109,24 +108,6 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, worker
 
 
 @pytest.mark.parametrize(
-    ("dataset", "arguments", "match"),
-    [
-        (memory(), {"batch_size": 0}, "batch_size >= 1, got 0"),
-        (Listed([]), {"batch_size": 2}, "at least one image"),
-        (memory(), {"batch_size": 2, "order": [11]}, "positions from 0 to 10, got 11 to 11"),
-        (memory(), {"batch_size": 2, "order": [-1, 3]}, "got -1 to 3"),
-        (memory(), {"batch_size": 2, "order": torch.rand(3)}, "list of sample positions, got torch.float32"),
-        (memory(), {"batch_size": 2, "order": torch.zeros(2, 2, dtype=torch.int64)}, r"shape \[2, 2\]"),
-    ],
-)
-def test_bad_arguments_are_refused_at_the_call(
-    dataset: Dataset[Any], arguments: dict[str, Any], match: str
-) -> None:
-    with pytest.raises(InputError, match=match):
-        batches(dataset, **arguments)
-
-
-@pytest.mark.parametrize(
     ("image", "label", "match"),
     [
         (torch.full((3, 4, 4), float("nan")), 0, "got NaN"),
@@ -150,19 +131,6 @@ def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: 
         list(batches(Listed([(image, label)]), 2))
 
 
-@pytest.mark.parametrize(
-    ("item", "got"),
-    [
-        ({"image": torch.zeros(3, 4, 4), "label": 0}, "a dict with image, label"),
-        ((torch.zeros(3, 4, 4), 0, 0), "a tuple of 3"),
-        (torch.zeros(2, 4, 4), "a Tensor"),
-    ],
-)
-def test_items_that_are_no_pairs_are_refused(item: Any, got: str) -> None:
-    with pytest.raises(InputError, match=rf"sample 0: expected a pair .* got {got}; pick .* fa.data.pairs"):
-        list(batches(Listed([item]), 2))
-
-
 @pytest.mark.slow
 def test_a_reader_keeps_its_processes_and_follows_every_order_and_seed() -> None:
     kept = Reader(Drawing(), 4, 1, kept=True)
@@ -181,36 +149,6 @@ def test_a_reader_keeps_its_processes_and_follows_every_order_and_seed() -> None
     kept.close()
     worker.join(10)
     assert not worker.is_alive()
-
-
-def test_what_is_read_for_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = []
-    monkeypatch.setattr(
-        "fastadv.data._batches.DataLoader",
-        lambda data, **options: given.append(options) or SimpleNamespace(num_workers=0),
-    )
-    for pinned in (True, False):
-        Reader(Drawing(), 4, pinned=pinned).batches()
-    assert [options["pin_memory"] for options in given] == [True, False]
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
-def test_labels_of_any_integer_type_are_served_as_int64(dtype: torch.dtype) -> None:
-    listed = Listed([(torch.zeros(3, 4, 4), torch.tensor(label, dtype=dtype)) for label in (2, 1)])
-    ((_, y, _),) = batches(listed, 2)
-    assert y.dtype == torch.int64
-    assert y.tolist() == [2, 1]
-
-
-def test_raw_batches_are_what_the_set_holds(folder: Path) -> None:
-    lazy = load("imagefolder", data_dir=folder)
-    assert isinstance(lazy, FolderSet)
-    for dataset in (lazy, lazy.in_memory(), memory(10)):
-        for raw, served in zip(raw_batches(dataset, 4), batches(dataset, 4), strict=True):
-            assert raw[0].dtype == torch.uint8
-            assert torch.equal(raw[0].float() / 255, served[0])
-            assert torch.equal(raw[1], served[1])
-            assert torch.equal(raw[2], served[2])
 
 
 class Drawing(Dataset[Any]):

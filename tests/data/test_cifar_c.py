@@ -78,11 +78,6 @@ def test_options_without_sense_are_refused(root: Path, name: str, match: str) ->
         read(root, name)
 
 
-def test_there_is_nothing_to_train_on(root: Path) -> None:
-    with pytest.raises(InputError, match="are of the test set, got split 'train'"):
-        load("cifar10c", "train", root)
-
-
 @pytest.mark.parametrize("wrong", [PIXELS["fog"][:19], PIXELS["fog"][..., :2], PIXELS["fog"] / 255, None])
 def test_files_of_another_kind_are_refused(root: Path, wrong: np.ndarray | None) -> None:
     path = root / "CIFAR-10-C" / "fog.npy"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import FolderSet, ImageSet, construct, load_constructed
-from fastadv.data.construct._pixels import verify
+from fastadv.data.construct._build import verify
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
 
@@ -262,15 +262,6 @@ def test_saved_in_memory_set_equals_the_streamed_one(tmp_path):
         assert torch.equal(loaded.tensors()[name], tensor)
 
 
-@pytest.mark.slow
-def test_base_may_be_any_map_style_data_set():
-    base = toy_base(eight_bit=False)
-    made, wanted = (random_target(toy_model(), data, steps=5) for data in ([*base], base))
-    assert made.x.dtype == torch.float32
-    assert torch.equal(made.x, wanted.x)
-    assert made.classes == tuple("01234")
-
-
 def test_base_of_image_files_is_stored_in_8_bits(tmp_path):
     noise = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     paths = [tmp_path / f"{i}.png" for i in range(6)]
@@ -283,20 +274,6 @@ def test_base_of_image_files_is_stored_in_8_bits(tmp_path):
     assert L2(0.5).contains(served(made.x), torch.stack([image for image, _ in base])).all()
     assert torch.equal(made.labels, 1 - base.labels)
     robust(model, base, steps=2)
-
-
-def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
-    inversion, attack = (1000, 0.1, L2(math.inf).describe()), (100, 0.1, L2(0.5).describe())
-    for name, wanted in {"d_r": inversion, "d_nr": inversion, "d_rand": attack, "d_det": attack}.items():
-        budget = construct.CIFAR10_PAPER[name]
-        assert (budget["steps"], budget["step_size"], budget["threat"].describe()) == wanted
-    inversion, attack = (2000, 1.0, L2(math.inf).describe()), (100, 0.1, L2(3.0).describe())
-    for name, wanted in {"d_r": inversion, "d_nr": inversion, "d_rand": attack, "d_det": attack}.items():
-        budget = construct.RESTRICTED_IMAGENET_PAPER[name]
-        assert (budget["steps"], budget["step_size"], budget["threat"].describe()) == wanted
-    for function in (construct.robust, construct.non_robust, construct.random_target, construct.fixed_shift):
-        with pytest.raises(TypeError, match="steps"):
-            function(toy_model(), toy_base(5), step_size=0.1)
 
 
 @pytest.mark.parametrize("name", ["robust", "non_robust", "random_target", "fixed_shift"])

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -68,27 +67,6 @@ def test_another_base_is_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=r"another (base|classes|note)"):
             random_target(toy_model(), other, out_dir=tmp_path, **options())
-
-
-class Computed(Dataset):
-    """A base whose images no attribute holds; of the last one, this share is left."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def __len__(self) -> int:
-        return 20
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        x, y = toy_base(20)[position]
-        return x * (self.share if position == 19 else 1.0), y
-
-
-@pytest.mark.slow
-def test_another_base_of_computed_images_is_refused(tmp_path):
-    random_target(toy_model(), Computed(1.0), out_dir=tmp_path, **options())
-    with pytest.raises(InputError, match="another base"):
-        random_target(toy_model(), Computed(0.5), out_dir=tmp_path, **options())
 
 
 def by_closure(net: nn.Module, factor: float = 1.0) -> Callable[[Tensor], Tensor]:

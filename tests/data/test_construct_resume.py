@@ -1,7 +1,5 @@
 """A construction that is killed, shared between processes, or resumed on damaged or foreign files."""
 
-import json
-import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,6 @@ from safetensors.torch import save_file
 
 from fastadv.data import load_constructed, verify_constructed
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_tensors
-from fastadv.runs.folder import RunFolder
 from tests.processes import program, succeed
 
 from .sets import random_target, toy_base, toy_model
@@ -65,12 +61,6 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
         assert load_constructed(folder).card["measured"] == whole.card["measured"]
 
 
-def test_a_folder_that_training_is_writing_is_refused(tmp_path):
-    with RunFolder(tmp_path), pytest.raises(InputError, match=r"out_dir: .*no other run"):
-        random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS)
-    assert not shards(tmp_path)
-
-
 def test_the_rows_that_a_stopped_set_left_are_of_that_set_alone(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
@@ -93,23 +83,6 @@ def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
             toy_model(), toy_base(40), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS
         )
     assert not calls
-
-
-@pytest.mark.slow
-def test_sets_without_hashes_of_whole_files_still_load(done):
-    """As earlier versions wrote them: a digest of the tensors in the metadata, an index without a hash."""
-    wanted = load_constructed(done)
-    for path in shards(done):
-        tensors, metadata = load_tensors(path)
-        save_file(tensors, path, metadata)
-    index = json.loads((done / "index.json").read_text())
-    del index["seal"]
-    (done / "index.json").write_text(json.dumps(index))
-    assert torch.equal(load_constructed(done).x, wanted.x)
-    assert load_constructed(done).card == wanted.card
-    _flip_a_bit(done / "shard-00003.safetensors")
-    with pytest.raises(CorruptFileError, match=r"shard-00003.*digest"):
-        load_constructed(done)
 
 
 def test_finished_run_is_kept_as_it_is(done):
@@ -181,22 +154,6 @@ def test_damaged_index(done, damaged):
     (done / "index.json").unlink()
     with pytest.raises(CorruptFileError, match=r"index\.json: expected the index"):
         verify_constructed(done)
-
-
-def test_full_disk_keeps_what_was_written(tmp_path):
-    random_target(toy_model(), toy_base(40), out_dir=tmp_path, rank=0, world_size=2, **OPTIONS)
-    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, largest[1]))
-    try:
-        with pytest.raises(
-            OSError, match=r"00001\.safetensors: expected to write.*free some space and resume"
-        ):
-            random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        f"shard-0000{k}.safetensors" for k in (0, 2, 4)
-    ]
 
 
 if __name__ == "__main__":

@@ -73,34 +73,3 @@ def test_the_list_of_robustbench_is_shipped(root: Path) -> None:
         InputError, match=r"the 5,000 images .* got none for 4,999 of them, such as \*/ILSVRC"
     ):
         load("imagenet", "test", root)
-
-
-@pytest.mark.parametrize(
-    ("options", "lines", "match"),
-    [
-        (",preprocessing=Res225", NAMES, "expected preprocessing among Res256Crop224, .*, got 'Res225'"),
-        ("", ["n00000700/absent.png"], r"got none for 1 of them, such as n00000700/absent\.png"),
-        ("", ["cat/a.png"], "expected one CLASS/FILENAME a line, got 'cat/a.png'"),
-        ("", ["a.png"], "expected one CLASS/FILENAME a line, got 'a.png'"),
-        ("", [], "expected one CLASS/FILENAME a line, got an empty file"),
-        ("", [NAMES[0], NAMES[0]], "expected each image once, got 1 twice"),
-    ],
-)
-def test_lists_without_sense_are_refused(
-    root: Path, tmp_path: Path, options: str, lines: list[str], match: str
-) -> None:
-    (tmp_path / "ids.txt").write_text("\n".join(lines))
-    with pytest.raises(InputError, match=match):
-        load(f"imagenet:ids={tmp_path / 'ids.txt'}{options}", "test", root)
-
-
-def test_other_folders_splits_and_sizes_are_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a file of ids.* got none at absent"):
-        load("imagenet:ids=absent", "test", root)
-    with pytest.raises(InputError, match="of the validation set, got split 'train'"):
-        load("imagenet", "train", root)
-    with pytest.raises(InputError, match="expected no size"):
-        load("imagenet", "test", root, size=224)
-    (tmp_path / "n00000000").mkdir()
-    with pytest.raises(InputError, match="expected the 1000 class folders"):
-        load("imagenet", "test", tmp_path)

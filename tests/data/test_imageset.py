@@ -1,6 +1,5 @@
 """Images in memory."""
 
-import json
 from typing import Any
 
 import pytest
@@ -38,12 +37,6 @@ def test_a_subset_keeps_the_order_asked_for() -> None:
     assert torch.equal(dataset.subset(torch.tensor([1], dtype=torch.int32)).x, dataset.x[1:2])
 
 
-@pytest.mark.parametrize("positions", [[], [6], [-1], [[0, 1]], [0.5], [True] * 6])
-def test_positions_that_are_none_are_refused(positions: Any) -> None:
-    with pytest.raises(InputError, match=r"position|at least one image"):
-        small().subset(positions)
-
-
 def test_the_hash_knows_every_pixel_label_and_place() -> None:
     dataset, x, y = small(), small().x.clone(), small().y.clone()
     x[5, 0, 3, 3] ^= 1
@@ -56,13 +49,6 @@ def test_the_hash_knows_every_pixel_label_and_place() -> None:
     }
     assert len(hashes) == 4
     assert small().data_hash == dataset.data_hash
-
-
-def test_its_description_goes_into_a_card() -> None:
-    assert json.loads(json.dumps(small(note="copies").describe())) == {
-        "name": "small", "samples": 6, "shape": [1, 4, 4], "classes": ["zero", "one"], "note": "copies",
-        "data_hash": small().data_hash,
-    }  # fmt: skip
 
 
 def pixel(value: float) -> torch.Tensor:
@@ -108,19 +94,3 @@ def test_some_classes_alone_are_numbered_anew() -> None:
     assert part.y.tolist() == [1, 0, 0, 1]
     assert (part.classes, part.name, part.note) == (("d", "a"), "small, d against a", "n")
     assert part.y.dtype == torch.int64
-
-
-@pytest.mark.parametrize(
-    ("classes", "wanted"),
-    [
-        ([3], "two or more different classes from 0 to 4, got"),
-        ([3, 3], "two or more different classes"),
-        ([0, 5], "two or more different classes"),
-        ([-1, 0], "two or more different classes"),
-        ([0, 4], "images of every class, got none of e"),
-    ],
-)
-def test_classes_that_cannot_be_taken_alone(classes: list[int], wanted: str) -> None:
-    dataset = small(y=torch.tensor([2, 0, 3, 1, 3, 0]), classes=["a", "b", "c", "d", "e"])
-    with pytest.raises(InputError, match=f"small: expected {wanted}"):
-        dataset.only(classes)

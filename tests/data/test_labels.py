@@ -9,7 +9,6 @@ import fastadv as fa
 from fastadv.data import ImageSet, Mixture, NpzSet, Stream, batches, hold_out, pairs
 from fastadv.data._batches import Reader
 from fastadv.data._labels import check_labels
-from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from tests.data.sets import random_target, toy_base, toy_model
 
@@ -55,20 +54,6 @@ def test_rows_that_are_no_probabilities_are_refused(row, match):
         return
     with pytest.raises(InputError, match=match):
         check_labels(y, "set")
-
-
-@pytest.mark.parametrize(
-    ("y", "match"),
-    [
-        (soft().unsqueeze(2), r"x \[N, C, H, W\] and y \[N\], got .* \[11, 3, 1\]"),
-        (torch.ones(N, 1), r"integer labels \[B\], got torch.float32 of shape \[11, 1\]"),
-        (soft()[:, :2].softmax(1), "made: expected probabilities of 3 classes, got 2"),
-        (soft().int(), r"got \[11, 1, 4, 4\] and \[11, 3\]"),
-    ],
-)
-def test_labels_of_other_shapes_are_refused(y, match):
-    with pytest.raises(InputError, match=match):
-        made(y)
 
 
 def test_a_set_keeps_its_probabilities_and_is_judged_by_the_likeliest_class():
@@ -122,21 +107,6 @@ def test_map_style_sets_and_mappings_give_probabilities(label):
         [{"image": row["image"], "label": row["label"]} for row in rows], N, image="image", label="label"
     )
     assert torch.cat([part[1] for part in stream.read(1, torch.arange(N), 4)]).equal(y)
-
-
-def test_labels_of_two_kinds_in_a_set_are_refused():
-    rows = [(torch.rand(1, 4, 4), row) for row in soft(4)] + [(torch.rand(1, 4, 4), 2)]
-    with pytest.raises(
-        InputError, match=r"labels of one kind, classes or probabilities, got shapes \[\] and \[3\]"
-    ):
-        list(batches(pairs(rows, 0, 1), 5))
-    with pytest.raises(InputError, match=r"stream: expected labels of one type and shape, got torch.int64"):
-        list(Stream(rows, 5).read(1, torch.arange(5), 5))
-
-
-def test_known_labels_of_probabilities_are_the_likeliest():
-    y = soft()
-    assert known_labels(torch.utils.data.TensorDataset(torch.zeros(N, 1), y)).equal(y.argmax(1))
 
 
 def save(path, label, seed=0):

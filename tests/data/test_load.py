@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from fastadv import data
 from fastadv.data import load
 from fastadv.errors import InputError
 
@@ -13,19 +12,6 @@ from fastadv.errors import InputError
 @pytest.fixture(autouse=True)
 def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTADV_DATA", raising=False)
-
-
-def test_the_names_are_listed() -> None:
-    assert data.names() == (
-        "digits", "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", "imagefolder",
-        "restricted_imagenet", "imagenet",
-    )  # fmt: skip
-    assert data.is_named("cifar10c:severity=3")
-    assert not data.is_named("sets/d_r")
-    with pytest.raises(InputError, match=f"no data set 'minst'; there are {', '.join(data.names())}"):
-        load("minst")
-    with pytest.raises(AttributeError, match="no attribute 'minst'"):
-        data.minst  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -92,11 +78,3 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "cache" / "fastadv") in str(caught.value)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", ["imagefolder", "restricted_imagenet", "imagenet"])
-def test_a_users_images_need_a_folder(name: str) -> None:
-    with pytest.raises(
-        InputError, match="expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
-    ):
-        load(name)

@@ -111,33 +111,6 @@ def test_mapped_images_mix_like_those_in_memory(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_what_it_says_of_itself() -> None:
-    real, generated = made(7), made(9, seed=1)
-    mixture = Mixture(real, generated, 0.7)
-    assert (mixture.classes, mixture.shape) == (real.classes, (3, 4, 4))
-    assert mixture.name == "made 0 with 0.7 made 1"
-    told = mixture.describe()
-    assert told["fraction"] == 0.7
-    assert told["samples"] == 16
-    assert (told["real"], told["generated"]) == (real.describe(), generated.describe())
-    assert mixture.labels.tolist() == real.y.tolist() + generated.y.tolist()
-    others = [
-        Mixture(real, generated, 0.8),
-        Mixture(made(7, seed=2), generated, 0.7),
-        Mixture(real, made(9, seed=2), 0.7),
-        Mixture(generated, real, 0.7),
-    ]
-    assert len({m.data_hash for m in [mixture, *others]}) == 5
-    assert Mixture(made(7), made(9, seed=1), 0.7).data_hash == mixture.data_hash
-    assert mixture.to("cpu").data_hash == mixture.data_hash
-
-
-@pytest.mark.parametrize("fraction", [0, 1, 1.5, float("nan"), "x", 1e-9, 1 - 1e-9])
-def test_a_fraction_that_mixes_nothing_is_refused(fraction: Any) -> None:
-    with pytest.raises(InputError, match=r"fraction: expected a(?: finite)? number"):
-        Mixture(made(4), made(4), fraction)
-
-
 @pytest.mark.parametrize(
     ("real", "generated", "match"),
     [

@@ -124,18 +124,6 @@ def test_other_arrays_are_refused(tmp_path: Path, change: dict[str, Any], match:
         NpzSet(tmp_path / "a.npz")
 
 
-def test_missing_files_and_sizes_that_differ_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.npz"):
-        with pytest.raises(InputError, match="expected an npz file, or a folder with some, got none"):
-            NpzSet(path)
-    np.savez(tmp_path / "a.npz", **arrays())
-    np.savez(tmp_path / "b.npz", **arrays(shape=(6, 6, 3)))
-    with pytest.raises(
-        InputError, match=r"b\.npz: expected images of shape \[6, 5, 3\], as in a\.npz, got \[6, 6, 3\]"
-    ):
-        NpzSet(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("save", "damaged"),
     [

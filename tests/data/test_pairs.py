@@ -100,18 +100,6 @@ def test_labels_that_a_set_transforms_are_not_taken(held):
     assert known_labels(rows) is None
 
 
-def test_a_column_that_cannot_be_had_alone_is_unknown():
-    """A set of Hugging Face whose transform asks for the image fails on the column of labels."""
-    rows = Rows(lambda x: x)
-    rows.column_names = ("img", "fine", "both")
-    assert pairs(rows, "img", "both").labels is None
-
-
-def test_a_set_of_splits_is_refused():
-    with pytest.raises(InputError, match="expected one set, got a dict of train, test; choose one"):
-        pairs({"train": Rows(lambda x: x), "test": Rows(lambda x: x)})
-
-
 def test_columns_of_text_are_no_labels():
     rows = Rows(lambda x: x)
     for row in rows._rows:
@@ -125,28 +113,14 @@ def test_columns_of_text_are_no_labels():
 @pytest.mark.parametrize(
     ("item", "match"),
     [
-        (
-            {"img": X[0], "label": 0},
-            "expected 'image' in each item, got dict with img, label; name",
-        ),
+        ({"img": X[0], "label": 0}, "expected 'image' in each item, got dict with img, label; name"),
         ((X[0], 0), "expected 'image' in each item, got tuple with places 0 to 1"),
-        (
-            {"image": "a.png", "label": 0},
-            "expected the image as a tensor .* got str; turn it with",
-        ),
+        ({"image": "a.png", "label": 0}, "expected the image as a tensor .* got str; turn it with"),
     ],
 )
 def test_items_without_the_parts_are_refused(item, match):
     with pytest.raises(InputError, match=f"sample 0: {match}"):
         next(batches(pairs([item]), 1))
-
-
-def test_bad_arguments_are_refused():
-    for dataset in (iter([]), torch.utils.data.DataLoader([1]), []):
-        with pytest.raises(InputError, match="expected a data set with a length, items by number"):
-            pairs(dataset)
-    with pytest.raises(InputError, match="transform: expected a function"):
-        pairs([1], transform=3)
 
 
 def test_a_model_is_trained_and_measured_on_them():

@@ -4,11 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from fastadv.data import FolderSet, load
-from fastadv.data.restricted_imagenet import SUPER_CLASSES
+from fastadv.data.imagenet import SUPER_CLASSES
 from fastadv.errors import InputError
 
 
@@ -35,12 +34,6 @@ def test_labels_are_the_super_classes_of_the_paper(imagenet: Path) -> None:
         assert first <= 256 * red + green <= last
     sizes = Counter(dataset.labels.tolist())
     assert sizes == {0: 118, 1: 5, 2: 3, 3: 5, 4: 21, 5: 18, 6: 9, 7: 4, 8: 20}
-
-
-def test_images_are_224_unless_said(imagenet: Path) -> None:
-    dataset = load("restricted_imagenet", "test", imagenet, limit=1)
-    assert dataset[0][0].shape == (3, 224, 224) == dataset.shape
-    assert torch.equal(dataset.labels, torch.tensor([0]))
 
 
 def test_another_number_of_class_folders_is_refused(imagenet: Path, tmp_path: Path) -> None:

@@ -106,16 +106,6 @@ def test_a_class_on_one_side_alone_is_refused(count, match):
         hold_out(in_order(10, 10, 10), count)
 
 
-def test_sets_that_cannot_be_cut_are_refused():
-    for dataset, match in (
-        (TensorDataset(torch.zeros(4, 1), torch.arange(4)), "a set with `subset`, got TensorDataset"),
-        (in_order(1, 1, 1), "a class with two images or more"),
-        (iter([]), "length"),
-    ):
-        with pytest.raises(InputError, match=match):
-            hold_out(dataset, 2)
-
-
 @pytest.mark.parametrize("count", [5, 20, 50])
 def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, count):
     dataset = in_order(10, 30, 60)

@@ -13,7 +13,6 @@ from fastadv.runs.files import (
     atomic_write,
     digest,
     load_tensors,
-    read_json,
     remove_parts,
     save_tensors,
     write_json,
@@ -62,13 +61,6 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
             assert same(tensors, TENSORS), place
             assert metadata == METADATA, place
     assert noticed > 0.95 * len(whole)
-
-
-def test_equal_contents_make_equal_files(tmp_path):
-    save_tensors(tmp_path / "a", TENSORS, METADATA)
-    for turn in range(10):
-        save_tensors(tmp_path / "b", dict(reversed(TENSORS.items())), dict(reversed(METADATA.items())))
-        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes(), turn
 
 
 @pytest.mark.parametrize("metadata", [None, {"card": "{}", "format": "pt"}])
@@ -123,14 +115,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    with atomic_write(tmp_path / "a") as first, atomic_write(tmp_path / "a") as second:
-        assert first != second
-        first.write_text("1")
-        second.write_text("2")
-    assert (tmp_path / "a").read_text() == "1"
-
-
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     left = atomic_write(tmp_path / "a")
     left.__enter__()
@@ -155,12 +139,3 @@ def test_errors_of_writing_name_the_file_and_say_what_is_left(tmp_path):
     path.write_text("")
     with pytest.raises(OSError, match="the previous one is kept: free some space and resume"), writing(path):
         raise OSError(28, "full")
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"1" * 5000, b"[" * 99_999])
-def test_json_that_does_not_parse(tmp_path, content):
-    (tmp_path / "a").write_bytes(content)
-    with pytest.raises(CorruptFileError, match="expected JSON"):
-        read_json(tmp_path / "a")
-    write_json(tmp_path / "a", {"b": [1]})
-    assert read_json(tmp_path / "a") == {"b": [1]}

@@ -8,23 +8,10 @@ from pathlib import Path
 import pytest
 
 import fastadv as fa
-from fastadv import cli
 from fastadv.runs import pages
 from tests.engine.nets import convnet, images
 
 on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
-ALL = """
-import resource, torch
-from fastadv.runs.pages import keep_all_pages, keep_pages
-assert keep_all_pages()
-keep_pages()  # a library in a command changes nothing
-torch.set_num_threads(1)
-torch.empty(1 << 22).fill_(1.0)  # 16 MiB
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    torch.empty(3 << 25).fill_(1.0)  # 384 MiB, which malloc otherwise takes from the system each time
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() // (1 << 20))
-"""
 NETS = """
 import resource, torch
 import fastadv as fa
@@ -58,12 +45,6 @@ def run(code: str, **environment: str) -> list[int]:
     plain = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(fa.__file__).parent.parent)}
     made = subprocess.run(command, capture_output=True, text=True, check=True, env=plain | environment)
     return [int(each) for each in made.stdout.split()]
-
-
-@pytest.mark.slow
-@on_glibc
-def test_a_command_keeps_all() -> None:
-    assert run(ALL)[0] < 800
 
 
 @pytest.mark.slow
@@ -123,13 +104,3 @@ def test_variables_say_what_is_kept(name: str, value: str, monkeypatch: pytest.M
     monkeypatch.setenv(name, value)
     fa.freeze(convnet().eval())
     assert len(told) == 1
-
-
-def test_the_command_and_not_the_library_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(cli, "keep_all_pages", lambda: asked.append(True))
-    cli.main(["--version"])
-    assert asked == []
-    monkeypatch.setattr(sys, "argv", ["fastadv", "--version"])
-    cli.main()
-    assert asked == [True]

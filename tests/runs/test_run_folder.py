@@ -33,13 +33,6 @@ def test_a_folder_belongs_to_one_run_until_it_is_closed(tmp_path):
     assert os.listdir(folder.path) == []
 
 
-def test_a_folder_that_nobody_holds_any_more_is_free(tmp_path):
-    folder = RunFolder(tmp_path)
-    refused(tmp_path)
-    del folder
-    RunFolder(tmp_path).close()
-
-
 def test_an_error_of_the_run_frees_the_folder_even_while_it_is_held_on_to(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught, RunFolder(tmp_path):
         raise ZeroDivisionError
@@ -97,13 +90,6 @@ def test_several_processes_share_a_folder_and_leave_each_others_files_alone(tmp_
     assert os.listdir(tmp_path) == []
 
 
-def test_half_written_files_are_removed_on_opening_and_others_stay(tmp_path):
-    for name in (LEFT, ".model.safetensors.ffffffff.part", "notes.txt", ".hidden"):
-        (tmp_path / name).write_text("")
-    with RunFolder(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".hidden", "notes.txt"]
-
-
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in ("file", "file/inner"):
@@ -114,12 +100,3 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
         RunFolder(tmp_path)
     monkeypatch.undo()
     RunFolder(tmp_path).close()
-
-
-def test_file_systems_without_locks_are_used_all_the_same(tmp_path, monkeypatch):
-    def unsupported(handle, kind):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", unsupported)
-    with RunFolder(tmp_path), RunFolder(tmp_path, shared=True):
-        pass

@@ -11,8 +11,7 @@ from torch import nn
 
 from fastadv.data import ImageSet
 from fastadv.threat import Linf
-from fastadv.train import EpochReport, PGDTraining, fit
-from fastadv.train.fit import GROUPS
+from fastadv.train import Ending, EpochReport, Execution, Measuring, Optimization, PGDTraining, fit
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -36,9 +35,9 @@ def images(n: int = 50, seed: int = 0) -> ImageSet:
 def grouped(**options: Any) -> dict[str, Any]:
     """The arguments of `fit` for these options, each within its option object."""
     made = {}
-    for argument, group in GROUPS.items():
+    for group in (Optimization, Measuring, Ending, Execution):
         own = {field.name: options.pop(field.name) for field in fields(group) if field.name in options}
-        made |= {argument: group(**own)} if own else {}
+        made |= {group.__name__.lower(): group(**own)} if own else {}
     return options | made
 
 

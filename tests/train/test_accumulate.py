@@ -21,7 +21,7 @@ from fastadv.train import (
     fit,
 )
 from fastadv.train._feed import Feed
-from fastadv.train._share import Share
+from fastadv.train._share import Passes, Share
 
 from .nets import assert_same, images, net
 
@@ -120,7 +120,7 @@ def test_what_one_pass_needs_is_gone_when_the_next_begins():
 def test_passes_hold_each_row_once_whoever_owns_it(world, size):
     rows, met = torch.arange(size), []
     for rank in range(world):
-        share = Share(size, rank, world, rows=4)
+        share = Passes(size, rank, world, rows=4)
         own = Share(size, rank, world).own(rows)
         parts = share.split(own)
         assert torch.equal(share.joined(parts), own)
@@ -170,15 +170,3 @@ def test_one_process_normalizes_by_the_whole_batch_in_either_way():
     for without in (smooth(), still):
         with pytest.raises(InputError, match="batch_norm: expected a model with BatchNorm in train mode"):
             fit(without, images(), Standard(), epochs=1, optimization=apart)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"accumulate": 0}, {"accumulate": 1.5}, {"drop_last": 1}, {"batch_norm_momentum": 0.0},
-     {"batch_norm": "sync"}, {"batch_norm_momentum": 1.1}, {"norm_decay": None}, {"schedule_by": "batch"},
-     {"rates": {}}, {"rates": {"a": 0}}, {"rates": [("a", 1)]}],
-    ids=str,
-)  # fmt: skip
-def test_wrong_options_are_named(options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        Optimization(**options)

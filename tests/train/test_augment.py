@@ -158,31 +158,3 @@ def test_names_and_functions():
 def test_wrong_names_are_refused(wrong, match):
     with pytest.raises(InputError, match=match):
         make_augment(wrong)
-
-
-@pytest.mark.parametrize("function", [crop, flip, partial(alternating_flip, epoch=1), cutout])
-def test_what_is_no_image_is_refused(function):
-    with pytest.raises(InputError, match=r"\[B, C, H, W\]"):
-        function(torch.rand(4, 64), ids=torch.arange(4), seed=0)
-
-
-@pytest.mark.parametrize(
-    ("function", "options", "match"),
-    [
-        (crop, {"padding": 0}, "padding: expected an integer >= 1, got 0"),
-        (crop, {"padding": 1.5}, "padding"),
-        (cutout, {"size": 0}, "size: expected an integer >= 1"),
-        (cutout, {"fill": 2}, "fill: expected"),
-        (cutout, {"fill": (0.1, float("nan"), 0.1)}, "fill: expected"),
-        (cutout, {"fill": (0.1, 0.2)}, "one value or 3, one for each channel, got 2"),
-        (alternating_flip, {"epoch": 1.5}, "epoch: expected"),
-    ],
-)
-def test_wrong_options_are_refused(function, options, match):
-    with pytest.raises(InputError, match=match):
-        function(images(2), ids=torch.arange(2), seed=0, **options)
-
-
-def test_painting_needs_pixels_of_floating_point():
-    with pytest.raises(InputError, match=r"floating point.*torch\.uint8"):
-        cutout(images(2).byte(), ids=torch.arange(2), seed=0)

@@ -6,9 +6,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.runs import processes
 from fastadv.train import AWP, IKL, Execution, FreeTraining, NuAT, PGDTraining, Standard, fit
-from fastadv.train._deterministic import WORKSPACE, check_deterministic
 
 from .nets import grouped, images
 from .processes.worker import Doubled
@@ -156,20 +154,6 @@ def test_a_step_on_the_whole_batch_is_refused(gives):
     with pytest.raises(InputError, match=r"expected the losses of 8 parts .* got 1; take them with at\.each"):
         train(plain(), Whole())
     train(plain(), Whole(), deterministic=False)
-
-
-def test_a_number_of_processes_that_does_not_divide_is_refused(monkeypatch):
-    monkeypatch.setattr(processes, "world", lambda: 3)
-    with pytest.raises(InputError, match=r"processes: expected 1, 2, 4 or 8 with deterministic=True.* got 3"):
-        check_deterministic(plain(), torch.device("cpu"))
-
-
-def test_a_gpu_needs_a_workspace_of_cublas(monkeypatch):
-    monkeypatch.delenv(WORKSPACE, raising=False)
-    with pytest.raises(InputError, match="CUBLAS_WORKSPACE_CONFIG: expected one of :4096:8, :16:8"):
-        check_deterministic(plain(), torch.device("cuda"))
-    monkeypatch.setenv(WORKSPACE, ":16:8")
-    check_deterministic(plain(), torch.device("cuda"))
 
 
 @pytest.mark.slow

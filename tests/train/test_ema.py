@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.train import Optimization, Standard, fit
 from fastadv.train._weights import MovingAverage
 
@@ -80,10 +79,3 @@ def test_weights_in_half_precision_are_averaged_in_single():
     average.update(100_000)
     wanted = 0.999 * before + 0.001 * model[1].weight.float()
     torch.testing.assert_close(average.weights["1.weight"], wanted, rtol=1e-6, atol=1e-7)
-
-
-def test_there_is_none_without_the_option():
-    epochs = fa.train.epochs(net(), images(), Standard(), epochs=1)
-    with pytest.raises(InputError, match="ema"):
-        epochs.averaged()
-    epochs.close()

@@ -15,7 +15,6 @@ from fastadv import rng
 from fastadv._torchvision import datasets, functional
 from fastadv.attacks import fgsm
 from fastadv.data import ImageSet, Mixture, NpzSet, Stream, load
-from fastadv.errors import InputError
 from fastadv.threat import Linf
 from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, epochs, fit
 from fastadv.train._feed import Feed
@@ -174,13 +173,6 @@ class Placed(Dataset):
         return torch.full((1, 2, 2), 0 if worker is None else worker.id + 1, dtype=torch.uint8), 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("workers", "readers"), [(None, [0]), (0, [0]), (2, [1, 2])])
-def test_as_many_workers_read_as_are_asked_for(workers, readers):
-    x = torch.cat([x for x, *_ in Feed(Placed(), 2, None, 3, CPU, workers).batches(1)])
-    assert (x * 255).unique().tolist() == readers
-
-
 class Noisy(Dataset):
     """A data set whose own transform draws from torch."""
 
@@ -272,37 +264,6 @@ def test_what_a_recipe_keeps_of_each_sample_has_room_for_both_kinds():
     assert len(touched) == 70
     orders = torch.cat([dataset.epoch_order(rng.derive(0, "order"), epoch) for epoch in (1, 2)])
     assert set(touched.nonzero()[:, 0].tolist()) == set(orders.tolist())
-
-
-def test_the_loss_of_a_mixture_is_the_mean_over_its_epoch():
-    def counted(model, x, y, *, ids, seed):
-        return model(x).sum() * 0 + 1.0
-
-    (report,) = fit(net(), mixture(), counted, epochs=1, batch_size=7)
-    assert report.loss == pytest.approx(1.0)
-
-
-@pytest.mark.slow
-def test_a_run_on_a_mixture_is_not_resumed_on_another(tmp_path):
-    fit(net(), mixture(), loss, epochs=1, run_dir=tmp_path)
-    assert fit(net(), mixture(), loss, epochs=1, run_dir=tmp_path, resume=True) == []
-    with pytest.raises(InputError, match="another data"):
-        fit(net(), mixture(fraction=0.6), loss, epochs=1, run_dir=tmp_path, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "workers", "match"),
-    [
-        (images(), 2, "workers: expected None for images that are in memory, got 2"),
-        (mixture(), 0, "expected None for images that are in memory"),
-        (Noisy(), -1, "workers: expected an integer >= 0, got -1"),
-        (Noisy(), 1.5, "workers: expected an integer"),
-    ],
-    ids=["memory", "mixture", "negative", "fraction"],
-)
-def test_workers_that_cannot_be_are_refused_at_the_call(dataset, workers, match):
-    with pytest.raises(InputError, match=match):
-        fit(net(), dataset, loss, epochs=1, execution=Execution(workers=workers))
 
 
 @pytest.mark.slow

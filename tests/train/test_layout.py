@@ -16,18 +16,6 @@ def net():
     return nn.Sequential(*convolutions, nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3))
 
 
-class Views(nn.Module):
-    """A model that channels-last would stop."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolution = nn.Conv2d(1, 4, 3)
-        self.head = nn.Linear(144, 3)
-
-    def forward(self, x):
-        return self.head(self.convolution(x).view(len(x), -1))
-
-
 def test_the_probe_leaves_no_trace():
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -53,7 +41,3 @@ def test_the_callers_own_layout_stays():
     model = net().to(memory_format=torch.channels_last)
     fit(model, images(), Standard(), epochs=1)
     assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_model_with_views_is_trained_as_it_is():
-    assert len(fit(Views(), images(), Standard(), epochs=1)) == 1

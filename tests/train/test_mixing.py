@@ -17,18 +17,15 @@ from fastadv.train import (
     FreeTraining,
     GradAlign,
     NuAT,
-    Optimization,
     PGDTraining,
     Standard,
     fit,
 )
-from fastadv.train._color import color
 from fastadv.train._feed import Feed
 from fastadv.train._mixing import CutMix, MixUp
-from fastadv.train._resized_crop import random_resized_crop
-from fastadv.train.augment import make_augment
-from fastadv.train.recipes._common import smoothed
-from fastadv.train.recipes._mixed import of_mixed
+from fastadv.train.augment import color, make_augment, random_resized_crop
+from fastadv.train.recipes._common import of_mixed
+from fastadv.train.recipes.fast import smoothed
 
 from .nets import images, net
 
@@ -127,7 +124,7 @@ def test_labels_are_smoothed_and_mixed_at_once_while_examples_are_crafted():
     mixed = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]])
     for given, soft in ((y, torch.eye(3)[y]), (mixed, mixed)):
         wanted = -((0.7 * soft + 0.1) * logits.log_softmax(1)).sum(1)
-        torch.testing.assert_close(smoothed("ce", 0.3, given)(logits, y, None), wanted)
+        torch.testing.assert_close(smoothed(0.3, given)(logits, y, None), wanted)
 
 
 def test_of_certain_labels_the_loss_to_ascend_is_the_cross_entropy():
@@ -153,11 +150,6 @@ def test_who_cannot_take_mixed_labels_is_refused_before_the_first_step():
     for most in (0, 1.5):
         with pytest.raises(InputError, match="most"):
             CutMix(most)
-
-
-def test_mixing_by_drop_last_and_accumulate_goes_on():
-    options = Optimization(accumulate=3, drop_last=True)
-    assert fit(net(), images(), Standard(), epochs=1, batch_size=5, augment="cutmix", optimization=options)
 
 
 def test_a_window_of_the_whole_image_is_the_image_and_others_are_within():
@@ -223,16 +215,3 @@ def test_colors_are_those_of_torchvision():
     gray = color(x[:, :1], ids=ids, seed=7)
     assert gray.shape == (6, 1, 5, 5)
     assert torch.equal(color(x[2:3], ids=ids[2:3], seed=7), color(x, ids=ids, seed=7)[2:3])
-
-
-@pytest.mark.parametrize(
-    ("function", "options"),
-    [(color, {"brightness": -1}), (random_resized_crop, {"least": 0.9, "most": 0.5}),
-     (random_resized_crop, {"ratio": 0.5}), (random_resized_crop, {"most": 2})],
-)  # fmt: skip
-def test_wrong_options_are_refused(function, options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        function(torch.rand(2, 3, 4, 4), ids=torch.arange(2), seed=0, **options)
-    for x in (torch.rand(2, 12), torch.ones(2, 3, 4, 4, dtype=torch.uint8)):
-        with pytest.raises(InputError, match="expected images"):
-            function(x, ids=torch.arange(2), seed=0)

@@ -113,14 +113,6 @@ def test_without_it_the_switches_stay():
     assert all(seen == before for seen in SEEN)
 
 
-def test_where_it_would_do_nothing_it_is_refused(monkeypatch):
-    with pytest.raises(InputError, match=r"precision: expected 'fp32' or 'bf16' on cpu, which has no TF32"):
-        fit(net(), images(), Standard(), epochs=1, execution=Execution(precision="tf32"))
-    monkeypatch.setattr(execution, "has_tf32", lambda device: True)
-    with pytest.raises(InputError, match=r"precision: expected weights in float32 for 'tf32', got none"):
-        fit(net().double(), images(), Standard(), epochs=1, execution=Execution(precision="tf32"))
-
-
 def test_a_run_is_resumed_in_its_precision(gpu, tmp_path):
     options = {"run_dir": tmp_path, "batch_size": 25}
     fit(net(), images(), Standard(), epochs=1, execution=Execution(precision="tf32"), **options)

@@ -67,7 +67,7 @@ PER_SAMPLE, INFINITE = fa.Linf(torch.tensor([0.1, 0.2])), fa.Linf(inf)
 WRONG = {
     "threat": [0.1, PER_SAMPLE], "steps": [0, 2.5], "replays": [0, 2.0], "step_size": [0.0, nan, "long"],
     "weight": [-0.1, None, "much"], "label_smoothing": [-0.1, 1.0], "beta": [-1.0, nan], "gamma": [0.0, nan],
-    "warmup": [-1], "coefficient": [0.0, "much"], "noise": [-1.0], "momentum": [1.5], "consistency": [-1.0],
+    "coefficient": [0.0, "much"], "noise": [-1.0], "momentum": [1.5], "consistency": [-1.0],
     "reset": [0], "radius": [0.0, inf], "module": [None], "method": ["fgsm"], "kind": ["gauss"],
     "craft_smoothing": [-0.1, 1.0], "statistics": ["clean", None], "start": ["far", True],
     "clamp_start": [1, None],
@@ -93,18 +93,10 @@ def test_settings_outside_their_ranges_are_named(name):
     [
         ("weight", lambda: FGSMTraining(THREAT, weight=1.1)),
         ("weight", lambda: PGDTraining(THREAT, 2, weight=1.1)),
-        ("weight", lambda: train.InputNoise(THREAT, weight=2)),
-        ("weight", lambda: train.RobustLogistic(THREAT, weight=1.5)),
-        ("weight", lambda: train.HiddenFGSM("5", 0.1, weight=1.5)),
         ("weight", lambda: train.RubbishTraining(weight=0.0)),
-        ("length", lambda: PGDTraining(THREAT, 2, start_length="uniform")),
         ("length", lambda: train.FastTraining(fa.L0(3), start_length="uniform")),
-        ("start_length", lambda: PGDTraining(fa.L2(1), 2, random_start=False, start_length="uniform")),
-        ("craft_smoothing", lambda: PGDTraining(THREAT, 2, loss="margin", craft_smoothing=0.1)),
         ("statistics", lambda: PGDTraining(THREAT, 2, weight=0.5, statistics="both")),
         ("loss", lambda: Standard(loss="hinge")),
-        ("loss", lambda: FGSMTraining(THREAT, loss=None)),
-        ("loss", lambda: train.HiddenFGSM("5", 0.1, loss="margin")),
         ("loss", lambda: train.RubbishTraining(loss="margin")),
         ("noise", lambda: train.FastTraining(THREAT, noise=1.5)),
         ("radius", lambda: PGDTraining(INFINITE, steps=2, step_size=0.1)),
@@ -113,7 +105,7 @@ def test_settings_outside_their_ranges_are_named(name):
         ("threat", lambda: train.PriorGuidedTraining(fa.L2(0.1))),
         ("threat", lambda: train.RobustLogistic(fa.L0(3))),
     ],
-    ids=range(21),
+    ids=range(13),
 )
 def test_settings_that_one_recipe_refuses(field, make):
     with pytest.raises(InputError, match=f"{field}: expected"):
@@ -229,9 +221,8 @@ def test_fgsm_training_is_goodfellows_objective(weight):
         {},
         {"random_start": False, "weight": 0.3},
         {"step_size": 0.03, "loss": "margin", "label_smoothing": 0.2},
-        {"craft_smoothing": 0.9},
     ],
-    ids=["default", "from x", "own", "smooth"],
+    ids=["default", "from x", "own"],
 )
 def test_pgd_training_by_hand(options):
     """The steps are 2.5 radii long together, from a start keyed by (seed, id), on the loss asked for."""
@@ -242,7 +233,7 @@ def test_pgd_training_by_hand(options):
     def loss(logits):
         if "loss" in options:
             return logits.masked_fill(one_hot(y, 3).bool(), -inf).amax(1) - hand.own(logits, y)
-        return cross_entropy(logits, y, reduction="none", label_smoothing=options.get("craft_smoothing", 0.0))
+        return cross_entropy(logits, y, reduction="none")
 
     start = THREAT.random_start(x, seed=hand.SEED, ids=ids) if options.get("random_start", True) else x
     x_adv = hand.ascend(model, x, loss, start, 4, options.get("step_size", 2.5 * 0.1 / 4), 0.1)
@@ -326,16 +317,3 @@ def test_scripted_models_are_attacked_with_their_present_weights():
             optimizer.step()
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
     torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
-
-
-@pytest.mark.slow
-def test_a_compiled_forward_leaves_statistics_to_training():
-    x, y, ids = batch()
-    model = net().train()
-    model.forward = torch.compile(model.forward, backend="eager")
-    plain = net().train()
-    model[4].p = plain[4].p = 0.0
-    recipe = PGDTraining(THREAT, steps=3)
-    torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
-    assert model[1].num_batches_tracked == 1
-    torch.testing.assert_close(model[1].running_mean, plain[1].running_mean)

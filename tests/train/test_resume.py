@@ -272,11 +272,3 @@ def test_a_real_write_error_is_reported_and_keeps_the_previous_checkpoint(whole,
     assert not list(tmp_path.glob(".*.part"))
     model, _ = run(tmp_path, resume=True)
     assert_same(model, whole[0])
-
-
-def test_reports_of_a_folder_without_a_run(tmp_path):
-    with pytest.raises(InputError, match=r"report\.jsonl"):
-        reports(tmp_path)
-    (tmp_path / "report.jsonl").write_text('{"epoch": 1}\n')
-    with pytest.raises(CorruptFileError):
-        reports(tmp_path)

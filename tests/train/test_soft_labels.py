@@ -119,19 +119,6 @@ def test_who_cannot_take_them_is_refused_before_the_first_step(recipe):
             fit(net(), given, recipe, epochs=1)
 
 
-def test_probabilities_of_other_classes_and_later_ones_are_refused():
-    four = fa.data.ImageSet(images(8).x, torch.full((8, 4), 0.25), 4, "four")
-    for given in (four, Listed(four)):
-        with pytest.raises(InputError, match="train_set: expected probabilities of 3 classes, got 4"):
-            fit(net(), given, Standard(), epochs=1)
-    with pytest.raises(InputError, match="test_set: expected probabilities of 3 classes, got 4"):
-        fit(net(), images(), Standard(), epochs=1, test_set=Listed(four))
-    data = taught(8)
-    later = [*images(2), *(data[k] for k in range(2, 8))]
-    with pytest.raises(InputError, match="got probabilities"):
-        fit(net(), fa.data.pairs(later, 0, 1), MART(THREAT, 2), epochs=1, batch_size=1)
-
-
 def test_a_recipe_of_ones_own_gets_them():
     seen = []
 

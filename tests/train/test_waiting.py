@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastadv.cli._train import _show
-from fastadv.train import EpochReport, Execution, Standard, _feed, _run, fit, reports
+from fastadv.train import Execution, Standard, _feed, _run, fit, reports
 
 from .nets import images, net, stopped
 
@@ -51,11 +50,3 @@ def test_the_share_is_that_of_reading_also_after_a_stop_and_with_partners(slow, 
 def test_images_in_memory_are_hardly_waited_for():
     (report,) = fit(net(), images(480), Standard(), epochs=1, batch_size=120)
     assert 0 < report.waiting < 0.5
-
-
-@pytest.mark.parametrize(("waiting", "shown"), [(0.019, False), (0.25, True), (None, False)])
-def test_the_table_shows_it_where_it_is_much(capsys, waiting, shown):
-    first = EpochReport(1, 0.5, None, {}, 0.1, 3.0)  # of an earlier version
-    _show([first, EpochReport(2, 0.5, None, {}, 0.1, 3.0, waiting=waiting)], "run", "")
-    out = capsys.readouterr().out
-    assert ("waiting for data" in out, "25.0%" in out) == (shown, shown)

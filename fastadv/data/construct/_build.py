@@ -13,7 +13,6 @@ from fastadv._checks import check_count
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import fingerprint
-from fastadv.data.construct._pixels import encode, verify
 from fastadv.data.construct._store import Store
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.data.imageset import to_unit
@@ -247,3 +246,26 @@ def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str
     held = {name: tensor.cpu().contiguous() for name, tensor in row.items()}
     verify(held["images"], search.center.cpu(), construction.budget(ids, ids.device), ids)
     return held
+
+
+def encode(x_adv: Tensor, center: Tensor, threat: Threat, dtype: str) -> Tensor:
+    """Return `x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball."""
+    if dtype == "float32":
+        return x_adv.float()
+    return (threat.quantize(x_adv, center) * 255).round().to(torch.uint8)
+
+
+def verify(images: Tensor, center: Tensor, threat: Threat, ids: Tensor) -> None:
+    """Raise InputError where stored images lie outside the threat around `center`."""
+    outside = ~threat.contains(to_unit(images), center)
+    if outside.any():
+        stored = str(images.dtype).removeprefix("torch.")
+        advice = (
+            "8 bits are too coarse for it: use dtype='float32'"
+            if stored == "uint8"
+            else "the search left it, which is a bug: please report it"
+        )
+        raise InputError(
+            f"dtype={stored!r}: expected images inside the {threat.symbol} budget, got {int(outside.sum())} "
+            f"outside, the first from sample {int(ids[outside][0])}; {advice}"
+        )

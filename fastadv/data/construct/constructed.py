@@ -48,19 +48,11 @@ class ConstructedSet(ImageSet):
         return self.x
 
     def describe(self) -> dict[str, Any]:
-        """Return what the card of a result on this set says of it: the set, and how it was made.
-
-        Returns:
-            A dictionary for JSON.
-        """
+        """Return what the card of a result on this set says of it: the set, and how it was made."""
         return super().describe() | {"card": self.card}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that is stored, in memory.
-
-        Returns:
-            Tensors by name.
-        """
+        """Return all that is stored, in memory, by name."""
         return {"images": self.x, **self._columns()}
 
     def _columns(self) -> dict[str, Tensor]:

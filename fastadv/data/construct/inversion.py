@@ -98,38 +98,18 @@ def non_robust(
 ) -> ConstructedSet:
     """Build the non-robust set D_NR: images that a standard network represents like those of `base`.
 
-    For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
-    solves
-
-        x_NR = argmin over z in the box of || g(z) - g(x) ||_2
-
-    with g the representation of the model, and (x_NR, y) is stored. A network trained on it in the ordinary
-    way should be accurate, and as fragile as the network it came from. It is the construction of `robust`
-    with another network.
+    It is the construction of `robust` with another network. A network trained on the set in the ordinary way
+    should be accurate, and as fragile as the network it came from.
 
     Args:
         model: a classifier of images in the box trained without an adversary; x [B, ...] to logits [B, K].
-        base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
-            fastest.
-        steps: of the search, >= 1.
-        step_size: a length in the threat's norm, in input units.
-        threat: norm of the steps, and how far z may go from x'. By default z is free in the box (0, 1) and
-            steps are in L2.
-        module: the representation: None is the input of the last linear layer, else the output of the module
-            of that name, or a function of images in the model's dtype that gives [B, F]; the function itself
-            must take care of eval mode.
-        start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
-            deviation 0.05.
-        seed: decides x' together with the sample's number, whatever the batch or process.
-        options: see `BuildOptions`.
+        others: as in `robust`.
 
     Returns:
         A `ConstructedSet`.
 
     Raises:
-        InputError: before any work, the base is empty or lacks a class, pixels are outside the box, the
-            module is unknown, a representation is not [B, F], an option is out of range, or a folder cannot
-            be written or holds another set.
+        InputError: as by `robust`.
         CorruptFileError: a shard in `out_dir` is damaged.
 
     Example:

@@ -102,23 +102,16 @@ def fixed_shift(
     `CIFAR10_PAPER["d_det"]`.
 
     Args:
-        model: a standard classifier of images in the box; x [B, ...] to logits [B, K].
         base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
             fastest.
-        threat: the budget; of any norm, with one radius or one for each image of the base.
-        steps: of the search, >= 1.
-        step_size: a length in the threat's norm, in input units; None is 20 * radius / steps, as in the
-            paper.
         seed: is recorded.
-        options: see `BuildOptions`.
+        others: as in `random_target`.
 
     Returns:
         A `ConstructedSet`.
 
     Raises:
-        InputError: before any work, the base is empty or lacks a class, pixels are outside the box, the model
-            has one class, an option is out of range, or a folder cannot be written or holds another set;
-            while working, 8-bit storage cannot hold the budget.
+        InputError: as by `random_target`, and where the base lacks a class.
         CorruptFileError: a shard in `out_dir` is damaged.
 
     Example:

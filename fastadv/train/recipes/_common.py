@@ -21,10 +21,8 @@ from fastadv.engine.precision import Precision
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
-from fastadv.runs.description import added
 from fastadv.threat import Threat
-from fastadv.train.recipes._mixed import of_mixed
-from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
+from fastadv.train.recipes.base import Crafted, Recipe, innermost, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
@@ -148,39 +146,6 @@ def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> 
     return cross_entropy(logits, y, label_smoothing=smoothing)
 
 
-STATISTICS = ("adversarial", "both")
-
-
-def check_crafting(smoothing: float, loss: Loss, statistics: str, weight: float = 0.0) -> None:
-    """Raise InputError unless examples can ascend `loss` so smoothed, and BatchNorm see such batches."""
-    if check_share("craft_smoothing", smoothing, zero=True) and loss != "ce":
-        raise InputError(f"craft_smoothing: expected 0 with the loss {loss!r}, got {smoothing}; leave it out")
-    if statistics not in STATISTICS:
-        raise InputError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}")
-    if statistics == "both" and weight > 0:
-        raise InputError(
-            f"statistics: expected 'adversarial' where the loss sees clean images (weight {weight:g}), "
-            "got 'both'; leave it out"
-        )
-
-
-def smoothed(loss: Loss, smoothing: float, y: Tensor) -> Loss:
-    """Return what examples ascend: `loss`, or the cross-entropy with smoothed labels; y may be mixed."""
-
-    def each(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        wanted = y.to(logits) if y.is_floating_point() else labels
-        return cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
-
-    return each if smoothing else loss
-
-
-def see_clean(model: nn.Module, x: Tensor, statistics: str) -> None:
-    """Let BatchNorm see clean images too, where `statistics` asks for both."""
-    if statistics == "both":
-        with torch.no_grad():
-            model(x)
-
-
 @contextmanager
 def running_statistics(model: nn.Module) -> Iterator[None]:
     """Put layers that normalize by statistics of the batch in eval mode, inside."""
@@ -250,7 +215,7 @@ class NearPredictions(Crafted):
     step_size: float | None = None
     beta: float = 6.0
     label_smoothing: float = 0.0
-    start: str = added("near")
+    start: str = "near"
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
@@ -262,7 +227,6 @@ class NearPredictions(Crafted):
             check_finite(self.threat, "a start drawn from the ball")
 
     def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-        """Return where the examples start: near x, or anywhere in the ball."""
         if self.start == "uniform":
             return self.threat.random_start(x, seed=seed, ids=ids)
         return near_start(self.threat, x, ids, seed)
@@ -302,3 +266,43 @@ def mixture(
     both = model(torch.cat([x, x_adv])).tensor_split(2)
     clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
     return weight * clean + (1 - weight) * adversarial
+
+
+# recipes of this package whose losses take probabilities
+TAKES = ("Standard", "FGSMTraining", "PGDTraining", "FastTraining", "FreeTraining", "TRADES")
+
+
+def check_mixed(recipe: object) -> None:
+    """Raise InputError unless `recipe` is one of these, perhaps in another one, or the caller's own."""
+    _check(recipe, "augment: expected one that leaves labels alone", "one that mixes them", "leave it out")
+
+
+def check_soft(recipe: object) -> None:
+    """Raise the same for a data set whose labels are probabilities."""
+    likeliest = "give the likeliest classes, label.argmax()"
+    _check(recipe, "train_set: expected classes as labels", "probabilities", likeliest)
+
+
+def _check(recipe: object, expected: str, got: str, otherwise: str) -> None:
+    recipe = innermost(recipe)
+    kind = type(recipe)
+    built_in = kind.__module__.startswith("fastadv.train.recipes.")
+    if built_in and (kind.__name__ not in TAKES or getattr(recipe, "loss", "ce") != "ce"):
+        raise InputError(
+            f"{expected} for {recipe!r}, got {got}; take one of {', '.join(TAKES)} with the cross-entropy, "
+            f"or {otherwise}"
+        )
+
+
+def of_mixed(loss: Loss, y: Tensor) -> tuple[Loss, Tensor]:
+    """Return the cross-entropy of probabilities y [B, K] as a loss to ascend, and the likeliest labels [B].
+
+    A function is left as it is, and sees those labels. InputError for another loss by name.
+    """
+    if not callable(loss) and loss != "ce":
+        raise InputError(f"loss: expected 'ce' or a function for mixed labels, got {loss!r}")
+
+    def mixed(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        return -(y.to(logits) * logits.log_softmax(1)).sum(1)
+
+    return (loss if callable(loss) else mixed), y.argmax(1)

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
-from fastadv.train.recipes.base import BatchPart, Crafted, Recipe, Step
+from fastadv.train.recipes.base import BatchPart, Crafted, OwnStep, Recipe, Step
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
 
 @dataclass(frozen=True)
-class AWP:
+class AWP(OwnStep):
     """Train on the loss of a recipe at weights that first moved against it (adversarial weight perturbation).
 
     The weights are w + v, where `v = gamma · |w| · g / |g|` layer by layer. g is the gradient of the recipe's
@@ -30,10 +30,9 @@ class AWP:
         recipe: the recipe whose loss is taken.
         gamma: the size of the perturbation relative to the weights, > 0; 0.01 as in the paper, which has
             0.005 around TRADES.
-        warmup: epochs of the recipe alone first, >= 0.
 
     Raises:
-        InputError: gamma is not positive, warmup < 0, or the recipe owns its step.
+        InputError: gamma is not positive, or the recipe owns its step.
 
     Example:
         >>> import fastadv as fa
@@ -49,33 +48,20 @@ class AWP:
 
     recipe: Recipe
     gamma: float = 0.01
-    warmup: int = 0
 
     def __post_init__(self) -> None:
         check_loss_recipe(self.recipe, "AWP")
         if check_number("gamma", self.gamma) <= 0:
             raise InputError(f"gamma: expected a number > 0, got {self.gamma!r}; leave AWP out for 0")
-        check_count("warmup", self.warmup, 0)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the weights, by the gradient at the perturbed weights.
-
-        Args:
-            at: the batch.
-
-        Returns:
-            The mean loss of each part of the batch.
-        """
         loss_at = at.each(self._made)
-        if at.epoch <= self.warmup:
+        ascent = self._ascent(at, loss_at)
+        with put_back(ascent):
+            with torch.no_grad():
+                for weight, way in ascent.items():
+                    weight.add_(way)
             losses = at.backward_each(_taken, loss_at)
-        else:
-            ascent = self._ascent(at, loss_at)
-            with put_back(ascent):
-                with torch.no_grad():
-                    for weight, way in ascent.items():
-                        weight.add_(way)
-                losses = at.backward_each(_taken, loss_at)
         at.descend()
         return losses
 

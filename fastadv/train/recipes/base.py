@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
 import torch
@@ -15,7 +14,7 @@ from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
-from fastadv.train._share import Means, Pass, Share, Stride
+from fastadv.train._share import Means, Pass, Share, mean
 from fastadv.train._statistics import whole_batch_statistics
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ class BatchPart:
     seed: int
     epoch: int
     precision: str = "fp32"
-    share: Stride = field(default_factory=lambda: Stride(1))
+    share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def autocast(self) -> torch.autocast:
         """Return a context of the run's precision. Leave it before weights change: it caches casts."""
@@ -110,42 +109,19 @@ class Step(BatchPart):
     scale: LossScale | None = None
     places: dict[str, Tensor] = field(default_factory=dict)
     samples: SampleRows = field(default_factory=lambda: SampleRows(0))
-    share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """Call a function for each part of the batch that passes separately.
+        """Return what a function gives for each part of the batch that passes separately.
 
         There is one part, this step, unless the batch is cut. What torch draws is then keyed by part.
 
         Args:
             do: called as do(part), or with `held` as do(part, its element of each).
             held: sequences with an element for each part.
-
-        Returns:
-            The results, one for each part.
         """
-        return list(self._each(do, *held))
-
-    def _each(self, do: Callable[..., T], *held: Sequence[Any]) -> Iterator[T]:
         if not self.share.is_cut:
-            yield do(self, *(each[0] for each in held))
-            return
-        key = rng.fresh_seed()
-        for part, *own in zip(self._parts, *held, strict=True):
-            drawn = rng.torch_seeded(rng.derive(key, "part", part.share.number), self.x.device)
-            # a pass has statistics of its own; exact parts may have none
-            with drawn, whole_batch_statistics(part.share) if isinstance(part.share, Pass) else nullcontext():
-                made = do(part, *own)
-            yield made
-
-    @cached_property
-    def _parts(self) -> list[BatchPart]:
-        kept = {each.name: getattr(self, each.name) for each in fields(BatchPart)}
-        rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
-        return [
-            BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share})
-            for x, y, ids, share in zip(*rows, self.share.cut, strict=True)
-        ]
+            return [do(self, *(each[0] for each in held))]
+        return list(self._in_parts(do, *held))
 
     def backward(self, loss: Means) -> None:
         """Compute fresh gradients of a loss.
@@ -157,65 +133,93 @@ class Step(BatchPart):
             FloatingPointError: the loss is not finite; on a GPU it is raised later.
         """
         self.check(loss)
-        self._backward(self.share.by_cut(loss))
+        losses = self.share.by_cut(loss)
+        if self.share.is_cut:
+            self._backward_parts(losses)
+            return
+        gradients = self._backward(self.share, losses[0])
+        if self.share.world > 1:
+            self._set(self.share.add_up([gradients], self._weights))
+        self._unscale()
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
         """Compute fresh gradients of the losses do(part), as of `each`.
 
         Args:
-            do: called as do(part), or with `held` as do(part, its element of each); returns the mean loss of
-                the part.
-            held: sequences with an element for each part.
+            do: as in `each`; returns the mean loss of the part.
+            held: as in `each`.
 
         Returns:
             The losses, detached.
         """
+        if not self.share.is_cut:
+            (loss,) = self.each(do, *held)
+            self.backward(loss)
+            return [loss.detach()]
         losses: list[Tensor] = []
 
-        def taken() -> Iterator[Tensor]:
-            for loss in self._each(do, *held):
+        def passed() -> Iterator[Tensor]:
+            for loss in self._in_parts(do, *held):
                 losses.append(loss.detach())
-                if not self.share.is_cut or loss.ndim:
-                    self.check([loss] * len(self.share.cut))
                 yield loss
 
-        self._backward(taken())
-        if self.share.is_cut:
-            self.check(losses)
+        self._backward_parts(passed())
+        self.check(losses)
         return losses
 
-    def _backward(self, losses: Iterable[Tensor]) -> None:
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+    @property
+    def _weights(self) -> list[nn.Parameter]:
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-        def own() -> Iterator[list[Tensor | None]]:
-            for stride, mean in zip(self.share.cut, losses, strict=True):
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(self._scaled(stride.weighted(mean)))
-                yield [weight.grad for weight in weights]
+    def _backward(self, share: Share, loss: Tensor) -> list[Tensor | None]:
+        """Compute, and return, the gradients of these rows' share of the mean loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaled(share.weighted(loss)).backward()  # type: ignore[no-untyped-call]
+        return [weight.grad for weight in self._weights]
 
-        for weight, gradient in zip(weights, self.share.add_up(own(), weights), strict=True):
+    def _backward_parts(self, losses: Iterable[Tensor]) -> None:
+        """Sum the gradients of a cut batch. Losses are taken one by one, so that one graph is held."""
+        parts = zip(self.share.cut, losses, strict=True)
+        self._set(
+            self.share.add_up((self._backward(part, mean(loss)) for part, loss in parts), self._weights)
+        )
+        self._unscale()
+
+    def _in_parts(self, do: Callable[..., T], *held: Sequence[Any]) -> Iterator[T]:
+        kept = {each.name: getattr(self, each.name) for each in fields(BatchPart)}
+        rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
+        key = rng.fresh_seed()
+        for share, x, y, ids, *own in zip(self.share.cut, *rows, *held, strict=True):
+            drawn = rng.torch_seeded(rng.derive(key, "part", share.number), x.device)
+            # a pass has statistics of its own; exact parts may have none
+            with drawn, whole_batch_statistics(share) if isinstance(share, Pass) else nullcontext():
+                made = do(BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share}), *own)
+            yield made
+
+    def _set(self, gradients: Iterable[Tensor | None]) -> None:
+        for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
+
+    def _unscale(self) -> None:
         if self.scale is not None:
-            self.scale.unscale(weight.grad for weight in weights)
+            self.scale.unscale(weight.grad for weight in self._weights)
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.scale is None else self.scale.scaled(loss)
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Compute the gradient of a loss with respect to some weights.
+        """Return the gradient of a loss for each of some weights; None where it does not depend on one.
 
         Args:
             loss: the mean over the batch, or a list with that of each part.
             weights: parameters of the model.
-
-        Returns:
-            A gradient for each of them; None where the loss does not depend on it.
         """
         own = (
-            torch.autograd.grad(self._scaled(stride.weighted(mean)), weights, allow_unused=True)
-            for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
+            torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
+            for part, own in zip(self.share.cut, self.share.by_cut(loss), strict=True)
         )
-        found = self.share.add_up(own, weights)
+        alone = self.share.world == 1 and not self.share.is_cut
+        found = next(own) if alone else self.share.add_up(own, weights)
         return found if self.scale is None else self.scale.directions(found)
 
     def descend(self) -> None:
@@ -238,19 +242,15 @@ class OwnStep(Protocol):
     """
 
     def step(self, at: Step) -> Means:
-        """Train on one batch.
+        """Return the mean loss of a batch, for the report, after training on it.
 
         Args:
             at: the batch.
-
-        Returns:
-            The batch's mean loss, for the report.
         """
         ...
 
 
 def owns_step(recipe: object) -> TypeGuard[OwnStep]:
-    """Return whether `recipe` has a step of its own."""
     return callable(getattr(recipe, "step", None))
 
 
@@ -304,7 +304,6 @@ def seed_of(seed: int | None, ids: Tensor | None) -> int:
 
 
 def innermost(recipe: object) -> object:
-    """Return the recipe inside those that go around it."""
     while hasattr(recipe, "recipe"):
         recipe = recipe.recipe
     return recipe
@@ -365,7 +364,7 @@ class Crafted:
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """Craft x_adv, without a gradient. The model's modes, gradients and statistics are not changed.
+        """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change.
 
         Args:
             model: the model that trains.
@@ -373,23 +372,17 @@ class Crafted:
             y: int [B], labels, or probabilities [B, K].
             ids: int [B], sample numbers; None is 0 to B - 1.
             seed: of the noise, together with the ids.
-
-        Returns:
-            x_adv, like x.
         """
         raise NotImplementedError
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        """Return the loss of the model in its own mode, the mean over the batch.
+        """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch.
 
         Args:
             model: the model that trains.
             x: floating [B, ...].
             y: int [B], labels, or probabilities [B, K].
             x_adv: like x, what `craft` returned.
-
-        Returns:
-            A differentiable scalar.
         """
         raise NotImplementedError
 

@@ -9,11 +9,11 @@ from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_objective, mean_loss, step_length
-from fastadv.train.recipes.base import BatchPart, Step
+from fastadv.train.recipes.base import BatchPart, OwnStep, Step
 
 
 @dataclass(frozen=True)
-class FreeTraining:
+class FreeTraining(OwnStep):
     """Train with `replays` steps on each batch, whose backward passes also move the perturbation.
 
     The perturbation d begins at 0 and is kept from replay to replay and from batch to batch, place by place;
@@ -50,17 +50,6 @@ class FreeTraining:
         step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> list[Tensor]:
-        """Take `replays` steps on the weights and on the perturbation.
-
-        Args:
-            at: the batch.
-
-        Returns:
-            The mean loss of each part of the batch.
-
-        Raises:
-            NoGradientError: the loss does not depend on the images differentiably.
-        """
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))
@@ -77,13 +66,8 @@ class FreeTraining:
             at.backward(losses)
             at.descend()
             for perturbation, x_adv in zip(moved, points, strict=True):
-                if x_adv.grad is None:
-                    raise NoGradientError(
-                        "model: expected logits that depend on x differentiably, got one that cuts the "
-                        "graph; remove its no_grad, detach or integer step"
-                    )
                 origin = torch.zeros_like(x_adv)
-                perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
+                perturbation.copy_(ball.step(perturbation, _gradient(x_adv), origin, step_size))
             replays.append(torch.stack(losses).detach())
         if at.share.count:
             carried[: len(at.x)] = at.share.joined(moved)
@@ -92,3 +76,12 @@ class FreeTraining:
     def _loss(self, part: BatchPart, x_adv: Tensor) -> Tensor:
         with part.autocast():
             return mean_loss(part.model(x_adv), part.y, self.label_smoothing)
+
+
+def _gradient(x_adv: Tensor) -> Tensor:
+    if x_adv.grad is None:
+        raise NoGradientError(
+            "model: expected logits that depend on x differentiably, got one that cuts the graph; "
+            "remove its no_grad, detach or integer step"
+        )
+    return x_adv.grad

@@ -23,17 +23,13 @@ class HAT(TRADES):
     the box, and pass in a batch of their own.
 
     Args:
-        threat: Linf, L2, L1 or L0 with one radius, in input units.
-        steps: projected steps, >= 1.
-        step_size: in input units; None is 2.5 · radius / steps.
-        beta: weight of the divergence, >= 0.
         label_smoothing: the share of each label that is spread over all classes, in [0, 1); not for the
             helper examples.
-        start: "near" starts at x + 0.001 · N(0, 1), "uniform" anywhere in the ball.
         helper: a network trained on clean images alone, on the model's device. It answers in eval mode and is
             never trained.
         gamma: weight of the helper examples, >= 0; 0.5 as in the paper for CIFAR-10.
         far: how far the helper examples are from x, relative to x_adv, > 0; 2 as in the paper.
+        others: as in `TRADES`.
 
     Raises:
         InputError: the helper is no model, gamma < 0, far is not positive, or one of the errors of `TRADES`.

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy, one_hot
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.train.recipes._common import NearPredictions, divergence
-from fastadv.train.recipes.base import BatchPart, Step
+from fastadv.train.recipes.base import BatchPart, OwnStep, Step
 
 
 @dataclass(frozen=True)
-class IKL(NearPredictions):
+class IKL(NearPredictions, OwnStep):
     """J(x, y) + beta · M + soft · H, the improved KL divergence (DKL) of clean and adversarial logits.
 
     H is the mean cross-entropy of p(x_adv) with p(x) held fixed, at the temperature. M compares differences
@@ -25,15 +25,11 @@ class IKL(NearPredictions):
     throughout. x_adv maximizes KL(p(x) || p(x_adv)), as in TRADES, which has H's gradient.
 
     Args:
-        threat: Linf, L2, L1 or L0 with one radius, in input units.
-        steps: projected steps, >= 1.
-        step_size: in input units; None is 2.5 · radius / steps.
         beta: weight of M, >= 0.
-        label_smoothing: that of J, in [0, 1).
-        start: "near" starts at x + 0.001 · N(0, 1), "uniform" anywhere in the ball.
         soft: weight of H, >= 0.
         temperature: of p, > 0.
         power: of the class weights, > 0; 1 or 0.2 in the authors' code.
+        others: as in `TRADES`.
 
     Raises:
         InputError: beta < 0, soft < 0, a temperature or a power is not positive, or one of the errors of
@@ -65,14 +61,6 @@ class IKL(NearPredictions):
         return self._loss((clean, adversarial), y, weights, weights)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the network, and add its mean answer for each class to the state.
-
-        Args:
-            at: the batch.
-
-        Returns:
-            The mean loss of each part of the batch.
-        """
 
         def passed(part: BatchPart) -> tuple[Tensor, Tensor]:
             with part.autocast():

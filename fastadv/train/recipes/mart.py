@@ -30,16 +30,12 @@ class MART(NearPredictions):
     vanishes there.
 
     Args:
-        threat: Linf, L2, L1 or L0 with one radius, in input units.
-        steps: projected steps, >= 1.
-        step_size: in input units; None is 2.5 · radius / steps.
         beta: weight of the second term, >= 0; 5 as in the paper, 6 in the authors' code.
         label_smoothing: that of the first term, in [0, 1).
-        start: "near" starts at x + 0.001 · N(0, 1), "uniform" anywhere in the ball.
+        others: as in `TRADES`.
 
     Raises:
-        InputError: beta < 0, steps < 1, a step size has no effect, there is a radius for each sample, or an
-            infinite radius without a step size.
+        InputError: as by `TRADES`.
 
     Source:
         Wang et al. 2020 (ICLR, Improving adversarial robustness requires revisiting misclassified examples),

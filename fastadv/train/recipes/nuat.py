@@ -22,7 +22,7 @@ from fastadv.train.recipes._common import (
     mean_loss,
     step_length,
 )
-from fastadv.train.recipes.base import BatchPart, Crafted, Step
+from fastadv.train.recipes.base import BatchPart, Crafted, OwnStep, Step
 
 
 def nuclear_direction(apart: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def nuclear_direction(apart: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NuAT(Crafted):
+class NuAT(Crafted, OwnStep):
     """J(x, y) + weight · ‖f(x) - f(x_adv)‖ / B, the nuclear norm over the logits [B, K] of a batch of B.
 
     x_adv is one step of a radius from x ± radius / 2, a sign for each pixel at random, keyed by (seed, id),
@@ -83,14 +83,6 @@ class NuAT(Crafted):
         return self._loss(passed, nuclear_direction(passed[1]), y, self.weight)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """Take one step on the weights, with the weight of this epoch.
-
-        Args:
-            at: the batch.
-
-        Returns:
-            The mean loss of each part of the batch.
-        """
         weight = self.weight * min(at.epoch - 1, self.rise) / self.rise
         frozen = frozen_twin(at.model)
 

@@ -3,21 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.runs.description import added
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import (
-    ascent,
-    check_crafting,
-    check_objective,
-    check_steps,
-    mixture,
-    see_clean,
-    smoothed,
-)
+from fastadv.train.recipes._common import ascent, check_objective, check_steps, mixture
 from fastadv.train.recipes.base import Crafted
+
+STATISTICS = ("adversarial", "both")
 
 
 @dataclass(frozen=True)
@@ -37,16 +31,14 @@ class PGDTraining(Crafted):
             -> [B].
         weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
-        craft_smoothing: of the labels while examples are crafted, with loss "ce", in [0, 1).
-        start_length: the `length` of `Threat.random_start`.
         statistics: which images the running statistics of BatchNorm see: "adversarial", or "both": after the
             pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
             latter without saying so.
 
     Raises:
-        InputError: steps < 1, a step size that is not positive and finite or has no effect, a weight outside
-            [0, 1], other statistics or another length, a smoothing outside [0, 1), a radius for each sample,
-            or an infinite radius with a random start or without a step size.
+        InputError: steps < 1, a step size that is not positive and finite or has no effect, a weight or a
+            smoothing outside its range, other statistics, a radius for each sample, or an infinite radius
+            with a random start or without a step size.
 
     Example:
         >>> import fastadv as fa
@@ -68,30 +60,30 @@ class PGDTraining(Crafted):
     loss: str | Callable[..., Tensor] = "ce"
     weight: float = 0.0
     label_smoothing: float = 0.0
-    craft_smoothing: float = added(0.0)
-    start_length: str = added("ball")
-    statistics: str = added("adversarial")
+    statistics: str = "adversarial"
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_objective(self.label_smoothing, weight=self.weight)
-        check_crafting(self.craft_smoothing, self.loss, self.statistics, self.weight)
-        self.threat.check_length(self.start_length)
-        if self.start_length != "ball" and not self.random_start:
-            raise InputError("start_length: expected 'ball' without a random start; leave it out")
+        if self.statistics not in STATISTICS:
+            raise InputError(f"statistics: expected one of {', '.join(STATISTICS)}, got {self.statistics!r}")
+        if self.statistics == "both" and self.weight > 0:
+            raise InputError(
+                "statistics: expected 'adversarial' where the loss sees clean images "
+                f"(weight {self.weight:g}), got 'both'; leave it out"
+            )
         if self.random_start and not self.threat.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; set random_start=False"
             )
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        start = None
-        if self.random_start:
-            start = self.threat.random_start(x, seed=seed, ids=ids, length=self.start_length)
-        loss = smoothed(self.loss, self.craft_smoothing, y)
-        return ascent(model, x, y, self.threat, self.steps, self.step_size, loss=loss, start=start)
+        start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
+        return ascent(model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing)
-        see_clean(model, x, self.statistics)
+        if self.statistics == "both":  # BatchNorm sees clean images, too
+            with torch.no_grad():
+                model(x)
         return loss

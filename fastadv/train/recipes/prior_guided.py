@@ -12,11 +12,11 @@ from fastadv.errors import InputError
 from fastadv.threat import Linf
 from fastadv.train._samples import SampleRows
 from fastadv.train.recipes._common import check_finite, check_objective, drawn, mean_loss, step_length
-from fastadv.train.recipes.base import BatchPart, Step
+from fastadv.train.recipes.base import BatchPart, OwnStep, Step
 
 
 @dataclass(frozen=True)
-class PriorGuidedTraining:
+class PriorGuidedTraining(OwnStep):
     """FGSM-PGI with momentum (FGSM-MEP): J(x_adv, y) + consistency · mean of (f(x_adv) - f(start))².
 
     f are the logits, x_adv is one step of ascent from `start`, and that is x plus the perturbation kept for
@@ -66,14 +66,6 @@ class PriorGuidedTraining:
         check_objective(self.label_smoothing)
 
     def step(self, at: Step) -> list[Tensor]:
-        """Take one step on examples that begin where the last ones of these samples ended.
-
-        Args:
-            at: the batch.
-
-        Returns:
-            The mean loss of each part of the batch.
-        """
         losses, kept, summed = zip(*at.each(lambda part: self._pass(part, at.samples)), strict=True)
         at.backward(losses)
         at.descend()

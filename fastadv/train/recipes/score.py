@@ -18,16 +18,13 @@ class SCORE(NearPredictions):
     only.
 
     Args:
-        threat: Linf, L2, L1 or L0 with one radius, in input units.
-        steps: projected steps, >= 1.
-        step_size: in input units; None is 2.5 · radius / steps.
         beta: weight of the second term, >= 0. It has no default in the authors' code.
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
         start: "uniform" starts anywhere in the ball, as in the authors' code; "near" at x + 0.001 · N(0, 1).
+        others: as in `TRADES`.
 
     Raises:
-        InputError: beta < 0, steps < 1, a step size has no effect, there is a radius for each sample, another
-            start, or an infinite radius.
+        InputError: as by `TRADES`.
 
     Source:
         Pang et al. 2022 (arXiv 2202.10103), section 4, the squared error (LSE) in place of KL.

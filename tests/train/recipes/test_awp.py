@@ -57,18 +57,6 @@ def test_without_a_craft_of_its_own_a_recipe_runs_twice_with_the_same_noise():
     assert loss > INNER(warm_net(), *(getattr(step_at(warm_net()), name) for name in "xy"), seed=SEED)
 
 
-def test_warmup_is_the_recipe_alone():
-    one, two, three = warm_net(), warm_net(), warm_net()
-    recipe = AWP(Standard(), 0.05, warmup=2)
-    recipe.step(step_at(one, epoch=2))
-    at = step_at(two)
-    at.backward(Standard()(two, at.x, at.y))
-    at.descend()
-    torch.testing.assert_close(one.state_dict(), two.state_dict())
-    recipe.step(step_at(three, epoch=3))
-    assert not torch.equal(one[5].weight, three[5].weight)
-
-
 def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were():
     class Broken(Exception):
         pass

@@ -13,13 +13,19 @@ from tests.train.test_recipes import flat_net
 
 THREAT = fa.Linf(0.1)
 COMMON = {
-    "step_size": None, "label_smoothing": 0.0, "craft_smoothing": 0.0, "loss": "ce", "start": "near",
-    "statistics": "adversarial", "recipe": train.Standard(),
+    "step_size": None, "label_smoothing": 0.0, "loss": "ce", "start": "near",
+    "recipe": train.Standard(),
 }  # fmt: skip
 DEFAULTS = {
-    "AWP": {"gamma": 0.01, "warmup": 0},
+    "AWP": {"gamma": 0.01},
     "FGSMTraining": {"weight": 0.5},
-    "FastTraining": {"method": "rs", "noise": None, "clamp_start": True, "start_length": None},
+    "FastTraining": {
+        "method": "rs",
+        "noise": None,
+        "clamp_start": True,
+        "start_length": None,
+        "craft_smoothing": 0.0,
+    },
     "FreeTraining": {},
     "GradAlign": {"weight": 0.2},
     "HAT": {"beta": 2.5, "gamma": 0.5, "far": 2.0},
@@ -28,7 +34,7 @@ DEFAULTS = {
     "InputNoise": {"kind": "sign", "weight": 0.0},
     "MART": {"beta": 5.0},
     "NuAT": {"weight": 4.5, "rise": 90},
-    "PGDTraining": {"random_start": True, "weight": 0.0, "start_length": "ball"},
+    "PGDTraining": {"random_start": True, "weight": 0.0, "statistics": "adversarial"},
     "PriorGuidedTraining": {"momentum": 0.3, "consistency": 10.0, "reset": 40},
     "RobustLogistic": {"weight": 0.0},
     "RubbishTraining": {"weight": 1.0},

@@ -3,15 +3,11 @@
 import copy
 from functools import partial
 
-import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from fastadv import train
-from fastadv.errors import InputError
 from fastadv.train import HAT
-from tests.train.nets import images, net
 from tests.train.recipes import hand
 from tests.train.recipes.test_trades import by_hand
 
@@ -40,17 +36,3 @@ def test_a_frozen_helper_answers_the_same():
         MAKE(helper=each)(hand.warm_net(), x, y, ids=ids, seed=3) for each in (helper, fa.freeze(helper))
     ]
     torch.testing.assert_close(*losses)
-
-
-def test_another_helper_is_another_run(tmp_path):
-    settings = {"epochs": 1, "batch_size": 25, "run_dir": tmp_path}
-    train.fit(net(), images(), HAT(fa.Linf(0.1), 1, helper=net(1)), **settings)
-    train.fit(net(), images(), HAT(fa.Linf(0.1), 1, helper=net(1)), resume=True, **settings)
-    with pytest.raises(InputError, match=r"recipe\.helper"):
-        train.fit(net(), images(), HAT(fa.Linf(0.1), 1, helper=net(2)), resume=True, **settings)
-
-
-def test_wrong_settings():
-    for name, value in (("helper", "standard"), ("gamma", -1.0), ("far", 0.0), ("beta", -1.0)):
-        with pytest.raises(InputError, match=f"{name}: expected"):
-            MAKE(**{"helper": net(), name: value})

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import AWP, FGSMTraining, HiddenFGSM, Standard, WeightDecayL1
-from tests.train.nets import images, run
+from fastadv.train import FGSMTraining, HiddenFGSM, Standard
+from tests.train.nets import images
 from tests.train.recipes.hand import SEED, assert_same_step, batch, evaluated, warm_net
 
 
@@ -105,14 +105,6 @@ def test_layers_that_cannot_be_perturbed(module: str, wanted: str) -> None:
     x, y, _ = batch()
     with pytest.raises(InputError, match=f"module: {wanted}"):
         HiddenFGSM(module, 0.1)(Twice().double(), x, y)
-
-
-@pytest.mark.slow
-def test_it_runs_with_the_options_of_training_and_inside_wrappers() -> None:
-    recipe = AWP(WeightDecayL1(0.001, HiddenFGSM("5", 0.1)), 0.01)
-    for each in (recipe, recipe.recipe):
-        _, reports = run(None, recipe=each, precision="bf16", ema=0.9, clip_norm=1.0)
-        assert reports[1].loss < reports[0].loss
 
 
 def trained(recipe: object, activation: type[nn.Module]) -> float:

@@ -2,12 +2,10 @@
 
 import copy
 
-import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.train import IKL
 from tests.train.recipes import hand
 from tests.train.recipes.test_trades import by_hand
@@ -73,9 +71,3 @@ def test_as_a_loss_all_classes_weigh_the_same():
     torch.testing.assert_close(
         RECIPE(model, x, y, ids=ids, seed=hand.SEED), loss_of(twin, x, x_adv, y, even)[0]
     )
-
-
-@pytest.mark.parametrize("name", ["soft", "temperature", "power"])
-def test_wrong_settings(name):
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        IKL(fa.Linf(0.1), 2, **{name: -1.0})

@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, InputNoise, PGDTraining, Standard, WeightDecayL1
 from tests.train.recipes.hand import RADIUS, SEED, assert_same_step, batch, gradients, warm_net
 
@@ -54,17 +53,3 @@ def test_smoothing_is_that_of_the_labels(recipe):
     chances = torch.tensor([0.0, 1.0, 3.0]).double().log_softmax(0)
     wanted = -(0.7 * chances[y] + 0.3 * chances.mean()).mean()
     torch.testing.assert_close(recipe(model, x, y, ids=ids), wanted)
-
-
-def test_a_model_without_weights_to_decay_is_named():
-    class Shift(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bias = nn.Parameter(torch.zeros(3))
-
-        def forward(self, x):
-            return x.flatten(1)[:, :3] + self.bias
-
-    x, y, ids = batch()
-    with pytest.raises(InputError, match="model: expected a layer"):
-        WeightDecayL1(0.1)(Shift(), x.float(), y, ids=ids)

@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.errors import InputError
 from fastadv.train import NuAT
 from fastadv.train.recipes.nuat import nuclear_direction
 from tests.train.recipes import hand
@@ -80,11 +79,3 @@ def test_the_direction_knows_no_singular_value_of_zero():
     torch.testing.assert_close(
         nuclear_direction(full), torch.autograd.grad(matrix_norm(leaf, "nuc"), leaf)[0]
     )
-
-
-def test_wrong_settings():
-    for options, name in (({"weight": -1.0}, "weight"), ({"rise": 0}, "rise")):
-        with pytest.raises(InputError, match=f"{name}: expected"):
-            NuAT(fa.Linf(0.1), **options)
-    with pytest.raises(InputError, match="threat: expected"):
-        NuAT(fa.L2(0.1))

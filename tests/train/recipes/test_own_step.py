@@ -119,11 +119,3 @@ def test_a_loss_that_is_not_finite_is_told():
 def test_a_loss_of_several_numbers_is_told():
     with pytest.raises(InputError, match="recipe: expected one number"):
         fit(net(), images(), Failing(lambda loss: loss.expand(3)), epochs=1)
-
-
-def test_something_without_a_step_is_refused():
-    class Mute:
-        step = 3
-
-    with pytest.raises(InputError, match="recipe: expected a function"):
-        fit(net(), images(), Mute(), epochs=1)

@@ -7,11 +7,7 @@ from torch.nn.functional import softplus
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import (
-    FGSMTraining,
-    RobustLogistic,
-    Standard,
-)
+from fastadv.train import FGSMTraining, RobustLogistic, Standard
 
 WIDE = (-100.0, 100.0)
 THREATS = {

@@ -8,8 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.train import AWP, FGSMTraining, PGDTraining, RubbishTraining, Standard, WeightDecayL1
-from tests.train.nets import run
+from fastadv.train import PGDTraining, RubbishTraining, Standard
 from tests.train.recipes.hand import SEED, assert_same_step, batch, warm_net
 
 THREAT = fa.Linf(0.1)
@@ -45,14 +44,6 @@ def test_the_recipe_inside_keeps_its_loss_and_its_keys() -> None:
     ]
     torch.testing.assert_close(*apart)
     assert apart[0] > torch.log(torch.tensor(3.0)) - 1e-9  # the least is that of equal classes
-
-
-@pytest.mark.slow
-def test_other_wrappers_go_around_it_and_it_ramps() -> None:
-    inside = RubbishTraining(FGSMTraining(THREAT))
-    for recipe in (AWP(WeightDecayL1(0.001, inside), 0.01), inside):
-        _, reports = run(None, recipe=recipe, epochs=2, ramp=1)
-        assert all(report.loss > 0 for report in reports)
 
 
 @pytest.mark.slow
