@@ -224,7 +224,7 @@ class Frozen(Prepared):
             return logits, gradients
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        """See `Prepared.clean_pass`; a pass of the model as given, whose gradient spares the verdict's."""
+        # by the model as given, where one pass serves the verdict and the gradient
         x = self._checked(x)
         if self.search.graphs is not None:
             return None
