@@ -20,14 +20,6 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     """Do both studies, draw their figures, and write results.json.
 
     An interrupted run of the same settings resumes. A finished run, or one of other settings, starts over.
-
-    Args:
-        settings: of both studies.
-        folder: for the results. It must not hold networks or sets that no demo made.
-        watch: is told the progress.
-
-    Returns:
-        The content of results.json.
     """
     need("matplotlib")
     _prepare(folder, settings)
@@ -53,15 +45,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def unfinished(settings: Settings, folder: Path) -> bool:
-    """Tell whether `run` would resume an interrupted run.
-
-    Args:
-        settings: of the run.
-        folder: of the run.
-
-    Returns:
-        Whether the folder holds an interrupted run of these settings.
-    """
+    """Tell whether `run` would resume an interrupted run."""
     if (folder / RESULTS).exists() or not any((folder / part).exists() for part in PARTS):
         return False
     try:
@@ -71,14 +55,7 @@ def unfinished(settings: Settings, folder: Path) -> bool:
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """Make the table of the six networks: accuracy, clean and under each attack, next to the paper's.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text, the head first.
-    """
+    """Make the table of the six networks: accuracy, clean and under each attack, next to the paper's."""
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
@@ -91,27 +68,13 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
 
 
 def title(result: dict[str, Any]) -> str:
-    """Make the title of the table.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        The title.
-    """
+    """Make the title of the table."""
     side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
     return f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Describe the results in words.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Sentences.
-    """
+    """Describe the results in words."""
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
     return [*ilyas2019.findings(measured["nets"], attack), *schott2018.findings(measured["abs"], attack)]

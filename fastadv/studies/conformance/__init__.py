@@ -19,15 +19,7 @@ SAMPLES = 150
 
 
 def problem(samples: int = SAMPLES, seed: int = 0) -> tuple[dict[str, Subject], Tensor, Tensor]:
-    """Train the networks, and load what they are attacked on.
-
-    Args:
-        samples: test digits.
-        seed: of training.
-
-    Returns:
-        The networks with their radii, by name; images [N, 1, 8, 8]; labels [N].
-    """
+    """Train the networks, and load what they are attacked on."""
     test_set = fa.data.load("digits", "test", limit=samples)
     x, y, _ = next(iter(fa.data.batches(test_set, samples)))
     return {name: (model, RADII[name]) for name, model in trained(seed).items()}, x, y
@@ -40,18 +32,7 @@ def run(
     only: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Conformance:
-    """Train the networks, and compare attacks on the first test digits.
-
-    Args:
-        samples: test digits.
-        seed: of training and of the attacks.
-        packages: compare with these packages only; None takes all that are installed.
-        only: compare these attacks only; None takes all.
-        on_progress: called with (done, total).
-
-    Returns:
-        The comparisons.
-    """
+    """Train the networks, and compare attacks on the first test digits."""
     subjects, x, y = problem(samples, seed)
     return fa.evaluation.conformance(
         subjects, x, y, packages=packages, only=only, seed=seed, on_progress=on_progress
@@ -72,12 +53,6 @@ def cells(result: Conformance) -> list[list[str]]:
     """Make a table that fits a terminal: our attack and the rival that is worst for it, ours first.
 
     Way, median, passes, seconds and memory are in `Conformance.to_dict`.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text, the head first.
     """
     lines = [["attack", "net", "rival", "broken, %", "ahead", "p"]]
     for one in best(result):
@@ -90,12 +65,7 @@ def cells(result: Conformance) -> list[list[str]]:
 
 
 def draw(result: Conformance, path: str | PathLike[str]) -> None:
-    """Draw for each attack and network on how many samples one side is ahead, ours to the right.
-
-    Args:
-        result: of `run`.
-        path: of the figure.
-    """
+    """Draw for each attack and network on how many samples one side is ahead, ours to the right."""
     lines = best(result)
     weaker = result.weaker
     height = 0.6 + 0.17 * len(lines)

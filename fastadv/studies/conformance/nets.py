@@ -31,17 +31,7 @@ class _Round(torch.autograd.Function):
 
 
 class Quantized(nn.Module):
-    """Round input and activations, with a gradient that passes straight through.
-
-    Args:
-        layers: of the network.
-        input_levels: steps of the input between 0 and 1.
-        levels: steps of an activation between 0 and 1.
-
-    Source:
-        Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv
-        1308.3432).
-    """
+    """Round input and activations, with a gradient that passes straight through."""
 
     def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
         super().__init__()
@@ -62,10 +52,6 @@ class Waves(nn.Module):
 
     A pixel v becomes v - sin(2 pi levels v) / (2 pi levels), which leaves the multiples where they are. Only
     attacks that begin beside x have a gradient to follow.
-
-    Args:
-        model: of images in [0, 1].
-        levels: of gray between 0 and 1.
     """
 
     def __init__(self, model: nn.Module, levels: int = 16) -> None:
@@ -79,12 +65,7 @@ class Waves(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Make logits so large that probabilities are 0 and 1, and the gradient of cross-entropy is 0.
-
-    Args:
-        model: whose logits are multiplied.
-        factor: to multiply them by.
-    """
+    """Make logits so large that probabilities are 0 and 1, and the gradient of cross-entropy is 0."""
 
     def __init__(self, model: nn.Module, factor: float = 200) -> None:
         super().__init__()
@@ -109,13 +90,6 @@ def trained(seed: int = 0, epochs: int = 8) -> dict[str, nn.Module]:
     """Train a standard and a robust network on the digits, and make the others of the robust one.
 
     The standard one normalizes its input.
-
-    Args:
-        seed: of weights and training.
-        epochs: of training.
-
-    Returns:
-        The five networks, by name.
     """
     train_set = fa.data.load("digits", "train")
     recipes: dict[str, fa.train.Recipe] = {

@@ -10,43 +10,24 @@ from fastadv.ops._rows import NO_BOX
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the study depends on. The defaults are for two cores.
+    """All that the study depends on. The defaults are for two cores."""
 
-    Args:
-        radius: of FGSM, L-infinity, images in [0, 1].
-        units: in a layer of the maxout networks.
-        large_units: in a layer of the large maxout networks.
-        members: of the ensemble.
-        epochs: of each network.
-        member_epochs: of the other members of the ensemble.
-        large_epochs: the most epochs of the large networks, whose training stops early.
-        shallow_epochs: of networks with one layer.
-        patience: epochs without a lower adversarial error after which training stops early.
-        validation: held-out images that measure this error.
-        seeds: large networks to train adversarially, each with its own seed.
-        tested: use this many test images only; None uses all.
-        rubbish: images of Gaussian noise.
-        precision: of the training of maxout networks.
-        seed: of everything random.
-        l1: coefficients of L1 decay.
-    """
-
-    radius: float = 0.25
-    units: int = 240
-    large_units: int = 1600
-    members: int = 12
-    epochs: int = 40
-    member_epochs: int = 15
-    large_epochs: int = 25
-    shallow_epochs: int = 20
-    patience: int = 10
-    validation: int = 10_000
-    seeds: int = 1
-    tested: int | None = None
-    rubbish: int = 10_000
-    precision: str = "bf16"
-    seed: int = 0
-    l1: tuple[float, ...] = (0.0025, 0.00025)
+    radius: float = 0.25  # of FGSM, L-infinity, images in [0, 1]
+    units: int = 240  # in a layer of the maxout networks
+    large_units: int = 1600  # in a layer of the large maxout networks
+    members: int = 12  # of the ensemble
+    epochs: int = 40  # of each network
+    member_epochs: int = 15  # of the other members of the ensemble
+    large_epochs: int = 25  # the most epochs of the large networks, whose training stops early
+    shallow_epochs: int = 20  # of networks with one layer
+    patience: int = 10  # epochs without a lower adversarial error after which training stops early
+    validation: int = 10_000  # held-out images that measure this error
+    seeds: int = 1  # large networks to train adversarially, each with its own seed
+    tested: int | None = None  # use this many test images only; None uses all
+    rubbish: int = 10_000  # images of Gaussian noise
+    precision: str = "bf16"  # of the training of maxout networks
+    seed: int = 0  # of everything random
+    l1: tuple[float, ...] = (0.0025, 0.00025)  # coefficients of L1 decay
 
     def __post_init__(self) -> None:
         if not check_number("radius", self.radius) > 0:

@@ -28,14 +28,7 @@ def over_seeds(shares: Sequence[float | None]) -> str:
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Make the table.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text, one for each recipe, the head first.
-    """
+    """Make the table."""
     cells = [["recipe", "clean", PGD, "best epoch", "AutoAttack", "best weights", "seconds", "alarm"]]
     keys = ("clean", "pgd", "best_pgd", "autoattack", "best_autoattack")
     for recipe, runs in by_recipe(result).items():
@@ -53,14 +46,7 @@ def _alarms(runs: Sequence[Line]) -> list[str]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """Say what a reader of the table must know.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text.
-    """
+    """Say what a reader of the table must know."""
     config, judged = result["config"], result["measured"]["lines"][0]["judged"]
     seeds = config["seeds"]
     told = f"seed {config['seed']}"
@@ -91,13 +77,6 @@ def _threat(radius: float) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Make the report.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        A page in Markdown.
-    """
+    """Make the report."""
     title = "# Recipes of adversarial training side by side"
     return "\n\n".join([title, in_markdown(table(result)), *notes(result), "![curves](curves.png)"]) + "\n"

@@ -35,18 +35,6 @@ def run(
     """Train and evaluate every network; write results.json, report.md and curves.png.
 
     Finished epochs and finished batches of the evaluation are kept. Of a finished run only line.json is read.
-
-    Args:
-        settings: of the study.
-        train_set: images to train on.
-        test_set: images to evaluate on.
-        folder: for the results. It may hold a study with the same settings and other recipes or fewer seeds.
-        watch: is told the progress.
-        command: what was typed, for the figure.
-        device: to train on; None leaves the choice to `fastadv.train.fit`.
-
-    Returns:
-        The results.
     """
     data = {"train": train_set.describe(), "test": test_set.describe()}
     with Keeper(folder) as keeper:

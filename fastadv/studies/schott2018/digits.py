@@ -20,16 +20,7 @@ SHOWN = (2, 3, 8)
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
-    """Train an ABS model and measure it on the first `abs_samples` test digits. Interrupted training resumes.
-
-    Args:
-        study: settings, digits and folder.
-        watch: is told the progress.
-
-    Returns:
-        The model, and its results by name. A median distance that is infinite, because latent descent broke
-        less than half of the decisions, is None.
-    """
+    """Train an ABS model and measure it on the first `abs_samples` test digits. Interrupted training resumes."""
     s = study.settings
     model = fa.models.ABS.fit(
         study.base, epochs=s.abs_epochs, width=s.width, prior_samples=s.abs_prior, seed=s.seed,
@@ -59,15 +50,7 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
 
 
 def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
-    """Describe the results in words.
-
-    Args:
-        figures: the results of `synthesis`.
-        attack: the name of the attack to speak of.
-
-    Returns:
-        Sentences.
-    """
+    """Describe the results in words."""
     median = figures["latent_descent"]
     broken = (
         "latent descent breaks less than half of its decisions"
@@ -82,16 +65,7 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
-    """Draw digits as each class reconstructs them.
-
-    Args:
-        study: settings, digits and folder.
-        model: of `synthesis`.
-        folder: for the file.
-
-    Returns:
-        The path, by what it shows.
-    """
+    """Draw digits as each class reconstructs them."""
     test, classes, rows = study.test, range(model.classes), list[fa.figures.Strip]()
     for shown in SHOWN:
         x = test.x[int((test.y == shown).nonzero()[0])][None]
