@@ -12,9 +12,9 @@ from fastadv.cli import _options as o
 from fastadv.cli._output import print_table, say
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import load_model
-from fastadv.studies.goodfellow2014 import SCALES, panda
-from fastadv.studies.goodfellow2014.measure import LOSS
-from fastadv.studies.goodfellow2014.panda import read_image
+from fastadv.studies.goodfellow2014 import figures
+from fastadv.studies.goodfellow2014.panda import panda, read_image
+from fastadv.studies.goodfellow2014.plan import SCALES
 from fastadv.text import percent
 
 PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
@@ -74,11 +74,11 @@ def draw_panda(picture: Picture, path: Path, device: torch.device, seed: int) ->
     called = read_names(picture.names, takes.num_classes)
     x, changed = read_image(image, shape)
     net = load_model(model, picture.option, picture.weights, takes, device, seed)
-    found, images = panda.panda(net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce"))
-    panda.draw(found, images, path)
+    found, images = panda(net, x.to(device), radius=radius, names=called)
+    figures.panda(found, images, path)
     yield {**found, "image": str(image), "changed": changed, "figure": str(path)}
     cells = [["", "class", "confidence"]]
-    for part in panda.PARTS:
+    for part in figures.PARTS:
         cells.append([part, found[part]["name"], percent(found[part]["confidence"])])
     notes = [f"L-infinity radius {radius:.3g}", *([f"the picture was {changed}"] if changed else [])]
     if found["zero_gradient"]:

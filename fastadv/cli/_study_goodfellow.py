@@ -10,7 +10,8 @@ from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._panda import Picture, draw_panda
 from fastadv.cli._shared import load_data, make_device
-from fastadv.studies.goodfellow2014 import SCALES, paper
+from fastadv.studies.goodfellow2014 import paper
+from fastadv.studies.goodfellow2014.plan import SCALES
 from fastadv.studies.study import REPORT
 
 

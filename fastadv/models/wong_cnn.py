@@ -10,23 +10,11 @@ torch.fx.wrap("check_batch")
 
 
 class WongCNN(nn.Module):
-    """Two 4x4 convolutions of stride 2 and two linear layers, with ReLU between them.
+    """Two 4x4 convolutions of stride 2 and two linear layers, with ReLU between them (Wong and Kolter 2018).
 
-    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. For MNIST it has 166,406 parameters. It is
-    the usual small network for adversarial training on MNIST at L-infinity 0.3, because it has no BatchNorm,
-    whose statistics differ between clean and adversarial images where the radius is large.
-
-    Args:
-        shape: (C, H, W) of one image.
-        classes: the number of classes K.
-        width: channels of the first convolution.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another shape.
-
-    Source:
-        Wong and Kolter 2018 (arXiv 1711.00851).
+    For MNIST it has 166,406 parameters. It is the usual small network for adversarial training on MNIST at
+    L-infinity 0.3, because it has no BatchNorm, whose statistics differ between clean and adversarial images
+    where the radius is large.
     """
 
     def __init__(

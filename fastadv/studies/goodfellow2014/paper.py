@@ -11,10 +11,9 @@ from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.goodfellow2014 import logistic, moves, rubbish, tables, weights
-from fastadv.studies.goodfellow2014.measure import Bench, Line
-from fastadv.studies.goodfellow2014.nets import Nets
-from fastadv.studies.goodfellow2014.settings import Settings
+from fastadv.studies.goodfellow2014 import directions, logistic, tables
+from fastadv.studies.goodfellow2014.bench import Bench, Line, Nets
+from fastadv.studies.goodfellow2014.plan import Settings
 from fastadv.studies.study import Watch, publish, unwatched
 from fastadv.text import in_markdown, percent
 
@@ -23,12 +22,12 @@ TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "logistic": logistic.two_digits,
     "adversarial": tables.adversarial,
     "controls": tables.controls,
-    "weights": weights.first_layers,
+    "weights": tables.first_layers,
     "agreement": tables.agreement,
     "rounding": tables.rounding,
-    "directions": moves.directions,
+    "directions": directions.directions,
     "ensemble": tables.ensemble,
-    "rubbish": rubbish.noises,
+    "rubbish": tables.noises,
 }
 PARTS = tuple(TABLES)
 Result = Mapping[str, Any]

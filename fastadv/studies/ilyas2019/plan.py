@@ -13,6 +13,7 @@ from fastadv.studies.ilyas2019.sets import KINDS
 
 STAGES = ("nets", "sets", "train", "evaluate", "controls", "galleries", "transfer")
 SOURCES = ("standard", "adversarial")
+NETS = "fastadv.studies.ilyas2019.nets"
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,9 @@ SCALES = {
         "cpu", "cifar10", _on_cifar10("ResNet-18", "resnet18", width=16),
         (
             _on_cifar10("small CNN", "small_cnn", width=32),
-            _on_cifar10("VGG-11", "vgg", depth=11, width=16),
-            _on_cifar10("DenseNet-22", "densenet", depth=22, growth=12),
-            _on_cifar10("Inception", "inception", width=6),
+            _on_cifar10("VGG-11", f"{NETS}:vgg", depth=11, width=16),
+            _on_cifar10("DenseNet-22", f"{NETS}:densenet", depth=22, growth=12),
+            _on_cifar10("Inception", f"{NETS}:inception", width=6),
             _on_cifar10("WRN-10-2", "wide_resnet", depth=10, widen_factor=2),
             _on_cifar10("PreAct-ResNet-18", "preact_resnet18", width=16),
             _on_cifar10("ResNet-18, narrow", "resnet18", width=8),
@@ -158,9 +159,9 @@ SCALES = {
         "paper", "cifar10", _on_cifar10("ResNet-50", "resnet50"),
         (
             _on_cifar10("small CNN", "small_cnn", width=64),
-            _on_cifar10("VGG-16", "vgg", depth=16),
-            _on_cifar10("DenseNet-100", "densenet", depth=100),
-            _on_cifar10("Inception", "inception"),
+            _on_cifar10("VGG-16", f"{NETS}:vgg", depth=16),
+            _on_cifar10("DenseNet-100", f"{NETS}:densenet", depth=100),
+            _on_cifar10("Inception", f"{NETS}:inception"),
             _on_cifar10("WRN-16-4", "wide_resnet", depth=16, widen_factor=4),
             _on_cifar10("PreAct-ResNet-18", "preact_resnet18"),
             _on_cifar10("ResNet-18", "resnet18"),

@@ -85,7 +85,7 @@ class Settings:
 
 
 def lengths(settings: Settings, recipe: Any) -> tuple[int, int | None]:
-    """Choose the epochs of a recipe. Free gets fewer, because each of its replays costs as much as an epoch."""
+    """Return the epochs of a recipe, of free fewer as each replay costs one, and how many grow the radius."""
     replays = getattr(recipe, "replays", 1)
     epochs, ramp = (-(-count // replays) for count in (settings.epochs, settings.ramp))
     if isinstance(recipe, fa.train.Standard):

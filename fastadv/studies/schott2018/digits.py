@@ -20,7 +20,7 @@ SHOWN = (2, 3, 8)
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
-    """Train an ABS model and measure it on the first `abs_samples` test digits. Interrupted training resumes."""
+    """Train an ABS and measure it on the first `abs_samples` test digits; None is an infinite median."""
     s = study.settings
     model = fa.models.ABS.fit(
         study.base, epochs=s.abs_epochs, width=s.width, prior_samples=s.abs_prior, seed=s.seed,
