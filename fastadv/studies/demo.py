@@ -9,8 +9,9 @@ from fastadv._extras import need
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, write_json
-from fastadv.studies import ilyas2019, schott2018
-from fastadv.studies.ilyas2019.published import printed
+from fastadv.studies.ilyas2019 import digits as ilyas
+from fastadv.studies.ilyas2019.plan import printed
+from fastadv.studies.schott2018 import digits as schott
 from fastadv.studies.study import RESULTS, Settings, Study, Watch, one_thread, unwatched
 
 PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
@@ -26,15 +27,15 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     started = time.perf_counter()
     with one_thread():
         study = Study(settings, folder)
-        nets = {net.name: net for net in ilyas2019.nets(study, watch)}
-        model, synthesis = schott2018.synthesis(study, watch)
-        drawn = ilyas2019.draw(study, nets, folder / "figures")
-        drawn |= schott2018.draw(study, model, folder / "figures")
+        nets = {net.name: net for net in ilyas.nets(study, watch)}
+        model, synthesis = schott.synthesis(study, watch)
+        drawn = ilyas.draw(study, nets, folder / "figures")
+        drawn |= schott.draw(study, model, folder / "figures")
     sets = {"train": study.base.describe(), "test": study.test.describe()}
     result = card(
         "demo",
         {"settings": settings.as_json(), **sets},
-        nets={name: ilyas2019.measured(net) for name, net in nets.items()},
+        nets={name: ilyas.measured(net) for name, net in nets.items()},
         abs=synthesis,
         figures=drawn,
         folder=str(folder),
@@ -63,7 +64,7 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     for name, net in nets.items():
         shares = [net["clean"], *(net["robust"][attack] for attack in attacks)]
         paper = map(printed, net["paper_cifar10"].values())
-        lines.append([name, ilyas2019.LEARNED[name], *(f"{share:.1%}" for share in shares), *paper])
+        lines.append([name, ilyas.LEARNED[name], *(f"{share:.1%}" for share in shares), *paper])
     return lines
 
 
@@ -77,7 +78,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     """Describe the results in words."""
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
-    return [*ilyas2019.findings(measured["nets"], attack), *schott2018.findings(measured["abs"], attack)]
+    return [*ilyas.findings(measured["nets"], attack), *schott.findings(measured["abs"], attack)]
 
 
 def _prepare(folder: Path, settings: Settings) -> None:

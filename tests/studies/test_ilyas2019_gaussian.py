@@ -7,7 +7,7 @@ import torch
 
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import checks, gaussian
-from fastadv.studies.ilyas2019.training import train
+from fastadv.studies.ilyas2019.theory import train
 
 
 def covariance(size, seed):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastadv.studies.schott2018.published import THRESHOLDS, TITLES, published
+from fastadv.studies.schott2018.plan import THRESHOLDS, TITLES, published
 
 
 def test_every_model_has_a_curve_in_every_norm():

@@ -18,8 +18,7 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Attack, Table
 from fastadv.evaluation.figures import Strip
 from fastadv.studies.ilyas2019 import figures
-from fastadv.studies.ilyas2019.published import PAPER
-from fastadv.studies.ilyas2019.sets import KINDS, SETS, adversary, build
+from fastadv.studies.ilyas2019.plan import KINDS, PAPER, SETS, adversary, build
 from fastadv.studies.study import Study, Watch, one_of_each, trained
 
 LEARNED = {

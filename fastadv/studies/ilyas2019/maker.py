@@ -13,8 +13,7 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.data.shards import INDEX
-from fastadv.studies.ilyas2019.plan import Architecture, Settings, Training
-from fastadv.studies.ilyas2019.sets import KINDS, adversary, build
+from fastadv.studies.ilyas2019.plan import KINDS, Architecture, Settings, Training, adversary, build
 from fastadv.studies.study import Watch, trained
 
 PLAIN = fa.train.Standard()

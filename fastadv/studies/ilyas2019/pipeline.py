@@ -17,8 +17,7 @@ from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
 from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.ilyas2019 import clock, controls, figures, report
-from fastadv.studies.ilyas2019 import transfer as of_transfer
+from fastadv.studies.ilyas2019 import controls, figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, check_stages
 from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
@@ -52,8 +51,6 @@ def run(
     Every net, set and evaluation is kept as soon as it is finished, and a stage that was stopped goes on. A
     stage by itself takes what others left in the folder. Results are written after each stage.
 
-    watch: told what is being done, and about how much longer all of it takes.
-
     Raises InputError for a folder of other settings, images or seeds, naming what differs, and for a stage
     whose nets or sets are missing; OSError when the disk is full, with what was finished kept.
     """
@@ -67,9 +64,7 @@ def run(
             # other architectures may be added: their nets have cards of their own
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
-        pieces = clock.costs(settings, len(base), len(test))
-        told = clock.Clock(watch, {name: cost for stage in chosen for name, cost in pieces[stage].items()})
-        maker = Maker(settings, base, test, path, told, device)
+        maker = Maker(settings, base, test, path, watch, device)
         check_inputs(maker, chosen)
 
         def write() -> dict[str, Any]:
@@ -170,9 +165,9 @@ def galleries(maker: Maker) -> dict[str, Any]:
 
 def transfer(maker: Maker) -> dict[str, Any]:
     """Architectures taught by D_det, and adversarial examples that transfer to them."""
-    found = of_transfer.transfer(maker)
+    found = controls.transfer(maker)
     with writing(path := maker.folder / "transfer.png"):
-        of_transfer.scatter(found, path, maker.settings.architecture.title)
+        figures.transfer(found, path, maker.settings.architecture.title)
     return {**found, "figures": {"transfer and D_det": "transfer.png"}}
 
 

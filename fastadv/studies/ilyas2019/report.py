@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.studies.ilyas2019.plan import SCALES, SOURCES
-from fastadv.studies.ilyas2019.published import PAPER_ATTACK, SOURCE, TRANSFER, paper, printed
-from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.ilyas2019.plan import (
+    KINDS,
+    PAPER_ATTACK,
+    SCALES,
+    SOURCE,
+    SOURCES,
+    TRANSFER,
+    paper,
+    printed,
+)
 from fastadv.text import in_markdown, number, percent
 
 Cells = list[list[str]]

@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
 from fastadv.studies.recipes.plan import PGD, QUICK
-from fastadv.studies.recipes.tables import by_recipe, over_seeds
+from fastadv.studies.recipes.report import by_recipe, over_seeds
 from fastadv.text import radius_text
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.recipes.figures import CURVES, draw
 from fastadv.studies.recipes.plan import PGD, QUICK, Settings, lengths
-from fastadv.studies.recipes.tables import markdown
+from fastadv.studies.recipes.report import markdown
 from fastadv.studies.study import Watch, judge, publish, trained, unwatched
 
 CHECKPOINT_EVERY = 200

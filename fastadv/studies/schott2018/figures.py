@@ -10,10 +10,9 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.evaluation.figures import Strip
 from fastadv.models.abs.calibrate import confidence_floor
-from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
-from fastadv.studies.schott2018.published import THRESHOLDS, TITLES, published
+from fastadv.studies.schott2018.plan import SYNTHESES, THRESHOLDS, TITLES, Cell, Settings, published
+from fastadv.studies.schott2018.report import Key, Smallest
 from fastadv.studies.schott2018.subjects import Subject, Subjects
-from fastadv.studies.schott2018.summary import Key, Smallest
 from fastadv.studies.schott2018.work import Done, Images, Work, distal
 from fastadv.studies.study import one_of_each
 from fastadv.threat import THREATS

@@ -10,10 +10,9 @@ from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.schott2018 import figures, report, summary
-from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
+from fastadv.studies.schott2018 import figures, report
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
-from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
+from fastadv.studies.schott2018.subjects import MADRY_SECONDS, SUBSTITUTE, Subjects
 from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
 from fastadv.studies.study import Watch, publish, unwatched
 
@@ -28,7 +27,7 @@ DISTAL_SECONDS = 60
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
-def bounded(settings: Settings) -> list[summary.Key]:
+def bounded(settings: Settings) -> list[report.Key]:
     """Return the (norm, model) whose decisions are bounded."""
     return [(n, model) for model in settings.models for n in BOUNDED.get(model, ()) if n in settings.norms]
 
@@ -68,20 +67,20 @@ def run(
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
         work = Work(folder / CELLS, images, settings.seed)
         outcomes, failed = _attacks(planned, subjects, work, watch)
-        bounds: dict[summary.Key, Done] = {}
+        bounds: dict[report.Key, Done] = {}
         for norm, model in (wanted := bounded(settings)):
             watch(f"bounding {model} {norm}", len(bounds), len(wanted))
             bounds[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
-        found = summary.smallest(outcomes, settings)
+        found = report.smallest(outcomes, settings)
         watch("drawing", 0, 1)
         return publish(
             keeper,
             "study schott",
             {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)},
             report.markdown,
-            cells=[summary.of_cell(cell, done) for cell, done in outcomes.items()],
-            least=[summary.of_model(*key, each) for key, each in found.items()],
-            bounds=[summary.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
+            cells=[report.of_cell(cell, done) for cell, done in outcomes.items()],
+            least=[report.of_model(*key, each) for key, each in found.items()],
+            bounds=[report.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
             seconds=sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
             failed=failed,
             figures=figures.draw(settings, subjects, work, outcomes, found, bounds, folder),
