@@ -14,8 +14,7 @@ from fastadv.engine import Prepared, prepare
 from fastadv.engine.copying.twin import device_of
 from fastadv.errors import InputError
 from fastadv.features._extremes import Attacked, Chosen, Exact
-from fastadv.features._means import ClassMeans
-from fastadv.features.result import Usefulness
+from fastadv.features.result import ClassMeans, Usefulness
 from fastadv.models.representation import representation
 from fastadv.threat import Threat
 
@@ -114,7 +113,7 @@ def usefulness(
     assert search is not None
     _check_classes(sums[0].count.flatten(), names)
     resolution = torch.finfo(frozen.dtype or torch.float32).eps
-    return Usefulness.of(
+    return Usefulness._of(
         *sums,
         constant=sums[0].overall()[1] <= 4 * resolution * largest,
         features=columns,

@@ -22,10 +22,9 @@ from fastadv.models.abs.calibrate import (
 from fastadv.models.abs.decoder import Decoders, DecoderShape
 from fastadv.models.abs.fit import Settings, fit
 from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
-from fastadv.models.abs.official import read_official
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
-from fastadv.models.abs.storage import Stored, checked_factors, read_abs, write_abs
+from fastadv.models.abs.storage import Stored, checked_factors, read_abs, read_official, write_abs
 from fastadv.models.binarized import THRESHOLD
 from fastadv.runs.card import card, data_hash
 
@@ -179,18 +178,6 @@ class ABS(nn.Module):
             [K, S, D].
         """
         return self.prior.images(self.decoders)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents to images.
-
-        Args:
-            latents: [B, K, L].
-
-        Returns:
-            [B, K, C, H, W].
-        """
-        images: Tensor = self.decoders(latents)
-        return images
 
     def observed(self, x: Tensor) -> Tensor:
         """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5.
@@ -467,19 +454,6 @@ class ABS(nn.Module):
 
         super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # State dicts of before the parts had modules of their own.
-        for name in [name for name in state_dict if name.startswith(prefix)]:
-            renamed = _new_name(name.removeprefix(prefix))
-            state_dict[prefix + renamed] = state_dict.pop(name)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _new_name(name: str) -> str:
-    if name == "_prior":
-        return "prior.latents"
-    return f"decoders.{name}" if name.startswith(("weight_", "bias_")) else name
 
 
 def _image_shape(dataset: Any) -> tuple[int, int, int]:

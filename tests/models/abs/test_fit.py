@@ -13,7 +13,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import ABS
 from fastadv.models.abs import DecoderShape, InferenceOptions
 from fastadv.models.abs import fit as module
-from fastadv.models.abs.augment import warp
+from fastadv.models.abs.fit import warp
 from fastadv.models.abs.fit import Run, Settings
 from fastadv.models.abs.prior import draw_prior
 from fastadv.models.abs.vae import VAEs, encoder_layers, losses

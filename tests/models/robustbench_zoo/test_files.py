@@ -10,7 +10,7 @@ import torch
 from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.zoo import Entry, find, locate
-from fastadv.models.zoo.files import check_hash, keep_hash, weights_folder
+from fastadv.models.zoo.loading import check_hash, keep_hash, weights_folder
 from tests.logged import Logged
 
 from .conftest import net_of, state_of
