@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastadv.errors import InputError
-from fastadv.studies import TINY, demo
-from fastadv.studies.study import one_thread
+from fastadv.studies import demo
+from fastadv.studies.study import TINY, one_thread
 
 FOUND = {"clean": 0.5, "robust": 0.25, "samples": 8, "latent_descent": 1.5, "lower_bound": 0.125}
 

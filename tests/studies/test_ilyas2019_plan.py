@@ -10,9 +10,8 @@ import fastadv as fa
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import clock, pipeline, plan, report
-from fastadv.studies.ilyas2019.plan import Clock, in_words
 from fastadv.studies.ilyas2019.maker import Maker, file_name
-from fastadv.studies.ilyas2019.plan import KINDS, budget
+from fastadv.studies.ilyas2019.plan import KINDS, Clock, budget, in_words
 from tests.studies.ilyas import MINI
 
 

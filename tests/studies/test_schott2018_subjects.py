@@ -8,8 +8,7 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import madry, subjects
-from fastadv.studies.schott2018.subjects import Stage
-from fastadv.studies.schott2018.subjects import SEARCH, Subjects
+from fastadv.studies.schott2018.subjects import SEARCH, Stage, Subjects
 
 
 @pytest.fixture
