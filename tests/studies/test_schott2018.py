@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.studies import TINY, Study, schott2018
+from fastadv.studies.schott2018 import digits
+from fastadv.studies.study import TINY, Study
 
 FIGURES = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 
@@ -16,7 +17,7 @@ FIGURES = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 def test_figures_equal_the_library(tmp_path):
     settings = replace(TINY, samples=100, abs_epochs=2, abs_samples=5)
     study = Study(settings, tmp_path)
-    model, told = schott2018.synthesis(study, lambda what, done, total: None)
+    model, told = digits.synthesis(study, lambda what, done, total: None)
     part = study.test.subset(torch.arange(5))
     pgd = partial(fa.attacks.pgd, threat=fa.L2(settings.l2_radius), steps=settings.attack_steps)
     latent = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")
@@ -30,8 +31,8 @@ def test_figures_equal_the_library(tmp_path):
 
 
 def test_the_sentences_hold_every_figure():
-    lines = " ".join(schott2018.findings({**FIGURES, "latent_descent": 0.857}, "PGD L2 0.4"))
+    lines = " ".join(digits.findings({**FIGURES, "latent_descent": 0.857}, "PGD L2 0.4"))
     assert "reads 90.0% of the digits and keeps 75.0% of 40 under PGD L2 0.4" in lines
     assert "at L2 0.86 in the median; lower bounds average 0.23." in lines
-    lines = schott2018.findings({**FIGURES, "latent_descent": None}, "PGD L2 0.4")
+    lines = digits.findings({**FIGURES, "latent_descent": None}, "PGD L2 0.4")
     assert "less than half of its decisions" in lines[1]

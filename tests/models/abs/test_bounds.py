@@ -19,7 +19,7 @@ class Exhaustive:
         grid = torch.linspace(-model.max_norm, model.max_norm, points)[:, None, None].expand(
             -1, model.classes, 1
         )
-        self.bank = model.decode(grid).flatten(2).transpose(0, 1).double()
+        self.bank = model.decoders(grid).flatten(2).transpose(0, 1).double()
         self.cost = model.beta / 2 * grid[:, 0].double().square().sum(1)
 
     def decide(self, x):

@@ -58,7 +58,7 @@ def test_the_decoders_handed_on_are_the_trained_ones():
     image, mean, log_variance = net(x, noise)
     model = ABS(*net.decoders(), SHAPE.strides, prior_samples=10)
     torch.testing.assert_close(
-        model.decode(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5
+        model.decoders(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5
     )
 
 

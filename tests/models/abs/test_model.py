@@ -61,7 +61,7 @@ def test_the_bank_is_decoded(size):
     ]
     biases = [torch.randn(3, given, generator=g) for given in shape.channels[1:]]
     model = ABS(weights, biases, shape.strides, prior_samples=150)
-    images = model.decode(model.prior_latents[:, None].expand(-1, 3, -1)).flatten(2).transpose(0, 1)
+    images = model.decoders(model.prior_latents[:, None].expand(-1, 3, -1)).flatten(2).transpose(0, 1)
     torch.testing.assert_close(model.bank(), images, rtol=1e-4, atol=1e-5)
 
 
@@ -296,7 +296,7 @@ class TestBadInput:
             with pytest.raises(InputError, match="prior_latents"):
                 model.prior_latents = prior
         with pytest.raises(InputError, match="latents"):
-            model.decode(torch.zeros(2, 3, 5))
+            model.decoders(torch.zeros(2, 3, 5))
 
     def test_steps(self):
         x, _ = images(tiny())
