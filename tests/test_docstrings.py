@@ -26,9 +26,6 @@ MODULES = (
     "fastadv.evaluation.figures",
     "fastadv.losses",
     "fastadv.rng",
-    "fastadv.studies.demo",
-    "fastadv.studies.speedrun",
-    "fastadv.studies.study",
 )
 # the names that users meet first
 EXAMPLES = """

@@ -170,7 +170,7 @@ class Usefulness:
         return {kind: (best == kind).double().mean().item() for kind in reversed(Kind)}
 
     def __str__(self) -> str:
-        """A line for each class, and one for the best of them."""
+        """Return a line for each class, and one for the best of them."""
         kinds = self.kinds()
         rows = [(name, kinds[:, k], self.rho[:, k], self.gamma[:, k]) for k, name in enumerate(self.classes)]
         rows.append(("any", kinds.amax(1), self.rho.amax(1), self.gamma.nan_to_num(-torch.inf).amax(1)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli import _study
+from fastadv.cli import _study_schott
 from fastadv.studies.schott2018 import paper, plan, work
 from fastadv.studies.schott2018.plan import MODELS
 from tests.cli.conftest import Done
@@ -24,8 +24,8 @@ def tiny(monkeypatch):
     for name in ("push", "flip", "jolt"):
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
     monkeypatch.setattr(plan, "METHODS", METHODS)
-    monkeypatch.setattr(_study, "Subjects", lambda *given, **options: FakeSubjects())
-    monkeypatch.setattr(_study, "load_data", lambda *given, **options: image_set())
+    monkeypatch.setattr(_study_schott, "Subjects", lambda *given, **options: FakeSubjects())
+    monkeypatch.setattr(_study_schott, "load_data", lambda *given, **options: image_set())
     monkeypatch.setattr(work, "DISTAL_STEPS", 1)
     return made
 

@@ -71,15 +71,6 @@ def test_linear_features_follow_the_definition(kind):
     assert got.counts.tolist() == base.y.bincount().tolist()
 
 
-def test_without_a_box_gamma_is_rho_minus_the_dual_norm():
-    """Every sample loses the same: the radius times the dual norm, in units of the deviation."""
-    base, net, free = data(), linear(), (-float("inf"), float("inf"))
-    for threat, order in ((fa.Linf(0.1, free), 1), (fa.L2(0.1, free), 2), (fa.L1(0.1, free), float("inf"))):
-        got = usefulness(net, base, threat)
-        loss = 0.1 * torch.linalg.vector_norm(net[1].weight.detach().double(), order, dim=1) / got.std
-        torch.testing.assert_close(got.gamma, got.rho - loss[:, None], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("threat", "step_size", "steps", "apart"),
@@ -139,19 +130,6 @@ def test_far_from_zero_nothing_cancels():
     plain = usefulness(net, base, fa.L2(0.1))
     torch.testing.assert_close(shifted.gamma, plain.gamma, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(shifted.std, plain.std, rtol=1e-6, atol=0)
-
-
-def test_scale_shift_and_sign_of_a_feature_do_not_count():
-    base, net = data(), linear()
-    before = usefulness(net, base, fa.L2(0.2))
-    with torch.no_grad():
-        net[1].weight.mul_(torch.tensor([-3.0, 0.01, 1.0, 7.0, -1.0])[:, None])
-        net[1].bias.add_(2.0)
-    after = usefulness(net, base, fa.L2(0.2))
-    torch.testing.assert_close(after.rho, before.rho, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.gamma, before.gamma, rtol=1e-4, atol=1e-5)
-    flipped = torch.tensor([-1, 1, 1, 1, -1])[:, None]
-    assert torch.equal(after.sign, before.sign * flipped)
 
 
 def test_a_perfect_feature_reaches_the_largest_rho():
@@ -266,11 +244,10 @@ def test_kinds_and_shares():
     shares = got.shares(0.3, 0.05)
     assert sum(shares.values()) == pytest.approx(1)
     assert shares[Kind.ROBUST] == pytest.approx((kinds == Kind.ROBUST).any(1).double().mean().item())
-    cells = got.cells(0.3, 0.05)
-    assert [line[0] for line in cells] == ["class", "0", "1", "2", "any"]
-    assert f"{got.rho[:, 1].max():.3g}" == cells[2][4]
-    assert str(got).splitlines()[0].split()[:4] == ["class", "robust", "non-robust", "useless"]
-    assert "| any |" in got.markdown()
+    lines = [line.split() for line in str(got).splitlines()]
+    assert lines[0][:4] == ["class", "robust", "non-robust", "useless"]
+    assert [line[0] for line in lines[-4:]] == ["0", "1", "2", "any"]
+    assert f"{got.rho[:, 1].max():.3g}" in lines[-3]
     for thresholds in ({"rho": 0.0}, {"rho": -1.0}, {"gamma": -0.1}):
         with pytest.raises(InputError, match=f"{next(iter(thresholds))}: expected"):
             got.kinds(**thresholds)
@@ -312,14 +289,3 @@ def test_features_that_are_not_finite_are_named():
     base.x[5] = 0.999
     with pytest.raises(InputError, match=r"samples \[5\]"):
         usefulness(nn.Sequential(Broken(), deep()), base, fa.L2(0.1), PGD)
-
-
-@pytest.mark.slow
-def test_the_figure_is_written(tmp_path):
-    result = usefulness(linear(), data(), fa.L2(0.1))
-    fa.features.scatter({"one": result, "other": result}, tmp_path / "a.png", title="two nets")
-    assert (tmp_path / "a.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="nets: expected 1 to 4"):
-        fa.features.scatter({}, tmp_path / "b.png")
-    with pytest.raises(InputError, match="path: expected"):
-        fa.features.scatter({"one": result}, tmp_path / "b.txt")

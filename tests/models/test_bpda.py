@@ -81,19 +81,6 @@ def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
     torch.testing.assert_close(found, by_hand(net, x, Y, part), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
-def test_half_precision_searches_with_the_other_gradient_too() -> None:
-    net = Net(Quantize(16))
-    model = fa.models.bpda(net, {"hide": "identity"})
-    expected = by_hand(net, X, Y, lambda h: h).flatten(1)
-    for options in ({"precision": "bf16"}, {"precision": "bf16", "fold": False}):
-        frozen = fa.freeze(model, **options)
-        found = frozen.input_gradient(X, Y)[2].flatten(1)
-        assert F.cosine_similarity(found, expected).min() > 0.9
-        assert torch.equal(frozen.verdict(X), net(X))
-        assert "BPDA: hide (identity)" in frozen.notes
-
-
 class Picks(nn.Module):
     """Multiply by a weight, and add a mask, as code that autograd refuses."""
 
@@ -167,8 +154,7 @@ def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
     assert torch.equal(model(X), net.eval()(X))  # weights are shared
 
 
-@pytest.mark.parametrize("first", GRADIENTS)
-@pytest.mark.parametrize("then", GRADIENTS)
+@pytest.mark.parametrize(("first", "then"), [("identity", "substitute"), ("substitute", "function")])
 def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) -> None:
     gradient, same = GRADIENTS[then]
     net = Net(Quantize(4))
@@ -178,22 +164,6 @@ def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) ->
     found = torch.autograd.grad(F.cross_entropy(twice(leaf), Y, reduction="sum"), leaf)[0]
     torch.testing.assert_close(found, by_hand(net, X, Y, same))
     assert replaced(once) == before
-
-
-def test_what_a_module_counts_is_counted_in_the_copy_alone() -> None:
-    class Counts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("passes", torch.zeros(()))
-
-        def forward(self, h: Tensor) -> Tensor:
-            self.passes += 1
-            return h.round()
-
-    net = nn.Sequential(nn.Flatten(), Counts())
-    model = fa.models.bpda(net, {"1": "identity"})
-    model(X.clone().requires_grad_())
-    assert (net[1].passes, model[1].passes) == (0, 1)
 
 
 def test_copies_states_and_descriptions() -> None:

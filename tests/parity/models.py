@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.studies.conformance.nets import Quantized, Scaled
+from fastadv.studies.conformance import Quantized, Scaled
 from tests.parity import kept
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -121,11 +121,3 @@ def test_bad_input():
     for images_given, labels in ((x[:0], y[:0]), (x, y[:-1]), (x, y + 3), (x, y.float())):
         with pytest.raises(InputError):
             model.calibrate(images_given, labels)
-
-
-def test_least_share_is_a_low_quantile():
-    start = torch.ones(1000, 2)
-    losses = torch.linspace(0.2, 1.0, 2000).view(1000, 2)
-    assert least_share(start, losses) == pytest.approx(0.2 + 0.8 * 0.002, abs=1e-3)
-    assert least_share(2 * start, losses) == pytest.approx(0.1 + 0.4 * 0.002, abs=1e-3)
-    assert least_share(start, 3 + losses) == 1.0

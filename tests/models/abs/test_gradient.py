@@ -6,7 +6,8 @@ import torch
 from fastadv.attacks import pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
-from fastadv.models.abs import Decoders, InferenceOptions
+from fastadv.models.abs import InferenceOptions
+from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.inference import class_losses, unrolled
 from fastadv.threat import L2
 

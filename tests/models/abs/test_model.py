@@ -12,8 +12,9 @@ from fastadv import rng
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import ABS
-from fastadv.models.abs import Decoders, DecoderShape, Inference, InferenceOptions, PriorBank
-from fastadv.models.abs.prior import draw_prior
+from fastadv.models.abs import InferenceOptions
+from fastadv.models.abs.decoder import Decoders, DecoderShape
+from fastadv.models.abs.prior import PriorBank, draw_prior
 
 from .nets import STRIDES, decoders, images, tiny
 
@@ -35,15 +36,6 @@ def test_binary_sees_the_threshold_and_weighs_classes():
     x[0, 0, 0, 0] = 0.5
     torch.testing.assert_close(binary(x), plain((x >= 0.5).float()) * torch.tensor(factors))
     assert torch.equal(binary.infer(x).loss, -binary(x))
-
-
-@pytest.mark.parametrize(("classes", "latents", "channels"), [(2, 1, 1), (5, 3, 3), (11, 2, 1)])
-def test_other_sizes(classes, latents, channels):
-    model = tiny(classes, latents, channels)
-    x, _ = images(model, 4)
-    assert model(x).shape == (4, classes)
-    assert model.infer(x).latents.shape == (4, classes, latents)
-    assert model.lower_bound(x, torch.zeros(4, dtype=torch.int64)).shape == (4,)
 
 
 @pytest.mark.parametrize("size", [8, 9, 12, 20, 28, 29, 32, 64])
@@ -91,14 +83,6 @@ def test_the_prior_keeps_the_likeliest_nine_tenths_of_the_draws_in_their_order(c
     assert torch.equal(draw_prior(count, 3, seed=7), every[every.norm(dim=1) <= least])
     with pytest.raises(InputError, match="seed"):
         draw_prior(9, 8, seed=-1)
-
-
-def test_the_defaults_are_the_paper_s():
-    options = InferenceOptions()
-    assert (options.beta, options.steps, options.step_size, options.max_norm) == (1.0, 50, 0.05, 5.0)
-    assert (options.scale, options.floor) == (440.0, 3.9e-5)
-    assert (options.binary, options.prune, options.precision) == (False, False, "fp32")
-    assert options.input_grad == "envelope"
 
 
 def test_prior_is_settable_and_the_bank_follows():
@@ -214,11 +198,6 @@ def test_the_loss_is_what_latents_and_reconstruction_say_after_an_exhaustive_sea
     every = (x.flatten(1)[:, None, None] - model.bank()).square().sum(3)
     every = every + beta / 2 * model.prior_latents.square().sum(1)
     torch.testing.assert_close(model.infer(x, steps=1).loss, every.amin(2) / 64, rtol=1e-5, atol=1e-7)
-
-
-def test_an_inference_made_by_hand_has_the_plain_softmax_for_a_confidence():
-    loss = torch.tensor([[1.0, 2.0]])
-    torch.testing.assert_close(Inference(loss, loss, loss).confidence, (-loss).softmax(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
