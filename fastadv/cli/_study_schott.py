@@ -55,11 +55,7 @@ def schott(
     --run-dir.
     """
     settings = Settings(
-        samples,
-        o.split_names(models) or MODELS,
-        o.split_names(norms) or NORMS,
-        o.split_names(attacks),
-        seed,
+        samples, o.split_names(models) or MODELS, o.split_names(norms) or NORMS, o.split_names(attacks), seed
     )
     planned = settings.cells()
     if plan:

@@ -39,12 +39,10 @@ class Never(Criterion):
 
 
 def downwards(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-    """Return [B], minus the feature of number y."""
     return -features.gather(1, y[:, None]).squeeze(1)
 
 
 def upwards(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-    """Return [B], the feature of number y."""
     return -downwards(features, y, targets)
 
 

@@ -127,7 +127,6 @@ def usefulness(
 
 
 def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> Tensor:
-    """Return the positions of the samples that are measured."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"

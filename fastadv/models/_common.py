@@ -10,6 +10,7 @@ from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.rng import torch_seeded
 
+Shape = tuple[int, int, int]  # (C, H, W) of one image
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}  # swish in many papers
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, first_weights
 from fastadv.models.binarized import THRESHOLD, binarize
 from fastadv.models.weights import load_weights, read_weights
 
@@ -26,7 +26,7 @@ class SchottCNN(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (1, 28, 28),
+        shape: Shape = (1, 28, 28),
         classes: int = 10,
         *,
         width: tuple[int, int, int] = (20, 70, 256),

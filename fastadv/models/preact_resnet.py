@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_flag
 from fastadv.models._common import (
+    Shape,
     activation_layer,
     check_batch,
     check_choice,
@@ -79,7 +80,7 @@ class PreActResNet18(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (3, 32, 32),
+        shape: Shape = (3, 32, 32),
         classes: int = 10,
         *,
         width: int = 64,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torchvision import models
-from fastadv.models._common import check_batch, check_sizes, draw_convolutions, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, draw_convolutions, first_weights
 
 torch.fx.wrap("check_batch")
 
@@ -16,12 +16,7 @@ class _SmallStem(models.ResNet):  # type: ignore[misc]
     _stages: tuple[int, int, int, int]
 
     def __init__(
-        self,
-        shape: tuple[int, int, int] = (3, 32, 32),
-        classes: int = 10,
-        *,
-        width: int = 64,
-        seed: int | None = 0,
+        self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 64, seed: int | None = 0
     ) -> None:
         check_sizes(classes, shape, width)
         with first_weights(seed):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv.models._common import check_batch, check_sizes, draw_convolutions, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, draw_convolutions, first_weights
 
 torch.fx.wrap("check_batch")
 
@@ -39,12 +39,7 @@ class SmallCNN(Features):
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int] = (1, 8, 8),
-        classes: int = 10,
-        *,
-        width: int = 32,
-        seed: int | None = 0,
+        self, shape: Shape = (1, 8, 8), classes: int = 10, *, width: int = 32, seed: int | None = 0
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)

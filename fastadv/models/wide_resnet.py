@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.models._common import (
+    Shape,
     activation_layer,
     check_batch,
     check_sizes,
@@ -46,7 +47,7 @@ class WideResNet(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (3, 32, 32),
+        shape: Shape = (3, 32, 32),
         classes: int = 10,
         *,
         depth: int = 28,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, first_weights
 
 torch.fx.wrap("check_batch")
 
@@ -18,12 +18,7 @@ class WongCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int] = (1, 28, 28),
-        classes: int = 10,
-        *,
-        width: int = 16,
-        seed: int | None = 0,
+        self, shape: Shape = (1, 28, 28), classes: int = 10, *, width: int = 16, seed: int | None = 0
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)

@@ -94,10 +94,7 @@ def _net(seed: int) -> nn.Sequential:
 
 
 def trained(seed: int = 0, epochs: int = 8) -> dict[str, nn.Module]:
-    """Train a standard and a robust network on the digits, and make the others of the robust one.
-
-    The standard one normalizes its input.
-    """
+    """Train a standard and a robust network on the digits, and make the others of the robust one."""
     train_set = fa.data.load("digits", "train")
     recipes: dict[str, fa.train.Recipe] = {
         "standard": fa.train.Standard(),
@@ -121,7 +118,6 @@ SAMPLES = 150
 
 
 def problem(samples: int = SAMPLES, seed: int = 0) -> tuple[dict[str, Subject], Tensor, Tensor]:
-    """Train the networks, and load what they are attacked on."""
     test_set = fa.data.load("digits", "test", limit=samples)
     x, y, _ = next(iter(fa.data.batches(test_set, samples)))
     return {name: (model, RADII[name]) for name, model in trained(seed).items()}, x, y
@@ -152,10 +148,7 @@ def best(result: Conformance) -> list[Comparison]:
 
 
 def cells(result: Conformance) -> list[list[str]]:
-    """Make a table that fits a terminal: our attack and the rival that is worst for it, ours first.
-
-    Way, median, passes, seconds and memory are in `Conformance.to_dict`.
-    """
+    """Make a table that fits a terminal: our attack and the rival that is worst for it, ours first."""
     lines = [["attack", "net", "rival", "broken, %", "ahead", "p"]]
     for one in best(result):
         broken = (percent(each.success, 0).removesuffix("%") for each in (one.ours, one.theirs))

@@ -18,10 +18,7 @@ PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """Do both studies, draw their figures, and write results.json.
-
-    An interrupted run of the same settings resumes. A finished run, or one of other settings, starts over.
-    """
+    """Do both studies, draw their figures, and write results.json."""
     need("matplotlib")
     _prepare(folder, settings)
     started = time.perf_counter()
@@ -56,7 +53,6 @@ def unfinished(settings: Settings, folder: Path) -> bool:
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """Make the table of the six networks: accuracy, clean and under each attack, next to the paper's."""
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
@@ -69,13 +65,11 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
 
 
 def title(result: dict[str, Any]) -> str:
-    """Make the title of the table."""
     side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
     return f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Describe the results in words."""
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
     return [*ilyas.findings(measured["nets"], attack), *schott.findings(measured["abs"], attack)]

@@ -103,7 +103,6 @@ def run(
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """Describe a record in words."""
     measured, config, machine = record["measured"], record["config"], record["machine"]
     verdict, samples = "reached" if measured["reached"] else "missed", config["train"]["samples"]
     robust, clean = percent(measured["autoattack"]), percent(measured["clean"])

@@ -101,7 +101,6 @@ class Settings:
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
-        """Return the attacks that each network is measured under."""
         linf, l2 = fa.Linf(self.linf_radius), fa.L2(self.l2_radius)
         fgsm = partial(fa.attacks.fgsm, loss="ce", seed=self.seed)
         pgd = partial(fa.attacks.pgd, steps=self.attack_steps, loss="ce", seed=self.seed)
@@ -113,16 +112,13 @@ class Settings:
 
     @property
     def push_step_size(self) -> float:
-        """The step with which images are pushed towards a class."""
         return self.push_radius / 10
 
     @property
     def main_attack(self) -> str:
-        """The name of the attack that the findings speak of: PGD in L2."""
         return f"PGD L2 {self.l2_radius:g}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back."""
         return {**asdict(self), "curve_radii": list(self.curve_radii)}
 
 

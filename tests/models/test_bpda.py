@@ -210,14 +210,6 @@ def test_a_model_is_pickled_whole(gradient: Any) -> None:
         assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("function", [lambda h: h.tanh(), partial(lambda h, by: by * h.tanh(), by=2)])
-def test_a_function_without_a_name_is_not_pickled(function: Any) -> None:
-    model = fa.models.bpda(Net(Quantize()), {"hide": function})
-    with pytest.raises(InputError, match=r"'hide' that can be pickled, got the function '<lambda>'"):
-        pickle.dumps(model)
-    assert replaced(copy.deepcopy(model)) == replaced(model)  # which needs no name
-
-
 def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -281,21 +273,6 @@ def test_what_is_refused_at_once(gradients: Any, says: str) -> None:
         fa.models.bpda(NET, gradients)
 
 
-def test_models_and_substitutes_that_are_none() -> None:
-    for model in (lambda x: x, fa.freeze(NET)):
-        with pytest.raises(InputError, match=r"expected a torch.nn.Module, whose parts have names"):
-            fa.models.bpda(model, {"hide": "identity"})
-    with pytest.raises(InputError, match=r"got function; a function of x stands"):
-        fa.models.Substitute(lambda x: x)
-    with pytest.raises(InputError, match=r"does not hold that module itself, got Substitute"):
-        fa.models.bpda(NET, {"hide": fa.models.Substitute(NET)})
-    inside = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-    with pytest.raises(InputError, match=r"got '0.1', a part of '0', which is replaced as a whole"):
-        fa.models.bpda(inside, {"0": nn.Flatten(), "*.1": "identity"})
-    with pytest.raises(InputError, match=r"got '0' compiled by torch.jit"):
-        fa.models.bpda(nn.Sequential(torch.jit.script(nn.ReLU())), {"0": "identity"})
-
-
 class Odd(nn.Module):
     """Returns what `make` makes."""
 
@@ -346,19 +323,6 @@ def test_what_is_refused_in_a_pass(make: Any, gradient: Any, kind: type[Exceptio
     model = fa.models.bpda(net, {"1.1": gradient})
     with pytest.raises(kind, match=f"'1.1'.*{says}"):
         model(2 * X.clone().requires_grad_())
-
-
-def test_a_module_without_a_tensor_is_refused() -> None:
-    class Constant(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.odd = Odd(lambda h: torch.ones(3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)[:, :3] + self.odd(None)
-
-    with pytest.raises(InputError, match="expected 'odd' to be called with a tensor, got none"):
-        fa.models.bpda(Constant(), {"odd": "identity"})(X)
 
 
 @pytest.fixture(scope="module")

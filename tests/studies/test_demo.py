@@ -46,16 +46,6 @@ def test_a_row_holds_clean_then_each_attack_then_the_paper():
     assert det == ["D_det", "wrong labels", "35.0%", "10.0%", "0.0%", "43.7%", "~0%"]
 
 
-def test_the_sentences_speak_of_the_last_attack():
-    assert "355 held-out digits of 10x10" in demo.title(RESULT)
-    lines = demo.notes(RESULT)
-    assert lines[0] == (
-        "Robust features alone protect: D_R keeps 40.0% under PGD L2 0.4, the standard net 5.0%."
-    )
-    assert lines[2].endswith("reads 50.0% of the digits and keeps 25.0% of 8 under PGD L2 0.4;")
-    assert len(lines) == 4
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails):
     before = torch.get_num_threads()

@@ -8,10 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation.figures import style
 from fastadv.studies.goodfellow2014 import figures
-from fastadv.studies.goodfellow2014.models import Sigmoids
 from fastadv.studies.goodfellow2014.panda import panda, read_image
 from tests.studies.goodfellow import digits, linear, reader, weights
 
@@ -55,15 +53,6 @@ def test_a_net_is_fooled_and_drawn(tmp_path, monkeypatch):
     np.testing.assert_allclose(shown[2], (shown[0] + 0.25 * (2 * shown[1] - 1)).clip(0, 1), atol=1e-6)
 
 
-def test_sigmoids_say_their_own_confidence():
-    plain = linear((1, 4, 4), seed=2)
-    model, x = Sigmoids(plain), torch.rand(1, 4, 4)
-    told, _ = panda(model, x, radius=0.1)
-    w, b = weights(plain)
-    chance = (w @ x.flatten().double() + b).max().sigmoid()
-    assert told["clean"]["confidence"] == pytest.approx(float(chance), rel=1e-6)
-
-
 def picture(folder, pixels, name="a.png"):
     Image.fromarray(pixels).save(folder / name)
     return folder / name
@@ -99,15 +88,3 @@ def test_other_sizes_are_cut_and_resized_which_is_said(size, shape, said, tmp_pa
     assert told == said
     assert image.shape == shape
     torch.testing.assert_close(image, torch.full(shape, 0.2))
-
-
-def test_what_is_refused(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(CorruptFileError, match=r"text\.png: expected a whole image file"):
-        read_image(tmp_path / "text.png", (1, 4, 4))
-    with pytest.raises(InputError, match=r"none\.png: expected an image file, got none"):
-        read_image(tmp_path / "none.png", (1, 4, 4))
-    with pytest.raises(InputError, match="expected a gray picture, which the model takes, got one in color"):
-        read_image(picture(tmp_path, noise(4, 4, 3)), (1, 4, 4))
-    with pytest.raises(InputError, match="model: expected one of gray or color pictures, got one of 2"):
-        read_image(picture(tmp_path, noise(4, 4, 3)), (2, 4, 4))

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.studies.ilyas2019 import controls, figures
+from fastadv.studies.ilyas2019 import controls
 from fastadv.studies.ilyas2019.maker import read
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Training
 from tests.studies.ilyas import MINI
@@ -189,21 +189,3 @@ def test_adversarials_are_those_of_the_standard_net(tmp_path):
         model, clean.x, clean.y, threat, steps=8, loss="ce", stop_early=False, seed=MINI.seed
     )
     torch.testing.assert_close(attacked.x[fooled], wanted.x_adv[fooled])
-
-
-def test_a_gallery_sets_what_was_made_beside_its_source(tmp_path, monkeypatch):
-    base = images([0, 1, 0, 1, 1], [0, 1, 0, 1, 1])
-    made: Any = images([1, 2, 3, 4, 5], [1, 1, 1, 0, 0])
-    drawn: list[Any] = []
-    monkeypatch.setattr(fa.figures, "strips", lambda rows, path, **texts: drawn.append((rows, texts)))
-    figures.gallery("D_det", base, made, tmp_path / "a.png")
-    figures.gallery("D_R", base, made, tmp_path / "a.png")
-    (pushed, texts), (inverted, _) = drawn
-    assert texts["title"] == "D_det: next label, made with the standard net"
-    assert [row.name for row in pushed] == ["source", "D_det", "difference"] * 2
-    assert [row.name for row in inverted] == ["source", "D_R"] * 2
-    assert [list(row.captions) for row in pushed[:2]] == [["0", "1"], ["1", "1"]]
-    assert pushed[1].marked.tolist() == [True, False]
-    assert pushed[4].captions == ["1", "0"]
-    torch.testing.assert_close(pushed[2].images, made.x[:2] - base.x[:2])
-    torch.testing.assert_close(pushed[3].images, base.x[2:4])

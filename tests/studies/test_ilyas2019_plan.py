@@ -77,22 +77,9 @@ def test_the_table_of_training_reaches_training(scale, rate, augment, tmp_path, 
     assert type(other).__name__ == "SoftmaxRegression"
 
 
-def test_stages_run_in_their_order():
-    assert plan.check_stages(["transfer", "nets", "nets"]) == ("nets", "transfer")
-    for given, got in ((["nets", "net"], "got net"), ([], "got none")):
-        with pytest.raises(InputError, match=f"stages: expected some of nets, sets, .* {got}"):
-            plan.check_stages(given)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("epochs", 0),
-        ("push_radius", 0.0),
-        ("invert_step_size", float("nan")),
-        ("radii", ()),
-        ("seed", -1),
-    ],
+    [("epochs", 0), ("push_radius", 0.0), ("invert_step_size", float("nan")), ("radii", ()), ("seed", -1)],
 )
 def test_settings_that_cannot_work(name, value):
     with pytest.raises(InputError, match=f"{name}: expected"):

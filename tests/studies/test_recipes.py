@@ -113,8 +113,3 @@ def test_a_command_makes_the_table(tmp_path, monkeypatch, capsys):
     told = json.loads(capsys.readouterr().out)
     assert [line["recipe"] for line in told["measured"]["lines"]] == ["standard", "fgsm"]
     assert told["measured"]["lines"][0]["judged"] == 2
-
-
-def test_an_unknown_recipe_is_named(capsys):
-    assert main(["study", "recipes", "--recipes", "pgd,tredes"]) == 2
-    assert "got 'tredes'" in capsys.readouterr().err

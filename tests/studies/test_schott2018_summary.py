@@ -58,10 +58,6 @@ def of_bound(radius, model="cnn"):
     return report.of_bound("l2", model, Done({"radius": radius}, 2.0), SMALLEST.get(("l2", model)))
 
 
-def test_a_model_without_attacks_in_a_norm_has_no_figures():
-    assert list(SMALLEST) == [("l2", "cnn"), ("l2", "abs")]
-
-
 def test_the_figures_of_a_model():
     found = of_model("cnn", "l2")
     assert found["paper"]["median"] == 1.0

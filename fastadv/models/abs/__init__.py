@@ -11,10 +11,4 @@ from fastadv.models.abs.options import InferenceOptions
 load = ABS.load
 from_official = ABS.from_official
 
-__all__ = [
-    "ABS",
-    "Inference",
-    "InferenceOptions",
-    "from_official",
-    "load",
-]
+__all__ = ["ABS", "Inference", "InferenceOptions", "from_official", "load"]

@@ -43,17 +43,14 @@ class DecoderShape:
 
     @property
     def size(self) -> int:
-        """Height and width of the image."""
         return chain_size(self.kernels, self.strides)
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """(C, H, W) of the image."""
         return self.channels[-1], self.size, self.size
 
     @property
     def values(self) -> int:
-        """C H W, the values of an image."""
         return self.channels[-1] * self.size**2
 
     @classmethod
@@ -100,22 +97,18 @@ class Decoders(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The weights, layer by layer."""
         return [getattr(self, f"weight_{i}") for i in range(len(self.shape.kernels))]
 
     @property
     def biases(self) -> list[Tensor]:
-        """The biases, layer by layer."""
         return [getattr(self, f"bias_{i}") for i in range(len(self.shape.kernels))]
 
     @property
     def latents(self) -> int:
-        """L, the size of the latent space."""
         return self.shape.channels[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -124,7 +124,6 @@ def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
 
 
 def _middles(side: int, device: torch.device) -> Tensor:
-    """Return where the middles of `side` pixels lie, between -1 and 1."""
     return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
@@ -180,7 +179,6 @@ def fit(
     calibration: int,
     options: dict[str, Any],
 ) -> Model:
-    """Train a model that `cls` makes, an ABS; see ABS.fit."""
     if own := sorted(options.keys() & {"weights", "biases", "strides"}):
         raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
@@ -226,11 +224,7 @@ class Run:
     """A training run: its networks, optimizer and progress."""
 
     def __init__(
-        self,
-        images: Images,
-        settings: Settings,
-        device: torch.device,
-        progress: Progress | None,
+        self, images: Images, settings: Settings, device: torch.device, progress: Progress | None
     ) -> None:
         self.images, self.settings, self.device, self.progress = images, settings, device, progress
         # BatchNorm needs two images of every class

@@ -62,7 +62,6 @@ class PriorBank(nn.Module):
         return cls(latents.to(decoders.weights[0]))
 
     def images(self, decoders: Decoders) -> Tensor:
-        """Decode the latents, unless that was done."""
         images = self._decoded.images(self.latents, decoders)
         if images is None:
             self._decoded = _Decoded()
@@ -97,7 +96,6 @@ class _Decoded:
         return "images of the latents"
 
     def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:
-        """Return the images; None where they were made of other latents or weights, or on another device."""
         parts = [latents, *decoders.weights, *decoders.biases]
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():

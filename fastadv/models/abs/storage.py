@@ -33,7 +33,6 @@ class Stored:
 
 
 def write_abs(path: str | os.PathLike[str], model: Stored) -> None:
-    """Write a model; see ABS.save."""
     decoders = model.decoders
     tensors = {FACTORS: model.factors, PRIOR: model.prior.latents}
     tensors |= {f"weight_{i}": weight for i, weight in enumerate(decoders.weights)}
@@ -45,7 +44,6 @@ def write_abs(path: str | os.PathLike[str], model: Stored) -> None:
 
 
 def read_abs(path: str | os.PathLike[str]) -> Stored:
-    """Read a model; see ABS.load."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != KIND:
         raise CorruptFileError(

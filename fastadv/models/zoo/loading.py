@@ -80,7 +80,6 @@ def _record() -> Path:
 
 
 def _known() -> dict[str, str]:
-    """Return the kept hashes by path."""
     known: Any = read_json(_record()) if _record().is_file() else {}
     if not isinstance(known, dict):
         raise CorruptFileError(

@@ -27,10 +27,7 @@ Paper = tuple[float | None, float | None]
 
 
 class Nets:
-    """The networks by name, in eval mode; one is trained when it is first asked for.
-
-    Each has a folder, in which training that was stopped goes on, and a trained one is found again.
-    """
+    """The networks by name, in eval mode; one is trained when it is first asked for."""
 
     def __init__(
         self, settings: Settings, train_set: ImageSet, folder: Path, watch: Watch, device: torch.device | None
@@ -136,10 +133,7 @@ class Answers:
 
 
 class Bench:
-    """The networks on the test images: what was crafted once is kept.
-
-    figures: the files drawn, by what they show; details: what is measured beyond the tables, by part.
-    """
+    """The networks on the test images: what was crafted once is kept."""
 
     def __init__(self, nets: Nets, test_set: ImageSet, folder: Path) -> None:
         self.nets, self.settings, self.folder = nets, nets.settings, folder

@@ -87,11 +87,7 @@ def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
 
 
 def rotation(model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float]) -> dict[str, Any]:
-    """Return the errors of `model` on x [N, ...] rotated by each angle towards the gradient of the loss.
-
-    The results leave the box of the images. `linf` is the mean over the images of the largest change of a
-    pixel, for comparison with the radius of FGSM.
-    """
+    """Return the errors of `model` on x [N, ...] rotated by each angle towards the gradient of the loss."""
     frozen = fa.freeze(model)
     gradient = frozen.input_gradient(x, y, direction=True)[2]
     errors, changes = [], []

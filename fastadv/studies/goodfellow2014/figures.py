@@ -40,11 +40,7 @@ PARTS = ("clean", "sign", "adversarial")
 
 
 def logistic(figures: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Draw what `logistic` returned: clean error, error under FGSM and |w|₁ by epoch; the pulls at its end.
-
-    The pull of a penalty is its derivative by |w|₁ on one image: c for L1 decay, radius · sigmoid(radius ·
-    |w|₁ - margin) for adversarial training, which fades where the margin is large.
-    """
+    """Draw what `logistic` returned: clean error, error under FGSM and |w|₁ by epoch; pulls at the end."""
     from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
     nets = {name: net["rows"] for name, net in figures["nets"].items()}
@@ -117,11 +113,7 @@ def shown(radii: Tensor) -> Tensor:
 
 
 def trace(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> None:
-    """Draw what `trace` returned: the logits, and images under them.
-
-    The true class is blue, the class in which the line ends at the right orange. Images are cut to [0, 1];
-    those that the model gets right have a blue frame.
-    """
+    """Draw what `trace` returned: the logits, and images under them."""
     radii, logits = np.asarray(figures["radii"]), np.asarray(figures["logits"])
     label, radius, ends = figures["label"], float(radii[-1]), int(logits[-1].argmax())
     right = logits[shown(torch.from_numpy(radii))].argmax(1) == label
@@ -184,10 +176,7 @@ def spread(weight: Tensor) -> Tensor:
 def weights(
     nets: Mapping[str, nn.Module], shape: Sequence[int], path: str | PathLike[str], seed: int
 ) -> None:
-    """Draw first layers over gray images side by side: some units, drawn by seed, the same of each.
-
-    Each unit has its own amplification: orange pixels add to it, blue ones take away.
-    """
+    """Draw first layers over gray images side by side: some units, drawn by seed, the same of each."""
     blocks = {name: first_layer(model, shape) for name, model in nets.items()}
     side, gap, top = 3.4, 0.25, 0.75
     width, height = len(blocks) * (side + gap) + 0.1, side + top

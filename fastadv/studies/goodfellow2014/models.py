@@ -139,11 +139,7 @@ class RBF(EachOnItsOwn):
 
 
 class Sigmoids(EachOnItsOwn):
-    """A model whose logits are read as log-odds: P(class k | x) = sigmoid(logit k) (appendix A).
-
-    The logits stay as they are, and so do the predicted class and what an attack counts as a success.
-    Confidence and the training loss differ.
-    """
+    """A model whose logits are read as log-odds: P(class k | x) = sigmoid(logit k) (appendix A)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -160,10 +156,7 @@ def maxout_sigmoids(shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, **o
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' probabilities, as logits log(mean over m of softmax(model_m(x))) (section 9).
-
-    Their softmax is that mean, so cross-entropy and its gradient are those of the ensemble as one model.
-    """
+    """The mean of the members' probabilities as logits: log(mean over m of softmax(model_m(x)))."""
 
     def __init__(self, members: Iterable[nn.Module]) -> None:
         super().__init__()

@@ -47,11 +47,7 @@ def panda(
 
 
 def read_image(path: Path, shape: Sequence[int]) -> tuple[Tensor, str]:
-    """Return (a picture as float32 [C, H, W] in [0, 1] of that shape, what was done to it in words, or "").
-
-    A picture of another size is cut to the shape's proportions, around its center, and resized. A gray one
-    also serves a model of three channels.
-    """
+    """Return (a picture as float32 [C, H, W] in [0, 1], cut and resized to that shape; what was done)."""
     channels, height, width = shape
     if channels not in (1, 3):
         raise InputError(f"model: expected one of gray or color pictures, got one of {channels} channels")

@@ -43,11 +43,7 @@ def run(
     parts: Sequence[str] = PARTS,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Do these parts in `folder`: write results.json, report.md and figures there, and return the results.
-
-    Finished epochs are kept, so a study that was stopped goes on, and parts can be added. Raises InputError
-    for an unknown part, and where a network in the folder is of other settings or data.
-    """
+    """Do these parts in `folder`: write results.json, report.md and figures there, and return the results."""
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise InputError(
@@ -69,7 +65,6 @@ def run(
 
 
 def table(result: Result, part: str) -> list[list[str]]:
-    """Return the lines of a part, the head first."""
     cells = [["", "share", "paper", "confidence", "paper"]]
     for line in result["measured"]["lines"]:
         if line["part"] == part:
@@ -80,14 +75,12 @@ def table(result: Result, part: str) -> list[list[str]]:
 
 
 def networks(result: Result) -> list[list[str]]:
-    """Return the networks: epochs and seconds of training."""
     told = sorted(result["measured"]["nets"].items())
     lines = [[name, str(net["epochs"]), f"{net['seconds']:.0f}", net["stopped"] or "-"] for name, net in told]
     return [["network", "epochs", "seconds", "stopped"], *lines]
 
 
 def notes(result: Result) -> list[str]:
-    """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
     return [
         f"{config['test']['name']}, {measured['tested']} test images, FGSM at L-infinity "
@@ -99,7 +92,6 @@ def notes(result: Result) -> list[str]:
 
 
 def markdown(result: Result) -> str:
-    """Return the report as a page."""
     pieces = ["# Explaining and harnessing adversarial examples", *notes(result)]
     for part in result["config"]["parts"]:
         pieces.append(f"## {part.capitalize()}\n\n{in_markdown(table(result, part))}")

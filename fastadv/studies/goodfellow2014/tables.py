@@ -162,7 +162,6 @@ def noises(bench: Bench) -> Iterator[Line]:
 
 
 def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
-    """Return x [B, *shape] from N(0, I), by seed and the numbers `ids` int64 [B]."""
     return fa.rng.normal(math.prod(shape), fa.rng.derive(seed, "rubbish images"), ids).view(-1, *shape)
 
 

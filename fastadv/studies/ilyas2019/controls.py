@@ -28,10 +28,7 @@ MEASURED = 1000  # images on which their margin is measured
 
 
 def fooling(maker: Maker) -> dict[str, Any]:
-    """Return how many of the images whose label is not their own get which label from two standard nets.
-
-    One is the net they were made with, one an independent net of the same architecture and images.
-    """
+    """Return how many of the images whose label is not their own get which label from two standard nets."""
     independent, found = maker.net("independent"), {}
     for name in maker.settings.pushed:
         made = maker.set(name)

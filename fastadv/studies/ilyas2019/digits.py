@@ -56,7 +56,6 @@ def nets(study: Study, watch: Watch) -> Iterator[Net]:
 
 
 def measured(net: Net) -> dict[str, Any]:
-    """Collect the results of a network, next to those of the paper."""
     return {
         "clean": net.table.clean_accuracy,
         "robust": {row.name: row.robust_accuracy for row in net.table.rows},
@@ -66,7 +65,6 @@ def measured(net: Net) -> dict[str, Any]:
 
 
 def findings(found: Mapping[str, Any], attack: str) -> list[str]:
-    """Describe the results of the six networks in words."""
 
     def robust(name: str) -> float:
         return float(found[name]["robust"][attack])

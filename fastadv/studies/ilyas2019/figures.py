@@ -91,11 +91,7 @@ SHOWN = 150
 
 
 def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path: Path) -> None:
-    """Draw a panel for each radius: both classes as learned, the boundary, the mean and the input gradient.
-
-    Solid ellipses, at two deviations, are those of theorem 2; crosses lie on what adversarial training
-    learned.
-    """
+    """Draw a panel for each radius: both classes as learned, boundary, mean and input gradient."""
     each, title = 2.75, "The more an adversary may move, the rounder the classes learned"
     width = 0.4 + each * len(learned)
     figure = new_figure(width, 3.35, title)

@@ -26,10 +26,7 @@ ROUNDS, DONE, SETTLED = 1000, 1e-10, 1e-4  # of the fit in a ball
 
 
 def whitened(covariance: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Return `count` draws [count, d] whose mean is exactly 0 and whose covariance exactly `covariance`.
-
-    What holds for the distribution then holds for the sample, without a sampling error.
-    """
+    """Return `count` draws [count, d] whose mean is exactly 0 and whose covariance exactly `covariance`."""
     size = len(covariance)
     drawn = rng.normal(size, rng.derive(seed, "gaussian"), torch.arange(count)).double()
     drawn -= drawn.mean(0)
@@ -308,10 +305,7 @@ def _least_by_search(covariance: Tensor, seed: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """Robust classes: by theorem 2, in a ball, and by adversarial training in that ball.
-
-    gradient [2]: the input gradient of the trained classifier, as the library's attacks see it.
-    """
+    """Robust classes: by theorem 2, in a ball, and by adversarial training in that ball."""
 
     radius: float
     penalty: float

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.models._common import check_sizes, draw_convolutions, first_weights
+from fastadv.models._common import Shape, check_sizes, draw_convolutions, first_weights
 from fastadv.models.small_cnn import Features
 
 # VGG: 3x3 convolutions of each of the five stages, by depth; a stage has 1, 2, 4, 8 and 8 times the width
@@ -27,7 +27,7 @@ class VGG(Features):
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (3, 32, 32),
+        shape: Shape = (3, 32, 32),
         classes: int = 10,
         *,
         depth: int = 16,
@@ -80,7 +80,7 @@ class DenseNet(Features):
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (3, 32, 32),
+        shape: Shape = (3, 32, 32),
         classes: int = 10,
         *,
         depth: int = 100,
@@ -107,7 +107,6 @@ class DenseNet(Features):
 
 
 def _after(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Return a convolution, BatchNorm and ReLU."""
     convolution = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
 
@@ -120,12 +119,7 @@ class Inception(Features):
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int] = (3, 32, 32),
-        classes: int = 10,
-        *,
-        width: int = 16,
-        seed: int | None = 0,
+        self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, seed: int | None = 0
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)

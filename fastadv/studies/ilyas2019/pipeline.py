@@ -24,7 +24,6 @@ from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
-    """Return (training images, test images) of the settings."""
     base, test = (
         fa.data.load(settings.data, split, data_dir=data_dir, size=settings.size, limit=limit)
         for split, limit in (("train", settings.images), ("test", None))
@@ -46,14 +45,7 @@ def run(
     stages: Iterable[str] = STAGES,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md.
-
-    Every net, set and evaluation is kept as soon as it is finished, and a stage that was stopped goes on. A
-    stage by itself takes what others left in the folder. Results are written after each stage.
-
-    Raises InputError for a folder of other settings, images or seeds, naming what differs, and for a stage
-    whose nets or sets are missing; OSError when the disk is full, with what was finished kept.
-    """
+    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md."""
     chosen, path = check_stages(stages), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
@@ -85,12 +77,10 @@ def run(
 
 
 def sources(maker: Maker) -> dict[str, Any]:
-    """Train the nets that sets are made with, and return how that went."""
     return _trained(maker, SOURCES)
 
 
 def taught(maker: Maker) -> dict[str, Any]:
-    """Train a net on each set, and return how that went."""
     return _trained(maker, maker.settings.sets)
 
 
@@ -105,7 +95,6 @@ def _trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
 
 
 def sets(maker: Maker) -> dict[str, Any]:
-    """Return the sets, with what their cards measured."""
     return {name: maker.set(name).card["measured"] for name in maker.settings.sets}
 
 
@@ -155,7 +144,6 @@ def control(maker: Maker) -> dict[str, Any]:
 
 
 def galleries(maker: Maker) -> dict[str, Any]:
-    """Return a picture of each set beside its source."""
     files = {name: f"{file_name(name)}.png" for name in maker.settings.sets}
     for name, file in files.items():
         with writing(path := maker.folder / file):
@@ -164,7 +152,6 @@ def galleries(maker: Maker) -> dict[str, Any]:
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
-    """Architectures taught by D_det, and adversarial examples that transfer to them."""
     found = controls.transfer(maker)
     with writing(path := maker.folder / "transfer.png"):
         figures.transfer(found, path, maker.settings.architecture.title)

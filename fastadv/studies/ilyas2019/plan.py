@@ -18,10 +18,7 @@ from fastadv.runs.identity import plain
 
 @dataclass(frozen=True)
 class Kind:
-    """A set: the net that it is made with, the construction in `fa.data.construct`, and what to say of it.
-
-    near: pushed within the paper's own radius, where the settings have a larger one.
-    """
+    """A set: the net that it is made with, the construction in `fa.data.construct`, and what to say of it."""
 
     source: str
     construction: str
@@ -73,7 +70,6 @@ def build(
 
 
 def adversary(settings: Any) -> fa.train.PGDTraining:
-    """Return how the adversarially trained net is trained."""
     radius = settings.train_radius
     return fa.train.PGDTraining(
         fa.L2(radius), steps=settings.train_steps, step_size=radius / 5, random_start=False
@@ -171,12 +167,10 @@ class Settings:
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """The constructed sets that are made."""
         return tuple(name for name, kind in KINDS.items() if self.near or not kind.near)
 
     @property
     def pushed(self) -> tuple[str, ...]:
-        """Those of them whose images are pushed towards a class."""
         return tuple(name for name in self.sets if not KINDS[name].inverts)
 
     @property
@@ -185,11 +179,9 @@ class Settings:
         return (*SOURCES, *self.sets)
 
     def attack(self, radius: float) -> str:
-        """Return the name of the attack at that radius."""
         return f"PGD L2 {radius:g}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back."""
         return plain(asdict(self))
 
 
@@ -308,17 +300,13 @@ repository KellerJordan/robustness-featsnotbugs says.
 
 
 def in_words(seconds: float) -> str:
-    """About how long, in hours, minutes or seconds."""
     if seconds >= 5400:
         return f"about {seconds / 3600:.1f} h"
     return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
 
 def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, float]]:
-    """Return the pieces of work of each stage by their names, with how often images pass a net.
-
-    A pass that trains, with gradients of weights too, counts one and a half.
-    """
+    """Return the pieces of work of each stage by their names, with how often images pass a net."""
     s = settings
     epoch, attack = float(images), float(min(tested, s.tested or tested) * s.attack_steps)
     once = 1.5 * epoch * s.epochs

@@ -68,7 +68,6 @@ class GaussianClasses(nn.Module):
         return self.lower.tril(-1) + torch.diag(self.diagonal.exp())
 
     def learned(self) -> tuple[Tensor, Tensor]:
-        """Return (mu [d], Sigma [d, d]), float64."""
         factor = self._factor().detach().double()
         covariance = self.spread**2 * torch.linalg.inv(factor @ factor.T)
         return self.spread * self.center.detach().double(), covariance
@@ -85,10 +84,7 @@ def as_images(signed: Tensor, radius: float) -> tuple[ImageSet, float]:
 def train(
     signed: Tensor, radius: float, epochs: int, steps: int, progress: Callable[[int, int], None] | None = None
 ) -> GaussianClasses:
-    """Return robust maximum likelihood in an L2 ball by adversarial training from mean 0, round covariance.
-
-    Every epoch is one batch. With radius 0 it is maximum likelihood.
-    """
+    """Return robust maximum likelihood in an L2 ball, by adversarial training from a round covariance."""
     images, scale = as_images(signed, radius)
     model = GaussianClasses(signed.shape[1], scale, float(signed.std()))
     ball = fa.L2(radius / scale)
@@ -127,7 +123,6 @@ class Settings:
             raise InputError(f"radii: expected increasing finite numbers > 0, got {self.radii}")
 
     def truth(self) -> tuple[Tensor, Tensor]:
-        """Return (mean [2], covariance [2, 2]), float64."""
         turn = math.radians(self.angle)
         axes = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]).double()
         variances = torch.tensor(self.deviations).double().square()
@@ -196,7 +191,6 @@ def of_training(learned: list[Learned]) -> Iterator[Check]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return a line for each check, the head first."""
     lines = [
         [f"theorem {c['theorem']}", c["claim"], f"{c['deviation']:.2g}", f"{c['tolerance']:g}",
          "holds" if c["holds"] else "FAILS"]
@@ -206,7 +200,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Return what a reader of the table must know."""
     robust = result["measured"]["learned"][1:]
     gaps = ", ".join(f"{each['apart']:.1%} at {each['radius']:g}" for each in robust)
     return [

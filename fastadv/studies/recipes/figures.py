@@ -27,10 +27,7 @@ Point = Mapping[str, Any]
 
 
 def draw(result: Mapping[str, Any], path: Path, *, command: str | None = None) -> None:
-    """Draw what `run` returned: means over the seeds, and their range as a band; a mark where an alarm came.
-
-    The figure keeps command, seeds, machine and date as text.
-    """
+    """Draw what `run` returned: means over the seeds, their range as a band, a mark at each alarm."""
     config, parts = result["config"], by_recipe(result)
     columns = min(COLUMNS, len(parts))
     rows = math.ceil(len(parts) / columns)

@@ -17,10 +17,7 @@ PGD, QUICK = "PGD-20", "AutoAttack quick"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the study depends on; the defaults are those on MNIST.
-
-    An unknown data set or recipe, or a wrong seed, raises InputError.
-    """
+    """What the study depends on; the defaults are those on MNIST."""
 
     recipes: tuple[str, ...] = ()  # names of recipes on that data set; () takes all
     radius: float = 0.3  # of the threat, L-infinity
@@ -62,7 +59,6 @@ class Settings:
 
     @property
     def threat(self) -> fa.Linf:
-        """The threat of training and of every attack."""
         return fa.Linf(self.radius)
 
     @property
@@ -75,7 +71,6 @@ class Settings:
         return replace(self, recipes=(name,), seed=seed, seeds=1, **OWN.get((self.data, name), {}))
 
     def recipe(self) -> Any:
-        """Make the recipe of one run."""
         (name,) = self.recipes
         return RECIPES[self.data][name](self)
 

@@ -32,10 +32,7 @@ def run(
     command: str | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train and evaluate every network; write results.json, report.md and curves.png.
-
-    Finished epochs and finished batches of the evaluation are kept. Of a finished run only line.json is read.
-    """
+    """Train and evaluate every network; write results.json, report.md and curves.png."""
     data = {"train": train_set.describe(), "test": test_set.describe()}
     with Keeper(folder) as keeper:
         lines = []

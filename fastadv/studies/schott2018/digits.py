@@ -50,7 +50,6 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
 
 
 def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
-    """Describe the results in words."""
     median = figures["latent_descent"]
     broken = (
         "latent descent breaks less than half of its decisions"
@@ -65,7 +64,6 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
-    """Draw digits as each class reconstructs them."""
     test, classes, rows = study.test, range(model.classes), list[fa.figures.Strip]()
     for shown in SHOWN:
         x = test.x[int((test.y == shown).nonzero()[0])][None]

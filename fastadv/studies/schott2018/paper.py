@@ -28,7 +28,6 @@ BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
 def bounded(settings: Settings) -> list[report.Key]:
-    """Return the (norm, model) whose decisions are bounded."""
     return [(n, model) for model in settings.models for n in BOUNDED.get(model, ()) if n in settings.norms]
 
 
@@ -49,13 +48,7 @@ def run(
     *,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Do the study in `folder`: write results.json, report.md and the figures there, and return the results.
-
-    Every finished batch is kept: with `resume`, a run that was stopped goes on, and other models, norms,
-    attacks or more images can be added. An attack that fails is reported, and the others go on.
-
-    Raises InputError for a folder with work in it unless `resume` is set, and where weights are missing.
-    """
+    """Do the study in `folder`: write results.json, report.md and figures; `resume` goes on or adds to it."""
     if settings.samples > len(test):
         raise InputError(f"samples: expected at most the {len(test)} of {test.name}, got {settings.samples}")
     planned = settings.cells()

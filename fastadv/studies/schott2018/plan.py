@@ -58,7 +58,6 @@ class Published:
 
 @cache
 def published() -> dict[tuple[str, str], Published]:
-    """Return the curve of each (norm, model)."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     text = (files("fastadv.studies.schott2018") / "published.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
@@ -196,12 +195,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Such as `abs l2 DeepFool`."""
         return f"{self.model} {self.method.norm} {self.method.name}"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the attack, on this model."""
         return {**self.method.arguments, **(self.method.dear if self.model in DEAR else {})}
 
     @property
@@ -229,7 +226,6 @@ class Cell:
 
     @property
     def transfers(self) -> bool:
-        """Whether the attack is made on a substitute."""
         return self.method.wrap == "transfer"
 
     def attack(self, seed: int, substitute: nn.Module | None) -> Attack:
@@ -292,6 +288,5 @@ class Settings:
                 )
 
     def cells(self) -> list[Cell]:
-        """Return the cells, model by model."""
         chosen = [method for method in choose(self.attacks) if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]

@@ -24,10 +24,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Least:
-    """The smallest perturbation of each image over several attacks.
-
-    distance [N], x_adv [N, ...], and `by`, the name of the attack that found it (empty where none did).
-    """
+    """The smallest perturbation of each image over several attacks."""
 
     distance: Tensor
     x_adv: Tensor
@@ -35,10 +32,7 @@ class Least:
 
 
 def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool = True) -> Least | None:
-    """Find the smallest perturbations under the paper's attacks on a model in a norm; None without any.
-
-    today: under all attacks on the model, whatever norm they were made for.
-    """
+    """Find the smallest perturbations under the paper's attacks on a model in a norm; None without any."""
     cells = [cell for cell in outcomes if cell.model == model]
     if not any(cell.method.norm == norm for cell in cells):
         return None
@@ -85,7 +79,6 @@ def median_interval(distance: Tensor) -> tuple[float, float]:
 
 
 def accuracy(distance: Tensor, threshold: float) -> float:
-    """Return the share of images that no perturbation up to the threshold breaks."""
     return float((distance > threshold).double().mean())
 
 
@@ -97,7 +90,6 @@ def accuracy_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
-    """Return the figures of one attack on one model, as JSON."""
     distance = done.tensors[cell.method.norm]
     return {
         "model": cell.model,
@@ -213,7 +205,6 @@ def _both(figures: dict[str, Any] | None) -> str:
 
 
 def notes(measured: dict[str, Any]) -> list[str]:
-    """Return what a reader of the tables must know."""
     lines = [
         "median: of the distance to the smallest perturbation found, 0 for images that were wrong already; "
         "accuracy: the share of images that nothing up to the threshold breaks",
@@ -230,7 +221,6 @@ def notes(measured: dict[str, Any]) -> list[str]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the whole report as a page."""
     measured, config = result["measured"], result["config"]
     norms = list(dict.fromkeys(line["norm"] for line in measured["cells"]))
     parts = [

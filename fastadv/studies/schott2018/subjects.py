@@ -62,10 +62,7 @@ def climb(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Iterator[fa.train.EpochReport]:
-    """Train the model in place, stage after stage, by PGD of so many steps; a report after every epoch.
-
-    Each stage is a run in a folder of its own in `folder`. One that was stopped goes on.
-    """
+    """Train the model in place, stage after stage, by PGD of so many steps; a report after every epoch."""
     for stage in ramp:
         yield from fa.train.epochs(
             model, train_set,
@@ -146,7 +143,6 @@ class Subject:
 
     @cached_property
     def identity(self) -> Any:
-        """What the models are, as JSON."""
         found: dict[str, Any] = {"name": self.name, "weights": data_hash(*self.model.state_dict().values())}
         for what, model in (("model", self.model), ("search", self.attacked())):
             if isinstance(model, fa.models.ABS):

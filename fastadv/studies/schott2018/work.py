@@ -50,7 +50,6 @@ class Images:
         return len(self.y)
 
     def part(self, start: int, stop: int) -> "Images":
-        """Return the images from `start` to `stop`."""
         return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop], self.classes)
 
 

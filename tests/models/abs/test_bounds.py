@@ -86,19 +86,6 @@ def test_crossings_until_another_class_is_as_good(factors, own, others, needed):
     assert found.tolist() == [needed]
 
 
-def test_the_cheapest_crossings():
-    x = torch.tensor([[0.4, 0.7, 0.0, 1.0]])
-    torch.testing.assert_close(
-        bounds._cheapest(x, torch.tensor([2]), "l2"),
-        torch.tensor([math.hypot(0.1, 0.2)], dtype=torch.float64),
-    )
-    torch.testing.assert_close(
-        bounds._cheapest(x, torch.tensor([2]), "linf"), torch.tensor([0.2], dtype=torch.float64)
-    )
-    assert bounds._cheapest(x, torch.tensor([0]), "l2") == 0
-    assert [int(bounds._cheapest(x, torch.tensor([n]), "l0")) for n in (0, 1, 3)] == [0, 0, 2]
-
-
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("binary", [False, True])
 def test_bounds_are_computed_in_single_precision_and_without_pruning(binary, norm):
@@ -126,15 +113,6 @@ def test_zero_where_the_model_itself_decides_otherwise():
         assert (bound[y != other] == 0).all()
         assert torch.equal(bound[y == other], exact.lower_bound(x, y, norm=norm, tight=True)[y == other])
         assert (pruned.lower_bound(x, other, norm=norm, tight=True)[y != other] == 0).all()
-
-
-@pytest.mark.slow
-def test_every_prior_sample_can_be_a_start():
-    model, x, y = model_and_images(4)
-    model.prior_latents = model.prior_latents[:12]
-    for norm in ("l2", "linf"):
-        few, all_of_them = (model.lower_bound(x, y, norm=norm, starts=starts) for starts in (1, 12))
-        assert (all_of_them <= few + 1e-3).all()
 
 
 def test_bad_input():

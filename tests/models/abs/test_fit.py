@@ -251,50 +251,32 @@ def test_it_resumes_bit_for_bit(tmp_path):
     assert all(seconds >= 0 for seconds in again.card["measured"].values())
 
 
-def test_other_images_choose_their_decoder():
-    g = torch.Generator().manual_seed(0)
-    dataset = ImageSet(torch.rand(8, 3, 16, 16, generator=g), torch.arange(8) % 2, 2, "color")
-    model = ABS.fit(dataset, epochs=1, latents=3, width=2, prior_samples=10, calibration=0)
-    assert model.shape.image == (3, 16, 16)
-    assert model.shape.channels == (3, 4, 2, 2, 3)
-
-
-NAN = float("nan")
-COUNTS = [0, -1, 1.5, "4", True, None]
-POSITIVE = [0.0, -1.0, NAN, float("inf"), "fast", True, None]
-# argument: (what the error names, wrong values)
+# argument: (what the error names, a wrong value)
 WRONG = {
-    "epochs": ("epochs", COUNTS),
-    "batch_size": ("batch_size", COUNTS),
-    "latents": ("latents", COUNTS),
-    "width": ("width", COUNTS),
-    "shape": ("shape", [3, (1, 2), "mnist"]),
-    "learning_rate": ("learning_rate", POSITIVE),
-    "beta": ("beta", [(1.0,), (1.0, -1.0), 2.0, "ab", ("a", 1.0), (NAN, 1.0)]),
-    "augment": ("augment", ["yes", 1, None]),
-    "training_precision": ("training_precision", ["fp8", "fp16", None]),
-    "seed": ("seed", ["a", -1, 1 << 63, 1.0, True]),
-    "device": ("device", ["nowhere", 3.5]),
-    "calibration": ("calibration", [-1, 2.5, "10", True]),
-    "progress": ("progress", [3]),
-    "run_dir": ("run_dir", [3]),
-    "resume": ("resume", ["yes", 1]),
+    "epochs": ("epochs", 0),
+    "batch_size": ("batch_size", 1.5),
+    "latents": ("latents", 0),
+    "width": ("width", True),
+    "shape": ("shape", (1, 2)),
+    "learning_rate": ("learning_rate", 0.0),
+    "beta": ("beta", (1.0, -1.0)),
+    "augment": ("augment", "yes"),
+    "training_precision": ("training_precision", "fp8"),
+    "seed": ("seed", -1),
+    "device": ("device", "nowhere"),
+    "calibration": ("calibration", -1),
+    "progress": ("progress", 3),
+    "run_dir": ("run_dir", 3),
     # of the model
-    "prior_samples": ("prior_", [2, 0, 10.5, "10"]),
-    "factors": ("factors", [[1.0, 1.0], "abc", [1.0, 1.0, NAN], [1.0, 1.0, -1.0]]),
-    "binary": ("binary", ["yes", 1]),
-    "scale": ("scale", [-1.0, "a", NAN]),
-    "floor": ("floor", [-1.0, NAN]),
-    "max_norm": ("max_norm", POSITIVE),
-    "step_size": ("step_size", POSITIVE),
-    "steps": ("steps", COUNTS),
-    "input_grad": ("input_grad", ["exact"]),
-    "precision": ("precision", ["fp8"]),
-    "prune": ("prune", ["no"]),
-    "prune_gain": ("prune_gain", [2.0, -0.1, NAN]),
-    "options": ("options", [3, {"steps": 3}]),
-    "strides": ("strides", [(1, 2)]),
-    "binry": ("binry", [True]),
+    "prior_samples": ("prior_", 2),
+    "factors": ("factors", [1.0, 1.0, -1.0]),
+    "binary": ("binary", "yes"),
+    "steps": ("steps", 0),
+    "input_grad": ("input_grad", "exact"),
+    "prune_gain": ("prune_gain", 2.0),
+    "options": ("options", {"steps": 3}),
+    "strides": ("strides", (1, 2)),
+    "binry": ("binry", True),
 }
 
 
@@ -328,12 +310,10 @@ class TestBadInput:
     @pytest.mark.parametrize("name", WRONG)
     def test_options_are_refused_before_the_first_epoch(self, name, monkeypatch, tmp_path):
         monkeypatch.setattr(VAEs, "forward", lambda self, x, noise: pytest.fail("trained first"))
-        folder, (word, values) = tmp_path / "run", WRONG[name]
+        folder, (word, value) = tmp_path / "run", WRONG[name]
         settings = {"shape": None} if name in ("latents", "width") else {}
-        for value in values:
-            for run_dir in (None, folder):
-                with pytest.raises(InputError, match=word):
-                    quick(**{"run_dir": run_dir, **settings, name: value})
+        with pytest.raises(InputError, match=word):
+            quick(**{"run_dir": folder, **settings, name: value})
         assert not folder.exists()
 
     def test_folders(self, tmp_path):

@@ -12,7 +12,6 @@ from fastadv import rng
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import ABS
-from fastadv.models.abs import InferenceOptions
 from fastadv.models.abs.decoder import Decoders, DecoderShape
 from fastadv.models.abs.prior import PriorBank, draw_prior
 
@@ -55,14 +54,6 @@ def test_the_bank_is_decoded(size):
     model = ABS(weights, biases, shape.strides, prior_samples=150)
     images = model.decoders(model.prior_latents[:, None].expand(-1, 3, -1)).flatten(2).transpose(0, 1)
     torch.testing.assert_close(model.bank(), images, rtol=1e-4, atol=1e-5)
-
-
-def test_an_empty_batch():
-    model = tiny()
-    x = torch.zeros(0, 1, 8, 8)
-    assert model(x).shape == (0, 3)
-    assert model.infer(x).reconstruction.shape == (0, 3, 1, 8, 8)
-    assert model.lower_bound(x, torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
 
 def test_confidence_is_a_graded_softmax():
@@ -173,17 +164,6 @@ def test_other_options_for_a_call_and_for_a_model():
         model.options.steps = 3
 
 
-def test_options_are_attributes_too():
-    model = tiny()
-    for field in dataclasses.fields(InferenceOptions):
-        assert getattr(model, field.name) == getattr(model.options, field.name)
-    model.steps, model.binary, model.prune_gain = 3, True, 0.5
-    assert model.options == InferenceOptions(steps=3, binary=True, prune_gain=0.5)
-    with pytest.raises(InputError, match="steps"):
-        model.steps = 0
-    assert model.steps == 3
-
-
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0, 4.0])
 def test_the_loss_is_what_latents_and_reconstruction_say_after_an_exhaustive_search(beta):
     model = tiny(beta=beta)
@@ -259,16 +239,6 @@ class TestBadInput:
             with pytest.raises(InputError, match=word):
                 ABS(*bad, prior_samples=20)
 
-    def test_options(self):
-        for options, word in (
-            ({"prior_samples": 2}, "S >= 3"),
-            ({"beta": float("inf")}, "beta"),
-            ({"binry": True}, "binry"),
-            ({"factors": [1.0, -1.0, 1.0]}, "3 positive"),
-        ):
-            with pytest.raises(InputError, match=word):
-                tiny(**options)
-
     def test_latents(self):
         model = tiny()
         for prior in (torch.zeros(2, 2), torch.zeros(9, 3), torch.full((9, 2), torch.nan), torch.zeros(9)):
@@ -282,8 +252,3 @@ class TestBadInput:
         for name, value in (("steps", 0), ("steps", 2.5), ("step_size", 0.0), ("step_size", float("nan"))):
             with pytest.raises(InputError, match=f"{name}:"):
                 tiny().infer(x, **{name: value})
-
-    def test_sizes_without_a_decoder(self):
-        for shape in ((1, 7, 7), (1, 28, 30)):
-            with pytest.raises(InputError, match="square"):
-                DecoderShape.for_images(shape)

@@ -9,7 +9,6 @@ from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.zoo import find, locate
 from fastadv.models.zoo.loading import check_hash, keep_hash, weights_folder
-from tests.logged import Logged
 
 NAME = "cifar10/L2/Rice2020Overfitting"
 
@@ -77,18 +76,3 @@ def test_a_file_that_changes_is_refused_until_its_line_is_gone(tmp_path: Path, c
     (cache / "hashes.json").write_text(json.dumps({str(other): second}))
     compared(one)
     assert json.loads((cache / "hashes.json").read_text()) == {str(one): second, str(other): second}
-
-
-def test_hashes_that_do_not_parse_are_an_error_and_those_that_cannot_be_kept_a_warning(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    path = put(tmp_path / "one.pt")
-    put(cache / "hashes.json", "{")
-    with pytest.raises(CorruptFileError, match=r"hashes\.json: expected JSON"):
-        compared(path)
-    put(cache / "hashes.json", "[]")
-    with pytest.raises(CorruptFileError, match=r"hashes\.json: expected the SHA-256 of each file"):
-        compared(path)
-    monkeypatch.setenv("FASTADV_WEIGHTS", str(path))  # no folder
-    compared(path)
-    assert "hashes.json: the SHA-256 of weights could not be kept" in logged.text
