@@ -42,7 +42,7 @@ def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(attac
     assert json.loads((tmp_path / "results.json").read_text())["measured"]["least"] == measured["least"]
     for path in measured["figures"].values():
         assert Path(path).read_bytes().startswith(b"\x89PNG")
-    assert len(measured["figures"]) == 5
+    assert len(measured["figures"]) == 4
     page = (tmp_path / "report.md").read_text()
     assert "| L2 1.5 | Binary ABS |" in page
     assert "| median, all | accuracy, all | bound |\n| --- | --- | ---: | ---: |" in page

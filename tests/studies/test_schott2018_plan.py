@@ -10,7 +10,7 @@ import fastadv as fa
 from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import plan
-from fastadv.studies.schott2018.plan import THRESHOLDS, TITLES, Cell, Method, Settings, choose, published
+from fastadv.studies.schott2018.plan import THRESHOLDS, TITLES, Cell, Settings, choose, published
 from tests.studies.schott import FLIP, METHODS, PUSH, image_set, linear
 
 
@@ -38,8 +38,7 @@ def test_how_far_the_steps_of_bim_lead(name, length):
 
 
 def test_settings_choose_cells(monkeypatch):
-    extra = Method("Dear", "l2", "dear", extra=True)
-    monkeypatch.setattr(plan, "METHODS", (*METHODS, extra))
+    monkeypatch.setattr(plan, "METHODS", METHODS)
     cells = Settings(models=("cnn", "abs"), norms=("l2",)).cells()
     assert [cell.name for cell in cells] == [
         "cnn l2 Push", "cnn l2 Jolt", "abs l2 Push", "abs l2 Jolt", "abs l2 Latent descent"
@@ -47,7 +46,6 @@ def test_settings_choose_cells(monkeypatch):
     named = Settings(attacks=("push", "FLIP"), models=("cnn",)).cells()
     assert [cell.name for cell in named] == ["cnn l2 Push", "cnn linf Flip"]
     assert choose(None) == METHODS
-    assert choose(["dear"]) == (extra,)
 
 
 @pytest.mark.parametrize(

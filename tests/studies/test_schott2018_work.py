@@ -147,29 +147,22 @@ def test_a_transfer_knows_its_substitute(tmp_path, monkeypatch):
     assert len(asked) == 2
 
 
-def test_searches_and_probes_stand_around_the_attack(tmp_path, monkeypatch):
+def test_searches_stand_around_the_attack(tmp_path, monkeypatch):
     asked = []
 
     def minimum_radius(model, x, y, *, threat, attack, ids):
         asked.append((model.source, threat.norm, threat.radius, attack.func, attack.keywords))
         return SimpleNamespace(x_adv=x, forwards=1, backwards=2)
 
-    def probed(model, step):
-        made = torch.nn.Sequential(model)
-        made.step = step
-        return made
-
     monkeypatch.setattr(fa.attacks, "minimum_radius", minimum_radius, raising=False)
-    monkeypatch.setattr(fa.attacks, "estimated_gradient", probed, raising=False)
     subjects = FakeSubjects()
     own = Work(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
-    method = Method("BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius", probe=0.25)
+    method = Method("BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius")
     done = work.attack(own, subjects, Cell("cnn", method), 3)
     assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0})
-    assert asked[0][0][0] is subjects["cnn"].model
-    assert asked[0][0].step == 0.25
+    assert asked[0][0] is subjects["cnn"].model
     assert (done.forwards, done.backwards) == (1, 2)
-    unrolled = replace(method, probe=0.0, options={"input_grad": "unrolled"})
+    unrolled = replace(method, options={"input_grad": "unrolled"})
     work.attack(own, subjects, Cell("abs", unrolled), 3)
     assert asked[1][0].options.input_grad == "unrolled"
     assert asked[1][0].options.prune

@@ -22,8 +22,6 @@ log = logging.getLogger("fastadv")
 BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
 BOUND_SECONDS = {"l2": 0.1, "linf": 0.75, "l0": 0.1}
 """What the bound of an image takes on two cores."""
-DISTAL_SECONDS = 60
-"""What the distal images take, most of it on ABS."""
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
@@ -35,7 +33,7 @@ def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
     """Estimate how many seconds it takes on two cores that do nothing else."""
     each = sum(cell.seconds for cell in settings.cells())
     each += sum(BOUND_SECONDS[norm] for norm, _ in bounded(settings))
-    seconds = settings.samples * each + (DISTAL_SECONDS if "abs" in settings.models else 0)
+    seconds = settings.samples * each
     return seconds + (MADRY_SECONDS if "madry" in settings.models and not madry_trained else 0)
 
 
@@ -76,7 +74,7 @@ def run(
             bounds=[report.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
             seconds=sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
             failed=failed,
-            figures=figures.draw(settings, subjects, work, outcomes, found, bounds, folder),
+            figures=figures.draw(settings, subjects, images, found, bounds, folder),
         )
 
 

@@ -101,8 +101,6 @@ class Method:
     only       the models it is for
     options    of ABS's inference during the search
     length     of all steps together, in radii; 0: the attack's own
-    probe      with which the gradient is estimated by central differences; 0: it is the model's own
-    extra      only run where it is named
     """
 
     name: str
@@ -118,8 +116,6 @@ class Method:
     only: tuple[str, ...] = MODELS
     options: Mapping[str, Any] = field(default_factory=dict)
     length: float = 0.0
-    probe: float = 0.0
-    extra: bool = False
 
 
 # The paper runs gradient attacks on nearest neighbors and on ABS with numerical gradients, 1,568 passes each.
@@ -178,12 +174,7 @@ TODAY = (
     *(UNROLLED(norm=norm) for norm in ("l2", "linf")),
 )
 
-# dear, and no better than the exact gradients: run only where they are named
-ESTIMATED = partial(
-    Method, "DeepFool, estimated gradient", attack="deepfool", arguments={"steps": 5}, passes=5 * 1568,
-    gradient=False, probe=0.1, extra=True,
-)  # fmt: skip
-METHODS = PAPER + TODAY + tuple(ESTIMATED(norm=norm) for norm in ("l2", "linf"))
+METHODS = PAPER + TODAY
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,11 +208,8 @@ class Cell:
             "attack": self.method.attack,
             "arguments": self.arguments,
             "wrap": self.method.wrap,
-            "around": {},  # in the identity of kept work
             "options": dict(self.method.options),
-            "probe": self.method.probe,
-            # in the identity of kept work, where it is not the attack's own
-            **({"length": self.method.length} if self.method.length else {}),
+            "length": self.method.length,
         }
 
     @property
@@ -255,9 +243,9 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
 
 
 def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
-    """Return the methods of these names, of None all but the extra ones; InputError for an unknown name."""
+    """Return the methods of these names, of None all; InputError for an unknown name."""
     if names is None:
-        return tuple(method for method in METHODS if not method.extra)
+        return METHODS
     wanted = {name.casefold() for name in names}
     unknown = wanted - {method.name.casefold() for method in METHODS}
     if unknown:
@@ -268,7 +256,7 @@ def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run; `attacks` None means all, without the extra ones."""
+    """What to run; `attacks` None means all."""
 
     samples: int = 100
     models: tuple[str, ...] = MODELS

@@ -120,14 +120,11 @@ class Subject:
 
     model    as published: what it decides counts.
     fast     whether attacks see an ABS that infers faster.
-    scale, floor   of its confidence; None: the floor is set as in the paper.
     """
 
     name: str
     model: nn.Module
     fast: bool = False
-    scale: float = 1.0
-    floor: float | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -197,7 +194,7 @@ class Subjects:
     def _nearest_neighbor(self) -> Subject:
         train_set = self._train_set()
         model = NearestNeighbor(to_unit(train_set.x), train_set.y).to(self.device)
-        return Subject("nearest_neighbor", model, scale=5.0)
+        return Subject("nearest_neighbor", model)
 
     def _madry(self) -> Subject:
         if self.madry is None:
@@ -223,4 +220,4 @@ class Subjects:
 
 def synthesis(name: str, model: fa.models.ABS) -> Subject:
     """Return an ABS as a subject: attacks search on a faster one."""
-    return Subject(name, model, fast=True, scale=model.scale, floor=model.floor)
+    return Subject(name, model, fast=True)
