@@ -14,13 +14,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014 import bench as bench_module
 from fastadv.studies.goodfellow2014 import directions, models, paper, tables
 from fastadv.studies.goodfellow2014.bench import Answers, Bench, Line, Nets, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.plan import SCALES, Beginning, plans
 from fastadv.studies.study import unwatched
 from fastadv.text import in_markdown
-from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
 from tests.studies.goodfellow import INFINITE
 
 TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
@@ -129,34 +127,6 @@ def test_agreement_is_counted_among_the_mistakes():
     right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
     bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
     assert [line.share for line in tables.agreement(bench)] == [None] * 5  # there is nothing to count
-
-
-def test_how_many_images_pgd_saw_is_said(monkeypatch):
-    """And that it ran within the box, on the first of them."""
-    test_set, seen = digits("test", 30), []
-    monkeypatch.setattr(bench_module, "STRONGLY_TESTED", 20)
-    monkeypatch.setattr(tables, "STRONGLY_TESTED", 20)
-    model, pgd = fa.models.create("softmax", shape=(1, 8, 8), seed=3), fa.attacks.pgd
-
-    class Made(dict[str, nn.Module]):
-        plans, device, settings = {"adversarial": None}, None, replace(TINY, tested=None)
-
-        def __missing__(self, name):
-            return model
-
-    bench = Bench(Made(), test_set, Path("."))  # type: ignore[arg-type]
-
-    def watched(model, x, y, threat, **options):
-        seen.append((x, threat, options["steps"]))
-        return pgd(model, x, y, threat, **options)
-
-    monkeypatch.setattr(fa.attacks, "pgd", watched)
-    line = list(tables.adversarial(bench))[-1]
-    assert line.what == "adversarial, PGD-40 within the box, first 20 images"
-    assert torch.equal(torch.cat([x for x, _, _ in seen]), test_set.x[:20])
-    assert {(threat.radius, threat.box, steps) for _, threat, steps in seen} == {(0.25, (0.0, 1.0), 40)}
-    out = pgd(model, test_set.x[:20], test_set.y[:20], fa.Linf(0.25), steps=40)
-    assert line.share == pytest.approx(float(out.success.double().mean()))
 
 
 @pytest.mark.slow
@@ -275,33 +245,6 @@ def test_each_line_crosses_the_networks_that_it_names_beside_what_the_paper_prin
         ]
         page.append(f"# {part.__name__}\n\n{in_markdown(cells, names=5)}\n")
     assert "\n".join(page) == (Path(__file__).parent / "goodfellow2014.md").read_text()
-
-
-def test_how_each_network_is_trained():
-    found = plans(MANY)
-    wanted = {
-        **dict.fromkeys(["softmax", "quadratic", "maxout", "large", "member-1", "member-2"], Standard()),
-        **dict.fromkeys(["rbf", "sigmoids"], Standard(loss="bce")),
-        **dict.fromkeys(["adversarial", "large_adversarial", "large_adversarial-1"], FGSMTraining(BALL, 0.5)),
-        "noise_sign": InputNoise(BALL, "sign"), "noise_uniform": InputNoise(BALL, "uniform"),
-        "rubbish": RubbishTraining(),
-        "hidden_first": HiddenFGSM("hidden.1", 0.2), "hidden_last": HiddenFGSM("linear", 0.2),
-        "l1_0.0025": WeightDecayL1(0.0025), "l1_0.00025": WeightDecayL1(0.00025),
-    }  # fmt: skip
-    # as text, since threats are equal to none but themselves
-    assert {name: repr(plan.recipe) for name, plan in found.items()} == {
-        k: repr(v) for k, v in wanted.items()
-    }
-    numbered = {name: plan.number for name, plan in found.items() if plan.number}
-    assert numbered == {"member-1": 1, "member-2": 2, "large_adversarial-1": 1}
-    wide = {name for name, plan in found.items() if plan.options.get("units") == MANY.large_units}
-    assert wide == {"large", "large_adversarial", "large_adversarial-1"}
-    assert {name for name, plan in found.items() if plan.early} == wide - {"large"}
-    assert {plan.model for name, plan in found.items() if plan.options and name != "quadratic"} == {
-        "Maxout",
-        "maxout_sigmoids",
-    }
-    assert (MANY.boxed.box, MANY.boxed.radius) == ((0.0, 1.0), 0.2)
 
 
 def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path):

@@ -195,8 +195,6 @@ class ABS(nn.Module):
         x: Tensor,
         steps: int | None = None,
         step_size: float | None = None,
-        *,
-        options: InferenceOptions | None = None,
     ) -> Inference:
         """Fit every class to images; no gradient.
 
@@ -204,7 +202,6 @@ class ABS(nn.Module):
             x: [B, C, H, W] in [0, 1].
             steps: replaces that of the options.
             step_size: replaces that of the options.
-            options: replace the model's own for this call.
 
         Returns:
             An `Inference` with loss [B, K], latents [B, K, L], reconstruction [B, K, C, H, W] and confidence
@@ -212,7 +209,7 @@ class ABS(nn.Module):
         """
         given = {"steps": steps, "step_size": step_size}
         changes = {name: value for name, value in given.items() if value is not None}
-        return self._search((options or self.options).changed(**changes)).infer(x)
+        return self._search(self.options.changed(**changes)).infer(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, K]: minus the class losses, differentiable in x as `input_grad` says.

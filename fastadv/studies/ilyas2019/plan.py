@@ -7,12 +7,11 @@ from typing import Any
 from torch import nn
 
 import fastadv as fa
-from fastadv._checks import check_count, check_number, check_seed
+from fastadv._checks import check_seed
 from fastadv.data import ConstructedSet, ImageSet, construct
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation.curve import check_radii
 from fastadv.runs.identity import plain
 
 
@@ -150,17 +149,6 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ["epochs", "batch_size", "train_steps", "invert_steps", "push_steps", "attack_steps"]
-        counts += [
-            name for name in ("size", "images", "inverted", "tested") if getattr(self, name) is not None
-        ]
-        for name in (*counts, "early_epochs"):
-            check_count(name, getattr(self, name), 1)
-        for name in ("train_radius", "invert_step_size", "push_radius", "push_step_size"):
-            if check_number(name, getattr(self, name)) <= 0:
-                raise InputError(f"{name}: expected a number > 0, got {getattr(self, name)}")
-        if check_radii(self.radii)[0] <= 0:
-            raise InputError(f"radii: expected numbers > 0, got {self.radii}")
         check_seed(self.seed)
         if self.inverted is not None and self.images is not None and self.inverted > self.images:
             raise InputError(f"inverted: expected at most the {self.images} images, got {self.inverted}")
