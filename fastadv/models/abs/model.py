@@ -232,14 +232,7 @@ class ABS(nn.Module):
         return graded(self(x), self.scale, self.floor)
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the logarithm of the graded softmax.
-
-        Args:
-            logits: [B, K].
-
-        Returns:
-            [B, K].
-        """
+        """Return the logarithm of the graded softmax."""
         return log_graded(logits, self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
