@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import fastadv as fa
-from fastadv.cli import _study_recipes, main
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.recipes import plan, work
@@ -89,27 +88,3 @@ def test_free_training_gets_its_epochs_divided_by_the_replays():
     assert plan.lengths(plan.Settings(epochs=10, ramp=2), pgd) == (10, 2)
     assert plan.lengths(plan.Settings(epochs=2, ramp=1), free) == (1, None)
     assert plan.lengths(plan.Settings(epochs=10, ramp=2), fa.train.Standard()) == (10, None)
-
-
-@pytest.mark.slow
-def test_a_command_makes_the_table(tmp_path, monkeypatch, capsys):
-    asked: list[Any] = []
-
-    def load(name, split, data_dir, limit=None):
-        asked.append((name, split, limit))
-        return digits(split, limit or 12)
-
-    monkeypatch.setattr(_study_recipes, "load_data", load)
-    command = (
-        f"study recipes --recipes standard,fgsm --epochs 2 --ramp 1 -n 2 --limit 16 --run-dir {tmp_path}/a"
-    )
-    assert main(command.split()) == 0
-    assert asked == [("mnist", "train", 16), ("mnist", "test", None)]
-    out = capsys.readouterr().out
-    assert "AutoAttack" in out
-    assert "fgsm" in out
-    assert "report.md" in out
-    assert main([*command.split(), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [line["recipe"] for line in told["measured"]["lines"]] == ["standard", "fgsm"]
-    assert told["measured"]["lines"][0]["judged"] == 2
