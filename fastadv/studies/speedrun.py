@@ -38,8 +38,8 @@ class Settings:
     goal: float = 0.5  # accuracy under AutoAttack
     width: int = 64  # channels of the first stage
     images: int | None = None  # train on this many images only; None uses all
-    epochs: int = 40  # of training
-    batch_size: int = 256  # of training
+    epochs: int = 40
+    batch_size: int = 256
     learning_rate: float = 0.2  # the largest of the schedule
     ema: float = 0.999  # decay of the averaged weights
     recipe: Any = field(
@@ -47,7 +47,7 @@ class Settings:
     )
     augment: tuple[str, ...] = ("crop", "alternating_flip")  # augmentations, by name
     judged: int = 1000  # test images for AutoAttack
-    version: Version = "standard"  # of AutoAttack
+    version: Version = "standard"
     seed: int = 0  # of training and of AutoAttack
 
 

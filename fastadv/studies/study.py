@@ -82,10 +82,10 @@ class Settings:
 
     size: int = 10  # height and width of the digits
     seed: int = 0  # of everything random
-    width: int = 8  # of the networks
+    width: int = 8
     samples: int | None = None  # use this many training images only; None uses all
-    epochs: int = 20  # of training
-    batch_size: int = 64  # of training
+    epochs: int = 20
+    batch_size: int = 64
     train_radius: float = 0.8  # of adversarial training
     train_steps: int = 7  # of the attack in adversarial training
     invert_steps: int = 100  # of the search for D_R and D_NR
@@ -94,7 +94,7 @@ class Settings:
     push_steps: int = 40  # of the search for D_rand and D_det
     linf_radius: float = 0.08  # of the attacks in L-infinity
     l2_radius: float = 0.4  # of the attacks in L2
-    attack_steps: int = 20  # of the attacks
+    attack_steps: int = 20
     abs_epochs: int = 30  # of training ABS
     abs_prior: int = 1000  # prior samples of ABS
     abs_samples: int = 100  # images that ABS is measured on

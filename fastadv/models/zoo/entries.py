@@ -42,6 +42,7 @@ class Entry:
     name: str  # as in RobustBench, such as "Carmon2019Unlabeled"
     drive: str  # the name of the zoo's file at Google Drive
     net: Net | None = None  # the network; None where `factory`, the package's own, makes it
+    # mean and deviation of each channel, by which it normalizes images in [0, 1]
     constants: tuple[list[float], list[float]] | None = None
     stored: bool = False  # whether its file holds them, as mu and sigma; these then count
     lenient: bool = False  # whether the zoo ignores what else the file holds
@@ -49,7 +50,7 @@ class Entry:
     radius: float | None = None  # of the leaderboard, in the units of images in [0, 1]
     clean: float | None = None  # published clean accuracy in percent
     robust: float | None = None  # published accuracy under AutoAttack in percent
-    best_known: float | None = None
+    best_known: float | None = None  # under all attacks that are known, in percent, where that is less
     factory: Callable[[], nn.Module] | None = None
 
     @property

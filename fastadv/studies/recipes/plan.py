@@ -20,26 +20,26 @@ class Settings:
     """What the study depends on; the defaults are those on MNIST."""
 
     recipes: tuple[str, ...] = ()  # names of recipes on that data set; () takes all
-    radius: float = 0.3  # of the threat, L-infinity
-    epochs: int = 10  # of training
+    radius: float = 0.3
+    epochs: int = 10
     ramp: int = 2  # epochs in which the radius grows
-    batch_size: int = 64  # of training
+    batch_size: int = 64
     learning_rate: float = 0.002  # the largest of the schedule
     tested: int = 1000  # test images that measure an epoch
     judged: int = 500  # test images for AutoAttack at the end
-    version: Version = "standard"  # of AutoAttack
+    version: Version = "standard"
     seed: int = 0  # of the first run of each recipe
     seeds: int = 1  # runs of each recipe, with this many consecutive seeds
     data: str = "mnist"  # "mnist" or "cifar10"
     images: int | None = None  # train on this many images only; None uses all
     model: str = "wong_cnn"  # a name of `fastadv.models`
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the model
-    optimizer: str = "adam"  # of training
-    weight_decay: float = 0.0  # of the optimizer
-    schedule: str = "cosine"  # of the learning rate
+    options: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
     ema: float | None = None  # decay of the averaged weights; None averages none
     augment: tuple[str, ...] = ()  # augmentations, by name
-    precision: str = "fp32"  # of training
+    precision: str = "fp32"
     test_every: int = 1  # measure every epoch whose number this divides, and the last
     watched: bool = False  # whether AutoAttack (quick) measures these epochs, too
 
