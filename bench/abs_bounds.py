@@ -21,8 +21,7 @@ import fastadv as fa
 from bench import records
 from fastadv import rng
 from fastadv.models.abs.bounds import least_losses, meeting_radius
-from fastadv.models.abs.gradient import adam_step, class_losses, squared_misfit
-from fastadv.models.abs.inference import LatentSearch
+from fastadv.models.abs.inference import LatentSearch, adam_step, class_losses, squared_misfit
 from fastadv.ops.latent_fit import _evaluate
 
 

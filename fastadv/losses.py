@@ -50,7 +50,7 @@ def check_loss(loss: Loss) -> Loss:
 def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """Sum over classes the cross-entropy of a sigmoid with "is it this class?".
 
-    For models that give each class a probability of its own, such as `fa.models.Sigmoids`.
+    For models that give each class a probability of its own, such as RBF networks.
 
     Args:
         logits: [B, K].

@@ -27,9 +27,6 @@ MODULES = (
     "fastadv.evaluation.figures",
     "fastadv.losses",
     "fastadv.rng",
-    "fastadv.studies.demo",
-    "fastadv.studies.speedrun",
-    "fastadv.studies.study",
 )
 # the names that users meet first
 EXAMPLES = """
@@ -135,8 +132,9 @@ def faults(value: object) -> Iterator[str]:
 
 
 def has_its_own(name: str, value: object) -> bool:
-    """Whether a text is wanted: a default has none, and that of `forward` is in the class."""
-    return not name.endswith(".forward") and not getattr(value, "__name__", "").startswith("_")
+    """Whether a text is wanted: a default has none, and that of a model's forward is in the class."""
+    of_model = name.endswith((".forward", ".log_confidence"))
+    return not of_model and not getattr(value, "__name__", "").startswith("_")
 
 
 @pytest.mark.slow

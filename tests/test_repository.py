@@ -40,7 +40,6 @@ def public_objects() -> Iterator[tuple[str, object]]:
     packages = [
         "fastadv",
         *(f"fastadv.{path.parent.name}" for path in sorted(PACKAGE.glob("*/__init__.py"))),
-        *(f"fastadv.studies.{path.parent.name}" for path in sorted(PACKAGE.glob("studies/*/__init__.py"))),
         "fastadv.attacks.core",
         "fastadv.data.construct",
         "fastadv.models.abs",

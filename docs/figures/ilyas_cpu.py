@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.runs.about import telling
-from fastadv.studies.ilyas2019 import figures, transfer
+from fastadv.studies.ilyas2019 import figures
 
 ROWS = Path(__file__).parents[2] / "bench" / "results" / "ilyas_cpu.jsonl"
 COMMAND = "fastadv study ilyas pipeline --scale cpu"
@@ -35,7 +35,7 @@ def main() -> None:
         figures.bars(drawn, ATTACK, "CIFAR-10", Path(__file__).with_name("ilyas_cpu_nets.png"))
     with telling(**told(points[0])):
         path = Path(__file__).with_name("ilyas_cpu_transfer.png")
-        transfer.scatter({"points": points}, path, "ResNet-18")
+        figures.transfer({"points": points}, path, "ResNet-18")
 
 
 if __name__ == "__main__":

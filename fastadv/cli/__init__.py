@@ -75,7 +75,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 @with_panels
-def _options(
+def _fastadv(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,

@@ -8,10 +8,9 @@ from typing import Any
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say, say_where
-from fastadv.studies import SIZES, TINY
 from fastadv.studies import demo as study
-from fastadv.studies.ilyas2019 import SOURCE
-from fastadv.studies.study import RESULTS
+from fastadv.studies.ilyas2019.plan import SOURCE
+from fastadv.studies.study import RESULTS, SIZES, TINY
 
 
 def demo(

@@ -1,130 +1,26 @@
-"""`fastadv study`: papers run again, and recipes side by side; here Schott et al. on the authors' weights."""
+"""`fastadv study`: papers run again, and recipes side by side; loaded when one of them is asked for."""
 
-from pathlib import Path
+import importlib
 from typing import Any
 
 import typer
-
-from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
-from fastadv.cli._panels import add
-from fastadv.cli._shared import load_data, make_device
-from fastadv.cli._study_goodfellow import goodfellow
-from fastadv.cli._study_ilyas import ilyas_app
-from fastadv.cli._study_recipes import recipes
-from fastadv.data._places import data_folder
-from fastadv.studies.schott2018 import paper, report
-from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, Settings
-from fastadv.studies.schott2018.published import THRESHOLDS, TITLES
-from fastadv.studies.schott2018.subjects import Subjects
-from fastadv.studies.study import REPORT, RESULTS
-
-OFFICIAL = "abs_official"
-NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
-
-study_app = typer.Typer(help="Reproduce papers, and compare training recipes.", no_args_is_help=True)
+from typer.core import TyperGroup
 
 
-def schott(
-    samples: int = o.count(100, "Images, drawn from MNIST's test set.", "--samples", "-n"),
-    models: str | None = o.option(None, f"Some of {', '.join(MODELS)}; by default all.", metavar="NAMES"),
-    norms: str | None = o.option(None, f"Some of {', '.join(NORMS)}; by default all.", metavar="NAMES"),
-    attacks: str | None = o.option(None, f"Some of {NAMES}; by default all.", metavar="NAMES"),
-    data_dir: Path | None = o.option(
-        None, "Folder of MNIST/ and of the authors' weights; else FASTADV_DATA, else the user's cache."
-    ),
-    official: Path | None = o.option(
-        None, f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.", metavar="FOLDER"
-    ),
-    madry: Path | None = o.option(
-        None,
-        "Weights of an adversarially trained wong_cnn; by default one is trained in --run-dir.",
-        metavar="FILE",
-    ),
-    run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
-    resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
-    plan: bool = o.option(False, "Only print what would run, and about how long it takes.", "--plan"),
-    seed: o.Seed = 0,
-    device: o.Device = None,
-    json: o.Json = False,
-) -> None:
-    """Schott et al. 2018: six models on MNIST under every attack of the paper and today's best.
+class _Late(TyperGroup):
+    """The group of the studies, whose commands are imported when they are needed."""
 
-    Reports the smallest perturbation of each image over all attacks, for each model and norm, next to the
-    published figures. Writes curves, a gallery of adversarial images, results.json and report.md to
-    --run-dir.
-    """
-    settings = Settings(
-        samples,
-        o.split_names(models) or MODELS,
-        o.split_names(norms) or NORMS,
-        o.split_names(attacks),
-        seed,
-    )
-    planned = settings.cells()
-    if plan:
-        _print_plan(settings, madry is not None, json)
-        return
-    if not planned:
-        o.refuse("no attack is left in these norms on these models; choose others.")
-    o.check_run_dir(run_dir, resume, paper.CELLS)
-    place = make_device(device)
-    kept = f"finished batches are kept in {run_dir}; add --resume to continue"
-    with interruptible(kept), progress("study") as bar:
-        subjects = Subjects(
-            official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, madry=madry,
-            device=place, seed=seed, watch=bar.named,
-        )  # fmt: skip
-        subjects.check(settings.models)
-        test = load_data("mnist", data_dir=data_dir)
-        result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume)
-    _tell(result, run_dir, json)
-    if result["measured"]["failed"]:
-        raise typer.Exit(1)
+    @property  # type: ignore[override]
+    def commands(self) -> dict[str, Any]:
+        studies = importlib.import_module("fastadv.cli._study_schott")
+        made: Any = typer.main.get_command(studies.study_app)
+        return dict(made.commands)
+
+    @commands.setter
+    def commands(self, given: dict[str, Any]) -> None:
+        """Leave those of this group out: it has none of its own."""
 
 
-def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
-    measured = result["measured"]
-    if json:
-        write_json(result)
-    else:
-        cells = report.overview(measured)
-        lines = [line[0] for line in cells[1:]]
-        breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
-        title = f"Schott et al. 2018 on {result['config']['samples']} test images"
-        print_table(title, cells, report.notes(measured), breaks=breaks)
-        for norm in dict.fromkeys(line["norm"] for line in measured["cells"]):
-            say("")
-            title = f"{o.symbol(norm)}: median distance / accuracy at {THRESHOLDS[norm]:g}"
-            print_table(title, report.attacks(measured, norm))
-        say("")
-        files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
-        say_where({**measured["figures"], **files}, width=42)
-    for name, error in measured["failed"].items():
-        note(f"{name} failed: {error}")
-
-
-def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
-    """Print the cells with their estimated minutes."""
-    seconds = paper.estimate(settings, madry_trained=madry_trained)
-    cells = settings.cells()
-    minutes = {cell: settings.samples * cell.seconds / 60 for cell in cells}
-    if json:
-        lines = [{"model": c.model, **c.describe(), "minutes": minutes[c]} for c in cells]
-        write_json({"cells": lines, "minutes": seconds / 60})
-        return
-    rows = [["model", "norm", "attack", "minutes"]]
-    rows += [[TITLES[c.model], c.method.norm, c.method.name, f"{minutes[c]:.1f}"] for c in cells]
-    total = f"about {seconds / 60:.0f} minutes on two cores, with bounds and the training of the Madry net"
-    print_table(f"{settings.samples} images", rows, [total])
-
-
-add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
-add(
-    study_app,
-    recipes,
-    "fastadv study recipes --data cifar10 --recipes pgd,nuat --seeds 3 --run-dir runs/recipes",
+study_app = typer.Typer(
+    cls=_Late, help="Reproduce papers, and compare training recipes.", no_args_is_help=True
 )
-add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
-study_app.add_typer(ilyas_app, name="ilyas")

@@ -12,13 +12,12 @@ from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
 from fastadv.cli._panels import add
 from fastadv.cli._shared import make_device
-from fastadv.studies import SIZES, TINY
-from fastadv.studies.ilyas2019 import clock, report
 from fastadv.studies.ilyas2019 import features as of_features
 from fastadv.studies.ilyas2019 import pipeline as of_pipeline
 from fastadv.studies.ilyas2019 import plan as of_plan
+from fastadv.studies.ilyas2019 import report
 from fastadv.studies.ilyas2019 import theory as of_theory
-from fastadv.studies.study import REPORT, RESULTS
+from fastadv.studies.study import REPORT, RESULTS, SIZES, TINY
 
 Count = typer.Option(min=1, help="Instead of the scale's.")
 
@@ -124,12 +123,12 @@ def pipeline(
     )  # fmt: skip
     base, test = of_pipeline.load(settings, data_dir)
     place = make_device(device)
-    seconds = {name: clock.estimate(settings, len(base), len(test), [name]) for name in chosen}
-    _, machine = clock.PASS[scale]
-    told = f"{clock.in_words(sum(seconds.values()))} on {machine}, if nothing of it is there yet"
+    seconds = {name: of_plan.estimate(settings, len(base), len(test), [name]) for name in chosen}
+    _, machine = of_plan.PASS[scale]
+    told = f"{of_plan.in_words(sum(seconds.values()))} on {machine}, if nothing of it is there yet"
     if plan:
         yield {"settings": settings.as_json(), "seconds": seconds, "machine": machine}
-        rows = [["stage", "time"], *([name, clock.in_words(each)] for name, each in seconds.items())]
+        rows = [["stage", "time"], *([name, of_plan.in_words(each)] for name, each in seconds.items())]
         print_table(f"Stages at the scale {scale}", rows, [told])
         return
     note(f"{'made for a GPU: ' if scale == 'paper' else ''}{told}")

@@ -9,7 +9,7 @@ def log_confidence(model: Any, logits: Tensor) -> Tensor:
     """Return the log probability of each class that a model means by its logits; differentiable.
 
     This is the log softmax, unless the model has a method `log_confidence(logits)` of its own, as those have
-    whose probabilities need not sum to 1 (`fa.models.Sigmoids`, `RBF`), or are calibrated (`ABS`).
+    whose probabilities need not sum to 1 (an RBF network), or are calibrated (`ABS`).
 
     Args:
         model: the classifier.

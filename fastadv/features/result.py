@@ -1,4 +1,4 @@
-"""What `usefulness` returns."""
+"""What `usefulness` returns, and the means of each class that it is made of."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -9,9 +9,46 @@ from torch import Tensor
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
-from fastadv.features._means import ClassMeans
-from fastadv.text import aligned, in_markdown, number, percent
+from fastadv.text import aligned, number, percent
 from fastadv.threat import Threat
+
+
+class ClassMeans:
+    """The mean, and the sum of squared deviations from it, of values [n, F] for each of K classes; float64.
+
+    Batches are merged as in Chan, Golub & LeVeque 1983: no large sums are subtracted, so that however the
+    data are split the result is the same to rounding.
+    """
+
+    def __init__(self, classes: int, features: int, device: torch.device) -> None:
+        options = {"dtype": torch.float64, "device": device}
+        self.count = torch.zeros(classes, 1, **options)  # type: ignore[call-overload]
+        self.mean = torch.zeros(classes, features, **options)  # type: ignore[call-overload]
+        self.squares = torch.zeros_like(self.mean)
+
+    def add(self, values: Tensor, y: Tensor) -> None:
+        """Take in a batch: values float64 [n, F] of samples with labels y [n]."""
+        member = torch.nn.functional.one_hot(y, len(self.count)).to(values).T
+        count = member.sum(1, keepdim=True)
+        mean = member @ values / count.clamp_min(1)
+        away = mean - self.mean
+        share = count / (self.count + count).clamp_min(1)
+        self.squares += member @ (values - mean[y]).square() + away.square() * self.count * share
+        self.mean += away * share
+        self.count += count
+
+    @property
+    def share(self) -> Tensor:
+        """[K, 1] the share of each class in all samples."""
+        share: Tensor = self.count / self.count.sum()
+        return share
+
+    def overall(self) -> tuple[Tensor, Tensor]:
+        """Return (mean [F], standard deviation [F]) over all samples, the deviation with 1 / n."""
+        mean = (self.share * self.mean).sum(0)
+        between = (self.share * (self.mean - mean).square()).sum(0)
+        return mean, (self.squares.sum(0) / self.count.sum() + between).sqrt()
+
 
 RHO, GAMMA = 0.1, 0.0
 
@@ -72,18 +109,8 @@ class Usefulness:
     backwards: int
 
     @classmethod
-    def of(cls, clean: ClassMeans, least: ClassMeans, greatest: ClassMeans, **known: Any) -> Self:
-        """Compute the usefulness from means of each class.
-
-        Args:
-            clean: means of the features.
-            least: means of the least values reached under attack.
-            greatest: means of the greatest values reached under attack.
-            known: the other fields of the result, by name.
-
-        Returns:
-            The usefulness.
-        """
+    def _of(cls, clean: ClassMeans, least: ClassMeans, greatest: ClassMeans, **known: Any) -> Self:
+        """Return the result from means of the features, and of what was reached under attack."""
         mean, std = clean.overall()
         constant = known["constant"]
         scale = torch.where(constant, 1.0, std)
@@ -142,44 +169,17 @@ class Usefulness:
         best = self.kinds(rho, gamma).amax(1)
         return {kind: (best == kind).double().mean().item() for kind in reversed(Kind)}
 
-    def cells(self, rho: float = RHO, gamma: float = GAMMA) -> list[list[str]]:
-        """Return a table as text.
-
-        Args:
-            rho: the threshold of rho, > 0.
-            gamma: the threshold of gamma, >= 0.
-
-        Returns:
-            A line of cells for each class and one for the best of them, the head first.
-        """
-        kinds = self.kinds(rho, gamma)
-        head = ["class", *(kind.title for kind in reversed(Kind)), "largest rho", "largest gamma"]
-        lines = [(name, kinds[:, k], self.rho[:, k], self.gamma[:, k]) for k, name in enumerate(self.classes)]
-        lines.append(("any", kinds.amax(1), self.rho.amax(1), self.gamma.nan_to_num(-torch.inf).amax(1)))
-        return [head] + [
-            [
-                name,
-                *(percent((kind == each).double().mean().item(), 0) for each in reversed(Kind)),
-                number(useful.max().item()),
-                number(robust.nan_to_num(-torch.inf).max().item()),
-            ]
-            for name, kind, useful, robust in lines
-        ]
-
     def __str__(self) -> str:
-        return aligned(self.cells())
-
-    def markdown(self, rho: float = RHO, gamma: float = GAMMA) -> str:
-        """Return the table for a page.
-
-        Args:
-            rho: the threshold of rho, > 0.
-            gamma: the threshold of gamma, >= 0.
-
-        Returns:
-            Markdown text.
-        """
-        return in_markdown(self.cells(rho, gamma))
+        """Return a line for each class, and one for the best of them."""
+        kinds = self.kinds()
+        rows = [(name, kinds[:, k], self.rho[:, k], self.gamma[:, k]) for k, name in enumerate(self.classes)]
+        rows.append(("any", kinds.amax(1), self.rho.amax(1), self.gamma.nan_to_num(-torch.inf).amax(1)))
+        cells = [["class", *(kind.title for kind in reversed(Kind)), "largest rho", "largest gamma"]]
+        for name, kind, rho, gamma in rows:
+            shares = [percent((kind == each).double().mean().item(), 0) for each in reversed(Kind)]
+            largest = [number(rho.max().item()), number(gamma.nan_to_num(-torch.inf).max().item())]
+            cells.append([name, *shares, *largest])
+        return aligned(cells)
 
     def to_dict(self, rho: float = RHO, gamma: float = GAMMA) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON.

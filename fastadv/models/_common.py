@@ -5,20 +5,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.rng import torch_seeded
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "softplus": nn.Softplus,
-}
+Shape = tuple[int, int, int]  # (C, H, W) of one image
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}  # swish in many papers
 
 
 def activation_layer(name: str) -> nn.Module:
@@ -67,19 +60,6 @@ def draw_convolutions(model: nn.Module, fan: str = "fan_out") -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode=fan, nonlinearity="relu")  # type: ignore[arg-type]
-
-
-class EachOnItsOwn(nn.Module):
-    """A network whose logits are log-odds, those of each class on its own."""
-
-    def confidence(self, x: Tensor) -> Tensor:
-        """Return the probability of each class, [B, K]; they need not sum to 1."""
-        chances: Tensor = self(x).sigmoid()
-        return chances
-
-    def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the logarithms of these probabilities, [B, K], from the logits [B, K]."""
-        return logsigmoid(logits)
 
 
 @contextmanager

@@ -91,7 +91,6 @@ def _carried(model: nn.Module) -> Any:
 
 
 def _constants(source: Any) -> tuple[list[float], list[float]]:
-    """Return mean and deviation for images in [0, 1]."""
     if callable(transforms := getattr(source, "transforms", None)):  # a member of a weights enum
         source = transforms()
     settings = _settings(source)

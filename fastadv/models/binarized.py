@@ -47,12 +47,5 @@ class Binarized(nn.Module):
         return logits
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the log probabilities as the model inside means its logits.
-
-        Args:
-            logits: [B, K].
-
-        Returns:
-            [B, K].
-        """
+        """Return the log probabilities as the model inside means its logits."""
         return log_confidence(self.model, logits)

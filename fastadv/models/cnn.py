@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, first_weights
 from fastadv.models.binarized import THRESHOLD, binarize
 from fastadv.models.weights import load_weights, read_weights
 
@@ -19,28 +19,14 @@ torch.fx.wrap("check_batch")
 class SchottCNN(nn.Module):
     """Four convolutions, BatchNorm and ELU after the first three (249,228 parameters).
 
-    Called with x [B, C, 28, 28] in [0, 1], it returns logits [B, K]. Layer names are those of the published
-    files.
-
-    Args:
-        shape: (C, 28, 28).
-        classes: the number of classes K.
-        width: channels of the first three convolutions; the substitute that the paper attacks for transfer
-            has (32, 32, 64).
-        binary: whether pixels are first set to 0 or 1 at the threshold 0.5 (1 at the threshold itself); the
-            gradient passes straight through.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another shape.
-
-    Source:
-        Schott et al. 2018 (arXiv 1805.09190).
+    Layer names are those of the published files. The substitute that the paper attacks for transfer has the
+    width (32, 32, 64). With `binary` pixels are first set to 0 or 1 at the threshold 0.5 (1 at the threshold
+    itself); the gradient passes straight through.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (1, 28, 28),
+        shape: Shape = (1, 28, 28),
         classes: int = 10,
         *,
         width: tuple[int, int, int] = (20, 70, 256),
@@ -84,16 +70,8 @@ class SchottCNN(nn.Module):
     def from_official(cls, path: str | os.PathLike[str], *, binary: bool | None = None) -> Self:
         """Read the authors' `vanilla_cnn.net`, `binary_cnn.net` or `transfer_cnn.net`, in eval mode.
 
-        Args:
-            path: of the file.
-            binary: whether its input is binarized, which the file does not say; None decides by a name that
-                begins with "binary".
-
-        Returns:
-            The model.
-
-        Raises:
-            CorruptFileError: the file is damaged, or holds another network.
+        The files do not say whether the input is binarized: with None, a name that begins with "binary" does.
+        CorruptFileError for a damaged file, or one of another network.
         """
         path = Path(path)
         tensors, _ = read_weights(path)

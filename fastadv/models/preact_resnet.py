@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count, check_flag
+from fastadv._checks import check_flag
 from fastadv.models._common import (
+    Shape,
     activation_layer,
     check_batch,
     check_choice,
@@ -63,43 +64,27 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """ResNet-18 with BatchNorm and activation before each convolution, for 32x32 images.
+    """ResNet-18 with BatchNorm and activation before each convolution, for 32x32 images (He et al. 2016b).
 
-    It is the network of Wong et al. 2020 and Rice et al. 2020. Called with x [B, C, H, W] in [0, 1], it
-    returns logits [B, K]. BatchNorm and activation come once more before the mean over the image. At the
-    width 64, with three channels and ten classes, it has 11,172,170 parameters. Layer names are those of Wong
-    et al.'s code, so that weights trained with it load. Because of the mean, images may have another height
-    and width than `shape`.
+    It is the network of Wong et al. 2020 and Rice et al. 2020. At the width 64, with three channels and ten
+    classes, it has 11,172,170 parameters. Layer names are those of Wong et al.'s code, so that weights
+    trained with it load. Because of the mean, images may have another height and width than `shape`.
 
-    Args:
-        shape: (C, H, W) of one image.
-        classes: the number of classes K.
-        width: channels of the first stage; the others have 2, 4 and 8 times as many.
-        activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
-        stem_stride: of the first convolution; see `ResNet18`.
-        shortcut: the input of the convolution that is parallel to a block that changes sizes: "active", the
-            output of the first activation; "raw", x itself, as in Wong et al. 2020; "raw_3x3", x, by a 3x3
-            convolution instead of a 1x1, as in Gowal et al. 2020.
-        padding: of convolutions that halve an image: "both", a row of zeros on each side; "same", on the
-            right and below alone, which is TensorFlow's SAME for even sizes. It needs even sizes.
-        final_norm: whether BatchNorm and activation come before the mean; False as in Wong et al. 2020.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another rank or number of channels.
-
-    Source:
-        He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027).
+    `shortcut` is the input of the convolution that is parallel to a block that changes sizes: "active", the
+    output of the first activation; "raw", x itself, as in Wong et al. 2020; "raw_3x3", x, by a 3x3
+    convolution instead of a 1x1, as in Gowal et al. 2020. `padding` is that of convolutions that halve an
+    image: "both", a row of zeros on each side; "same", on the right and below alone, which is TensorFlow's
+    SAME for even sizes. Without `final_norm` no BatchNorm and activation come before the mean, as in Wong et
+    al. 2020.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (3, 32, 32),
+        shape: Shape = (3, 32, 32),
         classes: int = 10,
         *,
         width: int = 64,
         activation: str = "relu",
-        stem_stride: int = 1,
         shortcut: str = "active",
         padding: str = "both",
         final_norm: bool = True,
@@ -107,11 +92,10 @@ class PreActResNet18(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)
-        check_count("stem_stride", stem_stride, 1)
         self.channels = shape[0]
         rest = activation, shortcut, padding
         with first_weights(seed):
-            self.conv1 = nn.Conv2d(shape[0], width, 3, stem_stride, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
             self.layer1 = _stage(width, width, 1, *rest)
             self.layer2 = _stage(width, 2 * width, 2, *rest)
             self.layer3 = _stage(2 * width, 4 * width, 2, *rest)

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count
 from fastadv._torchvision import models
-from fastadv.models._common import check_batch, check_sizes, draw_convolutions, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, draw_convolutions, first_weights
 
 torch.fx.wrap("check_batch")
 
@@ -17,21 +16,14 @@ class _SmallStem(models.ResNet):  # type: ignore[misc]
     _stages: tuple[int, int, int, int]
 
     def __init__(
-        self,
-        shape: tuple[int, int, int] = (3, 32, 32),
-        classes: int = 10,
-        *,
-        width: int = 64,
-        stem_stride: int = 1,
-        seed: int | None = 0,
+        self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 64, seed: int | None = 0
     ) -> None:
         check_sizes(classes, shape, width)
-        check_count("stem_stride", stem_stride, 1)
         with first_weights(seed):
             super().__init__(self._block, self._stages, num_classes=classes)
             if width != 64:
                 self._set_width(width, classes)
-            self.conv1 = nn.Conv2d(shape[0], width, 3, stem_stride, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
             draw_convolutions(self.conv1)
         self.maxpool = nn.Identity()
         self.channels = shape[0]
@@ -54,25 +46,9 @@ class _SmallStem(models.ResNet):  # type: ignore[misc]
 class ResNet18(_SmallStem):
     """ResNet-18 of torchvision with the stem for 32x32 images: a 3x3 convolution, and no max-pool.
 
-    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. The small stem is the usual one for
-    CIFAR-10. With three channels and ten classes it has 11,173,962 parameters. Layer names are torchvision's.
-    It takes the mean over the image, so images may have another height and width than `shape`.
-
-    Args:
-        shape: (C, H, W) of one image.
-        classes: the number of classes K.
-        width: channels of the first stage; the others have 2, 4 and 8 times as many.
-        stem_stride: of the first convolution. 1 keeps the full size, as published robust models do for
-            Tiny-ImageNet too (Wang et al. 2023); with 2, images of 64x64 cost as much as those of 32x32 with
-            1. The weights fit both.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another rank or number of channels.
-        MissingExtraError: torchvision is not installed.
-
-    Source:
-        He et al. 2016, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385).
+    With three channels and ten classes it has 11,173,962 parameters. Layer names are torchvision's. The
+    stages have 1, 2, 4 and 8 times the channels `width`. Because of the mean over the image, images may have
+    another height and width than `shape`.
     """
 
     _block = models.resnet.BasicBlock
@@ -82,23 +58,8 @@ class ResNet18(_SmallStem):
 class ResNet50(_SmallStem):
     """ResNet-50 of torchvision with the stem of `ResNet18`: the network of Ilyas et al. 2019 for CIFAR-10.
 
-    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. Bottleneck blocks, 3, 4, 6 and 3 of them;
-    the representation has 32 * width features. With three channels and ten classes it has 23,520,842
+    Its representation has 32 * width features. With three channels and ten classes it has 23,520,842
     parameters.
-
-    Args:
-        shape: (C, H, W) of one image.
-        classes: the number of classes K.
-        width: channels inside the first stage's blocks, which give four times as many.
-        stem_stride: of the first convolution, 1 or 2; see `ResNet18`.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another rank or number of channels.
-        MissingExtraError: torchvision is not installed.
-
-    Source:
-        He et al. 2016 (arXiv 1512.03385); Ilyas et al. 2019 (arXiv 1905.02175).
     """
 
     _block = models.resnet.Bottleneck

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.models._common import (
+    Shape,
     activation_layer,
     check_batch,
     check_sizes,
@@ -35,54 +36,36 @@ class _Block(PreActBlock):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen_factor, without dropout.
+    """WRN-depth-widen_factor, without dropout (Zagoruyko and Komodakis 2016).
 
-    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. With three channels and ten classes,
-    WRN-28-10 has 36,479,194 parameters, WRN-34-10 46,160,474. Layer names are those of TRADES' code (Zhang et
-    al. 2019), which most papers on adversarial training share, so that their weights load; first weights are
-    drawn as there. Because of the mean over the image, images may have another height and width than `shape`.
-
-    Args:
-        shape: (C, H, W) of one image.
-        classes: the number of classes K.
-        depth: 6 n + 4, with n blocks in each of the three stages.
-        widen_factor: the stages have 16, 32 and 64 times as many channels.
-        activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
-        stem_stride: of the first convolution, 1 or 2; see `ResNet18`.
-        padding: of convolutions that halve an image: "both", a row of zeros on each side; "same", on the
-            right and below alone, which is TensorFlow's SAME for even sizes. It needs even sizes.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another rank or number of channels.
-
-    Source:
-        Zagoruyko and Komodakis 2016 (arXiv 1605.07146).
+    With three channels and ten classes, WRN-28-10 has 36,479,194 parameters, WRN-34-10 46,160,474. Layer
+    names are those of TRADES' code (Zhang et al. 2019), which most papers on adversarial training share, so
+    that their weights load; first weights are drawn as there. Because of the mean over the image, images may
+    have another height and width than `shape`. The depth is 6 n + 4, with n blocks in each of three stages,
+    which have 16, 32 and 64 times `widen_factor` channels; `padding` is that of `PreActResNet18`.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (3, 32, 32),
+        shape: Shape = (3, 32, 32),
         classes: int = 10,
         *,
         depth: int = 28,
         widen_factor: int = 10,
         activation: str = "relu",
-        stem_stride: int = 1,
         padding: str = "both",
         seed: int | None = 0,
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, STEM)
         check_count("widen_factor", widen_factor, 1)
-        check_count("stem_stride", stem_stride, 1)
         if check_count("depth", depth, 10) % 6 != 4:
             raise InputError(f"depth: expected 6 n + 4, such as 16, 28, 34 or 70, got {depth}")
         blocks = (depth - 4) // 6
         width = STEM * widen_factor
         self.channels = shape[0]
         with first_weights(seed):
-            self.conv1 = nn.Conv2d(shape[0], STEM, 3, stem_stride, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(shape[0], STEM, 3, padding=1, bias=False)
             self.block1 = _stage(blocks, STEM, width, 1, activation, padding)
             self.block2 = _stage(blocks, width, 2 * width, 2, activation, padding)
             self.block3 = _stage(blocks, 2 * width, 4 * width, 2, activation, padding)

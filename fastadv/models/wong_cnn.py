@@ -4,38 +4,21 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models._common import Shape, check_batch, check_sizes, first_weights
 
 torch.fx.wrap("check_batch")
 
 
 class WongCNN(nn.Module):
-    """Two 4x4 convolutions of stride 2 and two linear layers, with ReLU between them.
+    """Two 4x4 convolutions of stride 2 and two linear layers, with ReLU between them (Wong and Kolter 2018).
 
-    Called with x [B, C, H, W] in [0, 1], it returns logits [B, K]. For MNIST it has 166,406 parameters. It is
-    the usual small network for adversarial training on MNIST at L-infinity 0.3, because it has no BatchNorm,
-    whose statistics differ between clean and adversarial images where the radius is large.
-
-    Args:
-        shape: (C, H, W) of one image.
-        classes: the number of classes K.
-        width: channels of the first convolution.
-        seed: of the first weights; None draws them from torch's generator.
-
-    Raises:
-        InputError: x has another shape.
-
-    Source:
-        Wong and Kolter 2018 (arXiv 1711.00851).
+    For MNIST it has 166,406 parameters. It is the usual small network for adversarial training on MNIST at
+    L-infinity 0.3, because it has no BatchNorm, whose statistics differ between clean and adversarial images
+    where the radius is large.
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int] = (1, 28, 28),
-        classes: int = 10,
-        *,
-        width: int = 16,
-        seed: int | None = 0,
+        self, shape: Shape = (1, 28, 28), classes: int = 10, *, width: int = 16, seed: int | None = 0
     ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)

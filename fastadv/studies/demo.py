@@ -1,49 +1,46 @@
 """The demo: the studies of two papers on the embedded digits."""
 
+import math
 import shutil
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import fastadv as fa
 from fastadv._extras import need
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.evaluation import Attack
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, write_json
-from fastadv.studies import ilyas2019, schott2018
-from fastadv.studies.ilyas2019.published import printed
+from fastadv.studies.ilyas2019 import digits as ilyas
+from fastadv.studies.ilyas2019.plan import printed
 from fastadv.studies.study import RESULTS, Settings, Study, Watch, one_thread, unwatched
 
 PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
+EXPLAINED = (2, 3, 8)
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """Do both studies, draw their figures, and write results.json.
-
-    An interrupted run of the same settings resumes. A finished run, or one of other settings, starts over.
-
-    Args:
-        settings: of both studies.
-        folder: for the results. It must not hold networks or sets that no demo made.
-        watch: is told the progress.
-
-    Returns:
-        The content of results.json.
-    """
+    """Do both studies, draw their figures, and write results.json."""
     need("matplotlib")
     _prepare(folder, settings)
     started = time.perf_counter()
     with one_thread():
         study = Study(settings, folder)
-        nets = {net.name: net for net in ilyas2019.nets(study, watch)}
-        model, synthesis = schott2018.synthesis(study, watch)
-        drawn = ilyas2019.draw(study, nets, folder / "figures")
-        drawn |= schott2018.draw(study, model, folder / "figures")
+        nets = {net.name: net for net in ilyas.nets(study, watch)}
+        model, explained = synthesis(study, watch)
+        drawn = ilyas.draw(study, nets, folder / "figures")
+        drawn |= draw_synthesis(study, model, folder / "figures")
     sets = {"train": study.base.describe(), "test": study.test.describe()}
     result = card(
         "demo",
         {"settings": settings.as_json(), **sets},
-        nets={name: ilyas2019.measured(net) for name, net in nets.items()},
-        abs=synthesis,
+        nets={name: ilyas.measured(net) for name, net in nets.items()},
+        abs=explained,
         figures=drawn,
         folder=str(folder),
         seconds=time.perf_counter() - started,
@@ -53,15 +50,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def unfinished(settings: Settings, folder: Path) -> bool:
-    """Tell whether `run` would resume an interrupted run.
-
-    Args:
-        settings: of the run.
-        folder: of the run.
-
-    Returns:
-        Whether the folder holds an interrupted run of these settings.
-    """
+    """Tell whether `run` would resume an interrupted run."""
     if (folder / RESULTS).exists() or not any((folder / part).exists() for part in PARTS):
         return False
     try:
@@ -71,14 +60,6 @@ def unfinished(settings: Settings, folder: Path) -> bool:
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """Make the table of the six networks: accuracy, clean and under each attack, next to the paper's.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text, the head first.
-    """
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
@@ -86,35 +67,19 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     for name, net in nets.items():
         shares = [net["clean"], *(net["robust"][attack] for attack in attacks)]
         paper = map(printed, net["paper_cifar10"].values())
-        lines.append([name, ilyas2019.LEARNED[name], *(f"{share:.1%}" for share in shares), *paper])
+        lines.append([name, ilyas.LEARNED[name], *(f"{share:.1%}" for share in shares), *paper])
     return lines
 
 
 def title(result: dict[str, Any]) -> str:
-    """Make the title of the table.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        The title.
-    """
     side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
     return f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Describe the results in words.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Sentences.
-    """
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
-    return [*ilyas2019.findings(measured["nets"], attack), *schott2018.findings(measured["abs"], attack)]
+    return [*ilyas.findings(measured["nets"], attack), *synthesis_found(measured["abs"], attack)]
 
 
 def _prepare(folder: Path, settings: Settings) -> None:
@@ -131,3 +96,67 @@ def _prepare(folder: Path, settings: Settings) -> None:
     for part in own:
         shutil.rmtree(part)
     write_json(folder / SETTINGS, settings.as_json())
+
+
+def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
+    """Train an ABS and measure it on the first `abs_samples` test digits; None is an infinite median."""
+    s = study.settings
+    model = fa.models.ABS.fit(
+        study.base, epochs=s.abs_epochs, width=s.width, prior_samples=s.abs_prior, seed=s.seed,
+        run_dir=study.folder / "abs", resume=True, progress=partial(watch, "training ABS"),
+    )  # fmt: skip
+    clean = fa.evaluate(model, study.test).clean_accuracy
+    part = study.test.subset(torch.arange(min(s.abs_samples, len(study.test))))
+    attacks: dict[str, Attack] = {
+        s.main_attack: s.attacks()[s.main_attack],
+        "latent descent": partial(fa.attacks.latent_descent, steps=51, schedule="line_search"),
+    }
+    rows = {}
+    for done, (name, attack) in enumerate(attacks.items()):
+        watch("attacking ABS", done, 3)
+        rows[name] = fa.evaluate(model, part, {name: attack}, indicators=False)[name]
+    watch("attacking ABS", 2, 3)
+    bound = float(model.lower_bound(part.x, part.y).mean())
+    watch("attacking ABS", 3, 3)
+    median = rows["latent descent"].median_distance
+    return model, {
+        "clean": clean,
+        "robust": rows[s.main_attack].robust_accuracy,
+        "latent_descent": median if math.isfinite(median) else None,
+        "lower_bound": bound,
+        "samples": len(part),
+    }
+
+
+def synthesis_found(figures: Mapping[str, Any], attack: str) -> list[str]:
+    median = figures["latent_descent"]
+    broken = (
+        "latent descent breaks less than half of its decisions"
+        if median is None
+        else f"latent descent breaks its decisions at L2 {median:.2f} in the median"
+    )
+    return [
+        f"Analysis by Synthesis reads {figures['clean']:.1%} of the digits "
+        f"and keeps {figures['robust']:.1%} of {figures['samples']} under {attack};",
+        f"{broken}; lower bounds average {figures['lower_bound']:.2f}.",
+    ]
+
+
+def draw_synthesis(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
+    test, classes, rows = study.test, range(model.classes), list[fa.figures.Strip]()
+    for shown in EXPLAINED:
+        x = test.x[int((test.y == shown).nonzero()[0])][None]
+        inferred = model.infer(x)
+        loss = inferred.loss[0]
+        images = torch.cat([x, inferred.reconstruction[0].to(x.dtype)])
+        captions = ["digit", *(f"{k}: {1000 * float(loss[k]):.0f}" for k in classes)]
+        best = torch.arange(-1, len(classes)) == int(loss.argmin())
+        remark = "explained by 0 to 9"
+        rows.append(fa.figures.Strip(f"a {shown}", images, captions, best, fa.figures.BLUE, remark=remark))
+    path = folder / "abs.png"
+    fa.figures.strips(
+        rows, path, title="Analysis by Synthesis: the class that explains a digit best",
+        subtitle="below each image the class and 1,000 times its loss, the mean squared error of a pixel "
+        "plus what the latent costs; the smallest in blue",
+    )  # fmt: skip
+    return {"digits explained": str(path)}

@@ -33,36 +33,22 @@ class Settings:
     The defaults are for a GPU and the usual ResNet-18: the schedule, label smoothing, weight decay and moving
     average of the FastAT Benchmark (github.com/fzjcdt/FastAT_Benchmark), whose PGD-10 reaches 50.5% after 100
     epochs.
-
-    Args:
-        goal: accuracy under AutoAttack.
-        width: channels of the first stage.
-        images: train on this many images only; None uses all.
-        epochs: of training.
-        batch_size: of training.
-        learning_rate: the largest of the schedule.
-        ema: decay of the averaged weights.
-        recipe: of training.
-        augment: augmentations, by name.
-        judged: test images for AutoAttack.
-        version: of AutoAttack.
-        seed: of training and of AutoAttack.
     """
 
-    goal: float = 0.5
-    width: int = 64
-    images: int | None = None
+    goal: float = 0.5  # accuracy under AutoAttack
+    width: int = 64  # channels of the first stage
+    images: int | None = None  # train on this many images only; None uses all
     epochs: int = 40
     batch_size: int = 256
-    learning_rate: float = 0.2
-    ema: float = 0.999
+    learning_rate: float = 0.2  # the largest of the schedule
+    ema: float = 0.999  # decay of the averaged weights
     recipe: Any = field(
         default_factory=lambda: fa.train.PGDTraining(THREAT, steps=7, step_size=2 / 255, label_smoothing=0.3)
     )
-    augment: tuple[str, ...] = ("crop", "alternating_flip")
-    judged: int = 1000
+    augment: tuple[str, ...] = ("crop", "alternating_flip")  # augmentations, by name
+    judged: int = 1000  # test images for AutoAttack
     version: Version = "standard"
-    seed: int = 0
+    seed: int = 0  # of training and of AutoAttack
 
 
 SIZES = {
@@ -85,20 +71,7 @@ def run(
     precision: str = "bf16",
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train a network, evaluate it, and write record.json. An interrupted run resumes.
-
-    Args:
-        settings: of the run.
-        train_set: images to train on.
-        test_set: images to evaluate on.
-        folder: for the run. It must not hold a run with other settings.
-        watch: is told the progress.
-        precision: of training, as in `fastadv.train.Execution`.
-        device: to train on; None leaves the choice to `fastadv.train.fit`.
-
-    Returns:
-        The record.
-    """
+    """Train a network, evaluate it, and write record.json. An interrupted run resumes."""
     with Keeper(folder):
         model = trained(
             "resnet18", train_set, settings.recipe, folder / "training", seed=settings.seed,
@@ -130,14 +103,6 @@ def run(
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """Describe a record in words.
-
-    Args:
-        record: of `run`.
-
-    Returns:
-        Lines of text.
-    """
     measured, config, machine = record["measured"], record["config"], record["machine"]
     verdict, samples = "reached" if measured["reached"] else "missed", config["train"]["samples"]
     robust, clean = percent(measured["autoattack"]), percent(measured["clean"])

@@ -25,30 +25,13 @@ Report = Callable[[dict[str, Any]], str]
 
 
 def unwatched(what: str, done: int, total: int) -> None:
-    """Ignore progress.
-
-    Args:
-        what: is being done.
-        done: steps.
-        total: steps.
-    """
+    """Ignore progress."""
 
 
 def publish(
     keeper: Keeper, study: str, config: Mapping[str, Any], report: Report | None = None, **measured: Any
 ) -> dict[str, Any]:
-    """Write the card of a study as results.json and its report as report.md.
-
-    Args:
-        keeper: of the folder.
-        study: its name.
-        config: what the results depend on.
-        report: makes the page from the card; None writes none.
-        measured: the results, by name.
-
-    Returns:
-        The card.
-    """
+    """Write the card of a study as results.json and its report as report.md."""
     result = card(study, config, **measured)
     keeper.result(RESULTS, partial(write_json, value=result))
     if report is not None:
@@ -66,20 +49,7 @@ def trained(
     options: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> nn.Module:
-    """Train a network of `fa.models`; training that was interrupted in the folder resumes.
-
-    Args:
-        model: its name.
-        images: to train on.
-        recipe: to train by.
-        folder: of the training run.
-        seed: of the weights and of training.
-        options: of the model.
-        training: more arguments of `fastadv.train.fit`.
-
-    Returns:
-        The network, in eval mode.
-    """
+    """Train a network of `fa.models`; training that was interrupted in the folder resumes."""
     shape, classes = images.shape, images.num_classes
     net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
     fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
@@ -89,19 +59,7 @@ def trained(
 def judge(
     model: nn.Module, test_set: ImageSet, threat: fa.Linf, settings: Any, folder: Path
 ) -> tuple[Table, float]:
-    """Evaluate a model under AutoAttack on the first test images, and keep the result.
-
-    Args:
-        model: to evaluate.
-        test_set: whose first images are used.
-        threat: of AutoAttack.
-        settings: of a study of training, with the number of images `judged`, and `version` and `seed` of
-            AutoAttack.
-        folder: for the evaluation.
-
-    Returns:
-        The table, and the accuracy under AutoAttack.
-    """
+    """Evaluate a model under AutoAttack on the first test images, and keep the result."""
     attack = partial(fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed)
     table = fa.evaluate(
         model,
@@ -120,55 +78,29 @@ class Settings:
     """The settings that the studies depend on.
 
     Radii and steps are in input units, images in [0, 1]; radii not named Linf are L2.
-
-    Args:
-        size: height and width of the digits.
-        seed: of everything random.
-        width: of the networks.
-        samples: use this many training images only; None uses all.
-        epochs: of training.
-        batch_size: of training.
-        train_radius: of adversarial training.
-        train_steps: of the attack in adversarial training.
-        invert_steps: of the search for D_R and D_NR.
-        invert_step_size: of the search for D_R and D_NR.
-        push_radius: of the search for D_rand and D_det.
-        push_steps: of the search for D_rand and D_det.
-        linf_radius: of the attacks in L-infinity.
-        l2_radius: of the attacks in L2.
-        attack_steps: of the attacks.
-        abs_epochs: of training ABS.
-        abs_prior: prior samples of ABS.
-        abs_samples: images that ABS is measured on.
-        curve_radii: of accuracy against radius.
     """
 
-    size: int = 10
-    seed: int = 0
+    size: int = 10  # height and width of the digits
+    seed: int = 0  # of everything random
     width: int = 8
-    samples: int | None = None
+    samples: int | None = None  # use this many training images only; None uses all
     epochs: int = 20
     batch_size: int = 64
-    train_radius: float = 0.8
-    train_steps: int = 7
-    invert_steps: int = 100
-    invert_step_size: float = 0.1
-    push_radius: float = 1.2
-    push_steps: int = 40
-    linf_radius: float = 0.08
-    l2_radius: float = 0.4
+    train_radius: float = 0.8  # of adversarial training
+    train_steps: int = 7  # of the attack in adversarial training
+    invert_steps: int = 100  # of the search for D_R and D_NR
+    invert_step_size: float = 0.1  # of the search for D_R and D_NR
+    push_radius: float = 1.2  # of the search for D_rand and D_det
+    push_steps: int = 40  # of the search for D_rand and D_det
+    linf_radius: float = 0.08  # of the attacks in L-infinity
+    l2_radius: float = 0.4  # of the attacks in L2
     attack_steps: int = 20
-    abs_epochs: int = 30
-    abs_prior: int = 1000
-    abs_samples: int = 100
+    abs_epochs: int = 30  # of training ABS
+    abs_prior: int = 1000  # prior samples of ABS
+    abs_samples: int = 100  # images that ABS is measured on
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
-        """Return the attacks that each network is measured under.
-
-        Returns:
-            Attacks by the names that the table shows.
-        """
         linf, l2 = fa.Linf(self.linf_radius), fa.L2(self.l2_radius)
         fgsm = partial(fa.attacks.fgsm, loss="ce", seed=self.seed)
         pgd = partial(fa.attacks.pgd, steps=self.attack_steps, loss="ce", seed=self.seed)
@@ -180,30 +112,18 @@ class Settings:
 
     @property
     def push_step_size(self) -> float:
-        """The step with which images are pushed towards a class."""
         return self.push_radius / 10
 
     @property
     def main_attack(self) -> str:
-        """The name of the attack that the findings speak of: PGD in L2."""
         return f"PGD L2 {self.l2_radius:g}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back.
-
-        Returns:
-            A dictionary.
-        """
         return {**asdict(self), "curve_radii": list(self.curve_radii)}
 
 
 class Study:
-    """The settings, the digits, and the folder of a study, in which an interrupted run resumes.
-
-    Args:
-        settings: of the study.
-        folder: for its results.
-    """
+    """The settings, the digits, and the folder of a study, in which an interrupted run resumes."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
@@ -217,15 +137,7 @@ class Study:
 
 
 def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
-    """Find the first usable sample of each class.
-
-    Args:
-        y: int [B], labels.
-        usable: bool [B]; None for all.
-
-    Returns:
-        int64 [n], the places, for the classes that have such a sample.
-    """
+    """Find the first usable sample of each class."""
     usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
     places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
     found = [place[0] for place in places if len(place)]
@@ -238,9 +150,6 @@ def one_thread() -> Iterator[None]:
 
     Networks and batches this small gain nothing from a second thread, and lose much if other programs use the
     cores. The results are then also the same on any number of cores.
-
-    Returns:
-        A context manager, which restores the number of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -93,7 +93,7 @@ def explained():
     biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
     model = ABS(weights, biases, (1, 2), prior_samples=100)
     y = torch.arange(6) % 3
-    return model, model.decode(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
+    return model, model.decoders(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli import _study
-from fastadv.studies.schott2018 import paper, plan, work
+from fastadv.cli import _study_schott
+from fastadv.studies.schott2018 import paper, plan
 from fastadv.studies.schott2018.plan import MODELS
 from tests.cli.conftest import Done
 from tests.studies.schott import METHODS, FakeAttacks, FakeSubjects, image_set
@@ -24,9 +24,8 @@ def tiny(monkeypatch):
     for name in ("push", "flip", "jolt"):
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
     monkeypatch.setattr(plan, "METHODS", METHODS)
-    monkeypatch.setattr(_study, "Subjects", lambda *given, **options: FakeSubjects())
-    monkeypatch.setattr(_study, "load_data", lambda *given, **options: image_set())
-    monkeypatch.setattr(work, "DISTAL_STEPS", 1)
+    monkeypatch.setattr(_study_schott, "Subjects", lambda *given, **options: FakeSubjects())
+    monkeypatch.setattr(_study_schott, "load_data", lambda *given, **options: image_set())
     return made
 
 
@@ -37,7 +36,7 @@ def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(fast
     for text in ("Schott et al. 2018 on 4 test images", "2.24", "80%", "Push", "Latent descent", "published"):
         assert text in done.out
     assert "Flip" not in done.out
-    for name in ("published.png", "all.png", "smallest_l2.png", "imagined.png", "results.json", "report.md"):
+    for name in ("published.png", "all.png", "smallest_l2.png", "results.json", "report.md"):
         assert str(Path("run") / name) in done.out
         assert (folder / "run" / name).stat().st_size > 0
     stored = json.loads((folder / "run" / "results.json").read_text())

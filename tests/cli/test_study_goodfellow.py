@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 import fastadv as fa
-from fastadv.cli import _panda, _study_goodfellow
+from fastadv.cli import _study_goodfellow
 from fastadv.models import save_weights
-from fastadv.studies.goodfellow2014 import panda
+from fastadv.studies.goodfellow2014 import figures
+from fastadv.studies.goodfellow2014.panda import panda
 from tests.cli.conftest import Done
 
 Command = Callable[..., Done]
+NETS = "fastadv.studies.goodfellow2014.models"
 TINY = "study goodfellow --scale tiny --run-dir run"
 
 
@@ -83,7 +85,7 @@ def picture(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["softmax", "rbf"])
+@pytest.mark.parametrize("name", ["softmax", f"{NETS}:RBF"])
 def test_a_picture_and_a_model(name, fastadv, folder, picture):
     model = net(name)
     save_weights(model, folder / "net.safetensors")
@@ -91,8 +93,8 @@ def test_a_picture_and_a_model(name, fastadv, folder, picture):
     before = (folder / "digit.png").read_bytes()
     line = f"study goodfellow --image digit.png -m {name} -w net.safetensors --shape 1,8,8 --classes 3"
     told = json.loads(fastadv(f"{line} --json --radius 1/5 --names names.txt --run-dir .").out)
-    loss = "bce" if name == "rbf" else "ce"
-    wanted, _ = panda.panda(model, picture, radius=0.2, names=["cat", "dog", "panda"], loss=loss)
+    loss = "bce" if "RBF" in name else "ce"
+    wanted, _ = panda(model, picture, radius=0.2, names=["cat", "dog", "panda"])
     rest = {"image": "digit.png", "changed": "", "figure": "digit_fgsm.png"}
     assert told == {**wanted, **rest}
     assert told["loss"] == loss
@@ -106,8 +108,8 @@ def test_a_picture_and_a_model(name, fastadv, folder, picture):
 
 
 def test_what_is_said_of_a_picture(fastadv, folder, picture, monkeypatch):
-    monkeypatch.setattr(_panda.panda, "draw", lambda *given: None)
-    line = "study goodfellow --image digit.png -m maxout -o units=4"
+    monkeypatch.setattr(figures, "panda", lambda *given: None)
+    line = "study goodfellow --image digit.png -m small_cnn -o width=2"
     done = fastadv(f"{line} --shape 3,4,6")
     assert done.code == 0, done
     for text in ("L-infinity radius 0.007", "the picture was resized from 8x8 to 4x6, its center of 5x8"):
@@ -115,13 +117,11 @@ def test_what_is_said_of_a_picture(fastadv, folder, picture, monkeypatch):
     assert "untrained" in done.err
     seeds = [json.loads(fastadv(f"{line} --shape 1,8,8 --json --seed {seed}").out) for seed in (0, 0, 1)]
     assert seeds[0] == seeds[1] != seeds[2]
-    flat = fa.models.create("quadratic", shape=(1, 8, 8), units=4)
+    flat = fa.models.create("softmax", shape=(1, 8, 8))
     for weight in flat.parameters():
         weight.data.zero_()
     save_weights(flat, folder / "flat.safetensors")
-    still = fastadv(
-        "study goodfellow --image digit.png -m quadratic --shape 1,8,8 -o units=4 -w flat.safetensors"
-    )
+    still = fastadv("study goodfellow --image digit.png -m softmax --shape 1,8,8 -w flat.safetensors")
     assert "the gradient is 0 everywhere, so nothing moved" in still.out
 
 

@@ -8,12 +8,17 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import log_confidence
+from fastadv.studies.goodfellow2014.models import RBF, Sigmoids
 
 SHAPE = (3, 5, 4)
 
 
 def create(name: str, **options: object) -> nn.Module:
     model = fa.models.create(name, shape=SHAPE, classes=4, **options)
+    return drawn(model)
+
+
+def drawn(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -25,17 +30,21 @@ def batch(n: int = 7) -> Tensor:
     return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(2))
 
 
-def binarized() -> nn.Module:
-    return fa.models.Binarized(create("sigmoids", model="softmax"))
+def sigmoids() -> nn.Module:
+    return Sigmoids(create("softmax"))
+
+
+def normalized() -> nn.Module:
+    return fa.models.Normalized(sigmoids(), *fa.models.STATISTICS["cifar10"])
 
 
 MODELS = {
     "softmax": (partial(create, "softmax"), "softmax"),
-    "sigmoids": (partial(create, "sigmoids", model="softmax"), "sigmoid"),
-    "rbf": (partial(create, "rbf"), "sigmoid"),
-    "normalized sigmoids": (partial(create, "sigmoids", model="softmax", normalize="cifar10"), "sigmoid"),
+    "sigmoids": (sigmoids, "sigmoid"),
+    "rbf": (lambda: drawn(RBF(SHAPE, 4)), "sigmoid"),
+    "normalized sigmoids": (normalized, "sigmoid"),
     "normalized softmax": (partial(create, "softmax", normalize="cifar10"), "softmax"),
-    "binarized sigmoids": (binarized, "sigmoid"),
+    "binarized sigmoids": (lambda: fa.models.Binarized(sigmoids()), "sigmoid"),
 }
 
 
@@ -102,7 +111,7 @@ def test_a_function_has_that_of_its_softmax() -> None:
 @pytest.mark.parametrize("targeted", [False, True])
 def test_confidently_wrong_goes_by_the_confidence_of_the_model(targeted: bool) -> None:
     """Logits (2, 1, 1, ...) below 0: a softmax is sure where sigmoids deny every class."""
-    model = create("sigmoids", model="softmax")
+    model = sigmoids()
     with torch.no_grad():
         model.model.linear.bias.sub_(3.0)
     x = batch(40)

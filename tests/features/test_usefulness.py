@@ -71,15 +71,6 @@ def test_linear_features_follow_the_definition(kind):
     assert got.counts.tolist() == base.y.bincount().tolist()
 
 
-def test_without_a_box_gamma_is_rho_minus_the_dual_norm():
-    """Every sample loses the same: the radius times the dual norm, in units of the deviation."""
-    base, net, free = data(), linear(), (-float("inf"), float("inf"))
-    for threat, order in ((fa.Linf(0.1, free), 1), (fa.L2(0.1, free), 2), (fa.L1(0.1, free), float("inf"))):
-        got = usefulness(net, base, threat)
-        loss = 0.1 * torch.linalg.vector_norm(net[1].weight.detach().double(), order, dim=1) / got.std
-        torch.testing.assert_close(got.gamma, got.rho - loss[:, None], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("threat", "step_size", "steps", "apart"),
@@ -141,30 +132,6 @@ def test_far_from_zero_nothing_cancels():
     torch.testing.assert_close(shifted.std, plain.std, rtol=1e-6, atol=0)
 
 
-def test_scale_shift_and_sign_of_a_feature_do_not_count():
-    base, net = data(), linear()
-    before = usefulness(net, base, fa.L2(0.2))
-    with torch.no_grad():
-        net[1].weight.mul_(torch.tensor([-3.0, 0.01, 1.0, 7.0, -1.0])[:, None])
-        net[1].bias.add_(2.0)
-    after = usefulness(net, base, fa.L2(0.2))
-    torch.testing.assert_close(after.rho, before.rho, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.gamma, before.gamma, rtol=1e-4, atol=1e-5)
-    flipped = torch.tensor([-1, 1, 1, 1, -1])[:, None]
-    assert torch.equal(after.sign, before.sign * flipped)
-
-
-def test_a_perfect_feature_reaches_the_largest_rho():
-    y = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, 2])
-    x = torch.nn.functional.one_hot(y, 3).float().view(-1, 1, 1, 3)
-    base = fa.data.ImageSet(x, y, 3, "one-hot")
-    net = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
-    got = usefulness(net, base, fa.Linf(0.0), module="0")
-    share = torch.tensor([0.3, 0.1, 0.6], dtype=torch.float64)
-    torch.testing.assert_close(got.rho.diagonal(), 2 * (share * (1 - share)).sqrt())
-    torch.testing.assert_close(got.gamma, got.rho)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [PGD, None], ids=["attacked", "in closed form"])
 def test_features_are_those_of_the_model_as_given(attack):
@@ -186,30 +153,6 @@ def test_features_are_those_of_the_model_as_given(attack):
     torch.testing.assert_close(got.std, own.std(0, correction=0), rtol=0, atol=1e-12)
     if attack is not None:  # x is the whole ball, and has one value
         torch.testing.assert_close(got.gamma, got.rho, rtol=0, atol=1e-12)
-
-
-def test_a_feature_that_only_rounding_moves_is_constant_at_any_size():
-    base, net = data(), linear()
-    with torch.no_grad():
-        net[1].weight[1:3] *= torch.tensor([[1e-5], [1e-7]])
-        net[1].bias[1:3] = torch.tensor([100.0, 0.0])
-    got = usefulness(net, base, fa.L2(0.2))
-    assert got.constant.tolist() == [False, True, False, False, False]
-
-
-def test_each_pair_of_sample_and_feature_has_a_number_of_its_own():
-    base, net, seen = data(12, 2), deep(classes=2), []
-
-    def attack(model, x, y, threat, *, loss, criterion, ids):
-        seen.extend(ids.tolist())
-        return PGD(model, x, y, threat, loss=loss, criterion=criterion, ids=ids)
-
-    usefulness(net, base, fa.L2(0.3), attack, batch_size=5)
-    assert sorted(set(seen)) == list(range(12 * 6))
-    few = [number for number in seen if number % 6 in (4, 1)]
-    seen.clear()
-    usefulness(net, base, fa.L2(0.3), attack, batch_size=5, features=[4, 1])
-    assert sorted(seen) == sorted(few)
 
 
 def test_a_constant_feature_is_useless_and_has_no_gamma():
@@ -246,17 +189,6 @@ def test_the_model_is_left_as_it_is():
     assert all(weight.grad is None for weight in net.parameters())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("attack", ["fgsm", "bim", "mim", "apgd"])
-def test_every_attack_with_a_loss_serves(attack):
-    base, net = data(24), deep()
-    options = {} if attack == "fgsm" else {"steps": 5}
-    got = usefulness(net, base, fa.L2(0.3), partial(getattr(fa.attacks, attack), **options))
-    assert bool((got.gamma < got.rho).all())
-    stronger = usefulness(net, base, fa.L2(0.6), partial(getattr(fa.attacks, attack), **options))
-    assert stronger.gamma.mean() < got.gamma.mean()
-
-
 def test_kinds_and_shares():
     base, net = data(), linear()
     got = usefulness(net, base, fa.L2(0.1))
@@ -266,11 +198,10 @@ def test_kinds_and_shares():
     shares = got.shares(0.3, 0.05)
     assert sum(shares.values()) == pytest.approx(1)
     assert shares[Kind.ROBUST] == pytest.approx((kinds == Kind.ROBUST).any(1).double().mean().item())
-    cells = got.cells(0.3, 0.05)
-    assert [line[0] for line in cells] == ["class", "0", "1", "2", "any"]
-    assert f"{got.rho[:, 1].max():.3g}" == cells[2][4]
-    assert str(got).splitlines()[0].split()[:4] == ["class", "robust", "non-robust", "useless"]
-    assert "| any |" in got.markdown()
+    lines = [line.split() for line in str(got).splitlines()]
+    assert lines[0][:4] == ["class", "robust", "non-robust", "useless"]
+    assert [line[0] for line in lines[-4:]] == ["0", "1", "2", "any"]
+    assert f"{got.rho[:, 1].max():.3g}" in lines[-3]
     for thresholds in ({"rho": 0.0}, {"rho": -1.0}, {"gamma": -0.1}):
         with pytest.raises(InputError, match=f"{next(iter(thresholds))}: expected"):
             got.kinds(**thresholds)
@@ -281,18 +212,13 @@ def test_kinds_and_shares():
     [
         ({"attack": None}, "not linear"),
         ({"attack": partial(fa.attacks.square)}, "takes loss"),
-        ({"attack": partial(fa.attacks.boundary)}, "takes loss"),
         ({"threat": 0.3}, "threat: expected"),
         ({"threat": fa.L2(torch.ones(60))}, "threat: expected"),
         ({"features": [0, 6]}, "from 0 to 5"),
         ({"features": [1, 1]}, "different numbers"),
-        ({"features": []}, "list of feature numbers"),
-        ({"limit": 0}, "limit: expected"),
         ({"limit": 2}, "every class"),
-        ({"batch_size": 0}, "batch_size: expected"),
         ({"module": "nothing"}, "name of a submodule"),
         ({"model": lambda x: x}, "model: expected"),
-        ({"dataset": []}, "dataset: expected"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value.replace(" ", "-"),
 )
@@ -312,14 +238,3 @@ def test_features_that_are_not_finite_are_named():
     base.x[5] = 0.999
     with pytest.raises(InputError, match=r"samples \[5\]"):
         usefulness(nn.Sequential(Broken(), deep()), base, fa.L2(0.1), PGD)
-
-
-@pytest.mark.slow
-def test_the_figure_is_written(tmp_path):
-    result = usefulness(linear(), data(), fa.L2(0.1))
-    fa.features.scatter({"one": result, "other": result}, tmp_path / "a.png", title="two nets")
-    assert (tmp_path / "a.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="nets: expected 1 to 4"):
-        fa.features.scatter({}, tmp_path / "b.png")
-    with pytest.raises(InputError, match="path: expected"):
-        fa.features.scatter({"one": result}, tmp_path / "b.txt")

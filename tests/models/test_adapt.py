@@ -82,12 +82,10 @@ TIMM = {"mean": tuple(MEAN), "std": tuple(STD), "input_size": (3, 224, 224)}
     ("model", "preprocessing"),
     [
         (TimmNet(pretrained_cfg=TIMM), None),
-        (TimmNet(default_cfg=TIMM), None),
         (TimmNet(pretrained_cfg=TimmConfiguration()), None),
         (TimmNet(pretrained_cfg={"mean": (0.5,), "std": (0.5,)}), TIMM),
         (HuggingFaceNet(SimpleNamespace(pretrained_cfg=TIMM)), None),
         (HuggingFaceNet(), Processor()),
-        (HuggingFaceNet(), Processor(do_convert_rgb=None, do_center_crop=True)),
         (HuggingFaceNet(), vars(Processor())),
         (HuggingFaceNet(), {"do_normalize": True, "image_mean": MEAN, "image_std": STD}),
         (HuggingFaceNet(), WithTimmInside()),
@@ -129,12 +127,10 @@ def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any]
         ({"mean": MEAN, "std": STD, "preprocessing": TIMM}, "leave the others out"),
         ({"preprocessing": {"mean": MEAN}}, "got dict without"),
         ({"preprocessing": "imagenet"}, "got str without"),
-        ({"preprocessing": SimpleNamespace(transforms=[])}, "got SimpleNamespace without"),
         ({"preprocessing": Processor(do_rescale=False)}, "does not say what its model takes"),
         ({"preprocessing": Processor(do_flip_channel_order=True)}, "got one with do_flip_channel_order"),
         ({"preprocessing": Processor(rescale_offset=True, include_top=True)}, "include_top, rescale_offset"),
         ({"preprocessing": Processor(rescale_factor=0)}, "rescale_factor: expected a number in"),
-        ({"preprocessing": Processor(image_mean=None)}, "image_mean: expected a number, or one for each"),
         ({"mean": "cifar10", "std": 1}, "mean: expected a number, or one for each channel, got 'cifar10'"),
         ({"mean": MEAN, "std": [1, 0, 1]}, "std > 0"),
     ],
@@ -143,11 +139,6 @@ def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any]
 def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         adapt(net(), **arguments)
-
-
-def test_a_model_that_is_no_module_is_refused() -> None:
-    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
-        adapt(lambda x: x, mean=0, std=1)  # type: ignore[arg-type]
 
 
 class Tuple(nn.Module):

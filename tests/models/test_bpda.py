@@ -81,19 +81,6 @@ def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
     torch.testing.assert_close(found, by_hand(net, x, Y, part), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
-def test_half_precision_searches_with_the_other_gradient_too() -> None:
-    net = Net(Quantize(16))
-    model = fa.models.bpda(net, {"hide": "identity"})
-    expected = by_hand(net, X, Y, lambda h: h).flatten(1)
-    for options in ({"precision": "bf16"}, {"precision": "bf16", "fold": False}):
-        frozen = fa.freeze(model, **options)
-        found = frozen.input_gradient(X, Y)[2].flatten(1)
-        assert F.cosine_similarity(found, expected).min() > 0.9
-        assert torch.equal(frozen.verdict(X), net(X))
-        assert "BPDA: hide (identity)" in frozen.notes
-
-
 class Picks(nn.Module):
     """Multiply by a weight, and add a mask, as code that autograd refuses."""
 
@@ -167,8 +154,7 @@ def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
     assert torch.equal(model(X), net.eval()(X))  # weights are shared
 
 
-@pytest.mark.parametrize("first", GRADIENTS)
-@pytest.mark.parametrize("then", GRADIENTS)
+@pytest.mark.parametrize(("first", "then"), [("identity", "substitute"), ("substitute", "function")])
 def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) -> None:
     gradient, same = GRADIENTS[then]
     net = Net(Quantize(4))
@@ -178,22 +164,6 @@ def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) ->
     found = torch.autograd.grad(F.cross_entropy(twice(leaf), Y, reduction="sum"), leaf)[0]
     torch.testing.assert_close(found, by_hand(net, X, Y, same))
     assert replaced(once) == before
-
-
-def test_what_a_module_counts_is_counted_in_the_copy_alone() -> None:
-    class Counts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("passes", torch.zeros(()))
-
-        def forward(self, h: Tensor) -> Tensor:
-            self.passes += 1
-            return h.round()
-
-    net = nn.Sequential(nn.Flatten(), Counts())
-    model = fa.models.bpda(net, {"1": "identity"})
-    model(X.clone().requires_grad_())
-    assert (net[1].passes, model[1].passes) == (0, 1)
 
 
 def test_copies_states_and_descriptions() -> None:
@@ -238,14 +208,6 @@ def test_a_model_is_pickled_whole(gradient: Any) -> None:
         found = [fa.freeze(each).input_gradient(X, Y)[2] for each in (read, model)]
         assert found[0].any()
         assert torch.equal(*found)
-
-
-@pytest.mark.parametrize("function", [lambda h: h.tanh(), partial(lambda h, by: by * h.tanh(), by=2)])
-def test_a_function_without_a_name_is_not_pickled(function: Any) -> None:
-    model = fa.models.bpda(Net(Quantize()), {"hide": function})
-    with pytest.raises(InputError, match=r"'hide' that can be pickled, got the function '<lambda>'"):
-        pickle.dumps(model)
-    assert replaced(copy.deepcopy(model)) == replaced(model)  # which needs no name
 
 
 def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
@@ -311,21 +273,6 @@ def test_what_is_refused_at_once(gradients: Any, says: str) -> None:
         fa.models.bpda(NET, gradients)
 
 
-def test_models_and_substitutes_that_are_none() -> None:
-    for model in (lambda x: x, fa.freeze(NET)):
-        with pytest.raises(InputError, match=r"expected a torch.nn.Module, whose parts have names"):
-            fa.models.bpda(model, {"hide": "identity"})
-    with pytest.raises(InputError, match=r"got function; a function of x stands"):
-        fa.models.Substitute(lambda x: x)
-    with pytest.raises(InputError, match=r"does not hold that module itself, got Substitute"):
-        fa.models.bpda(NET, {"hide": fa.models.Substitute(NET)})
-    inside = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-    with pytest.raises(InputError, match=r"got '0.1', a part of '0', which is replaced as a whole"):
-        fa.models.bpda(inside, {"0": nn.Flatten(), "*.1": "identity"})
-    with pytest.raises(InputError, match=r"got '0' compiled by torch.jit"):
-        fa.models.bpda(nn.Sequential(torch.jit.script(nn.ReLU())), {"0": "identity"})
-
-
 class Odd(nn.Module):
     """Returns what `make` makes."""
 
@@ -376,19 +323,6 @@ def test_what_is_refused_in_a_pass(make: Any, gradient: Any, kind: type[Exceptio
     model = fa.models.bpda(net, {"1.1": gradient})
     with pytest.raises(kind, match=f"'1.1'.*{says}"):
         model(2 * X.clone().requires_grad_())
-
-
-def test_a_module_without_a_tensor_is_refused() -> None:
-    class Constant(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.odd = Odd(lambda h: torch.ones(3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)[:, :3] + self.odd(None)
-
-    with pytest.raises(InputError, match="expected 'odd' to be called with a tensor, got none"):
-        fa.models.bpda(Constant(), {"odd": "identity"})(X)
 
 
 @pytest.fixture(scope="module")

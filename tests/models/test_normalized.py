@@ -39,8 +39,3 @@ def test_one_number_serves_all_channels() -> None:
 def test_constants_that_do_not_normalize_are_refused(mean: Any, std: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         Normalized(SmallCNN(), mean, std)
-
-
-def test_another_number_of_channels_is_refused() -> None:
-    with pytest.raises(InputError, match=r"\[B, 3, any, any\]"):
-        Normalized(SmallCNN(), MEAN, STD)(torch.rand(2, 1, 8, 8))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -49,23 +49,6 @@ def test_output_of_a_module(steer: bool) -> None:
     torch.testing.assert_close(representation(model, lambda x: x * 2)(X), X.flatten(1) * 2)
 
 
-@fx.wrap
-def noisy(x: Tensor) -> Tensor:
-    """Drawn anew in each pass; a trace that went through it would hold one draw for good."""
-    return x + torch.rand(1)
-
-
-class Noisy(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.hidden(noisy(self.norm(self.conv(x)).flatten(1))).relu())
-
-
-def test_a_wrapped_function_is_called_in_each_pass() -> None:
-    frozen = freeze(representation(Noisy(steer=False).eval()))
-    assert not torch.equal(frozen(X), frozen(X))
-    assert "folded 1 BatchNorm" in frozen.notes
-
-
 def test_frozen_folds_and_follows() -> None:
     model = Net(False).eval()
     frozen = freeze(representation(model))
@@ -77,12 +60,6 @@ def test_frozen_folds_and_follows() -> None:
     torch.testing.assert_close(gradient, expected)
     with torch.no_grad():
         model.hidden.weight.mul_(2)
-    torch.testing.assert_close(representation(model)(X), model.features(X))
-
-
-def test_hooked_models_are_watched() -> None:
-    model = Net(False).eval()
-    model.hidden.register_forward_hook(lambda part, given, made: made + 1)
     torch.testing.assert_close(representation(model)(X), model.features(X))
 
 

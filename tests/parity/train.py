@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from fastadv.studies.schott2018.madry import Stage, climb
+from fastadv.studies.schott2018.subjects import Stage, climb
 from tests.parity.models import DATA, NETS, SMALL, TRAINED, WEIGHTS
 
 STEPS = 5

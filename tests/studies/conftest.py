@@ -3,7 +3,7 @@
 import pytest
 
 import fastadv as fa
-from fastadv.studies.schott2018 import figures, paper, plan, work
+from fastadv.studies.schott2018 import figures, paper, plan
 from tests.studies.schott import METHODS, FakeAttacks
 
 
@@ -15,7 +15,6 @@ def attacks(monkeypatch):
     monkeypatch.setattr(plan, "METHODS", METHODS)
     monkeypatch.setattr(paper, "BATCH_SIZE", 3)
     monkeypatch.setattr(paper, "DEAR_BATCH_SIZE", 3)
-    monkeypatch.setattr(work, "DISTAL_STEPS", 2)
     return made
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.studies.goodfellow2014.models import Maxout
 
 INFINITE = (-torch.inf, torch.inf)
 
@@ -21,7 +22,7 @@ def digits():
 @cache
 def reader():
     """A maxout network, trained on the embedded digits in a fifth of a second."""
-    model = fa.models.create("maxout", shape=(1, 8, 8), units=16, pieces=2, layers=1, dropout=0.0)
+    model = Maxout((1, 8, 8), units=16, pieces=2, layers=1, dropout=0.0)
     train_set = fa.data.load("digits", "train")
     fa.train.fit(
         model, train_set, fa.train.Standard(), epochs=4, optimizer="adam", learning_rate=1e-2,

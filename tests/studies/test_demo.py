@@ -1,11 +1,15 @@
 """The demo's table and sentences from figures made by hand, its folder, and its one thread."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
+import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.studies import TINY, demo
-from fastadv.studies.study import one_thread
+from fastadv.studies import demo
+from fastadv.studies.study import TINY, Study, one_thread
 
 FOUND = {"clean": 0.5, "robust": 0.25, "samples": 8, "latent_descent": 1.5, "lower_bound": 0.125}
 
@@ -46,16 +50,6 @@ def test_a_row_holds_clean_then_each_attack_then_the_paper():
     assert det == ["D_det", "wrong labels", "35.0%", "10.0%", "0.0%", "43.7%", "~0%"]
 
 
-def test_the_sentences_speak_of_the_last_attack():
-    assert "355 held-out digits of 10x10" in demo.title(RESULT)
-    lines = demo.notes(RESULT)
-    assert lines[0] == (
-        "Robust features alone protect: D_R keeps 40.0% under PGD L2 0.4, the standard net 5.0%."
-    )
-    assert lines[2].endswith("reads 50.0% of the digits and keeps 25.0% of 8 under PGD L2 0.4;")
-    assert len(lines) == 4
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails):
     before = torch.get_num_threads()
@@ -92,3 +86,31 @@ def test_a_stopped_run_goes_on_another_is_cleared_away_and_what_no_demo_made_is_
     demo._prepare(tmp_path, other)
     assert not any(part.exists() for part in parts)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["mine.txt", "settings.json"]
+
+
+SAID = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
+
+
+@pytest.mark.slow
+def test_figures_equal_the_library(tmp_path):
+    settings = replace(TINY, samples=100, abs_epochs=2, abs_samples=5)
+    study = Study(settings, tmp_path)
+    model, told = demo.synthesis(study, lambda what, done, total: None)
+    part = study.test.subset(torch.arange(5))
+    pgd = partial(fa.attacks.pgd, threat=fa.L2(settings.l2_radius), steps=settings.attack_steps)
+    latent = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")
+    table = fa.evaluate(model, part, {"pgd": pgd, "latent": latent})
+    assert told["clean"] == fa.evaluate(model, study.test).clean_accuracy
+    assert told["robust"] == table["pgd"].robust_accuracy
+    assert told["latent_descent"] == pytest.approx(table["latent"].median_distance)
+    assert told["lower_bound"] == pytest.approx(float(model.lower_bound(part.x, part.y).mean()))
+    assert told["samples"] == 5
+    assert told["robust"] != told["clean"]
+
+
+def test_the_sentences_hold_every_figure():
+    lines = " ".join(demo.synthesis_found({**SAID, "latent_descent": 0.857}, "PGD L2 0.4"))
+    assert "reads 90.0% of the digits and keeps 75.0% of 40 under PGD L2 0.4" in lines
+    assert "at L2 0.86 in the median; lower bounds average 0.23." in lines
+    lines = demo.synthesis_found({**SAID, "latent_descent": None}, "PGD L2 0.4")
+    assert "less than half of its decisions" in lines[1]

@@ -14,11 +14,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014 import SCALES, measure, moves, paper, tables
-from fastadv.studies.goodfellow2014.measure import Answers, Bench, answers, craft, craft_rounded
-from fastadv.studies.goodfellow2014.nets import Beginning, Nets
+from fastadv.studies.goodfellow2014 import directions, models, paper, tables
+from fastadv.studies.goodfellow2014.bench import Answers, Bench, Line, Nets, answers, craft, craft_rounded
+from fastadv.studies.goodfellow2014.plan import SCALES, Beginning, plans
 from fastadv.studies.study import unwatched
-from fastadv.train.schedules import SCHEDULES
+from fastadv.text import in_markdown
+from tests.studies.goodfellow import INFINITE
 
 TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 
@@ -31,7 +32,8 @@ def digits(split, count):
 
 @pytest.mark.parametrize("name", ["softmax", "rbf"])
 def test_crafted_is_the_sign_of_the_gradient_of_the_networks_own_loss(name):
-    model = fa.models.create(name, shape=(1, 8, 8), seed=3).eval()
+    make = models.RBF if name == "rbf" else fa.models.SoftmaxRegression
+    model = make((1, 8, 8), seed=3).eval()
     images = digits("test", 30)
     x, y = images.x, images.y
     loss = "bce" if name == "rbf" else "ce"
@@ -96,7 +98,7 @@ def test_answers_are_counted_by_hand():
 
 
 def test_classes_are_those_of_the_logits_where_all_probabilities_are_0():
-    model = fa.models.create("rbf", shape=(1, 8, 8), seed=3).eval()
+    model = models.RBF((1, 8, 8), seed=3).eval()
     with torch.no_grad():
         model.templates[:] = torch.arange(10.0, 110.0, 10)[:, None]
         model.scales.fill_(1.0)
@@ -125,40 +127,6 @@ def test_agreement_is_counted_among_the_mistakes():
     right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
     bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
     assert [line.share for line in tables.agreement(bench)] == [None] * 5  # there is nothing to count
-
-
-def test_how_many_images_pgd_saw_is_said(monkeypatch):
-    """And that it ran within the box, on the first of them."""
-    test_set, seen = digits("test", 30), []
-    monkeypatch.setattr(measure, "STRONGLY_TESTED", 20)
-    model, pgd = fa.models.create("softmax", shape=(1, 8, 8), seed=3), fa.attacks.pgd
-
-    class Made(dict[str, nn.Module]):
-        plans, device, settings = {"adversarial": None}, None, replace(TINY, tested=None)
-
-        def __missing__(self, name):
-            return model
-
-    bench = Bench(Made(), test_set, Path("."))  # type: ignore[arg-type]
-
-    def watched(model, x, y, threat, **options):
-        seen.append((x, threat, options["steps"]))
-        return pgd(model, x, y, threat, **options)
-
-    monkeypatch.setattr(fa.attacks, "pgd", watched)
-    line = list(tables.adversarial(bench))[-1]
-    assert line.what == "adversarial, PGD-40 within the box, first 20 images"
-    assert torch.equal(torch.cat([x for x, _, _ in seen]), test_set.x[:20])
-    assert {(threat.radius, threat.box, steps) for _, threat, steps in seen} == {(0.25, (0.0, 1.0), 40)}
-    out = pgd(model, test_set.x[:20], test_set.y[:20], fa.Linf(0.25), steps=40)
-    assert line.share == pytest.approx(float(out.success.double().mean()))
-
-
-def test_a_schedule_that_is_left_early_is_the_same_until_then():
-    part = Beginning("cosine", 0.25)
-    assert [part(done) for done in (0.0, 0.4, 1.0)] == [
-        SCHEDULES["cosine"](done) for done in (0.0, 0.1, 0.25)
-    ]
 
 
 @pytest.mark.slow
@@ -219,27 +187,6 @@ def test_parts_of_the_tiny_study_add_up(tmp_path):
     assert {line["part"] for line in lines} == set(paper.PARTS)
     assert all(0 <= line["share"] <= 1 for line in lines)
     assert set(whole["measured"]["nets"]) >= {"large_adversarial", "member-1", "noise_sign", "l1_0.0025"}
-    details = whole["measured"]["details"]
-    drawn = {
-        line["what"]: (line["share"], line["paper"])
-        for line in lines
-        if line["part"] in ("logistic", "rubbish")
-    }
-    for name, net in details["logistic"]["nets"].items():
-        last, printed = net["rows"][-1], (0.016, 0.99) if name == "plain" else (None, None)
-        assert drawn[f"{name}, clean"] == (last["clean"], (printed[0], None))
-        assert drawn[f"{name}, FGSM"] == (last["fgsm"], (printed[1], None))
-    paper_says = {"maxout": 0.9835, "sigmoids": 0.68, "softmax": 0.598, "rbf": 0.0, "rubbish": 0.0}
-    for name, printed in paper_says.items():
-        assert drawn[name][0] == details["rubbish"][name]["error"]
-        assert drawn[name][1][0] == printed
-    assert details["rubbish"]["softmax, led"]["mean"] == drawn["softmax, led to a class by a step of 0.25"][0]
-    others = {line["what"]: line for line in lines if line["part"] == "directions"}
-    assert others["the step of another image"]["share"] == details["directions"]["reuse"]["error"]
-    assert others["the step of another image"]["paper"] == (0.462, None)
-    turned = [others[f"turned by {d} degrees towards the gradient"]["share"] for d in (5, 10, 15, 20)]
-    assert turned == details["directions"]["rotation"]["error"]
-    assert details["directions"]["trace"]["label"] == 4
     assert len(whole["measured"]["figures"]) == 4
     for path in whole["measured"]["figures"].values():
         assert Path(path).stat().st_size > 10_000
@@ -256,8 +203,61 @@ def test_what_cannot_work_is_refused(tmp_path):
         paper.run(TINY, *sets, tmp_path, parts=("fgms",))
     with pytest.raises(InputError, match="validation: expected fewer than the 50 training images, got 60"):
         paper.run(TINY, *sets, tmp_path)
-    with pytest.raises(InputError, match="radius: expected a number > 0"):
-        replace(TINY, radius=0.0)
     bench = SimpleNamespace(nets={"maxout": None}, settings=TINY, y=torch.tensor([3, 5]))
     with pytest.raises(InputError, match="tested: expected a test image of class 4, got none"):
-        list(moves.directions(bench))
+        list(directions.directions(bench))
+
+
+MANY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)
+BALL = fa.Linf(0.2, INFINITE)
+
+
+class Asked:
+    """In place of a Bench: answers say who was asked, about what, in place of the error."""
+
+    def __init__(self):
+        self.settings, self.y = MANY, torch.zeros(5)
+        self.nets = SimpleNamespace(plans=plans(MANY))
+
+    def crafted(self, name, boxed=False):
+        return f"{name}{' boxed' if boxed else ''}"
+
+    def rounded(self, name):
+        return f"{name} rounded"
+
+    def answers(self, name, x="clean"):
+        said = f"{name} on {x}"
+        told = {"mean_confidence": "of all", "confidence_on_mistakes": "of mistakes"}
+        return SimpleNamespace(error=said, wrong=True, **told)
+
+    def robust_accuracy(self, name):
+        return 0.75
+
+
+def test_each_line_crosses_the_networks_that_it_names_beside_what_the_paper_printed(monkeypatch):
+    """In goodfellow2014.md, checked by hand: who answers on whose examples, and which confidence is told."""
+    monkeypatch.setattr(tables, "_agrees", lambda what, *_: Line(what, None))
+    page = []
+    for part in (tables.fgsm, tables.ensemble, tables.adversarial, tables.controls, tables.rounding):
+        cells = [["line", "said", "confidence", "printed share", "printed confidence"]]
+        cells += [
+            [line.what, *map(str, (line.share, line.confidence, *line.paper))] for line in part(Asked())
+        ]
+        page.append(f"# {part.__name__}\n\n{in_markdown(cells, names=5)}\n")
+    assert "\n".join(page) == (Path(__file__).parent / "goodfellow2014.md").read_text()
+
+
+def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path):
+    kinds = {"softmax": fa.models.SoftmaxRegression, "rbf": models.RBF, "sigmoids": models.maxout_sigmoids}
+    made = {name: kind((1, 8, 8), seed=3) for name, kind in kinds.items()}
+
+    class Made(dict[str, Any]):
+        device, settings = None, replace(MANY, tested=20)
+
+    bench = Bench(Made(made), digits("test", 40), tmp_path)  # type: ignore[arg-type]
+    x, y = digits("test", 40).x[:20], digits("test", 40).y[:20]
+    for name, loss in (("softmax", "ce"), ("rbf", "bce"), ("sigmoids", "bce")):
+        assert torch.equal(bench.crafted(name), craft(made[name], x, y, BALL, loss))
+        assert torch.equal(bench.crafted(name, boxed=True), craft(made[name], x, y, fa.Linf(0.2), loss))
+        assert bench.crafted(name) is bench.crafted(name)
+    assert torch.equal(bench.answers("rbf").classes, made["rbf"].eval()(x).argmax(1))

@@ -3,18 +3,14 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch.nn.functional import softplus
 
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation.figures import style
 from fastadv.studies.goodfellow2014 import logistic as study
-from fastadv.studies.goodfellow2014 import logistic_figure
 from fastadv.studies.goodfellow2014.logistic import CLOSED, FGSM
 
 DECAYS = (0.0025, 0.25)
@@ -137,21 +133,3 @@ def test_it_goes_on_where_it_was_stopped_and_is_told_again_without_training(tmp_
     ):
         with pytest.raises(InputError, match=says):
             study.logistic(*sets, tmp_path / "whole", **SMALL | other)
-
-
-@pytest.mark.slow
-def test_the_figure(told, tmp_path, monkeypatch):
-    kept: list[Figure] = []
-    monkeypatch.setattr(style, "save", lambda figure, path: kept.append(figure))
-    logistic_figure.draw(told, tmp_path / "logistic.png")
-    clean, _, norms, pulls = kept[0].axes
-    assert len(clean.lines) == len(norms.lines) == 5
-    assert list(norms.lines[0].get_ydata()) == [row["norm"] for row in told["nets"]["plain"]["rows"]]
-    adversary, _, *decays, mean = pulls.lines
-    # half of the radius where the margin is the adversary's worst case, and fading beyond
-    worst = 0.25 * told["nets"][FGSM]["rows"][-1]["norm"]
-    across, pull = (np.asarray(values) for values in adversary.get_data())
-    assert np.interp(worst, across, pull) == pytest.approx(0.125, rel=1e-3)
-    assert (np.diff(pull) < 0).all()
-    assert [line.get_ydata()[0] for line in decays] == list(DECAYS)
-    assert mean.get_xdata()[0] == told["nets"][CLOSED]["rows"][-1]["margin"]

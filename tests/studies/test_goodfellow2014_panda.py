@@ -8,10 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-import fastadv as fa
-from fastadv.errors import CorruptFileError, InputError
-from fastadv.studies.goodfellow2014 import panda as study
-from fastadv.studies.goodfellow2014.panda import read_image
+from fastadv.evaluation.figures import style
+from fastadv.studies.goodfellow2014 import figures
+from fastadv.studies.goodfellow2014.panda import panda, read_image
 from tests.studies.goodfellow import digits, linear, reader, weights
 
 
@@ -26,7 +25,7 @@ def test_the_arithmetic_on_a_linear_model(shape):
     sign = gradient.sign().float()
     images = (x, (sign + 1) / 2, (x + 0.3 * sign).clamp(0, 1))
     names = ["cat", "dog", "panda", "gibbon"]
-    told, made = study.panda(model, x, radius=0.3, names=names)
+    told, made = panda(model, x, radius=0.3, names=names)
     for part, image in zip(("clean", "sign", "adversarial"), images, strict=True):
         chances = (w @ image.flatten().double() + b).softmax(0)
         assert told[part]["class"] == int(chances.argmax())
@@ -40,39 +39,18 @@ def test_the_arithmetic_on_a_linear_model(shape):
 
 def test_a_net_is_fooled_and_drawn(tmp_path, monkeypatch):
     model, x = reader(), digits().x[7]
-    told, made = study.panda(model, x, radius=0.25)
+    told, made = panda(model, x, radius=0.25)
     assert told["fooled"]
     assert model.training
     kept: list[Figure] = []
-    monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
-    study.draw(told, made, tmp_path / "panda.png")
+    monkeypatch.setattr(style, "save", lambda figure, path: kept.append(figure))
+    figures.panda(told, made, tmp_path / "panda.png")
     texts = [text.get_text() for text in kept[0].texts]
     assert {"+ 0.25 ×", "=", told["clean"]["name"], told["adversarial"]["name"]} <= set(texts)
     assert f"{told['adversarial']['confidence']:.1%} confidence" in texts
     shown = [np.asarray(axes.images[0].get_array()) for axes in kept[0].axes]
     assert set(np.unique(shown[1])) <= {0.0, 0.5, 1.0}
     np.testing.assert_allclose(shown[2], (shown[0] + 0.25 * (2 * shown[1] - 1)).clip(0, 1), atol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_model_without_a_gradient_moves_nothing(tmp_path):
-    model = linear((3, 4, 4), scale=0.0)
-    x = torch.rand(3, 4, 4)
-    told, made = study.panda(model, x, radius=0.1)
-    assert told["zero_gradient"]
-    assert not told["fooled"]
-    study.draw(told, made, tmp_path / "panda.png")
-    with Image.open(tmp_path / "panda.png") as drawn:
-        assert drawn.width > drawn.height > 300
-
-
-def test_sigmoids_say_their_own_confidence():
-    plain = linear((1, 4, 4), seed=2)
-    model, x = fa.models.Sigmoids(plain), torch.rand(1, 4, 4)
-    told, _ = study.panda(model, x, radius=0.1, loss="bce")
-    w, b = weights(plain)
-    chance = (w @ x.flatten().double() + b).max().sigmoid()
-    assert told["clean"]["confidence"] == pytest.approx(float(chance), rel=1e-6)
 
 
 def picture(folder, pixels, name="a.png"):
@@ -96,15 +74,6 @@ def test_pictures_that_fit_are_read_as_they_are(tmp_path):
     assert torch.equal(image[0], image[2])
 
 
-@pytest.mark.parametrize("kind", ["png", "tif"])
-def test_sixteen_bits_of_gray_are_read_in_eight(kind, tmp_path):
-    values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
-    image, _ = read_image(picture(tmp_path, values, f"a.{kind}"), (1, 1, 5))
-    assert (image * 255).round().flatten().tolist() == [0, 0, 1, 128, 255]
-    with pytest.raises(CorruptFileError, match="32 bits a pixel"):
-        read_image(picture(tmp_path, values.astype(np.int32), "b.tif"), (1, 1, 5))
-
-
 @pytest.mark.parametrize(
     ("size", "shape", "said"),
     [
@@ -119,22 +88,3 @@ def test_other_sizes_are_cut_and_resized_which_is_said(size, shape, said, tmp_pa
     assert told == said
     assert image.shape == shape
     torch.testing.assert_close(image, torch.full(shape, 0.2))
-
-
-def test_the_center_is_what_is_kept(tmp_path):
-    pixels = np.zeros((4, 12), dtype=np.uint8)
-    pixels[:, 4:8] = 255
-    image, _ = read_image(picture(tmp_path, pixels), (1, 2, 2))
-    assert torch.equal(image, torch.ones(1, 2, 2))
-
-
-def test_what_is_refused(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(CorruptFileError, match=r"text\.png: expected a whole image file"):
-        read_image(tmp_path / "text.png", (1, 4, 4))
-    with pytest.raises(InputError, match=r"none\.png: expected an image file, got none"):
-        read_image(tmp_path / "none.png", (1, 4, 4))
-    with pytest.raises(InputError, match="expected a gray picture, which the model takes, got one in color"):
-        read_image(picture(tmp_path, noise(4, 4, 3)), (1, 4, 4))
-    with pytest.raises(InputError, match="model: expected one of gray or color pictures, got one of 2"):
-        read_image(picture(tmp_path, noise(4, 4, 3)), (2, 4, 4))

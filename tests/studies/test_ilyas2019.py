@@ -9,9 +9,8 @@ import torch
 import fastadv as fa
 from fastadv.data.construct._checks import weights_or_code
 from fastadv.models.weights import read_weights
-from fastadv.studies import TINY, Study
 from fastadv.studies.ilyas2019 import digits as ilyas2019
-from fastadv.studies.study import one_of_each
+from fastadv.studies.study import TINY, Study, one_of_each
 
 ATTACK = "PGD L2 0.4"
 
@@ -64,17 +63,6 @@ def test_each_set_comes_from_its_net_and_teaches_a_new_one(study, monkeypatch):
             assert (recipe["steps"], recipe["step_size"]) == (study.settings.train_steps, 0.1)
         else:
             assert recipe["name"] == "Standard"
-
-
-def test_figures_of_a_net(study):
-    model = fa.models.create("softmax", shape=study.test.shape, classes=10)
-    table = fa.evaluate(model, study.test, study.settings.attacks())
-    told = ilyas2019.measured(ilyas2019.Net("D_NR", study.base, model, table))
-    assert told["clean"] == table.clean_accuracy
-    assert told["robust"] == {row.name: row.robust_accuracy for row in table.rows}
-    assert list(told["robust"])[-1] == study.settings.main_attack
-    assert told["paper_cifar10"] == {"clean": 0.877, "PGD L2 0.25": 0.008}
-    assert told["trained_on"] == len(study.base)
 
 
 def test_the_sentences_say_what_came_out():

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.studies.ilyas2019 import controls, figures, transfer
+from fastadv.studies.ilyas2019 import controls
 from fastadv.studies.ilyas2019.maker import read
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Training
 from tests.studies.ilyas import MINI
@@ -110,16 +110,6 @@ def test_a_linear_model_learns_what_its_directions_show():
     assert controls.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
 
 
-def test_leakage_tells_true_and_next_classes():
-    base = images([*range(10)] * 3, [*range(10)] * 3)
-    shifted = images([*range(10)] * 3, [(k + 1) % 10 for k in range(10)] * 3)
-    of = maker(base, base, {"D_rand": Says(), "D_det": Says(add=1)}, {"D_rand": base, "D_det": shifted})
-    found = controls.leakage(of)
-    assert found["net"] == {"D_rand": {"true": 1.0, "next": 0.0}, "D_det": {"true": 0.0, "next": 1.0}}
-    assert found["linear"].keys() == {"D", "D_rand", "D_det"}
-    assert found["linear"]["D"] == found["linear"]["D_rand"]
-
-
 def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets():
     base, test = two_classes(100, gap=0.4), two_classes(40, gap=0.4, seed=1)
     shifted = ImageSet(base.x, 1 - base.y, 2, "shifted")
@@ -136,15 +126,15 @@ def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets
 @pytest.mark.slow
 def test_the_correlation_and_its_interval():
     pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
-    found = transfer.correlated(pairs, 0)
+    found = controls.correlated(pairs, 0)
     assert found["correlation"] == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1])
     low, high = found["interval"]
     assert -1 <= low < found["correlation"] < high <= 1
-    straight = transfer.correlated([(k / 10, k / 20) for k in range(8)], 0)
+    straight = controls.correlated([(k / 10, k / 20) for k in range(8)], 0)
     assert straight["correlation"] == pytest.approx(1)
     assert straight["interval"] == pytest.approx([1, 1])
-    assert transfer.correlated(pairs[:2], 0) == {"correlation": None, "interval": None}
-    assert transfer.correlated([(0.1, 0.2)] * 3, 0)["correlation"] == 0
+    assert controls.correlated(pairs[:2], 0) == {"correlation": None, "interval": None}
+    assert controls.correlated([(0.1, 0.2)] * 3, 0)["correlation"] == 0
 
 
 class Knows(nn.Module):
@@ -163,13 +153,13 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch):
     test = images([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7])
     attacked = images([1, 2, 8, 8, 8, 8, 8], test.y.tolist())  # the first two are as they were
     fooled = torch.tensor([False, True, True, True, True, True, False])
-    monkeypatch.setattr(transfer, "_adversarials", lambda of: (test, attacked, fooled))
+    monkeypatch.setattr(controls, "_adversarials", lambda of: (test, attacked, fooled))
     base, d_det, nets = images([1], [1]), images([2], [3]), dict[str, nn.Module]()
     for title, reads, taught in (("a", 3, 2), ("b", 4, 5), ("c", 6, 4), ("d", 0, 7)):
         nets |= {f"{title} on D": Knows(reads), f"{title} on D_det": Knows(taught)}
     of = maker(base, test, nets, {"D_det": d_det})
     of.settings = replace(MINI, others=tuple(Architecture(one, "softmax") for one in "abcd"))
-    found = transfer.transfer(of)
+    found = controls.transfer(of)
     points = {point.pop("architecture"): point for point in found["points"]}
     # of the five fooled ones it reads 2 and 3, and loses 3
     assert points["a"] == {"clean": 3 / 7, "accuracy": 2 / 7, "transfer": 1 / 2, "attacked": 2}
@@ -188,7 +178,7 @@ def test_adversarials_are_those_of_the_standard_net(tmp_path):
     of = maker(test, test, {"standard": model}, {})
     of.folder, of.watch = tmp_path, lambda *given: None
     of.settings = replace(MINI, attack_steps=8)
-    clean, attacked, fooled = transfer._adversarials(of)
+    clean, attacked, fooled = controls._adversarials(of)
     assert len(clean) == MINI.tested
     was, now = read(model, clean) == clean.y, read(model, attacked) == clean.y
     assert torch.equal(fooled, was & ~now)
@@ -199,41 +189,3 @@ def test_adversarials_are_those_of_the_standard_net(tmp_path):
         model, clean.x, clean.y, threat, steps=8, loss="ce", stop_early=False, seed=MINI.seed
     )
     torch.testing.assert_close(attacked.x[fooled], wanted.x_adv[fooled])
-
-
-def test_a_gallery_sets_what_was_made_beside_its_source(tmp_path, monkeypatch):
-    base = images([0, 1, 0, 1, 1], [0, 1, 0, 1, 1])
-    made: Any = images([1, 2, 3, 4, 5], [1, 1, 1, 0, 0])
-    drawn: list[Any] = []
-    monkeypatch.setattr(fa.figures, "strips", lambda rows, path, **texts: drawn.append((rows, texts)))
-    figures.gallery("D_det", base, made, tmp_path / "a.png")
-    figures.gallery("D_R", base, made, tmp_path / "a.png")
-    (pushed, texts), (inverted, _) = drawn
-    assert texts["title"] == "D_det: next label, made with the standard net"
-    assert [row.name for row in pushed] == ["source", "D_det", "difference"] * 2
-    assert [row.name for row in inverted] == ["source", "D_R"] * 2
-    assert [list(row.captions) for row in pushed[:2]] == [["0", "1"], ["1", "1"]]
-    assert pushed[1].marked.tolist() == [True, False]
-    assert pushed[4].captions == ["1", "0"]
-    torch.testing.assert_close(pushed[2].images, made.x[:2] - base.x[:2])
-    torch.testing.assert_close(pushed[3].images, base.x[2:4])
-
-
-@pytest.mark.slow
-def test_the_scatter_is_drawn(tmp_path, monkeypatch):
-    drawn: list[Any] = []
-    monkeypatch.setattr(transfer, "save", lambda figure, path: drawn.append(figure))
-    points = [
-        {"architecture": name, "accuracy": 0.2, "transfer": share, "attacked": 100}
-        for name, share in (("a", 0.5), ("b", None))
-    ]
-    transfer.scatter({"points": points}, tmp_path / "t.png", "small CNN")
-    (axes,) = drawn[0].axes
-    *dots, interval, chance = axes.lines
-    places = [tuple(line.get_xydata()[0].round(6).tolist()) for line in dots]
-    assert (27.9, 65.7) in places  # VGG-16 in the paper
-    assert places[-1] == (20, 50)
-    assert len(places) == 6
-    low, high = interval.get_ydata()
-    assert 38 < low < 42 < 58 < high < 62  # of 50 in 100, by Clopper and Pearson
-    assert list(chance.get_xdata()) == [10, 10]

@@ -8,14 +8,14 @@ import pytest
 
 from fastadv.errors import InputError
 from fastadv.features.result import Kind
-from fastadv.studies import TINY
-from fastadv.studies.ilyas2019 import checks, features, theory
+from fastadv.studies.ilyas2019 import features, gaussian, theory
+from fastadv.studies.study import TINY
 
 
 @pytest.mark.slow
 def test_theory_writes_checks_and_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "DRAWS", 50)
-    monkeypatch.setattr(checks, "STARTS", 3)
+    monkeypatch.setattr(gaussian, "DRAWS", 50)
+    monkeypatch.setattr(gaussian, "STARTS", 3)
     monkeypatch.setattr(theory, "SIZE", 4)
     settings = theory.Settings(radii=(1.0,), samples=40, epochs=3, steps=2)
     result = theory.run(settings, tmp_path)
@@ -34,7 +34,7 @@ def test_theory_writes_checks_and_figures(tmp_path, monkeypatch):
     assert "at 1" in theory.notes(result)[1]
 
 
-@pytest.mark.parametrize("radii", [(), (0.0,), (2.0, 1.0), (1.0, 1.0), (float("inf"),)])
+@pytest.mark.parametrize("radii", [(), (0.0,), (1.0, 1.0), (float("inf"),)])
 def test_radii_increase(radii):
     with pytest.raises(InputError, match="radii: expected increasing"):
         theory.Settings(radii=radii)

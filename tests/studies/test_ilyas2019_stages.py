@@ -105,15 +105,3 @@ def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_wh
     again = json.loads(json.dumps(measured, sort_keys=True))
     assert report.nets(again["evaluate"]) == report.nets(measured["evaluate"])
     assert report.sets(again["sets"]) == report.sets(measured["sets"])
-
-
-def test_bars_stand_beside_the_papers(tmp_path, monkeypatch):
-    asked: list[Any] = []
-    monkeypatch.setattr(fa.figures, "bars", lambda nets, path, **texts: asked.append((nets, texts)))
-    figures.bars({"D_R": (0.75, 0.5)}, "PGD L2 0.2", "some digits", tmp_path / "a.png")
-    ((nets, texts),) = asked
-    (name,) = nets
-    assert name == "D_R\nrobust features kept"
-    assert nets[name] == {"clean": 0.75, "PGD L2 0.2": 0.5}
-    assert texts["reference"][name] == {"clean": 0.841, "PGD L2 0.2": 0.483}
-    assert "some digits" in texts["subtitle"]

@@ -10,14 +10,12 @@ import torch
 import fastadv as fa
 from fastadv.cli import _study_recipes, main
 from fastadv.errors import InputError
-from fastadv.evaluation.figures import style
 from fastadv.models.weights import read_weights
-from fastadv.studies import recipes
-from fastadv.studies.recipes import figures, work
+from fastadv.studies.recipes import plan, report, work
 
 from .test_recipes import digits
 
-CIFAR10 = recipes.SETS["cifar10"]
+CIFAR10 = plan.SETS["cifar10"]
 TINY = replace(
     CIFAR10, model="softmax", options={}, images=None, epochs=3, batch_size=8, tested=8, test_every=2,
     judged=4, version="quick", precision="fp32",
@@ -65,7 +63,7 @@ def test_the_recipes_on_cifar10_are_those_of_their_papers():
 
 def test_settings_name_what_is_wrong():
     with pytest.raises(InputError, match="expected one of mnist, cifar10, got 'svhn'"):
-        recipes.Settings(data="svhn")
+        plan.Settings(data="svhn")
     with pytest.raises(InputError, match=r"n-fgsm, nuat, pgd.* on cifar10, got 'mart'"):
         replace(CIFAR10, recipes=("mart",))
     with pytest.raises(InputError, match="seeds"):
@@ -89,8 +87,8 @@ def test_seeds_lie_in_studies_of_their_own_and_averaged_weights_are_judged(tmp_p
     monkeypatch.setattr(fa.models, "load_weights", lambda model, path: (read.append(path), load(model, path)))
     data, steps = (digits("train", 24), digits("test", 8)), list[str]()
     settings = replace(TINY, recipes=("pgd", "trades+awp"), seed=4)
-    alone = recipes.run(replace(settings, seed=5), *data, tmp_path / "seed5")
-    both = recipes.run(replace(settings, seeds=2), *data, tmp_path, lambda what, *rest: steps.append(what))
+    alone = work.run(replace(settings, seed=5), *data, tmp_path / "seed5")
+    both = work.run(replace(settings, seeds=2), *data, tmp_path, lambda what, *rest: steps.append(what))
     lines = both["measured"]["lines"]
     assert [(one["recipe"], one["seed"]) for one in lines] == [
         ("pgd", 4), ("trades+awp", 4), ("pgd", 5), ("trades+awp", 5)
@@ -130,14 +128,14 @@ def test_a_stopped_study_goes_on_and_one_measured_otherwise_is_refused(tmp_path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recipes.run(settings, *data, tmp_path / "a", stop)
-    here, there = (recipes.run(settings, *data, tmp_path / name)["measured"]["lines"] for name in "ab")
+        work.run(settings, *data, tmp_path / "a", stop)
+    here, there = (work.run(settings, *data, tmp_path / name)["measured"]["lines"] for name in "ab")
     for one, other in zip(here, there, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     with pytest.raises(InputError, match=r"another tested \(8 there, 4 here\)"):
-        recipes.run(replace(settings, tested=4), *data, tmp_path / "a")
+        work.run(replace(settings, tested=4), *data, tmp_path / "a")
     with pytest.raises(InputError, match=r"another .*seed"):
-        recipes.run(replace(settings, seed=1), *data, tmp_path / "a")
+        work.run(replace(settings, seed=1), *data, tmp_path / "a")
 
 
 @pytest.mark.slow
@@ -155,7 +153,7 @@ def test_the_best_weights_are_judged_too_where_an_alarm_was_raised(tmp_path, mon
     monkeypatch.setattr(fa.train, "reports", alarmed)
     monkeypatch.setattr(work, "judge", judging)
     settings = replace(TINY, recipes=("fgsm",), watched=False, test_every=1)
-    (one,) = recipes.run(settings, digits("train", 24), digits("test", 8), tmp_path)["measured"]["lines"]
+    (one,) = work.run(settings, digits("train", 24), digits("test", 8), tmp_path)["measured"]["lines"]
     assert [name for name, _ in judged] == ["evaluation", "evaluation_best"]
     assert (one["autoattack"], one["best_autoattack"]) == (0.1, 0.2)
     assert one["alarms"] == [{"epoch": 1, "text": "catastrophic overfitting: fell"}]
@@ -167,47 +165,17 @@ def test_the_table_shows_the_mean_and_the_range_over_seeds():
     result = told(
         line("pgd", 0), line("fgsm", 0, (7,)), line("pgd", 1, shift=-0.1), line("fgsm", 1, (6,), 0.1)
     )
-    _, pgd, fgsm = recipes.table(result)
+    _, pgd, fgsm = report.table(result)
     assert pgd[2:] == [
         "25.0% (20.0% to 30.0%)", "25.0% (20.0% to 30.0%)", "15.0% (10.0% to 20.0%)", "-", "5", "-"
     ]  # fmt: skip
     assert fgsm[4] == "25.0% (20.0% to 30.0%)"
     assert fgsm[-3:] == ["25.0% (25.0% to 25.0%)", "5", (
         "seed 0, epoch 7: robust overfitting; seed 1, epoch 6: robust overfitting")]  # fmt: skip
-    page = recipes.markdown(result)
+    page = report.markdown(result)
     assert "seeds 0 to 1: the mean" in page
     assert "every 3 epochs" in page
     assert "free:" not in page
-
-
-@pytest.mark.slow
-def test_the_curves_are_means_with_their_range_and_alarms_are_marked(tmp_path, monkeypatch):
-    drawn: list[Any] = []
-    save = style.save
-    monkeypatch.setattr(style, "save", lambda figure, *rest: (drawn.append(figure), save(figure, *rest)))
-    result = told(line("fgsm", 0, (2,)), line("pgd", 0), line("fgsm", 1, (1, 2)), line("pgd", 1, shift=0.1))
-    figures.draw(result, tmp_path / "curves.png", command="fastadv study recipes")
-    fgsm, pgd = drawn[0].axes
-    curves = {each.get_color(): each for each in pgd.get_lines() if len(each.get_xdata())}
-    orange = curves[figures.COLORS["PGD-20"]]
-    assert list(orange.get_xdata()) == [1, 2]
-    assert list(orange.get_ydata()) == pytest.approx([0.15, 0.35])
-    band = pgd.collections[list(figures.COLORS).index("PGD-20")].get_paths()[0].vertices
-    assert sorted({round(float(up), 3) for x, up in band if x == 2}) == [0.3, 0.4]
-    assert figures.COLORS["AutoAttack quick"] not in curves
-    marks = [each.get_xdata()[0] for each in fgsm.get_lines() if each.get_color() == style.PURPLE]
-    assert sorted(marks) == [1, 2, 2]
-    assert [text.get_text() for text in fgsm.texts if "epoch" in text.get_text()] == [
-        "epoch 1:\nrobust overfitting"
-    ]
-    kept = (tmp_path / "curves.png").read_bytes()
-    for text in (
-        b"command\x00fastadv study recipes",
-        b"seed\x000, 1",
-        b"machine\x00cpu a core",
-        b"date\x00today",
-    ):
-        assert text in kept
 
 
 def test_the_command_takes_the_settings_of_its_data_set(tmp_path, monkeypatch, capsys):
@@ -222,7 +190,7 @@ def test_the_command_takes_the_settings_of_its_data_set(tmp_path, monkeypatch, c
         return digits(split, 12)
 
     monkeypatch.setattr(_study_recipes, "load_data", load)
-    monkeypatch.setattr(recipes, "run", run)
+    monkeypatch.setattr(_study_recipes, "run", run)
     command = f"study recipes --data cifar10 --seeds 3 --seed 2 --run-dir {tmp_path}/a"
     monkeypatch.setattr("sys.argv", ["fastadv", *command.split()])
     assert main(command.split()) == 2

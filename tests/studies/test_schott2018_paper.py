@@ -42,7 +42,7 @@ def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(attac
     assert json.loads((tmp_path / "results.json").read_text())["measured"]["least"] == measured["least"]
     for path in measured["figures"].values():
         assert Path(path).read_bytes().startswith(b"\x89PNG")
-    assert len(measured["figures"]) == 5
+    assert len(measured["figures"]) == 4
     page = (tmp_path / "report.md").read_text()
     assert "| L2 1.5 | Binary ABS |" in page
     assert "| median, all | accuracy, all | bound |\n| --- | --- | ---: | ---: |" in page
@@ -120,11 +120,3 @@ def test_what_cannot_run_is_refused_first(attacks, undrawn, tmp_path):
         paper.run(Settings(3, ("cnn",)), subjects, image_set(), tmp_path / "b")
     assert attacks.calls == []
     assert not (tmp_path / "b").exists()
-
-
-def test_an_axis_ends_where_the_last_curve_has_come_down():
-    lines = {"weak": ([0, 1, 1], [1.0, 1.0, 0.0]), "strong": ([0, 2, 3, 40], [1.0, 0.5, 0.01, 0.0])}
-    assert figures._right("l2", lines) == pytest.approx(3.3)
-    # never before the distance at which the paper compares, and never beyond the longest
-    assert figures._right("l0", lines) == pytest.approx(13.2)
-    assert figures._right("l2", {"held": ([0, 1], [1.0, 0.9])}) == 5

@@ -1,21 +1,18 @@
 """The models of the study: the published ones as published, and the adversarially trained net."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.studies.schott2018 import madry, subjects
-from fastadv.studies.schott2018.madry import Stage
-from fastadv.studies.schott2018.subjects import SEARCH, Subjects
+from fastadv.studies.schott2018 import subjects
+from fastadv.studies.schott2018.subjects import SEARCH, NearestNeighbor, Stage, Subjects
 
 
 @pytest.fixture
 def ramp(monkeypatch):
     stages = Stage("ramp1", 0.05, 0.02, 1, "constant"), Stage("robust", 0.1, 0.04, 2, "cosine")
-    monkeypatch.setattr(madry, "RAMP", stages)
+    monkeypatch.setattr(subjects, "RAMP", stages)
 
 
 def digits(count=40):
@@ -25,11 +22,11 @@ def digits(count=40):
 @pytest.mark.slow
 def test_the_ramp_trains_run_after_run_and_goes_on(ramp, tmp_path):
     told = []
-    model = madry.train(digits(), tmp_path, lambda what, done, total: told.append(what))
+    model = subjects.train_madry(digits(), tmp_path, lambda what, done, total: told.append(what))
     assert not model.training
     assert [what.split()[-1] for what in dict.fromkeys(told)] == ["ramp1", "robust"]
     told.clear()
-    again = madry.train(digits(), tmp_path, lambda what, done, total: told.append(what))
+    again = subjects.train_madry(digits(), tmp_path, lambda what, done, total: told.append(what))
     assert told == []
     # the second run started where the first ended
     first, _ = fa.models.read_weights(tmp_path / "ramp1" / "model.safetensors")
@@ -45,17 +42,6 @@ def test_the_ramp_trains_run_after_run_and_goes_on(ramp, tmp_path):
     ):
         assert torch.equal(ours, kept)
         torch.testing.assert_close(ours, wanted)
-
-
-def test_the_recipe_is_that_of_the_results_page():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "papers" / "recipes.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("fastadv train $A")]
-    assert len(lines) == len(madry.RAMP) == 3
-    for stage, line in zip(madry.RAMP, lines, strict=True):
-        assert f"--radius {stage.radius:g} --steps {madry.STEPS} --step-size {stage.step_size:g} " in line
-        assert f"--epochs {stage.epochs} " in line
-        assert ("--schedule constant" in line) == (stage.schedule == "constant")
-    assert f"--learning-rate {madry.LEARNING_RATE} --weight-decay 0 --batch-size {madry.BATCH_SIZE}" in page
 
 
 @pytest.mark.slow
@@ -87,6 +73,19 @@ def test_published_models_read_digits(shared_data, tmp_path):
     assert not plain.model.binary
     given = fa.models.WongCNN(seed=3).state_dict()
     assert all(torch.equal(given[key], value) for key, value in made["madry"].model.state_dict().items())
+
+
+def test_nearest_neighbors_are_those_of_each_class_and_gradients_point_to_them():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(40, 1, 5, 5, generator=g), torch.arange(40) % 3
+    y[5:9] = 1  # classes of unequal size
+    model, z = NearestNeighbor(x, y), torch.rand(7, 1, 5, 5, generator=g)
+    distance = (z[:, None] - x).flatten(2).norm(dim=2)
+    expected = torch.stack([distance[:, y == k].amin(1) for k in range(3)], 1)
+    torch.testing.assert_close(model(z), -expected)
+    leaf = (x[:4] + 0.01).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, 0].sum(), leaf)
+    torch.testing.assert_close(gradient.flatten(1).norm(dim=1), torch.ones(4))
 
 
 def test_nearest_neighbors_are_those_of_the_training_images(monkeypatch, tmp_path):

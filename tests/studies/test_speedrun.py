@@ -71,26 +71,6 @@ def test_the_record_is_of_the_settings_and_of_the_averaged_weights(tmp_path, mon
         speedrun.run(replace(settings, batch_size=8), *sets, tmp_path, precision="fp32")
 
 
-def test_words_say_whether_the_goal_was_reached():
-    record = {
-        "measured": {
-            "reached": False, "autoattack": 0.487, "clean": 0.81, "judged": 1000, "seconds": 432.1,
-            "images_per_second": 4629.6,
-        },
-        "config": {
-            "goal": 0.5, "version": "standard", "epochs": 40, "train": {"samples": 50000}, "width": 64,
-            "precision": "bf16",
-        },
-        "machine": {"gpu": None, "cpu": "a processor", "torch": "2.13"},
-    }  # fmt: skip
-    first, second, third = speedrun.in_words(record)
-    assert first.startswith("missed the goal of 50.0%: 48.7% under AutoAttack")
-    assert "432 seconds" in second
-    assert "a processor" in third
-    record["measured"]["reached"] = True
-    assert speedrun.in_words(record)[0].startswith("reached")
-
-
 @pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     asked: list[Any] = []

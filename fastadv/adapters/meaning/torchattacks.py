@@ -29,7 +29,7 @@ INSTEAD = {
     "EADEN": "use EADL1, whose decision rule is the L1 distance",
     "PIFGSM": "use TIFGSM, which smooths gradients too",
     "PIFGSMPP": "use TIFGSM, which smooths gradients too",
-    "LGV": "use fastadv.models.Ensemble of the collected models",
+    "LGV": "attack the mean of the probabilities of the collected models",
 }
 
 

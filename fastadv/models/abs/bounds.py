@@ -33,8 +33,7 @@ from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.models.abs import inference
 from fastadv.models.abs.decoder import Decoders
-from fastadv.models.abs.gradient import adam_step, squared_misfit
-from fastadv.models.abs.inference import LatentSearch, check_labels
+from fastadv.models.abs.inference import LatentSearch, adam_step, check_labels, squared_misfit
 from fastadv.models.binarized import THRESHOLD
 
 BISECTIONS = 30

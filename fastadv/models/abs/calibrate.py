@@ -53,7 +53,6 @@ def graded(logits: Tensor, scale: float, floor: float) -> Tensor:
 
 
 def log_graded(logits: Tensor, scale: float, floor: float) -> Tensor:
-    """Return the logarithm of `graded`."""
     return _floored(logits, scale, floor).log_softmax(1)
 
 

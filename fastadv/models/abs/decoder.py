@@ -22,11 +22,6 @@ class DecoderShape:
     """A chain of unpadded transposed convolutions, ELU between them and a sigmoid at the end.
 
     The size is 1x1 at first; a layer takes size n to (n - 1) * stride + kernel.
-
-    Args:
-        channels: latent size, then the channels after each layer; the last ones are those of the image.
-        kernels: of each layer.
-        strides: of each layer.
     """
 
     channels: tuple[int, ...] = (8, 32, 16, 16, 1)
@@ -48,34 +43,19 @@ class DecoderShape:
 
     @property
     def size(self) -> int:
-        """Height and width of the image."""
         return chain_size(self.kernels, self.strides)
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """(C, H, W) of the image."""
         return self.channels[-1], self.size, self.size
 
     @property
     def values(self) -> int:
-        """C H W, the values of an image."""
         return self.channels[-1] * self.size**2
 
     @classmethod
     def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
-        """Choose the paper's shape for 28x28 images, and a similar one for another size.
-
-        Args:
-            shape: [C, H, W] of an image.
-            latents: L, the latent size.
-            width: channels of the widest layers except the first, which has twice as many.
-
-        Returns:
-            The shape of the decoder.
-
-        Raises:
-            InputError: images are not square, or smaller than 8x8.
-        """
+        """Choose the paper's shape for 28x28 images, and a similar one for another size."""
         check_count("latents", latents, 1)
         check_count("width", width, 1)
         channels, rows, columns = shape
@@ -105,11 +85,6 @@ class Decoders(nn.Module):
     """One decoder for each class, with BatchNorm folded in.
 
     Layers that do not fit one another, or hold NaN or infinite values, raise InputError.
-
-    Args:
-        weights: [K, cin, cout, k, k] for each layer.
-        biases: [K, cout] for each layer.
-        strides: of each layer.
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> None:
@@ -122,22 +97,18 @@ class Decoders(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The weights, layer by layer."""
         return [getattr(self, f"weight_{i}") for i in range(len(self.shape.kernels))]
 
     @property
     def biases(self) -> list[Tensor]:
-        """The biases, layer by layer."""
         return [getattr(self, f"bias_{i}") for i in range(len(self.shape.kernels))]
 
     @property
     def latents(self) -> int:
-        """L, the size of the latent space."""
         return self.shape.channels[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:

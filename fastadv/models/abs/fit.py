@@ -11,20 +11,121 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_seed
 from fastadv.errors import InputError
-from fastadv.models.abs._images import Images, read_images
-from fastadv.models.abs.augment import warp
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
 from fastadv.runs import checkpoint
-from fastadv.runs.card import card
+from fastadv.runs.card import card, data_hash
 from fastadv.runs.identity import plain
 from fastadv.runs.record import RunRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """x [N, C, H, W], uint8 or float32 in [0, 1]; y int64 [N] on the CPU; what a card says of them."""
+
+    x: Tensor
+    y: Tensor
+    classes: int
+    description: Any
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return the images at `index` as float32 in [0, 1]."""
+        x = self.x[index.to(self.x.device)]
+        return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+
+
+def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
+    """Return the images of a set with tensors `x` and `y`, or of any sequence of pairs (image, label).
+
+    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
+    labels that do not fit, and classes without an image.
+    """
+    x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        pairs = [dataset[i] for i in range(len(dataset))]
+        if not pairs:
+            raise InputError("dataset: expected at least one image, got an empty set")
+        parts = [torch.as_tensor(image) for image, _ in pairs]
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1:
+            raise InputError(f"dataset: expected images of one shape, got {sorted(shapes)}; resize them")
+        x = torch.stack(parts)
+        y = torch.tensor([int(label) for _, label in pairs])
+    if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
+        raise InputError(
+            f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; "
+            "give their DecoderShape"
+        )
+    if y.shape != (len(x),) or y.is_floating_point():
+        raise InputError(
+            f"dataset: expected integer labels, one for each of {len(x)} images, "
+            f"got {y.dtype} {tuple(y.shape)}"
+        )
+    if x.dtype != torch.uint8:
+        low, high = (float(value) for value in x.aminmax())
+        if not (low >= 0 and high <= 1):  # false for NaN too
+            raise InputError(f"dataset: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale them")
+    y = y.to("cpu", torch.int64)
+    classes = int(getattr(dataset, "num_classes", int(y.max()) + 1))
+    if int(y.min()) < 0 or int(y.max()) >= classes or classes < 2:
+        raise InputError(
+            f"dataset: expected labels from 0 to K - 1 of K >= 2 classes, "
+            f"got {int(y.min())} to {int(y.max())} for K = {classes}"
+        )
+    counts = y.bincount(minlength=classes)
+    if not bool(counts.all()):
+        empty = (counts == 0).nonzero().flatten().tolist()
+        raise InputError(
+            f"dataset: expected images of every class, got none of {empty}; add some or drop the class"
+        )
+    told = getattr(dataset, "describe", None)
+    return Images(
+        x, y, classes, told() if callable(told) else {"samples": len(y), "data_hash": data_hash(x, y)}
+    )
+
+
+# Schott et al. warp a tenth of the images by each of four means
+SHARE = 0.3
+ZOOM, SHEAR, SHIFT = 0.1, 0.1, 1 / 28
+
+
+def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
+    """Return x [B, C, H, W] with three in ten images warped, chosen and drawn by `ids` [B].
+
+    These are zoomed by 0.9 to 1.1, sheared by up to 0.1 (6 degrees) and shifted by up to a 28th of the side,
+    over black.
+    """
+    drawn = rng.uniform(6, seed, ids).to(x.device)
+    chosen = (drawn[:, 0] < SHARE).nonzero().squeeze(1)
+    if not len(chosen):
+        return x
+    zoom, across, down, right, lower = (2 * drawn[chosen, 1:, None, None] - 1).unbind(1)
+    zoom, across, down = 1 + ZOOM * zoom, SHEAR * across, SHEAR * down
+    # The unit of grid_sample is half a side.
+    right, lower = 2 * SHIFT * right, 2 * SHIFT * lower
+    part = x[chosen]
+    rows, columns = (_middles(side, x.device) for side in part.shape[2:])
+    rows = rows[:, None]
+    # affine_grid would take it from a product of matrices, whose last bits depend on the batch size
+    grid = torch.stack([zoom * columns + across * rows + right, down * columns + zoom * rows + lower], -1)
+    out = x.clone()
+    out[chosen] = F.grid_sample(part, grid, align_corners=False).clamp(0, 1)
+    return out
+
+
+def _middles(side: int, device: torch.device) -> Tensor:
+    return (2 * torch.arange(side, device=device) + 1) / side - 1
+
 
 Model = TypeVar("Model")
 Progress = Callable[[int, int], None]
@@ -78,7 +179,6 @@ def fit(
     calibration: int,
     options: dict[str, Any],
 ) -> Model:
-    """Train a model that `cls` makes, an ABS; see ABS.fit."""
     if own := sorted(options.keys() & {"weights", "biases", "strides"}):
         raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
@@ -124,11 +224,7 @@ class Run:
     """A training run: its networks, optimizer and progress."""
 
     def __init__(
-        self,
-        images: Images,
-        settings: Settings,
-        device: torch.device,
-        progress: Progress | None,
+        self, images: Images, settings: Settings, device: torch.device, progress: Progress | None
     ) -> None:
         self.images, self.settings, self.device, self.progress = images, settings, device, progress
         # BatchNorm needs two images of every class

@@ -22,10 +22,9 @@ from fastadv.models.abs.calibrate import (
 from fastadv.models.abs.decoder import Decoders, DecoderShape
 from fastadv.models.abs.fit import Settings, fit
 from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
-from fastadv.models.abs.official import read_official
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
-from fastadv.models.abs.storage import Stored, checked_factors, read_abs, write_abs
+from fastadv.models.abs.storage import Stored, checked_factors, read_abs, read_official, write_abs
 from fastadv.models.binarized import THRESHOLD
 from fastadv.runs.card import card, data_hash
 
@@ -180,18 +179,6 @@ class ABS(nn.Module):
         """
         return self.prior.images(self.decoders)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents to images.
-
-        Args:
-            latents: [B, K, L].
-
-        Returns:
-            [B, K, C, H, W].
-        """
-        images: Tensor = self.decoders(latents)
-        return images
-
     def observed(self, x: Tensor) -> Tensor:
         """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5.
 
@@ -208,8 +195,6 @@ class ABS(nn.Module):
         x: Tensor,
         steps: int | None = None,
         step_size: float | None = None,
-        *,
-        options: InferenceOptions | None = None,
     ) -> Inference:
         """Fit every class to images; no gradient.
 
@@ -217,7 +202,6 @@ class ABS(nn.Module):
             x: [B, C, H, W] in [0, 1].
             steps: replaces that of the options.
             step_size: replaces that of the options.
-            options: replace the model's own for this call.
 
         Returns:
             An `Inference` with loss [B, K], latents [B, K, L], reconstruction [B, K, C, H, W] and confidence
@@ -225,7 +209,7 @@ class ABS(nn.Module):
         """
         given = {"steps": steps, "step_size": step_size}
         changes = {name: value for name, value in given.items() if value is not None}
-        return self._search((options or self.options).changed(**changes)).infer(x)
+        return self._search(self.options.changed(**changes)).infer(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, K]: minus the class losses, differentiable in x as `input_grad` says.
@@ -248,14 +232,7 @@ class ABS(nn.Module):
         return graded(self(x), self.scale, self.floor)
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the logarithm of the graded softmax.
-
-        Args:
-            logits: [B, K].
-
-        Returns:
-            [B, K].
-        """
+        """Return the logarithm of the graded softmax."""
         return log_graded(logits, self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
@@ -467,19 +444,6 @@ class ABS(nn.Module):
 
         super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # State dicts of before the parts had modules of their own.
-        for name in [name for name in state_dict if name.startswith(prefix)]:
-            renamed = _new_name(name.removeprefix(prefix))
-            state_dict[prefix + renamed] = state_dict.pop(name)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _new_name(name: str) -> str:
-    if name == "_prior":
-        return "prior.latents"
-    return f"decoders.{name}" if name.startswith(("weight_", "bias_")) else name
 
 
 def _image_shape(dataset: Any) -> tuple[int, int, int]:

@@ -37,9 +37,6 @@ class PriorBank(nn.Module):
 
     The images are decoded at first use, and again after the latents or the decoders have changed. Copies
     share them: they are the largest thing that an ABS holds (250 MB for MNIST), and attacks copy their model.
-
-    Args:
-        latents: [S, L].
     """
 
     latents: Tensor
@@ -51,18 +48,7 @@ class PriorBank(nn.Module):
 
     @classmethod
     def checked(cls, latents: Tensor, decoders: Decoders) -> Self:
-        """Make a bank from checked latents, on the device of the decoders.
-
-        Args:
-            latents: finite [S, L], with S >= K.
-            decoders: of the K classes.
-
-        Returns:
-            The bank.
-
-        Raises:
-            InputError: the latents are not finite, or of another shape.
-        """
+        """Make a bank from checked latents, on the device of the decoders."""
         if (
             latents.ndim != 2
             or latents.shape[1] != decoders.latents
@@ -76,14 +62,6 @@ class PriorBank(nn.Module):
         return cls(latents.to(decoders.weights[0]))
 
     def images(self, decoders: Decoders) -> Tensor:
-        """Decode the latents, unless that was done.
-
-        Args:
-            decoders: of the K classes.
-
-        Returns:
-            [K, S, D], the images.
-        """
         images = self._decoded.images(self.latents, decoders)
         if images is None:
             self._decoded = _Decoded()
@@ -94,17 +72,7 @@ class PriorBank(nn.Module):
     def nearest(
         self, seen: Tensor, decoders: Decoders, beta: float, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Find the prior sample that explains each image best.
-
-        Args:
-            seen: [B, C, H, W], the images.
-            decoders: of the K classes.
-            beta: weight of the prior in the class loss.
-            part: the prior samples to look at.
-
-        Returns:
-            The loss [B, K] and the latents [B, K, L] of these samples.
-        """
+        """Find the prior sample that explains each image best."""
         latents = self.latents[part]
         bias = (beta / 2 * latents.square().sum(1)).expand(decoders.classes, -1)
         least, index = nearest_prototype(seen.flatten(1), self.images(decoders)[:, part], bias.contiguous())
@@ -128,7 +96,6 @@ class _Decoded:
         return "images of the latents"
 
     def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:
-        """Return the images; None where they were made of other latents or weights, or on another device."""
         parts = [latents, *decoders.weights, *decoders.biases]
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():

@@ -1,18 +1,20 @@
-"""An ABS model as one safetensors file: tensors, options and card."""
+"""ABS models in files: one safetensors file, and the ten state dicts that the paper's authors published."""
 
 import dataclasses
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models.abs.decoder import Decoders
+from fastadv.models.abs.decoder import NORM, Decoders, fold_batch_norm
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank
+from fastadv.models.weights import read_weights
 from fastadv.runs.files import load_tensors, save_tensors
 
 KIND = "fastadv.ABS"
@@ -31,7 +33,6 @@ class Stored:
 
 
 def write_abs(path: str | os.PathLike[str], model: Stored) -> None:
-    """Write a model; see ABS.save."""
     decoders = model.decoders
     tensors = {FACTORS: model.factors, PRIOR: model.prior.latents}
     tensors |= {f"weight_{i}": weight for i, weight in enumerate(decoders.weights)}
@@ -43,7 +44,6 @@ def write_abs(path: str | os.PathLike[str], model: Stored) -> None:
 
 
 def read_abs(path: str | os.PathLike[str]) -> Stored:
-    """Read a model; see ABS.load."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != KIND:
         raise CorruptFileError(
@@ -90,3 +90,61 @@ def checked_factors(factors: Any, classes: int) -> Tensor:
     if given.shape != (classes,) or not bool((given.isfinite() & (given > 0)).all()):
         raise InputError(f"factors: expected {classes} positive numbers, one a class, got {given.tolist()}")
     return given
+
+
+def _expected(layers: int) -> set[str]:
+    names = {f"Decoder.conv_{i}.{part}" for i in range(layers) for part in ("weight", "bias")}
+    return names | {f"Decoder.bn_{i}.{part}" for i in range(layers - 1) for part in NORM}
+
+
+def read_official(
+    folder: str | os.PathLike[str], classes: int = 10, layers: int = 4
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the layers' weights [K, cin, cout, k, k] and biases [K, cout] in ABS_0.net .. ABS_9.net.
+
+    InputError for a missing file, CorruptFileError for a damaged one or one with missing or foreign decoder
+    keys.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: expected the folder that holds ABS_0.net .. ABS_{classes - 1}.net, got no folder; "
+            "check the path"
+        )
+    states = []
+    for k in range(classes):
+        path = folder / f"ABS_{k}.net"
+        tensors, _ = read_weights(path)
+        decoder = {
+            name: value
+            for name, value in tensors.items()
+            if name.startswith("Decoder.") and not name.endswith("num_batches_tracked")
+        }
+        missing, foreign = _expected(layers) - decoder.keys(), decoder.keys() - _expected(layers)
+        if missing or foreign:
+            raise CorruptFileError(
+                f"{path}: expected the decoder of one class ({layers} layers), but it lacks "
+                f"{sorted(missing)[:3]} and holds the foreign {sorted(foreign)[:3]}; "
+                "give the authors' published file"
+            )
+        states.append(decoder)
+
+    def stacked(name: str) -> Tensor:
+        shapes = {tuple(state[name].shape) for state in states}
+        if len(shapes) > 1:
+            raise CorruptFileError(
+                f"{folder}: expected {name} of one shape in every class, got {sorted(shapes)}; "
+                "give files of one training"
+            )
+        return torch.stack([state[name].float() for state in states])
+
+    weights, biases = [], []
+    for i in range(layers):
+        weight, bias = stacked(f"Decoder.conv_{i}.weight"), stacked(f"Decoder.conv_{i}.bias")
+        if i < layers - 1:
+            weight, bias = fold_batch_norm(
+                weight, bias, *(stacked(f"Decoder.bn_{i}.{part}") for part in NORM)
+            )
+        weights.append(weight.contiguous())
+        biases.append(bias.contiguous())
+    return weights, biases

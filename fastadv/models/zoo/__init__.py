@@ -5,8 +5,7 @@ import os
 from torch import nn
 
 from fastadv.models.zoo.entries import Entry, find, robustbench_entries
-from fastadv.models.zoo.files import check_hash, keep_hash, locate
-from fastadv.models.zoo.loading import load
+from fastadv.models.zoo.loading import check_hash, keep_hash, load, locate
 
 __all__ = ["Entry", "find", "robustbench", "robustbench_entries"]
 

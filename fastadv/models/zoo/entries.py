@@ -35,37 +35,22 @@ class Net:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of RobustBench's zoo.
+    """An entry of RobustBench's zoo."""
 
-    Attributes:
-        dataset: as in RobustBench, such as "cifar10".
-        threat: as in RobustBench, such as "Linf".
-        name: as in RobustBench, such as "Carmon2019Unlabeled".
-        drive: the name of the zoo's file at Google Drive.
-        net: the network; None where `factory`, the package's own, makes it.
-        constants: mean and deviation of each channel, by which it normalizes images in [0, 1]; or None.
-        stored: whether its file holds them, as mu and sigma; these then count.
-        lenient: whether the zoo ignores what else the file holds.
-        nest: the key of the state dict in the file.
-        radius: of the leaderboard, in the units of images in [0, 1].
-        clean: published clean accuracy in percent.
-        robust: published accuracy under AutoAttack in percent.
-        best_known: published accuracy under all attacks that are known, in percent, where that is less.
-    """
-
-    dataset: str
-    threat: str
-    name: str
-    drive: str
-    net: Net | None = None
+    dataset: str  # as in RobustBench, such as "cifar10"
+    threat: str  # as in RobustBench, such as "Linf"
+    name: str  # as in RobustBench, such as "Carmon2019Unlabeled"
+    drive: str  # the name of the zoo's file at Google Drive
+    net: Net | None = None  # the network; None where `factory`, the package's own, makes it
+    # mean and deviation of each channel, by which it normalizes images in [0, 1]
     constants: tuple[list[float], list[float]] | None = None
-    stored: bool = False
-    lenient: bool = False
-    nest: str | None = None
-    radius: float | None = None
-    clean: float | None = None
-    robust: float | None = None
-    best_known: float | None = None
+    stored: bool = False  # whether its file holds them, as mu and sigma; these then count
+    lenient: bool = False  # whether the zoo ignores what else the file holds
+    nest: str | None = None  # the key of the state dict in the file
+    radius: float | None = None  # of the leaderboard, in the units of images in [0, 1]
+    clean: float | None = None  # published clean accuracy in percent
+    robust: float | None = None  # published accuracy under AutoAttack in percent
+    best_known: float | None = None  # under all attacks that are known, in percent, where that is less
     factory: Callable[[], nn.Module] | None = None
 
     @property

@@ -20,9 +20,9 @@ from fastadv.data.imageset import to_unit
 from fastadv.ops._rows import NO_BOX
 from fastadv.runs.files import read_json, write_json
 from fastadv.runs.identity import check_same
-from fastadv.studies.goodfellow2014 import logistic_figure
-from fastadv.studies.goodfellow2014.logistic_figure import CLOSED, FGSM
-from fastadv.studies.goodfellow2014.measure import Bench, Line
+from fastadv.studies.goodfellow2014 import figures
+from fastadv.studies.goodfellow2014.bench import Bench, Line
+from fastadv.studies.goodfellow2014.figures import CLOSED, FGSM
 from fastadv.studies.study import Watch, unwatched
 
 CLASSES = (3, 7)
@@ -38,7 +38,7 @@ def two_digits(bench: Bench) -> Iterator[Line]:
         radius=settings.radius, epochs=settings.shallow_epochs, seed=settings.seed, watch=bench.nets.watch,
     )  # fmt: skip
     bench.details["logistic"] = found
-    logistic_figure.draw(found, bench.figure("logistic", "logistic regression"))
+    figures.logistic(found, bench.figure("logistic", "logistic regression"))
     for name, net in found["nets"].items():
         last, plain = net["rows"][-1], name == "plain"
         yield Line(f"{name}, clean", last["clean"], None, (0.016 if plain else None, None))

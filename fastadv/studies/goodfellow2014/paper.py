@@ -11,10 +11,9 @@ from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.goodfellow2014 import logistic, moves, rubbish, tables, weights
-from fastadv.studies.goodfellow2014.measure import Bench, Line
-from fastadv.studies.goodfellow2014.nets import Nets
-from fastadv.studies.goodfellow2014.settings import Settings
+from fastadv.studies.goodfellow2014 import directions, logistic, tables
+from fastadv.studies.goodfellow2014.bench import Bench, Line, Nets
+from fastadv.studies.goodfellow2014.plan import Settings
 from fastadv.studies.study import Watch, publish, unwatched
 from fastadv.text import in_markdown, percent
 
@@ -23,12 +22,12 @@ TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "logistic": logistic.two_digits,
     "adversarial": tables.adversarial,
     "controls": tables.controls,
-    "weights": weights.first_layers,
+    "weights": tables.first_layers,
     "agreement": tables.agreement,
     "rounding": tables.rounding,
-    "directions": moves.directions,
+    "directions": directions.directions,
     "ensemble": tables.ensemble,
-    "rubbish": rubbish.noises,
+    "rubbish": tables.noises,
 }
 PARTS = tuple(TABLES)
 Result = Mapping[str, Any]
@@ -44,11 +43,7 @@ def run(
     parts: Sequence[str] = PARTS,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Do these parts in `folder`: write results.json, report.md and figures there, and return the results.
-
-    Finished epochs are kept, so a study that was stopped goes on, and parts can be added. Raises InputError
-    for an unknown part, and where a network in the folder is of other settings or data.
-    """
+    """Do these parts in `folder`: write results.json, report.md and figures there, and return the results."""
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise InputError(
@@ -70,7 +65,6 @@ def run(
 
 
 def table(result: Result, part: str) -> list[list[str]]:
-    """Return the lines of a part, the head first."""
     cells = [["", "share", "paper", "confidence", "paper"]]
     for line in result["measured"]["lines"]:
         if line["part"] == part:
@@ -81,14 +75,12 @@ def table(result: Result, part: str) -> list[list[str]]:
 
 
 def networks(result: Result) -> list[list[str]]:
-    """Return the networks: epochs and seconds of training."""
     told = sorted(result["measured"]["nets"].items())
     lines = [[name, str(net["epochs"]), f"{net['seconds']:.0f}", net["stopped"] or "-"] for name, net in told]
     return [["network", "epochs", "seconds", "stopped"], *lines]
 
 
 def notes(result: Result) -> list[str]:
-    """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
     return [
         f"{config['test']['name']}, {measured['tested']} test images, FGSM at L-infinity "
@@ -100,7 +92,6 @@ def notes(result: Result) -> list[str]:
 
 
 def markdown(result: Result) -> str:
-    """Return the report as a page."""
     pieces = ["# Explaining and harnessing adversarial examples", *notes(result)]
     for part in result["config"]["parts"]:
         pieces.append(f"## {part.capitalize()}\n\n{in_markdown(table(result, part))}")

@@ -4,9 +4,3 @@
 `digits` is the study in small, a part of the demo. `features` measures how useful the features of a standard
 and of an adversarially trained net are (section 2). `theory` checks the three theorems of section 4.
 """
-
-from fastadv.studies.ilyas2019 import features, pipeline, theory
-from fastadv.studies.ilyas2019.digits import LEARNED, draw, findings, measured, nets
-from fastadv.studies.ilyas2019.published import SOURCE
-
-__all__ = ["LEARNED", "SOURCE", "draw", "features", "findings", "measured", "nets", "pipeline", "theory"]

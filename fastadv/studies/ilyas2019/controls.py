@@ -1,14 +1,19 @@
-"""What the discussion of the paper asked for (distill.pub/2019/advex-bugs-discussion), measured on its sets.
+"""Section 3.3, and what the discussion asked for (distill.pub/2019/advex-bugs-discussion).
 
 - Do the images of D_rand and D_det fool a net that they were not made with?
 - Do their labels leak through robust features? D_det tells: its robust features speak for another class than
   its labels, so that what a net gains from them speaks against the true class (Goh, response 2).
 - Do wrong labels teach without any perturbation? (Wallace, response 6)
+- What does an architecture learn from D_det of a net, and what of that net fools it?
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
@@ -23,10 +28,7 @@ MEASURED = 1000  # images on which their margin is measured
 
 
 def fooling(maker: Maker) -> dict[str, Any]:
-    """Return how many of the images whose label is not their own get which label from two standard nets.
-
-    One is the net they were made with, one an independent net of the same architecture and images.
-    """
+    """Return how many of the images whose label is not their own get which label from two standard nets."""
     independent, found = maker.net("independent"), {}
     for name in maker.settings.pushed:
         made = maker.set(name)
@@ -104,3 +106,70 @@ def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor
 
 def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
     return {"true": share(said == test.y), "next": share(said == (test.y + 1) % test.num_classes)}
+
+
+FEWEST = 3  # points that a correlation is told of
+
+
+def transfer(maker: Maker) -> dict[str, Any]:
+    """Return how each architecture learns from D_det, and how often the standard net's adversarials fool it.
+
+    That share is of the test images that a net trained on the images reads correctly and loses, among those
+    on which the attack fooled its source.
+    """
+    test, d_det = maker.test, maker.set("D_det")
+    points: list[dict[str, Any]] = []
+    clean, attacked, fooled = _adversarials(maker)
+    for other in maker.settings.others:
+        on = partial(maker.taught, architecture=other)
+        taught = on(f"{other.title} on D_det", d_det, maker.settings.training["fixed_shift"])
+        target = on(f"{other.title} on D", maker.base, Training())
+        right = (read(target, clean) == clean.y) & fooled
+        lost = right & (read(target, attacked) != clean.y)
+        points.append(
+            {
+                "architecture": other.title,
+                "clean": share(read(target, test) == test.y),
+                "accuracy": share(read(taught, test) == test.y),
+                "transfer": int(lost.sum()) / int(right.sum()) if right.any() else None,
+                "attacked": int(right.sum()),
+            }
+        )
+    pairs = [(point["accuracy"], point["transfer"]) for point in points if point["transfer"] is not None]
+    return {"points": points, **correlated(pairs, maker.settings.seed)}
+
+
+def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
+    """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
+    s, test, what = maker.settings, maker.test, "attacking standard for transfer"
+    attack = partial(
+        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
+        seed=s.seed,
+    )  # fmt: skip
+    source = maker.net("standard")
+    maker.watch(what, 0, 1)
+    table = fa.evaluate(
+        source, test, {s.attack(s.push_radius): attack}, limit=s.tested, keep_samples=True,
+        run_dir=maker.folder / "evaluation" / "transfer", resume=True, indicators=False,
+    )  # fmt: skip
+    maker.watch(what, 1, 1)
+    kept = table.samples
+    assert kept is not None
+    x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
+    attacked = ImageSet(x_adv, y, test.classes, f"{test.name}, attacked")
+    return ImageSet(x, y, test.classes, test.name), attacked, kept.success.cpu() & table.correct
+
+
+def correlated(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, Any]:
+    """Return the correlation of the points and its 95% bootstrap interval; None for fewer than three."""
+    if len(pairs) < FEWEST:
+        return {"correlation": None, "interval": None}
+    interval = fa.evaluation.bootstrap(np.asarray(pairs), _correlation, seed=seed)
+    return {"correlation": _correlation(np.asarray(pairs)), "interval": [interval.low, interval.high]}
+
+
+def _correlation(points: NDArray[Any]) -> float:
+    """Pearson's; 0 where one of the two does not vary, as in a resample of one point."""
+    if np.ptp(points, axis=0).min() == 0:
+        return 0.0
+    return float(np.corrcoef(points.T)[0, 1])

@@ -18,8 +18,7 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Attack, Table
 from fastadv.evaluation.figures import Strip
 from fastadv.studies.ilyas2019 import figures
-from fastadv.studies.ilyas2019.published import PAPER
-from fastadv.studies.ilyas2019.sets import KINDS, SETS, adversary, build
+from fastadv.studies.ilyas2019.plan import KINDS, PAPER, SETS, adversary, build
 from fastadv.studies.study import Study, Watch, one_of_each, trained
 
 LEARNED = {
@@ -44,15 +43,7 @@ class Net:
 
 
 def nets(study: Study, watch: Watch) -> Iterator[Net]:
-    """Train the six networks in order: standard, adversarial, D_R, D_NR, D_rand, D_det.
-
-    Args:
-        study: settings, digits and folder.
-        watch: is told the progress.
-
-    Returns:
-        An iterator of networks with their results.
-    """
+    """Train the six networks in order: standard, adversarial, D_R, D_NR, D_rand, D_det."""
     s, sources = study.settings, dict[str, Net]()
     recipes: dict[str, fa.train.Recipe] = {"standard": fa.train.Standard(), "adversarial": adversary(s)}
     for name, recipe in recipes.items():
@@ -65,14 +56,6 @@ def nets(study: Study, watch: Watch) -> Iterator[Net]:
 
 
 def measured(net: Net) -> dict[str, Any]:
-    """Collect the results of a network, next to those of the paper.
-
-    Args:
-        net: of `nets`.
-
-    Returns:
-        A dictionary that JSON can hold.
-    """
     return {
         "clean": net.table.clean_accuracy,
         "robust": {row.name: row.robust_accuracy for row in net.table.rows},
@@ -82,15 +65,6 @@ def measured(net: Net) -> dict[str, Any]:
 
 
 def findings(found: Mapping[str, Any], attack: str) -> list[str]:
-    """Describe the results of the six networks in words.
-
-    Args:
-        found: what `measured` returned for each network, by name.
-        attack: the name of the attack to speak of.
-
-    Returns:
-        Sentences.
-    """
 
     def robust(name: str) -> float:
         return float(found[name]["robust"][attack])
@@ -110,16 +84,7 @@ def findings(found: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
-    """Draw the four figures as PNG files.
-
-    Args:
-        study: settings, digits and folder.
-        nets: of `nets`, by name.
-        folder: for the files.
-
-    Returns:
-        The paths, by what they show.
-    """
+    """Draw the four figures as PNG files."""
     s = study.settings
     attack, pgd = s.main_attack, partial(fa.attacks.pgd, steps=s.attack_steps, loss="ce", seed=s.seed)
     paths = {

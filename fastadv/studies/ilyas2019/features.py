@@ -46,10 +46,7 @@ class Settings:
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """Train both nets in `folder`, measure them on the test digits, draw the figure, and write results.json.
-
-    Finished epochs are kept. Raises InputError where the folder holds nets of other settings.
-    """
+    """Train both nets in `folder`, measure them on the test digits, draw, and write results.json."""
     threat, nets, radius = settings.threat, settings.nets, float(settings.threat.radius)
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
     attack = partial(fa.attacks.pgd, steps=settings.steps, step_size=radius / 4, random_start=False)
@@ -72,7 +69,6 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return a line for each net, the head first."""
     cells = [["net", "features", *(kind.title for kind in reversed(Kind)), "median rho", "median gamma"]]
     for name, net in result["measured"]["nets"].items():
         shares = [percent(net["shares"][kind.title], 0) for kind in reversed(Kind)]
@@ -85,7 +81,6 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of the table must know."""
     config = result["config"]
     limits = f"rho >= {config['rho']:g} and gamma >= {config['gamma']:g} under L2 {config['radius']:g}"
     return [

@@ -13,8 +13,7 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.data.shards import INDEX
-from fastadv.studies.ilyas2019.plan import Architecture, Settings, Training
-from fastadv.studies.ilyas2019.sets import KINDS, adversary, build
+from fastadv.studies.ilyas2019.plan import KINDS, Architecture, Settings, Training, adversary, build
 from fastadv.studies.study import Watch, trained
 
 PLAIN = fa.train.Standard()
@@ -23,11 +22,7 @@ LAST = {"net": "model.safetensors", "set": INDEX}
 
 
 class Maker:
-    """Makes what is asked for by name, unless it lies in `folder` already; what was begun there goes on.
-
-    What lies there is compared with what would be made: InputError, naming the difference, where a net or a
-    set comes from other settings, images or nets, or from another seed.
-    """
+    """Makes what is asked for by name, unless it lies in `folder` already; what was begun there goes on."""
 
     def __init__(
         self,
@@ -44,11 +39,9 @@ class Maker:
         self._sets: dict[str, ConstructedSet] = {}
 
     def place(self, kind: str, name: str) -> Path:
-        """Return where that net or set lies."""
         return self.folder / f"{kind}s" / file_name(name)
 
     def has(self, kind: str, name: str) -> bool:
-        """Return whether that net was trained to the end, or that set is complete."""
         return (self.place(kind, name) / LAST[kind]).exists()
 
     def net(self, name: str) -> nn.Module:
@@ -84,12 +77,10 @@ class Maker:
         return self._nets[name]
 
     def images(self, name: str) -> ImageSet:
-        """Return the training images that the set of that name is made from."""
         count = self.settings.inverted if KINDS[name].inverts else None
         return self.base if count is None else self.base.subset(range(count))
 
     def set(self, name: str) -> ConstructedSet:
-        """Return the constructed set of that name."""
         if name not in self._sets:
             s = self.settings
             # tensor cores in TF32 serve training alone

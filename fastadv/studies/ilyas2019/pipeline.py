@@ -17,15 +17,13 @@ from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
 from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.ilyas2019 import clock, controls, figures, report
-from fastadv.studies.ilyas2019 import transfer as of_transfer
+from fastadv.studies.ilyas2019 import controls, figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, check_stages
 from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
-    """Return (training images, test images) of the settings."""
     base, test = (
         fa.data.load(settings.data, split, data_dir=data_dir, size=settings.size, limit=limit)
         for split, limit in (("train", settings.images), ("test", None))
@@ -47,16 +45,7 @@ def run(
     stages: Iterable[str] = STAGES,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md.
-
-    Every net, set and evaluation is kept as soon as it is finished, and a stage that was stopped goes on. A
-    stage by itself takes what others left in the folder. Results are written after each stage.
-
-    watch: told what is being done, and about how much longer all of it takes.
-
-    Raises InputError for a folder of other settings, images or seeds, naming what differs, and for a stage
-    whose nets or sets are missing; OSError when the disk is full, with what was finished kept.
-    """
+    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md."""
     chosen, path = check_stages(stages), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
@@ -67,9 +56,7 @@ def run(
             # other architectures may be added: their nets have cards of their own
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
-        pieces = clock.costs(settings, len(base), len(test))
-        told = clock.Clock(watch, {name: cost for stage in chosen for name, cost in pieces[stage].items()})
-        maker = Maker(settings, base, test, path, told, device)
+        maker = Maker(settings, base, test, path, watch, device)
         check_inputs(maker, chosen)
 
         def write() -> dict[str, Any]:
@@ -90,12 +77,10 @@ def run(
 
 
 def sources(maker: Maker) -> dict[str, Any]:
-    """Train the nets that sets are made with, and return how that went."""
     return _trained(maker, SOURCES)
 
 
 def taught(maker: Maker) -> dict[str, Any]:
-    """Train a net on each set, and return how that went."""
     return _trained(maker, maker.settings.sets)
 
 
@@ -110,7 +95,6 @@ def _trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
 
 
 def sets(maker: Maker) -> dict[str, Any]:
-    """Return the sets, with what their cards measured."""
     return {name: maker.set(name).card["measured"] for name in maker.settings.sets}
 
 
@@ -160,7 +144,6 @@ def control(maker: Maker) -> dict[str, Any]:
 
 
 def galleries(maker: Maker) -> dict[str, Any]:
-    """Return a picture of each set beside its source."""
     files = {name: f"{file_name(name)}.png" for name in maker.settings.sets}
     for name, file in files.items():
         with writing(path := maker.folder / file):
@@ -169,10 +152,9 @@ def galleries(maker: Maker) -> dict[str, Any]:
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
-    """Architectures taught by D_det, and adversarial examples that transfer to them."""
-    found = of_transfer.transfer(maker)
+    found = controls.transfer(maker)
     with writing(path := maker.folder / "transfer.png"):
-        of_transfer.scatter(found, path, maker.settings.architecture.title)
+        figures.transfer(found, path, maker.settings.architecture.title)
     return {**found, "figures": {"transfer and D_det": "transfer.png"}}
 
 

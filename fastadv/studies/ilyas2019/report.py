@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.studies.ilyas2019.plan import SCALES, SOURCES
-from fastadv.studies.ilyas2019.published import PAPER_ATTACK, SOURCE, TRANSFER, paper, printed
-from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.ilyas2019.plan import (
+    KINDS,
+    PAPER_ATTACK,
+    SCALES,
+    SOURCE,
+    SOURCES,
+    TRANSFER,
+    paper,
+    printed,
+)
 from fastadv.text import in_markdown, number, percent
 
 Cells = list[list[str]]
@@ -15,7 +22,6 @@ SILENT = ("scale", "seed", "others", "tested", "size", "images", "inverted", "ne
 
 
 def tables(result: Result) -> dict[str, Cells]:
-    """Return the tables of the stages that were done, by their titles."""
     made = {
         "Accuracy on the ordinary test images": ("evaluate", nets),
         "The constructed sets": ("sets", sets),
@@ -41,7 +47,6 @@ def nets(done: Result) -> Cells:
 
 
 def sets(done: Result) -> Cells:
-    """Return what the cards of the sets measured."""
     lines = [["set", "images", "kept label", "source reads label", "objective before", "after", "distance"]]
     for name, card in _ordered(done):
         shares = [percent(card[key]) for key in ("kept_label", "fooling_rate")]
@@ -56,7 +61,6 @@ def _ordered(found: Result) -> list[tuple[str, Any]]:
 
 
 def fooling(done: Result) -> Cells:
-    """Return which label two standard nets give to pushed images."""
     return [
         ["set", "net", "the set's label", "the true label"],
         *(
@@ -94,7 +98,6 @@ def transfer(done: Result) -> Cells:
 
 
 def notes(result: Result) -> list[str]:
-    """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
     train = config["train"]
     lines = [f"{train['samples']} training images of {train['name']}, seed {config['seed']}"]
@@ -175,7 +178,6 @@ def _words(value: Any) -> str:
 
 
 def markdown(result: Result) -> str:
-    """Return the whole report as a page."""
     config, measured = result["config"], result["measured"]
     parts = [f"# Ilyas et al. 2019 at the scale {config['scale']}"]
     for title, cells in tables(result).items():

@@ -5,25 +5,97 @@ formula. The same classes are learned by the library's adversarial training.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv._extras import need
+from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.ilyas2019 import checks, drawing, gaussian
-from fastadv.studies.ilyas2019.checks import Check, apart
-from fastadv.studies.ilyas2019.learned import Learned
-from fastadv.studies.ilyas2019.training import as_images, train
+from fastadv.studies.ilyas2019 import figures, gaussian
+from fastadv.studies.ilyas2019.gaussian import Check, Learned, apart
 from fastadv.studies.study import Watch, publish, unwatched
+
+MARGIN = 1.05  # of the box around samples and their balls
+
+
+def unlikelihood(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return [B], minus the log-likelihood of each sample in its own class, as the logits have it."""
+    return -logits.gather(1, y[:, None]).squeeze(1)
+
+
+@dataclass(frozen=True)
+class RobustLikelihood(fa.train.PGDTraining):
+    """Maximum likelihood at the points that PGD finds for it; the logits are log-likelihoods."""
+
+    loss: str | Callable[..., Tensor] = field(default=unlikelihood)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return unlikelihood(model(x_adv), y).mean()
+
+
+class GaussianClasses(nn.Module):
+    """The log-likelihoods [B, 2] of x in N(-mu, Sigma) and N(mu, Sigma), without their constant.
+
+    x are images [B, 1, 1, d] in [0, 1], which stand for (x - 1/2) * scale.
+    """
+
+    def __init__(self, size: int, scale: float, spread: float) -> None:
+        super().__init__()
+        self.scale, self.spread = scale / spread, spread
+        # in units of the spread: mu, and L with the logarithms of its diagonal, where Sigma^-1 = L L'
+        self.center = nn.Parameter(torch.zeros(size))
+        self.diagonal = nn.Parameter(torch.zeros(size))
+        self.lower = nn.Parameter(torch.zeros(size, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        points = (x.flatten(1) - 0.5) * self.scale
+        classes = [self._log_likelihood(points + side * self.center) for side in (1, -1)]
+        return torch.stack(classes, 1)
+
+    def _log_likelihood(self, away: Tensor) -> Tensor:
+        return self.diagonal.sum() - (away @ self._factor()).square().sum(1) / 2
+
+    def _factor(self) -> Tensor:
+        return self.lower.tril(-1) + torch.diag(self.diagonal.exp())
+
+    def learned(self) -> tuple[Tensor, Tensor]:
+        factor = self._factor().detach().double()
+        covariance = self.spread**2 * torch.linalg.inv(factor @ factor.T)
+        return self.spread * self.center.detach().double(), covariance
+
+
+def as_images(signed: Tensor, radius: float) -> tuple[ImageSet, float]:
+    """Return (the samples y x [n, d] as images, half in either class, the scale); the box cuts no ball."""
+    y = torch.arange(len(signed)) % 2
+    scale = 2 * MARGIN * (float(signed.norm(dim=1).max()) + radius)
+    x = 0.5 + signed * (2 * y - 1)[:, None] / scale
+    return ImageSet(x.float()[:, None, None], y, 2, "two Gaussian classes"), scale
+
+
+def train(
+    signed: Tensor, radius: float, epochs: int, steps: int, progress: Callable[[int, int], None] | None = None
+) -> GaussianClasses:
+    """Return robust maximum likelihood in an L2 ball, by adversarial training from a round covariance."""
+    images, scale = as_images(signed, radius)
+    model = GaussianClasses(signed.shape[1], scale, float(signed.std()))
+    ball = fa.L2(radius / scale)
+    # the loss is convex in x: long steps climb it fastest, as in the power iteration
+    recipe = RobustLikelihood(ball, steps=steps, step_size=10 * (radius or 1) / scale, random_start=False)
+    fa.train.fit(
+        model, images, recipe, epochs=epochs, optimizer="adam", learning_rate=0.1, batch_size=len(images),
+        optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"), progress=progress,
+    )  # fmt: skip
+    return model.eval()
+
 
 NEAR, STRAIGHT = 0.03, 0.01  # how far trained parameters and cosines may be from the solution
 SIZE = 6  # dimensions in which the closed forms are checked as well
@@ -51,7 +123,6 @@ class Settings:
             raise InputError(f"radii: expected increasing finite numbers > 0, got {self.radii}")
 
     def truth(self) -> tuple[Tensor, Tensor]:
-        """Return (mean [2], covariance [2, 2]), float64."""
         turn = math.radians(self.angle)
         axes = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]).double()
         variances = torch.tensor(self.deviations).double().square()
@@ -69,24 +140,24 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     with Keeper(folder) as keeper:
         watch("theorems", 0, 1)
         done = [
-            *checks.first(covariance, samples, seed),
-            *checks.first(large, samples, seed, where),
-            *checks.second(mean, covariance, settings.radii, samples, seed),
-            *checks.third(covariance, settings.radii, seed),
-            *checks.third(large, (0.5, 1.0, 2.0), seed, where),
+            *gaussian.first(covariance, samples, seed),
+            *gaussian.first(large, samples, seed, where),
+            *gaussian.second(mean, covariance, settings.radii, samples, seed),
+            *gaussian.third(covariance, settings.radii, seed),
+            *gaussian.third(large, (0.5, 1.0, 2.0), seed, where),
         ]
         learned = [learn(settings, radius, watch) for radius in (0.0, *settings.radii)]
         done += list(of_training(learned))
-        figures = {"learned classes": folder / "ellipses.png", "theorems 1 and 3": folder / "theorems.png"}
-        drawing.ellipses(mean, covariance, learned, figures["learned classes"])
-        drawing.theorems(covariance, max(settings.radii), figures["theorems 1 and 3"])
+        paths = {"learned classes": folder / "ellipses.png", "theorems 1 and 3": folder / "theorems.png"}
+        figures.ellipses(mean, covariance, learned, paths["learned classes"])
+        figures.theorems(covariance, max(settings.radii), paths["theorems 1 and 3"])
         return publish(
             keeper,
             "study ilyas theory",
             asdict(settings),
             checks=[{**asdict(check), "holds": check.holds} for check in done],
             learned=[each.as_json() for each in learned],
-            figures={what: str(path) for what, path in figures.items()},
+            figures={what: str(path) for what, path in paths.items()},
         )
 
 
@@ -116,11 +187,10 @@ def of_training(learned: list[Learned]) -> Iterator[Check]:
     for each, cosine in zip(learned, cosines, strict=True):
         expected = float(gaussian.alignment(each.ball_mean, each.ball))
         yield Check(3, f"training at {each.radius:g}: its gradient", abs(cosine - expected), STRAIGHT)
-    yield Check(3, "its gradient turns to the mean with every radius", checks.fallen(cosines), 0)
+    yield Check(3, "its gradient turns to the mean with every radius", gaussian.fallen(cosines), 0)
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return a line for each check, the head first."""
     lines = [
         [f"theorem {c['theorem']}", c["claim"], f"{c['deviation']:.2g}", f"{c['tolerance']:g}",
          "holds" if c["holds"] else "FAILS"]
@@ -130,7 +200,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Return what a reader of the table must know."""
     robust = result["measured"]["learned"][1:]
     gaps = ", ".join(f"{each['apart']:.1%} at {each['radius']:g}" for each in robust)
     return [

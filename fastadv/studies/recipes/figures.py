@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
 from fastadv.studies.recipes.plan import PGD, QUICK
-from fastadv.studies.recipes.tables import by_recipe, over_seeds
+from fastadv.studies.recipes.report import by_recipe, over_seeds
 from fastadv.text import radius_text
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ Point = Mapping[str, Any]
 
 
 def draw(result: Mapping[str, Any], path: Path, *, command: str | None = None) -> None:
-    """Draw what `run` returned: means over the seeds, and their range as a band; a mark where an alarm came.
-
-    The figure keeps command, seeds, machine and date as text.
-    """
+    """Draw what `run` returned: means over the seeds, their range as a band, a mark at each alarm."""
     config, parts = result["config"], by_recipe(result)
     columns = min(COLUMNS, len(parts))
     rows = math.ceil(len(parts) / columns)

@@ -17,59 +17,31 @@ PGD, QUICK = "PGD-20", "AutoAttack quick"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the study depends on; the defaults are those on MNIST.
+    """What the study depends on; the defaults are those on MNIST."""
 
-    An unknown data set or recipe, or a wrong seed, raises InputError.
-
-    Args:
-        recipes: names of recipes on that data set; () takes all.
-        radius: of the threat, L-infinity.
-        epochs: of training.
-        ramp: epochs in which the radius grows.
-        batch_size: of training.
-        learning_rate: the largest of the schedule.
-        tested: test images that measure an epoch.
-        judged: test images for AutoAttack at the end.
-        version: of AutoAttack.
-        seed: of the first run of each recipe.
-        seeds: runs of each recipe, with this many consecutive seeds.
-        data: "mnist" or "cifar10".
-        images: train on this many images only; None uses all.
-        model: a name of `fastadv.models`.
-        options: of the model.
-        optimizer: of training.
-        weight_decay: of the optimizer.
-        schedule: of the learning rate.
-        ema: decay of the averaged weights; None averages none.
-        augment: augmentations, by name.
-        precision: of training.
-        test_every: measure every epoch whose number this divides, and the last.
-        watched: whether AutoAttack (quick) measures these epochs, too.
-    """
-
-    recipes: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()  # names of recipes on that data set; () takes all
     radius: float = 0.3
     epochs: int = 10
-    ramp: int = 2
+    ramp: int = 2  # epochs in which the radius grows
     batch_size: int = 64
-    learning_rate: float = 0.002
-    tested: int = 1000
-    judged: int = 500
+    learning_rate: float = 0.002  # the largest of the schedule
+    tested: int = 1000  # test images that measure an epoch
+    judged: int = 500  # test images for AutoAttack at the end
     version: Version = "standard"
-    seed: int = 0
-    seeds: int = 1
-    data: str = "mnist"
-    images: int | None = None
-    model: str = "wong_cnn"
+    seed: int = 0  # of the first run of each recipe
+    seeds: int = 1  # runs of each recipe, with this many consecutive seeds
+    data: str = "mnist"  # "mnist" or "cifar10"
+    images: int | None = None  # train on this many images only; None uses all
+    model: str = "wong_cnn"  # a name of `fastadv.models`
     options: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str = "adam"
     weight_decay: float = 0.0
     schedule: str = "cosine"
-    ema: float | None = None
-    augment: tuple[str, ...] = ()
+    ema: float | None = None  # decay of the averaged weights; None averages none
+    augment: tuple[str, ...] = ()  # augmentations, by name
     precision: str = "fp32"
-    test_every: int = 1
-    watched: bool = False
+    test_every: int = 1  # measure every epoch whose number this divides, and the last
+    watched: bool = False  # whether AutoAttack (quick) measures these epochs, too
 
     def __post_init__(self) -> None:
         if self.data not in RECIPES:
@@ -87,7 +59,6 @@ class Settings:
 
     @property
     def threat(self) -> fa.Linf:
-        """The threat of training and of every attack."""
         return fa.Linf(self.radius)
 
     @property
@@ -96,49 +67,20 @@ class Settings:
         return [(name, self.seed + i) for i in range(self.seeds) for name in self.recipes]
 
     def of(self, name: str, seed: int) -> "Settings":
-        """Make the settings of one run; some recipes have settings of their own.
-
-        Args:
-            name: of the recipe.
-            seed: of the run.
-
-        Returns:
-            The settings.
-        """
+        """Make the settings of one run; some recipes have settings of their own."""
         return replace(self, recipes=(name,), seed=seed, seeds=1, **OWN.get((self.data, name), {}))
 
     def recipe(self) -> Any:
-        """Make the recipe of one run.
-
-        Returns:
-            A recipe of `fastadv.train`.
-        """
         (name,) = self.recipes
         return RECIPES[self.data][name](self)
 
     def folder(self, name: str, seed: int) -> Path:
-        """Choose the folder of a run; runs with another seed form a study of their own.
-
-        Args:
-            name: of the recipe.
-            seed: of the run.
-
-        Returns:
-            A path within the folder of the study.
-        """
+        """Choose the folder of a run; runs with another seed form a study of their own."""
         return Path(name) if seed == self.seed else Path(f"seed{seed}", name)
 
 
 def lengths(settings: Settings, recipe: Any) -> tuple[int, int | None]:
-    """Choose the epochs of a recipe. Free gets fewer, because each of its replays costs as much as an epoch.
-
-    Args:
-        settings: of the study.
-        recipe: of one run.
-
-    Returns:
-        The number of epochs, and how many of them have a growing radius.
-    """
+    """Return the epochs of a recipe, of free fewer as each replay costs one, and how many grow the radius."""
     replays = getattr(recipe, "replays", 1)
     epochs, ramp = (-(-count // replays) for count in (settings.epochs, settings.ramp))
     if isinstance(recipe, fa.train.Standard):

@@ -15,7 +15,7 @@ from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.recipes.figures import CURVES, draw
 from fastadv.studies.recipes.plan import PGD, QUICK, Settings, lengths
-from fastadv.studies.recipes.tables import markdown
+from fastadv.studies.recipes.report import markdown
 from fastadv.studies.study import Watch, judge, publish, trained, unwatched
 
 CHECKPOINT_EVERY = 200
@@ -32,22 +32,7 @@ def run(
     command: str | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train and evaluate every network; write results.json, report.md and curves.png.
-
-    Finished epochs and finished batches of the evaluation are kept. Of a finished run only line.json is read.
-
-    Args:
-        settings: of the study.
-        train_set: images to train on.
-        test_set: images to evaluate on.
-        folder: for the results. It may hold a study with the same settings and other recipes or fewer seeds.
-        watch: is told the progress.
-        command: what was typed, for the figure.
-        device: to train on; None leaves the choice to `fastadv.train.fit`.
-
-    Returns:
-        The results.
-    """
+    """Train and evaluate every network; write results.json, report.md and curves.png."""
     data = {"train": train_set.describe(), "test": test_set.describe()}
     with Keeper(folder) as keeper:
         lines = []

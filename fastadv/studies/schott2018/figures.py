@@ -1,27 +1,23 @@
 """The figures of the study: accuracy against distance, the smallest adversarials, and what models imagine."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 import fastadv as fa
 from fastadv.evaluation.figures import Strip
-from fastadv.models.abs.calibrate import confidence_floor
-from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
-from fastadv.studies.schott2018.published import THRESHOLDS, TITLES, published
+from fastadv.studies.schott2018.plan import SYNTHESES, THRESHOLDS, TITLES, Settings, published
+from fastadv.studies.schott2018.report import Key, Smallest
 from fastadv.studies.schott2018.subjects import Subject, Subjects
-from fastadv.studies.schott2018.summary import Key, Smallest
-from fastadv.studies.schott2018.work import Done, Images, Work, distal
+from fastadv.studies.schott2018.work import Done, Images
 from fastadv.studies.study import one_of_each
 from fastadv.threat import THREATS
 
 RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}
 """The largest distance that is drawn in each norm."""
 ALMOST = 0.02  # accuracy at which a curve need not be followed further
-LATENT_DESCENT = "Latent descent"
 Line = tuple[Sequence[float], Sequence[float]]
 """Distances, and the accuracy at each."""
 
@@ -29,8 +25,7 @@ Line = tuple[Sequence[float], Sequence[float]]
 def draw(
     settings: Settings,
     subjects: Subjects,
-    work: Work,
-    outcomes: Mapping[Cell, Done],
+    images: Images,
     found: Mapping[Key, Smallest],
     bounds: Mapping[Key, Done],
     folder: Path,
@@ -49,7 +44,7 @@ def draw(
     if _panels(lines, known, path := folder / "all.png", title, drawn="attacks", reference="lower bound"):
         drawn["accuracy under all attacks"] = path
     for norm in settings.norms:
-        if rows := _smallest(subjects, work.images, found, norm):
+        if rows := _smallest(subjects, images, found, norm):
             symbol = THREATS[norm].symbol
             fa.figures.strips(
                 rows, path := folder / f"smallest_{norm}.png",
@@ -57,13 +52,6 @@ def draw(
                 subtitle="below each image the class that the model sees, and the distance to the clean one",
             )  # fmt: skip
             drawn[f"the smallest adversarials, {symbol}"] = path
-    if rows := [*_descended(subjects, work.images, outcomes), *_from_noise(settings, subjects, work)]:
-        fa.figures.strips(
-            rows, path := folder / "imagined.png", title="Latent descent and distal images",
-            subtitle="the class that the model sees and the distance; below, uniform noise raised to a "
-            "confidence of 90% in each class, with the confidence that was reached",
-        )  # fmt: skip
-        drawn["latent descent and distal images"] = path
     return {what: str(path) for what, path in drawn.items()}
 
 
@@ -119,36 +107,6 @@ def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest],
         if own == norm
     ]
     return [_clean(images, places), *rows] if rows else []
-
-
-def _descended(subjects: Subjects, images: Images, outcomes: Mapping[Cell, Done]) -> list[Strip]:
-    """Collect what latent descent found on ABS."""
-    places = one_of_each(images.y.cpu())
-    rows = [
-        _row(
-            subjects[cell.model], f"latent descent, {TITLES[cell.model]}",
-            done.tensors["x_adv"][places], done.tensors[cell.method.norm][places],
-        )
-        for cell, done in outcomes.items()
-        if cell.method.name == LATENT_DESCENT
-    ]  # fmt: skip
-    return [_clean(images, places), *rows] if rows else []
-
-
-def _from_noise(settings: Settings, subjects: Subjects, work: Work) -> Iterator[Strip]:
-    """Make images of noise of which each model is confident."""
-    images = work.images
-    classes = torch.arange(images.classes, device=images.x.device)
-    blank = Images(images.x.new_zeros(len(classes), *images.x.shape[1:]), classes, classes, images.classes)
-    # a binary model sees no difference between gray and white, and distal images end between them
-    for place, model in enumerate(name for name in settings.models if subjects[name].threshold is None):
-        subject = subjects[model]
-        floor = subject.floor
-        if floor is None:  # the median on the clean images is 0.9 (Schott et al. 2018)
-            floor = confidence_floor(-fa.freeze(subject.model).verdict(images.x), subject.scale)
-        made = distal(Work(work.folder, blank, work.seed), subject, floor).tensors
-        captions = [f"{k}\n{share:.0%}" for k, share in enumerate(made["confidence"].tolist())]
-        yield Strip(f"from noise, {TITLES[model]}", made["x"], captions, apart=0.0 if place else 0.12)
 
 
 def _clean(images: Images, places: Tensor) -> Strip:

@@ -10,10 +10,9 @@ from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.schott2018 import figures, report, summary
-from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
+from fastadv.studies.schott2018 import figures, report
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
-from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
+from fastadv.studies.schott2018.subjects import MADRY_SECONDS, SUBSTITUTE, Subjects
 from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
 from fastadv.studies.study import Watch, publish, unwatched
 
@@ -23,13 +22,10 @@ log = logging.getLogger("fastadv")
 BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
 BOUND_SECONDS = {"l2": 0.1, "linf": 0.75, "l0": 0.1}
 """What the bound of an image takes on two cores."""
-DISTAL_SECONDS = 60
-"""What the distal images take, most of it on ABS."""
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
-def bounded(settings: Settings) -> list[summary.Key]:
-    """Return the (norm, model) whose decisions are bounded."""
+def bounded(settings: Settings) -> list[report.Key]:
     return [(n, model) for model in settings.models for n in BOUNDED.get(model, ()) if n in settings.norms]
 
 
@@ -37,7 +33,7 @@ def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
     """Estimate how many seconds it takes on two cores that do nothing else."""
     each = sum(cell.seconds for cell in settings.cells())
     each += sum(BOUND_SECONDS[norm] for norm, _ in bounded(settings))
-    seconds = settings.samples * each + (DISTAL_SECONDS if "abs" in settings.models else 0)
+    seconds = settings.samples * each
     return seconds + (MADRY_SECONDS if "madry" in settings.models and not madry_trained else 0)
 
 
@@ -50,13 +46,7 @@ def run(
     *,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Do the study in `folder`: write results.json, report.md and the figures there, and return the results.
-
-    Every finished batch is kept: with `resume`, a run that was stopped goes on, and other models, norms,
-    attacks or more images can be added. An attack that fails is reported, and the others go on.
-
-    Raises InputError for a folder with work in it unless `resume` is set, and where weights are missing.
-    """
+    """Do the study in `folder`: write results.json, report.md and figures; `resume` goes on or adds to it."""
     if settings.samples > len(test):
         raise InputError(f"samples: expected at most the {len(test)} of {test.name}, got {settings.samples}")
     planned = settings.cells()
@@ -68,23 +58,23 @@ def run(
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
         work = Work(folder / CELLS, images, settings.seed)
         outcomes, failed = _attacks(planned, subjects, work, watch)
-        bounds: dict[summary.Key, Done] = {}
+        bounds: dict[report.Key, Done] = {}
         for norm, model in (wanted := bounded(settings)):
             watch(f"bounding {model} {norm}", len(bounds), len(wanted))
             bounds[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
-        found = summary.smallest(outcomes, settings)
+        found = report.smallest(outcomes, settings)
         watch("drawing", 0, 1)
         return publish(
             keeper,
             "study schott",
             {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)},
             report.markdown,
-            cells=[summary.of_cell(cell, done) for cell, done in outcomes.items()],
-            least=[summary.of_model(*key, each) for key, each in found.items()],
-            bounds=[summary.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
+            cells=[report.of_cell(cell, done) for cell, done in outcomes.items()],
+            least=[report.of_model(*key, each) for key, each in found.items()],
+            bounds=[report.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
             seconds=sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
             failed=failed,
-            figures=figures.draw(settings, subjects, work, outcomes, found, bounds, folder),
+            figures=figures.draw(settings, subjects, images, found, bounds, folder),
         )
 
 

@@ -1,13 +1,19 @@
-"""What runs: every attack of the paper and today's best, on every model, in every norm.
+"""What runs: the attacks of the paper and today's best, on every model, in every norm; what was published.
 
-A method is an attack with its arguments; a cell is a method on a model.
+A method is an attack with its arguments; a cell is a method on a model. published.csv holds the data behind
+figure 2 of the paper, one line for each point of a curve. The second author published it in
+github.com/jonasrauber/analysis-by-synthesis (commit 1b2feb7), in the files
+figures/*_accuracy_distortion_curves.pickle; distances are rounded to six digits here. The accuracies at the
+thresholds stand in the same files.
 """
 
+import csv
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from importlib.resources import files
 from typing import Any
 
 from torch import nn
@@ -15,8 +21,55 @@ from torch import nn
 import fastadv as fa
 from fastadv._checks import check_count, check_seed
 from fastadv.errors import InputError
-from fastadv.studies.schott2018.published import THRESHOLDS, TITLES
 from fastadv.threat import THREATS
+
+SOURCE = "Schott et al. 2018, figure 2, from github.com/jonasrauber/analysis-by-synthesis"
+THRESHOLDS = {"l2": 1.5, "linf": 0.3, "l0": 12.0}
+"""The distance in each norm at which the paper compares accuracies."""
+TITLES = {
+    "cnn": "CNN",
+    "binary_cnn": "Binary CNN",
+    "nearest_neighbor": "Nearest Neighbor",
+    "madry": "Madry et al.",
+    "binary_abs": "Binary ABS",
+    "abs": "ABS",
+}
+"""The models by their names here, as the paper calls them."""
+ACCURACIES = {
+    "l2": (0.08, 0.03, 0.5276, 0.35, 0.39, 0.7993),
+    "linf": (0.0, 0.63, 0.2156, 0.8714, 0.77, 0.08),
+    "l0": (0.19, 0.38, 0.34, 0.0, 0.77, 0.69),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published curve: accuracy (from 0 to 1) at each distance, and the accuracy at the threshold."""
+
+    distance: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    at_threshold: float
+
+    @property
+    def median(self) -> float:
+        """The distance at which half of the images are broken."""
+        return next(d for d, share in zip(self.distance, self.accuracy, strict=True) if share <= 0.5)
+
+
+@cache
+def published() -> dict[tuple[str, str], Published]:
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    text = (files("fastadv.studies.schott2018") / "published.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        point = float(row["distance"]), float(row["accuracy_percent"]) / 100
+        points.setdefault((row["norm"], row["model"]), []).append(point)
+    found = {}
+    for (norm, model), curve in points.items():
+        distance, accuracy = zip(*curve, strict=True)
+        at_threshold = ACCURACIES[norm][list(TITLES).index(model)]
+        found[norm, model] = Published(distance, accuracy, at_threshold)
+    return found
+
 
 Attack = Callable[..., fa.attacks.AttackResult]
 MODELS, NORMS = tuple(TITLES), tuple(THRESHOLDS)
@@ -48,8 +101,6 @@ class Method:
     only       the models it is for
     options    of ABS's inference during the search
     length     of all steps together, in radii; 0: the attack's own
-    probe      with which the gradient is estimated by central differences; 0: it is the model's own
-    extra      only run where it is named
     """
 
     name: str
@@ -65,8 +116,6 @@ class Method:
     only: tuple[str, ...] = MODELS
     options: Mapping[str, Any] = field(default_factory=dict)
     length: float = 0.0
-    probe: float = 0.0
-    extra: bool = False
 
 
 # The paper runs gradient attacks on nearest neighbors and on ABS with numerical gradients, 1,568 passes each.
@@ -125,12 +174,7 @@ TODAY = (
     *(UNROLLED(norm=norm) for norm in ("l2", "linf")),
 )
 
-# dear, and no better than the exact gradients: run only where they are named
-ESTIMATED = partial(
-    Method, "DeepFool, estimated gradient", attack="deepfool", arguments={"steps": 5}, passes=5 * 1568,
-    gradient=False, probe=0.1, extra=True,
-)  # fmt: skip
-METHODS = PAPER + TODAY + tuple(ESTIMATED(norm=norm) for norm in ("l2", "linf"))
+METHODS = PAPER + TODAY
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,12 +186,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Such as `abs l2 DeepFool`."""
         return f"{self.model} {self.method.norm} {self.method.name}"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the attack, on this model."""
         return {**self.method.arguments, **(self.method.dear if self.model in DEAR else {})}
 
     @property
@@ -166,16 +208,12 @@ class Cell:
             "attack": self.method.attack,
             "arguments": self.arguments,
             "wrap": self.method.wrap,
-            "around": {},  # in the identity of kept work
             "options": dict(self.method.options),
-            "probe": self.method.probe,
-            # in the identity of kept work, where it is not the attack's own
-            **({"length": self.method.length} if self.method.length else {}),
+            "length": self.method.length,
         }
 
     @property
     def transfers(self) -> bool:
-        """Whether the attack is made on a substitute."""
         return self.method.wrap == "transfer"
 
     def attack(self, seed: int, substitute: nn.Module | None) -> Attack:
@@ -205,9 +243,9 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
 
 
 def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
-    """Return the methods of these names, of None all but the extra ones; InputError for an unknown name."""
+    """Return the methods of these names, of None all; InputError for an unknown name."""
     if names is None:
-        return tuple(method for method in METHODS if not method.extra)
+        return METHODS
     wanted = {name.casefold() for name in names}
     unknown = wanted - {method.name.casefold() for method in METHODS}
     if unknown:
@@ -218,7 +256,7 @@ def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run; `attacks` None means all, without the extra ones."""
+    """What to run; `attacks` None means all."""
 
     samples: int = 100
     models: tuple[str, ...] = MODELS
@@ -238,6 +276,5 @@ class Settings:
                 )
 
     def cells(self) -> list[Cell]:
-        """Return the cells, model by model."""
         chosen = [method for method in choose(self.attacks) if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]

@@ -1,12 +1,156 @@
-"""The study in words: tables as text and as markdown."""
+"""The study in numbers and words: the smallest perturbation found for each image, and tables."""
 
 import math
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from fastadv.studies.schott2018.published import SOURCE, THRESHOLDS, TITLES
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.studies.schott2018.plan import SOURCE, THRESHOLDS, TITLES, Cell, Settings, published
+from fastadv.studies.schott2018.work import Done
 from fastadv.text import in_markdown, number
 from fastadv.text import percent as to_percent
 from fastadv.threat import THREATS
+
+Key = tuple[str, str]
+"""A norm and a model."""
+Z = 1.96  # of a 95% interval
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Least:
+    """The smallest perturbation of each image over several attacks."""
+
+    distance: Tensor
+    x_adv: Tensor
+    by: list[str]
+
+
+def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool = True) -> Least | None:
+    """Find the smallest perturbations under the paper's attacks on a model in a norm; None without any."""
+    cells = [cell for cell in outcomes if cell.model == model]
+    if not any(cell.method.norm == norm for cell in cells):
+        return None
+    if not today:
+        cells = [cell for cell in cells if cell.method.norm == norm and not cell.method.today]
+    if not cells:
+        return None
+    found = [outcomes[cell].tensors for cell in cells]
+    distance, which = torch.stack([part[norm] for part in found]).min(0)
+    x_adv = torch.stack([part["x_adv"] for part in found])[which, torch.arange(len(distance))]
+    names = [
+        cell.method.name + ("" if cell.method.norm == norm else f" ({THREATS[cell.method.norm].symbol})")
+        for cell in cells
+    ]
+    broken = (distance > 0) & (distance < math.inf)
+    by = [names[k] if hit else "" for k, hit in zip(which.tolist(), broken.tolist(), strict=True)]
+    return Least(distance, x_adv, by)
+
+
+class Smallest(NamedTuple):
+    """The smallest perturbations under the paper's attacks, None without any, and under all."""
+
+    paper: Least | None
+    all: Least
+
+
+def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[Key, Smallest]:
+    """Find the smallest perturbations by (norm, model), where there are attacks in the norm."""
+    pairs = [(norm, model) for norm in settings.norms for model in settings.models]
+    found = {(n, m): [least(outcomes, m, n, today=today) for today in (False, True)] for n, m in pairs}
+    return {key: Smallest(paper, all) for key, (paper, all) in found.items() if all is not None}
+
+
+def median(distance: Tensor) -> float:
+    """Return the median, where 0 counts for images that were wrong already, infinity for unbroken ones."""
+    return float(np.median(distance.numpy()))
+
+
+def median_interval(distance: Tensor) -> tuple[float, float]:
+    """Return the 95% interval of the median, by order statistics."""
+    ordered, n = distance.sort().values, len(distance)
+    low, high = n / 2 - Z / 2 * math.sqrt(n), n / 2 + Z / 2 * math.sqrt(n)
+    return float(ordered[max(0, math.floor(low))]), float(ordered[min(n - 1, math.ceil(high))])
+
+
+def accuracy(distance: Tensor, threshold: float) -> float:
+    return float((distance > threshold).double().mean())
+
+
+def accuracy_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of n images."""
+    center, spread = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    scale = 1 + Z**2 / n
+    return (center - spread) / scale, (center + spread) / scale
+
+
+def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
+    distance = done.tensors[cell.method.norm]
+    return {
+        "model": cell.model,
+        "norm": cell.method.norm,
+        "attack": cell.method.name,
+        "today": cell.method.today,
+        "arguments": cell.describe(),
+        "median": finite(median(distance)),
+        "accuracy": accuracy(distance, THRESHOLDS[cell.method.norm]),
+        "held": float((distance == math.inf).double().mean()),
+        "seconds": done.seconds,
+        "forwards": done.forwards,
+        "backwards": done.backwards,
+    }
+
+
+def of_model(norm: str, model: str, found: Smallest) -> dict[str, Any]:
+    """Return the figures of a model under the paper's attacks and under all, beside the published ones."""
+    known = published()[norm, model]
+    return {
+        "model": model,
+        "norm": norm,
+        "published": {"median": known.median, "accuracy": known.at_threshold},
+        "paper": None if found.paper is None else _figures(found.paper, norm),
+        "all": _figures(found.all, norm),
+    }
+
+
+def of_bound(norm: str, model: str, done: Done, found: Smallest | None) -> dict[str, Any]:
+    """Return the figures of the lower bound, as JSON; `broken` counts adversarials found within it."""
+    radius = done.tensors["radius"].double()
+    distance = torch.zeros(0) if found is None else found.all.distance.double()
+    inside = (distance > 0) & (distance < radius[: len(distance)] * (1 - ROUNDING))
+    return {
+        "model": model,
+        "norm": norm,
+        "mean": float(radius.mean()),
+        "median": median(radius),
+        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
+        "broken": int(inside.sum()),
+        "seconds": done.seconds,
+    }
+
+
+def _figures(found: Least, norm: str) -> dict[str, Any]:
+    distance = found.distance
+    share = accuracy(distance, THRESHOLDS[norm])
+    return {
+        "median": finite(median(distance)),
+        "median_interval": [finite(value) for value in median_interval(distance)],
+        "accuracy": share,
+        "accuracy_interval": list(accuracy_interval(share, len(distance))),
+        "by": dict(Counter(name for name in sorted(found.by) if name).most_common()),
+        "distances": [finite(value) for value in distance.tolist()],
+    }
+
+
+def finite(value: float) -> float | None:
+    """Return the number, or None for infinity, which JSON lacks."""
+    return value if math.isfinite(value) else None
+
 
 Cells = list[list[str]]
 
@@ -61,7 +205,6 @@ def _both(figures: dict[str, Any] | None) -> str:
 
 
 def notes(measured: dict[str, Any]) -> list[str]:
-    """Return what a reader of the tables must know."""
     lines = [
         "median: of the distance to the smallest perturbation found, 0 for images that were wrong already; "
         "accuracy: the share of images that nothing up to the threshold breaks",
@@ -78,7 +221,6 @@ def notes(measured: dict[str, Any]) -> list[str]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the whole report as a page."""
     measured, config = result["measured"], result["config"]
     norms = list(dict.fromkeys(line["norm"] for line in measured["cells"]))
     parts = [

@@ -1,20 +1,79 @@
 """The models of the paper: the authors' published weights, nearest neighbors, and a net trained here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
+from fastadv.ops.nearest_prototype import nearest_prototype
 from fastadv.runs.card import data_hash
-from fastadv.studies.schott2018 import madry
 from fastadv.studies.study import Watch, unwatched
+
+STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002
+CHECKPOINT_EVERY = 200  # steps, about 15 seconds
+MADRY_SECONDS = 450
+"""What the whole training takes on one core."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the training."""
+
+    name: str
+    radius: float
+    step_size: float
+    epochs: int
+    schedule: str
+
+
+RAMP = (
+    Stage("ramp1", 0.1, 0.033, 1, "constant"),
+    Stage("ramp2", 0.2, 0.066, 1, "constant"),
+    Stage("robust", 0.3, 0.1, 8, "cosine"),
+)
+
+
+def train_madry(
+    train_set: Any, folder: Path, watch: Watch, seed: int = 0, device: torch.device | None = None
+) -> nn.Module:
+    """Return the trained net. Each run has a folder of its own in `folder`, and is not done again there."""
+    model = fa.models.WongCNN(tuple(train_set.shape), train_set.num_classes, seed=seed)
+    for _ in climb(model, train_set, RAMP, folder, watch, steps=STEPS, seed=seed, device=device):
+        pass
+    return model.eval()
+
+
+def climb(
+    model: nn.Module,
+    train_set: Any,
+    ramp: Sequence[Stage],
+    folder: Path,
+    watch: Watch = unwatched,
+    *,
+    steps: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Iterator[fa.train.EpochReport]:
+    """Train the model in place, stage after stage, by PGD of so many steps; a report after every epoch."""
+    for stage in ramp:
+        yield from fa.train.epochs(
+            model, train_set,
+            fa.train.PGDTraining(fa.Linf(stage.radius), steps=steps, step_size=stage.step_size),
+            epochs=stage.epochs, run_dir=folder / stage.name, resume=True, optimizer="adam",
+            learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, seed=seed, device=device,
+            optimization=fa.train.Optimization(weight_decay=0.0, schedule=stage.schedule),
+            execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
+            progress=partial(watch, f"training the Madry net, {stage.name}"),
+        )  # fmt: skip
+
 
 STATE_DICTS = tuple(f"ABS_{k}.net" for k in range(10))
 WEIGHTS = {
@@ -32,20 +91,40 @@ SEARCH = {"precision": "bf16", "prune": True}
 With half of the steps, too, attacks end in points that the published model denies, and in worse ones."""
 
 
+class NearestNeighbor(nn.Module):
+    """Logits [B, K], minus the L2 distance to the nearest training image of each class.
+
+    The gradient of a logit points to that image. x [N, ...] are training images, y int64 [N] their labels.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        self.counts = y.bincount().tolist()
+        self.images: Tensor
+        self.register_buffer("images", x[y.argsort(stable=True)].flatten(1).contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1).to(self.images.dtype)
+        nearest = []
+        for own in self.images.split(self.counts):  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                _, index = nearest_prototype(rows.detach(), own, own.new_zeros(len(own)))
+            nearest.append(own[index])
+        logits: Tensor = -(rows[:, None] - torch.stack(nearest, 1)).norm(dim=2)
+        return logits
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A model under attack.
 
     model    as published: what it decides counts.
     fast     whether attacks see an ABS that infers faster.
-    scale, floor   of its confidence; None: the floor is set as in the paper.
     """
 
     name: str
     model: nn.Module
     fast: bool = False
-    scale: float = 1.0
-    floor: float | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -61,7 +140,6 @@ class Subject:
 
     @cached_property
     def identity(self) -> Any:
-        """What the models are, as JSON."""
         found: dict[str, Any] = {"name": self.name, "weights": data_hash(*self.model.state_dict().values())}
         for what, model in (("model", self.model), ("search", self.attacked())):
             if isinstance(model, fa.models.ABS):
@@ -114,13 +192,14 @@ class Subjects:
         return fa.models.SchottCNN.from_official(self.official / WEIGHTS[name][0]).to(self.device)
 
     def _nearest_neighbor(self) -> Subject:
-        model = fa.models.NearestNeighbor.fit(self._train_set()).to(self.device)
-        return Subject("nearest_neighbor", model, scale=5.0)
+        train_set = self._train_set()
+        model = NearestNeighbor(to_unit(train_set.x), train_set.y).to(self.device)
+        return Subject("nearest_neighbor", model)
 
     def _madry(self) -> Subject:
         if self.madry is None:
             folder, train_set = self.folder / "madry", self._train_set()
-            return Subject("madry", madry.train(train_set, folder, self.watch, self.seed, self.device))
+            return Subject("madry", train_madry(train_set, folder, self.watch, self.seed, self.device))
         model = fa.models.WongCNN(seed=self.seed)
         fa.models.load_weights(model, self.madry)
         return Subject("madry", model.to(self.device).eval())
@@ -141,4 +220,4 @@ class Subjects:
 
 def synthesis(name: str, model: fa.models.ABS) -> Subject:
     """Return an ABS as a subject: attacks search on a faster one."""
-    return Subject(name, model, fast=True, scale=model.scale, floor=model.floor)
+    return Subject(name, model, fast=True)

@@ -26,7 +26,6 @@ from fastadv.threat import THREATS
 
 LONGER = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
 """Where the published model denies what a search on a faster one found, the perturbation is tried longer."""
-DISTAL_STEPS = 1000
 TENSORS = dict[str, Tensor]
 
 
@@ -50,7 +49,6 @@ class Images:
         return len(self.y)
 
     def part(self, start: int, stop: int) -> "Images":
-        """Return the images from `start` to `stop`."""
         return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop], self.classes)
 
 
@@ -138,10 +136,7 @@ def attack(
     """
     subject = subjects[cell.model]
     substitute = subjects[SUBSTITUTE] if cell.transfers else None
-    model: Any = subject.attacked(**cell.method.options)
-    if cell.method.probe:
-        model = fa.attacks.estimated_gradient(model, cell.method.probe)
-    frozen = fa.freeze(model)
+    frozen = fa.freeze(subject.attacked(**cell.method.options))
     run = cell.attack(work.seed, None if substitute is None else substitute.model)
 
     def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
@@ -197,20 +192,3 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
             known[todo[broken]] = threat.distance(points[broken], clean[broken]).float()
         todo = todo[~broken]
     return {"x_adv": x_adv, **distances}
-
-
-def distal(work: Work, subject: Subject, floor: float) -> Done:
-    """Return x [N, ...] raised from noise until the model is confident of the classes y of the images."""
-    options: dict[str, Any] = {
-        "steps": DISTAL_STEPS, "confidence": 0.9, "scale": subject.scale, "floor": floor
-    }  # fmt: skip
-
-    def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
-        shape = tuple(images.x.shape[1:])
-        made = fa.attacks.distal(
-            subject.attacked(), images.y, shape, seed=work.seed, ids=images.ids, **options
-        )
-        return {"x": made.x, "confidence": made.confidence}, {}
-
-    identity = {"model": subject.identity, "distal": options}
-    return work.do(f"{subject.name} distal", identity, len(work.images), compute)

@@ -26,7 +26,7 @@ class RubbishTraining:
         weight: of the loss on noise, > 0.
         loss: what a model should answer: "ce", that all classes are equally likely (the cross-entropy with
             the uniform distribution); "bce", that it is none of them, for models that give each class a
-            probability of its own (`fa.models.Sigmoids`, `fa.models.RBF`).
+            probability of its own (the sigmoids of Goodfellow et al. 2014).
 
     Raises:
         InputError: the weight is not positive, another loss, or the recipe owns its step.

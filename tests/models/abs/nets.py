@@ -33,5 +33,5 @@ def images(model: ABS, count: int = 6, noise: float = 0.1, seed: int = 1) -> tup
     g = torch.Generator().manual_seed(seed)
     latents = torch.randn(count, model.classes, model.shape.channels[0], generator=g)
     y = torch.arange(count) % model.classes
-    clean = model.decode(latents)[torch.arange(count), y]
+    clean = model.decoders(latents)[torch.arange(count), y]
     return (clean + noise * torch.randn(clean.shape, generator=g)).clamp(0, 1), y

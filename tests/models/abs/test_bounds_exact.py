@@ -138,11 +138,7 @@ def binary_model(factors, beta):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "beta", "tight"),
-    [
-        ([1.0, 1.0, 1.0], 0.0, False),
-        ([1.0, 0.7, 1.3], 0.1, True),
-        ([1.0, 0.7, 1.3], 0.6, False),
-    ],
+    [([1.0, 1.0, 1.0], 0.0, False), ([1.0, 0.7, 1.3], 0.1, True), ([1.0, 0.7, 1.3], 0.6, False)],
 )
 def test_no_crossing_within_the_bound_changes_a_binary_decision(factors, beta, tight):
     model = binary_model(factors, beta)

@@ -83,21 +83,6 @@ def test_calibrate_sets_the_constants_and_nothing_else(binary, prune):
     )
 
 
-def test_a_calibration_that_fails_changes_nothing(monkeypatch):
-    model = tiny(binary=True, prune=True, factors=[1.0, 0.9, 1.1])
-    x, y = images(model, 12)
-    options, factors = model.options, model.factors.clone()
-
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("fastadv.models.abs.model.confidence_floor", stop)
-    with pytest.raises(KeyboardInterrupt):
-        model.calibrate(x, y)
-    assert model.options == options
-    assert torch.equal(model.factors, factors)
-
-
 def test_calibrating_a_model_of_other_options_leaves_the_original_as_it_was():
     model = tiny(binary=True, factors=[1.0, 0.92, 1.08])
     x, y = images(model, 40, noise=0.25)
@@ -113,19 +98,3 @@ def test_images_that_are_not_finite_are_refused():
     x[2, 0, 3, 3] = torch.nan
     with pytest.raises(InputError, match="calibrate: expected finite images"):
         model.calibrate(x, y)
-
-
-def test_bad_input():
-    model = tiny()
-    x, y = images(model, 6)
-    for images_given, labels in ((x[:0], y[:0]), (x, y[:-1]), (x, y + 3), (x, y.float())):
-        with pytest.raises(InputError):
-            model.calibrate(images_given, labels)
-
-
-def test_least_share_is_a_low_quantile():
-    start = torch.ones(1000, 2)
-    losses = torch.linspace(0.2, 1.0, 2000).view(1000, 2)
-    assert least_share(start, losses) == pytest.approx(0.2 + 0.8 * 0.002, abs=1e-3)
-    assert least_share(2 * start, losses) == pytest.approx(0.1 + 0.4 * 0.002, abs=1e-3)
-    assert least_share(start, 3 + losses) == 1.0

@@ -6,8 +6,9 @@ import torch
 from fastadv.attacks import pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
-from fastadv.models.abs import Decoders, InferenceOptions
-from fastadv.models.abs.gradient import class_losses, unrolled
+from fastadv.models.abs import InferenceOptions
+from fastadv.models.abs.decoder import Decoders
+from fastadv.models.abs.inference import class_losses, unrolled
 from fastadv.threat import L2
 
 from .nets import STRIDES, decoders, images, tiny

@@ -29,7 +29,7 @@ def test_decoder_is_the_authors(official, shared_data):
             )
             h = torch.nn.functional.elu(torch.nn.functional.batch_norm(h, mean, variance, weight, bias))
     torch.testing.assert_close(
-        official.decode(z[:, None].expand(-1, 10, -1))[:, 3], torch.sigmoid(h), rtol=1e-4, atol=1e-5
+        official.decoders(z[:, None].expand(-1, 10, -1))[:, 3], torch.sigmoid(h), rtol=1e-4, atol=1e-5
     )
 
 

@@ -133,26 +133,6 @@ def test_other_dtypes_are_the_same_image(binary, dtype):
     assert torch.autograd.grad(model(leaf).sum(), leaf)[0].dtype == dtype
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("input_grad", ["envelope", "unrolled"])
-def test_autocast_changes_nothing(input_grad):
-    model = crossed(False, False, "fp32", input_grad=input_grad)
-    x = hard_images(model, 8)
-    y = model(x).argmax(1)
-    leaf = x.clone().requires_grad_()
-
-    def everything():
-        logits = model(leaf)
-        (gradient,) = torch.autograd.grad(logits.sum(), leaf)
-        bounds = [model.lower_bound(x, y, norm=norm) for norm in ("l2", "linf")]
-        return logits.detach(), gradient, *bounds
-
-    plain = everything()
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = everything()
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(cast, plain, strict=True))
-
-
 def test_the_threshold_is_compared_in_the_image_s_own_precision():
     model = tiny(binary=True)
     x = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)

@@ -46,61 +46,6 @@ def test_a_damaged_byte_is_noticed_and_files_without_hashes_still_load(tmp_path)
     assert torch.equal(ABS.load(path)(x), model(x))
 
 
-def old_file(path, model):
-    """What was written before the parts had modules of their own."""
-    names = [
-        *("beta", "binary", "scale", "floor", "max_norm", "input_grad", "prune", "precision"),
-        *("steps", "step_size", "prune_gain"),
-    ]
-    constants = json.dumps({name: getattr(model, name) for name in names} | {"strides": [1, 2]})
-    metadata = {"kind": "fastadv.ABS", "constants": constants, "card": json.dumps({"seed": 3})}
-    save_tensors(path, old_state(model), metadata)
-
-
-def old_state(model):
-    parts = enumerate(zip(model.weights, model.biases, strict=True))
-    layers = {
-        f"{name}_{i}": part for i, pair in parts for name, part in zip(("weight", "bias"), pair, strict=True)
-    }
-    return layers | {"factors": model.factors, "_prior": model.prior_latents}
-
-
-def odd_model():
-    return tiny(seed=5, factors=[1.0, 0.9, 1.1], **odd_options())
-
-
-def test_files_of_before_load(tmp_path):
-    model = odd_model()
-    x, _ = images(model)
-    old_file(tmp_path / "old.safetensors", model)
-    back = ABS.load(tmp_path / "old.safetensors")
-    assert torch.equal(back(x), model(x))
-    assert back.options == model.options
-    assert back.card == {"seed": 3}
-    model.save(tmp_path / "new.safetensors")
-    old, new = (load_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("old", "new"))
-    assert old.keys() == new.keys()
-    assert all(torch.equal(old[name], new[name]) for name in old)
-
-
-def test_state_dicts_of_before_load():
-    model, other = odd_model(), tiny(**odd_options())
-    x, _ = images(model)
-    other.load_state_dict(old_state(model))
-    assert torch.equal(other(x), model(x))
-    wrapped = torch.nn.Sequential(tiny(**odd_options()))
-    wrapped.load_state_dict({f"0.{name}": value for name, value in old_state(model).items()})
-    assert torch.equal(wrapped(x), model(x))
-    again = tiny(**odd_options())
-    again.load_state_dict(model.state_dict())
-    assert torch.equal(again(x), model(x))
-
-
-def odd_options():
-    """The options of odd_model, which a state dict does not hold."""
-    return {"binary": True, "beta": 0.5, "scale": 7.0, "steps": 9, "prune_gain": 0.25}
-
-
 def test_the_bank_is_not_stored(tmp_path):
     model = tiny()
     model.bank()
@@ -144,12 +89,3 @@ def test_damaged_and_foreign_files(tmp_path):
         rejected("constants" if name == "strides" else name)
     save_tensors(path, tensors | {"factors": torch.ones(2)}, metadata)
     rejected("factors")
-
-
-def test_a_state_dict_with_missing_or_foreign_keys():
-    model = tiny()
-    state = model.state_dict()
-    with pytest.raises(RuntimeError, match="Missing key"):
-        model.load_state_dict({k: v for k, v in state.items() if k != "decoders.bias_0"})
-    with pytest.raises(RuntimeError, match="Unexpected key"):
-        model.load_state_dict(state | {"other": torch.zeros(1)})

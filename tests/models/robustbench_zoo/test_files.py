@@ -1,19 +1,14 @@
 """Where weights are found, and the hashes of their first load."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models.zoo import Entry, find, locate
-from fastadv.models.zoo.files import check_hash, keep_hash, weights_folder
-from tests.logged import Logged
-
-from .conftest import net_of, state_of
+from fastadv.models.zoo import find, locate
+from fastadv.models.zoo.loading import check_hash, keep_hash, weights_folder
 
 NAME = "cifar10/L2/Rice2020Overfitting"
 
@@ -81,40 +76,3 @@ def test_a_file_that_changes_is_refused_until_its_line_is_gone(tmp_path: Path, c
     (cache / "hashes.json").write_text(json.dumps({str(other): second}))
     compared(one)
     assert json.loads((cache / "hashes.json").read_text()) == {str(one): second, str(other): second}
-
-
-def test_hashes_that_do_not_parse_are_an_error_and_those_that_cannot_be_kept_a_warning(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    path = put(tmp_path / "one.pt")
-    put(cache / "hashes.json", "{")
-    with pytest.raises(CorruptFileError, match=r"hashes\.json: expected JSON"):
-        compared(path)
-    put(cache / "hashes.json", "[]")
-    with pytest.raises(CorruptFileError, match=r"hashes\.json: expected the SHA-256 of each file"):
-        compared(path)
-    monkeypatch.setenv("FASTADV_WEIGHTS", str(path))  # no folder
-    compared(path)
-    assert "hashes.json: the SHA-256 of weights could not be kept" in logged.text
-
-
-def test_the_hash_is_compared_before_anything_is_read(tmp_path: Path, small: Callable[[str], Entry]) -> None:
-    entry = small("Carmon2019Unlabeled")
-    path = tmp_path / "a.pt"
-    torch.save(state_of(entry, net_of(entry)), path)
-    models.robustbench(entry.path, path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CorruptFileError, match="SHA-256"):
-        models.robustbench(entry.path, path)
-
-
-def test_a_file_that_did_not_load_may_be_replaced(tmp_path: Path, small: Callable[[str], Entry]) -> None:
-    entry = small("Carmon2019Unlabeled")
-    path = tmp_path / "a.pt"
-    torch.save(state_of(entry, net_of(entry)), path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CorruptFileError, match="does not read"):
-        models.robustbench(entry.path, path)
-    path.write_bytes(whole)
-    models.robustbench(entry.path, path)

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.errors import InputError
+from fastadv.studies.goodfellow2014.models import Maxout
 from fastadv.train import FGSMTraining, HiddenFGSM, Standard
 from tests.train.nets import images
 from tests.train.recipes.hand import SEED, assert_same_step, batch, evaluated, warm_net
@@ -51,7 +52,7 @@ def test_at_the_input_it_is_fgsm_training_without_a_box(loss: str) -> None:
 
 def test_maxout_units_are_what_enters_the_next_layer() -> None:
     x, y, ids = batch()
-    model = fa.models.create("maxout", shape=(1, 8, 8), classes=3, units=7, pieces=2, input_dropout=0.0)
+    model = Maxout((1, 8, 8), 3, units=7, pieces=2, input_dropout=0.0)
     model = model.double().eval()
     for weight in model.parameters():
         weight.data.normal_()

@@ -7,6 +7,7 @@ from torch.nn.functional import softplus
 
 import fastadv as fa
 from fastadv.errors import InputError
+from fastadv.studies.goodfellow2014.models import Quadratic
 from fastadv.train import FGSMTraining, RobustLogistic, Standard
 
 WIDE = (-100.0, 100.0)
@@ -90,7 +91,7 @@ class Scaled(fa.models.LogisticRegression):
     "model",
     [
         fa.models.create("softmax", shape=(2, 5, 3), classes=3),
-        fa.models.create("quadratic", shape=(2, 5, 3), classes=2),
+        Quadratic((2, 5, 3), 2),
         fa.models.Normalized(fa.models.create("logistic", shape=(2, 5, 3)), 0.5, 0.5),
         nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(30, 2)),
         nn.Sequential(nn.Flatten(), nn.Linear(30, 2), nn.Tanh()),

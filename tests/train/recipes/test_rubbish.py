@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv import rng
+from fastadv.studies.goodfellow2014.models import Maxout, Sigmoids
 from fastadv.train import PGDTraining, RubbishTraining, Standard
 from tests.train.recipes.hand import SEED, assert_same_step, batch, warm_net
 
@@ -53,8 +54,8 @@ def test_a_net_learns_to_deny_noise_that_it_never_saw(loss: str) -> None:
     train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
     inner, sure = Standard(loss=loss), []
     for recipe in (inner, RubbishTraining(inner, loss=loss)):
-        model = fa.models.create("maxout", shape=(1, 8, 8), units=64, pieces=3, layers=1, **DRY)
-        model = fa.models.Sigmoids(model) if loss == "bce" else model
+        model = Maxout((1, 8, 8), units=64, pieces=3, layers=1, **DRY)
+        model = Sigmoids(model) if loss == "bce" else model
         fa.train.fit(
             model, train_set, recipe, epochs=5, batch_size=32, optimizer="adam", learning_rate=6e-3,
             optimization=fa.train.Optimization(schedule="constant"),

@@ -1,6 +1,6 @@
-"""What a network answers on images, crafted or not: its errors, its confidence, its classes."""
+"""The networks of the study, trained when they are first asked for, and what they answer on images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,90 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
+from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
-from fastadv.studies.goodfellow2014.nets import Nets
+from fastadv.errors import InputError
+from fastadv.studies.goodfellow2014 import models
+from fastadv.studies.goodfellow2014.models import Ensemble
+from fastadv.studies.goodfellow2014.plan import ENSEMBLE, MEMBER, Beginning, Plan, Settings, plans
+from fastadv.studies.study import Watch, trained
+from fastadv.train.report import best
 
-BATCH_SIZE = 500
+BATCH_SIZE, CHECKPOINT_EVERY = 500, 200
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
 LOSS = {"rbf": "bce", "sigmoids": "bce"}  # of networks that give each class a probability of its own
 Paper = tuple[float | None, float | None]
+
+
+class Nets:
+    """The networks by name, in eval mode; one is trained when it is first asked for."""
+
+    def __init__(
+        self, settings: Settings, train_set: ImageSet, folder: Path, watch: Watch, device: torch.device | None
+    ) -> None:
+        if settings.validation >= len(train_set):
+            raise InputError(
+                f"validation: expected fewer than the {len(train_set)} training images, got "
+                f"{settings.validation}; lower it, or take more images"
+            )
+        self.settings, self.train_set, self.folder, self.device = settings, train_set, folder, device
+        self.plans, self.watch = plans(settings), watch
+        self._trained: dict[str, nn.Module] = {}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name == ENSEMBLE:  # the maxout network and its sisters, whose probabilities are averaged
+            members = ["maxout", *(name for name in self.plans if name.startswith(MEMBER))]
+            return Ensemble([self[member] for member in members]).eval()
+        if name not in self._trained:
+            plan = self.plans[name]
+            train = self._stopped_early if plan.early else self._train
+            self._trained[name] = train(name, plan, self.folder / name, self.train_set, plan.epochs)
+        return self._trained[name]
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Return the epochs, the seconds of training and the reason to stop of each network asked for."""
+        found = {}
+        for name in self._trained:
+            past, search = fa.train.reports(self.folder / name), self._search(name)
+            searched = fa.train.reports(search) if self.plans[name].early else []
+            least = best(searched)
+            why = least and f"least adversarial error on held-out images: {1 - least.lowest:.1%}"
+            seconds = sum(report.seconds for report in past + searched)
+            found[name] = {"epochs": len(past), "seconds": seconds, "stopped": why}
+        return found
+
+    def _stopped_early(self, name: str, plan: Plan, folder: Path, images: ImageSet, epochs: int) -> nn.Module:
+        """Train until the adversarial error on held-out images says, and again on all for that long."""
+        everything, kept = torch.arange(len(images)), len(images) - self.settings.validation
+        self._train(
+            f"{name}, to find when to stop", plan, self._search(name), images.subset(everything[:kept]),
+            epochs,
+            measuring=fa.train.Measuring(validation_set=images.subset(everything[kept:])),
+            ending=fa.train.Ending(patience=self.settings.patience),
+            test_attacks={"FGSM": partial(fa.attacks.fgsm, threat=self.settings.threat, loss="ce")},
+        )  # fmt: skip
+        top = best(fa.train.reports(self._search(name)))
+        assert top is not None
+        whole = plan.training["optimization"]
+        begun = replace(whole, schedule=Beginning(whole.schedule, top.epoch / epochs))
+        return self._train(name, plan, folder, images, top.epoch, optimization=begun)
+
+    def _search(self, name: str) -> Path:
+        return self.folder / f"{name}-search"
+
+    def _train(
+        self, what: str, plan: Plan, folder: Path, images: ImageSet, epochs: int, **more: Any
+    ) -> nn.Module:
+        seed = rng.derive(self.settings.seed, "net", plan.number)
+        precision = self.settings.precision if plan.model == "Maxout" else "fp32"
+        model = plan.model if plan.model == "softmax" else f"{models.__name__}:{plan.model}"
+        return trained(
+            model, images, plan.recipe, folder, seed=seed, options=plan.options, epochs=epochs,
+            device=self.device, progress=partial(self.watch, f"training {what}"),
+            execution=fa.train.Execution(precision=precision, checkpoint_every=CHECKPOINT_EVERY),
+            **{**plan.training, **more},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,10 +133,7 @@ class Answers:
 
 
 class Bench:
-    """The networks on the test images: what was crafted once is kept.
-
-    figures: the files drawn, by what they show; details: what is measured beyond the tables, by part.
-    """
+    """The networks on the test images: what was crafted once is kept."""
 
     def __init__(self, nets: Nets, test_set: ImageSet, folder: Path) -> None:
         self.nets, self.settings, self.folder = nets, nets.settings, folder

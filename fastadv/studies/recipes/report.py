@@ -11,7 +11,6 @@ Line = Mapping[str, Any]
 
 
 def by_recipe(result: Mapping[str, Any]) -> dict[str, list[Line]]:
-    """Return the runs of each recipe, one for each seed."""
     runs = dict[str, list[Line]]()
     for line in result["measured"]["lines"]:
         runs.setdefault(line["recipe"], []).append(line)
@@ -28,14 +27,6 @@ def over_seeds(shares: Sequence[float | None]) -> str:
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Make the table.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text, one for each recipe, the head first.
-    """
     cells = [["recipe", "clean", PGD, "best epoch", "AutoAttack", "best weights", "seconds", "alarm"]]
     keys = ("clean", "pgd", "best_pgd", "autoattack", "best_autoattack")
     for recipe, runs in by_recipe(result).items():
@@ -46,21 +37,12 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _alarms(runs: Sequence[Line]) -> list[str]:
-    """Name each alarm, by its seed where there are several."""
     alarms = [(line["seed"], one) for line in runs for one in line["alarms"]]
     told = [(seed, f"epoch {one['epoch']}: {one['text'].partition(':')[0]}") for seed, one in alarms]
     return [text if len(runs) == 1 else f"seed {seed}, {text}" for seed, text in told]
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """Say what a reader of the table must know.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        Lines of text.
-    """
     config, judged = result["config"], result["measured"]["lines"][0]["judged"]
     seeds = config["seeds"]
     told = f"seed {config['seed']}"
@@ -91,13 +73,5 @@ def _threat(radius: float) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Make the report.
-
-    Args:
-        result: of `run`.
-
-    Returns:
-        A page in Markdown.
-    """
     title = "# Recipes of adversarial training side by side"
     return "\n\n".join([title, in_markdown(table(result)), *notes(result), "![curves](curves.png)"]) + "\n"

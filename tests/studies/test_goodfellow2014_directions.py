@@ -1,0 +1,214 @@
+"""Where gradients lead, noise taken for a class, and weights as images: by hand and in closed form."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.studies.goodfellow2014 import directions, figures, models, tables
+from fastadv.studies.goodfellow2014.directions import reuse, rotated, rotation, straight, trace
+from fastadv.studies.goodfellow2014.figures import shown
+from tests.studies.goodfellow import INFINITE, linear, weights
+
+SHAPE = (3, 5, 4)
+
+
+def batch(n):
+    generator = torch.Generator().manual_seed(n)
+    return torch.rand(n, *SHAPE, generator=generator).double(), torch.randint(4, (n,), generator=generator)
+
+
+def test_reuse_by_hand(monkeypatch):
+    monkeypatch.setattr(directions, "OTHERS", 3)
+    model, (x, y) = linear(SHAPE, seed=3, scale=0.3), batch(30)
+    told = reuse(model, x, y, fa.Linf(0.1, INFINITE), seed=7)
+    (w, b), flat = weights(model), x.flatten(1)
+    sign = ((flat @ w.T + b).softmax(1) @ w - w[y]).sign()
+    wrong: list[list[bool]] = []
+    for draw in range(3):
+        away = fa.rng.integers(29, fa.rng.derive(7, "reuse"), torch.arange(30), draw)
+        wrong.append([])
+        for i in range(30):
+            j = (i + 1 + int(away[i])) % 30
+            assert j != i
+            broken = int((w @ (flat[i] + 0.1 * sign[j]) + b).argmax()) != int(y[i])
+            wrong[-1].append(broken)
+    assert told["draws"] == pytest.approx([sum(each) / 30 for each in wrong])
+    assert told["error"] == pytest.approx(sum(sum(each) for each in wrong) / 90)
+    own = ((flat + 0.1 * sign) @ w.T + b).argmax(1) != y
+    assert told["own"] == pytest.approx(float(own.double().mean()))
+    assert told["clean"] == pytest.approx(float(((flat @ w.T + b).argmax(1) != y).double().mean()))
+
+
+@pytest.mark.parametrize("angle", [0.1, 1.0, math.pi / 2, 2.5])
+def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient(angle):
+    x, _ = batch(9)
+    gradient = torch.randn_like(x) * 1e-200  # too small to be squared
+    turned = rotated(x, gradient, angle)
+    a, b, g = (each.flatten(1) for each in (x, turned, gradient * 1e200))
+    torch.testing.assert_close(b.norm(dim=1), a.norm(dim=1))
+    cosine = (a * b).sum(1) / a.norm(dim=1).square()
+    torch.testing.assert_close(cosine, torch.full((9,), math.cos(angle)).double())
+    # in the plane of both, on the gradient's side
+    across = g - a * ((a * g).sum(1) / a.square().sum(1))[:, None]
+    rest = b - math.cos(angle) * a
+    torch.testing.assert_close((rest * across).sum(1), rest.norm(dim=1) * across.norm(dim=1))
+
+
+def test_what_has_no_plane_stays():
+    x, _ = batch(3)
+    x[1] = 0
+    gradient = torch.stack([torch.zeros_like(x[0]), torch.ones_like(x[1]), -3.7 * x[2]])
+    assert torch.equal(rotated(x, gradient, 0.3), x)
+
+
+def test_errors_by_angle_on_two_classes():
+    """With two classes the decision at an angle follows from the angle between x and w."""
+    model = linear(SHAPE, classes=2, seed=2, scale=0.3)
+    (w, _), (x, _) = weights(model), batch(50)
+    w = w[1] - w[0]
+    model.linear.bias.data.zero_()
+    flat = x.flatten(1)
+    y = ((flat @ w) > 0).long()
+    told = rotation(model, x, y, [0, 5, 20, 60])
+    between = ((flat @ w).abs() / (flat.norm(dim=1) * w.norm())).clamp(max=1).asin()  # to the boundary
+    for angle, error in zip(told["degrees"], told["error"], strict=True):
+        assert error == pytest.approx(float((between < math.radians(angle)).double().mean()))
+    assert told["error"][0] == 0
+    assert told["error"][-1] == 1
+    assert told["linf"] == sorted(told["linf"])
+    assert told["linf"][0] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5), (3, 6, 9)], ids=["gray", "color"])
+def test_a_linear_model_in_closed_form(shape):
+    model, x = linear(shape, classes=2, seed=3), torch.rand(shape).double()
+    w, b = weights(model)
+    clean = w @ x.flatten() + b
+    y = int(clean.argmax())
+    away = w[1 - y] - w[y]
+    told, images = trace(model, x, y)
+    radii = torch.tensor(told["radii"]).double()
+    assert [radii[0], radii[300], radii[-1], len(radii)] == [-15, 0, 15, 601]
+    torch.testing.assert_close(images, x + radii[shown(radii)].view(-1, 1, 1, 1) * away.sign().view(shape))
+    wanted = clean + radii[:, None] * (w @ away.sign())
+    # radii and logits are told in float32
+    within = 4 * torch.finfo(torch.float32).eps * float(wanted.abs().amax())
+    torch.testing.assert_close(torch.tensor(told["logits"]).double(), wanted, rtol=0, atol=within)
+    assert told["straight"] == pytest.approx(1)
+    # the margin falls by |w|_1 for each unit of the radius
+    broken = float((clean[y] - clean[1 - y]) / away.norm(1))
+    assert told["right"][0] == -15
+    assert told["right"][1] <= broken < told["right"][1] + 0.05 or broken > 15
+    assert trace(model, x, 1 - y)[0]["right"] is None
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_how_straight_lines_are():
+    radii = torch.linspace(-3, 3, 2001, dtype=torch.float64)
+    bent = torch.stack([radii.relu(), 2 - 5 * radii.abs()], 1)
+    assert straight(radii, bent) == pytest.approx(1)
+    assert straight(radii, radii[:, None] ** 2) == pytest.approx(15 / 16, abs=3e-3)
+    # of sin over a period on each side, a line explains 6 / pi^2
+    assert straight(radii, (2 * torch.pi / 3 * radii).sin()[:, None]) == pytest.approx(
+        6 / torch.pi**2, abs=3e-3
+    )
+    assert straight(radii, torch.ones(2001, 2).double()) == 1
+
+
+def test_right_is_the_stretch_around_zero():
+    class Teeth(nn.Module):
+        """Class 1 where x is in (-0.5, 0.7), and again beyond 2."""
+
+        def forward(self, x):
+            x = x.flatten(1)[:, 0]
+            height = (x + 0.5) * (0.7 - x) * (2 - x)
+            return torch.stack([torch.zeros_like(height), height * (1 - 0.3 * x)], 1)
+
+    told, _ = trace(Teeth(), torch.zeros(1, 1, 1).double(), 1)
+    low, high = sorted(abs(end) for end in told["right"])
+    assert low == pytest.approx(0.5, abs=0.051)
+    assert high == pytest.approx(0.7, abs=0.051)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_shares_by_hand(kind, monkeypatch):
+    monkeypatch.setattr(tables, "BATCH", 7)  # the parts do not show
+    plain = linear(SHAPE, seed=3)
+    plain.linear.bias.data -= 0.5  # of no effect on softmax
+    model = plain if kind == "softmax" else models.Sigmoids(plain)
+    told = tables.rubbish(model, SHAPE, samples=50, seed=5)
+    x = tables.noise(SHAPE, torch.arange(50), seed=5).double()
+    logits = plain(x).detach()
+    chances = logits.softmax(1) if kind == "softmax" else logits.sigmoid()
+    wrong = chances.amax(1) > 0.5
+    assert 3 < wrong.sum() < 47
+    assert told["error"] == float(wrong.double().mean())
+    assert told["confidence"] == pytest.approx(float(chances.amax(1)[wrong].mean()))
+    each = [float((chances.argmax(1)[wrong] == k).double().mean()) for k in range(4)]
+    assert told["classes"] == pytest.approx(each)
+    assert len(set(each)) > 1
+
+
+def test_a_model_that_denies_all_noise_has_no_error():
+    model = models.RBF(SHAPE, classes=4)
+    with torch.no_grad():
+        model.scales.fill_(3.0)
+    told = tables.rubbish(model, SHAPE, samples=30)
+    assert told == {"samples": 30, "error": 0.0, "confidence": None, "classes": [0.0] * 4}
+
+
+@pytest.mark.parametrize("threat", [fa.Linf(0.3, INFINITE), fa.L2(1.5, INFINITE)], ids=["sign", "gradient"])
+def test_the_step_towards_a_class_of_two_in_closed_form(threat):
+    """Of two classes the gradient of log p(i) is along w_i - w_j, by which the logits part."""
+    model = linear(SHAPE, classes=2, seed=1)
+    told = tables.fooling(model, SHAPE, threat, classes=2, samples=60, seed=2)
+    (w, b), x = weights(model), tables.noise(SHAPE, torch.arange(60), 2).double().flatten(1)
+    for target in range(2):
+        apart, start = w[target] - w[1 - target], b[target] - b[1 - target]
+        gain = threat.radius * apart.norm(1 if isinstance(threat, fa.Linf) else 2)
+        before = x @ apart + start
+        wanted = ((before + gain).sigmoid() >= 0.5).double().mean()
+        assert told["success"][target] == float(wanted)
+        assert told["at_once"][target] == float((before.sigmoid() >= 0.5).double().mean())
+    assert told["mean"] == pytest.approx(sum(told["success"]) / 2)
+    assert told["at_once"] < told["success"]
+
+
+def test_sigmoids_are_led_by_their_own_probability():
+    """log sigmoid of one logit: the others have no part, and its own weights give the step."""
+    plain = linear(SHAPE, seed=4)
+    model, threat = models.Sigmoids(plain), fa.Linf(0.2, INFINITE)
+    told = tables.fooling(model, SHAPE, threat, classes=4, samples=40)
+    (w, b), x = weights(plain), tables.noise(SHAPE, torch.arange(40)).double().flatten(1)
+    for target in range(4):
+        x_adv = x + 0.2 * w[target].sign()
+        logits, clean = x_adv @ w.T + b, x @ w.T + b
+        sure = (logits.argmax(1) == target) & (logits[:, target] >= 0)
+        already = (clean.argmax(1) == target) & (clean[:, target] >= 0)
+        assert told["success"][target] == float((sure | already).double().mean())
+
+
+def test_the_effective_number_of_pixels_in_closed_form():
+    one, all_, two = torch.zeros(3, 1, 5, 7)
+    one[0, 2, 3], all_[:] = -0.3, 0.1
+    two[0, 0, 0], two[0, 4, 6] = 3, -1
+    weight = torch.stack([one, -7 * all_, two, torch.zeros(1, 5, 7)])
+    assert figures.spread(weight).tolist() == pytest.approx([1, 35, 100 / 82, 0])
+    weight = torch.zeros(2, 3, 4, 4)  # channels of a pixel count together
+    weight[0, :, 1, 1] = torch.tensor([1.0, -2.0, 0.5])
+    weight[1, 0, 1, 1] = weight[1, 2, 3, 3] = 1
+    assert figures.spread(weight).tolist() == pytest.approx([1, 2])
+
+
+def test_each_unit_is_shown_at_its_own_scale():
+    weight = torch.randn(12, 1, 3, 4) * torch.logspace(-3, 3, 12).view(-1, 1, 1, 1)
+    drawn = figures.mosaic(weight)
+    for place in range(14):
+        row, column = divmod(place, figures.ACROSS)
+        part = drawn[0, 4 * row : 4 * row + 3, 5 * column : 5 * column + 4]
+        wanted = weight[place, 0] / weight[place].abs().max() if place < 12 else torch.zeros(3, 4)
+        torch.testing.assert_close(part, wanted)
