@@ -26,7 +26,7 @@ LINES = {
     "tests": 61_950,
     "bench": 6_550,
 }
-WORDS = 64_800  # of README and docs
+WORDS = 65_100  # of README and docs
 
 
 @pytest.mark.parametrize("room", LINES)

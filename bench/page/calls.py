@@ -21,7 +21,9 @@ def table(rows: Rows) -> Iterator[str]:
     """Yield the lines of the table: torchattacks' time divided by ours, plain / frozen once."""
     yield "| network | images | " + " | ".join(CALLS) + " | plain loop, PGD-10 | first call, PGD-10 |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for net, images in dict.fromkeys((net, images) for net, call, images, _ in rows if call != "memory"):
+    shown = dict.fromkeys((net, images) for net, call, images, _ in rows if call != "memory")
+    order = list(dict.fromkeys(net for net, _ in shown))
+    for net, images in sorted(shown, key=lambda row: (order.index(row[0]), row[1])):
         cells = [_pair(rows, net, call, images) for call in CALLS]
         loop = rows.get((net, "PGD-10", images, "loop"))
         first = rows.get((net, "PGD-10", images, "plain"))
