@@ -12,7 +12,6 @@ row holds the memory that it added at its peak.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,9 @@ from torch import Tensor, nn
 import fastadv as fa
 import fastadv._torchvision
 from bench import nets, pgd
+from bench.peak import MIB
 from bench.records import RESULTS, ROOT, parser
+from bench.subjects.memory import grown
 from bench.timing import wall
 from fastadv.runs.card import machine
 
@@ -119,6 +120,12 @@ def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> N
                 print(json.dumps(row), flush=True)
 
 
+def twice(way: str, net: nn.Module, x: Tensor, y: Tensor) -> None:
+    frozen = fa.freeze(net) if way == "frozen" else None
+    for _ in range(2):
+        ways("PGD-10", net, frozen, x, y)[way]()
+
+
 def memory(name: str, way: str, counts: tuple[int, ...] | None) -> None:
     """Print the peak memory that PGD-10 adds by one way, for each number of images of a net."""
     create, shape, usual = NETS[name]
@@ -126,12 +133,8 @@ def memory(name: str, way: str, counts: tuple[int, ...] | None) -> None:
     for count in counts or usual[-1:]:
         x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
         y = torch.cat([pgd.classes(net, row) for row in x.split(1)])  # fewer rows than the call passes
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        frozen = fa.freeze(net) if way == "frozen" else None
-        for _ in range(2):
-            ways("PGD-10", net, frozen, x, y)[way]()
-        added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        row = {"net": name, "call": "memory", "images": count, "way": way, "mib": round(added)}
+        added = grown(partial(twice, way, net, x, y))
+        row = {"net": name, "call": "memory", "images": count, "way": way, "mib": round(added / MIB)}
         print(json.dumps(row), flush=True)
 
 

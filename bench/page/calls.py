@@ -64,9 +64,7 @@ def text() -> str:
         "",
         f"{about['cpu']}, {about['threads']} threads, PyTorch {about['torch']}, {about['date']}, commit "
         f"{about['commit']}. AutoAttack on 16 images: {told}.",
-        *(
-            [f"Memory that PGD-10 adds, plain / frozen, in times of the loop's: {', '.join(memory)}."]
-            * bool(memory)
-        ),
     ]
+    if memory:
+        lines.append(f"Memory that PGD-10 adds, plain / frozen, in times of the loop's: {', '.join(memory)}.")
     return "\n".join(("", *lines, ""))

@@ -225,7 +225,7 @@ class Frozen(Prepared):
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # by the model as given, where one pass serves the verdict and the gradient
-        x = self._checked(x)
+        self._renew()
         if self.search.graphs is not None:
             return None
         if self._plain is None:
