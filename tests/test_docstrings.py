@@ -107,6 +107,19 @@ def is_method(value: object) -> bool:
     return "." in getattr(value, "__qualname__", "").rpartition("<locals>.")[2]
 
 
+def missing_sections(value: object, text: str) -> Iterator[str]:
+    """What a function or class leaves out. A method says it in a line or two, where name and types do not."""
+    parts = sections(text)
+    if missing := arguments(value) - described(text):
+        yield f"no text for {sorted(missing)}"
+    if not inspect.isclass(value):
+        returned = inspect.signature(value).return_annotation  # type: ignore[arg-type]
+        if returned not in (None, "None", inspect.Signature.empty) and "Returns" not in parts:
+            yield "no Returns"
+        if raises(value) and "Raises" not in parts:
+            yield "no Raises"
+
+
 def faults(value: object) -> Iterator[str]:
     """What is wrong with the docstring of a function, class or method."""
     text = inspect.getdoc(value) or ""
@@ -116,17 +129,10 @@ def faults(value: object) -> Iterator[str]:
     headings = [heading for heading in parts if heading]
     if headings != [heading for heading in SECTIONS if heading in parts]:
         yield f"sections {headings}"
-    if missing := arguments(value) - described(text):
-        yield f"no text for {sorted(missing)}"
-    if not inspect.isclass(value):
-        returned = inspect.signature(value).return_annotation  # type: ignore[arg-type]
-        nothing = returned in (None, "None", inspect.Signature.empty)
-        if not nothing and "Returns" not in parts and not (is_method(value) and first.startswith("Return ")):
-            yield "no Returns"
-        if ": " in re.sub(r"`[^`]*`", "", parts.get("Returns", "")):
-            yield "a colon under Returns, before which napoleon sees a type"
-        if raises(value) and "Raises" not in parts:
-            yield "no Raises"
+    if not is_method(value):
+        yield from missing_sections(value, text)
+    if ": " in re.sub(r"`[^`]*`", "", parts.get("Returns", "")):
+        yield "a colon under Returns, before which napoleon sees a type"
     prose = "".join(part for heading, part in parts.items() if heading != "Example")
     yield from (f"markup {found!r}" for found in MARKUP.findall(re.sub(r"`[^`]*`", "", prose)))
 
@@ -170,8 +176,8 @@ def test_the_check_of_docstrings_can_fail() -> None:
         "first line 'do |x| at c_.'",
         "sections ['Returns', 'Args']",
         "no text for ['b']",
-        "a colon under Returns, before which napoleon sees a type",
         "no Raises",
+        "a colon under Returns, before which napoleon sees a type",
         "markup '|x|'",
         "markup 'c_'",
     ]
