@@ -13,7 +13,7 @@ from torch import fx, nn
 from fastadv._torch import held_by
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.strays import may_stray
-from fastadv.engine.copying.twin import normalizes, twin
+from fastadv.engine.copying.twin import normalizes, same_products, twin
 
 # what every module holds: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
@@ -59,6 +59,7 @@ def _fill(parts: list[nn.Module], copies: dict[int, nn.Module], held: dict[int, 
         own["_modules"] = {
             name: None if child is None else copies[id(child)] for name, child in children.items()
         }
+        same_products(part, copies[id(part)])
 
 
 def _alias(value: nn.Parameter | None, held: dict[int, Any]) -> nn.Parameter | None:

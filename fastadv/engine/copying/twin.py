@@ -18,7 +18,7 @@ from fastadv.errors import InputError
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
 
-
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 Pairs = list[tuple[Tensor, Tensor]]  # of tensors that share storage: the model's, the copy's
 
 
@@ -130,6 +130,8 @@ def twin(model: nn.Module, follow: bool = True, apart: bool = False) -> nn.Modul
             own.requires_grad_(False)
         for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
             own.requires_grad_(False)
+        for part, own_part in pairs:
+            same_products(part, own_part)
     untamed = [own for _, own in unregistered if own.training and has_modes(own)]
     keep_inside(copied, originals.values(), untamed, doubtful=may_stray(parts))
     return copied
@@ -183,6 +185,19 @@ def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any])
             else:
                 memo[id(buffer)] = buffer.clone()
     return shared
+
+
+def same_products(part: nn.Module, copied: nn.Module) -> None:
+    """Let the copy of an attention layer ask for gradients of its projections where the layer does.
+
+    For a transposed input torch computes one matrix product where the weight wants a gradient, and a batch of
+    products, slower and rounded otherwise, where it wants none.
+    """
+    if isinstance(part, nn.MultiheadAttention):
+        for name in PROJECTIONS:
+            theirs, own = part._parameters.get(name), copied._parameters.get(name)
+            if theirs is not None and own is not None:
+                own.requires_grad_(theirs.requires_grad)
 
 
 def normalizes(module: nn.Module) -> bool:

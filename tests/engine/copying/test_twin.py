@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
+from fastadv.engine.copying.quick import eval_copy
+from fastadv.engine.copying.twin import twin
 from fastadv.errors import InputError
 
 
@@ -301,3 +303,13 @@ def test_model_made_in_inference_mode() -> None:
     value, _, gradient = freeze(model).input_gradient(torch.rand(4, 6), torch.tensor([0, 1, 2, 0]))
     assert gradient.abs().sum() > 0
     assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("copied", [eval_copy, twin], ids=["quick", "twin"])
+def test_attention_multiplies_as_in_the_model(copied: Callable[[nn.Module], nn.Module]) -> None:
+    """Torch chooses the product of a transposed input by whether the weight wants a gradient."""
+    attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
+    attention.k_proj_weight.requires_grad_(False)
+    encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, batch_first=True), attention)
+    asking = {name for name, weight in copied(encoder).named_parameters() if weight.requires_grad}
+    assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}
