@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastadv.engine.arguments import check_model
+from fastadv.engine.automatic import fastest
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
@@ -28,7 +29,6 @@ from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.stamp import Stamp
-from fastadv.engine.tune import tuned
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
 
@@ -41,7 +41,6 @@ def freeze(
     compile: bool | None = None,
     cuda_graph: bool | None = None,
     eot: int | None = None,
-    tune: bool | None = None,
     without: Iterable[str] | None = None,
 ) -> Frozen:
     """Prepare a classifier for fast attacks; the model itself is not changed.
@@ -80,10 +79,6 @@ def freeze(
             captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
-        tune: time whole passes on the first batch (default False): the search copy, also in the model's own
-            precision, the model as it is, and the fastest of them compiled and on a GPU captured. The fastest
-            is used; a note lists the times. Results may then differ by rounding from run to run, and the
-            compiler may take a minute.
         without: names of rewrites to leave out of the search copy, besides those in the environment variable
             FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
             (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
@@ -94,8 +89,8 @@ def freeze(
     Raises:
         InputError: the model is neither a module nor a function, cannot be copied or is lazy; an option is
             unknown; `cuda_graph` is asked for off CUDA or with `eot` > 1; nothing would be computed in the
-            precision. On the first batch: a copy of the model would run parts of the original, or `tune` is
-            True in a group of processes.
+            precision. On the first batch: a copy of the model would run parts of the original, or the
+            precision is "auto" in a group of processes.
 
     Example:
         >>> import fastadv as fa
@@ -111,7 +106,6 @@ def freeze(
     """
     asked = {
         "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,
-        "tune": tune,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
@@ -157,7 +151,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     if module is not None and isinstance(given.model, nn.Module) and not options.follow:
         stamp = Stamp(module, given.model, values=options.fold)
     as_given = form = Form(given.model, dtype, given.sees)
-    own = module is not None and options.fold and not options.as_given
+    own = module is not None and options.fold
     notes: list[str] = []
     values: Values | None = None
     if isinstance(given.model, nn.Module) and module is not None:
@@ -203,8 +197,8 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         stamp=stamp,
         dtype=dtype,
         device=device,
-        fastest=partial(tuned, partial(_freeze, source, given=given), options)
-        if options.tune or options.precision == AUTO
+        fastest=partial(fastest, partial(_freeze, source, given=given), options)
+        if options.precision == AUTO
         else None,
     )
 

@@ -281,23 +281,11 @@ class Frozen(Prepared):
         return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Return whether the passes for rows like x are final: settled, and the gradient compared.
-
-        Args:
-            x: [B, ...].
-
-        Returns:
-            True where they can be captured.
-        """
+        """Return whether the passes for rows like x are final: settled, and the gradient compared."""
         return self.search.graphs is not None and self._settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:
-        """Compare each kind of pass once more where losses of the search are not those of the verdict.
-
-        Args:
-            apart: the largest difference of a cross-entropy or margin at the same point.
-            verdict: [B, K], the logits of the model as given there.
-        """
+        """Compare each kind of pass once more where losses of the search are not those of the verdict."""
         formats = [self.dtype, self.search_dtype, self.search.form.rounds or self.dtype]
         # either loss moves at most twice as far as a logit
         if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
@@ -307,30 +295,16 @@ class Frozen(Prepared):
             self.search.notes.warn(DENIED)
 
     def check(self, x: Tensor) -> bool:
-        """Call `settle` on rows that represent others; `tune` waits for the batch that is attacked.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            Whether the search copy is settled.
-        """
+        """Call `settle` on rows that represent others; a measurement waits for the batch that is attacked."""
         return self._fastest is not None or self.settle(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Choose the search copy and compare it with the model, on the first batch that has finite logits.
 
-        With `tune` the fastest way to search at x is taken, by passes that count, too. Where logits of
-        the search copy differ from those of the model by more than rounding, the rewrites that are wrong are
-        left out. In another precision it is compared twice: first in the model's own, since the bound of the
-        other would hide a wrong fold.
-
-        Args:
-            x: floating [B, ...].
-            verdict: [B, K], the logits of the model as given, where the caller has them.
-
-        Returns:
-            Whether the search copy is settled, by this call or an earlier one.
+        With the precision "auto" the fastest is found, by passes that count, too. Where logits of the search
+        copy differ from those of the model by more than rounding, the rewrites that are wrong are left out.
+        In another precision it is compared twice: first in the model's own, since the bound of the other
+        would hide a wrong fold. Returns whether it is settled, by this call or an earlier one.
         """
         if self._settled or len(x) == 0:
             return self._settled

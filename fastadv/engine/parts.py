@@ -8,14 +8,12 @@ Schott et al. with 500 images 228 and 172, a ResNet-18 with 64 images 840 and 77
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, DispatchMode
-from fastadv.engine.architecture import architecture
 from fastadv.engine.cpu.winograd import is_wide
 from fastadv.engine.form import Form
 from fastadv.engine.rewrite import has_conv2d
@@ -33,9 +31,6 @@ PROBE = 3
 
 # ops whose results are no activations: they divide their work themselves
 WITHIN = ("fastadv::winograd_tiles", "mkldnn::_convolution_pointwise")
-
-# for each model and architecture of its search twin: bytes a row, by the row's dtype and shape
-_measured: "WeakKeyDictionary[nn.Module, dict[Any, dict[Any, int]]]" = WeakKeyDictionary()
 
 
 class _Sizes(DispatchMode):
@@ -75,23 +70,20 @@ def _bytes_of_a_row(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
 
 
 class Parts:
-    """How many rows pass one search twin of a model at once.
+    """How many rows pass one search twin at once; a row of each shape and dtype is measured once."""
 
-    A row is measured once for a model, its shape and its dtype, and again where its modules have changed.
-    """
-
-    def __init__(self, source: nn.Module, search: nn.Module, winograd: bool) -> None:
+    def __init__(self, search: nn.Module, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
-        self._source, self._search, self._winograd = source, search, winograd
+        self._search, self._winograd = search, winograd
         self.usual: dict[tuple[Any, ...], int] = {}  # what `at_once` has found
+        self._bytes_a_row: dict[tuple[Any, ...], int] = {}
 
     @classmethod
-    def of(cls, source: object, form: Form) -> "Parts | None":
+    def of(cls, form: Form) -> "Parts | None":
         """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
-        known = isinstance(source, nn.Module) and isinstance(form.model, nn.Module)
-        if form.compiled or not known:
+        if form.compiled or not isinstance(form.model, nn.Module):
             return None
-        return cls(cast(nn.Module, source), cast(nn.Module, form.model), "winograd" in form.rewriting.names)
+        return cls(form.model, "winograd" in form.rewriting.names)
 
     def worth_splitting(self, x: Tensor) -> bool:
         """Return whether x [B, ...] may gain from passing in parts."""
@@ -122,10 +114,6 @@ class Parts:
             for part in self._search.modules()
         )
         return 2 * BYTES if self._winograd and wide else BYTES
-
-    @cached_property
-    def _bytes_a_row(self) -> dict[tuple[Any, ...], int]:
-        return _measured.setdefault(self._source, {}).setdefault(architecture(self._search), {})
 
 
 def mixes_rows(model: nn.Module) -> bool:

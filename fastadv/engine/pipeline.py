@@ -90,7 +90,7 @@ class Pipeline:
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
         self.form, self.scoring, self.bare = form, self._for_scores(form), set()
-        self.parts = Parts.of(self.source, form)
+        self.parts = Parts.of(form)
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 

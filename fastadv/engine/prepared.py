@@ -72,14 +72,7 @@ class Prepared:
     # What an attack asks.
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits of the search, the mean of `eot` passes, without a gradient.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-        """
+        """Return the logits of the search, the mean of `eot` passes, without a gradient."""
         raise NotImplementedError
 
     def input_gradient(
@@ -143,41 +136,17 @@ class Prepared:
         raise NotImplementedError
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Return the logits of the model as given, in eval mode and its own precision.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
-                2.
-        """
+        """Return the logits of the model as given, in eval mode and its own precision."""
         return self._as_given(self._verdict, x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            The pass, whose logits are the verdict.
-        """
+        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
 
     def confidence(self, x: Tensor) -> Tensor:
         """Return the probability that the model as given assigns to each class, in eval mode.
 
         It is the model's own `confidence(x)` where it has one, otherwise that of its logits
         (`log_confidence`): the softmax, unless the model says otherwise.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
         """
         own = getattr(self.model, "confidence", None)
         if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
@@ -221,136 +190,58 @@ class Prepared:
         raise NotImplementedError
 
     def add_note(self, note: str) -> None:
-        """Add a note, unless it is there already.
-
-        Args:
-            note: one sentence.
-        """
+        """Add a note, unless it is there already."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return the options that can change results, for the identity of a run.
-
-        Returns:
-            A dictionary for JSON.
-        """
+        """Return the options that can change results, for the identity of a run."""
         raise NotImplementedError
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one.
-
-        Args:
-            dtype: of x.
-
-        Returns:
-            The same, or the dtype of the weights where the model refuses it.
-        """
+        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
         return self._given.sees(dtype)
 
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
         """Announce whose rows the next passes are.
 
         A subclass that counts passes for each sample overrides this; here it does nothing.
-
-        Args:
-            ids: int [n], sample numbers.
-            each: how many rows belong to each sample; the rows of one sample follow each other.
         """
 
     # What only a Frozen has to do.
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that the search prefers, without a copy where it already has it.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            The same values.
-        """
+        """Return `x` in the layout that the search prefers, without a copy where it already has it."""
         return x
 
     def full_batch(self, x: Tensor) -> int:
-        """Return the number of rows at which a pass on a CPU takes the least time for each row.
-
-        Args:
-            x: [B, ...], rows of the wanted shape.
-
-        Returns:
-            The number of rows; 0 where it does not matter.
-        """
+        """Return the number of rows at which a pass on a CPU takes the least time for each row."""
         return 0
 
     def fits(self, x: Tensor) -> int:
-        """Return how many rows of x are not known to be too many for the memory of a gradient.
-
-        Args:
-            x: [B, ...].
-
-        Returns:
-            The number of rows, at most B.
-        """
+        """Return how many rows of x are not known to be too many for the memory of a gradient."""
         return len(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
-        """Prepare the search for rows like x.
-
-        Args:
-            x: floating [B, ...].
-            verdict: [B, K], the logits of the model as given, where the caller has them.
-
-        Returns:
-            Whether nothing is left to prepare.
-        """
+        """Prepare the search for rows like x; return whether nothing is left to prepare."""
         return True
 
     def hold(self, apart: float, verdict: Tensor) -> None:
-        """Take by how much the search differs from the verdict at the same points.
-
-        Args:
-            apart: the largest difference of a loss.
-            verdict: [B, K], the logits of the model as given.
-        """
+        """Take by how much the search differs from the verdict at the same points."""
 
     def check(self, x: Tensor) -> bool:
-        """Call `settle` on rows that represent others.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            Whether nothing is left to prepare.
-        """
+        """Call `settle` on rows that represent others."""
         return self.settle(x)
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Tell whether steps on rows like x can be captured as CUDA graphs.
-
-        Args:
-            x: [B, ...].
-
-        Returns:
-            True where they can.
-        """
+        """Tell whether steps on rows like x can be captured as CUDA graphs."""
         return False
 
     def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
-        """Replay captured steps.
-
-        Args:
-            run: a function of the graphs.
-
-        Returns:
-            What it returns; None without CUDA graphs.
-        """
+        """Return what `run` makes of captured steps; None without CUDA graphs."""
         return None
 
     def unreplayed(self) -> AbstractContextManager[object]:
-        """Replay no captured step, inside.
-
-        Returns:
-            A context manager.
-        """
+        """Replay no captured step, inside."""
         return NOTHING
 
     def _verdict(self, x: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def test_long_work_is_frozen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not made
     pgd(model, x, y, fa.Linf(1e-6), steps=steps)
     assert len(made) == 1
-    assert prepare(model, work=WORTH).options.tune is False  # type: ignore[attr-defined]
+    assert prepare(model, work=WORTH).options.precision == "fp32"  # type: ignore[attr-defined]
     frozen = fa.freeze(model)
     assert prepare(frozen, work=WORTH) is frozen
     with pytest.raises(InputError, match="freeze: expected True or False"):
