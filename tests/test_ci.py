@@ -76,3 +76,10 @@ def test_this_tree_cannot_be_released_under_another_version():
     )
     assert done.returncode == 1
     assert "got 'v9.9.9'" in done.stderr
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_their_hash(path):
+    used = re.findall(r"uses: (\S+)", path.read_text())
+    assert used
+    assert all(re.search(r"@[0-9a-f]{40}$", action) for action in used)
