@@ -6,7 +6,7 @@ passes, marks what is not finite, lets samples leave, and proves each success on
 """
 
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core.card import Attack, Departure
+from fastadv.attacks.core.card import Attack
 from fastadv.attacks.core.common import Classifier, Common, GradientCommon, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.full_batches import side_by_side
@@ -34,7 +34,7 @@ from fastadv.attacks.core.waiting import may_leave, waits
 
 __all__ = [
     "WRONG", "Ask", "Attack", "AttackResult", "Classifier", "Climb", "Common", "ConfidentlyWrong",
-    "Criterion", "Departure", "GradientCommon", "GradientLook", "GradientRule", "InnerAttack", "JacobianLook",
+    "Criterion", "GradientCommon", "GradientLook", "GradientRule", "InnerAttack", "JacobianLook",
     "Look", "OutsideTopK", "Over", "Problem", "Record", "Rows", "Rule", "Samples", "ScoredLook", "Search",
     "Status", "StepSize", "Steps", "Variant", "WrongBy", "check_attack", "check_count", "check_finite_box",
     "check_finite_radius", "check_norm", "check_number", "check_share", "check_step_size", "check_threat",

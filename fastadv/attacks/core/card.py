@@ -10,23 +10,6 @@ from fastadv.threat import THREATS
 
 
 @dataclass(frozen=True)
-class Departure:
-    """One way in which an attack departs from its paper.
-
-    Args:
-        differs: what differs.
-        why: the reason for it.
-        gains: what it gains, measured; empty where nothing was measured.
-        row: the row of docs/parity.md that shows it; empty where none does.
-    """
-
-    differs: str
-    why: str
-    gains: str = ""
-    row: str = ""
-
-
-@dataclass(frozen=True)
 class Attack:
     """An attack function and what it supports: its card in the registry.
 
@@ -44,7 +27,6 @@ class Attack:
         needs: what the model must be beyond a classifier; empty where any classifier will do.
         tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
             distance of the boundary.
-        fidelity: how it departs from the paper; empty where it is as published.
     """
 
     run: Callable[..., AttackResult]
@@ -58,7 +40,6 @@ class Attack:
     oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     tolerance: float = 1.05
-    fidelity: tuple[Departure, ...] = ()
 
     def __post_init__(self) -> None:
         served = self.norms or getattr(self.run, "norms", tuple(THREATS))
