@@ -14,14 +14,12 @@ from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
 from fastadv.attacks.core.card import Attack
-from fastadv.attacks.core.common import Common
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
-from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool
-from fastadv.attacks.distal import DistalResult, distal
+from fastadv.attacks.distal import distal
 from fastadv.attacks.ead import ead
 from fastadv.attacks.estimated_gradient import estimated_gradient
 from fastadv.attacks.fab import fab
@@ -33,9 +31,7 @@ from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.masking import Indicators, indicators
-from fastadv.attacks.methods.flags import Cost
-from fastadv.attacks.methods.masked_modules import MaskedModule, masked_modules
-from fastadv.attacks.methods.symptoms import Symptoms, symptoms
+from fastadv.attacks.methods.masked_modules import masked_modules
 from fastadv.attacks.methods.transfer_rules import (
     DiverseInput,
     ScaleInvariant,
@@ -60,14 +56,13 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
-    "Component", "ConfidentlyWrong", "Cost", "Criterion", "DistalResult", "DiverseInput",
-    "GradientRule", "Indicators", "MaskedModule", "MinimumNormResult", "OutsideTopK", "ScaleInvariant",
-    "Status", "Symptoms", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim",
-    "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm",
-    "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
+    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Component",
+    "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
+    "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
+    "bim", "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab",
+    "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
-    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer",
+    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "transfer",
     "uniform_noise",
 ]  # fmt: skip
 

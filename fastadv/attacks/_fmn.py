@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv.attacks import core
+from fastadv.attacks.core.waiting import may_leave
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.growing_ball import Ball, next_radius, onto_ball_then_box
 from fastadv.attacks.methods.hyperplane import DUAL
@@ -54,7 +55,7 @@ def rule(
             if not all_found:
                 if step >= patience:
                     further = torch.where(like(found, further), further, beyond)
-                all_found = core.may_leave(step, further.device) and bool(found.all())
+                all_found = may_leave(step, further.device) and bool(found.all())
             if threat.norm == "l1" and step % 2:
                 points = onto_ball_then_box(search, further)
             else:

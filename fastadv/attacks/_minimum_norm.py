@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
+from fastadv.attacks.core.inner import InnerAttack
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fmn import fmn
@@ -28,7 +29,7 @@ class Inner:
     """An attack with its arguments; its name in `by`; and how many gradients of each sample it takes."""
 
     name: str
-    attack: core.InnerAttack
+    attack: InnerAttack
     cost: int
     targets: Tensor | None = None
 
@@ -57,7 +58,7 @@ def searches(search: core.Search, steps: int) -> Iterator[Inner]:
 
     # to one class after the other; that of the largest logit comes last, since most samples ended there
     targets = list(others.roll(-1, 1).unbind(1)) if free and others.shape[1] > 1 else []
-    aimed: dict[str, tuple[str, core.InnerAttack, int]] = {
+    aimed: dict[str, tuple[str, InnerAttack, int]] = {
         "l2": ("target ddn", ddn, STEPS),
         "l0": ("target pdpgd", pdpgd, STEPS),
     }

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
 from fastadv.attacks.methods.geometry import like, norm
 from fastadv.attacks.methods.nearest_classes import nearest_classes
@@ -73,10 +75,6 @@ def apgd(
             None is True for L1.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.apgd(model, x, y, fa.Linf(0.3), steps=20, loss="dlr")
         >>> bool(out.success.all())
         True
@@ -87,7 +85,7 @@ def apgd(
         (arXiv 2103.01208), algorithm 1 and section 4.3; for `nearest`, Melamed et al. 2024 (arXiv
         2407.02240).
     """
-    core.check_share("rho", rho, zero=True, one=True)
+    check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
     if nearest and not rounds:
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
@@ -106,7 +104,7 @@ def apgd(
             ascend(here, [number * restarts + search.restart for number in numbers])
 
         search.rows.others = nearest_classes(search) if nearest else _others(search)
-        core.side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
+        side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
     def ascend(search: core.Search[_Rows], draws: list[int]) -> None:
         first = stages[0][0]

@@ -93,10 +93,6 @@ def autoattack(
         warnings.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.autoattack(model, x, y, fa.Linf(0.3), version="quick")
         >>> bool(out.success.all()), set(out.by)
         (True, {'apgd-margin'})

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv._checks import check_share
 from fastadv.attacks import _boundary, core
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
 from fastadv.attacks.methods.start import (
@@ -94,10 +95,6 @@ def boundary(
         InputError: an argument is wrong, or a start is not adversarial; the message names it.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.boundary(model, x, y, fa.L2(float("inf")), queries=200)
         >>> bool(out.success.all()), bool(out.distance.isfinite().all())
         (True, True)
@@ -113,8 +110,8 @@ def boundary(
         spherical_step = FIRST_STEP if published else _boundary.SPHERICAL
     if source_step is None:
         source_step = FIRST_STEP if published else _boundary.SOURCE
-    core.check_share("spherical_step", spherical_step, one=True)
-    core.check_share("source_step", source_step)
+    check_share("spherical_step", spherical_step, one=True)
+    check_share("source_step", source_step)
     check_starts("boundary", starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if published:

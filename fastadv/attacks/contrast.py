@@ -5,7 +5,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.noise import bracket
 from fastadv.threat import Threat
@@ -42,10 +44,6 @@ def contrast(
         gray: of the uniform image, in [0, 1] as a share of the box; `target` in foolbox.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.contrast(model, x, y, fa.L2(float("inf")))
         >>> tuple(out.x_adv.shape)
         (8, 1, 8, 8)
@@ -53,9 +51,9 @@ def contrast(
     Source:
         Rauber et al. 2017, "Foolbox" (arXiv 1707.04131).
     """
-    core.check_finite_box("contrast", threat)
+    check_finite_box("contrast", threat)
     low, high = threat.box
-    level = low + core.check_share("gray", gray, zero=True, one=True) * (high - low)
+    level = low + check_share("gray", gray, zero=True, one=True) * (high - low)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x

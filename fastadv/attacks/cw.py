@@ -89,10 +89,6 @@ def cw(
         seed: of the random points of restarts.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.cw(model, x, y, fa.L2(float("inf")), steps=50, searches=3)
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import check_index
+from fastadv.attacks.core.problem import check_finite_box, check_index
 from fastadv.attacks.methods.geometry import positive
 from fastadv.engine import prepare
 from fastadv.errors import InputError
@@ -24,13 +25,10 @@ class _Rows(core.Rows):
 class DistalResult:
     """Images that a model classifies with confidence, made from noise.
 
-    Attributes:
-        x: [B, ...] in the box; where the wanted confidence was not reached, the image of the highest
-            confidence that was met. For a model that binarizes its input, each pixel is at the edge of the
-            box that the model takes it for.
-        confidence: [B], of the model in the wanted class at x.
-        success: bool [B], whether that is at least the wanted confidence.
-        steps: int64 [B], the number of steps taken.
+    `x` [B, ...] lies in the box; where the wanted confidence was not reached, it is the image of the highest
+    confidence that was met. For a model that binarizes its input, each pixel is at the edge of the box that
+    the model takes it for. `confidence` [B] is that of the model in the wanted class at x, and `success` bool
+    [B] whether it is at least the wanted one, after `steps` int64 [B].
     """
 
     x: Tensor
@@ -94,10 +92,10 @@ def distal(
         1805.09190), section 5.
     """
     core.check_count("steps", steps, 0)
-    if core.check_number("step_size", step_size, 0) == 0 and steps:
+    if check_number("step_size", step_size, 0) == 0 and steps:
         raise InputError("step_size: expected a number > 0, got 0")
-    core.check_share("momentum", momentum, zero=True)
-    core.check_share("confidence", confidence, one=True)
+    check_share("momentum", momentum, zero=True)
+    check_share("confidence", confidence, one=True)
     if not isinstance(targets, Tensor) or targets.ndim != 1:
         got = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         raise InputError(f"targets: expected integer classes, a tensor [B], got {got}")
@@ -106,10 +104,10 @@ def distal(
     for size in shape:
         core.check_count("shape", size, 1)
     threat = Linf(torch.inf, box)
-    core.check_finite_box("distal", threat)
+    check_finite_box("distal", threat)
     classifier = prepare(model)
     weight = positive("scale", getattr(classifier.model, "scale", 1.0) if scale is None else scale, 1.0)
-    least = core.check_number("floor", getattr(classifier.model, "floor", 0.0) if floor is None else floor, 0)
+    least = check_number("floor", getattr(classifier.model, "floor", 0.0) if floor is None else floor, 0)
     goal = _Confident(confidence, weight, least)
     with torch.inference_mode(False), torch.no_grad():
         targets = check_index("targets", targets, len(targets), targets.device)

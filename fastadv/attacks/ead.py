@@ -64,10 +64,6 @@ def ead(
             gradient, and None is 0.01.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.ead(model, x, y, fa.L1(float("inf")), steps=50, searches=3)
         >>> bool(out.success.all())
         True

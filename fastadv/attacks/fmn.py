@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._checks import check_share
 from fastadv.attacks import _fmn, core
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, norm, positive, width
 from fastadv.attacks.methods.growing_ball import Ball, next_radius, onto_ball_then_box
@@ -68,10 +69,6 @@ def fmn(
         seed: of the random points of restarts.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.fmn(model, x, y, fa.Linf(float("inf")), steps=50)
         >>> bool(out.success.all()), bool((out.distance < 0.3).all())
         (True, True)
@@ -80,7 +77,7 @@ def fmn(
         Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints" (arXiv
         2102.12827), algorithm 1.
     """
-    core.check_share("gamma", gamma)
+    check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import _hopskipjump, core
+from fastadv.attacks.core.plan import Over
 from fastadv.attacks.methods.geometry import like, unit, width
 from fastadv.attacks.methods.start import Starts, box_noise, check_starts, find_start, to_boundary
 from fastadv.threat import Threat
@@ -79,10 +80,6 @@ def hopskipjump(
         InputError: an argument is wrong, or a start is not adversarial; the message names it.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)
         >>> bool(out.success.all()), bool(out.distance.isfinite().all())
         (True, True)
@@ -197,6 +194,6 @@ def _progress(search: core.Search[_Hops], halvings: int) -> None:
             left[here.place] = here.left
             here.size = here.size / 2
             others.leave(here.done)
-    except core.Over:
+    except Over:
         pass
     rows.points, rows.left = moved, left

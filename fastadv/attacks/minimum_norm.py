@@ -9,6 +9,7 @@ from torch import Tensor
 from fastadv._checks import check_seed
 from fastadv.attacks import core
 from fastadv.attacks._minimum_norm import searches
+from fastadv.attacks.core.inner import merge_result, run_inner
 from fastadv.threat import Threat
 
 
@@ -17,21 +18,9 @@ class MinimumNormResult(core.AttackResult):
     """The outcome of `minimum_norm`: an `AttackResult` that also says which attack found each point.
 
     Attributes:
-        x_adv: like x; the success nearest to x of all searches, x itself where there is none.
-        success: bool [B]; the model as given classifies x_adv as the attack wants.
-        status: int64 [B] of `Status`.
-        loss: [B]; the margin at x_adv.
-        distance: [B]; from x to x_adv in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
-        forwards: samples passed forward.
-        backwards: samples for which an input gradient was computed.
-        zero_gradient: bool [B]; every gradient of the search was exactly zero.
-        flags: warnings that cast doubt on the result.
-        unfinished: [B]; as in `AttackResult`.
-        threat: as in `AttackResult`.
-        correct: as in `AttackResult`.
-        attack: as in `AttackResult`.
         by: for each sample, the name of the attack that found x_adv, such as "ddn" or "restart fmn"; "" where
             none did, or where x was already wrong.
+        others: as in `AttackResult`.
     """
 
     by: tuple[str, ...] = ()
@@ -73,10 +62,6 @@ def minimum_norm(
         nothing was found, x_adv is x itself.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.minimum_norm(model, x, y, fa.L2(float("inf")), steps=300)
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)
@@ -97,8 +82,8 @@ def minimum_norm(
             if spent > steps:
                 return
             before = search.best.distance
-            out = core.run_inner(one.attack, search, search.classifier, search.threat, one.targets)
-            core.merge_result(search, out)
+            out = run_inner(one.attack, search, search.classifier, search.threat, one.targets)
+            merge_result(search, out)
             nearer = search.best.distance < before
             found.update(dict.fromkeys(places[nearer].tolist(), one.name))
 

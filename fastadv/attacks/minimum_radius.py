@@ -5,7 +5,10 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_number
 from fastadv.attacks import core
+from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
+from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
 from fastadv.errors import InputError
@@ -30,7 +33,7 @@ def minimum_radius(
     y: Tensor,
     threat: Threat,
     *,
-    attack: core.InnerAttack,
+    attack: InnerAttack,
     searches: int = 10,
     first_radius: float | Tensor | None = None,
     **common: Unpack[core.Common],
@@ -54,10 +57,6 @@ def minimum_radius(
 
     Example:
         >>> from functools import partial
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> bim = partial(fa.attacks.bim, steps=10)
         >>> out = fa.attacks.minimum_radius(model, x, y, fa.Linf(float("inf")), attack=bim)
         >>> bool(out.success.all()), bool((out.distance < 0.3).all())
@@ -66,8 +65,8 @@ def minimum_radius(
     Source:
         Schott et al. 2018 (arXiv 1805.09190); Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
-    core.check_threat(threat)
-    core.check_attack(attack)
+    check_threat(threat)
+    check_attack(attack)
     first = _first(threat, first_radius, x)
     whole = threat.norm == "l0"
 
@@ -81,8 +80,8 @@ def minimum_radius(
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
         rows.bisections = torch.full_like(search.y, searches)
         while True:
-            out = core.run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
-            broken = core.merge_result(search, out)
+            out = run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
+            broken = merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
             low = torch.where(broken, rows.low, rows.radius)
@@ -107,7 +106,7 @@ def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> fl
     least = 1.0 if threat.norm == "l0" else 0.0
     values = first_radius if isinstance(first_radius, Tensor) and first_radius.ndim == 1 else None
     if values is None:
-        number = core.check_number("first_radius", first_radius, least)
+        number = check_number("first_radius", first_radius, least)
         valid = number > 0
     else:
         valid = bool((values.isfinite() & (values > 0) & (values >= least)).all())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import _pointwise, core
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.noise import signed
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.threat import Threat
@@ -76,7 +77,7 @@ def pointwise(
     Source:
         Schott et al. 2018 (arXiv 1805.09190).
     """
-    core.check_finite_box("pointwise", threat)
+    check_finite_box("pointwise", threat)
     check_starts("pointwise", starts, x, threat)
     published = variant == "published"
     if restarts is None:

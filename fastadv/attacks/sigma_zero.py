@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
@@ -63,8 +64,8 @@ def sigma_zero(
     unit = width(threat)
     step_size = positive("step_size", step_size, unit) / unit
     sigma = positive("sigma", sigma, 1.0)
-    core.check_share("threshold", threshold, zero=True, one=True)
-    core.check_number("threshold_rate", threshold_rate, 0)
+    check_share("threshold", threshold, zero=True, one=True)
+    check_number("threshold_rate", threshold_rate, 0)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.record import Climb
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
@@ -25,7 +27,7 @@ AHEAD, WORDS = 32, 1024  # queries whose random words are drawn together, with s
 Window = tuple[int, int]
 
 
-class _Rows(core.Climb):
+class _Rows(Climb):
     """With the ends [n, ...] of the ball in the box."""
 
     lower: Tensor
@@ -67,10 +69,6 @@ def square(
             break more samples, and False in L2 and L1, where they break fewer.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.square(model, x, y, fa.Linf(0.3), queries=200)
         >>> bool(out.success.all()), out.backwards
         (True, 0)
@@ -79,7 +77,7 @@ def square(
         Andriushchenko et al. 2020, "Square Attack" (arXiv 1912.00049), algorithms 2 and 3; for L1, Croce and
         Hein 2021 (arXiv 2103.01208).
     """
-    core.check_share("share", share, one=True)
+    check_share("share", share, one=True)
     stretched = threat.norm == "linf" if rescale is None else rescale
 
     def rule(search: core.Search[_Rows]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.core.inner import call_attack
+from fastadv.attacks.core.inner import InnerAttack, call_attack
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.fab import fab
 from fastadv.attacks.pdpgd import pdpgd
@@ -17,7 +17,7 @@ from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 
-ATTACKS: dict[str, core.InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
+ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Component:
     """
 
     name: str
-    attack: str | core.InnerAttack
+    attack: str | InnerAttack
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,16 +55,7 @@ class Component:
         return not isinstance(self.attack, str)
 
     def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
-        """Run the attack on a problem.
-
-        Args:
-            model: the frozen classifier.
-            problem: the samples, labels, threat and targets of this call.
-            seed: of all random numbers.
-
-        Returns:
-            An `AttackResult` for the samples of the problem.
-        """
+        """Run the attack on the samples of a problem."""
         attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
         arguments = dict(self.arguments)
         if _takes_seed(attack) and "seed" not in arguments:
@@ -74,7 +65,7 @@ class Component:
         return call_attack(attack, model, problem, **arguments)
 
 
-def _takes_seed(attack: core.InnerAttack) -> bool:
+def _takes_seed(attack: InnerAttack) -> bool:
     """Return whether the attack has a seed that nobody has given yet."""
     if isinstance(attack, partial) and "seed" in attack.keywords:
         return False

@@ -47,17 +47,15 @@ class Attack:
 
     @property
     def minimal(self) -> bool:
-        """Whether it looks for the success nearest to x."""
         return self.kind == "minimum"
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The function's parameters by name, including those that all attacks share."""
+        """The parameters of the function by name, including those that all attacks share."""
         return inspect.signature(self.run).parameters
 
     @property
     def name(self) -> str:
-        """The name of the function."""
         return self.run.__name__
 
     @property
@@ -66,12 +64,5 @@ class Attack:
         return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
 
     def takes(self, option: str) -> bool:
-        """Return whether the function has this argument.
-
-        Args:
-            option: the name of an argument, such as "steps".
-
-        Returns:
-            True where it has.
-        """
+        """Whether the function has an argument of this name."""
         return option in self.parameters

@@ -60,16 +60,11 @@ class GradientCommon(Common, total=False):
     """The arguments that every attack takes whose steps follow the gradient of a loss: `Common` and one more.
 
     Args:
-        targets: as in `Common`.
-        criterion: as in `Common`.
-        mask: as in `Common`.
-        eot: as in `Common`.
-        ids: as in `Common`.
-        freeze: as in `Common`.
         gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`;
             the first one asks the model. They do not change what counts as a success, nor the losses that are
             reported. Random numbers are those of the seed, 0 in an attack without one. The default is (),
             the gradient itself.
+        others: as in `Common`.
     """
 
     gradient: GradientRules
@@ -105,6 +100,13 @@ found, x_adv is the strongest point for an attack with a budget, and x itself fo
 """,
     "Raises": "InputError: an argument is wrong; the message names it, what was expected and what came.\n",
 }
+# how the example of every attack begins
+EXAMPLE = """\
+>>> import fastadv as fa
+>>> x = fa.data.load("digits", "test").x[:8]
+>>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+>>> y = model(x).argmax(1)  # what it decides before the attack
+"""
 SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
 
 
@@ -222,6 +224,8 @@ def _completed(others: str, text: str, names: list[str]) -> str:
     shared = "".join(_arguments(kind) for kind in (GradientCommon, Common))
     meaning = _entries(shared + others) | _entries(own.get("Args", ""))
     told = {"Args": "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)}
+    if "Example" in own:
+        own["Example"] = EXAMPLE + own["Example"]
     parts = ENDING | own | told
     sections = [f"{name}:\n{indent(parts[name].strip(), '    ')}" for name in SECTIONS if name in parts]
     return "\n\n".join([head.strip(), *sections])

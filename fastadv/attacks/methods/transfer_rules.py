@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number
-from fastadv.attacks.core import Ask, GradientRule, Search
+from fastadv.attacks.core import GradientRule, Search
+from fastadv.attacks.core.gradient_rule import Ask
 from fastadv.attacks.methods.geometry import like
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
