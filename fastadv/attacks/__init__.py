@@ -9,7 +9,7 @@ from functools import partial
 from math import inf
 
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.autoattack import AutoAttackResult, Component, autoattack
+from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
@@ -56,7 +56,7 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Component",
+    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
     "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
     "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab",

@@ -41,7 +41,6 @@ def apgd(
     starts: Tensor | None = None,
     restarts: int = 1,
     rho: float = 0.75,
-    larger_radii: bool | None = None,
     stop_early: bool = True,
     seed: int = 0,
     **common: Unpack[core.GradientCommon],
@@ -51,7 +50,8 @@ def apgd(
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or
     if neither the step nor the highest loss has changed since then. Under L1 each step moves the coordinates
-    with the largest gradients; their number follows the sparsity of the strongest point.
+    with the largest gradients; their number follows the sparsity of the strongest point, and the first
+    60% of the steps go to balls of three and two times the radius.
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
@@ -71,8 +71,6 @@ def apgd(
             on the ball; None is random points.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.
-        larger_radii: L1 only: spend the first 60% of the steps in balls of three and two times the radius.
-            None is True for L1.
 
     Example:
         >>> out = fa.attacks.apgd(model, x, y, fa.Linf(0.3), steps=20, loss="dlr")
@@ -91,9 +89,7 @@ def apgd(
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
     if starts is not None:
         check_starts("apgd", starts, x, threat)
-    if larger_radii and threat.norm != "l1":
-        raise InputError(f"larger_radii: expected None or False for {threat.norm}, got True; it is for L1")
-    stages = _stages(steps, threat.norm == "l1" and larger_radii is not False)
+    stages = _stages(steps, threat.norm == "l1")
 
     def rule(search: core.Search[_Rows]) -> None:
         if not rounds:

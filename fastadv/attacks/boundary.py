@@ -75,10 +75,6 @@ def boundary(
     towards x. The walk takes them where they stay adversarial. Both sizes follow the share of steps that end
     adversarial.
 
-    The "fastadv" variant asks about `candidates` at once and uses every answer: from those of random
-    spherical steps it learns which direction leads deeper among adversarial points. In the box answers are
-    one-sided, so random steps end farther from x or nearer until about half of them are adversarial.
-
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: the most points of each restart that pass the model for each image, an integer >= 1.

@@ -5,7 +5,6 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.bisection import Interval, halve, middle
@@ -26,12 +25,11 @@ def contrast(
     *,
     levels: int = 10,
     searches: int = 10,
-    gray: float = 0.5,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
     """Find the least loss of contrast that changes the decision.
 
-    x is mixed with one gray, by default the middle of the box. Of `levels` shares, evenly spaced up to gray
+    x is mixed with one gray, the middle of the box. Of `levels` shares, evenly spaced up to gray
     alone, the first success is taken; bisection between it and the share before finds the least. The attack
     looks along this line only, and is a check of a model rather than a measure of its robustness.
 
@@ -41,7 +39,6 @@ def contrast(
         levels: shares that pass the model at once, an integer >= 1.
         searches: bisections, >= 0; levels + searches samples pass the model for each image. The authors'
             foolbox has 1,000 levels and no bisections.
-        gray: of the uniform image, in [0, 1] as a share of the box; `target` in foolbox.
 
     Example:
         >>> out = fa.attacks.contrast(model, x, y, fa.L2(float("inf")))
@@ -53,7 +50,7 @@ def contrast(
     """
     check_finite_box("contrast", threat)
     low, high = threat.box
-    level = low + check_share("gray", gray, zero=True, one=True) * (high - low)
+    level = low + 0.5 * (high - low)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x

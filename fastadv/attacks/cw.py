@@ -66,12 +66,6 @@ def cw(
     longer falls is left out, since it depends on the whole batch. The margin is that of the criterion;
     `WrongBy(kappa)` asks for the confidence kappa of the paper.
 
-    In the "fastadv" variant pixels at the edges of the box move as easily as others, the first constant and
-    the step size fit the model's gradient at x, and the step size falls during a search. In L2 the bisection
-    is of the constant's logarithm. In Linf each search starts at the nearest success, and tau stays a little
-    below its distance: by 5% at first, and by half as much after each search without gain, which also doubles
-    the constant. A sample leaves when searches no longer improve it.
-
     Args:
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
             code, whose searches end earlier where they succeed.

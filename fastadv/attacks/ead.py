@@ -45,11 +45,6 @@ def ead(
     rule). What the paper leaves open is as in the authors' code; its early end where the objective no longer
     falls is left out, since it depends on the batch. The margin is that of the criterion.
 
-    In the "fastadv" variant beta outweighs the squared distance, and counts times the length of a step. The
-    first constant fits the model's gradient at x, the length of steps fits the expected distance and falls in
-    a straight line, a sample without a success after its first search takes long steps, and a sample leaves
-    when a search does not improve it. The points of the momentum are judged, which saves a pass.
-
     Args:
         steps: of each search, an integer >= 1; 1,000 as in the paper.
         searches: the largest number of searches, an integer >= 1; 9 as in the paper.

@@ -67,12 +67,6 @@ def fab(
     min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x). With
     targets or a criterion, the one boundary is where its margin is zero.
 
-    Beyond the paper: in the first 40% of the steps, as long as 60 (Linf), 30 (L2) or 80 (L1) are left, a
-    sample that came no nearer in six steps moves to the corner of the box that the normal points to, and
-    approaches again (the authors' code does so by accident: one of its projections in a hundred misses by
-    far). At the end three points between x and the nearest success are tried, each a little beyond the place
-    where the margins at both ends predict a margin of zero.
-
     Args:
         steps: projections in each restart, >= 1; 100 as in the paper.
         restarts: attempts; the paper has 1, 10 and 100. The first starts at x, the others at random points

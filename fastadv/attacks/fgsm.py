@@ -56,15 +56,6 @@ def fgsm(
         search.finish(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
 
     return core.run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        loss=loss,
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
-        from_x=not random_start,
-        **common,
-    )
+        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
+        from_x=not random_start, **common,
+    )  # fmt: skip

@@ -44,14 +44,6 @@ def fmn(
     loss crosses the boundary. In L0 it is one coordinate at first. The step a and gamma fall along a cosine,
     to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
 
-    The "fastadv" variant departs from the paper, whose steps hardly move a point where few coordinates have a
-    gradient of any size, as on adversarially trained networks. A sample that is not broken within the first
-    5% of the steps, or at once in Linf and L0, goes to the boundary of the linear model, and a little beyond,
-    along the shortest line in the box and as far as the ball allows, until it is; in L0 the ball holds the
-    whole line. In Linf g / ||g||_2 is sign(g), the steepest direction for that norm. Projections are on ball
-    and box at once, but for every other one in L1: on networks that round, the paper's, which end inside the
-    ball, find nearer successes.
-
     Args:
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
         step_size: the length of the first step, > 0, in input units. It is Euclidean, and None is the width

@@ -65,10 +65,6 @@ def hopskipjump(
     The point moves along it, by the largest of a geometric progression of steps that ends at an adversarial
     point, and by bisection towards x back to the boundary.
 
-    The "fastadv" variant keeps what is known of the normal: in L2 the direction away from x, which is the
-    normal where the boundary is nearest, and in Linf the last estimate. Probes only turn it, and their center
-    moves until the answers balance, since the box, which cuts probes off, would make most of them the same.
-
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: the most points of each restart that pass the model for each image, an integer >= 1.

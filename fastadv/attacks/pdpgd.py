@@ -40,16 +40,6 @@ def pdpgd(
     variable, moves as in `pdgd`. In L0 the norm in that step is the sum of `|z_i|^(2/3)`, which adv-lib
     prefers to the count.
 
-    The "fastadv" variant takes gradient steps d <- prox(d + a * m), where m is a moving mean of the gradient
-    of the loss itself in a fixed size, and prox the least of weight * ||z|| + ||z - d||_2^2 / (2 a), in L0
-    with the box. Steps are in units of the least distance so far and fall along a cosine, and the first 30%
-    of the steps ascend the cross-entropy, the others the margin. In L0 these others always look for fewer
-    coordinates than the best success has. In Linf the weight counts for each coordinate. In L2 and L0 the
-    first 60% of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1. It
-    moves coordinates of small gradients as far as others, which helps on adversarially trained networks. The
-    other steps, in L0 at least 100, refine the nearest success as above. In L2 they are at least 40, too,
-    unless fewer than 12 steps would then explore.
-
     Args:
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width

@@ -57,9 +57,6 @@ def pointwise(
     go back. In L2 the displacement of each coordinate is then bisected, in random order, until a round
     improves nothing.
 
-    The "fastadv" variant takes several coordinates back at once. With the queries left it adds fresh noise to
-    the best point, and takes coordinates back as before.
-
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.

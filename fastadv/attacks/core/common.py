@@ -81,7 +81,8 @@ y: int [B], labels.
 steps: gradients for each sample, an integer >= 1.
 starts: floating like x, adversarial points inside the box. None looks for them among blends of x and uniform
     noise, which needs a finite box. A sample without such a point counts as held.
-variant: "fastadv", or "published" for the algorithm of the paper without the changes of this library.
+variant: "fastadv", or "published" for the algorithm of the paper. What the first changes, and what that
+    gains, is in docs/departures.md.
 repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each image.
 restarts: attempts, each with other random numbers; the best result of each sample is kept.
 random_start: whether the first attempt, too, starts at a random point of ball and box; False starts it
