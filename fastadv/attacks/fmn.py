@@ -1,22 +1,50 @@
 """FMN, the fast minimum-norm attack (Pintor et al. 2021)."""
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, ops
 from fastadv._checks import check_share
-from fastadv.attacks import _fmn, core
-from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, norm, positive, width
-from fastadv.attacks.methods.growing_ball import Ball, next_radius, onto_ball_then_box
+from fastadv.attacks import core
+from fastadv.attacks.core.waiting import may_leave
+from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.start import check_points_of_box
 from fastadv.attacks.methods.warm_start import begin
+from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 # the last step over the first, and the last gamma, as in the authors' code
 LAST_STEP, LAST_GAMMA = 0.01, 0.001
+
+
+class _Ball(core.Rows):
+    """The radius [n] of each sample's ball, and the largest that makes sense."""
+
+    radius: Tensor
+    most: Tensor
+
+
+def _next_radius(search: core.Search[_Ball], look: core.GradientLook, share: float) -> Tensor:
+    """Return [n], the radius of the next ball around samples that have been broken."""
+    radius = search.rows.radius
+    smaller, larger = radius * (1 - share), radius * (1 + share)
+    if search.threat.norm == "l0":
+        smaller, larger = smaller.floor().minimum(radius - 1), larger.floor().maximum(radius + 1)
+    smaller = torch.minimum(smaller, search.best.distance).clamp_min(0)
+    return torch.where(look.adversarial, smaller, larger).to(radius.dtype)
+
+
+def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
+    """Project points [n, ...] onto the ball and then onto the box, as the paper does; it may change them.
+
+    They may end inside the ball.
+    """
+    ball = replace(search.threat, box=NO_BOX).resized(search.rows.radius)
+    return ball.project(points, search.x).clamp_(*search.threat.box)
 
 
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
@@ -76,18 +104,18 @@ def fmn(
     if variant == "published":
         rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)
     else:
-        rule = _fmn.rule(threat, steps, step_size, gamma, loss, starts)
+        rule = _ours(threat, steps, step_size, gamma, loss, starts)
     return core.run(
-        model, x, y, threat, rule, rows=Ball, minimum=True, restarts=restarts, seed=seed, **common
+        model, x, y, threat, rule, rows=_Ball, minimum=True, restarts=restarts, seed=seed, **common
     )
 
 
 def _rule(
     steps: int, step_size: float, gamma: float, loss: losses.Loss | None, starts: Tensor | None
-) -> core.Rule[Ball]:
+) -> core.Rule[_Ball]:
     """Return algorithm 1 of the paper."""
 
-    def rule(search: core.Search[Ball]) -> None:
+    def rule(search: core.Search[_Ball]) -> None:
         rows, sparse = search.rows, search.threat.norm == "l0"
         points, given = begin(search, starts)
         rows.most = farthest(search)
@@ -97,20 +125,108 @@ def _rule(
         for step in range(steps):
             look = search.gradient(points, loss)
             length = step_size * cosine(step, steps, LAST_STEP)
-            radius = next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
+            radius = _next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
             if not sparse:
                 found = search.best.success | look.adversarial
                 radius = torch.where(found, radius, _to_boundary(search, look))
             rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
             further = advance(look.x_adv, look.gradient, search.x, length)
-            points = onto_ball_then_box(search, further)
+            points = _onto_ball_then_box(search, further)
         search.finish(points)
 
     return rule
 
 
-def _to_boundary(search: core.Search[Ball], look: core.GradientLook) -> Tensor:
+def _to_boundary(search: core.Search[_Ball], look: core.GradientLook) -> Tensor:
     """Return [n], the distance from x at which a linear model of the loss crosses its boundary."""
     order = search.threat.order
     size = norm(look.gradient, DUAL[order]).clamp_min(torch.finfo(look.gradient.dtype).tiny)
     return norm(look.x_adv - search.x, order) + (look.loss.abs() / size).clamp_max(FAR)
+
+
+# The fastadv variant (docs/departures.md).
+
+# the first step, over the width of the box
+FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
+OUR_LAST_GAMMA = 0.02
+# the share of the steps that may look for the first success as in the paper, in L2 and L1
+PATIENCE = 0.05
+
+
+def _ours(
+    threat: Threat,
+    steps: int,
+    step_size: float | None,
+    gamma: float,
+    loss: losses.Loss | None,
+    starts: Tensor | None,
+) -> core.Rule[_Ball]:
+    """Return the rule: the paper's once a sample is broken, until then the way to a linear model's boundary.
+
+    Raises InputError on a step size that is not > 0.
+    """
+    if step_size is not None or threat.norm != "linf":
+        step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
+    patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
+
+    def rule(search: core.Search[_Ball]) -> None:
+        rows = search.rows
+        points, given = begin(search, starts)
+        rows.most = farthest(search)
+        rows.radius = torch.where(given, search.best.distance.to(rows.most), rows.most)
+        all_found = False
+        for step in range(steps):
+            look = search.gradient(points, loss)
+            share, decay = gamma * cosine(step, steps, OUR_LAST_GAMMA), cosine(step, steps, LAST_STEP)
+            radius = _next_radius(search, look, share)
+            if not all_found:
+                found = search.best.success | look.adversarial
+                way, crossing = _way_to_boundary(search, look, share)
+                radius = torch.where(found, radius, crossing)
+                beyond = look.x_adv + way
+            rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
+            further = _ascend(search, look, decay, step_size)
+            if not all_found:
+                if step >= patience:
+                    further = torch.where(like(found, further), further, beyond)
+                all_found = may_leave(step, further.device) and bool(found.all())
+            if threat.norm == "l1" and step % 2:
+                points = _onto_ball_then_box(search, further)
+            else:
+                points = search.threat.resized(rows.radius).project(further, search.x)
+        search.finish(points)
+
+    return rule
+
+
+def _ascend(
+    search: core.Search[_Ball], look: core.GradientLook, decay: float, step_size: float | None
+) -> Tensor:
+    """Return [n, ...], the points a step further along the gradient; those of `look` may be overwritten."""
+    if search.threat.norm != "linf":
+        assert step_size is not None
+        return advance(look.x_adv, look.gradient, search.x, decay * step_size)
+    length = 2 * search.rows.radius if step_size is None else torch.full_like(search.rows.radius, step_size)
+    return look.x_adv + look.gradient.sign() * like(decay * length, look.x_adv)
+
+
+def _way_to_boundary(
+    search: core.Search[_Ball], look: core.GradientLook, share: float
+) -> tuple[Tensor, Tensor]:
+    """Return the shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the
+    loss, and the radius [n] at which that model, without the box, places the boundary.
+    """
+    order = search.threat.order or 1.0
+    # in float64, where the squares of huge and tiny gradients have room
+    size = norm(look.gradient.double(), DUAL[order])
+    distance = norm(look.x_adv - search.x, order)
+    # a little more, or it might never be crossed
+    lack = torch.maximum(look.loss.abs() * (1 + share), distance * share * size)
+    sparse = search.threat.norm == "l0"
+    way = ops.to_hyperplane(
+        look.x_adv, look.gradient, lack, "l1" if sparse else search.threat.norm, search.threat.box
+    )
+    if sparse:
+        return way, search.distance(look.x_adv + way)
+    left = (lack / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(FAR)
+    return way, (distance + left).to(distance.dtype)

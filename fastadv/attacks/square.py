@@ -1,6 +1,7 @@
 """Square Attack: random search with squares (Andriushchenko et al. 2020)."""
 
 import math
+from functools import cache
 from typing import Unpack
 
 import torch
@@ -10,7 +11,6 @@ from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.record import Climb
-from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops._windows import signs
@@ -235,3 +235,33 @@ class _Peaks(_Bumps):
 
 
 CHANGES: dict[str, type[_Ends] | type[_Bumps]] = {"linf": _Ends, "l2": _Bumps, "l1": _Peaks}
+
+
+# The shapes that are added in L2 and L1: two bumps of opposite signs in a rectangle.
+
+# by the order of the norm: with which power a bump falls from its middle
+FALLS = {2: 2, 1: 4}
+
+
+@cache
+def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[float, ...]:
+    """Return a rectangle of length 1, of two bumps of opposite signs: one above or beside the other."""
+    if beside:
+        whole = torch.tensor(two_bumps(width, height, False, order), device="cpu").view(width, height).T
+        return tuple(whole.flatten().tolist())
+    half = height // 2
+    whole = torch.cat([_bump(half, width, order), -_bump(height - half, width, order)])
+    return tuple((whole / whole.norm(order)).flatten().tolist())
+
+
+def _bump(height: int, width: int, order: int) -> Tensor:
+    """Return [height, width] of length 1, a sum of squares around the middle: of sides 1, 3, 5 ... and
+    heights 1, 1/4, 1/9 ... (Andriushchenko et al. 2020, section 3.4), or 1, 1/16, 1/81 ... for L1 (Croce &
+    Hein 2021, appendix).
+    """
+    bump = torch.zeros(height, width, device="cpu")
+    top, left = height // 2, width // 2
+    for n in range(max(height // 2, width // 2) + 1):
+        rows = slice(max(top - n, 0), max(top + n + 1, 0))
+        bump[rows, max(left - n, 0) : left + n + 1] += 1 / (n + 1) ** FALLS[order]
+    return bump / bump.norm(order) if height else bump

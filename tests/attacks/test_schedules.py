@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import WrongBy, apgd, fmn, hopskipjump, pdgd, pdpgd, sigma_zero
-from fastadv.attacks._hopskipjump import _probe
+from fastadv.attacks.hopskipjump import _probe
 from fastadv.threat import L1, L2, THREATS
 
 from .nets import images, labels, linear, mlp
@@ -217,7 +217,7 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
 @pytest.mark.slow
 def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chen et al. 2020, algorithm 2: B_0 sqrt(t) at step t; the last may have to do with fewer."""
-    page, seen = sys.modules["fastadv.attacks._hopskipjump"], []
+    page, seen = sys.modules["fastadv.attacks.hopskipjump"], []
 
     def spy(search: Any, probes: int, draws: Any) -> None:
         seen.append(probes)

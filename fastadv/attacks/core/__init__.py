@@ -7,7 +7,7 @@ passes, marks what is not finite, lets samples leave, and proves each success on
 
 from fastadv._checks import check_count
 from fastadv.attacks.core.card import Attack
-from fastadv.attacks.core.common import Classifier, Common, GradientCommon, takes_common
+from fastadv.attacks.core.common import Classifier, Common, GradientCommon, Variant, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
@@ -17,7 +17,6 @@ from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Rule, Search
-from fastadv.attacks.core.variant import Variant
 
 __all__ = [
     "WRONG", "Attack", "AttackResult", "Classifier", "Common", "ConfidentlyWrong", "Criterion",

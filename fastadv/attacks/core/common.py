@@ -4,8 +4,9 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
+from math import prod
 from textwrap import dedent, indent
-from typing import Any, ParamSpec, TypedDict, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overload
 
 from torch import Tensor
 
@@ -14,16 +15,21 @@ from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.variant import check_variant
-from fastadv.attacks.core.work import passes
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
+from fastadv.errors import InputError
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Classifier = Model | Prepared
+# which algorithm an attack runs: this library's, or that of its paper
+Variant = Literal["fastadv", "published"]
+# arguments that multiply each other to the passes of a sample
+COUNTS = ("steps", "queries", "restarts", "searches")
+# of an attack that has none of them, such as AutoAttack: one of its parts
+UNKNOWN = 100
 
 
 class Common(TypedDict, total=False):
@@ -181,8 +187,8 @@ def takes_common(
             check_norm(function.__name__, given["threat"], norms)
         if finite:
             check_finite_radius(given["threat"])
-        if "variant" in given:
-            check_variant(given["variant"])
+        if "variant" in given and given["variant"] not in (names := get_args(Variant)):
+            raise InputError(f"variant: expected one of {', '.join(names)}, got {given['variant']!r}")
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
@@ -241,3 +247,22 @@ def _arguments(kind: type) -> str:
 def _entries(text: str) -> dict[str, str]:
     """Return what follows each `name: ` at the beginning of a line, up to the next one."""
     return dict(re.findall(r"^(\w+): (.*(?:\n {4}.*)*)", text, re.M))
+
+
+def passes(arguments: Mapping[str, Any]) -> int:
+    """Return how many gradients or queries of a sample these arguments of an attack ask for."""
+    counts = [arguments[name] for name in COUNTS if name in arguments]
+    return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNKNOWN
+
+
+def planned(*attacks: Callable[..., Any]) -> int:
+    """Return `passes` of all attacks, by their defaults and by what partials have bound."""
+    return sum(map(_planned, attacks))
+
+
+def _planned(attack: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(attack).parameters
+    except (TypeError, ValueError):
+        return UNKNOWN
+    return passes({name: parameter.default for name, parameter in parameters.items()})
