@@ -26,7 +26,7 @@ from fastadv.adapters._translated import Translated, no_label, seed_for, served,
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.art import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
-from fastadv.attacks.core.work import planned
+from fastadv.attacks.core.common import planned
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.models import Normalized

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastadv import _extras, rng
 from fastadv.attacks import AttackResult, core
+from fastadv.attacks.core.problem import check_threat
 from fastadv.engine.arguments import checked_logits
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -92,7 +93,7 @@ class Foreign:
         Raises InputError on wrong input, naming it, where points come back in another shape, and where the
         attack does not serve what is asked of it.
         """
-        core.check_threat(threat)
+        check_threat(threat)
         refused = 0
 
         def rule(search: core.Search[Any]) -> None:

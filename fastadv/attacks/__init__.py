@@ -5,25 +5,21 @@ those that take any classifier, `ABS_ATTACKS` those that need a model that expla
 `SUBSTITUTE_ATTACKS` those that need another model beside it.
 """
 
-from dataclasses import replace
 from functools import partial
 from math import inf
 
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.autoattack import AutoAttackResult, Component, autoattack
+from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
-from fastadv.attacks.core.card import Attack, Departure
-from fastadv.attacks.core.common import Common
+from fastadv.attacks.core.card import Attack
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
-from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool
-from fastadv.attacks.departures import DEPARTURES
-from fastadv.attacks.distal import DistalResult, distal
+from fastadv.attacks.distal import distal
 from fastadv.attacks.ead import ead
 from fastadv.attacks.estimated_gradient import estimated_gradient
 from fastadv.attacks.fab import fab
@@ -35,9 +31,7 @@ from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.masking import Indicators, indicators
-from fastadv.attacks.methods.flags import Cost
-from fastadv.attacks.methods.masked_modules import MaskedModule, masked_modules
-from fastadv.attacks.methods.symptoms import Symptoms, symptoms
+from fastadv.attacks.methods.masked_modules import masked_modules
 from fastadv.attacks.methods.transfer_rules import (
     DiverseInput,
     ScaleInvariant,
@@ -62,14 +56,13 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Common",
-    "Component", "ConfidentlyWrong", "Cost", "Criterion", "Departure", "DistalResult", "DiverseInput",
-    "GradientRule", "Indicators", "MaskedModule", "MinimumNormResult", "OutsideTopK", "ScaleInvariant",
-    "Status", "Symptoms", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack", "bim",
-    "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab", "fgsm",
-    "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
+    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
+    "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
+    "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
+    "bim", "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab",
+    "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
-    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "symptoms", "transfer",
+    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "transfer",
     "uniform_noise",
 ]  # fmt: skip
 
@@ -131,9 +124,7 @@ CARDS = (
            quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10},
            paper="Rauber et al. 2017", tolerance=16),
 )  # fmt: skip
-ATTACKS: dict[str, Attack] = {
-    card.name: replace(card, fidelity=DEPARTURES.get(card.name, ())) for card in CARDS
-}
+ATTACKS: dict[str, Attack] = {card.name: card for card in CARDS}
 ABS_ATTACKS: dict[str, Attack] = {
     "latent_descent": Attack(
         latent_descent, kind="minimum", needs="a model with infer(x), such as ABS", paper="Schott et al. 2018"

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
 from fastadv.attacks.methods.geometry import like, norm
 from fastadv.attacks.methods.nearest_classes import nearest_classes
@@ -39,7 +41,6 @@ def apgd(
     starts: Tensor | None = None,
     restarts: int = 1,
     rho: float = 0.75,
-    larger_radii: bool | None = None,
     stop_early: bool = True,
     seed: int = 0,
     **common: Unpack[core.GradientCommon],
@@ -49,7 +50,8 @@ def apgd(
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or
     if neither the step nor the highest loss has changed since then. Under L1 each step moves the coordinates
-    with the largest gradients; their number follows the sparsity of the strongest point.
+    with the largest gradients; their number follows the sparsity of the strongest point, and the first
+    60% of the steps go to balls of three and two times the radius.
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
@@ -69,14 +71,8 @@ def apgd(
             on the ball; None is random points.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.
-        larger_radii: L1 only: spend the first 60% of the steps in balls of three and two times the radius.
-            None is True for L1.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.apgd(model, x, y, fa.Linf(0.3), steps=20, loss="dlr")
         >>> bool(out.success.all())
         True
@@ -87,15 +83,13 @@ def apgd(
         (arXiv 2103.01208), algorithm 1 and section 4.3; for `nearest`, Melamed et al. 2024 (arXiv
         2407.02240).
     """
-    core.check_share("rho", rho, zero=True, one=True)
+    check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
     if nearest and not rounds:
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
     if starts is not None:
         check_starts("apgd", starts, x, threat)
-    if larger_radii and threat.norm != "l1":
-        raise InputError(f"larger_radii: expected None or False for {threat.norm}, got True; it is for L1")
-    stages = _stages(steps, threat.norm == "l1" and larger_radii is not False)
+    stages = _stages(steps, threat.norm == "l1")
 
     def rule(search: core.Search[_Rows]) -> None:
         if not rounds:
@@ -106,7 +100,7 @@ def apgd(
             ascend(here, [number * restarts + search.restart for number in numbers])
 
         search.rows.others = nearest_classes(search) if nearest else _others(search)
-        core.side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
+        side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
     def ascend(search: core.Search[_Rows], draws: list[int]) -> None:
         first = stages[0][0]

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from fastadv._checks import check_seed
 from fastadv.attacks import core
-from fastadv.attacks.auto.component import ATTACKS, Component
-from fastadv.attacks.auto.result import AutoAttackResult
-from fastadv.attacks.auto.run import SEEN, Run
-from fastadv.attacks.auto.strong import stages
-from fastadv.attacks.auto.versions import VERSIONS, Parts, Version, check_version, components, search
+from fastadv.attacks.auto.run import ATTACKS, SEEN, AutoAttackResult, Run
+from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, components, search, stages
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import LOOKS, Evidence, choose, look_through
@@ -23,7 +20,7 @@ from fastadv.engine import prepare as prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-__all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Component", "Version", "autoattack"]
+__all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
 
 EOT = 20  # passes of "rand"
 
@@ -35,7 +32,7 @@ def autoattack(
     y: Tensor,
     threat: Threat,
     *,
-    version: Version | Parts = "standard",
+    version: Version | Sequence[str] = "standard",
     individual: bool = False,
     bpda: core.Classifier | None = None,
     source: core.Classifier | Sequence[core.Classifier] | None = None,
@@ -73,9 +70,9 @@ def autoattack(
     use `fastadv.evaluate`.
 
     Args:
-        version: "standard", "plus", "rand", "quick" or "strong"; or a list of components: the names
-            "apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and
-            "square", with the settings of "standard", and `Component` with an attack of your own.
+        version: "standard", "plus", "rand", "quick" or "strong"; or a list of "apgd-ce",
+            "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with
+            the settings of "standard". For an attack of your own beside them use `fastadv.evaluate`.
         individual: let each component attack all samples, not only those that are left; `broken` of the
             result then says which component breaks which sample. Not for "quick" and "strong".
         bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as
@@ -93,10 +90,6 @@ def autoattack(
         warnings.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.autoattack(model, x, y, fa.Linf(0.3), version="quick")
         >>> bool(out.success.all()), set(out.by)
         (True, {'apgd-margin'})

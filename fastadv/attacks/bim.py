@@ -6,6 +6,8 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
 
@@ -21,7 +23,7 @@ def bim(
     threat: Threat,
     *,
     steps: int = 10,
-    step_size: core.StepSize | None = None,
+    step_size: StepSize | None = None,
     restarts: int = 1,
     random_start: bool = False,
     loss: losses.Loss = "ce_sharp",
@@ -42,10 +44,6 @@ def bim(
             length that the paper allows.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3), steps=10)
         >>> bool(out.success.all()), bool(fa.Linf(0.3).contains(out.x_adv, x).all())
         (True, True)
@@ -56,6 +54,6 @@ def bim(
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)
     return core.run(
-        model, x, y, threat, rule, rows=core.Steps, loss=loss, restarts=restarts, stop_early=stop_early,
+        model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,
         seed=seed, from_x=not random_start, **common,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Boundary attack: random walk along the decision boundary (Brendel et al. 2018)."""
 
+import math
 from itertools import count
 from typing import Any, Unpack
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks import _boundary, core
+from fastadv._checks import check_share
+from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
 from fastadv.attacks.methods.start import (
     Starts,
@@ -74,10 +76,6 @@ def boundary(
     towards x. The walk takes them where they stay adversarial. Both sizes follow the share of steps that end
     adversarial.
 
-    The "fastadv" variant asks about `candidates` at once and uses every answer: from those of random
-    spherical steps it learns which direction leads deeper among adversarial points. In the box answers are
-    one-sided, so random steps end farther from x or nearer until about half of them are adversarial.
-
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
@@ -94,10 +92,6 @@ def boundary(
         InputError: an argument is wrong, or a start is not adversarial; the message names it.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.boundary(model, x, y, fa.L2(float("inf")), queries=200)
         >>> bool(out.success.all()), bool(out.distance.isfinite().all())
         (True, True)
@@ -110,19 +104,19 @@ def boundary(
     if published and candidates is not None:
         raise InputError(f"candidates: expected None where variant is 'published', got {candidates}")
     if spherical_step is None:
-        spherical_step = FIRST_STEP if published else _boundary.SPHERICAL
+        spherical_step = FIRST_STEP if published else SPHERICAL
     if source_step is None:
-        source_step = FIRST_STEP if published else _boundary.SOURCE
-    core.check_share("spherical_step", spherical_step, one=True)
-    core.check_share("source_step", source_step)
+        source_step = FIRST_STEP if published else SOURCE
+    check_share("spherical_step", spherical_step, one=True)
+    check_share("source_step", source_step)
     check_starts("boundary", starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if published:
         walk = _rule(starts, budget, spherical_step, source_step)
         return core.run(model, x, y, threat, walk, rows=_Walk, **how)
-    number = _boundary.CANDIDATES if candidates is None else candidates
-    rule = _boundary.rule(starts, budget, number, spherical_step, source_step)
-    return core.run(model, x, y, threat, rule, rows=_boundary.Rows, **how)
+    number = CANDIDATES if candidates is None else candidates
+    rule = _ours(starts, budget, number, spherical_step, source_step)
+    return core.run(model, x, y, threat, rule, rows=_OurRows, **how)
 
 
 def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_step: float) -> core.Rule[_Walk]:
@@ -199,3 +193,98 @@ def _follow(last: Tensor, answer: Tensor, low: float, high: float) -> tuple[Tens
     rate = last.mean(1)  # NaN until there are enough
     change = (rate > high).to(rate.dtype) - (rate < low).to(rate.dtype)
     return ADAPTATION**change, last.masked_fill(change[:, None] != 0, torch.nan)
+
+
+# The fastadv variant (docs/departures.md).
+
+# the first spherical and source step, as shares of the distance to x
+SPHERICAL, SOURCE = 0.5, 0.1
+# candidates of a step, and bisections from the start to the boundary
+CANDIDATES, OUR_HALVINGS = 10, 6
+# by what the spherical step grows if all of its candidates are adversarial, and the source step if its own is
+WIDER, LONGER = 1.2, 1.5
+# by how many deviations of a coordinate candidates on the sphere come nearer to x if all are adversarial
+NEARER = 0.5
+# the least and largest spherical step, and the least and largest source step, as shares of the distance to x
+NARROWEST, WIDEST = 1e-4, 1.0
+SHORTEST, LONGEST = 1e-7, 0.25
+
+
+class _OurRows(Starts):
+    """Of the candidates, the distance to x, the two sizes, how many deviations they lie farther out, and the
+    direction [n, ...] that leads deeper among adversarial points.
+    """
+
+    deeper: Tensor
+    distance: Tensor
+    lift: Tensor
+    source: Tensor
+    spherical: Tensor
+
+
+def _ours(
+    starts: Tensor | None, queries: int, candidates: int, spherical_step: float, source_step: float
+) -> core.Rule[_OurRows]:
+    """Return a walk along the boundary by `candidates` points a step.
+
+    All but one are random spherical steps. The sum of their directions, each times its answer less the mean
+    answer, leads deeper among adversarial points; it goes on growing, since the boundary stays much the same.
+    The last candidate is a spherical step that way and then a source step, in the proportion that leads along
+    a plane boundary. The walk moves there if it is adversarial. The box makes answers one-sided, so random
+    steps end farther from x or nearer until about half of them are adversarial.
+    """
+
+    def rule(search: core.Search[_OurRows]) -> None:
+        rows = search.rows
+        left = find_start(search, starts, queries)
+        left = to_boundary(search, min(OUR_HALVINGS, left), left)
+        rows.lift = search.full(0.0)
+        rows.spherical, rows.source = rows.lift + spherical_step, rows.lift + source_step
+        rows.deeper = torch.zeros_like(search.x)
+        for step in count():
+            number = min(candidates, left)
+            if number < 2:
+                return
+            left = spend(search, number, left)
+            _step(search, number - 1, step)
+
+    return rule
+
+
+def _step(search: core.Search[_OurRows], number: int, step: int) -> None:
+    """Ask about `number` spherical steps and one source step; take that if possible, and adapt the sizes."""
+    rows, x = search.rows, search.x
+    rows.distance, outward = search.distance(rows.points), away(search)
+    candidates = [_spherical(search, outward, number, step), _source(search, outward).unsqueeze(1)]
+    look = search.decide(torch.cat(candidates, 1).clamp_(*search.threat.box))
+
+    x = search.x
+    answers = look.adversarial.to(x.dtype) * 2 - 1
+    # as if one more candidate had been undecided, so that answers that are all the same count a little
+    mean = answers[:, :-1].sum(1) / (number + 1)
+    weights = (answers[:, :-1] - mean[:, None]) / (rows.spherical * rows.distance)[:, None]
+    moves = look.seen[:, :-1].sub_(rows.points.unsqueeze(1))
+    rows.deeper = rows.deeper + torch.einsum("nc,nc...->n...", weights, moves)
+    rows.lift = rows.lift - NEARER * mean
+    rows.spherical = (rows.spherical * WIDER**mean).clamp(NARROWEST, WIDEST)
+    rows.source = (rows.source * LONGER ** answers[:, -1]).clamp(SHORTEST, LONGEST)
+    rows.points = torch.where(like(look.adversarial[:, -1], x), look.seen[:, -1], rows.points)
+
+
+def _spherical(search: core.Search[_OurRows], outward: Tensor, number: int, step: int) -> Tensor:
+    """Return [n, C, ...], random steps on the sphere around x, `rows.lift` deviations farther out."""
+    rows, x, size = search.rows, search.x, search.x[0].numel()
+    seed = rng.derive(search.seed, "boundary", search.restart)
+    draws = rng.normal(number * size, seed, search.ids, step).to(x.dtype).view(len(x), number, *x.shape[1:])
+    deviation = rows.spherical / math.sqrt(size)
+    ways = orthogonal_(draws, outward).mul_(like(deviation, draws)).add_(outward.unsqueeze(1))
+    unit_(ways.flatten(0, 1))
+    return ways.mul_(like(rows.distance * (1 + rows.lift * deviation), ways)).add_(x.unsqueeze(1))
+
+
+def _source(search: core.Search[_OurRows], outward: Tensor) -> Tensor:
+    """Return [n, ...], the source step along a plane, at a right angle to the way from x to where it ends."""
+    rows, x = search.rows, search.x
+    deeper = unit_(orthogonal_(rows.deeper.unsqueeze(1).clone(), outward).squeeze(1))
+    cosine, sine = like(1 - rows.source, x), like((rows.source * (2 - rows.source)).sqrt(), x)
+    return x + like(rows.distance, x) * cosine * (cosine * outward + sine * deeper)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.noise import bracket
 from fastadv.threat import Threat
@@ -24,12 +25,11 @@ def contrast(
     *,
     levels: int = 10,
     searches: int = 10,
-    gray: float = 0.5,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
     """Find the least loss of contrast that changes the decision.
 
-    x is mixed with one gray, by default the middle of the box. Of `levels` shares, evenly spaced up to gray
+    x is mixed with one gray, the middle of the box. Of `levels` shares, evenly spaced up to gray
     alone, the first success is taken; bisection between it and the share before finds the least. The attack
     looks along this line only, and is a check of a model rather than a measure of its robustness.
 
@@ -39,13 +39,8 @@ def contrast(
         levels: shares that pass the model at once, an integer >= 1.
         searches: bisections, >= 0; levels + searches samples pass the model for each image. The authors'
             foolbox has 1,000 levels and no bisections.
-        gray: of the uniform image, in [0, 1] as a share of the box; `target` in foolbox.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.contrast(model, x, y, fa.L2(float("inf")))
         >>> tuple(out.x_adv.shape)
         (8, 1, 8, 8)
@@ -53,9 +48,9 @@ def contrast(
     Source:
         Rauber et al. 2017, "Foolbox" (arXiv 1707.04131).
     """
-    core.check_finite_box("contrast", threat)
+    check_finite_box("contrast", threat)
     low, high = threat.box
-    level = low + core.check_share("gray", gray, zero=True, one=True) * (high - low)
+    level = low + 0.5 * (high - low)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x

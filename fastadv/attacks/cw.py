@@ -1,17 +1,17 @@
 """The attacks of Carlini and Wagner 2017, for the least L2 or Linf distance."""
 
+import math
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks import _cw, core
+from fastadv.attacks import core
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.constant_search import Constants
-from fastadv.attacks.methods.geometry import like, positive, width
+from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.attacks.methods.start import check_points_of_box
-from fastadv.attacks.methods.tanh_space import TanhSpace
 from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import Threat
 
@@ -24,6 +24,45 @@ STEP, EPSILON, INSIDE = {"l2": 0.01, "linf": 0.005}, 1e-8, 1 - 1e-6
 FIRST, LARGEST, RAISE = {"l2": 1e-3, "linf": 1e-5}, 20.0, 2.0
 # tau at the end, in widths of the box, and its factor; the objective over the constant where a search ends
 LEAST_TAU, SHRINK, SOLVED = 1 / 256, 0.9, 1e-4
+
+
+class TanhSpace:
+    """z = center + half * tanh(w), where half is `wider` than that of the box by a share.
+
+    `inside` is the share of the way from the center at which the w of a point is taken: where it is 1, that
+    of an edge of a box that is not wider is infinite. Where an edge of the box is infinite, z = w.
+    """
+
+    def __init__(self, threat: Threat, wider: float = 0.0, inside: float = 1.0) -> None:
+        self.low, self.high = threat.box
+        self.bounded = math.isfinite(self.high - self.low)
+        if self.bounded:
+            self.center, self.half = (self.low + self.high) / 2, (1 + wider) * (self.high - self.low) / 2
+            self.most, self.inside = inside / (1 + wider), inside
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return the w of points z."""
+        return ((z - self.center) / self.half * self.inside).atanh() if self.bounded else z.clone()
+
+    def bend(self, w: Tensor) -> Tensor:
+        """Return tanh(w), from which `points` and `steepness` follow."""
+        return w.tanh() if self.bounded else w
+
+    def points(self, bent: Tensor) -> Tensor:
+        """Return the points of the box."""
+        return (self.center + self.half * bent if self.bounded else bent).clamp(self.low, self.high)
+
+    def steepness(self, bent: Tensor) -> Tensor | float:
+        """Return the derivative of the points with respect to w."""
+        return self.half * (1 - bent * bent) if self.bounded else 1.0
+
+    def keep_(self, w: Tensor) -> None:
+        """Move w to where the points lie in the box."""
+        if self.bounded:
+            most = math.atanh(self.most)
+            w.clamp_(-most, most)
+        else:
+            w.clamp_(self.low, self.high)
 
 
 class _Rows(Moments, Constants):
@@ -66,12 +105,6 @@ def cw(
     longer falls is left out, since it depends on the whole batch. The margin is that of the criterion;
     `WrongBy(kappa)` asks for the confidence kappa of the paper.
 
-    In the "fastadv" variant pixels at the edges of the box move as easily as others, the first constant and
-    the step size fit the model's gradient at x, and the step size falls during a search. In L2 the bisection
-    is of the constant's logarithm. In Linf each search starts at the nearest success, and tau stays a little
-    below its distance: by 5% at first, and by half as much after each search without gain, which also doubles
-    the constant. A sample leaves when searches no longer improve it.
-
     Args:
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
             code, whose searches end earlier where they succeed.
@@ -89,10 +122,6 @@ def cw(
         seed: of the random points of restarts.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.cw(model, x, y, fa.L2(float("inf")), steps=50, searches=3)
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)
@@ -111,8 +140,8 @@ def cw(
         size, descent = positive("step_size", step_size, STEP[norm]), _l2 if norm == "l2" else _linf
         rule: core.Rule = descent(steps, searches, first, size, starts)
     else:
-        rule = _cw.rule(norm, steps, searches, constant, step_size, starts)
-    rows = _Rows if variant == "published" else _cw.Rows
+        rule = _ours(norm, steps, searches, constant, step_size, starts)
+    rows = _Rows if variant == "published" else _OurRows
     return core.run(
         model, x, y, threat, rule, rows=rows, minimum=True, restarts=restarts, seed=seed, **common
     )
@@ -185,3 +214,122 @@ def _linf(
             search.leave(over | (rows.pairs >= searches))
 
     return rule
+
+
+# The fastadv variant (docs/departures.md).
+
+# the tanh covers a box wider by this share, in which even the edges of the true box lie where it is steep
+WIDER = 0.1
+# the first constant, as a multiple of what a linear model needs (L2), or of that at which the steepest pixel
+# gives way (Linf)
+OUR_FIRST = {"l2": 4.0, "linf": 0.3}
+# the first step of Adam by default, as a multiple of the expected displacement of a pixel; the largest one
+# in the space of w; the last one as a share of the first
+OUR_STEP = {"l2": 1.5, "linf": 0.1}
+LARGEST_STEP = 0.1
+LAST_STEP = 0.01
+# tau as a share of the least distance, at first and at most
+OUR_SHRINK, LARGEST_SHRINK = 0.95, 0.99
+
+
+class _OurRows(Moments, Constants):
+    """Where runs `start`, points in the space of `w`, their tanh, the share by which tau shrinks [n], the
+    length of steps [n].
+    """
+
+    start: Tensor
+    w: Tensor
+    bent: Tensor
+    shrink: Tensor
+    step_size: Tensor
+
+
+def _ours(
+    norm: str,
+    steps: int,
+    searches: int,
+    constant: float | None,
+    step_size: float | None,
+    starts: Tensor | None,
+) -> core.Rule[_OurRows]:
+    """Return the rule for this norm."""
+
+    def rule(search: core.Search[_OurRows]) -> None:
+        rows, space = search.rows, TanhSpace(search.threat, WIDER)
+        rows.start, _ = begin(search, starts)
+        constant_search.reset(search)
+        rows.shrink = search.full(OUR_SHRINK)
+        for number in range(searches):
+            constant_search.begin_run(search)
+            if norm == "linf" and number:
+                rows.start = torch.where(like(search.best.success, rows.start), search.best.x_adv, rows.start)
+            rows.w = space.inverse(rows.start)
+            for step in range(steps):
+                rows.bent = space.bend(rows.w)
+                look = search.gradient(space.points(rows.bent), search.problem.margin)
+                if not (number or step):
+                    _fit(search, look, constant, step_size)
+                rows.hit |= look.adversarial
+                gradient = _gradient(search, look).mul_(space.steepness(rows.bent))
+                size = like(rows.step_size * cosine(step, steps, LAST_STEP), rows.w).to(rows.w.dtype)
+                rows.w.addcmul_(adam(rows, gradient, step), size, value=-1)
+                space.keep_(rows.w)
+            rows.hit |= search.decide(space.points(space.bend(rows.w))).adversarial
+            done = constant_search.bisect(search) if norm == "l2" else _tighten(search)
+            if step_size is None:
+                found = (search.best.distance).isfinite()
+                larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
+                rows.step_size = torch.where(found, _fitting_step(search, search.best.distance), larger)
+            search.leave(done)
+
+    return rule
+
+
+def _gradient(search: core.Search[_OurRows], look: core.GradientLook) -> Tensor:
+    """Return that of what is minimized, with respect to the points."""
+    rows = search.rows
+    if search.threat.norm == "l2":
+        pull = 2 * (look.x_adv - search.x)
+    else:
+        away = look.seen - search.x
+        pull = away.sign().mul_(away.abs() > like(search.best.distance * rows.shrink, away))
+    return pull.addcmul_(constant_search.force(search, look).to(pull.dtype), look.gradient, value=-1)
+
+
+def _fit(
+    search: core.Search[_OurRows], look: core.GradientLook, constant: float | None, step_size: float | None
+) -> None:
+    """Set the first constant and step size of each sample, given or for a model as linear as at x."""
+    rows, (low, high) = search.rows, search.threat.box
+    gradient = look.gradient
+    free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
+    if search.threat.norm == "l2":
+        # in float64, where the squares of huge and tiny gradients have room
+        size = free.double().norm(dim=1)
+        length = (-look.loss / size).to(search.best.rank.dtype)
+        needed = 2 * length / size
+    else:
+        length = -look.loss / free.abs().sum(1)
+        needed = 1 / free.abs().amax(1)
+    constant_search.set_first(search, needed, OUR_FIRST[search.threat.norm], constant)
+    rows.step_size = _fitting_step(search, length)
+    if step_size is not None:
+        rows.step_size = torch.full_like(rows.step_size, step_size)
+
+
+def _fitting_step(search: core.Search[_OurRows], length: Tensor) -> Tensor:
+    """Return [n], a step of Adam for displacements of that length."""
+    norm = search.threat.norm
+    each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
+    step = OUR_STEP[norm] * each / (width(search.threat) / 2)
+    return torch.where(step.isfinite(), step, LARGEST_STEP).clamp_max(LARGEST_STEP)
+
+
+def _tighten(search: core.Search[_OurRows]) -> Tensor:
+    """Choose tau and the next constant for Linf; return bool [n], which samples have had enough."""
+    rows, best = search.rows, search.best.distance
+    idle = best.isinf() | (best > rows.before * (1 + rows.shrink) / 2)
+    done: Tensor = best.isfinite() & idle & (rows.shrink > LARGEST_SHRINK)
+    rows.constant = torch.where(idle, 2 * rows.constant, rows.constant)
+    rows.shrink = torch.where(idle, (1 + rows.shrink) / 2, rows.shrink)
+    return done

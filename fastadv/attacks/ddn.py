@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops, rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.waiting import waits
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.start import check_points_of_box
 from fastadv.attacks.methods.warm_start import begin
@@ -64,10 +66,6 @@ def ddn(
         seed: of the noise where the gradient is zero, and of the random points; nothing else is random.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.ddn(model, x, y, fa.L2(float("inf")), steps=50)
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)
@@ -78,7 +76,7 @@ def ddn(
     """
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
-    core.check_share("gamma", gamma)
+    check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)
@@ -110,7 +108,7 @@ def ddn(
 def _led(search: core.Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Return the points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
     flat = like(ops.largest(gradient), gradient) == 0
-    if not core.waits(flat.device) and not bool(flat.any()):
+    if not waits(flat.device) and not bool(flat.any()):
         return points, gradient
     noise = rng.normal(gradient[0].numel(), rng.derive(search.seed, "ddn", search.restart), search.ids, step)
     noise = noise.to(gradient.dtype).view(gradient.shape)

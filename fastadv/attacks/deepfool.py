@@ -4,6 +4,7 @@ from typing import Unpack
 
 from torch import Tensor
 
+from fastadv._checks import check_number
 from fastadv.attacks import core
 from fastadv.attacks.methods.hyperplane import beyond, largest_others, nearest_boundary
 from fastadv.threat import Threat
@@ -34,10 +35,6 @@ def deepfool(
         overshoot: the share by which each step goes beyond the boundary, >= 0.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.deepfool(model, x, y, fa.L2(float("inf")))
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)
@@ -45,7 +42,7 @@ def deepfool(
     Source:
         Moosavi-Dezfooli et al. 2016, "DeepFool" (arXiv 1511.04599), algorithm 2; section 3.3 for Linf.
     """
-    core.check_number("overshoot", overshoot, 0)
+    check_number("overshoot", overshoot, 0)
 
     def rule(search: core.Search) -> None:
         def rivals(logits: Tensor) -> Tensor:

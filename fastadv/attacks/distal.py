@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import check_index
-from fastadv.attacks.methods.geometry import positive
+from fastadv.attacks.core.problem import check_finite_box, check_index
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Linf
@@ -24,13 +24,10 @@ class _Rows(core.Rows):
 class DistalResult:
     """Images that a model classifies with confidence, made from noise.
 
-    Attributes:
-        x: [B, ...] in the box; where the wanted confidence was not reached, the image of the highest
-            confidence that was met. For a model that binarizes its input, each pixel is at the edge of the
-            box that the model takes it for.
-        confidence: [B], of the model in the wanted class at x.
-        success: bool [B], whether that is at least the wanted confidence.
-        steps: int64 [B], the number of steps taken.
+    `x` [B, ...] lies in the box; where the wanted confidence was not reached, it is the image of the highest
+    confidence that was met. For a model that binarizes its input, each pixel is at the edge of the box that
+    the model takes it for. `confidence` [B] is that of the model in the wanted class at x, and `success` bool
+    [B] whether it is at least the wanted one, after `steps` int64 [B].
     """
 
     x: Tensor
@@ -48,8 +45,6 @@ def distal(
     step_size: float = 1.0,
     momentum: float = 0.95,
     confidence: float = 0.9,
-    scale: float | None = None,
-    floor: float | None = None,
     box: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
     ids: Tensor | None = None,
@@ -57,9 +52,10 @@ def distal(
     """Make images from noise that the model assigns to a class with confidence.
 
     Gradient ascent with momentum starts at uniform noise and stays within the box. The confidence in class t
-    is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l. The ascent is on (scale l_t
-    - log sum_k (exp(scale l_k) + floor)) / scale, whose gradient the floor does not flatten. A model that
-    explains images, as ABS does, is confident only of images that look like the class.
+    is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l, with scale and floor of the
+    model where it has them (ABS), else 1 and 0: the softmax. The ascent is on (scale l_t - log sum_k
+    (exp(scale l_k) + floor)) / scale, whose gradient the floor does not flatten. A model that explains
+    images, as ABS does, is confident only of images that look like the class.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the box to logits [B, K].
@@ -69,9 +65,6 @@ def distal(
         step_size: the factor of the momentum's step, a number > 0.
         momentum: in [0, 1).
         confidence: the goal, in (0, 1].
-        scale: of the logits in the confidence; None takes the model's own where it has one (ABS), else 1: the
-            softmax.
-        floor: of the confidence; None takes the model's own where it has one (ABS), else 0.
         box: (lo, hi) of valid inputs, both finite.
         seed: of the noise.
         ids: int [B], sample numbers (default 0 to B - 1); the noise depends on them and on the seed only.
@@ -94,10 +87,10 @@ def distal(
         1805.09190), section 5.
     """
     core.check_count("steps", steps, 0)
-    if core.check_number("step_size", step_size, 0) == 0 and steps:
+    if check_number("step_size", step_size, 0) == 0 and steps:
         raise InputError("step_size: expected a number > 0, got 0")
-    core.check_share("momentum", momentum, zero=True)
-    core.check_share("confidence", confidence, one=True)
+    check_share("momentum", momentum, zero=True)
+    check_share("confidence", confidence, one=True)
     if not isinstance(targets, Tensor) or targets.ndim != 1:
         got = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         raise InputError(f"targets: expected integer classes, a tensor [B], got {got}")
@@ -106,11 +99,10 @@ def distal(
     for size in shape:
         core.check_count("shape", size, 1)
     threat = Linf(torch.inf, box)
-    core.check_finite_box("distal", threat)
+    check_finite_box("distal", threat)
     classifier = prepare(model)
-    weight = positive("scale", getattr(classifier.model, "scale", 1.0) if scale is None else scale, 1.0)
-    least = core.check_number("floor", getattr(classifier.model, "floor", 0.0) if floor is None else floor, 0)
-    goal = _Confident(confidence, weight, least)
+    own = classifier.model
+    goal = _Confident(confidence, float(getattr(own, "scale", 1.0)), float(getattr(own, "floor", 0.0)))
     with torch.inference_mode(False), torch.no_grad():
         targets = check_index("targets", targets, len(targets), targets.device)
         numbers = torch.arange(len(targets), device=targets.device)
@@ -148,7 +140,7 @@ def distal(
 
 @dataclass(frozen=True)
 class _Confident(core.Criterion):
-    """The target has at least this confidence; scale and floor are those of `distal`."""
+    """The target has at least this confidence, by a softmax with this scale and floor."""
 
     confidence: float
     scale: float

@@ -31,23 +31,18 @@ def estimated_gradient(
 
     The derivative of the logits z with respect to coordinate i is (z(x+) - z(x-)) / (x+_i - x-_i): x+ and x-
     are x with that coordinate moved by `step` up and down, and clipped to the box. It costs 2 D samples an
-    image, 1,568 for MNIST, however many functions of the logits are differentiated at x. Only logits of the
-    model are used, so it may cut the graph. Where the box lets a coordinate move neither way, the derivative
-    is 0.
+    image, 1,568 for MNIST, however many functions of the logits are differentiated at x. Where the box lets a
+    coordinate move neither way, the derivative is 0. Foolbox's CoordinateWiseGradientEstimator, which the
+    paper uses, takes differences of the cross-entropy, and divides by 2 `step` also where the box has cut a
+    move short.
 
-    Foolbox's CoordinateWiseGradientEstimator, which the paper uses, takes differences of the cross-entropy,
-    in units of the width of the box, and divides by 2 `step` also where the box has cut a move short. Here
-    the loss itself is differentiated exactly, at the logits of x.
-
-    Samples must be in float32 or float64: in bfloat16 the differences would be rounding errors, so that a
-    search in bfloat16 falls back to the model as given. The Jacobian, [B, D, K], is kept for one backward
-    pass.
+    Samples must be in float32 or float64: in bfloat16 the differences would be rounding errors.
 
     Args:
         model: module or function of x [B, ...] that returns logits [B, K]; of a Frozen, its source is taken.
-        step: how far a coordinate moves, > 0, in input units. It should be small compared with the scale on
-            which the logits bend, and large compared with their rounding error; a model that binarizes needs
-            one that crosses the threshold.
+        step: how far a coordinate moves, > 0, in input units: small compared with the scale on which logits
+            bend, large compared with their rounding error. A model that binarizes needs one that crosses the
+            threshold.
         batch_size: samples that pass the model at a time, >= 2; None is 334 MNIST images on a CPU, and more
             of smaller images or on a GPU.
         box: (lo, hi) of valid inputs.
@@ -105,12 +100,10 @@ class EstimatedGradient(nn.Module):
 
     @property
     def input_threshold(self) -> float | None:
-        """That of the model, if it binarizes pixels."""
         threshold: float | None = getattr(self.model, "input_threshold", None)
         return threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, K]."""
         if x.dtype not in (torch.float32, torch.float64):
             raise InputError(
                 f"estimated_gradient: expected x in float32 or float64, got {x.dtype}, whose rounding errors "

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops, rng
+from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.full_batches import side_by_side
+from fastadv.attacks.core.problem import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import Rivals, largest_others, nearest_boundary
@@ -53,7 +56,7 @@ def fab(
     bias: float = 0.1,
     overshoot: float = 1.05,
     backward: float = 0.9,
-    restart_radius: core.StepSize | None = None,
+    restart_radius: StepSize | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -63,12 +66,6 @@ def fab(
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
     min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x). With
     targets or a criterion, the one boundary is where its margin is zero.
-
-    Beyond the paper: in the first 40% of the steps, as long as 60 (Linf), 30 (L2) or 80 (L1) are left, a
-    sample that came no nearer in six steps moves to the corner of the box that the normal points to, and
-    approaches again (the authors' code does so by accident: one of its projections in a hundred misses by
-    far). At the end three points between x and the nearest success are tried, each a little beyond the place
-    where the margins at both ends predict a margin of zero.
 
     Args:
         steps: projections in each restart, >= 1; 100 as in the paper.
@@ -87,10 +84,6 @@ def fab(
             that the distances found do not depend on it.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.fab(model, x, y, fa.Linf(float("inf")), steps=20)
         >>> bool(out.success.all()), bool((out.distance < 0.3).all())
         (True, True)
@@ -99,13 +92,13 @@ def fab(
         Croce and Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack"
         (arXiv 1907.02044), algorithm 1.
     """
-    core.check_share("bias", bias, zero=True, one=True)
-    core.check_number("overshoot", overshoot, 1)
-    core.check_share("backward", backward, one=True)
+    check_share("bias", bias, zero=True, one=True)
+    check_number("overshoot", overshoot, 1)
+    check_share("backward", backward, one=True)
     if restart_radius is None:
         restart_radius = RESTART[threat.norm] * width(threat)
     else:
-        restart_radius = core.check_step_size(restart_radius, x, "restart_radius")
+        restart_radius = check_step_size(restart_radius, x, "restart_radius")
     longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
     explored = min(EXPLORED * steps, steps - RETURN[threat.norm])
@@ -127,7 +120,7 @@ def fab(
         if targeted and search.targets is None and search.problem.criterion is core.WRONG:
             logits = search.decide(search.x, judge=False).logits
             rows.others = largest_others(logits, search.y, classes)
-            core.side_by_side(search, rows.others.shape[1], each_class)
+            side_by_side(search, rows.others.shape[1], each_class)
         else:
             project(search, [0], lambda logits: largest_others(logits, search.y, classes))
         _shorten(search)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_threat
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -33,10 +34,6 @@ def fgsm(
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.fgsm(model, x, y, fa.Linf(0.3))
         >>> tuple(out.x_adv.shape), bool(out.success.all())
         ((8, 1, 8, 8), True)
@@ -44,7 +41,7 @@ def fgsm(
     Source:
         Goodfellow et al. 2014, "Explaining and Harnessing Adversarial Examples" (arXiv 1412.6572), section 3.
     """
-    core.check_threat(threat)
+    check_threat(threat)
     if not threat.finite:
         raise InputError(
             "radius: expected a finite one, which is the length of the step, got an infinite one; "
@@ -59,15 +56,6 @@ def fgsm(
         search.finish(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
 
     return core.run(
-        model,
-        x,
-        y,
-        threat,
-        rule,
-        loss=loss,
-        restarts=restarts,
-        stop_early=stop_early,
-        seed=seed,
-        from_x=not random_start,
-        **common,
-    )
+        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
+        from_x=not random_start, **common,
+    )  # fmt: skip

@@ -1,21 +1,50 @@
 """FMN, the fast minimum-norm attack (Pintor et al. 2021)."""
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from fastadv import losses
-from fastadv.attacks import _fmn, core
-from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, norm, positive, width
-from fastadv.attacks.methods.growing_ball import Ball, next_radius, onto_ball_then_box
+from fastadv import losses, ops
+from fastadv._checks import check_share
+from fastadv.attacks import core
+from fastadv.attacks.core.waiting import may_leave
+from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.start import check_points_of_box
 from fastadv.attacks.methods.warm_start import begin
+from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 # the last step over the first, and the last gamma, as in the authors' code
 LAST_STEP, LAST_GAMMA = 0.01, 0.001
+
+
+class _Ball(core.Rows):
+    """The radius [n] of each sample's ball, and the largest that makes sense."""
+
+    radius: Tensor
+    most: Tensor
+
+
+def _next_radius(search: core.Search[_Ball], look: core.GradientLook, share: float) -> Tensor:
+    """Return [n], the radius of the next ball around samples that have been broken."""
+    radius = search.rows.radius
+    smaller, larger = radius * (1 - share), radius * (1 + share)
+    if search.threat.norm == "l0":
+        smaller, larger = smaller.floor().minimum(radius - 1), larger.floor().maximum(radius + 1)
+    smaller = torch.minimum(smaller, search.best.distance).clamp_min(0)
+    return torch.where(look.adversarial, smaller, larger).to(radius.dtype)
+
+
+def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
+    """Project points [n, ...] onto the ball and then onto the box, as the paper does; it may change them.
+
+    They may end inside the ball.
+    """
+    ball = replace(search.threat, box=NO_BOX).resized(search.rows.radius)
+    return ball.project(points, search.x).clamp_(*search.threat.box)
 
 
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
@@ -43,14 +72,6 @@ def fmn(
     loss crosses the boundary. In L0 it is one coordinate at first. The step a and gamma fall along a cosine,
     to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
 
-    The "fastadv" variant departs from the paper, whose steps hardly move a point where few coordinates have a
-    gradient of any size, as on adversarially trained networks. A sample that is not broken within the first
-    5% of the steps, or at once in Linf and L0, goes to the boundary of the linear model, and a little beyond,
-    along the shortest line in the box and as far as the ball allows, until it is; in L0 the ball holds the
-    whole line. In Linf g / ||g||_2 is sign(g), the steepest direction for that norm. Projections are on ball
-    and box at once, but for every other one in L1: on networks that round, the paper's, which end inside the
-    ball, find nearer successes.
-
     Args:
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
         step_size: the length of the first step, > 0, in input units. It is Euclidean, and None is the width
@@ -68,10 +89,6 @@ def fmn(
         seed: of the random points of restarts.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.fmn(model, x, y, fa.Linf(float("inf")), steps=50)
         >>> bool(out.success.all()), bool((out.distance < 0.3).all())
         (True, True)
@@ -80,25 +97,25 @@ def fmn(
         Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints" (arXiv
         2102.12827), algorithm 1.
     """
-    core.check_share("gamma", gamma)
+    check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)
     if variant == "published":
         rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)
     else:
-        rule = _fmn.rule(threat, steps, step_size, gamma, loss, starts)
+        rule = _ours(threat, steps, step_size, gamma, loss, starts)
     return core.run(
-        model, x, y, threat, rule, rows=Ball, minimum=True, restarts=restarts, seed=seed, **common
+        model, x, y, threat, rule, rows=_Ball, minimum=True, restarts=restarts, seed=seed, **common
     )
 
 
 def _rule(
     steps: int, step_size: float, gamma: float, loss: losses.Loss | None, starts: Tensor | None
-) -> core.Rule[Ball]:
+) -> core.Rule[_Ball]:
     """Return algorithm 1 of the paper."""
 
-    def rule(search: core.Search[Ball]) -> None:
+    def rule(search: core.Search[_Ball]) -> None:
         rows, sparse = search.rows, search.threat.norm == "l0"
         points, given = begin(search, starts)
         rows.most = farthest(search)
@@ -108,20 +125,108 @@ def _rule(
         for step in range(steps):
             look = search.gradient(points, loss)
             length = step_size * cosine(step, steps, LAST_STEP)
-            radius = next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
+            radius = _next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
             if not sparse:
                 found = search.best.success | look.adversarial
                 radius = torch.where(found, radius, _to_boundary(search, look))
             rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
             further = advance(look.x_adv, look.gradient, search.x, length)
-            points = onto_ball_then_box(search, further)
+            points = _onto_ball_then_box(search, further)
         search.finish(points)
 
     return rule
 
 
-def _to_boundary(search: core.Search[Ball], look: core.GradientLook) -> Tensor:
+def _to_boundary(search: core.Search[_Ball], look: core.GradientLook) -> Tensor:
     """Return [n], the distance from x at which a linear model of the loss crosses its boundary."""
     order = search.threat.order
     size = norm(look.gradient, DUAL[order]).clamp_min(torch.finfo(look.gradient.dtype).tiny)
     return norm(look.x_adv - search.x, order) + (look.loss.abs() / size).clamp_max(FAR)
+
+
+# The fastadv variant (docs/departures.md).
+
+# the first step, over the width of the box
+FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
+OUR_LAST_GAMMA = 0.02
+# the share of the steps that may look for the first success as in the paper, in L2 and L1
+PATIENCE = 0.05
+
+
+def _ours(
+    threat: Threat,
+    steps: int,
+    step_size: float | None,
+    gamma: float,
+    loss: losses.Loss | None,
+    starts: Tensor | None,
+) -> core.Rule[_Ball]:
+    """Return the rule: the paper's once a sample is broken, until then the way to a linear model's boundary.
+
+    Raises InputError on a step size that is not > 0.
+    """
+    if step_size is not None or threat.norm != "linf":
+        step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
+    patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
+
+    def rule(search: core.Search[_Ball]) -> None:
+        rows = search.rows
+        points, given = begin(search, starts)
+        rows.most = farthest(search)
+        rows.radius = torch.where(given, search.best.distance.to(rows.most), rows.most)
+        all_found = False
+        for step in range(steps):
+            look = search.gradient(points, loss)
+            share, decay = gamma * cosine(step, steps, OUR_LAST_GAMMA), cosine(step, steps, LAST_STEP)
+            radius = _next_radius(search, look, share)
+            if not all_found:
+                found = search.best.success | look.adversarial
+                way, crossing = _way_to_boundary(search, look, share)
+                radius = torch.where(found, radius, crossing)
+                beyond = look.x_adv + way
+            rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
+            further = _ascend(search, look, decay, step_size)
+            if not all_found:
+                if step >= patience:
+                    further = torch.where(like(found, further), further, beyond)
+                all_found = may_leave(step, further.device) and bool(found.all())
+            if threat.norm == "l1" and step % 2:
+                points = _onto_ball_then_box(search, further)
+            else:
+                points = search.threat.resized(rows.radius).project(further, search.x)
+        search.finish(points)
+
+    return rule
+
+
+def _ascend(
+    search: core.Search[_Ball], look: core.GradientLook, decay: float, step_size: float | None
+) -> Tensor:
+    """Return [n, ...], the points a step further along the gradient; those of `look` may be overwritten."""
+    if search.threat.norm != "linf":
+        assert step_size is not None
+        return advance(look.x_adv, look.gradient, search.x, decay * step_size)
+    length = 2 * search.rows.radius if step_size is None else torch.full_like(search.rows.radius, step_size)
+    return look.x_adv + look.gradient.sign() * like(decay * length, look.x_adv)
+
+
+def _way_to_boundary(
+    search: core.Search[_Ball], look: core.GradientLook, share: float
+) -> tuple[Tensor, Tensor]:
+    """Return the shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the
+    loss, and the radius [n] at which that model, without the box, places the boundary.
+    """
+    order = search.threat.order or 1.0
+    # in float64, where the squares of huge and tiny gradients have room
+    size = norm(look.gradient.double(), DUAL[order])
+    distance = norm(look.x_adv - search.x, order)
+    # a little more, or it might never be crossed
+    lack = torch.maximum(look.loss.abs() * (1 + share), distance * share * size)
+    sparse = search.threat.norm == "l0"
+    way = ops.to_hyperplane(
+        look.x_adv, look.gradient, lack, "l1" if sparse else search.threat.norm, search.threat.box
+    )
+    if sparse:
+        return way, search.distance(look.x_adv + way)
+    left = (lack / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(FAR)
+    return way, (distance + left).to(distance.dtype)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, scaled
 from fastadv.threat import Threat
 
@@ -42,6 +43,6 @@ def gaussian_noise(
         Schott et al. 2018 (arXiv 1805.09190), table 1.
     """
     if not threat.finite:
-        core.check_finite_box("gaussian_noise", threat)
+        check_finite_box("gaussian_noise", threat)
     rule = noise_rule(GAUSSIAN, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)

@@ -1,6 +1,7 @@
 """HopSkipJump: steps along the normal of the boundary, estimated from decisions (Chen et al. 2020)."""
 
 import math
+from collections.abc import Iterator
 from itertools import count
 from sys import maxsize
 from typing import Any, Unpack
@@ -9,9 +10,20 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks import _hopskipjump, core
-from fastadv.attacks.methods.geometry import like, unit, width
-from fastadv.attacks.methods.start import Starts, box_noise, check_starts, find_start, to_boundary
+from fastadv.attacks import core
+from fastadv.attacks.core.plan import Over
+from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
+from fastadv.attacks.methods.hyperplane import steepest
+from fastadv.attacks.methods.start import (
+    Starts,
+    away,
+    box_noise,
+    check_starts,
+    find_start,
+    spend,
+    to_boundary,
+)
 from fastadv.threat import Threat
 
 # steps where neither they nor queries are given, as in the authors' code
@@ -64,10 +76,6 @@ def hopskipjump(
     The point moves along it, by the largest of a geometric progression of steps that ends at an adversarial
     point, and by bisection towards x back to the boundary.
 
-    The "fastadv" variant keeps what is known of the normal: in L2 the direction away from x, which is the
-    normal where the boundary is nearest, and in Linf the last estimate. Probes only turn it, and their center
-    moves until the answers balance, since the box, which cuts probes off, would make most of them the same.
-
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
@@ -79,10 +87,6 @@ def hopskipjump(
         InputError: an argument is wrong, or a start is not adversarial; the message names it.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)
         >>> bool(out.success.all()), bool(out.distance.isfinite().all())
         (True, True)
@@ -97,8 +101,8 @@ def hopskipjump(
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if variant == "published":
         return core.run(model, x, y, threat, _rule(starts, queries, steps, directions), rows=_Hops, **how)
-    rule = _hopskipjump.rule(starts, queries, steps, directions)
-    return core.run(model, x, y, threat, rule, rows=_hopskipjump.Rows, **how)
+    rule = _ours(starts, queries, steps, directions)
+    return core.run(model, x, y, threat, rule, rows=_OurRows, **how)
 
 
 def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_Hops]:
@@ -197,6 +201,129 @@ def _progress(search: core.Search[_Hops], halvings: int) -> None:
             left[here.place] = here.left
             here.size = here.size / 2
             others.leave(here.done)
-    except core.Over:
+    except Over:
         pass
     rows.points, rows.left = moved, left
+
+
+# The fastadv variant (docs/departures.md).
+
+# how far probes lie from their center, as a share of its distance to x; those of `_tilt` lie farther
+REACH, TILT = 0.02, 4.0
+# bisections to the boundary and of an angle, and sizes of a step, each half of the one before
+HALVINGS, TILTS, SIZES = 12, 6, 4
+
+
+class _OurRows(Starts):
+    """The normal of the boundary [n, ...], how many deviations the center of the probes lies off it, and the
+    sums of the answers, the directions, and their products.
+    """
+
+    normal: Tensor
+    shift: Tensor
+    gradient: Tensor
+    answers: Tensor
+    directions: Tensor
+    products: Tensor
+
+
+def _ours(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_OurRows]:
+    """Return steps along the boundary by an estimate of its normal that each step betters.
+
+    Known is in L2 the direction away from x, which is the normal where the boundary is nearest, and in Linf
+    the last estimate. Probes are orthogonal to it, and bisection finds by which angle they turn it. Their
+    center moves along it until the answers balance, since the box, which cuts probes off, would make most of
+    them the same.
+    """
+
+    def rule(search: core.Search[_OurRows]) -> None:
+        rows = search.rows
+        left = find_start(search, starts, queries)
+        left = to_boundary(search, min(HALVINGS, left), left)
+        rows.normal, rows.shift = away(search), search.full(0.0)
+        draws = count()
+        for step in count(1) if steps is None else range(1, steps + 1):
+            probes = min(math.ceil(directions * math.sqrt(step)), left - TILTS - SIZES - HALVINGS)
+            if probes < 1:
+                return
+            left = spend(search, probes + TILTS + SIZES, left)
+            if search.threat.order == 2:
+                rows.normal = away(search)
+            _probe(search, probes, draws)
+            _tilt(search)
+            _move(search)
+            left = to_boundary(search, HALVINGS, left)
+
+    return rule
+
+
+def _probe(search: core.Search[_OurRows], probes: int, draws: Iterator[int]) -> None:
+    """Set `rows.gradient` to the unit direction [n, ...], orthogonal to `rows.normal`, that probes find."""
+    rows, size = search.rows, search.x[0].numel()
+    seed = rng.derive(search.seed, "hopskipjump", search.restart)
+    # of the answers 1 and -1, of the directions, and of their products
+    rows.answers = search.full(0.0)
+    rows.directions = rows.products = torch.zeros_like(rows.normal)
+    most = max(BLOCK // size, 16)
+    for first in range(0, probes, most):
+        number = min(most, probes - first)
+        draw = rng.normal(number * size, seed, search.ids, next(draws)).to(rows.normal.dtype)
+        directions = orthogonal_(draw.view(len(draw), number, *search.x.shape[1:]), rows.normal)
+        directions.mul_(like(_deviation(search), directions)).add_(_center(search).unsqueeze(1))
+        look = search.decide(directions.clamp_(*search.threat.box), judge=False)
+        answers = look.adversarial.to(directions.dtype) * 2 - 1
+        # what box and mask have left of them
+        directions = look.x_adv.sub_(_center(search).unsqueeze(1))
+        rows.answers = rows.answers + answers.sum(1)
+        rows.directions = rows.directions + directions.sum(1)
+        rows.products = rows.products + torch.einsum("nc,nc...->n...", answers, directions)
+    mean = rows.answers / probes
+    rows.shift = rows.shift - mean
+    # answers that are all the same are worth a little nevertheless
+    baseline = torch.where(mean.abs() < 1, mean, 0.0)
+    gradient = rows.products - like(baseline, rows.products) * rows.directions
+    rows.gradient = unit_(orthogonal_(gradient.unsqueeze(1), rows.normal).squeeze(1))
+
+
+def _deviation(search: core.Search[_OurRows]) -> Tensor:
+    """Return [n], the standard deviation of a coordinate of the probes, which the search twin can resolve."""
+    distance = norm(search.rows.points - search.x, 2)
+    least = torch.finfo(search.classifier.search_dtype or search.x.dtype).eps * width(search.threat)
+    deviation: Tensor = (REACH / math.sqrt(search.x[0].numel()) * distance).clamp_min(least)
+    return deviation
+
+
+def _center(search: core.Search[_OurRows]) -> Tensor:
+    """Return [n, ...], the center of the probes, `rows.shift` of their deviations from the boundary."""
+    rows = search.rows
+    center: Tensor = rows.points + like(rows.shift * _deviation(search), rows.points) * rows.normal
+    return center
+
+
+def _tilt(search: core.Search[_OurRows]) -> None:
+    """Turn `rows.normal` towards `rows.gradient`, so that it is the normal in the plane of the two."""
+    rows = search.rows
+    rows.low = search.full(0.0)
+    rows.high = torch.full_like(rows.low, math.pi / 2)
+    for _ in range(TILTS):
+        angle = like(middle(rows), rows.normal)
+        length = TILT * math.sqrt(search.x[0].numel()) * _deviation(search)
+        tangent = angle.cos() * rows.gradient - angle.sin() * rows.normal
+        points = (rows.points + like(length, tangent) * tangent).clamp_(*search.threat.box)
+        # too steep a tangent leaves the adversarial side
+        halve(rows, ~search.decide(points, judge=False).adversarial)
+    angle = like(middle(rows), rows.normal)
+    rows.normal = angle.cos() * rows.normal + angle.sin() * rows.gradient
+
+
+def _move(search: core.Search[_OurRows]) -> None:
+    """Move `rows.points` by the largest step of a geometric progression that ends adversarial, if any."""
+    rows, x, order = search.rows, search.x, search.threat.order
+    size = torch.linalg.vector_norm(rows.normal.flatten(1), dim=1)
+    goal = x + like(search.distance(rows.points), x) * steepest(rows.normal, size, order)
+    shares = 0.5 ** torch.arange(SIZES, device=x.device, dtype=x.dtype)
+    steps = torch.einsum("c,n...->nc...", shares, goal - rows.points)
+    look = search.decide((rows.points.unsqueeze(1) + steps).clamp_(*search.threat.box))
+    first = look.adversarial.int().argmax(1)
+    moved = look.seen[torch.arange(len(first), device=x.device), first]
+    rows.points = torch.where(like(look.adversarial.any(1), moved), moved, rows.points)

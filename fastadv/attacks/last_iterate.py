@@ -8,7 +8,9 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
+from fastadv.attacks.core.waiting import waits
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.graph import Rows, Step
 from fastadv.errors import InputError
@@ -22,7 +24,7 @@ def last_iterate(
     threat: Threat,
     *,
     steps: int,
-    step_size: core.StepSize,
+    step_size: StepSize,
     loss: losses.Loss = "ce",
     targets: Tensor | None = None,
     start: Tensor | None = None,
@@ -61,7 +63,7 @@ def last_iterate(
         True
     """
     core.check_count("steps", steps, 0)
-    core.check_threat(threat)
+    check_threat(threat)
     losses.check_loss(loss)
     classifier = prepare(model)
     for name, value in (("x", x), ("start", x if start is None else start)):
@@ -69,8 +71,8 @@ def last_iterate(
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
     with torch.inference_mode(False), torch.no_grad():
-        if not isinstance(step_size, Tensor) or not core.waits(step_size.device):
-            step_size = core.check_step_size(step_size, x)
+        if not isinstance(step_size, Tensor) or not waits(step_size.device):
+            step_size = check_step_size(step_size, x)
         x = classifier.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
         each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
@@ -91,9 +93,7 @@ def last_iterate(
         return x_adv
 
 
-def _step(
-    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows
-) -> None:
+def _step(classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows) -> None:
     """Move `x_adv` of the rows, in place."""
     x_adv, y, targets = rows["x_adv"], rows.get("y"), rows.get("targets")
     gradient = classifier.input_gradient(x_adv, y, loss, targets, direction=True)[2]
@@ -101,7 +101,7 @@ def _step(
 
 
 def _replayed(
-    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: core.StepSize, rows: Rows, times: int
+    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows, times: int
 ) -> list[Tensor] | None:
     """Return `x_adv` after so many steps of a CUDA graph; None where none was asked for or can be."""
     # a loss that is a function may hold one value for each sample

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
 from fastadv.engine import prepare
@@ -126,11 +127,11 @@ def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor
     return look.adversarial, finite, image.nan_to_num(0.0).to(points.dtype)
 
 
-def _shares(step_size: core.StepSize, x: Tensor) -> Tensor:
+def _shares(step_size: StepSize, x: Tensor) -> Tensor:
     """Return [B], the shares of the way that a step covers, each > 0."""
     if not isinstance(x, Tensor) or not x.ndim:
         return torch.empty(0)  # the check of the problem says what is wrong with x
-    share = core.check_step_size(step_size, x)
+    share = check_step_size(step_size, x)
     if not isinstance(share, Tensor):
         share = torch.full((len(x),), share, device=x.device)
     if len(share) and not bool((share > 0).all()):

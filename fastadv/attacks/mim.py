@@ -7,15 +7,18 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv._checks import check_flag
+from fastadv._checks import check_flag, check_number
 from fastadv.attacks import core
+from fastadv.attacks.core.gradient_rule import Ask, rules_of
+from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.attacks.methods.geometry import like
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
 
 
-class _Rows(core.Steps):
+class _Rows(Steps):
     momentum: Tensor
 
 
@@ -27,7 +30,7 @@ def mim(
     threat: Threat,
     *,
     steps: int = 10,
-    step_size: core.StepSize | None = None,
+    step_size: StepSize | None = None,
     decay: float = 1.0,
     nesterov: bool = False,
     restarts: int = 1,
@@ -56,10 +59,6 @@ def mim(
             gradient). For Linf. Each step but the first then has one more forward pass.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), steps=10)
         >>> bool(out.success.all())
         True
@@ -68,10 +67,10 @@ def mim(
         Dong et al. 2018, "Boosting Adversarial Attacks with Momentum" (arXiv 1710.06081), equations 6 and 7;
         for `nesterov`, Lin et al. 2020 (arXiv 1908.06281), equation 6.
     """
-    core.check_number("decay", decay, 0)
+    check_number("decay", decay, 0)
     losses.check_loss(loss)
     if check_flag("nesterov", nesterov):
-        common["gradient"] = *core.rules_of(common.get("gradient", ())), LookAhead(decay)
+        common["gradient"] = *rules_of(common.get("gradient", ())), LookAhead(decay)
     rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))
     return core.run(
         model, x, y, threat, rule, rows=_Rows, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
@@ -108,7 +107,7 @@ class LookAhead(core.GradientRule):
         if not isinstance(threat, Linf):
             raise InputError(f"nesterov: expected a threat of Linf, got {threat!r}; leave it out")
 
-    def __call__(self, search: core.Search[_Rows], points: Tensor, ask: core.Ask) -> Tensor:
+    def __call__(self, search: core.Search[_Rows], points: Tensor, ask: Ask) -> Tensor:
         momentum = vars(search.rows).get("momentum")
         if momentum is None:
             return ask(points)

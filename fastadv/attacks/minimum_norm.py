@@ -1,14 +1,25 @@
 """The least of several attacks for the minimum norm, sample by sample."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
+from itertools import count
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks import core
-from fastadv.attacks._minimum_norm import searches
+from fastadv.attacks.core.inner import InnerAttack, merge_result, run_inner
+from fastadv.attacks.ddn import ddn
+from fastadv.attacks.fab import fab
+from fastadv.attacks.fmn import fmn
+from fastadv.attacks.methods.hyperplane import largest_others
+from fastadv.attacks.pdpgd import pdpgd
+from fastadv.attacks.sigma_zero import sigma_zero
+from fastadv.attacks.superdeepfool import superdeepfool
 from fastadv.threat import Threat
 
 
@@ -17,21 +28,9 @@ class MinimumNormResult(core.AttackResult):
     """The outcome of `minimum_norm`: an `AttackResult` that also says which attack found each point.
 
     Attributes:
-        x_adv: like x; the success nearest to x of all searches, x itself where there is none.
-        success: bool [B]; the model as given classifies x_adv as the attack wants.
-        status: int64 [B] of `Status`.
-        loss: [B]; the margin at x_adv.
-        distance: [B]; from x to x_adv in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
-        forwards: samples passed forward.
-        backwards: samples for which an input gradient was computed.
-        zero_gradient: bool [B]; every gradient of the search was exactly zero.
-        flags: warnings that cast doubt on the result.
-        unfinished: [B]; as in `AttackResult`.
-        threat: as in `AttackResult`.
-        correct: as in `AttackResult`.
-        attack: as in `AttackResult`.
         by: for each sample, the name of the attack that found x_adv, such as "ddn" or "restart fmn"; "" where
             none did, or where x was already wrong.
+        others: as in `AttackResult`.
     """
 
     by: tuple[str, ...] = ()
@@ -73,10 +72,6 @@ def minimum_norm(
         nothing was found, x_adv is x itself.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.minimum_norm(model, x, y, fa.L2(float("inf")), steps=300)
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)
@@ -97,8 +92,8 @@ def minimum_norm(
             if spent > steps:
                 return
             before = search.best.distance
-            out = core.run_inner(one.attack, search, search.classifier, search.threat, one.targets)
-            core.merge_result(search, out)
+            out = run_inner(one.attack, search, search.classifier, search.threat, one.targets)
+            merge_result(search, out)
             nearer = search.best.distance < before
             found.update(dict.fromkeys(places[nearer].tolist(), one.name))
 
@@ -107,3 +102,60 @@ def minimum_norm(
     broken = (out.status == core.Status.BROKEN).tolist()
     by = tuple(found.get(place, "") if met else "" for place, met in enumerate(broken))
     return MinimumNormResult(**values, by=by)
+
+
+# The searches, in their order.
+
+# gradients of the first search, so that there is always one, and of the others
+FIRST, STEPS = 20, 100
+# projections of those that take a gradient for each of so many other classes
+PROJECTIONS, TURNS, CLASSES = 30, 15, 9
+
+
+@dataclass(frozen=True)
+class Inner:
+    """An attack with its arguments; its name in `by`; and how many gradients of each sample it takes."""
+
+    name: str
+    attack: InnerAttack
+    cost: int
+    targets: Tensor | None = None
+
+
+def searches(search: core.Search, steps: int) -> Iterator[Inner]:
+    """Yield the searches without end. Only the first depends on `steps`, if they are few."""
+    norm, problem = search.threat.norm, search.problem
+    assert problem.clean is not None
+    free = problem.targets is None and problem.criterion is core.WRONG
+    others = largest_others(problem.clean, search.y, None)
+    rivals = min(CLASSES, others.shape[1]) if free else 1
+
+    first = min(FIRST, steps)
+    yield Inner("fmn", partial(fmn, steps=first), first)
+    if norm == "l2":
+        yield Inner("ddn", partial(ddn, steps=STEPS), STEPS)
+        turns = partial(superdeepfool, steps=TURNS, candidates=CLASSES)
+        yield Inner("superdeepfool", turns, TURNS * rivals)
+    else:
+        yield Inner("fmn", partial(fmn, steps=STEPS), STEPS)
+    if norm == "l0":
+        yield Inner("sigma_zero", partial(sigma_zero, steps=2 * STEPS), 2 * STEPS)
+    yield Inner("pdpgd", partial(pdpgd, steps=STEPS), STEPS)
+    if norm != "l0":
+        yield Inner("fab", partial(fab, steps=PROJECTIONS, classes=CLASSES), PROJECTIONS * rivals)
+
+    # to one class after the other; that of the largest logit comes last, since most samples ended there
+    targets = list(others.roll(-1, 1).unbind(1)) if free and others.shape[1] > 1 else []
+    aimed: dict[str, tuple[str, InnerAttack, int]] = {
+        "l2": ("target ddn", ddn, STEPS),
+        "l0": ("target pdpgd", pdpgd, STEPS),
+    }
+    name, attack, cost = aimed.get(norm, ("target fab", fab, PROJECTIONS))
+    for number in count():
+        for _ in range(min(STEPS // cost, len(targets))):
+            yield Inner(name, partial(attack, steps=cost), cost, targets.pop(0))
+        again = partial(
+            fmn, steps=STEPS, starts=search.best.x_adv, restarts=2,
+            seed=rng.derive(search.seed, "minimum_norm", number),
+        )  # fmt: skip
+        yield Inner("restart fmn", again, 2 * STEPS)

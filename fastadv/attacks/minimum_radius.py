@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 # where the search begins, in widths of the box; of L0, in coordinates
@@ -30,14 +30,14 @@ def minimum_radius(
     y: Tensor,
     threat: Threat,
     *,
-    attack: core.InnerAttack,
+    attack: InnerAttack,
     searches: int = 10,
-    first_radius: float | Tensor | None = None,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
     """Find the smallest radius, for each sample, at which an attack with a budget breaks it.
 
-    The radius of a sample doubles until the attack breaks it, or the ball holds the whole box. Then it is
+    The radius of a sample begins at 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, or at one coordinate
+    (L0), and doubles until the attack breaks it, or the ball holds the whole box. Then it is
     bisected between the largest radius that held and the distance of the nearest success. All samples are
     attacked at once, each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf
     (AttackBench); with fgsm, bim and mim it is the evaluation of Schott et al.
@@ -49,15 +49,9 @@ def minimum_radius(
             mask where there are any. It returns an `AttackResult`.
         searches: bisections, >= 0; the papers give no number. In L0, where radii are whole numbers, they end
             when none is left between.
-        first_radius: a number > 0 or [B]; None is 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, and one
-            coordinate (L0).
 
     Example:
         >>> from functools import partial
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> bim = partial(fa.attacks.bim, steps=10)
         >>> out = fa.attacks.minimum_radius(model, x, y, fa.Linf(float("inf")), attack=bim)
         >>> bool(out.success.all()), bool((out.distance < 0.3).all())
@@ -66,14 +60,13 @@ def minimum_radius(
     Source:
         Schott et al. 2018 (arXiv 1805.09190); Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
-    core.check_threat(threat)
-    core.check_attack(attack)
-    first = _first(threat, first_radius, x)
+    check_attack(attack)
     whole = threat.norm == "l0"
+    first = FIRST[threat.norm] * (1 if whole else width(threat))
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
-        start = torch.as_tensor(search.per_sample(first), dtype=search.x.dtype, device=search.x.device)
+        start = torch.tensor(first, dtype=search.x.dtype, device=search.x.device)
         start, reach = start.clamp_min(torch.finfo(start.dtype).tiny), farthest(search)
         most = torch.where(reach < FAR, reach, reach.minimum(start * 2.0**DOUBLINGS))
         rows.most = most.floor() if whole else most
@@ -81,8 +74,8 @@ def minimum_radius(
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
         rows.bisections = torch.full_like(search.y, searches)
         while True:
-            out = core.run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
-            broken = core.merge_result(search, out)
+            out = run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
+            broken = merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
             low = torch.where(broken, rows.low, rows.radius)
@@ -98,21 +91,3 @@ def minimum_radius(
             search.drop_leaving(search.x)
 
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
-
-
-def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> float | Tensor:
-    """Return the radius at which the search begins: a number, or one for each sample of x, checked."""
-    if first_radius is None:
-        return FIRST[threat.norm] * (1 if threat.norm == "l0" else width(threat))
-    least = 1.0 if threat.norm == "l0" else 0.0
-    values = first_radius if isinstance(first_radius, Tensor) and first_radius.ndim == 1 else None
-    if values is None:
-        number = core.check_number("first_radius", first_radius, least)
-        valid = number > 0
-    else:
-        valid = bool((values.isfinite() & (values > 0) & (values >= least)).all())
-    if not valid:
-        raise InputError(f"first_radius: expected finite numbers > 0, got {first_radius!r}")
-    if values is not None and isinstance(x, Tensor) and x.ndim and len(values) != len(x):
-        raise InputError(f"first_radius: expected one for each of {len(x)} samples, got {len(values)}")
-    return float(number) if values is None else values

@@ -5,7 +5,9 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses, rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import StepSize
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
 from fastadv.attacks.methods.geometry import positive, width
@@ -26,7 +28,7 @@ def nes(
     queries: int = 10_000,
     directions: int = 25,
     probe: float | None = None,
-    step_size: core.StepSize | None = None,
+    step_size: StepSize | None = None,
     decay: float = 0.9,
     loss: losses.Loss | None = None,
     stop_early: bool = True,
@@ -58,7 +60,7 @@ def nes(
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))
-    core.check_share("decay", decay, zero=True)
+    check_share("decay", decay, zero=True)
     if loss is not None:
         losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)

@@ -36,11 +36,6 @@ def pdgd(
     which is the dual variable, moves in its logarithm, rises at successes and falls elsewhere; both weights
     add up to 1, and a moving mean of them counts. What the paper leaves open is as in adv-lib.
 
-    In the "fastadv" variant the loss itself is ascended: d <- d + a * m, where m is a moving mean of g -
-    weight * d / ||d||, and g the loss's gradient at length 1, or 0 at a success. Steps are in units of the
-    least distance so far and fall along a cosine, and the first 30% of the steps ascend the cross-entropy,
-    the others the margin.
-
     Args:
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv.attacks import _pdpgd, _primal_dual, core
+from fastadv.attacks import _primal_dual, core
 from fastadv.attacks.methods.adam import SECOND_DECAY, adam
-from fastadv.attacks.methods.geometry import like, norm, positive, shorten_
+from fastadv.attacks.methods.geometry import like, norm, positive, shorten_, width
 from fastadv.attacks.methods.primal_dual import RATIO, STEP, Lagrangian, inside, primal_dual
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
@@ -40,16 +40,6 @@ def pdpgd(
     variable, moves as in `pdgd`. In L0 the norm in that step is the sum of `|z_i|^(2/3)`, which adv-lib
     prefers to the count.
 
-    The "fastadv" variant takes gradient steps d <- prox(d + a * m), where m is a moving mean of the gradient
-    of the loss itself in a fixed size, and prox the least of weight * ||z|| + ||z - d||_2^2 / (2 a), in L0
-    with the box. Steps are in units of the least distance so far and fall along a cosine, and the first 30%
-    of the steps ascend the cross-entropy, the others the margin. In L0 these others always look for fewer
-    coordinates than the best success has. In Linf the weight counts for each coordinate. In L2 and L0 the
-    first 60% of the steps, in L1 the first half, explore by proximal Adam, in L0 with the operator of L1. It
-    moves coordinates of small gradients as far as others, which helps on adversarially trained networks. The
-    other steps, in L0 at least 100, refine the nearest success as above. In L2 they are at least 40, too,
-    unless fewer than 12 steps would then explore.
-
     Args:
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
@@ -64,8 +54,8 @@ def pdpgd(
         Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.
     """
     published = variant == "published"
-    step_size = positive("step_size", step_size, STEP if published else _pdpgd.FIRST_STEP[threat.norm])
-    weight = positive("weight", weight, RATIO if published else _pdpgd.FIRST_WEIGHT[threat.norm])
+    step_size = positive("step_size", step_size, STEP if published else FIRST_STEP[threat.norm])
+    weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT[threat.norm])
     if loss is not None:
         losses.check_loss(loss)
 
@@ -74,7 +64,7 @@ def pdpgd(
 
     if published:
         return core.run(model, x, y, threat, rule, rows=Lagrangian, minimum=True, **common)
-    ours = _pdpgd.rule(threat.norm, steps, step_size, weight, loss)
+    ours = _ours(threat.norm, steps, step_size, weight, loss)
     return core.run(model, x, y, threat, ours, rows=_primal_dual.Displacements, minimum=True, **common)
 
 
@@ -119,3 +109,66 @@ def _two_thirds(size: Tensor, by: Tensor) -> Tensor:
     side = square.sqrt()
     root = (side + (2 * size / side - square).sqrt()) / 2
     return (root**3).nan_to_num_(0.0)
+
+
+# The fastadv variant (docs/departures.md).
+
+FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
+FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
+LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
+# the share of the steps that explore by proximal Adam; how many at least refine, unless fewer than the last
+# number, or than that share, were left to explore
+ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
+REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
+
+
+def _ours(norm: str, steps: int, step_size: float, weight: float, loss: losses.Loss | None) -> core.Rule:
+    """Return the rule for this norm."""
+    exploring = _exploring(norm, steps)
+
+    def rule(search: core.Search) -> None:
+        _primal_dual.primal_dual(
+            search, _descend_ours, steps=steps, step_size=step_size, last_step=LAST_STEP[norm], weight=weight,
+            loss=loss, exploring=exploring,
+        )  # fmt: skip
+
+    return rule
+
+
+def _exploring(norm: str, steps: int) -> int:
+    """Return how many of the steps explore."""
+    most = int(ADAPTIVE.get(norm, 0.0) * steps)
+    return min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
+
+
+def _descend_ours(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
+    rows = search.rows
+    rows.mean.lerp_(force, 1 - _primal_dual.MOMENTUM)
+    ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
+    return _proximal_in_box(search, ahead, (length * rows.weight).to(force.dtype))
+
+
+def _proximal_in_box(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
+    """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
+    kind = search.threat.norm
+    if kind == "l0":
+        return _sparse(search, away, by)
+    if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
+        rest = ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
+        return away.sub_(rest)
+    if kind == "l2":
+        return shorten_(away, by)
+    return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+
+
+def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
+    """Return it inside the box for L0: the coordinates that gain enough, fewer than before in refining."""
+    x = search.x.to(away.dtype)
+    further = x + away
+    inside = further.clamp(*search.threat.box) - x
+    gain = inside * (2 * away - inside)
+    worth = gain > like(2 * width(search.threat) * by, gain)
+    count = worth.flatten(1).sum(1).to(search.best.rank.dtype)
+    if search.rows.refining:
+        count = count.minimum(search.best.distance - 1).clamp_min_(0.0)
+    return ops.project_l0(further, x, count, search.threat.box).sub_(x)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
 
@@ -18,7 +20,7 @@ def pgd(
     threat: Threat,
     *,
     steps: int = 40,
-    step_size: core.StepSize | None = None,
+    step_size: StepSize | None = None,
     restarts: int = 1,
     random_start: bool = True,
     loss: losses.Loss = "ce_sharp",
@@ -40,10 +42,6 @@ def pgd(
             paper.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=10, restarts=2)
         >>> bool(out.success.all()), bool((out.distance <= 0.3001).all())
         (True, True)
@@ -55,6 +53,6 @@ def pgd(
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, 2.5, step_size), random_start)
     return core.run(
-        model, x, y, threat, rule, rows=core.Steps, loss=loss, restarts=restarts, stop_early=stop_early,
+        model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,
         seed=seed, from_x=not random_start, **common,
     )  # fmt: skip

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks import _pointwise, core
+from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
+from fastadv.attacks.methods.geometry import like, told, where_rows
 from fastadv.attacks.methods.noise import signed
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
+from fastadv.attacks.salt_and_pepper import ends
 from fastadv.threat import Threat
 
 # published runs in L0 where none are given
@@ -56,9 +59,6 @@ def pointwise(
     go back. In L2 the displacement of each coordinate is then bisected, in random order, until a round
     improves nothing.
 
-    The "fastadv" variant takes several coordinates back at once. With the queries left it adds fresh noise to
-    the best point, and takes coordinates back as before.
-
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
@@ -76,7 +76,7 @@ def pointwise(
     Source:
         Schott et al. 2018 (arXiv 1805.09190).
     """
-    core.check_finite_box("pointwise", threat)
+    check_finite_box("pointwise", threat)
     check_starts("pointwise", starts, x, threat)
     published = variant == "published"
     if restarts is None:
@@ -84,8 +84,8 @@ def pointwise(
     how: dict[str, Any] = {"minimum": True, "seed": seed, **common}
     if published:
         return core.run(model, x, y, threat, _rule(starts, queries), rows=_Pixels, restarts=restarts, **how)
-    rule = _pointwise.rule(starts, _pointwise.QUERIES if queries is None else queries, restarts)
-    return core.run(model, x, y, threat, rule, rows=_pointwise.Rows, **how)
+    rule = _ours(starts, QUERIES if queries is None else queries, restarts)
+    return core.run(model, x, y, threat, rule, rows=_OurRows, **how)
 
 
 def _rule(starts: Tensor | None, queries: int | None) -> core.Rule[_Pixels]:
@@ -156,3 +156,124 @@ def _end_pass(search: core.Search[_Pixels]) -> None:
     rows.bisects = rows.bisects | over
     rows.improved = rows.improved & ~over
     rows.untried = torch.where(over[:, None], (rows.points != search.x).flatten(1), rows.untried)
+
+
+# The fastadv variant (docs/departures.md).
+
+# queries of a run where none are given; the paper has no limit
+QUERIES = 1000
+# noises of growing size until one is a success; after the last of them the first comes again
+OUR_LEVELS = 10
+# the share of the coordinates left that a run tries at once, at first
+SHARE = 0.25
+# in L2, how often the part of the way that a coordinate goes back is halved
+OUR_HALVINGS = 5
+
+
+class _OurRows(Starts):
+    """What `_begin` describes."""
+
+    best: Tensor
+    changed: Tensor
+    least: Tensor
+    length: Tensor
+    share: Tensor
+    stage: Tensor
+
+
+def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurRows]:
+    """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go.
+
+    Several coordinates go back at once: at first a quarter of those left, half as many after each failure,
+    and in the first pass twice as many after each success. In L2 they then go half of their way back, a
+    quarter, an eighth and so on, each as often as it can. With the queries left, a run adds fresh noise to
+    its best point, about as many coordinates as that changes, and takes back as before. It goes on from where
+    that ends, unless that is farther.
+    """
+
+    def rule(search: core.Search[_OurRows]) -> None:
+        first = _begin(search, starts, restarts)
+        own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
+        for query in range(first, queries):
+            if search.threat.norm == "l0":  # one coordinate cannot be bettered
+                search.leave(search.best.distance <= 1)
+                search.drop_leaving(search.x)
+            noise = signed(size, own, search.ids, query).to(search.x.dtype).view_as(search.rows.points)
+            _pass_on(search, _try_several(search, noise, (query % OUR_LEVELS + 1) / OUR_LEVELS))
+
+    return rule
+
+
+def _begin(search: core.Search[_OurRows], starts: Tensor | None, runs: int) -> int:
+    """Let each run begin at x, or at the caller's starts; return the queries spent.
+
+    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`. With 1 and 0,
+    `rows.changed` says where that is not x, and `rows.left` which coordinates it has yet to try. `rows.best`
+    is where it comes back to, at distance `rows.least`. `rows.stage` is how often the part that goes back has
+    been halved, and inf where it adds noise.
+    """
+    rows = search.rows
+    rows.points = search.x
+    if starts is not None:
+        find_start(search, starts, 1)
+    rows.points = rows.points.unsqueeze(1).repeat_interleave(runs, 1)
+    rows.changed = rows.left = told(torch.ne, rows.points, search.x.unsqueeze(1))
+    rows.length = search.distance(rows.points)
+    rows.best, rows.least = rows.points, torch.full_like(rows.length, torch.inf)
+    rows.share = torch.full_like(rows.length, SHARE)
+    rows.stage = torch.full_like(rows.length, torch.inf if starts is None else 0)
+    return 0 if starts is None else 1
+
+
+def _try_several(search: core.Search[_OurRows], noise: Tensor, level: float) -> Tensor:
+    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success.
+
+    Returns bool [n, runs], for which the order begins anew.
+    """
+    rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
+    adds = rows.stage.isinf()
+    free = told(torch.ne, far, x) * (1 - rows.changed)
+    count = rows.changed.flatten(2).sum(2)
+    as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
+    chosen = _some(where_rows(adds, free, rows.left), noise, torch.where(adds, as_many, rows.share))
+    # all of the way, where it adds
+    to = x.lerp(where_rows(adds, far, rows.points), like(1 - 0.5**rows.stage, x))
+    look = search.decide(rows.points.lerp(to, chosen))
+    met = look.adversarial
+    gains = met & (adds | (look.distance < rows.length))
+    rows.points = where_rows(met, look.seen, rows.points)
+    rows.length = torch.where(met, look.distance, rows.length)
+    alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
+    rows.left = rows.left.addcmul(chosen, like(alone.to(x.dtype), x), value=-1)
+    rows.stage = torch.where(adds & met, 0, rows.stage)
+    # until the first pass is over, many can go back
+    more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
+    rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
+    return gains & (rows.stage == 0)
+
+
+def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
+    """Return [n, C, ...], 1 at a random share [n, C] of the coordinates `of`, about, and at one at least."""
+    loud = noise.abs().mul_(of)
+    least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(torch.finfo(of.dtype).tiny)
+    return loud.ge_(like(least, loud))
+
+
+def _pass_on(search: core.Search[_OurRows], anew: Tensor) -> None:
+    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point.
+
+    Then, and where `anew` bool [n, runs] says so, all coordinates are yet to try.
+    """
+    rows = search.rows
+    last = OUR_HALVINGS if search.threat.norm == "l2" else 0
+    over = rows.stage.isfinite() & (rows.left.flatten(2).amax(2) == 0) & ~anew
+    rows.stage = rows.stage + over.to(rows.stage.dtype)
+    returns = over & (rows.stage > last)
+    better = returns & (rows.length <= rows.least)
+    rows.best = where_rows(better, rows.points, rows.best)
+    rows.least = torch.where(better, rows.length, rows.least)
+    rows.points = where_rows(returns, rows.best, rows.points)
+    rows.length = torch.where(returns, rows.least, rows.length)
+    rows.stage = torch.where(returns, torch.inf, rows.stage)
+    rows.changed = told(torch.ne, rows.points, search.x.unsqueeze(1))
+    rows.left = where_rows(anew | over, rows.changed, rows.left)

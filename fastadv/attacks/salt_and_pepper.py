@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.geometry import told
 from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, signed
 from fastadv.ops import project_l0
@@ -42,7 +43,7 @@ def salt_and_pepper(
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.
     """
-    core.check_finite_box("salt_and_pepper", threat)
+    check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
 

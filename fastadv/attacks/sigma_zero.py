@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
@@ -13,6 +14,7 @@ from fastadv.threat import Threat
 
 LAST_STEP = 0.1
 EPSILON = 1e-8
+RATE = 0.01  # how much the threshold changes at a step, as a share of the step
 PUT_BACK = 15  # steps for each coordinate that is put back at the end
 
 
@@ -35,7 +37,6 @@ def sigma_zero(
     step_size: float | None = None,
     sigma: float = 1e-3,
     threshold: float = 0.3,
-    threshold_rate: float = 0.01,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the success that changes the fewest coordinates, by descent on a smooth count of those changed.
@@ -43,10 +44,7 @@ def sigma_zero(
     The loss is max(-margin, 0) + mean_i d_i^2 / (d_i^2 + sigma). Its gradient, divided by its largest
     element, moves d by a step of Adam; then d is clipped to the box, and coordinates below the threshold are
     set to 0. The threshold rises where the last point is a success and falls elsewhere. The step falls along
-    a cosine to a tenth of `step_size`. Beyond the paper: at the end, one for each 15 steps, coordinates of
-    the best success are put back to x, from the least change on, and stay there where the success lasts. The
-    margin counts in units of that at x, so that the scale of the logits does not matter; as published it
-    counts in units of the logits, and where these are many orders smaller than 1, the count hides it.
+    a cosine to a tenth of `step_size`. What is not in the paper is in docs/departures.md.
 
     Args:
         threat: L0; its radius is inf or the largest number of coordinates of interest, a number or [B].
@@ -54,7 +52,6 @@ def sigma_zero(
         step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
         sigma: the square of the displacement that counts half, > 0, as a share of the box's squared width.
         threshold: the first threshold, in [0, 1], as a share of the width of the box.
-        threshold_rate: how much the threshold changes at a step, >= 0, as a share of the step.
 
     Source:
         Cinà et al. 2025, "Sigma-zero" (arXiv 2402.01879), algorithm 1.
@@ -63,8 +60,7 @@ def sigma_zero(
     unit = width(threat)
     step_size = positive("step_size", step_size, unit) / unit
     sigma = positive("sigma", sigma, 1.0)
-    core.check_share("threshold", threshold, zero=True, one=True)
-    core.check_number("threshold_rate", threshold_rate, 0)
+    check_share("threshold", threshold, zero=True, one=True)
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
@@ -85,7 +81,7 @@ def sigma_zero(
             points = away.mul_(unit).add_(search.x).clamp_(*search.threat.box)
             # the next step, by which the threshold moves already, as in the authors' code
             size = step_size * cosine(step + 1, steps, LAST_STEP)
-            change = torch.where(look.adversarial, threshold_rate * size, -threshold_rate * size)
+            change = torch.where(look.adversarial, RATE * size, -RATE * size)
             rows.threshold = (rows.threshold + change).clamp_(0, 1)
             small = (points - search.x).abs_() < like(rows.threshold * unit, points)
             points = torch.where(small, search.x, points)

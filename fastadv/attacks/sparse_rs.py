@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
+from fastadv.attacks.core.record import Climb
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops.sparse_rs import sparse_rs as exchanged
 from fastadv.threat import Threat
@@ -16,7 +19,7 @@ ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
 
 
-class _Rows(core.Climb):
+class _Rows(Climb):
     """With the size [n] of each sample's set, and how many of it the next query exchanges."""
 
     count: Tensor
@@ -57,8 +60,8 @@ def sparse_rs(
     Source:
         Croce et al. 2022, "Sparse-RS" (arXiv 2006.12834), algorithms 1 and 2.
     """
-    core.check_share("share", share, one=True)
-    core.check_finite_box("sparse_rs", threat)
+    check_share("share", share, one=True)
+    check_finite_box("sparse_rs", threat)
 
     def rule(search: core.Search[_Rows]) -> None:
         sets = _Sets(search)

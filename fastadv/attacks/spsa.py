@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import StepSize
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
@@ -23,7 +24,7 @@ def spsa(
     queries: int,
     directions: int = 128,
     probe: float | None = None,
-    step_size: core.StepSize | None = None,
+    step_size: StepSize | None = None,
     loss: losses.Loss | None = None,
     stop_early: bool = True,
     seed: int = 0,

@@ -1,14 +1,16 @@
 """Square Attack: random search with squares (Andriushchenko et al. 2020)."""
 
 import math
+from functools import cache
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.methods.bumps import two_bumps
+from fastadv.attacks.core.record import Climb
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops._windows import signs
@@ -25,7 +27,7 @@ AHEAD, WORDS = 32, 1024  # queries whose random words are drawn together, with s
 Window = tuple[int, int]
 
 
-class _Rows(core.Climb):
+class _Rows(Climb):
     """With the ends [n, ...] of the ball in the box."""
 
     lower: Tensor
@@ -67,10 +69,6 @@ def square(
             break more samples, and False in L2 and L1, where they break fewer.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.square(model, x, y, fa.Linf(0.3), queries=200)
         >>> bool(out.success.all()), out.backwards
         (True, 0)
@@ -79,7 +77,7 @@ def square(
         Andriushchenko et al. 2020, "Square Attack" (arXiv 1912.00049), algorithms 2 and 3; for L1, Croce and
         Hein 2021 (arXiv 2103.01208).
     """
-    core.check_share("share", share, one=True)
+    check_share("share", share, one=True)
     stretched = threat.norm == "linf" if rescale is None else rescale
 
     def rule(search: core.Search[_Rows]) -> None:
@@ -237,3 +235,33 @@ class _Peaks(_Bumps):
 
 
 CHANGES: dict[str, type[_Ends] | type[_Bumps]] = {"linf": _Ends, "l2": _Bumps, "l1": _Peaks}
+
+
+# The shapes that are added in L2 and L1: two bumps of opposite signs in a rectangle.
+
+# by the order of the norm: with which power a bump falls from its middle
+FALLS = {2: 2, 1: 4}
+
+
+@cache
+def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[float, ...]:
+    """Return a rectangle of length 1, of two bumps of opposite signs: one above or beside the other."""
+    if beside:
+        whole = torch.tensor(two_bumps(width, height, False, order), device="cpu").view(width, height).T
+        return tuple(whole.flatten().tolist())
+    half = height // 2
+    whole = torch.cat([_bump(half, width, order), -_bump(height - half, width, order)])
+    return tuple((whole / whole.norm(order)).flatten().tolist())
+
+
+def _bump(height: int, width: int, order: int) -> Tensor:
+    """Return [height, width] of length 1, a sum of squares around the middle: of sides 1, 3, 5 ... and
+    heights 1, 1/4, 1/9 ... (Andriushchenko et al. 2020, section 3.4), or 1, 1/16, 1/81 ... for L1 (Croce &
+    Hein 2021, appendix).
+    """
+    bump = torch.zeros(height, width, device="cpu")
+    top, left = height // 2, width // 2
+    for n in range(max(height // 2, width // 2) + 1):
+        rows = slice(max(top - n, 0), max(top + n + 1, 0))
+        bump[rows, max(left - n, 0) : left + n + 1] += 1 / (n + 1) ** FALLS[order]
+    return bump / bump.norm(order) if height else bump

@@ -6,7 +6,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_number
 from fastadv.attacks import core
+from fastadv.attacks.core.plan import Over
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.hyperplane import beyond, largest_others, nearest_boundary, steepest
@@ -52,10 +54,6 @@ def superdeepfool(
         searches: bisections between x and the nearest success at the end, >= 0; 10 as in adv-lib.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> out = fa.attacks.superdeepfool(model, x, y, fa.L2(float("inf")))
         >>> bool(out.success.all()), bool((out.distance < 2).all())
         (True, True)
@@ -64,7 +62,7 @@ def superdeepfool(
         Abdolahpourrostami, Abroshan, Moosavi-Dezfooli 2024, "SuperDeepFool: a new fast and accurate minimal
         adversarial attack" (arXiv 2303.12481), algorithm 2.
     """
-    core.check_number("overshoot", overshoot, 0)
+    check_number("overshoot", overshoot, 0)
 
     def rule(search: core.Search[_Rows]) -> None:
         # samples leave the other search at their last projection, and come back for the end
@@ -72,7 +70,7 @@ def superdeepfool(
         try:
             turns(other)
             other.close()
-        except core.Over:
+        except Over:
             pass
         _draw_near(search, searches)
 

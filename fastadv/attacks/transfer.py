@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks import core
+from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner
+from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
@@ -33,7 +35,7 @@ def transfer(
     threat: Threat,
     *,
     source: core.Classifier | Sequence[core.Classifier],
-    attack: core.InnerAttack,
+    attack: InnerAttack,
     scales: int = 24,
     searches: int = 10,
     **common: Unpack[core.Common],
@@ -64,10 +66,6 @@ def transfer(
             message names it.
 
     Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
         >>> source = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=1)
         >>> out = fa.attacks.transfer(model, x, y, fa.L2(8), source=source, attack=fa.attacks.bim)
         >>> tuple(out.x_adv.shape)
@@ -76,8 +74,8 @@ def transfer(
     Source:
         Schott et al. 2018 (arXiv 1805.09190).
     """
-    core.check_threat(threat)
-    core.check_attack(attack)
+    check_threat(threat)
+    check_attack(attack)
     sources = frozen_sources(source)
     searched = partial(minimum_radius, attack=attack)
 
@@ -87,7 +85,7 @@ def transfer(
         for substitute in sources:
             budget = _budget(search)
             craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
-            away = core.run_inner(craft, search, substitute, budget).x_adv - search.x
+            away = run_inner(craft, search, substitute, budget).x_adv - search.x
             most = like(ops.largest(away), away)
             # the largest coordinate of the unit is as wide as the box
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
@@ -115,7 +113,7 @@ def transfer(
 
 
 def _goes_anywhere(
-    attack: core.InnerAttack, substitute: Prepared, search: core.Search[_Rows], budget: Threat
+    attack: InnerAttack, substitute: Prepared, search: core.Search[_Rows], budget: Threat
 ) -> bool:
     """Return whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
     if budget.finite:

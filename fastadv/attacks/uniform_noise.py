@@ -5,6 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, scaled, signed
 from fastadv.threat import Threat
 
@@ -42,6 +43,6 @@ def uniform_noise(
         Rauber et al. 2017 (arXiv 1707.04131).
     """
     if not threat.finite:
-        core.check_finite_box("uniform_noise", threat)
+        check_finite_box("uniform_noise", threat)
     rule = noise_rule(UNIFORM, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
+from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
-from fastadv.attacks.methods.flags import SQUARE_FLAG, blind, square_stands_out
+from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv.attacks.core.work import planned
+from fastadv.attacks.core.common import planned
 from fastadv.data.batch_size import BatchSize, chosen_batch_size
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.attacks.core.work import planned
+from fastadv.attacks.core.common import planned
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare

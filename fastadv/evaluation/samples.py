@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Cost
+from fastadv.attacks.methods.flags import Cost
 
 
 @dataclass(frozen=True)

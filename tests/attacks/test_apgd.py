@@ -91,9 +91,9 @@ def test_an_l1_start_is_the_projection_of_noise_that_no_box_has_cut() -> None:
     model, seen = firm(torch.ones(784), gradients=True)
     x = (3 * images(4, (784,), dtype=torch.float32) - 1).clamp(0, 1)
     noise = rng.normal(784, rng.derive(0, "apgd", 0), torch.arange(4))
-    for factor in (1.0, 3.0):
+    for factor, steps in ((1.0, 3), (3.0, 10)):  # a tenth of few steps is none
         seen.clear()
-        apgd(model, x, torch.zeros(4).long(), L1(10.0), steps=10, larger_radii=factor > 1)
+        apgd(model, x, torch.zeros(4).long(), L1(10.0), steps=steps)
         torch.testing.assert_close(seen[0], L1(10.0 * factor).project(x + noise, x), rtol=0, atol=1e-6)
         away = (seen[0] - x).abs()
         assert ((away > 1e-6).sum(1) < 50 * factor).all()
@@ -122,10 +122,6 @@ def test_l1_begins_in_larger_balls() -> None:
         assert max(part) == pytest.approx(radius, rel=1e-4)
     assert out.status[0] == Status.HELD
     assert L1(0.5).contains(out.x_adv, x).all()
-    seen.clear()
-    apgd(Watched(), x, torch.tensor([0]), L1(0.5), steps=100, loss="margin", larger_radii=False)
-    assert len(seen) == 103
-    assert max(length for _, length in seen) <= 0.5 * (1 + 1e-6)
 
 
 @pytest.mark.slow

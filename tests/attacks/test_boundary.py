@@ -8,12 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import boundary
-from fastadv.attacks._boundary import (
-    Rows,
-    _source,
-    _spherical,
-    _step,
-)
+from fastadv.attacks.boundary import _OurRows as Rows
+from fastadv.attacks.boundary import _source, _spherical, _step
 from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.threat import L2

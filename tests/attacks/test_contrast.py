@@ -48,22 +48,6 @@ def test_the_least_share(inputs: int, norm: str, box: tuple[float, float]) -> No
         assert out.forwards == 4 * (10 + 10 + 2)
 
 
-@pytest.mark.parametrize("gray", [0.0, 0.25, 1.0])
-def test_another_gray(gray: float) -> None:
-    """Half of the way is half of each pixel's distance to that gray."""
-    x, box = bright(3, 20, (-3.0, 5.0)), (-3.0, 5.0)
-    x[:, 0] = 1.0
-    level = 8 * gray - 3
-
-    class Half(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            gone = (z[:, 0] - 1) / (level - 1)
-            return nn.functional.one_hot((gone >= 0.5 - 1e-9).long(), 2).to(z)
-
-    out = contrast(Half(), x, torch.zeros(3).long(), Linf(INF, box), gray=gray)
-    torch.testing.assert_close(out.x_adv, (x + level) / 2, rtol=0, atol=8 * 0.1 / 2**10 + 1e-6)
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_first_of_several_successes_is_taken(norm: str) -> None:
     """The image of one gray is no success here, so that a bisection of the whole way would find none."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import cw
-from fastadv.attacks._cw import _fit, _tighten
+from fastadv.attacks.cw import _fit, _tighten
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.constant_search import bisect
 from fastadv.threat import L2, Linf, Threat

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import ATTACKS, boundary, hopskipjump, pointwise
-from fastadv.attacks._hopskipjump import HALVINGS, SIZES, TILTS
+from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS
 from fastadv.engine import freeze
 from fastadv.threat import L2, THREATS
 
@@ -139,7 +139,7 @@ def test_draws_are_fresh(run: Any, given: Any, size: int, monkeypatch: pytest.Mo
     """In every block of every step, for every sample, seed and restart."""
     x = torch.full((2, 784), 0.5)
     model, seen = watched(lambda z: torch.stack([0.7 - z[:, 0], 0 * z[:, 0]], 1))
-    monkeypatch.setattr(sys.modules["fastadv.attacks._hopskipjump"], "BLOCK", 16 * 784)
+    monkeypatch.setattr(sys.modules["fastadv.attacks.hopskipjump"], "BLOCK", 16 * 784)
 
     def ways(**options: Any) -> Tensor:
         seen.clear()

@@ -93,15 +93,15 @@ def test_the_scale_is_divided_out_of_the_step(linear):
     scaled = 3.0 * linear(leaf)
     value = (scaled[0, 2] - (scaled.exp() + 0.5).sum().log()) / 3.0
     by_hand = (x + 0.01 * torch.autograd.grad(value, leaf)[0]).clamp(0, 1)
-    out = distal(linear, targets, (1, 4, 4), steps=1, step_size=0.01, confidence=1.0, scale=3.0, floor=0.5)
+    linear.scale, linear.floor = 3.0, 0.5
+    out = distal(linear, targets, (1, 4, 4), steps=1, step_size=0.01, confidence=1.0)
     torch.testing.assert_close(out.x, by_hand)
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": 50.0}, {"floor": 0.02}, {"scale": 50.0, "floor": 0.02}])
-def test_scale_and_floor_are_the_model_s_own_unless_they_are_given(explained, options):
+def test_scale_and_floor_are_the_model_s_own(explained):
     targets = torch.tensor([2, 0])
-    out = distal(explained, targets, (1, 8, 8), steps=0, **options)
-    graded = (options.get("scale", 100.0) * explained(out.x)).exp() + options.get("floor", 1e-3)
+    out = distal(explained, targets, (1, 8, 8), steps=0)
+    graded = (100.0 * explained(out.x)).exp() + 1e-3
     expected = (graded / graded.sum(1, keepdim=True)).gather(1, targets[:, None]).squeeze(1)
     torch.testing.assert_close(out.confidence, expected)
 
@@ -214,13 +214,14 @@ def test_the_boundary_cases(linear):
     even = distal(lambda x: 0 * x.flatten(1)[:, :2], torch.tensor([1]), (1, 4, 4), confidence=0.5)
     assert even.success.all()
     assert even.steps.tolist() == [0]
-    graded = distal(linear, torch.tensor([1]), (1, 4, 4), steps=50, step_size=0.1, floor=1e12)
+    linear.floor = 1e12
+    graded = distal(linear, torch.tensor([1]), (1, 4, 4), steps=50, step_size=0.1)
     assert not graded.success.any(), "a floor as high as that makes nothing certain"
 
 
 BAD = {
     "steps": (-1, 1.5), "step_size": (-1.0, 0.0, None, "long"), "momentum": (1.0, -0.1, None),
-    "confidence": (0.0, 1.1), "scale": (0.0, "large"), "floor": (-1.0,), "seed": (-1, 2**63, 1.0),
+    "confidence": (0.0, 1.1), "seed": (-1, 2**63, 1.0),
     "ids": ([0, 1], torch.arange(3)), "box": ((1.0, 0.0), (0.0, float("inf"))),
 }  # fmt: skip
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import hopskipjump
-from fastadv.attacks._hopskipjump import TILTS, Rows, _move, _probe, _tilt
 from fastadv.attacks.core.run import run
+from fastadv.attacks.hopskipjump import TILTS, _move, _OurRows, _probe, _tilt
 from fastadv.attacks.methods.start import away
 from fastadv.threat import THREATS
 
@@ -42,7 +42,15 @@ def within(model: nn.Module, x: Tensor, norm: str, points: Tensor, rule: Any, **
         vars(search.rows).update(rows)
         rule(search)
 
-    run(model, x, torch.zeros(len(x), dtype=torch.long), THREATS[norm](INF), started, rows=Rows, minimum=True)
+    run(
+        model,
+        x,
+        torch.zeros(len(x), dtype=torch.long),
+        THREATS[norm](INF),
+        started,
+        rows=_OurRows,
+        minimum=True,
+    )
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -75,7 +83,7 @@ def test_probes_find_the_normal(norm: str) -> None:
 @pytest.mark.slow
 def test_what_is_known_of_the_normal(monkeypatch: pytest.MonkeyPatch) -> None:
     """In L2 the way from x, in Linf the last estimate, which the next one only turns."""
-    page, known = sys.modules["fastadv.attacks._hopskipjump"], []
+    page, known = sys.modules["fastadv.attacks.hopskipjump"], []
 
     def spy(search: Any, *rest: Any) -> None:
         known.append((search.rows.normal, away(search)))

@@ -1,5 +1,6 @@
 """`minimum_norm`: the least of its attacks, sample by sample, and what further steps buy."""
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from math import inf
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fastadv import attacks
-from fastadv.attacks import AttackResult, WrongBy, _minimum_norm, minimum_norm
+from fastadv.attacks import AttackResult, WrongBy, minimum_norm
 from fastadv.threat import THREATS
 
 from .nets import images, labels, mlp
 
+MODULE = sys.modules["fastadv.attacks.minimum_norm"]
 MEMBERS = {
     "linf": [("fmn", 2), ("fmn", 5), ("pdpgd", 5), ("fab", 3)],
     "l2": [("fmn", 2), ("ddn", 5), ("superdeepfool", 4), ("pdpgd", 5), ("fab", 3)],
@@ -28,7 +30,7 @@ FIRST = {"linf": 18, "l2": 26, "l1": 18, "l0": 22}
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"FIRST": 2, "STEPS": 5, "PROJECTIONS": 3, "TURNS": 4}.items():
-        monkeypatch.setattr(_minimum_norm, name, value)
+        monkeypatch.setattr(MODULE, name, value)
 
 
 def attacked(norm: str, steps: int, radius: float = inf, classes: int = 3, **options: Any) -> Any:
@@ -48,7 +50,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         return called
 
     for name in ("fmn", "ddn", "fab", "pdpgd", "sigma_zero", "superdeepfool"):
-        monkeypatch.setattr(_minimum_norm, name, spy(name, getattr(attacks, name)))
+        monkeypatch.setattr(MODULE, name, spy(name, getattr(attacks, name)))
     return calls
 
 

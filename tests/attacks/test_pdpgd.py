@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from fastadv.attacks import _primal_dual as proximal_adam
 from fastadv.attacks import pdpgd
-from fastadv.attacks._pdpgd import _exploring, _proximal
 from fastadv.attacks._primal_dual import _sized
-from fastadv.attacks.methods import proximal_adam
+from fastadv.attacks.pdpgd import _exploring
+from fastadv.attacks.pdpgd import _proximal_in_box as _proximal
 from fastadv.threat import L2, THREATS
 from tests.attacks.nets import images, labels, mlp
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import WrongBy, apgd, fmn, hopskipjump, pdgd, pdpgd, sigma_zero
-from fastadv.attacks._hopskipjump import _probe
+from fastadv.attacks.hopskipjump import _probe
 from fastadv.threat import L1, L2, THREATS
 
 from .nets import images, labels, linear, mlp
@@ -56,7 +56,7 @@ def sparse_step(
 @pytest.mark.parametrize("rises", [[-5 + 0.01 * n for n in range(100)], [-5 - 0.01 * n for n in range(100)],
                                    [-5 + math.sin(n) for n in range(100)]],
                          ids=["rising", "falling", "both"])  # fmt: skip
-def test_apgd_in_l1(rises: list[float]) -> None:
+def test_apgd_in_l1(rises: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Croce & Hein 2021, algorithm 1: first a fifth of the coordinates. After each 4 % of the steps the share
     is that of the coordinates moved so far, over 1.5; steps are 1.5 times shorter, to a tenth of the radius
     at least, or as at first, from the strongest point, where that has become sparser by 5 %.
@@ -64,7 +64,8 @@ def test_apgd_in_l1(rises: list[float]) -> None:
     steps, radius, count = 100, 3.0, 80
     model, points = scripted(rises, turning(count))
     x = torch.linspace(0.3, 0.7, count, dtype=torch.float64)
-    apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin", larger_radii=False)
+    monkeypatch.setattr(sys.modules["fastadv.attacks.apgd"], "LARGER", ())
+    apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin")
     size, share, before, top, begun = radius, 0.2, count, 0, 0
     for number in range(steps - 1):
         top = number if rises[number] > rises[top] else top
@@ -216,7 +217,7 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
 @pytest.mark.slow
 def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chen et al. 2020, algorithm 2: B_0 sqrt(t) at step t; the last may have to do with fewer."""
-    page, seen = sys.modules["fastadv.attacks._hopskipjump"], []
+    page, seen = sys.modules["fastadv.attacks.hopskipjump"], []
 
     def spy(search: Any, probes: int, draws: Any) -> None:
         seen.append(probes)

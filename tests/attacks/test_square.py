@@ -9,8 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import sparse_rs, square
-from fastadv.attacks.methods.bumps import two_bumps
-from fastadv.attacks.square import _Draw, _share
+from fastadv.attacks.square import _Draw, _share, two_bumps
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
 from .nets import images

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import AutoAttackResult, Status, apgd, autoattack
 from fastadv.attacks.auto.run import Run
-from fastadv.attacks.auto.strong import elsewhere, stages
+from fastadv.attacks.auto.versions import elsewhere, stages
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial

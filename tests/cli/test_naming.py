@@ -46,7 +46,7 @@ def parsed(text, **options):
 def test_the_arguments_that_text_can_name():
     assert len(ARGUMENTS) > 100
     keys = {key for _, key in ARGUMENTS}
-    assert {"steps", "loss", "version", "eot", "seed", "stop_early", "share", "first_radius"} <= keys
+    assert {"steps", "loss", "version", "eot", "seed", "stop_early", "share"} <= keys
     assert not {"model", "x", "y", "threat", "targets", "criterion", "mask", "ids", "on_progress"} & keys
 
 
@@ -202,7 +202,7 @@ def test_help_shows_how_to_name_them(fastadv):
 
 @pytest.mark.slow
 def test_long_names_are_not_cut(fastadv, net):
-    text = "minimum_radius:attack=bim,steps=2,searches=1,first_radius=0.25"
+    text = "minimum_radius:attack=bim,steps=2,searches=1"
     lines = fastadv(f"attack {net} -n 5 -a", text).out.splitlines()
     assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == f"none{text}"
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.attacks import AutoAttackResult, Cost
+from fastadv.attacks import AutoAttackResult
+from fastadv.attacks.methods.flags import Cost
 from tests.evaluation import nets
 
 

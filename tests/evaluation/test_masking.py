@@ -11,7 +11,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks.masking import Evidence
-from fastadv.attacks.methods.flags import SQUARE_FLAG
+from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost
 from fastadv.data import ImageSet
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import Table, _masking, _outcome, evaluate
@@ -214,7 +214,7 @@ def test_squares_flag_is_about_the_samples_of_all_batches() -> None:
     late = torch.arange(60) >= 50
 
     def part(hit: torch.Tensor) -> _outcome.Part:
-        told = {"flags": [], "costs": {n: vars(fa.attacks.Cost(10, 1, 9, g, 0.1)) for n, g in NAMES.items()}}
+        told = {"flags": [], "costs": {n: vars(Cost(10, 1, 9, g, 0.1)) for n, g in NAMES.items()}}
         tensors = {"broken": hit, "failed.attack": hit & False, "component": torch.where(hit, 1, -1)}
         return _outcome.Part(tensors, told)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks.methods.flags import Cost
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
 from fastadv.runs import processes
@@ -67,9 +68,7 @@ def staged(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> fa.attacks.AutoA
     left = out.status != fa.attacks.Status.ALREADY_WRONG
     by = ["square" if late else "pgd" for late in (ids % 3 == 0).tolist()]
     names = [name if broken else "" for name, broken in zip(by, (out.success & left).tolist(), strict=True)]
-    costs = {
-        name: fa.attacks.Cost(int(left.sum()), names.count(name), 5, 2, 0.5) for name in dict.fromkeys(by)
-    }
+    costs = {name: Cost(int(left.sum()), names.count(name), 5, 2, 0.5) for name in dict.fromkeys(by)}
     return fa.attacks.AutoAttackResult(**vars(out), by=tuple(names), costs=costs, notes=("two stages",))
 
 

@@ -1,24 +1,101 @@
-"""A run of AutoAttack: what is left of a batch, and what was found in it."""
+"""A run of AutoAttack: its components, what is left of a batch, what was found in it, and the result."""
 
+import inspect
 import time
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.auto.component import Component
-from fastadv.attacks.auto.result import AutoAttackResult
+from fastadv.attacks.core.inner import InnerAttack, call_attack
+from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.fab import fab
+from fastadv.attacks.masking import Indicators
 from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.methods.symptoms import symptoms
-from fastadv.errors import InputError, NoGradientError
+from fastadv.attacks.pdpgd import pdpgd
+from fastadv.attacks.square import square
+from fastadv.engine import Prepared
+from fastadv.errors import NoGradientError
 
 SEEN = 32  # samples whose symptoms are looked for
+ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One attack of a version: its name in reports, its function or the name of one, and its arguments."""
+
+    name: str
+    attack: str | InnerAttack
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it attacks another model as well, so that its successes have to be checked."""
+        return not isinstance(self.attack, str)
+
+    def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
+        """Run the attack on the samples of a problem."""
+        attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
+        arguments = dict(self.arguments)
+        if "seed" in inspect.signature(attack).parameters:
+            arguments["seed"] = rng.derive(seed, f"autoattack {self.name}")
+        if self.attack == "fab":
+            arguments["restart_radius"] = problem.threat.radius
+        return call_attack(attack, model, problem, **arguments)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AutoAttackResult(core.AttackResult):
+    """The outcome of AutoAttack: an `AttackResult` that also says what each component did.
+
+    `flags` begin with the names of AutoAttack's five warnings, where they apply. `forwards` also counts the
+    final checks and the passes that look for these warnings.
+
+    Attributes:
+        version: the version, or the components of a list.
+        by: for each sample, the name of the first component that broke it; "" where none did, or where x was
+            already wrong.
+        costs: by name, what each component that had samples left did: `samples`, of which so many `broken`,
+            `forwards`, `backwards` and `seconds`.
+        notes: what the version did and left out, in words.
+        broken: with `individual`, for each component by its name the samples that it broke, bool [B]; empty
+            otherwise, where `by` says all.
+        indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
+            reach; None where they were not asked for. Their passes count as forwards and backwards of the
+            result. Where `bpda` was given and the model shows signs, they are those of `bpda`.
+        others: as in `AttackResult`.
+    """
+
+    version: str = ""
+    by: tuple[str, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    broken: Mapping[str, Tensor] = field(default_factory=dict)
+    indicators: Indicators | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The conclusion of the indicators in one line; "" where they were not asked for."""
+        return "" if self.indicators is None else self.indicators.verdict
+
+    def sentences(self) -> list[str]:
+        """Return the parts of one line: the accuracies, what each component broke, and the verdict."""
+        told = replace(self, attack=f"AutoAttack {self.version}")
+        number = Counter(self.by)
+        parts = [f"{name} {number[name]}" for name in self.costs if number[name]]
+        verdict = self.verdict[:1].lower() + self.verdict[1:]
+        return [*core.AttackResult.sentences(told), *filter(None, [", ".join(parts), verdict])]
 
 
 class Run:
@@ -82,7 +159,7 @@ class Run:
             self.note(f"{component.name}: left out, because the model has no gradient")
             self.warnings["zero_gradient"] = None
             return
-        out = self._judged(out, index) if component.own else out
+        out = self._judged(out, index) if component.elsewhere else out
         broken = int(out.success.sum())
         self._take(component.name, out, index)
         seconds = time.perf_counter() - started
@@ -92,19 +169,11 @@ class Run:
             self.warnings["square"] = None
 
     def _judged(self, out: core.AttackResult, index: Tensor) -> core.AttackResult:
-        """Return the result of another's attack with the verdict of the model as given on its points."""
+        """Return a result with the verdict of the model as given on its points."""
         problem = self.trial.problem.take(index)
-        if out.x_adv.shape != problem.x.shape:
-            raise InputError(
-                f"Component: expected a result with x_adv of shape {tuple(problem.x.shape)}, "
-                f"got {tuple(out.x_adv.shape)}"
-            )
-        points = out.x_adv.to(problem.x)
-        if problem.mask is not None:
-            moved = ((points != problem.x) & ~problem.mask).flatten(1).any(1)
-            points = torch.where(moved.view(-1, *[1] * (points.ndim - 1)), problem.x, points)
-        met = problem.met(self.trial.classifier.verdict(points)) & problem.threat.contains(points, problem.x)
-        return replace(out, x_adv=points, success=met, forwards=out.forwards + len(index))
+        met = problem.met(self.trial.classifier.verdict(out.x_adv))
+        met &= problem.threat.contains(out.x_adv, problem.x)
+        return replace(out, success=met, forwards=out.forwards + len(index))
 
     def _take(self, name: str, out: core.AttackResult, index: Tensor) -> None:
         """Keep what a component found; the strongest point of the first stands for samples that hold."""

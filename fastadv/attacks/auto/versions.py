@@ -1,25 +1,32 @@
 """Which components the versions of AutoAttack have, and which ones lists may name."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from fastadv.attacks.auto.component import Component
-from fastadv.attacks.auto.run import Run
-from fastadv.errors import InputError
+from fastadv import losses, rng
+from fastadv.attacks import core
+from fastadv.attacks.auto.run import ATTACKS, Component, Run
+from fastadv.engine import Prepared
+from fastadv.errors import InputError, NoGradientError
+from fastadv.threat import Threat
 
 Version = Literal["standard", "plus", "rand", "quick", "strong"]
 VERSIONS = ("standard", "plus", "rand", "quick", "strong")
 NAMES = ("apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
-Parts = Sequence[str | Component]
 PROXIMAL = 300  # steps of PDPGD
+# of "strong"
+RESTARTS = 5  # of APGD on one loss; through all targets it has 2
+ALL, NEAREST = 20, 30  # up to so many other classes all are targets; of more, the nearest
 
 
-def check_version(version: Version | Parts) -> None:
-    """Raise InputError unless it is a version, or a list of components whose names differ."""
-    wanted = f"one of {', '.join(VERSIONS)}"
-    listed = f"a list of fastadv.attacks.Component and of the names {', '.join(NAMES)}"
+def check_version(version: Version | Sequence[str]) -> None:
+    """Raise InputError unless it is a version, or a list of different names of components."""
+    wanted, listed = f"one of {', '.join(VERSIONS)}", f"a list of the names {', '.join(NAMES)}"
     if isinstance(version, str):
         if version not in VERSIONS:
             more = f'; for that component alone give ["{version}"]' if version in NAMES else ""
@@ -28,18 +35,13 @@ def check_version(version: Version | Parts) -> None:
     if not isinstance(version, Sequence) or not version:
         raise InputError(f"version: expected {wanted}, or {listed}, got {version!r}")
     for part in version:
-        if not isinstance(part, Component) and part not in NAMES:
+        if part not in NAMES:
             raise InputError(f"version: expected {listed}, got {part!r} in it")
-    names = [part.name if isinstance(part, Component) else part for part in version]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"version: expected components with different names, got {', '.join(twice)} more than once; "
-            "fastadv.attacks.Component takes a name and restarts"
-        )
+    if len(set(version)) < len(version):
+        raise InputError(f"version: expected {listed}, each once, got {version!r}")
 
 
-def components(version: Version | Parts, run: Run) -> list[Component]:
+def components(version: Version | Sequence[str], run: Run) -> list[Component]:
     """Return the components of a version, for the norm, classes, targets and criterion of a run."""
     problem = run.trial.problem
     sparse, free = problem.threat.norm == "l1", aims(run)
@@ -112,12 +114,89 @@ def proximal(name: str) -> Component:
     return Component(name, "pdpgd", {"steps": PROXIMAL})
 
 
-def _named(parts: Parts, known: dict[str, Component]) -> list[Component]:
+def _named(parts: Sequence[str], known: dict[str, Component]) -> list[Component]:
     """Return the components that a list names, of those that this norm, targets and criterion have."""
     for part in parts:
-        if isinstance(part, str) and part not in known:
+        if part not in known:
             raise InputError(
                 f"version: expected one of {', '.join(sorted(known))} for this norm, criterion and targets, "
                 f"got {part!r}"
             )
-    return [known[part] if isinstance(part, str) else part for part in parts]
+    return [known[part] for part in parts]
+
+
+def stages(run: Run, bpda: Prepared | None, sources: Sequence[Prepared]) -> list[Component]:
+    """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
+    classes, free = run.trial.clean.shape[1] - 1, aims(run)
+    dlr = "dlr" if run.plain else "margin"
+    found = []
+    if bpda is not None:
+        # the margin of saturated outputs leads to one of many equal classes, their cross-entropy to all
+        through = [ascent("bpda apgd-ce", "ce"), ascent("bpda apgd-margin", "margin")]
+        through += [ascent("bpda apgd-t", f"{dlr}-targeted", classes=min(9, classes))] if free else []
+        found += [replace(one, attack=partial(elsewhere, other=bpda)) for one in through]
+    if run.trial.problem.threat.norm != "linf":
+        # what minimizes the norm breaks samples there that no ascent in the ball does
+        found.append(proximal("pdpgd"))
+    found += [
+        ascent("restarts apgd-margin", "margin", restarts=RESTARTS),
+        ascent("restarts apgd-ce-sharp", "ce_sharp", restarts=RESTARTS),
+    ]
+    if free:
+        few = classes <= ALL
+        count = classes if few else NEAREST
+        found.append(ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few, restarts=2))
+    for number, source in enumerate(sources):
+        name = "transfer" if len(sources) == 1 else f"transfer {number}"
+        found.append(Component(name, partial(onward, source=source, loss=dlr)))
+    return [*found, replace(search(5000), name="restarts square")]
+
+
+def elsewhere(
+    model: Prepared, x: Tensor, y: Tensor, threat: Threat, *, other: Prepared, seed: int, **options: Any
+) -> core.AttackResult:
+    """Run APGD on another model than the one that judges; its passes are counted as the model's.
+
+    Where the other has finite logits for none of the samples, it finds nothing.
+    """
+    try:
+        out = ATTACKS["apgd"](other, x, y, threat=threat, seed=seed, **options)
+    except InputError:
+        if bool(other.verdict(x).isfinite().all(1).any()):
+            raise
+        common: Any = {name: options[name] for name in core.Common.__annotations__ if name in options}
+        return core.run(model, x, y, threat, lambda search: None, seed=seed, **common)
+    model.forwards += out.forwards
+    model.backwards += out.backwards
+    return out
+
+
+def onward(
+    model: Prepared,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    source: Prepared,
+    loss: losses.Loss,
+    seed: int,
+    **options: Any,
+) -> core.AttackResult:
+    """Run APGD on a source to the end, and then on the model from the points that it found."""
+    try:
+        crafted = elsewhere(
+            model, x, y, threat, other=source, stop_early=False, seed=rng.derive(seed, "source"),
+            **options,
+        )  # fmt: skip
+    except NoGradientError as error:
+        raise InputError("source: expected a net with gradients, got one that cuts the graph") from error
+    try:
+        out = ATTACKS["apgd"](model, x, y, threat, loss=loss, starts=crafted.x_adv, seed=seed, **options)
+    except NoGradientError:  # the points themselves may be enough
+
+        def rule(search: core.Search) -> None:
+            search.finish(search.per_sample(crafted.x_adv))
+
+        out = core.run(model, x, y, threat, rule, seed=seed, **options)
+    spent = out.forwards + crafted.forwards, out.backwards + crafted.backwards
+    return replace(out, forwards=spent[0], backwards=spent[1])

@@ -10,23 +10,6 @@ from fastadv.threat import THREATS
 
 
 @dataclass(frozen=True)
-class Departure:
-    """One way in which an attack departs from its paper.
-
-    Args:
-        differs: what differs.
-        why: the reason for it.
-        gains: what it gains, measured; empty where nothing was measured.
-        row: the row of docs/parity.md that shows it; empty where none does.
-    """
-
-    differs: str
-    why: str
-    gains: str = ""
-    row: str = ""
-
-
-@dataclass(frozen=True)
 class Attack:
     """An attack function and what it supports: its card in the registry.
 
@@ -44,7 +27,6 @@ class Attack:
         needs: what the model must be beyond a classifier; empty where any classifier will do.
         tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
             distance of the boundary.
-        fidelity: how it departs from the paper; empty where it is as published.
     """
 
     run: Callable[..., AttackResult]
@@ -58,7 +40,6 @@ class Attack:
     oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     tolerance: float = 1.05
-    fidelity: tuple[Departure, ...] = ()
 
     def __post_init__(self) -> None:
         served = self.norms or getattr(self.run, "norms", tuple(THREATS))
@@ -66,17 +47,15 @@ class Attack:
 
     @property
     def minimal(self) -> bool:
-        """Whether it looks for the success nearest to x."""
         return self.kind == "minimum"
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The function's parameters by name, including those that all attacks share."""
+        """The parameters of the function by name, including those that all attacks share."""
         return inspect.signature(self.run).parameters
 
     @property
     def name(self) -> str:
-        """The name of the function."""
         return self.run.__name__
 
     @property
@@ -85,12 +64,5 @@ class Attack:
         return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
 
     def takes(self, option: str) -> bool:
-        """Return whether the function has this argument.
-
-        Args:
-            option: the name of an argument, such as "steps".
-
-        Returns:
-            True where it has.
-        """
+        """Whether the function has an argument of this name."""
         return option in self.parameters

@@ -4,8 +4,9 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
+from math import prod
 from textwrap import dedent, indent
-from typing import Any, ParamSpec, TypedDict, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overload
 
 from torch import Tensor
 
@@ -14,16 +15,21 @@ from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.variant import check_variant
-from fastadv.attacks.core.work import passes
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
+from fastadv.errors import InputError
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Classifier = Model | Prepared
+# which algorithm an attack runs: this library's, or that of its paper
+Variant = Literal["fastadv", "published"]
+# arguments that multiply each other to the passes of a sample
+COUNTS = ("steps", "queries", "restarts", "searches")
+# of an attack that has none of them, such as AutoAttack: one of its parts
+UNKNOWN = 100
 
 
 class Common(TypedDict, total=False):
@@ -60,16 +66,11 @@ class GradientCommon(Common, total=False):
     """The arguments that every attack takes whose steps follow the gradient of a loss: `Common` and one more.
 
     Args:
-        targets: as in `Common`.
-        criterion: as in `Common`.
-        mask: as in `Common`.
-        eot: as in `Common`.
-        ids: as in `Common`.
-        freeze: as in `Common`.
         gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`;
             the first one asks the model. They do not change what counts as a success, nor the losses that are
             reported. Random numbers are those of the seed, 0 in an attack without one. The default is (),
             the gradient itself.
+        others: as in `Common`.
     """
 
     gradient: GradientRules
@@ -86,7 +87,8 @@ y: int [B], labels.
 steps: gradients for each sample, an integer >= 1.
 starts: floating like x, adversarial points inside the box. None looks for them among blends of x and uniform
     noise, which needs a finite box. A sample without such a point counts as held.
-variant: "fastadv", or "published" for the algorithm of the paper without the changes of this library.
+variant: "fastadv", or "published" for the algorithm of the paper. What the first changes, and what that
+    gains, is in docs/departures.md.
 repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each image.
 restarts: attempts, each with other random numbers; the best result of each sample is kept.
 random_start: whether the first attempt, too, starts at a random point of ball and box; False starts it
@@ -105,6 +107,13 @@ found, x_adv is the strongest point for an attack with a budget, and x itself fo
 """,
     "Raises": "InputError: an argument is wrong; the message names it, what was expected and what came.\n",
 }
+# how the example of every attack begins
+EXAMPLE = """\
+>>> import fastadv as fa
+>>> x = fa.data.load("digits", "test").x[:8]
+>>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+>>> y = model(x).argmax(1)  # what it decides before the attack
+"""
 SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
 
 
@@ -178,8 +187,8 @@ def takes_common(
             check_norm(function.__name__, given["threat"], norms)
         if finite:
             check_finite_radius(given["threat"])
-        if "variant" in given:
-            check_variant(given["variant"])
+        if "variant" in given and given["variant"] not in (names := get_args(Variant)):
+            raise InputError(f"variant: expected one of {', '.join(names)}, got {given['variant']!r}")
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
@@ -222,6 +231,8 @@ def _completed(others: str, text: str, names: list[str]) -> str:
     shared = "".join(_arguments(kind) for kind in (GradientCommon, Common))
     meaning = _entries(shared + others) | _entries(own.get("Args", ""))
     told = {"Args": "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)}
+    if "Example" in own:
+        own["Example"] = EXAMPLE + own["Example"]
     parts = ENDING | own | told
     sections = [f"{name}:\n{indent(parts[name].strip(), '    ')}" for name in SECTIONS if name in parts]
     return "\n\n".join([head.strip(), *sections])
@@ -236,3 +247,22 @@ def _arguments(kind: type) -> str:
 def _entries(text: str) -> dict[str, str]:
     """Return what follows each `name: ` at the beginning of a line, up to the next one."""
     return dict(re.findall(r"^(\w+): (.*(?:\n {4}.*)*)", text, re.M))
+
+
+def passes(arguments: Mapping[str, Any]) -> int:
+    """Return how many gradients or queries of a sample these arguments of an attack ask for."""
+    counts = [arguments[name] for name in COUNTS if name in arguments]
+    return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNKNOWN
+
+
+def planned(*attacks: Callable[..., Any]) -> int:
+    """Return `passes` of all attacks, by their defaults and by what partials have bound."""
+    return sum(map(_planned, attacks))
+
+
+def _planned(attack: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(attack).parameters
+    except (TypeError, ValueError):
+        return UNKNOWN
+    return passes({name: parameter.default for name, parameter in parameters.items()})

@@ -15,57 +15,26 @@ from fastadv.errors import InputError
 class Criterion:
     """What counts as a success: here, a class other than y or, where targets are given, the target.
 
-    A subclass asks for more. Its `margin` says how far the logits [B, K] are from a success; it is positive
-    where they are one, and differentiable.
+    A subclass asks for more. In its methods logits are [B, K]; y and the targets, if any, are int [B].
     """
 
     def check(self, classes: int, targeted: bool) -> None:
-        """Raise InputError where a model with that many classes can never meet it.
-
-        Args:
-            classes: the number of classes K.
-            targeted: whether targets are given.
-
-        Raises:
-            InputError: no logits of K classes are a success.
-        """
+        """Raise InputError where a model with that many classes can never meet it."""
 
     def of(self, model: Any) -> "Criterion":
-        """Return the criterion for the logits of `model`, where it depends on what these mean.
-
-        Args:
-            model: the classifier under attack.
-
-        Returns:
-            This criterion, or one of the same kind that reads the logits as the model means them.
-        """
+        """Return the criterion as `model` means its logits."""
         return self
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Decide which logits are a success.
-
-        Args:
-            logits: [B, K].
-            y: int [B], labels.
-            targets: int [B], the wanted classes, or None.
-
-        Returns:
-            bool [B].
-        """
+        """Return bool [B], which logits are a success."""
         decided = logits.argmax(1)
         return decided != y if targets is None else decided == targets
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Measure how far the logits are from a success.
+        """Return [B], positive where the logits are a success, and differentiable.
 
-        Args:
-            logits: [B, K].
-            y: int [B], labels.
-            targets: int [B], the wanted classes, or None.
-
-        Returns:
-            [B], positive where the logits are a success. It is the largest other logit minus the label's or,
-            with targets, the target's minus the largest other.
+        Here it is the largest other logit minus the label's or, with targets, the target's minus the largest
+        other.
         """
         index = (y if targets is None else targets)[:, None]
         own = logits.gather(1, index).squeeze(1)
@@ -106,30 +75,14 @@ class ConfidentlyWrong(Criterion):
         return _Told(self.confidence, model) if hasattr(model, "log_confidence") else self
 
     def told(self, logits: Tensor) -> Tensor:
-        """Return the log probability of each class.
-
-        Args:
-            logits: [B, K].
-
-        Returns:
-            [B, K].
-        """
+        """Return [B, K], the log probability of each class."""
         return logits.log_softmax(1)
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Measure how far the logits are from a success.
-
-        Args:
-            logits: [B, K].
-            y: int [B], labels.
-            targets: int [B], the wanted classes, or None.
-
-        Returns:
-            [B], the log probability of the wrong class or the target minus that of the confidence.
-        """
+        """Return [B], the log probability of the wrong class or the target minus that of the confidence."""
         log_probabilities = self.told(logits)
         if targets is None:
             wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)
@@ -140,8 +93,6 @@ class ConfidentlyWrong(Criterion):
 
 @dataclass(frozen=True)
 class _Told(ConfidentlyWrong):
-    """ConfidentlyWrong for a model whose logits are not those of a softmax."""
-
     model: Any
 
     def told(self, logits: Tensor) -> Tensor:
@@ -174,16 +125,6 @@ class WrongBy(Criterion):
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Measure how far the logits are from a success.
-
-        Args:
-            logits: [B, K].
-            y: int [B], labels.
-            targets: int [B], the wanted classes, or None.
-
-        Returns:
-            [B], the margin of the decision minus the lead.
-        """
         return super().margin(logits, y, targets) - self.lead
 
 
@@ -218,16 +159,7 @@ class OutsideTopK(Criterion):
         return ~(logits.topk(self.k, 1).indices == y[:, None]).any(1)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Measure how far the logits are from a success.
-
-        Args:
-            logits: [B, K].
-            y: int [B], labels.
-            targets: None; this criterion takes none.
-
-        Returns:
-            [B], the k-th largest of the other logits minus that of the label.
-        """
+        """Return [B], the k-th largest of the other logits minus that of the label."""
         index = y[:, None]
         others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
         return others[:, -1] - logits.gather(1, index).squeeze(1)

@@ -16,16 +16,11 @@ Runs = Callable[[Search, list[int]], None]
 
 
 def side_by_side(search: Search, count: int, runs: Runs) -> None:
-    """Perform several independent runs on each sample, and keep the best.
+    """Perform `count` independent runs on each sample, and keep the best.
 
-    With `stop_early` a sample leaves after the first run that breaks it. Batches become as full as is fastest
-    only after the first runs have removed the samples that break easily.
-
-    Args:
-        search: whose samples are attacked.
-        count: runs on each sample.
-        runs: a function (search, numbers) that does the runs `numbers`: one on `search` itself, or several on
-            a search of as many copies of its samples, all in turn.
+    `runs` is called with the search itself and one number, or with a search of as many copies of its samples
+    as it gets numbers, all in turn. With `stop_early` a sample leaves after the first run that breaks it.
+    Batches become as full as is fastest only after the first runs have removed the samples that break easily.
     """
     full = FULL.get(search.x.device.type, FULL_ELSEWHERE)
     first = 0

@@ -32,15 +32,7 @@ class GradientRule:
     last: ClassVar[bool] = False
 
     def check(self, x: Tensor, threat: Threat) -> None:
-        """Raise InputError where the rule does not serve x or the threat of the search.
-
-        Args:
-            x: [B, ...], the samples.
-            threat: of the search.
-
-        Raises:
-            InputError: the rule does not serve them.
-        """
+        """Raise InputError where the rule does not serve x [B, ...] or the threat of the search."""
 
     def __call__(self, search: Search[Any], points: Tensor, ask: Ask) -> Tensor:
         """Return the gradient to follow at points [n, ...], like these; `ask` gives that of any points."""
@@ -51,17 +43,7 @@ GradientRules = GradientRule | Sequence[GradientRule]
 
 
 def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
-    """Check gradient rules.
-
-    Args:
-        gradient: one rule, or several in order.
-
-    Returns:
-        The rules as a tuple.
-
-    Raises:
-        InputError: one of them is no `GradientRule`, or they are in a wrong order.
-    """
+    """Return the checked rules as a tuple."""
     rules = tuple(gradient) if isinstance(gradient, Sequence) else (gradient,)
     for place, rule in enumerate(rules):
         if not isinstance(rule, GradientRule):

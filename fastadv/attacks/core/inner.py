@@ -19,14 +19,6 @@ InnerAttack = Callable[..., AttackResult]
 
 
 def check_attack(attack: Any) -> None:
-    """Check that an attack can be called.
-
-    Args:
-        attack: what the caller gave.
-
-    Raises:
-        InputError: it cannot be called.
-    """
     if not callable(attack):
         raise InputError(
             f"attack: expected an attack, such as partial(fastadv.attacks.bim, steps=10), got {attack!r}"
@@ -49,33 +41,14 @@ def call_attack(attack: InnerAttack, model: Prepared, problem: Problem, **argume
 def run_inner(
     attack: InnerAttack, search: Search, model: Prepared, threat: Threat, targets: Tensor | None = None
 ) -> AttackResult:
-    """Run another attack on the samples of a search, with all that defines a success.
-
-    Args:
-        attack: called with the model, x, y, the threat, targets, ids, criterion and mask.
-        search: whose samples are attacked.
-        model: to attack.
-        threat: for this run.
-        targets: int64 [n], for this run; None takes those of the search.
-
-    Returns:
-        The result of the attack, an `AttackResult`.
-    """
+    """Run another attack on the samples of a search, with all that defines a success."""
     x = search.problem.x.to(search.dtype)
     targets = search.targets if targets is None else targets
     return call_attack(attack, model, replace(search.problem, x=x, threat=threat, targets=targets))
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:
-    """Merge the result of an inner attack into the search.
-
-    Args:
-        search: whose samples were attacked.
-        out: the result of the inner attack.
-
-    Returns:
-        bool [n], the samples that it broke.
-    """
+    """Merge the result of an inner attack into the search; return bool [n], the samples that it broke."""
     broken = out.status == Status.BROKEN
     search.offer(out.x_adv, broken)
     search.best.not_finite |= out.status == Status.FAILED

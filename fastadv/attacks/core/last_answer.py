@@ -13,12 +13,7 @@ PATIENCE = 10
 class LastAnswer(Rows):
     """What the model said of each sample at the last point with finite logits where a gradient was taken.
 
-    Attributes:
-        logits: [n, K].
-        loss: [n].
-        gradient: [n, ...], of the loss.
-        gradients: [n, C, ...], those of a `JacobianLook`.
-        lost: [n], how many gradients were taken since then.
+    `gradients` [n, C, ...] are those of a `JacobianLook`; `lost` [n] counts the gradients taken since then.
     """
 
     logits: Tensor
@@ -28,16 +23,11 @@ class LastAnswer(Rows):
     lost: Tensor
 
     def stand_in(self, look: GradientLook | JacobianLook, x: Tensor, finite: Tensor | None) -> None:
-        """Let `look` repeat the last answer where its logits are not finite; remember the others.
+        """Let `look` repeat the last answer where its logits are not `finite`; None says that all are.
 
         So a rule that follows the gradient steps over what is not finite. After PATIENCE gradients that were
         not enough, the gradient is reversed, which leads back to where there were answers. Where there was
         none yet, it leads to x, and the rest of the look stays as it is.
-
-        Args:
-            look: of all samples.
-            x: [n, ...], the clean samples.
-            finite: bool [n], whether the logits are finite; None where all are.
         """
         said = {name: value for name, value in vars(look).items() if name in self._names}
         if finite is None:

@@ -33,14 +33,7 @@ class Look:
     distance: Tensor = field(init=False)
 
     def take(self, kept: Tensor) -> Self:
-        """Select rows.
-
-        Args:
-            kept: bool [n] or int [m], the rows to keep.
-
-        Returns:
-            A look of the same class with these rows alone.
-        """
+        """Return a look of the same class with the rows `kept` alone, bool [n] or int [m]."""
         made = copy(self)
         made.x_adv = taken(self.x_adv, kept)
         for name, value in vars(self).items():
@@ -54,12 +47,8 @@ class ScoredLook(Look):
     """A look with a loss.
 
     Attributes:
-        x_adv: as in `Look`.
-        seen: as in `Look`.
-        logits: as in `Look`.
-        adversarial: as in `Look`.
-        distance: as in `Look`.
         loss: [n] or [n, C].
+        others: as in `Look`.
     """
 
     loss: Tensor
@@ -70,13 +59,8 @@ class GradientLook(ScoredLook):
     """A look with a loss and its gradient.
 
     Attributes:
-        x_adv: as in `Look`.
-        seen: as in `Look`.
-        logits: as in `Look`.
-        adversarial: as in `Look`.
-        distance: as in `Look`.
-        loss: [n] or [n, C].
         gradient: of the loss, like x_adv; elements that are not finite are zero.
+        others: as in `ScoredLook`.
     """
 
     gradient: Tensor
@@ -87,12 +71,8 @@ class JacobianLook(Look):
     """A look with the gradients of several functions of the logits.
 
     Attributes:
-        x_adv: as in `Look`.
-        seen: as in `Look`.
-        logits: as in `Look`.
-        adversarial: as in `Look`.
-        distance: as in `Look`.
         gradients: [n, C, ...] of C functions; elements that are not finite are zero.
+        others: as in `Look`.
     """
 
     gradients: Tensor

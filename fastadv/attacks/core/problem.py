@@ -45,14 +45,7 @@ class Problem:
     clean: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:
-        """Select samples.
-
-        Args:
-            index: int [m], or bool [B], the samples to keep.
-
-        Returns:
-            The problem of these samples.
-        """
+        """Return the problem of the samples `index`, int [m] or bool [B]."""
         return replace(
             self,
             x=taken(self.x, index),
@@ -65,11 +58,7 @@ class Problem:
         )
 
     def wide(self) -> Self:
-        """Widen x from half precision to float32.
-
-        Returns:
-            The problem in float32, in the box as half precision holds it; the same problem where x is wider.
-        """
+        """Return the problem in float32, in the box as half precision holds it; itself where x is wider."""
         dtype = torch.promote_types(self.x.dtype, torch.float32)
         if dtype == self.x.dtype:
             return self
@@ -86,26 +75,12 @@ class Problem:
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
     def met(self, logits: Tensor) -> Tensor:
-        """Tell which logits are a success.
-
-        Args:
-            logits: [B, K].
-
-        Returns:
-            bool [B], True where all logits are finite and meet the criterion.
-        """
+        """Return bool [B], which logits [B, K] are finite and meet the criterion."""
         met = self.criterion.met(logits, self.y, self.targets)
         return met if surely_finite(logits) else met & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """Put x wherever the mask allows no change.
-
-        Args:
-            points: [B, ...], or candidates [B, C, ...].
-
-        Returns:
-            The points, with x outside the mask.
-        """
+        """Return points [B, ...] or candidates [B, C, ...] with x wherever the mask allows no change."""
         if self.mask is None:
             return points
         if points.ndim == self.x.ndim:
@@ -158,14 +133,6 @@ def problem(
 
 
 def check_threat(threat: Threat) -> None:
-    """Check that an argument is a threat model.
-
-    Args:
-        threat: what the caller gave.
-
-    Raises:
-        InputError: it is none.
-    """
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
@@ -205,15 +172,7 @@ def check_finite_radius(threat: Threat) -> None:
 
 
 def check_finite_box(name: str, threat: Threat) -> None:
-    """Check that the box of a threat has two finite ends.
-
-    Args:
-        name: of the attack, for the message.
-        threat: the threat model.
-
-    Raises:
-        InputError: an end is infinite.
-    """
+    """Raise InputError unless both ends of the box are finite, which the attack of that name needs."""
     if not all(map(math.isfinite, threat.box)):
         raise InputError(f"box: expected a finite one, whose ends {name} uses, got {threat.box}")
 
@@ -266,19 +225,7 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
 
 
 def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> StepSize:
-    """Check a step size.
-
-    Args:
-        step_size: a finite number >= 0, or [B] of them.
-        x: [B, ...], the samples.
-        name: of the argument, for the message.
-
-    Returns:
-        The step size; a tensor is moved to the device of x.
-
-    Raises:
-        InputError: it is not finite, negative, or of another shape.
-    """
+    """Return the step size if it is a finite number >= 0, or [B] of them; raise InputError otherwise."""
     if not isinstance(step_size, Tensor) or step_size.ndim == 0:
         return check_number(name, step_size, 0)
     if not isinstance(x, Tensor) or not x.ndim:

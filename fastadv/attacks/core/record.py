@@ -17,16 +17,11 @@ TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of
 class Record:
     """The best point of each sample, and what was met on the way.
 
-    Attributes:
-        x_adv: [n, ...], the best point so far.
-        rank: [n], by which points compete: the loss of x_adv, or minus its distance from x.
-        success: bool [n], whether x_adv is a success.
-        refuted: bool [n], whether the model as given once denied a success that the search copy saw.
-        not_finite: bool [n], whether a logit was not finite.
-        largest_gradient: [n], the largest absolute gradient element so far; NaN where one was NaN, -inf where
-            no gradient was taken.
-        ranks: [n, 2 + TAIL], the number of gradients, the rank at the first, and the ranks at the last TAIL;
-            NaN where there was none.
+    `rank` [n] is that by which points compete: the loss of x_adv, or minus its distance from x. `refuted`
+    bool [n]: the model as given once denied a success that the search copy saw. `largest_gradient` [n] is
+    the largest absolute gradient element so far; NaN where one was NaN, -inf where no gradient was taken.
+    `ranks` [n, 2 + TAIL] are the number of gradients, the rank at the first, and the ranks at the last TAIL;
+    NaN where there was none.
     """
 
     x_adv: Tensor
@@ -39,14 +34,7 @@ class Record:
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
-        """Make the record of samples of which nothing is known yet.
-
-        Args:
-            x: [B, ...], the clean samples.
-
-        Returns:
-            A record whose best points are x.
-        """
+        """Return the record of samples x of which nothing is known yet."""
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         wide = torch.promote_types(x.dtype, torch.float32)
         rank = torch.full((len(x),), -torch.inf, dtype=wide, device=x.device)
@@ -60,7 +48,6 @@ class Record:
         return -self.rank
 
     def note_rank(self) -> None:
-        """Write down the rank after a gradient."""
         now, first = self.rank[:, None], self.ranks[:, 1:2]
         first = torch.where(first.isnan(), now, first)
         self.ranks = torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1)
@@ -79,33 +66,15 @@ class Record:
         return torch.where(last == first, 0.0, (last - before) / (last - first))
 
     def take(self, index: Tensor) -> "Record":
-        """Copy rows.
-
-        Args:
-            index: int [m], or bool [n], the rows to copy.
-
-        Returns:
-            A record of these rows.
-        """
+        """Return a copy of the rows `index`, int [m] or bool [n]."""
         return Record(*(taken(value, index) for value in vars(self).values()))
 
     def put(self, index: Tensor, rows: "Record") -> None:
-        """Overwrite rows.
-
-        Args:
-            index: int [m], or bool [n], the rows to overwrite.
-            rows: their new content.
-        """
         for name, value in vars(self).items():
             value[index] = getattr(rows, name).to(value.dtype)
 
     def merge(self, found: "Record", still: Tensor) -> None:
-        """Merge what another search found for the same samples.
-
-        Args:
-            found: the record of the other search.
-            still: bool [n], the samples that take part; the others stay as they are.
-        """
+        """Merge what another search `found` for the samples `still` bool [n]; the others stay as they are."""
         self.refuted |= found.refuted & still
         self.not_finite |= found.not_finite & still
         size = torch.maximum(self.largest_gradient, found.largest_gradient)
@@ -136,35 +105,21 @@ class Rows:
         vars(self)[name] = value
 
     def take(self, kept: Tensor) -> None:
-        """Keep some rows and drop the others.
-
-        Args:
-            kept: bool [n] or int [m], the rows to keep.
-        """
+        """Keep the rows `kept`, bool [n] or int [m]."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 vars(self)[name] = taken(value, kept)
 
 
 class Steps(Rows):
-    """Where each sample stands, and how far it moves.
-
-    Attributes:
-        points: [n, ...], where it stands.
-        step_size: a number, or [n].
-    """
+    """The `points` [n, ...] where each sample stands, and the `step_size`, a number or [n]."""
 
     points: Tensor
     step_size: float | Tensor
 
 
 class Climb(Rows):
-    """The points of the largest loss so far.
-
-    Attributes:
-        best: [n, ...], these points.
-        loss: [n], their loss.
-    """
+    """The points of the largest loss so far, `best` [n, ...], and that `loss` [n]."""
 
     best: Tensor
     loss: Tensor

@@ -22,7 +22,7 @@ HOLDERS = ("best", "rows", "last")
 
 
 def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable) -> None:
-    """Take a step several times.
+    """Take a step `count` times.
 
     Where `freeze` was asked for CUDA graphs, the steps between two evaluations at which samples may leave are
     replays of one captured step.

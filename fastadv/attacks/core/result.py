@@ -35,28 +35,15 @@ class Status(IntEnum):
 
 
 def classified(logits: Tensor, y: Tensor) -> Tensor:
-    """Tell which samples count as classified correctly; logits that are not finite are no classification.
-
-    Args:
-        logits: [B, K].
-        y: int [B], labels.
-
-    Returns:
-        bool [B].
-    """
+    """Return bool [B], which logits [B, K] classify correctly; such as are not finite do not."""
     return logits.isfinite().all(1) & (logits.argmax(1) == y)
 
 
 def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
-    """Say of how many samples of `count` the accuracy rests on no attack.
+    """Return flags that say of how many samples of `count` the accuracy rests on no attack.
 
-    Args:
-        unusable: those whose clean logits are not finite.
-        met: those that hold, but on which the attack met a NaN or infinity.
-        count: all samples.
-
-    Returns:
-        The flags, none where both are 0.
+    `unusable` are those whose clean logits are not finite, `met` those that hold, but on which the attack met
+    a NaN or infinity.
     """
     flags = {
         f"{FAILED}for {unusable} of {count} samples the model's logits are not finite; "
@@ -131,7 +118,6 @@ class AttackResult:
 
     @property
     def held(self) -> Tensor:
-        """bool [B]; the samples that count as robust: classified correctly, and not broken."""
         return self.correct & ~self.success
 
     @property
@@ -164,11 +150,7 @@ class AttackResult:
         return "\n".join(["; ".join(self.sentences()), *self.flags])
 
     def sentences(self) -> list[str]:
-        """Return what to report of the attack.
-
-        Returns:
-            A list of parts of one line, the accuracies first.
-        """
+        """Return the parts of one line that reports the attack, the accuracies first."""
         name, count = self.attack or "attack", len(self.status)
         if not count:
             return [f"{name}: no samples"]

@@ -30,15 +30,7 @@ class Samples(Generic[R_co]):
 
     `problem` defines a success, `best` holds the best point so far of each sample, `rows` what the rule
     remembers. `aims`, int64 [n], are the classes towards which losses lead, or None where losses lead away
-    from y; they are the targets unless a rule sets others.
-
-    Args:
-        classifier: the model.
-        problem: all samples of the batch, and what a success is.
-        index: int64 [n], the samples of the batch to attack.
-        record: of the whole batch; what is found is written there.
-        plan: how to search, with the rule.
-        restart: the number of this run.
+    from y; they are the targets unless a rule sets others. `restart` is the number of this run.
     """
 
     rows: R_co
@@ -106,82 +98,37 @@ class Samples(Generic[R_co]):
         self.last = LastAnswer()
 
     def uniform(self, count: int) -> Tensor:
-        """Draw random numbers for a gradient rule; the next call draws others.
-
-        Args:
-            count: numbers for each sample.
-
-        Returns:
-            [n, count] in [0, 1).
-        """
+        """Draw [n, count] random numbers in [0, 1) for a gradient rule; the next call draws others."""
         self._draws += 1
         seed = rng.derive(self.seed, "gradient rule", self.restart)
         return rng.uniform(count, seed, self.ids, self._draws).to(self.x.dtype)
 
     def full(self, value: float) -> Tensor:
-        """Make a tensor of one value, in the dtype of distances and losses.
-
-        Args:
-            value: of all elements.
-
-        Returns:
-            [n].
-        """
+        """Return [n], this value in the dtype of distances and losses."""
         return torch.full_like(self.best.rank, value)
 
     def per_sample(self, value: V) -> V:
-        """Select the rows of these samples from an argument of the caller.
-
-        Args:
-            value: a number, or one for each sample of the caller's batch, [B].
-
-        Returns:
-            The number, or [n].
-        """
+        """Return the rows of these samples of an argument [B] of the caller; a number stays as it is."""
         return value[self._given] if isinstance(value, Tensor) and value.ndim else value
 
     def distance(self, points: Tensor) -> Tensor:
-        """Measure the distance from x in the norm of the threat.
-
-        Args:
-            points: [n, ...] or [n, C, ...].
-
-        Returns:
-            [n] or [n, C].
-        """
+        """Return [n] or [n, C], the distance of points from x in the norm of the threat."""
         return shapes.distance(points, self.x, self.threat.order)
 
     def rounded(self, points: Tensor) -> Tensor:
-        """Round points to the dtype of the caller's x, within the threat.
-
-        Args:
-            points: [n, ...] or [n, C, ...].
-
-        Returns:
-            The rounded points, in the dtype of `points`.
-        """
+        """Return the points as the dtype of the caller's x holds them, within the threat."""
         if self.dtype == points.dtype:
             return points
         return shapes.rounded(points, self.x.to(self.dtype), self.threat)
 
     def leave(self, done: Tensor) -> None:
-        """Drop samples at the next evaluation.
-
-        Args:
-            done: bool [n], the samples to drop.
-        """
+        """Drop the samples `done` bool [n] at the next evaluation."""
         self.leaving = done if self.leaving is None else self.leaving | done
 
     def drop_leaving(self, points: Tensor) -> Tensor:
-        """Drop the samples that are to leave.
+        """Drop the samples that are to leave; return the points of the others, with x outside the mask.
 
         Evaluations call this. A rule that asks the model in another way calls it first.
-
-        Args:
-            points: [n, ...].
-
-        Returns:
-            The points of the samples that stay, with x outside the mask.
         """
         leaving = self.leaving
         if leaving is not None and may_leave(self._evaluations, points.device):
@@ -202,9 +149,8 @@ class Samples(Generic[R_co]):
     def close(self) -> tuple[Tensor, Tensor] | None:
         """Prove the successes of the samples that are still here, and write all of them to the record.
 
-        Returns:
-            The rows int64 [m] of the record whose last points wait for the verdict, and these points; None
-            where there are none.
+        Returns the rows int64 [m] of the record whose last points wait for the verdict, and these; None for
+        none.
         """
         if self.plan.stop_early:
             self._prove()

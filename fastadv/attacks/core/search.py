@@ -35,20 +35,14 @@ class Search(Samples[R_co]):
     """One run of a rule over samples of a batch.
 
     A rule evaluates points with `gradient`, `score`, `decide` or `jacobian`, which take one point for each
-    sample that is still here, keep the best and return a `Look`. Samples may leave at each such call. So
+    sample that is still here, keep the best and return a `Look`. Unless `judge` is False, the points are
+    candidates for the best. A `loss` of None is that of the plan. Samples may leave at each such call. So
     tensors that a rule needs afterwards belong in `rows`; `x`, `y`, `threat`, `ids`, `aims` and `best` follow
-    automatically. `Samples` describes these, and the arguments.
+    automatically.
     """
 
     def start(self, random_start: bool = False) -> Tensor:
-        """Choose where to begin.
-
-        Args:
-            random_start: whether the first run, too, starts at a random point.
-
-        Returns:
-            [n, ...], x or draw number `restart` from ball and box.
-        """
+        """Return x or, in a restart and with `random_start`, draw number `restart` from ball and box."""
         if not (random_start or self.restart):
             return self.x.clone()
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
@@ -59,15 +53,8 @@ class Search(Samples[R_co]):
     ) -> GradientLook:
         """Evaluate loss, logits and input gradient; gradient rules make the gradient where there are some.
 
-        Args:
-            points: [n, ...].
-            loss: None takes that of the plan. For "ce" and "ce_sharp" the gradient is right up to a positive
-                factor for each sample.
-            judge: whether the points are candidates for the best.
-            narrow: whether the gradient may stay in bfloat16, for a step of the threat.
-
-        Returns:
-            A look with loss and gradient.
+        For "ce" and "ce_sharp" the gradient is right up to a positive factor for each sample. `narrow` lets
+        it stay in bfloat16, for a step of the threat.
         """
         loss = self.plan.loss if loss is None else loss
         look = self._look(points, loss, judge, narrow)
@@ -97,15 +84,9 @@ class Search(Samples[R_co]):
     def input_gradient(
         self, points: Tensor, loss: losses.Loss, direction: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate loss, logits and plain gradient at points that are no candidates for the best.
+        """Return loss, logits and plain gradient at points that are no candidates for the best.
 
-        Args:
-            points: [n, ...] of all samples.
-            loss: to differentiate.
-            direction: whether the gradient need be right only up to a positive factor for each sample.
-
-        Returns:
-            The loss [n], the logits [n, K] and the gradient, like points.
+        With `direction` the gradient need be right only up to a positive factor for each sample.
         """
         clean, self.clean_pass = self.clean_pass, None
         if clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
@@ -114,15 +95,7 @@ class Search(Samples[R_co]):
         return self.classifier.input_gradient(self._cast(points), self.y, loss, self.aims, direction)
 
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
-        """Evaluate loss and logits at points that are no candidates for the best.
-
-        Args:
-            points: [n, ...] of all samples, or [n, C, ...].
-            loss: to evaluate.
-
-        Returns:
-            The loss [n] or [n, C], and the logits.
-        """
+        """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
         logits = self._logits(points)
         return loss_of(logits, self.y, loss, self.aims), logits
 
@@ -131,13 +104,7 @@ class Search(Samples[R_co]):
     ) -> JacobianLook:
         """Evaluate logits, and gradients of several linear functions <direction, logits> of them.
 
-        Args:
-            points: [n, ...].
-            directions: [n, C, K], or a function that makes them from the logits [n, K].
-            judge: whether the points are candidates for the best.
-
-        Returns:
-            A look with gradients [n, C, ...].
+        The directions are [n, C, K], or a function that makes them from the logits [n, K].
         """
         points, seen = self._prepare(points, judge)
         logits, gradients = self.classifier.jacobian(self._cast(seen), directions)
@@ -146,41 +113,20 @@ class Search(Samples[R_co]):
         return self._judge(look, None, judge, self._answered(look))
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
-        """Evaluate logits, in full batches.
-
-        Args:
-            points: [n, ...], or [n, C, ...] for C candidates a sample.
-            judge: whether the points are candidates for the best.
-
-        Returns:
-            A look.
-        """
+        """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
         points, seen = self._prepare(points, judge)
         logits = self._logits(seen)
         return self._judge(Look(points, seen, logits, logits), None, judge)
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
-        """Evaluate logits and a loss, in full batches.
-
-        Args:
-            points: [n, ...] or [n, C, ...].
-            loss: None takes that of the plan.
-            judge: whether the points are candidates for the best.
-
-        Returns:
-            A look with a loss.
-        """
+        """Evaluate logits and a loss at points [n, ...] or [n, C, ...], in full batches."""
         points, seen = self._prepare(points, judge)
         loss = self.plan.loss if loss is None else loss
         value, logits = self.loss_at(seen, loss)
         return self._judge(ScoredLook(points, seen, logits, logits, value), loss, judge)
 
     def climb(self: "Search[Climb]", points: Tensor) -> None:
-        """Score points; `rows` keeps each sample's point of the largest loss of the plan.
-
-        Args:
-            points: [n, ...].
-        """
+        """Score points; `rows` keeps each sample's point of the largest loss of the plan."""
         loss, rows = self.plan.loss, self.rows
         points, seen = self._prepare(points, True)
         logits = self._logits(seen)
@@ -204,23 +150,13 @@ class Search(Samples[R_co]):
         return wrong and self.classifier.input_threshold is None and not self.plan.minimum
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
-        """Judge points by logits that a rule has computed itself.
-
-        Args:
-            points: [n, ...], `rounded`, of the samples that `drop_leaving` keeps.
-            logits: [n, K].
-
-        Returns:
-            A look.
-        """
+        """Judge points, `rounded` and of those that `drop_leaving` keeps, by logits of the rule's own."""
         return self._judge(Look(points, points, logits, logits), None, True)
 
     def offer(self, points: Tensor, success: Tensor) -> None:
-        """Offer points whose verdict is known. A budget attack takes them for the weakest of successes.
+        """Offer points whose verdict is known; a success counts only inside the threat.
 
-        Args:
-            points: [n, ...].
-            success: bool [n]; it counts only inside the threat.
+        A budget attack takes them for the weakest of successes.
         """
         self._competed = True
         points = points.to(self.x.dtype)
@@ -230,13 +166,7 @@ class Search(Samples[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
     def finish(self, points: Tensor) -> None:
-        """Take the last points of the rule.
-
-        Where no other search follows they pass the model only in the final verdict.
-
-        Args:
-            points: [n, ...].
-        """
+        """Take the last points of the rule; where no search follows, only the final verdict sees them."""
         if not self._competed and self.plan.restarts == 1:
             self.best.x_adv.copy_(self._candidate(self.rounded(self.drop_leaving(points))))
         elif self._ends():
@@ -256,29 +186,13 @@ class Search(Samples[R_co]):
         )
 
     def rank(self, look: ScoredLook) -> Tensor:
-        """Rank points.
-
-        Args:
-            look: taken with the loss of the plan.
-
-        Returns:
-            [n], larger for stronger points.
-        """
+        """Return [n], larger for stronger points, for a look taken with the loss of the plan."""
         return graded(look.loss, look.logits, self.y, self.plan.loss, self.aims)
 
     # Searches within a search, and steps that were taken elsewhere.
 
     def over(self, problem: Problem, record: Record, plan: Plan | None = None) -> "Search[R_co]":
-        """Make a search like this one over other samples.
-
-        Args:
-            problem: the samples.
-            record: where it writes their best points.
-            plan: None takes that of this search.
-
-        Returns:
-            The search.
-        """
+        """Return a search like this one over other samples, which writes their best points to `record`."""
         everyone = torch.arange(len(problem.x), device=problem.x.device)
         plan = self.plan if plan is None else plan
         made: Search[R_co] = Search(self.classifier, problem, everyone, record, plan, self.restart)
@@ -286,14 +200,7 @@ class Search(Samples[R_co]):
         return made
 
     def copied(self, count: int) -> tuple["Search[R_co]", Record]:
-        """Make a search of copies of the samples.
-
-        Args:
-            count: copies of each sample; all samples follow one another `count` times.
-
-        Returns:
-            The search, and the record that it writes.
-        """
+        """Return a search of the samples `count` times in a row, and the record that it writes."""
         index = torch.arange(len(self.x), device=self.x.device).repeat(count)
         record = self.best.take(index)
         made = self.over(self.problem.take(index), record)
@@ -301,31 +208,16 @@ class Search(Samples[R_co]):
         return made, record
 
     def merge(self, found: Record) -> None:
-        """Merge what a search of copies found; with `stop_early` broken samples keep their points.
-
-        Args:
-            found: one row for each of these samples.
-        """
+        """Merge what a search of copies found; with `stop_early` broken samples keep their points."""
         self._competed, success = True, self.best.success
         self.best.merge(found, ~success if self.plan.stop_early else torch.ones_like(success))
 
     def steps_ahead(self, most: int) -> int:
-        """Count the evaluations up to the next at which samples may leave.
-
-        Args:
-            most: the largest count.
-
-        Returns:
-            How many they are.
-        """
+        """Return how many evaluations, at most so many, lead up to the next at which samples may leave."""
         return steps_ahead(self._evaluations, most, self.x.device) if self.plan.stop_early else most
 
     def count_replayed(self, evaluations: int) -> None:
-        """Count evaluations that a graph made, whose points have competed.
-
-        Args:
-            evaluations: how many, at most `steps_ahead`.
-        """
+        """Count evaluations, at most `steps_ahead`, that a graph made and whose points have competed."""
         self._competed = True
         self._evaluations += evaluations
         if may_leave(self._evaluations - 1, self.x.device):

@@ -9,15 +9,7 @@ SHARE = 0.4
 
 
 def are_soft(logits: Tensor, y: Tensor) -> bool:
-    """Return whether most of what cross-entropy raises is not the largest other class.
-
-    Args:
-        logits: [n, K], of samples that were left.
-        y: int [n], their labels.
-
-    Returns:
-        True or False; False for no samples.
-    """
+    """Return whether most of what cross-entropy raises is not the largest other class."""
     others = logits.double().scatter(1, y[:, None], -float("inf"))
     share = others.softmax(1).amax(1)
     share = share[share.isfinite()]

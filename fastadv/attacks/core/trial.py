@@ -38,7 +38,6 @@ class Trial:
 
     def __init__(self, classifier: Prepared, problem: Problem, from_x: bool = False) -> None:
         """Pass x once. Raises InputError on labels that the model lacks, or where no logits are finite.
-
         from_x: whether the first gradient will be taken at x, which then needs no pass of its own.
         """
         self.classifier = classifier

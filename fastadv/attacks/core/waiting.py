@@ -9,14 +9,7 @@ LONGEST_SEGMENT = 8
 
 
 def waits(device: torch.device) -> bool:
-    """Tell whether reading a value on a device waits for all that was launched there.
-
-    Args:
-        device: where the value is.
-
-    Returns:
-        False on a CPU, True elsewhere.
-    """
+    """Return whether reading a value on a device waits for all that was launched there."""
     return device.type != "cpu"
 
 
@@ -26,14 +19,9 @@ def surely_finite(values: Tensor) -> bool:
 
 
 def may_leave(evaluation: int, device: torch.device) -> bool:
-    """Tell whether samples may leave the search now.
+    """Return whether samples may leave after this evaluation, numbered from 0.
 
-    Args:
-        evaluation: the number of this evaluation, from 0.
-        device: where the samples are.
-
-    Returns:
-        True on a CPU; elsewhere after 1, 2, 4, 8, 16, 24 ... evaluations.
+    On a CPU that is always so, elsewhere after 1, 2, 4, 8, 16, 24 ... evaluations.
     """
     done = evaluation + 1
     return not waits(device) or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0

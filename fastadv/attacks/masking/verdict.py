@@ -85,34 +85,19 @@ class Indicators:
         return f"{found}{known} so far{probed}; not looked at: {told}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
-        """Return the same indicators with some of them flagged, whatever their value.
-
-        Args:
-            names: of the indicators to flag.
-
-        Returns:
-            A changed copy.
-        """
+        """Return the same indicators with these flagged, whatever their value."""
         raised = {name: 1.0 for name in names if name not in self.flagged}
         unseen = {name: why for name, why in self.unseen.items() if name not in raised}
         values, lower = {**self.values, **raised}, {**self.lower, **raised}
         return replace(self, values=values, unseen=unseen, lower=lower)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as a dictionary for JSON.
-
-        Returns:
-            The fields, the verdict, what is flagged, and the advice.
-        """
+        """Return the fields, the verdict, what is flagged, and the advice, for JSON."""
         derived = {"verdict": self.verdict, "flagged": list(self.flagged), "advice": self.advice}
         return {**derived, **asdict(self)}
 
     def cells(self) -> list[list[str]]:
-        """Return a table as text.
-
-        Returns:
-            A list of lines of cells, the head first.
-        """
+        """Return the lines of a table as text, the head first."""
         lines = [["indicator", "value", "at least", "limit", "flagged", "what it means"]]
         for name, sign in SIGNS.items():
             numbers = [f"{of[name]:.3g}" if name in of else "-" for of in (self.values, self.lower)]

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core import Rule, Search, Steps, StepSize, check_step_size, check_threat, repeat
+from fastadv.attacks.core import Rule, Search, repeat
+from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
+from fastadv.attacks.core.record import Steps
 from fastadv.threat import Threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.attacks.core import GradientLook, Rows, ScoredLook, Search, repeat, waits
+from fastadv.attacks.core import GradientLook, Rows, ScoredLook, Search, repeat
+from fastadv.attacks.core.waiting import waits
 from fastadv.attacks.methods.geometry import like
 from fastadv.ops.keep_best import keep_best_
 

@@ -51,15 +51,7 @@ SQUARE_FLAG = f"square: {FLAGS['square']}"
 
 @dataclass(frozen=True)
 class Cost:
-    """What one component of AutoAttack did, and at what cost.
-
-    Attributes:
-        samples: how many it attacked.
-        broken: how many of these it broke.
-        forwards: samples passed forward.
-        backwards: samples for which an input gradient was computed.
-        seconds: elapsed time.
-    """
+    """What one component of AutoAttack did to so many `samples`, and at what cost in passes and `seconds`."""
 
     samples: int
     broken: int

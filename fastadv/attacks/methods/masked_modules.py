@@ -34,14 +34,11 @@ Kind = Literal["cut", "zero", "nan", "wrong"]
 class MaskedModule:
     """A module whose gradient does not show what its input does.
 
-    Attributes:
-        name: as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
-        kind: "cut" where no graph leads from the output to the input, as after detach, no_grad, NumPy or
-            argmax; "zero" where the gradient is exactly zero although the output jumps; "nan" where the
-            gradient is not finite although the output is; "wrong" where it leads elsewhere than the output
-            goes, or elsewhere in each pass.
-        share: of the values of its input at which that is so, 0 to 1.
-        advice: what to do.
+    `name` is as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
+    `kind` is "cut" where no graph leads from the output to the input, as after detach, no_grad, NumPy or
+    argmax; "zero" where the gradient is exactly zero although the output jumps; "nan" where the gradient is
+    not finite although the output is; "wrong" where it leads elsewhere than the output goes, or elsewhere in
+    each pass. That is so at the `share` of the values of its input, and `advice` says what to do.
     """
 
     name: str
@@ -75,27 +72,20 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     the modules in which that is so are masked, too. Of a module and its parts, the innermost is returned:
     once that is mended, another call may find more. `fastadv.models.bpda` mends it.
 
-    It passes x some twenty times, and what each module is given once more, forward and backward, about twenty
-    times where gradients are zero or mislead, and over a hundred times where that leaves a doubt. Neither the
-    model nor the random generators are changed.
+    It passes x some twenty times, and what each module is given about twenty times more where gradients are
+    zero or mislead, and over a hundred times where that leaves a doubt. Neither the model nor the random
+    generators are changed.
 
     Args:
         model: a module, or a Frozen of one.
         x: floating [B, ...], B >= 1.
 
     Returns:
-        The masked modules, in the order of the forward pass.
+        The masked modules in the order of the forward pass, each with its `name`, the `kind` of what is wrong
+        ("cut", "zero", "nan" or "wrong"), the `share` of its inputs, and `advice`.
 
     Raises:
         InputError: the model is not a module, or the batch is empty.
-
-    Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
-        >>> fa.attacks.masked_modules(model, x)
-        ()
     """
     module = as_module(model.source if isinstance(model, Prepared) else model)
     if module is None:

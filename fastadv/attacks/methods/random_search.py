@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core import Climb, Common, Search
+from fastadv.attacks.core import Common, Search
+from fastadv.attacks.core.record import Climb
 from fastadv.losses import Loss
 
 SCHEDULED = 10_000

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks.core import Over, Search, check_finite_box
+from fastadv.attacks.core import Search
+from fastadv.attacks.core.plan import Over
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, unit
 from fastadv.errors import InputError

@@ -30,13 +30,10 @@ OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, la
 class Symptoms:
     """Signs that gradient attacks cannot judge a model; all False, and 0, for one without them.
 
-    Attributes:
-        randomized: whether passes on the same samples, or most of their gradients, differ by more than
-            rounding.
-        probabilities: whether rows of the output are >= 0 and sum to 1, as after a softmax.
-        zero_gradient: the share of samples, 0 to 1, at which the gradient of the cross-entropy is zero in all
-            coordinates, and not for its scale alone; 1 where the model cuts the graph.
-        optimizes: whether a forward pass computes gradients or fits latents.
+    `randomized`: passes on the same samples, or most of their gradients, differ by more than rounding.
+    `probabilities`: rows of the output are >= 0 and sum to 1, as after a softmax. `zero_gradient`: the share
+    of samples at which the gradient of the cross-entropy is zero in all coordinates, and not for its scale
+    alone; 1 where the model cuts the graph. `optimizes`: a forward pass computes gradients or fits latents.
     """
 
     randomized: bool
@@ -46,32 +43,11 @@ class Symptoms:
 
 
 def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
-    """Look for signs that gradient attacks cannot judge a model.
+    """Look for signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples.
 
-    They are four of the five about which AutoAttack warns; the fifth takes an attack. A few dozen samples are
-    enough. It passes x forward six times, and 2 * `eot` times forward and backward. The random generators of
-    torch, NumPy and Python are not changed.
-
-    Args:
-        model: classifier or Frozen; x [B, ...] to logits [B, K].
-        x: floating [B, ...], B >= 1.
-
-    Returns:
-        The `Symptoms`; all False, and 0, for a model without them.
-
-    Raises:
-        InputError: the batch is empty, or x is not an input of the model.
-
-    Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
-        >>> fa.attacks.symptoms(model, x).randomized
-        False
-
-    Source:
-        Croce and Hein 2020 (arXiv 2003.01690), and `flags_doc.md` of the authors' code.
+    They are four of the five about which AutoAttack warns (Croce and Hein 2020, and `flags_doc.md` of the
+    authors' code); the fifth takes an attack. It passes x forward six times, and 2 * `eot` times forward and
+    backward. The random generators of torch, NumPy and Python are not changed.
     """
     if not isinstance(x, Tensor) or not x.ndim or not len(x):
         raise InputError("symptoms: expected at least one sample [B, ...], got none; give a few tens")

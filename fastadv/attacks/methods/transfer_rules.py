@@ -1,19 +1,17 @@
 """Gradient rules that make adversarial examples transfer to other models: DI, TI, SI and VMI."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number
-from fastadv.attacks.core import Ask, GradientRule, Search
+from fastadv.attacks.core import GradientRule, Search
+from fastadv.attacks.core.gradient_rule import Ask
 from fastadv.attacks.methods.geometry import like
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
-
-Mode = Literal["bilinear", "nearest"]
-MODES = ("bilinear", "nearest")
 
 
 class _OfImages(GradientRule):
@@ -40,7 +38,6 @@ class DiverseInput(_OfImages):
         probability: of a changed image, from 0 to 1; 0.5 by default.
         smallest: the smallest size, relative to that of x; at most `largest`.
         largest: sizes are drawn from the smallest to just below the largest, and padded to the largest.
-        mode: of the resizing, "bilinear", or "nearest" as in the authors' code.
 
     Raises:
         InputError: an argument is outside its range.
@@ -53,14 +50,11 @@ class DiverseInput(_OfImages):
     probability: float = 0.5
     smallest: float = 1.0
     largest: float = 1.1
-    mode: Mode = "bilinear"
 
     def __post_init__(self) -> None:
         check_number("probability", self.probability, 0, 1)
         check_number("smallest", self.smallest, 0.01)
         check_number("largest", self.largest, self.smallest)
-        if self.mode not in MODES:
-            raise InputError(f"mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
 
     def __call__(self, search: Search[Any], points: Tensor, ask: Ask) -> Tensor:
         chosen, size, *places = search.uniform(4).unbind(1)
@@ -76,9 +70,9 @@ class DiverseInput(_OfImages):
         least, most = (max(1, round(side * scale)) for scale in (self.smallest, self.largest))
         sizes = least + (size * max(most - least, 1)).long()
         first = (place * (most - sizes + 1)).long()
-        there = _resizing(side, most, sizes, first, self.mode)
+        there = _resizing(side, most, sizes, first)
         if most != side:
-            back = _resizing(most, side, torch.full_like(sizes, side), torch.zeros_like(first), self.mode)
+            back = _resizing(most, side, torch.full_like(sizes, side), torch.zeros_like(first))
             there = back @ there
         same = torch.eye(side, dtype=there.dtype, device=there.device)
         return torch.where(like(chosen, there), there, same).to(points.dtype)
@@ -213,13 +207,10 @@ def _along_sides(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return rows.unsqueeze(1) @ images @ columns.mT.unsqueeze(1)
 
 
-def _resizing(side: int, whole: int, sizes: Tensor, first: Tensor, mode: Mode) -> Tensor:
+def _resizing(side: int, whole: int, sizes: Tensor, first: Tensor) -> Tensor:
     """Return [n, whole, side]: a side goes to `sizes` [n], from place `first` [n] on among `whole` zeros."""
     place = torch.arange(whole, device=sizes.device) - first[:, None]
     inside = (place >= 0) & (place < sizes[:, None])
-    if mode == "nearest":
-        source = (place * side).div(sizes[:, None], rounding_mode="floor").double()
-    else:
-        source = ((place + 0.5) * (side / sizes.double())[:, None] - 0.5).clamp(0, side - 1)
+    source = ((place + 0.5) * (side / sizes.double())[:, None] - 0.5).clamp(0, side - 1)
     apart = (source[:, :, None] - torch.arange(side, device=sizes.device)).abs()
     return (1 - apart).clamp_min(0) * inside[:, :, None]

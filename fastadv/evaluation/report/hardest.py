@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks import pgd
+from fastadv.attacks.pgd import pgd
 from fastadv.engine import Prepared
 from fastadv.errors import NoGradientError
 from fastadv.evaluation.report.asked import Watched, logits, margins, on_device

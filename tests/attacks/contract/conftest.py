@@ -4,13 +4,14 @@ With the marker `only` it runs over those whose cards fit, with `one_norm` in on
 does not depend on the norm. Which that is differs between tests.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
 import pytest
 
-from fastadv.attacks import AttackResult, _minimum_norm
+from fastadv.attacks import AttackResult
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
@@ -34,7 +35,7 @@ def _few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest
         for name, few in FEW.items():
             monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
         for name, count in BRIEF.items():
-            monkeypatch.setattr(_minimum_norm, name, count)
+            monkeypatch.setattr(sys.modules["fastadv.attacks.minimum_norm"], name, count)
 
 
 def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Callable[..., AttackResult]:
