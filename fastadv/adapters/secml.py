@@ -26,7 +26,6 @@ from fastadv.adapters._translated import Translated, no_label, seed_for, served,
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.secml import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
-from fastadv.data.batch_size import device_for
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -61,7 +60,7 @@ class Attack(Translated):
     def _batches(self, model: nn.Module, given: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         frozen, run, done = prepare(model, freeze=True), self.ours, 0
         seed, aim = seed_for(run), getattr(self, "y_target", None)
-        device = device_for(frozen)
+        device = frozen.device
         for samples, labels in given:
             x, y = (each.to(device=device) for each in (samples, labels))
             ids = torch.arange(done, done + len(y), device=y.device)

@@ -44,7 +44,6 @@ class Prepared:
         eot: passes over which logits, losses and gradients of the search are averaged.
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
         given: for the engine: the model as given, checked.
-        device: for the engine: of the weights; None where there is none.
         forwards: samples passed forward.
         backwards: samples passed backward.
         compared: how many of both a Frozen passed to compare its search with the model. That depends on which
@@ -68,6 +67,11 @@ class Prepared:
     def model(self) -> Model:
         """The model as given, in eval mode."""
         return self._given.model
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where its samples must lie; None for a function, which takes them where they are."""
+        return self._device
 
     # What an attack asks.
 

@@ -15,7 +15,6 @@ from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import LOOKS, Evidence, Indicators, choose, look_through
 from fastadv.attacks.methods.flags import blind
 from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
 from fastadv.engine import Prepared, prepare
 from fastadv.evaluation._outcome import Attack, Part, bound
 from fastadv.evaluation._parts import Parts
@@ -93,7 +92,7 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
 def _problem(frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
     if not len(places):
         return None
-    x, y, ids = (each.to(device_for(frozen)) for each in next(batches(dataset, len(places), order=places)))
+    x, y, ids = (each.to(frozen.device) for each in next(batches(dataset, len(places), order=places)))
     return problem(x, y, threat, ids=ids)
 
 
