@@ -50,23 +50,17 @@ def apgd(
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or
     if neither the step nor the highest loss has changed since then. Under L1 each step moves the coordinates
-    with the largest gradients; their number follows the sparsity of the strongest point, and the first
-    60% of the steps go to balls of three and two times the radius.
+    with the largest gradients; their number follows the sparsity of the strongest point, and the first 60% of
+    the steps go to balls of three and two times the radius.
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
-        loss: "ce", "ce_sharp", "ce_scaled", "margin" (of the criterion, where one is given), "pm", "dlr",
-            "cw", or a function (logits, y, targets) -> [B]; it is maximized. "ce" and "dlr" are the published
-            choices. The default, "ce_sharp", first scales logits whose range is below 8 up to it, and breaks
-            more where they are nearly alike. A name with "-targeted" after it leads to the classes with the
-            largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is still
-            any wrong class. Croce and Hein define DLR for three classes or more, and its targeted form for
-            four; `fastadv.ops.logit_loss` says what it is with fewer.
+        loss: as in `pgd`; "ce" and "dlr" are the published choices. A name with "-targeted" after it leads to
+            the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T.
+            A success is still any wrong class.
         classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
         nearest: let a "-targeted" loss go through the classes whose boundaries would be the nearest if the
-            model were linear: of the 100 largest logits, those with the least difference to the top, divided
-            by the norm of the gradient between c and y at x. Costs one forward pass, and one backward pass
-            for each of the 100.
+            model were linear, of the 100 largest logits. Costs a forward pass, and a backward pass for each.
         starts: floating like x, points of the box at which the first attempt begins, after their projection
             on the ball; None is random points.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
@@ -80,8 +74,7 @@ def apgd(
     Source:
         Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks" (arXiv 2003.01690), algorithm 1; for L1, Croce and Hein 2021, "Mind the Box"
-        (arXiv 2103.01208), algorithm 1 and section 4.3; for `nearest`, Melamed et al. 2024 (arXiv
-        2407.02240).
+        (arXiv 2103.01208), algorithm 1; for `nearest`, Melamed et al. 2024 (arXiv 2407.02240).
     """
     check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)

@@ -23,7 +23,7 @@ from fastadv.attacks.methods.start import (
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-# steps where neither they nor queries are given: of the authors' foolbox 3; the paper has no number
+# queries where none are given: of the authors' foolbox 3; the paper has no number
 STEPS = 25_000
 # both first sizes, as shares of the distance to x
 FIRST_STEP = 0.01
@@ -52,7 +52,7 @@ class _Walk(Starts):
     met: Tensor
 
 
-@core.takes_common(norms=("l2",), queries=1, steps=1, candidates=2)
+@core.takes_common(norms=("l2",), queries=1, candidates=2)
 def boundary(
     model: core.Classifier,
     x: Tensor,
@@ -60,7 +60,6 @@ def boundary(
     threat: Threat,
     *,
     queries: int | None = None,
-    steps: int | None = None,
     variant: core.Variant = "fastadv",
     candidates: int | None = None,
     spherical_step: float | None = None,
@@ -77,19 +76,13 @@ def boundary(
     adversarial.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        queries: the most points of each restart that pass the model for each image, an integer >= 1.
-        steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
-            Without either it is 25,000, the steps of the authors' foolbox 3; the paper gives no number.
+        queries: the most points of each restart that pass the model for each image, an integer >= 1. None is
+            25,000, the steps of the authors' foolbox 3; the paper gives no number.
         candidates: points of a sample that pass the model at once, an integer >= 2; None is 10. The published
             variant has one.
         spherical_step: the first size as a share of the distance to x, above 0 and at most 1. None is 0.5,
             published 0.01.
-        source_step: the first size as a share of the distance to x, between 0 and 1. None is 0.1, published
-            0.01.
-
-    Raises:
-        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+        source_step: the same, between 0 and 1. None is 0.1, published 0.01.
 
     Example:
         >>> out = fa.attacks.boundary(model, x, y, fa.L2(float("inf")), queries=200)
@@ -99,7 +92,7 @@ def boundary(
     Source:
         Brendel et al. 2018, "Decision-Based Adversarial Attacks" (arXiv 1712.04248), algorithm 1.
     """
-    budget = min((given for given in (queries, steps) if given is not None), default=STEPS)
+    budget = STEPS if queries is None else queries
     published = variant == "published"
     if published and candidates is not None:
         raise InputError(f"candidates: expected None where variant is 'published', got {candidates}")

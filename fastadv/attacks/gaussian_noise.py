@@ -33,7 +33,6 @@ def gaussian_noise(
     on.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L2; the radius is inf, or the largest distance of interest. Radius or box must be finite.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, their sizes are spread up to the farthest

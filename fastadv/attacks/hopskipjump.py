@@ -77,14 +77,10 @@ def hopskipjump(
     point, and by bisection towards x back to the boundary.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the most steps, an integer >= 1. Without steps and queries it is 40, as in the authors' code,
             which come to 18,000 queries.
         directions: probes of the first step, an integer >= 1; 100 in the paper.
-
-    Raises:
-        InputError: an argument is wrong, or a start is not adversarial; the message names it.
 
     Example:
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)

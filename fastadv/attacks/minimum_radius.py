@@ -36,19 +36,19 @@ def minimum_radius(
 ) -> core.AttackResult:
     """Find the smallest radius, for each sample, at which an attack with a budget breaks it.
 
-    The radius of a sample begins at 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, or at one coordinate
-    (L0), and doubles until the attack breaks it, or the ball holds the whole box. Then it is
-    bisected between the largest radius that held and the distance of the nearest success. All samples are
-    attacked at once, each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf
-    (AttackBench); with fgsm, bim and mim it is the evaluation of Schott et al.
+    The radius begins at 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, or at one coordinate (L0), and
+    doubles until the attack breaks the sample, or the ball holds the whole box. Then it is bisected between
+    the largest radius that held and the distance of the nearest success. All samples are attacked at once,
+    each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf (AttackBench); with
+    fgsm, bim and mim it is the evaluation of Schott et al.
 
     Args:
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
             threat=..., targets=..., ids=...), with one radius for each sample, and with the criterion and the
             mask where there are any. It returns an `AttackResult`.
-        searches: bisections, >= 0; the papers give no number. In L0, where radii are whole numbers, they end
-            when none is left between.
+        searches: bisections, >= 0; the papers give no number. In L0 they end when no whole number is left
+            between.
 
     Example:
         >>> from functools import partial

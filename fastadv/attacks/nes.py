@@ -38,11 +38,9 @@ def nes(
     """Maximize loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u.
-    Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors' code, from x. All probes of a
-    step pass the model in full batches.
+    Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors' code, from x.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
         queries: the most samples that pass the model for each image; at least 2 * directions + 1. 10,000 as
             in the authors' code.
         directions: for each step, an integer >= 1; each is probed on both sides, so that 25 are the 50
@@ -51,8 +49,6 @@ def nes(
             the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
-        loss: it is maximized; None for the criterion's margin, or "ce", "ce_sharp", "ce_scaled", "margin",
-            "pm", "dlr", "cw", or a function (logits, y, targets) -> [B].
 
     Source:
         Ilyas et al. 2018, "Black-box Adversarial Attacks with Limited Queries and Information" (arXiv

@@ -42,8 +42,6 @@ def pdgd(
             of the box; None is 1. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3. In "published" it is divided by that of
             the loss, and None is 0.01.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout.
-            None is the margin; in "fastadv", without a criterion, the cross-entropy comes first.
 
     Source:
         Matyasko and Chau 2021, "PDPGD: Primal-Dual Proximal Gradient Descent Adversarial Attack" (arXiv

@@ -47,8 +47,6 @@ def pdpgd(
             first of those that refine. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3, and 0.1 in L1. Except in Linf it is that
             of the steps that refine. In "published" it is divided by that of the loss, and None is 0.01.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the margin; in "fastadv", in Linf, the cross-entropy comes first.
 
     Source:
         Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.

@@ -60,18 +60,13 @@ def pointwise(
     improves nothing.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
         queries: the most points of each run that pass the model for each image, an integer >= 1. None is
             1,000; in the published variant runs end when nothing can go back.
         starts: floating like x, adversarial points of the box at which all runs start; None looks for
-            salt-and-pepper noise that is one. A sample without such a point counts as held.
-        restarts: runs with other random numbers, an integer >= 1, of which the best counts; their points pass
-            the model together, published one after the other. None is 10 in L0 if published, as in the paper,
-            and else 1: fresh noise does more than another run.
-
-    Raises:
-        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+            salt-and-pepper noise that is one.
+        restarts: runs with other random numbers, an integer >= 1, of which the best counts. None is 10 in L0
+            if published, as in the paper, and else 1.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190).

@@ -34,7 +34,6 @@ def salt_and_pepper(
     already do not count.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, they change shares of its coordinates that

@@ -53,11 +53,6 @@ def superdeepfool(
         overshoot: the share by which each step of DeepFool goes beyond the boundary, >= 0.
         searches: bisections between x and the nearest success at the end, >= 0; 10 as in adv-lib.
 
-    Example:
-        >>> out = fa.attacks.superdeepfool(model, x, y, fa.L2(float("inf")))
-        >>> bool(out.success.all()), bool((out.distance < 2).all())
-        (True, True)
-
     Source:
         Abdolahpourrostami, Abroshan, Moosavi-Dezfooli 2024, "SuperDeepFool: a new fast and accurate minimal
         adversarial attack" (arXiv 2303.12481), algorithm 2.

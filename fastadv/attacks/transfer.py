@@ -47,23 +47,15 @@ def transfer(
     decisions of the model are used.
 
     Args:
-        model: the target, a classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not
-            changed.
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         source: the substitutes: one or a sequence of classifiers with the classes of the model. The nearest
             success over all counts. Their passes are not counted.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`; called as attack(source, x, y, threat=...,
             targets=..., ids=...), with the criterion and the mask where there are any. If it is a budget
-            attack and the radius is inf, `minimum_radius` finds its perturbations. A sample that the
-            substitute already gets wrong has none.
+            attack and the radius is inf, `minimum_radius` finds its perturbations.
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
             moves most across the whole box. The paper gives no number.
         searches: bisections, >= 0. The paper gives no number.
-        eot: passes of the target that are averaged, an integer >= 1.
-
-    Raises:
-        InputError: an argument is wrong, or a substitute has another number of classes than the model; the
-            message names it.
 
     Example:
         >>> source = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=1)

@@ -32,7 +32,6 @@ def uniform_noise(
     smaller than the best is drawn until some succeeds, and so on.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: Linf or L2; the radius is inf, or the largest distance of interest. Radius or box must be
             finite.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the

@@ -47,7 +47,6 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("square sparse_rs boundary hopskipjump pointwise fab", "restarts: expected", {"restarts": 0}),
     ("boundary hopskipjump pointwise", "variant: expected one of fastadv, published", {"variant": "paper"}),
     ("boundary", "candidates: expected None where variant", {"candidates": 5, "variant": "published"}),
-    ("boundary", "steps: expected", {"steps": 0}),
     ("boundary", "candidates: expected", {"candidates": 1}),
     ("boundary", "spherical_step: expected", {"spherical_step": 1.1}),
     ("boundary", "spherical_step: expected", {"spherical_step": NAN}),

@@ -14,8 +14,6 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.threat import L2
 
-from .nets import images, labels, mlp
-
 INF = torch.inf
 
 
@@ -145,15 +143,3 @@ def test_half_of_the_spherical_steps_succeed() -> None:
     boundary(model, x, torch.zeros(2, dtype=torch.long), L2(INF), queries=2000, candidates=20, starts=start)
     assert max(shares[:2]) < 0.2
     assert 0.3 < sum(shares[-50:]) / 50 < 0.7
-
-
-@pytest.mark.slow
-def test_steps_are_queries() -> None:
-    """The smaller of the two budgets counts."""
-    model, x = mlp(), images(3)
-    y = labels(model, x)
-    one = boundary(model, x, y, L2(INF), queries=60)
-    for budget in ({"steps": 60}, {"steps": 60, "queries": 90}, {"steps": 90, "queries": 60}):
-        other = boundary(model, x, y, L2(INF), **budget)
-        assert torch.equal(other.x_adv, one.x_adv)
-        assert other.forwards == one.forwards

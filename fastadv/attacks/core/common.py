@@ -100,6 +100,17 @@ loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", "bce" (see `fa
 stop_early: whether a sample stops at its first success; False searches on for its strongest point.
 seed: of all random numbers, an integer >= 0.
 """
+# the same where the loss is None by default, and of gradient attacks for the minimum norm
+NO_LOSS = """
+loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized. None is
+    the margin of the criterion.
+"""
+NEAREST = """
+starts: floating like x, adversarial points of the box, where the first attempt begins: bisected towards x in
+    ten queries. A sample whose point is not adversarial begins as usual, and so do all with None.
+restarts: attempts; the others begin at random points within half the distance of the nearest success.
+seed: of the random points of restarts.
+"""
 ENDING = {
     "Returns": """\
 An `AttackResult` with the adversarial examples x_adv, like x, and success, bool [B]. Where nothing was
@@ -209,7 +220,10 @@ def takes_common(
     radius = "finite" if finite else "inf or the largest distance of interest"
     served = " or ".join(THREATS[norm].__name__ for norm in norms)
     threat = f"threat: {served}; the radius is {radius},\n    a number or [B], in input units.\n"
-    attack.__doc__ = _completed(threat + OTHERS, inspect.getdoc(function) or "", list(whole.parameters))
+    others = threat + OTHERS
+    others += NO_LOSS if fixed.get("loss", "") is None else ""
+    others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
+    attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
     return attack
 
 
