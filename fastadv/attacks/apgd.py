@@ -27,6 +27,8 @@ class _Rows(Ascents):
     others: Tensor
 
 
+@core.registered(random=True, paper="Croce and Hein 2020, 2021")
+@core.tested(quick={"steps": 3}, oracle={"steps": 100})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True, steps=0, restarts=1)
 def apgd(
     model: core.Classifier,

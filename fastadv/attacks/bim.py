@@ -15,6 +15,8 @@ from fastadv.threat import Threat
 WAY = 1.25
 
 
+@core.registered(tolerance=1.25, paper="Kurakin et al. 2017")
+@core.tested(quick={"steps": 10})
 @core.takes_common
 def bim(
     model: core.Classifier,

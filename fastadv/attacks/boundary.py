@@ -52,6 +52,10 @@ class _Walk(Starts):
     met: Tensor
 
 
+@core.registered(
+    knowledge="decision", kind="minimum", random=True, paper="Brendel et al. 2018", tolerance=1.25
+)
+@core.tested(quick={"queries": 100, "restarts": 3}, oracle={"queries": 3000, "restarts": 1})
 @core.takes_common(norms=("l2",), queries=1, candidates=2)
 def boundary(
     model: core.Classifier,

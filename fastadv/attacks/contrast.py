@@ -1,5 +1,6 @@
 """Contrast reduction: interpolates towards a uniform gray image (Rauber et al. 2017)."""
 
+from math import inf
 from typing import Unpack
 
 import torch
@@ -16,6 +17,9 @@ class _Rows(Interval):
     away: Tensor
 
 
+@core.registered(
+    knowledge="decision", kind="minimum", paper="Rauber et al. 2017", tolerance=inf
+)  # it looks in one direction alone
 @core.takes_common(norms=("l2", "linf"), levels=1, searches=0)
 def contrast(
     model: core.Classifier,

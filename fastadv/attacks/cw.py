@@ -78,6 +78,8 @@ class _Rows(Moments, Constants):
     pairs: Tensor
 
 
+@core.registered(kind="minimum", paper="Carlini and Wagner 2017")
+@core.tested(quick={"steps": 20, "searches": 3}, oracle={"steps": 100, "searches": 5})
 @core.takes_common(norms=("l2", "linf"), steps=1, searches=1)
 def cw(
     model: core.Classifier,

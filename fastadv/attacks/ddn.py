@@ -25,6 +25,8 @@ class _Rows(core.Rows):
     most: Tensor
 
 
+@core.registered(kind="minimum", paper="Rony et al. 2019")
+@core.tested(quick={"steps": 40}, oracle={"steps": 100})
 @core.takes_common(norms=("l2",), steps=1)
 def ddn(
     model: core.Classifier,

@@ -24,6 +24,8 @@ class _Rows(Constants):
     points: Tensor
 
 
+@core.registered(kind="minimum", paper="Chen et al. 2018")
+@core.tested(quick={"steps": 20, "searches": 3}, oracle={"steps": 100})
 @core.takes_common(norms=("l1",), steps=1, searches=1)
 def ead(
     model: core.Classifier,

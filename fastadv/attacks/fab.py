@@ -42,6 +42,8 @@ class _Rows(Interval):
     share: Tensor
 
 
+@core.registered(kind="minimum", random=True, paper="Croce and Hein 2020")
+@core.tested(quick={"steps": 3, "restarts": 4}, oracle={"steps": 20})
 @core.takes_common(norms=("linf", "l2", "l1"), steps=1, classes=1)
 def fab(
     model: core.Classifier,

@@ -11,6 +11,7 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
+@core.registered(tolerance=1.25, paper="Goodfellow et al. 2014")
 @core.takes_common
 def fgsm(
     model: core.Classifier,

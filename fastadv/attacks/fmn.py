@@ -47,6 +47,8 @@ def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
     return ball.project(points, search.x).clamp_(*search.threat.box)
 
 
+@core.registered(kind="minimum", paper="Pintor et al. 2021")
+@core.tested(quick={"steps": 20}, oracle={"steps": 150})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def fmn(
     model: core.Classifier,

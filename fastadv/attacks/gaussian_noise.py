@@ -13,6 +13,8 @@ from fastadv.threat import Threat
 GAUSSIAN = Noise("gaussian_noise", rng.normal, scaled)
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=12)
+@core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("l2",), levels=1, repetitions=1)
 def gaussian_noise(
     model: core.Classifier,

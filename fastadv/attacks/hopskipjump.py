@@ -53,6 +53,11 @@ class _Hops(Starts):
     done: Tensor
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Chen et al. 2020", tolerance=1.25)
+@core.tested(
+    quick={"queries": 100, "directions": 10, "restarts": 3},
+    oracle={"queries": 3000, "directions": 100, "restarts": 1},
+)
 @core.takes_common(norms=("l2", "linf"), queries=1, steps=1, directions=1)
 def hopskipjump(
     model: core.Classifier,

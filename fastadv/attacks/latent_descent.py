@@ -21,6 +21,7 @@ class _Rows(Interval):
     bisections: Tensor
 
 
+@core.registered(kind="minimum", needs="a model with infer(x), such as ABS", paper="Schott et al. 2018")
 @core.takes_common(steps=2, searches=0)
 def latent_descent(
     model: Any,

@@ -22,6 +22,8 @@ class _Rows(Steps):
     momentum: Tensor
 
 
+@core.registered(tolerance=1.25, paper="Dong et al. 2018")
+@core.tested(quick={"steps": 10})
 @core.takes_common
 def mim(
     model: core.Classifier,

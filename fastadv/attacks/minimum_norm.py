@@ -36,6 +36,8 @@ class MinimumNormResult(core.AttackResult):
     by: tuple[str, ...] = ()
 
 
+@core.registered(kind="minimum", random=True, paper="of each attack its own")
+@core.tested(quick={"steps": 40}, oracle={"steps": 500})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def minimum_norm(
     model: core.Classifier,

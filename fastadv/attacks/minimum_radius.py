@@ -1,11 +1,13 @@
 """Search over the radius: any attack with a budget becomes one for the minimum norm."""
 
+from functools import partial
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.bim import bim
 from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
@@ -23,6 +25,11 @@ class _Rows(Interval):
     bisections: Tensor
 
 
+@core.registered(kind="minimum", paper="Schott et al. 2018; Cina et al. 2025")
+@core.tested(
+    quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
+    oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
+)
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), searches=0)
 def minimum_radius(
     model: core.Classifier,

@@ -18,6 +18,8 @@ class _Rows(core.Rows):
     momentum: Tensor
 
 
+@core.registered(knowledge="score", random=True, paper="Ilyas et al. 2018", tolerance=1.5)
+@core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
 @core.takes_common(norms=("linf", "l2"), finite=True, queries=1, directions=1)
 def nes(
     model: core.Classifier,

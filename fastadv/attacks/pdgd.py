@@ -16,6 +16,8 @@ EPSILON = 1e-8
 FIRST_WEIGHT, FIRST_STEP, LAST_STEP = 0.3, 1.0, 0.01
 
 
+@core.registered(kind="minimum", paper="Matyasko and Chau 2021")
+@core.tested(quick={"steps": 30}, oracle={"steps": 150})
 @core.takes_common(norms=("l2",), steps=1)
 def pdgd(
     model: core.Classifier,

@@ -18,6 +18,8 @@ EPSILON = 1e-8
 ITERATIONS, SETTLED = 5, 0.01
 
 
+@core.registered(kind="minimum", paper="Matyasko and Chau 2021")
+@core.tested(quick={"steps": 40}, oracle={"steps": 100})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def pdpgd(
     model: core.Classifier,

@@ -12,6 +12,8 @@ from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
 
 
+@core.registered(random=True, paper="Madry et al. 2018")
+@core.tested(quick={"steps": 10})
 @core.takes_common
 def pgd(
     model: core.Classifier,

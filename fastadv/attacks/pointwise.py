@@ -38,6 +38,8 @@ class _Pixels(Starts):
     improved: Tensor
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=10)
+@core.tested(quick={"queries": 100}, oracle={"queries": 300})
 @core.takes_common(norms=("l0", "l2"), queries=1, restarts=1)
 def pointwise(
     model: core.Classifier,

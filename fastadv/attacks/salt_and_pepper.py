@@ -14,6 +14,8 @@ from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=18)
+@core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("l0",), levels=1, repetitions=1)
 def salt_and_pepper(
     model: core.Classifier,

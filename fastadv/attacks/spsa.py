@@ -14,6 +14,8 @@ from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.threat import Threat
 
 
+@core.registered(knowledge="score", random=True, paper="Uesato et al. 2018", tolerance=1.5)
+@core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
 @core.takes_common(norms=("linf",), finite=True, queries=1, directions=1)
 def spsa(
     model: core.Classifier,

@@ -24,6 +24,8 @@ class _Rows(Interval):
     far: Tensor
 
 
+@core.registered(kind="minimum", paper="Abdolahpourrostami et al. 2024")
+@core.tested(quick={"steps": 15}, oracle={"steps": 50})
 @core.takes_common(norms=("l2",), steps=1, candidates=1, searches=0)
 def superdeepfool(
     model: core.Classifier,

@@ -15,7 +15,6 @@ from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
 from fastadv.attacks.minimum_radius import minimum_radius
-from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -27,6 +26,7 @@ class _Rows(Interval):
     unit: Tensor
 
 
+@core.registered(kind="minimum", knowledge="decision", needs="a substitute", paper="Schott et al. 2018")
 @core.takes_common(scales=2, searches=0)
 def transfer(
     model: core.Classifier,
@@ -76,8 +76,13 @@ def transfer(
         check_sources("source", sources, search.x.to(search.dtype), search.problem.clean)
         for substitute in sources:
             budget = _budget(search)
-            craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
-            away = run_inner(craft, search, substitute, budget).x_adv - search.x
+            try:
+                out = run_inner(attack, search, substitute, budget)
+            except InputError:  # a budget attack refuses an infinite radius
+                if budget.finite:
+                    raise
+                out = run_inner(searched, search, substitute, budget)
+            away = out.x_adv - search.x
             most = like(ops.largest(away), away)
             # the largest coordinate of the unit is as wide as the box
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
@@ -102,17 +107,3 @@ def transfer(
             halve(rows, search.decide(points).adversarial)
 
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
-
-
-def _goes_anywhere(
-    attack: InnerAttack, substitute: Prepared, search: core.Search[_Rows], budget: Threat
-) -> bool:
-    """Return whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
-    if budget.finite:
-        return True
-    x, y, none = search.x[:0], search.y[:0], torch.zeros(0, dtype=torch.long, device=search.x.device)
-    try:
-        attack(substitute, x, y, threat=budget.take(none))
-    except InputError:
-        return False
-    return True

@@ -12,6 +12,8 @@ from fastadv.threat import Threat
 UNIFORM = Noise("uniform_noise", signed, scaled)
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Rauber et al. 2017", tolerance=16)
+@core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("linf", "l2"), levels=1, repetitions=1)
 def uniform_noise(
     model: core.Classifier,
