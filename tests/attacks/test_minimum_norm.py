@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fastadv.attacks import ATTACKS, Status, WrongBy
-from fastadv.errors import InputError
 from fastadv.threat import THREATS
 
 from .halfspaces import nearest, problem
@@ -159,11 +158,3 @@ def test_the_size_of_the_gradient_does_not_matter(name: str, norm: str, huge: bo
     scaled = attacked(name, norm, lambda z: model(z) * scale, x, y)
     assert scaled.success.all()
     assert (scaled.distance <= plainly(name, norm).distance * (1.2 if name == "ddn" else 1.05)).all()
-
-
-@pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_step_counts_are_checked(name: str, norm: str) -> None:
-    model, x, y = problem(784, 3, size=2)
-    for steps in (0, 2.5, True):
-        with pytest.raises(InputError, match="steps"):
-            attacked(name, norm, model, x, y, steps=steps)

@@ -177,23 +177,14 @@ def takes_common(
     )
 
     fixed = {name: parameter.default for name, parameter in own.items()}
-    places = [name for name, each in own.items() if each.kind is kinds.POSITIONAL_OR_KEYWORD]
-    required = {
-        name
-        for name, each in own.items()
-        if each.default is each.empty and each.kind is not kinds.VAR_KEYWORD
-    }
     known = set(whole.parameters)
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: dict[str, Any] = {**dict(zip(places, args, strict=False)), **kwargs}
-        # the usual call; `bind` takes longer, and says what is wrong with others
-        if len(given) < len(args) + len(kwargs) or not required <= given.keys() <= known:
-            try:
-                given = whole.bind(*args, **kwargs).arguments
-            except TypeError as error:
-                raise TypeError(f"{function.__name__}: {error}") from None
+        try:
+            given: dict[str, Any] = whole.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}: {error}") from None
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:
