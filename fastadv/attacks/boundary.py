@@ -39,9 +39,10 @@ ADAPTATION, CONVERGED = 1.5, 1e-7
 
 
 class _Walk(Starts):
-    """The two sizes [n], as shares of the distance to x; and the last answers, 0 or 1, and NaN for those yet
-    to come: [n, 100] about points on the sphere, [n, 30] about steps towards x. The point `sphere` of a step
-    [n, ...], and whether its candidate was adversarial: `met` bool [n].
+    """The two sizes [n], and the last answers: 0 or 1, and NaN for those yet to come.
+
+    They are [n, 100] about points on the sphere, [n, 30] about steps towards x. `sphere` [n, ...] is the
+    point of a step there, and `met` bool [n] whether its candidate was adversarial.
     """
 
     spherical: Tensor
@@ -119,10 +120,8 @@ def boundary(
 def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_step: float) -> core.Rule[_Walk]:
     """Return a random walk along the boundary (Brendel et al. 2018, algorithm 1 and section 2).
 
-    The walk begins at uniform noise that is adversarial, from where bisection leads towards x. A step goes
-    where its candidate is adversarial and nearer. Sizes follow the share of points on the sphere, and of
-    candidates, that are adversarial; the numbers that the paper leaves open are those of the authors' foolbox
-    3. Unlike there, each sample draws for itself.
+    The numbers that the paper leaves open are those of the authors' foolbox 3. Unlike there, each sample
+    draws for itself.
     """
 
     def rule(search: core.Search[_Walk]) -> None:
@@ -152,10 +151,7 @@ def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_ste
 
 
 def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
-    """Return a point [n, ...] as far from x as the last and nearly so, and the same one on the sphere.
-
-    They lie `rows.spherical` aside, at a right angle to the way to x, and the first is `rows.source` nearer.
-    """
+    """Return points `rows.spherical` aside: `rows.source` nearer than the last, and on the sphere."""
     rows, x = search.rows, search.x
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(x[0].numel(), seed, search.ids, step).to(x.dtype).view_as(x)
@@ -175,8 +171,7 @@ def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
 def _adapt(rows: _Walk, on_sphere: Tensor) -> None:
     """Follow the answers about the candidates, `rows.met`, and about the points `on_sphere` bool [n].
 
-    Both sizes follow the rate on the sphere, where a plane boundary would let half of the points succeed; the
-    source step also that of the candidates.
+    Both sizes follow the rate on the sphere; the source step also that of the candidates.
     """
     factor, rows.on_sphere = _follow(rows.on_sphere, on_sphere, *SPHERICAL_RATES)
     rows.spherical, rows.source = rows.spherical * factor, rows.source * factor
@@ -208,9 +203,7 @@ SHORTEST, LONGEST = 1e-7, 0.25
 
 
 class _OurRows(Starts):
-    """Of the candidates, the distance to x, the two sizes, how many deviations they lie farther out, and the
-    direction [n, ...] that leads deeper among adversarial points.
-    """
+    """Of the candidates, the distance, the two sizes, how far out they lie, and the way deeper in."""
 
     deeper: Tensor
     distance: Tensor
@@ -225,10 +218,9 @@ def _ours(
     """Return a walk along the boundary by `candidates` points a step.
 
     All but one are random spherical steps. The sum of their directions, each times its answer less the mean
-    answer, leads deeper among adversarial points; it goes on growing, since the boundary stays much the same.
-    The last candidate is a spherical step that way and then a source step, in the proportion that leads along
-    a plane boundary. The walk moves there if it is adversarial. The box makes answers one-sided, so random
-    steps end farther from x or nearer until about half of them are adversarial.
+    answer, leads deeper among adversarial points. The last candidate is a spherical step that way and then a
+    source step; the walk moves there if it is adversarial. The box makes answers one-sided, so random steps
+    end farther from x or nearer until about half of them are adversarial.
     """
 
     def rule(search: core.Search[_OurRows]) -> None:

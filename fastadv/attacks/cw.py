@@ -66,9 +66,7 @@ class TanhSpace:
 
 
 class _Rows(Moments, Constants):
-    """Points in the space of `w`, and their tanh; tau [n]; the steps [n] since Adam began and those with this
-    constant; the pairs of tau and constant that were tried [n].
-    """
+    """Points in the space of `w`, their tanh, tau; steps since Adam began and with this constant; pairs."""
 
     w: Tensor
     bent: Tensor
@@ -229,9 +227,7 @@ OUR_SHRINK, LARGEST_SHRINK = 0.95, 0.99
 
 
 class _OurRows(Moments, Constants):
-    """Where runs `start`, points in the space of `w`, their tanh, the share by which tau shrinks [n], the
-    length of steps [n].
-    """
+    """Where runs `start`, points in the space of `w`, their tanh, by what tau shrinks, and the steps."""
 
     start: Tensor
     w: Tensor

@@ -25,9 +25,9 @@ HALVINGS = 10
 
 
 class _Pixels(Starts):
-    """The coordinates [n, D] that are yet to try in this pass; the `index` int64 [n, 1] of the one that is
-    tried, its value [n, 1] that has failed, and how often it was bisected, int64 [n, 1]. Whether the passes
-    bisect, bool [n], and whether this one has brought something, bool [n].
+    """The coordinates [n, D] yet to try in this pass; the `index` [n, 1] of the one that is tried, its value
+    that has failed, and how often it was bisected; whether the passes bisect, and this one has brought
+    something.
     """
 
     untried: Tensor
@@ -88,9 +88,9 @@ def pointwise(
 def _rule(starts: Tensor | None, queries: int | None) -> core.Rule[_Pixels]:
     """Return passes over the changed coordinates, each of which goes back to x where a success lasts.
 
-    In a random order each is tried alone. After a success the order begins anew; a pass without one is the
-    last (Schott et al. 2018, section 5). In L2 further passes then bisect between x and the value of each
-    coordinate, until a pass brings nothing, as in the authors' foolbox 1. With None there is no end before.
+    After a success the random order begins anew; a pass without one is the last (Schott et al. 2018, section
+    5). In L2 further passes then bisect between x and the value of each coordinate, as in the authors'
+    foolbox 1.
     """
 
     def rule(search: core.Search[_Pixels]) -> None:
@@ -181,10 +181,9 @@ class _OurRows(Starts):
 def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurRows]:
     """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go.
 
-    Several coordinates go back at once: at first a quarter of those left, half as many after each failure,
-    and in the first pass twice as many after each success. In L2 they then go half of their way back, a
-    quarter, an eighth and so on, each as often as it can. With the queries left, a run adds fresh noise to
-    its best point, about as many coordinates as that changes, and takes back as before. It goes on from where
+    At first a quarter of the coordinates left goes back, half as many after each failure, and in the first
+    pass twice as many after each success. In L2 they then go half of their way, a quarter and so on. With the
+    queries left, a run adds fresh noise to its best point and takes back as before; it goes on from where
     that ends, unless that is farther.
     """
 

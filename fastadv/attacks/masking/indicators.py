@@ -137,8 +137,7 @@ def choose(
 ) -> Tensor:
     """Return int64 [m], the samples to look at, drawn from those that are `right` bool [N].
 
-    They are at most `limit`, and as many as surely cost no more than a share of so many `passes`, but not
-    fewer than LEAST.
+    They are at most `limit`, and cost at most a share of so many `passes`, but are not fewer than LEAST.
     """
     order = rng.permutation(len(right), rng.derive(seed, "indicators"))
     order = order[right[order]][:limit]
@@ -163,8 +162,8 @@ def look(
 ) -> Indicators:
     """Return the indicators by the evidence of N samples, `right` bool [N], and by probes of the `chosen`.
 
-    problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
-    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
+    `problem` is that of the chosen, None where no threat is known; `raised` are AutoAttack's warnings, if
+    any.
     """
     before = classifier.asked
     values, lower, unseen = _told(evidence, right)
@@ -306,9 +305,8 @@ def look_through(
 ) -> Indicators:
     """Return `look` at a model with the flags `told`, or, where there are any, that at `other`.
 
-    other: a model of the same decisions through which it was attacked, if any. Its indicators say what the
-    model itself raised. What Square broke speaks against gradients where a few queries of it break what PGD
-    on the other does not.
+    `other` has the same decisions, and the model was attacked through it. What Square broke speaks against
+    gradients where a few queries of it break what PGD on the other does not.
     """
     own = look(classifier, problem, chosen, evidence, right, seed=seed, **options).with_flags(told)
     if other is None or problem is None or not own.flagged or not own.samples:

@@ -14,8 +14,7 @@ CHUNK = 1 << 22  # values of the directions in which gradients are taken at once
 def nearest_classes(search: Search) -> Tensor:
     """Return int64 [n, C]: classes other than y, the nearest boundary first, for C = min(100, K - 1).
 
-    Of the classes with the largest logits at x, they are in the order of (z_top - z_c) / |d(z_c - z_y)/dx|,
-    where the norm is the dual of the threat's. Of each gradient only that is kept.
+    They are in the order of (z_top - z_c) / |d(z_c - z_y)/dx|, where the norm is the dual of the threat's.
     """
     problem, order = search.problem, DUAL[search.threat.order]
     assert problem.clean is not None
