@@ -67,24 +67,6 @@ def test_classes_of_fab(threat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (results[0].distance > 0).all()
 
 
-@pytest.mark.slow
-def test_half_precision_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points of copies are those that the caller's dtype holds."""
-    net = mlp(5).float()
-    x = images(4).half()
-    y = labels(net, x.float())
-    for attack, options in (
-        (apgd, {"loss": "margin-targeted", "steps": 5}),
-        (fab, {"targeted": True, "steps": 5}),
-    ):
-        results = both(monkeypatch, attack, net, x, y, L2(1.0), **options)
-        assert_same(results)
-        for out in results:
-            assert out.x_adv.dtype == torch.float16
-            wrong = labels(net, out.x_adv.float()) != y
-            assert torch.equal(wrong, out.success)
-
-
 def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own success stays where a later run, which would not have been made, is stronger."""
     net, x, y = labeled(mlp(5), images(6))
