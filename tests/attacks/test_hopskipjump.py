@@ -1,6 +1,7 @@
 """HopSkipJump: its estimate of the normal, its steps, its budget, and the distances of linear models."""
 
 import math
+import sys
 from itertools import count
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastadv.attacks.hopskipjump import TILTS, _move, _OurRows, _probe, _tilt
 from fastadv.attacks.methods.start import away
 from fastadv.threat import THREATS
 
-from .nets import images, labeled, linear
+from .nets import images, labeled, labels, linear
 from .watched import watched
 
 INF = torch.inf
@@ -77,6 +78,24 @@ def test_probes_find_the_normal(norm: str) -> None:
         assert (cosine > math.cos(math.pi / 2 ** (TILTS + 2))).all()
 
     within(model, x, norm, points, rule)
+
+
+@pytest.mark.slow
+def test_what_is_known_of_the_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In L2 the way from x, in Linf the last estimate, which the next one only turns."""
+    page, known = sys.modules["fastadv.attacks.hopskipjump"], []
+
+    def spy(search: Any, *rest: Any) -> None:
+        known.append((search.rows.normal, away(search)))
+        _probe(search, *rest)
+
+    monkeypatch.setattr(page, "_probe", spy)
+    model, x = linear(3, 784).double(), images(2, (784,))
+    for norm in ("l2", "linf"):
+        known.clear()
+        hopskipjump(model, x, labels(model, x), THREATS[norm](INF), queries=1000)
+        assert all(torch.equal(normal, way) == (norm == "l2") for normal, way in known[1:])
+        assert torch.equal(*known[0])
 
 
 @pytest.mark.slow
