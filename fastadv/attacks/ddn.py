@@ -72,8 +72,6 @@ def ddn(
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
     check_share("gamma", gamma)
-    if loss is not None:
-        losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:

@@ -91,8 +91,6 @@ def fmn(
         2102.12827), algorithm 1.
     """
     check_share("gamma", gamma)
-    if loss is not None:
-        losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)
     if variant == "published":
         rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)

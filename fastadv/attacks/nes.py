@@ -59,8 +59,6 @@ def nes(
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))
     check_share("decay", decay, zero=True)
-    if loss is not None:
-        losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
     def draw(search: core.Search[_Rows], step: int) -> Tensor:

@@ -52,8 +52,6 @@ def pdgd(
     published = variant == "published"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP)
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT)
-    if loss is not None:
-        losses.check_loss(loss)
 
     def rule(search: core.Search) -> None:
         primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)

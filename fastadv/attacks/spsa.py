@@ -50,8 +50,6 @@ def spsa(
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))
-    if loss is not None:
-        losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
     def draw(search: core.Search, step: int) -> Tensor:

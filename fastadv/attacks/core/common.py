@@ -19,6 +19,7 @@ from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
+from fastadv.losses import check_loss
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
@@ -191,6 +192,10 @@ def takes_common(
             check_finite_radius(given["threat"])
         if "variant" in given and given["variant"] not in (names := get_args(Variant)):
             raise InputError(f"variant: expected one of {', '.join(names)}, got {given['variant']!r}")
+        loss: Any = given.get("loss", fixed.get("loss"))
+        # a "-targeted" loss has classes, and a check of its own
+        if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None):
+            check_loss(loss)
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
