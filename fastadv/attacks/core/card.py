@@ -66,7 +66,7 @@ class Attack:
         return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
 
     def takes(self, option: str) -> bool:
-        """Whether the function has an argument of this name."""
+        """Return whether the function has an argument of this name."""
         return option in self.parameters
 
 
