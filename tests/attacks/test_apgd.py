@@ -1,5 +1,6 @@
 """Auto-PGD: its starts, its rounds and its larger balls. Its schedule is in test_schedules.py."""
 
+import sys
 from math import inf
 from typing import Any
 
@@ -9,9 +10,8 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd, core
+from fastadv.attacks.apgd import nearest_classes
 from fastadv.attacks.core import full_batches
-from fastadv.attacks.methods import nearest_classes as module
-from fastadv.attacks.methods.nearest_classes import nearest_classes
 from fastadv.threat import L1, THREATS, Linf
 
 from .halfspaces import nearest, problem
@@ -166,7 +166,7 @@ def order_found(model: Any, x: Tensor, y: Tensor, norm: str, **common: Any) -> T
 @pytest.mark.parametrize(("norm", "classes"), [("linf", 12), ("l2", 12), ("l1", 12), ("l2", 150)])
 def test_the_order_is_that_of_the_distances(norm: str, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more than 100 classes, those with the largest logits take part. A mask holds pixels."""
-    monkeypatch.setattr(module, "CHUNK", 2 * 100 * classes)
+    monkeypatch.setattr(sys.modules["fastadv.attacks.apgd"], "CHUNK", 2 * 100 * classes)
     net = linear(classes).double()
     x, weight = images(5), net[1].weight.detach()
     mask = torch.zeros(1, 4, 4, dtype=torch.bool)
