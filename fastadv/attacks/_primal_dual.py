@@ -28,9 +28,8 @@ BENDS = 4.0
 
 
 class Exploration(Moments):
-    """`away` [n, ...] is the displacement. One number a sample: `balance`, the logarithm of the weight of the
-    distance over that of the hinge; `share`, the mean weight of the distance; `steepest`, the largest element
-    of a gradient so far; `bend`, the width of the hinge's bend.
+    """`away` [n, ...] is the displacement; `balance` [n] is the logarithm of the distance's weight over the
+    hinge's, `share` its mean weight, `steepest` the largest element of a gradient, `bend` the hinge's width.
     """
 
     away: Tensor
@@ -43,9 +42,9 @@ class Exploration(Moments):
 def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
     """Take `steps` steps from x; then `rows.away` is the displacement of the last point.
 
-    Adam leads along the gradient of softplus(-margin), each coordinate in the scale of its own gradients, and
-    the proximal operator of the distance, in the metric of Adam, follows (Melchior et al. 2019; Matyasko and
-    Chau 2021). The weight of the distance rises at successes and falls elsewhere.
+    Adam leads along the gradient of softplus(-margin), and the proximal operator of the distance, in the
+    metric of Adam, follows (Melchior et al. 2019). The weight of the distance rises at successes and falls
+    elsewhere.
     """
     rows = search.rows
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
@@ -128,14 +127,10 @@ def primal_dual(
 ) -> None:
     """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere.
 
-    `descend` takes the force, which is the gradient of the loss in a fixed size, and the length of the step
-    [n]. It returns the next displacements. `rows.away` are the last ones, in float32 at least, `rows.weight`
-    [n] is the weight of the distance, and `rows.mean`, like them, is for its own use.
-
-    Steps are in units of the least distance of a success so far, or of the width of the box while that is
-    less. A success exerts no force, as with a hinge loss. In L0 it does, since the force tells which
-    coordinates count, and all steps are in widths of the box. The first `exploring` steps go another way,
-    and these go on from there.
+    `descend` takes the force, the gradient of the loss in a fixed size, and the length of the step [n], and
+    returns the next displacements. Steps are in units of the least distance of a success so far, or of the
+    width of the box while that is less. A success exerts no force. In L0 it does, and all steps are in widths
+    of the box. The first `exploring` steps go another way, and these go on from there.
     """
     rows, sparse = search.rows, search.threat.norm == "l0"
     points = search.start()

@@ -11,7 +11,7 @@ from fastadv.attacks import core
 from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
 from fastadv.attacks.methods.geometry import like, norm
-from fastadv.attacks.methods.nearest_classes import nearest_classes
+from fastadv.attacks.methods.hyperplane import DUAL, gains, largest_others
 from fastadv.attacks.methods.start import check_starts
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -27,6 +27,8 @@ class _Rows(Ascents):
     others: Tensor
 
 
+@core.registered(random=True, paper="Croce and Hein 2020, 2021")
+@core.tested(quick={"steps": 3}, oracle={"steps": 100})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True, steps=0, restarts=1)
 def apgd(
     model: core.Classifier,
@@ -50,23 +52,17 @@ def apgd(
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or
     if neither the step nor the highest loss has changed since then. Under L1 each step moves the coordinates
-    with the largest gradients; their number follows the sparsity of the strongest point, and the first
-    60% of the steps go to balls of three and two times the radius.
+    with the largest gradients; their number follows the sparsity of the strongest point, and the first 60% of
+    the steps go to balls of three and two times the radius.
 
     Args:
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
-        loss: "ce", "ce_sharp", "ce_scaled", "margin" (of the criterion, where one is given), "pm", "dlr",
-            "cw", or a function (logits, y, targets) -> [B]; it is maximized. "ce" and "dlr" are the published
-            choices. The default, "ce_sharp", first scales logits whose range is below 8 up to it, and breaks
-            more where they are nearly alike. A name with "-targeted" after it leads to the classes with the
-            largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is still
-            any wrong class. Croce and Hein define DLR for three classes or more, and its targeted form for
-            four; `fastadv.ops.logit_loss` says what it is with fewer.
+        loss: as in `pgd`; "ce" and "dlr" are the published choices. A name with "-targeted" after it leads to
+            the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T.
+            A success is still any wrong class.
         classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
         nearest: let a "-targeted" loss go through the classes whose boundaries would be the nearest if the
-            model were linear: of the 100 largest logits, those with the least difference to the top, divided
-            by the norm of the gradient between c and y at x. Costs one forward pass, and one backward pass
-            for each of the 100.
+            model were linear, of the 100 largest logits. Costs a forward pass, and a backward pass for each.
         starts: floating like x, points of the box at which the first attempt begins, after their projection
             on the ball; None is random points.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
@@ -80,8 +76,7 @@ def apgd(
     Source:
         Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks" (arXiv 2003.01690), algorithm 1; for L1, Croce and Hein 2021, "Mind the Box"
-        (arXiv 2103.01208), algorithm 1 and section 4.3; for `nearest`, Melamed et al. 2024 (arXiv
-        2407.02240).
+        (arXiv 2103.01208), algorithm 1; for `nearest`, Melamed et al. 2024 (arXiv 2407.02240).
     """
     check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
@@ -176,3 +171,40 @@ def _random_start(search: core.Search[_Rows], draws: list[int], factor: float) -
     points = x + noise
     points = points if threat.norm == "l1" else points.clamp(*threat.box)
     return search.classifier.layout(project(search, points, factor))
+
+
+# The nearest classes of a linear model (MALT, Melamed et al. 2024).
+
+CANDIDATES = 100  # classes with the largest logits, among which the nearest are looked for
+CHUNK = 1 << 22  # values of the directions in which gradients are taken at once
+
+
+def nearest_classes(search: core.Search) -> Tensor:
+    """Return int64 [n, C]: classes other than y, the nearest boundary first, for C = min(100, K - 1).
+
+    They are in the order of (z_top - z_c) / |d(z_c - z_y)/dx|, where the norm is the dual of the threat's.
+    """
+    problem, order = search.problem, DUAL[search.threat.order]
+    assert problem.clean is not None
+    clean, y = problem.clean, search.y
+    candidates = largest_others(clean, y, CANDIDATES)
+
+    def sizes(part: Tensor) -> Tensor:
+        """Return [m, C], the norms of the gradients of the samples `part` int64 [m]."""
+        mask = None if problem.mask is None else problem.mask[part]
+
+        def size(gradient: Tensor) -> Tensor:
+            given = gradient if mask is None else gradient.where(mask, 0.0)
+            return norm(given.nan_to_num(0.0, 0.0, 0.0), order)
+
+        x = search.x[part]
+        # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
+        x = x if search.classifier.dtype else x.to(search.dtype)
+        return search.classifier.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]
+
+    rows = max(1, CHUNK // candidates[:1].numel() // clean.shape[1])
+    each = torch.arange(len(y), device=y.device)
+    size = torch.cat([sizes(part) for part in torch.split(each, rows)])
+    gap = (clean.amax(1, keepdim=True) - clean.gather(1, candidates)).to(size)
+    distance = torch.where(gap > 0, gap / size, 0.0)
+    return candidates.gather(1, distance.argsort(dim=1, stable=True))

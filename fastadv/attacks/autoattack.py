@@ -25,6 +25,8 @@ __all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
 EOT = 20  # passes of "rand"
 
 
+@core.registered(random=True, paper="Croce and Hein 2020, 2021")
+@core.tested(quick={"version": "quick"})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True)
 def autoattack(
     model: core.Classifier,
@@ -49,38 +51,33 @@ def autoattack(
       each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes.
     - "plus": APGD on both losses and FAB, to the boundaries of all classes, with five restarts each, Square,
       and the targeted attacks.
-    - "rand": APGD on both losses ("ce_sharp" for the cross-entropy, which is the same where the range of the
-      logits is 8 or more), each gradient the mean of 20 passes. The authors count a sample as broken
-      once a single pass after any attack is wrong. Here a final check of the whole batch decides. A
-      randomized model passes that more often, so its robust accuracy comes out higher than by their count.
-    - "quick": APGD on the margin and on DLR for nine classes (50 steps each), 200 queries of Square, and an
-      attack of another kind: APGD on "ce_sharp" (100 steps) in Linf, PDPGD (300 steps) in L2 and L1.
-      Samples whose gradients were all zero or not finite get the 5,000 queries of "standard". It takes about
-      a sixth of the passes of "standard".
-    - "strong": "standard", and then, on what is left, attacks that have lowered published robust accuracies:
-      APGD on cross-entropy, margin and DLR through `bpda`; in L2 and L1 PDPGD (300 steps), which minimizes
-      the norm; five restarts of APGD on the margin and five on "ce_sharp"; targeted APGD on DLR for
-      all classes, or for the 30 nearest of more than 20, with two restarts; APGD on each `source`, and on the
+    - "rand": APGD on both losses, each gradient the mean of 20 passes. One more pass of the whole batch
+      decides which samples are broken, so robust accuracy comes out higher than by the authors' count.
+    - "quick": APGD on the margin and on DLR for nine classes (50 steps each), 200 queries of Square, and APGD
+      on "ce_sharp" (100 steps) in Linf, PDPGD (300 steps) in L2 and L1. Samples whose gradients were all zero
+      or not finite get the 5,000 queries of "standard". It takes about a sixth of the passes of "standard".
+    - "strong": "standard", and then, on what is left, APGD on cross-entropy, margin and DLR through `bpda`;
+      PDPGD in L2 and L1; five restarts of APGD on the margin and on "ce_sharp"; targeted APGD on DLR for all
+      classes, or for the 30 nearest of more than 20, with two restarts; APGD on each `source`, and on the
       model from the points that this found; and Square again. It takes about twice the passes of "standard".
 
     Where targets are given, all attacks aim at these alone; where a criterion is given, its margin replaces
     DLR. For a criterion whose margin leads to no class, such as OutsideTopK, restarts of one attack replace
-    the classes. A component that cannot run, such as one that needs gradients on a model without them, is
-    left out, and a note says so. The whole batch is attacked at once: for more samples than fit into memory,
-    use `fastadv.evaluate`.
+    the classes. A component that needs gradients on a model without them is left out, and a note says so. The
+    whole batch is attacked at once: for more samples than fit into memory, use `fastadv.evaluate`.
 
     Args:
-        version: "standard", "plus", "rand", "quick" or "strong"; or a list of "apgd-ce",
-            "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with
-            the settings of "standard". For an attack of your own beside them use `fastadv.evaluate`.
-        individual: let each component attack all samples, not only those that are left; `broken` of the
-            result then says which component breaks which sample. Not for "quick" and "strong".
+        version: "standard", "plus", "rand", "quick" or "strong"; or a list of "apgd-ce", "apgd-ce-sharp",
+            "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the settings of
+            "standard". For an attack of your own beside them use `fastadv.evaluate`.
+        individual: let each component attack all samples; `broken` of the result then says which component
+            breaks which sample. Not for "quick" and "strong".
         bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as
             well. The final check is on the model itself.
         source: for "strong", one or more classifiers with the classes of the model.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
-            `verdict` of the result says what they come to. Where the model shows some and `bpda` is given,
-            that is looked at, and the verdict covers both.
+            `verdict` of the result says what they come to. Where the model shows some, `bpda` is looked at
+            too.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless another number is
             given.

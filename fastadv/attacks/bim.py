@@ -15,6 +15,8 @@ from fastadv.threat import Threat
 WAY = 1.25
 
 
+@core.registered(tolerance=1.25, paper="Kurakin et al. 2017")
+@core.tested(quick={"steps": 10})
 @core.takes_common
 def bim(
     model: core.Classifier,
@@ -51,7 +53,6 @@ def bim(
     Source:
         Kurakin et al. 2017, "Adversarial Examples in the Physical World" (arXiv 1607.02533), section 2.2.
     """
-    losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)
     return core.run(
         model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,

@@ -23,7 +23,7 @@ from fastadv.attacks.methods.start import (
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-# steps where neither they nor queries are given: of the authors' foolbox 3; the paper has no number
+# queries where none are given: of the authors' foolbox 3; the paper has no number
 STEPS = 25_000
 # both first sizes, as shares of the distance to x
 FIRST_STEP = 0.01
@@ -39,9 +39,10 @@ ADAPTATION, CONVERGED = 1.5, 1e-7
 
 
 class _Walk(Starts):
-    """The two sizes [n], as shares of the distance to x; and the last answers, 0 or 1, and NaN for those yet
-    to come: [n, 100] about points on the sphere, [n, 30] about steps towards x. The point `sphere` of a step
-    [n, ...], and whether its candidate was adversarial: `met` bool [n].
+    """The two sizes [n], and the last answers: 0 or 1, and NaN for those yet to come.
+
+    They are [n, 100] about points on the sphere, [n, 30] about steps towards x. `sphere` [n, ...] is the
+    point of a step there, and `met` bool [n] whether its candidate was adversarial.
     """
 
     spherical: Tensor
@@ -52,7 +53,11 @@ class _Walk(Starts):
     met: Tensor
 
 
-@core.takes_common(norms=("l2",), queries=1, steps=1, candidates=2)
+@core.registered(
+    knowledge="decision", kind="minimum", random=True, paper="Brendel et al. 2018", tolerance=1.25
+)
+@core.tested(quick={"queries": 100, "restarts": 3}, oracle={"queries": 3000, "restarts": 1})
+@core.takes_common(norms=("l2",), queries=1, candidates=2)
 def boundary(
     model: core.Classifier,
     x: Tensor,
@@ -60,7 +65,6 @@ def boundary(
     threat: Threat,
     *,
     queries: int | None = None,
-    steps: int | None = None,
     variant: core.Variant = "fastadv",
     candidates: int | None = None,
     spherical_step: float | None = None,
@@ -77,19 +81,13 @@ def boundary(
     adversarial.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
-        queries: the most points of each restart that pass the model for each image, an integer >= 1.
-        steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
-            Without either it is 25,000, the steps of the authors' foolbox 3; the paper gives no number.
+        queries: the most points of each restart that pass the model for each image, an integer >= 1. None is
+            25,000, the steps of the authors' foolbox 3; the paper gives no number.
         candidates: points of a sample that pass the model at once, an integer >= 2; None is 10. The published
             variant has one.
         spherical_step: the first size as a share of the distance to x, above 0 and at most 1. None is 0.5,
             published 0.01.
-        source_step: the first size as a share of the distance to x, between 0 and 1. None is 0.1, published
-            0.01.
-
-    Raises:
-        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+        source_step: the same, between 0 and 1. None is 0.1, published 0.01.
 
     Example:
         >>> out = fa.attacks.boundary(model, x, y, fa.L2(float("inf")), queries=200)
@@ -99,7 +97,7 @@ def boundary(
     Source:
         Brendel et al. 2018, "Decision-Based Adversarial Attacks" (arXiv 1712.04248), algorithm 1.
     """
-    budget = min((given for given in (queries, steps) if given is not None), default=STEPS)
+    budget = STEPS if queries is None else queries
     published = variant == "published"
     if published and candidates is not None:
         raise InputError(f"candidates: expected None where variant is 'published', got {candidates}")
@@ -122,10 +120,8 @@ def boundary(
 def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_step: float) -> core.Rule[_Walk]:
     """Return a random walk along the boundary (Brendel et al. 2018, algorithm 1 and section 2).
 
-    The walk begins at uniform noise that is adversarial, from where bisection leads towards x. A step goes
-    where its candidate is adversarial and nearer. Sizes follow the share of points on the sphere, and of
-    candidates, that are adversarial; the numbers that the paper leaves open are those of the authors' foolbox
-    3. Unlike there, each sample draws for itself.
+    The numbers that the paper leaves open are those of the authors' foolbox 3. Unlike there, each sample
+    draws for itself.
     """
 
     def rule(search: core.Search[_Walk]) -> None:
@@ -155,10 +151,7 @@ def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_ste
 
 
 def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
-    """Return a point [n, ...] as far from x as the last and nearly so, and the same one on the sphere.
-
-    They lie `rows.spherical` aside, at a right angle to the way to x, and the first is `rows.source` nearer.
-    """
+    """Return points `rows.spherical` aside: `rows.source` nearer than the last, and on the sphere."""
     rows, x = search.rows, search.x
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(x[0].numel(), seed, search.ids, step).to(x.dtype).view_as(x)
@@ -178,8 +171,7 @@ def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
 def _adapt(rows: _Walk, on_sphere: Tensor) -> None:
     """Follow the answers about the candidates, `rows.met`, and about the points `on_sphere` bool [n].
 
-    Both sizes follow the rate on the sphere, where a plane boundary would let half of the points succeed; the
-    source step also that of the candidates.
+    Both sizes follow the rate on the sphere; the source step also that of the candidates.
     """
     factor, rows.on_sphere = _follow(rows.on_sphere, on_sphere, *SPHERICAL_RATES)
     rows.spherical, rows.source = rows.spherical * factor, rows.source * factor
@@ -211,9 +203,7 @@ SHORTEST, LONGEST = 1e-7, 0.25
 
 
 class _OurRows(Starts):
-    """Of the candidates, the distance to x, the two sizes, how many deviations they lie farther out, and the
-    direction [n, ...] that leads deeper among adversarial points.
-    """
+    """Of the candidates, the distance, the two sizes, how far out they lie, and the way deeper in."""
 
     deeper: Tensor
     distance: Tensor
@@ -228,10 +218,9 @@ def _ours(
     """Return a walk along the boundary by `candidates` points a step.
 
     All but one are random spherical steps. The sum of their directions, each times its answer less the mean
-    answer, leads deeper among adversarial points; it goes on growing, since the boundary stays much the same.
-    The last candidate is a spherical step that way and then a source step, in the proportion that leads along
-    a plane boundary. The walk moves there if it is adversarial. The box makes answers one-sided, so random
-    steps end farther from x or nearer until about half of them are adversarial.
+    answer, leads deeper among adversarial points. The last candidate is a spherical step that way and then a
+    source step; the walk moves there if it is adversarial. The box makes answers one-sided, so random steps
+    end farther from x or nearer until about half of them are adversarial.
     """
 
     def rule(search: core.Search[_OurRows]) -> None:

@@ -1,5 +1,6 @@
 """Contrast reduction: interpolates towards a uniform gray image (Rauber et al. 2017)."""
 
+from math import inf
 from typing import Unpack
 
 import torch
@@ -16,6 +17,9 @@ class _Rows(Interval):
     away: Tensor
 
 
+@core.registered(
+    knowledge="decision", kind="minimum", paper="Rauber et al. 2017", tolerance=inf
+)  # it looks in one direction alone
 @core.takes_common(norms=("l2", "linf"), levels=1, searches=0)
 def contrast(
     model: core.Classifier,
@@ -34,16 +38,10 @@ def contrast(
     looks along this line only, and is a check of a model rather than a measure of its robustness.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L2 or Linf with a finite box; the radius is inf, or the largest distance of interest.
         levels: shares that pass the model at once, an integer >= 1.
         searches: bisections, >= 0; levels + searches samples pass the model for each image. The authors'
             foolbox has 1,000 levels and no bisections.
-
-    Example:
-        >>> out = fa.attacks.contrast(model, x, y, fa.L2(float("inf")))
-        >>> tuple(out.x_adv.shape)
-        (8, 1, 8, 8)
 
     Source:
         Rauber et al. 2017, "Foolbox" (arXiv 1707.04131).

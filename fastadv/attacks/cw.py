@@ -66,9 +66,7 @@ class TanhSpace:
 
 
 class _Rows(Moments, Constants):
-    """Points in the space of `w`, and their tanh; tau [n]; the steps [n] since Adam began and those with this
-    constant; the pairs of tau and constant that were tried [n].
-    """
+    """Points in the space of `w`, their tanh, tau; steps since Adam began and with this constant; pairs."""
 
     w: Tensor
     bent: Tensor
@@ -78,6 +76,8 @@ class _Rows(Moments, Constants):
     pairs: Tensor
 
 
+@core.registered(kind="minimum", paper="Carlini and Wagner 2017")
+@core.tested(quick={"steps": 20, "searches": 3}, oracle={"steps": 100, "searches": 5})
 @core.takes_common(norms=("l2", "linf"), steps=1, searches=1)
 def cw(
     model: core.Classifier,
@@ -101,25 +101,19 @@ def cw(
     each of the `searches` starts at x with another constant, found by bisection. For Linf, D is the sum of
     the amounts by which displacements exceed tau, and a search continues from the last one: where it
     succeeded with a small objective, tau falls to 0.9 times the distance, and where it did not, the constant
-    doubles. What the paper leaves open is as in the authors' code; its early end where the objective no
-    longer falls is left out, since it depends on the whole batch. The margin is that of the criterion;
-    `WrongBy(kappa)` asks for the confidence kappa of the paper.
+    doubles. The authors' early end where the objective no longer falls is left out, since it depends on the
+    whole batch. The margin is that of the criterion; `WrongBy(kappa)` asks for the paper's confidence kappa.
 
     Args:
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
-            code, whose searches end earlier where they succeed.
-        searches: the largest number of searches, an integer >= 1. None is 9 as in the authors' code (the
-            paper takes 20 where it compares objectives), in Linf 75, which is as many as there can be.
+            code.
+        searches: the largest number of searches, an integer >= 1. None is 9 as in the authors' code, in Linf
+            75, which is as many as there can be.
         constant: that of the first search, a number > 0. None is 4 times what a linear model needs for L2;
             for Linf, 0.3 over the largest gradient element. In "published" it is 0.001 in L2 and 1e-5 in
             Linf, for a box of width 1.
         step_size: the first step in the space of w, a number > 0. None fits the expected displacement; in
             "published" it is 0.01, and 0.005 in Linf.
-        restarts: attempts; the others begin at random points within half the distance of the nearest success.
-        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
-            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
-            with None.
-        seed: of the random points of restarts.
 
     Example:
         >>> out = fa.attacks.cw(model, x, y, fa.L2(float("inf")), steps=50, searches=3)
@@ -233,9 +227,7 @@ OUR_SHRINK, LARGEST_SHRINK = 0.95, 0.99
 
 
 class _OurRows(Moments, Constants):
-    """Where runs `start`, points in the space of `w`, their tanh, the share by which tau shrinks [n], the
-    length of steps [n].
-    """
+    """Where runs `start`, points in the space of `w`, their tanh, by what tau shrinks, and the steps."""
 
     start: Tensor
     w: Tensor

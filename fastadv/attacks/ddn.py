@@ -25,6 +25,8 @@ class _Rows(core.Rows):
     most: Tensor
 
 
+@core.registered(kind="minimum", paper="Rony et al. 2019")
+@core.tested(quick={"steps": 40}, oracle={"steps": 100})
 @core.takes_common(norms=("l2",), steps=1)
 def ddn(
     model: core.Classifier,
@@ -46,24 +48,17 @@ def ddn(
 
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r; d <- r d
     / ||d||_2, and x + d is clipped to the box. The step a falls from `step_size` to a hundredth of it along a
-    cosine. Points are not rounded to pixel levels. Where the gradient is zero, d is fresh Gaussian noise of
-    norm r, so that a flat model is searched as well. The paper ascends cross-entropy, `loss="ce"`. On a
-    network of low confidence that raises all other classes together and misses the nearest, so logits whose
-    range is below 8 are by default scaled up to it ("ce_sharp").
+    cosine. Where the gradient is zero, d is fresh Gaussian noise of norm r.
 
     Args:
         steps: gradients for each sample, an integer >= 1; the paper has 100, 300 and 1,000.
         step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
-        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
-            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
-            with None.
         gamma: the share by which the norm shrinks and grows, in (0, 1).
         first_norm: the first norm of d, > 0, in input units; None is the width of the box. A starting point
             brings its own.
-        loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", or a function (logits, y, targets)
-            -> [B]; it is maximized. None is "ce_sharp", or the margin of the criterion if one is given.
-        restarts: attempts; the others begin at random points within half the distance of the nearest success.
-        seed: of the noise where the gradient is zero, and of the random points; nothing else is random.
+        loss: as in `pgd`, with "ce" in the paper. None is "ce_sharp", or the margin of the criterion if one
+            is given.
+        seed: of the noise where the gradient is zero, and of the random points.
 
     Example:
         >>> out = fa.attacks.ddn(model, x, y, fa.L2(float("inf")), steps=50)
@@ -77,8 +72,6 @@ def ddn(
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
     check_share("gamma", gamma)
-    if loss is not None:
-        losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:

@@ -22,12 +22,9 @@ class _Rows(core.Rows):
 
 @dataclass(frozen=True, eq=False)
 class DistalResult:
-    """Images that a model classifies with confidence, made from noise.
+    """What `distal` returns.
 
-    `x` [B, ...] lies in the box; where the wanted confidence was not reached, it is the image of the highest
-    confidence that was met. For a model that binarizes its input, each pixel is at the edge of the box that
-    the model takes it for. `confidence` [B] is that of the model in the wanted class at x, and `success` bool
-    [B] whether it is at least the wanted one, after `steps` int64 [B].
+    For a model that binarizes its input, each pixel is at the edge of the box that the model takes it for.
     """
 
     x: Tensor
@@ -54,8 +51,7 @@ def distal(
     Gradient ascent with momentum starts at uniform noise and stays within the box. The confidence in class t
     is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l, with scale and floor of the
     model where it has them (ABS), else 1 and 0: the softmax. The ascent is on (scale l_t - log sum_k
-    (exp(scale l_k) + floor)) / scale, whose gradient the floor does not flatten. A model that explains
-    images, as ABS does, is confident only of images that look like the class.
+    (exp(scale l_k) + floor)) / scale, whose gradient the floor does not flatten.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the box to logits [B, K].
@@ -67,20 +63,14 @@ def distal(
         confidence: the goal, in (0, 1].
         box: (lo, hi) of valid inputs, both finite.
         seed: of the noise.
-        ids: int [B], sample numbers (default 0 to B - 1); the noise depends on them and on the seed only.
+        ids: int [B], sample numbers (default 0 to B - 1), on which the noise depends.
 
     Returns:
-        A `DistalResult` with the images and their confidence.
+        A result with the images `x` [B, ...], where the goal was not reached those of the highest confidence
+        that was met; the model's `confidence` in them, `success`, and the `steps` taken, each [B].
 
     Raises:
         InputError: an argument is wrong; the message names it.
-
-    Example:
-        >>> import torch, fastadv as fa
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> out = fa.attacks.distal(model, torch.arange(10), (1, 8, 8), steps=50)
-        >>> tuple(out.x.shape), bool((out.confidence > 0.2).all())
-        ((10, 1, 8, 8), True)
 
     Source:
         Schott et al. 2018, "Towards the First Adversarially Robust Neural Network Model on MNIST" (arXiv

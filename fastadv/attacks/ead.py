@@ -24,6 +24,8 @@ class _Rows(Constants):
     points: Tensor
 
 
+@core.registered(kind="minimum", paper="Chen et al. 2018")
+@core.tested(quick={"steps": 20, "searches": 3}, oracle={"steps": 100})
 @core.takes_common(norms=("l1",), steps=1, searches=1)
 def ead(
     model: core.Classifier,
@@ -44,8 +46,8 @@ def ead(
     FISTA in the box: a step along the gradient of the smooth part, shrinkage of d by beta, and momentum k /
     (k + 3). Steps fall with the square root of what is left. Each of the `searches` starts at x with another
     constant, found by bisection. Of all points met, the success of least L1 norm is returned (the paper's L1
-    rule). What the paper leaves open is as in the authors' code; its early end where the objective no longer
-    falls is left out, since it depends on the batch. The margin is that of the criterion.
+    rule). The authors' early end where the objective no longer falls is left out, since it depends on the
+    batch. The margin is that of the criterion.
 
     Args:
         steps: of each search, an integer >= 1; 1,000 as in the paper.
@@ -53,12 +55,10 @@ def ead(
         beta: a number > 0, in input units. None is 10 times the width of the box, or 0.001 of it in
             "published"; the paper has 0.001 to 0.1.
         constant: that of the first search, a number > 0. None is 4 times what a linear model with the
-            gradient at x needs, if no pixel less than 0.3 times as steep as the steepest has to decide; in
-            "published" it is 0.001 for a box of width 1.
+            gradient at x needs; in "published" it is 0.001 for a box of width 1.
         step_size: how far the steepest pixel moves in the first step, a number > 0, as a share of the
-            distance that is expected, or of the width of the box if that is less; None is 0.1. At least 1
-            from the second search on, until a sample has a success. In "published" it is the factor of the
-            gradient, and None is 0.01.
+            expected distance; None is 0.1. At least 1 from the second search on, until a sample has a
+            success. In "published" it is the factor of the gradient, and None is 0.01.
 
     Example:
         >>> out = fa.attacks.ead(model, x, y, fa.L1(float("inf")), steps=50, searches=3)

@@ -42,6 +42,8 @@ class _Rows(Interval):
     share: Tensor
 
 
+@core.registered(kind="minimum", random=True, paper="Croce and Hein 2020")
+@core.tested(quick={"steps": 3, "restarts": 4}, oracle={"steps": 20})
 @core.takes_common(norms=("linf", "l2", "l1"), steps=1, classes=1)
 def fab(
     model: core.Classifier,
@@ -69,8 +71,7 @@ def fab(
 
     Args:
         steps: projections in each restart, >= 1; 100 as in the paper.
-        restarts: attempts; the paper has 1, 10 and 100. The first starts at x, the others at random points
-            nearer than the best success.
+        restarts: attempts. The first starts at x, the others at random points nearer than the best success.
         targeted: attack each of the nearest classes separately, `steps` projections each, with one backward
             pass a step; otherwise each step goes to the nearest boundary of all, with one pass for each
             class.
@@ -80,8 +81,7 @@ def fab(
         backward: the share of the displacement that is kept after a success, in (0, 1].
         restart_radius: restarts begin at random points within half of this distance, or of that of the
             nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
-            or 5 (L1) widths of the box. AutoAttack gives its radius. The radius of the threat is not used, so
-            that the distances found do not depend on it.
+            or 5 (L1) widths of the box. AutoAttack gives its radius.
 
     Example:
         >>> out = fa.attacks.fab(model, x, y, fa.Linf(float("inf")), steps=20)

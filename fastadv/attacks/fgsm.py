@@ -11,6 +11,7 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
+@core.registered(tolerance=1.25, paper="Goodfellow et al. 2014")
 @core.takes_common
 def fgsm(
     model: core.Classifier,
@@ -47,7 +48,6 @@ def fgsm(
             "radius: expected a finite one, which is the length of the step, got an infinite one; "
             "use pgd with a step_size"
         )
-    losses.check_loss(loss)
     step_size = threat.default_step_size(1)
 
     def rule(search: core.Search) -> None:

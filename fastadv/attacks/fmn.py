@@ -47,6 +47,8 @@ def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
     return ball.project(points, search.x).clamp_(*search.threat.box)
 
 
+@core.registered(kind="minimum", paper="Pintor et al. 2021")
+@core.tested(quick={"steps": 20}, oracle={"steps": 150})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def fmn(
     model: core.Classifier,
@@ -74,19 +76,10 @@ def fmn(
 
     Args:
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
-        step_size: the length of the first step, > 0, in input units. It is Euclidean, and None is the width
-            of the box (1 if that is infinite), as in the authors' code; the paper tunes it. In "fastadv" None
-            is 50 widths in L0, where steps that lead beyond the box on many coordinates let the projection
-            keep those whose whole range gains most; in Linf the length is that of each coordinate, and None
-            is twice the ball's radius.
-        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
-            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
-            with None.
+        step_size: the Euclidean length of the first step, > 0, in input units; None is the width of the box
+            (1 if that is infinite), as in the authors' code. In "fastadv" None is 50 widths in L0; in Linf
+            the length is that of each coordinate, and None is twice the ball's radius.
         gamma: the first share by which the radius shrinks and grows, in (0, 1).
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B]; it is maximized. None is
-            the margin of the criterion. Its boundary should be at 0.
-        restarts: attempts; the others begin at random points within half the distance of the nearest success.
-        seed: of the random points of restarts.
 
     Example:
         >>> out = fa.attacks.fmn(model, x, y, fa.Linf(float("inf")), steps=50)
@@ -98,8 +91,6 @@ def fmn(
         2102.12827), algorithm 1.
     """
     check_share("gamma", gamma)
-    if loss is not None:
-        losses.check_loss(loss)
     check_points_of_box("starts", starts, x, threat)
     if variant == "published":
         rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)

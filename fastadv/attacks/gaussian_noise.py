@@ -13,6 +13,8 @@ from fastadv.threat import Threat
 GAUSSIAN = Noise("gaussian_noise", rng.normal, scaled)
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=12)
+@core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("l2",), levels=1, repetitions=1)
 def gaussian_noise(
     model: core.Classifier,
@@ -33,7 +35,6 @@ def gaussian_noise(
     on.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L2; the radius is inf, or the largest distance of interest. Radius or box must be finite.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, their sizes are spread up to the farthest

@@ -39,9 +39,9 @@ BLOCK = 1 << 17
 
 
 class _Hops(Starts):
-    """Before the last bisection, the distance to x: `reach` [n]. The `update` [n, ...] along which a step
-    goes, and how far: `size` [n]. Of the probes, the sums of the answers [n], of the directions and of their
-    products [n, ...]. `done` bool [n]: the step has ended adversarial, or the queries have.
+    """The distance before the last bisection, `reach`; the `update` [n, ...] of a step and its `size`; the
+    sums of the probes' answers, directions and products; `done` bool [n]: the step, or the queries, have
+    ended.
     """
 
     reach: Tensor
@@ -53,6 +53,11 @@ class _Hops(Starts):
     done: Tensor
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Chen et al. 2020", tolerance=1.25)
+@core.tested(
+    quick={"queries": 100, "directions": 10, "restarts": 3},
+    oracle={"queries": 3000, "directions": 100, "restarts": 1},
+)
 @core.takes_common(norms=("l2", "linf"), queries=1, steps=1, directions=1)
 def hopskipjump(
     model: core.Classifier,
@@ -77,14 +82,10 @@ def hopskipjump(
     point, and by bisection towards x back to the boundary.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the most steps, an integer >= 1. Without steps and queries it is 40, as in the authors' code,
             which come to 18,000 queries.
         directions: probes of the first step, an integer >= 1; 100 in the paper.
-
-    Raises:
-        InputError: an argument is wrong, or a start is not adversarial; the message names it.
 
     Example:
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)
@@ -106,10 +107,9 @@ def hopskipjump(
 
 
 def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_Hops]:
-    """Return the steps of Chen et al. 2020, algorithm 2, which begin at uniform noise that is adversarial.
+    """Return the steps of Chen et al. 2020, algorithm 2, with numbers of the authors' code.
 
-    The numbers that the paper leaves open are those of the authors' code. The search ends where the queries
-    left are fewer than the next step takes at least.
+    The search ends where the queries left are fewer than the next step takes at least.
     """
 
     def rule(search: core.Search[_Hops]) -> None:
@@ -215,9 +215,7 @@ HALVINGS, TILTS, SIZES = 12, 6, 4
 
 
 class _OurRows(Starts):
-    """The normal of the boundary [n, ...], how many deviations the center of the probes lies off it, and the
-    sums of the answers, the directions, and their products.
-    """
+    """The normal [n, ...], how far the center of the probes lies off the boundary, and their sums."""
 
     normal: Tensor
     shift: Tensor
@@ -230,10 +228,8 @@ class _OurRows(Starts):
 def _ours(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_OurRows]:
     """Return steps along the boundary by an estimate of its normal that each step betters.
 
-    Known is in L2 the direction away from x, which is the normal where the boundary is nearest, and in Linf
-    the last estimate. Probes are orthogonal to it, and bisection finds by which angle they turn it. Their
-    center moves along it until the answers balance, since the box, which cuts probes off, would make most of
-    them the same.
+    Known is in L2 the direction away from x, and in Linf the last estimate. Probes are orthogonal to it, and
+    bisection finds by which angle they turn it. Their center moves along it until the answers balance.
     """
 
     def rule(search: core.Search[_OurRows]) -> None:

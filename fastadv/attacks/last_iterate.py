@@ -32,8 +32,7 @@ def last_iterate(
     """Return x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.
 
     The last point is returned, not the best, and no final check is made. Training and the construction of
-    data sets need this; to measure robustness, use `pgd`. The values of x are not checked: they must be
-    finite and inside the box.
+    data sets need this; to measure robustness, use `pgd`. The values of x are not checked.
 
     Args:
         model: classifier or Frozen; x [B, ...] to logits [B, K].
@@ -42,8 +41,7 @@ def last_iterate(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
         steps: an integer >= 0; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates).
-        loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", "bce", or a function (logits, y,
-            targets) -> [B]; it is maximized. "ce", the default, is what the papers train and build with.
+        loss: as in `pgd`; "ce", the default, is what the papers train and build with.
         targets: int [B]; ascend towards these classes instead of away from y.
         start: like x, inside the threat; None is x.
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_number
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
 from fastadv.engine import prepare
@@ -21,6 +21,7 @@ class _Rows(Interval):
     bisections: Tensor
 
 
+@core.registered(kind="minimum", needs="a model with infer(x), such as ABS", paper="Schott et al. 2018")
 @core.takes_common(steps=2, searches=0)
 def latent_descent(
     model: Any,
@@ -49,7 +50,7 @@ def latent_descent(
         threat: the norm of `distance`, the box, and the radius within which a success must lie; None is L2 of
             any radius. The search itself does not use the radius.
         steps: the largest number of steps, an integer >= 2; the paper has no limit.
-        step_size: a number > 0 or [B], for "descent": the share of the line to the reconstruction that a step
+        step_size: a number > 0, for "descent": the share of the line to the reconstruction that a step
             covers; 0.01 as in the paper.
         schedule: "descent" steps from the last point towards its reconstruction, as in the paper.
             "line_search" puts step i at the share i / (steps - 1) of the line from x to the reconstruction of
@@ -61,7 +62,8 @@ def latent_descent(
     """
     if schedule not in ("descent", "line_search"):
         raise InputError(f"schedule: expected descent or line_search, got {schedule!r}")
-    share = _shares(step_size, x)
+    if not check_number("step_size", step_size, 0) > 0:
+        raise InputError(f"step_size: expected a share > 0 of the way, got {step_size}")
     classifier = prepare(model)
     if not callable(getattr(classifier.model, "infer", None)):
         raise InputError(
@@ -71,7 +73,7 @@ def latent_descent(
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, x = search.rows, search.x
-        rows.origin, rows.share = x, search.per_sample(share)
+        rows.origin, rows.share = x, torch.full((len(x),), float(step_size), device=x.device)
         rows.low = rows.high = rows.walk = x
         # how many bisections each sample has begun; 0 while it walks
         rows.bisections = torch.zeros_like(search.y)
@@ -125,17 +127,3 @@ def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor
     finite = inferred.loss.isfinite().all(1) & image.flatten(1).isfinite().all(1)
     search.best.not_finite |= ~finite
     return look.adversarial, finite, image.nan_to_num(0.0).to(points.dtype)
-
-
-def _shares(step_size: StepSize, x: Tensor) -> Tensor:
-    """Return [B], the shares of the way that a step covers, each > 0."""
-    if not isinstance(x, Tensor) or not x.ndim:
-        return torch.empty(0)  # the check of the problem says what is wrong with x
-    share = check_step_size(step_size, x)
-    if not isinstance(share, Tensor):
-        share = torch.full((len(x),), share, device=x.device)
-    if len(share) and not bool((share > 0).all()):
-        raise InputError(
-            f"step_size: expected shares > 0 of the way, got {step_size}; a step of zero moves nothing"
-        )
-    return share

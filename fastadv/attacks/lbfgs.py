@@ -36,6 +36,8 @@ class _Rows(Constants):
     unit: Tensor
 
 
+@core.registered(kind="minimum", paper="Szegedy et al. 2014")
+@core.tested(quick={"steps": 10, "searches": 4}, oracle={"steps": 40})
 @core.takes_common(norms=("l2",), steps=1, searches=1)
 def lbfgs(
     model: core.Classifier,

@@ -22,6 +22,8 @@ class _Rows(Steps):
     momentum: Tensor
 
 
+@core.registered(tolerance=1.25, paper="Dong et al. 2018")
+@core.tested(quick={"steps": 10})
 @core.takes_common
 def mim(
     model: core.Classifier,
@@ -68,7 +70,6 @@ def mim(
         for `nesterov`, Lin et al. 2020 (arXiv 1908.06281), equation 6.
     """
     check_number("decay", decay, 0)
-    losses.check_loss(loss)
     if check_flag("nesterov", nesterov):
         common["gradient"] = *rules_of(common.get("gradient", ())), LookAhead(decay)
     rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))

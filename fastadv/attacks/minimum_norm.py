@@ -36,6 +36,8 @@ class MinimumNormResult(core.AttackResult):
     by: tuple[str, ...] = ()
 
 
+@core.registered(kind="minimum", random=True, paper="of each attack its own")
+@core.tested(quick={"steps": 40}, oracle={"steps": 500})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def minimum_norm(
     model: core.Classifier,
@@ -50,17 +52,12 @@ def minimum_norm(
     """Find the success nearest to x by several attacks, and keep the nearest of each sample.
 
     No attack for the minimum norm is the best on all networks, and most end in the first local minimum, where
-    more steps gain nothing. So several run in turns, and what is left of the steps goes to searches that
-    begin elsewhere:
-
-    - First `fmn`, `pdpgd` and, except in L0, `fab` attack each sample, in L2 also `ddn` and `superdeepfool`,
-      in L0 `sigma_zero`.
-    - Then, in turns, `fab` (in L2 `ddn`, in L0 `pdpgd`) leads to one other class after the other, in
-      the order of their logits but for the largest, which comes last, and `fmn` begins at the nearest success
-      so far and once more at a random point. With targets or a criterion there are only restarts.
-
-    The searches and their order are the same for any number of steps, which only says after which of them
-    there are no more. So from 20 steps on, more of them never end at a larger distance.
+    more steps gain nothing. First `fmn`, `pdpgd` and, except in L0, `fab` attack each sample, in L2 also
+    `ddn` and `superdeepfool`, in L0 `sigma_zero`. Then, in turns, `fab` (in L2 `ddn`, in L0 `pdpgd`) leads to
+    one other class after the other, in the order of their logits but for the largest, which comes last, and
+    `fmn` begins at the nearest success so far and once more at a random point. With targets or a criterion
+    there are only restarts. The number of steps only says after which of these searches there are no more, so
+    from 20 on more of them never end at a larger distance.
 
     Args:
         steps: gradients for each sample in all searches together, >= 1. The first attacks take 400 to 700 on
@@ -70,11 +67,6 @@ def minimum_norm(
     Returns:
         A `MinimumNormResult` with the adversarial examples x_adv, like x, and success, bool [B]. Where
         nothing was found, x_adv is x itself.
-
-    Example:
-        >>> out = fa.attacks.minimum_norm(model, x, y, fa.L2(float("inf")), steps=300)
-        >>> bool(out.success.all()), bool((out.distance < 2).all())
-        (True, True)
 
     Source:
         Of the attacks, each its own. The idea to take the nearest of several is that of Cinà et al. 2025,

@@ -1,11 +1,13 @@
 """Search over the radius: any attack with a budget becomes one for the minimum norm."""
 
+from functools import partial
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.bim import bim
 from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
@@ -23,6 +25,11 @@ class _Rows(Interval):
     bisections: Tensor
 
 
+@core.registered(kind="minimum", paper="Schott et al. 2018; Cina et al. 2025")
+@core.tested(
+    quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
+    oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
+)
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), searches=0)
 def minimum_radius(
     model: core.Classifier,
@@ -36,19 +43,19 @@ def minimum_radius(
 ) -> core.AttackResult:
     """Find the smallest radius, for each sample, at which an attack with a budget breaks it.
 
-    The radius of a sample begins at 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, or at one coordinate
-    (L0), and doubles until the attack breaks it, or the ball holds the whole box. Then it is
-    bisected between the largest radius that held and the distance of the nearest success. All samples are
-    attacked at once, each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf
-    (AttackBench); with fgsm, bim and mim it is the evaluation of Schott et al.
+    The radius begins at 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, or at one coordinate (L0), and
+    doubles until the attack breaks the sample, or the ball holds the whole box. Then it is bisected between
+    the largest radius that held and the distance of the nearest success. All samples are attacked at once,
+    each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf (AttackBench); with
+    fgsm, bim and mim it is the evaluation of Schott et al.
 
     Args:
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
             threat=..., targets=..., ids=...), with one radius for each sample, and with the criterion and the
             mask where there are any. It returns an `AttackResult`.
-        searches: bisections, >= 0; the papers give no number. In L0, where radii are whole numbers, they end
-            when none is left between.
+        searches: bisections, >= 0; the papers give no number. In L0 they end when no whole number is left
+            between.
 
     Example:
         >>> from functools import partial

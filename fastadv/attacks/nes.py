@@ -18,6 +18,8 @@ class _Rows(core.Rows):
     momentum: Tensor
 
 
+@core.registered(knowledge="score", random=True, paper="Ilyas et al. 2018", tolerance=1.5)
+@core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
 @core.takes_common(norms=("linf", "l2"), finite=True, queries=1, directions=1)
 def nes(
     model: core.Classifier,
@@ -38,11 +40,9 @@ def nes(
     """Maximize loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u.
-    Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors' code, from x. All probes of a
-    step pass the model in full batches.
+    Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors' code, from x.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
         queries: the most samples that pass the model for each image; at least 2 * directions + 1. 10,000 as
             in the authors' code.
         directions: for each step, an integer >= 1; each is probed on both sides, so that 25 are the 50
@@ -51,8 +51,6 @@ def nes(
             the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
-        loss: it is maximized; None for the criterion's margin, or "ce", "ce_sharp", "ce_scaled", "margin",
-            "pm", "dlr", "cw", or a function (logits, y, targets) -> [B].
 
     Source:
         Ilyas et al. 2018, "Black-box Adversarial Attacks with Limited Queries and Information" (arXiv
@@ -61,8 +59,6 @@ def nes(
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))
     check_share("decay", decay, zero=True)
-    if loss is not None:
-        losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
     def draw(search: core.Search[_Rows], step: int) -> Tensor:

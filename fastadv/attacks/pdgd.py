@@ -16,6 +16,8 @@ EPSILON = 1e-8
 FIRST_WEIGHT, FIRST_STEP, LAST_STEP = 0.3, 1.0, 0.01
 
 
+@core.registered(kind="minimum", paper="Matyasko and Chau 2021")
+@core.tested(quick={"steps": 30}, oracle={"steps": 150})
 @core.takes_common(norms=("l2",), steps=1)
 def pdgd(
     model: core.Classifier,
@@ -42,8 +44,6 @@ def pdgd(
             of the box; None is 1. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3. In "published" it is divided by that of
             the loss, and None is 0.01.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout.
-            None is the margin; in "fastadv", without a criterion, the cross-entropy comes first.
 
     Source:
         Matyasko and Chau 2021, "PDPGD: Primal-Dual Proximal Gradient Descent Adversarial Attack" (arXiv
@@ -52,8 +52,6 @@ def pdgd(
     published = variant == "published"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP)
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT)
-    if loss is not None:
-        losses.check_loss(loss)
 
     def rule(search: core.Search) -> None:
         primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)

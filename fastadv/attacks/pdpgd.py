@@ -18,6 +18,8 @@ EPSILON = 1e-8
 ITERATIONS, SETTLED = 5, 0.01
 
 
+@core.registered(kind="minimum", paper="Matyasko and Chau 2021")
+@core.tested(quick={"steps": 40}, oracle={"steps": 100})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def pdpgd(
     model: core.Classifier,
@@ -47,8 +49,6 @@ def pdpgd(
             first of those that refine. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3, and 0.1 in L1. Except in Linf it is that
             of the steps that refine. In "published" it is divided by that of the loss, and None is 0.01.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the margin; in "fastadv", in Linf, the cross-entropy comes first.
 
     Source:
         Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.
@@ -56,8 +56,6 @@ def pdpgd(
     published = variant == "published"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP[threat.norm])
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT[threat.norm])
-    if loss is not None:
-        losses.check_loss(loss)
 
     def rule(search: core.Search) -> None:
         primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)

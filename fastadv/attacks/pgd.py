@@ -12,6 +12,8 @@ from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
 
 
+@core.registered(random=True, paper="Madry et al. 2018")
+@core.tested(quick={"steps": 10})
 @core.takes_common
 def pgd(
     model: core.Classifier,
@@ -50,7 +52,6 @@ def pgd(
         Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks" (arXiv 1706.06083),
         equation 2 and section 4.
     """
-    losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, 2.5, step_size), random_start)
     return core.run(
         model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,

@@ -25,9 +25,9 @@ HALVINGS = 10
 
 
 class _Pixels(Starts):
-    """The coordinates [n, D] that are yet to try in this pass; the `index` int64 [n, 1] of the one that is
-    tried, its value [n, 1] that has failed, and how often it was bisected, int64 [n, 1]. Whether the passes
-    bisect, bool [n], and whether this one has brought something, bool [n].
+    """The coordinates [n, D] yet to try in this pass; the `index` [n, 1] of the one that is tried, its value
+    that has failed, and how often it was bisected; whether the passes bisect, and this one has brought
+    something.
     """
 
     untried: Tensor
@@ -38,6 +38,8 @@ class _Pixels(Starts):
     improved: Tensor
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=10)
+@core.tested(quick={"queries": 100}, oracle={"queries": 300})
 @core.takes_common(norms=("l0", "l2"), queries=1, restarts=1)
 def pointwise(
     model: core.Classifier,
@@ -60,18 +62,13 @@ def pointwise(
     improves nothing.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
         queries: the most points of each run that pass the model for each image, an integer >= 1. None is
             1,000; in the published variant runs end when nothing can go back.
         starts: floating like x, adversarial points of the box at which all runs start; None looks for
-            salt-and-pepper noise that is one. A sample without such a point counts as held.
-        restarts: runs with other random numbers, an integer >= 1, of which the best counts; their points pass
-            the model together, published one after the other. None is 10 in L0 if published, as in the paper,
-            and else 1: fresh noise does more than another run.
-
-    Raises:
-        InputError: an argument is wrong, or a start is not adversarial; the message names it.
+            salt-and-pepper noise that is one.
+        restarts: runs with other random numbers, an integer >= 1, of which the best counts. None is 10 in L0
+            if published, as in the paper, and else 1.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190).
@@ -91,9 +88,9 @@ def pointwise(
 def _rule(starts: Tensor | None, queries: int | None) -> core.Rule[_Pixels]:
     """Return passes over the changed coordinates, each of which goes back to x where a success lasts.
 
-    In a random order each is tried alone. After a success the order begins anew; a pass without one is the
-    last (Schott et al. 2018, section 5). In L2 further passes then bisect between x and the value of each
-    coordinate, until a pass brings nothing, as in the authors' foolbox 1. With None there is no end before.
+    After a success the random order begins anew; a pass without one is the last (Schott et al. 2018, section
+    5). In L2 further passes then bisect between x and the value of each coordinate, as in the authors'
+    foolbox 1.
     """
 
     def rule(search: core.Search[_Pixels]) -> None:
@@ -184,10 +181,9 @@ class _OurRows(Starts):
 def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurRows]:
     """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go.
 
-    Several coordinates go back at once: at first a quarter of those left, half as many after each failure,
-    and in the first pass twice as many after each success. In L2 they then go half of their way back, a
-    quarter, an eighth and so on, each as often as it can. With the queries left, a run adds fresh noise to
-    its best point, about as many coordinates as that changes, and takes back as before. It goes on from where
+    At first a quarter of the coordinates left goes back, half as many after each failure, and in the first
+    pass twice as many after each success. In L2 they then go half of their way, a quarter and so on. With the
+    queries left, a run adds fresh noise to its best point and takes back as before; it goes on from where
     that ends, unless that is farther.
     """
 

@@ -14,6 +14,8 @@ from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=18)
+@core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("l0",), levels=1, repetitions=1)
 def salt_and_pepper(
     model: core.Classifier,
@@ -34,7 +36,6 @@ def salt_and_pepper(
     already do not count.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, they change shares of its coordinates that

@@ -26,6 +26,8 @@ class _Rows(Moments):
     scale: Tensor
 
 
+@core.registered(kind="minimum", paper="Cinà et al. 2025")
+@core.tested(quick={"steps": 40}, oracle={"steps": 150})
 @core.takes_common(norms=("l0",), steps=1)
 def sigma_zero(
     model: core.Classifier,

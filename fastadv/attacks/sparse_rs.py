@@ -26,6 +26,8 @@ class _Rows(Climb):
     leaving: Tensor
 
 
+@core.registered(knowledge="score", random=True, paper="Croce et al. 2022")
+@core.tested(quick={"queries": 30}, oracle={"queries": 3000})
 @core.takes_common(norms=("l0",), finite=True, queries=0)
 def sparse_rs(
     model: core.Classifier,

@@ -14,6 +14,8 @@ from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.threat import Threat
 
 
+@core.registered(knowledge="score", random=True, paper="Uesato et al. 2018", tolerance=1.5)
+@core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
 @core.takes_common(norms=("linf",), finite=True, queries=1, directions=1)
 def spsa(
     model: core.Classifier,
@@ -33,17 +35,14 @@ def spsa(
     """Maximize loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random
-    signs. The start is x. All probes of a step pass the model in full batches.
+    signs. The start is x.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
         queries: the most samples that pass the model for each image; at least 2 * directions + 1. The paper
             has another number for each experiment.
         directions: for each step, an integer >= 1; each is probed on both sides.
         probe: how far a probe moves a coordinate, a number > 0. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
-        loss: it is maximized; None for the criterion's margin, or "ce", "ce_sharp", "ce_scaled", "margin",
-            "pm", "dlr", "cw", or a function (logits, y, targets) -> [B].
 
     Source:
         Uesato et al. 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak Attacks" (arXiv
@@ -51,8 +50,6 @@ def spsa(
     """
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))
-    if loss is not None:
-        losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
     def draw(search: core.Search, step: int) -> Tensor:

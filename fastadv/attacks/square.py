@@ -34,6 +34,10 @@ class _Rows(Climb):
     upper: Tensor
 
 
+@core.registered(
+    knowledge="score", random=True, tolerance=2.5, paper="Andriushchenko et al. 2020; Croce and Hein 2021"
+)
+@core.tested(quick={"queries": 30}, oracle={"queries": 2000})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True, queries=0)
 def square(
     model: core.Classifier,
@@ -54,10 +58,8 @@ def square(
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
     one end of the ball in each channel, and the search starts with vertical stripes. Under L2 a square with
     two bumps of opposite signs takes the length of another square. Under L1 the bumps are steeper, and the
-    exact projection on ball and box replaces the rescaling. Squares that touch an edge of the image are drawn
-    half as often there as others; the authors' code never draws those at the last row and column. Squares
-    shrink along the schedule of the paper. The loss is the margin of the criterion; where targets are given
-    without a criterion, the cross-entropy.
+    exact projection on ball and box replaces the rescaling. Squares shrink along the schedule of the paper.
+    The loss is the margin of the criterion; where targets are given without a criterion, the cross-entropy.
 
     Args:
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
@@ -65,8 +67,8 @@ def square(
             Square itself has 10,000.
         share: the share of pixels in the first square, in (0, 1].
         rescale: stretch the schedule, made for 10,000 queries, to `queries`. False, as in AutoAttack, shrinks
-            the squares after the paper's numbers of queries. None is True in Linf, where few queries then
-            break more samples, and False in L2 and L1, where they break fewer.
+            the squares after the paper's numbers of queries. None is True in Linf, and False in L2 and L1,
+            where few queries then break fewer samples.
 
     Example:
         >>> out = fa.attacks.square(model, x, y, fa.Linf(0.3), queries=200)

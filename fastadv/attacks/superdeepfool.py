@@ -24,6 +24,8 @@ class _Rows(Interval):
     far: Tensor
 
 
+@core.registered(kind="minimum", paper="Abdolahpourrostami et al. 2024")
+@core.tested(quick={"steps": 15}, oracle={"steps": 50})
 @core.takes_common(norms=("l2",), steps=1, candidates=1, searches=0)
 def superdeepfool(
     model: core.Classifier,
@@ -52,11 +54,6 @@ def superdeepfool(
             costs a backward pass at each step.
         overshoot: the share by which each step of DeepFool goes beyond the boundary, >= 0.
         searches: bisections between x and the nearest success at the end, >= 0; 10 as in adv-lib.
-
-    Example:
-        >>> out = fa.attacks.superdeepfool(model, x, y, fa.L2(float("inf")))
-        >>> bool(out.success.all()), bool((out.distance < 2).all())
-        (True, True)
 
     Source:
         Abdolahpourrostami, Abroshan, Moosavi-Dezfooli 2024, "SuperDeepFool: a new fast and accurate minimal

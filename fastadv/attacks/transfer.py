@@ -15,7 +15,6 @@ from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
 from fastadv.attacks.minimum_radius import minimum_radius
-from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -27,6 +26,7 @@ class _Rows(Interval):
     unit: Tensor
 
 
+@core.registered(kind="minimum", knowledge="decision", needs="a substitute", paper="Schott et al. 2018")
 @core.takes_common(scales=2, searches=0)
 def transfer(
     model: core.Classifier,
@@ -47,23 +47,15 @@ def transfer(
     decisions of the model are used.
 
     Args:
-        model: the target, a classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not
-            changed.
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         source: the substitutes: one or a sequence of classifiers with the classes of the model. The nearest
             success over all counts. Their passes are not counted.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`; called as attack(source, x, y, threat=...,
             targets=..., ids=...), with the criterion and the mask where there are any. If it is a budget
-            attack and the radius is inf, `minimum_radius` finds its perturbations. A sample that the
-            substitute already gets wrong has none.
+            attack and the radius is inf, `minimum_radius` finds its perturbations.
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
             moves most across the whole box. The paper gives no number.
         searches: bisections, >= 0. The paper gives no number.
-        eot: passes of the target that are averaged, an integer >= 1.
-
-    Raises:
-        InputError: an argument is wrong, or a substitute has another number of classes than the model; the
-            message names it.
 
     Example:
         >>> source = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=1)
@@ -84,8 +76,13 @@ def transfer(
         check_sources("source", sources, search.x.to(search.dtype), search.problem.clean)
         for substitute in sources:
             budget = _budget(search)
-            craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
-            away = run_inner(craft, search, substitute, budget).x_adv - search.x
+            try:
+                out = run_inner(attack, search, substitute, budget)
+            except InputError:  # a budget attack refuses an infinite radius
+                if budget.finite:
+                    raise
+                out = run_inner(searched, search, substitute, budget)
+            away = out.x_adv - search.x
             most = like(ops.largest(away), away)
             # the largest coordinate of the unit is as wide as the box
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
@@ -110,17 +107,3 @@ def transfer(
             halve(rows, search.decide(points).adversarial)
 
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
-
-
-def _goes_anywhere(
-    attack: InnerAttack, substitute: Prepared, search: core.Search[_Rows], budget: Threat
-) -> bool:
-    """Return whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
-    if budget.finite:
-        return True
-    x, y, none = search.x[:0], search.y[:0], torch.zeros(0, dtype=torch.long, device=search.x.device)
-    try:
-        attack(substitute, x, y, threat=budget.take(none))
-    except InputError:
-        return False
-    return True

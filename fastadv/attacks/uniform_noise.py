@@ -12,6 +12,8 @@ from fastadv.threat import Threat
 UNIFORM = Noise("uniform_noise", signed, scaled)
 
 
+@core.registered(knowledge="decision", kind="minimum", random=True, paper="Rauber et al. 2017", tolerance=16)
+@core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("linf", "l2"), levels=1, repetitions=1)
 def uniform_noise(
     model: core.Classifier,
@@ -32,7 +34,6 @@ def uniform_noise(
     smaller than the best is drawn until some succeeds, and so on.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
         threat: Linf or L2; the radius is inf, or the largest distance of interest. Radius or box must be
             finite.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the

@@ -107,6 +107,11 @@ def labels(model: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
+def labeled(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """The two, and what the model says."""
+    return model, x, labels(model, x)
+
+
 class Counted(nn.Module):
     """Reports the samples that pass forward, and those whose input gradient passes back."""
 

@@ -1,16 +1,17 @@
 """Each attack refuses what it cannot use, in words that say what it expected."""
 
+import inspect
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
+from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
-from .nets import images, labels, mlp
+from .nets import images, labeled, labels, mlp
 
 INF, NAN = torch.inf, torch.nan
 # by the names of attacks, what is said, and what is given
@@ -47,7 +48,6 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("square sparse_rs boundary hopskipjump pointwise fab", "restarts: expected", {"restarts": 0}),
     ("boundary hopskipjump pointwise", "variant: expected one of fastadv, published", {"variant": "paper"}),
     ("boundary", "candidates: expected None where variant", {"candidates": 5, "variant": "published"}),
-    ("boundary", "steps: expected", {"steps": 0}),
     ("boundary", "candidates: expected", {"candidates": 1}),
     ("boundary", "spherical_step: expected", {"spherical_step": 1.1}),
     ("boundary", "spherical_step: expected", {"spherical_step": NAN}),
@@ -90,7 +90,8 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("nes", "decay: expected", {"decay": 1.0}),
     ("superdeepfool", "threat: expected one of L2, which superdeepfool serves", {"threat": Linf(INF)}),
     ("superdeepfool", "searches: expected an integer >= 0", {"searches": -1}),
-    ("minimum_norm superdeepfool", "steps: expected an integer >= 1", {"steps": 0}),
+    ("cw ddn deepfool ead fab fmn lbfgs minimum_norm pdgd pdpgd sigma_zero superdeepfool",
+     "steps: expected an integer >= 1", {"steps": 0}),
     ("minimum_norm", "seed: expected an integer", {"seed": -1}),
     ("deepfool superdeepfool", "candidates: expected an integer >= 1", {"candidates": 0}),
     ("deepfool superdeepfool", "overshoot: expected a finite number >= 0", {"overshoot": -0.1}),
@@ -121,8 +122,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 )
 def test_bad_arguments(name: str, message: str, given: dict[str, Any]) -> None:
     entry = {**ATTACKS, **SUBSTITUTE_ATTACKS}[name]
-    model, x = mlp(), images(2)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(2))
     given = {**NEEDED.get(name, entry.quick), **given}
     radius, box = INF if entry.minimal else 0.3, given.pop("box", (0.0, 1.0))
     threat = given.pop("threat", radius)
@@ -144,3 +144,58 @@ def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
     model, x = mlp(), images(2)
     out = ATTACKS[name].run(model, x, labels(model, x), L2(5.0, (-INF, INF)), levels=10, repetitions=5)
     assert out.success.any()
+
+
+COMMON = {
+    "seed": 0, "eot": 1, "gradient": (), "stop_early": True, "restarts": 1, "loss": "ce_sharp",
+    "variant": "fastadv",
+}  # fmt: skip
+NOISE = {"levels": 100, "repetitions": 10}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "apgd": {"steps": 100, "nearest": False, "rho": 0.75},
+    "autoattack": {"version": "standard", "individual": False, "indicators": True},
+    "bim": {"steps": 10, "random_start": False},
+    "boundary": {},
+    "contrast": {"levels": 10, "searches": 10},
+    "cw": {},
+    "ddn": {"steps": 1000, "gamma": 0.05},
+    "deepfool": {"steps": 50, "candidates": 10, "overshoot": 0.02},
+    "ead": {"steps": 1000, "searches": 9},
+    "fab": {
+        "steps": 100, "targeted": False, "classes": 9, "bias": 0.1, "overshoot": 1.05, "backward": 0.9,
+    },
+    "fgsm": {"random_start": False},
+    "fmn": {"steps": 1000, "gamma": 0.05},
+    "gaussian_noise": NOISE,
+    "hopskipjump": {"directions": 100},
+    "latent_descent": {"steps": 500, "step_size": 0.01, "schedule": "descent", "searches": 10},
+    "lbfgs": {"searches": 9},
+    "mim": {"steps": 10, "decay": 1.0, "nesterov": False, "random_start": False},
+    "minimum_norm": {"steps": 1000},
+    "minimum_radius": {"searches": 10},
+    "nes": {"queries": 10_000, "directions": 25, "decay": 0.9},
+    "pdgd": {"steps": 500},
+    "pdpgd": {"steps": 500},
+    "pgd": {"steps": 40, "random_start": True},
+    "pointwise": {},
+    "salt_and_pepper": NOISE,
+    "sigma_zero": {"steps": 1000, "sigma": 1e-3, "threshold": 0.3},
+    "sparse_rs": {"queries": 10_000, "share": 0.8, "rescale": True},
+    "spsa": {"directions": 128},
+    "square": {"queries": 5000, "share": 0.8},
+    "superdeepfool": {"steps": 100, "candidates": 10, "overshoot": 0.02, "searches": 10},
+    "transfer": {"scales": 24, "searches": 10},
+    "uniform_noise": NOISE,
+}  # fmt: skip
+ENTRIES = {**ATTACKS, **ABS_ATTACKS, **SUBSTITUTE_ATTACKS}
+
+
+def test_every_attack_is_here() -> None:
+    assert ENTRIES.keys() == DEFAULTS.keys()
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_attack_has_its_figures(name: str) -> None:
+    given = {key: value.default for key, value in inspect.signature(ENTRIES[name].run).parameters.items()}
+    given = {key: value for key, value in given.items() if value not in (None, inspect.Parameter.empty)}
+    assert given == {key: value for key, value in COMMON.items() if key in given} | DEFAULTS[name]

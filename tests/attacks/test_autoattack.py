@@ -31,7 +31,7 @@ from fastadv.evaluation import evaluate
 from fastadv.threat import THREATS, Linf
 
 from .contract.conftest import shortened
-from .nets import images, labels, linear, mlp, threat
+from .nets import images, labeled, labels, linear, mlp, threat
 
 NORMS = ["linf", "l2", "l1"]
 # of each component at most: these nets need few
@@ -78,8 +78,7 @@ def run(
 @pytest.mark.parametrize(("version", "norm"), [("standard", "linf"), ("rand", "l2"), ("quick", "l1")])
 def test_the_result_adds_up(version: Any, norm: str) -> None:
     """Each component attacks what is left; `by` names the one that broke a sample; calls are counted."""
-    model, x = mlp(5), images(24)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(5), images(24))
     y[:3] = (y[:3] + 1) % 5
     inside = threat(norm, 1)
     calls: list[tuple[str, int]] = []

@@ -15,7 +15,7 @@ from fastadv.attacks.methods.constant_search import bisect
 from fastadv.threat import L2, Linf, Threat
 
 from .contract.cases import two_classes
-from .nets import images, labels, mlp
+from .nets import images, labeled, labels, mlp
 from .scripted import scripted
 from .watched import watched
 
@@ -123,8 +123,7 @@ def test_the_last_point_is_judged(norm: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_where_the_second_search_starts(norm: str) -> None:
     """L2 starts at x again, Linf at the nearest success."""
-    model, x = mlp(), images(6)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(6))
     function, seen = watched(model, gradients=True)
     threat = THREATS[norm](math.inf)
     first = cw(model, x, y, threat, steps=25, searches=1)

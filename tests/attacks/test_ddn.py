@@ -12,7 +12,7 @@ from fastadv.losses import loss_and_grad
 from fastadv.threat import L2
 
 from .halfspaces import problem
-from .nets import images, labels, mlp
+from .nets import images, labeled, mlp
 from .watched import watched
 
 
@@ -30,8 +30,7 @@ def length(away: Tensor) -> Tensor:
 @pytest.mark.parametrize("options", [{}, {"gamma": 0.2, "first_norm": 0.3, "step_size": 0.4}])
 @pytest.mark.parametrize("loss", [None, "ce", "margin"])
 def test_by_hand(options: dict[str, float], loss: str | None) -> None:
-    model, x = mlp(), images(6)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(6))
     gamma, radius = (
         options.get("gamma", 0.05),
         torch.full((6, 1, 1, 1), options.get("first_norm", 1.0)).double(),

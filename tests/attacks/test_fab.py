@@ -11,7 +11,7 @@ from fastadv.attacks.core import full_batches
 from fastadv.ops import to_hyperplane
 from fastadv.threat import L1, L2, THREATS
 
-from .nets import Counted, images, labels, linear, mlp
+from .nets import Counted, images, labeled, labels, linear, mlp
 from .watched import watched
 
 NORMS = ["linf", "l2", "l1"]
@@ -132,8 +132,7 @@ def certain(net: nn.Sequential) -> nn.Sequential:
 
 @pytest.mark.slow
 def test_each_class_in_turn_is_no_worse() -> None:
-    net, x = mlp(6, seed=3), images(24)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(6, seed=3), images(24))
     few = fab(net, x, y, L2(torch.inf), steps=15, targeted=True, classes=1)
     all_ = fab(net, x, y, L2(torch.inf), steps=15, targeted=True, classes=None)
     assert (all_.distance <= few.distance * (1 + 1e-6)).all()

@@ -11,7 +11,7 @@ from fastadv.attacks import ATTACKS, Status, ddn
 from fastadv.attacks.methods.geometry import norm as length
 from fastadv.threat import L2, THREATS
 
-from .nets import RADIUS, Case, images, labels, mlp, seed_cpu
+from .nets import RADIUS, Case, images, labeled, labels, mlp, seed_cpu
 
 LONG = {"steps": 60, "searches": 3, "queries": 130, "directions": 1, "levels": 6, "repetitions": 2}
 PAIRS = [
@@ -63,8 +63,7 @@ def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
             seen.append(x.detach().clone())
             return super().forward(x)
 
-    model, x = Stairs(), images(8, (64,), dtype=torch.float32)
-    y = labels(model, x)
+    model, x, y = labeled(Stairs(), images(8, (64,), dtype=torch.float32))
     out = ddn(model, x, y, L2(inf), steps=60)
     assert int((out.status == Status.BROKEN).sum()) >= 6
     assert out.zero_gradient.all()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import ATTACKS, AttackResult, Status, salt_and_pepper
 from fastadv.threat import L0, THREATS, Threat
 
-from .nets import images, labels, linear, mlp
+from .nets import images, labeled, labels, linear, mlp
 from .watched import watched
 
 INF = torch.inf
@@ -132,8 +132,7 @@ def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS[1:])
 def test_a_success_shrinks_to_the_boundary(name: str, norm: str) -> None:
-    model, x = mlp(inputs=784), saturated(6, 784).double()
-    y = labels(model, x)
+    model, x, y = labeled(mlp(inputs=784), saturated(6, 784).double())
     out = ATTACKS[name].run(model, x, y, THREATS[norm](INF), levels=100, repetitions=4)
     assert out.success.all()
     assert (labels(model, x + 0.99 * (out.x_adv - x)) == y).all()

@@ -222,23 +222,6 @@ def test_the_second_query_has_the_first_square() -> None:
     assert sides[11:] == [13] * 2
 
 
-@pytest.mark.slow
-def test_bumps_shrink_in_squares_of_odd_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    sides: list[int] = []
-    module = sys.modules[square.__module__]
-    plain = module.square_bumps
-
-    def proposed(best: Tensor, x: Tensor, words: Tensor, bumps: Tensor, *rest: Any) -> Tensor:
-        sides.extend({bumps.shape[1], bumps.shape[2]})
-        return plain(best, x, words, bumps, *rest)
-
-    monkeypatch.setattr(module, "square_bumps", proposed)
-    model, _ = firm()
-    square(model, images(2, (1, 20, 20)), torch.zeros(2).long(), L2(1.0), queries=70, share=0.5)
-    # 200 pixels, 100 after 10 queries, 50 after 50: roots 14, 10 and 7, made odd
-    assert sides == [15] * 11 + [11] * 40 + [7] * 18
-
-
 def test_words_drawn_ahead_are_those_of_each_query_and_not_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that are one long row need a word for each pixel at first."""
     drawn: list[int] = []

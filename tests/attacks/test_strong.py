@@ -20,7 +20,7 @@ from fastadv.threat import L1, L2, Linf, Threat
 from tests.defenses import Quantize
 
 from .contract.conftest import shortened
-from .nets import images, labels, linear, mlp, threat
+from .nets import images, labeled, labels, linear, mlp, threat
 
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "square": {"queries": 60}}
 STAGES = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
@@ -217,8 +217,7 @@ def test_where_standard_leaves_nothing_it_adds_nothing(few_steps: None) -> None:
 
 
 def test_other_models_must_fit() -> None:
-    model, x = mlp(3), images(4)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(3), images(4))
 
     def refused(message: str, **given: Any) -> None:
         with pytest.raises(InputError, match=message):
@@ -239,8 +238,7 @@ def test_a_source_without_a_gradient_is_refused(few_steps: None) -> None:
 
 def test_an_ascent_may_start_anywhere() -> None:
     """The points are moved into the ball first; restarts begin at random ones."""
-    model, x = mlp(3), images(5)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(3), images(5))
     starts = (x + 0.2).clamp(0, 1)
     for inside in (Linf(0.01), L2(0.05)):
         out = apgd(model, x, y, inside, steps=0, starts=starts)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fastadv.attacks import deepfool, superdeepfool
 from fastadv.threat import L2
 
-from .nets import images, labels, mlp
+from .nets import images, labeled, labels, mlp
 
 
 def by_hand(net: nn.Module, x: Tensor, y: int, box: tuple[float, float], overshoot: float) -> Tensor:
@@ -54,8 +54,7 @@ def by_hand(net: nn.Module, x: Tensor, y: int, box: tuple[float, float], oversho
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-torch.inf, torch.inf)], ids=str)
 def test_by_hand(box: tuple[float, float], overshoot: float, classes: int) -> None:
     """Of many classes, a boundary that was not crossed may be nearer to a success than the one that was."""
-    net, x = mlp(classes), images(12)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(classes), images(12))
     out = superdeepfool(net, x, y, L2(torch.inf, box), overshoot=overshoot)
     alone = [by_hand(net, x[i : i + 1], int(y[i]), box, overshoot) for i in range(12)]
     torch.testing.assert_close(out.x_adv, torch.cat(alone))
@@ -75,8 +74,7 @@ def test_projections_lead_to_the_nearest_point_of_an_ellipse() -> None:
 
 
 def test_each_candidate_costs_a_backward_pass() -> None:
-    net, x = mlp(9), images(12)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(9), images(12))
     one, two, every = (
         superdeepfool(net, x, y, L2(torch.inf), steps=1, candidates=n, searches=0) for n in (1, 2, None)
     )
@@ -84,8 +82,7 @@ def test_each_candidate_costs_a_backward_pass() -> None:
 
 
 def test_without_bisections_a_success_keeps_the_overshoot() -> None:
-    net, x = mlp(4), images(12)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(4), images(12))
     far, near = (superdeepfool(net, x, y, L2(torch.inf), overshoot=0.3, searches=n) for n in (0, 10))
     assert (near.distance <= far.distance).all()
     assert (near.distance < 0.99 * far.distance).any()

@@ -7,6 +7,8 @@ passes, marks what is not finite, lets samples leave, and proves each success on
 
 from fastadv._checks import check_count
 from fastadv.attacks.core.card import Attack
+from fastadv.attacks.core.card import registered as registered
+from fastadv.attacks.core.card import tested as tested
 from fastadv.attacks.core.common import Classifier, Common, GradientCommon, Variant, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.gradient_rule import GradientRule

@@ -3,10 +3,12 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastadv.attacks.core.result import AttackResult
 from fastadv.threat import THREATS
+
+F = TypeVar("F", bound=Callable[..., AttackResult])
 
 
 @dataclass(frozen=True)
@@ -64,5 +66,28 @@ class Attack:
         return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
 
     def takes(self, option: str) -> bool:
-        """Whether the function has an argument of this name."""
+        """Return whether the function has an argument of this name."""
         return option in self.parameters
+
+
+REGISTRY: dict[str, Attack] = {}  # the built-in attacks, by name
+
+
+def registered(**facts: Any) -> Callable[[F], F]:
+    """Register a built-in attack with its card: a decorator that takes what `Attack` does."""
+
+    def note(run: F) -> F:
+        REGISTRY[run.__name__] = Attack(run, **facts, **getattr(run, "tested", {}))
+        return run
+
+    return note
+
+
+def tested(**settings: Mapping[str, Any]) -> Callable[[F], F]:
+    """Add to the card of an attack how it is tested: its `quick` and `oracle`."""
+
+    def note(run: F) -> F:
+        run.tested = settings  # type: ignore[attr-defined]
+        return run
+
+    return note

@@ -19,6 +19,7 @@ from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
+from fastadv.losses import check_loss
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
@@ -100,6 +101,17 @@ loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", "bce" (see `fa
 stop_early: whether a sample stops at its first success; False searches on for its strongest point.
 seed: of all random numbers, an integer >= 0.
 """
+# the same where the loss is None by default, and of gradient attacks for the minimum norm
+NO_LOSS = """
+loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized. None is
+    the margin of the criterion.
+"""
+NEAREST = """
+starts: floating like x, adversarial points of the box, where the first attempt begins: bisected towards x in
+    ten queries. A sample whose point is not adversarial begins as usual, and so do all with None.
+restarts: attempts; the others begin at random points within half the distance of the nearest success.
+seed: of the random points of restarts.
+"""
 ENDING = {
     "Returns": """\
 An `AttackResult` with the adversarial examples x_adv, like x, and success, bool [B]. Where nothing was
@@ -166,29 +178,24 @@ def takes_common(
     )
 
     fixed = {name: parameter.default for name, parameter in own.items()}
-    places = [name for name, each in own.items() if each.kind is kinds.POSITIONAL_OR_KEYWORD]
-    required = {
-        name
-        for name, each in own.items()
-        if each.default is each.empty and each.kind is not kinds.VAR_KEYWORD
-    }
     known = set(whole.parameters)
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: dict[str, Any] = {**dict(zip(places, args, strict=False)), **kwargs}
-        # the usual call; `bind` takes longer, and says what is wrong with others
-        if len(given) < len(args) + len(kwargs) or not required <= given.keys() <= known:
-            try:
-                given = whole.bind(*args, **kwargs).arguments
-            except TypeError as error:
-                raise TypeError(f"{function.__name__}: {error}") from None
+        try:
+            given: dict[str, Any] = whole.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}: {error}") from None
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:
             check_finite_radius(given["threat"])
         if "variant" in given and given["variant"] not in (names := get_args(Variant)):
             raise InputError(f"variant: expected one of {', '.join(names)}, got {given['variant']!r}")
+        loss: Any = given.get("loss", fixed.get("loss"))
+        # a "-targeted" loss has classes, and a check of its own
+        if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None):
+            check_loss(loss)
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
@@ -209,7 +216,10 @@ def takes_common(
     radius = "finite" if finite else "inf or the largest distance of interest"
     served = " or ".join(THREATS[norm].__name__ for norm in norms)
     threat = f"threat: {served}; the radius is {radius},\n    a number or [B], in input units.\n"
-    attack.__doc__ = _completed(threat + OTHERS, inspect.getdoc(function) or "", list(whole.parameters))
+    others = threat + OTHERS
+    others += NO_LOSS if fixed.get("loss", "") is None else ""
+    others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
+    attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
     return attack
 
 

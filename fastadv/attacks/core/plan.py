@@ -18,11 +18,8 @@ class Over(Exception):
 class Plan:
     """How to search, and which point of a sample is the best.
 
-    minimum: successes rank by their distance to x; otherwise successes come first, then the larger `loss`.
-    stop_early: a sample leaves at its first success.
-    rule, rows: what is done with a `Search`, and what it remembers.
-    restarts, seed: how often, and from which random points.
-    gradient: what takes the place of `Search.input_gradient`, where gradient rules make it.
+    In a search for the `minimum` successes rank by their distance to x; otherwise successes come first, then
+    the larger `loss`. `gradient` takes the place of `Search.input_gradient`, where gradient rules make it.
     """
 
     minimum: bool

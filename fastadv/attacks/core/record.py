@@ -17,11 +17,10 @@ TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of
 class Record:
     """The best point of each sample, and what was met on the way.
 
-    `rank` [n] is that by which points compete: the loss of x_adv, or minus its distance from x. `refuted`
-    bool [n]: the model as given once denied a success that the search copy saw. `largest_gradient` [n] is
-    the largest absolute gradient element so far; NaN where one was NaN, -inf where no gradient was taken.
-    `ranks` [n, 2 + TAIL] are the number of gradients, the rank at the first, and the ranks at the last TAIL;
-    NaN where there was none.
+    Points compete by `rank` [n]: the loss of x_adv, or minus its distance. `refuted`: the model as given once
+    denied a success that the search copy saw. `largest_gradient` is the largest absolute element so far, NaN
+    where one was NaN, -inf for none. `ranks` [n, 2 + TAIL]: the number of gradients, the first rank, the
+    last.
     """
 
     x_adv: Tensor

@@ -19,13 +19,10 @@ FAILED = "failed: "  # how flags begin that count samples
 
 
 class Status(IntEnum):
-    """The outcome for one sample; `AttackResult.status` holds these numbers.
+    """The outcome for one sample.
 
-    Attributes:
-        ALREADY_WRONG: 0, x itself is a success and was left alone.
-        BROKEN: 1, the attack found a success.
-        HELD: 2, the attack found none.
-        FAILED: 3, the attack found none, and a logit or gradient was not finite.
+    ALREADY_WRONG where x itself is a success and was left alone, BROKEN where the attack found one, HELD
+    where it found none, FAILED where it found none and met a logit or gradient not finite.
     """
 
     ALREADY_WRONG = 0

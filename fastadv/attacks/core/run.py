@@ -50,13 +50,12 @@ def run(
     """Run a rule on each sample that the model classifies correctly, and prove each sample's best point.
 
     A minimum-norm attack searches as if the radius were infinite, because it has to go beyond the nearest
-    boundary before it comes back. The radius only decides which successes count. So a smaller radius never
-    changes a point that is found.
+    boundary before it comes back. The radius only decides which successes count.
 
-    The model as given has the last word. If the search took a sample for broken and the model does not
-    confirm it, the sample is attacked again: on the model as given, through all restarts. If the model denies
-    by more than rounding a success that it had seen itself, at x or later, it gives two answers for one x.
-    The result then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
+    The model as given has the last word. Samples whose success it does not confirm are attacked again: on the
+    model as given, through all restarts. If the model denies by more than rounding a success that it had seen
+    itself, at x or later, it gives two answers for one x. The result then says so, and is that of an attack
+    without `stop_early`, judged by a fresh verdict.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K].
@@ -72,8 +71,7 @@ def run(
         restarts: how often the rule runs; run r > 0 starts at random draw r.
         stop_early: whether a sample leaves at its first success.
         seed: of all random numbers, an integer >= 0.
-        gradient: rules that make the gradients of `search.gradient`; verdicts and losses stay those of the
-            points themselves.
+        gradient: rules that make the gradients of `search.gradient`.
         from_x: whether the rule takes its first gradient at x. A plain model then gives it and the clean
             verdict in one pass.
         common: the arguments of `Common`.

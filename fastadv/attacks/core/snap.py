@@ -10,14 +10,8 @@ def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Te
     """Return the points nearest to x whose coordinates lie on the same sides of the threshold as x_adv's.
 
     Coordinates that did not cross it go back to x; the others go to the threshold, or just below it (Schott
-    et al. 2018 do so for Binary CNN and Binary ABS). They are above where a model that works in any of the
-    `dtypes`, to which it casts x and the threshold, finds them at the threshold or above.
-
-    Args:
-        x: floating [B, ...]; the result has its dtype.
-        x_adv: floating [B, ...], or of any shape that x broadcasts to.
-        threshold: such as `Frozen.input_threshold`.
-        dtypes: of the model as given and, where it has one, of its faster twin; x.dtype if there are none.
+    et al. 2018). They are above where a model that works in any of the `dtypes`, to which it casts x and the
+    threshold, finds them at the threshold or above.
     """
     dtypes = dtypes or (x.dtype,)
     at, below = _sides(threshold, x.dtype, dtypes)

@@ -147,10 +147,8 @@ class Trial:
     ) -> AttackResult:
         """Return the result for x_adv, given the `verdict` logits [B, K] on it.
 
-        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
-        names the threat `within` which a success counts, and returns x itself where there is none. `known`
-        (bool [B], [B]) are the samples that held at another point than that of the logits, and their losses,
-        as the search saw them.
+        `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat
+        `within` which a success counts. `known` are the samples that held at another point, and their losses.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)

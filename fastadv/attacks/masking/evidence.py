@@ -37,10 +37,7 @@ class Evidence:
     soft: bool = False
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
-        """Return what it says at another radius, given the distances [N] it found; None for another norm.
-
-        `threat` is of radius [N] or one number. What was broken within it counts.
-        """
+        """Return what it says at another radius, [N] or one number; None for another norm."""
         own, radius = self.threat, threat.radius
         if own is None or (own.norm, own.box) != (threat.norm, threat.box):
             return None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
 from fastadv.engine import Prepared
-from fastadv.engine.replaced import replaced
+from fastadv.engine.replaced import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 
@@ -136,8 +137,7 @@ def choose(
 ) -> Tensor:
     """Return int64 [m], the samples to look at, drawn from those that are `right` bool [N].
 
-    They are at most `limit`, and as many as surely cost no more than a share of so many `passes`, but not
-    fewer than LEAST.
+    They are at most `limit`, and cost at most a share of so many `passes`, but are not fewer than LEAST.
     """
     order = rng.permutation(len(right), rng.derive(seed, "indicators"))
     order = order[right[order]][:limit]
@@ -162,8 +162,8 @@ def look(
 ) -> Indicators:
     """Return the indicators by the evidence of N samples, `right` bool [N], and by probes of the `chosen`.
 
-    problem: of the samples `chosen` int64 [m], None where no threat is known. raised: the warnings of
-    AutoAttack, if it has looked for symptoms already. batch_size: samples probed at once.
+    `problem` is that of the chosen, None where no threat is known; `raised` are AutoAttack's warnings, if
+    any.
     """
     before = classifier.asked
     values, lower, unseen = _told(evidence, right)
@@ -284,3 +284,51 @@ def _absent(problem: Problem) -> str:
 
 def _not_in(known: Mapping[str, object], why: str) -> dict[str, str]:
     return {name: why for name in SIGNS if name not in known}
+
+
+# A model that is attacked through another gradient, as that of `fastadv.models.bpda`.
+
+LOOKS = 2  # times the passes of one look that this one may take
+
+
+def look_through(
+    classifier: Prepared,
+    other: Prepared | None,
+    problem: Problem | None,
+    chosen: Tensor,
+    evidence: Sequence[Evidence],
+    right: Tensor,
+    *,
+    told: Collection[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> Indicators:
+    """Return `look` at a model with the flags `told`, or, where there are any, that at `other`.
+
+    `other` has the same decisions, and the model was attacked through it. What Square broke speaks against
+    gradients where a few queries of it break what PGD on the other does not.
+    """
+    own = look(classifier, problem, chosen, evidence, right, seed=seed, **options).with_flags(told)
+    if other is None or problem is None or not own.flagged or not own.samples:
+        return own
+    before = other.asked
+    blind = torch.stack([each.blind for each in evidence]).any(0)[chosen]
+    draws = rng.derive(seed, "indicators through")
+    for broken in (probes.broken_by_pgd, lambda *given: ~probes.broken_by_square(*given)):
+        left = problem.take(blind.nonzero().squeeze(1).to(problem.x.device))
+        if len(left.x):
+            with rng.generators_kept(left.x.device, draws):
+                blind = blind.masked_scatter(blind, ~broken(other, left, draws))
+    unseen = torch.zeros_like(right).index_fill_(0, chosen[blind], True)
+    nothing = torch.zeros_like(right)
+    given = [replace(each, unmoved=nothing, blind=each.blind & unseen) for each in evidence]
+    options["raised"] = [name for name in own.flagged if name != "zero_gradient"]
+    found = look(other, problem, chosen, given, right, seed=seed, **options)
+    spent = other.asked[0] - before[0], other.asked[1] - before[1]
+    return replace(
+        found,
+        forwards=own.forwards + spent[0],
+        backwards=own.backwards + spent[1],
+        through=in_words(replaced(other.model)) or "another model",
+        without={name: own.values[name] for name in own.flagged},
+    )

@@ -19,9 +19,8 @@ class Moments(Rows):
 def adam(rows: Moments, gradient: Tensor, step: int | Tensor, least: float = 0.0) -> Tensor:
     """Return the direction of Adam for gradients [n, ...] at step number `step`; step 0 begins anew.
 
-    Elements have size 1 where the gradient has not changed, and are 0 where it has been zero. `least` is what
-    papers call epsilon; with 0 the length of gradients cancels out. A tensor of steps [n] leaves it to the
-    caller to set the moments of samples that begin anew to zero.
+    `least` is what papers call epsilon; with 0 the length of gradients cancels out. A tensor of steps [n]
+    leaves it to the caller to set the moments of samples that begin anew to zero.
     """
     if isinstance(step, int) and not step:
         rows.mean, rows.square = torch.zeros_like(gradient), torch.zeros_like(gradient)

@@ -24,11 +24,10 @@ ROUNDING = 1e-6
 class Ascents(Rows):
     """What a stage knows of the samples.
 
-    `points` and `gradient` are where a sample stands, `before` is where it stood a step ago and `loss` its
-    loss there; `top`, `top_gradient` and `top_loss` are its strongest point; `rises` counts the steps since
-    the last checkpoint that raised the loss. Dense stages remember who was `halved` at the last checkpoint,
-    and the loss that was `checked` there; sparse ones the `longest` step, how many coordinates are `nonzero`,
-    and the `density` of the next step.
+    `before` is where a sample stood a step ago and `loss` its loss there; `top`, `top_gradient` and
+    `top_loss` are its strongest point; `rises` counts the steps since the last checkpoint that raised the
+    loss. Dense stages remember who was `halved` and the loss `checked` at the last checkpoint; sparse ones
+    the `longest` step, how many coordinates are `nonzero`, and the `density` of the next step.
     """
 
     points: Tensor

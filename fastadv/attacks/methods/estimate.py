@@ -31,8 +31,7 @@ def estimated_ascent(
 ) -> Rule:
     """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin.
 
-    An estimate is the mean over directions u of (L(z + probe u) - L(z - probe u)) / (2 probe) u. Probes may
-    lie outside ball and box, and are no candidates; the points that they lead to are.
+    Probes may lie outside ball and box, and are no candidates; the points that they lead to are.
     """
 
     def rule(search: Search) -> None:

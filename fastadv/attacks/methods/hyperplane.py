@@ -37,10 +37,9 @@ class Boundary:
 
 
 def nearest_boundary(search: Search, points: Tensor, rivals: Rivals, crossed: bool = False) -> Boundary:
-    """Return the nearest boundary between the label and its rivals.
+    """Return the nearest boundary between the label and its rivals, or that of a criterion's margin.
 
-    Where there are targets or another criterion, the only boundary is that of its margin. If the one that was
-    `crossed` is asked for, it is returned for successes: that of the first rival.
+    Where the one that was `crossed` is asked for, successes have that of the first rival.
     """
     if search.targets is not None or search.problem.criterion is not WRONG:
         one = search.gradient(points, search.problem.margin)

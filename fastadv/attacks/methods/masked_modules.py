@@ -104,9 +104,8 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
 def masked_within(classifier: Prepared, x: Tensor, passes: float) -> tuple[MaskedModule, ...]:
     """Return `masked_modules` of what the model sees, in at most so many passes a sample, counted as its.
 
-    A pass of a module counts as the share that it holds of the innermost modules of the model; those whose
-    look may take more than is left are not looked at. A function is one step. What cannot be passed part by
-    part has none.
+    A pass of a module counts as its share of the innermost modules. What cannot be passed part by part has
+    none.
     """
     module = as_module(classifier.source)
     try:

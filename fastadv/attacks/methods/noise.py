@@ -26,9 +26,7 @@ CORRECTIONS = 4
 
 
 class Sizes(Rows):
-    """The smallest `noise` that is a success, in the shape of x, and its `size` [n]; `low` [n], the largest
-    size below it that has failed; `most` [n], the largest size of all.
-    """
+    """The smallest `noise` that is a success, its `size`, the largest size that failed, and the `most`."""
 
     noise: Tensor
     size: Tensor
@@ -38,10 +36,7 @@ class Sizes(Rows):
 
 @dataclass(frozen=True)
 class Noise:
-    """A kind of noise: its name in random streams, how it is drawn, and its points of given sizes.
-
-    `whole` says that sizes are whole numbers.
-    """
+    """A kind of noise: its name in random streams, how it is drawn, its points; sizes may be `whole`."""
 
     name: str
     draw: Draw
@@ -55,12 +50,10 @@ def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
 
 
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
-    """Return the rule that looks for the smallest noise that is a success, with levels * repetitions queries
-    a sample; up to the farthest point of the box, or of the caller's `threat` in a box without edges.
+    """Return the rule that looks for the smallest noise that is a success, with levels * repetitions queries.
 
-    Until there is one, noises of all sizes pass the model, `repetitions` at once. A success is made smaller
-    by sections, of `repetitions` sizes at once. Then fresh noises that are just smaller than the best so far
-    are tried, and the next success takes its place.
+    Until there is one, noises of all sizes up to the farthest point pass the model, `repetitions` at once. A
+    success is made smaller by sections. Then fresh noises just smaller than the best so far are tried.
     """
 
     def rule(search: Search[Sizes]) -> None:

@@ -90,11 +90,9 @@ def box_noise(search: Search, draw: int) -> Tensor:
 def find_start(search: Search[Starts], starts: Tensor | None, queries: int, noise: Noise = blends) -> int:
     """Set `rows.points` [n, ...] to adversarial points, and `rows.left` int64 [n] to the queries not spent.
 
-    The points are the caller's `starts` of the whole batch. Without these, they are the nearest of a round of
-    `noise`. A sample without one has another round, until its queries or 10,000 are spent; then it leaves.
-    Returns the queries left to a sample whose first round held a start.
-
-    Raises InputError where a start of the caller is not adversarial.
+    The points are the caller's `starts`, or else the nearest of a round of `noise`. A sample without one has
+    another round, until its queries or 10,000 are spent; then it leaves. Returns the queries left to a sample
+    whose first round held a start. Raises InputError where a start of the caller is not adversarial.
     """
     rows = search.rows
     if starts is not None:
@@ -143,8 +141,7 @@ def spend(search: Search[Starts], cost: int, left: int) -> int:
 def to_boundary(search: Search[Starts], halvings: int, left: int, straight: bool = False) -> int:
     """Move the adversarial `rows.points` towards x until they lie on the boundary, by bisection.
 
-    In Linf they are clipped to smaller balls, unless the way is to be `straight`. That costs a query for each
-    halving of the way to x. Of `left` queries it returns what is left.
+    In Linf they are clipped to smaller balls, unless the way is to be `straight`. Returns what is `left`.
     """
     rows = search.rows
     left = spend(search, halvings, left)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.errors import InputError, NoGradientError
+from fastadv.errors import NoGradientError
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.rng import generators_kept
 
@@ -49,8 +49,6 @@ def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
     authors' code); the fifth takes an attack. It passes x forward six times, and 2 * `eot` times forward and
     backward. The random generators of torch, NumPy and Python are not changed.
     """
-    if not isinstance(x, Tensor) or not x.ndim or not len(x):
-        raise InputError("symptoms: expected at least one sample [B, ...], got none; give a few tens")
     classifier = prepare(model)
     with generators_kept(x.device):
         verdicts = torch.stack([classifier.verdict(x) for _ in range(PASSES)])

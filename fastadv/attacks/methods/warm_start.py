@@ -18,9 +18,8 @@ RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}
 def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...].
 
-    The first attempt begins where the caller's points meet the boundary on their way to x, and at x for
-    samples whose point is not adversarial. Later ones begin at a random point within half the distance of the
-    nearest success.
+    The first attempt begins where the caller's points meet the boundary, and at x for samples whose point is
+    not adversarial. Later ones begin at a random point within half the distance of the nearest success.
     """
     given = torch.zeros_like(search.y, dtype=torch.bool)
     if search.restart:
@@ -40,9 +39,7 @@ def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _between(search: Search, far: Tensor, share: Tensor) -> Tensor:
-    """Return [n, ...], the points nearest to `far` at that share [n] of the longest way in the box, as in
-    Pintor et al. 2021: in L2 on the straight way, else by a projection on a ball.
-    """
+    """Return the points nearest to `far` at that share [n] of the longest way (Pintor et al. 2021)."""
     away, kind = far - search.x, search.threat.norm
     if kind == "l0":
         count = (share * away[0].numel()).floor().clamp_min(1)

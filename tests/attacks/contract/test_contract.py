@@ -16,7 +16,7 @@ from fastadv.models import Binarized
 from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
-from ..nets import RADIUS, Case, Counted, Noisy, images, labels, linear, mlp
+from ..nets import RADIUS, Case, Counted, Noisy, images, labeled, labels, linear, mlp
 from .cases import blind, on_eight, options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
 
@@ -87,8 +87,7 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
 
 
 def test_targets(case: Case, norm: str) -> None:
-    model, x = linear(4).double(), images(12)
-    y = labels(model, x)
+    model, x, y = labeled(linear(4).double(), images(12))
     with torch.no_grad():
         targets = model(x).topk(2).indices[:, 1]
     if not case.entry.targeted:
@@ -182,8 +181,7 @@ class Poisoned(nn.Module):
 
 @pytest.mark.slow
 def test_one_sample_never_spoils_another(case: Case, norm: str) -> None:
-    net, x = mlp(), images(8)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(), images(8))
     flat = x.flatten(1)
     flat[:, 0] = 0.3
     flat[3, 0] = 0.92
@@ -212,8 +210,7 @@ def test_class_counts(case: Case, norm: str, classes: int) -> None:
 
 
 def test_saturated_pixels_move(case: Case, norm: str) -> None:
-    model, x = mlp(), images(12).round()
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(12).round())
     out = case(model, x, y, wide(case, norm))
     assert out.success.any()
     assert (out.x_adv != x).flatten(1).any(1)[out.success].all()
@@ -222,8 +219,7 @@ def test_saturated_pixels_move(case: Case, norm: str) -> None:
 @pytest.mark.covered("shape", [(16,), (2, 2, 2, 2)])
 def test_ranks(case: Case, norm: str, shape: tuple[int, ...]) -> None:
     """The result is that for images of shape [1, 4, 4], whose numbers are the same."""
-    model, x = mlp(), images(8, shape)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(8, shape))
     out, plain = case(model, x, y, wide(case, norm)), plainly(case.name, norm)
     assert out.x_adv.shape == x.shape
     if case.name != "square":  # what it tries depends on which pixels are neighbors
@@ -258,8 +254,7 @@ def test_boxes(case: Case, norm: str, box: tuple[float, float]) -> None:
 
 
 def test_a_mask_holds(case: Case, norm: str) -> None:
-    model, x = mlp(), images(10)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(10))
     mask = torch.ones(4, 4, dtype=torch.bool)
     mask[0], mask[1, 2] = False, False
     out = case(model, x, y, wide(case, norm), mask=mask)
@@ -352,8 +347,7 @@ def test_all_wrong_and_none(case: Case, norm: str) -> None:
 
 @pytest.mark.one_norm
 def test_bad_input(case: Case, norm: str) -> None:
-    model, x = mlp(), images(4)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(4))
     threat = wide(case, norm)
     with pytest.raises(InputError, match="at least two classes"):
         case(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), x, y * 0, threat)
@@ -390,8 +384,7 @@ def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
 
 def test_a_budget_of_zero(case: Case, norm: str) -> None:
     """Under a radius of 0 nothing moves and all is held; one sample's 0 is no other's."""
-    model, x = mlp(), images(6)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(6))
     threat = THREATS[norm](0.0)
     out = case(model, x, y, threat)
     assert (out.status == Status.HELD).all()
@@ -436,8 +429,7 @@ def test_a_model_that_binarizes(case: Case, norm: str) -> None:
 
 @pytest.mark.only(takes="starts", knowledge="decision")
 def test_starts_that_are_no_successes(case: Case, norm: str) -> None:
-    model, x = mlp(), images(6)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(6))
     with pytest.raises(InputError, match="starts"):
         case(model, x, y, wide(case, norm), starts=x)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.threat import THREATS
 
-from ..nets import Case, images, labels, mlp
+from ..nets import Case, images, labeled, labels, mlp
 
 # of weights and of pixels
 FORMATS = [
@@ -58,8 +58,7 @@ def test_images_reach_a_model_that_takes_them_as_they_are(
 ) -> None:
     """Rounded to the precision of its weights first, they would be other images than the caller's."""
     weights, pixels = formats
-    model, x = Preparing(weights), images(8, dtype=torch.float32).to(pixels)
-    y = labels(model, x)
+    model, x, y = labeled(Preparing(weights), images(8, dtype=torch.float32).to(pixels))
     threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
     model.seen.clear()
     out = case(model, x, y, threat)

@@ -25,7 +25,7 @@ from fastadv.attacks import Status
 from fastadv.losses import loss_value
 from fastadv.ops import quantize_in_ball
 
-from ..nets import THREATS, Case, Noisy, images, labels, linear, mlp, threat
+from ..nets import THREATS, Case, Noisy, images, labeled, labels, linear, mlp, threat
 from .cases import options, wide
 from .unchanged import trained, unchanged
 
@@ -91,8 +91,7 @@ def test_02_logits_that_are_nan_on_the_way_are_no_success(case: Case, norm: str)
 
 def test_04_a_shift_of_all_logits_changes_nothing(case: Case, norm: str) -> None:
     """The other class is the largest of the others, wherever the logits lie."""
-    model, x = mlp(4), images(12)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(4), images(12))
     plain = case(model, x, y, threat(norm))
     with torch.no_grad():
         model[3].bias.sub_(1000.0)
@@ -102,8 +101,7 @@ def test_04_a_shift_of_all_logits_changes_nothing(case: Case, norm: str) -> None
 
 
 def test_04_confident_logits_do_not_underflow(case: Case, norm: str) -> None:
-    model, x = linear(2), images(12, dtype=torch.float32)
-    y = labels(model, x)
+    model, x, y = labeled(linear(2), images(12, dtype=torch.float32))
     mild = case(model, x, y, threat(norm))
     with torch.no_grad():
         model[1].weight.mul_(1e5)
@@ -117,8 +115,7 @@ def test_04_confident_logits_do_not_underflow(case: Case, norm: str) -> None:
 @pytest.mark.only(takes="loss")
 @pytest.mark.covered("scale", [1e-12, 1e-4, 1e6, 1e12])
 def test_07_the_scale_of_the_loss_changes_nothing(case: Case, norm: str, scale: float) -> None:
-    model, x = mlp(dtype=torch.float32), images(12, dtype=torch.float32)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(dtype=torch.float32), images(12, dtype=torch.float32))
 
     def margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
@@ -133,8 +130,7 @@ def test_07_the_scale_of_the_loss_changes_nothing(case: Case, norm: str, scale: 
 
 @pytest.mark.covered("stop_early", [True, False])
 def test_09_a_fresh_forward_agrees(case: Case, norm: str, stop_early: bool) -> None:
-    model, x = mlp(dtype=torch.float32), images(12, dtype=torch.float32)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(dtype=torch.float32), images(12, dtype=torch.float32))
     out = case(model, x, y, threat(norm), **options(case, stop_early=stop_early))
     with torch.no_grad():
         logits = model(out.x_adv)
@@ -157,8 +153,7 @@ def test_09_the_last_iterate_counts(case: Case) -> None:
 
 @pytest.mark.only(takes=("restarts", "stop_early"))
 def test_10_solved_samples_are_not_attacked_again(case: Case, norm: str) -> None:
-    model, x = mlp(), images(24)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(24))
     one = case(model, x, y, threat(norm))
     solved, left = one.success, int((~one.success).sum())
     again = case(model, x, y, threat(norm), restarts=2)
@@ -209,8 +204,7 @@ def test_13_losses_that_rank_classes_may_run_out_of_them(
     case: Case, norm: str, given: tuple[str, int]
 ) -> None:
     loss, classes = given
-    model, x = mlp(classes), images(12)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(classes), images(12))
     out = case(model, x, y, threat(norm, 3), loss=loss)
     assert out.success.any() or case.entry.minimal or case.entry.knowledge != "gradient"
     assert (out.status != Status.FAILED).all()

@@ -12,7 +12,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
 from fastadv.threat import Linf
 
-from ..nets import Case, Counted, convnet, images, labels, mlp
+from ..nets import Counted, convnet, images, labeled, labels, mlp
 from ..nets import threat as within
 
 
@@ -21,28 +21,11 @@ def counted(net: nn.Module) -> tuple[nn.Module, Counter[str]]:
     return Counted(net, lambda n: seen.update(forward=n), lambda n: seen.update(backward=n)), seen
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"stop_early": False}, {"restarts": 3}, {"random_start": True}])
-def test_counts_are_true(attack: Case, options: dict[str, object]) -> None:
-    if not all(attack.takes(option) for option in options):
-        pytest.skip("not one of its options")
-    net, x = mlp(), images(20)
-    model, seen = counted(net)
-    y = labels(net, x)
-    y[:3] = (y[:3] + 1) % 3
-    out = attack(model, x, y, within("l2"), **options)
-    assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
-    again = attack(net, x, y, within("l2"), **options)
-    # a net that does not ask whether a gradient is followed may save a pass
-    assert again.forwards + again.backwards <= out.forwards + out.backwards
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("threat", ["linf", "l2"])
 def test_counts_are_true_of_a_frozen_model(precision: Precision, threat: str) -> None:
     """What is compared counts, too."""
-    net, x = convnet(), images(40, (2, 8, 8), dtype=torch.float32)
-    y = labels(net, x)
+    net, x, y = labeled(convnet(), images(40, (2, 8, 8), dtype=torch.float32))
     model, seen = counted(net)
     frozen = freeze(model, precision)
     for attack in (
@@ -59,8 +42,7 @@ def test_counts_are_true_of_a_frozen_model(precision: Precision, threat: str) ->
 
 
 def test_the_price_of_a_run() -> None:
-    model, x = mlp(), images(10)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(10))
     out = bim(model, x, y, within("linf"), steps=7, stop_early=False)
     # the first gradient is that of the clean pass
     assert (out.forwards, out.backwards) == (7 * 10 + 10 + 10, 7 * 10)
@@ -75,8 +57,7 @@ def test_the_price_of_a_run() -> None:
 
 
 def test_a_frozen_model_is_used_as_it_is() -> None:
-    model, x = convnet(), images(10, (2, 8, 8), dtype=torch.float32)
-    y = labels(model, x)
+    model, x, y = labeled(convnet(), images(10, (2, 8, 8), dtype=torch.float32))
     frozen: Frozen = freeze(model)
     first, second = (pgd(frozen, x, y, within("linf"), steps=3) for _ in range(2))
     # the search twin is chosen and compared once; its watched pass and its check alone are 20
@@ -89,8 +70,7 @@ def test_a_frozen_model_is_used_as_it_is() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_first_gradient_of_a_frozen_model_is_that_of_its_verdict(precision: Precision) -> None:
-    net, x = convnet(), images(10, (2, 8, 8), dtype=torch.float32)
-    y = labels(net, x)
+    net, x, y = labeled(convnet(), images(10, (2, 8, 8), dtype=torch.float32))
     frozen = freeze(net, precision)
     for gain in (1.0, -1.0, 3.0):  # it is that of the model as it is now
         with torch.no_grad():

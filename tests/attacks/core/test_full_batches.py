@@ -15,7 +15,7 @@ from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 
-from ..nets import images, labels, mlp
+from ..nets import images, labeled, labels, mlp
 
 APART, TOGETHER = {"cpu": 1}, {"cpu": 10**6}
 
@@ -42,8 +42,7 @@ def assert_same(results: list[AttackResult]) -> None:
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("threat", [Linf(0.08), L2(0.25), L1(0.6)], ids=lambda threat: threat.norm)
 def test_targets_of_apgd(threat: Any, stop_early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = mlp(7), images(9)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(7), images(9))
     y[2] = (y[2] + 1) % 7
     threat = threat.with_radius(threat.radius * torch.linspace(0.2, 1.8, 9, dtype=torch.float64))
     results = both(
@@ -60,8 +59,7 @@ def test_targets_of_apgd(threat: Any, stop_early: bool, monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.parametrize("threat", [Linf(torch.inf), L2(0.8), L1(torch.inf)], ids=lambda threat: threat.norm)
 def test_classes_of_fab(threat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = mlp(6), images(8)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(6), images(8))
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3
     results = both(monkeypatch, fab, net, x, y, threat, steps=5, targeted=True, restarts=2, mask=mask)
     assert_same(results)
@@ -69,28 +67,9 @@ def test_classes_of_fab(threat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (results[0].distance > 0).all()
 
 
-@pytest.mark.slow
-def test_half_precision_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points of copies are those that the caller's dtype holds."""
-    net = mlp(5).float()
-    x = images(4).half()
-    y = labels(net, x.float())
-    for attack, options in (
-        (apgd, {"loss": "margin-targeted", "steps": 5}),
-        (fab, {"targeted": True, "steps": 5}),
-    ):
-        results = both(monkeypatch, attack, net, x, y, L2(1.0), **options)
-        assert_same(results)
-        for out in results:
-            assert out.x_adv.dtype == torch.float16
-            wrong = labels(net, out.x_adv.float()) != y
-            assert torch.equal(wrong, out.success)
-
-
 def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own success stays where a later run, which would not have been made, is stronger."""
-    net, x = mlp(5), images(6)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(5), images(6))
     targeted = {"loss": "margin-targeted", "steps": 4}
     alone = apgd(net, x, y, Linf(0.5), classes=1, **targeted)  # type: ignore[arg-type]
     assert alone.success.all()
@@ -147,8 +126,7 @@ def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = mlp(5), images(6)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(5), images(6))
 
     def deceived(x: Tensor) -> Tensor:
         logits: Tensor = net(x)
@@ -165,8 +143,7 @@ def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.Mo
 
 
 def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = mlp(5), images(6)
-    y = labels(net, x)
+    net, x, y = labeled(mlp(5), images(6))
     monkeypatch.setattr(full_batches, "FULL", {"cpu": 12})
     two, four = (
         apgd(net, x, y, Linf(0.5), loss="margin-targeted", steps=4, classes=classes) for classes in (2, 4)
@@ -201,8 +178,7 @@ def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPat
 
 def test_copies_know_their_rows_of_the_batch() -> None:
     """The second sample is already wrong, and not among them."""
-    model, x = mlp(), images(3)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(3))
     y[1] = (y[1] + 1) % 3
     values, seen = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), []
 

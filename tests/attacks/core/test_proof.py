@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from fastadv.attacks import AttackResult, Status, bim, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.engine import freeze
 from fastadv.threat import Linf
 from tests.logged import Logged
 
-from ..nets import Case, Counted, convnet, images, labels, mlp
+from ..nets import Case, Counted, images, labeled, labels, mlp
 
 
 class Noisy(nn.Module):
@@ -110,8 +109,7 @@ def test_two_answers_are_told_beside_a_sample_without_logits() -> None:
 def test_early_stop_gives_the_numbers_of_a_model_that_sees_the_batch(
     convolution: bool, precision: str
 ) -> None:
-    model, x = by_batch(convolution), images(200, dtype=torch.float32)
-    y = labels(model, x)
+    model, x, y = labeled(by_batch(convolution), images(200, dtype=torch.float32))
     early, whole = (
         pgd(freeze(model, precision), x, y, Linf(0.05), steps=20, stop_early=stop_early)
         for stop_early in (True, False)
@@ -215,36 +213,6 @@ def test_two_answers_are_logged_once(logged: Logged) -> None:
     outs = [pgd(frozen, x, y, Linf(0.05), steps=5) for _ in range(3)]
     assert all(out.flags for out in outs)
     assert logged.text.count("two answers") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("stop_early", "targeted"), [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize(("way", "restarts"), [("exact", 3), ("folded", 1), ("bf16", 3), ("autocast", 1)])
-def test_options_crossed(way: str, restarts: int, targeted: bool, stop_early: bool) -> None:
-    """Targets, restarts, early stop, precision, per-sample radii and steps, and samples already wrong."""
-    model, x = convnet(), images(30, (2, 8, 8), dtype=torch.float32)
-    y = labels(model, x)
-    targets = (y + 1 + torch.arange(30) % 3) % 4 if targeted else None
-    wrong = torch.arange(30) % 5 == 2
-    y = torch.where(wrong, targets if targeted else (y + 1) % 4, y)  # type: ignore[arg-type]
-    if targeted:
-        targets = torch.where(wrong, labels(model, x), targets)  # type: ignore[arg-type]
-    radius = torch.linspace(0.0, 0.2, 30)
-    frozen = freeze(model, "bf16" if way in ("bf16", "autocast") else "fp32", fold=way in ("folded", "bf16"))
-    out = pgd(
-        frozen, x, y, Linf(radius), steps=6, step_size=radius.clamp_min(0.01) / 3, restarts=restarts,
-        targets=targets, stop_early=stop_early,
-    )  # fmt: skip
-    said = labels(model, out.x_adv)
-    assert torch.equal(out.success, said == targets if targeted else said != y)
-    assert torch.equal(out.status == Status.ALREADY_WRONG, wrong)
-    assert torch.equal(out.x_adv[wrong], x[wrong])
-    assert Linf(radius).contains(out.x_adv, x).all()
-    assert torch.equal(out.x_adv[0], x[0])
-    broken = out.status == Status.BROKEN
-    assert 3 < int(broken.sum()) < 24
-    assert torch.equal(out.distance[broken], Linf(radius).distance(out.x_adv, x).float()[broken])
-    assert set(out.flags) <= {SOFT_LOGITS}  # of random weights
 
 
 def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:

@@ -37,10 +37,6 @@ def test_the_flag_is_for_cross_entropy_on_soft_logits() -> None:
         assert SOFT_LOGITS not in autoattack(model, x, y, threat, version="quick").flags
 
 
-def test_in_ten_words() -> None:
-    assert len(SOFT_LOGITS.split()) <= 10
-
-
 def test_what_soft_logits_left_is_no_sign_of_masking() -> None:
     """Noise and Square break what the weak loss leaves: nothing is known, until a better one is there."""
     x, model, threat = images(240, dtype=torch.float32), line(0.01), L2(0.4)

@@ -20,7 +20,7 @@ from fastadv.attacks.methods.flags import SIGNS
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
-from tests.attacks.nets import images, labels, mlp
+from tests.attacks.nets import images, labeled, labels, mlp
 from tests.defenses import Detach, RootAtZero
 
 THREAT = fa.Linf(0.08)
@@ -313,8 +313,7 @@ def test_what_the_model_itself_raised_is_said_though_not_all_was_looked_at() -> 
 def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in {"apgd": {"steps": 20}, "square": {"queries": 200}}.items():
         monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
-    model, x = mlp(5), images(200)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(5), images(200))
     calls: list[str] = []
     out = autoattack(model, x, y, THREAT, version="quick", on_progress=lambda name, _: calls.append(name))
     without = autoattack(model, x, y, THREAT, version="quick", indicators=False)

@@ -11,7 +11,7 @@ from fastadv import rng
 from fastadv.attacks import AttackResult, nes, spsa
 from fastadv.threat import L2, Linf
 
-from ..nets import images, labels, mlp
+from ..nets import images, labeled, labels, mlp
 from ..watched import watched
 
 BOTH = pytest.mark.parametrize("run", [nes, spsa])
@@ -61,8 +61,7 @@ def test_two_steps_by_hand(run: Callable[..., AttackResult]) -> None:
 
 @BOTH
 def test_queries_are_not_exceeded(run: Callable[..., AttackResult]) -> None:
-    model, x = mlp(), images(6)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(6))
     for queries, steps in ((21, 1), (41, 1), (42, 2), (100, 4)):
         out = run(model, x, y, Linf(1e-4), queries=queries, directions=10)
         assert not out.success.any()
@@ -88,8 +87,7 @@ def test_probes_and_the_length_of_a_step_are_those_of_the_mask() -> None:
 
 @BOTH
 def test_every_step_and_seed_has_its_own_directions(run: Callable[..., AttackResult]) -> None:
-    model, x = mlp(), images(2)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(2))
 
     def probes(**options: object) -> list[Tensor]:
         function, batches = watched(model)

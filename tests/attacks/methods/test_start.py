@@ -9,7 +9,7 @@ from fastadv.attacks.methods.start import blends
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
-from ..nets import images, labels, linear
+from ..nets import images, labeled, labels, linear
 from ..watched import watched
 
 INF = torch.inf
@@ -101,8 +101,7 @@ def test_the_nearest_start_is_taken() -> None:
 
 def test_starts_of_the_caller() -> None:
     """They cost one query and need no finite box; those of samples already wrong are not used."""
-    net, x = linear(3).double(), images(4)
-    y = labels(net, x)
+    net, x, y = labeled(linear(3).double(), images(4))
     y[1] = (y[1] + 1) % 3
     starts = torch.zeros_like(x)
     for i in range(4):
@@ -117,8 +116,7 @@ def test_starts_of_the_caller() -> None:
 
 
 def test_starts_that_cannot_be_used() -> None:
-    model, x = linear(3).double(), images(4)
-    y = labels(model, x)
+    model, x, y = labeled(linear(3).double(), images(4))
     good = torch.stack([next(z for z in images(50, seed=9) if labels(model, z[None]) != c) for c in y])
     call = lambda starts, **more: hopskipjump(model, x, y, L2(INF), queries=50, starts=starts, **more)  # noqa: E731
     assert call(good).success.all()

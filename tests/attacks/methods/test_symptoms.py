@@ -16,7 +16,6 @@ from torch.autograd import grad as imported_grad
 
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
 from fastadv.engine import freeze
-from fastadv.errors import InputError
 from fastadv.models import ABS
 
 NONE = Symptoms(randomized=False, probabilities=False, zero_gradient=0.0, optimizes=False)
@@ -254,9 +253,3 @@ def test_calls_are_counted() -> None:
     frozen = freeze(net(), fold=False, eot=3)
     symptoms(frozen, X)
     assert (frozen.forwards, frozen.backwards) == (6 * (6 + 2 * 3), 6 * 2 * 3)
-
-
-@pytest.mark.parametrize("x", [X[:0], torch.tensor(0.5), None, [0.5]])
-def test_no_samples(x: Any) -> None:
-    with pytest.raises(InputError, match="at least one sample"):
-        symptoms(freeze(net()), x)
