@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct memory abs scaling large startup anchor suite]
+    python bench/run.py [--only ops attacks training construct memory abs large startup anchor suite]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -10,7 +10,6 @@
     construct  D_rand and D_R against loops by hand
     memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
-    scaling    time against batch, image size, steps, classes and threads, with fitted exponents
     large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed; with memory
     startup    processor time of the import against that of torch
     anchor     PGD against the best of all peers, each in a process of its own; up to 20 minutes

@@ -1,15 +1,21 @@
-"""`bench/run.py --base REF`: what is timed is REF's package, and a slower process is told from noise."""
+"""`bench/run.py`; with --base REF, REF's package is timed, and a slower process is told from noise."""
 
+import json
 import random
+import subprocess
 import sys
+from argparse import Namespace
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from bench import base, compare, run, turns
+from bench import base, compare, run, stage, turns
 from bench.compare import Comparison, Process
 from bench.nets import resnet18
+from bench.session import Case, Row
+from runs import OnCPU, known
 
 # answers as bench/turns.py does, with times around the given one
 FAKE = """
@@ -125,3 +131,37 @@ def small(monkeypatch):
 @pytest.mark.parametrize("case", [case for part in turns.CASES.values() for case in part])
 def test_every_case_runs(case):
     assert 0 < turns.turn(case, 0.0) < 60_000
+
+
+class TestRun:
+    def test_the_suite_gets_the_places_of_the_data(self, monkeypatch):
+        called: list[list[str]] = []
+        monkeypatch.setattr(subprocess, "run", lambda command, **_: called.append(command))
+        places = {"data_dir": Path("a"), "weights": Path("b"), "out": Path("c")}
+        run.suite(Namespace(only=["ops"], **places))
+        run.suite(Namespace(only=["suite"], **{**places, "weights": None}))
+        assert called == []
+        run.suite(Namespace(only=["suite"], **places))
+        assert called[0][-6:] == ["--data-dir", "a", "--weights", "b", "--out", "c"]
+
+    def test_every_part_is_named_in_the_help(self):
+        assert f"[--only {' '.join(run.PARTS)}]" in (run.__doc__ or "")
+        assert set(turns.CASES) <= set(run.PARTS)
+
+    def test_rows_are_appended_and_failures_are_told_instead(self, tmp_path, monkeypatch, capsys):
+        def broken():
+            yield {"what": "a", "provider": "fastadv", "p50_ms": 1.0}
+            yield {"what": "a", "provider": "foolbox", "error": "E"}
+            raise ValueError("no")
+
+        cases = [Case("ours", broken), Case("next", lambda: iter([{"what": "b", "provider": "fastadv"}]))]
+        monkeypatch.setattr(stage, "cases_of", lambda part, session: cases)
+        out = tmp_path / "rows.jsonl"
+        for _ in range(2):
+            assert run.measure(known(OnCPU), ["ops"], out, {"date": "today"}) == 1
+        rows: list[Row] = [json.loads(line) for line in out.read_text().splitlines()]
+        assert rows == [
+            {"what": "a", "provider": "fastadv", "p50_ms": 1.0, "date": "today"},
+            {"what": "b", "provider": "fastadv", "date": "today"},
+        ] * 2  # fmt: skip
+        assert "ops | ours: failed: ValueError: no" in capsys.readouterr().out
