@@ -100,9 +100,10 @@ def _module(model: Any) -> nn.Module:
 def wrap(kind: Callable[..., Any] | str, **options: Any) -> Foreign:
     """Make an attack for `fa.evaluate` and our calls from a class of SecML-Torch.
 
-    `kind` is a class, or a name such as "pgd.PGD", which is imported: beside adv_lib and a PyTorch without CUDA
-    their own import fails, this one does not. It serves one radius for all samples. Targets, of which the class takes one, are served class by class.
-    `fastadv.adapters.foreign.Foreign` says how its points are judged.
+    `kind` is a class, or a name such as "pgd.PGD", which is imported: beside adv_lib and a PyTorch without
+    CUDA their own import fails, this one does not. It serves one radius for all samples. Targets, of which
+    the class takes one, are served class by class. `fastadv.adapters.foreign.Foreign` says how its points are
+    judged.
     """
     if isinstance(kind, str):
         module, _, name = f"secmlt.adv.evasion.{kind}".rpartition(".")
