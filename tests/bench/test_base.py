@@ -2,12 +2,9 @@
 
 import json
 import random
-import subprocess
 import sys
-from argparse import Namespace
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -60,38 +57,6 @@ class TestComparison:
         assert 0.88 < inside < 0.99
 
 
-class TestProcesses:
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("milliseconds", "lost"), [(5.0, False), (6.0, True)])
-    def test_a_slower_process_loses(self, tmp_path, monkeypatch, capsys, milliseconds, lost):
-        monkeypatch.setattr(base, "tree", lambda ref, folder: tmp_path)
-        monkeypatch.setattr(
-            base, "Process",
-            lambda root: fake(root, milliseconds if root == base.ROOT else 5.0, int(root == base.ROOT)),
-        )  # fmt: skip
-        monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "ops", "--no-gate"])
-        assert run.main() == int(lost)
-        lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines] == list(turns.CASES["ops"])
-        assert all(("SLOWER" in line) is lost for line in lines)
-
-    def test_another_trees_fastadv_is_refused(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        command = (sys.executable, "-c", FAKE, "1", "0", str(tmp_path / "b"))
-        with pytest.raises(SystemExit, match="expected fastadv of"):
-            Process(tmp_path / "a", command)
-
-    def test_a_process_that_stops_is_named(self, tmp_path):
-        with pytest.raises(SystemExit, match="stopped"):
-            Process(tmp_path, (sys.executable, "-c", "pass"))
-
-    def test_a_part_that_cannot_be_compared_is_refused(self, monkeypatch, capsys):
-        monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "memory", "--no-gate"])
-        with pytest.raises(SystemExit):
-            run.main()
-        assert "--base compares ops and attacks" in capsys.readouterr().err
-
-
 @REPOSITORY
 class TestTrees:
     @pytest.mark.slow
@@ -109,10 +74,6 @@ class TestTrees:
             (found,) = compare.compared(here, there, ["linf_step_"])
         assert len(found.here) == len(found.base) == 5
         assert min(found.here + found.base) > 0
-
-    def test_an_unknown_commit_is_named(self, tmp_path):
-        with pytest.raises(SystemExit, match="no-such-ref"):
-            base.tree("no-such-ref", tmp_path)
 
 
 @pytest.fixture
@@ -134,20 +95,6 @@ def test_every_case_runs(case):
 
 
 class TestRun:
-    def test_the_suite_gets_the_places_of_the_data(self, monkeypatch):
-        called: list[list[str]] = []
-        monkeypatch.setattr(subprocess, "run", lambda command, **_: called.append(command))
-        places = {"data_dir": Path("a"), "weights": Path("b"), "out": Path("c")}
-        run.suite(Namespace(only=["ops"], **places))
-        run.suite(Namespace(only=["suite"], **{**places, "weights": None}))
-        assert called == []
-        run.suite(Namespace(only=["suite"], **places))
-        assert called[0][-6:] == ["--data-dir", "a", "--weights", "b", "--out", "c"]
-
-    def test_every_part_is_named_in_the_help(self):
-        assert f"[--only {' '.join(run.PARTS)}]" in (run.__doc__ or "")
-        assert set(turns.CASES) <= set(run.PARTS)
-
     def test_rows_are_appended_and_failures_are_told_instead(self, tmp_path, monkeypatch, capsys):
         def broken():
             yield {"what": "a", "provider": "fastadv", "p50_ms": 1.0}
