@@ -20,10 +20,9 @@ from torch.utils.data import Dataset
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.peak import MIB, Peak
 from bench.records import ROOT
 from bench.session import Case, Row, Session
-from bench.subjects.memory import one_pass
+from bench.subjects.memory import MIB, Peak, one_pass
 from bench.timing import quantiles
 from fastadv.ops._samples import MNIST, random_decoder
 
