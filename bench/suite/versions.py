@@ -24,11 +24,7 @@ from tests.parity.models import WALL, add_places, problem
 
 Row = dict[str, Any]
 STORE = records.RESULTS / "versions.jsonl"
-VERSIONS: dict[str, dict[str, Any]] = {
-    "quick": {"version": "quick"},
-    "standard": {"version": "standard"},
-    "strong": {"version": "strong"},
-}
+VERSIONS = ("quick", "standard", "strong")
 NORMS = ("linf", "l2")
 KEY = ("net", "norm", "version", "images")
 
@@ -37,7 +33,7 @@ def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> Row:
     """One version on one net, at the radius of the parity table."""
     model, x, y = given
     threat = fa.threat.THREATS[norm](WALL[net].radii[norm])
-    out = fa.attacks.autoattack(model, x, y, threat, **VERSIONS[version])
+    out = fa.attacks.autoattack(model, x, y, threat, version=version)
     about = {name: machine()[name] for name in ("torch", "commit", "cpu")}
     return {
         "net": net, "norm": norm, "version": version, "images": len(x), "radius": threat.radius,

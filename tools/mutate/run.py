@@ -1,11 +1,11 @@
 """Plant mistakes in fastadv one at a time, and see which ones the tests notice.
 
-    make mutate [N=200] [SEED=0] [PATHS="fastadv/rng.py fastadv/attacks"] [AGAIN=1]
+    python tools/mutate/run.py [--count 200] [--seed 0] [--again] [fastadv/rng.py fastadv/attacks ...]
 
 A seeded sample of the mistakes in PATHS is tried, each in a temporary copy of the tree. The tests that
 mirror the module run first, then the rest of the folder around them, quick tests before slow ones. A
 mistake is noticed when a test fails, or when the tests take five times as long as without it. Results are
-appended to build/mutation.jsonl, and what stands there is not tried again; AGAIN=1 retries what was not
+appended to build/mutation.jsonl, and what stands there is not tried again; --again retries what was not
 noticed, after tests were added. Unnoticed mistakes that are known to be harmless stand in survivors.toml
 with the reason.
 """

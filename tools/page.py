@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "install.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "install.md"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

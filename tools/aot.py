@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that need not be there; record registers, spills and shared memory.
 
-    python tests/ops/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step]
+    python tools/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step]
 
 Each launcher runs on its card's samples with the launch itself recorded instead of done: the arguments it
 would launch with give the signature that Triton compiles, so no signature is written twice. Of the launches
@@ -32,7 +32,7 @@ import fastadv.ops  # noqa: F401  (fills CARDS)
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 from fastadv.runs.card import machine
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 ARCHES = 80, 90
 OPTIONAL = ("targets", "hidden")  # and what has one value a row, as schemas name it
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do

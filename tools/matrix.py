@@ -1,4 +1,4 @@
-"""`make matrix`: the suite under the oldest, a middle and the newest PyTorch.
+"""The suite under the oldest, a middle and the newest PyTorch.
 
 Each has an environment of its own, some GB, which is kept in build/matrix. --page writes the table to
 docs/install.md.
@@ -19,7 +19,7 @@ from fastadv._version import OLDEST_TORCH
 from fastadv.runs.card import cpu_name
 from page import put, table
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 HEADER = ("PyTorch", "Triton", "NumPy", "Python", "passed", "skipped", "failed", "minutes", "done without")
 ASK = """
 import json, platform
