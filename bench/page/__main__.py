@@ -1,4 +1,4 @@
-"""Write the tables of README and of docs/benchmarks/pgd.md and two of docs/figures/, from the stored rows.
+"""Write the tables of README, of pgd.md and calls.md in bench/results, and two figures of the docs, from stored rows.
 
     python -m bench.page
 
