@@ -1,4 +1,4 @@
-"""Write the tables of README, of pgd.md and calls.md in bench/results, and two figures of the docs, from stored rows.
+"""Write the tables of README, bench/results/pgd.md and calls.md, and two figures, from stored rows.
 
     python -m bench.page
 

@@ -28,28 +28,29 @@ ABOUT_NETS = {
 }
 ABOUT = """# Parity: every attack next to the best other implementation
 
-Each attack is compared with every other implementation that could be run, on five networks and the same 100
-MNIST test images, in float32. Nothing was tuned on three more networks; on those, the first 30 test images
-that the network classifies correctly are attacked. Both sides may spend the same number of passes, forward and
-backward together. Each package uses its own step sizes. Where an attack draws random numbers, its robust
-accuracy is the mean of 3 to 48 runs with different seeds.
+Each attack is compared with every other implementation that could be run, on five networks and the
+same 100 MNIST test images, in float32. Nothing was tuned on three more networks; on those, the
+first 30 test images that the network classifies correctly are attacked. Both sides may spend the
+same number of passes, forward and backward together. Each package uses its own step sizes. Where an
+attack draws random numbers, its robust accuracy is the mean of 3 to 48 runs with different seeds.
 
 Ours is worse if its median distance is over 1% larger, or if it leaves over one image more."""
-WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes this
-page and that of [every figure](../bench/results/parity.md). An older comparison,
-[sample by sample](../bench/results/conformance.md), also says which weaknesses it would notice."""
-WHY = """Why: the other packages draw all noise at the radius. Ours searches for the smallest noise and so spends some
-queries on larger noise. On the networks with 30 images, one image or one random draw can decide: sigma_zero is
-level with one of its two peers, salt-and-pepper is one run, and adv-lib's search ends at 12.5, a radius of its
-grid."""
+WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes this page and that of [every
+figure](../bench/results/parity.md). An older comparison, [sample by
+sample](../bench/results/conformance.md), also says which weaknesses it would notice."""
+WHY = """Why: the other packages draw all noise at the radius. Ours searches for the smallest noise and so
+spends some queries on larger noise. On the networks with 30 images, one image or one random draw
+can decide: sigma_zero is level with one of its two peers, salt-and-pepper is one run, and adv-lib's
+search ends at 12.5, a radius of its grid."""
 HEAD = """# Parity: every figure
 
-`python -m bench.suite.wall` writes this page from `parity.jsonl`. [Parity](../../docs/parity.md) explains the
-networks and the comparison. Each cell is ours / best of the others. Bold: ours is worse. A plus: ours spent
-over 5% more passes, because the best of the others stopped early. APGD in L1 has the most runs: its random start
-decides about three images of 100, although its steps equal those of the authors' code up to rounding."""
-BALLS = """A minimum-norm attack of ours gets the radius; of the others, the points within it count. Noise attacks get
-six times the radius in L2 and twice the radius in L∞."""
+`python -m bench.suite.wall` writes this page from `parity.jsonl`. [Parity](../../docs/parity.md)
+explains the networks and the comparison. Each cell is ours / best of the others. Bold: ours is
+worse. A plus: ours spent over 5% more passes, because the best of the others stopped early. APGD in
+L1 has the most runs: its random start decides about three images of 100, although its steps equal
+those of the authors' code up to rounding."""
+BALLS = """A minimum-norm attack of ours gets the radius; of the others, the points within it count. Noise
+attacks get six times the radius in L2 and twice the radius in L∞."""
 
 
 def number(line: Line, row: Row | None) -> str:
