@@ -1,4 +1,4 @@
-"""Write the tables of README and of docs/benchmarks/pgd.md and docs/figures/speed.png, from the stored rows.
+"""Write the tables of README, bench/results/pgd.md and calls.md, and two figures, from stored rows.
 
     python -m bench.page
 

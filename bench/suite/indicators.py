@@ -1,4 +1,4 @@
-"""Write the tables of docs/indicators.md: which defenses raise which flags, and what looking for them costs.
+"""Write the table of docs/indicators.md, and bench/results/indicators.md: which defenses raise which flags.
 
     python -m bench.suite.indicators [--samples 359] [--radius 0.1] [--data-dir DIR] [--weights FILE]
 
@@ -23,7 +23,7 @@ from fastadv.text import in_markdown, percent
 from tests.attacks.masking.nets import DEFENSES, HONEST, honest
 from tests.parity.models import ROOT, add_places, images, published_cnn
 
-PAGE = ROOT / "docs" / "indicators.md"
+PAGE, TABLES = ROOT / "docs" / "indicators.md", ROOT / "bench" / "results" / "indicators.md"
 SLOW = {"abs": 24}  # samples of nets that take long
 COSTS = ((100, 0.1), (200, 0.1))  # images and radii
 SOURCES = {
@@ -92,22 +92,21 @@ def main() -> None:
         source = SOURCES.get(name, "Pintor et al. 2022")
         signs.append([f"`{name}`", sign.words, f"{sign.limit:g}", sign.advice, source])
     where = f"{machine()['cpu']}, one thread, seed 0, {datetime.now(UTC):%Y-%m-%d}"
-    tried = (
-        f"By `python -m bench.suite.indicators`; {where}. L∞ {given.radius:g}, the first {given.samples} "
-        f"digits of the test set ({SLOW['abs']} for ABS); flagged values are bold, a dash marks what was not "
-        "checked. The first eight networks do not hide their gradients."
-    )
-    measured = f'Measured with `autoattack(version="standard")` on the published MNIST CNN; {where}.'
-    page = PAGE.read_text()
-    for name, text in {
-        "signs": in_markdown(signs),
-        "defenses": f"{tried}\n\n{in_markdown(list(lines(given.samples, given.radius)))}",
-        "cost": f"{measured}\n\n{in_markdown(list(cost(given)))}",
-    }.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, _, rest = page.partition(begin)
-        page = f"{before}{begin}\n{text}\n\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(page)
+    parts = [
+        "# Indicators: defenses, flags and cost\n\n",
+        "[Indicators](../../docs/indicators.md) explains each sign.\n\n",
+        f"## Defenses and flags\n\nBy `python -m bench.suite.indicators`; {where}. L∞ {given.radius:g}, ",
+        f"the first {given.samples} digits of the test set ({SLOW['abs']} for ABS); flagged values are bold,",
+        " a dash marks what was not checked. The first eight networks do not hide their gradients.\n\n",
+        in_markdown(list(lines(given.samples, given.radius))),
+        '\n\n## Cost\n\nMeasured with `autoattack(version="standard")` on the published MNIST CNN; ',
+        f"{where}.\n\n",
+        in_markdown(list(cost(given))) + "\n",
+    ]
+    TABLES.write_text("".join(parts))
+    begin, end = "<!-- signs -->\n", "<!-- /signs -->"
+    before, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{in_markdown(signs)}\n\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":

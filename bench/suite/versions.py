@@ -2,7 +2,7 @@
 
     python -m bench.suite.versions [--net linf l2] [--version quick] [--images 50] [--again] [--out FILE]
 
-Rows go to bench/results/versions.jsonl, and the table of docs/benchmarks/autoattack.md is printed. What is
+Rows go to bench/results/versions.jsonl, and the table of bench/results/autoattack.md is printed. What is
 stored already is left alone unless --again is given. Passes, forward and backward, do not depend on the
 load of the machine.
 """

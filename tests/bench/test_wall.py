@@ -27,8 +27,10 @@ def test_a_cell_is_bold_where_ours_is_worse():
     assert wall.cell(line(absent, row("a", 1.0))) == "**- / 1**"
 
 
-def test_the_page_shows_the_stored_rows():
-    assert wall.PAGE.read_text() == wall.page(stored(STORES["full"])), "run `python -m bench.suite.wall`"
+def test_the_pages_show_the_stored_rows():
+    rows = stored(STORES["full"])
+    assert wall.PAGE.read_text() == wall.page(rows), "run `python -m bench.suite.wall`"
+    assert wall.TABLES.read_text() == wall.tables(rows), "run `python -m bench.suite.wall`"
 
 
 def test_the_page_says_what_is_worse():
