@@ -61,7 +61,7 @@ def indicators(
 def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
     """Return what all batches of one attack say."""
     whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
-    gradient = took_gradients(row.backwards, row.components and row.components.costs)
+    gradient = took_gradients(row.backwards, None if row.components is None else row.components.costs)
     unseeing = torch.full_like(row.broken, not gradient)
     if row.components is not None and gradient:
         unseeing = row.components.by_any_of(blind(row.components.costs))
