@@ -457,3 +457,32 @@ def test_each_nudge_goes_its_own_way_for_each_row() -> None:
         # drawn evenly from -1/2 to 1/2 of it, and rounded as x is
         assert 0.4 < float(moved.abs().max()) / step < 0.55
         assert abs(float(moved.mean())) < step / 8
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 20, 1000])
+def test_rows_are_picked_at_both_ends_and_between_each_once(count: int) -> None:
+    rows = guard.some_rows(count, torch.device("cpu")).tolist()
+    assert len(set(rows)) == len(rows) == min(count, guard.ROWS)
+    assert rows == sorted(rows)
+    assert {0, count - 1} <= set(rows) <= set(range(count))
+
+
+def test_a_randomized_model_does_not_excuse_rows_that_are_wrong_with_the_same_draws() -> None:
+    x, by_logits, wrong = torch.rand(16, 6), torch.rand(16, 3), torch.arange(16) % 2 == 0
+
+    def given(at: Tensor, some: Tensor) -> Tensor:
+        return 1 + at + 0.1 * torch.randn_like(at)
+
+    def searched(at: Tensor, some: Tensor) -> Tensor:
+        return torch.where(wrong[:, None], -1, 1) * given(at, some)
+
+    ways = guard.Ways(searched=searched, given=given, plain=given)
+    assert not guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
+    assert guard._randomized_alike(ways, x, by_logits, ~wrong, torch.float32)
+
+
+def test_what_was_compared_is_told_by_forwards_and_backwards() -> None:
+    frozen = fa.freeze(Net().eval())
+    frozen.input_gradient(X, Y)
+    assert frozen.compared == (frozen.search.compared_forwards, frozen.search.compared_backwards)
+    assert frozen.compared[0] > frozen.compared[1] > 0
