@@ -11,7 +11,7 @@ from torch import nn
 
 from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
 from fastadv.engine.copying.twin import device_of
-from fastadv.engine.lens import Chosen, Lens, Way
+from fastadv.engine.lens import Lens, Way
 
 Ways = Mapping[Any, Way]  # of functions of torch
 
@@ -98,7 +98,6 @@ class Rewriting:
                 ways.setdefault(function, []).append((rewrite.name, way))
         self.ways = {function: tuple(found) for function, found in ways.items()}
         self.names = [rewrite.name for rewrite in self._made]
-        self._chosen: Chosen = {}
         self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
@@ -114,12 +113,9 @@ class Rewriting:
         return fewer
 
     def lens(self, watch: Watch | None = None, compared: bool = False) -> Lens:
-        """Return what one pass is seen through; one that is watched is not folded.
-
-        compared: with the model as given. Then all ways are taken that suit.
-        """
+        """Return what one pass is seen through; in one that is watched nothing is folded."""
         reads = watch or (Promises(self.folds) if self.folds is not None else None)
-        return Lens(self.ways, reads, compared=True) if compared else Lens(self.ways, reads, self._chosen)
+        return Lens(self.ways, reads, compared)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         """Return the notes of the rewrites named."""
