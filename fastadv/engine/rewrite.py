@@ -27,12 +27,10 @@ class Subject:
 
     @cached_property
     def on_cpu(self) -> bool:
-        """Whether it runs on the CPU."""
         return device_of(self.model) in (None, torch.device("cpu"))
 
     @cached_property
     def convolves(self) -> bool:
-        """Whether it holds a convolution in two dimensions."""
         return has_conv2d(self.model)
 
     @cached_property
@@ -42,7 +40,6 @@ class Subject:
 
 
 def on_cpu(subject: Subject) -> bool:
-    """Return whether it runs on the CPU."""
     return subject.on_cpu
 
 
@@ -52,17 +49,17 @@ def may_round(subject: Subject) -> bool:
 
 
 def has_conv2d(model: nn.Module) -> bool:
-    """Return whether it holds a convolution in two dimensions, which is faster in channels-last layout."""
+    """Return whether it holds a convolution in two dimensions."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """One thing that a search copy may do in another way.
+    """One thing that a search copy may compute in another way.
 
     name: switches it off. note: what `Frozen.notes` say once it was used. applies: whether it is for a model.
-    replace: ways of functions of torch, or what makes them for one model. exact: whether the forward pass
-    stays as it is, to the last bit. needs: what the machine must have, beyond a CPU.
+    replace: ways to compute functions of torch, or what makes them for one model. exact: whether logits stay
+    as they are, to the last bit. needs: what the machine must have, beyond a CPU.
     """
 
     name: str
@@ -80,12 +77,7 @@ class Rewrite:
 class Rewriting:
     """The rewrites of one model. It never changes: `without` gives another one."""
 
-    def __init__(
-        self,
-        rewrites: Iterable[Rewrite] = (),
-        subject: Subject | None = None,
-    ) -> None:
-        """Prepare them for a model."""
+    def __init__(self, rewrites: Iterable[Rewrite] = (), subject: Subject | None = None) -> None:
         self._made = {} if subject is None else {each: each.ways(subject) for each in rewrites}
         folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
         self.folds = Folds(subject.model) if folded and subject is not None else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import trusted
+from fastadv.engine import guard
 from fastadv.engine.cpu import activations, onednn, thin
 from fastadv.engine.frozen import DENIED
 from fastadv.engine.rounding import allowance
@@ -127,7 +127,7 @@ def test_what_turns_wrong_later_is_found_later(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(thin, "thin_gradient", gradient)
     frozen = fa.freeze(Net().eval())
-    for _ in range(trusted.EVERY + 3):
+    for _ in range(guard.EVERY + 3):
         frozen.input_gradient(X, Y)
     check(frozen, X)
     assert any(note.startswith("not thin") for note in frozen.notes)
@@ -146,10 +146,10 @@ def test_a_comparison_takes_few_rows_of_what_is_known(monkeypatch: pytest.Monkey
     monkeypatch.setattr(type(frozen.search), "_look", look)
     for count in (24, 24, 23, 23, 24):
         frozen(X[:count])
-    assert rows == [trusted.ROWS, trusted.FEW]
-    for _ in range(trusted.EVERY):
+    assert rows == [guard.ROWS, guard.FEW]
+    for _ in range(guard.EVERY):
         frozen(X)
-    assert rows == [trusted.ROWS, trusted.FEW, trusted.FEW]
+    assert rows == [guard.ROWS, guard.FEW, guard.FEW]
 
 
 @needs_onednn
@@ -187,20 +187,6 @@ def test_a_right_search_is_not_denied(precision: Any, loss: Any) -> None:
     y = frozen.verdict(X).argmax(1)
     fa.attacks.pgd(frozen, X, y, fa.Linf(0.05), steps=5, loss=loss)
     assert not any(note == DENIED or note.startswith("not ") for note in frozen.notes)
-
-
-@needs_onednn
-@pytest.mark.slow
-def test_what_was_wrong_is_left_out_of_the_next_copy_of_a_model_that_is_followed(
-    monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    wrong("thin", monkeypatch, torch.neg)
-    net = Net().eval()
-    for _ in range(3):
-        check(fa.freeze(net, fold=False), X)
-    assert len(logged.records) == 1
-    check(fa.freeze(Net().eval(), fold=False), X)
-    assert len(logged.records) == 2
 
 
 @needs_onednn
