@@ -1,6 +1,5 @@
 """What was compared is trusted for what is like it: rows, values, threads, passes; and for a while."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,14 +8,13 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import guard
-from fastadv.engine.cpu import activations, onednn, thin
+from fastadv.engine.cpu import onednn
 from fastadv.engine.frozen import DENIED
+from fastadv.engine.guard import Trusted
 from fastadv.engine.rounding import allowance
+from tests.engine.planted import Change, Net, X, Y, after, apart, elu, needs_onednn, thinly
 from tests.engine.rewritten import answers
-from tests.engine.test_guard import Net, X, Y, apart, needs_onednn, wrong
 from tests.logged import Logged
-
-Change = Callable[[Tensor], Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -24,15 +22,9 @@ def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
 
 
-def wrong_elu(monkeypatch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
+def wrong_elu(patch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
     """Plant a mistake into the forward pass of ELU, where a gradient is followed or where none is."""
-    real: Any = activations.elu
-
-    def elu(x: Tensor, scale: Any) -> Tensor:
-        out: Tensor = real(x, scale)
-        return change(out) if x.requires_grad == gradient else out
-
-    monkeypatch.setattr(activations, "elu", elu)
+    elu(lambda x, out: change(out) if x.requires_grad == gradient else out)(patch)
 
 
 def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3, model: nn.Module | None = None) -> None:
@@ -105,7 +97,7 @@ def test_other_numbers_of_threads_are_compared_anew(monkeypatch: pytest.MonkeyPa
 
     threads = [1]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
-    wrong("thin", monkeypatch, change)
+    thinly(change)(monkeypatch)
     frozen = fa.freeze(Net().eval())
     check(frozen, X)
     assert not any(note.startswith("not ") for note in frozen.notes)
@@ -117,15 +109,7 @@ def test_other_numbers_of_threads_are_compared_anew(monkeypatch: pytest.MonkeyPa
 @needs_onednn
 @pytest.mark.slow
 def test_what_turns_wrong_later_is_found_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    real: Any = thin.thin_gradient
-
-    def gradient(*given: Any) -> Tensor:
-        calls.append(1)
-        found: Tensor = real(*given)
-        return -found if len(calls) > 40 else found
-
-    monkeypatch.setattr(thin, "thin_gradient", gradient)
+    thinly(after(40, torch.neg))(monkeypatch)
     frozen = fa.freeze(Net().eval())
     for _ in range(guard.EVERY + 3):
         frozen.input_gradient(X, Y)
@@ -213,3 +197,22 @@ def test_a_point_outside_for_which_x_stands_denies_nothing() -> None:
     assert not frozen.plain
     assert torch.equal(out.x_adv, X)
     assert DENIED not in frozen.notes
+
+
+def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
+    class Rows:
+        """A batch of four; at the moment when its size is asked, another thread adds what it compared."""
+
+        dtype, shape = X.dtype, X.shape
+
+        def __len__(self) -> int:
+            trusted.add((True, len(trusted._known)), X, X)
+            return 4
+
+    trusted = Trusted()
+    trusted.add((True, "few"), X[:2], X)
+    trusted.add((True, "more"), X[:4], X)
+    trusted.add((False, "logits alone"), X[:6], X)
+    assert trusted.knows_size(Rows())  # type: ignore[arg-type]
+    assert not trusted.knows_size(X[:6])
+    assert not trusted.knows_size(X[:1])

@@ -28,9 +28,8 @@ from fastadv.train import (
 )
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._common import Twins, frozen_twin
-from tests.engine.test_guard import CHANGES as CHANGED
-from tests.engine.test_guard import Net as GuardedNet
-from tests.engine.test_guard import X, Y, needs_onednn, wrong
+from tests.engine.planted import Net as GuardedNet
+from tests.engine.planted import X, Y, needs_onednn, thinly
 from tests.logged import Logged
 
 THREAT = fa.Linf(0.1)
@@ -190,7 +189,7 @@ def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -
     fit(GuardedNet(), data, PGDTraining(THREAT, steps=2), epochs=2, batch_size=24)
     assert seen == [24, 3]
     assert not logged.records
-    wrong("thin", monkeypatch, CHANGED["sign"])
+    thinly(torch.neg)(monkeypatch)
     net = GuardedNet()
     with Twins().in_use():
         for _ in range(2):
