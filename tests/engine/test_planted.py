@@ -102,26 +102,6 @@ def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("least", [2, 20])
-def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake that only large batches meet, as another way through a kernel would have it."""
-    thinly(lambda g: -g if len(g) >= least else g)(monkeypatch)
-    model, frozen = Net().eval(), fa.freeze(Net().eval())
-    for count in (1, 3, 5, 16, 24):
-        found = frozen.input_gradient(X[:count], Y[:count])[2]
-        assert apart(found, answers(model, X[:count], Y[:count])[1]) < 1e-4
-        assert any(note.startswith("not thin") for note in frozen.notes) == (count >= least)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [0, 23])
-def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    thinly(part(lambda gradient: gradient[row % len(gradient)].neg_()))(monkeypatch)
-    model, frozen = Net().eval(), fa.freeze(Net().eval())
-    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
-
-
-@pytest.mark.slow
 def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = guard.agrees
@@ -274,6 +254,9 @@ PLANTS: dict[str, Planted] = {
     "relu, half the image for some rows": relu(for_rows(flip_half, 20, 40, 50)),
     "relu, every second channel later": relu(after(12, part(lambda g: g[:, ::2].neg_()))),
     "thin, a quadrant": thinly(part(lambda g: g[:, :, :6, :6].zero_())),
+    "thin, the first row's sign": thinly(part(lambda g: g[0].neg_())),
+    "thin, two rows and more": thinly(lambda g: -g if len(g) > 1 else g),
+    "thin, twenty rows and more": thinly(lambda g: -g if len(g) >= 20 else g),
     "thin, the last row": thinly(part(lambda g: g[-1].zero_())),
     "thin, the last row shorter": thinly(part(lambda g: g[-1].mul_(0.5 if len(g) > 8 else 1))),
     "thin, sign later": thinly(after(6, torch.neg)),
@@ -287,6 +270,12 @@ PLANTS: dict[str, Planted] = {
     "elu without gradient": elu(lambda x, out: out if x.requires_grad else 0.2 * out),
     "elu without gradient, many rows": elu(
         lambda x, out: 0.2 * out if not x.requires_grad and len(out) > 16 else out
+    ),
+    "elu without gradient, 31 rows": elu(
+        lambda x, out: 0.2 * out if not x.requires_grad and len(out) == 31 else out
+    ),
+    "elu with gradient, many rows": elu(
+        lambda x, out: 0.2 * out if x.requires_grad and len(out) > 16 else out
     ),
     "elu, the gradient of many rows": elu(
         lambda x, out: Changed.apply(out, torch.neg) if x.requires_grad and len(out) > 16 else out
