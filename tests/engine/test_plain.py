@@ -269,24 +269,6 @@ def test_means_are_exact_and_counted() -> None:
     assert prepare(several, 2).eot == 2
 
 
-def test_rows_that_depend_on_each_other_are_not_halved() -> None:
-    class Mixing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.layer = nn.BatchNorm2d(2, track_running_stats=False), nn.Linear(128, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            if len(x) > 3:
-                raise MemoryError
-            logits: Tensor = self.layer(self.norm(x).flatten(1))
-            return logits
-
-    plain = Plain(Mixing())
-    for call in (lambda: plain.verdict(X), lambda: plain.input_gradient(X, Y)):
-        with pytest.raises(MemoryError):
-            call()
-
-
 @pytest.mark.parametrize("rows", [None, torch.tensor([0, 2])])
 def test_logits_of_a_pass_at_x_are_its_own(rows: Tensor | None) -> None:
     x, plain = X.clone(), Plain(Corner())

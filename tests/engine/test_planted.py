@@ -32,10 +32,7 @@ from tests.engine.planted import (
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
-
-@pytest.fixture(autouse=True)
-def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+pytestmark = pytest.mark.usefixtures("small_models_too")
 
 
 WRONG: dict[str, Planted] = {

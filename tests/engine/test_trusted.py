@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import guard
-from fastadv.engine.cpu import onednn
 from fastadv.engine.frozen import DENIED
 from fastadv.engine.guard import Trusted
 from fastadv.engine.rounding import allowance
@@ -16,10 +15,7 @@ from tests.engine.planted import Change, Net, X, apart, elu, needs_onednn, thinl
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
-
-@pytest.fixture(autouse=True)
-def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+pytestmark = pytest.mark.usefixtures("small_models_too")
 
 
 def wrong_elu(patch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
