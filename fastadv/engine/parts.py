@@ -1,7 +1,7 @@
 """How many rows pass a convolutional network at once on a CPU.
 
-An allocator hands large activations back to the system and takes them again at each pass, and every page of
-them then faults; small ones stay, and stay in the cache. Measured on one core (fp32, ms of processor time for
+An allocator hands large activations back to the system after each pass, and every page of them faults in the
+next; small ones stay, and stay in the cache. Measured on one core (fp32, ms of processor time for
 loss and input gradient, whole and in parts): a small CNN of width 32 with 256 images 156 and 103, the CNN of
 Schott et al. with 500 images 228 and 172, a ResNet-18 with 64 images 840 and 770.
 """
@@ -21,15 +21,12 @@ from fastadv.engine.rewrite import has_conv2d
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
 BYTES = 8 << 20
-# each thread has some rows to work on
-LEAST = 8
-# an activation is taken to be at most so many times the input
-WIDEST = 64
+LEAST = 8  # rows for each thread to work on
+WIDEST = 64  # an activation is assumed to be at most so many times the input
 # rows that are passed to measure, and one fewer: what does not grow with them, such as a cast of weights to
 # bfloat16, is no activation
 PROBE = 3
-
-# ops whose results are no activations: they divide their work themselves
+# ops whose results are no activations, since they divide their work themselves
 WITHIN = ("fastadv::winograd_tiles", "mkldnn::_convolution_pointwise")
 
 
