@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult, latent_descent
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import Synthesis, print_measured
+from fastadv.cli._abs_data import Synthesis, batched, print_measured
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves
 from fastadv.cli._output import progress, say
 from fastadv.cli._shared import Images, make_device
-from fastadv.evaluation import Curve, evaluate, figures, lower_bounds, median
-from fastadv.evaluation._parts import IDENTITY
+from fastadv.evaluation import Curve, evaluate, figures
+from fastadv.intervals import median
 from fastadv.models import ABS
 from fastadv.runs.card import card
 from fastadv.text import percent
@@ -51,16 +51,6 @@ def bound(
         None, "Draw accuracy against radius here, as the band from the bound to the accuracy under attack"
     ),
     batch_size: o.BatchSize = 100,
-    run_dir: Path | None = o.folder(None, "Keep the radii here, batch by batch."),
-    resume: o.Resume = False,
-    shard: Any = o.option(
-        None,
-        "Bound share I of N alone, I from 0 to N - 1, as an independent job. It needs "
-        "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
-        "without --shard reports the whole.",
-        parser=o.parse_shard,
-        metavar="I/N",
-    ),
 ) -> Iterator[Any]:
     """Bound the radius of every image within which the model keeps its decision: mean, median and quartiles.
 
@@ -70,25 +60,14 @@ def bound(
     place = make_device(synthesis.device)
     named = [_parsed(text, norm) for text in attack or []]
     tried = o.parse_radii(radii)
-    if shard and run_dir is None:
-        o.refuse("--shard keeps its share in a folder: give --run-dir too.")
-    if shard:
-        why = "is of all images: give it without --shard, after fastadv merge."
-        o.refuse_given(why, attack=attack, radii=radii, figure=figure)
-    o.check_run_dir(run_dir, resume, IDENTITY, "lower bounds")
-    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"):
+    with interruptible(NOTHING_KEPT):
         dataset = images.load()
         net = synthesis.load(place)
-        rank, jobs = shard or (None, None)
-        with progress("bounding") as tick:
-            radius = lower_bounds(
-                net, dataset, norm=norm, starts=starts, tight=tight, batch_size=batch_size, progress=tick,
-                run_dir=run_dir, resume=resume, rank=rank, world_size=jobs,
-            )  # fmt: skip
-        if shard:
-            yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(radius)}
-            say(f"share {rank} of {jobs}, {len(radius):,} images, is kept in {run_dir}")
-            return
+        found = [
+            net.lower_bound(x, y, norm=norm, starts=starts, tight=tight).cpu()
+            for x, y in batched("bounding", dataset, place, batch_size)
+        ]
+        radius = torch.cat(found)
         attacked = named or tried or figure is not None
         distance = _nearest(net, dataset, norm, named, batch_size) if attacked else None
     name = synthesis.name

@@ -1,6 +1,7 @@
 """What one attack did to one batch, and what that comes to over all batches."""
 
 import inspect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.threat import THREATS, Threat
+
+BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 Attack = Callable[..., AttackResult]
 """(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
@@ -58,6 +61,31 @@ class Part:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
+
+
+class Shelf:
+    """Copies tensors into blocks of their own.
+
+    A small result that stays where a batch made it splits the memory which the pass of that batch leaves, so
+    that the next passes need more: what a long stream takes then grows with it.
+    """
+
+    def __init__(self) -> None:
+        self._block, self._used = torch.empty(0, dtype=torch.uint8), 0
+
+    def keep(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return them as copies, on the CPU; large ones as they are."""
+        return {name: self._kept(tensor) for name, tensor in tensors.items()}
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        size = tensor.numel() * tensor.element_size()
+        if size > BLOCK // 4:
+            return tensor
+        if self._used + size > len(self._block):
+            self._block, self._used = torch.empty(BLOCK, dtype=torch.uint8), 0
+        place = self._block[self._used : self._used + size]
+        self._used += math.ceil(size / LINE) * LINE
+        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def run_attack(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -19,10 +20,8 @@ from fastadv.engine import Prepared, prepare
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Attack, Batch, Part, all_draws, nearest, outcome, row
+from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
-from fastadv.evaluation._shelf import Shelf
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
@@ -160,97 +159,160 @@ def evaluate(
             config["batch_size"] = batch_size
         parts.identity = parts.identify(IDENTITY, config)
         own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
-        table = table_of(
-            frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
-            keep_samples=keep_samples, parts=parts, looked=indicators and not apart, drawing=drawing, own=own,
+        table = Evaluation(
+            frozen,
+            dataset,
+            attacks,
+            batch_size,
+            limit,
+            keep_examples=keep_examples,
+            keep_samples=keep_samples,
+            parts=parts,
+            looked=indicators and not apart,
+            drawing=drawing,
+            own=own,
             events=events,
-        )  # fmt: skip
+        ).table()
         if apart:
             parts.finished(rank or 0, world_size or 1, batches, len(attacks))
         return table
 
 
-def table_of(
-    frozen: Prepared,
-    dataset: Dataset[Any],
-    attacks: Mapping[str, Attack],
-    batch_size: int,
-    limit: int | None,
-    *,
-    keep_examples: int = 0,
-    keep_samples: bool = False,
-    parts: Parts | None = None,
-    looked: bool = False,
-    drawing: Drawing = ONE_DRAW,
-    own: Callable[[int], Sequence[int]] = range,
-    events: Events | None = None,
-) -> Table:
-    """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
-    started = time.perf_counter()
-    kept = Parts(None) if parts is None else parts
-    points = keep_samples or kept.path is not None
-    events = events or Events(None)
-    alone, shelf = processes.world() == 1, Shelf()
+class Events:
+    """Add up what each attack has done so far, and tell it after every batch; in the first process alone."""
 
-    def attacked(number: int, place: int, name: str, batch: Batch) -> Part:
-        with drawing.kept(batch.x.device, number, place + 1):
-            return outcome(name, attacks[name], frozen, batch, keep_examples, points, drawing)
+    def __init__(self, on_event: OnEvent | None) -> None:
+        self._on_event = None if processes.rank() else on_event
+        # of each attack: samples, those right at first, those that it left right, seconds
+        self._done: dict[str, Tensor] = {}
 
-    def work(
-        number: int, batch: Batch
-    ) -> tuple[dict[str, Tensor], list[Part], Samples | None, dict[str, Tensor]]:
-        batch, drawn = _drawn(frozen, drawing, number, batch)
-        told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
-        found = []
-        for place, name in enumerate(attacks):
-            make = partial(attacked, number, place, name, batch)
-            found.append(kept.get(f"{number:05d}-{place:02d}", told, make))
-            if alone:
-                events.finished(name, told, found[-1])
-        samples = nearest(batch, found) if keep_samples else None
-        for part in found:
-            part.tensors.pop("x_adv", None)
-            part.tensors = shelf.keep(part.tensors)
-        return shelf.keep(told), found, samples, shelf.keep(drawn)
-
-    with drawing.kept(device_for(frozen) or torch.device("cpu")):
-        done = []
-        for made in in_turn(frozen, dataset, batch_size, limit, work, own):
-            done.append(made)
-            if not alone:
-                for name, part in zip(attacks, made[1], strict=True):
-                    events.finished(name, made[0], part)
-    verdicts, found, samples, drawn = zip(*done, strict=True)
-    correct, failed, ids = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
-    rows = tuple(
-        row(name, correct, minimizes(attack), [each[place] for each in found], keep_examples, drawing)
-        for place, (name, attack) in enumerate(attacks.items())
-    )
-    together = Samples.together(samples) if keep_samples else None
-    if together is not None:
-        together.add_components([one.components for one in rows])
-    signs = None
-    if looked and rows:
-        each = [[one[place] for one in found] for place in range(len(rows))]
-        signs = processes.from_first(
-            lambda: masking.indicators(frozen, dataset, attacks, rows, each, correct, ids, batch_size, kept)
+    def finished(self, name: str, correct: Tensor, part: Part) -> None:
+        """Tell that an attack is done with a batch; correct: bool [B], without an attack."""
+        if self._on_event is None:
+            return
+        counts = (
+            len(correct),
+            int(correct.sum()),
+            int((correct & ~part["broken"]).sum()),
+            float(part["seconds"]),
         )
-    # the clock of the first process, and the parts that all have read
-    seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
-    told = replaced(frozen.model)
-    clean = all_draws(drawn, correct, drawing)
-    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told, signs, clean)
+        done = self._done.get(name, torch.zeros(4, dtype=torch.float64)) + torch.tensor(counts).double()
+        self._done[name] = done
+        samples, clean, robust, seconds = done.tolist()
+        event: dict[str, Any] = {
+            "step": int(samples),
+            "attack": name,
+            "clean_accuracy": clean / samples,
+            "robust_accuracy": {name: robust / samples},
+            "seconds": {name: seconds},
+        }
+        self._on_event(event)
 
 
-def _drawn(frozen: Prepared, drawing: Drawing, number: int, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
-    """Return the batch `number` and its clean draws: with several, its verdict follows from the seed, too."""
-    if drawing.count == 1:
-        return batch, {}
-    with drawing.kept(batch.x.device, number, 0):
-        logits = frozen.verdict(batch.x)
-        drawn = drawing.draw(frozen, batch.x, batch.y)
-    batch = batch._replace(prediction=logits.argmax(1), failed=~logits.isfinite().all(1))
-    return batch, {f"draws.{key}": value.cpu() for key, value in drawn.items()}
+@dataclass
+class BatchOutcome:
+    """What is known of a batch. verdict: correct, failed and ids. draws: of the clean x, if several."""
+
+    verdict: dict[str, Tensor]
+    draws: dict[str, Tensor]
+    attacked: list[Part]
+    samples: Samples | None
+
+
+@dataclass
+class Evaluation:
+    """A model under attacks: every batch is measured and attacked, and all of them are judged.
+
+    The arguments are those of `evaluate`, checked, in processes that are known to be called alike. looked:
+    whether signs of masking are looked for. own: of the number of batches, which are worked on.
+    """
+
+    frozen: Prepared
+    dataset: Dataset[Any]
+    attacks: Mapping[str, Attack]
+    batch_size: int
+    limit: int | None
+    keep_examples: int = 0
+    keep_samples: bool = False
+    parts: Parts = field(default_factory=lambda: Parts(None))
+    looked: bool = False
+    drawing: Drawing = ONE_DRAW
+    own: Callable[[int], Sequence[int]] = range
+    events: Events = field(default_factory=lambda: Events(None))
+    shelf: Shelf = field(default_factory=Shelf)
+
+    def table(self) -> Table:
+        """Evaluate."""
+        started, done = time.perf_counter(), list[BatchOutcome]()
+        with self.drawing.kept(device_for(self.frozen) or torch.device("cpu")):
+            for outcome in in_turn(
+                self.frozen, self.dataset, self.batch_size, self.limit, self.measure, self.own
+            ):
+                done.append(outcome)
+                if processes.world() > 1:
+                    for name, part in zip(self.attacks, outcome.attacked, strict=True):
+                        self.events.finished(name, outcome.verdict["correct"], part)
+        return self.judge(done, started)
+
+    def measure(self, number: int, batch: Batch) -> BatchOutcome:
+        """Measure the batch `number` without an attack, and under each; with draws its verdict is seeded."""
+        draws: dict[str, Tensor] = {}
+        if self.drawing.count > 1:
+            with self.drawing.kept(batch.x.device, number, 0):
+                logits = self.frozen.verdict(batch.x)
+                drawn = self.drawing.draw(self.frozen, batch.x, batch.y)
+            batch = batch._replace(prediction=logits.argmax(1), failed=~logits.isfinite().all(1))
+            draws = {f"draws.{key}": value.cpu() for key, value in drawn.items()}
+        verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
+        attacked = []
+        for place, name in enumerate(self.attacks):
+            attacked.append(self.attack(number, place, name, batch, verdict))
+            if processes.world() == 1:
+                self.events.finished(name, verdict["correct"], attacked[-1])
+        samples = nearest(batch, attacked) if self.keep_samples else None
+        for part in attacked:
+            part.tensors.pop("x_adv", None)
+            part.tensors = self.shelf.keep(part.tensors)
+        return BatchOutcome(self.shelf.keep(verdict), self.shelf.keep(draws), attacked, samples)
+
+    def attack(self, number: int, place: int, name: str, batch: Batch, verdict: dict[str, Tensor]) -> Part:
+        """Run an attack on a batch, unless the folder holds what it did."""
+        points = self.keep_samples or self.parts.path is not None
+
+        def make() -> Part:
+            with self.drawing.kept(batch.x.device, number, place + 1):
+                attack, wanted = self.attacks[name], self.keep_examples
+                return outcome(name, attack, self.frozen, batch, wanted, points, self.drawing)
+
+        return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
+
+    def judge(self, done: Sequence[BatchOutcome], started: float) -> Table:
+        """Put the batches together."""
+        frozen, drawing = self.frozen, self.drawing
+        correct, failed, ids = (
+            torch.cat([one.verdict[name] for one in done]) for name in ("correct", "failed", "ids")
+        )
+        found = [[one.attacked[place] for one in done] for place in range(len(self.attacks))]
+        rows = tuple(
+            row(name, correct, minimizes(attack), parts, self.keep_examples, drawing)
+            for (name, attack), parts in zip(self.attacks.items(), found, strict=True)
+        )
+        together = None
+        if self.keep_samples:
+            together = Samples.together([one.samples for one in done if one.samples is not None])
+            together.add_components([one.components for one in rows])
+        signs = None
+        if self.looked and rows:
+            signs = processes.from_first(
+                lambda: masking.indicators(
+                    frozen, self.dataset, self.attacks, rows, found, correct, ids, self.batch_size, self.parts
+                )
+            )
+        # the clock of the first process, and the parts that all have read
+        times = processes.tell((time.perf_counter() - started, self.parts.seconds))
+        seconds = times[0][0] + sum(before for _, before in times)
+        told, clean = replaced(frozen.model), all_draws([one.draws for one in done], correct, drawing)
+        return Table(rows, correct, failed, ids, seconds, together, told, signs, clean)
 
 
 def description(

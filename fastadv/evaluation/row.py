@@ -98,11 +98,7 @@ class Row:
         return self.distance[self.broken].mean().item()
 
     def figures(self) -> dict[str, float]:
-        """Return the figures that say something, by name.
-
-        Returns:
-            SHARES; NaN for an accuracy without a radius, and for distances with one.
-        """
+        """Return the figures that say something, by name."""
         kept = {name: getattr(self, name) for name in SHARES}
         dropped = ["robust_accuracy"] * self.unlimited
         if not (self.minimum_norm or self.unlimited):

@@ -38,7 +38,6 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --recipe nosuch", "nosuch"),
         (f"train {DIGITS} --resume", "--run-dir"),
         ("study recipes --radius 3/", "expected a number such as 0.3 or 8/255, got '3/'"),
-        ("speedrun --goal half", "expected a number such as 0.3 or 8/255, got 'half'"),
         (f"construct random-target {DIGITS} --out sets --start noise", "--start"),
         (f"evaluate {DIGITS} --radius 0.1 --figure f.png", "--radii"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd -a pgd:norm=l2 --radii 0,1", "one norm"),

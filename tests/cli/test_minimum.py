@@ -3,7 +3,6 @@
 import json
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,9 +81,7 @@ def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
 
 def test_the_band_lies_around_the_curve_and_what_has_no_logits_is_no_success_of_the_model():
     distances = {"some": torch.linspace(0.1, 0.4, 9), "sick": torch.full((9,), torch.nan)}
-    rows = {name: SimpleNamespace(distance=distance.double()) for name, distance in distances.items()}
-    named = {name: SimpleNamespace(name=name) for name in distances}
-    bands = _evaluate._bands(rows, dict.fromkeys(rows), named, (0.5,))
+    bands = {name: _evaluate._band(distance.double(), 0.5) for name, distance in distances.items()}
     low, high = (edge.accuracy for edge in bands["some"])
     exact = Curve.from_distances(distances["some"], bands["some"][0].radii).accuracy
     assert (low <= exact).all()

@@ -1,4 +1,4 @@
-"""Images of the page: samples at the median distance, clean, adversarial, and their difference magnified."""
+"""Images of the page: samples at the median distance, and the hardest ones."""
 
 import struct
 import zlib
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from fastadv.evaluation.figures.images import amplification
-from fastadv.evaluation.report.classes import class_name
+from fastadv.evaluation.report.grid import class_name
 from fastadv.evaluation.samples import Examples
 from fastadv.evaluation.table import Table
 from fastadv.text import number
 
-SHOWN, LARGEST = 8, 112  # samples; pixels of a longer side, beyond which images are made smaller
+SHOWN, HARDEST = 8, 6  # samples
+LARGEST = 112  # pixels of a longer side, beyond which images are made smaller
 LESS, MORE = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermilion, as in figures
 
 
@@ -66,6 +67,47 @@ def gallery(
             )
         )  # fmt: skip
     return Gallery(shots, gain, number(middle.item()), x.shape != examples.x[chosen].shape)
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A sample, with the address of its image; "" without one."""
+
+    picture: str
+    label: str
+    told: str
+
+
+def hardest(
+    table: Table,
+    margins: Tensor | None,
+    classes: Sequence[str] | None,
+    box: tuple[float, float],
+    *,
+    farthest: bool,
+) -> list[Hard] | str:
+    """Return the samples that held by the largest margin, or why there are none.
+
+    margins: [n], of x, the largest logit of another class less that of the label. farthest: after those that
+    held, those broken farthest; distances must then be of one norm.
+    """
+    kept = table.samples
+    if kept is None:
+        return "the table keeps no samples; evaluate with keep_samples=True"
+    held = (table.correct & (kept.by < 0)).nonzero()[:, 0]
+    if margins is not None:
+        held = held[margins[held].argsort(stable=True)]
+    broken = (kept.by >= 0).nonzero()[:, 0] if farthest else held[:0]
+    far = broken[kept.distance[broken].argsort(descending=True, stable=True)]
+    shown = []
+    for index in torch.cat([held, far])[:HARDEST].tolist():
+        became = f"broken at {number(float(kept.distance[index]))}" if kept.by[index] >= 0 else "held"
+        if margins is not None:
+            became += f", clean margin {number(float(margins[index]))}"
+        picture = png(small(in_unit(kept.x[index : index + 1], box))[0]) if is_image(kept.x) else ""
+        told = f"sample {int(kept.ids[index])}, {became}"
+        shown.append(Hard(picture, class_name(int(kept.y[index]), classes), told))
+    return shown or "no sample held against all attacks"
 
 
 def _broken(table: Table, predictions: Tensor | None) -> tuple[Examples, Tensor] | str:
