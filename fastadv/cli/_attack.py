@@ -17,8 +17,10 @@ from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, print_table, progress, say_where, write_json
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._values import nameable
+from fastadv.data.batch_size import device_for
+from fastadv.engine import prepare
 from fastadv.errors import InputError
-from fastadv.evaluation import Row, evaluate, figures
+from fastadv.evaluation import Row, Table, evaluate, figures
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
 from fastadv.text import in_markdown
@@ -143,13 +145,15 @@ def attack(
         named = named.with_sources(lambda text: network.substitute(text, dataset, place, machine.seed))
         with progress(named.label) as tick:
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
-            table = evaluate(net, dataset, watched, batch_size=machine.batch_size, keep_examples=SHOWN)
+            table = evaluate(
+                net, dataset, watched, batch_size=machine.batch_size, keep_samples=figure is not None
+            )
         told = {"data": dataset.describe(), "batch_size": machine.batch_size, "precision": searched}
         result = card("attack", {**network.config, **named.config, **told}, **table.to_dict())
         if out is not None:
             _write(out, watched[named.label], table.rows[0], result)
         if figure is not None:
-            _draw(figure, table.rows[0].examples, dataset, f"{network.model} under {named.label}")
+            _draw(figure, table, net, dataset, f"{network.model} under {named.label}")
     if json:
         write_json(result)
         return
@@ -165,10 +169,14 @@ def _write(path: Path, watched: Watched, row: Row, result: dict[str, Any]) -> No
     save_tensors(path, tensors, {"card": jsons.dumps(finite(result))})
 
 
-def _draw(path: Path, drawn: Any, dataset: Any, title: str) -> None:
-    if drawn is None:
+def _draw(path: Path, table: Table, net: Any, dataset: Any, title: str) -> None:
+    kept, frozen = table.samples, prepare(net)
+    assert kept is not None
+    shown = (kept.by >= 0).nonzero()[:SHOWN, 0]
+    if not len(shown):
         raise InputError(
             f"{path}: expected samples that the attack broke to draw, got none; use a larger radius"
         )
-    shown = drawn.x, drawn.x_adv, drawn.y, drawn.prediction
-    figures.examples(*shown, path, classes=dataset.classes, title=title)
+    x, x_adv, y = kept.x[shown], kept.x_adv[shown], kept.y[shown]
+    seen = frozen.verdict(x_adv.to(device=device_for(frozen))).argmax(1)
+    figures.examples(x, x_adv, y, seen, path, classes=dataset.classes, title=title)

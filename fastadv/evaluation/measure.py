@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import OnEvent, check_count, check_on_event
+from fastadv._checks import OnEvent, check_on_event
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
@@ -38,7 +38,6 @@ def evaluate(
     *,
     batch_size: BatchSize = 256,
     limit: int | None = None,
-    keep_examples: int = 0,
     keep_samples: bool = False,
     draws: int = 1,
     seed: int = 0,
@@ -73,8 +72,6 @@ def evaluate(
             Where memory runs out later, passes go in halves, and nothing is lost.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
-        keep_examples: keep the first samples that each attack broke, at most this many
-            (`table[name].examples`).
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
             of one norm (`table.samples`).
         draws: for a randomized model, classify each sample this many times, and its x_adv after each attack:
@@ -127,7 +124,6 @@ def evaluate(
     with processes.agreement():
         attacks = dict(attacks or {})
         check_evaluation(dataset, attacks, batch_size, limit)
-        check_count("keep_examples", keep_examples, 0)
         drawing = Drawing(draws, seed)
         events = Events(check_on_event(on_event))
         if resume and run_dir is None:
@@ -139,7 +135,7 @@ def evaluate(
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         frozen = prepare(model, work=work, freeze=freeze)
-        config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
+        config: dict[str, Any] = {"batch_size": batch_size, "limit": limit}
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
@@ -165,7 +161,6 @@ def evaluate(
             attacks,
             batch_size,
             limit,
-            keep_examples=keep_examples,
             keep_samples=keep_samples,
             parts=parts,
             looked=indicators and not apart,
@@ -232,7 +227,6 @@ class Evaluation:
     attacks: Mapping[str, Attack]
     batch_size: int
     limit: int | None
-    keep_examples: int = 0
     keep_samples: bool = False
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False
@@ -281,8 +275,7 @@ class Evaluation:
 
         def make() -> Part:
             with self.drawing.kept(batch.x.device, number, place + 1):
-                attack, wanted = self.attacks[name], self.keep_examples
-                return outcome(name, attack, self.frozen, batch, wanted, points, self.drawing)
+                return outcome(name, self.attacks[name], self.frozen, batch, points, self.drawing)
 
         return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
 
@@ -294,7 +287,7 @@ class Evaluation:
         )
         found = [[one.attacked[place] for one in done] for place in range(len(self.attacks))]
         rows = tuple(
-            row(name, correct, minimizes(attack), parts, self.keep_examples, drawing)
+            row(name, correct, minimizes(attack), parts, drawing)
             for (name, attack), parts in zip(self.attacks.items(), found, strict=True)
         )
         together = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fastadv.evaluation.draws import Draws
-from fastadv.evaluation.samples import Components, Examples
+from fastadv.evaluation.samples import Components
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.threat import Threat
 
@@ -34,7 +34,6 @@ class Row:
         forwards: samples passed forward.
         backwards: samples for which an input gradient was computed.
         seconds: elapsed time of the attack, on all samples.
-        examples: the first samples that it broke, if they were kept.
         minimum_norm: whether the attack minimizes the distance, as far as that is known: it is one of
             `fastadv.attacks`.
         flags: warnings that cast doubt on the result, as in `fastadv.attacks.AttackResult`.
@@ -53,7 +52,6 @@ class Row:
     forwards: int
     backwards: int
     seconds: float
-    examples: Examples | None = field(default=None, repr=False)
     minimum_norm: bool = False
     flags: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

@@ -35,18 +35,6 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The first N samples that an attack broke."""
-
-    x: Tensor  # [N, ...], clean
-    x_adv: Tensor
-    y: Tensor  # int64 [N]
-    clean_prediction: Tensor  # int64 [N], the class of x
-    prediction: Tensor  # int64 [N], the class of x_adv
-    ids: Tensor  # int64 [N], positions in the data set
-
-
-@dataclass(frozen=True)
 class Samples:
     """Every sample with the nearest of the adversarial examples that the attacks found.
 

@@ -173,7 +173,7 @@ def test_every_option_is_read_by_its_command(command):
     assert set(inspect.signature(command).parameters) - read <= {"known", "markdown"}
     for one in inspect.signature(command).parameters.values():
         if isinstance(one.annotation, type) and issubclass(one.annotation, Panel):
-            modules = {inspect.getmodule(made) for made in one.annotation.__mro__[:-1]}
+            modules = {inspect.getmodule(made) for made in (*one.annotation.__mro__[:-1], command)}
             inside = read.union(*map(read_in, modules))
             # `AttackOptions.given` goes through all of its fields
             named = {each.name for each in fields(AttackOptions)} if "given" in inside else set()

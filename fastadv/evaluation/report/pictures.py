@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastadv.evaluation.figures.images import amplification
 from fastadv.evaluation.report.grid import class_name
-from fastadv.evaluation.samples import Examples
 from fastadv.evaluation.table import Table
 from fastadv.text import number
 
@@ -46,27 +45,31 @@ def gallery(
     table: Table, predictions: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float]
 ) -> Gallery | str:
     """Return the gallery, or why there is none. predictions: int64 [n], of x_adv."""
-    found = _broken(table, predictions)
-    if isinstance(found, str):
-        return found
-    examples, distance = found
-    if not is_image(examples.x):
-        return f"inputs of shape {list(examples.x.shape[1:])} are no gray or color images"
+    kept = table.samples
+    if kept is None:
+        return "the table keeps no samples; evaluate with keep_samples=True"
+    broken = (kept.by >= 0).nonzero()[:, 0]
+    if not len(broken):
+        return "no attack broke a sample"
+    if not is_image(kept.x):
+        return f"inputs of shape {list(kept.x.shape[1:])} are no gray or color images"
+    distance = kept.distance[broken]
     middle = distance.median()
-    chosen = (distance - middle).abs().argsort(stable=True)[:SHOWN].sort().values
-    x, x_adv = (small(in_unit(each[chosen], box)) for each in (examples.x, examples.x_adv))
+    chosen = broken[(distance - middle).abs().argsort(stable=True)[:SHOWN].sort().values]
+    x, x_adv = (small(in_unit(each[chosen], box)) for each in (kept.x, kept.x_adv))
     gain = amplification([x_adv - x])
-    shots = []
-    for place, index in enumerate(chosen.tolist()):
-        label, seen = int(examples.y[index]), int(examples.prediction[index])
-        shots.append(
-            Shot(
-                png(x[place]), png(x_adv[place]), png(magnified(x_adv[place] - x[place], gain)),
-                class_name(label, classes), class_name(seen, classes) if seen >= 0 else "",
-                f"sample {int(examples.ids[index])}, distance {number(distance[index].item())}",
-            )
-        )  # fmt: skip
-    return Gallery(shots, gain, number(middle.item()), x.shape != examples.x[chosen].shape)
+    shots = [
+        Shot(
+            png(x[place]),
+            png(x_adv[place]),
+            png(magnified(x_adv[place] - x[place], gain)),
+            class_name(int(kept.y[index]), classes),
+            "" if predictions is None else class_name(int(predictions[index]), classes),
+            f"sample {int(kept.ids[index])}, distance {number(float(kept.distance[index]))}",
+        )
+        for place, index in enumerate(chosen.tolist())
+    ]
+    return Gallery(shots, gain, number(middle.item()), x.shape != kept.x[chosen].shape)
 
 
 @dataclass(frozen=True)
@@ -108,25 +111,6 @@ def hardest(
         told = f"sample {int(kept.ids[index])}, {became}"
         shown.append(Hard(picture, class_name(int(kept.y[index]), classes), told))
     return shown or "no sample held against all attacks"
-
-
-def _broken(table: Table, predictions: Tensor | None) -> tuple[Examples, Tensor] | str:
-    """Return the samples that attacks broke, as far as they were kept, with their distances."""
-    kept = table.samples
-    if kept is not None:
-        broken = kept.by >= 0
-        if not bool(broken.any()):
-            return "no attack broke a sample"
-        seen = torch.full_like(kept.y, -1) if predictions is None else predictions
-        parts = (kept.x, kept.x_adv, kept.y, kept.y, seen, kept.ids)
-        return Examples(*(part[broken] for part in parts)), kept.distance[broken]
-    rows = [row for row in table.rows if row.examples is not None]
-    if not rows:
-        return "the table keeps no samples; evaluate with keep_samples=True"
-    row = min(rows, key=lambda each: each.robust_accuracy)
-    assert row.examples is not None
-    place = {number: index for index, number in enumerate(table.ids.tolist())}
-    return row.examples, row.distance[[place[number] for number in row.examples.ids.tolist()]]
 
 
 def is_image(x: Tensor) -> bool:
