@@ -12,9 +12,9 @@ from torch import nn
 from fastadv import data as sets
 from fastadv import models
 from fastadv.cli import _options as o
+from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.cli._zoo import ZOO, check_name, load_entry
 from fastadv.data._export import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze

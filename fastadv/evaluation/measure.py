@@ -52,14 +52,13 @@ def evaluate(
 ) -> Table:
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
-    Every attack gets the samples of a batch with their ids, so results do not
-    depend on `batch_size`. Samples for which the model's logits are not finite count as not correct and are
-    not attacked; `Table.failed` marks them.
+    Every attack gets the samples of a batch with their ids, so results do not depend on `batch_size`. Samples
+    for which the model's logits are not finite count as not correct and are not attacked; `Table.failed`
+    marks them.
 
-    Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
-    keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
-    those of all processes together. An evaluation resumes with any number of them. Where one is lost, the
-    others raise LostProcessError.
+    The processes of a process group, as under torchrun, take the batches in turn, and all return the table of
+    one process; the seconds of an attack are those of all together. An evaluation resumes with any number of
+    processes.
 
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
@@ -68,8 +67,7 @@ def evaluate(
             `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`. None measures the clean accuracy
             alone.
         batch_size: samples attacked at once. "auto" doubles it from 32 as long as the model passes more
-            samples a second and memory holds them; an evaluation that resumes keeps the size that was chosen.
-            Where memory runs out later, passes go in halves, and nothing is lost.
+            samples a second and memory holds them. Where memory runs out later, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
@@ -78,27 +76,25 @@ def evaluate(
             the table reports the accuracy of one draw, of the majority, of the mean output and of the worst
             draw (`Table.draws`, `Row.draws`). These passes are not counted among those of an attack.
         seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
-            also under attack, batch by batch. The generators are restored afterwards. A generator of the
-            model's own is not seeded.
-        run_dir: a folder in which each attack's result on each batch is kept as soon as it is there, with its
-            adversarial examples. A stopped evaluation loses at most one batch of one attack. None keeps
-            nothing.
+            also under attack. The generators are restored afterwards. A generator of the model's own is not
+            seeded.
+        run_dir: a folder in which each attack's result on each batch is kept as soon as it is there. A
+            stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments.
         identity: a text that represents the code of your own model classes and attacks, which are otherwise
             known by their source; change it when that code changes. Needed where a source cannot be read.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
-            nothing, and a flag says that it was not possible.
+            nothing, and a flag says so.
         rank: for processes that do not communicate, such as the jobs of an array: this one works on the
             batches k with k % world_size == rank, returns the table of these, without indicators, and records
             in `run_dir`, its own or a common one, that it is done. With all shares, put together by
             `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
         world_size: the number of such processes.
-        on_event: called with a dictionary as soon as an attack is done with a batch. Its "step" is the number
-            of samples done; "attack" is the name; "clean_accuracy", "robust_accuracy" and "seconds" are over
-            these samples, the last two by name. Batches that are read from `run_dir` are told, too. Of
-            several processes the first one tells the batches of all, each when it is whole.
+        on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
+            "step" is the number of samples done, "attack" the name; "clean_accuracy", "robust_accuracy" and
+            "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
 
@@ -107,9 +103,10 @@ def evaluate(
 
     Raises:
         InputError: the data set is empty, labels are not classes of the model, logits are not [B, K], or
-            finite for no sample; `resume` is given without a folder; the folder already holds an evaluation,
-            or another one; on_event is no function; or processes were called with different arguments.
+            finite for no sample; the folder already holds an evaluation, or another one; or processes were
+            called with different arguments.
         CorruptFileError: a file in the folder is damaged.
+        LostProcessError: another process of the group is gone.
 
     Example:
         >>> from functools import partial
