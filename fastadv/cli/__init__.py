@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
-    (attack, f"fastadv attack {MODEL} --radius 0.1 --figure attack.png"),
+    (attack, f"fastadv attack {MODEL} --radius 0.1 --out adv.safetensors"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
     (verify, f"fastadv verify sets/d_r {MODEL}"),

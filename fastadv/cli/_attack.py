@@ -11,21 +11,17 @@ import typer
 
 from fastadv.attacks import Attack
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import OneAttackOptions, help_text, names_attacks, parse_attacks, registry
+from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks, registry
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, print_table, progress, say_where, write_json
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._values import nameable
-from fastadv.data.batch_size import device_for
-from fastadv.engine import prepare
-from fastadv.errors import InputError
-from fastadv.evaluation import Row, Table, evaluate, figures
+from fastadv.evaluation import Row, evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
 from fastadv.text import in_markdown
 
-SHOWN = 8  # columns of the figure
 COUNTS = ("steps", "queries", "levels", "repetitions", "searches")
 KINDS = {"budget": "budget", "minimum": "minimum norm"}
 TITLE = """# Attacks
@@ -115,7 +111,7 @@ class FirstImages(Images):
 def attack(
     network: Attacked,
     images: FirstImages,
-    options: OneAttackOptions,
+    options: AttackOptions,
     machine: Search,
     attack: str = o.option("pgd", help_text("pgd:steps=100"), "--attack", "-a"),
     out: Path | None = o.written(
@@ -124,7 +120,6 @@ def attack(
         "with finite logits here, for autoattack also which component broke each sample, -1 for none "
         "(safetensors).",
     ),
-    figure: Path | None = o.picture(None, "Draw clean images, adversarial ones and their difference here"),
     json: o.Json = False,
     known: bool = o.option(
         False, "List the attacks, and what each supports.", "--list", callback=list_attacks
@@ -145,20 +140,16 @@ def attack(
         named = named.with_sources(lambda text: network.substitute(text, dataset, place, machine.seed))
         with progress(named.label) as tick:
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
-            table = evaluate(
-                net, dataset, watched, batch_size=machine.batch_size, keep_samples=figure is not None
-            )
+            table = evaluate(net, dataset, watched, batch_size=machine.batch_size)
         told = {"data": dataset.describe(), "batch_size": machine.batch_size, "precision": searched}
         result = card("attack", {**network.config, **named.config, **told}, **table.to_dict())
         if out is not None:
             _write(out, watched[named.label], table.rows[0], result)
-        if figure is not None:
-            _draw(figure, table, net, dataset, f"{network.model} under {named.label}")
     if json:
         write_json(result)
         return
     print_results(table, network.model, dataset)
-    say_where({"adversarial examples": out, "figure": figure})
+    say_where({"adversarial examples": out})
 
 
 def _write(path: Path, watched: Watched, row: Row, result: dict[str, Any]) -> None:
@@ -167,16 +158,3 @@ def _write(path: Path, watched: Watched, row: Row, result: dict[str, Any]) -> No
         places = {name: place for place, name in enumerate(row.components.costs)}
         tensors["component"] = torch.tensor([places.get(name, -1) for name in watched.by])
     save_tensors(path, tensors, {"card": jsons.dumps(finite(result))})
-
-
-def _draw(path: Path, table: Table, net: Any, dataset: Any, title: str) -> None:
-    kept, frozen = table.samples, prepare(net)
-    assert kept is not None
-    shown = (kept.by >= 0).nonzero()[:SHOWN, 0]
-    if not len(shown):
-        raise InputError(
-            f"{path}: expected samples that the attack broke to draw, got none; use a larger radius"
-        )
-    x, x_adv, y = kept.x[shown], kept.x_adv[shown], kept.y[shown]
-    seen = frozen.verdict(x_adv.to(device=device_for(frozen))).argmax(1)
-    figures.examples(x, x_adv, y, seen, path, classes=dataset.classes, title=title)

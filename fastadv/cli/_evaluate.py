@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
@@ -25,7 +24,6 @@ from fastadv.evaluation import (
     Curve,
     Table,
     accuracy_against_radius,
-    figures,
     report,
 )
 from fastadv.evaluation import evaluate as measure
@@ -47,7 +45,6 @@ class Kept(Panel, title="Results"):
     radii: str | None = o.option(
         None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
     )
-    figure: Path | None = o.picture(None, "Draw accuracy against --radii here")
     optimality: bool = o.option(
         False, "Also report each minimum-norm attack's optimality (AttackBench); 1 is best.", "--optimality"
     )
@@ -99,8 +96,6 @@ class Kept(Panel, title="Results"):
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         tried = o.parse_radii(self.radii)
-        if self.figure is not None and not any(tried):
-            o.refuse("--figure draws accuracy against radius: give --radii too, such as 0,0.1,0.2.")
         several = len({attack.norm for attack in named.values()}) > 1
         if tried and several:
             o.refuse("--radii needs attacks of one norm; evaluate each norm separately.")
@@ -212,8 +207,8 @@ class Job:
             self.entered = check_entry(named, images)
 
     def run(self) -> None:
-        """Evaluate, measure the curves, and draw them."""
-        results, machine, run_dir = self.results, self.machine, self.results.run_dir
+        """Evaluate, and measure the curves."""
+        machine, run_dir = self.machine, self.results.run_dir
         place = machine.place()
         kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
         with interruptible(kept):
@@ -229,8 +224,6 @@ class Job:
             self.curves: dict[str, Curve] = {}
             if self.radii:
                 self.curves = {label: self._curve(one) for label, one in self.named.items()}
-            if results.figure is not None and not processes.rank():
-                self._draw(results.figure)
 
     def _measured(self) -> Table:
         results, machine = self.results, self.machine
@@ -270,31 +263,6 @@ class Job:
                 return accuracy_against_radius(self.net, self.dataset, at, self.radii, batch_size=batch_size)
             except NoGradientError:
                 return Curve.from_distances(distance, self.radii)
-
-    def _draw(self, path: Path) -> None:
-        """Draw accuracy against radius: as steps where minimum-norm attacks give every radius."""
-        curves, bands = self.curves, None
-        exact = all(attack.minimal for attack in self.named.values())
-        if exact:
-            known = {label: self.table[label].distance for label in curves}
-            curves = {label: Curve.from_distances(each) for label, each in known.items()}
-            bands = self._named({label: _band(each, max(self.radii)) for label, each in known.items()})
-        norm = next(iter(self.named.values())).norm
-        figures.curves(
-            self._named(curves),
-            path,
-            steps=exact,
-            bands=bands,
-            right=max(self.radii),
-            radius=f"{o.symbol(norm)} radius",
-            title=f"{self.network.model} on {self.dataset.name}",
-            chance=1 / self.dataset.num_classes,
-        )
-
-    def _named(self, curves: dict[str, Any]) -> dict[str, Any]:
-        """Name the curves for the figure: without the radius where the names stay distinct."""
-        short = {each if ":" in each else self.named[each].name: curve for each, curve in curves.items()}
-        return short if len(short) == len(curves) else curves
 
     @property
     def config(self) -> dict[str, Any]:
@@ -361,13 +329,8 @@ class Job:
         for label, value in self.nearness.items():
             say(f"optimality of {label}: {value:.3f}")
         files = {"adversarial examples": results.out, "adversarial images": results.external}
-        files |= {"figure": results.figure, "entry": self.benchmark.robustbench, "report": results.report}
+        files |= {"entry": self.benchmark.robustbench, "report": results.report}
         say_where(files)
-
-
-def _band(distance: Tensor, right: float) -> tuple[Curve, Curve]:
-    """Return the exact 95% interval of a curve, on a grid up to `right`."""
-    return Curve.from_distances(distance, np.linspace(0, right, 101)).band(len(distance))
 
 
 def _kept(run_dir: Path) -> int:

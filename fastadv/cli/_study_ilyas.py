@@ -28,15 +28,8 @@ ilyas_app = typer.Typer(
 
 def features(
     size: int = o.option(10, f"Side of the digits: {', '.join(map(str, SIZES))}; larger ones take longer."),
-    module: str | None = o.option(
-        None, "The module whose output to measure; by default the input of the last linear layer."
-    ),
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255."),
     steps: int = o.count(20, "PGD steps of each attack on a feature."),
-    rho: float = o.number(of_features.Settings.rho, "Usefulness threshold: the least E[y f(x)]."),
-    gamma: float = o.number(
-        of_features.Settings.gamma, "Robustness threshold: the least E[inf y f(x + delta)]."
-    ),
     run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for networks, figure and results.json."),
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
@@ -48,7 +41,7 @@ def features(
     """
     o.check_choice("--size", size, SIZES)
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
-    settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
+    settings = of_features.Settings(nets, radius, steps)
     with interruptible(epochs_kept(run_dir)), progress("features") as bar:
         result = of_features.run(settings, run_dir, bar.named)
     yield result
