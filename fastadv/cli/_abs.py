@@ -83,7 +83,7 @@ def train(
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(images.data):
-            test_set = load_data(images.data, None, images.data_dir, images.size, test_samples)
+            test_set = load_data(images.data, None, images.data_dir, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
                 variant = model.with_options(binary=binary)
                 measured[name] = measure(variant, test_set, f"testing {name}")[0]

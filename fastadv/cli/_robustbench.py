@@ -97,7 +97,7 @@ class RobustBench(Panel, title="RobustBench"):
         return ["autoattack"], replace(options, norm=norm, radius=RADII[data, norm])
 
     def _check_images(self, images: Images) -> None:
-        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split, size=images.size)
+        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split)
         if "ids=" in images.data:
             o.refuse("--suite robustbench has its own list of images: leave out ids.")
 
@@ -117,9 +117,9 @@ class RobustBench(Panel, title="RobustBench"):
             _check_whole(images)
         said, clean = self.said, CORRUPTED[images.data]
         with interruptible(NOTHING_KEPT):
-            dataset = load_data(clean, "test", images.data_dir, None, images.samples)
+            dataset = load_data(clean, "test", images.data_dir, images.samples)
             one = f"{images.data}:corruption=fog,severity=1"
-            corrupted = load_data(one, "test", images.data_dir, None, images.samples)
+            corrupted = load_data(one, "test", images.data_dir, images.samples)
             lacks = self.lacks(replace(images, data=clean), len(dataset)) or self.lacks(
                 images, len(corrupted)
             )
@@ -243,9 +243,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
 
 
 def _check_whole(images: Images) -> None:
-    for option, number in {"--samples": images.samples, "--size": images.size}.items():
-        if number is not None:
-            o.refuse(f"--robustbench needs the test set whole, as it is: leave out {option}.")
+    if images.samples is not None:
+        o.refuse("--robustbench needs the test set whole: leave out --samples.")
 
 
 def write_entry(

@@ -30,7 +30,6 @@ def verify(
     weights: o.Weights = None,
     split: o.Split | None = o.option(None, "Part of the base; by default train."),
     data_dir: o.DataDir = None,
-    size: o.Size = None,
     samples: o.Samples = None,
     batch_size: o.BatchSize = 256,
     device: o.Device = None,
@@ -43,13 +42,13 @@ def verify(
     """
     why = "has no effect without --{}: add that, or leave it out."
     if data is None:
-        o.refuse_given(why.format("data"), split=split, data_dir=data_dir, size=size, samples=samples)
+        o.refuse_given(why.format("data"), split=split, data_dir=data_dir, samples=samples)
     if model is None:
         o.refuse_given(why.format("model"), option=option, weights=weights, device=device)
     with interruptible("nothing was changed"):
         base = net = None
         if data is not None:
-            base = load_data(data, split, data_dir, size, samples, default="train")
+            base = load_data(data, split, data_dir, samples, default="train")
         if model is not None:
             made = library.load_constructed(folder)
             seed = made.card["config"]["seed"]
