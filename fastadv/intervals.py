@@ -34,26 +34,12 @@ class Interval(NamedTuple):
 
 
 def mean(values: NDArray[Any]) -> float:
-    """Return the mean; an accuracy where the values are bool.
-
-    Args:
-        values: an array.
-
-    Returns:
-        A number.
-    """
+    """Return the mean; an accuracy where the values are bool."""
     return float(np.mean(values))
 
 
 def median(values: NDArray[Any]) -> float:
-    """Return the median; between a finite value and an infinite one it is infinite.
-
-    Args:
-        values: an array.
-
-    Returns:
-        A number.
-    """
+    """Return the median; between a finite value and an infinite one it is infinite."""
     return float(np.median(values))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastadv.errors import InputError
-from fastadv.evaluation import bootstrap, mean, median
+from fastadv.intervals import bootstrap, mean, median
 
 VALUES = np.random.default_rng(0).normal(5.0, 2.0, 400)
 

@@ -13,7 +13,7 @@ from _site.commands import commands
 from _site.costs import cost
 from bench.page import table as speed_table
 from bench.page.rows import Rows
-from fastadv.cli._attack_list import KINDS
+from fastadv.cli._attack import KINDS
 from fastadv.cli._options import symbol
 from fastadv.models.registry import factory
 from fastadv.text import in_markdown

@@ -23,12 +23,10 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
-from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._output import show_all
 from fastadv.cli._panels import Debug, add, with_panels
-from fastadv.cli._sets import export, verify
-from fastadv.cli._speedrun import speedrun
+from fastadv.cli._sets import export, merge, verify
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
@@ -51,7 +49,7 @@ app = typer.Typer(
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
-    (attack, f"fastadv attack {MODEL} --radius 0.1 --figure attack.png"),
+    (attack, f"fastadv attack {MODEL} --radius 0.1 --out adv.safetensors"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
     (verify, f"fastadv verify sets/d_r {MODEL}"),
@@ -59,7 +57,6 @@ for command, example in (
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (merge, "fastadv merge runs/judged --out runs/judged"),
     (models, "fastadv models --data cifar10 --norm linf"),
-    (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),
     (doctor, "fastadv doctor"),
 ):
     add(app, command, example)

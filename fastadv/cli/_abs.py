@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import typer
 
 from fastadv.attacks import latent_descent
 from fastadv.cli import _options as o
-from fastadv.cli._abs_bound import bound
-from fastadv.cli._abs_data import PRIOR_SAMPLES, Synthesis, measure, print_measured
+from fastadv.cli._abs_data import PRIOR_SAMPLES, Synthesis, batched, measure, print_measured
 from fastadv.cli._abs_show import distal, show
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
@@ -83,7 +83,7 @@ def train(
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(images.data):
-            test_set = load_data(images.data, None, images.data_dir, images.size, test_samples)
+            test_set = load_data(images.data, None, images.data_dir, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
                 variant = model.with_options(binary=binary)
                 measured[name] = measure(variant, test_set, f"testing {name}")[0]
@@ -119,6 +119,41 @@ def infer(
     config = {**synthesis.config, **options, "data": dataset.describe()}
     yield card("abs infer", config, **measured)
     title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
+    print_measured(title, {"": measured}, dataset.note)
+
+
+def bound(
+    synthesis: Synthesis,
+    images: Images,
+    norm: Literal["l2", "linf", "l0"] = o.option("l2", "Norm of the radius; l0 with --binary."),
+    tight: bool = o.option(
+        False, "Keep the prior's cost of the other classes, which the paper's bound drops.", "--tight"
+    ),
+    starts: int = o.count(4, "Prior samples from which each class's minimum is searched."),
+    batch_size: o.BatchSize = 100,
+) -> Iterator[Any]:
+    """Bound the radius of every image within which the model keeps its decision, and sum the radii up."""
+    place = make_device(synthesis.device)
+    with interruptible(NOTHING_KEPT):
+        dataset = images.load()
+        net = synthesis.load(place)
+        found = [
+            net.lower_bound(x, y, norm=norm, starts=starts, tight=tight).cpu()
+            for x, y in batched("bounding", dataset, place, batch_size)
+        ]
+    radius = torch.cat(found)
+    low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
+    measured = {
+        "mean": float(radius.mean()),
+        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
+        "lower_quartile": low,
+        "median": median,
+        "upper_quartile": high,
+        "above_zero": float((radius > 0).double().mean()),
+    }
+    config = {**synthesis.config, "norm": norm, "tight": tight, "starts": starts, "data": dataset.describe()}
+    yield card("abs bound", config, **measured)
+    title = f"{synthesis.name}, {o.symbol(norm)} lower bound on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
 
 
@@ -163,7 +198,7 @@ def attack(
 for _command, _example in (
     (train, "fastadv abs train --data digits --run-dir runs/abs"),
     (infer, "fastadv abs infer -m runs/abs/model.safetensors --data digits --binary"),
-    (bound, "fastadv abs bound -m runs/abs/model.safetensors --data digits --samples 100 --figure band.png"),
+    (bound, "fastadv abs bound -m runs/abs/model.safetensors --data digits --samples 100"),
     (attack, "fastadv abs attack -m runs/abs/model.safetensors --data digits --samples 50"),
     (show, "fastadv abs show -m runs/abs/model.safetensors --data digits --index 3 --out abs.png"),
     (distal, "fastadv abs distal -m runs/abs/model.safetensors --classes 0,1 --out distal.png"),

@@ -29,12 +29,6 @@ class Synthesis(Panel, title="Model"):
     binary: bool = o.option(
         False, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class.", "--binary"
     )
-    prior_samples: int | None = o.option(
-        None,
-        "Latents drawn for the authors' weights, among which a search starts; "
-        f"{PRIOR_SAMPLES} by default. A trained model has its own.",
-        min=2,
-    )
     seed: int | None = o.option(
         None,
         "Draws the prior samples for the authors' weights. A trained model has its own.",
@@ -60,11 +54,10 @@ class Synthesis(Panel, title="Model"):
         """
         path, seed = self.model, self.seed
         if path.is_dir():
-            samples = PRIOR_SAMPLES if self.prior_samples is None else self.prior_samples
-            model = ABS.from_official(path, prior_samples=samples, seed=seed or 0)
+            model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
         elif path.is_file():
             why = f"has no effect on {path}, which has its own prior; leave it out."
-            o.refuse_given(why, prior_samples=self.prior_samples, seed=None if seed_used else seed)
+            o.refuse_given(why, seed=None if seed_used else seed)
             model = ABS.load(path)
         else:
             raise InputError(

@@ -51,25 +51,12 @@ class AttackOptions(Budget, title="Attack"):
     """What the command line says for all attacks that take it; None where it says nothing."""
 
     steps: int | None = o.count(None, "Steps of attacks that take steps; 40 where they have no default.")
-    restarts: int | None = o.count(None, "Attempts from different starts; the best counts.")
 
     @property
     def given(self) -> dict[str, Any]:
         """The options that the command line gave."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
-
-
-class OneAttackOptions(AttackOptions):
-    """The same where a single attack runs."""
-
-    strongest: bool = o.option(False, "Continue after the first success, to the largest loss.", "--strongest")
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options that the command line gave."""
-        named = super().given
-        return ({"stop_early": False} if named.pop("strongest") else {}) | named
 
 
 @dataclass(frozen=True)
@@ -112,8 +99,8 @@ def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[s
         o.refuse(f"the same attack is named twice: {', '.join(texts)}.")
     for option in options.given:
         if not any(option in attack.used for attack in named):
-            flag = "--strongest" if option == "stop_early" else f"--{option.replace('_', '-')}"
-            o.refuse(f"{flag} has no effect on {', '.join(texts)}; leave it out.")
+            flag = option.replace("_", "-")
+            o.refuse(f"--{flag} has no effect on {', '.join(texts)}; leave it out.")
     return by_label
 
 

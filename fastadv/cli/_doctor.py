@@ -49,8 +49,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _ops(found["backends"])
     yield from _paths(found)
     vision, data = found["torchvision"], found["data"]
-    shim = ", with the shim for a PyTorch without CUDA" if vision["shim"] else ""
-    yield "torchvision", f"imports{shim}" if vision["imports"] else "does not import"
+    yield "torchvision", "imports" if vision["imports"] else "does not import"
     sets = ", ".join(data["sets"]) or "only the embedded digits"
     yield "data", f"{data['folder'] or 'no folder'} ({data['named_by']}): {sets}"
 
@@ -71,7 +70,6 @@ def _hardware(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     told = ", ".join(f"{name} (sm {capability}, {memory} GiB)" for name, capability, memory in cards)
     made = f"with CUDA {gpu['cuda']}" if gpu["cuda"] else "without CUDA"
     yield "GPU", f"{told or 'none'}; torch {made}"
-    yield "allocator", found["allocator"]
     yield "variables", " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "none set"
 
 
@@ -97,12 +95,9 @@ def _paths(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rewrites", f"without {off} (FASTADV_WITHOUT)" if off else "all on"
     onednn = paths["onednn"]
     unit = f"by {onednn['bf16_unit']}" if onednn["bf16_unit"] else "without instructions for it"
-    version = f"{onednn['version'] or ''}, {f'bf16 {unit}' if onednn['bf16'] else 'no bf16'}"
-    yield "oneDNN", version if onednn["available"] else "missing from this torch"
-    slower = " (slower: search in fp32, or precision='auto')" if onednn["bf16_time"] > 1 else ""
-    yield "bf16 on the CPU", f"{onednn['bf16_time']:.2f} times fp32's time for a convolution{slower}"
+    yield (
+        "oneDNN",
+        f"bf16 {unit}" if onednn["bf16"] else "no bf16" if onednn["available"] else "missing from this torch",
+    )
     direct = "past the dispatcher" if paths["direct_calls"] else "through the dispatcher, which is slower"
     yield "calls of ops", direct
-    yield "torch.compile", "; ".join(f"{device}: {how}" for device, how in paths["compile"].items())
-    graphs, tf32 = paths["cuda_graphs"], paths["tf32"]
-    yield "on GPUs", f"CUDA graphs: {'yes' if graphs else 'no'}; TF32: {'yes' if tf32 else 'no'}"

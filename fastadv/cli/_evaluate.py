@@ -2,41 +2,40 @@
 
 import json as jsons
 import math
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
-from fastadv.cli._external import judge
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, plain_curves, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._report import write_report
-from fastadv.cli._robustbench import RobustBench, check_entry, entry_fields, write_entry
+from fastadv.cli._robustbench import RobustBench, check_entry, judge, write_entry
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import (
     Curve,
-    Row,
     Table,
     accuracy_against_radius,
-    figures,
-    save_external,
+    report,
 )
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
+from fastadv.evaluation.external import save_external
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors
 from fastadv.text import percent
 
+OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 WHOLE = ("radii", "optimality", "out", "external", "report", "strict")
 
 
@@ -46,7 +45,6 @@ class Kept(Panel, title="Results"):
     radii: str | None = o.option(
         None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
     )
-    figure: Path | None = o.picture(None, "Draw accuracy against --radii here")
     optimality: bool = o.option(
         False, "Also report each minimum-norm attack's optimality (AttackBench); 1 is best.", "--optimality"
     )
@@ -98,8 +96,6 @@ class Kept(Panel, title="Results"):
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         tried = o.parse_radii(self.radii)
-        if self.figure is not None and not any(tried):
-            o.refuse("--figure draws accuracy against radius: give --radii too, such as 0,0.1,0.2.")
         several = len({attack.norm for attack in named.values()}) > 1
         if tried and several:
             o.refuse("--radii needs attacks of one norm; evaluate each norm separately.")
@@ -171,112 +167,170 @@ def evaluate(
     if benchmark.judge is not None:
         yield from judge(benchmark.judge, attack, options, results, benchmark, network, images, machine)
         return
-    named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
-    tried, said = results.check(named), benchmark.said
-    if benchmark.robustbench is not None:
-        entered = check_entry(named, images)
-    searched, place, run_dir = machine.searched, machine.place(), results.run_dir
-    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"):
-        dataset = images.load()
-        lacks = benchmark.lacks(images, len(dataset))
-        net = machine.twin(network.load(dataset, place, machine.seed))
+    job = Job(
+        network,
+        images,
+        results,
+        benchmark,
+        machine,
+        parse_attacks(*benchmark.attacks(attack, options, images), machine.seed),
+    )
+    job.run()
+    if results.shard:
+        rank, jobs = results.shard
+        yield {"shard": [rank, jobs], "run_dir": str(results.run_dir), "samples": len(job.table.ids)}
+        say(f"share {rank} of {jobs}, {len(job.table.ids):,} images, is kept in {results.run_dir}")
+    elif not processes.rank():  # the first process tells and writes
+        job.write()
+        doubt = job.table.indicators is not None and not job.table.indicators.clean
+        with ending(DOUBTFUL if results.strict and doubt else 0):
+            yield job.document
+            job.show()
 
-        def load(text: str) -> nn.Module:
-            return network.substitute(text, dataset, place, machine.seed)
 
-        named = {label: one.with_sources(load) for label, one in named.items()}
+class Job:
+    """An evaluation: what is asked for, checked, then run, written and shown."""
+
+    def __init__(
+        self,
+        network: Attacked,
+        images: Images,
+        results: Kept,
+        benchmark: RobustBench,
+        machine: Search,
+        named: dict[str, NamedAttack],
+    ) -> None:
+        self.network, self.images, self.results = network, images, results
+        self.benchmark, self.machine, self.named = benchmark, machine, named
+        self.radii, self.said = results.check(named), benchmark.said
+        if benchmark.robustbench is not None:
+            self.entered = check_entry(named, images)
+
+    def run(self) -> None:
+        """Evaluate, and measure the curves."""
+        machine, run_dir = self.machine, self.results.run_dir
+        place = machine.place()
+        kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
+        with interruptible(kept):
+            dataset = self.dataset = self.images.load()
+            self.lacks = self.benchmark.lacks(self.images, len(dataset))
+            self.net = machine.twin(self.network.load(dataset, place, machine.seed))
+
+            def load(text: str) -> nn.Module:
+                return self.network.substitute(text, dataset, place, machine.seed)
+
+            self.named = {label: one.with_sources(load) for label, one in self.named.items()}
+            self.table = self._measured()
+            self.curves: dict[str, Curve] = {}
+            if self.radii:
+                self.curves = {label: self._curve(one) for label, one in self.named.items()}
+
+    def _measured(self) -> Table:
+        results, machine = self.results, self.machine
+        rank, jobs = results.shard or (None, None)
+        kept = _kept(results.run_dir) if results.resume and results.run_dir is not None and not jobs else 0
         with progress("attacks") as tick:
-            rank, jobs = results.shard or (None, None)
-            kept = _kept(run_dir) if results.resume and run_dir is not None and not jobs else 0
-            watched = watch(named, len(dataset) // (jobs or 1), tick, kept=kept)
-            table = measure(
-                net, dataset, watched, batch_size=machine.batch_size, run_dir=run_dir, resume=results.resume,
+            return measure(
+                self.net,
+                self.dataset,
+                watch(self.named, len(self.dataset) // (jobs or 1), tick, kept=kept),
+                batch_size=machine.batch_size,
+                run_dir=results.run_dir,
+                resume=results.resume,
                 keep_samples=bool(results.out or results.external or results.report),
                 indicators=results.indicators,
-                draws=results.draws, seed=machine.seed, rank=rank, world_size=jobs,
-            )  # fmt: skip
-        if jobs:
-            yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
-            say(f"share {rank} of {jobs}, {len(table.ids):,} images, is kept in {run_dir}")
-            return
-        curves = {
-            label: Curve.from_distances(table[label].distance, tried)
-            if attack.minimal
-            else _curve(net, dataset, attack, table[label], tried, machine.batch_size)
-            for label, attack in (named.items() if tried else ())
+                draws=results.draws,
+                seed=machine.seed,
+                rank=rank,
+                world_size=jobs,
+            )
+
+    def _curve(self, attack: NamedAttack) -> Curve:
+        """Return the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
+        distance = self.table[attack.label].distance
+        if attack.minimal:
+            return Curve.from_distances(distance, self.radii)
+        text, done = f"radii, {attack.label}", [0]
+        # a sample that was broken is not tried again, and the bar may end early
+        total = len(self.dataset) * sum(radius > 0 for radius in self.radii)
+        with progress(text) as tick:
+
+            def at(radius: float) -> Watched:
+                return Watched(attack.at(radius), text, done, total, tick)
+
+            try:
+                batch_size = self.machine.batch_size
+                return accuracy_against_radius(self.net, self.dataset, at, self.radii, batch_size=batch_size)
+            except NoGradientError:
+                return Curve.from_distances(distance, self.radii)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the card says of the evaluation."""
+        return {
+            **self.network.config,
+            "attacks": {label: attack.config for label, attack in self.named.items()},
+            "data": self.dataset.describe(),
+            "batch_size": self.machine.batch_size,
+            "precision": self.machine.searched,
+            "draws": self.results.draws,
         }
-        if processes.rank():
-            return  # the first process tells and writes
-        if results.figure is not None:
-            _draw(results.figure, table, curves, named, tried, f"{network.model} on {dataset.name}", dataset)
-    config = {
-        **network.config,
-        "attacks": {label: attack.config for label, attack in named.items()},
-        "data": dataset.describe(),
-        "batch_size": machine.batch_size,
-        "precision": searched,
-        "draws": results.draws,
-    }
-    measured = table.to_dict()
-    measured["curves"] = plain_curves(curves)
-    if benchmark.suite is not None:
-        measured["lacks"] = lacks
-    nearness = compare({row.name: row.distance for row in table.rows}) if results.optimality else {}
-    if results.optimality:
-        measured["optimality"] = nearness
-    result = card("evaluation", config, **measured)
-    if results.out is not None:
-        save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(result))})
-    if results.external is not None and table.samples is not None:
-        save_external(results.external, table.samples.x_adv)
-    about = said, dataset.note
-    if benchmark.robustbench is not None:
-        write_entry(benchmark.robustbench, table, entered, images.data, network.model, *about)
-    if results.report is not None:
-        fields = entry_fields(table, named, images.data, network.model, *about)
-        write_report(results.report, table, net, dataset, network.model, curves, fields, machine.seed, config)
-    doubt = table.indicators is not None and not table.indicators.clean
-    with ending(DOUBTFUL if results.strict and doubt else 0):
-        yield result
-        print_results(table, network.model, dataset)
-        if lacks:
-            say(lacks)
-        for label, curve in curves.items():
+
+    def write(self) -> None:
+        """Write the files that were asked for."""
+        results, table, entry = self.results, self.table, self.benchmark.robustbench
+        measured = {**table.to_dict(), "curves": plain_curves(self.curves)}
+        if self.benchmark.suite is not None:
+            measured["lacks"] = self.lacks
+        self.nearness: dict[str, float] = {}
+        if results.optimality:
+            self.nearness = compare({row.name: row.distance for row in table.rows})
+            measured["optimality"] = self.nearness
+        self.document = card("evaluation", self.config, **measured)
+        if results.out is not None:
+            about = {"card": jsons.dumps(finite(self.document))}
+            save_tensors(results.out, vars(table.samples), about)
+        if results.external is not None and table.samples is not None:
+            save_external(results.external, table.samples.x_adv)
+        if entry is not None:
+            data, note = self.images.data, self.dataset.note
+            write_entry(entry, table, self.entered, data, self.network.model, self.said, note)
+        if results.report is not None:
+            report(
+                table,
+                results.report,
+                title=f"{self.network.model} on {self.dataset.name}",
+                model=self.net,
+                class_names=self.dataset.classes,
+                curves=self.curves,
+                provenance=self._provenance(),
+            )
+
+    def _provenance(self) -> dict[str, Any]:
+        config = self.config
+        attacks = {
+            label: ", ".join(f"{key}={value}" for key, value in each.items())
+            for label, each in config["attacks"].items()
+        }
+        data = {key: config["data"].get(key) for key in OF_THE_DATA}
+        command = shlex.join(["fastadv", *sys.argv[1:]])
+        return {"command": command, "seed": self.machine.seed, **config, "attacks": attacks, "data": data}
+
+    def show(self) -> None:
+        """Print the results."""
+        results = self.results
+        print_results(self.table, self.network.model, self.dataset)
+        if self.lacks:
+            say(self.lacks)
+        for label, curve in self.curves.items():
             shares = zip(curve.radii, curve.accuracy, strict=True)
             points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
             say(f"accuracy at each radius, {label}: {points}")
-        for label, value in nearness.items():
+        for label, value in self.nearness.items():
             say(f"optimality of {label}: {value:.3f}")
         files = {"adversarial examples": results.out, "adversarial images": results.external}
-        say_where(
-            {**files, "figure": results.figure, "entry": benchmark.robustbench, "report": results.report}
-        )
-
-
-def _draw(
-    path: Path, table: Table, curves: dict[str, Curve], named: dict[str, NamedAttack],
-    radii: tuple[float, ...], title: str, dataset: Any,
-) -> None:  # fmt: skip
-    """Draw accuracy against radius: as steps where minimum-norm attacks give every radius."""
-    exact = all(attack.minimal for attack in named.values())
-    drawn = {label: Curve.from_distances(table[label].distance) for label in curves} if exact else curves
-    norm = next(iter(named.values())).norm
-    bands = _bands(table, curves, named, radii) if exact else None
-    figures.curves(
-        _lines(drawn, named), path, steps=exact, bands=bands, right=max(radii),
-        radius=f"{o.symbol(norm)} radius", title=title, chance=1 / dataset.num_classes,
-    )  # fmt: skip
-
-
-def _bands(
-    table: Table, curves: dict[str, Curve], named: dict[str, NamedAttack], radii: tuple[float, ...]
-) -> dict[str, tuple[Curve, Curve]]:
-    """Compute the exact 95% interval of each curve, on a grid up to the largest radius."""
-    grid = np.linspace(0, max(radii), 101)
-    known = {label: table[label].distance for label in curves}
-    return _lines(
-        {label: Curve.from_distances(each, grid).band(len(each)) for label, each in known.items()}, named
-    )
+        files |= {"entry": self.benchmark.robustbench, "report": results.report}
+        say_where(files)
 
 
 def _kept(run_dir: Path) -> int:
@@ -284,27 +338,3 @@ def _kept(run_dir: Path) -> int:
     path = run_dir / IDENTITY
     size: int = read_json(path)["batch_size"] if path.exists() else 0
     return size * len(list(run_dir.glob("part-*.safetensors")))
-
-
-def _curve(
-    net: Any, dataset: Any, attack: NamedAttack, row: Row, radii: tuple[float, ...], batch_size: Any
-) -> Curve:
-    """Measure the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
-    with progress(f"radii, {attack.label}") as tick:
-        done = [0]
-        # a sample that was broken is not tried again, and the bar may end early
-        total = len(dataset) * sum(radius > 0 for radius in radii)
-
-        def at(radius: float) -> Watched:
-            return Watched(attack.at(radius), f"radii, {attack.label}", done, total, tick)
-
-        try:
-            return accuracy_against_radius(net, dataset, at, radii, batch_size=batch_size)
-        except NoGradientError:
-            return Curve.from_distances(row.distance, radii)
-
-
-def _lines(curves: dict[str, Any], named: dict[str, NamedAttack]) -> dict[str, Any]:
-    """Name the curves for the figure: without the radius where the names stay distinct."""
-    short = {label if ":" in label else named[label].name: curve for label, curve in curves.items()}
-    return short if len(short) == len(curves) else curves

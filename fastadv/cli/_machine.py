@@ -3,17 +3,22 @@
 import os
 import platform
 import re
+from collections.abc import Collection
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastadv._extras import EXTRAS, lacks
+from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
-from fastadv.cli._fast_paths import fast_paths
-from fastadv.engine.rewrites import NAMES, switched_off
+from fastadv.engine.cpu import onednn
+from fastadv.engine.rewrites import NAMES, REWRITES, applicable, switched_off
 from fastadv.ops.registration import library
+from fastadv.ops.registration.library import op
 from fastadv.ops.registration.loadable import AGAIN
 from fastadv.runs import card
 from fastadv.runs.files import user_cache
@@ -26,7 +31,6 @@ PACKAGES = (
 # the variables that change how fast a process is or how it rounds
 OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
 VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
-ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 
 
 def examine(data_dir: Path | None) -> dict[str, Any]:
@@ -44,7 +48,6 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "extension": card.extension_build(),
         "cpu": _cpu(advice),
         "gpu": _gpu(packages, advice),
-        "allocator": _allocator(),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
         "backends": _asked(library.backends, {}, advice),
         "rewrites": {"on": [name for name in NAMES if name not in off], "off": list(off)},
@@ -127,6 +130,43 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
     }
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def fast_paths(off: Collection[str]) -> dict[str, Any]:
+    """Find which ways a search takes here, JSON-able. off: the rewrites that are switched off."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    rewrites = {
+        f"{device} {name}": [each.name for each in applicable(_net(device), dtype, False, off)]
+        for device in devices
+        for name, dtype in DTYPES.items()
+    }
+    there, flags = onednn.available(), card.cpu_flags()
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "NEON"}
+    return {
+        "rewrites": rewrites,
+        "not_taken": {
+            each.name: "switched off" if each.name in off else f"it needs {each.needs or 'a CPU'}"
+            for each in REWRITES
+            if not all(each.name in rewrites[f"cpu {name}"] for name in DTYPES)
+        },
+        "direct_calls": op("linf_step") is not torch.ops.fastadv.linf_step.default,
+        "onednn": {
+            "available": there,
+            "bf16": there and onednn_has_bfloat16(),
+            "bf16_unit": next((unit for flag, unit in units.items() if flag in flags), None),
+        },
+    }
+
+
+@cache
+def _net(device: str) -> nn.Module:
+    """Make a net with whatever a rewrite is for."""
+    convolution = nn.Conv2d(64, 64, 3, padding=1)
+    layers = (convolution, nn.BatchNorm2d(64), nn.ReLU(), nn.ELU(), nn.Flatten(), nn.Linear(1024, 64))
+    return nn.Sequential(*layers).to(device).eval()
+
+
 def _wanted_triton() -> str | None:
     """Find the version of Triton that torch names; None where it names none, as a torch for CPUs."""
     try:
@@ -137,23 +177,13 @@ def _wanted_triton() -> str | None:
     return found[0] if found else None
 
 
-def _allocator() -> str:
-    """Say which library serves malloc: one that was loaded over the C library's, or that."""
-    try:
-        loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        loaded = ""
-    other = [name for name in ALLOCATORS if re.search(rf"/lib{name}[^/]*$", loaded, re.MULTILINE)]
-    return ", ".join(other) or " ".join(platform.libc_ver()).strip() or "of the system"
-
-
 def _torchvision() -> dict[str, Any]:
-    """Check whether torchvision imports, and whether it needed the shim for its C++ operators."""
+    """Check whether torchvision imports."""
     try:
-        from fastadv import _torchvision as shim
+        from fastadv import _torchvision as _  # noqa: F401  # it mends what a torch without CUDA lacks
     except Exception as error:
-        return {"imports": False, "shim": None, "error": " ".join(str(error).split())[:200]}
-    return {"imports": True, "shim": hasattr(shim, "_operators"), "error": None}
+        return {"imports": False, "error": " ".join(str(error).split())[:200]}
+    return {"imports": True, "error": None}
 
 
 def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:

@@ -1,13 +1,46 @@
-"""`fastadv models`: what `--model` takes, and the entries of RobustBench's zoo."""
+"""`--model rb:NAME`, an entry of RobustBench's zoo, and `fastadv models`, which lists them all."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
+from fastadv import data as sets
+from fastadv import models as library
 from fastadv.cli import _options as o
-from fastadv.cli._output import print_table, say
-from fastadv.cli._zoo import ZOO
-from fastadv.models.registry import names
-from fastadv.models.zoo.entries import Entry, robustbench_entries
+from fastadv.cli._output import note, print_table, say
+from fastadv.models.zoo.entries import SHAPE, Entry, find, robustbench_entries
+
+ZOO = "rb:"
+
+
+def check_name(name: str) -> None:
+    """Refuse an entry of the zoo that is named without rb: before it."""
+    known = {text.lower() for entry in robustbench_entries() for text in (entry.name, entry.path)}
+    if name.lower() in known:
+        o.refuse(f"--model {name}: expected {ZOO} before an entry of RobustBench's zoo; give {ZOO}{name}.")
+
+
+def load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset: Any) -> nn.Module:
+    """Load an entry for the images of `dataset`, and say what it is published with."""
+    if options:
+        o.refuse(f"--option: {name} says all about the model; leave it out.")
+    entry = find(name.removeprefix(ZOO))
+    called = getattr(dataset, "name", "images").partition(" ")[0]
+    another = called in sets.names() and not called.startswith(entry.dataset)
+    if tuple(dataset.shape) != SHAPE or dataset.num_classes != entry.classes or another:
+        o.refuse(
+            f"--model {name} takes images of {entry.dataset}, {list(SHAPE)} of {entry.classes} classes, got "
+            f"{called}, {list(dataset.shape)} of {dataset.num_classes}; give those images, or another entry."
+        )
+    model = library.robustbench(entry.path, weights)
+    if entry.clean is not None:
+        note(
+            f"RobustBench lists {entry.path} with {entry.clean:.2f}% clean and {entry.robust:.2f}% under "
+            f"AutoAttack at {entry.threat} {entry.radius:.3g}"
+        )
+    return model
 
 
 def models(
@@ -29,10 +62,10 @@ def models(
     if not found:
         o.refuse(f"no entries for {data} in {norm}: leave out --data or --norm.")
     found.sort(key=lambda entry: (entry.dataset, entry.threat != "Linf", -(entry.robust or 0)))
-    built_in = {} if data or norm else {"built_in": names()}
+    built_in = {} if data or norm else {"built_in": library.names()}
     yield {**built_in, "zoo": {entry.path: _told(entry) for entry in found}}
     if built_in:
-        say(f"-m {', '.join(names())}, or your own as package.module:function")
+        say(f"-m {', '.join(library.names())}, or your own as package.module:function")
     cells = [["-m", "clean", "AutoAttack", "best known"]]
     for entry in found:
         shares = (entry.clean, entry.robust, entry.best_known)
@@ -42,6 +75,6 @@ def models(
 
 def _told(entry: Entry) -> dict[str, Any]:
     """Return what is published of an entry, JSON-able."""
-    names = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
+    fields = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
     net = {"name": entry.net.create, "options": entry.net.options}
-    return {**{name: getattr(entry, name) for name in names}, "net": net}
+    return {**{name: getattr(entry, name) for name in fields}, "net": net}

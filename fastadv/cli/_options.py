@@ -262,7 +262,6 @@ DataDir = Annotated[
         metavar="FOLDER",
     ),
 ]
-Size = Annotated[int | None, typer.Option(min=1, help="Resize images to this height and width.")]
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
 Samples = Annotated[
     int | None,

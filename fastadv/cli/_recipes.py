@@ -7,7 +7,7 @@ from functools import partial
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.cli._values import nameable, parse_arguments
-from fastadv.train import AWP, GradAlign, OwnStep, Ramp, Recipe, RubbishTraining, WeightDecayL1
+from fastadv.train import AWP, OwnStep, Ramp, Recipe, RubbishTraining
 from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
@@ -31,10 +31,6 @@ class RecipeOptions(Budget, title="Recipe"):
     recipe: str = o.option("standard", RECIPE_HELP)
     steps: int | None = o.count(None, f"Steps of the recipe; {DEFAULTS['steps']} by default.")
     awp: float | None = o.number(None, "Strength of adversarial weight perturbation (AWP): 0.005.")
-    grad_align: float | None = o.number(
-        None, "Also align input gradients within the ball, with this weight: 0.2, around fgsm:weight=0."
-    )
-    l1: float | None = o.number(None, "L1 weight decay on the first layer.")
     rubbish: float | None = o.number(
         None, "Weight of an additional loss that penalizes confidence on noise: 1."
     )
@@ -66,10 +62,6 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
     if options.rubbish is not None:
         loss = getattr(recipe, "loss", "ce")  # the answer to noise is of the kind that the recipe wants
         recipe = RubbishTraining(recipe, options.rubbish, "bce" if loss == "bce" else "ce")  # type: ignore[arg-type]
-    if options.grad_align is not None:
-        recipe = GradAlign(recipe, options.grad_align)  # type: ignore[arg-type]
-    if options.l1 is not None:
-        recipe = WeightDecayL1(options.l1, recipe)  # type: ignore[arg-type]  # what owns its step is refused
     if options.awp is not None:
         recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
     return recipe

@@ -1,4 +1,4 @@
-"""`fastadv evaluate --suite robustbench`, and the entry of RobustBench that --robustbench writes."""
+"""`fastadv evaluate` for RobustBench: its suite, entries, and adversarial images that others made."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,13 +9,13 @@ from typing import Any, Literal
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT
+from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, ending, print_results
 from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._shared import Images, Network, Search, load_data
+from fastadv.cli._shared import Attacked, Images, Network, Search, load_data
 from fastadv.data import is_named
 from fastadv.engine.replaced import in_words
-from fastadv.evaluation import Table, corruptions
+from fastadv.evaluation import Table, corruptions, external
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation.robustbench import CORRUPTED, RADII, SAID, TEXTS, entry, shortage
 from fastadv.runs import processes
@@ -24,6 +24,7 @@ from fastadv.runs.files import write_text
 from fastadv.text import percent
 
 NORMS = ("linf", "l2")
+SHOWN = 10  # numbers of images outside
 STANDARD = {"version": "standard", "eot": 1}  # of autoattack, for an entry
 TABLES = ", ".join(
     [*(f"--data {data} --norm {norm}" for data, norm in RADII), *(f"--data {data}" for data in CORRUPTED)]
@@ -96,7 +97,7 @@ class RobustBench(Panel, title="RobustBench"):
         return ["autoattack"], replace(options, norm=norm, radius=RADII[data, norm])
 
     def _check_images(self, images: Images) -> None:
-        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split, size=images.size)
+        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split)
         if "ids=" in images.data:
             o.refuse("--suite robustbench has its own list of images: leave out ids.")
 
@@ -116,9 +117,9 @@ class RobustBench(Panel, title="RobustBench"):
             _check_whole(images)
         said, clean = self.said, CORRUPTED[images.data]
         with interruptible(NOTHING_KEPT):
-            dataset = load_data(clean, "test", images.data_dir, None, images.samples)
+            dataset = load_data(clean, "test", images.data_dir, images.samples)
             one = f"{images.data}:corruption=fog,severity=1"
-            corrupted = load_data(one, "test", images.data_dir, None, images.samples)
+            corrupted = load_data(one, "test", images.data_dir, images.samples)
             lacks = self.lacks(replace(images, data=clean), len(dataset)) or self.lacks(
                 images, len(corrupted)
             )
@@ -145,6 +146,54 @@ class RobustBench(Panel, title="RobustBench"):
         for text in filter(None, (lacks, dataset.note)):
             say(text)
         say_where({"entry": self.robustbench})
+
+
+def judge(
+    path: Path, texts: list[str] | None, options: AttackOptions, results: Any, benchmark: RobustBench,
+    network: Attacked, images: Images, machine: Search,
+) -> Iterator[Any]:  # fmt: skip
+    """Judge the images of a file; exit code 3 with --strict where one is outside the threat."""
+    named = benchmark.attacks(texts, options, images)[1]
+    other = {name: value for name, value in options.given.items() if name not in ("norm", "radius")}
+    refuse_results(
+        "has no effect with --judge; leave it out.", replace(results, strict=False), attack=texts or None,
+        robustbench=benchmark.robustbench, about=benchmark.about, bpda=network.bpda,
+        precision=machine.precision, **other,
+    )  # fmt: skip
+    if named.radius is None:
+        o.refuse("--judge needs the threat: give --radius, or --suite robustbench.")
+    if not isinstance(machine.batch_size, int):
+        o.refuse("--judge: give --batch-size as a number.")
+    threat = o.make_threat(named.norm or "linf", named.radius)
+    with interruptible(NOTHING_KEPT):
+        dataset = images.load()
+        net = network.load(dataset, machine.place(), machine.seed)
+        found = external(net, path, dataset, threat, batch_size=machine.batch_size)
+    outside, count = found.outside.tolist(), found.table.n
+    lacks = benchmark.lacks(images, count)
+    measured = {
+        "clean_accuracy": found.clean_accuracy,
+        "robust_accuracy": found.robust_accuracy,
+        "images": count,
+        "outside": outside,
+        "largest_distance": found.distances.max().item(),
+        "lacks": lacks,
+    }
+    config = {
+        **network.config,
+        "external": str(path),
+        "threat": threat.describe(),
+        "data": dataset.describe(),
+    }
+    with ending(DOUBTFUL if results.strict and outside else 0):
+        yield card("external evaluation", config, **measured)
+        print_results(found.table, network.model, dataset)
+        say(f"the farthest lies {measured['largest_distance']:.7g} from its clean image, in {threat.symbol}")
+        shown = ", ".join(map(str, outside[:SHOWN])) + (" ..." if len(outside) > SHOWN else "")
+        say(f"{len(outside)} outside the ball or the box break nothing: {shown}" if outside else
+            "all are in the ball and the box")  # fmt: skip
+        if lacks:
+            say(lacks)
 
 
 def refuse_results(why: str, results: Panel, **more: object) -> None:
@@ -194,9 +243,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
 
 
 def _check_whole(images: Images) -> None:
-    for option, number in {"--samples": images.samples, "--size": images.size}.items():
-        if number is not None:
-            o.refuse(f"--robustbench needs the test set whole, as it is: leave out {option}.")
+    if images.samples is not None:
+        o.refuse("--robustbench needs the test set whole: leave out --samples.")
 
 
 def write_entry(
@@ -208,22 +256,6 @@ def write_entry(
     The footnote says which gradients were replaced, and the `note` of the data set.
     """
     _write(path, _entry(table, attack, data, model, about, note))
-
-
-def entry_fields(
-    table: Table, named: Mapping[str, NamedAttack], data: str, model: str, about: Mapping[str, Any],
-    note: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Return what is known of the entry of an evaluation, also where that is none of RobustBench's."""
-    found = [attack for attack in named.values() if attack.name == "autoattack" and _standard(attack)]
-    if len(found) == 1 and found[0].norm in NORMS:
-        return _entry(table, found[0], data, model, about, note)
-    notes = in_words(table.replaced) if table.replaced else None, note
-    return {"dataset": data.partition(":")[0], "architecture": model, **_footnoted(about, *notes)}
-
-
-def _standard(attack: NamedAttack) -> bool:
-    return all(attack.config.get(key, value) == value for key, value in STANDARD.items())
 
 
 def _entry(

@@ -1,4 +1,4 @@
-"""`fastadv verify` and `fastadv export`: constructed sets as products."""
+"""`fastadv verify`, `export` and `merge`: constructed sets as products, and the work of many jobs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,8 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import load_data, load_model, make_device
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.evaluation import merge as merge_evaluation
+from fastadv.evaluation._parts import IDENTITY
 from fastadv.text import number, percent
 
 NAMES = ", ".join(library.names())
@@ -28,7 +30,6 @@ def verify(
     weights: o.Weights = None,
     split: o.Split | None = o.option(None, "Part of the base; by default train."),
     data_dir: o.DataDir = None,
-    size: o.Size = None,
     samples: o.Samples = None,
     batch_size: o.BatchSize = 256,
     device: o.Device = None,
@@ -41,13 +42,13 @@ def verify(
     """
     why = "has no effect without --{}: add that, or leave it out."
     if data is None:
-        o.refuse_given(why.format("data"), split=split, data_dir=data_dir, size=size, samples=samples)
+        o.refuse_given(why.format("data"), split=split, data_dir=data_dir, samples=samples)
     if model is None:
         o.refuse_given(why.format("model"), option=option, weights=weights, device=device)
     with interruptible("nothing was changed"):
         base = net = None
         if data is not None:
-            base = load_data(data, split, data_dir, size, samples, default="train")
+            base = load_data(data, split, data_dir, samples, default="train")
         if model is not None:
             made = library.load_constructed(folder)
             seed = made.card["config"]["seed"]
@@ -83,3 +84,28 @@ def export(folder: Folder, out: Path = o.folder(..., "A new folder for the set."
         library.export(dataset, out)
     yield {"out": str(out), "set": dataset.describe()}
     say(f"{dataset.name}: {len(dataset):,} images in {out}")
+
+
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders in which jobs with --shard worked: one, or several.")
+    ],
+    out: Path = o.folder(..., "The folder of the whole; it may be one of them."),
+) -> Iterator[Any]:
+    """Merge the results of jobs with --shard: of an evaluation or a construction.
+
+    Every file is verified. If a shard is missing, duplicated, or from other work, the exit code is 2; if a
+    file is damaged, it is 1.
+
+    A merged set gets its index. For the table of a merged evaluation run the command of the jobs again with
+    --resume and without --shard.
+    """
+    with interruptible("the same command resumes"):
+        if any((folder / IDENTITY).is_file() for folder in folders):
+            found = merge_evaluation(folders, out)
+            yield {"out": str(out), **found}
+            say(f"{found['shares']} shares in {out}; run their command with --resume for the whole")
+            return
+        made = library.construct.merge_constructed(folders, out)
+    yield {"out": str(out), **made.card}
+    say(f"{made.name}: {len(made):,} images in {out}")

@@ -12,9 +12,9 @@ from torch import nn
 from fastadv import data as sets
 from fastadv import models
 from fastadv.cli import _options as o
+from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.cli._zoo import ZOO, check_name, load_entry
 from fastadv.data._export import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
@@ -33,13 +33,12 @@ class Source(Panel, title="Images"):
         "cifar10c:corruption=fog,severity=3.",
         "--data", "-d",
     )  # fmt: skip
-    size: o.Size = None
     data_dir: o.DataDir = None
 
     def load(self) -> Any:
         """Load the data set, or its first `samples`."""
         split, samples = getattr(self, "split", None), getattr(self, "samples", None)
-        return load_data(self.data, split, self.data_dir, self.size, samples, default=self.part)
+        return load_data(self.data, split, self.data_dir, samples, default=self.part)
 
 
 class TrainImages(Source):
@@ -203,20 +202,19 @@ def load_data(
     data: str,
     split: o.Split | None = None,
     data_dir: Path | None = None,
-    size: int | None = None,
     limit: int | None = None,
     *,
     default: o.Split = "test",
 ) -> Any:
     """Load the data set of that name, its part `default` without a `split`; or the set in that folder."""
     if sets.is_named(data):
-        return sets.load(data, split or default, data_dir=data_dir, size=size, limit=limit)
+        return sets.load(data, split or default, data_dir=data_dir, limit=limit)
     if not is_set(data):
         o.refuse(
             f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of any constructed "
             "or exported set."
         )
-    o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
+    o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split)
     made = sets.load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(first_samples(made, limit, tell=True))
 

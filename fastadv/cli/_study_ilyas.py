@@ -9,7 +9,7 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
+from fastadv.cli._output import print_table, progress, say, say_where, write_json
 from fastadv.cli._panels import add
 from fastadv.cli._shared import make_device
 from fastadv.studies.ilyas2019 import features as of_features
@@ -28,15 +28,8 @@ ilyas_app = typer.Typer(
 
 def features(
     size: int = o.option(10, f"Side of the digits: {', '.join(map(str, SIZES))}; larger ones take longer."),
-    module: str | None = o.option(
-        None, "The module whose output to measure; by default the input of the last linear layer."
-    ),
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255."),
     steps: int = o.count(20, "PGD steps of each attack on a feature."),
-    rho: float = o.number(of_features.Settings.rho, "Usefulness threshold: the least E[y f(x)]."),
-    gamma: float = o.number(
-        of_features.Settings.gamma, "Robustness threshold: the least E[inf y f(x + delta)]."
-    ),
     run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for networks, figure and results.json."),
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
@@ -48,7 +41,7 @@ def features(
     """
     o.check_choice("--size", size, SIZES)
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
-    settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
+    settings = of_features.Settings(nets, radius, steps)
     with interruptible(epochs_kept(run_dir)), progress("features") as bar:
         result = of_features.run(settings, run_dir, bar.named)
     yield result
@@ -101,7 +94,6 @@ def pipeline(
     invert_steps: Annotated[int | None, Count] = None,
     push_steps: Annotated[int | None, Count] = None,
     attack_steps: Annotated[int | None, Count] = None,
-    plan: bool = o.option(False, "Only say what would run, and about how long.", "--plan"),
     data_dir: o.DataDir = None,
     run_dir: Path = o.folder(
         Path("ilyas2019"), "Folder for networks, sets and results; a stopped run resumes."
@@ -123,15 +115,6 @@ def pipeline(
     )  # fmt: skip
     base, test = of_pipeline.load(settings, data_dir)
     place = make_device(device)
-    seconds = {name: of_plan.estimate(settings, len(base), len(test), [name]) for name in chosen}
-    _, machine = of_plan.PASS[scale]
-    told = f"{of_plan.in_words(sum(seconds.values()))} on {machine}, if nothing of it is there yet"
-    if plan:
-        yield {"settings": settings.as_json(), "seconds": seconds, "machine": machine}
-        rows = [["stage", "time"], *([name, of_plan.in_words(each)] for name, each in seconds.items())]
-        print_table(f"Stages at the scale {scale}", rows, [told])
-        return
-    note(f"{'made for a GPU: ' if scale == 'paper' else ''}{told}")
     kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command resumes"
     with interruptible(kept), progress("pipeline") as bar:
         result = of_pipeline.run(settings, base, test, run_dir, bar.named, stages=chosen, device=place)

@@ -15,7 +15,7 @@ from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes
 from fastadv.data._places import data_folder
 from fastadv.studies.schott2018 import paper, report
-from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, THRESHOLDS, TITLES, Settings
+from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, THRESHOLDS, Settings
 from fastadv.studies.schott2018.subjects import Subjects
 from fastadv.studies.study import REPORT, RESULTS
 
@@ -43,7 +43,6 @@ def schott(
     ),
     run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
     resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
-    plan: bool = o.option(False, "Only print what would run, and about how long it takes.", "--plan"),
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
@@ -57,11 +56,7 @@ def schott(
     settings = Settings(
         samples, o.split_names(models) or MODELS, o.split_names(norms) or NORMS, o.split_names(attacks), seed
     )
-    planned = settings.cells()
-    if plan:
-        _print_plan(settings, madry is not None, json)
-        return
-    if not planned:
+    if not settings.cells():
         o.refuse("no attack is left in these norms on these models; choose others.")
     o.check_run_dir(run_dir, resume, paper.CELLS)
     place = make_device(device)
@@ -98,21 +93,6 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
         say_where({**measured["figures"], **files}, width=42)
     for name, error in measured["failed"].items():
         note(f"{name} failed: {error}")
-
-
-def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
-    """Print the cells with their estimated minutes."""
-    seconds = paper.estimate(settings, madry_trained=madry_trained)
-    cells = settings.cells()
-    minutes = {cell: settings.samples * cell.seconds / 60 for cell in cells}
-    if json:
-        lines = [{"model": c.model, **c.describe(), "minutes": minutes[c]} for c in cells]
-        write_json({"cells": lines, "minutes": seconds / 60})
-        return
-    rows = [["model", "norm", "attack", "minutes"]]
-    rows += [[TITLES[c.model], c.method.norm, c.method.name, f"{minutes[c]:.1f}"] for c in cells]
-    total = f"about {seconds / 60:.0f} minutes on two cores, with bounds and the training of the Madry net"
-    print_table(f"{settings.samples} images", rows, [total])
 
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")

@@ -52,9 +52,7 @@ class TrainingImages(TrainImages):
 
     def to_train_on(self, seed: int) -> tuple[Any, HeldOut | None]:
         """Load the images to train on, with the generated ones, and those held out; None for none."""
-        # with other test data the size is theirs: a constructed set has its own
-        size = self.size if self.test_data is None or is_named(self.data) else None
-        dataset = load_data(self.data, None, self.data_dir, size, self.samples, default=self.part)
+        dataset = load_data(self.data, None, self.data_dir, self.samples, default=self.part)
         held_out = None
         if self.validation is not None:
             if self.validation >= len(dataset):
@@ -76,7 +74,7 @@ class TrainingImages(TrainImages):
             note(f"{self.data} has no test split: name one with --test-data to see accuracies")
             return None
         samples = self.test_samples or TEST_SAMPLES
-        return load_data(self.test_data or self.data, None, self.data_dir, self.size, samples)
+        return load_data(self.test_data or self.data, None, self.data_dir, samples)
 
 
 class Optimizing(Panel, title="Optimization"):

@@ -1,6 +1,7 @@
 """What one attack did to one batch, and what that comes to over all batches."""
 
 import inspect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,8 +20,10 @@ from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Row
-from fastadv.evaluation.samples import Components, Examples, Samples
+from fastadv.evaluation.samples import Components, Samples
 from fastadv.threat import THREATS, Threat
+
+BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 Attack = Callable[..., AttackResult]
 """(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
@@ -58,6 +61,31 @@ class Part:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
+
+
+class Shelf:
+    """Copies tensors into blocks of their own.
+
+    A small result that stays where a batch made it splits the memory which the pass of that batch leaves, so
+    that the next passes need more: what a long stream takes then grows with it.
+    """
+
+    def __init__(self) -> None:
+        self._block, self._used = torch.empty(0, dtype=torch.uint8), 0
+
+    def keep(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return them as copies, on the CPU; large ones as they are."""
+        return {name: self._kept(tensor) for name, tensor in tensors.items()}
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        size = tensor.numel() * tensor.element_size()
+        if size > BLOCK // 4:
+            return tensor
+        if self._used + size > len(self._block):
+            self._block, self._used = torch.empty(BLOCK, dtype=torch.uint8), 0
+        place = self._block[self._used : self._used + size]
+        self._used += math.ceil(size / LINE) * LINE
+        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def run_attack(
@@ -117,11 +145,10 @@ def outcome(
     attack: Attack,
     frozen: Prepared,
     whole: Batch,
-    wanted: int,
     keep_samples: bool,
     drawing: Drawing,
 ) -> Part:
-    """Run one attack on one batch; `wanted` is the largest number of examples to keep of it."""
+    """Run one attack on one batch."""
     size = len(whole.y)
     broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool) for _ in range(3))
     tensors = {
@@ -179,13 +206,6 @@ def outcome(
         tensors["component"][~broken] = -1
     if keep_samples:
         tensors["x_adv"][place] = result.x_adv.to("cpu", tensors["x_adv"].dtype)
-    if wanted > 0 and bool(success.any()):
-        pick = success.nonzero().flatten()[:wanted]
-        x_adv = result.x_adv[pick]
-        x, y, ids, prediction, _ = batch.take(pick)
-        turned = frozen.verdict(x_adv).argmax(1)
-        examples = Examples(*(value.cpu() for value in (x, x_adv, y, prediction, turned, ids)))
-        tensors |= {f"example.{key}": value for key, value in vars(examples).items()}
     return part
 
 
@@ -209,15 +229,8 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     return Samples(x, x_adv, y, ids, success, status, distance, by, component, distances.T.contiguous())
 
 
-def row(
-    name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], wanted: int, drawing: Drawing
-) -> Row:
-    """Return one attack over all batches, with the first `wanted` of its examples."""
-    kept = [
-        {key.removeprefix("example."): value for key, value in part.tensors.items() if "example." in key}
-        for part in parts
-        if "example.y" in part.tensors
-    ]
+def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], drawing: Drawing) -> Row:
+    """Return one attack over all batches."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
     components = _components(parts)
@@ -230,9 +243,6 @@ def row(
         forwards=forwards,
         backwards=backwards,
         seconds=sum(float(part["seconds"]) for part in parts),
-        examples=Examples(**{key: torch.cat([one[key] for one in kept])[:wanted] for key in kept[0]})
-        if kept
-        else None,
         minimum_norm=minimum_norm,
         flags=_flags(parts, components),
         remarks=_said(part.told.get("remarks", ()) for part in parts),

@@ -71,20 +71,6 @@ class Curve(NamedTuple):
     ) -> Self:
         """Return the certified accuracy: the share of samples that are correct and certified to each radius.
 
-        Args:
-            certified: [N], the radius R >= 0 up to which each sample's class is proved. It counts at r <= R.
-            correct: bool [N], classified correctly. A correct sample with R = 0 counts at radius 0, where the
-                curve is the clean accuracy.
-            radii: where to evaluate; None takes 0 and the next number after each R, from which on the sample
-                no longer counts.
-
-        Returns:
-            A `Curve`.
-
-        Raises:
-            InputError: there are no radii R or negative ones, radii are empty, negative or not finite, or
-                `correct` does not hold a bool for each sample.
-
         Source:
             Cohen et al. 2019, "Certified Adversarial Robustness via Randomized Smoothing" (arXiv 1902.02918),
             section 4.
@@ -99,14 +85,7 @@ class Curve(NamedTuple):
         return cls.from_distances(np.where(right, np.nextafter(proved, np.inf), 0.0), radii)
 
     def band(self, samples: int) -> tuple["Curve", "Curve"]:
-        """Return the ends of the exact 95% interval at each radius.
-
-        Args:
-            samples: the number of samples that the curve is of.
-
-        Returns:
-            The lower and the upper curve.
-        """
+        """Return the ends of the exact 95% interval at each radius."""
         ends = clopper_pearson(np.rint(self.accuracy * samples).astype(np.int64), samples)
         return Curve(self.radii, ends.low), Curve(self.radii, ends.high)
 
@@ -114,15 +93,6 @@ class Curve(NamedTuple):
         """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
 
         It is exact for the curve of all distances.
-
-        Args:
-            radius: in input units.
-
-        Returns:
-            The accuracy, from 0 to 1.
-
-        Raises:
-            InputError: the radius is below the curve's first one.
         """
         place = int(np.searchsorted(self.radii, radius, side="right")) - 1
         if place < 0:

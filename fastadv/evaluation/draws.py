@@ -34,23 +34,15 @@ class Draws:
     A draw with logits that are not finite is wrong. A sample that an attack found wrong already was not
     attacked: nothing shows that it is robust, and all its draws count as wrong. Right always means classified
     as y, also where an attack has targets or a criterion of its own.
-
-    Attributes:
-        count: how often each sample was classified.
-        right: int64 [n]; draws, of `count`, in which the sample is classified as y.
-        voted: bool [n]; y is the class of more draws than any other class.
-        mean: bool [n]; y is the class of the largest mean probability (of `fastadv.engine.log_confidence`, as
-            a rule the softmax), and all draws have finite logits.
-        varied: bool [n]; the draws are not of one class.
-        verdict: bool [n]; the single final check counts the sample as robust, or without an attack as
-            correct.
     """
 
     count: int
-    right: Tensor = field(repr=False)
-    voted: Tensor = field(repr=False)
+    right: Tensor = field(repr=False)  # int64 [n]; draws in which the sample is classified as y
+    voted: Tensor = field(repr=False)  # bool [n]; y is the class of more draws than any other class
+    # bool [n]; y is the class of the largest mean probability, and all draws have finite logits
     mean: Tensor = field(repr=False)
-    varied: Tensor = field(repr=False)
+    varied: Tensor = field(repr=False)  # bool [n]; the draws are not of one class
+    # bool [n]; the single final check counts the sample as robust, or without an attack as correct
     verdict: Tensor = field(repr=False)
 
     @property
@@ -95,24 +87,13 @@ class Draws:
 
     @classmethod
     def together(cls, parts: Sequence["Draws"]) -> "Draws":
-        """Return the worst of several, sample by sample.
-
-        Args:
-            parts: of the same samples, with the same count.
-
-        Returns:
-            One `Draws`.
-        """
+        """Return the worst of several, sample by sample."""
         all_of = {key: torch.stack([getattr(one, key) for one in parts]) for key in (*TENSORS, "verdict")}
         least = {key: value.amin(0) if key == "right" else value.all(0) for key, value in all_of.items()}
         return cls(parts[0].count, **(least | {"varied": all_of["varied"].any(0)}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as a dictionary for JSON.
-
-        Returns:
-            The counts and accuracies.
-        """
+        """Return the figures as a dictionary for JSON."""
         return {"count": self.count, **{name: getattr(self, name) for name in FIGURES}}
 
 

@@ -24,18 +24,11 @@ from fastadv.threat import Threat
 
 @dataclass(frozen=True)
 class External:
-    """The results of a model under external adversarial images.
+    """The results of a model under external adversarial images."""
 
-    Attributes:
-        outside: int64, the numbers of the images that are not in the ball and the box around their clean
-            ones.
-        distances: float64 [N], of all images in the threat's norm.
-        table: of the evaluation; its one row is "external".
-    """
-
-    outside: Tensor = field(repr=False)
-    distances: Tensor = field(repr=False)
-    table: Table = field(repr=False)
+    outside: Tensor = field(repr=False)  # int64, numbers of the images that are not in the ball and the box
+    distances: Tensor = field(repr=False)  # float64 [N], of all images in the threat's norm
+    table: Table = field(repr=False)  # its one row is "external"
 
     @property
     def clean_accuracy(self) -> float:
@@ -72,7 +65,8 @@ def external(
         batch_size: images passed at once.
 
     Returns:
-        An `External` with accuracies, distances, and the images that are outside the threat.
+        An object with `clean_accuracy`, `robust_accuracy`, `distances` [N], `outside`, the numbers of the
+        images that are outside the threat, and `table`.
 
     Raises:
         InputError: images have another number, shape or dtype, the file is missing, or one of the errors of
@@ -103,12 +97,7 @@ def external(
 
 
 def save_external(path: str | os.PathLike[str], x_adv: Tensor) -> None:
-    """Write adversarial images as RobustBench asks for them: one float32 tensor in a torch file.
-
-    Args:
-        path: of the file.
-        x_adv: [N, ...] in [0, 1].
-    """
+    """Write adversarial images as RobustBench asks for them: one float32 tensor in a torch file."""
     with atomic_write(path) as part:
         torch.save(x_adv.detach().cpu().float().contiguous().clone(), part)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -18,10 +19,8 @@ from fastadv.engine import Prepared, prepare
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Attack, Batch, Part, all_draws, nearest, outcome, row
+from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
-from fastadv.evaluation._shelf import Shelf
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.samples import Samples
@@ -38,7 +37,6 @@ def evaluate(
     *,
     batch_size: int = 256,
     limit: int | None = None,
-    keep_examples: int = 0,
     keep_samples: bool = False,
     draws: int = 1,
     seed: int = 0,
@@ -53,14 +51,13 @@ def evaluate(
 ) -> Table:
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
-    Every attack gets the samples of a batch with their ids, so results do not
-    depend on `batch_size`. Samples for which the model's logits are not finite count as not correct and are
-    not attacked; `Table.failed` marks them.
+    Every attack gets the samples of a batch with their ids, so results do not depend on `batch_size`. Samples
+    for which the model's logits are not finite count as not correct and are not attacked; `Table.failed`
+    marks them.
 
-    Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
-    keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
-    those of all processes together. An evaluation resumes with any number of them. Where one is lost, the
-    others raise LostProcessError.
+    The processes of a process group, as under torchrun, take the batches in turn, and all return the table of
+    one process; the seconds of an attack are those of all together. An evaluation resumes with any number of
+    processes.
 
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
@@ -71,35 +68,31 @@ def evaluate(
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
-        keep_examples: keep the first samples that each attack broke, at most this many
-            (`table[name].examples`).
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
             of one norm (`table.samples`).
         draws: for a randomized model, classify each sample this many times, and its x_adv after each attack:
             the table reports the accuracy of one draw, of the majority, of the mean output and of the worst
             draw (`Table.draws`, `Row.draws`). These passes are not counted among those of an attack.
         seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
-            also under attack, batch by batch. The generators are restored afterwards. A generator of the
-            model's own is not seeded.
-        run_dir: a folder in which each attack's result on each batch is kept as soon as it is there, with its
-            adversarial examples. A stopped evaluation loses at most one batch of one attack. None keeps
-            nothing.
+            also under attack. The generators are restored afterwards. A generator of the model's own is not
+            seeded.
+        run_dir: a folder in which each attack's result on each batch is kept as soon as it is there. A
+            stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments.
         identity: a text that represents the code of your own model classes and attacks, which are otherwise
             known by their source; change it when that code changes. Needed where a source cannot be read.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
-            nothing, and a flag says that it was not possible.
+            nothing, and a flag says so.
         rank: for processes that do not communicate, such as the jobs of an array: this one works on the
             batches k with k % world_size == rank, returns the table of these, without indicators, and records
             in `run_dir`, its own or a common one, that it is done. With all shares, put together by
             `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
         world_size: the number of such processes.
-        on_event: called with a dictionary as soon as an attack is done with a batch. Its "step" is the number
-            of samples done; "attack" is the name; "clean_accuracy", "robust_accuracy" and "seconds" are over
-            these samples, the last two by name. Batches that are read from `run_dir` are told, too. Of
-            several processes the first one tells the batches of all, each when it is whole.
+        on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
+            "step" is the number of samples done, "attack" the name; "clean_accuracy", "robust_accuracy" and
+            "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
 
@@ -108,9 +101,10 @@ def evaluate(
 
     Raises:
         InputError: the data set is empty, labels are not classes of the model, logits are not [B, K], or
-            finite for no sample; `resume` is given without a folder; the folder already holds an evaluation,
-            or another one; on_event is no function; or processes were called with different arguments.
+            finite for no sample; the folder already holds an evaluation, or another one; or processes were
+            called with different arguments.
         CorruptFileError: a file in the folder is damaged.
+        LostProcessError: another process of the group is gone.
 
     Example:
         >>> from functools import partial
@@ -125,7 +119,6 @@ def evaluate(
     with processes.agreement():
         attacks = dict(attacks or {})
         check_evaluation(dataset, attacks, batch_size, limit)
-        check_count("keep_examples", keep_examples, 0)
         drawing = Drawing(draws, seed)
         events = Events(check_on_event(on_event))
         if resume and run_dir is None:
@@ -137,7 +130,7 @@ def evaluate(
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         frozen = prepare(model, work=work, freeze=freeze)
-        config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
+        config: dict[str, Any] = {"batch_size": batch_size, "limit": limit}
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
@@ -153,97 +146,157 @@ def evaluate(
         parts.begun(IDENTITY, resume, "an evaluation", read_json)
         parts.identity = parts.identify(IDENTITY, config)
         own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
-        table = table_of(
-            frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
-            keep_samples=keep_samples, parts=parts, looked=indicators and not apart, drawing=drawing, own=own,
+        table = Evaluation(
+            frozen,
+            dataset,
+            attacks,
+            batch_size,
+            limit,
+            keep_samples=keep_samples,
+            parts=parts,
+            looked=indicators and not apart,
+            drawing=drawing,
+            own=own,
             events=events,
-        )  # fmt: skip
+        ).table()
         if apart:
             parts.finished(rank or 0, world_size or 1, batches, len(attacks))
         return table
 
 
-def table_of(
-    frozen: Prepared,
-    dataset: Dataset[Any],
-    attacks: Mapping[str, Attack],
-    batch_size: int,
-    limit: int | None,
-    *,
-    keep_examples: int = 0,
-    keep_samples: bool = False,
-    parts: Parts | None = None,
-    looked: bool = False,
-    drawing: Drawing = ONE_DRAW,
-    own: Callable[[int], Sequence[int]] = range,
-    events: Events | None = None,
-) -> Table:
-    """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
-    started = time.perf_counter()
-    kept = Parts(None) if parts is None else parts
-    points = keep_samples or kept.path is not None
-    events = events or Events(None)
-    alone, shelf = processes.world() == 1, Shelf()
+class Events:
+    """Add up what each attack has done so far, and tell it after every batch; in the first process alone."""
 
-    def attacked(number: int, place: int, name: str, batch: Batch) -> Part:
-        with drawing.kept(batch.x.device, number, place + 1):
-            return outcome(name, attacks[name], frozen, batch, keep_examples, points, drawing)
+    def __init__(self, on_event: OnEvent | None) -> None:
+        self._on_event = None if processes.rank() else on_event
+        # of each attack: samples, those right at first, those that it left right, seconds
+        self._done: dict[str, Tensor] = {}
 
-    def work(
-        number: int, batch: Batch
-    ) -> tuple[dict[str, Tensor], list[Part], Samples | None, dict[str, Tensor]]:
-        batch, drawn = _drawn(frozen, drawing, number, batch)
-        told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
-        found = []
-        for place, name in enumerate(attacks):
-            make = partial(attacked, number, place, name, batch)
-            found.append(kept.get(f"{number:05d}-{place:02d}", told, make))
-            if alone:
-                events.finished(name, told, found[-1])
-        samples = nearest(batch, found) if keep_samples else None
-        for part in found:
-            part.tensors.pop("x_adv", None)
-            part.tensors = shelf.keep(part.tensors)
-        return shelf.keep(told), found, samples, shelf.keep(drawn)
-
-    with drawing.kept(frozen.device or torch.device("cpu")):
-        done = []
-        for made in in_turn(frozen, dataset, batch_size, limit, work, own):
-            done.append(made)
-            if not alone:
-                for name, part in zip(attacks, made[1], strict=True):
-                    events.finished(name, made[0], part)
-    verdicts, found, samples, drawn = zip(*done, strict=True)
-    correct, failed, ids = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
-    rows = tuple(
-        row(name, correct, minimizes(attack), [each[place] for each in found], keep_examples, drawing)
-        for place, (name, attack) in enumerate(attacks.items())
-    )
-    together = Samples.together(samples) if keep_samples else None
-    if together is not None:
-        together.add_components([one.components for one in rows])
-    signs = None
-    if looked and rows:
-        each = [[one[place] for one in found] for place in range(len(rows))]
-        signs = processes.from_first(
-            lambda: masking.indicators(frozen, dataset, attacks, rows, each, correct, ids, batch_size, kept)
+    def finished(self, name: str, correct: Tensor, part: Part) -> None:
+        """Tell that an attack is done with a batch; correct: bool [B], without an attack."""
+        if self._on_event is None:
+            return
+        counts = (
+            len(correct),
+            int(correct.sum()),
+            int((correct & ~part["broken"]).sum()),
+            float(part["seconds"]),
         )
-    # the clock of the first process, and the parts that all have read
-    seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
-    told = replaced(frozen.model)
-    clean = all_draws(drawn, correct, drawing)
-    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together, told, signs, clean)
+        done = self._done.get(name, torch.zeros(4, dtype=torch.float64)) + torch.tensor(counts).double()
+        self._done[name] = done
+        samples, clean, robust, seconds = done.tolist()
+        event: dict[str, Any] = {
+            "step": int(samples),
+            "attack": name,
+            "clean_accuracy": clean / samples,
+            "robust_accuracy": {name: robust / samples},
+            "seconds": {name: seconds},
+        }
+        self._on_event(event)
 
 
-def _drawn(frozen: Prepared, drawing: Drawing, number: int, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
-    """Return the batch `number` and its clean draws: with several, its verdict follows from the seed, too."""
-    if drawing.count == 1:
-        return batch, {}
-    with drawing.kept(batch.x.device, number, 0):
-        logits = frozen.verdict(batch.x)
-        drawn = drawing.draw(frozen, batch.x, batch.y)
-    batch = batch._replace(prediction=logits.argmax(1), failed=~logits.isfinite().all(1))
-    return batch, {f"draws.{key}": value.cpu() for key, value in drawn.items()}
+@dataclass
+class BatchOutcome:
+    """What is known of a batch. verdict: correct, failed and ids. draws: of the clean x, if several."""
+
+    verdict: dict[str, Tensor]
+    draws: dict[str, Tensor]
+    attacked: list[Part]
+    samples: Samples | None
+
+
+@dataclass
+class Evaluation:
+    """A model under attacks: every batch is measured and attacked, and all of them are judged.
+
+    The arguments are those of `evaluate`, checked, in processes that are known to be called alike. looked:
+    whether signs of masking are looked for. own: of the number of batches, which are worked on.
+    """
+
+    frozen: Prepared
+    dataset: Dataset[Any]
+    attacks: Mapping[str, Attack]
+    batch_size: int
+    limit: int | None
+    keep_samples: bool = False
+    parts: Parts = field(default_factory=lambda: Parts(None))
+    looked: bool = False
+    drawing: Drawing = ONE_DRAW
+    own: Callable[[int], Sequence[int]] = range
+    events: Events = field(default_factory=lambda: Events(None))
+    shelf: Shelf = field(default_factory=Shelf)
+
+    def table(self) -> Table:
+        """Evaluate."""
+        started, done = time.perf_counter(), list[BatchOutcome]()
+        with self.drawing.kept(self.frozen.device or torch.device("cpu")):
+            for outcome in in_turn(
+                self.frozen, self.dataset, self.batch_size, self.limit, self.measure, self.own
+            ):
+                done.append(outcome)
+                if processes.world() > 1:
+                    for name, part in zip(self.attacks, outcome.attacked, strict=True):
+                        self.events.finished(name, outcome.verdict["correct"], part)
+        return self.judge(done, started)
+
+    def measure(self, number: int, batch: Batch) -> BatchOutcome:
+        """Measure the batch `number` without an attack, and under each; with draws its verdict is seeded."""
+        draws: dict[str, Tensor] = {}
+        if self.drawing.count > 1:
+            with self.drawing.kept(batch.x.device, number, 0):
+                logits = self.frozen.verdict(batch.x)
+                drawn = self.drawing.draw(self.frozen, batch.x, batch.y)
+            batch = batch._replace(prediction=logits.argmax(1), failed=~logits.isfinite().all(1))
+            draws = {f"draws.{key}": value.cpu() for key, value in drawn.items()}
+        verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
+        attacked = []
+        for place, name in enumerate(self.attacks):
+            attacked.append(self.attack(number, place, name, batch, verdict))
+            if processes.world() == 1:
+                self.events.finished(name, verdict["correct"], attacked[-1])
+        samples = nearest(batch, attacked) if self.keep_samples else None
+        for part in attacked:
+            part.tensors.pop("x_adv", None)
+            part.tensors = self.shelf.keep(part.tensors)
+        return BatchOutcome(self.shelf.keep(verdict), self.shelf.keep(draws), attacked, samples)
+
+    def attack(self, number: int, place: int, name: str, batch: Batch, verdict: dict[str, Tensor]) -> Part:
+        """Run an attack on a batch, unless the folder holds what it did."""
+        points = self.keep_samples or self.parts.path is not None
+
+        def make() -> Part:
+            with self.drawing.kept(batch.x.device, number, place + 1):
+                return outcome(name, self.attacks[name], self.frozen, batch, points, self.drawing)
+
+        return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
+
+    def judge(self, done: Sequence[BatchOutcome], started: float) -> Table:
+        """Put the batches together."""
+        frozen, drawing = self.frozen, self.drawing
+        correct, failed, ids = (
+            torch.cat([one.verdict[name] for one in done]) for name in ("correct", "failed", "ids")
+        )
+        found = [[one.attacked[place] for one in done] for place in range(len(self.attacks))]
+        rows = tuple(
+            row(name, correct, minimizes(attack), parts, drawing)
+            for (name, attack), parts in zip(self.attacks.items(), found, strict=True)
+        )
+        together = None
+        if self.keep_samples:
+            together = Samples.together([one.samples for one in done if one.samples is not None])
+            together.add_components([one.components for one in rows])
+        signs = None
+        if self.looked and rows:
+            signs = processes.from_first(
+                lambda: masking.indicators(
+                    frozen, self.dataset, self.attacks, rows, found, correct, ids, self.batch_size, self.parts
+                )
+            )
+        # the clock of the first process, and the parts that all have read
+        times = processes.tell((time.perf_counter() - started, self.parts.seconds))
+        seconds = times[0][0] + sum(before for _, before in times)
+        told, clean = replaced(frozen.model), all_draws([one.draws for one in done], correct, drawing)
+        return Table(rows, correct, failed, ids, seconds, together, told, signs, clean)
 
 
 def description(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
@@ -65,41 +65,3 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
     if not room > 1e-12 * farthest:
         return dict.fromkeys(rows, math.nan)
     return {name: 1 - (area - least) / room for name, area in areas.items()}
-
-
-def local_optimality(distances: ArrayLike, best: ArrayLike) -> float:
-    """Compute the optimality of an attack against stored best distances, number for number as AttackBench.
-
-    The formula is that of `optimality`, but the areas are those of AttackBench's code: under straight lines
-    between the steps, from the smallest distance on. The best distances may be of other runs. An attack that
-    comes nearer than they do can exceed 1; so can one whose smallest distance is larger, where no sample is
-    already wrong.
-
-    Args:
-        distances: [N], of the attack; 0 where the model is already wrong, inf where the attack fails. What is
-            beyond the largest finite best distance counts as that.
-        best: [N], on the same samples; 0 where the model is already wrong, inf where every attack fails.
-
-    Returns:
-        The optimality; NaN where nothing distinguishes attacks.
-
-    Raises:
-        InputError: the numbers of samples differ or are 0, or a distance is negative.
-
-    Source:
-        Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
-    """
-    row, known = distances_of(distances), distances_of(best, "best")
-    if len(row) != len(known):
-        raise InputError(f"best: expected {len(row)} distances, one for each sample, got {len(known)}")
-    farthest = float(np.max(known, initial=0.0, where=np.isfinite(known)))
-    least, area = (_area(np.minimum(each, farthest)) for each in (known, row))
-    room = float(np.mean(known > 0)) * farthest - least
-    return 1 - (area - least) / room if room > 1e-12 * farthest else math.nan
-
-
-def _area(distances: NDArray[np.float64]) -> float:
-    """Return the area under the robust accuracy at each distance, joined by straight lines."""
-    radii, counts = np.unique(distances, return_counts=True)
-    left = 1 - counts.cumsum() / len(distances)
-    return float(((left[1:] + left[:-1]) / 2 * np.diff(radii)).sum())  # np.trapezoid is NumPy 2's

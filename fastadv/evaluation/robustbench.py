@@ -52,22 +52,10 @@ def entry(
     unreliable: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Make the entry of a model for RobustBench, its fields in RobustBench's order.
+    """Make the entry of a model for RobustBench, its fields in RobustBench's order, None where not given.
 
-    Args:
-        dataset: such as "cifar10".
-        architecture: of the model.
-        clean_accuracy: a share.
-        accuracy: a share, under `autoattack(version="standard")`, or under corruptions.
-        threat: of AutoAttack; None for corruptions.
-        unreliable: whether AutoAttack raised a flag.
-        about: fields of `SAID`, by name.
-
-    Returns:
-        The entry; fields that nobody gave are None.
-
-    Raises:
-        InputError: `about` has other fields.
+    Accuracies are shares; `accuracy` is that under `autoattack(version="standard")` in `threat`, or without a
+    threat that under corruptions. unreliable: whether AutoAttack raised a flag. about: fields of `SAID`.
     """
     strange = sorted((about or {}).keys() - set(SAID))
     if strange:
@@ -87,15 +75,10 @@ def entry(
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Accuracy under each common corruption at each severity.
+    """Accuracy under each common corruption at each severity."""
 
-    Attributes:
-        accuracy: float64 [15, 5], corruptions in RobustBench's order, severities from 1 to 5.
-        images: the number of images for each corruption and severity.
-    """
-
-    accuracy: Tensor
-    images: int
+    accuracy: Tensor  # float64 [15, 5], corruptions in RobustBench's order, severities from 1 to 5
+    images: int  # for each corruption and severity
 
     @property
     def mean(self) -> float:
@@ -103,11 +86,7 @@ class Corrupted:
         return self.accuracy.mean().item()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the accuracies as a dictionary for JSON.
-
-        Returns:
-            The mean, and the accuracy of each corruption and severity.
-        """
+        """Return the accuracies as a dictionary for JSON."""
         rows = zip(CORRUPTIONS, self.accuracy.tolist(), strict=True)
         return {"corruptions_accuracy": self.mean, "corruptions": dict(rows), "images": self.images}
 
@@ -144,7 +123,8 @@ def corruptions(
         progress: called with (done, total).
 
     Returns:
-        The accuracies as `Corrupted`.
+        An object with `mean`, the accuracy of RobustBench's table, and `accuracy`, float64 [15, 5] by
+        corruption and severity.
 
     Raises:
         InputError: the name is unknown, a file is missing, or one of the errors of `evaluate`.

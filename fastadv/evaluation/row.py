@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fastadv.evaluation.draws import Draws
-from fastadv.evaluation.samples import Components, Examples
+from fastadv.evaluation.samples import Components
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.threat import Threat
 
@@ -34,7 +34,6 @@ class Row:
         forwards: samples passed forward.
         backwards: samples for which an input gradient was computed.
         seconds: elapsed time of the attack, on all samples.
-        examples: the first samples that it broke, if they were kept.
         minimum_norm: whether the attack minimizes the distance, as far as that is known: it is one of
             `fastadv.attacks`.
         flags: warnings that cast doubt on the result, as in `fastadv.attacks.AttackResult`.
@@ -53,7 +52,6 @@ class Row:
     forwards: int
     backwards: int
     seconds: float
-    examples: Examples | None = field(default=None, repr=False)
     minimum_norm: bool = False
     flags: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -98,11 +96,7 @@ class Row:
         return self.distance[self.broken].mean().item()
 
     def figures(self) -> dict[str, float]:
-        """Return the figures that say something, by name.
-
-        Returns:
-            SHARES; NaN for an accuracy without a radius, and for distances with one.
-        """
+        """Return the figures that say something, by name."""
         kept = {name: getattr(self, name) for name in SHARES}
         dropped = ["robust_accuracy"] * self.unlimited
         if not (self.minimum_norm or self.unlimited):

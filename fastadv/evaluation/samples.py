@@ -12,41 +12,21 @@ from fastadv.attacks.methods.flags import Cost
 
 @dataclass(frozen=True)
 class Components:
-    """The components of an attack that consists of others, such as AutoAttack.
+    """The components of an attack that consists of others, such as AutoAttack."""
 
-    Attributes:
-        by: int64 [n], the component that broke each sample, as its place among `costs`; -1 where none did.
-        costs: what each component did, by its name and in the order of their runs.
-    """
-
-    by: Tensor = field(repr=False)
-    costs: Mapping[str, Cost]
+    by: Tensor = field(repr=False)  # int64 [n], the place among `costs` of what broke a sample; -1 for none
+    costs: Mapping[str, Cost]  # what each component did, by its name and in the order of their runs
 
     def by_any_of(self, names: Collection[str]) -> Tensor:
-        """Return the samples that some of the components broke.
-
-        Args:
-            names: of components.
-
-        Returns:
-            bool [n].
-        """
+        """Return bool [n], the samples that some of the components broke."""
         return torch.tensor([*(name in names for name in self.costs), False])[self.by]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the costs as a dictionary for JSON.
-
-        Returns:
-            For each component, what it did.
-        """
+        """Return the costs as a dictionary for JSON."""
         return {name: asdict(cost) for name, cost in self.costs.items()}
 
     def cells(self) -> list[list[str]]:
-        """Return the costs as text.
-
-        Returns:
-            A list of lines of cells, the head first.
-        """
+        """Return the costs as text, line by line, the head first."""
         lines = [["component", "samples", "broken", "forwards", "backwards", "seconds"]]
         for name, cost in self.costs.items():
             *counts, seconds = astuple(cost)
@@ -55,75 +35,31 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The first N samples that an attack broke.
-
-    Attributes:
-        x: [N, ...], clean.
-        x_adv: like x.
-        y: int64 [N], labels.
-        clean_prediction: int64 [N], the class of x.
-        prediction: int64 [N], the class of x_adv.
-        ids: int64 [N], positions in the data set.
-    """
-
-    x: Tensor
-    x_adv: Tensor
-    y: Tensor
-    clean_prediction: Tensor
-    prediction: Tensor
-    ids: Tensor
-
-
-@dataclass(frozen=True)
 class Samples:
     """Every sample with the nearest of the adversarial examples that the attacks found.
 
-    Attributes:
-        x: [N, ...], clean.
-        x_adv: like x; x itself where no attack broke the sample.
-        y: int64 [N], labels.
-        ids: int64 [N], positions in the data set.
-        success: bool [N]; broken, or already wrong.
-        status: int64 [N] of `fastadv.attacks.Status`; FAILED where the model's logits for x are not finite,
-            or where no attack broke the sample and one met numbers that are not finite.
-        distance: float64 [N], of x_adv where broken, 0 where the model was already wrong, else inf.
-        by: int64 [N], the attack that found x_adv, as its place among the rows; -1 where none did. Of attacks
-            with equal distances, the first.
-        component: int64 [N], the component of that attack that did, as its place among the row's
-            `components.costs`; -1 where the attack has no components.
-        distances: float64 [N, A], those of each attack, as in its row.
+    status is FAILED where the model's logits for x are not finite, or where no attack broke the sample and
+    one met numbers that are not finite. Of attacks with equal distances, the first counts.
     """
 
-    x: Tensor
-    x_adv: Tensor
-    y: Tensor
-    ids: Tensor
-    success: Tensor
-    status: Tensor
-    distance: Tensor
-    by: Tensor
-    component: Tensor
-    distances: Tensor
+    x: Tensor  # [N, ...], clean
+    x_adv: Tensor  # x itself where no attack broke the sample
+    y: Tensor  # int64 [N]
+    ids: Tensor  # int64 [N], positions in the data set
+    success: Tensor  # bool [N]; broken, or already wrong
+    status: Tensor  # int64 [N] of `fastadv.attacks.Status`
+    distance: Tensor  # float64 [N], of x_adv where broken, 0 where already wrong, else inf
+    by: Tensor  # int64 [N], the row whose attack found x_adv; -1 for none
+    component: Tensor  # int64 [N], its place among the row's `components.costs`; -1 for none
+    distances: Tensor  # float64 [N, A], those of each attack, as in its row
 
     @classmethod
     def together(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Return the samples of all parts, in their order.
-
-        Args:
-            parts: of the same evaluation.
-
-        Returns:
-            One `Samples`.
-        """
+        """Return the samples of all parts, in their order."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     def add_components(self, attacks: Sequence[Components | None]) -> None:
-        """Fill in `component` from those of each attack.
-
-        Args:
-            attacks: the components of each attack; None for one that has none.
-        """
+        """Fill in `component` from those of each attack."""
         for place, components in enumerate(attacks):
             if components is not None:
                 mine = self.by == place

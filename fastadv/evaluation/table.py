@@ -103,11 +103,7 @@ class Table:
         raise KeyError(f"{name!r}: expected one of {[row.name for row in self.rows]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as a dictionary for JSON.
-
-        Returns:
-            The figures; null for a distance that is infinite or undefined (no sample broken).
-        """
+        """Return the figures as a dictionary for JSON."""
         return {
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
@@ -133,11 +129,7 @@ class Table:
         }
 
     def cells(self) -> list[list[str]]:
-        """Return the table as text.
-
-        Returns:
-            A list of lines of cells, with the head, no attack, each attack, and the worst of several.
-        """
+        """Return the table as text."""
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
         head += ["failed", "unmoved"]
         lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
@@ -166,11 +158,7 @@ class Table:
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     def notes(self) -> list[str]:
-        """Return what must be known to read the figures.
-
-        Returns:
-            Sentences that say what the figures are shares of, and why some samples prove nothing.
-        """
+        """Return what must be known to read the figures."""
         distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
         notes = [f"{self.n} samples; {SHARES_OF}{DISTANCES_OF * distances}"]
         if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
@@ -199,11 +187,7 @@ class Table:
         return ["", self.verdict] if self.indicators is not None else []
 
     def details(self) -> dict[str, list[list[str]]]:
-        """Return more tables: of the draws, and of the components of each attack that has some.
-
-        Returns:
-            Tables by name, each a list of lines of cells.
-        """
+        """Return more tables: of the draws, and of the components of each attack that has some."""
         parts = {row.name: row.components.cells() for row in self.rows if row.components is not None}
         if self.draws is None:
             return parts
@@ -213,11 +197,7 @@ class Table:
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 
     def markdown(self) -> str:
-        """Return the same as a Markdown table, with the notes below it.
-
-        Returns:
-            Markdown text.
-        """
+        """Return the same as a Markdown table, with the notes below it."""
         parts = [f"\n{name}\n\n{in_markdown(cells)}" for name, cells in self.details().items()]
         return "\n".join(
             [in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts, *self._end()]

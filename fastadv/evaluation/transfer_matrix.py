@@ -23,22 +23,14 @@ Wanted = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class TransferMatrix:
-    """How often points made on each source fool each target: the result of `transfer_matrix`.
-
-    Attributes:
-        sources: names of S models.
-        targets: names of T models.
-        n: the number of samples.
-        fooled: int64 [S, T]; of the samples that the target gets right, those that it gets wrong (or takes
-            for the wanted class) once they are attacked on the source.
-        correct: int64 [T]; all samples that the target gets right.
-    """
+    """How often points made on each of S sources fool each of T targets."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    n: int
+    n: int  # samples
+    # int64 [S, T]; of the samples that the target gets right, those that it loses at the source's point
     fooled: Tensor
-    correct: Tensor
+    correct: Tensor  # int64 [T]; all samples that the target gets right
 
     @property
     def shares(self) -> Tensor:
@@ -46,41 +38,25 @@ class TransferMatrix:
         return self.fooled.double() / self.correct.double()
 
     def cells(self) -> list[list[str]]:
-        """Return the table as text.
-
-        Returns:
-            A list of lines of cells, the head first and the counts last.
-        """
+        """Return the table as text."""
         lines = [
             [name, *map(percent, row)] for name, row in zip(self.sources, self.shares.tolist(), strict=True)
         ]
         return [["source", *self.targets], *lines, ["correct samples", *map(str, self.correct.tolist())]]
 
     def note(self) -> str:
-        """Return what the figures are shares of.
-
-        Returns:
-            One sentence.
-        """
+        """Return what the figures are shares of."""
         return f"{self.n} samples; each share is of those that the target of its column gets right"
 
     def __str__(self) -> str:
         return f"{aligned(self.cells())}\n{self.note()}"
 
     def markdown(self) -> str:
-        """Return the same as a Markdown table.
-
-        Returns:
-            Markdown text.
-        """
+        """Return the same as a Markdown table."""
         return f"{in_markdown(self.cells())}\n\n- {self.note()}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures as a dictionary for JSON.
-
-        Returns:
-            The figures; None for a share of nothing.
-        """
+        """Return all figures as a dictionary for JSON."""
         return {
             "n": self.n,
             "correct": dict(zip(self.targets, self.correct.tolist(), strict=True)),
@@ -124,7 +100,8 @@ def transfer_matrix(
         limit: use this many samples only, as in `evaluate`; None uses all.
 
     Returns:
-        A `TransferMatrix`.
+        An object with `shares` float64 [S, T], the counts `fooled` [S, T] and `correct` [T], and the table as
+        `str`, `markdown()` and `to_dict()`.
 
     Raises:
         InputError: there is no model, the data set is empty, models have different numbers of classes, labels

@@ -16,7 +16,7 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
-from fastadv.evaluation.measure import check_evaluation, table_of
+from fastadv.evaluation.measure import Evaluation, check_evaluation
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
@@ -66,7 +66,8 @@ class Measure:
         if self.data is None:
             return None, {}
         # the processes have the same model and data, by the check at the start of the run
-        table = table_of(prepare(model, freeze=True), self.data, self.attacks, BATCH_SIZE, self.limit)
+        frozen = prepare(model, freeze=True)
+        table = Evaluation(frozen, self.data, self.attacks, BATCH_SIZE, self.limit).table()
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:

@@ -13,7 +13,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv._extras import EXTRAS
-from fastadv.cli import _fast_paths, _machine
+from fastadv.cli import _machine
 from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import NAMES
 from fastadv.ops.registration import library
@@ -50,7 +50,7 @@ def test_the_block_and_the_json_say_the_same(fastadv, examined):
     assert found["backends"] == fa.backends()
     assert found["cpu"]["threads"] == torch.get_num_threads()
     assert found["cpu"]["flags"] == machine_flags()
-    for value in (torch.__version__, *fa.backends(), *found["variables"], found["allocator"], *NAMES):
+    for value in (torch.__version__, *fa.backends(), *found["variables"], *NAMES):
         assert str(value) in words
     for line in found["advice"]:
         assert f"to do {' '.join(line.split())}" in words
@@ -85,8 +85,7 @@ def test_the_rewrites_are_those_that_a_search_takes(examined, precision):
 def test_what_is_switched_off_or_missing_is_named(fastadv, examined, monkeypatch):
     monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
     monkeypatch.setattr(onednn, "available", lambda: False)
-    monkeypatch.setattr(_fast_paths, "op", lambda name: torch.ops.fastadv.linf_step.default)
-    monkeypatch.setattr(_fast_paths.shutil, "which", lambda name: None)
+    monkeypatch.setattr(_machine, "op", lambda name: torch.ops.fastadv.linf_step.default)
     found = examined()
     paths = found["fast_paths"]
     assert found["rewrites"]["off"] == ["fold", "winograd"]
@@ -94,7 +93,6 @@ def test_what_is_switched_off_or_missing_is_named(fastadv, examined, monkeypatch
     assert "a torch with oneDNN" in paths["not_taken"]["onednn"]
     assert not {"fold", "winograd", "onednn"} & set(paths["rewrites"]["cpu fp32"])
     assert (paths["direct_calls"], paths["onednn"]["bf16"]) == (False, False)
-    assert "on the PATH; a search that is to be compiled goes on without" in paths["compile"]["cpu"]
     words = " ".join(fastadv("doctor").out.split())
     for text in ("without fold, winograd", "missing from this torch", "through the dispatcher", "no fold"):
         assert text in words
@@ -168,16 +166,6 @@ def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
     assert not _machine._cpu(advice := [])["extension"]
     assert told in advice[0]
     assert advice[0].endswith("run pip install again")
-
-
-def test_an_allocator_that_was_loaded_first_is_named(monkeypatch):
-    maps = (
-        "7f00-7f01 r-xp 0 08:01 1 /usr/lib/libtcmalloc_minimal.so.4\n7f02-7f03 r-xp 0 08:01 1 /lib/libc.so.6"
-    )
-    monkeypatch.setattr(Path, "read_text", lambda path, **options: maps)
-    assert _machine._allocator() == "tcmalloc"
-    monkeypatch.setattr(Path, "read_text", lambda path, **options: maps.splitlines()[1])
-    assert "malloc" not in _machine._allocator()
 
 
 def test_cards_say_what_built_the_extension(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.data import load
-from fastadv.evaluation import save_external
+from fastadv.evaluation.external import save_external
 from fastadv.evaluation.robustbench import IMAGES
 
 LINE = "--judge adv.pt -n 60 --radius 0.1"

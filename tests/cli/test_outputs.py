@@ -41,9 +41,10 @@ def without_seconds(table):
 @pytest.mark.slow
 @pytest.mark.parametrize("strongest", [False, True])
 def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, digits, strongest):
-    line = f"attack {net} -n {COUNT} --radius 2/25 --steps 4 --step-size 0.03 --restarts 2"
-    line += " --seed 3 --batch-size 25 --figure f.png"
-    done = fastadv(line, "--out", "adv.safetensors", "--json", *(["--strongest"] if strongest else []))
+    more = f"pgd:restarts=2,stop_early={str(not strongest).lower()}"
+    line = f"attack {net} -n {COUNT} --radius 2/25 --steps 4 --step-size 0.03 -a {more}"
+    line += " --seed 3 --batch-size 25"
+    done = fastadv(line, "--out", "adv.safetensors", "--json")
     assert done.code == 0, done
     budget = {"steps": 4, "step_size": 0.03, "restarts": 2, "seed": 3}
     pgd = partial(fa.attacks.pgd, threat=fa.Linf(0.08), stop_early=not strongest, **budget)
@@ -59,19 +60,18 @@ def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, di
     assert 0 < int(expected.success.sum()) < COUNT
     told = json.loads(done.out)
     assert json.loads(metadata["card"]) == told
-    table = fa.evaluate(trained, digits, {"pgd L∞ 0.08": pgd}, batch_size=25)
+    table = fa.evaluate(trained, digits, {more: pgd}, batch_size=25)
     assert without_seconds(told["measured"]) == without_seconds(table.to_dict())
     assert (budget | {"radius": 0.08, "norm": "linf"}).items() <= told["config"].items()
-    assert told["config"].get("stop_early", True) is not strongest
+    assert told["config"]["stop_early"] is not strongest
     assert told["kind"] == "attack"
-    assert (folder / "f.png").read_bytes().startswith(b"\x89PNG")
     assert "60 images of digits test" in fastadv(line).out
 
 
 @pytest.mark.slow
 def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2"
-    line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2 --figure c.png --split train"
+    line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2 --split train"
     done = fastadv(line, "--json")
     assert done.code == 0, done
     told, digits = json.loads(done.out), load("digits", "train", limit=COUNT)
@@ -99,7 +99,6 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     ]
     assert cells["worst of all"][2].strip() == f"{table.worst_case:.1%}"
     assert "accuracy at each radius, fgsm L2 0.3: 0: " in printed
-    assert (folder / "c.png").stat().st_size > 1000
 
 
 def test_evaluate_draws_as_the_library(fastadv, refused, net, trained):
@@ -173,7 +172,7 @@ def test_every_option_is_read_by_its_command(command):
     assert set(inspect.signature(command).parameters) - read <= {"known", "markdown"}
     for one in inspect.signature(command).parameters.values():
         if isinstance(one.annotation, type) and issubclass(one.annotation, Panel):
-            modules = {inspect.getmodule(made) for made in one.annotation.__mro__[:-1]}
+            modules = {inspect.getmodule(made) for made in (*one.annotation.__mro__[:-1], command)}
             inside = read.union(*map(read_in, modules))
             # `AttackOptions.given` goes through all of its fields
             named = {each.name for each in fields(AttackOptions)} if "given" in inside else set()

@@ -63,7 +63,7 @@ def test_verify_fails_on_any_difference(fastadv, refused, net, made):
 
 
 @pytest.mark.parametrize(
-    "line", ["--split train", "--size 8", "-n 60", "--data-dir .", "-w net.safetensors", "--device cpu"]
+    "line", ["--split train", "-n 60", "--data-dir .", "-w net.safetensors", "--device cpu"]
 )
 def test_options_of_what_is_not_asked_are_refused(refused, folder, line):
     (folder / "sets" / "a").mkdir(parents=True)

@@ -119,7 +119,6 @@ def test_a_finished_evaluation_writes_its_entry_later(fastadv, net):
         ("-a autoattack:eot=3 --radius 0.1", "needs eot=1"),
         ("-a autoattack --norm l1 --radius 0.1", "lists linf and l2, not l1"),
         ("-a autoattack --radius 0.1 -n 100", "leave out --samples"),
-        ("-a autoattack --radius 0.1 --size 16", "leave out --size"),
         ("-a autoattack --radius 0.1 --split train", "leave out --split train"),
         ("-a autoattack --radius 0.1 --about autoattack_acc=99", "expected KEY=VALUE with one of link, name"),
         ("-a autoattack --radius 0.1 --about venue", "expected KEY=VALUE"),

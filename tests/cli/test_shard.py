@@ -14,7 +14,6 @@ import pytest
 from fastadv.data import load_constructed
 from fastadv.runs.files import digest, load_tensors
 from tests.data.test_construct_processes import files
-from tests.models.abs.nets import tiny
 
 PAGE = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
 NET = "-m softmax --data digits -n 61 --device cpu"
@@ -105,45 +104,6 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     part.write_bytes(Path("run-1-1/part-00003-01.safetensors").read_bytes())
     refused(merge.format("run-0-0 run-1-0"), "expected a part of this evaluation, got none or another", 1)
     assert fastadv(merge.format("set-1-0 set-0-0")).code == 0
-
-
-@pytest.fixture
-def bounded():
-    tiny(classes=10, steps=5).save("abs.safetensors")
-    return "abs bound -m abs.safetensors --data digits --samples 7 --batch-size 2 --starts 1 --device cpu"
-
-
-@pytest.mark.parametrize("apart", [False, True])
-def test_bounds_of_three_jobs_are_those_of_one(fastadv, folder, bounded, apart):
-    plain = fastadv(f"{bounded} --json")
-    assert told(fastadv(f"{bounded} --run-dir one --json")) == told(plain)
-    homes = [f"job-{k}" if apart else "jobs" for k in range(3)]
-    for k in (1, 2, 0):
-        done = fastadv(f"{bounded} --run-dir {homes[k]} --shard {k}/3 --resume")
-        assert done.code == 0, done.err
-        assert f"share {k} of 3, {(3, 2, 2)[k]} images" in done.out
-    assert fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs").code == 0
-    for path in Path("one").glob("*.*"):
-        assert (folder / "jobs" / path.name).read_bytes() == path.read_bytes(), path
-    before = {path: path.stat().st_mtime_ns for path in Path("jobs").glob("part-*")}
-    assert len(before) == 4
-    assert told(fastadv(f"{bounded} --run-dir jobs --resume --json")) == told(plain)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-def test_bounds_that_do_not_make_a_whole_are_refused(fastadv, refused, bounded):
-    refused(f"{bounded} --shard 0/2", "give --run-dir too")
-    refused(f"{bounded} --resume", "give --run-dir too")
-    refused(f"{bounded} --run-dir a --shard 0/5", "at most one process for each of the 4 batches, got 5")
-    refused(f"{bounded} --run-dir a --shard 0/2 --radii 0.1", "--radii is of all images")
-    for k, options in enumerate(("", "--tight")):
-        assert fastadv(f"{bounded} --run-dir share-{k} --shard {k}/2 {options}").code == 0
-    refused(f"{bounded} --run-dir share-0", "share-0 already holds lower bounds")
-    refused("merge share-0 --out whole", "expected all 2 shares, got none of 1")
-    refused("merge share-0 share-1 --out whole", "another lower_bounds.tight (True there, False here)")
-    refused(
-        f"{EVALUATE} --run-dir share-0 --resume", "share-0/evaluation.json: expected the run that wrote it"
-    )
 
 
 SLOWLY = """

@@ -9,8 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.cli import _study_schott
-from fastadv.studies.schott2018 import paper, plan
-from fastadv.studies.schott2018.plan import MODELS
+from fastadv.studies.schott2018 import plan
 from tests.cli.conftest import Done
 from tests.studies.schott import METHODS, FakeAttacks, FakeSubjects, image_set
 
@@ -70,23 +69,6 @@ def test_a_failed_attack_is_an_exit_code(fastadv, tiny, monkeypatch):
     assert done.code == 1
     assert "cnn l2 Jolt failed: ValueError: no such luck" in done.err
     assert "Push" in done.out
-
-
-@pytest.mark.slow
-def test_the_plan_says_what_would_run_and_how_long(fastadv, folder):
-    done = fastadv("study schott --plan --samples 10 --models cnn,abs --norms l2")
-    assert done.code == 0
-    assert "Latent descent" in done.out
-    assert "minutes on two cores" in done.out
-    told = json.loads(fastadv("study schott --plan --json").out)
-    assert {cell["model"] for cell in told["cells"]} == set(MODELS)
-    assert told["minutes"] > 10
-    twice = json.loads(fastadv("study schott --plan --json --samples 200").out)
-    for cell, longer in zip(told["cells"], twice["cells"], strict=True):
-        assert longer["minutes"] == pytest.approx(2 * cell["minutes"])
-    ready = json.loads(fastadv("study schott --plan --json --madry net.safetensors").out)
-    assert told["minutes"] - ready["minutes"] == pytest.approx(paper.MADRY_SECONDS / 60)
-    assert not (folder / "schott2018").exists()
 
 
 @pytest.mark.parametrize(

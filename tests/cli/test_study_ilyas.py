@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastadv.studies.ilyas2019 import figures, plan
+from fastadv.studies.ilyas2019 import figures
 from tests.cli.conftest import Done
 
 Command = Callable[..., Done]
@@ -19,10 +19,10 @@ def test_features_prints_a_line_for_each_net(fastadv, folder):
     for text in ("standard", "adversarial", "non-robust", "rho >= 0.1", "L2 0.2", "features.png"):
         assert text in done.out
     assert (folder / "run" / "features.png").stat().st_size > 0
-    told = json.loads(fastadv(f"{line} --radius 0.3 --rho 1/5 --json").out)
+    told = json.loads(fastadv(f"{line} --radius 0.3 --json").out)
     assert told["kind"] == "study ilyas features"
     assert told["config"]["radius"] == 0.3
-    assert told["measured"]["nets"]["standard"]["thresholds"] == {"rho": 0.2, "gamma": 0.0}
+    assert told["measured"]["nets"]["standard"]["thresholds"] == {"rho": 0.1, "gamma": 0.0}
     assert told == json.loads((folder / "run" / "results.json").read_text())
 
 
@@ -45,7 +45,6 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
     assert done.code == 0, done
     for text in ("images under PGD", "43.7%", "kept label", "the first 6", "D_det.png", "report.md"):
         assert text in done.out
-    assert "on one core" in done.err
     assert "Leakage" not in done.out
     again = fastadv(f"{PIPELINE} --stages sets --run-dir run --json")
     told = json.loads(again.out)
@@ -56,22 +55,6 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
         refused(f"{PIPELINE} {line} --run-dir run", text)
 
 
-def test_the_plan_of_the_pipeline(fastadv, folder):
-    told = json.loads(fastadv("study ilyas pipeline --plan --json").out)
-    assert list(told["seconds"]) == list(plan.STAGES)
-    assert told["settings"]["scale"] == "tiny"
-    given = {"images": 40, "tested": 6, "epochs": 3, "invert_steps": 4, "push_steps": 5, "attack_steps": 7}
-    line = " ".join(
-        f"--{name.replace('_', '-').replace('tested', 'samples')} {n}" for name, n in given.items()
-    )
-    told = json.loads(fastadv(f"study ilyas pipeline --plan --json --seed 8 {line}").out)
-    assert (given | {"seed": 8}).items() <= told["settings"].items()
-    done = fastadv("study ilyas pipeline --plan --stages nets")
-    assert "about" in done.out
-    assert "evaluate" not in done.out
-    assert not (folder / "ilyas2019").exists()
-
-
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -79,7 +62,6 @@ def test_the_plan_of_the_pipeline(fastadv, folder):
         ("theory --radii=-1", "expected"),
         ("theory --radii a", "number"),
         ("features --size 9", "--size"),
-        ("features --rho 0 --tiny", "rho: expected"),
         ("pipeline --scale huge", "scale: expected one of tiny, cpu, paper"),
         ("pipeline --stages nets,set", "got set"),
         ("pipeline --epochs 0", "epochs"),

@@ -125,7 +125,6 @@ def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypat
         ("-d svhn", "no table for svhn in linf; it has --data cifar10 --norm linf, "),
         ("-d svhn", "--data imagenet --norm linf, --data cifar10c, --data cifar100c"),
         ("-d cifar10 --split train", "--split is set by --suite robustbench"),
-        ("-d cifar10 --size 16", "--size is set by"),
         ("-d imagenet", "give --data imagenet:preprocessing=Res256Crop224"),
         ("-d imagenet:preprocessing=none,ids=a.txt", "leave out ids"),
         ("-d cifar10c -a pgd", "--attack has no effect on corruptions"),

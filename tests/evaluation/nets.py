@@ -58,7 +58,7 @@ def pgd(radius: float) -> partial:
 def run(folder: Path | None, **options: Any) -> Table:
     """The evaluation that is killed: three batches, two attacks."""
     settings = {"model": Threshold(), "dataset": DATA, "attacks": {"near": nearest, "pgd": pgd(0.25)}}
-    settings |= {"batch_size": 2, "keep_samples": True, "keep_examples": 2}
+    settings |= {"batch_size": 2, "keep_samples": True}
     return evaluate(run_dir=folder, **settings | options)
 
 
@@ -70,12 +70,11 @@ def timeless(value: Any) -> Any:
 
 
 def contents(table: Table) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """All that a table with examples and samples holds but times: its tensors by name, and the rest."""
+    """All that a table with samples holds but times: its tensors by name, and the rest."""
     tensors = {name: getattr(table, name) for name in ("correct", "failed", "ids")}
     tensors |= {f"samples.{name}": value for name, value in vars(table.samples).items()}
     for row in table.rows:
         tensors |= {f"{row.name}.{key}": getattr(row, key) for key in ("broken", "distance")}
-        tensors |= {f"{row.name}.examples.{key}": v for key, v in vars(row.examples).items()}
         if row.draws is not None:
             tensors |= {f"{row.name}.draws.{key}": getattr(row.draws, key) for key in ("right", "mean")}
         if row.components is not None:

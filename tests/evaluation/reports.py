@@ -10,7 +10,8 @@ import torch
 import fastadv as fa
 from fastadv.attacks import Status
 from fastadv.attacks.masking import Indicators
-from fastadv.evaluation import Row, Samples, Table
+from fastadv.evaluation import Row, Table
+from fastadv.evaluation.samples import Samples
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 CLOSED = {"path", "rect", "circle", "polygon", "polyline"}

@@ -106,9 +106,9 @@ def test_no_component_breaks_a_sample_that_the_evaluation_does_not_count() -> No
 
 
 def test_they_are_resumed(tmp_path) -> None:
-    whole = measured(batch_size=2, run_dir=tmp_path, keep_samples=True, keep_examples=1)
+    whole = measured(batch_size=2, run_dir=tmp_path, keep_samples=True)
     (tmp_path / "part-00001-00.safetensors").unlink()
-    again = measured(batch_size=2, run_dir=tmp_path, keep_samples=True, keep_examples=1, resume=True)
+    again = measured(batch_size=2, run_dir=tmp_path, keep_samples=True, resume=True)
     nets.assert_same(again, whole)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.errors import InputError
-from fastadv.evaluation import Draws, Table, clopper_pearson, evaluate
-from fastadv.evaluation.draws import Drawing
+from fastadv.evaluation import Table, clopper_pearson, evaluate
+from fastadv.evaluation.draws import Drawing, Draws
 from tests.evaluation import nets
 from tests.evaluation.test_resume import Counting
 

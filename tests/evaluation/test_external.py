@@ -9,7 +9,8 @@ from torch.utils.data import TensorDataset
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluation import External, external, save_external
+from fastadv.evaluation import external
+from fastadv.evaluation.external import External, save_external
 from tests.evaluation.nets import DATA, Threshold, pixels
 
 # DATA is [0.4, 0.7, 0.2, 0.9, 0.3, 0.6], boundary at 0.5, the last two are wrong already

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastadv.errors import InputError
-from fastadv.evaluation import Curve, local_optimality, optimality
+from fastadv.evaluation import Curve, optimality
 
 INF = math.inf
 
@@ -74,20 +74,3 @@ def test_wrong_distances_are_named(wrong):
 def test_a_clean_accuracy_out_of_range(clean):
     with pytest.raises(InputError, match="clean"):
         optimality({"a": [0, 1]}, clean)
-
-
-def test_areas_under_straight_lines_by_hand():
-    # best 0 1 2 4: accuracy 3/4 1/2 1/4 0, area 5/8 + 3/8 + 1/4 = 5/4; clean 3/4, farthest 4
-    # attack 0 2 4 5, clipped to 0 2 4 4: accuracy 3/4 1/2 0, area 5/4 + 1/2 = 7/4
-    assert local_optimality([0, 2, 4, 5], [0, 1, 2, 4]) == pytest.approx(1 - (7 / 4 - 5 / 4) / (3 - 5 / 4))
-    assert local_optimality([0, 1, 2, 4], [0, 1, 2, 4]) == 1
-    assert local_optimality([0, INF, INF, INF], [0, 1, 2, 4]) == pytest.approx(1 - (3 / 2 - 5 / 4) * 4 / 7)
-    # nearer than what is stored
-    assert local_optimality([0, 0.5, 1, 4], [0, 1, 2, 4]) > 1
-    # no sample is wrong already, and what lies below the smallest distance is left out: areas 3/4 and 1/2
-    assert local_optimality([2, 4], [1, 4]) == pytest.approx(1 - (1 / 2 - 3 / 4) / (4 - 3 / 4))
-    # a sample that nobody breaks counts as the farthest that is broken
-    assert local_optimality([0, 2, 2, INF], [0, 1, 2, INF]) == local_optimality([0, 2, 2, 2], [0, 1, 2, 2])
-    assert math.isnan(local_optimality([0, 0], [0, 0]))
-    with pytest.raises(InputError, match="expected 2 distances, one for each sample, got 3"):
-        local_optimality([0, 1], [0, 1, 2])

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import fastadv as fa
-from fastadv.evaluation import _shelf, measure
-from fastadv.evaluation._shelf import Shelf
+from fastadv.evaluation import _outcome, measure
+from fastadv.evaluation._outcome import Shelf
 from tests.engine.nets import convnet, images
 
 X, Y = images()
@@ -21,7 +21,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def test_what_is_kept_is_a_copy_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_shelf, "BLOCK", 256)
+    monkeypatch.setattr(_outcome, "BLOCK", 256)
     draw = torch.Generator().manual_seed(0)
     given = {
         "bools": torch.rand(3, generator=draw) < 0.5,

@@ -86,7 +86,7 @@ LEAST: dict[str, Any] = {
     "noise": partial(fa.attacks.gaussian_noise, threat=fa.L2(math.inf), levels=20, repetitions=4, seed=3),
 }
 # 23 images are six batches: with four processes two have none in the last turn
-SETTINGS = {"batch_size": 4, "limit": 23, "keep_examples": 3, "keep_samples": True}
+SETTINGS = {"batch_size": 4, "limit": 23, "keep_samples": True}
 
 
 def write(table: Table, path: Path) -> None:

@@ -85,22 +85,6 @@ def test_of_fewer_images_than_are_inverted_all_are():
         plan.choose("cpu", images=500, inverted=501)
 
 
-def test_costs_count_passes():
-    settings = plan.choose(
-        "cpu", images=100, inverted=30, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6
-    )
-    pieces = plan.costs(settings, 100, 50)
-    assert pieces["nets"] == {"training standard": 450, "training adversarial": 450 + 300 * 7}
-    assert pieces["sets"]["building D_NR_noise"] == 30 * 4
-    assert pieces["sets"]["building D_det"] == 500
-    assert pieces["evaluate"]["attacking D_R"] == 10 * 2 * 6
-    assert len(pieces["transfer"]) == 1 + 2 * len(settings.others)
-    each = plan.PASS["cpu"][0]
-    assert plan.estimate(settings, 100, 50, ["nets"]) == pytest.approx(3000 * each)
-    parts = [plan.estimate(settings, 100, 50, [stage]) for stage in plan.STAGES]
-    assert plan.estimate(settings, 100, 50) == pytest.approx(sum(parts))
-
-
 def test_an_unknown_scale_is_refused():
     with pytest.raises(InputError, match="scale: expected one of tiny, cpu, paper, got 'huge'"):
         plan.choose("huge")

@@ -1,12 +1,20 @@
-"""Tables of the page: the head, the lines, and those of the attacks and of what they cost."""
+"""Tables of the page: attacks, what they cost, and the accuracy of each class."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from fastadv.attacks.masking.evidence import SLACK
+from fastadv.evaluation.groups import comparable
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
 from fastadv.text import number, percent, threat_text
+from fastadv.threat import Threat
+
+MOST = 25  # classes that are shown
 
 
 @dataclass(frozen=True)
@@ -69,3 +77,57 @@ def costs(table: Table) -> Grid:
 def details(table: Table) -> list[Grid]:
     """Return the components of attacks that have some, and the draws of a randomized model."""
     return [Grid(name, cells[0], cells[1:]) for name, cells in table.details().items()]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The head, and of each class its name, its number of samples and its accuracies: text and share lost."""
+
+    head: Sequence[str]
+    lines: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]
+    classes: int  # with samples
+
+
+def class_name(label: int, classes: Sequence[str] | None) -> str:
+    """Name a class by its place among `classes`, else by its number."""
+    return str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
+
+
+def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> Heat | None:
+    """Return the accuracy of each class without an attack and under each; None without labels.
+
+    An attack of that norm counts within the radius of `threat`; another without a radius of its own counts
+    within its median distance.
+    """
+    if table.samples is None or not table.rows:
+        return None
+    y = table.samples.y
+    broken = {"no attack": ~table.correct} | dict(_broken(row, threat) for row in table.rows)
+    if len(table.rows) > 1:
+        broken["worst of all"] = torch.stack(list(broken.values())).any(0)
+    kept = (table.correct[:, None] & ~torch.stack(list(broken.values()), 1)).double()
+    shares = {label: kept[y == label].mean(0).tolist() for label in sorted(set(y.tolist()))}
+    worst = sorted(shares, key=lambda label: (shares[label][-1], shares[label][0], label))
+    lines = [
+        (class_name(label, classes), int((y == label).sum()), [_cell(share) for share in shares[label]])
+        for label in worst[:MOST]
+    ]
+    return Heat(list(broken), lines, len(shares))
+
+
+def _cell(share: float) -> tuple[str, int]:
+    return percent(share, 0 if share in (0, 1) else 1), round(100 * (1 - share))
+
+
+def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
+    """Return the name of a column and bool [n], what the attack broke within the radius that counts."""
+    if row.threat is None:
+        return row.name, row.broken
+    own = float(row.threat.radius)
+    if threat is not None and threat.finite and comparable(row.threat, threat):
+        radius = float(threat.radius)
+    else:
+        radius = own if row.threat.finite else row.median_distance
+    if own <= radius < math.inf:
+        return row.name, row.broken
+    return f"{row.name} within {number(radius)}", row.broken & (row.distance <= radius * (1 + SLACK))

@@ -1,7 +1,8 @@
 """The report itself: its arguments checked, its parts gathered, the page filled in and written."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ from torch import Tensor, nn
 
 from fastadv._extras import need
 from fastadv._version import __version__
+from fastadv.attacks.core import Criterion
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.groups import Group, groups
-from fastadv.evaluation.report import chart, classes, grid, hardest, pictures, provenance, verdict
-from fastadv.evaluation.report.asked import logits
+from fastadv.evaluation.report import chart, grid, pictures, verdict
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
+from fastadv.runs.card import data_hash, machine
 from fastadv.runs.files import atomic_write, writing
 from fastadv.text import percent
+
+BATCH = 256
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
@@ -41,7 +45,6 @@ def report(
     curves: Mapping[str, Curve] | None = None,
     bounds: Tensor | None = None,
     provenance: Mapping[str, Any] | None = None,
-    entry: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a finished evaluation as one HTML file, which needs nothing beside it.
 
@@ -53,20 +56,18 @@ def report(
         table: what `evaluate` returned, of at least one sample.
         title: the heading of the page.
         path: a name that ends in .html; the file is whole or absent.
-        model: the model of the table, for predictions of adversarial examples, for traces of the hardest
-            samples (at most 300 passes), and for the hash of its weights.
+        model: the model of the table, for predictions of adversarial examples, margins of clean ones, and
+            the hash of its weights.
         class_names: of all classes, in order; else the page has their numbers.
         curves: accuracy against radius by the name of the attack, from `accuracy_against_radius`. Those of
             minimum-norm attacks are drawn without.
-        bounds: [n] radii within which the decision is proved, as from `lower_bounds`, in the norm of the
+        bounds: [n] radii within which the decision is proved, as from `ABS.lower_bound`, in the norm of the
             attacks; drawn where there is one norm.
         provenance: what made the table, such as the command and the seed; texts, numbers, and mappings of
             them. Versions, machine and hashes are added.
-        entry: fields of RobustBench's entries, as `fastadv.evaluation.robustbench.entry` returns.
 
     Raises:
-        InputError: a table without samples, bounds of another length, another ending of the name, or unknown
-            fields of `entry`.
+        InputError: a table without samples, bounds of another length, or another ending of the name.
         MissingExtraError: jinja2 is missing.
         OSError: the file cannot be written.
     """
@@ -78,54 +79,80 @@ def report(
             f"bounds: expected [{table.n}], a radius for each sample of the table, got {list(bounds.shape)}"
             + (" with NaN" if bounds.isnan().any() else "")
         )
-    with torch.no_grad():
-        frozen = None if model is None else prepare(model)
-        content = _content(table, frozen, class_names, curves or {}, bounds, provenance or {}, entry or {})
-    text = _filled(title=title, version=__version__, table=table, **content)
+    seen = margins = None
+    frozen = None if model is None else prepare(model)
+    if frozen is not None and (kept := table.samples) is not None:
+        seen = _logits(frozen, kept.x_adv).argmax(1)
+        margins = Criterion().margin(_logits(frozen, kept.x), kept.y, None)
+    content = _content(table, seen, margins, class_names, curves or {}, bounds)
+    told = _provenance(table, frozen, provenance or {})
+    text = _filled(title=title, version=__version__, table=table, provenance=told, **content)
     with writing(path), atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
+def _logits(frozen: Prepared, x: Tensor) -> Tensor:
+    """Return the logits [n, K] of the model as given, on the CPU."""
+    device = frozen.device
+    with torch.no_grad():
+        return torch.cat([frozen.verdict(part.to(device=device)).cpu() for part in torch.split(x, BATCH)])
+
+
 def _content(
-    table: Table, model: Prepared | None, names: Sequence[str] | None, curves: Mapping[str, Curve],
-    bounds: Tensor | None, told: Mapping[str, Any], entry: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """Gather what the page shows."""
+    table: Table,
+    seen: Tensor | None,
+    margins: Tensor | None,
+    names: Sequence[str] | None,
+    curves: Mapping[str, Curve],
+    bounds: Tensor | None,
+) -> dict[str, Any]:
+    """Gather what the page shows. seen, margins: the class of each x_adv, and the margin of each x."""
     grouped = groups(table.rows)
     main = grouped[0].threat if grouped else None
     norms: dict[object, Group] = {}
     for group in grouped:
         norms.setdefault(group.threat and (group.threat.norm, group.threat.box), group)
     alone = len(norms) == 1
-    kept = table.samples
-    seen = None if model is None or kept is None else logits(model, kept.x_adv).argmax(1)
+    bounds = bounds if alone else None
     box = main.box if main is not None else (0.0, 1.0)
-    drawn = [chart.chart(table, group, curves, bounds if alone else None) for group in norms.values()]
-    hard, traces = hardest.hardest(table, model, main, names, farthest=alone)
+    drawn = [chart.chart(table, group, curves, bounds) for group in norms.values()]
+    clean = clopper_pearson(int(table.correct.sum()), table.n)
+    several = "the attacks are of several norms, whose distances cannot be compared"
     return {
-        "clean": grid.with_interval(percent(table.clean_accuracy), _clean_interval(table)),
-        "sentences": [verdict.sentence(table, group, bounds if alone else None) for group in grouped],
+        "clean": grid.with_interval(percent(table.clean_accuracy), [percent(end) for end in clean]),
+        "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
         "charts": [each for each in drawn if each is not None],
-        "axes": chart,
-        "heat": classes.heat(table, names, main),
-        "gallery": pictures.gallery(table, seen, names, box)
-        if alone
-        else "the attacks are of several norms, whose distances cannot be compared",
-        "hard": hard,
-        "traces": traces,
-        "trace": hardest,
+        "axes": {"left": chart.LEFT, "right": chart.RIGHT, "bottom": chart.BOTTOM},
+        "heat": grid.heat(table, names, main),
+        "gallery": pictures.gallery(table, seen, names, box) if alone else several,
+        "hard": pictures.hardest(table, margins, names, box, farthest=alone),
         "costs": grid.costs(table),
         "details": grid.details(table),
-        "provenance": provenance.lines(table, model, told),
-        "robustbench": provenance.robustbench(table, main, entry),
         "measured": table.to_dict(),
     }
 
 
-def _clean_interval(table: Table) -> list[str]:
-    return [percent(end) for end in clopper_pearson(int(table.correct.sum()), table.n)]
+def _provenance(table: Table, model: Prepared | None, told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the caller told, then hashes of the samples and the weights, and what wrote the report."""
+    found = [*_flat(told)]
+    if table.samples is not None:
+        found.append(("hash of the samples", data_hash(table.samples.x, table.samples.y)))
+    if model is not None and isinstance(model.model, nn.Module):
+        found.append(("hash of the weights", data_hash(*model.model.state_dict().values())))
+    found += [(name, str(value)) for name, value in machine().items() if value]
+    return [*found, ("report written", datetime.now(UTC).isoformat(timespec="seconds"))]
+
+
+def _flat(told: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield names and values, those inside others by both names; nothing for None and for what is empty."""
+    for key, value in told.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}: ")
+        elif value is not None and value != "" and value != []:
+            yield name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _filled(**content: Any) -> str:
@@ -135,6 +162,9 @@ def _filled(**content: Any) -> str:
     folder = files("fastadv.evaluation.report")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("template.html").render(content)

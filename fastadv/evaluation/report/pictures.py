@@ -1,4 +1,4 @@
-"""Images of the page: samples at the median distance, clean, adversarial, and their difference magnified."""
+"""Images of the page: samples at the median distance, and the hardest ones."""
 
 import struct
 import zlib
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fastadv.evaluation.figures.images import amplification
-from fastadv.evaluation.report.classes import class_name
-from fastadv.evaluation.samples import Examples
+from fastadv.evaluation.report.grid import class_name
 from fastadv.evaluation.table import Table
 from fastadv.text import number
 
-SHOWN, LARGEST = 8, 112  # samples; pixels of a longer side, beyond which images are made smaller
+SHOWN, HARDEST = 8, 6  # samples
+LARGEST = 112  # pixels of a longer side, beyond which images are made smaller
 LESS, MORE = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermilion, as in figures
 
 
@@ -45,46 +45,72 @@ def gallery(
     table: Table, predictions: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float]
 ) -> Gallery | str:
     """Return the gallery, or why there is none. predictions: int64 [n], of x_adv."""
-    found = _broken(table, predictions)
-    if isinstance(found, str):
-        return found
-    examples, distance = found
-    if not is_image(examples.x):
-        return f"inputs of shape {list(examples.x.shape[1:])} are no gray or color images"
-    middle = distance.median()
-    chosen = (distance - middle).abs().argsort(stable=True)[:SHOWN].sort().values
-    x, x_adv = (small(in_unit(each[chosen], box)) for each in (examples.x, examples.x_adv))
-    gain = amplification([x_adv - x])
-    shots = []
-    for place, index in enumerate(chosen.tolist()):
-        label, seen = int(examples.y[index]), int(examples.prediction[index])
-        shots.append(
-            Shot(
-                png(x[place]), png(x_adv[place]), png(magnified(x_adv[place] - x[place], gain)),
-                class_name(label, classes), class_name(seen, classes) if seen >= 0 else "",
-                f"sample {int(examples.ids[index])}, distance {number(distance[index].item())}",
-            )
-        )  # fmt: skip
-    return Gallery(shots, gain, number(middle.item()), x.shape != examples.x[chosen].shape)
-
-
-def _broken(table: Table, predictions: Tensor | None) -> tuple[Examples, Tensor] | str:
-    """Return the samples that attacks broke, as far as they were kept, with their distances."""
     kept = table.samples
-    if kept is not None:
-        broken = kept.by >= 0
-        if not bool(broken.any()):
-            return "no attack broke a sample"
-        seen = torch.full_like(kept.y, -1) if predictions is None else predictions
-        parts = (kept.x, kept.x_adv, kept.y, kept.y, seen, kept.ids)
-        return Examples(*(part[broken] for part in parts)), kept.distance[broken]
-    rows = [row for row in table.rows if row.examples is not None]
-    if not rows:
+    if kept is None:
         return "the table keeps no samples; evaluate with keep_samples=True"
-    row = min(rows, key=lambda each: each.robust_accuracy)
-    assert row.examples is not None
-    place = {number: index for index, number in enumerate(table.ids.tolist())}
-    return row.examples, row.distance[[place[number] for number in row.examples.ids.tolist()]]
+    broken = (kept.by >= 0).nonzero()[:, 0]
+    if not len(broken):
+        return "no attack broke a sample"
+    if not is_image(kept.x):
+        return f"inputs of shape {list(kept.x.shape[1:])} are no gray or color images"
+    distance = kept.distance[broken]
+    middle = distance.median()
+    chosen = broken[(distance - middle).abs().argsort(stable=True)[:SHOWN].sort().values]
+    x, x_adv = (small(in_unit(each[chosen], box)) for each in (kept.x, kept.x_adv))
+    gain = amplification([x_adv - x])
+    shots = [
+        Shot(
+            png(x[place]),
+            png(x_adv[place]),
+            png(magnified(x_adv[place] - x[place], gain)),
+            class_name(int(kept.y[index]), classes),
+            "" if predictions is None else class_name(int(predictions[index]), classes),
+            f"sample {int(kept.ids[index])}, distance {number(float(kept.distance[index]))}",
+        )
+        for place, index in enumerate(chosen.tolist())
+    ]
+    return Gallery(shots, gain, number(middle.item()), x.shape != kept.x[chosen].shape)
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A sample, with the address of its image; "" without one."""
+
+    picture: str
+    label: str
+    told: str
+
+
+def hardest(
+    table: Table,
+    margins: Tensor | None,
+    classes: Sequence[str] | None,
+    box: tuple[float, float],
+    *,
+    farthest: bool,
+) -> list[Hard] | str:
+    """Return the samples that held by the largest margin, or why there are none.
+
+    margins: [n], of x, the largest logit of another class less that of the label. farthest: after those that
+    held, those broken farthest; distances must then be of one norm.
+    """
+    kept = table.samples
+    if kept is None:
+        return "the table keeps no samples; evaluate with keep_samples=True"
+    held = (table.correct & (kept.by < 0)).nonzero()[:, 0]
+    if margins is not None:
+        held = held[margins[held].argsort(stable=True)]
+    broken = (kept.by >= 0).nonzero()[:, 0] if farthest else held[:0]
+    far = broken[kept.distance[broken].argsort(descending=True, stable=True)]
+    shown = []
+    for index in torch.cat([held, far])[:HARDEST].tolist():
+        became = f"broken at {number(float(kept.distance[index]))}" if kept.by[index] >= 0 else "held"
+        if margins is not None:
+            became += f", clean margin {number(float(margins[index]))}"
+        picture = png(small(in_unit(kept.x[index : index + 1], box))[0]) if is_image(kept.x) else ""
+        told = f"sample {int(kept.ids[index])}, {became}"
+        shown.append(Hard(picture, class_name(int(kept.y[index]), classes), told))
+    return shown or "no sample held against all attacks"
 
 
 def is_image(x: Tensor) -> bool:

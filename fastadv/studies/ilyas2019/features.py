@@ -12,7 +12,7 @@ from typing import Any
 import fastadv as fa
 from fastadv._extras import need
 from fastadv.errors import InputError
-from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
+from fastadv.features.result import GAMMA, RHO, Kind
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import digits
 from fastadv.studies.study import SIZES, Study, Watch, publish, unwatched
@@ -22,21 +22,17 @@ from fastadv.text import number, percent
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured: the nets' own settings, the layer, the attack on its features, and the thresholds.
+    """What is measured: the nets' own settings, and the attack on each feature of their representation.
 
-    module: None for the representation. radius: L2, in input units; None for half of that of
-    the nets' evaluation, since every feature has an adversary of its own.
+    radius: L2, in input units; None for half of that of the nets' evaluation, since every feature has an
+    adversary of its own.
     """
 
     nets: NetSettings = field(default_factory=lambda: SIZES[10])
-    module: str | None = None
     radius: float | None = None
     steps: int = 20
-    rho: float = RHO
-    gamma: float = GAMMA
 
     def __post_init__(self) -> None:
-        check_thresholds(self.rho, self.gamma)
         if not 0 < self.threat.radius < math.inf:
             raise InputError(f"radius: expected a finite number > 0, got {self.radius}")
 
@@ -55,15 +51,15 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     with Keeper(folder) as keeper:
         for net in islice(digits.nets(study, watch), 2):
             found[net.name] = fa.features.usefulness(
-                net.model, study.test, threat, attack, module=settings.module, batch_size=1024,
+                net.model, study.test, threat, attack, batch_size=1024,
                 progress=partial(watch, f"measuring {net.name}"),
             )  # fmt: skip
         fa.features.scatter(
-            found, figure, rho=settings.rho, gamma=settings.gamma,
+            found, figure, rho=RHO, gamma=GAMMA,
             title=f"Features of two nets on the digits, attacked with L2 {radius:g}",
         )  # fmt: skip
         config = {**asdict(settings), "nets": nets.as_json(), "radius": radius, "test": study.test.describe()}
-        measured = {name: one.to_dict(settings.rho, settings.gamma) for name, one in found.items()}
+        measured = {name: one.to_dict(RHO, GAMMA) for name, one in found.items()}
         figures = {"usefulness": str(figure)}
         return publish(keeper, "study ilyas features", config, nets=measured, figures=figures)
 
@@ -82,7 +78,7 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     config = result["config"]
-    limits = f"rho >= {config['rho']:g} and gamma >= {config['gamma']:g} under L2 {config['radius']:g}"
+    limits = f"rho >= {RHO:g} and gamma >= {GAMMA:g} under L2 {config['radius']:g}"
     return [
         f"robust: {limits}, for the class that it serves best; medians: for the class of the largest rho",
         "features have mean 0 and variance 1 over the test digits; ten equal classes allow a rho of 0.6",

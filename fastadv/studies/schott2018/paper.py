@@ -12,7 +12,7 @@ from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.schott2018 import figures, report
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
-from fastadv.studies.schott2018.subjects import MADRY_SECONDS, SUBSTITUTE, Subjects
+from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
 from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
 from fastadv.studies.study import Watch, publish, unwatched
 
@@ -20,21 +20,11 @@ CELLS = "cells"  # the folder of the finished batches
 log = logging.getLogger("fastadv")
 
 BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
-BOUND_SECONDS = {"l2": 0.1, "linf": 0.75, "l0": 0.1}
-"""What the bound of an image takes on two cores."""
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
 def bounded(settings: Settings) -> list[report.Key]:
     return [(n, model) for model in settings.models for n in BOUNDED.get(model, ()) if n in settings.norms]
-
-
-def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
-    """Estimate how many seconds it takes on two cores that do nothing else."""
-    each = sum(cell.seconds for cell in settings.cells())
-    each += sum(BOUND_SECONDS[norm] for norm, _ in bounded(settings))
-    seconds = settings.samples * each
-    return seconds + (MADRY_SECONDS if "madry" in settings.models and not madry_trained else 0)
 
 
 def run(

@@ -19,8 +19,6 @@ from fastadv.studies.study import Watch, unwatched
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002
 CHECKPOINT_EVERY = 200  # steps, about 15 seconds
-MADRY_SECONDS = 450
-"""What the whole training takes on one core."""
 
 
 @dataclass(frozen=True)
