@@ -35,7 +35,7 @@ def extensions() -> list[Pybind11Extension]:
     if os.environ.get("FASTADV_NO_EXT") == "1":
         return []
     compile_omp, link_omp = openmp()
-    # a sanitised build (make sanitize) brings its own level
+    # a sanitised build (tools/sanitize.sh) brings its own level
     level = [] if "-fsanitize" in os.environ.get("CFLAGS", "") else ["-O3"]
     # no contraction and no fast-math: instruction sets round alike, and the kernels' two-sum stays exact
     flags = [

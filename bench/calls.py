@@ -28,9 +28,8 @@ from torch import Tensor, nn
 import fastadv as fa
 import fastadv._torchvision
 from bench import nets, pgd
-from bench.peak import MIB
 from bench.records import RESULTS, ROOT, parser
-from bench.subjects.memory import grown
+from bench.subjects.memory import MIB, grown
 from bench.timing import wall
 from fastadv.runs.card import machine
 

@@ -1,13 +1,11 @@
 """PGD of other libraries on a problem, without a random start; ImportError where one is not installed.
 
-torchattacks, foolbox, adv-lib and ART come with the extra `bench`. cleverhans asks for TensorFlow's packages,
-and is used where it can be imported.
+All come with the extra `bench`.
 """
 
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -64,21 +62,11 @@ def art(given: Problem) -> Call:
     return lambda: torch.from_numpy(attack.generate(x, y)).to(device)
 
 
-def cleverhans(given: Problem) -> Call:
-    from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
-
-    return lambda: projected_gradient_descent(
-        given.model, given.x, given.radius, given.step_size, given.steps, inf,
-        clip_min=0.0, clip_max=1.0, y=given.y, rand_init=False, sanity_checks=False,
-    ).detach()  # fmt: skip
-
-
 PEERS: dict[str, Callable[[Problem], Call]] = {
     "torchattacks": torchattacks,
     "foolbox": foolbox,
     "adv-lib": adv_lib,
     "ART": art,
-    "cleverhans": cleverhans,
 }
 
 

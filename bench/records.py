@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 # modules of bench/subjects/, in the order in which they run
 ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct")
-ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling", "large", "startup")
+ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "large", "startup")
 
 
 def parser(doc: str | None, **more: Any) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct memory abs scaling large startup anchor suite]
+    python bench/run.py [--only ops attacks training construct memory abs large startup anchor]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -10,11 +10,9 @@
     construct  D_rand and D_R against loops by hand
     memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
-    scaling    time against batch, image size, steps, classes and threads, with fitted exponents
     large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed; with memory
     startup    processor time of the import against that of torch
     anchor     PGD against the best of all peers, each in a process of its own; up to 20 minutes
-    suite      every attack against its peers, with short budgets; needs --data-dir and --weights
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the
 stages and sizes are those of `make gpu`, without its budget of time. `make bench` installs the peers. `python
@@ -45,7 +43,7 @@ from bench.stage import run_stage
 from fastadv.runs.card import machine
 
 VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_")  # that change what is measured
-PARTS = (*ON_CPU, "anchor", "suite")
+PARTS = (*ON_CPU, "anchor")
 
 
 def gate() -> None:
@@ -89,17 +87,6 @@ def anchor(options: argparse.Namespace) -> int:
     if "anchor" not in options.only:
         return 0
     return subprocess.run([sys.executable, "-m", "bench.anchor", *places(options)], cwd=ROOT).returncode
-
-
-def suite(options: argparse.Namespace) -> None:
-    """Measure every attack of the suite beside its peers, with short budgets, into a file of its own."""
-    if "suite" not in options.only:
-        return
-    if not (options.data_dir and options.weights):
-        print("suite: left out, it needs --data-dir and --weights")
-        return
-    given = ["--variant", "quick", "--turns", "1", "--precision", "fp32", *places(options)]
-    subprocess.run([sys.executable, "-m", "bench.suite", *given], cwd=ROOT, check=True)
 
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -152,7 +139,6 @@ def main() -> int:
     if told := {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)}:
         about["variables"] = told
     code = measure(session, parts, out, about)
-    suite(options)
     return (anchor(options) if session.on_cpu else 0) or code
 
 

@@ -34,7 +34,7 @@ sys.path.append(str(ROOT))  # for tests/ and, in tests/bench, bench/; an install
 SLOW_FIXTURES = {"shared_data", "builds"}
 UNMARKED_SECONDS = 5.0  # a margin, for slow machines: a test is marked slow from a thirtieth of a second
 
-# `make explore` selects the second with --hypothesis-profile
+# --hypothesis-profile selects the second
 settings.register_profile("fixed", max_examples=30, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=300, deadline=None, print_blob=True)
 settings.load_profile("fixed")

@@ -12,9 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastadv"
-ROOMS = [
-    folder for name in ("fastadv", "csrc", "tests", "bench", "examples") if (folder := ROOT / name).is_dir()
-]
+FOLDERS = ("fastadv", "csrc", "tests", "bench", "examples", "tools")
+ROOMS = [folder for name in FOLDERS if (folder := ROOT / name).is_dir()]
 SOURCES = sorted(
     path for room in ROOMS for path in room.rglob("*") if path.suffix in {".py", ".cpp", ".h", ".inl"}
 )
@@ -164,7 +163,7 @@ def test_environment_variables_are_documented():
 
 PATH = re.compile(r"`([\w.][\w./-]*)`|\]\((?!http)([\w.][\w./-]*)\)")
 ENDINGS = (".py", ".md", ".toml", ".txt", ".jsonl", ".inl", ".h", ".cpp", "/")
-PAGES = ("CONTRIBUTING.md", "README.md", "docs/own_attack.md")
+PAGES = ("AGENTS.md", "CONTRIBUTING.md", "README.md", "docs/own_attack.md", "llms.txt")
 
 
 def paths(text: str) -> list[str]:

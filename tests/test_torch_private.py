@@ -248,7 +248,7 @@ def test_whether_onednn_has_bfloat16() -> None:
 
 
 def test_features_are_there_from_their_versions_on() -> None:
-    """`make matrix` runs this under the oldest, a middle and the newest torch."""
+    """`tools/matrix.py` runs this under the oldest, a middle and the newest torch."""
     found = tuple(map(int, torch.__version__.split(".")[:2]))
     for feature in _torch.FEATURES:
         assert feature.here == (found >= tuple(map(int, feature.since.split(".")))), feature.name

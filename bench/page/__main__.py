@@ -1,4 +1,4 @@
-"""Write the tables of README and of docs/benchmarks/pgd.md and two of docs/figures/, from the stored rows.
+"""Write the tables of README, bench/results/pgd.md and calls.md, and two figures, from stored rows.
 
     python -m bench.page
 
@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import anchor, bars, calls, figures, machines, scaling, table
+from bench.page import anchor, bars, calls, figures, machines, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -24,10 +24,6 @@ def main() -> None:
         for page in (calls.PAGE, calls.README):
             page.write_text(table.replaced(page.read_text(), calls.text(), "calls"))
     figures.save(bars.draw(measured[-1]), "speed.png", machines.rows(measured[-1]))
-    if shown := scaling.measured(rows):
-        figures.save(scaling.draw(rows), "scaling.png", shown)
-    else:
-        print("not measured yet: scaling")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of PGD against the best of all peers: all on docs/benchmarks/pgd.md, the best in README."""
+"""The tables of PGD against the best of all peers: all on bench/results/pgd.md, the best in README."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from bench.page.table import README
 from bench.providers import COMPILED
 from bench.records import ROOT
 
-PAGE = ROOT / "docs" / "benchmarks" / "pgd.md"
+PAGE = ROOT / "bench" / "results" / "pgd.md"
 GOALS = dict(zip(FROZEN, (1.15, 2.0), strict=True))  # times the best of all peers
 FP32, BF16 = "fastadv, frozen once", "fastadv, frozen once, bf16"
 TITLES = dict(zip(FROZEN, (FP32, BF16), strict=True))
@@ -28,7 +28,7 @@ plain convolutions, and Winograd's method takes fewer. The second table has the 
 after the semicolon, thousands of page faults a call."""
 SUMMARY = """Each ran in a process of its own, in turns with the others. The peers are torchattacks, adv-lib,
 a plain loop and a compiled one, each with and without freed pages kept by the C library. All rows:
-[PGD](docs/benchmarks/pgd.md)."""
+[PGD](bench/results/pgd.md)."""
 
 
 def called(way: Way) -> str:
@@ -111,7 +111,7 @@ def processes(machine: Machine) -> list[str]:
 
 
 def section(machines: Sequence[Machine]) -> str:
-    """Everything, for docs/benchmarks/pgd.md."""
+    """Everything, for bench/results/pgd.md."""
     parts = ["", "## Against the best of all peers", "", ABOUT, ""]
     for machine in machines:
         parts += [f"{origin(machine)} {rates(machine)}", "", *goals(machine), "", *processes(machine), ""]

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.records import RESULTS, ROOT, recorded
 
-PAGE, README = ROOT / "docs" / "benchmarks" / "calls.md", ROOT / "README.md"
+PAGE, README = RESULTS / "calls.md", ROOT / "README.md"
 CALLS = ("FGSM", "PGD-10", "PGD-40")
 Rows = dict[tuple[str, str, int, str], dict[str, Any]]
 

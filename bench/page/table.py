@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from bench.page import scaling
 from bench.page.entries import ENTRIES, Entry
 from bench.page.numbers import duration, number
 from bench.page.rows import Row, Rows, milliseconds, share
 from bench.records import ROOT
 
 README = ROOT / "README.md"
-SCALING = "Time against the number of images, their size, steps, classes and threads, with the fitted powers"
 HEAD = """| what | against | times faster | here | share of the ceiling |
 | --- | --- | --- | --- | --- |"""
 
@@ -88,18 +86,10 @@ def memory(rows: Rows) -> str:
     )
 
 
-def growth(rows: Rows) -> str:
-    """What grows faster than its work, and the figure; nothing as long as it has not been measured."""
-    if not scaling.measured(rows):
-        return ""
-    faster = "; ".join(scaling.faster_than_work(rows)) or "nothing"
-    return f"\n![{SCALING}](../figures/scaling.png)\n\nTime that grows faster than the work: {faster}.\n"
-
-
 def section(rows: Rows) -> str:
     """Everything that was measured, for docs/benchmarks/index.md."""
     lines = [text for entry in ENTRIES if (text := line(entry, rows))]
-    return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", growth(rows)))
+    return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", ""))
 
 
 def replaced(page: str, inside: str, name: str = "speed") -> str:

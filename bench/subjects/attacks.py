@@ -6,8 +6,10 @@ forwards and input gradients with one verdict before and one after, are what the
 work of its own: the ceiling.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -15,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.attack_calls import budget, norms_of, threat_of
 from bench.peers import PEERS, version_of
 from bench.pgd import Problem, classes
 from bench.problems import NETS, mnist, problem, what
@@ -25,6 +26,9 @@ from bench.subjects import memory
 from bench.timing import gradient_flops, quantiles, ratio
 from fastadv.engine.precision import PRECISIONS
 
+RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
+QUICK = {"steps": 10, "queries": 100, "restarts": 1}
+TINY = {"steps": 2, "queries": 8, "restarts": 1, "directions": 1}
 BASES = ("torchattacks", LOOP)  # by which the others are measured, the first that is installed
 
 
@@ -141,3 +145,23 @@ def short(session: Session, name: str, norm: str, model: nn.Module, x: Tensor, y
         "median_distance": round(float(nearest.median()), 4) if len(nearest) else None,
         "forwards_a_sample": round(out.forwards / len(x), 2),
     }
+
+
+def norms_of(entry: Any) -> tuple[str, ...]:
+    return tuple(norm for norm in entry.norms if norm in RADII)
+
+
+def threat_of(entry: Any, norm: str) -> Any:
+    """Return the threat at a usual radius, or at an infinite one for minimum-norm attacks."""
+    return fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
+
+
+def budget(entry: Any, tiny: bool) -> dict[str, Any]:
+    """Return the registry's arguments for a short run, cut to the least if `tiny`."""
+    given = dict(entry.quick)
+    known = inspect.signature(entry.run).parameters
+    for name, most in (TINY if tiny else QUICK).items():
+        required = name in known and known[name].default is inspect.Parameter.empty
+        if name in given or required:
+            given[name] = min(given.get(name, most), most) if tiny else given.get(name, most)
+    return given

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.attack_calls import budget, norms_of, threat_of
 from bench.ceilings import exact_convolutions, repeatable
 from bench.nets import small_net
 from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
+from bench.subjects.attacks import budget, norms_of, threat_of
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]

@@ -13,17 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.peak import MIB, Peak
 from bench.records import ROOT
 from bench.session import Case, Row, Session
-from bench.subjects.memory import one_pass
-from bench.subjects.scaling import fitted
+from bench.subjects.memory import MIB, Peak, one_pass
 from bench.timing import quantiles
 from fastadv.ops._samples import MNIST, random_decoder
 
@@ -113,14 +112,13 @@ def measured(case: str, size: object) -> dict[str, list[float]]:
 def by_size(what: str, case: str, sizes: tuple[int, ...]) -> Iterator[Row]:
     """Yield a row of the time and one of the memory, each with its exponent in the work."""
     found = [measured(case, size) for size in sizes]
-    medians = {
-        "fastadv": [quantiles(each["ms"])["p50_ms"] for each in found],
-        "fastadv, memory": [round(each["mib"][0], 1) for each in found],
-    }
-    for row in fitted(what, case, sizes, 1, medians):
-        if "memory" in row["provider"]:
-            row["mib_at"] = row.pop("p50_ms_at")
-        yield row
+    for provider, column, taken in (
+        ("fastadv", "p50_ms_at", [quantiles(each["ms"])["p50_ms"] for each in found]),
+        ("fastadv, memory", "mib_at", [round(each["mib"][0], 1) for each in found]),
+    ):
+        power = float(np.polyfit(np.log(sizes), np.log(taken), 1)[0])  # e in taken ~ size^e
+        row = {"what": what, "provider": provider, "axis": case, "sizes": list(sizes), column: taken}
+        yield row | {"exponent": round(power, 3), "grows_faster_than_work": power > 1.1}
 
 
 def by_provider() -> Iterator[Row]:

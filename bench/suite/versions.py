@@ -2,7 +2,7 @@
 
     python -m bench.suite.versions [--net linf l2] [--version quick] [--images 50] [--again] [--out FILE]
 
-Rows go to bench/results/versions.jsonl, and the table of docs/benchmarks/autoattack.md is printed. What is
+Rows go to bench/results/versions.jsonl, and the table of bench/results/autoattack.md is printed. What is
 stored already is left alone unless --again is given. Passes, forward and backward, do not depend on the
 load of the machine.
 """
@@ -24,11 +24,7 @@ from tests.parity.models import WALL, add_places, problem
 
 Row = dict[str, Any]
 STORE = records.RESULTS / "versions.jsonl"
-VERSIONS: dict[str, dict[str, Any]] = {
-    "quick": {"version": "quick"},
-    "standard": {"version": "standard"},
-    "strong": {"version": "strong"},
-}
+VERSIONS = ("quick", "standard", "strong")
 NORMS = ("linf", "l2")
 KEY = ("net", "norm", "version", "images")
 
@@ -37,7 +33,7 @@ def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> Row:
     """One version on one net, at the radius of the parity table."""
     model, x, y = given
     threat = fa.threat.THREATS[norm](WALL[net].radii[norm])
-    out = fa.attacks.autoattack(model, x, y, threat, **VERSIONS[version])
+    out = fa.attacks.autoattack(model, x, y, threat, version=version)
     about = {name: machine()[name] for name in ("torch", "commit", "cpu")}
     return {
         "net": net, "norm": norm, "version": version, "images": len(x), "radius": threat.radius,

@@ -1,8 +1,8 @@
-"""Write docs/parity.md from the rows of bench/results/parity.jsonl.
+"""Write docs/parity.md and bench/results/parity.md from the rows of bench/results/parity.jsonl.
 
     python -m bench.suite.wall
 
-A test demands that the page shows the stored rows.
+The first page says who is worse, the second has every figure. A test demands that both show the stored rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from tests.parity.models import KEPT, NETS, ROOT, WALL
 from tests.parity.store import STORES, Row, stored
 from tests.parity.verdict import Line, compared, figure, passes
 
-PAGE = ROOT / "docs" / "parity.md"
+PAGE, TABLES = ROOT / "docs" / "parity.md", ROOT / "bench" / "results" / "parity.md"
 SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 COLUMNS = (*WALL, *KEPT)
 ABOUT_NETS = {
@@ -28,25 +28,29 @@ ABOUT_NETS = {
 }
 ABOUT = """# Parity: every attack next to the best other implementation
 
-This page is written by `python -m bench.suite.wall` from `bench/results/parity.jsonl`, which `make parity`
-fills.
+Each attack is compared with every other implementation that could be run, on five networks and the
+same 100 MNIST test images, in float32. Nothing was tuned on three more networks; on those, the
+first 30 test images that the network classifies correctly are attacked. Both sides may spend the
+same number of passes, forward and backward together. Each package uses its own step sizes. Where an
+attack draws random numbers, its robust accuracy is the mean of 3 to 48 runs with different seeds.
 
-Each attack is compared with every other implementation of it that could be run, on five networks and the
-same 100 MNIST test images, in float32. Three more networks, on which nothing was tuned, are of low
-confidence; there the first 30 test images that the network gets right are attacked, in a third of the runs.
-Forward and backward passes are counted together, and both sides may spend the same number. A plus marks
-rows in which ours spent over 5% more passes than the best of the others, because that one stopped early.
-Ours is worse, and bold, if its median distance is more than 1% larger, or if more than one image more
-holds. Each package uses its own step sizes. Where random numbers decide, robust accuracy is the mean of
-several runs on either side with different seeds: three to 48, as the images of a row show. APGD in L1 has
-the most, because its random start decides about three images of 100, although its steps equal those of the
-authors' code up to rounding."""
-WHY = """Why: of noise, the others draw all of it at the radius. Ours searches for the smallest noise,
-independently of the radius, and so spends some of its queries on larger noise. On the networks kept back
-30 images count, so that one image or one draw can decide: sigma_zero is level with one of its two peers;
-salt-and-pepper is one run of random draws; the search of adv-lib ends at 12.5, a radius of its grid."""
-BALLS = """For a minimum-norm attack, ours is given the radius; of the others, the points within it count.
-Noise attacks get six times the radius in L2 and twice the radius in L∞."""
+Ours is worse if its median distance is over 1% larger, or if it leaves over one image more."""
+WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes this page and that of [every
+figure](../bench/results/parity.md). An older comparison, [sample by
+sample](../bench/results/conformance.md), also says which weaknesses it would notice."""
+WHY = """Why: the other packages draw all noise at the radius. Ours searches for the smallest noise and so
+spends some queries on larger noise. On the networks with 30 images, one image or one random draw
+can decide: sigma_zero is level with one of its two peers, salt-and-pepper is one run, and adv-lib's
+search ends at 12.5, a radius of its grid."""
+HEAD = """# Parity: every figure
+
+`python -m bench.suite.wall` writes this page from `parity.jsonl`. [Parity](../../docs/parity.md)
+explains the networks and the comparison. Each cell is ours / best of the others. Bold: ours is
+worse. A plus: ours spent over 5% more passes, because the best of the others stopped early. APGD in
+L1 has the most runs: its random start decides about three images of 100, although its steps equal
+those of the authors' code up to rounding."""
+BALLS = """A minimum-norm attack of ours gets the radius; of the others, the points within it count. Noise
+attacks get six times the radius in L2 and twice the radius in L∞."""
 
 
 def number(line: Line, row: Row | None) -> str:
@@ -112,27 +116,17 @@ def nets() -> Iterator[str]:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """The whole page."""
+    """The page of the docs: how many are worse, and which."""
     lines = compared(rows)
     worse = sorted(
         (line for line in lines if line.worse), key=lambda line: (line.ours["case"], line.ours["net"])
     )
-    dates = sorted(row["date"] for row in rows if "date" in row)
-    cpus = ", ".join(sorted({row["cpu"] for row in rows if "cpu" in row}))
-    torch = ", ".join(sorted({row["torch"] for row in rows if "torch" in row}))
-    summary = f"{len(lines)} comparisons: {len(lines) - len(worse)} no worse, {len(worse)} worse."
-    measured = f"{dates[0]} to {dates[-1]} on {cpus}, one thread, PyTorch {torch}"
     parts = [
         ABOUT,
-        f"**{summary}** Measured {measured}: {versions(rows)}.",
+        f"**{len(lines)} comparisons: {len(lines) - len(worse)} no worse, {len(worse)} worse.** {WRITTEN}",
         "\n".join(nets()),
         "## Where ours is worse",
         "\n".join(behind(worse)) + "\n\n" + WHY if worse else "Nowhere.",
-        "## Median distance, here / best of the others",
-        "\n".join(table(line for line in lines if line.ours["radius"] == inf)),
-        "## Robust accuracy, here / best of the others",
-        BALLS,
-        "\n".join(table(line for line in lines if line.ours["radius"] < inf)),
         "## Not compared",
         "\n".join(
             f"- `{attack}`{f' in {SYMBOLS[norm]}' if norm else ''}: {why}."
@@ -142,8 +136,29 @@ def page(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def tables(rows: Sequence[Row]) -> str:
+    """The page of every figure."""
+    lines = compared(rows)
+    dates = sorted(row["date"] for row in rows if "date" in row)
+    cpus = ", ".join(sorted({row["cpu"] for row in rows if "cpu" in row}))
+    torch = ", ".join(sorted({row["torch"] for row in rows if "torch" in row}))
+    measured = f"{dates[0]} to {dates[-1]} on {cpus}, one thread, PyTorch {torch}"
+    parts = [
+        HEAD,
+        f"Measured {measured}: {versions(rows)}.",
+        "## Median distance",
+        "\n".join(table(line for line in lines if line.ours["radius"] == inf)),
+        "## Robust accuracy",
+        BALLS,
+        "\n".join(table(line for line in lines if line.ours["radius"] < inf)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
-    PAGE.write_text(page(stored(STORES["full"])))
+    rows = stored(STORES["full"])
+    PAGE.write_text(page(rows))
+    TABLES.write_text(tables(rows))
 
 
 if __name__ == "__main__":

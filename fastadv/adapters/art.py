@@ -6,11 +6,7 @@
     x_adv = attack.generate(x=x_test, y=y_test)
 
 Names, arguments and defaults are those of `art.attacks.evasion`; the classifier is ART's `PyTorchClassifier`
-with `clip_values`, without defenses. What differs: of all points met the strongest is returned, not the last;
-nothing leaves eps or the clip values; an image that the model gets wrong already is left alone; the model is
-seen in eval mode; no progress is drawn. Attacks for the nearest success (CarliniL2Method, DeepFool,
-ElasticNet) return the image itself where they found nothing. Random draws follow from torch's generator. The
-package itself is needed only for `wrap`.
+with `clip_values`, without defenses. docs/adapters.md says what differs. Only `wrap` needs the package.
 """
 
 import inspect

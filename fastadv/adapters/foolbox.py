@@ -6,11 +6,9 @@
     raw, clipped, success = fb.attacks.LinfPGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
 
 Names, arguments and defaults of attacks are foolbox'; all else, such as `PyTorchModel`, is its own and needs
-the package. Inputs are tensors of torch, or eagerpy's, and results are like them. What differs: an attack
-with a budget returns the strongest of all points met, which never leaves the radius, so that `raw` and
-`clipped` are the same; the model is seen in eval mode; an attack for the nearest success returns x itself
-where it found nothing, and in `clipped` where its success is farther than epsilon; an image that the model
-gets wrong already is left alone; random draws follow from torch's generator, but are other ones.
+the package. Inputs are tensors of torch, or eagerpy's, and results are like them. No point of an attack with
+a budget leaves the radius, so that `raw` and `clipped` are the same; of an attack for the nearest success
+`clipped` holds x where the success is farther than epsilon. docs/adapters.md says what else differs.
 """
 
 import sys

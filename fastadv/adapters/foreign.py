@@ -60,19 +60,12 @@ class Foreign:
     by rounding is projected. `forwards` and `backwards` count the samples that passed the model. The
     generators of torch, NumPy and Python, from which other packages draw, are seeded for the call and
     restored.
-
-    Attributes:
-        make: a function (model, x, y, threat, targets, **options) -> points like x. The model is an
-            `nn.Module` in eval mode.
-        kind: the class or function of the other package that makes the points.
-        minimum: whether it looks for the success nearest to x.
-        options: arguments of `kind`.
     """
 
-    make: Callable[..., Any]
-    kind: Callable[..., Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    minimum: bool = False
+    make: Callable[..., Any]  # (kind, model in eval mode, x, y, threat, targets, **options) -> points like x
+    kind: Callable[..., Any]  # the class or function of the other package
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of `kind`
+    minimum: bool = False  # whether it looks for the success nearest to x
 
     @property
     def __name__(self) -> str:

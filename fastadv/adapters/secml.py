@@ -6,11 +6,8 @@
     adversarial_loader = attack(model, torch_data_loader)
 
 Names, arguments and defaults are those of `secmlt.adv.evasion`; the model is a module of torch or its
-`BasePyTorchClassifier`. What differs: every backend means the same attack of ours; the strongest point met is
-returned, and it never leaves epsilon, lb or ub; an image that the model gets wrong already is left alone; the
-model is seen in eval mode. Attacks for the nearest success (FMN, DDN, CW, DeepFool) return the image itself
-where they found nothing. Random draws follow from torch's generator. There are no trackers. The package
-itself is needed only for `wrap`.
+`BasePyTorchClassifier`. Every backend means the same attack of ours, and there are no trackers.
+docs/adapters.md says what else differs. The package itself is needed only for `wrap`.
 """
 
 import inspect
@@ -26,7 +23,6 @@ from fastadv.adapters._translated import Translated, no_label, seed_for, served,
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.secml import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
-from fastadv.data.batch_size import device_for
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -61,7 +57,7 @@ class Attack(Translated):
     def _batches(self, model: nn.Module, given: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         frozen, run, done = prepare(model, freeze=True), self.ours, 0
         seed, aim = seed_for(run), getattr(self, "y_target", None)
-        device = device_for(frozen)
+        device = frozen.device
         for samples, labels in given:
             x, y = (each.to(device=device) for each in (samples, labels))
             ids = torch.arange(done, done + len(y), device=y.device)
@@ -103,17 +99,10 @@ def _module(model: Any) -> nn.Module:
 def wrap(kind: Callable[..., Any] | str, **options: Any) -> Foreign:
     """Make an attack for `fa.evaluate` and our calls from a class of SecML-Torch.
 
-    It serves one radius for all samples. Targets, of which the class takes one, are served class by class.
-    `fastadv.adapters.foreign.Foreign` says how its points are judged.
-
-    Args:
-        kind: such as `secmlt.adv.evasion.pgd.PGD`, or "pgd.PGD", which is imported for you. Beside adv_lib
-            and a PyTorch without CUDA their own import fails, this one does not.
-        options: its arguments, such as `backend="native"`. `perturbation_model`, `epsilon`, `lb` and `ub` are
-            the threat's unless given.
-
-    Returns:
-        The attack.
+    `kind` is a class, or a name such as "pgd.PGD", which is imported: beside adv_lib and a PyTorch without
+    CUDA their own import fails, this one does not. It serves one radius for all samples. Targets, of which
+    the class takes one, are served class by class. `fastadv.adapters.foreign.Foreign` says how its points are
+    judged.
     """
     if isinstance(kind, str):
         module, _, name = f"secmlt.adv.evasion.{kind}".rpartition(".")

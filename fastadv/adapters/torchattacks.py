@@ -6,22 +6,16 @@
     adv_images = atk(images, labels)
 
 Names, arguments and defaults are those of torchattacks; `atk.result` is our `AttackResult` of the last call.
-What differs: an image that the model gets wrong already comes back as it is; of all points met the strongest
-is returned, not the last; no point leaves the radius, not even by rounding; images outside [0, 1] are an
-error; the model is left as it is. Random draws follow from torch's generator (`torch.manual_seed`), but are
-other ones than theirs. Attacks for the nearest success (CW, DeepFool, EADL1, FAB) return the image itself
-where they found nothing. The package itself is needed only for `wrap`.
+docs/adapters.md says what differs. The package itself is needed only for `wrap`.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from os import PathLike
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from fastadv import attacks, rng
 from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
@@ -30,7 +24,6 @@ from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.models import Normalized
-from fastadv.runs.files import atomic_write, load_torch
 from fastadv.threat import Threat
 
 
@@ -113,71 +106,6 @@ class Attack(Translated):
         if model_training or any(parts.values()):
             raise InputError("model_training: expected False, got True; attacks see the model in eval mode")
 
-    def save(self, data_loader: Iterable[Any], save_path: str | PathLike[str], **options: Any) -> None:
-        """Write adversarial images and labels of a loader to a torch file, as `load` reads it.
-
-        Raises InputError for save_type="int", which would round adversarial images back, and for what else
-        theirs can write or return.
-        """
-        if asked := {name for name, value in options.items() if value} - {"verbose", "save_type"}:
-            raise InputError(
-                f"save: expected data_loader and save_path, got {', '.join(sorted(asked))}; leave it out"
-            )
-        if options.get("save_type", "float") != "float":
-            raise InputError("save_type: expected 'float', got 'int'; rounded images may be classified right")
-        made = [(self(images, labels).cpu(), labels.cpu()) for images, labels in data_loader]
-        adv_inputs, labels = (torch.cat(part) for part in zip(*made, strict=True))
-        with atomic_write(save_path) as part:
-            torch.save({"adv_inputs": adv_inputs, "labels": labels, "save_type": "float"}, part)
-
-    @staticmethod
-    def load(load_path: str | PathLike[str], batch_size: int = 128, shuffle: bool = False) -> DataLoader[Any]:
-        """Return a loader of what `save` wrote."""
-        told = load_torch(load_path, "a torch file written by save", "write it again")
-        data = TensorDataset(told["adv_inputs"], told["labels"])
-        return DataLoader(data, batch_size=batch_size, shuffle=shuffle)
-
-
-class MultiAttack(Attack):
-    """Several attacks in turn, each on the images that the ones before have not broken.
-
-    Targets are set on each of them.
-
-    Args:
-        attacks: on one model.
-        verbose: has no effect.
-    """
-
-    def __init__(self, attacks: Sequence[Attack], verbose: bool = False) -> None:
-        """Take attacks on one model."""
-        self.attacks: list[Attack] = []
-        for each in attacks:
-            self.attacks += each.attacks if isinstance(each, MultiAttack) else [each]
-        self.set_mode_default()
-
-    def __repr__(self) -> str:
-        return f"MultiAttack({self.attacks})"
-
-    def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take images that were normalized so, in every attack."""
-        for atk in self.attacks:
-            atk.set_normalization_used(mean, std)
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return adversarial images like `images`, those of the last attack where none is a success."""
-        if self._targets_of is not None:
-            raise InputError(
-                "MultiAttack: expected the default mode, got targets; set the mode of each attack"
-            )
-        found, left = images.clone(), torch.arange(len(images), device=images.device)
-        for atk in self.attacks:
-            found[left] = atk(images[left], labels.to(images.device)[left])
-            assert atk.result is not None
-            left = left[~atk.result.success.to(left.device)]
-            if not len(left):
-                break
-        return found
-
 
 def wrap(kind: Callable[..., Any], **options: Any) -> Foreign:
     """Make an attack for `fa.evaluate` and our calls from a class of torchattacks.
@@ -218,7 +146,7 @@ def _craft(
 
 
 SERVED = {name: translated(Attack, name, make) for name, make in MEANING.items()}
-__all__ = ["INSTEAD", "SERVED", "Attack", "MultiAttack", "wrap"]
+__all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

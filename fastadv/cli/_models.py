@@ -43,5 +43,5 @@ def models(
 def _told(entry: Entry) -> dict[str, Any]:
     """Return what is published of an entry, JSON-able."""
     names = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
-    net = entry.net and {"name": entry.net.create, "options": entry.net.options}
+    net = {"name": entry.net.create, "options": entry.net.options}
     return {**{name: getattr(entry, name) for name in names}, "net": net}

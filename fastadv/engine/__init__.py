@@ -1,10 +1,9 @@
 """A classifier as attacks ask it: plain, or made fast by `freeze`; and no weight gradient ever."""
 
-from fastadv.engine.confidence import log_confidence
 from fastadv.engine.freeze import freeze
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepare import prepare
-from fastadv.engine.prepared import Model, Prepared
+from fastadv.engine.prepared import Model, Prepared, log_confidence
 
 __all__ = ["Frozen", "Model", "Plain", "Prepared", "freeze", "log_confidence", "prepare"]

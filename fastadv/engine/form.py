@@ -1,4 +1,4 @@
-"""How a search twin computes, and what it goes on without where a pass fails with it."""
+"""Configuration of the search twin (dtype, layout, rewrites), and simpler ones for where a pass fails."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,12 +16,11 @@ from fastadv.engine.layout import CHANNELS_LAST, laid_out
 from fastadv.engine.lens import Lens
 from fastadv.engine.options import Options
 from fastadv.engine.precision import HALF, no_autocast, tf32, to_half
+from fastadv.engine.prepared import Model
 from fastadv.engine.rewrite import Rewriting
 
-Model = Callable[[Tensor], Tensor]
-
 COMPILED = "compiled"  # a note
-# bytes a row of an activation: so small a BatchNorm takes less time than what folding it does
+# bytes a row of an activation, below which a BatchNorm takes less time than the checks of a folded one
 SMALL = 1 << 16
 
 
@@ -29,8 +28,8 @@ SMALL = 1 << 16
 class Form:
     """How passes compute. It never changes: a search twin takes another one, a pass keeps to its own.
 
-    weights: their dtype, None where there is not exactly one. sees: the dtype in which the model as given
-    sees inputs of a dtype; None casts them to that of the weights. whole: take gradients to all leaves, as
+    weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to the one in which the
+    model as given sees it; None casts x to that of the weights. whole: take gradients to all leaves, as
     reentrant checkpoints demand.
     """
 
@@ -49,25 +48,25 @@ class Form:
 
     @property
     def channels_last(self) -> bool:
-        """Whether activations are laid out so."""
+        """Whether activations are channels-last."""
         return CHANNELS_LAST.name in self.rewriting.names
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The precision in which it computes; None where its weights have not exactly one."""
+        """The precision of passes; None where the weights have not exactly one."""
         return self.autocast or self.weights
 
     @property
     def rounds(self) -> torch.dtype | str | None:
-        """The format in which it computes, where that is not the one of its weights."""
+        """The format of passes, where that is not the one of the weights."""
         return "tf32" if self.tf32 else self.autocast
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that it prefers, without a copy where it already has it."""
+        """Return `x` in the layout of this form, without a copy where it already has it."""
         return laid_out(x, self.channels_last)
 
     def ready(self, x: Tensor) -> Tensor:
-        """Return `x` in its layout and precision."""
+        """Return `x` in the layout and precision of this form."""
         return self.layout(x).to(self.sees(x.dtype) if self.sees else self.weights or x.dtype)
 
     def leaf(self, x: Tensor) -> Tensor:
@@ -76,20 +75,17 @@ class Form:
 
     @property
     def scoring(self) -> "Form":
-        """The same for passes without a gradient: where activations are small, nothing is folded.
-
-        To see that nobody else reads what was folded takes longer there than a BatchNorm.
-        """
+        """The same for passes without a gradient, where small activations gain nothing from folding."""
         folds = self.rewriting.folds
         small = folds is not None and folds.widest < SMALL
         return self.without(Folds.name) if small else self
 
     def lens(self, compared: bool = False) -> Lens | None:
-        """Return what a pass is seen through; None where nothing is rewritten, and in compiled code."""
+        """Return the lens of a pass; None where nothing is rewritten, and in compiled code."""
         return self.rewriting.lens(compared=compared) if self.rewriting and not self.compiled else None
 
     def precisely(self, device: str) -> AbstractContextManager[object]:
-        """Compute in its precision inside, whatever autocast is on around."""
+        """Compute in this form's precision inside, whatever autocast is on around."""
         return self._rounding(device) if self.rounds else no_autocast(device)
 
     @contextmanager
@@ -100,7 +96,7 @@ class Form:
             yield
 
     def narrowed(self, options: Options) -> "Form":
-        """Return the same in the precision asked for, in half precision with its weights cast in place."""
+        """Return the same in the precision of the options; half precision casts the weights in place."""
         half = HALF.get(options.precision)
         if half is None:
             return replace(self, tf32=True)
@@ -124,55 +120,21 @@ class Form:
         """Return the same without any rewrite but the layout."""
         return self.without(*(name for name in self.rewriting.names if name != CHANNELS_LAST.name))
 
-
-@dataclass(frozen=True)
-class Way:
-    """Something that makes passes faster, and with which a pass may fail.
-
-    takes: whether a form takes it, given the error's message. leave: the form without it. note: what is said
-    then; instead_of: the note that no longer holds.
-    """
-
-    note: str
-    takes: Callable[[Form, str], bool]
-    leave: Callable[[Form], Form]
-    instead_of: str = ""
-
-
-# in the order in which they are left
-WAYS = (
-    Way(
-        f"not {COMPILED}: the compiled search twin failed",
-        lambda form, why: form.compiled,
-        Form.without_compiler,
-        instead_of=COMPILED,
-    ),
-    Way(
-        "gradients by backward: the model refused grad",
-        lambda form, why: is_module(form) and not form.whole and "use_reentrant" in why,
-        lambda form: replace(form, whole=True),
-    ),
-    Way(
-        "not channels-last: the model failed",
-        lambda form, why: is_module(form) and form.channels_last,
-        lambda form: form.without(CHANNELS_LAST.name),
-    ),
-    Way(
-        "not rewritten: the rewritten model failed",
-        lambda form, why: is_module(form) and bool(form.rewriting),
-        Form.without_functions,
-    ),
-    Way(
-        "not rewritten, nor channels-last: the model failed",
-        lambda form, why: is_module(form) and bool(form.rewriting) and form.channels_last,
-        lambda form: form.without(*form.rewriting.names),
-    ),
-)
-
-
-def is_module(form: Form) -> bool:
-    """Return whether its model is a module, of which something is known."""
-    return isinstance(form.model, nn.Module)
+    def simpler(self, why: str) -> Iterator[tuple[str, "Form"]]:
+        """Yield what to try where a pass fails for the reason `why`: a note and a form, in this order."""
+        if self.compiled:
+            yield f"not {COMPILED}: the compiled search twin failed", self.without_compiler()
+        if not isinstance(self.model, nn.Module):
+            return
+        if "use_reentrant" in why and not self.whole:
+            yield "gradients by backward: the model refused grad", replace(self, whole=True)
+        if self.channels_last:
+            yield "not channels-last: the model failed", self.without(CHANNELS_LAST.name)
+        if self.rewriting:
+            yield "not rewritten: the rewritten model failed", self.without_functions()
+            if self.channels_last:
+                names = self.rewriting.names
+                yield "not rewritten, nor channels-last: the model failed", self.without(*names)
 
 
 def uncompiled(model: Model) -> Model:

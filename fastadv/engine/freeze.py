@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from fastadv.engine.arguments import check_model
+from fastadv.engine.automatic import fastest
 from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
-from fastadv.engine.copying.values import Values
+from fastadv.engine.copying.twin import Values, as_module, device_of, dtype_of, twin
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
-from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.pipeline import CAPTURED
+from fastadv.engine.pipeline import CAPTURED, Notes
 from fastadv.engine.precision import AUTO, HALF, Precision, may_take_tf32
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
@@ -28,7 +27,6 @@ from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.engine.stamp import Stamp
-from fastadv.engine.tune import tuned
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
 
@@ -41,36 +39,33 @@ def freeze(
     compile: bool | None = None,
     cuda_graph: bool | None = None,
     eot: int | None = None,
-    tune: bool | None = None,
     without: Iterable[str] | None = None,
 ) -> Frozen:
     """Prepare a classifier for fast attacks; the model itself is not changed.
 
     A call of an attack on a model is plain, unless it is long; freeze a model that you attack many times.
     Successes are always checked on the model as given: in eval mode, sharing its parameters, with nothing
-    rewritten. The search uses a copy that runs the same Python. It is channels-last for networks with two-
-    dimensional convolutions and in another precision on request, BatchNorm is folded into the layer before,
-    and functions that are slow on a CPU are replaced by faster ones. On its first batch its logits are
-    compared with those of the model, and on the first batch of each kind its gradient. What differs by more
-    than rounding is left out by name, or the model itself replaces the copy; a note and a warning say so.
+    rewritten. The search uses a copy that runs the same Python. In it, BatchNorm is folded into the layer
+    before, networks with two-dimensional convolutions are channels-last, and functions that are slow on a CPU
+    are replaced by faster ones. Its logits and gradients are compared with the model's on the caller's own
+    batches. What differs by more than rounding is left out by name, or the model itself replaces the copy; a
+    note and a warning say so.
 
-    The model may change afterwards, in its weights, parts, attributes, modes or hooks: the next call sees it
-    and freezes the model anew, by the same options, with a note; see `Frozen`. That takes as long as the
-    first time, so a model that trains is better frozen with `fold=False`.
+    The model may change afterwards: the next call sees it and freezes the model anew (see `Frozen`). That
+    takes as long as the first time, so a model that trains is better frozen with `fold=False`.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
             module and a functools.partial of one count as modules. Any other function is called as it is, in
             whatever mode it runs. A Frozen is returned as it is, unless options are given that differ from
             its own: then its source is frozen again with those.
-        precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" with weights
-            and activations in bfloat16 or float16 and with float32 x, logits and gradient (a direction of
-            ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
-            those of other threads, too; "auto" in the fastest of these on the first batch, where losses and
-            gradients of each are timed a few times (a CPU has "fp32" and "bf16"). float16 has 3 bits more
-            than bfloat16 and ends at 65,504: a sample whose activations exceed that fails. Passes without a
-            gradient stay in the model's own precision, since losses that attacks without gradients compare
-            differ by less than half precision rounds.
+        precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" in bfloat16
+            or float16, with float32 x, logits and gradient (a direction of ascent stays in bfloat16); "tf32"
+            in the model's own, but a GPU takes products in TF32, meanwhile those of other threads, too;
+            "auto" in the one that is fastest on the first batch (a CPU has "fp32" and "bf16"). float16 has 3
+            bits more than bfloat16 and ends at 65,504: a sample whose activations exceed that fails. Passes
+            without a gradient stay in the model's own precision, since attacks that make them compare losses
+            that half precision does not tell apart.
         fold: make a copy for the search (default True). With `fold=False` the search shares all values with
             the model and follows it while it trains, and half precision is by autocast.
         compile: run the search copy through torch.compile (default False).
@@ -80,10 +75,6 @@ def freeze(
             captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
-        tune: time whole passes on the first batch (default False): the search copy, also in the model's own
-            precision, the model as it is, and the fastest of them compiled and on a GPU captured. The fastest
-            is used; a note lists the times. Results may then differ by rounding from run to run, and the
-            compiler may take a minute.
         without: names of rewrites to leave out of the search copy, besides those in the environment variable
             FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
             (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
@@ -94,8 +85,8 @@ def freeze(
     Raises:
         InputError: the model is neither a module nor a function, cannot be copied or is lazy; an option is
             unknown; `cuda_graph` is asked for off CUDA or with `eot` > 1; nothing would be computed in the
-            precision. On the first batch: a copy of the model would run parts of the original, or `tune` is
-            True in a group of processes.
+            precision. On the first batch: a copy of the model would run parts of the original, or the
+            precision is "auto" in a group of processes.
 
     Example:
         >>> import fastadv as fa
@@ -111,7 +102,6 @@ def freeze(
     """
     asked = {
         "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,
-        "tune": tune,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
@@ -135,78 +125,88 @@ def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
 
 
 def follow(model: nn.Module, precision: Precision) -> Frozen:
-    """Freeze a model that is training: `Frozen.refresh` takes its values as they then are.
+    """Freeze a model that is training; `Frozen.refresh` takes its current values.
 
-    What a search twin of its own gains (`freeze`) is gained on each batch. The modules, their attributes and
-    the shapes of their tensors must stay as they are.
+    Its modules, their attributes and the shapes of their tensors must stay as they are.
     """
     keep_pages()
     return _freeze(model, Options(precision=precision, follow=True, without=switched_off()))
 
 
 def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
+    """Freeze what was checked; `given`: the model as given, where that is made already."""
     module = as_module(source)
     device = device_of(module) if module is not None else None
     dtype = dtype_of(module) if module is not None else None
-    half, asked = HALF.get(options.precision), options.precision
     _check_possible(source, module, device, dtype, options)
-    follow = options.follow or not options.fold
     if given is None:
+        follow = options.follow or not options.fold
         given = CheckedModel(twin(module, follow=follow) if module is not None else source, dtype)
     stamp = None
     if module is not None and isinstance(given.model, nn.Module) and not options.follow:
         stamp = Stamp(module, given.model, values=options.fold)
     as_given = form = Form(given.model, dtype, given.sees)
-    own = module is not None and options.fold and not options.as_given
-    notes: list[str] = []
+    half, tf32, own = (
+        HALF.get(options.precision),
+        options.precision == "tf32",
+        options.fold and module is not None,
+    )
     values: Values | None = None
-    if isinstance(given.model, nn.Module) and module is not None:
-        rewrites = applicable(given.model, half or dtype, not own, options.without)
-        if half is None and mixes_rows(given.model):
-            rewrites = []  # statistics of a batch: what a search finds in one is not proved by a part of it
-        search = given.model
-        if own and (CHANNELS_LAST in rewrites or half is not None or options.follow):
-            # weights made in inference mode could not take part in a gradient
-            with torch.inference_mode(False), torch.no_grad():
-                search = twin(module, follow=options.follow, apart=options.follow)
-                values = Values(module, search) if options.follow else None
-                lay_out(search, CHANNELS_LAST in rewrites)
-        rewriting = Rewriting(rewrites, Subject(search, half or dtype))
-        form = replace(form, model=search, rewriting=rewriting)
-    if own and module is not None:
-        notes += ["channels-last"] * form.channels_last + [f"{_name(half)} search"] * (half is not None)
-        notes += ["not folded: no BatchNorm"] * (not has_batch_norm(module))
-    elif half is not None:
+    if module is not None:
+        form, values = _searched(as_given, module, options)
+    if half is not None and not own:
         form = replace(form, autocast=half)
-        notes.append(f"{_name(half)} by autocast")
-    narrow = asked == "tf32" or (half is not None and own)
-    if options.compile and not (half is not None and own):  # or else once it is narrow
+    narrow = tf32 or (half is not None and own)
+    if options.compile and not (half is not None and own):  # which is compiled once it is narrow
         form = replace(form, model=torch.compile(form.model))
-    options_on = {
-        f"without {', '.join(options.without)}": options.without,
-        "TF32 search": asked == "tf32",
+    told = replaced(module)
+    notes = {
+        "channels-last": own and form.channels_last,
+        f"{_name(half)} search": half is not None and own,
+        "not folded: no BatchNorm": own and module is not None and not has_batch_norm(module),
+        f"{_name(half)} by autocast": half is not None and not own,
+        f"without {', '.join(options.without)}": bool(options.without),
+        "TF32 search": tf32,
         COMPILED: options.compile,
         CAPTURED: options.cuda_graph,
+        in_words(told): bool(told),
     }
-    notes += [note for note, holds in options_on.items() if holds]
-    notes += [in_words(told)] if (told := replaced(module)) else []
-    search_twin = SearchTwin(
-        form, given, Notes(tuple(notes)), source=source, options=options, as_given=as_given, narrow=narrow,
-        values=values,
-    )  # fmt: skip
-    return Frozen(
+    search = SearchTwin(
+        form,
         given,
-        search_twin,
+        Notes(tuple(note for note, holds in notes.items() if holds)),
         source=source,
         options=options,
+        as_given=as_given,
+        narrow=narrow,
+        values=values,
+    )
+    measured = partial(fastest, partial(_freeze, source, given=given), options)
+    return Frozen(
+        search,
         anew=partial(_freeze, source, options),
         stamp=stamp,
-        dtype=dtype,
         device=device,
-        fastest=partial(tuned, partial(_freeze, source, given=given), options)
-        if options.tune or options.precision == AUTO
-        else None,
+        fastest=measured if options.precision == AUTO else None,
     )
+
+
+def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form, Values | None]:
+    """Return the form of the search, and the values of its copy where that is to follow the module's."""
+    model, half = as_given.model, HALF.get(options.precision)
+    if not isinstance(model, nn.Module):
+        return as_given, None
+    dtype, values = half or as_given.weights, None
+    rewrites = applicable(model, dtype, not options.fold, options.without)
+    if half is None and mixes_rows(model):
+        rewrites = []  # statistics of a batch: what a search finds in one is not proved by a part of it
+    if options.fold and (CHANNELS_LAST in rewrites or half is not None or options.follow):
+        # weights made in inference mode could not take part in a gradient
+        with torch.inference_mode(False), torch.no_grad():
+            model = twin(module, follow=options.follow, apart=options.follow)
+            values = Values(module, model) if options.follow else None
+            lay_out(model, CHANNELS_LAST in rewrites)
+    return replace(as_given, model=model, rewriting=Rewriting(rewrites, Subject(model, dtype))), values
 
 
 def _anew(frozen: Frozen) -> tuple[Callable[[Model, Options], Frozen], tuple[Model, Options]]:

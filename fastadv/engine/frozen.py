@@ -1,4 +1,4 @@
-"""Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
+"""Frozen: the model as given for verdicts, and a faster copy for the search."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from fastadv.engine.arguments import indices, labels_for
-from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.options import Options
 from fastadv.engine.pipeline import left_out
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import HALF, no_gradient
+from fastadv.engine.precision import HALF, NOTHING, no_gradient
 from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.rounding import allowance, compare
@@ -34,40 +32,27 @@ CHANGED = "the model changed since freeze; it was frozen anew"
 
 
 class Frozen(Prepared):
-    """A classifier prepared for attacks by `fastadv.freeze`: its logits and input gradients.
+    """A classifier frozen by `fastadv.freeze`: it searches on a faster copy, and answers as the model.
 
-    `frozen(x)` and `frozen.input_gradient` use the search copy; `frozen.verdict(x)` and `frozen.model` are
-    the model as given, in eval mode. `forwards` and `backwards` count the samples passed since the start,
-    through either; passes that a model makes internally are counted if it reports them in an int
-    `gradient_probes`. `source` and `options` are the arguments of `freeze`; `dtype` is that of the weights,
-    to which `verdict` casts x, None where there is not exactly one. All passes are made outside of autocast,
-    whatever is active around them.
+    `frozen(x)`, `frozen.input_gradient` and `frozen.jacobian` use the search copy; `frozen.verdict(x)` and
+    `frozen.model` are the model as given, in eval mode. On the first batch the copy is compared with the
+    model (`settle`), and so is the first gradient of each kind of pass (which functions were rewritten, for
+    how many rows of which shape), on some of its rows. What was rewritten wrongly is switched off by name,
+    with a warning. `forwards` and `backwards` count these comparisons.
 
-    On the first batch the search copy is chosen and compared with the model (`settle`); after that only the
-    counts change. The first gradient of each kind of pass (which functions were rewritten, for how many rows
-    of which shape) is compared with that of the model as given, on some of its rows; what was rewritten
-    wrongly is switched off by name, with a warning. `forwards` and `backwards` count these comparisons.
+    It is never stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are
+    what they were (`engine.stamp` says what that sees). If not, `source` is frozen anew by the same options,
+    and the counts go on; a note and, the first time, a line in the log say so. With `fold=False` values are
+    shared, and followed without that. A function is called as it is.
 
-    It is never stale: each call looks whether the model is what it was when it was frozen (`engine.stamp`
-    says what that sees): its tensors, parts, attributes, modes and hooks. If not, `source` is frozen anew by
-    the same options, compared like any other, and the counts go on; a note and, the first time, a line in
-    the log say so. With `fold=False` values are shared, and followed without that. A function is called as
-    it is.
-
-    A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`:
-    it counts from 0, and measures and compares for itself.
-
-    Call `fastadv.freeze` to make one; the arguments below are for the engine.
+    A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`,
+    and counts from 0. Call `fastadv.freeze` to make one; the arguments below are for the engine.
 
     Args:
-        given: the model as given, checked.
         search: the search copy.
-        source: the model that was passed to `freeze`.
-        options: of `freeze`.
         anew: freezes the source again by the same options.
         stamp: of the model as it was frozen; None where it is not looked at.
-        dtype: of the weights; None where there is not exactly one.
-        device: of the weights; None where there is not exactly one.
+        device: of the weights; None where there is none.
         fastest: gives the fastest way to search on a batch, and a note; None does not look for it.
 
     Example:
@@ -83,20 +68,15 @@ class Frozen(Prepared):
 
     def __init__(
         self,
-        given: CheckedModel,
         search: SearchTwin,
         *,
-        source: Model,
-        options: Options,
         anew: Callable[[], "Frozen"],
         stamp: Stamp | None = None,
-        dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:
-        """Take what `freeze` made; `fastest` gives the fastest way to search on a batch, and a note."""
-        super().__init__(given, source, options.eot, dtype, device)
-        self.search, self.options = search, options
+        super().__init__(search.given, search.source, search.options.eot, search.as_given.weights, device)
+        self.search, self.options = search, search.options
         self._fastest, self._refreshed = fastest, 0
         self._anew, self._stamp = anew, stamp
         self._plain: Plain | None = None
@@ -119,7 +99,7 @@ class Frozen(Prepared):
         if self._stamp is None or self._stamp.same():
             return
         with self._lock:
-            if self._stamp.same():  # another thread has, meanwhile
+            if self._stamp.same():  # another thread has done it meanwhile
                 return
             told, made, self._plain = CHANGED in self.notes, self._anew(), None
             for name in ("search", "dtype", "_given", "_device", "_fastest", "_settled", "_stamp"):
@@ -151,14 +131,10 @@ class Frozen(Prepared):
         return self.options.describe()
 
     def refresh(self) -> None:
-        """Take the current values of a model that trains, if this was made to follow it.
-
-        After every REFRESHES calls, logits and gradients are compared with the model's again at the next
-        batch: what rounds little today may round more with other weights.
-        """
+        """Take the current values of a model that trains, if this was made to follow it."""
         self.search.refresh()
         self._refreshed += 1
-        if self._refreshed % REFRESHES == 0:
+        if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
             self.search.trusted.forget()
             self._settled = self.search.plain
 
@@ -244,13 +220,14 @@ class Frozen(Prepared):
             return self.search.full_batch(x)
 
     def fits(self, x: Tensor) -> int:
-        return self.search.fits(x)
+        room = self.search.room
+        return len(x) if room is None else room.most(GRADIENT, x)
 
     def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
         return self.search.replayed(run)
 
     def unreplayed(self) -> AbstractContextManager[object]:
-        return self.search.unreplayed()
+        return NOTHING if self.search.graphs is None else self.search.graphs.set_aside()
 
     def _checked(self, x: object) -> Tensor:
         self._renew()
@@ -261,43 +238,28 @@ class Frozen(Prepared):
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        """Count what the search passes beside what it is asked for: to compare, and to estimate gradients."""
-        search, probes = self.search, self._probes()
+        """Count what the search passes beyond what it is asked for: to compare, and to estimate gradients."""
+        search, probes = self.search, self.search.probes()
         before = search.compared_forwards, search.compared_backwards
         yield
         if self.search is not search:
             return
         forwards, backwards = search.compared_forwards - before[0], search.compared_backwards - before[1]
-        self.forwards += forwards + self._probes() - probes
+        self.forwards += forwards + search.probes() - probes
         self.backwards += backwards
         self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 
-    def _probes(self) -> int:
-        return self.search.probes()
-
     @property
     def settled(self) -> bool:
-        """Whether the search copy is chosen and compared with the model, where that was asked for."""
+        """Whether the search copy was chosen and compared with the model."""
         return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Return whether the passes for rows like x are final: settled, and the gradient compared.
-
-        Args:
-            x: [B, ...].
-
-        Returns:
-            True where they can be captured.
-        """
+        """Return whether passes of rows like x are final: settled, with their gradient compared."""
         return self.search.graphs is not None and self._settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:
-        """Compare each kind of pass once more where losses of the search are not those of the verdict.
-
-        Args:
-            apart: the largest difference of a cross-entropy or margin at the same point.
-            verdict: [B, K], the logits of the model as given there.
-        """
+        """Compare each kind of pass anew where losses of the search are not those of the verdict."""
         formats = [self.dtype, self.search_dtype, self.search.form.rounds or self.dtype]
         # either loss moves at most twice as far as a logit
         if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
@@ -307,36 +269,21 @@ class Frozen(Prepared):
             self.search.notes.warn(DENIED)
 
     def check(self, x: Tensor) -> bool:
-        """Call `settle` on rows that represent others; `tune` waits for the batch that is attacked.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            Whether the search copy is settled.
-        """
+        # a measurement waits for the batch that is attacked
         return self._fastest is not None or self.settle(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Choose the search copy and compare it with the model, on the first batch that has finite logits.
 
-        With `tune` the fastest way to search at x is taken, by passes that count, too. Where logits of
-        the search copy differ from those of the model by more than rounding, the rewrites that are wrong are
-        left out. In another precision it is compared twice: first in the model's own, since the bound of the
-        other would hide a wrong fold.
-
-        Args:
-            x: floating [B, ...].
-            verdict: [B, K], the logits of the model as given, where the caller has them.
-
-        Returns:
-            Whether the search copy is settled, by this call or an earlier one.
+        Rewrites that change logits by more than rounding are left out. In another precision the copy is
+        compared twice: first in the model's own, since the bound of the other would hide a wrong fold.
+        Returns whether it is settled, by this call or an earlier one.
         """
         if self._settled or len(x) == 0:
             return self._settled
         # what a randomized model draws next does not depend on when it is compared
         with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():
-            if self._settled:  # by another thread, meanwhile
+            if self._settled:  # another thread has done it meanwhile
                 return True
             if self._fastest is None:
                 with self._counting():
@@ -351,7 +298,7 @@ class Frozen(Prepared):
             return self._settled
 
     def _compare(self, x: Tensor, verdict: Tensor | None) -> bool:
-        """Compare the search twin with the model at x, and let it round; whether logits are finite."""
+        """Compare the search copy with the model at x, and let it round; return whether logits are finite."""
         given = self.verdict(x) if verdict is None else verdict[: len(x)]
         if not bool(given.isfinite().all(1).any()):
             return False
@@ -364,7 +311,7 @@ class Frozen(Prepared):
         return True
 
     def _seconds(self, x: Tensor) -> float:
-        """Return the time of a pass; the first, which prepares kernels, is behind it."""
+        """Return the time of a pass, after one that prepares kernels."""
         taken = list[float]()
         for _ in range(2):
             started = time.perf_counter()
@@ -382,9 +329,9 @@ class Frozen(Prepared):
             self.add_note(f"{name} takes {ratio:.2f} times as long as {own}; precision='auto' measures")
 
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
-        """Return whether the search twin gives the logits `given` at x, if need be without a rewrite.
+        """Return whether the search copy gives the logits `given` at x, if need be without some rewrites.
 
-        Where it does not, it is replaced by the model as given.
+        Where it does not, the model as given replaces it.
         """
         why = self._apart(x, given)
         if why is None:
@@ -394,12 +341,12 @@ class Frozen(Prepared):
         return culprit is not None
 
     def _apart(self, x: Tensor, given: Tensor) -> str | None:
-        """Return in what the search twin differs from the logits `given` at x by more than rounding."""
+        """Return how the search copy differs from the logits `given` at x; None where only by rounding."""
         search = self.search
         try:
             self.forwards += len(x) * (1 + search.learns)
             searched = search.first(x)
-        except Exception as error:  # the model as given may do what the changed twin cannot
+        except Exception as error:  # the model as given may do what the copy cannot
             return f"the search twin failed ({error})"
         finite = given.isfinite().all(1)
         # the coarser format sets the bound

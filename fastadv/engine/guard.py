@@ -1,12 +1,12 @@
-"""The guard: a search copy is not the model until its logits and gradient were compared with the model's.
+"""The guard: a search copy is not trusted until its logits and gradient were compared with the model's.
 
-Logits are not enough: a wrong backward changes none of them. So both are compared in each kind of pass, on
-rows of the caller's own batch, with those of the model as given.
+Logits are not enough: a wrong backward pass changes none of them. So both are compared in each kind of pass,
+on rows of the caller's own batch, with those of the model as given.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,49 +14,40 @@ from torch.nn.functional import cosine_similarity
 
 from fastadv import rng
 from fastadv.engine.rounding import HALVES, Format, bound, compare, difference
-from fastadv.engine.trusted import ROWS
 
-NUDGES = 8  # of x, by which kinks are told from mistakes
-KINKS = 8  # one row in so many may have a kink that no nudge has met
+FOUR = 2  # bits of a number: sizes up to four times each other are of one class
+GROWN = 4  # values so many times larger are of another class
+EVERY = 64  # passes of one kind, after which a few rows are compared once more
+ROWS, FEW = 16, 4  # compared of a new kind; of a known one, for another number of rows or once more
+NUDGES = 8  # of x, to tell kinks from mistakes
+KINKS = 8  # one row in eight may have a kink that no nudge has found
 ALIKE = 0.9  # cosine from which two gradients are taken for the same direction
 LENGTH = 1.25  # the largest ratio of lengths of gradients that differ by rounding to half precision
-WORST = 10  # one row in so many may be as bad as can be, and of any length
+WORST = 10  # one row in ten may point anywhere and have any length
 LEAST_ALIKE = 0.3  # below, a search in half precision goes elsewhere
 PASSES = 4  # whose mean is compared where the model is randomized
-AS_PLAIN = (
-    1.5  # how much further off in half precision logits may be than those of the search without rewrites
-)
+# how much further off in half precision logits may be than those of the search without rewrites
+AS_PLAIN = 1.5
 
-# gradients [B, ...] of by_logits @ logits at x
-Pull = Callable[[Tensor, Tensor], Tensor]
-Look = Callable[[Tensor], Tensor]  # logits [B, K] at x
+Pass = Callable[..., Tensor]  # of x to logits [B, K]; of (x, by_logits) to gradients of by_logits @ logits
 
 
 @dataclass(frozen=True)
 class Ways:
-    """Three ways to the gradients [B, ...] of by_logits [B, K] @ logits at x [B, ...].
+    """Three ways to the logits [B, K] at x, or to the gradients [B, ...] of by_logits [B, K] @ logits.
 
     searched: by the search copy. given: by the model as given. plain: by the search copy without rewrites.
+    measured: takes the mean cosine of gradients in half precision with those of the model.
     """
 
-    searched: Pull
-    given: Pull
-    plain: Pull
-    # takes the mean cosine of gradients in half precision with those of the model
-    measured: Callable[[float], None] = lambda cosine: None
-
-
-@dataclass(frozen=True)
-class Looks:
-    """The same ways to the logits."""
-
-    searched: Look
-    given: Look
-    plain: Look
+    searched: Pass
+    given: Pass
+    plain: Pass
+    measured: Callable[[float], None] = field(default=lambda cosine: None, kw_only=True)
 
 
 def some_rows(count: int, device: torch.device, most: int = ROWS) -> Tensor:
-    """At most that many numbers below `count`: the first, the last and some between, where kernels end."""
+    """Return `most` row numbers below `count`: the first, the last, where kernels end, and some between."""
     if count <= most:
         return torch.arange(count, device=device)
     third = most // 3
@@ -65,27 +56,27 @@ def some_rows(count: int, device: torch.device, most: int = ROWS) -> Tensor:
     return torch.tensor([*range(third), *middle, *range(count - third, count)], device=device)
 
 
-def same_logits(looks: Looks, x: Tensor, found: Tensor, formats: list[Format], most: int = ROWS) -> bool:
+def same_logits(ways: Ways, x: Tensor, found: Tensor, formats: list[Format], most: int = ROWS) -> bool:
     """Return whether the logits `found` by the search at x are those of the model, but for rounding."""
     picked = some_rows(len(x), x.device, most)
-    if _same_logits(looks, x[picked], found[picked], formats):
+    if _same_logits(ways, x[picked], found[picked], formats):
         return True
-    return _same_logits(looks, x, found, formats)  # rows may depend on each other
+    return _same_logits(ways, x, found, formats)  # rows may depend on each other
 
 
-def _same_logits(looks: Looks, x: Tensor, found: Tensor, formats: list[Format]) -> bool:
-    given, half = looks.given(x), any(format in HALVES for format in formats)
+def _same_logits(ways: Ways, x: Tensor, found: Tensor, formats: list[Format]) -> bool:
+    given, half = ways.given(x), any(format in HALVES for format in formats)
     kept = given.isfinite().all(1)
     if half:  # which overflows
         kept &= found.isfinite().all(1)
     if not bool(kept.any()):
         return True
     apart, allowed, _ = compare(
-        given[kept], found[kept], formats, lambda: looks.given(x)[kept], lambda: looks.searched(x)[kept]
+        given[kept], found[kept], formats, lambda: ways.given(x)[kept], lambda: ways.searched(x)[kept]
     )
     if apart <= allowed or not half:
         return apart <= allowed
-    return apart <= AS_PLAIN * difference(looks.plain(x)[kept], given[kept])
+    return apart <= AS_PLAIN * difference(ways.plain(x)[kept], given[kept])
 
 
 def agrees(
@@ -121,7 +112,7 @@ def _same(
     ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, tolerance: float,
     rows: Tensor | None,
 ) -> bool:  # fmt: skip
-    """Return whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
+    """Return whether gradients differ by rounding, or no more than the model's own do across a kink."""
     apart, length = _length(found - expected), _length(expected)
     off = apart > tolerance * length
     if rows is not None:
@@ -148,7 +139,6 @@ def _same_direction(
     ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, rows: Tensor | None
 ) -> bool:
     """Return whether gradients in half precision are as near to the model's as that precision allows."""
-
     kept = slice(None) if rows is None else rows
 
     def measure(gradient: Tensor) -> tuple[float, float, float]:
@@ -191,7 +181,7 @@ def _randomized_alike(ways: Ways, x: Tensor, by_logits: Tensor, rows: Tensor, fo
     return float(_cosine(searched, one)[rows].mean()) >= own - 0.3
 
 
-def _mean(pull: Pull, x: Tensor, by_logits: Tensor) -> Tensor:
+def _mean(pull: Pass, x: Tensor, by_logits: Tensor) -> Tensor:
     return torch.stack([pull(x, by_logits) for _ in range(PASSES)]).mean(0)
 
 
@@ -201,7 +191,7 @@ def _length(gradient: Tensor) -> Tensor:
 
 
 def _stretch(one: Tensor, other: Tensor) -> Tensor:
-    """Return [B], the size of the logarithm of the ratio of lengths."""
+    """Return |log(ratio of lengths)| [B]."""
     least = torch.finfo(torch.float32).tiny
     return (_length(one).clamp_min(least) / _length(other).clamp_min(least)).log().abs()
 
@@ -212,3 +202,71 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     both = (one == 0).all(1) & (other == 0).all(1)
     alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)
     return torch.where(both, torch.ones_like(alike), alike)
+
+
+Used = tuple[Hashable, ...]
+
+
+def size_class(x: Tensor) -> Hashable:
+    """Return what batches share that take the same paths through kernels."""
+    return x.dtype, tuple(x.shape[1:]), len(x).bit_length() // FOUR, torch.get_num_threads()
+
+
+def largest(values: Tensor) -> float:
+    """Return the largest finite size of the values; 1 where reading it would wait for a device."""
+    if values.device.type != "cpu" or not values.numel():
+        return 1.0
+    least, most = values.aminmax()
+    size = max(-float(least), float(most))
+    return size if size < torch.inf else float(values.nan_to_num(0.0, 0.0, 0.0).abs().max())
+
+
+def captures(x: Tensor) -> bool:
+    """Return whether a CUDA graph is being captured, where no value can be read."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+@dataclass
+class Known:
+    """What was compared of one kind of pass: numbers of rows, largest values, and passes that are left."""
+
+    counts: set[int] = field(default_factory=set)
+    x: float = 0.0
+    logits: float = 0.0
+    left: int = EVERY
+
+
+class Trusted:
+    """The kinds of passes that were compared, by sizes, values, threads, and what they `used`.
+
+    used: whether a gradient was taken, and the rewrites in order.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Used, Hashable], Known] = {}
+
+    def owed(self, used: Used, x: Tensor, logits: Tensor) -> int:
+        """Return how many rows of a pass of x, which gave these logits, are to be compared."""
+        known = self._known.get((used, size_class(x)))
+        if known is None or largest(x) > GROWN * known.x or largest(logits) > GROWN * known.logits:
+            return ROWS
+        known.left -= 1
+        return FEW if known.left < 0 or len(x) not in known.counts else 0
+
+    def knows_size(self, x: Tensor) -> bool:
+        """Return whether a gradient was compared for as many rows, or for more of that class."""
+        held, own = list(self._known.items()), size_class(x)  # another thread may add one meanwhile
+        return any(
+            used[0] and kind == own and len(x) <= max(known.counts, default=0) for (used, kind), known in held
+        )
+
+    def forget(self) -> None:
+        """Compare all kinds once more."""
+        self._known = {}
+
+    def add(self, used: Used, x: Tensor, logits: Tensor) -> None:
+        """Take a pass of x that gave these logits, and was right."""
+        known = self._known.setdefault((used, size_class(x)), Known())
+        known.counts.add(len(x))
+        known.x, known.logits = max(known.x, largest(x)), max(known.logits, largest(logits))
+        known.left = EVERY

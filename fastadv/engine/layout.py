@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine.lens import Way
 from fastadv.engine.rewrite import Rewrite, Subject
 
 WIDE = 32  # channels
@@ -53,4 +54,4 @@ def _applies(subject: Subject) -> bool:
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)
-VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: view_or_reshape}, exact=True)
+VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: Way(view_or_reshape)}, exact=True)

@@ -11,26 +11,23 @@ from torch.overrides import TorchFunctionMode
 from fastadv._torch import is_transformed, without_modes
 from fastadv.engine.copying.fold import Folds, Promises, Watch
 
-# takes what the function takes; NotImplemented where it does not suit. A Choice may be slower
 Run = Callable[..., Any]
 
 
-class Choice(NamedTuple):
-    """A way to replace a function of torch that is faster for some calls only.
+class Way(NamedTuple):
+    """A way to compute a function of torch; both parts take what the function takes.
 
-    run: takes what the function takes. expected: whether it is faster for such arguments; NotImplemented
-    where it does not suit.
+    run: returns NotImplemented where it does not suit. gains: whether it is faster for these arguments; None
+    stands for always.
     """
 
-    run: Callable[..., Any]
-    expected: Callable[..., Any]
+    run: Run
+    gains: Run | None = None
 
 
-Way = Run | Choice
 # ways with the names of their rewrites, in the order in which they are tried
 Found = tuple[tuple[str, Way], ...]
 Ways = Mapping[Any, Found]  # of each function of torch
-Chosen = dict[Any, Found]  # by the kind of a call: the one that is taken, or none
 PLAIN = (Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor))
 # what reads no value of a tensor
 METADATA = frozenset((
@@ -46,24 +43,14 @@ PROPERTIES = frozenset((
 class Lens(TorchFunctionMode):
     """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
 
-    used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
+    ways: what is rewritten. reads: keeps track of the results of folded layers. compared: the pass is
+    compared with the model, so every way that suits is taken, even if it gains nothing: a later pass may take
+    it. used: (number of the call, name of the rewrite), in order.
     """
 
-    def __init__(
-        self,
-        ways: Ways,
-        reads: Promises | Watch | None,
-        chosen: Chosen | None = None,
-        compared: bool = False,
-    ) -> None:
-        """Take what is rewritten, and what was `chosen` so far.
-
-        In passes that are `compared` with the model every way is taken that suits: there whatever a search
-        may choose is to be seen.
-        """
+    def __init__(self, ways: Ways, reads: Promises | Watch | None, compared: bool = False) -> None:
         super().__init__()
         self._ways, self._reads, self._compared = ways, reads, compared
-        self._chosen = {} if chosen is None else chosen
         self.used: list[tuple[int, str]] = []
         self._calls = 0
 
@@ -91,25 +78,12 @@ class Lens(TorchFunctionMode):
         return reads.made(func, args, pair, made)
 
     def _made(self, func: Any, ways: Found, args: Any, kwargs: Any) -> Any:
-        chooses = len(ways) > 1 or (bool(ways) and isinstance(ways[0][1], Choice))
-        kind = _kind(func, args, kwargs) if chooses else None
-        known = kind is not None and kind in self._chosen
-        for name, way in self._chosen[kind] if known else ways:
-            if isinstance(way, Choice):
-                if not (known or self._compared):
-                    expected = way.expected(*args, **kwargs)
-                    if expected is NotImplemented or not expected:
-                        continue
+        for name, way in ways:
+            if way.gains is None or self._compared or way.gains(*args, **kwargs) is True:
                 made = way.run(*args, **kwargs)
-            else:
-                made = way(*args, **kwargs)
-            if made is not NotImplemented:
-                self.used.append((self._calls, name))
-                if kind is not None and not known:
-                    self._chosen[kind] = ((name, way),)
-                return made
-        if kind is not None and not known:
-            self._chosen[kind] = ()
+                if made is not NotImplemented:
+                    self.used.append((self._calls, name))
+                    return made
         return func(*args, **kwargs)
 
     def finish(self, logits: object, replays: bool = False) -> None:
@@ -121,8 +95,8 @@ class Lens(TorchFunctionMode):
 def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Return the backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
 
-    No `Lens` looks at what it calls, since each look takes time; at what a checkpoint computes again, to have
-    the saved tensors, it does.
+    No `Lens` looks at what it calls, since each look takes time. It does look at what a checkpoint computes
+    again to restore the saved tensors.
     """
 
     @wraps(backward)
@@ -137,24 +111,6 @@ def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
 def follows(x: Tensor) -> bool:
     """Return whether a gradient of it is recorded."""
     return torch.is_grad_enabled() and x.requires_grad
-
-
-def _kind(func: Any, args: Any, kwargs: Any) -> Any:
-    """Return what ways are chosen by, of a call with a tensor and perhaps a weight; None of others.
-
-    An id may be another tensor's later: then the way chosen declines what does not suit it, and none is as
-    right.
-    """
-    x, *others = args or (None,)
-    own: Any
-    if others and isinstance(others[0], Tensor):
-        own = id(others[0]) if isinstance(others[0], nn.Parameter) and not kwargs else None
-    else:
-        own = *others, *kwargs.items()
-    if own is None or not isinstance(x, Tensor):
-        return None
-    how = follows(x), torch.is_autocast_enabled("cpu")
-    return func, own, x.dtype, x.shape, x.stride(), *how
 
 
 def _is_metadata(func: Any) -> bool:

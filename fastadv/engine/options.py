@@ -13,8 +13,7 @@ from fastadv.errors import InputError
 class Options:
     """The options of `freeze`, with their defaults. Raises InputError on values that do not exist.
 
-    as_given: search with the model as it is, which is what tuning may choose. follow: of a model in training:
-    both twins take its values anew at each `Frozen.refresh`.
+    follow: of a model in training: both twins take its values anew at each `Frozen.refresh`.
     """
 
     precision: Precision = "fp32"
@@ -22,27 +21,24 @@ class Options:
     compile: bool = False
     cuda_graph: bool = False
     eot: int = 1
-    tune: bool = False
     without: tuple[str, ...] = ()
-    as_given: bool = False
     follow: bool = False
 
     def asked(self) -> dict[str, Any]:
         """Return the arguments of `freeze` that ask for them."""
-        return {name: value for name, value in asdict(self).items() if name not in ("as_given", "follow")}
+        return {name: value for name, value in asdict(self).items() if name != "follow"}
 
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run; the later ones only if set."""
         always = {name: getattr(self, name) for name in ("precision", "fold", "compile", "eot")}
-        tuned = {"tune": True} if self.tune else {}
-        return always | tuned | ({"without": list(self.without)} if self.without else {})
+        return always | ({"without": list(self.without)} if self.without else {})
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise InputError(
                 f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
             )
-        for name in ("fold", "compile", "cuda_graph", "tune"):
+        for name in ("fold", "compile", "cuda_graph"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
         check_count("eot", self.eot, 1)

@@ -1,21 +1,19 @@
 """How many rows pass a convolutional network at once on a CPU.
 
-An allocator hands large activations back to the system and takes them again at each pass, and every page of
-them then faults; small ones stay, and stay in the cache. Measured on one core (fp32, ms of processor time for
+An allocator hands large activations back to the system after each pass, and every page of them faults in the
+next; small ones stay, and stay in the cache. Measured on one core (fp32, ms of processor time for
 loss and input gradient, whole and in parts): a small CNN of width 32 with 256 images 156 and 103, the CNN of
 Schott et al. with 500 images 228 and 172, a ResNet-18 with 64 images 840 and 770.
 """
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, DispatchMode
-from fastadv.engine.architecture import architecture
 from fastadv.engine.cpu.winograd import is_wide
 from fastadv.engine.form import Form
 from fastadv.engine.rewrite import has_conv2d
@@ -23,19 +21,13 @@ from fastadv.engine.rewrite import has_conv2d
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
 BYTES = 8 << 20
-# each thread has some rows to work on
-LEAST = 8
-# an activation is taken to be at most so many times the input
-WIDEST = 64
+LEAST = 8  # rows for each thread to work on
+WIDEST = 64  # an activation is assumed to be at most so many times the input
 # rows that are passed to measure, and one fewer: what does not grow with them, such as a cast of weights to
 # bfloat16, is no activation
 PROBE = 3
-
-# ops whose results are no activations: they divide their work themselves
+# ops whose results are no activations, since they divide their work themselves
 WITHIN = ("fastadv::winograd_tiles", "mkldnn::_convolution_pointwise")
-
-# for each model and architecture of its search twin: bytes a row, by the row's dtype and shape
-_measured: "WeakKeyDictionary[nn.Module, dict[Any, dict[Any, int]]]" = WeakKeyDictionary()
 
 
 class _Sizes(DispatchMode):
@@ -75,23 +67,20 @@ def _bytes_of_a_row(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
 
 
 class Parts:
-    """How many rows pass one search twin of a model at once.
+    """How many rows pass one search twin at once; a row of each shape and dtype is measured once."""
 
-    A row is measured once for a model, its shape and its dtype, and again where its modules have changed.
-    """
-
-    def __init__(self, source: nn.Module, search: nn.Module, winograd: bool) -> None:
+    def __init__(self, search: nn.Module, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
-        self._source, self._search, self._winograd = source, search, winograd
+        self._search, self._winograd = search, winograd
         self.usual: dict[tuple[Any, ...], int] = {}  # what `at_once` has found
+        self._bytes_a_row: dict[tuple[Any, ...], int] = {}
 
     @classmethod
-    def of(cls, source: object, form: Form) -> "Parts | None":
+    def of(cls, form: Form) -> "Parts | None":
         """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
-        known = isinstance(source, nn.Module) and isinstance(form.model, nn.Module)
-        if form.compiled or not known:
+        if form.compiled or not isinstance(form.model, nn.Module):
             return None
-        return cls(cast(nn.Module, source), cast(nn.Module, form.model), "winograd" in form.rewriting.names)
+        return cls(form.model, "winograd" in form.rewriting.names)
 
     def worth_splitting(self, x: Tensor) -> bool:
         """Return whether x [B, ...] may gain from passing in parts."""
@@ -122,10 +111,6 @@ class Parts:
             for part in self._search.modules()
         )
         return 2 * BYTES if self._winograd and wide else BYTES
-
-    @cached_property
-    def _bytes_a_row(self) -> dict[tuple[Any, ...], int]:
-        return _measured.setdefault(self._source, {}).setdefault(architecture(self._search), {})
 
 
 def mixes_rows(model: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """The one pipeline by which batches pass a search twin, and what it leaves where a pass fails."""
 
+import logging
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from threading import RLock
@@ -12,34 +12,53 @@ from torch import Tensor, nn
 
 from fastadv.engine.copying.fold import Refused, estimates_gradients
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.values import Values
+from fastadv.engine.copying.twin import Values
 from fastadv.engine.cpu.norms import NORMS
-from fastadv.engine.form import COMPILED, WAYS, Form
+from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
+from fastadv.engine.guard import Trusted
 from fastadv.engine.layout import lay_out
 from fastadv.engine.lens import Lens
-from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
+from fastadv.engine.prepared import Model
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.rounding import HALVES, allowance, difference
-from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 
 T = TypeVar("T")
+
+log = logging.getLogger("fastadv")
 
 # rows that tell whether they depend on each other, no multiple of a usual number; fewer where memory runs out
 SOME = (7, 3, 2)
 CAPTURED = "captured as CUDA graphs"  # a note
 
 
+class Notes:
+    """Texts for `Frozen.notes`."""
+
+    def __init__(self, texts: tuple[str, ...] = ()) -> None:
+        self.texts = texts
+
+    def add(self, note: str) -> None:
+        """Take a note, once."""
+        if note not in self.texts:
+            self.texts = (*self.texts, note)
+
+    def warn(self, note: str, instead_of: str = "") -> None:
+        """Take a note that the user should see; `instead_of` is one that no longer holds."""
+        self.texts = (*(text for text in self.texts if text != instead_of), note)
+        log.warning("freeze: %s", note)
+
+
 class Pipeline:
     """A model in one `form` after another, and how batches pass it.
 
-    A batch takes these ways, in this order: a captured graph replays it; it goes in parts that stay in the
-    cache; in halves where memory runs out; and each part in the `form` of the moment, which leaves one of
-    `engine.form.WAYS` after the other where a pass fails. What failed is not tried again, and noted once.
+    A captured graph replays a batch. Otherwise it goes in parts that stay in the cache, in halves where
+    memory runs out, and each part in the `form` of the moment. Where a pass fails, a simpler form takes its
+    place for good, with one note (`Form.simpler`).
     """
 
     def __init__(
@@ -48,31 +67,28 @@ class Pipeline:
         given: CheckedModel,
         notes: Notes,
         *,
-        source: object,
+        source: Model,
         options: Options,
         as_given: Form,
         narrow: bool = False,
         values: Values | None = None,
     ) -> None:
-        """Start from a form and that of the model as given.
+        """Start from `form`; `as_given` is that of the model as given.
 
-        narrow: round more once compared. values: of the copy in `form`, where they are to follow the model's.
+        narrow: round more once compared. values: of the copy, where they are to follow the model's.
         """
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow, self.values = as_given, narrow, values
-        # what gradients are compared with: the model as given, but for torch's own mistake in single rows
+        # what gradients are compared with: the model as given, with torch's own mistake in single rows mended
         others = (name for name in form.rewriting.names if name != NORMS.name)
         self.reference = replace(as_given, rewriting=form.rewriting.without(*others))
         self.lock = RLock()
-        # samples passed to choose and to compare, beyond those that a caller passes
+        # samples passed to compare and to measure, beyond those that a caller passes
         self.compared_forwards = self.compared_backwards = 0
         # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
         self.bare: set[tuple[torch.dtype, torch.Size]] = set()
         self.graphs = Graphs() if options.cuda_graph else None
         self.use(form)
-        self.trusted = Trusted.of(source, given.model, options)
-        if self.trusted.off:
-            self.use(form.without(*self.trusted.off))
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(form.model, nn.Module) and mixes_rows(form.model)
         self.room: Room | None = None if mixed else room_of(source)
@@ -90,7 +106,7 @@ class Pipeline:
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
         self.form, self.scoring, self.bare = form, self._for_scores(form), set()
-        self.parts = Parts.of(self.source, form)
+        self.parts = Parts.of(form)
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 
@@ -121,7 +137,7 @@ class Pipeline:
                 pair.take(origin)
 
     def count_compared(self, forwards: int, backwards: int = 0) -> None:
-        """Count samples that a pass to choose or to compare takes."""
+        """Count samples that are passed to compare or to measure."""
         self.compared_forwards += forwards
         self.compared_backwards += backwards
 
@@ -136,43 +152,39 @@ class Pipeline:
         return self.form.model is not self.as_given.model or self.form.rounds is not None
 
     def passed(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
-        """Return step(x, *rows) by the ways of this twin; the results [B, ...] of parts are joined.
+        """Return step(x, *rows); parts pass one after the other, and their results [B, ...] are joined.
 
-        kind: names the pass: another one may have room for other numbers of rows. whole: all rows at once.
+        kind: each kind of pass has room for its own number of rows. whole: all rows pass at once.
         """
-        most, made = len(x) if whole else self._rows_at_once(kind, x), list[T]()
-        alone = most >= len(x)
-        todo = [slice(0, len(x))] if alone else slices(len(x), most)
+        todo, made = slices(len(x), len(x) if whole else self._rows_at_once(kind, x)), list[T]()
+        alone = len(todo) == 1
         while todo:
             given: tuple[Any, ...] = (x, *rows) if alone else (x[todo[0]], *cut(todo[0], *rows))
-            form = self.form
+            form, full = self.form, False
             try:
                 made.append(step(*given))
-                todo = todo[1:]
-                continue
             except Refused as refused:
                 self._unfold(refused)
                 continue
             except Exception as error:  # compilers and models raise anything
-                if isinstance(error, InputError | NoGradientError):
+                full = ran_out(error)
+                final = (whole or self.room is None or len(given[0]) < 2) if full else kind == VERDICT
+                if final or isinstance(error, InputError | NoGradientError):
                     raise
-                if not ran_out(error):
-                    if kind == VERDICT:
-                        raise
+                if not full:
                     with self.lock:
-                        if self.form is form:  # or else another thread has left something
-                            made.append(self._mended(step, given, error))
-                            todo = todo[1:]
-                    continue
-                if whole or self.room is None or len(given[0]) < 2:
-                    raise
+                        if self.form is not form:  # another thread has left something
+                            continue
+                        made.append(self._mended(step, given, error))
             # only here: the error holds on to what the pass had in memory
-            if self.rows_apart(x):  # or else it is to fail again
+            if not full:
+                todo = todo[1:]
+            elif self.rows_apart(x) and self.room is not None:  # or else it is to fail again
                 todo, alone = self.room.halved(kind, x, todo), False
         return made[0] if len(made) == 1 else joined(made)
 
     def _rows_at_once(self, kind: str, x: Tensor) -> int:
-        """Return how many rows pass together: as many as is fastest and known to fit."""
+        """Return how many rows pass together: as many as are fastest, and known to fit."""
         rows, parts = len(x), self.parts
         splits = kind != VERDICT and parts is not None and parts.worth_splitting(x)
         if splits and parts is not None and self.rows_apart(x):
@@ -180,9 +192,9 @@ class Pipeline:
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def rows_apart(self, x: Tensor) -> bool:
-        """Return whether rows like those of x pass by themselves, as in other batches: two passes tell, once.
+        """Return whether the rows of a batch may pass in parts; two passes of a few rows of x tell, once.
 
-        They do not where a few are refused, or where their logits change with the other rows.
+        They may not where the model refuses a few rows, or where the logits of a row depend on other rows.
         """
         if self._rows_apart is None:
             with self.lock:
@@ -203,7 +215,7 @@ class Pipeline:
         return bool(self._rows_apart)
 
     def _mixing(self, few: Tensor, kept: int) -> str | None:
-        """Return why the first rows, `kept` of a few, do not pass by themselves."""
+        """Return why the first `kept` of a few rows do not pass alike among others; None where they do."""
         made = []
         for rows in (few, torch.cat([few[:kept], 0.25 + 0.5 * few[kept:].flip(-1)]).to(few.dtype)):
             with torch.no_grad(), generators_kept(rows.device), self.as_given.precisely(rows.device.type):
@@ -216,7 +228,7 @@ class Pipeline:
                     return f"the model refused {len(few)} rows ({first_line(error)})"
         finite = made[0].isfinite().all(1) & made[1].isfinite().all(1)
         one, other = made[0][finite], made[1][finite]
-        # the same kernels meet the same values: what is left are sums in no fixed order
+        # the same kernels meet the same values: only sums in no fixed order may differ
         if not len(one) or difference(one, other) <= allowance(one, [self.as_given.dtype]) / 1000:
             return None
         return "the logits of a row depend on other rows"
@@ -232,8 +244,7 @@ class Pipeline:
         """Return how many rows like `few` [PROBE, ...] to pass at once, which these pass to find out."""
         key = few.dtype, few.shape[1:], torch.get_num_threads()
         if key not in parts.usual:
-            # not seen in what a randomized model draws: it is done once for a model, and no call depends on
-            # what came before
+            # a randomized model draws next what it would have drawn anyway
             find = partial(parts.at_once, self._probe)
             with generators_kept(few.device):
                 parts.usual[key] = self.passed("probe", find, self.form.ready(few), whole=True)
@@ -257,20 +268,17 @@ class Pipeline:
         else:
             self.notes.add(f"passed again, after the model failed once ({why})")
             return made
-        for way in WAYS:
-            if not way.takes(form, why):
-                continue
-            self.use(way.leave(form))
+        for note, simpler in form.simpler(why):
+            self.use(simpler)
             try:
                 made = self.unfolding(step, *given)
             except Exception:
                 self.use(form)
                 continue
-            note = f"{way.note} ({why})"
-            if way.instead_of:
-                self.notes.warn(note, way.instead_of)
+            if form.compiled and not simpler.compiled:
+                self.notes.warn(f"{note} ({why})", instead_of=COMPILED)
             else:
-                self.notes.add(note)
+                self.notes.add(f"{note} ({why})")
             return made
         if self.differs or form.rewriting:
             self.use_given()
@@ -285,7 +293,7 @@ class Pipeline:
         raise error
 
     def leave_culprit(self, agrees: Callable[[], bool]) -> str | None:
-        """Leave what is wrong, one thing if that is enough; its name. None where all had to go."""
+        """Leave what is wrong, one thing if that is enough, and return its name; None where all had to go."""
         form, names = self.form, self.form.rewriting.names
 
         def right(fewer: Form) -> bool:
@@ -314,7 +322,7 @@ class Pipeline:
         return None
 
     def unfolding(self, step: Callable[..., T], *given: Any) -> T:
-        """Return step(*given), without the folded pairs that refuse it."""
+        """Return step(*given); a folded pair that refuses it is no longer folded."""
         while True:
             try:
                 return step(*given)
@@ -328,18 +336,18 @@ class Pipeline:
             self.notes.add(f"not folded: {refused.pair.name}, {why}")
 
     def forward(self, x: Tensor, form: Form, lens: Lens | None) -> Tensor:
-        """Return the logits of x, which is ready for that form, seen through `lens`."""
+        """Return the logits of x, which is ready for that form, through `lens`."""
         with form.precisely(x.device.type):
             logits = self.given(x, form.model, lens)
         if lens is not None:
-            # what a graph records it may hold on to
+            # a graph may hold on to what it records
             lens.finish(logits, replays=self.replays)
             for note in form.rewriting.notes(name for _, name in lens.used):
                 self.notes.add(note)
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def once(self, x: Tensor) -> Tensor:
-        """Return the logits of one pass of x."""
+        """Return the logits of one pass of x, to compare them."""
         form = self.form
         return self.forward(form.ready(x), form, form.lens(compared=True))
 
@@ -383,14 +391,6 @@ class Pipeline:
     def replays(self) -> bool:
         """Whether this thread is in a step of a graph."""
         return self.graphs is not None and self.graphs.replays
-
-    def unreplayed(self) -> AbstractContextManager[None]:
-        """Switch graphs off in this thread, inside."""
-        return nullcontext() if self.graphs is None else self.graphs.set_aside()
-
-    def fits(self, x: Tensor) -> int:
-        """Return how many rows of x are not known to be too many for the memory of a gradient."""
-        return len(x) if self.room is None else self.room.most(GRADIENT, x)
 
 
 def first_line(error: Exception) -> str:

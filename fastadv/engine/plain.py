@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv._torch import held_by
-from fastadv.engine.arguments import check_model, checked_directions, indices, labels_for
+from fastadv.engine.arguments import check_model, indices, labels_for
 from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
@@ -18,7 +19,7 @@ from fastadv.engine.cpu.norms import mend_parts
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
-from fastadv.engine.pull import pull
+from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
 
@@ -29,9 +30,8 @@ class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
     It rewrites, compares and times nothing. What runs is a copy of the modules in eval mode, which shares all
-    weights, so that the caller's modules stay as they are. It follows weights that change in place; after any
-    other change of the model, make a new one, as each call of an attack does. Where memory runs out a batch
-    passes in halves.
+    weights and follows them where they change in place. After any other change of the model make a new one,
+    as each call of an attack does. Where memory runs out, a batch passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
@@ -139,12 +139,8 @@ class Plain(Prepared):
                 attached = attached + self._given(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
             logits = attached.detach().clone()
-            chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
-            shape = x.shape[1:] if reduce is None else ()
-            gradients = x.new_empty(len(x), chosen.shape[1], *shape)
-            for place, by_logits in enumerate(chosen.unbind(1)):
-                gradient = self._pull(leaf, attached, by_logits, retain_graph=True).to(x.dtype)
-                gradients[:, place] = gradient if reduce is None else reduce(gradient)
+            back = partial(self._pull, leaf, attached, retain_graph=True)
+            _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.forwards += self._probes() - before
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients

@@ -9,13 +9,30 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import check_input
-from fastadv.engine.confidence import log_confidence
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.precision import NOTHING, no_autocast, no_gradient
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 Directions = Tensor | Callable[[Tensor], Tensor]
+
+
+def log_confidence(model: Any, logits: Tensor) -> Tensor:
+    """Return the log probability of each class that a model means by its logits; differentiable.
+
+    This is the log softmax, unless the model has a method `log_confidence(logits)` of its own, as those have
+    whose probabilities need not sum to 1 (an RBF network), or are calibrated (`ABS`).
+
+    Args:
+        model: the classifier.
+        logits: [B, K].
+
+    Returns:
+        [B, K].
+    """
+    own = getattr(model, "log_confidence", None)
+    found: Tensor = own(logits) if callable(own) else logits.log_softmax(1)
+    return found
 
 
 class CleanPass(Protocol):
@@ -34,21 +51,19 @@ class Prepared:
     """A classifier as an attack asks it: logits, input gradients, jacobians, verdicts, counts.
 
     There are two: `Plain` is the model as given, and `Frozen`, which `fastadv.freeze` makes, searches on a
-    faster copy. `verdict` and `model` are the model as given, in eval mode, in both. `forwards` and
-    `backwards` count the samples passed since the start; passes that a model makes internally are counted if
-    it reports them in an int `gradient_probes`. All passes are made outside of autocast, whatever is active
-    around them.
+    faster copy. In both, `verdict` and `model` are the model as given, in eval mode. Passes that a model
+    makes internally are counted if it reports them in an int `gradient_probes`. All passes are made outside
+    of autocast, and none computes a weight gradient.
 
     Attributes:
         source: what the caller gave.
         eot: passes over which logits, losses and gradients of the search are averaged.
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
         given: for the engine: the model as given, checked.
-        device: for the engine: of the weights; None where there is none.
-        forwards: samples passed forward.
-        backwards: samples passed backward.
-        compared: how many of both a Frozen passed to compare its search with the model. That depends on which
-            batches came before.
+        forwards: samples passed forward since the start.
+        backwards: samples passed backward since the start.
+        compared: how many of both a Frozen passed to compare its search with the model, which depends on the
+            batches that came before.
     """
 
     def __init__(
@@ -69,17 +84,15 @@ class Prepared:
         """The model as given, in eval mode."""
         return self._given.model
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where its samples must lie; None for a function, which takes them where they are."""
+        return self._device
+
     # What an attack asks.
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits of the search, the mean of `eot` passes, without a gradient.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-        """
+        """Return the logits of the search, the mean of `eot` passes, without a gradient."""
         raise NotImplementedError
 
     def input_gradient(
@@ -90,95 +103,40 @@ class Prepared:
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the value and the input gradient of a per-sample loss.
+        """Return a per-sample loss [B], the logits [B, K] and the gradient like x; means where `eot` > 1.
 
-        Losses are summed, so that a sample's gradient does not depend on its batch. Non-finite values are
-        returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
-
-        Args:
-            x: floating [B, ...].
-            y: int [B], labels; None where targets, or a loss that does not read it, are given.
-            loss: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets) -> [B].
-            targets: int [B], wanted classes, or None.
-            direction: whether the gradient must be right only up to a positive factor for each sample; it
-                then cannot underflow for confident samples. A search in bfloat16 gives it in that dtype for x
-                in float32, as the step ops take it. With `eot` > 1 the gradient is exact all the same, since
-                the mean of directions is not the direction of the mean.
-
-        Returns:
-            loss [B], logits [B, K] and gradient like x; with `eot` > 1 the means over as many passes.
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, labels do not fit, or the logits are
-                not [B, K] with K >= 2.
-            NoGradientError: the logits do not depend on x differentiably.
+        A sample's gradient does not depend on its batch, non-finite values are returned as they are, and grad
+        modes of the caller do not matter. `loss` is a name of `fastadv.losses.LOSSES` or a function (logits,
+        y, targets) -> [B]; `y` is None where `targets`, the wanted classes, take its place, or where the loss
+        reads neither. With `direction` the gradient of each sample is right up to a positive factor, so that
+        it cannot underflow for confident samples; a search in bfloat16 gives it in that dtype for x in
+        float32. With `eot` > 1 it is exact all the same: the mean of directions is not the direction of the
+        mean. Raises NoGradientError where the logits do not depend on x differentiably.
         """
         raise NotImplementedError
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the input gradients of several functions of the logits.
+        """Return logits [B, K] and the gradients [B, C, ...] of directions [B, C, K] @ logits at x.
 
-        The functions are directions[:, c] @ logits. One forward pass is shared by C backward passes. As in
-        `input_gradient`, grad modes do not matter, weight gradients are never computed, and non-finite values
-        are returned as they are. Neither compiled code nor CUDA graphs are used. With `eot` > 1 the gradients
-        are those of the mean logits, and the graphs of all passes are in memory at once.
-
-        Args:
-            x: floating [B, ...].
-            directions: [B, C, K], or a function of the logits [B, K] of that forward pass that returns them,
-                so that classes can be chosen by the logits; one-hot rows give rows of the Jacobian.
-            reduce: a function of a gradient like x to [B], such as a norm. Its results [B, C] then replace
-                the gradients, of which one at a time is in memory. None returns the gradients.
-
-        Returns:
-            logits [B, K], and gradients [B, C, ...] or what `reduce` makes of them, [B, C].
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, directions do not fit, or the logits
-                are not [B, K] with K >= 2.
-            NoGradientError: the logits do not depend on x differentiably.
+        `directions` may be a function of the logits, so that they can choose the classes; one-hot rows give
+        rows of the Jacobian. `reduce` maps a gradient like x to [B], such as its norm; its results [B, C]
+        replace the gradients, of which one at a time is in memory. One forward pass serves C backward passes,
+        without compiled code or CUDA graphs. With `eot` > 1 the gradients are those of the mean logits, and
+        the graphs of all passes are in memory at once.
         """
         raise NotImplementedError
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Return the logits of the model as given, in eval mode and its own precision.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-
-        Raises:
-            InputError: x is no floating tensor on the model's device, or the logits are not [B, K] with K >=
-                2.
-        """
+        """Return the logits of the model as given, in eval mode and its own precision."""
         return self._as_given(self._verdict, x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            The pass, whose logits are the verdict.
-        """
+        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
 
     def confidence(self, x: Tensor) -> Tensor:
-        """Return the probability that the model as given assigns to each class, in eval mode.
-
-        It is the model's own `confidence(x)` where it has one, otherwise that of its logits
-        (`log_confidence`): the softmax, unless the model says otherwise.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            [B, K].
-        """
+        """Return the model's own `confidence(x)` where it has one; otherwise that of its logits."""
         own = getattr(self.model, "confidence", None)
         if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
@@ -208,10 +166,7 @@ class Prepared:
 
     @property
     def input_threshold(self) -> float | None:
-        """Where the model sets pixels to 0 or 1, if its `input_threshold` says so; otherwise None.
-
-        Only the side of a pixel then counts (`fastadv.models.Binarized`).
-        """
+        """Where the model sets pixels to 0 or 1, as `fastadv.models.Binarized` does, or None."""
         value = getattr(self.model, "input_threshold", None)
         return value if isinstance(value, float) else None
 
@@ -221,136 +176,55 @@ class Prepared:
         raise NotImplementedError
 
     def add_note(self, note: str) -> None:
-        """Add a note, unless it is there already.
-
-        Args:
-            note: one sentence.
-        """
+        """Add a note, unless it is there already."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return the options that can change results, for the identity of a run.
-
-        Returns:
-            A dictionary for JSON.
-        """
+        """Return the options that can change results, for the identity of a run."""
         raise NotImplementedError
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one.
-
-        Args:
-            dtype: of x.
-
-        Returns:
-            The same, or the dtype of the weights where the model refuses it.
-        """
+        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
         return self._given.sees(dtype)
 
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        """Announce whose rows the next passes are.
-
-        A subclass that counts passes for each sample overrides this; here it does nothing.
-
-        Args:
-            ids: int [n], sample numbers.
-            each: how many rows belong to each sample; the rows of one sample follow each other.
-        """
+        """Take whose rows pass next, for a subclass that counts passes for each sample."""
 
     # What only a Frozen has to do.
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that the search prefers, without a copy where it already has it.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            The same values.
-        """
+        """Return `x` in the layout that the search prefers, without a copy where it already has it."""
         return x
 
     def full_batch(self, x: Tensor) -> int:
-        """Return the number of rows at which a pass on a CPU takes the least time for each row.
-
-        Args:
-            x: [B, ...], rows of the wanted shape.
-
-        Returns:
-            The number of rows; 0 where it does not matter.
-        """
+        """Return the number of rows at which a pass on a CPU takes the least time for each row."""
         return 0
 
     def fits(self, x: Tensor) -> int:
-        """Return how many rows of x are not known to be too many for the memory of a gradient.
-
-        Args:
-            x: [B, ...].
-
-        Returns:
-            The number of rows, at most B.
-        """
+        """Return how many rows of x are not known to be too many for the memory of a gradient."""
         return len(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
-        """Prepare the search for rows like x.
-
-        Args:
-            x: floating [B, ...].
-            verdict: [B, K], the logits of the model as given, where the caller has them.
-
-        Returns:
-            Whether nothing is left to prepare.
-        """
+        """Prepare the search for rows like x; return whether nothing is left to prepare."""
         return True
 
     def hold(self, apart: float, verdict: Tensor) -> None:
-        """Take by how much the search differs from the verdict at the same points.
-
-        Args:
-            apart: the largest difference of a loss.
-            verdict: [B, K], the logits of the model as given.
-        """
+        """Take by how much the search differs from the verdict at the same points."""
 
     def check(self, x: Tensor) -> bool:
-        """Call `settle` on rows that represent others.
-
-        Args:
-            x: floating [B, ...].
-
-        Returns:
-            Whether nothing is left to prepare.
-        """
+        """Call `settle` on rows that represent others."""
         return self.settle(x)
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Tell whether steps on rows like x can be captured as CUDA graphs.
-
-        Args:
-            x: [B, ...].
-
-        Returns:
-            True where they can.
-        """
+        """Tell whether steps on rows like x can be captured as CUDA graphs."""
         return False
 
     def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
-        """Replay captured steps.
-
-        Args:
-            run: a function of the graphs.
-
-        Returns:
-            What it returns; None without CUDA graphs.
-        """
+        """Return what `run` makes of captured steps; None without CUDA graphs."""
         return None
 
     def unreplayed(self) -> AbstractContextManager[object]:
-        """Replay no captured step, inside.
-
-        Returns:
-            A context manager.
-        """
+        """Replay no captured step, inside."""
         return NOTHING
 
     def _verdict(self, x: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Gradients at x, from gradients at the logits."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fastadv._torch import run_backward
+from fastadv.engine.arguments import checked_directions
 from fastadv.errors import NoGradientError
 
 # target size of logit gradients in float16: room to grow 1e3x and shrink 1e7x on the way back
@@ -15,11 +18,11 @@ def pull(
 ) -> Tensor:
     """Return the gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph.
 
-    whole: take those to all leaves, as reentrant checkpoints demand; the model's weights want none.
+    whole: take gradients to all leaves, as reentrant checkpoints demand; the model's weights want none.
     """
     gradient = None
-    # not `torch.autograd.grad`, a function that a `TorchFunctionMode` sees, and what it calls it does not: a
-    # checkpoint that computes again has to be rewritten as it was before
+    # not `torch.autograd.grad`: a `TorchFunctionMode` sees that function instead of what it calls, and what a
+    # checkpoint computes again has to be rewritten as before
     if attached.requires_grad and whole:
         leaf.grad = None
         run_backward((attached,), (by_logits,), retain_graph, ())
@@ -49,3 +52,22 @@ def pull_scaled(
     gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph, whole)
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     return wide / factor.view(-1, *[1] * (leaf.ndim - 1))
+
+
+def pull_each(
+    x: Tensor,
+    logits: Tensor,
+    directions: Tensor | Callable[[Tensor], Tensor],
+    reduce: Callable[[Tensor], Tensor] | None,
+    back: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the directions [B, C, K], their gradients by `back`, each reduced, and the first as it is."""
+    chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
+    gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
+    first: Tensor | None = None
+    for place, by_logits in enumerate(chosen.unbind(1)):
+        gradient = back(by_logits).to(x.dtype)
+        if first is None:
+            first = gradient.clone()  # `reduce` may write into it
+        gradients[:, place] = gradient if reduce is None else reduce(gradient)
+    return chosen, gradients, torch.zeros_like(x) if first is None else first

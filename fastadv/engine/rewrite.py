@@ -11,7 +11,7 @@ from torch import nn
 
 from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
 from fastadv.engine.copying.twin import device_of
-from fastadv.engine.lens import Chosen, Lens, Way
+from fastadv.engine.lens import Lens, Way
 
 Ways = Mapping[Any, Way]  # of functions of torch
 
@@ -27,12 +27,10 @@ class Subject:
 
     @cached_property
     def on_cpu(self) -> bool:
-        """Whether it runs on the CPU."""
         return device_of(self.model) in (None, torch.device("cpu"))
 
     @cached_property
     def convolves(self) -> bool:
-        """Whether it holds a convolution in two dimensions."""
         return has_conv2d(self.model)
 
     @cached_property
@@ -42,7 +40,6 @@ class Subject:
 
 
 def on_cpu(subject: Subject) -> bool:
-    """Return whether it runs on the CPU."""
     return subject.on_cpu
 
 
@@ -52,17 +49,17 @@ def may_round(subject: Subject) -> bool:
 
 
 def has_conv2d(model: nn.Module) -> bool:
-    """Return whether it holds a convolution in two dimensions, which is faster in channels-last layout."""
+    """Return whether it holds a convolution in two dimensions."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """One thing that a search copy may do in another way.
+    """One thing that a search copy may compute in another way.
 
     name: switches it off. note: what `Frozen.notes` say once it was used. applies: whether it is for a model.
-    replace: ways of functions of torch, or what makes them for one model. exact: whether the forward pass
-    stays as it is, to the last bit. needs: what the machine must have, beyond a CPU.
+    replace: ways to compute functions of torch, or what makes them for one model. exact: whether logits stay
+    as they are, to the last bit. needs: what the machine must have, beyond a CPU.
     """
 
     name: str
@@ -80,12 +77,7 @@ class Rewrite:
 class Rewriting:
     """The rewrites of one model. It never changes: `without` gives another one."""
 
-    def __init__(
-        self,
-        rewrites: Iterable[Rewrite] = (),
-        subject: Subject | None = None,
-    ) -> None:
-        """Prepare them for a model."""
+    def __init__(self, rewrites: Iterable[Rewrite] = (), subject: Subject | None = None) -> None:
         self._made = {} if subject is None else {each: each.ways(subject) for each in rewrites}
         folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
         self.folds = Folds(subject.model) if folded and subject is not None else None
@@ -98,7 +90,6 @@ class Rewriting:
                 ways.setdefault(function, []).append((rewrite.name, way))
         self.ways = {function: tuple(found) for function, found in ways.items()}
         self.names = [rewrite.name for rewrite in self._made]
-        self._chosen: Chosen = {}
         self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
@@ -114,12 +105,9 @@ class Rewriting:
         return fewer
 
     def lens(self, watch: Watch | None = None, compared: bool = False) -> Lens:
-        """Return what one pass is seen through; one that is watched is not folded.
-
-        compared: with the model as given. Then all ways are taken that suit.
-        """
+        """Return what one pass is seen through; in one that is watched nothing is folded."""
         reads = watch or (Promises(self.folds) if self.folds is not None else None)
-        return Lens(self.ways, reads, compared=True) if compared else Lens(self.ways, reads, self._chosen)
+        return Lens(self.ways, reads, compared)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         """Return the notes of the rewrites named."""

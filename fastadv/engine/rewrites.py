@@ -28,10 +28,7 @@ NAMES = tuple(rewrite.name for rewrite in REWRITES)
 def applicable(
     model: nn.Module, dtype: torch.dtype | None, exact: bool, without: Iterable[str] = ()
 ) -> list[Rewrite]:
-    """Return the rewrites for a model that is to compute in `dtype`, but for those switched off.
-
-    exact: only those that leave each logit as it is, to the last bit.
-    """
+    """Return the rewrites for a model that is to compute in `dtype`; `exact`: without rounding any logit."""
     # the compiler has looked at its parts
     if any(map(holds_compiled, model.modules())):
         return []

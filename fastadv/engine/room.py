@@ -11,22 +11,21 @@ from torch import Tensor, nn
 
 log = logging.getLogger("fastadv")
 
-# kinds of passes, each of which has room for its own number of rows: of a step of most attacks, and of the
-# model as given
+# kinds of passes, each with room for its own number of rows: a step of most attacks, and the model as given
 GRADIENT, VERDICT = "gradient", "verdict"
 
 T = TypeVar("T")  # a tensor [B, ...], or a tuple of such
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether the error says that memory ran out, a GPU's or the process's."""
+    """Return whether an error says that the memory of a GPU or of the process ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def slices(size: int, most: int) -> list[slice]:
-    """Return as few parts of `size` rows as have at most so many: nearly equal, as one row may be minded."""
+    """Split `size` rows into the fewest nearly equal slices of at most `most` rows."""
     count = max(math.ceil(size / max(most, 1)), 1)
     ends = [math.ceil(size * part / count) for part in range(count + 1)]
     return [slice(*pair) for pair in pairwise(ends)]
@@ -52,7 +51,7 @@ class Room:
         self._most: dict[Any, int] = {}
 
     def most(self, kind: str, x: Tensor) -> int:
-        """Return how many of the rows of x are known to fit into that pass, or not known not to."""
+        """Return how many rows of x fit into that kind of pass, as far as is known."""
         return min(self._most.get(self._key(kind, x), len(x)), len(x))
 
     @staticmethod
@@ -60,10 +59,7 @@ class Room:
         return kind, x.dtype, *x.shape[1:]
 
     def halved(self, kind: str, x: Tensor, todo: list[slice]) -> list[slice]:
-        """Split the parts of x in `todo`, the first of which did not fit, into parts of half its size.
-
-        kind: names the pass: another one may have room for other numbers of rows.
-        """
+        """Split the parts of x in `todo`, the first of which did not fit, into parts of half its size."""
         count = todo[0].stop - todo[0].start
         most = self._most[self._key(kind, x)] = (count + 1) // 2
         log.warning(

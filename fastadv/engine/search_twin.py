@@ -1,4 +1,4 @@
-"""The search twin of a frozen model: a copy in the form that is fastest."""
+"""The search twin of a frozen model: the steps by which it computes, and how they are compared."""
 
 import logging
 from collections.abc import Callable
@@ -12,15 +12,13 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine import guard
-from fastadv.engine.arguments import checked_directions
 from fastadv.engine.copying.fold import Watch
 from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.lens import Lens
 from fastadv.engine.pipeline import Pipeline, left_out
-from fastadv.engine.pull import pull, pull_scaled
+from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rounding import Format
-from fastadv.engine.trusted import captures
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
@@ -28,9 +26,9 @@ log = logging.getLogger("fastadv")
 
 WRONG_GRADIENT = "the gradient of the search was not that of the model"
 WRONG_LOGITS = "the logits of the search were not those of the model"
-FAR = 0.8  # below that mean cosine, a search in half precision is weak
-FAR_OFF = "gradients point elsewhere than the model's, by a mean cosine of"
 NOTHING = "there was no gradient to compare"
+FAR = 0.8  # mean cosine, below which a search in half precision is weak
+FAR_OFF = "gradients point elsewhere than the model's, by a mean cosine of"
 
 
 class SearchTwin(Pipeline):
@@ -43,7 +41,7 @@ class SearchTwin(Pipeline):
         return folds is not None and folds.unknown and not self.form.compiled
 
     def first(self, x: Tensor) -> Tensor:
-        """Return the logits of the first pass, in the form in which it works, and folded."""
+        """Return the logits of the first pass, after the one that is watched for layers to fold."""
         if self.form.compiled:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
         if self.learns:
@@ -52,7 +50,7 @@ class SearchTwin(Pipeline):
 
     def _watch(self, x: Tensor) -> None:
         form, folds = self.form, self.form.rewriting.folds
-        if folds is not None:  # or else it was left
+        if folds is not None:  # a watched pass that failed has left it out
             watch = Watch(folds)
             self.forward(form.ready(x), form, form.rewriting.lens(watch, compared=True))
             folds.learn(watch)
@@ -66,14 +64,14 @@ class SearchTwin(Pipeline):
             form = self.scoring
             ready = form.ready(x)
             kind = ready.dtype, ready.shape
-            # a lens takes as long as a small network itself, and rewrites make passes faster, not right
+            # no lens where nothing was rewritten last time: on small networks it costs as much as the pass
             lens = None if kind in self.bare else form.lens()
             try:
                 logits = self.forward(ready, form, lens)
             except Exception:
                 if kind not in self.bare:
                     raise
-                self.bare.discard(kind)  # on another way through the model, a layout may need its rewrite
+                self.bare.discard(kind)  # on another path through the model, a layout may need its rewrite
                 continue
             if lens is not None and not lens.used:
                 self.bare.add(kind)
@@ -114,16 +112,9 @@ class SearchTwin(Pipeline):
                 attached = attached + self.forward(leaf, form, form.lens())
             attached = attached / self.options.eot if self.options.eot > 1 else attached
             logits = attached.detach().clone()
-            chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
-            shape = x.shape[1:] if reduce is None else ()
-            gradients, first = x.new_empty(len(x), chosen.shape[1], *shape), None
-            for place, by_logits in enumerate(chosen.unbind(1)):
-                gradient = self.backward(form, attached, leaf, by_logits, retain_graph=True)
-                gradients[:, place] = gradient if reduce is None else reduce(gradient.to(x.dtype))
-                first = gradient.to(x.dtype, copy=True) if first is None else first
-            # one of them, where there is one
-            by_logits, first = chosen[:, :1].sum(1), torch.zeros_like(x) if first is None else first
-            if self._compared(lens, x, one, by_logits, first):
+            back = partial(self.backward, form, attached, leaf, retain_graph=True)
+            chosen, gradients, first = pull_each(x, logits, directions, reduce, back)
+            if self._compared(lens, x, one, chosen[:, :1].sum(1), first):
                 return logits, gradients
 
     def _compared(
@@ -144,9 +135,10 @@ class SearchTwin(Pipeline):
         if form is self.as_given:
             return True
         used = gradient is not None, *(lens.used if lens else ())
-        if not ((lens and lens.used) or self.differs) or not len(x) or x.device.type == "meta" or captures(x):
+        rewritten = bool(lens and lens.used) or self.differs
+        if not rewritten or not len(x) or x.device.type == "meta" or guard.captures(x):
             return True
-        # of a graph, rows without the spare ones were compared
+        # in a graph, the rows without the spare ones were compared before
         if self.replays or not self.trusted.owed(used, x, logits):
             return True
         # what a randomized model draws next does not depend on what was compared
@@ -157,41 +149,47 @@ class SearchTwin(Pipeline):
                 return True
             if most < len(x) and not self.rows_apart(x):
                 most = len(x)
-
-            def wrong(logits: Tensor | None = None, gradient: Tensor | None = gradient) -> str | None:
-                form = self.form if by_logits is not None else self.scoring
-                given = replace(self.reference, whole=form.whole)
-                forms = {"searched": form, "given": given, "plain": form.without_functions()}
-                looks = {name: partial(self.unfolding, self._look, each) for name, each in forms.items()}
-                logits = looks["searched"](x) if logits is None else logits
-                formats: list[Format] = [form.rounds] if form.rounds else [given.weights, form.dtype]
-                if not guard.same_logits(guard.Looks(**looks), x, logits, formats, most):
-                    return WRONG_LOGITS
-                # estimates come from logits
-                if by_logits is None or self.probing:
-                    return None
-                pulls = {name: partial(self.unfolding, self.pull, each) for name, each in forms.items()}
-                found = pulls["searched"](x, by_logits) if gradient is None else gradient
-                format = form.rounds or form.dtype
-                ways = guard.Ways(**pulls, measured=partial(self._tell, format))
-                agreed = guard.agrees(ways, x, by_logits, found, format, most)
-                # where there is nothing to compare, the next pass of that kind is
-                return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
-
-            why = wrong(logits)
+            why = self._wrong(most, x, by_logits, logits, gradient)
             if why is None:
                 trusted.add(used, x, logits)
-            if why in (None, NOTHING):
+            if why in (None, NOTHING):  # the next pass of this kind may have something to compare
                 return True
-            names = set(self.form.rewriting.names)
-            culprit = self.leave_culprit(lambda: wrong(gradient=None) in (None, NOTHING))
-            trusted.off |= names - set(self.form.rewriting.names)
-            self.notes.warn(left_out(culprit, str(why)))
+            culprit = self.leave_culprit(lambda: self._wrong(most, x, by_logits) in (None, NOTHING))
+            self.notes.warn(left_out(culprit, why))
             self.count_compared(len(x), 0 if gradient is None else len(x))
             return False
 
+    def _wrong(
+        self,
+        most: int,
+        x: Tensor,
+        by_logits: Tensor | None,
+        logits: Tensor | None = None,
+        gradient: Tensor | None = None,
+    ) -> str | None:
+        """Return what is wrong with a pass of x on `most` of its rows; None where nothing is, or NOTHING.
+
+        by_logits: None for a pass without a gradient. logits, gradient: what the pass gave; None asks again.
+        """
+        form = self.scoring if by_logits is None else self.form
+        given = replace(self.reference, whole=form.whole)
+        forms = form, given, form.without_functions()
+        looks = guard.Ways(*(partial(self.unfolding, self._look, each) for each in forms))
+        logits = looks.searched(x) if logits is None else logits
+        formats: list[Format] = [form.rounds] if form.rounds else [given.weights, form.dtype]
+        if not guard.same_logits(looks, x, logits, formats, most):
+            return WRONG_LOGITS
+        if by_logits is None or self.probing:  # an estimate comes from logits
+            return None
+        searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
+        gradient = searched(x, by_logits) if gradient is None else gradient
+        format = form.rounds or form.dtype
+        pulls = guard.Ways(searched, *others, measured=partial(self._tell, format))
+        agreed = guard.agrees(pulls, x, by_logits, gradient, format, most)
+        return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
+
     def _tell(self, format: Format, cosine: float) -> None:
-        """Note how near gradients in half precision are to the model's, and warn once where they are not."""
+        """Note how near gradients in half precision are to the model's, and warn once where they are far."""
         name = str(format).removeprefix("torch.")
         if not any(note.startswith(f"{name} gradients") for note in self.notes.texts):
             self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
@@ -199,7 +197,7 @@ class SearchTwin(Pipeline):
             self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search without that precision")
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
-        """Return the logits at x in that form; where gradients are followed, as if one was."""
+        """Return the logits at x in that form, with a graph where gradients are followed."""
         self.count_compared(len(x))
         ready = form.leaf(x) if torch.is_grad_enabled() else form.ready(x)
         return self.forward(ready, form, form.lens(compared=True)).detach()
@@ -207,12 +205,12 @@ class SearchTwin(Pipeline):
     def backward(
         self, form: Form, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
-        """Return `pull` in the form's precision; in float32 where that is float16, which would underflow."""
-        # what a checkpoint computes again is rewritten as before
+        """Return `pull` in the form's precision, scaled for float16, where gradients would underflow."""
+        # the lens is for what a checkpoint computes again
         with form.precisely(leaf.device.type), form.lens() or nullcontext():
             if torch.float16 not in (form.weights, form.autocast):
                 return pull(attached, leaf, by_logits, retain_graph, form.whole)
-            # samples that may mix have one scale
+            # samples that may depend on each other share a scale
             apart = self.room is not None and isinstance(form.model, nn.Module)
             return pull_scaled(attached, leaf, by_logits, retain_graph, apart, form.whole)
 

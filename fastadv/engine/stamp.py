@@ -1,8 +1,8 @@
-"""Whether a model still is what it was: one look at it takes microseconds (about 100 for a ResNet-18)."""
+"""Whether a model still is what it was: one look takes microseconds (about 100 for a ResNet-18)."""
 
 import ctypes
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import compiled_call, version
-from fastadv.engine.copying.closures import content, inside
+from fastadv.engine.copying.closures import content, inside, reachable
 
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.layout}
 _FIXED = (type, Enum, BuiltinFunctionType, torch.memory_format, ModuleType)
@@ -24,27 +24,27 @@ SAMPLED = 4  # elements of each tensor that are looked at
 class Stamp:
     """What a model leads to: its parts, attributes, modes and hooks, where its tensors lie, and their values.
 
-    Of values it sees each write that torch counts, and of those that it does not, such as
-    `parameter.data.mul_(2)`, on a CPU what changes one of SAMPLED elements, the first and the last among
-    them. It does not see other such writes, nor those into memory that is no tensor of the model, such as a
-    NumPy array or an object of C code, nor what a function reads from global variables.
+    It sees each write that torch counts. Of other writes, such as `parameter.data.mul_(2)`, it sees on a CPU
+    what changes one of SAMPLED elements, the first and the last among them. It does not see writes into
+    memory that is no tensor of the model, such as a NumPy array, nor what a function reads from global
+    variables.
 
     `known` is False where the model leads to an object of a kind that may change unseen.
     """
 
     def __init__(self, model: nn.Module, copied: nn.Module | None = None, values: bool = True) -> None:
-        """Look at the model. Objects that `copied` leads to as well are the same for both, and not compared.
+        """Look at the model, except for objects that `copied` leads to as well.
 
         values: whether those of tensors count; otherwise copies share them.
         """
-        shared = set() if copied is None else {id(part) for part in _walk(copied, set())}
-        parts = list(_walk(model, shared))
+        shared = set() if copied is None else {id(part) for part in reachable(copied, _inside, _PLAIN)}
+        parts = list(reachable(model, _inside, _PLAIN, shared))
         self.known = all(map(_known, parts))
         held = [changeable for part in parts if (changeable := _changeable(part)) is not None]
         self._empty = [each for each in held if not each]
         self._held = [each for each in held if each]
         self._then = [_copied(each) for each in self._held]
-        # which dictionaries that are equal need not share: a ModuleDict runs its parts in order
+        # equal dictionaries may differ in their order, in which a ModuleDict runs its parts
         self._ordered = [part for part in parts if isinstance(part, dict) and len(part) > 1]
         self._orders = list(map(tuple, self._ordered))
         self._objects = [part for part in parts if isinstance(part, nn.Module)]
@@ -56,7 +56,7 @@ class Stamp:
         self._placed = [tensor for tensor in tensors if tensor.layout == torch.strided and _place(tensor)]
         self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
         self._sampled = [tensor for tensor in self._placed if values and _is_plain(tensor)]
-        # held, so that what `_elements` read is there even where another thread gives a tensor other memory
+        # held, so that the memory which `_elements` read stays even if a tensor is given other memory
         self._storages = [tensor.untyped_storage() for tensor in self._sampled]
         self._elements = [element for tensor in self._sampled for element in _elements(tensor)]
         self._places, self._versions = self._places_now(), list(map(version, self._counted))
@@ -88,22 +88,12 @@ class Stamp:
 _value = attrgetter("value")
 
 
-def _walk(model: nn.Module, seen: set[int]) -> Iterator[object]:
-    """Yield the objects that it leads to, each once, but for those `seen` before."""
-    held: list[object] = []  # so that no other object gets an id of theirs
-    waiting: list[object] = [model]
-    while waiting:
-        value = waiting.pop()
-        if type(value) in _PLAIN or id(value) in seen:
-            continue
-        seen.add(id(value))
-        held.append(value)
-        yield value
-        if isinstance(value, nn.Module):
-            compiled = compiled_call(value)  # it leads to the compiler's own objects
-            waiting += [part for part in vars(value).values() if part is not compiled]
-        elif not isinstance(value, Tensor):
-            waiting += inside(value) or inside(_changeable(value))
+def _inside(value: object) -> Iterable[Any]:
+    """Return what an object leads to, also one of an unknown kind."""
+    if isinstance(value, nn.Module):
+        compiled = compiled_call(value)  # it leads to the compiler's own objects
+        return [part for part in vars(value).values() if part is not compiled]
+    return () if isinstance(value, Tensor) else inside(value) or inside(_changeable(value))
 
 
 def _changeable(value: object) -> Any:

@@ -13,9 +13,8 @@ from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import LOOKS, Evidence, Indicators, choose, look_through
-from fastadv.attacks.methods.flags import blind
+from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
 from fastadv.engine import Prepared, prepare
 from fastadv.evaluation._outcome import Attack, Part, bound
 from fastadv.evaluation._parts import Parts
@@ -61,15 +60,16 @@ def indicators(
 def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
     """Return what all batches of one attack say."""
     whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
-    unseeing = torch.full_like(row.broken, not row.backwards)
-    if row.components is not None and row.backwards:
+    gradient = took_gradients(row.backwards, None if row.components is None else row.components.costs)
+    unseeing = torch.full_like(row.broken, not gradient)
+    if row.components is not None and gradient:
         unseeing = row.components.by_any_of(blind(row.components.costs))
     return Evidence(
         broken=row.broken,
         blind=row.broken & unseeing,
-        unmoved=(whole["unmoved"] | whole["failed.attack"]) & bool(row.backwards),
+        unmoved=(whole["unmoved"] | whole["failed.attack"]) & gradient,
         unfinished=torch.cat([part["unfinished"] for part in parts]),
-        gradient=row.backwards > 0,
+        gradient=gradient,
         passes=row.forwards + row.backwards,
         threat=row.threat,
         soft=SOFT_LOGITS in row.flags,
@@ -93,7 +93,7 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
 def _problem(frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
     if not len(places):
         return None
-    x, y, ids = (each.to(device_for(frozen)) for each in next(batches(dataset, len(places), order=places)))
+    x, y, ids = (each.to(frozen.device) for each in next(batches(dataset, len(places), order=places)))
     return problem(x, y, threat, ids=ids)
 
 

@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared
 from fastadv.engine.frozen import CHECK_ROWS
@@ -61,7 +60,7 @@ def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor) -> 
     with processes.agreement():
         for part in torch.split(positions, CHECK_ROWS):
             x, _, _ = next(batches(dataset, CHECK_ROWS, order=part, workers=0))
-            if frozen.check(x.to(device=device_for(frozen))):
+            if frozen.check(x.to(device=frozen.device)):
                 return
 
 
@@ -69,7 +68,7 @@ def _with_verdict(frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tenso
     if not parts:
         return
     for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts))):
-        x, y, ids = (tensor.to(device=device_for(frozen)) for tensor in batch)
+        x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
         logits = frozen.verdict(x)
         if y.min() < 0 or y.max() >= logits.shape[1]:
             raise InputError(

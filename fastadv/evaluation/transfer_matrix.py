@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
@@ -146,7 +145,7 @@ def transfer_matrix(
         right = torch.stack([one == y for one in clean])
         correct += right.sum(1)
         for row, (name, maker) in enumerate(makers.items()):
-            where = device_for(maker)
+            where = maker.device
             given = [part.to(device=where) for part in (x, y, ids)]
             result = run_attack(name, _towards(attack, aims), maker, *given)
             for column, judge in enumerate(judges.values()):
@@ -164,12 +163,12 @@ def _frozen(name: str, models: Models) -> dict[str, Prepared]:
 
 def _predictions(judge: Prepared, x: Tensor) -> Tensor:
     """Return int64 [B] on the CPU; -1 where the logits are not finite."""
-    logits = judge.verdict(x.to(device=device_for(judge)))
+    logits = judge.verdict(x.to(device=judge.device))
     return logits.argmax(1).where(logits.isfinite().all(1), -1).cpu()
 
 
 def _check_classes(models: Sequence[tuple[str, Prepared]], x: Tensor, y: Tensor) -> None:
-    found = [(name, model.verdict(x[:1].to(device=device_for(model))).shape[1]) for name, model in models]
+    found = [(name, model.verdict(x[:1].to(device=model.device)).shape[1]) for name, model in models]
     classes = found[0][1]
     if any(other != classes for _, other in found):
         told = ", ".join(f"{name} {count}" for name, count in found)

@@ -7,7 +7,7 @@ from fastadv.models.adapt import adapt
 from fastadv.models.binarized import Binarized
 from fastadv.models.bpda import Substitute, bpda
 from fastadv.models.normalized import STATISTICS, Normalized
-from fastadv.models.registry import create, names
+from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.representation import representation
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.zoo import robustbench, robustbench_entries
@@ -39,21 +39,11 @@ __all__ = [
 ]
 
 # Imported when they are asked for: ResNets need torchvision, which takes longer than all the rest.
-_LATE = {
-    "ABS": "abs",
-    "LogisticRegression": "linear",
-    "PreActResNet18": "preact_resnet",
-    "ResNet18": "resnet",
-    "ResNet50": "resnet",
-    "SchottCNN": "cnn",
-    "SmallCNN": "small_cnn",
-    "SoftmaxRegression": "linear",
-    "WideResNet": "wide_resnet",
-    "WongCNN": "wong_cnn",
-}
+_LATE = {attribute: module for module, _, attribute in (path.partition(":") for path in BUILT_IN.values())}
+_LATE |= {"ABS": "fastadv.models.abs"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATE:
-        return getattr(importlib.import_module(f"fastadv.models.{_LATE[name]}"), name)
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

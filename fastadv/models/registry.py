@@ -10,7 +10,7 @@ from torch import nn
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.models.normalized import STATISTICS, Normalized
 
-_BUILT_IN = {
+BUILT_IN = {
     "softmax": "fastadv.models.linear:SoftmaxRegression",
     "logistic": "fastadv.models.linear:LogisticRegression",
     "cnn": "fastadv.models.cnn:SchottCNN",
@@ -31,15 +31,15 @@ def names() -> tuple[str, ...]:
     Returns:
         A tuple of names.
     """
-    return tuple(_BUILT_IN)
+    return tuple(BUILT_IN)
 
 
 def factory(name: str) -> Callable[..., Any]:
     """Return what makes the models of that name; InputError where there is none."""
-    module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
+    module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise InputError(
-            f"model: expected one of {', '.join(_BUILT_IN)}, or your own as package.module:function, "
+            f"model: expected one of {', '.join(BUILT_IN)}, or your own as package.module:function, "
             f"got {name!r}"
         )
     try:
@@ -85,8 +85,8 @@ def create(name: str, **kwargs: Any) -> nn.Module:
         (4, 10)
     """
     make = factory(name)
-    normalize = kwargs.pop("normalize", None) if name in _BUILT_IN else None
-    said = getattr(make, "keywords", {}).keys() & kwargs if name in _BUILT_IN else ()
+    normalize = kwargs.pop("normalize", None) if name in BUILT_IN else None
+    said = getattr(make, "keywords", {}).keys() & kwargs if name in BUILT_IN else ()
     for key in said:
         raise InputError(
             f"model {name!r}: expected no {key}, which its name says, got {kwargs[key]!r}; use wide_resnet"

@@ -83,19 +83,10 @@ register(
 
 
 def distance(x_adv: Tensor, x: Tensor, order: float, box: Box = NO_BOX) -> tuple[Tensor, Tensor]:
-    """Measure the distance of each sample, and whether it is in the box.
+    """Return ||x_adv - x|| of each sample, float64 [B], and whether x_adv is in the box, bool [B].
 
-    Args:
-        x_adv: floating [B, ...].
-        x: like x_adv; of two dtypes the wider one holds both.
-        order: of the norm, >= 0; inf is L-infinity.
-        box: (lo, hi), as x_adv's dtype rounds it; by default no box.
-
-    Returns:
-        ||x_adv - x||, float64 [B], and whether x_adv is in the box, bool [B].
-
-    Raises:
-        InputError: tensors do not match, the order is negative or NaN, or the box is none.
+    x_adv and x are floating [B, ...]; of two dtypes the wider one holds both. `order` is that of the norm, >=
+    0; inf is L-infinity. Raises InputError for tensors that do not match, a negative order and an empty box.
     """
     if x_adv.dtype is not x.dtype:
         common = torch.promote_types(x_adv.dtype, x.dtype)

@@ -55,11 +55,7 @@ def l1_step(
 
     Args:
         x_adv: floating [B, ...], in ball and box.
-        grad: like x_adv.
-        x: like x_adv, the centers, inside the box.
-        radius: in input units, a number or [B]; may be inf.
-        step_size: in input units, a number or [B].
-        box: (lo, hi) of valid inputs.
+        others: as in `linf_step`.
 
     Returns:
         Points like x_adv, in ball and box.
@@ -77,11 +73,7 @@ def l1_step_(
 
     Args:
         x_adv: floating [B, ...], in ball and box; overwritten. It must not be x itself.
-        grad: like x_adv.
-        x: like x_adv, the centers, inside the box.
-        radius: in input units, a number or [B]; may be inf.
-        step_size: in input units, a number or [B].
-        box: (lo, hi) of valid inputs.
+        others: as in `linf_step`.
 
     Returns:
         x_adv.

@@ -50,16 +50,9 @@ _new = op("largest")
 
 
 def largest(values: Tensor) -> Tensor:
-    """Return the largest absolute value of each sample.
+    """Return the largest absolute value [B] of each sample of values [B, ...]; NaN where there is one.
 
-    Args:
-        values: floating [B, ...].
-
-    Returns:
-        [B]; NaN where an element is NaN, and 0 where there is no element.
-
-    Raises:
-        InputError: the values are no floating batch of rank >= 2.
+    It is 0 where there is no element. Raises InputError for anything but a floating batch of rank >= 2.
     """
     check_like(values)
     return _new(values)

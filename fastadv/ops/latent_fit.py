@@ -108,29 +108,12 @@ def latent_fit(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Fit latents to images: the search of Analysis by Synthesis, for all classes at once.
 
-    Losses are per value of an image. Not differentiable: the model gives the envelope gradient.
-
-    Args:
-        x: [B, C, H, H] in [0, 1].
-        z: [B, K, L], the starting points.
-        weights: of each layer, [K, cin, cout, k, k]; the first takes L channels to its kernel's size.
-        biases: of each layer, [K, cout].
-        strides: of each layer.
-        beta: weight of the prior's cost.
-        steps: evaluations, >= 1.
-        step_size: of Adam.
-        max_norm: the largest norm of a latent.
-        bf16: multiply in bfloat16 with single sums where the processor can (`extension.bf16()`), elsewhere in
-            single precision.
-
-    Returns:
-        loss [B, K] and latents [B, K, L] of the last evaluation.
-
-    Raises:
-        InputError: shapes do not fit, dtypes or devices are mixed, or steps < 1.
-
-    Source:
-        Schott et al. 2018 (arXiv 1805.09190), section 3.
+    x [B, C, H, H] in [0, 1]; z [B, K, L], the starting points; weights [K, cin, cout, k, k], biases [K, cout]
+    and a stride for each layer, the first of which takes L channels to its kernel's size. `beta` is the
+    weight of the prior's cost, `steps` counts evaluations, and `bf16` multiplies in bfloat16 with single sums
+    where the processor can (`extension.bf16()`). Returns loss [B, K], per value of an image, and latents [B,
+    K, L] of the last evaluation. Not differentiable: the model gives the envelope gradient. Raises InputError
+    on shapes that do not fit, mixed dtypes or devices, and steps < 1.
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")

@@ -79,11 +79,7 @@ def linf_step_(
 
     Args:
         x_adv: floating [B, ...], in ball and box; overwritten. It must not be x itself.
-        grad: like x_adv; a gradient in bfloat16 suits points in float32, too.
-        x: like x_adv, the centers, inside the box.
-        radius: in input units, a number or [B]; may be inf.
-        step_size: in input units, a number or [B].
-        box: (lo, hi) of valid inputs.
+        others: as in `linf_step`.
 
     Returns:
         x_adv.

@@ -91,17 +91,10 @@ register(
 def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the least ‖x − p_s‖² + bias_s and its s, for each row of x and each class.
 
-    Args:
-        x: floating [B, D].
-        prototypes: [S, D], or [K, S, D] of K classes, of the same dtype and device.
-        bias: [S] or [K, S]; None is zero.
-
-    Returns:
-        The least value and its index int64, each [B] or [B, K], as float64 differences give them; a tie goes
-        to the lower index; NaN, where there is one, is the least, as in torch.min.
-
-    Raises:
-        InputError: shapes, dtypes or devices do not fit, or there are no prototypes.
+    x is floating [B, D], prototypes [S, D], or [K, S, D] of K classes, and bias [S] or [K, S], zero by
+    default. The value and its index int64, each [B] or [B, K], are those of float64 differences; a tie goes
+    to the lower index, and NaN is the least, as in torch.min. Raises InputError where shapes, dtypes or
+    devices do not fit.
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise InputError(

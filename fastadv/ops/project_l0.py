@@ -35,10 +35,8 @@ def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) 
     """Project points on the points of the box that differ from x in at most `radius` coordinates.
 
     Args:
-        x_adv: floating [B, ...].
-        x: like x_adv, inside the box.
         radius: a number or [B]; a fraction is rounded down.
-        box: (lo, hi) of valid inputs.
+        others: as in `project_l2`.
 
     Returns:
         The nearest such points in the Euclidean norm, like x_adv.

@@ -25,13 +25,10 @@ def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) 
     at radius 1 around 0 in a box that holds them.
 
     Args:
-        x_adv: floating [B, ...].
-        x: like x_adv, inside the box.
-        radius: in input units, a number or [B]; may be inf.
-        box: (lo, hi) of valid inputs.
+        others: as in `project_l2`.
 
     Returns:
-        The nearest points of ball and box in the Euclidean norm, like x_adv.
+        The nearest such points in the Euclidean norm, like x_adv.
 
     Raises:
         InputError: tensors do not match, or the radius is negative.

@@ -90,23 +90,11 @@ register(
 def quantize_in_ball(
     x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: Box = (0.0, 1.0), levels: int = 255
 ) -> Tensor:
-    """Round points to equally spaced values of the box, inside the ball around x.
+    """Round points [B, ...] of the ball around x to `levels` + 1 equally spaced values of the finite box.
 
-    Where x is on the grid, so is some point of the ball.
-
-    Args:
-        x_adv: floating [B, ...], in the ball.
-        x: like x_adv, the centers.
-        norm: the name of a threat's norm, such as "l2".
-        radius: in input units, a number or [B]; may be inf.
-        box: (lo, hi) of valid inputs, finite.
-        levels: the number of steps between the ends of the box, >= 1; 255, the default, makes 8-bit images.
-
-    Returns:
-        Points like x_adv.
-
-    Raises:
-        InputError: the norm is unknown, the box is infinite, levels < 1, or tensors do not match.
+    255 levels make 8-bit images. Where x is on the grid, so is some point of the ball. `norm` is the name of
+    a threat's norm, the radius a number or [B]. Raises InputError for an unknown norm, an infinite box,
+    levels < 1 and tensors that do not match.
     """
     check_like(x_adv, x=x)
     check_norm(norm)

@@ -105,26 +105,12 @@ register(
 def random_start(
     x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: Box = (0.0, 1.0), seed: int = 0, draw: int = 0
 ) -> Tensor:
-    """Draw a point uniformly from the ball around x, and clamp it to the box.
+    """Draw a point uniformly from the ball around x [B, ...], and clamp it to the box.
 
-    Equal (seed, id, draw) give equal shifts in any batch. A radius tensor on a GPU is not read here, because
-    that would wait for the device: `Threat.random_start` checks it.
-
-    Args:
-        x: floating [B, ...], the centers.
-        ids: int64 [B], stable sample numbers.
-        norm: the name of a threat's norm, such as "l2".
-        radius: in input units, a number or [B], finite.
-        box: (lo, hi) of valid inputs.
-        seed: from 0 to 2^63 - 1.
-        draw: from 0 to 2^32 - 1.
-
-    Returns:
-        Points like x.
-
-    Raises:
-        InputError: the norm is unknown, the radius is infinite or negative, ids have another shape, or seed
-            or draw is out of range.
+    Equal (seed, id, draw) give equal shifts in any batch: `ids` int64 [B] are stable sample numbers, the seed
+    is from 0 to 2^63 - 1, the draw from 0 to 2^32 - 1. `norm` is the name of a threat's norm, the radius a
+    finite number or [B]; on a GPU its values are not read, because that would wait for the device:
+    `Threat.random_start` checks them. Raises InputError where one of these does not hold.
     """
     check_like(x)
     check_norm(norm)

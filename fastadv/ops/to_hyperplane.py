@@ -95,24 +95,13 @@ register(
 
 
 def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: Box = (0.0, 1.0)) -> Tensor:
-    """Return the least d with <normal, d> = lack and points + d in the box.
+    """Return the least d, like points [B, ...] inside the box, with <normal, d> = lack and points + d in the
+    box.
 
-    Where the hyperplane does not meet the box, points + d is the point of the box nearest to it; where the
-    lack or a weight of the normal is not finite, or the normal is zero, d is zero. Equal weights are used up
-    in order in L1. Exact up to rounding.
-
-    Args:
-        points: floating [B, ...], inside the box.
-        normal: like points.
-        lack: [B], of either sign.
-        norm: in which d is the least: "linf", "l2" or "l1".
-        box: (lo, hi) of valid inputs.
-
-    Returns:
-        d, like points.
-
-    Raises:
-        InputError: tensors do not match, or the norm is another.
+    Least in the norm "linf", "l2" or "l1"; `lack` [B] has either sign. Where the hyperplane does not meet the
+    box, points + d is the point of the box nearest to it; where the lack or a weight of the normal is not
+    finite, or the normal is zero, d is zero. Equal weights are used up in order in L1. Exact up to rounding.
+    Raises InputError for tensors that do not match, and another norm.
     """
     check_like(points, normal=normal)
     if norm not in NORMS:

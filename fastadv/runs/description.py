@@ -1,15 +1,18 @@
-"""What a run is made of, as JSON: equal for equal things in every process, and different for all others."""
+"""What a run is made of, as JSON, equal in every process: values, weights, and the source of functions."""
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import logging
 import math
 import re
+import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +23,9 @@ from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.card import Pieces, data_hash
-from fastadv.runs.source import assigned_in, globals_of, names_in, of_library, text_of
 
-T = TypeVar("T")
-
+# code of these packages is known by its name, all other code by its source
+_LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 # calls that fill a container: its contents then change from call to call
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
 # what every module holds and `describe` sees otherwise, and the samples that parts of a model have passed
@@ -33,11 +35,11 @@ _UNREAD = re.compile(r"\(no source of ([^)]+)\)")
 
 
 def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
-    """Describe `value` as JSON that is the same in every process and every version of Python.
+    """Describe `value` as JSON that is the same in every process.
 
-    Tensors by their hash, numbers that JSON lacks as text, functions and classes by name, source and whatever
-    they refer to, dataclasses by their fields, modules by their parts and weights, other objects by their own
-    `describe` or by class and attributes. Devices do not count.
+    Tensors by their hash, functions and classes by name, source and what they enclose, dataclasses by their
+    fields, modules by their parts and weights, other objects by their own `describe` or by class and
+    attributes. Devices do not count, nor do globals that a function reads.
 
     trained: the model in training, which `value` may refer to; its weights, too, do not count.
     identity: stands for the code of the caller's own functions and classes, which are then known by name.
@@ -104,7 +106,7 @@ class _Description:
         if isinstance(value, FunctionType):
             return self._coded(value, self._function)
         if isinstance(value, type):
-            return _name(value) if of_library(value) else self._coded(value, self._class)
+            return _name(value) if _of_library(value) else self._coded(value, self._class)
         if isinstance(value, nn.Module):
             return [self.module(value), data_hash(*value.state_dict().values())]
         if callable(own := getattr(value, "describe", None)):
@@ -122,11 +124,11 @@ class _Description:
         if not state:
             text = repr(value)
             return [self.of(type(value)), "" if " at 0x" in text else text]
-        kind = type(value).__qualname__ if of_library(type(value)) else self.of(type(value))
+        kind = type(value).__qualname__ if _of_library(type(value)) else self.of(type(value))
         return {"class" if "name" in state else "name": kind, **self.of(state)}
 
     def _coded(self, value: Any, parts: Callable[[Any], list[Any]]) -> str:
-        by_name = self._by_name and not of_library(value)
+        by_name = self._by_name and not _of_library(value)
         return _name(value) if by_name else f"{_name(value)} {_hash(parts(value))}"
 
     def module(self, model: nn.Module) -> str:
@@ -145,27 +147,19 @@ class _Description:
         return f"{type(model).__qualname__} {_hash([parts, rest])}"
 
     def _function(self, function: FunctionType) -> list[Any]:
-        """Return the source of a function, its defaults, and the values that it refers to."""
-        text, names = text_of(function), names_in(function.__code__)
-
-        def described(values: Iterable[Any]) -> list[Any]:
-            # the contents of a container that the function fills change from call to call
-            filled = (list, dict, set) if names & _FILLING else ()
-            return [type(each).__name__ if isinstance(each, filled) else self.of(each) for each in values]
-
-        cells = described(cell.cell_contents for cell in function.__closure__ or () if cell != CellType())
-        if of_library(function):
+        """Return the source of a function, its defaults, and what it encloses."""
+        # the contents of a container that the function fills change from call to call
+        filled = (list, dict, set) if _FILLING & set(function.__code__.co_names) else ()
+        held = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+        cells = [type(each).__name__ if isinstance(each, filled) else self.of(each) for each in held]
+        if _of_library(function):
             return cells
-        code = f"(no source of {_name(function)})" if text is None else text
-        given = [function.__defaults__ or (), (function.__kwdefaults__ or {}).values()]
-        known = globals_of(function)
-        return [code, [described(values) for values in given], cells, list(known), described(known.values())]
+        code = _text_of(function) or f"(no source of {_name(function)})"
+        return [code, self.of(function.__defaults__), self.of(function.__kwdefaults__), cells]
 
     def _class(self, value: type) -> list[Any]:
-        """Describe the bases, functions and constants of a class, but no counters that functions assign."""
+        """Describe the bases, functions and constants of a class."""
         members: dict[str, Any] = {}
-        functions = [each for each in vars(value).values() if isinstance(each, FunctionType)]
-        assigned = set().union(*map(assigned_in, functions))
         for name, member in vars(value).items():
             if isinstance(member, staticmethod | classmethod):
                 member = member.__func__
@@ -173,10 +167,27 @@ class _Description:
                 member = member.fget if isinstance(member, property) else member.func
             # what a dataclass is given has no source, and its repr wraps such a function
             special = name.startswith(("__", "_abc_")) and name != "__call__"
-            coded = isinstance(member, FunctionType) and text_of(member) is not None and name != "__repr__"
-            if coded or not (special or name in assigned):
+            coded = isinstance(member, FunctionType) and _text_of(member) is not None and name != "__repr__"
+            if coded or not special:
                 members[name] = self.of(member)
         return [[self.of(base) for base in value.__bases__], members]
+
+
+def _of_library(value: Any) -> bool:
+    return str(getattr(value, "__module__", None)).partition(".")[0] in _LIBRARIES
+
+
+def _text_of(function: FunctionType) -> str | None:
+    """Return the source of a function, of a lambda the lines it stands in; None where it cannot be read."""
+    # of its code, because `inspect` would go through a decorated function to the one inside
+    code = function.__code__
+    try:
+        if code.co_name != "<lambda>":
+            return textwrap.dedent(inspect.getsource(code))
+        lines = inspect.findsource(code)[0]
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return "".join(lines[code.co_firstlineno - 1 : max(end or 0 for _, end, _, _ in code.co_positions())])
 
 
 def _state(value: Any) -> dict[str, Any]:
@@ -185,7 +196,7 @@ def _state(value: Any) -> dict[str, Any]:
         each = dataclasses.fields(value)
         return {f.name: getattr(value, f.name) for f in each}
     kind = type(value)
-    slots = [] if of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
+    slots = [] if _of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     held |= getattr(value, "__dict__", {})
     return {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
@@ -215,7 +226,7 @@ def describe_data(dataset: Any) -> str:
 def describe_shared(dataset: Any) -> str:
     """Describe the data of a run as `describe_data` does; of several processes the first one reads it all.
 
-    The others compare labels and every so manieth image with its own. Raises InputError where they differ.
+    The others compare labels and a sample of the images with its own. Raises InputError where they differ.
     """
     if processes.world() > 1:
         processes.check_alike({"data": [len(dataset), data_hash(*map(_glance, _held([dataset])))]})

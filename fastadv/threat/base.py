@@ -30,15 +30,12 @@ class Threat:
     whatever the norm does differently. Points made here never exceed the radius, in exact arithmetic: the
     last addition rounds towards x.
 
+    In all methods x holds the centers, floating [B, ...] inside the box, and x_adv and grad are like x.
+    Points that are returned are like x, too; other results are [B].
+
     Args:
         radius: in input units, a number or one value for each sample [B]; may be inf. It has no default.
         box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
-
-    Attributes:
-        norm: the name of the norm, such as "linf".
-        symbol: the norm as it is printed.
-        order: the exponent of the norm, such as 2.0.
-        least_step: the smallest step that has an effect; 1 in L0, else 0.
 
     Raises:
         InputError: the radius is negative or NaN, or the box is empty.
@@ -62,25 +59,14 @@ class Threat:
         return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
 
     def check_one_radius(self) -> None:
-        """Raise InputError unless one radius holds for all samples.
-
-        Raises:
-            InputError: the radius is a tensor [B].
-        """
+        """Raise InputError unless one radius holds for all samples."""
         if isinstance(self.radius, Tensor):
             raise InputError(
                 f"threat: expected one radius for all samples, got {tuple(self.radius.shape)}; pass a number"
             )
 
     def take(self, index: Tensor) -> Self:
-        """Return the threat of some of the samples.
-
-        Args:
-            index: int64 or bool, an index of the batch.
-
-        Returns:
-            A threat of the same kind with the radii of these samples.
-        """
+        """Return the threat of the samples that `index` [n], numbers or a mask, chooses."""
         if not isinstance(self.radius, Tensor):
             return self
         # already checked; checking again would wait for a GPU
@@ -91,65 +77,29 @@ class Threat:
         return part
 
     def with_radius(self, radius: PerRow) -> Self:
-        """Return the same ball and box at another radius.
-
-        Args:
-            radius: in input units, a number or [B]; may be inf.
-
-        Returns:
-            A threat of the same kind.
-
-        Raises:
-            InputError: the radius is negative or NaN.
-        """
+        """Return the same ball and box at another radius."""
         return replace(self, radius=radius)
 
     def resized(self, radius: Tensor) -> Self:
-        """Return the same ball and box at other radii, without checking them, which would wait for a GPU.
-
-        Args:
-            radius: [B], in input units.
-
-        Returns:
-            A threat of the same kind.
-        """
+        """Return the same ball and box at other radii, without checking them, which would wait for a GPU."""
         part = copy(self)
         object.__setattr__(part, "radius", radius)
         part.__dict__.pop("finite", None)
         return part
 
     def held_in(self, dtype: torch.dtype) -> Self:
-        """Return the same ball in the box rounded to a dtype.
-
-        Args:
-            dtype: of the samples.
-
-        Returns:
-            A threat of the same kind.
-        """
+        """Return the same ball in the box rounded to a dtype."""
         part = copy(self)
         object.__setattr__(part, "box", box_in(self.box, dtype))
         return part
 
     def describe(self) -> dict[str, Any]:
-        """Return all fields for cards and shards.
-
-        Returns:
-            A dictionary for JSON; one radius for each sample becomes a hash.
-        """
+        """Return all fields for cards and shards, ready for JSON; a tensor becomes a hash."""
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         return {"name": type(self).__name__, "norm": self.norm, **values}
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Measure ||x_adv - x|| of each sample.
-
-        Args:
-            x_adv: floating [B, ...].
-            x: like x_adv.
-
-        Returns:
-            float64 [B], in input units.
-        """
+        """Measure ||x_adv - x|| of each sample, in float64."""
         return ops.distance(x_adv, x, self.order)[0]
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -157,27 +107,13 @@ class Threat:
 
         The norm, in float64, may exceed the radius by a factor of 1 + 1e-6; the box must hold exactly. NaN is
         outside.
-
-        Args:
-            x_adv: floating [B, ...].
-            x: like x_adv, the centers.
-
-        Returns:
-            bool [B].
         """
         radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
         return inside & (distance <= radius * (1 + SLACK))
 
     def covers(self, x: Tensor) -> bool:
-        """Tell whether a ball of finite radius holds the whole box, so that it is no limit.
-
-        Args:
-            x: floating [B, ...], samples.
-
-        Returns:
-            Whether it does for some sample.
-        """
+        """Tell whether the ball of some sample, of finite radius, holds the whole box: it is no limit."""
         if not len(x):
             return False
         low, high = self.box
@@ -197,20 +133,9 @@ class Threat:
     ) -> Tensor:
         """Draw a point from the ball and clamp it to the box; a function of (seed, id, draw).
 
-        Args:
-            x: floating [B, ...], the centers.
-            seed: from 0 to 2^63 - 1.
-            ids: int [B], sample numbers; None is 0 to B - 1.
-            draw: from 0 to 2^32 - 1; another number gives other points.
-            length: "ball" is uniform in the ball: in many dimensions, almost on the sphere. For L2 and L1,
-                "uniform" makes the distance from x uniform in [0, radius], before the clamping, in a
-                direction that is uniform too.
-
-        Returns:
-            Points like x.
-
-        Raises:
-            InputError: the radius is infinite, the length is unknown, or seed or draw is out of range.
+        `ids` are sample numbers [B], by default 0 to B - 1. The `length` "ball" is uniform in the ball: in
+        many dimensions, almost on the sphere. For L2 and L1, "uniform" makes the distance from x uniform in
+        [0, radius], before the clamping. Raises InputError for an infinite radius.
         """
         self.check_length(length)
         if not self.finite:
@@ -232,14 +157,7 @@ class Threat:
         return clamp_box(add_towards(rows, shift), *self.box).view_as(x)
 
     def check_length(self, length: str) -> None:
-        """Raise InputError unless random starts can have this length.
-
-        Args:
-            length: "ball" or "uniform".
-
-        Raises:
-            InputError: the norm does not know it.
-        """
+        """Raise InputError unless random starts can have this length."""
         known = ("ball", "uniform") if self.order in (1, 2) else ("ball",)
         if length not in known:
             raise InputError(
@@ -248,29 +166,11 @@ class Threat:
             )
 
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
-        """Round x_adv to evenly spaced values of the box, inside the ball (see `ops.quantize_in_ball`).
-
-        Args:
-            x_adv: floating [B, ...], inside ball and box.
-            x: like x_adv.
-            levels: the number of steps between the ends of the box; 255, the default, is that of 8-bit
-                images.
-
-        Returns:
-            Points like x_adv.
-        """
+        """Round x_adv to `levels` + 1 evenly spaced values of the box, inside the ball; 255: 8-bit images."""
         return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
 
     def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Round x_adv to the dtype of x; what was inside ball and box stays inside.
-
-        Args:
-            x_adv: [B, ...], in a wider dtype.
-            x: [B, ...].
-
-        Returns:
-            Points like x.
-        """
+        """Round x_adv, of a wider dtype, to that of x; what was inside ball and box stays inside."""
         near = x_adv.to(x.dtype)
         if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
             return near
@@ -291,16 +191,6 @@ class Threat:
         """Return factor * radius / steps; radius 0, where no step moves, counts as 1.
 
         Steps of L0 are whole coordinates.
-
-        Args:
-            steps: the number of steps.
-            factor: how many radii all steps together cover; 1 by default.
-
-        Returns:
-            A number or [B], in input units.
-
-        Raises:
-            InputError: the radius is infinite.
         """
         check_count("steps", steps, 0)
         if not self.finite:
@@ -317,12 +207,6 @@ class Threat:
         """Raise InputError unless each step size is large enough to have an effect.
 
         Values on a GPU are not checked: reading them would wait for the device.
-
-        Args:
-            step_size: a number or [B], in input units.
-
-        Raises:
-            InputError: a step size is zero, negative or not finite, or below 1 in L0.
         """
         if type(step_size) is float and step_size > self.least_step:  # each step of an attack comes here
             return
@@ -339,33 +223,13 @@ class Threat:
             raise InputError(f"step_size: expected {wanted}, got {got}{short}")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Project x_adv on the intersection of ball and box: the nearest point in the Euclidean norm.
-
-        Args:
-            x_adv: floating [B, ...].
-            x: like x_adv, the centers, inside the box.
-
-        Returns:
-            Points like x_adv.
-        """
+        """Project x_adv on the intersection of ball and box: the nearest point in the Euclidean norm."""
         raise NotImplementedError
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         """Take a step of steepest ascent in the threat's norm, and project it on ball and box.
 
         A gradient that is zero or not finite moves nothing: no coordinate in Linf, no sample in other norms.
-
-        Args:
-            x_adv: floating [B, ...], inside ball and box.
-            grad: like x_adv, the direction to ascend.
-            x: like x_adv, the centers.
-            step_size: a number or [B], in input units (L0: coordinates).
-
-        Returns:
-            Points like x_adv, in ball and box.
-
-        Raises:
-            InputError: a step size is zero, or below 1 in L0.
         """
         raise NotImplementedError
 
@@ -373,16 +237,6 @@ class Threat:
         """Maximize <weight, z - x> over all z in ball and box.
 
         This is the exact gain of a feature that is linear in x.
-
-        Args:
-            weight: like x.
-            x: floating [B, ...], the centers.
-
-        Returns:
-            float64 [B].
-
-        Raises:
-            InputError: weight and x do not match.
         """
         check_like(x, weight=weight)
         rows, along = x.flatten(1).double(), weight.flatten(1).double()
@@ -399,34 +253,13 @@ class Threat:
         raise NotImplementedError
 
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Take the same step as `step`, and write the result into x_adv.
-
-        Args:
-            x_adv: floating [B, ...], inside ball and box; overwritten. It must not be x itself.
-            grad: like x_adv, the direction to ascend.
-            x: like x_adv, the centers.
-            step_size: a number or [B], in input units (L0: coordinates).
-
-        Returns:
-            x_adv.
-
-        Raises:
-            InputError: a step size is zero, or below 1 in L0.
-        """
+        """Take the same step as `step`, and write it into x_adv, which must not be x itself."""
         return x_adv.copy_(self.step(x_adv, grad, x, step_size))
 
 
 @lru_cache
 def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of a box as a dtype holds them.
-
-    Args:
-        box: its ends.
-        dtype: of the samples.
-
-    Returns:
-        The two ends.
-    """
+    """Return the ends of a box as a dtype holds them."""
     low, high = torch.tensor(box, dtype=dtype).tolist()
     return low, high
 

@@ -18,10 +18,7 @@ class L0(Threat):
     Args:
         radius: a number of coordinates, or [B]; may be inf. The channels of a pixel are coordinates of their
             own. It has no default.
-        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
-
-    Raises:
-        InputError: the radius is negative or NaN, or the box is empty.
+        others: as in `Threat`.
 
     Example:
         >>> import torch, fastadv as fa
@@ -49,18 +46,6 @@ class L0(Threat):
         at their edges. Of these, the ones that gain the most move. If more than `radius` coordinates would
         then differ from x, those that add the least go back to x; a projection would instead keep the largest
         displacements, whatever they gain.
-
-        Args:
-            x_adv: floating [B, ...], inside ball and box.
-            grad: like x_adv, the direction to ascend.
-            x: like x_adv, the centers.
-            step_size: a number of coordinates or [B], at least 1; it is rounded down.
-
-        Returns:
-            Points like x_adv, in ball and box.
-
-        Raises:
-            InputError: a step is below one coordinate, or the box is infinite and has no edge.
         """
         self.check_step_size(step_size)
         check_points(x_adv, grad, x)

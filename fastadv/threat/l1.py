@@ -13,10 +13,7 @@ class L1(Threat):
 
     Args:
         radius: `sum |z_i - x_i|`, in input units, a number or [B]; may be inf. It has no default.
-        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
-
-    Raises:
-        InputError: the radius is negative or NaN, or the box is empty.
+        others: as in `Threat`.
 
     Example:
         >>> import torch, fastadv as fa

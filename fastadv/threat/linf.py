@@ -13,10 +13,7 @@ class Linf(Threat):
     Args:
         radius: `max |z_i - x_i|`, in input units: 8 / 255 is eight levels of an 8-bit image in [0, 1]. A
             number or [B]; may be inf. It has no default.
-        box: (lo, hi) of valid inputs; samples must lie inside. The default is [0, 1].
-
-    Raises:
-        InputError: the radius is negative or NaN, or the box is empty.
+        others: as in `Threat`.
 
     Example:
         >>> import torch, fastadv as fa

@@ -109,41 +109,6 @@ def test_normalized_images():
     assert (back - x).abs().max() > EPS / 2
 
 
-def test_several_attacks_in_turn():
-    model, x, y = problem()
-    weak, strong = torchattacks.FGSM(model, 0.001), torchattacks.PGD(model, 0.5, 0.1, 10)
-    adv = torchattacks.MultiAttack([weak, strong])(x, y)
-    assert (model.eval()(adv).argmax(1) != y).sum() > len(x) // 2
-    assert len(strong.result.success) == len(x) - int(weak.result.success.sum())
-    inner = torchattacks.MultiAttack([weak])
-    whole = torchattacks.MultiAttack([inner, strong])
-    assert whole.attacks == [weak, strong]
-    assert repr(inner) == "MultiAttack([FGSM(eps=0.001)])"
-    whole.set_normalization_used([0.5], [0.25])
-    torch.manual_seed(0)
-    moved = whole((x - 0.5) / 0.25, y) * 0.25 + 0.5
-    assert (moved - x).abs().max() <= 0.5 + 1e-6
-    assert moved.min() >= -1e-6
-    whole.set_mode_targeted_by_label()
-    with pytest.raises(fa.InputError, match="mode of each attack"):
-        whole(x, y)
-
-
-def test_saved_images_come_back(tmp_path):
-    model, x, y = problem()
-    atk = torchattacks.FGSM(model, EPS)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=5)
-    atk.save(loader, save_path=tmp_path / "data.pt")
-    adv, labels = next(iter(atk.load(load_path=tmp_path / "data.pt", batch_size=20)))
-    assert torch.equal(adv, torch.cat([atk(part, of) for part, of in loader]))
-    assert torch.equal(labels, y)
-    with pytest.raises(fa.InputError, match="save_type"):
-        atk.save(loader, tmp_path / "other.pt", save_type="int")
-    with pytest.raises(fa.InputError, match="save_predictions"):
-        atk.save(loader, tmp_path / "other.pt", save_predictions=True)
-    assert not (tmp_path / "other.pt").exists()
-
-
 def test_what_is_refused():
     model, x, y = problem()
     with pytest.raises(fa.InputError, match=r"torchattacks\.OnePixel.*sparse_rs"):
@@ -281,7 +246,7 @@ def real():
 
 @pytest.mark.slow
 def test_names_arguments_and_defaults_are_theirs(real):
-    assert {*real.__all__} == {*torchattacks.SERVED, *torchattacks.INSTEAD, "MultiAttack"}
+    assert {*real.__all__} == {*torchattacks.SERVED, *torchattacks.INSTEAD}
     for name in torchattacks.SERVED:
         theirs, ours = (inspect.signature(getattr(one, name)).parameters for one in (real, torchattacks))
         assert [(k, p.default) for k, p in ours.items()] == [(k, p.default) for k, p in theirs.items()], name

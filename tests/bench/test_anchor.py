@@ -1,27 +1,22 @@
 """PGD against the best of all peers: processes in turns, what their times say, and the tables of them."""
 
-import json
-import os
 import platform
 import subprocess
 import sys
-from argparse import Namespace
 from contextlib import closing
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from bench import base, run
 from bench.anchor import __main__ as command
 from bench.anchor.rows import Taken, rows
-from bench.anchor.ways import FROZEN, KEPT, OURS, PASSES, PEERS, UNFROZEN, WAYS, Way
+from bench.anchor.ways import FROZEN, PASSES, UNFROZEN, WAYS, Way
 from bench.anchor.worker import Worker
 from bench.ceilings import Ceilings
 from bench.lines import Answering
 from bench.page import anchor, machines
 from bench.page.entries import PGD
-from bench.providers import LOOP, PROVIDERS
+from bench.providers import LOOP
 from runs import OnCPU, known
 
 # a provider that notes what it is asked, and whose milliseconds are those of its command
@@ -75,12 +70,6 @@ class TestProcesses:
         assert "turn" not in log.read_text()
 
     @pytest.mark.slow
-    def test_a_process_that_dies_is_told(self):
-        dead = Answering((sys.executable, "-c", "pass"), os.environ)
-        with pytest.raises(SystemExit, match="stopped"):
-            dead.ask("warm")
-
-    @pytest.mark.slow
     def test_a_real_worker_in_its_own_process(self):
         worker = command.started("mlp", Way(LOOP), ["--images=4", "--steps=2"])
         with closing(worker):
@@ -90,15 +79,6 @@ class TestProcesses:
         assert found["what"] == "PGD-2 Linf 0.3, 4 images, MLP 784-256-10"
         assert found["distance"] == pytest.approx(0.02, abs=1e-4)
 
-    def test_pages_are_as_the_way_says_whatever_the_caller_has(self, monkeypatch):
-        for name in (*KEPT, "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_"):
-            monkeypatch.setenv(name, "1")
-        own, kept = (Way("a", kept).environment() for kept in (False, True))
-        assert {name: value for name, value in own.items() if name.startswith("MALLOC")} == {
-            "MALLOC_TOP_PAD_": "1"
-        }
-        assert kept == own | dict.fromkeys(KEPT, str(2**32))
-
     @pytest.mark.slow
     @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
     def test_glibc_keeps_pages_of_64_mib(self):
@@ -107,10 +87,6 @@ class TestProcesses:
             for kept in (False, True)
         )
         assert kept < own / 3
-
-    def test_the_peers_run_both_ways_and_fastadv_as_users_have_it(self):
-        assert {Way(name, kept) for name in PEERS for kept in (False, True)} <= set(WAYS)
-        assert {Way(name) for name in (*OURS, *PASSES)} <= set(WAYS)
 
 
 class TestWorker:
@@ -126,13 +102,6 @@ class TestWorker:
         assert turn["ms"] > 0
         assert found["what"] == "PGD-2 Linf 0.3, 3 images, MLP 784-256-10"
         assert ("accuracy" in found) is (provider not in PASSES)
-
-    def test_what_cannot_run_says_why(self, monkeypatch):
-        def absent(given):
-            raise ImportError("no such package")
-
-        monkeypatch.setitem(PROVIDERS, LOOP, absent)
-        assert Worker(known(OnCPU), "mlp", LOOP, 3, 1).warm() == {"error": "ImportError: no such package"}
 
     def test_the_rate_of_float32_is_that_of_the_faster_library(self, monkeypatch):
         taken = iter((1.0, 4.0, 2.0, 1.0, 1.0))  # a copy, torch, oneDNN, bfloat16; a copy
@@ -178,39 +147,6 @@ class TestRows:
         assert not {"times_best", "limit", "share_of_ceiling"} & found[Way("torchattacks")].keys()
 
 
-class TestCommand:
-    @pytest.mark.parametrize(
-        ("told", "changes", "want"), [("a", b"", "a"), ("a+", b"", "a"), ("a+", b" M fastadv/rng.py", "a+")]
-    )
-    def test_results_and_pages_are_no_change_of_the_code(self, monkeypatch, told, changes, want):
-        monkeypatch.setattr(base, "git", lambda *args: changes)
-        assert command.commit(told) == want
-
-    def test_rows_say_where_they_come_from(self, tmp_path, monkeypatch):
-        taken = [Taken(way, ms, [1, 1, 1], {"what": "w"}) for way, ms in TestRows.TIMES.items()]
-        asked: list[tuple[str, int, list[str]]] = []
-        monkeypatch.setattr(command, "measured", lambda *given: asked.append(given) or taken)
-        ceilings = Ceilings(1, 30.0, {"fp32": 10.0, "bf16": 24.0})
-        monkeypatch.setattr(Ceilings, "measured", lambda session, products: ceilings)
-        out = tmp_path / "rows.jsonl"
-        arguments = ["--net", "mlp", "cnn", "--turns", "3", "--data-dir", str(tmp_path), "--out", str(out)]
-        monkeypatch.setattr("sys.argv", ["bench.anchor", *arguments])
-        command.main()
-        assert asked == [(net, 3, [f"--data-dir={tmp_path}"]) for net in ("mlp", "cnn")]
-        written = [json.loads(line) for line in out.read_text().splitlines()]
-        assert len(written) == 2 * len(taken)
-        assert all({"commit", "torch", "date", "device", "cpu", "threads"} <= row.keys() for row in written)
-
-    def test_it_is_a_part_of_the_benchmark(self, monkeypatch):
-        called: list[list[str]] = []
-        ended = Namespace(returncode=3)
-        monkeypatch.setattr(subprocess, "run", lambda command, **_: called.append(command) or ended)
-        places = {"data_dir": Path("a"), "weights": None, "out": None}
-        assert run.anchor(Namespace(only=["ops"], **places)) == 0
-        assert run.anchor(Namespace(only=["anchor"], **places)) == 3
-        assert [each[1:] for each in called] == [["-m", "bench.anchor", "--data-dir", "a"]]
-
-
 def stored(commit="a", day=1, cpu="A", factor=1.2, **milliseconds):
     """All rows of one run; of each provider so many ms, 2,000 where none are given."""
     return [
@@ -241,13 +177,6 @@ class TestMachines:
         found = machines.machines(rows)
         assert [{row["commit"] for row in machines.rows(machine)} for machine in found] == [{"b"}, {"new"}]
 
-    def test_the_nets_of_one_commit_may_come_from_several_runs(self):
-        rows, later = stored(day=1), stored(day=2)
-        cut = len(WAYS)
-        (machine,) = machines.machines([*rows[:cut], *later[cut:]])
-        assert list(machine) == list(PGD)
-        assert machines.machines(rows[:cut]) == []
-
 
 class TestPage:
     machine = machines.machines(stored(adv_lib=1000.0))[0]
@@ -258,19 +187,6 @@ class TestPage:
             f"| {NET} | adv-lib: 1.0 s (900 ms to 1.5 s) | 1.20 (1.10 to 1.30), met "
             "| 1.20 (1.10 to 1.30), **not met**; limit 1.30 | 0.90 / 0.90 | 0.50 / 0.25 |"
         )
-
-    def test_every_process_has_a_line_with_its_faults(self):
-        head, _, *lines = anchor.processes(self.machine)
-        assert head == f"| process | {' | '.join(PGD)} |"
-        assert len(lines) == len(WAYS)
-        assert lines[3].startswith("| adv-lib, pages kept | 1.0 s (901 ms to 1.5 s); 1.5 |")
-
-    def test_the_page_says_what_the_machine_reached(self):
-        text = anchor.section([self.machine, *machines.machines(stored(cpu="B"))])
-        assert text.count("\n## ") == 1
-        assert "\nA, 2 threads, PyTorch 2, 2026-01-01, commit a. Robust accuracy at the end: 0.0%." in text
-        assert "\nB, 2 threads" in text
-        assert "200 GFLOP/s in float32 and 500 in bfloat16, a copy 20 GB/s" in text
 
     def test_readme_names_the_best_and_has_the_fastest_in_bold(self):
         lines = [line for line in anchor.summary(self.machine).splitlines() if line.startswith("|")]

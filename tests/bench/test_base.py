@@ -1,5 +1,6 @@
-"""`bench/run.py --base REF`: what is timed is REF's package, and a slower process is told from noise."""
+"""`bench/run.py`; with --base REF, REF's package is timed, and a slower process is told from noise."""
 
+import json
 import random
 import sys
 from contextlib import closing
@@ -7,9 +8,11 @@ from functools import partial
 
 import pytest
 
-from bench import base, compare, run, turns
+from bench import base, compare, run, stage, turns
 from bench.compare import Comparison, Process
 from bench.nets import resnet18
+from bench.session import Case, Row
+from runs import OnCPU, known
 
 # answers as bench/turns.py does, with times around the given one
 FAKE = """
@@ -54,38 +57,6 @@ class TestComparison:
         assert 0.88 < inside < 0.99
 
 
-class TestProcesses:
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("milliseconds", "lost"), [(5.0, False), (6.0, True)])
-    def test_a_slower_process_loses(self, tmp_path, monkeypatch, capsys, milliseconds, lost):
-        monkeypatch.setattr(base, "tree", lambda ref, folder: tmp_path)
-        monkeypatch.setattr(
-            base, "Process",
-            lambda root: fake(root, milliseconds if root == base.ROOT else 5.0, int(root == base.ROOT)),
-        )  # fmt: skip
-        monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "ops", "--no-gate"])
-        assert run.main() == int(lost)
-        lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines] == list(turns.CASES["ops"])
-        assert all(("SLOWER" in line) is lost for line in lines)
-
-    def test_another_trees_fastadv_is_refused(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        command = (sys.executable, "-c", FAKE, "1", "0", str(tmp_path / "b"))
-        with pytest.raises(SystemExit, match="expected fastadv of"):
-            Process(tmp_path / "a", command)
-
-    def test_a_process_that_stops_is_named(self, tmp_path):
-        with pytest.raises(SystemExit, match="stopped"):
-            Process(tmp_path, (sys.executable, "-c", "pass"))
-
-    def test_a_part_that_cannot_be_compared_is_refused(self, monkeypatch, capsys):
-        monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "memory", "--no-gate"])
-        with pytest.raises(SystemExit):
-            run.main()
-        assert "--base compares ops and attacks" in capsys.readouterr().err
-
-
 @REPOSITORY
 class TestTrees:
     @pytest.mark.slow
@@ -104,10 +75,6 @@ class TestTrees:
         assert len(found.here) == len(found.base) == 5
         assert min(found.here + found.base) > 0
 
-    def test_an_unknown_commit_is_named(self, tmp_path):
-        with pytest.raises(SystemExit, match="no-such-ref"):
-            base.tree("no-such-ref", tmp_path)
-
 
 @pytest.fixture
 def small(monkeypatch):
@@ -125,3 +92,23 @@ def small(monkeypatch):
 @pytest.mark.parametrize("case", [case for part in turns.CASES.values() for case in part])
 def test_every_case_runs(case):
     assert 0 < turns.turn(case, 0.0) < 60_000
+
+
+class TestRun:
+    def test_rows_are_appended_and_failures_are_told_instead(self, tmp_path, monkeypatch, capsys):
+        def broken():
+            yield {"what": "a", "provider": "fastadv", "p50_ms": 1.0}
+            yield {"what": "a", "provider": "foolbox", "error": "E"}
+            raise ValueError("no")
+
+        cases = [Case("ours", broken), Case("next", lambda: iter([{"what": "b", "provider": "fastadv"}]))]
+        monkeypatch.setattr(stage, "cases_of", lambda part, session: cases)
+        out = tmp_path / "rows.jsonl"
+        for _ in range(2):
+            assert run.measure(known(OnCPU), ["ops"], out, {"date": "today"}) == 1
+        rows: list[Row] = [json.loads(line) for line in out.read_text().splitlines()]
+        assert rows == [
+            {"what": "a", "provider": "fastadv", "p50_ms": 1.0, "date": "today"},
+            {"what": "b", "provider": "fastadv", "date": "today"},
+        ] * 2  # fmt: skip
+        assert "ops | ours: failed: ValueError: no" in capsys.readouterr().out

@@ -1,31 +1,18 @@
 """Every attack beside its peers by time: passes, results, and the nets that are trained for it."""
 
-from argparse import Namespace
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from torch import nn
 
 import bench.suite.__main__ as suite
 import fastadv.attacks
 from bench.suite import passes
 from bench.suite.__main__ import rows
-from bench.suite.passes import Counting, Log, alone
-from tests.parity.case import Case, queries
+from bench.suite.passes import Log, alone
+from tests.parity.case import Case
 from tests.parity.peers import Peer
 from tests.parity.toy import Threshold, X, Y, absent, peer, result
-
-
-def test_counting_counts_samples_both_ways():
-    model = Counting(nn.Linear(2, 3).eval())
-    model(X)
-    logits = model(X[:2].clone().requires_grad_())
-    for k in range(3):
-        logits[:, k].sum().backward(retain_graph=True)
-    assert (model.forwards, model.backwards) == (7, 6)
-    assert not Counting(nn.Linear(2, 3)).eval().training
 
 
 def test_rows_compare_with_the_best_and_count_passes():
@@ -45,33 +32,6 @@ def test_an_equal_robust_accuracy_is_no_worse():
     (row,) = rows(toy, Threshold(), X[:4], Y[:4], "full", 1)
     assert row["found"] == 0.75
     assert row["no_worse"] is True
-
-
-def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch):
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(suite, "problem", lambda *given: (Threshold(), X, Y))
-    monkeypatch.setattr(suite, "cases_on", lambda net: (Case("fgsm", "l2", (), {}, {}, few=1),))
-    monkeypatch.setattr(suite, "rows", lambda case, model, x, y, *rest: asked.append((len(x), len(y))) or [])
-    places = {"samples": 4, "data_dir": Path(), "weights": Path()}
-    for variant in ("full", "quick"):
-        options = Namespace(model=["cnn"], only=None, variant=variant, turns=1, precision=["fp32"], **places)
-        assert not list(suite.measured(options, torch.device("cpu")))
-    assert asked == [(4, 4), (1, 1)]
-
-
-def test_queries_are_as_many_as_a_peer_made(monkeypatch):
-    asked = []
-
-    def toy(model, x, y, threat, *, queries):
-        asked.append(queries)
-        return result(x)
-
-    monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
-    toys = Case("toy", "l2", (peer("steps"),), {"steps": 70}, {}, ours=queries)
-    list(rows(toys, nn.Linear(2, 3), X, Y, "full", turns=1, precisions=["fp32"]))
-    assert asked == [70, 70]
-    toys.run(nn.Linear(2, 3), X, Y, "full", passes=12.5)
-    assert asked[-1] == 12
 
 
 def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch):

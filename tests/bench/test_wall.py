@@ -13,7 +13,7 @@ from tests.parity import tested
 from tests.parity.case import Case, queries
 from tests.parity.models import Net
 from tests.parity.peers import Peer
-from tests.parity.store import STORES, save, stored
+from tests.parity.store import STORES, stored
 from tests.parity.toy import Threshold, absent, line, peer, result, row
 
 X3, Y3 = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.05, 0.1]]), torch.tensor([0, 0, 0])
@@ -27,8 +27,10 @@ def test_a_cell_is_bold_where_ours_is_worse():
     assert wall.cell(line(absent, row("a", 1.0))) == "**- / 1**"
 
 
-def test_the_page_shows_the_stored_rows():
-    assert wall.PAGE.read_text() == wall.page(stored(STORES["full"])), "run `python -m bench.suite.wall`"
+def test_the_pages_show_the_stored_rows():
+    rows = stored(STORES["full"])
+    assert wall.PAGE.read_text() == wall.page(rows), "run `python -m bench.suite.wall`"
+    assert wall.TABLES.read_text() == wall.tables(rows), "run `python -m bench.suite.wall`"
 
 
 def test_the_page_says_what_is_worse():
@@ -91,46 +93,6 @@ def test_a_peer_is_judged_with_and_without_the_radius_and_ours_gets_its_passes(t
     spent = {r["package"]: (r["forwards"], r["backwards"]) for r in rows if "error" not in r}
     assert spent == {"peer": (90, 0), "fastadv": (6, 4)}
     assert not any("distances" in r for r in rows)
-
-
-@pytest.mark.usefixtures("recwarn")
-def test_what_is_stored_is_measured_again_only_when_asked(toys, tmp_path, monkeypatch):
-    path = tmp_path / "rows.jsonl"
-    for options, count in (((), 2), ((), 2), (("--only", "other"), 2), (("--again", "ours"), 4)):
-        run(monkeypatch, "--out", str(path), *options)
-        assert len(toys) == count
-        assert len(stored(path)) == 6
-    rows = stored(path)
-    save([r for r in rows if (r["package"], r["radius"]) != ("peer", 0.4)], path)
-    run(monkeypatch, "--out", str(path))
-    assert figures(stored(path)) == figures(rows)
-
-
-@pytest.mark.usefixtures("recwarn")
-def test_published_variants_get_the_steps_of_the_peers_and_a_file_of_their_own(toys, tmp_path, monkeypatch):
-    """And an attack that has but one is left out."""
-    path = tmp_path / "rows.jsonl"
-    run(monkeypatch, "--out", str(path), "--published")
-    assert not path.exists()
-
-    def toy(model, x, y, threat, *, steps, variant="fastadv"):
-        toys.append((threat.radius, steps, variant))
-        return result(x + torch.tensor([0.4, 0.0]), 6, 4)
-
-    monkeypatch.setattr(fastadv.attacks, "toy", toy)
-    monkeypatch.setattr(parity, "ATTACKS", {"toy": fastadv.attacks.Attack(toy)})
-    run(monkeypatch, "--out", str(path), "--published")
-    assert toys == [(inf, 30, "published"), (0.4, 30, "published")]
-    assert figures(stored(path)) == {("fastadv", inf): 0.4, ("fastadv", 0.4): 0.3333}
-    assert {row["settings"] for row in stored(path)} == {"published"}
-
-
-def test_one_run_of_a_peer_serves_two_cases():
-    peer = Peer("a", "set", lambda *given, **options: pytest.fail("it ran again"))
-    first, second = (Case("toy", "l2", (peer,), {"steps": 5}, {}, 1.6, label) for label in ("", "quick"))
-    stored_row = row("a", 0.5, 1.6, case=first.name, settings="set")
-    found = parity.measured(second, "linf", "full", (), lambda: [stored_row], (Threshold(), X3, Y3))
-    assert next(found) == {**stored_row, "case": "toy-quick-l2-1.6"}
 
 
 def test_runs_with_several_seeds_count_together(monkeypatch):

@@ -30,7 +30,7 @@ def test_readme_shows_two_of_the_examples_and_links_all():
 @pytest.mark.slow
 def test_the_first_lines_of_readme_attack_a_model_of_timm(capsys, monkeypatch):
     """With random weights, as the output on the page, and smaller images."""
-    timm = pytest.importorskip("timm", reason="timm is not installed: make zoo installs it")
+    timm = pytest.importorskip("timm", reason="timm is not installed: the extra zoo brings it")
     net = timm.create_model("resnet18")
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: net)
     readme = (ROOT / "README.md").read_text()

@@ -223,8 +223,9 @@ def test_the_page_of_attacks_is_the_one_generated(fastadv):
 
 
 def test_departures_name_attacks_and_rows_of_the_table_of_parity():
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    table, departures = ((docs / page).read_text() for page in ("parity.md", "departures.md"))
+    root = Path(__file__).resolve().parents[2]
+    pages = ("bench/results/parity.md", "docs/departures.md")
+    table, departures = ((root / page).read_text() for page in pages)
     rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")}
     named = re.findall(r"Row: (.*)\.$", departures, re.MULTILINE)
     assert len(named) > 20

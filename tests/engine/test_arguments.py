@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv import attacks, freeze
 from fastadv.errors import InputError
-from fastadv.threat import L2, Linf
+from fastadv.threat import L2
 
 X, Y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.long)
 BUDGETS = {
@@ -43,11 +43,6 @@ def test_odd_batches_are_refused_in_words(kind: str, attack: str) -> None:
         getattr(attacks, attack)(net(), make(), Y, L2(0.5), **BUDGETS[attack])
     with pytest.raises(InputError, match=f"^x: expected .*{word}"):
         freeze(net())(make())
-
-
-def test_a_model_class_is_refused_in_words() -> None:
-    with pytest.raises(InputError, match=r"^model: expected .*class"):
-        attacks.pgd(nn.Linear, X, Y, Linf(0.1), steps=5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "fab", "ddn", "fmn", "square"])

@@ -101,13 +101,6 @@ def test_a_part_of_that_name_has_no_word() -> None:
     torch.testing.assert_close(fa.freeze(model).confidence(x), model(x).softmax(1))
 
 
-def test_a_function_has_that_of_its_softmax() -> None:
-    weight = torch.randn(60, 4)
-    x = batch()
-    told = fa.freeze(lambda x: x.flatten(1) @ weight).confidence(x)
-    torch.testing.assert_close(told, (x.flatten(1) @ weight).softmax(1))
-
-
 @pytest.mark.parametrize("targeted", [False, True])
 def test_confidently_wrong_goes_by_the_confidence_of_the_model(targeted: bool) -> None:
     """Logits (2, 1, 1, ...) below 0: a softmax is sure where sigmoids deny every class."""

@@ -1,8 +1,6 @@
-"""A search whose gradient is not the model's is found, named, and left: logits are right all the while."""
+"""How the guard judges gradients and logits, by functions that stand for a search and its model."""
 
-import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,357 +9,9 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine import guard
-from fastadv.engine.cpu import activations, onednn, thin, winograd
-from fastadv.engine.trusted import Trusted
-from tests.engine.rewritten import answers
+from tests.engine.nets import convnet, images
+from tests.engine.planted import X, Y
 from tests.logged import Logged
-
-needs_onednn = pytest.mark.skipif(
-    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
-)
-
-
-class Net(nn.Module):
-    """Something for each rewrite: one channel in, ReLU and ELU, BatchNorm, wide products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
-        self.second, self.cover = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 24, 8)
-        self.hidden, self.last = nn.Linear(24, 64), nn.Linear(64, 5)
-        with torch.no_grad():
-            self.norm.running_mean.uniform_(-0.2, 0.2)
-            self.norm.running_var.uniform_(0.2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.first(x)))
-        x = F.elu(self.cover(F.relu(self.second(x)))).flatten(1)
-        logits: Tensor = self.last(F.elu(self.hidden(x)))
-        return logits
-
-
-X = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-Y = torch.arange(24) % 5
-
-
-def apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-@pytest.fixture(autouse=True)
-def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
-
-
-def wrong(name: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
-    """Plant a mistake into the backward pass of a rewrite; its forward pass stays as it is."""
-    if name == "thin":
-        real: Any = thin.thin_gradient
-        monkeypatch.setattr(thin, "thin_gradient", lambda *given: change(real(*given)))
-    elif name == "relu":
-        real, calls = activations.relu_gradient, []
-
-        def gradient(*given: Tensor) -> Tensor:
-            calls.append(given)
-            found: Tensor = real(*given)
-            return change(found) if len(calls) % 2 else found  # one of two, since two signs are none
-
-        monkeypatch.setattr(activations, "relu_gradient", gradient)
-    elif name == "elu":
-        real = activations.elu
-        monkeypatch.setattr(
-            activations,
-            "elu",
-            # in one of the two, since two signs are none
-            lambda x, scale: Changed.apply(real(x, scale), change) if x.ndim == 2 else real(x, scale),
-        )
-    elif name == "onednn":
-        back = onednn._Linear.backward
-
-        def last(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-            found = back(ctx, gradient)[0]
-            return (change(found) if gradient.shape[1] == 5 else found), None, None
-
-        monkeypatch.setattr(onednn._Linear, "backward", staticmethod(last))
-    elif name == "winograd":
-        before = winograd._Convolution.backward
-        monkeypatch.setattr(
-            winograd._Convolution,
-            "backward",
-            staticmethod(lambda ctx, g: (change(before(ctx, g)[0]), None, None, None, None)),
-        )
-    else:
-        raise AssertionError(name)
-
-
-class Changed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.change = change
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.change(gradient), None
-
-
-CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "sign": lambda gradient: -gradient,
-    "zero": torch.zeros_like,
-    "length": lambda gradient: 1.5 * gradient,
-    "order": lambda gradient: gradient.flip(-1),
-}
-
-
-@pytest.mark.slow
-@needs_onednn
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        *((name, "sign") for name in ("thin", "relu", "elu", "onednn", "winograd")),
-        *(("thin", change) for change in ("zero", "length", "order")),
-    ],
-)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_wrong_backward_is_named_and_left(
-    name: str, change: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    if precision == "bf16" and (
-        name == "onednn" or (name == "winograd" and not winograd.available(torch.bfloat16))
-    ):
-        pytest.skip("not done so in bfloat16")
-    wrong(name, monkeypatch, CHANGES[change])
-    model = Net().eval()
-    expected = answers(model, X, Y)[1]
-    frozen = fa.freeze(model, precision)
-    for _ in range(2):
-        found = frozen.input_gradient(X, Y)[2]
-        assert apart(found, expected) < (1e-3 if precision == "fp32" else 0.2)
-    assert [note for note in frozen.notes if note.startswith("not ")] == [
-        f"not {name}: the gradient of the search was not that of the model"
-    ]
-    assert len(logged.records) == 1
-
-
-@pytest.mark.slow
-@needs_onednn
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("fold", [True, False])
-def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None:
-    model = Net().eval()
-    frozen = fa.freeze(model, precision, fold=fold)
-    for count in (1, 2, 5, 16, 24):
-        found = frozen.input_gradient(X[:count], Y[:count])[2]
-        assert apart(found, answers(model, X[:count], Y[:count])[1]) < (1e-4 if precision == "fp32" else 0.2)
-    assert not logged.records
-    assert not any(note.startswith("not ") for note in frozen.notes)
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
-    monkeypatch.setattr(activations, "relu_gradient", lambda gradient, out: -gradient * (out > 0))
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 5)).eval()
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 1 << 30)
-    frozen = fa.freeze(model, fold=fold)
-    assert frozen.search.form.model is frozen.model
-    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-5
-    assert [record.levelname for record in logged.records] == ["WARNING"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("least", [2, 20])
-def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake that only large batches meet, as another way through a kernel would have it."""
-    wrong("thin", monkeypatch, lambda g: -g if len(g) >= least else g)
-    model, frozen = Net().eval(), fa.freeze(Net().eval())
-    for count in (1, 3, 5, 16, 24):
-        found = frozen.input_gradient(X[:count], Y[:count])[2]
-        assert apart(found, answers(model, X[:count], Y[:count])[1]) < 1e-4
-        assert any(note.startswith("not thin") for note in frozen.notes) == (count >= least)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [0, 23])
-def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def change(gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        gradient[row % len(gradient)] *= -1
-        return gradient
-
-    wrong("thin", monkeypatch, change)
-    model, frozen = Net().eval(), fa.freeze(Net().eval())
-    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
-
-
-@pytest.mark.slow
-def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    real = guard.agrees
-
-    def agrees(ways: guard.Ways, x: Tensor, *rest: Any) -> bool | None:
-        asked.append(len(x))
-        return real(ways, x, *rest)
-
-    monkeypatch.setattr(guard, "agrees", agrees)
-    frozen = fa.freeze(Net().eval())
-    for count in (24, 24, 20, 5, 4, 1, 1, 24, 6):
-        frozen.input_gradient(X[:count], Y[:count])
-    assert asked == [24, 20, 5, 4, 1, 6]  # each number of rows
-    model = Net().eval()
-    asked.clear()
-    for _ in range(3):  # as training does for each batch
-        fa.freeze(model, fold=False).input_gradient(X, Y)
-    assert asked == [24]
-    model.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
-    fa.freeze(model, fold=False).input_gradient(X, Y)
-    assert asked == [24, 24]
-
-
-def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
-    class Rows:
-        """A batch of four; at the moment when its size is asked, another thread adds what it compared."""
-
-        dtype, shape = X.dtype, X.shape
-
-        def __len__(self) -> int:
-            trusted.add((True, len(trusted._known)), X, X)
-            return 4
-
-    trusted = Trusted()
-    trusted.add((True, "few"), X[:2], X)
-    trusted.add((True, "more"), X[:4], X)
-    trusted.add((False, "logits alone"), X[:6], X)
-    assert trusted.knows_size(Rows())  # type: ignore[arg-type]
-    assert not trusted.knows_size(X[:6])
-    assert not trusted.knows_size(X[:1])
-
-
-@pytest.mark.slow
-def test_a_gradient_of_zero_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all rows are saturated there is nothing to compare, and the next pass is."""
-    wrong("thin", monkeypatch, torch.neg)
-    model, frozen = Net().eval(), fa.freeze(Net().eval())
-    sure = frozen.verdict(X).argmax(1)
-
-    def loss(z: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return 0 * z.sum(1)
-
-    frozen.input_gradient(X, sure, loss)
-    assert not any(note.startswith("not ") for note in frozen.notes)
-    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
-    assert any(note.startswith("not thin") for note in frozen.notes)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("draw", "mistake"),
-    [("torch", True), ("python", True), ("generator", True), ("generator", False), ("python", False)],
-)
-def test_a_randomized_model(
-    draw: str, mistake: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    class Noisy(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.generator = torch.Generator().manual_seed(0)
-
-        def forward(self, x: Tensor) -> Tensor:
-            if draw == "torch":
-                return super().forward(x + 0.05 * torch.randn_like(x))
-            if draw == "python":
-                return super().forward(x * random.uniform(0.9, 1.1))
-            return super().forward(x + 0.05 * torch.randn(x.shape, generator=self.generator))
-
-    if mistake:
-        wrong("thin", monkeypatch, torch.neg)
-    torch.manual_seed(1)
-    random.seed(1)
-    frozen = fa.freeze(Noisy().eval())
-    states = torch.get_rng_state(), random.getstate()
-    frozen.input_gradient(X, Y)
-    assert any(note.startswith("not thin") for note in frozen.notes) == mistake
-    assert not any("fell back" in note for note in frozen.notes)
-    if draw == "generator":
-        assert torch.equal(torch.get_rng_state(), states[0])
-        assert random.getstate() == states[1]
-
-
-def test_what_a_model_draws_next_does_not_depend_on_the_comparison() -> None:
-    class Noisy(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x + 0.05 * torch.randn_like(x))
-
-    frozen, states = fa.freeze(Noisy().eval()), []
-    frozen.check(X)
-    for _ in range(2):  # only the first is compared
-        torch.manual_seed(1)
-        frozen.input_gradient(X, Y)
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
-
-
-def test_a_randomized_model_whose_search_draws_the_same_is_passed_three_times() -> None:
-    """Twice to see that it draws, and once more beside the search: means would take eight passes of it."""
-    x, by_logits, passes = torch.rand(16, 6), torch.rand(16, 3), {"searched": 0, "given": 0}
-
-    def pull(name: str) -> guard.Pull:
-        def pulled(at: Tensor, some: Tensor) -> Tensor:
-            passes[name] += 1
-            return at + torch.randn_like(at)
-
-        return pulled
-
-    ways = guard.Ways(searched=pull("searched"), given=pull("given"), plain=pull("given"))
-    assert guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
-    assert passes == {"searched": 1, "given": 3}
-
-
-@pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
-def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -> None:
-    x, by_logits, own = torch.rand(16, 6), torch.rand(16, 3), torch.rand(16, 6)
-    zero, here_and_there = torch.zeros(16, 6), own.clone()
-    here_and_there[3::8] = 0  # as few as may have a kink
-
-    def answer(found: Tensor, given: Tensor) -> bool | None:
-        def pull(gradient: Tensor) -> guard.Pull:
-            rows = {tuple(row.tolist()): place for place, row in enumerate(by_logits)}
-            return lambda x, some: gradient[[rows[tuple(row.tolist())] for row in some]]
-
-        ways = guard.Ways(searched=pull(found), given=pull(given), plain=pull(given))
-        return guard.agrees(ways, x, by_logits, found, format)
-
-    assert answer(own, own)
-    assert answer(zero, zero)
-    assert not answer(zero, own)
-    assert not answer(own, zero)
-    if format == torch.float32:
-        assert not answer(here_and_there, own)
-
-
-@pytest.mark.slow
-@needs_onednn
-def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without views as reshapes a channels-last copy of this net fails, which tells nothing of views."""
-
-    class Viewing(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            h = F.relu(self.norm(self.first(x)))
-            h = h.view(len(h), -1).view(len(h), 16, 8, 8)
-            h = F.elu(self.cover(F.relu(self.second(h)))).flatten(1)
-            logits: Tensor = self.last(F.elu(self.hidden(h)))
-            return logits
-
-    wrong("thin", monkeypatch, lambda gradient: 2 * gradient)
-    wrong("onednn", monkeypatch, CHANGES["order"])
-    model = Viewing().eval()
-    frozen = fa.freeze(model)
-    assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-4
-    assert [note for note in frozen.notes if note.startswith("not ")] == [
-        "not thin and onednn: the gradient of the search was not that of the model"
-    ]
-    assert "views" in frozen.search.form.rewriting.names
 
 
 def test_kinks_are_no_mistakes() -> None:
@@ -375,7 +25,7 @@ def test_kinks_are_no_mistakes() -> None:
     assert guard.agrees(ways, x, by_logits, other, torch.float32)
 
 
-def given_beside(x: Tensor, own: Tensor, jump: Tensor) -> guard.Pull:
+def given_beside(x: Tensor, own: Tensor, jump: Tensor) -> guard.Pass:
     """The gradient `own` of the rows of x, and off by `jump` [B, ...] anywhere else."""
     places = {tuple(row.tolist()): place for place, row in enumerate(x)}
 
@@ -457,3 +107,153 @@ def test_each_nudge_goes_its_own_way_for_each_row() -> None:
         # drawn evenly from -1/2 to 1/2 of it, and rounded as x is
         assert 0.4 < float(moved.abs().max()) / step < 0.55
         assert abs(float(moved.mean())) < step / 8
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 20, 1000])
+def test_rows_are_picked_at_both_ends_and_between_each_once(count: int) -> None:
+    rows = guard.some_rows(count, torch.device("cpu")).tolist()
+    assert len(set(rows)) == len(rows) == min(count, guard.ROWS)
+    assert rows == sorted(rows)
+    assert {0, count - 1} <= set(rows) <= set(range(count))
+
+
+def test_a_randomized_model_does_not_excuse_rows_that_are_wrong_with_the_same_draws() -> None:
+    x, by_logits, wrong = torch.rand(16, 6), torch.rand(16, 3), torch.arange(16) % 2 == 0
+
+    def given(at: Tensor, some: Tensor) -> Tensor:
+        return 1 + at + 0.1 * torch.randn_like(at)
+
+    def searched(at: Tensor, some: Tensor) -> Tensor:
+        return torch.where(wrong[:, None], -1, 1) * given(at, some)
+
+    ways = guard.Ways(searched=searched, given=given, plain=given)
+    assert not guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
+    assert guard._randomized_alike(ways, x, by_logits, ~wrong, torch.float32)
+
+
+def test_what_was_compared_is_told_by_forwards_and_backwards() -> None:
+    frozen = fa.freeze(convnet().eval())
+    x, y = images()
+    frozen.input_gradient(x, y)
+    assert frozen.compared == (frozen.search.compared_forwards, frozen.search.compared_backwards)
+    assert frozen.compared[0] > frozen.compared[1] > 0
+
+
+def test_a_randomized_model_whose_search_draws_the_same_is_passed_three_times() -> None:
+    """Twice to see that it draws, and once more beside the search: means would take eight passes of it."""
+    x, by_logits, passes = torch.rand(16, 6), torch.rand(16, 3), {"searched": 0, "given": 0}
+
+    def pull(name: str) -> guard.Pass:
+        def pulled(at: Tensor, some: Tensor) -> Tensor:
+            passes[name] += 1
+            return at + torch.randn_like(at)
+
+        return pulled
+
+    ways = guard.Ways(searched=pull("searched"), given=pull("given"), plain=pull("given"))
+    assert guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
+    assert passes == {"searched": 1, "given": 3}
+
+
+@pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
+def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -> None:
+    x, by_logits, own = torch.rand(16, 6), torch.rand(16, 3), torch.rand(16, 6)
+    zero, here_and_there = torch.zeros(16, 6), own.clone()
+    here_and_there[3::8] = 0  # as few as may have a kink
+
+    def answer(found: Tensor, given: Tensor) -> bool | None:
+        def pull(gradient: Tensor) -> guard.Pass:
+            rows = {tuple(row.tolist()): place for place, row in enumerate(by_logits)}
+            return lambda x, some: gradient[[rows[tuple(row.tolist())] for row in some]]
+
+        ways = guard.Ways(searched=pull(found), given=pull(given), plain=pull(given))
+        return guard.agrees(ways, x, by_logits, found, format)
+
+    assert answer(own, own)
+    assert answer(zero, zero)
+    assert not answer(zero, own)
+    assert not answer(own, zero)
+    if format == torch.float32:
+        assert not answer(here_and_there, own)
+
+
+def directions() -> tuple[Tensor, Tensor]:
+    """Return a gradient of length 1 for each of 16 rows, and noise of that length at a right angle to it."""
+    own, noise = F.normalize(torch.randn(2, 16, 500, generator=torch.Generator().manual_seed(0)), dim=2)
+    return own, F.normalize(noise - (noise * own).sum(1, keepdim=True) * own)
+
+
+def in_half(found: Tensor, own: Tensor, plain: Tensor) -> tuple[bool | None, list[float]]:
+    """What the guard says of `found` in bfloat16, and the cosines that it tells."""
+    told = list[float]()
+    ways = guard.Ways(lambda *at: found, lambda *at: own, lambda *at: plain, measured=told.append)
+    return guard.agrees(ways, torch.rand(16, 500), torch.rand(16, 3), found, torch.bfloat16), told
+
+
+@pytest.mark.parametrize("alike", [0.2, 0.45])
+def test_half_precision_that_is_mostly_noise_is_refused_though_the_plain_search_is_no_better(
+    alike: float,
+) -> None:
+    """`alike` is the cosine of the search and of the plain search with the model: 0.3 is the least."""
+    own, noise = directions()
+    found = alike * own + (1 - alike**2) ** 0.5 * noise
+    assert in_half(found, own, found)[0] == (alike > guard.LEAST_ALIKE)
+
+
+def tilted(own: Tensor, noise: Tensor, cosine: float, each: int) -> Tensor:
+    found = own.clone()
+    found[::each] = (cosine * own + (1 - cosine**2) ** 0.5 * noise)[::each]
+    return found
+
+
+def lengthened(own: Tensor, factor: float, each: int) -> Tensor:
+    found = own.clone()
+    found[::each] *= factor
+    return found
+
+
+HALF_ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
+    "right": (lambda own, noise: own, True),
+    "one row of sixteen": (lambda own, noise: tilted(own, noise, 0.2, 16), True),
+    "every eighth row, a little": (lambda own, noise: tilted(own, noise, 0.86, 8), False),
+    "every eighth row zero": (lambda own, noise: tilted(own, noise, 0.0, 8) * 0, False),
+    "every eighth row too short": (lambda own, noise: lengthened(own, 0.45, 8), False),
+    "every eighth row a bit short": (lambda own, noise: lengthened(own, 0.9, 8), True),
+    "half the rows": (lambda own, noise: lengthened(own, 3, 2), False),
+}
+
+
+@pytest.mark.parametrize("case", HALF_ROWS)
+def test_half_precision_is_judged_by_its_worst_rows(case: str) -> None:
+    own, noise = directions()
+    change, fine = HALF_ROWS[case]
+    agreed, told = in_half(change(own, noise), own, own)
+    assert (agreed, len(told)) == (fine, fine)
+
+
+class Rough(nn.Module):
+    """Logits that are almost linear, with ripples whose gradient no bfloat16 tells."""
+
+    def __init__(self, ripples: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.own, self.ripples = nn.Linear(64, 64), nn.Linear(64, 5), ripples
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x.flatten(1))
+        logits: Tensor = self.own(h + self.ripples * (3000 * h).sin())
+        return logits
+
+
+@pytest.mark.parametrize(("ripples", "far"), [(0.0, False), (0.0003, True)])
+def test_the_cosine_in_half_precision_is_told_and_a_poor_one_warned_of(
+    ripples: float, far: bool, logged: Logged
+) -> None:
+    frozen = fa.freeze(Rough(ripples).eval(), "bf16")
+    for _ in range(2):
+        frozen.input_gradient(X, Y)
+    assert frozen.search_dtype == torch.bfloat16
+    told = [note for note in frozen.notes if "mean cosine with the model's" in note]
+    assert len(told) == 1
+    assert (float(told[0].split()[-1]) < 0.8) == far
+    assert [record.levelname for record in logged.records] == ["WARNING"] * far

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks.core import search
@@ -32,22 +31,6 @@ def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts(
     assert frozen.input_gradient(x[:0].double(), y[:0])[2].shape == (0, 2, 8, 8)
     with torch.device("meta"):
         assert torch.equal(frozen.input_gradient(x, y)[2], expected)
-
-
-class Corner(nn.Module):
-    """Logits that are a part of the input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, 0, 0]
-
-
-def test_logits_may_be_a_part_of_the_input() -> None:
-    frozen, x, y = fa.freeze(Corner()), images()[0], torch.arange(6) % 2
-    expected = x[:, :, 0, 0].clone()
-    frozen(x)  # the first pass is given a copy
-    logits = frozen.input_gradient(x, y)[1]
-    x.zero_()
-    assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize(

@@ -151,39 +151,14 @@ def test_rows_that_depend_on_each_other_stay_together(
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net().eval()
-    split = parts.Parts(net, net, winograd=False)
+    split = parts.Parts(net, winograd=False)
     monkeypatch.setattr(parts, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert split.at_once(net, torch.rand(3, 2, 6, 7)) == 24
     assert not split.worth_splitting(torch.rand(24, 2, 6, 7))
     assert split.worth_splitting(torch.rand(25, 2, 6, 7))
-    assert not parts.Parts(net, nn.Linear(3, 3), winograd=False).worth_splitting(torch.rand(99, 3))
+    assert not parts.Parts(nn.Linear(3, 3), winograd=False).worth_splitting(torch.rand(99, 3))
     assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
-
-
-@pytest.mark.slow
-def test_an_architecture_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    monkeypatch.setattr(parts, "BYTES", 1)
-    measured = []
-    real = parts._bytes_of_a_row
-    monkeypatch.setattr(parts, "_bytes_of_a_row", lambda *given: measured.append(given) or real(*given))
-    layers = nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    net, x = nn.Sequential(*layers, nn.Linear(5, 4)).eval(), torch.rand(40, 2, 6, 7)
-    for _ in range(3):
-        model = fa.freeze(net)
-        model(x)
-        assert "folded 1 BatchNorm" in model.notes
-    assert len(measured) == 1
-    for count, change in enumerate(
-        (
-            lambda: net.insert(3, nn.ReLU()),
-            lambda: setattr(net[0], "stride", (2, 2)),
-            lambda: setattr(net, "6", nn.Linear(5, 6)),
-        )
-    ):
-        change()
-        fa.freeze(net)(x)
-        assert len(measured) == 2 + count
 
 
 def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
@@ -210,7 +185,7 @@ def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread:
             out: Tensor = net(x)
         return out
 
-    assert parts.Parts(net, net, winograd=False).at_once(run, torch.rand(3, 2, 6, 7)) == 40
+    assert parts.Parts(net, winograd=False).at_once(run, torch.rand(3, 2, 6, 7)) == 40
 
 
 @pytest.mark.slow

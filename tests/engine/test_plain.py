@@ -10,13 +10,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastadv as fa
-from fastadv.attacks import bim, fgsm, pgd
-from fastadv.engine import Frozen, Plain, prepare
+from fastadv.attacks import AttackResult, bim, fgsm, pgd
+from fastadv.attacks.core.trial import TWO_ANSWERS
+from fastadv.engine import Frozen, Plain, Prepared, prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError, NoGradientError
 from tests.attacks.nets import convnet, images, labels, mlp
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
+Y = torch.zeros(6, dtype=torch.long)
+EOT = 3
+by_either = pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+
+
+class Around(nn.Module):
+    """A net in a function `own(net, x)` that gives the logits."""
+
+    def __init__(self, own: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.own = convnet().eval(), own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(self.net, x)
+
+
+class Corner(nn.Module):
+    """Logits that are a part of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 0, 0]
 
 
 class Seen(nn.Module):
@@ -40,6 +62,10 @@ class Seen(nn.Module):
 
 rows: list[int] = []
 depths: list[int] = []
+
+
+def counted(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: rows.append(len(x)) or net(x)  # type: ignore[func-returns-value]
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +111,17 @@ def test_a_plain_call_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None
         pgd(model, X, y, fa.Linf(0.1), steps=5, freeze=True)
 
 
-def test_long_work_is_frozen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is frozen by itself."""
     made: list[object] = []
     prepared = sys.modules["fastadv.engine.prepare"]
     own = prepared.frozen_by_itself  # type: ignore[attr-defined]
     monkeypatch.setattr(prepared, "frozen_by_itself", lambda *args: made.append(args) or own(*args))
+    return made
+
+
+def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
     model, x = mlp(), images(64)
     y, steps = labels(model, x), WORTH // 64
     pgd(model, x, y, fa.Linf(1e-6), steps=steps - 1)
@@ -100,7 +132,7 @@ def test_long_work_is_frozen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not made
     pgd(model, x, y, fa.Linf(1e-6), steps=steps)
     assert len(made) == 1
-    assert prepare(model, work=WORTH).options.tune is False  # type: ignore[attr-defined]
+    assert prepare(model, work=WORTH).options.precision == "fp32"  # type: ignore[attr-defined]
     frozen = fa.freeze(model)
     assert prepare(frozen, work=WORTH) is frozen
     with pytest.raises(InputError, match="freeze: expected True or False"):
@@ -143,20 +175,12 @@ def test_a_change_of_the_model_is_seen_at_once() -> None:
 
 
 def test_a_batch_that_does_not_fit_passes_in_halves() -> None:
-    class Small(nn.Module):
-        """Has memory for two rows."""
+    def small(net: nn.Module, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise MemoryError
+        return net(x)  # type: ignore[no-any-return]
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = convnet().eval()
-
-        def forward(self, x: Tensor) -> Tensor:
-            if len(x) > 2:
-                raise MemoryError
-            logits: Tensor = self.net(x)
-            return logits
-
-    model = Small()
+    model = Around(small)
     y = labels(model.net, X)
     small, whole = Plain(model), Plain(model.net)
     for found, wanted in zip(small.input_gradient(X, y), whole.input_gradient(X, y), strict=True):
@@ -168,7 +192,7 @@ def test_a_batch_that_does_not_fit_passes_in_halves() -> None:
         assert torch.equal(out.success, wanted.success)
 
 
-@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+@by_either
 def test_models_that_are_refused(prepared: Callable[..., object]) -> None:
     for model in (3, nn.Linear):
         with pytest.raises(InputError, match="model: expected"):
@@ -179,23 +203,7 @@ def test_models_that_are_refused(prepared: Callable[..., object]) -> None:
 
 def test_a_model_without_a_gradient() -> None:
     with pytest.raises(NoGradientError):
-        Plain(lambda x: x.detach().flatten(1)).input_gradient(X, torch.zeros(6, dtype=torch.long))
-
-
-def test_means_over_passes() -> None:
-    class Noisy(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)[:, :3] + torch.randn(3)
-
-    torch.manual_seed(0)
-    plain, y = Plain(Noisy(), 400), torch.zeros(6, dtype=torch.long)
-    _, logits, _ = plain.input_gradient(X, y)
-    assert (logits - X.flatten(1)[:, :3]).abs().max() < 0.3
-    assert (plain(X) - X.flatten(1)[:, :3]).abs().max() < 0.3
-    assert plain.forwards == 2 * 400 * 6
-    assert not plain.exact
-    assert isinstance(prepare(fa.freeze(mlp()), 3), Frozen)
-    assert prepare(plain, 2).eot == 2
+        Plain(lambda x: x.detach().flatten(1)).input_gradient(X, Y)
 
 
 class LateRoom(torch.autograd.Function):
@@ -216,16 +224,7 @@ class LateRoom(torch.autograd.Function):
 def test_memory_may_run_out_in_the_backward_pass_from_x(already: int) -> None:
     """The pass that gave the clean verdict cannot give the gradient; parts of it do."""
 
-    class Small(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = convnet().eval()
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.net(LateRoom.apply(x))
-            return logits
-
-    model = Small()
+    model = Around(lambda net, x: net(LateRoom.apply(x)))
     y = labels(model.net, X)
     y[:already] = (y[:already] + 1) % 4
     for attack in (fgsm, bim):
@@ -237,37 +236,235 @@ def test_memory_may_run_out_in_the_backward_pass_from_x(already: int) -> None:
 
 
 def test_gradients_at_x_in_half_precision_are_those_that_the_model_has() -> None:
-    class Faint(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = convnet().eval()
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.net(x * 1e-8)
-            return logits
-
-    model, x = Faint(), X.half()
+    model, x = Around(lambda net, x: net(x * 1e-8)), X.half()
     out = fgsm(model, x, labels(model, X), fa.Linf(0.1))
     assert not out.zero_gradient.any()
     assert (out.x_adv != x).double().mean() > 0.9
 
 
 def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
-    class Checkpointed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = convnet().eval()
-
-        def forward(self, x: Tensor) -> Tensor:
-            rows.append(len(x))
-            logits: Tensor = checkpoint(self.net, x, use_reentrant=True)
-            return logits
-
-    plain, y = Plain(Checkpointed()), labels(convnet().eval(), X)
+    plain = Plain(Around(lambda net, x: counted(lambda x: checkpoint(net, x, use_reentrant=True))(x)))
+    y = labels(convnet().eval(), X)
     for _ in range(2):
         plain.input_gradient(X, y)
         assert plain.forwards == sum(rows)
     assert rows == [6, 6, 6]
+
+
+def test_means_are_exact_and_counted() -> None:
+    """A mean of directions is not the direction of the mean, so each pass gives its gradient."""
+    model = convnet().eval()
+    y, one, several = labels(model, X), Plain(model), Plain(model, EOT)
+    wanted = one.input_gradient(X, y)
+    for direction in (False, True):
+        for found, given in zip(several.input_gradient(X, y, direction=direction), wanted, strict=True):
+            torch.testing.assert_close(found, given)
+    torch.testing.assert_close(several(X), one(X))
+    assert (several.forwards, several.backwards) == (EOT * 18, EOT * 12)
+    directions = torch.eye(4).expand(len(X), -1, -1)[:, :2]
+    torch.testing.assert_close(several.jacobian(X, directions), one.jacobian(X, directions))
+    assert (several.forwards, several.backwards) == (EOT * 24, EOT * 24)
+    assert (one.exact, several.exact) == (True, False)
+    assert isinstance(prepare(fa.freeze(mlp()), 3), Frozen)
+    assert prepare(several, 2).eot == 2
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([0, 2])])
+def test_logits_of_a_pass_at_x_are_its_own(rows: Tensor | None) -> None:
+    x, plain = X.clone(), Plain(Corner())
+    plain.verdict(x)  # the first pass is given a copy
+    made = plain.clean_pass(x)
+    assert made is not None
+    x.zero_()
+    torch.testing.assert_close(made.logits, X[:, :, 0, 0])
+    kept = slice(None) if rows is None else rows
+    wanted = plain.input_gradient(X, Y, "ce")
+    found = made.gradient(rows, Y[kept], "ce", None, False)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other[kept])
+
+
+def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
+    model = convnet().eval()
+    y = labels(model, X)
+    y[3:] = (y[3:] + 1) % 4  # half of them: the pass at x is still worth its backward
+    out = bim(model, X, y, fa.Linf(1e-5), steps=1)
+    assert (out.forwards, out.backwards) == (12, 6)
+    y[2] = (y[2] + 1) % 4
+    out = bim(model, X, y, fa.Linf(1e-5), steps=1)
+    assert (out.forwards, out.backwards) == (14, 2)
+
+
+class Reuses(nn.Module):
+    """Writes its answer into the same memory each time, as compiled models may."""
+
+    answer: Tensor
+
+    def __init__(self, room: int = 6) -> None:
+        super().__init__()
+        self.net, self.room, self.calls = convnet().eval(), room, 0
+        self.register_buffer("answer", torch.zeros(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            raise MemoryError
+        logits: Tensor = self.net(x)
+        return logits if logits.requires_grad else self.answer[: len(x)].copy_(logits)
+
+
+@by_either
+def test_an_answer_outlives_the_next_pass(prepared: Callable[[nn.Module], Prepared]) -> None:
+    model, whole = prepared(Reuses()), Reuses().net
+    for ask in (model.verdict, model):
+        first = ask(X)
+        ask(1 - X)
+        torch.testing.assert_close(first, whole(X))
+    halves = prepared(Reuses(room=3))
+    for ask in (halves.verdict, halves):
+        torch.testing.assert_close(ask(X), whole(X))
+    first = model.confidence(X)
+    model.confidence(1 - X)
+    torch.testing.assert_close(first, whole(X).softmax(1))
+
+
+@by_either
+def test_answers_that_are_averaged_are_several(prepared: Callable[..., Prepared]) -> None:
+    class Rises(Reuses):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x).add_(self.calls)
+
+    model = prepared(Rises(), eot=2)
+    model(X)
+    rise = (model(X) - Reuses().net(X).detach()).mean()
+    assert float(rise) % 1 == pytest.approx(0.5, abs=1e-4)
+
+
+@by_either
+def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Prepared]) -> None:
+    model, x = prepared(Corner()), X.clone()
+    model.verdict(x)  # the first pass is given a copy
+    found = (
+        model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0],
+        model.input_gradient(x, Y)[1],
+    )
+    x.zero_()
+    for logits in found:
+        torch.testing.assert_close(logits, X[:, :, 0, 0])
+
+
+@by_either
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_passes_that_tell_the_dtype_of_inputs_are_counted(
+    dtype: torch.dtype, prepared: Callable[[nn.Module], Prepared]
+) -> None:
+    model = prepared(Around(lambda net, x: counted(net)(x)))
+    for _ in range(2):
+        model.verdict(X.to(dtype))
+        assert model.forwards == sum(rows)
+
+
+@by_either
+@pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
+def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
+    prepared: Callable[[nn.Module], Prepared], hooked: bool
+) -> None:
+    class Sums(nn.Module):
+        total: Tensor
+
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+            self.register_buffer("total", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.total += x.detach().mean((0, 2, 3))
+            logits: Tensor = self.net(x)
+            return logits
+
+    model = Sums(convnet().eval())
+    if hooked:
+        model.net.register_forward_hook(lambda part, given, made: made * 2)
+    prepared(model).verdict(X)
+    fgsm(prepared(model), X, labels(model.net, X), fa.Linf(0.1))
+    assert not model.total.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "frozen"),
+    [
+        (WORTH // 40, {}, False),  # 40 steps are the default
+        (WORTH // 40 + 1, {}, True),
+        (WORTH // 32, {"steps": 8, "restarts": 4}, True),
+        (WORTH // 32 - 1, {"steps": 8, "restarts": 4}, False),
+    ],
+)
+def test_work_is_steps_by_default_times_restarts_times_samples(
+    size: int, options: dict[str, int], frozen: bool, made: list[object]
+) -> None:
+    model, x = mlp(), images(size)
+    pgd(model, x, labels(model, x), fa.Linf(0.5), **options)  # type: ignore[arg-type]
+    assert bool(made) == frozen
+
+
+class Noisy(nn.Module):
+    """Counts the rows that pass."""
+
+    def __init__(self, level: float = 0.1) -> None:
+        super().__init__()
+        self.net, self.level, self.rows = convnet().eval(), level, list[int]()
+
+    def __deepcopy__(self, memo: object) -> "Noisy":
+        made = Noisy(self.level)
+        made.rows = self.rows
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        logits: Tensor = self.net(x)
+        return logits + self.level * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize("attack", [fgsm, bim])
+def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(
+    attack: Callable[..., AttackResult],
+) -> None:
+    model, y = Noisy(), labels(convnet().eval(), X)
+    torch.manual_seed(0)
+    out = attack(model, X, y, fa.Linf(1e-5))
+    assert TWO_ANSWERS in out.flags
+    assert out.forwards == sum(model.rows)
+
+
+def test_the_last_point_is_scored_by_the_mean_of_all_passes() -> None:
+    """One verdict on a randomized model says little; those of the search are means."""
+    model = Noisy(level=0.0)
+    out = pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
+    assert not out.success.any()
+    assert out.forwards == sum(model.rows) == 6 * (1 + 2 * EOT + EOT + 1)
+
+
+class OfTheBatch(nn.BatchNorm2d):
+    """Takes statistics of the batch in any mode, and keeps their running mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, training=True)
+
+
+@by_either
+@pytest.mark.parametrize("hooked", [False, True])
+def test_statistics_that_code_of_ones_own_writes_stay_in_the_copy(
+    prepared: Callable[[nn.Module], Prepared], hooked: bool
+) -> None:
+    model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3)).eval()
+    if hooked:
+        model[2].register_forward_hook(lambda part, given, made: made * 2)
+    before = [buffer.clone() for buffer in model.buffers()]
+    wanted = nn.functional.batch_norm(X, None, None, training=True).flatten(1) @ model[2].weight.T
+    found = prepared(model).verdict(X)
+    torch.testing.assert_close(found, (1 + hooked) * (wanted + model[2].bias))
+    fgsm(prepared(model), X, found.argmax(1), fa.Linf(0.1))
+    assert all(map(torch.equal, before, model.buffers()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

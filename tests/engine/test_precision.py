@@ -11,15 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine.precision import has_tf32, switches, tf32
 from fastadv.errors import InputError
-from tests.engine import nets
-
-
-def net(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ELU(), nn.Flatten()
-    model = nn.Sequential(*layers, nn.Linear(8 * 16, 5))
-    model(torch.rand(64, 3, 8, 8))
-    return model.eval()
+from tests.engine.nets import convnet, images
 
 
 def products() -> str:
@@ -28,8 +20,8 @@ def products() -> str:
     return "tf32" if getattr(each, name) == on else "ieee"
 
 
-def images(count: int = 7) -> tuple[Tensor, Tensor]:
-    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(count)), torch.arange(count) % 5
+def net() -> nn.Sequential:
+    return convnet().eval()
 
 
 def by_autograd(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -75,14 +67,15 @@ def test_small_gradients_do_not_vanish(power: int, fold: bool) -> None:
 def test_a_sure_model_has_a_gradient(fold: bool) -> None:
     model, (x, _) = net(), images()
     with torch.no_grad():
-        model[-1].weight *= 400
+        model[-1].weight *= 100
     y = model(x).argmax(1)
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum")).flatten(1)
-    found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y)[2].flatten(1)
+    found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y)[2].flatten(1).double()
     length = exact.norm(dim=1)
     assert float(length.min()) < 1e-3 * float(length.max())
     some = length > 1e-30
-    assert bool((nn.functional.cosine_similarity(found, exact)[some] > 0.999).all())
+    alike = nn.functional.cosine_similarity(found, exact, eps=1e-300)
+    assert bool((alike[some] > 0.999).all())
     # the length is a probability, of logits that are rounded to float16 in each layer
     apart = (found.norm(dim=1) / length).log().abs() / model(x).abs().amax(1)
     assert bool((apart < 4 * torch.finfo(torch.float16).eps)[some].all())
@@ -93,7 +86,7 @@ class Mixing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.layer = nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 5)
+        self.norm, self.layer = nn.BatchNorm1d(128, track_running_stats=False), nn.Linear(128, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(self.norm(x.flatten(1)))
@@ -110,7 +103,7 @@ def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
     frozen = fa.freeze(model if kind == "module" else lambda x: model(x), "fp16", fold=fold)
     found = frozen.input_gradient(x, y, loss)[2].flatten(1)
     assert bool(((found - exact).norm(dim=1) < 0.02 * exact.norm(dim=1)).all())
-    assert frozen.input_gradient(x[:0], y[:0])[2].shape == (0, 3, 8, 8)
+    assert frozen.input_gradient(x[:0], y[:0])[2].shape == (0, 2, 8, 8)
 
 
 def test_doubles_stay_doubles() -> None:
@@ -133,7 +126,7 @@ class Loud(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(192, 20), nn.Linear(20, 5)
+        self.first, self.second = nn.Linear(128, 20), nn.Linear(20, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.second(self.first(x.flatten(1)) * 1e6) / 1e6
@@ -156,7 +149,7 @@ class Watching(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.seen = nn.Linear(192, 5), []
+        self.layer, self.seen = nn.Linear(128, 5), []
 
     def forward(self, x: Tensor) -> Tensor:
         def back(gradient: Tensor) -> None:
@@ -312,11 +305,11 @@ def test_otherwise_torch_tells(told: bool, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("fold", [True, False])
 def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, fold: bool) -> None:
     """Attacks without gradients, such as Square, compare losses that half precision does not tell apart."""
-    net, (x, y) = nets.convnet().eval(), nets.images(40)
-    frozen = fa.freeze(net, precision, fold=fold)
+    model, (x, y) = net(), images(40)
+    frozen = fa.freeze(model, precision, fold=fold)
     frozen.input_gradient(x, y)
     assert torch.equal(frozen(x), frozen.verdict(x))
-    found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net)]
+    found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
     assert torch.equal(found[0].x_adv, found[1].x_adv)
     assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -325,7 +318,7 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, 
 def test_a_precision_that_is_slower_is_noted(
     ratio: float, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, (x, y) = nets.convnet().eval(), nets.images()
+    model, (x, y) = net(), images()
     times = iter((0.1, 0.1 * ratio))
     monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(times))
     frozen = fa.freeze(model, "bf16")
@@ -337,6 +330,6 @@ def test_a_precision_that_is_slower_is_noted(
 def test_of_a_pass_too_short_to_measure_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((1e-5, 1e-3))
     monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(times))
-    frozen = fa.freeze(nets.convnet().eval(), "bf16")
-    frozen.input_gradient(*nets.images())
+    frozen = fa.freeze(net(), "bf16")
+    frozen.input_gradient(*images())
     assert not [note for note in frozen.notes if "times as long" in note]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.engine import Plain
 from fastadv.engine.room import ran_out, slices
 
 ROOM = 6
@@ -143,11 +144,14 @@ def test_other_errors_are_not_tried_again():
     assert not ran_out(RuntimeError("shapes"))
 
 
-def test_samples_that_share_statistics_are_not_parted():
+@pytest.mark.parametrize("prepared", [fa.freeze, Plain])
+def test_samples_that_share_statistics_are_not_parted(prepared):
     """A BatchNorm without running statistics takes those of the batch: parts would see others."""
     model = nn.Sequential(Narrow(ERRORS[0]), nn.BatchNorm1d(4, track_running_stats=False))
     with pytest.raises(torch.OutOfMemoryError):
-        fa.freeze(model).verdict(problem()[0])
+        prepared(model).verdict(problem()[0])
+    with pytest.raises(torch.OutOfMemoryError):
+        prepared(model).input_gradient(*problem())
 
 
 def test_a_loss_of_the_callers_sees_the_whole_batch():

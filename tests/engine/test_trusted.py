@@ -1,6 +1,5 @@
 """What was compared is trusted for what is like it: rows, values, threads, passes; and for a while."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,31 +7,20 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import trusted
-from fastadv.engine.cpu import activations, onednn, thin
+from fastadv.engine import guard
 from fastadv.engine.frozen import DENIED
+from fastadv.engine.guard import Trusted
 from fastadv.engine.rounding import allowance
+from tests.engine.planted import Change, Net, X, apart, elu, needs_onednn, thinly
 from tests.engine.rewritten import answers
-from tests.engine.test_guard import Net, X, Y, apart, needs_onednn, wrong
 from tests.logged import Logged
 
-Change = Callable[[Tensor], Tensor]
+pytestmark = pytest.mark.usefixtures("small_models_too")
 
 
-@pytest.fixture(autouse=True)
-def _small_layers_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
-
-
-def wrong_elu(monkeypatch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
+def wrong_elu(patch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
     """Plant a mistake into the forward pass of ELU, where a gradient is followed or where none is."""
-    real: Any = activations.elu
-
-    def elu(x: Tensor, scale: Any) -> Tensor:
-        out: Tensor = real(x, scale)
-        return change(out) if x.requires_grad == gradient else out
-
-    monkeypatch.setattr(activations, "elu", elu)
+    elu(lambda x, out: change(out) if x.requires_grad == gradient else out)(patch)
 
 
 def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3, model: nn.Module | None = None) -> None:
@@ -40,36 +28,6 @@ def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3, model: nn.Module | N
     logits, gradient = answers(Net().eval() if model is None else model, x, y)
     assert apart(frozen(x), logits) < most
     assert apart(frozen.input_gradient(x, y)[2], gradient) < most
-
-
-@needs_onednn
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [20, 23, 24])
-def test_logits_of_each_number_of_rows_are_compared(
-    rows: int, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    """A forward pass that is wrong without a gradient, for many rows or one number of them."""
-    wrong_elu(monkeypatch, lambda out: out * 0.2 if len(out) == rows else out)
-    frozen = fa.freeze(Net().eval())
-    for count in (16, 24, 23, 20, 5):
-        check(frozen, X[:count])
-    assert [note for note in frozen.notes if note.startswith("not elu")] == [
-        "not elu: the logits of the search were not those of the model"
-    ]
-    assert len(logged.records) == 1
-
-
-@needs_onednn
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_logits_of_passes_with_a_gradient_are_compared(
-    precision: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong_elu(monkeypatch, lambda out: out * 0.2 if len(out) > 16 else out, gradient=True)
-    frozen = fa.freeze(Net().eval(), precision)
-    for count in (16, 23, 20, 24):
-        check(frozen, X[:count], 1e-3 if precision == "fp32" else 0.2)
-    assert any(note.startswith("not elu") for note in frozen.notes)
 
 
 class Normalized(Net):
@@ -105,30 +63,11 @@ def test_other_numbers_of_threads_are_compared_anew(monkeypatch: pytest.MonkeyPa
 
     threads = [1]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
-    wrong("thin", monkeypatch, change)
+    thinly(change)(monkeypatch)
     frozen = fa.freeze(Net().eval())
     check(frozen, X)
     assert not any(note.startswith("not ") for note in frozen.notes)
     threads[0] = 2
-    check(frozen, X)
-    assert any(note.startswith("not thin") for note in frozen.notes)
-
-
-@needs_onednn
-@pytest.mark.slow
-def test_what_turns_wrong_later_is_found_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    real: Any = thin.thin_gradient
-
-    def gradient(*given: Any) -> Tensor:
-        calls.append(1)
-        found: Tensor = real(*given)
-        return -found if len(calls) > 40 else found
-
-    monkeypatch.setattr(thin, "thin_gradient", gradient)
-    frozen = fa.freeze(Net().eval())
-    for _ in range(trusted.EVERY + 3):
-        frozen.input_gradient(X, Y)
     check(frozen, X)
     assert any(note.startswith("not thin") for note in frozen.notes)
 
@@ -146,10 +85,10 @@ def test_a_comparison_takes_few_rows_of_what_is_known(monkeypatch: pytest.Monkey
     monkeypatch.setattr(type(frozen.search), "_look", look)
     for count in (24, 24, 23, 23, 24):
         frozen(X[:count])
-    assert rows == [trusted.ROWS, trusted.FEW]
-    for _ in range(trusted.EVERY):
+    assert rows == [guard.ROWS, guard.FEW]
+    for _ in range(guard.EVERY):
         frozen(X)
-    assert rows == [trusted.ROWS, trusted.FEW, trusted.FEW]
+    assert rows == [guard.ROWS, guard.FEW, guard.FEW]
 
 
 @needs_onednn
@@ -191,20 +130,6 @@ def test_a_right_search_is_not_denied(precision: Any, loss: Any) -> None:
 
 @needs_onednn
 @pytest.mark.slow
-def test_what_was_wrong_is_left_out_of_the_next_copy_of_a_model_that_is_followed(
-    monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    wrong("thin", monkeypatch, torch.neg)
-    net = Net().eval()
-    for _ in range(3):
-        check(fa.freeze(net, fold=False), X)
-    assert len(logged.records) == 1
-    check(fa.freeze(Net().eval(), fold=False), X)
-    assert len(logged.records) == 2
-
-
-@needs_onednn
-@pytest.mark.slow
 @pytest.mark.parametrize(("share", "denied"), [(1.9, False), (2.1, True)])
 def test_losses_may_differ_twice_as_far_as_logits(share: float, denied: bool) -> None:
     frozen = fa.freeze(Net().eval())
@@ -227,3 +152,22 @@ def test_a_point_outside_for_which_x_stands_denies_nothing() -> None:
     assert not frozen.plain
     assert torch.equal(out.x_adv, X)
     assert DENIED not in frozen.notes
+
+
+def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
+    class Rows:
+        """A batch of four; at the moment when its size is asked, another thread adds what it compared."""
+
+        dtype, shape = X.dtype, X.shape
+
+        def __len__(self) -> int:
+            trusted.add((True, len(trusted._known)), X, X)
+            return 4
+
+    trusted = Trusted()
+    trusted.add((True, "few"), X[:2], X)
+    trusted.add((True, "more"), X[:4], X)
+    trusted.add((False, "logits alone"), X[:6], X)
+    assert trusted.knows_size(Rows())  # type: ignore[arg-type]
+    assert not trusted.knows_size(X[:6])
+    assert not trusted.knows_size(X[:1])

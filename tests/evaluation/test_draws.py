@@ -111,6 +111,8 @@ def test_draws_by_hand():
     assert both.right.tolist() == [1, 2, 2, 0, 3]
     assert both.worst == 0
     assert both.lucky == 3
+    still = replace(draws, varied=torch.zeros(5, dtype=torch.bool))
+    assert Draws.together([draws, still]).varied.equal(draws.varied)
 
 
 def test_the_mean_is_of_probabilities():
@@ -217,6 +219,14 @@ def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     assert first["pgd"].draws.right.equal(again["pgd"].draws.right)
     assert not first.draws.right.equal(other.draws.right)
     assert not first.draws.right[:64].equal(first.draws.right[64:128])
+
+
+def test_each_attack_on_each_batch_has_draws_of_its_own():
+    def first(*counters):
+        with Drawing(2).kept(torch.device("cpu"), *counters):
+            return torch.rand(1).item()
+
+    assert len({first(batch, place) for batch in (0, 1) for place in (0, 1, 2)}) == 6
 
 
 def test_one_draw_of_a_randomized_model_is_flagged():

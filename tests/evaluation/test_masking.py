@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.attacks.autoattack import Component
 from fastadv.attacks.masking import Evidence
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost
 from fastadv.data import ImageSet
@@ -122,6 +123,16 @@ def test_the_passes_of_all_attacks_of_a_threat_are_added_up() -> None:
     assert spent((300, 0.1), (400, 0.2), (200, 0.1), (999, inf)) == 0.1
     assert spent((300, 0.1), (400, 0.2), (99, 0.1)) == 0.2
     assert spent((1, inf)) == inf
+
+
+def test_square_in_a_list_of_its_own_is_no_attack_by_gradients() -> None:
+    """What it broke and PGD left is a sign, though AutoAttack looked for symptoms before."""
+    few = [Component("square", "square", {"queries": 50})]
+    listed = partial(fa.attacks.autoattack, threat=fa.Linf(0.2), version=few)
+    assert signs(looked({"square": listed})).unseen["square"] == "no attack by gradients"
+    weak = partial(PGD, threat=fa.Linf(0.2), steps=1, step_size=1e-9, random_start=False)
+    both = signs(looked({"pgd": weak, "square": listed}))
+    assert "square" in both.flagged
 
 
 def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:

@@ -280,6 +280,8 @@ def test_the_nearest_of_several_minimum_norm_attacks_counts():
     lone = accuracy_against_radius(Threshold(), DATA, minimum_norm=first)
     assert lone.radii == pytest.approx([0, 0.12, 0.32, 0.42])
     assert lone.accuracy[-1] == pytest.approx(1 / 6)
+    both = [fmn(fa.Linf(0.1)), fmn(fa.Linf(math.inf))]  # the second searches up to any radius
+    assert accuracy_against_radius(Threshold(), DATA, None, [0.2], minimum_norm=both).radii == [0.2]
 
 
 def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
@@ -426,3 +428,13 @@ def test_a_markdown_table_keeps_its_lines() -> None:
         r"| a\|b | c | 1 |",
     ]
     assert in_markdown(cells).splitlines()[1] == "| --- | ---: | ---: |"
+
+
+def test_only_the_samples_that_are_asked_for_count_as_work(monkeypatch):
+    works, real = [], measure.prepare
+    monkeypatch.setattr(
+        measure, "prepare", lambda *given, work, **more: works.append(work) or real(*given, work=work, **more)
+    )
+    for limit in (None, 2):
+        evaluate(Threshold(), DATA, {"pgd": pgd(0.1)}, limit=limit, indicators=False)
+    assert works == [5 * 6, 5 * 2]

@@ -15,9 +15,9 @@ from PIL import Image
 
 import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
-from fastadv.evaluation import Curve, evaluate, report
+from fastadv.evaluation import Curve, Examples, evaluate, report
 from fastadv.evaluation.groups import groups
-from fastadv.evaluation.report import chart, classes, grid, page, verdict
+from fastadv.evaluation.report import chart, classes, grid, page, pictures, verdict
 from fastadv.evaluation.report.pictures import magnified, png
 from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -262,6 +262,9 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     shown = [line[2].split()[0] for line in grid.attacks(table).lines]
     assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
+    endless.rows[0].distance[1] += 1e-8  # what rounding to float32 adds
+    assert budget.held(table.rows).sum() == 3
+    endless.rows[0].distance[1] = 0.1
     drawn = chart.chart(table, budget, {}, None)
     (line,) = drawn.lines
     assert line.name == drawn.grid.head[1] == "all attacks"
@@ -331,3 +334,12 @@ def test_a_share_beside_a_curve_has_the_interval_of_its_count():
     ((_, cell),) = chart._grid({"one": Curve(np.array([0.0]), np.array([0.29]))}, 100, [0.0]).lines
     low, high = clopper_pearson(29, 100)
     assert cell == f"29.0% [{100 * low:.1f}%, {100 * high:.1f}%]"
+
+
+def test_of_the_examples_that_were_kept_those_of_the_strongest_attack_are_shown():
+    table = table_of(9)
+    kept = table.samples
+    parts = kept.x, kept.x_adv, kept.y, kept.y, kept.y, kept.ids
+    rows = tuple(replace(row, examples=Examples(*(part[row.broken] for part in parts))) for row in table.rows)
+    shown = pictures.gallery(replace(table, rows=rows, samples=None), None, None, (0.0, 1.0))
+    assert len(shown.shots) == 6, "of FMN, which breaks two thirds"

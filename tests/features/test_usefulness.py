@@ -168,6 +168,27 @@ def test_a_constant_feature_is_useless_and_has_no_gamma():
     assert got.to_dict()["features"][2]["gamma"] is None
 
 
+@pytest.mark.parametrize(("weight", "bias", "constant"), [(1e-7, 0.0, False), (1e-4, 1e4, True)])
+def test_a_feature_is_constant_by_its_own_size(weight, bias, constant):
+    """One that varies within the rounding of large values is; one of tiny values is not."""
+    base, net = data(), linear()
+    with torch.no_grad():
+        net[1].weight[2] *= weight
+        net[1].bias[2] = bias
+    got = usefulness(net, base, fa.L2(0.2))
+    assert got.constant.tolist() == [False, False, constant, False, False]
+
+
+def test_a_net_that_is_linear_at_the_samples_alone_is_refused():
+    net = linear()
+    with torch.no_grad():
+        net[1].weight.abs_()
+        net[1].bias.abs_()
+    net.insert(2, nn.ReLU())
+    with pytest.raises(InputError, match="not linear"):
+        usefulness(net, data(), fa.L2(0.1))
+
+
 @pytest.mark.slow
 def test_layers_by_name_by_module_and_by_function():
     base, net = data(12), deep()

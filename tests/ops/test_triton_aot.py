@@ -24,7 +24,7 @@ def builds(tmp_path_factory):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, str(ROOT / "tests" / "ops" / "aot.py"), "--quick", "--out", str(table)]
+    command = [sys.executable, str(ROOT / "tools" / "aot.py"), "--quick", "--out", str(table)]
     command += ["--ops", ",".join(KERNELS)]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     return [json.loads(line) for line in table.read_text().splitlines()]

@@ -297,3 +297,12 @@ def test_each_process_reads_its_share_of_a_stream():
             assert torch.equal(x, data.x[begun : begun + len(x)])
             ids += [part[2] for part in parts]
         assert torch.cat(ids).sort().values.tolist() == list(range(5 * done, 13))
+
+
+def test_a_place_in_a_batch_has_one_owner_though_batches_do_not_share_out_evenly():
+    feed = Feed(images(12), 5, None, 3, CPU)
+    feed.world = 2
+    owners = feed.owners(1)
+    for step, batch in enumerate(feed.order(1).split(5)):
+        for feed.rank in (0, 1):
+            assert (owners[feed.share(step).own(batch)] == feed.rank).all()

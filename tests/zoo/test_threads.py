@@ -1,4 +1,4 @@
-"""Many threads freeze, check, tune and use models, beside others that know nothing of it.
+"""Many threads freeze, check, measure and use models, beside others that know nothing of it.
 
 FASTADV_STRESS_SECONDS is how long they keep up each of the five ways of working at least.
 """
@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine import tune
 
 from . import nets  # noqa: F401
 from .judge import Answer, check_directions, check_rows, eager
@@ -160,9 +159,8 @@ def test_threads_attack_one_model(cases: list[Case]) -> None:
 
 
 @pytest.mark.slow
-def test_threads_tune_one_frozen_model(cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "_passes", lambda options, x: iter(()))  # the compiler takes a minute
+def test_threads_measure_one_frozen_model(cases: list[Case]) -> None:
     with unrelated_models():
         for case in for_a_while(cases):
-            frozen = fa.freeze(case.model(), tune=True)
+            frozen = fa.freeze(case.model(), precision="auto")
             at_once(lambda number, case=case, frozen=frozen: case.check(frozen, 3))

@@ -14,6 +14,7 @@ from fastadv.threat import L1, L2, Linf
 
 NORMS = {"Linf": Linf, "L2": L2, "L1": L1}
 INSTEAD = {
+    "MultiAttack": "use fastadv.evaluate with several attacks",
     "VANILA": "use the images themselves",
     "GN": "use fastadv.attacks.gaussian_noise, which looks for the least noise",
     "RFGSM": "use PGD, which starts at a random point of the ball",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
-from fastadv.attacks.methods.flags import blind
+from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.threat import Threat
 
 SLACK = 1e-6  # what rounding adds to a distance
@@ -52,23 +52,24 @@ class Evidence:
         broken, nothing = (out.status == Status.BROKEN).cpu(), torch.zeros(len(out.status), dtype=torch.bool)
         failed = (out.status == Status.FAILED).cpu()
         unmoved = (out.status == Status.HELD).cpu() & out.zero_gradient.cpu()
+        gradient = took_gradients(out.backwards, getattr(out, "costs", None))
         return cls(
             broken=broken,
-            blind=broken & _without_gradients(out),
-            unmoved=unmoved | failed if out.backwards else nothing,
+            blind=broken & _without_gradients(out, gradient),
+            unmoved=unmoved | failed if gradient else nothing,
             unfinished=_unfinished(out),
-            gradient=out.backwards > 0,
+            gradient=gradient,
             passes=out.forwards + out.backwards,
             threat=out.threat,
             soft=SOFT_LOGITS in out.flags,
         )
 
 
-def _without_gradients(out: AttackResult) -> Tensor:
+def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:
     """Return bool [B]: by no gradient, or, of AutoAttack, by Square after attacks by gradients."""
     by, costs = getattr(out, "by", None), getattr(out, "costs", {})
-    if by is None or not out.backwards:
-        return torch.full((len(out.status),), not out.backwards)
+    if by is None or not gradient:
+        return torch.full((len(out.status),), not gradient)
     late = blind(costs)
     return torch.tensor([name in late for name in by], dtype=torch.bool)
 

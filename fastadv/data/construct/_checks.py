@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_number, check_seed
-from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
@@ -67,7 +66,7 @@ def prepare(
 ) -> tuple[Prepared, Base, int]:
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = prepared(model, freeze=True)
-    base = Base(dataset, device_for(frozen) or torch.device("cpu"))
+    base = Base(dataset, frozen.device or torch.device("cpu"))
     radius = threat.radius
     if isinstance(radius, Tensor) and len(radius) != base.count:
         raise InputError(

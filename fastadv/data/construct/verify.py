@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._build import ticks
 from fastadv.data.construct._checks import weights_or_code
@@ -176,7 +175,7 @@ def _with_model(
     if {name: there.get(name) for name in here} != here:
         known = {name: there[name] for name in ("class", "hash", "function") if name in there}
         raise InputError(f"model: expected that on the card, {known}, got {here}; give its weights")
-    device = device_for(source) or torch.device("cpu")
+    device = source.device or torch.device("cpu")
     within = rounding(dtype_of(source.model) if isinstance(source.model, nn.Module) else None)
     stored = made.figures["predicted"]
     predicted, tied = torch.empty_like(stored), torch.empty(len(made), dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 
 from fastadv._torch import COMPILED_FUNCTION
 
-# what modules hold most, and what holds no module
+# what modules hold most often, and what leads to no module
 ATOMS = {type(None), bool, int, float, str, nn.Parameter}
 
 
@@ -24,25 +24,8 @@ class Deferred:
         return self.target(*args, **kwargs)
 
 
-def reachable(value: object) -> Iterator[object]:
-    """Yield the objects that `value` leads to, itself included; each once.
-
-    Follows attributes of modules, containers, closures, defaults and partials, and no other objects. Leaves
-    out numbers, strings and parameters.
-    """
-    seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if type(value) in ATOMS or id(value) in seen:
-            continue
-        seen[id(value)] = value
-        waiting += inside(value)
-        yield value
-
-
 def inside(value: object) -> Iterable[Any]:
-    """Return what `value` leads to itself; nothing for an object of which that is not known."""
+    """Return what `value` leads to itself: attributes of a module, or what a container or function holds."""
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, nn.Module):
@@ -69,6 +52,28 @@ def content(cell: CellType) -> object:
         return None
 
 
+def reachable(
+    value: object,
+    inside: Callable[[object], Iterable[Any]] = inside,
+    atoms: Collection[type] = ATOMS,
+    but: Collection[int] = (),
+) -> Iterator[object]:
+    """Yield the objects that `value` leads to, itself included; each once.
+
+    inside: tells what an object leads to. atoms: types that are left out. but: ids of objects that are left
+    out.
+    """
+    seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if type(value) in atoms or id(value) in seen or id(value) in but:
+            continue
+        seen[id(value)] = value
+        waiting += inside(value)
+        yield value
+
+
 def holds(value: object) -> bool:
     """Return whether `value` leads to a module."""
     return any(isinstance(part, nn.Module) for part in reachable(value))
@@ -77,9 +82,9 @@ def holds(value: object) -> bool:
 def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], None]:
     """Enter copies of the functions among `parts` that lead to a module into deepcopy's `memo`.
 
-    The copies share code, globals and every variable that leads to no module with their originals. A compiled
-    function is replaced by the function that was compiled. The copies can be called after the callable
-    returned here has run, which copies what they hold.
+    They share with their originals the code, globals and all variables that lead to no module. The copy of a
+    compiled function is that of the function which was compiled. Call what is returned here before them: it
+    copies what they hold.
     """
     functions = [part for part in parts if isinstance(part, FunctionType) and holds(part)]
     cells: dict[int, tuple[CellType, CellType]] = {}

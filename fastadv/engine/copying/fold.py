@@ -1,8 +1,8 @@
 """BatchNorm folded into the layer before it, by observation: one pass fewer over the activations.
 
 One pass is watched. Where a BatchNorm in eval mode is the only reader of what a convolution or linear layer
-has returned, later passes give that layer the weights of both, and the BatchNorm passes on what it is given.
-Each pass checks that this still holds (`Promises`), so no trace of the model is ever run.
+returned, that layer computes with the weights of both from then on, and the BatchNorm returns what it is
+given. Each pass checks that this still holds (`Promises`); no trace replaces the model's own Python.
 """
 
 import weakref
@@ -25,7 +25,7 @@ DEFAULTS = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
 class Refused(BaseException):
     """A pass that used a folded layer in another way than the one that was watched.
 
-    It is no Exception, so that the model's own handlers do not take it.
+    It is no Exception, so that the model's own handlers do not catch it.
     """
 
     def __init__(self, pair: "Pair") -> None:
@@ -44,7 +44,7 @@ class Norm(NamedTuple):
 
     @classmethod
     def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
-        """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
+        """Read the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
         if named or len(args) != len(ARGUMENTS):  # torch's own layers give all by position
             given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
             args = tuple(given.get(name) for name in ARGUMENTS)
@@ -70,7 +70,7 @@ class Pair:
         return self.weight, self.bias, *self.norm[:4]
 
     def _versions(self) -> list[tuple[int, int]]:
-        """Return what changes where a tensor of the two is written to, but by `tensor.data.mul_`."""
+        """Return what changes with each write into a tensor of the two, except by `tensor.data.mul_`."""
         return [(version(part), part.data_ptr()) for part in self._parts() if part is not None]
 
     def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
@@ -78,7 +78,7 @@ class Pair:
         return nn.Parameter(weight, False), nn.Parameter(bias, False)
 
     def take(self, origin: Mapping[int, Tensor]) -> None:
-        """Fold anew, in place, the tensors from which those of the two were taken, by the ids of these."""
+        """Fold anew, in place, from the tensors in `origin`, by the ids of the two layers' own."""
         weight, bias, *norm = [origin.get(id(part), part) for part in self._parts()]
         folded = _folded(cast(Tensor, weight), bias, Norm._make((*norm, self.norm.eps)))
         for made, new in zip(self._made, folded, strict=True):
@@ -98,14 +98,11 @@ class Pair:
 
     def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments of the layer with the weights of both."""
-        self._refold()
-        return args[0], *self._made, *args[3:]
-
-    def _refold(self) -> None:
         if not self.fresh:  # the model has written to its weights or statistics
             dtype = self._made[0].dtype
             self._made = self._fold()
             self.cast(dtype)
+        return args[0], *self._made, *args[3:]
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -122,7 +119,7 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Te
 
 
 class Folds:
-    """The pairs of one model, found in one pass that is watched."""
+    """The folded pairs of one model."""
 
     name = "fold"
     layers = frozenset((F.conv1d, F.conv2d, F.conv3d, F.linear))
@@ -134,11 +131,6 @@ class Folds:
         self.unknown = True
         self.widest = 0  # bytes a row of the largest result of a layer, in the pass that was watched
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._names = dict(zip(map(id, self._weights), self._names.values(), strict=True))
-        self._pairs = {id(pair.weight): pair for pair in self}
-
     def __len__(self) -> int:
         return len(self._pairs)
 
@@ -146,7 +138,7 @@ class Folds:
         return iter(tuple(self._pairs.values()))
 
     def owns(self, weight: object) -> bool:
-        """Return whether that is a parameter of the model, which one pass cannot change for the next."""
+        """Return whether that is a parameter of the model; a tensor made in a pass is not."""
         return id(weight) in self._names
 
     def pair(self, args: tuple[Any, ...]) -> Pair | None:
@@ -156,8 +148,8 @@ class Folds:
         pair = self._pairs.get(id(args[1]))
         if pair is None or pair.bias is not (args[2] if len(args) > 2 else None):
             return None
-        # of [B, C, D] a linear layer works along the last dimension, and of [C, D] a convolution along the
-        # first; BatchNorm along the second
+        # BatchNorm works along the second dimension, a linear layer in [B, C, D] along the third, and a
+        # convolution in [C, D] along the first
         return pair if args[0].ndim == pair.weight.ndim else None
 
     def learn(self, seen: "Watch") -> None:
@@ -167,7 +159,7 @@ class Folds:
             self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
 
     def refuse(self, pair: Pair) -> bool:
-        """Run a layer and its BatchNorm one after the other from now on; whether that is new."""
+        """Fold that pair no more; return whether it was folded so far."""
         before = self._pairs
         self._pairs = {key: other for key, other in self._pairs.items() if other is not pair}
         return len(self._pairs) < len(before)
@@ -228,10 +220,10 @@ class Watch:
 
 
 class Promises:
-    """Results of folded layers in one pass that their BatchNorm, and nothing else, may read.
+    """Results of folded layers in one pass, which their BatchNorm and nothing else may read.
 
-    A folded layer has computed what its BatchNorm is to return; what it returns itself is an alias of that,
-    which is known again wherever it is read.
+    A folded layer computes what its BatchNorm is to return. It returns an alias of that, which is recognized
+    wherever it is read.
     """
 
     def __init__(self, folds: Folds) -> None:
@@ -279,7 +271,7 @@ class Promises:
         return known[1], known[2]
 
     def finish(self, logits: object, replays: bool = False) -> None:
-        """Raise Refused where a result was returned, kept, or not read; what `replays` may keep all."""
+        """Raise Refused where a result was returned, kept or not read; a graph that `replays` keeps all."""
         for alias, pair, made in self._given.values():
             # read by no BatchNorm, or held by someone who may read it yet
             if made or alias() is logits or (alias() is not None and not replays):

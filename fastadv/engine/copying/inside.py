@@ -73,7 +73,7 @@ def keep_inside(
 ) -> None:
     """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode.
 
-    doubtful: whether code of the copy might reach `originals`.
+    doubtful: whether code of the copy might run `originals`.
     """
     barred = _barred[copied] = WeakKeyDictionary[nn.Module, str]()
     for module in originals:
@@ -126,10 +126,8 @@ def inside(copied: object) -> Iterator[None]:
 class CheckedModel:
     """A model whose logits [B, K] are checked, and which may not change its input.
 
-    Its first pass is one that stays `inside`. If it overwrites its input then, it is given copies from then
-    on (`copies`).
-
-    dtype: of its weights, None where they have not exactly one.
+    Its first pass stays `inside`. If that overwrites the input, the model is given copies from then on
+    (`copies`). dtype: of its weights, None where they have not exactly one.
     """
 
     def __init__(self, model: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> None:
@@ -140,9 +138,9 @@ class CheckedModel:
     def meet(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed.
 
-        A model may prepare images in float32 and go on in another precision. Only where it refuses them as
-        they are, they are cast to the dtype of its weights. Two rows tell; where it refuses these in either
-        dtype, all of x do, since some models take batches of one size alone.
+        A model may prepare images in float32 and go on in another precision, so x is cast to the dtype of the
+        weights only where it is refused as it is. Two rows tell; where these are refused in either dtype, all
+        of x do, since some models take batches of one size alone.
         """
         own = self._dtype
         if own in (None, x.dtype) or x.dtype in self._seen or not len(x):
@@ -176,10 +174,9 @@ class CheckedModel:
         lens: AbstractContextManager[object] | None = None,
         stays: bool = False,
     ) -> Tensor:
-        """Return the logits at x, or those of another copy of the model, which runs inside `lens`.
+        """Return the logits at x, or those of another copy of the model, inside `lens`.
 
-        stays: whether they are its own, as the next pass may write into those of this one, and the caller
-        into x.
+        stays: copy them, since the next pass may write into their memory, and the caller into x.
         """
         model = self.model if other is None else other
         first = not self._watched and model is self.model and len(x) > 0

@@ -23,15 +23,15 @@ FIXED = frozenset({type(None), bool, int, float, complex, str, bytes, type, Buil
 FIXED |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 CONTAINERS = (list, dict, set)
 
-# of each class of modules whether a copy of one can be made here; what its code reads is looked at once
+# for each class of modules, whether a copy can be made here
 _ordinary: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a module in eval mode, which shares its weights and statistics.
 
-    What a forward writes into other buffers and attributes, it writes into the copy. Where the module has
-    hooks, code of its own for modes or copies, or attributes of unknown kinds, it is one of `twin`.
+    Other buffers and attributes are the copy's own. A module with hooks, code of its own for modes or copies,
+    or attributes of unknown kinds is copied by `twin`.
     """
     parts = list(model.modules())
     if not all(_is_ordinary(part) for part in parts):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastadv._torch import COMPILED_MODULE, NormBase
-from fastadv.engine.copying.closures import copy_functions, reachable
+from fastadv.engine.copying.closures import copy_functions, inside, reachable
 from fastadv.engine.copying.inside import has_modes, keep_inside
 from fastadv.engine.copying.strays import may_stray
 from fastadv.errors import InputError
@@ -68,10 +68,9 @@ def twin(model: nn.Module, follow: bool = True, apart: bool = False) -> nn.Modul
     set on the instance, are copied with it, so that the copy runs its own parts alone. Objects that cannot be
     copied, such as a lock or an open file, are shared.
 
-    Statistics of normalization layers are shared, and with `follow` every other tensor too: the copy then
-    sees what is trained into `model`, and what its forward writes into its buffers in eval mode is written
-    into the model's. Without `follow` other buffers are copied. With `apart` the copy can be laid out in
-    another way, and a write into tensors of the one does not count as one into those of the other.
+    Statistics of normalization layers are shared; other buffers are copied, or with `follow` shared too, also
+    for what a forward writes into them. With `apart` the copy can be laid out in another way, and a write
+    into tensors of the one does not count as one into those of the other.
 
     Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
     whose `train` method changes weights.
@@ -190,8 +189,8 @@ def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any])
 def same_products(part: nn.Module, copied: nn.Module) -> None:
     """Let the copy of an attention layer ask for gradients of its projections where the layer does.
 
-    For a transposed input torch computes one matrix product where the weight wants a gradient, and a batch of
-    products, slower and rounded otherwise, where it wants none.
+    For a transposed input torch computes one matrix product if the weight wants a gradient; otherwise a batch
+    of products, which is slower and rounds differently.
     """
     if isinstance(part, nn.MultiheadAttention):
         for name in PROJECTIONS:
@@ -201,10 +200,7 @@ def same_products(part: nn.Module, copied: nn.Module) -> None:
 
 
 def normalizes(module: nn.Module) -> bool:
-    """Return whether the buffers are statistics of a normalization layer, which eval mode only reads.
-
-    A forward that is not of torch may write into them in any mode.
-    """
+    """Return whether the buffers are statistics which torch's own forward only reads in eval mode."""
     if isinstance(module, NormBase):
         return type(module).forward.__module__.startswith("torch.") and "forward" not in vars(module)
     scripted = getattr(module, "original_name", "")
@@ -253,3 +249,35 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
 def device_of(model: nn.Module) -> torch.device | None:
     """Return the device of the first parameter or buffer; None for a module without either."""
     return next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+
+class Values:
+    """The parameters and buffers of a copy, beside those of the model from which they come."""
+
+    def __init__(self, model: nn.Module, copied: nn.Module) -> None:
+        """Take a model and a copy made `apart` from it."""
+        self.model, self.copied = model, copied
+
+    def take(self) -> dict[int, Tensor]:
+        """Write the model's values into the copy; return the model's tensors by the ids of the copy's.
+
+        Writing in place bumps version counters, which invalidates weights that were folded or transformed.
+        """
+        # looked up each time, since a change of precision replaces buffers; by all their names, since it does
+        # so one by one, and a `__deepcopy__` may part tied weights
+        copied, origin = dict(_tensors(self.copied)), dict[int, Tensor]()
+        with torch.inference_mode(False), torch.no_grad():
+            for name, theirs in _tensors(self.model):
+                own = copied[name]
+                if id(own) not in origin:
+                    origin[id(own)] = theirs
+                    own.copy_(theirs)
+        return origin
+
+
+def registers_all(module: nn.Module) -> bool:
+    """Return whether it leads to no parameter or module but its own, as one in a plain list would be."""
+    own = {id(part) for part in (*module.modules(), *module.parameters())}
+    kinds = (nn.Module, nn.Parameter)
+    led = (each for part in reachable(module) for each in (part, *inside(part)))
+    return all(id(part) in own for part in led if isinstance(part, kinds))

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.engine.lens import Choice, follows, unseen
+from fastadv.engine.lens import Way, follows, unseen
 from fastadv.engine.rewrite import Rewrite, may_round, on_cpu
 from fastadv.ops.elu import elu
 from fastadv.ops.relu_gradient import relu_gradient
 
 DTYPES = (torch.float32, torch.bfloat16)
-# elements from which it is expected to gain; calling an op from Python and back costs more than far fewer do
+# elements from which an op gains, and from which it is tried: with fewer, calling it costs more than it saves
 LEAST, FEWEST = 1 << 16, 1 << 12
 
 
@@ -39,13 +39,8 @@ class _ReLU(torch.autograd.Function):
         return relu_gradient(gradient, out), None
 
 
-def _large(input: Tensor, *rest: Any, **named: Any) -> Any:
-    """Return whether calling an op is expected to gain."""
-    return input.numel() >= LEAST if _suits(input) else NotImplemented
-
-
-def _large_with_gradient(input: Tensor, *rest: Any, **named: Any) -> Any:
-    return _large(input) if follows(input) else NotImplemented
+def _is_large(input: Tensor, *rest: Any, **named: Any) -> bool:
+    return input.numel() >= LEAST
 
 
 def fast_relu(input: Tensor, inplace: bool = False) -> Any:
@@ -64,6 +59,6 @@ def fast_elu(input: Tensor, *rest: Any, **named: Any) -> Any:
 
 
 NOTE = "fast activations"
-RELUS = dict.fromkeys((F.relu, torch.relu, Tensor.relu), Choice(fast_relu, _large_with_gradient))
+RELUS = dict.fromkeys((F.relu, torch.relu, Tensor.relu), Way(fast_relu, _is_large))
 RELU = Rewrite("relu", NOTE, on_cpu, RELUS, exact=True)
-ELU = Rewrite("elu", NOTE, may_round, {F.elu: Choice(fast_elu, _large)})
+ELU = Rewrite("elu", NOTE, may_round, {F.elu: Way(fast_elu, _is_large)})

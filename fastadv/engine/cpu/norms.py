@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import NormBase
+from fastadv.engine.lens import Way
 from fastadv.engine.rewrite import Rewrite, on_cpu
 
 
@@ -45,5 +46,5 @@ def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:
 
 
 NOTE = "gradients of single normalized rows made contiguous"
-WAYS = {norm: _mended(norm) for norm in (F.batch_norm, F.instance_norm)}
+WAYS = {norm: Way(_mended(norm)) for norm in (F.batch_norm, F.instance_norm)}
 NORMS = Rewrite("norms", NOTE, on_cpu, WAYS, exact=True)

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
-from fastadv.engine.lens import Choice, unseen
+from fastadv.engine.lens import Way, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.runs.card import is_intel
 
-# multiplications from which it is expected to gain; with far fewer, a call costs more than it gains
+# multiplications from which it gains, and from which it is tried: with fewer, a call costs more than it saves
 LEAST, FEWEST = 1 << 20, 1 << 16
 LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
 
@@ -62,17 +62,20 @@ class _Linear(torch.autograd.Function):
 
 def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """Replace `torch.nn.functional.linear` where weights get no gradient."""
-    if _large(input, weight, bias) is NotImplemented:
+    many = _products(input, weight) >= min(FEWEST, LEAST)
+    if not (many and are_fixed(weight, bias) and _suits(input, weight, bias) and is_faster()):
         return NotImplemented
     return _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
 
 
-def _large(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """Return whether a product is expected to gain; NotImplemented where it does not suit."""
+def _products(input: Tensor, weight: Tensor) -> int:
+    """Return the number of multiplications; -1 where the shapes are not those of a linear layer."""
     usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
-    products = input.numel() * len(weight) if usual else -1
-    suits = are_fixed(weight, bias) and products >= min(FEWEST, LEAST) and _suits(input, weight, bias)
-    return products >= LEAST if suits and is_faster() else NotImplemented
+    return input.numel() * len(weight) if usual else -1
+
+
+def _is_large(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    return _products(input, weight) >= LEAST
 
 
 @takes_settings
@@ -85,7 +88,7 @@ def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Set
     if input.is_contiguous(memory_format=torch.channels_last):
         rows, weights = (values.permute(0, 2, 3, 1) for values in (input, weight))
     rows, weights = rows.flatten(1), weights.flatten(1)
-    found = fast_linear(rows, weights, bias) if _large(rows, weights, bias) is True else NotImplemented
+    found = fast_linear(rows, weights, bias) if _is_large(rows, weights) else NotImplemented
     return (F.linear(rows, weights, bias) if found is NotImplemented else found)[:, :, None, None]
 
 
@@ -101,11 +104,11 @@ LINEAR = Rewrite(
     "onednn",
     "linear layers by oneDNN",
     _multiplies_faster,
-    {F.linear: Choice(fast_linear, _large)},
+    {F.linear: Way(fast_linear, _is_large)},
     needs="float32, and a torch with oneDNN, without MKL or on a processor not of Intel",
 )
 COVER = Rewrite(
-    "cover", "convolutions that cover the image as products", _convolves, {F.conv2d: covering_conv2d}
+    "cover", "convolutions that cover the image as products", _convolves, {F.conv2d: Way(covering_conv2d)}
 )
 
 

@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.lens import Choice, Way, unseen
+from fastadv.engine.lens import Way, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
@@ -131,21 +131,27 @@ class Winograd:
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """Replace `torch.nn.functional.conv2d` where Winograd's method gains."""
-        if self.expects(input, weight, bias, how) is NotImplemented or not self._has_room(weight):
+        if self._tiles(input, weight, how) == 0 or not self._has_room(weight):
             return NotImplemented
         return _Convolution.apply(input, weight, bias, how.padding[0], self)  # type: ignore[no-untyped-call]
 
-    def expects(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
-        """Return whether it is expected to be faster; NotImplemented where it does not suit."""
+    def gains(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
+        return self._tiles(input, weight, how) >= LEAST_TILES
+
+    def _tiles(self, input: Tensor, weight: Tensor, how: Settings) -> int:
+        """Return the tiles of a batch; 0 where the method does not suit, or would lose by products."""
         # not weights that are computed for each pass, as by weight_norm
         if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
-            return NotImplemented
+            return 0
         usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
         last = input.is_contiguous(memory_format=torch.channels_last)
         if not (usual and last and is_wide(weight)):
-            return NotImplemented
-        tiles = _few_tiles(input, how.padding[0])
-        return len(input) * tiles >= LEAST_TILES if tiles else NotImplemented
+            return 0
+        size, more = SIZES[input.dtype], 2 * how.padding[0] - 2
+        height, width = (side + more for side in input.shape[2:])
+        tiles = count_tiles(height, width, size)
+        few = tiles * (size + 2) ** 2 <= MOST_PRODUCTS * 9 * height * width
+        return len(input) * tiles if few else 0
 
     def _has_room(self, weight: Tensor) -> bool:
         if id(weight) not in self._made:
@@ -172,21 +178,9 @@ PADDINGS = ((0, 0), (1, 1), (2, 2))
 
 
 def is_wide(weight: Tensor) -> bool:
-    """Return whether weights [O, C, H, W] are those of a 3x3 convolution that is expected to gain."""
-    return _width(weight) >= LEAST_CHANNELS.get(weight.dtype, math.inf)
-
-
-def _width(weight: Tensor) -> int:
-    """Return the fewer channels of a 3x3 convolution; 0 of others."""
-    return min(weight.shape[:2]) if weight.shape[2:] == (3, 3) else 0
-
-
-def _few_tiles(x: Tensor, padding: int) -> int:
-    """Return the tiles of an image; 0 where these are products enough to lose by."""
-    size, more = SIZES[x.dtype], 2 * padding - 2
-    height, width = (side + more for side in x.shape[2:])
-    tiles = count_tiles(height, width, size)
-    return tiles if tiles * (size + 2) ** 2 <= MOST_PRODUCTS * 9 * height * width else 0
+    """Return whether weights [O, C, H, W] are those of a 3x3 convolution with channels enough to gain."""
+    least = LEAST_CHANNELS.get(weight.dtype, math.inf)
+    return weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
 
 
 def available(dtype: torch.dtype | None) -> bool:
@@ -202,7 +196,7 @@ def _applies(subject: Subject) -> bool:
 
 def _ways(subject: Subject) -> dict[Any, Way]:
     own = Winograd(cast(torch.dtype, subject.dtype))
-    return {F.conv2d: Choice(takes_settings(own.conv2d), takes_settings(own.expects))}
+    return {F.conv2d: Way(takes_settings(own.conv2d), takes_settings(own.gains))}
 
 
 WINOGRAD = Rewrite(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.core import Criterion
-from fastadv.data.batch_size import device_for
 from fastadv.engine import Plain, Prepared
 from fastadv.engine.prepared import CleanPass
 
@@ -16,7 +15,7 @@ BATCH = 256
 
 def on_device(frozen: Prepared, x: Tensor) -> Tensor:
     """Return x where the model is."""
-    device = device_for(frozen)
+    device = frozen.device
     return x if device is None else x.to(device)
 
 

@@ -159,35 +159,17 @@ class ABS(nn.Module):
         self.prior = PriorBank.checked(latents, self.decoders)
 
     def with_options(self, **changes: Any) -> Self:
-        """Return a model with other options that shares this one's tensors, and its bank of prior images.
-
-        Args:
-            changes: fields of `InferenceOptions` by name.
-
-        Returns:
-            The other model.
-        """
+        """Return a model with other options that shares this one's tensors, and its bank of prior images."""
         twin = copy.deepcopy(self, {id(tensor): tensor for tensor in self.buffers()})
         twin.options = self.options.changed(**changes)
         return twin
 
     def bank(self) -> Tensor:
-        """Return images of the prior latents under every class; they are decoded at first use.
-
-        Returns:
-            [K, S, D].
-        """
+        """Return images of the prior latents under every class; they are decoded at first use."""
         return self.prior.images(self.decoders)
 
     def observed(self, x: Tensor) -> Tensor:
-        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5.
-
-        Args:
-            x: [B, C, H, W].
-
-        Returns:
-            Images like x.
-        """
+        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5."""
         return self._search().observed(x)
 
     def infer(
@@ -196,17 +178,7 @@ class ABS(nn.Module):
         steps: int | None = None,
         step_size: float | None = None,
     ) -> Inference:
-        """Fit every class to images; no gradient.
-
-        Args:
-            x: [B, C, H, W] in [0, 1].
-            steps: replaces that of the options.
-            step_size: replaces that of the options.
-
-        Returns:
-            An `Inference` with loss [B, K], latents [B, K, L], reconstruction [B, K, C, H, W] and confidence
-            [B, K].
-        """
+        """Fit every class to images [B, C, H, W] in [0, 1], without a gradient."""
         given = {"steps": steps, "step_size": step_size}
         changes = {name: value for name, value in given.items() if value is not None}
         return self._search(self.options.changed(**changes)).infer(x)
@@ -222,12 +194,6 @@ class ABS(nn.Module):
         """Return the graded softmax (exp(scale l_k) + floor) / sum over classes.
 
         It is low for all classes where none explains the image.
-
-        Args:
-            x: [B, C, H, W] in [0, 1].
-
-        Returns:
-            [B, K].
         """
         return graded(self(x), self.scale, self.floor)
 
@@ -242,13 +208,6 @@ class ABS(nn.Module):
         the floor brings the median confidence of the predicted class to 0.9, as in the paper. The gain is the
         share of its first loss above which nearly every descent ends. A thousand images are enough; with few,
         none of them misclassified, the scale is too large.
-
-        Args:
-            x: [N, C, H, W] in [0, 1].
-            y: int64 [N], labels.
-
-        Raises:
-            InputError: images are not finite.
         """
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
@@ -279,22 +238,10 @@ class ABS(nn.Module):
     ) -> Tensor:
         """Compute a radius within which the decision stays right.
 
-        It is a bound if the minima over latents, searched from `starts` prior samples a class, are global.
-        Descents and losses are in single precision or wider, whatever `precision` says.
-
-        Args:
-            x: [B, C, H, W] in [0, 1].
-            y: int64 [B], labels.
-            norm: "l2", "linf", or for Binary ABS "l0" (pixels that may take any value).
-            starts: prior samples of each class at which descents start.
-            tight: keep the prior's cost of the other classes' latents, which the paper drops in L2 and for
-                Binary ABS: the bound is larger and still holds. In L-infinity the cost is always kept.
-
-        Returns:
-            [B], the radius; 0 where the decision is not y.
-
-        Raises:
-            InputError: the norm is unknown, or "l0" without Binary ABS.
+        It is 0 where the decision for x [B, C, H, W] is not y [B]. It is a bound if the minima over latents,
+        searched from `starts` prior samples a class, are global. For Binary ABS the `norm` may also be "l0".
+        With `tight`, the prior's cost of the other classes' latents is kept, which the paper drops in L2 and
+        for Binary ABS: the bound is larger and still holds. Computed in single precision or wider.
 
         Source:
             Schott et al. 2018 (arXiv 1805.09190), section 4.
@@ -331,9 +278,8 @@ class ABS(nn.Module):
 
         Args:
             dataset: has tensors x and y, or is a sequence of pairs (image, label).
-            epochs: passes through the data, 1 or more.
-            run_dir: a folder for checkpoint.safetensors and report.jsonl after each epoch, and
-                model.safetensors at the end; None writes nothing.
+            epochs: passes through the data.
+            run_dir: a folder for checkpoints, reports and the model; None writes nothing.
             resume: continue a stopped run of `run_dir`, bit for bit.
             latents: L, the dimension of the latent space.
             width: channels of the widest decoder layers but the first, which has twice as many.
@@ -341,24 +287,14 @@ class ABS(nn.Module):
             batch_size: images of a step.
             learning_rate: of Adam, at first.
             beta: its first and its second value, between which it moves over the first half of the epochs;
-                the model keeps the second. None is D / 784 throughout for images of D values: the misfit
-                grows with them, and 1 is right for MNIST's 784.
+                None is D / 784 throughout for images of D values, which is 1 for MNIST.
             augment: warp three in ten images slightly.
-            training_precision: "fp32", or "bf16" to run the convolutions in bfloat16, about 1.6 times faster
-                on processors with bfloat16 dot products.
+            training_precision: "fp32", or "bf16" to run the convolutions in bfloat16.
             seed: of weights, order, augmentation and prior samples.
             device: where to train; None is the CPU.
             calibration: training images to set factors, scale and floor by; 0 leaves them.
             progress: called with (done, total) steps.
             options: of the model: prior_samples, factors, and the fields of `InferenceOptions`.
-
-        Returns:
-            The trained model.
-
-        Raises:
-            InputError: images have another shape or are outside [0, 1], a class has no images, or an argument
-                cannot work.
-            FloatingPointError: losses are not finite.
         """
         if shape is None:
             shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
@@ -375,50 +311,21 @@ class ABS(nn.Module):
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
-        """Return the model of the authors' ABS_0.net to ABS_9.net.
-
-        The prior latents are drawn from `seed`; set `prior_latents` for others.
-
-        Args:
-            folder: that holds the files.
-            binary: whether the files are those of Binary ABS.
-            options: of the model: prior_samples, seed, factors, and the fields of `InferenceOptions`.
-
-        Returns:
-            The model.
-
-        Raises:
-            InputError: a file is missing.
-            CorruptFileError: a file is damaged or foreign.
-        """
+        """Return the model of the authors' ABS_0.net to ABS_9.net; options are those of the class."""
         options = {"binary": binary, "factors": OFFICIAL_FACTORS, **options}
         model = cls(*read_official(folder), DecoderShape().strides, **options)
         model.card = {"source": "the authors' published state dicts"}
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, prior latents, options, factors and card as one safetensors file.
-
-        Args:
-            path: of the file.
-        """
+        """Write weights, prior latents, options, factors and card as one safetensors file."""
         config = dataclasses.asdict(self.options) | {"strides": list(self.shape.strides)}
         about = {**card("abs", config, weights=data_hash(*self.weights, *self.biases)), **self.card}
         write_abs(path, Stored(self.decoders, self.prior, self.factors, self.options, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Args:
-            path: of the file.
-
-        Returns:
-            The model.
-
-        Raises:
-            CorruptFileError: the file is damaged or foreign.
-        """
+        """Read what `save` wrote."""
         stored = read_abs(path)
         held = stored.decoders
         model = cls(

@@ -66,17 +66,7 @@ class InferenceOptions:
                 raise InputError(f"{name}: expected a positive number, got 0")
 
     def changed(self, **changes: Any) -> Self:
-        """Replace some options.
-
-        Args:
-            changes: new values, by name.
-
-        Returns:
-            The new options.
-
-        Raises:
-            InputError: a name is not that of an option, or a value is outside its range.
-        """
+        """Replace some options."""
         known = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(changes.keys() - set(known))
         if unknown:

@@ -14,8 +14,7 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
     """Return an entry of RobustBench's zoo in eval mode, with its weights.
 
     The networks of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients.
-    Other entries of CIFAR-10 and CIFAR-100 that have one file of weights come from the package `robustbench`,
-    where it is installed. Nothing is downloaded. The SHA-256 of a file is kept at its first load, in
+    Nothing is downloaded. The SHA-256 of a file is kept at its first load, in
     hashes.json of the cache, and compared later.
 
         fa.models.robustbench("Carmon2019Unlabeled", weights="downloads/Carmon2019Unlabeled.pt")

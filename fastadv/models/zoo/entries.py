@@ -1,15 +1,12 @@
 """Which net each entry of RobustBench's zoo is, what it does to images, and its published accuracies."""
 
-import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
-
-from torch import nn
 
 from fastadv.errors import InputError
 
@@ -41,7 +38,7 @@ class Entry:
     threat: str  # as in RobustBench, such as "Linf"
     name: str  # as in RobustBench, such as "Carmon2019Unlabeled"
     drive: str  # the name of the zoo's file at Google Drive
-    net: Net | None = None  # the network; None where `factory`, the package's own, makes it
+    net: Net
     # mean and deviation of each channel, by which it normalizes images in [0, 1]
     constants: tuple[list[float], list[float]] | None = None
     stored: bool = False  # whether its file holds them, as mu and sigma; these then count
@@ -51,7 +48,6 @@ class Entry:
     clean: float | None = None  # published clean accuracy in percent
     robust: float | None = None  # published accuracy under AutoAttack in percent
     best_known: float | None = None  # under all attacks that are known, in percent, where that is less
-    factory: Callable[[], nn.Module] | None = None
 
     @property
     def path(self) -> str:
@@ -71,11 +67,7 @@ class Entry:
 
 @cache
 def robustbench_entries() -> tuple[Entry, ...]:
-    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2.
-
-    Returns:
-        A tuple of entries, each with name, data set and threat.
-    """
+    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2."""
     table = json.loads(files("fastadv.models.zoo").joinpath("table.json").read_text(encoding="utf-8"))
     nets = {
         name: Net(name, **{**told, "rename": tuple(map(tuple, table["names"][told["rename"]]))})
@@ -93,19 +85,12 @@ def robustbench_entries() -> tuple[Entry, ...]:
 def find(name: str) -> Entry:
     """Return the entry of that name, [DATASET/][THREAT/]NAME; InputError where none or several have it."""
     *boards, last = str(name).lower().split("/")
-
-    def named(entries: Iterable[Entry]) -> list[Entry]:
-        return [
-            entry
-            for entry in entries
-            if entry.name.lower() == last and {*boards} <= {entry.dataset, entry.threat.lower()}
-        ]
-
     known = robustbench_entries()
-    found = named(known)
-    if not found:
-        others, missing = _packaged()
-        found = named(others)
+    found = [
+        entry
+        for entry in known
+        if entry.name.lower() == last and {*boards} <= {entry.dataset, entry.threat.lower()}
+    ]
     if len(found) == 1:
         return found[0]
     if found:
@@ -113,36 +98,10 @@ def find(name: str) -> Entry:
             f"{name!r}: expected the name of one entry of RobustBench's zoo, got that of "
             f"{', '.join(entry.path for entry in found)}; give one of these"
         )
-    paths = {text.lower(): entry.path for entry in (*known, *others) for text in (entry.name, entry.path)}
+    paths = {text.lower(): entry.path for entry in known for text in (entry.name, entry.path)}
     near = dict.fromkeys(paths[text] for text in get_close_matches(str(name).lower(), paths, 6, 0.5))
     raise InputError(
         f"{name!r}: expected the name of an entry of RobustBench's zoo"
         + (f", such as {', '.join([*near][:3])}" if near else "")
-        + f"; fastadv.models.robustbench_entries() lists the built-in ones{missing}"
+        + "; fastadv.models.robustbench_entries() lists them"
     )
-
-
-@cache
-def _packaged() -> tuple[tuple[Entry, ...], str]:
-    """Return what the package `robustbench` has besides, of CIFAR and in one file; and why there is nothing.
-
-    It is imported here alone, and only for names that are not built in.
-    """
-    try:
-        from fastadv import _torchvision  # noqa: F401 - so that the package can import torchvision
-
-        boards = importlib.import_module("robustbench.model_zoo.models").model_dicts
-    except (ImportError, RuntimeError) as error:
-        return (), f", and others need the package robustbench, which does not import ({error})"
-    own = {entry.path for entry in robustbench_entries()}
-    made = []
-    for dataset, threats in boards.items():
-        for threat, entries in threats.items():
-            for name, told in entries.items():
-                # Kireev et al. ship two state dicts, of which the zoo takes the last
-                nest = "last" if name.startswith("Kireev2021") else None
-                more = {"factory": told["model"], "radius": RADIUS.get(threat.value), "nest": nest}
-                entry = Entry(dataset.value, threat.value, name, told["gdrive_id"], stored=True, **more)
-                if entry.dataset in CLASSES and isinstance(entry.drive, str) and entry.path not in own:
-                    made.append(entry)
-    return tuple(made), ""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models._common import first_weights
 from fastadv.models.normalized import Normalized
 from fastadv.models.registry import factory
 from fastadv.models.weights import listing, read_weights
@@ -89,8 +88,6 @@ def _known() -> dict[str, str]:
     return known
 
 
-_log = logging.getLogger("fastadv")
-
 BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
 COUNTER = "num_batches_tracked"
 
@@ -101,8 +98,6 @@ def load(entry: Entry, path: Path) -> nn.Module:
         name.removeprefix("module.").removeprefix("model."): tensor
         for name, tensor in read_weights(path, nest=entry.nest)[0].items()
     }
-    if entry.net is None:
-        return _load_packaged(entry, tensors, path)
     make = factory(entry.net.create)
     with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
         model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
@@ -132,7 +127,6 @@ def zoo_name(net: Net, name: str) -> str:
 
 def layout(entry: Entry, own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of the zoo's file for a net whose state dict is `own`."""
-    assert entry.net is not None
     shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in own.items()}
     if entry.net.unused is not None:
         parts = {name: shape for name, shape in shapes.items() if name.startswith("block1.")}
@@ -158,10 +152,9 @@ def _compare(
         if name in tensors and tuple(tensors[name].shape) != shape
     }
     if missing or shapes or (foreign and not entry.lenient):
-        what = "the package's net" if entry.net is None else entry.net.name
         raise InputError(
-            f"{path}: expected the weights of {entry.path} ({what}, {entry.classes} classes), got those of "
-            f"another net: missing {listing(missing)}; unexpected {listing(foreign)}; shapes "
+            f"{path}: expected the weights of {entry.path} ({entry.net.name}, {entry.classes} classes), "
+            f"got those of another net: missing {listing(missing)}; unexpected {listing(foreign)}; shapes "
             f"{listing(shapes)}; give the file of this entry, or the name of the entry that it belongs to"
         )
     broken = {name for name in tensors.keys() & wanted.keys() if not bool(tensors[name].isfinite().all())}
@@ -172,13 +165,3 @@ def _compare(
         )
     if foreign:
         _log.warning("%s: %s is left out, as in RobustBench", path, listing(foreign))
-
-
-def _load_packaged(entry: Entry, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    assert entry.factory is not None
-    with first_weights(0):  # leaves the caller's generator alone
-        model = entry.factory()
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    _compare(entry, tensors, shapes, path)
-    model.load_state_dict(tensors, strict=False)
-    return model

@@ -15,7 +15,7 @@ from fastadv._checks import check_count, check_number, check_share
 from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.copying.values import registers_all
+from fastadv.engine.copying.twin import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.engine.stamp import Stamp

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
-from fastadv.attacks.autoattack import ATTACKS
+from fastadv.attacks.autoattack import ATTACKS, Component
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.record import Record
-from fastadv.attacks.masking import Evidence, choose, look, probes
+from fastadv.attacks.core.soft_logits import SOFT_LOGITS
+from fastadv.attacks.masking import Evidence, choose, look, look_through, probes
 from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.engine import freeze
@@ -96,6 +97,10 @@ def test_square_must_win_by_more_than_chance(alone: int, lost: int, expected: bo
         "square" in look(freeze(mlp()), None, torch.arange(0), [each], right[:24]).flagged for each in by
     ]
     assert flags == [False, True]
+    # nor where a Square by itself stands beside it
+    alone = evidence([0, 1], 24, gradient=False, blind=by[1].broken & by[1].blind)
+    several = evidence(list(range(10)), 24, blind=alone.blind), alone
+    assert "square" in look(freeze(mlp()), None, torch.arange(0), several, right[:24]).flagged
 
 
 def test_a_share_counts_by_its_lower_end() -> None:
@@ -377,6 +382,7 @@ def pixel(value: float, threat: fa.Threat, count: int = 40) -> Any:
 def test_what_the_probes_find_at_an_edge() -> None:
     assert probes.broken_by_square(*pixel(0.45, fa.L0(1)), 0).any()
     assert probes.broken_without_radius(*pixel(0.0, fa.Linf(0.01)), 0).all()
+    assert probes.broken_without_radius(*pixel(-1.0, fa.Linf(0.01, box=(-1.0, 1.0))), 0).all()
 
 
 def test_gradients_that_are_zero_or_not_finite_are_none() -> None:
@@ -425,3 +431,42 @@ def test_a_warning_of_autoattack_counts_for_few_samples_too() -> None:
     assert out.indicators.values["zero_gradient"] == 1
     assert out.indicators.flagged[:1] == ("zero_gradient",)
     assert float(Evidence.of(out).unmoved.sum()) == 1
+
+
+def test_of_attacks_that_break_as_many_the_one_without_soft_logits_counts() -> None:
+    rises = torch.ones(10)
+    soft, sure = (evidence([0], soft=each, unfinished=rises) for each in (True, False))
+    assert told(soft).unseen["incomplete"] == SOFT_LOGITS
+    for pair in ((soft, sure), (sure, soft)):
+        assert told(*pair).values["incomplete"] == pytest.approx(0.9)
+
+
+def test_the_look_at_a_model_before_square_makes_no_attack_by_gradients_of_it() -> None:
+    model, x, y = case()
+    few = [Component("square", "square", {"queries": 50})]
+    found = Evidence.of(autoattack(model, x, y, fa.Linf(0.3), version=few, indicators=False))
+    assert found.broken.any()
+    assert torch.equal(found.blind, found.broken)
+    assert not found.gradient
+
+
+def test_square_is_tried_where_no_attack_did_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = case(10)
+    tried: list[int] = []
+    real = probes.broken_by_square
+    monkeypatch.setattr(probes, "broken_by_square", lambda *given: tried.append(1) or real(*given))
+    right, seeing = torch.ones(10, dtype=torch.bool), evidence([])
+    for given, times in (([], 1), ([seeing], 1), ([seeing, evidence([], gradient=False)], 0)):
+        tried.clear()
+        look(freeze(model), problem(x, y, THREAT), torch.arange(10), given, right)
+        assert len(tried) == times
+
+
+def test_the_passes_of_both_looks_count() -> None:
+    model, x, y = case(10)
+    own, other = freeze(nn.Sequential(Round(), model)), freeze(model)
+    right = torch.ones(10, dtype=torch.bool)
+    found = look_through(own, other, problem(x, y, THREAT), torch.arange(10), [evidence([])], right)
+    assert found.without
+    both = tuple(a + b for a, b in zip(own.asked, other.asked, strict=True))
+    assert (found.forwards, found.backwards) == both

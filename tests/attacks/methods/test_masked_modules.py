@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import masked_modules
-from fastadv.attacks.methods.masked_modules import MANY, _Call
+from fastadv.attacks.methods.masked_modules import MANY, _Call, masked_within
 from fastadv.errors import InputError
 from tests.defenses import (
     AT_INPUT,
@@ -265,6 +265,20 @@ def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> Non
     assert [each.name for each in masked_modules(model, X)] == [
         name for name, part in model.named_modules() if isinstance(part, Detach)
     ]
+
+
+def test_each_pass_of_a_part_counts_once() -> None:
+    """Also where the module around it is asked."""
+    calls: list[int] = []
+
+    class Counted(Detach):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(len(x))
+            return super().forward(x)
+
+    frozen = fa.freeze(Around(Counted(), lambda x, part: x.flatten(1)[:, :3]))
+    assert masked_within(frozen, X, 1000) == ()
+    assert frozen.forwards == sum(calls)
 
 
 def test_nothing_is_left_behind() -> None:

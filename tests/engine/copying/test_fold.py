@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine import form, freeze
-from fastadv.engine.copying.fold import Pair, Refused
+from fastadv.engine.copying.fold import Pair
 from tests.engine.rewritten import answers, folded
 from tests.logged import Logged
 
@@ -304,37 +304,6 @@ def test_what_the_model_writes_is_followed(what: str, inside: bool) -> None:
         while theirs.writes < search.form.model.writes:  # type: ignore[attr-defined]
             expected = theirs(x)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_an_epsilon_that_depends_on_x_is_not_that_of_the_first_pass() -> None:
-    class Adaptive(Functional):
-        def forward(self, x: Tensor) -> Tensor:
-            h = F.conv2d(x, self.weight)
-            h = F.batch_norm(h, self.mean, self.var, bias=self.shift, eps=0.1 if x.mean() < 0.5 else 10.0)
-            logits: Tensor = self.head(h.flatten(1))
-            return logits
-
-    torch.manual_seed(0)
-    dark = torch.rand(4, 2, 6, 6) / 4
-    own = folded(Adaptive().eval(), dark)
-    own(dark)
-    with pytest.raises(Refused):
-        own(1 - dark)
-
-
-@pytest.mark.parametrize("written", ["0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"])
-@pytest.mark.parametrize("before", [False, True])  # a pass
-def test_a_copy_is_folded_with_the_weights_of_its_moment(before: bool, written: str) -> None:
-    model = seen(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 3)))
-    x, frozen = torch.rand(4, 2, 6, 6, dtype=torch.float64), freeze(model)
-    if before:
-        frozen(x)
-    with torch.no_grad():
-        model.state_dict(keep_vars=True)[written].add_(1)
-    copied = copy.deepcopy(frozen)
-    for own in (copied, frozen):
-        torch.testing.assert_close(own(x), model(x).detach())
-    assert len(copied.search.form.rewriting.folds or ()) == 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -26,7 +26,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Entry]:
 
     def shrunk(name: str) -> Entry:
         entry = find(name)
-        assert entry.net is not None
         tiny = {"wide_resnet": {"depth": 10, "widen_factor": 1}}.get(entry.net.create, {"width": 2})
         entry = replace(entry, net=replace(entry.net, options={**entry.net.options, **tiny}))
         monkeypatch.setattr("fastadv.models.zoo.find", lambda name: entry)
@@ -37,7 +36,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Entry]:
 
 def net_of(entry: Entry, seed: int = 1) -> nn.Module:
     """A net of that kind, its BatchNorms unlike fresh ones; without the entry's mean and deviation."""
-    assert entry.net is not None
     net = models.create(entry.net.create, classes=entry.classes, seed=seed, **entry.net.options)
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in net.state_dict().items():
@@ -50,7 +48,6 @@ def net_of(entry: Entry, seed: int = 1) -> nn.Module:
 
 def state_of(entry: Entry, net: nn.Module) -> dict[str, Tensor]:
     """The state dict of a net as the zoo names it, with all that the zoo's file holds besides."""
-    assert entry.net is not None
     state = {zoo_name(entry.net, name): tensor for name, tensor in net.state_dict().items()}
     for name, shape in layout(entry, net.state_dict()).items():
         state.setdefault(name, torch.full(shape, 0.5) if name in BUFFERS else torch.ones(shape))

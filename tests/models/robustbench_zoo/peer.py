@@ -46,7 +46,6 @@ def made(entry: Entry) -> nn.Module:
     if entry.name in listed:
         net: nn.Module = listed[entry.name]["model"]()
         return net
-    assert entry.net is not None
     depth, width = (entry.net.options[key] for key in ("depth", "widen_factor"))
     if entry.net.name.startswith("dm"):
         classes = importlib.import_module("robustbench.model_zoo.architectures.dm_wide_resnet")
@@ -61,7 +60,6 @@ def made(entry: Entry) -> nn.Module:
 
 def layout_name(entry: Entry) -> str:
     """What the layout of an entry's file depends on."""
-    assert entry.net is not None
     return f"{entry.net.name} {entry.classes}" + (" mu sigma" if entry.stored else "")
 
 

@@ -45,12 +45,5 @@ def test_logits_and_gradients_are_the_zoos(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(own, gradient, rtol=1e-9, atol=1e-9 * gradient.abs().max().item())
 
 
-def test_an_entry_that_is_not_built_in_comes_from_the_package(tmp_path: Path) -> None:
-    entry, x, y = find("cifar10/L2/Ding2020MMA"), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
-    expected = answer(ship(entry, tmp_path / "a.pt"), x, y)
-    found = answer(models.robustbench(entry.path, tmp_path / "a.pt"), x, y)
-    assert all(map(torch.equal, found, expected))
-
-
 def test_the_layouts_are_those_of_this_version_of_the_package() -> None:
     assert layouts() == json.loads(LAYOUTS.read_text())

@@ -1,19 +1,18 @@
 """State dicts in the zoo's layout become nets; those of other nets are refused with the difference named."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import models
 from fastadv.errors import InputError
 from fastadv.models import Normalized
-from fastadv.models.zoo import Entry, entries
+from fastadv.models.zoo import Entry
 from tests.logged import Logged
 
 from .conftest import net_of, state_of
@@ -143,26 +142,3 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, small: Small, v
         state[name][-1] = value
     with pytest.raises(InputError, match=r"NaN or infinity in batchnorm\.running_var, logits\.bias;"):
         models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
-
-
-def test_an_entry_of_the_package_is_filled_as_the_zoo_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def factory() -> nn.Module:
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-        net.register_buffer("mu", torch.zeros(1, 3, 1, 1))
-        return net
-
-    entry = Entry("cifar10", "Linf", "Ding2020MMA", "drive", factory=factory, stored=True)
-    monkeypatch.setattr(entries, "_packaged", lambda: ((entry,), ""))
-    net = factory()
-    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items() if name != "mu"}
-    before = torch.get_rng_state()
-    model = models.robustbench("Ding2020MMA", saved(tmp_path / "a.pt", {"state_dict": state}))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(model(X), net(X))
-    assert not model.training
-    named = replace(entry, name="Other")
-    monkeypatch.setattr(entries, "_packaged", lambda: ((named,), ""))
-    with pytest.raises(InputError, match=r"the package's net.*missing 1\.bias; unexpected none"):
-        models.robustbench("Other", saved(tmp_path / "b.pt", {"1.weight": net[1].weight.data}))

@@ -1,0 +1,129 @@
+"""Mistakes to plant into rewrites, and a net that uses all of these."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.engine.copying import fold
+from fastadv.engine.cpu import activations, onednn, thin, winograd
+
+needs_onednn = pytest.mark.skipif(
+    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
+)
+
+X = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+Y = torch.arange(24) % 5
+Planted = Callable[[pytest.MonkeyPatch], None]
+Change = Callable[[Tensor], Tensor]
+
+
+class Net(nn.Module):
+    """Something for each rewrite: one channel in, ReLU and ELU, BatchNorm, wide products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.second, self.cover = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 24, 8)
+        self.hidden, self.last = nn.Linear(24, 64), nn.Linear(64, 5)
+        with torch.no_grad():
+            self.norm.running_mean.uniform_(-0.2, 0.2)
+            self.norm.running_var.uniform_(0.2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = F.elu(self.cover(F.relu(self.second(x)))).flatten(1)
+        logits: Tensor = self.last(F.elu(self.hidden(x)))
+        return logits
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+class Changed(torch.autograd.Function):
+    """Leaves values as they are, and changes their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Change) -> Tensor:
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(gradient), None
+
+
+def part(change: Callable[[Tensor], object]) -> Change:
+    """Make a change of a copy that writes into it."""
+
+    def changed(given: Tensor) -> Tensor:
+        made = given.clone()
+        change(made)
+        return made
+
+    return changed
+
+
+def after(calls: int, change: Change, each: int = 1) -> Change:
+    """Leave the first calls as they are, and change every `each`-th of those that follow."""
+    made: list[int] = []
+
+    def changed(given: Tensor) -> Tensor:
+        made.append(1)
+        return change(given) if len(made) > calls and len(made) % each == 0 else given
+
+    return changed
+
+
+def of_result(module: Any, name: str, change: Change) -> Planted:
+    real: Any = getattr(module, name)
+    return lambda patch: patch.setattr(module, name, lambda *given: change(real(*given)))
+
+
+def relu(change: Change) -> Planted:
+    return of_result(activations, "relu_gradient", change)
+
+
+def thinly(change: Change) -> Planted:
+    return of_result(thin, "thin_gradient", change)
+
+
+def elu(change: Callable[[Tensor, Tensor], Tensor]) -> Planted:
+    real: Any = activations.elu
+    return lambda patch: patch.setattr(activations, "elu", lambda x, scale: change(x, real(x, scale)))
+
+
+def backward(of: Any, change: Change) -> Planted:
+    """Into the first gradient that a function returns."""
+    real = of.backward
+
+    def run(ctx: Any, gradient: Tensor) -> Any:
+        first, *others = real(ctx, gradient)
+        return change(first), *others
+
+    return lambda patch: patch.setattr(of, "backward", staticmethod(run))
+
+
+def wino(change: Change) -> Planted:
+    return backward(winograd._Convolution, change)
+
+
+def linear(change: Change) -> Planted:
+    """Into the last layer of `Net`."""
+    return backward(onednn._Linear, lambda found: change(found) if found.shape[1] == 64 else found)
+
+
+def folding(change: Callable[[Tensor, Tensor], object]) -> Planted:
+    real: Any = fold._folded
+
+    def folded(*given: Any) -> tuple[Tensor, Tensor]:
+        weight, bias = real(*given)
+        change(weight, bias)
+        return weight, bias
+
+    return lambda patch: patch.setattr(fold, "_folded", folded)
