@@ -16,8 +16,9 @@ from fastadv.attacks import (
     Status,
     apgd,
     autoattack,
+    pgd,
 )
-from fastadv.attacks.auto.run import Run
+from fastadv.attacks.auto.run import Component, Run
 from fastadv.attacks.auto.versions import NAMES, components
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
@@ -25,7 +26,7 @@ from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.methods.flags import Cost, blind, square_stands_out
 from fastadv.attacks.methods.symptoms import Symptoms
 from fastadv.data import ImageSet
-from fastadv.engine import freeze
+from fastadv.engine import freeze, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
 from fastadv.threat import THREATS, Linf
@@ -448,3 +449,27 @@ def test_fab_restarts_within_the_radius(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(ATTACKS, "fab", watched)
     run(mlp(5), Linf(1e-6), images(2), version=["fab", "fab-t"])
     assert seen == [1e-6, 1e-6]
+
+
+def taken(*parts: Component) -> Run:
+    """These components on eight samples, none of which they break."""
+    model, x, y = labeled(mlp(5), images(8))
+    made = Run(Trial(prepare(model), problem(x, y, threat("linf", 1e-3))), 0)
+    for part in parts:
+        made.component(part)
+    return made
+
+
+def test_the_last_verdict_counts_among_the_passes_of_a_component_elsewhere() -> None:
+    model, x, y = labeled(mlp(5), images(8))
+    own = taken(Component("own", lambda *args, **options: pgd(*args, steps=2, stop_early=False, **options)))
+    alone = pgd(model, x, y, threat("linf", 1e-3), steps=2, stop_early=False)
+    assert own.costs["own"].forwards == alone.forwards + len(x)
+
+
+def test_how_far_a_sample_came_is_known_if_one_component_tells() -> None:
+    """The least of all counts."""
+    parts = [Component(f"{steps} steps", "apgd", {"steps": steps}) for steps in (2, 9)]
+    both, *each = (taken(*some).finish().unfinished for some in (parts, parts[:1], parts[1:]))
+    assert torch.equal(both, torch.stack(each).amin(0))
+    assert not both.isnan().any()

@@ -60,11 +60,6 @@ class Attack:
     def name(self) -> str:
         return self.run.__name__
 
-    @property
-    def summary(self) -> str:
-        """The first line of the function's docstring."""
-        return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
-
     def takes(self, option: str) -> bool:
         """Return whether the function has an argument of this name."""
         return option in self.parameters
