@@ -57,7 +57,7 @@ class _Walk(Starts):
     knowledge="decision", kind="minimum", random=True, paper="Brendel et al. 2018", tolerance=1.25
 )
 @core.tested(quick={"queries": 100, "restarts": 3}, oracle={"queries": 3000, "restarts": 1})
-@core.takes_common(norms=("l2",), queries=1, candidates=2)
+@core.takes_common(norms=("l2",), queries=1, steps=1, candidates=2)
 def boundary(
     model: core.Classifier,
     x: Tensor,
@@ -65,6 +65,7 @@ def boundary(
     threat: Threat,
     *,
     queries: int | None = None,
+    steps: int | None = None,
     variant: core.Variant = "fastadv",
     candidates: int | None = None,
     spherical_step: float | None = None,
@@ -81,8 +82,9 @@ def boundary(
     adversarial.
 
     Args:
-        queries: the most points of each restart that pass the model for each image, an integer >= 1. None is
-            25,000, the steps of the authors' foolbox 3; the paper gives no number.
+        queries: the most points of each restart that pass the model for each image, an integer >= 1.
+        steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
+            Without either it is 25,000, the steps of the authors' foolbox 3; the paper gives no number.
         candidates: points of a sample that pass the model at once, an integer >= 2; None is 10. The published
             variant has one.
         spherical_step: the first size as a share of the distance to x, above 0 and at most 1. None is 0.5,
@@ -97,7 +99,7 @@ def boundary(
     Source:
         Brendel et al. 2018, "Decision-Based Adversarial Attacks" (arXiv 1712.04248), algorithm 1.
     """
-    budget = STEPS if queries is None else queries
+    budget = min((given for given in (queries, steps) if given is not None), default=STEPS)
     published = variant == "published"
     if published and candidates is not None:
         raise InputError(f"candidates: expected None where variant is 'published', got {candidates}")

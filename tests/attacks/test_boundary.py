@@ -149,6 +149,18 @@ def test_half_of_the_spherical_steps_succeed() -> None:
     assert 0.3 < sum(shares[-50:]) / 50 < 0.7
 
 
+@pytest.mark.slow
+def test_steps_are_queries() -> None:
+    """The smaller of the two budgets counts."""
+    model, x = mlp(), images(3)
+    y = labels(model, x)
+    one = boundary(model, x, y, L2(INF), queries=60)
+    for budget in ({"steps": 60}, {"steps": 60, "queries": 90}, {"steps": 90, "queries": 60}):
+        other = boundary(model, x, y, L2(INF), **budget)
+        assert torch.equal(other.x_adv, one.x_adv)
+        assert other.forwards == one.forwards
+
+
 @pytest.mark.parametrize("box", [(-9.0, 9.0), (0.0, 1.0)])
 def test_the_candidate_lies_aside_on_the_sphere_and_then_nearer(box: tuple[float, float]) -> None:
     """By Pythagoras: aside by 0.3 of the distance, turned by atan 0.3; what the box takes off counts."""
