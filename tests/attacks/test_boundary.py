@@ -15,7 +15,7 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.threat import L2
 
-from .nets import images, labels, linear
+from .nets import images, labels, linear, mlp
 from .watched import firm, watched
 
 INF = torch.inf
