@@ -271,7 +271,6 @@ Samples = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Train on this many images only, the first ones.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
