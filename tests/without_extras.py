@@ -47,7 +47,6 @@ Path("set/test/cat/1.png").touch()
 refused(IMAGES, lambda: fa.data.load("imagefolder", "test", data_dir="set")[0])
 refused(REPORTS, fa.evaluation.report, table, "a.html")
 refused(FIGURES, fa.figures.check_path, "a.png")
-refused(FIGURES, fa.figures.bars, {"a": {"clean": 0.5}}, "a.png")
 with redirect_stderr(StringIO()) as said:
     assert main() == 1
 assert said.getvalue() == f"fastadv: {COMMAND}\n"

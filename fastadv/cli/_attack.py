@@ -16,7 +16,6 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, print_table, progress, say_where, write_json
 from fastadv.cli._shared import Attacked, Images, Search
-from fastadv.cli._values import nameable
 from fastadv.evaluation import Row, evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
@@ -89,7 +88,7 @@ def _known(name: str, attack: Attack) -> list[str]:
 
 def _card(attack: Attack) -> dict[str, Any]:
     told = {name: getattr(attack, name) for name in ("knowledge", "targeted", "random", "paper", "needs")}
-    arguments = [key for key, parameter in attack.parameters.items() if nameable(parameter)]
+    arguments = [key for key, parameter in attack.parameters.items() if o.nameable(parameter)]
     defaults = {key: attack.parameters[key].default for key in arguments}
     defaults = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty}
     summary = {"summary": _summary(attack), "arguments": arguments, "defaults": defaults}

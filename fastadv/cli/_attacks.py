@@ -12,7 +12,6 @@ from torch import nn
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, Attack, AttackResult
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
-from fastadv.cli._values import check_value, nameable
 from fastadv.losses import LOSSES
 
 # what the command line sets where the function leaves it open
@@ -117,9 +116,9 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     own, plain = o.pairs(parts, where), dict(part.partition("=")[::2] for part in parts)
     _check_complete(attack, plain)
     inner = _inner(attack, plain)
-    keys = [key for key, parameter in attack.parameters.items() if nameable(parameter)]
+    keys = [key for key, parameter in attack.parameters.items() if o.nameable(parameter)]
     of_inner = inner.parameters if inner else {}
-    inner_keys = [key for key, parameter in of_inner.items() if nameable(parameter) and key not in keys]
+    inner_keys = [key for key, parameter in of_inner.items() if o.nameable(parameter) and key not in keys]
     models = [key for key in ("attack", "source") if key in attack.parameters]
     known = ["norm", "radius", *models, *keys, *inner_keys]
     unknown = [key for key in own if key not in known]
@@ -127,7 +126,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
         both = name if inner is None else f"{name} with {inner.name}"
         o.refuse(f"{both} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
     takes = {**of_inner, **attack.parameters}
-    own = {key: check_value(where, key, own[key], takes.get(key)) for key in own if key not in models}
+    own = {key: o.check_value(where, key, own[key], takes.get(key)) for key in own if key not in models}
     shared = {key: value for key, value in options.given.items() if key in known and key not in own}
     given = shared | own
     norms = [norm for norm in attack.norms if inner is None or norm in inner.norms]

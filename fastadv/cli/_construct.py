@@ -17,7 +17,6 @@ from fastadv.evaluation import figures
 from fastadv.runs import processes
 from fastadv.text import number, percent
 
-Storage = Literal["uint8", "float32"]
 Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
 # each construction's set in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}

@@ -1,12 +1,14 @@
 """The options that commands share, and how their text becomes values."""
 
+import inspect
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import typer
 
@@ -159,6 +161,51 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
     return values
 
 
+# the types that text can name, the narrowest first
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+# the types of an argument that a value of each may be given to
+FITS: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {float}, str: {str}}
+
+
+def nameable(parameter: inspect.Parameter) -> bool:
+    """Return whether text can name a value of the argument: a number, true or false, or text."""
+    return bool(_types(parameter.annotation) & TYPES.keys())
+
+
+def _types(annotation: Any) -> set[type]:
+    """Return the types of an argument's values."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return set().union(*map(_types, get_args(annotation)))
+    return {annotation}
+
+
+def parse_arguments(
+    where: str, name: str, text: str, takes: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
+    given = pairs([part for part in text.split(",") if part], where)
+    for key in given:
+        if key not in takes:
+            refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}.")
+    return {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
+
+
+def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
+    """Refuse a value of a type that its argument does not take; norm and radius have no parameter."""
+    own = str if key == "norm" else float
+    types = {own} if parameter is None else _types(parameter.annotation)
+    if value == "none" and NoneType in types:
+        return None
+    if types & FITS[type(value)]:
+        return value
+    if TYPES.keys() & types == {bool}:
+        refuse(f"{where}: expected {key}=true or {key}=false, got {value!r}.")
+    wanted = next(words for kind, words in TYPES.items() if kind in types)
+    refuse(f"{where}: expected {key} to be {wanted}, got {value!r}.")
+
+
 CHECKPOINT = "checkpoint.safetensors"  # of a training run
 
 
@@ -271,7 +318,6 @@ Samples = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Train on this many images only, the first ones.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]

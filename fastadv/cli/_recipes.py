@@ -6,7 +6,6 @@ from functools import partial
 
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
-from fastadv.cli._values import nameable, parse_arguments
 from fastadv.train import AWP, OwnStep, Ramp, Recipe, RubbishTraining
 from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
@@ -43,8 +42,8 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
         o.refuse(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")
     kind = RECIPES[name]
     takes = inspect.signature(kind).parameters
-    keys = {key: parameter for key, parameter in takes.items() if nameable(parameter)}
-    arguments = parse_arguments(f"recipe {text!r}", name, tail, keys)
+    keys = {key: parameter for key, parameter in takes.items() if o.nameable(parameter)}
+    arguments = o.parse_arguments(f"recipe {text!r}", name, tail, keys)
     for key in ("steps", "step_size"):
         if (value := getattr(options, key)) is not None:
             if key not in keys or key in arguments:
@@ -83,8 +82,8 @@ def _parts(text: str) -> tuple[Augment, ...]:
     (function,) = AUGMENTS[name]
     maker = type(function) if isinstance(function, Mixing) else function
     takes = inspect.signature(maker).parameters.items()
-    open_ = {key: one for key, one in takes if nameable(one) and one.default is not inspect.Parameter.empty}
-    arguments = parse_arguments(f"augmentation {text!r}", name, tail, open_)
+    open_ = {key: one for key, one in takes if o.nameable(one) and one.default is not inspect.Parameter.empty}
+    arguments = o.parse_arguments(f"augmentation {text!r}", name, tail, open_)
     return (type(function)(**arguments) if isinstance(function, Mixing) else partial(function, **arguments),)
 
 
@@ -98,8 +97,8 @@ def parse_schedule(text: str) -> str | Schedule:
     kind = type(SCHEDULES[name])
     keys: dict[str, inspect.Parameter] = {}
     if dataclasses.is_dataclass(kind):
-        keys = {key: one for key, one in inspect.signature(kind).parameters.items() if nameable(one)}
-    arguments = parse_arguments(f"schedule {text!r}", name, tail, keys)
+        keys = {key: one for key, one in inspect.signature(kind).parameters.items() if o.nameable(one)}
+    arguments = o.parse_arguments(f"schedule {text!r}", name, tail, keys)
     return dataclasses.replace(SCHEDULES[name], **arguments)  # type: ignore[type-var]
 
 
@@ -113,5 +112,5 @@ def parse_ramp(text: str) -> Ramp:
     count, _, tail = text.partition(":")
     where = f"ramp {text!r}"
     takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}
-    arguments = parse_arguments(where, where, tail, takes)
+    arguments = o.parse_arguments(where, where, tail, takes)
     return Ramp(int(count) if count.isdigit() else o.parse_number(count), **arguments)

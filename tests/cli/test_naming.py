@@ -13,7 +13,7 @@ import typer
 import fastadv as fa
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.cli._attacks import AttackOptions, parse_attack, parse_attacks, registry
-from fastadv.cli._values import _types, nameable
+from fastadv.cli._options import _types, nameable
 from fastadv.data import load
 from fastadv.models import SmallCNN, save_weights
 

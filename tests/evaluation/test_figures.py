@@ -1,5 +1,6 @@
 """Figures: what is drawn, and files of the kind asked for, whole or absent, without pyplot's global state."""
 
+import math
 import sys
 from itertools import pairwise
 
@@ -15,6 +16,8 @@ from fastadv.errors import InputError
 from fastadv.evaluation import figures
 from fastadv.evaluation.figures import images, style
 from fastadv.evaluation.figures.style import INK
+from fastadv.studies.ilyas2019 import figures as ilyas
+from fastadv.studies.schott2018.figures import _panels
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])
@@ -31,14 +34,23 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in (*figure.texts, *(t for axes in figure.axes for t in axes.texts))]
 
 
+def attacked(x, x_adv, known, seen):
+    """Clean images, adversarial ones, and their differences."""
+    return [
+        figures.Strip("clean", x, known.tolist()),
+        figures.Strip("adversarial", x_adv, seen.tolist(), known != seen),
+        figures.Strip("difference", x_adv - x, difference=True),
+    ]
+
+
 @pytest.mark.slow
 def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
     figures.curves({"a": LINE}, tmp_path / "a.pdf")
-    figures.panels([figures.Panel("L2 distance", 1.0, {"a": LINE})], tmp_path / "b.svg")
+    figures.curves({"a": LINE}, tmp_path / "b.svg")
     x = torch.full((2, 1, 8, 8), 0.5)
     brighter = x + 0.05 * (torch.arange(8) < 4)[:, None]
-    figures.examples(x, brighter, Y[:2], Y[:2] + 1, tmp_path / "c.png", classes=list("abcd"), title="one")
+    figures.strips(attacked(x, brighter, Y[:2], Y[:2] + 1), tmp_path / "c.png", title="one")
     starts = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     assert starts == {"a.pdf": b"%PDF", "b.svg": b"<?xm", "c.png": b"\x89PNG"}
     picture = imread(tmp_path / "c.png")[..., :3]
@@ -46,12 +58,9 @@ def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
         assert (np.abs(picture - np.array(color)).max(-1) < 0.01).mean() > 0.02, f"{what} are not there"
 
 
-def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
-    low, high = -1.0, 3.0
-    x = low + (high - low) * X
-    x_adv = (x + 0.032 * torch.tensor([1.0, -1.0, 0.5, 0.0]).view(4, 1, 1, 1)).clamp(low, high)
-    seen = torch.tensor([2, 1, 0, 1])
-    figures.examples(x, x_adv, Y, seen, "a.png", classes=["zero", "one", "two", "three"], box=(low, high))
+def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
+    x_adv = (X + 0.008 * torch.tensor([1.0, -1.0, 0.5, 0.0]).view(4, 1, 1, 1)).clamp(0, 1)
+    figures.strips(attacked(X, x_adv, Y, torch.tensor([2, 1, 0, 1])), "a.png")
     (figure,) = drawn
     (sheet,) = figure.axes
     pixels = [np.asarray(image.get_array()) for image in sheet.images]
@@ -59,26 +68,21 @@ def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
     for image, frame in zip(sheet.images, sheet.patches, strict=True):
         left, right, bottom, top = image.get_extent()
         assert frame.get_bbox().extents == pytest.approx((left, top, right, bottom))
-    scaled = ((x_adv - low) / (high - low)).double()
     for i in range(4):
         assert pixels[i] == pytest.approx(X[i, 0].numpy(), abs=1e-6)
-        assert pixels[4 + i] == pytest.approx(scaled[i, 0].numpy(), abs=1e-6)
+        assert pixels[4 + i] == pytest.approx(x_adv[i, 0].numpy(), abs=1e-6)
         assert pixels[8 + i] == pytest.approx(pixels[4 + i] - pixels[i], abs=1e-6)
     captions = sheet.texts
     for image, text in zip(sheet.images[:8], captions, strict=True):
         left, right, bottom, _ = image.get_extent()
         assert text.get_position() == pytest.approx(((left + right) / 2, bottom + 0.035))
-    assert [text.get_text() for text in captions] == [
-        *("two", "zero", "three", "one"),
-        *("two", "one", "zero", "one"),
-    ]
-    colors = [text.get_color() for text in captions]
-    assert colors == [INK] * 5 + [figures.VERMILION] * 2 + [INK]
-    figures.examples(X, X, Y, Y, "a.png")
-    assert "difference × 1" in texts(drawn[1])
-    # the largest difference is 0.008 of the box: drawn 100 times as strong it does not saturate
+    assert [text.get_text() for text in captions] == list("20312101")
+    assert [text.get_color() for text in captions] == [INK] * 5 + [figures.VERMILION] * 2 + [INK]
+    # the largest difference is 0.008: drawn 100 times as strong it does not saturate
     assert "difference × 100" in texts(figure)
     assert sheet.images[8].get_clim() == pytest.approx((-0.01, 0.01))
+    figures.strips(attacked(X, X, Y, Y), "a.png")
+    assert "difference × 1" in texts(drawn[1])
 
 
 def test_strips_of_different_lengths_share_one_amplification(drawn):
@@ -188,79 +192,69 @@ def test_step_functions_go_on_to_the_right_and_are_named_at_their_height_there(d
     assert min(named["held"], named["low"]) > 0.8
 
 
-def test_bars_have_the_lengths_they_are_given(drawn):
-    nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
-    paper = {"standard": {"clean": 0.95}, "trained": {"robust": 0.47}}
-    figures.bars(nets, "b.png", title="nets", reference=paper, reference_name="a paper")
+def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn, monkeypatch):
+    monkeypatch.setattr(ilyas, "save", lambda figure, path: drawn.append(figure))
+    ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.8, 0.5), "more": (0.3, 0.2)}, "PGD", "digits", "b.png")
     (axes,) = drawn[0].axes
-    assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.9, 0.5]
+    assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.8, 0.5, 0.3, 0.2]
     centers = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
     assert centers == sorted(centers)
     # a net's name stands in the middle of its bars
-    assert axes.get_yticks() == pytest.approx([sum(centers[:2]) / 2, sum(centers[2:]) / 2])
-    assert len({to_hex(bar.get_facecolor()) for bar in axes.patches}) == 2
-    ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
-    assert ticks == [(0.95, pytest.approx(centers[0])), (0.47, pytest.approx(centers[3]))]
-    assert [text.get_text() for text in axes.texts] == ["98%", "4%", "90%", "50%"]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["standard", "trained"]
-    assert texts(drawn[0])[0] == "nets"
-    assert key(drawn[0]) == ["clean", "robust", "a paper"]
+    assert axes.get_yticks() == pytest.approx([(centers[k] + centers[k + 1]) / 2 for k in (0, 2, 4)])
+    guessing, *ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
+    assert guessing[0] == 0.1
+    published = (0.9525, 0.0449, 0.841, 0.483)
+    assert ticks == [
+        (share, pytest.approx(center)) for share, center in zip(published, centers, strict=False)
+    ]
+    assert [text.get_text() for text in axes.texts] == ["98%", "4%", "80%", "50%", "30%", "20%"]
+    # in the bar: beyond a tick a number would be read as the tick's
+    assert [text.get_ha() for text in axes.texts] == ["left", "left", "right", "left", "left", "left"]
+    assert axes.texts[1].get_position()[0] > 0.0449
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["standard", "D_R\nrobust features kept", "more"]
+    assert key(drawn[0]) == ["clean", "PGD", "paper", "guessing"]
     marks = drawn[0].legends[0].legend_handles
-    assert [mark.get_marker() for mark in marks] == ["s", "s", "|"]
     assert [mark.get_color() for mark in marks[:2]] == [
         to_hex(bar.get_facecolor()).upper() for bar in axes.patches[:2]
     ]
-    figures.bars({"one": {"paper": 0.5}}, "b.png", reference={"one": {"paper": 0.55}}, reference_name="paper")
-    assert key(drawn[1]) == ["paper", "paper"]
-    (number,) = drawn[1].axes[0].texts
-    assert number.get_position()[0] < 0.5  # in the bar: beyond a tick it would be read as the tick's
-    assert number.get_ha() == "right"
-    figures.bars({"one\nand more": {"clean": 0.5}}, "b.png", subtitle="two\nlines", chance=0.1)
-    assert drawn[2].axes[0].lines[0].get_xdata() == [0.1, 0.1]
-    assert key(drawn[2]) == ["clean", "guessing"]
-    assert texts(drawn[2])[0] == "two\nlines"
-
-
-def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):
-    one, two = {"a": ([0, 1, 2], [1.0, 0.5, 0.0]), "b": ([0, 3], [0.9, 0.1])}, {"b": ([0, 0.3], [0.8, 0.2])}
-    known = {"b": ([0, 2], [1.0, 0.3])}
-    parts = [figures.Panel("L2 distance", 5.0, one, known, mark=1.5), figures.Panel("L∞ distance", 0.5, two)]
-    figures.panels(
-        parts, "x.png", title="Accuracy", drawn="here", reference="published", mark="the threshold"
+    assert texts(drawn[0])[1].startswith(
+        "Bars: accuracy on digits, clean and under PGD.\nTicks: Ilyas et al."
     )
+
+
+def test_panels_share_the_color_of_a_model_and_references_are_dashed(drawn):
+    lines = {("l2", "cnn"): ([0, 1, 2], [1.0, 0.5, 0.0]), ("l2", "abs"): ([0, 3, math.inf], [0.9, 0.1, 0.1])}
+    lines |= {("linf", "abs"): ([0, 0.3], [0.8, 0.01])}
+    known = {("l2", "abs"): ([0, 2], [1.0, 0.3])}
+    told = {"drawn": "here", "reference": "published"}
+    assert _panels(lines, known, "x.png", "Accuracy", **told)
     first, second = drawn[0].axes
     mark, reference, a, b = first.lines
     assert list(mark.get_xdata()) == [1.5, 1.5]
-    assert [line.get_linestyle() for line in (reference, a, b, *second.lines)] == ["--", "-", "-", "-"]
-    for line, (across, up) in zip(
-        (reference, a, b, *second.lines), (known["b"], *one.values(), two["b"]), strict=True
-    ):
-        assert (list(line.get_xdata()), list(line.get_ydata())) == (across, up)
-    assert reference.get_color() == b.get_color() == second.lines[0].get_color() != a.get_color()
-    assert (first.get_xlim(), second.get_xlim()) == ((0, 5.0), (0, 0.5))
+    drawn_lines = (reference, a, b, *second.lines[1:])
+    assert [line.get_linestyle() for line in drawn_lines] == ["--", "-", "-", "-"]
+    wanted = [known["l2", "abs"], lines["l2", "cnn"], ([0, 3, 10], [0.9, 0.1, 0.1]), lines["linf", "abs"]]
+    found = [(list(line.get_xdata()), list(line.get_ydata())) for line in drawn_lines]
+    assert found == wanted
+    assert reference.get_color() == b.get_color() == second.lines[1].get_color() != a.get_color()
+    assert (first.get_xlim(), second.get_xlim()) == ((0, 5.0), (0, pytest.approx(0.33)))
     assert (first.get_xlabel(), second.get_xlabel()) == ("L2 distance", "L∞ distance")
     assert [bool("".join(t.get_text() for t in a.get_yticklabels())) for a in (first, second)] == [
         True,
         False,
     ]
     assert texts(drawn[0]) == ["Accuracy"]
-    assert key(drawn[0]) == ["a", "b", "here", "published", "the threshold"]
-    lines = drawn[0].legends[1].legend_handles
-    assert [line.get_linestyle() for line in lines] == ["-", "--", ":"]
+    assert key(drawn[0]) == ["CNN", "ABS", "here", "published", "distance at which the paper compares"]
+    handles = drawn[0].legends[1].legend_handles
+    assert [line.get_linestyle() for line in handles] == ["-", "--", ":"]
     assert (first.get_ylabel(), second.get_ylabel()) == ("accuracy", "")
-    figures.panels([figures.Panel("L2", 2.0, {f"net {k}": LINE for k in range(6)})], "x.png")
-    assert len({line.get_color() for line in drawn[1].axes[0].lines}) == 6
+    assert not _panels({}, {}, "x.png", "Accuracy", **told)
 
 
 def test_errors_are_named_and_leave_no_file(tmp_path):
     path = tmp_path / "a.png"
     for wrong in (
-        lambda: figures.examples(X, X[:2], Y, Y, path),
-        lambda: figures.examples(X[0], X[0], Y, Y, path),
-        lambda: figures.examples(X, X, Y[:1], Y, path),
-        lambda: figures.examples(X, X, Y, Y[:1], path),
-        lambda: figures.examples(X[:0], X[:0], Y[:0], Y[:0], path),
-        lambda: figures.examples(X, X, Y, Y, tmp_path / "a.gif"),
         lambda: figures.strips([], path),
         lambda: figures.Strip("a", X, list("abc")),
         lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])),
@@ -269,11 +263,6 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         lambda: figures.curves({"a": ([0, 1], [1])}, path),
         lambda: figures.curves({"a": LINE}, path, bands={"b": (LINE, LINE)}),
         lambda: figures.curves({"a": LINE}, path, bands={"a": (LINE, ([0, 1], [1]))}),
-        lambda: figures.panels([], path),
-        lambda: figures.panels([figures.Panel("L2", 1.0, {f"net {k}": LINE for k in range(7)})], path),
-        lambda: figures.panels([figures.Panel("L2", 1.0, {"a": ([0, 1], [1.0])})], path),
-        lambda: figures.bars({}, path),
-        lambda: figures.bars({"a": {"clean": 1.0}, "b": {"robust": 0.0}}, path),
         lambda: figures.curves({"a": LINE}, tmp_path / "a.gif"),
     ):
         with pytest.raises(InputError, match="expected"):
@@ -282,14 +271,13 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
-    nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
-    figures.bars(nets, "b.png", title="nets", reference={"trained": {"robust": 0.47}}, reference_name="paper")
+def test_everything_lies_on_the_page_and_no_words_on_others(drawn, monkeypatch):
+    monkeypatch.setattr(ilyas, "save", lambda figure, path: drawn.append(figure))
+    ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.9, 0.5)}, "PGD", "digits", "b.png")
     figures.curves({"net": LINE, "other": (LINE[0], LINE[1] / 2)}, "a.png", title="curves")
-    figures.panels(
-        [figures.Panel("L2", 1.0, {"net": LINE, "other": LINE})], "a.png", title="panels", drawn="here"
-    )
-    figures.examples(X, X + 0.1, Y, Y, "a.png", title="an attack")
+    lines = {("l2", "cnn"): LINE, ("l2", "abs"): LINE, ("linf", "abs"): LINE}
+    _panels(lines, {}, "a.png", "panels", drawn="here", reference="published")
+    figures.strips(attacked(X, X + 0.1, Y, Y), "a.png", title="an attack")
     rows = [figures.Strip("first", X), figures.Strip("apart", 0.1 * X, difference=True)]
     figures.strips(rows, "a.png", title="strips", subtitle="of four")
     figures.strips(rows, "a.png", subtitle="of four")

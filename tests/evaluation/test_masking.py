@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.attacks.autoattack import Component
+from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.masking import Evidence
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost
 from fastadv.data import ImageSet
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import Table, _masking, _outcome, evaluate
+from tests.attacks.contract.conftest import shortened
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
 from tests.evaluation.nets import timeless
@@ -125,10 +126,10 @@ def test_the_passes_of_all_attacks_of_a_threat_are_added_up() -> None:
     assert spent((1, inf)) == inf
 
 
-def test_square_in_a_list_of_its_own_is_no_attack_by_gradients() -> None:
+def test_square_in_a_list_of_its_own_is_no_attack_by_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it broke and PGD left is a sign, though AutoAttack looked for symptoms before."""
-    few = [Component("square", "square", {"queries": 50})]
-    listed = partial(fa.attacks.autoattack, threat=fa.Linf(0.2), version=few)
+    monkeypatch.setitem(ATTACKS, "square", shortened(ATTACKS["square"], {"queries": 50}))
+    listed = partial(fa.attacks.autoattack, threat=fa.Linf(0.2), version=["square"])
     assert signs(looked({"square": listed})).unseen["square"] == "no attack by gradients"
     weak = partial(PGD, threat=fa.Linf(0.2), steps=1, step_size=1e-9, random_start=False)
     both = signs(looked({"pgd": weak, "square": listed}))

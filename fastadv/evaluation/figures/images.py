@@ -8,7 +8,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
@@ -127,57 +126,6 @@ def strips(
                 )  # fmt: skip
         top += row.height + GAP
     style.save(figure, path)
-
-
-def examples(
-    x: Tensor,
-    x_adv: Tensor,
-    labels: Tensor,
-    predictions: Tensor,
-    path: str | PathLike[str],
-    *,
-    classes: Sequence[str] | None = None,
-    title: str | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
-) -> None:
-    """Draw one column for each sample: the clean image, the adversarial one, and their amplified difference.
-
-    Args:
-        x: [N, C, H, W] in the box, with C of 1 or 3.
-        x_adv: like x.
-        labels: int [N].
-        predictions: int [N], of x_adv. Those that are not the label are orange.
-        path: of the picture: .png, .pdf or .svg.
-        classes: names, printed instead of numbers; None prints numbers.
-        title: above the figure; None is none.
-        box: (lo, hi) of the images.
-
-    Raises:
-        InputError: shapes do not fit, or the path has another ending.
-    """
-    if x.shape != x_adv.shape:
-        raise InputError(f"x_adv: expected the shape of x, {tuple(x.shape)}, got {tuple(x_adv.shape)}")
-    clean, adversarial = (
-        ((t.detach().cpu().double() - box[0]) / (box[1] - box[0])).clamp(0, 1) for t in (x, x_adv)
-    )
-    known, seen = labels.tolist(), predictions.tolist()
-    if len(known) != len(x) or len(seen) != len(x):
-        raise InputError(
-            f"labels: expected {len(x)} labels and predictions, got {len(known)} and {len(seen)}"
-        )
-
-    def names(numbers: list[int]) -> list[str]:
-        return [str(k) if classes is None else classes[k] for k in numbers]
-
-    strips(
-        [
-            Strip("clean", clean, names(known)),
-            Strip("adversarial", adversarial, names(seen), torch.tensor(known) != torch.tensor(seen)),
-            Strip("difference", adversarial - clean, difference=True),
-        ],
-        path,
-        title=title,
-    )
 
 
 def amplification(differences: Sequence[Tensor]) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.evaluation.figures import Strip
+from fastadv.evaluation.figures import Strip, style
+from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
 from fastadv.studies.schott2018.plan import SYNTHESES, THRESHOLDS, TITLES, Settings, published
 from fastadv.studies.schott2018.report import Key, Smallest
 from fastadv.studies.schott2018.subjects import Subject, Subjects
@@ -17,6 +18,8 @@ from fastadv.threat import THREATS
 
 RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}
 """The largest distance that is drawn in each norm."""
+COLORS = (INK, GREEN, ORANGE, VERMILION, PURPLE, BLUE)
+WIDTH, HEIGHT, GAP = 2.9, 2.3, 0.3  # inches of a panel, and between two
 ALMOST = 0.02  # accuracy at which a curve need not be followed further
 Line = tuple[Sequence[float], Sequence[float]]
 """Distances, and the accuracy at each."""
@@ -68,26 +71,50 @@ def curve(distance: Tensor) -> Line:
 
 
 def _panels(
-    lines: Mapping[Key, Line], known: Mapping[Key, Line], path: Path, title: str, **told: str
+    lines: Mapping[Key, Line],
+    known: Mapping[Key, Line],
+    path: Path,
+    title: str,
+    *,
+    drawn: str,
+    reference: str,
 ) -> bool:
-    """Draw a panel for each norm; return whether there is any."""
+    """Draw a panel for each norm, a model in the same color in each; return whether there is any.
+
+    drawn, reference: what the lines are, and the known ones, which are thin and dashed.
+    """
 
     def of(norm: str, given: Mapping[Key, Line]) -> dict[str, Line]:
-        """Cut lines where they cannot be seen: matplotlib cannot draw infinite distances."""
-        return {
-            TITLES[model]: ([min(value, 2 * RIGHT[norm]) for value in distances], accuracy)
-            for (own, model), (distances, accuracy) in given.items()
-            if own == norm
-        }
+        return {model: line for (own, model), line in given.items() if own == norm}
 
-    parts = []
-    for n in dict.fromkeys(norm for norm, _ in lines):
-        drawn, name = of(n, lines), f"{THREATS[n].symbol} distance"
-        parts.append(fa.figures.Panel(name, _right(n, drawn), drawn, of(n, known), THRESHOLDS[n]))
-    if parts:
-        mark = "distance at which the paper compares"
-        fa.figures.panels(parts, path, title=title, mark=mark, **told)
-    return bool(parts)
+    norms = list(dict.fromkeys(norm for norm, _ in lines))
+    if not norms:
+        return False
+    both = [(of(norm, lines), of(norm, known)) for norm in norms]
+    models = dict.fromkeys(model for own, theirs in both for model in (*own, *theirs))
+    colors = dict(zip(models, COLORS, strict=False))
+    left, bottom, top = 0.62, 0.45, 1.0
+    width, height = left + len(norms) * (WIDTH + GAP), bottom + HEIGHT + top
+    figure = style.new_figure(width, height, title)
+    for place, (norm, (own, theirs)) in enumerate(zip(norms, both, strict=True)):
+        across = (left + place * (WIDTH + GAP)) / width
+        axes = figure.add_axes((across, bottom / height, WIDTH / width, HEIGHT / height))
+        style.accuracy_axis(axes, _right(norm, own), f"{THREATS[norm].symbol} distance")
+        axes.axvline(THRESHOLDS[norm], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+        for each, dash, thick in ((theirs, (0, (3, 1.5)), 1.1), (own, "-", 2.0)):
+            for model, (distances, accuracy) in each.items():
+                # cut where it cannot be seen: matplotlib cannot draw infinite distances
+                seen = [min(value, 2 * RIGHT[norm]) for value in distances]
+                axes.plot(seen, accuracy, linestyle=dash, color=colors[model], linewidth=thick, zorder=3)
+        if place:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel("accuracy", fontsize=9, color=INK)
+    style.key(figure, left, top - 0.42, [(TITLES[model], "s", color) for model, color in colors.items()])
+    told = (drawn, "-"), (reference, "--"), ("distance at which the paper compares", ":")
+    style.key(figure, left, top - 0.2, [(name, dash, FAINT) for name, dash in told])
+    style.save(figure, path)
+    return True
 
 
 def _right(norm: str, lines: Mapping[str, Line]) -> float:

@@ -1,6 +1,6 @@
 """The models of the paper: the authors' published weights, nearest neighbors, and a net trained here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,33 +44,17 @@ def train_madry(
 ) -> nn.Module:
     """Return the trained net. Each run has a folder of its own in `folder`, and is not done again there."""
     model = fa.models.WongCNN(tuple(train_set.shape), train_set.num_classes, seed=seed)
-    for _ in climb(model, train_set, RAMP, folder, watch, steps=STEPS, seed=seed, device=device):
-        pass
-    return model.eval()
-
-
-def climb(
-    model: nn.Module,
-    train_set: Any,
-    ramp: Sequence[Stage],
-    folder: Path,
-    watch: Watch = unwatched,
-    *,
-    steps: int,
-    seed: int = 0,
-    device: torch.device | None = None,
-) -> Iterator[fa.train.EpochReport]:
-    """Train the model in place, stage after stage, by PGD of so many steps; a report after every epoch."""
-    for stage in ramp:
-        yield from fa.train.epochs(
+    for stage in RAMP:
+        fa.train.fit(
             model, train_set,
-            fa.train.PGDTraining(fa.Linf(stage.radius), steps=steps, step_size=stage.step_size),
+            fa.train.PGDTraining(fa.Linf(stage.radius), steps=STEPS, step_size=stage.step_size),
             epochs=stage.epochs, run_dir=folder / stage.name, resume=True, optimizer="adam",
             learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, seed=seed, device=device,
             optimization=fa.train.Optimization(weight_decay=0.0, schedule=stage.schedule),
             execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
             progress=partial(watch, f"training the Madry net, {stage.name}"),
         )  # fmt: skip
+    return model.eval()
 
 
 STATE_DICTS = tuple(f"ABS_{k}.net" for k in range(10))
