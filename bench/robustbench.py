@@ -4,7 +4,8 @@
 
 One entry of each kind of file: the package's net gets drawn weights and BatchNorm statistics and is saved as
 the zoo ships it; `fa.models.robustbench` loads the file. Logits and the gradient of the cross-entropy with
-respect to two images are compared. The table in docs/robustbench.md is written anew, unless --only limits it.
+respect to two images are compared. Unless --only limits it, the table in bench/results/robustbench.md is
+written anew.
 """
 
 import os
@@ -22,7 +23,7 @@ from fastadv.models.zoo import Entry
 from fastadv.text import in_markdown
 from tests.models.robustbench_zoo.peer import answer, layout_name, package, ship
 
-PAGE = records.ROOT / "docs" / "robustbench.md"
+PAGE = records.RESULTS / "robustbench.md"
 MARKS = "<!-- python -m bench.robustbench -->\n", "<!-- end -->\n"
 HEAD = ["entry", "net", "parameters", "largest logit", "logits differ by", "gradients differ by"]
 

@@ -6,12 +6,14 @@ from sphinx.application import Sphinx
 
 from _site.docstrings import to_rst
 from _site.links import list_links
+from _site.results import to_pages
 from _site.tables import Table
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register them."""
     app.connect("autodoc-process-docstring", to_rst, priority=100)  # before napoleon
+    app.connect("source-read", to_pages)
     app.connect("build-finished", list_links)
     app.add_directive("registry", Table)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -224,7 +224,7 @@ def cases_on(net: str) -> tuple[Case, ...]:
 # attacks and norms with which no package above can be compared, and why
 ALONE = {
     ("transfer", None): "it is what other attacks find on another model",
-    ("lbfgs", "l2"): "the packages have it no more",
+    ("lbfgs", "l2"): "the packages no longer have it",
     ("fgsm", "l0"): "none has it in L0",
     ("bim", "l0"): "none has it in L0",
     ("mim", "l0"): "none has it in L0",
