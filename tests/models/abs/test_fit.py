@@ -205,7 +205,7 @@ def test_every_epoch_takes_its_own_beta(monkeypatch):
     assert betas[::4] == [3.0, 2.0, 1.0, 1.0, 1.0]
     assert len(betas) == 20
     assert model.options.beta == 1.0
-    assert quick(beta=(3.0, 0.5), epochs=1).beta == 0.5
+    assert quick(beta=(3.0, 0.5), epochs=1).options.beta == 0.5
     assert betas[20:] == [3.0] * 4
 
 
