@@ -138,9 +138,7 @@ def uniform(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
     Args:
         count: numbers of each sample.
-        seed: from 0 to 2^63 - 1.
-        ids: int64 [B], sample numbers.
-        draw: from 0 to 2^32 - 1; another number gives other values.
+        others: as in `bits`.
 
     Returns:
         float32 [B, count].
@@ -162,9 +160,7 @@ def normal(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
     Args:
         count: numbers of each sample.
-        seed: from 0 to 2^63 - 1.
-        ids: int64 [B], sample numbers.
-        draw: from 0 to 2^32 - 1; another number gives other values.
+        others: as in `bits`.
 
     Returns:
         float32 [B, count].
@@ -185,9 +181,7 @@ def signs(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
     Args:
         count: signs of each sample.
-        seed: from 0 to 2^63 - 1.
-        ids: int64 [B], sample numbers.
-        draw: from 0 to 2^32 - 1; another number gives other signs.
+        others: as in `bits`.
 
     Returns:
         float32 [B, count].
@@ -208,9 +202,7 @@ def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
     Args:
         high: from 1 to 2^31.
-        seed: from 0 to 2^63 - 1.
-        ids: int64 [B], sample numbers.
-        draw: from 0 to 2^32 - 1; another number gives other values.
+        others: as in `bits`.
 
     Returns:
         int64 [B].
@@ -236,8 +228,7 @@ def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
 
     Args:
         n: its length.
-        seed: from 0 to 2^63 - 1.
-        draw: from 0 to 2^32 - 1; another number gives another permutation.
+        others: as in `bits`.
 
     Returns:
         int64 [n].

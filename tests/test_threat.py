@@ -8,7 +8,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.ops._norm import ORDERS
+from fastadv.ops._rows import ORDERS
 from fastadv.threat import THREATS
 
 KINDS = list(THREATS.values())

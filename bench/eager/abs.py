@@ -43,17 +43,17 @@ def inference(net: "fa.models.ABS", x: Tensor, prior: Tensor, square: Tensor, bi
         rows = part.flatten(1)
         nearest = [(square[k] + bias - 2 * rows @ prior[k].T).argmin(1) for k in range(len(prior))]
         z = net.prior_latents[torch.stack(nearest, dim=1)].requires_grad_()
-        optimizer = torch.optim.Adam([z], lr=net.step_size)
-        for step in range(net.steps):
+        optimizer = torch.optim.Adam([z], lr=net.options.step_size)
+        for step in range(net.options.steps):
             images = forward(z, net.weights, net.biases, strides)[-1].view(len(z), len(prior), -1)
             misfit = (images - rows[:, None]).square().sum(2)
-            loss = (misfit + net.beta / 2 * z.square().sum(2)) / size
-            if step < net.steps - 1:
+            loss = (misfit + net.options.beta / 2 * z.square().sum(2)) / size
+            if step < net.options.steps - 1:
                 optimizer.zero_grad()
                 loss.sum().backward()
                 optimizer.step()
                 with torch.no_grad():
-                    z.mul_((net.max_norm / z.norm(dim=2, keepdim=True)).clamp(max=1))
+                    z.mul_((net.options.max_norm / z.norm(dim=2, keepdim=True)).clamp(max=1))
         found.append(loss.detach())
     return torch.cat(found)
 

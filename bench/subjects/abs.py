@@ -93,7 +93,7 @@ def inference(session: Session, batch: int) -> Iterator[Row]:
     """Infer one batch; on a GPU beside the batched eager equivalent."""
     net, x = model(session), images(session, batch)[0]
     prior = net.bank()
-    square, bias = prior.square().sum(2), net.beta / 2 * net.prior_latents.square().sum(1)
+    square, bias = prior.square().sum(2), net.options.beta / 2 * net.prior_latents.square().sum(1)
     nets = {f"fastadv {name}": net.with_options(**given) for name, given in OPTIONS.items()}
     ways: dict[str, Any] = {}
     if not session.on_cpu:
@@ -101,7 +101,7 @@ def inference(session: Session, batch: int) -> Iterator[Row]:
     ways |= {name: lambda made=made: made(x) for name, made in nets.items()}
     z = net.prior_latents[:CLASSES].expand(batch, -1, -1)
     fit = CARDS["latent_fit"].flops(
-        x, z, net.weights, net.biases, list(net.shape.strides), net.beta, net.steps
+        x, z, net.weights, net.biases, list(net.shape.strides), net.options.beta, net.options.steps
     )
     decided = net(x).argmax(1)
     for row, values in session.compare(ways, "eager"):

@@ -15,9 +15,9 @@ from fastadv.models.zoo import robustbench, robustbench_entries
 if TYPE_CHECKING:
     from fastadv.models.abs import ABS
     from fastadv.models.cnn import SchottCNN as SchottCNN
-    from fastadv.models.linear import LogisticRegression as LogisticRegression
-    from fastadv.models.linear import SoftmaxRegression as SoftmaxRegression
-    from fastadv.models.wong_cnn import WongCNN as WongCNN
+    from fastadv.models.small import LogisticRegression as LogisticRegression
+    from fastadv.models.small import SoftmaxRegression as SoftmaxRegression
+    from fastadv.models.small import WongCNN as WongCNN
 
 # The networks are made by `create`; their classes are here by name, and in no list.
 __all__ = [

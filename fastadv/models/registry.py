@@ -11,11 +11,11 @@ from fastadv.errors import InputError, MissingExtraError
 from fastadv.models.normalized import STATISTICS, Normalized
 
 BUILT_IN = {
-    "softmax": "fastadv.models.linear:SoftmaxRegression",
-    "logistic": "fastadv.models.linear:LogisticRegression",
+    "softmax": "fastadv.models.small:SoftmaxRegression",
+    "logistic": "fastadv.models.small:LogisticRegression",
     "cnn": "fastadv.models.cnn:SchottCNN",
-    "wong_cnn": "fastadv.models.wong_cnn:WongCNN",
-    "small_cnn": "fastadv.models.small_cnn:SmallCNN",
+    "wong_cnn": "fastadv.models.small:WongCNN",
+    "small_cnn": "fastadv.models.small:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
     "resnet50": "fastadv.models.resnet:ResNet50",
     "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",

@@ -12,6 +12,8 @@ PerRow = float | Tensor
 Box = tuple[float, float]
 NO_BOX = (-inf, inf)
 """The box that clips nothing."""
+# the norms that kernels tell apart by name, with their exponents (kNorms in csrc/kernels.h)
+ORDERS = {"linf": inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 # float64 sums taken in another order differ by this factor; a point that exceeds the radius by no more
 # counts as inside and is not moved
@@ -55,6 +57,12 @@ def check_column(name: str, value: Tensor, batch: Tensor, dtype: torch.dtype) ->
             f"{name}: expected {kind} of shape ({len(batch)},) on {batch.device}, "
             f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
         )
+
+
+def check_norm(norm: str) -> None:
+    """Raise InputError unless the kernels serve `norm`."""
+    if norm not in ORDERS:
+        raise InputError(f"norm: expected one of {', '.join(ORDERS)}, got {norm!r}")
 
 
 def limits(box: Box) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from fastadv.ops._rows import Box, PerRow, check_column, check_like, limits, per
 from fastadv.ops._samples import SHAPES, batch, layouts, per_sample
 from fastadv.ops._step import check_points
 from fastadv.ops.largest import reference as largest
-from fastadv.ops.linf_step import reference as stepped
+from fastadv.ops.linf_step import reference as linf_step
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 Best = tuple[Tensor, Tensor, Tensor]
@@ -45,7 +45,7 @@ def reference(
     ranks.copy_(torch.cat([ranks[:, :1] + 1, first, ranks[:, 3:], now], dim=1))
     if x is not None:
         move = x, radius, step_size, lo, hi, radius_rows, step_size_rows
-        x_adv.copy_(stepped(x_adv, grad, *move))
+        x_adv.copy_(linf_step(x_adv, grad, *move))
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:

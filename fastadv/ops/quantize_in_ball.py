@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.ops._norm import ORDERS, check_norm
-from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
+from fastadv.ops._rows import ORDERS, Box, PerRow, check_like, check_norm, column, limits, per_row
 from fastadv.ops._samples import SHAPES, batch, within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 

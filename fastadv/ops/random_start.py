@@ -19,13 +19,14 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.ops import _philox
-from fastadv.ops._norm import ORDERS, check_norm
 from fastadv.ops._rows import (
+    ORDERS,
     Box,
     PerRow,
     add_towards,
     check_column,
     check_like,
+    check_norm,
     clamp_box,
     column,
     limits,

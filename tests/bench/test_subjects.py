@@ -233,7 +233,7 @@ class TestEager:
     def test_abs_is_abs(self):
         net = abs_subject.model(session())
         x, prior = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1)), net.bank()
-        bias = net.beta / 2 * net.prior_latents.square().sum(1)
+        bias = net.options.beta / 2 * net.prior_latents.square().sum(1)
         losses = eager_abs.inference(net, x, prior, prior.square().sum(2), bias)
         torch.testing.assert_close(losses, -net(x), rtol=1e-4, atol=1e-5)
 

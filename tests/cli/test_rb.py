@@ -97,15 +97,6 @@ def test_what_cannot_be_is_wrong_usage(fastadv, line, match):
     assert done.err.count("\n") == 1
 
 
-def test_a_file_that_has_changed_fails(fastadv, net):
-    line = f"evaluate {MODEL} -a fgsm --radius 8/255"
-    assert fastadv(line).code == 0
-    torch.save(net.state_dict(), "net.pt")
-    done = fastadv(line)
-    assert done.code == 1
-    assert "SHA-256" in done.err
-
-
 def test_the_list_of_entries_can_be_filtered(fastadv, refused):
     """By data set and norm; names are not cut, and the most robust come first."""
     whole = json.loads(fastadv("models --json").out)

@@ -87,7 +87,7 @@ def test_bounds_cover_the_roundings_after_the_product():
 @pytest.mark.parametrize("cols", [1, 16, 1024, 100_000])
 def test_the_margin_covers_sums_one_term_at_a_time(cols):
     """The worst order of adding: each term after the first is half an ulp of the sum and rounds away."""
-    from fastadv.ops.triton._nearest import slack
+    from fastadv.ops.triton.nearest_prototype import slack
 
     lost = (cols - 1) * 2.0**-24  # of ||x||^2, of ||p||^2 and of x.p alike, where p = -x
     computed, exact = 4.0, 4.0 * (1 + lost)
@@ -100,15 +100,15 @@ def bounds(x, prototypes, bias):
     """(low, high) [1, 1, tiles] of one image and class, as the launcher has them computed."""
     from fastadv.ops.triton import nearest_prototype as module
     from fastadv.ops.triton._common import start
-    from fastadv.ops.triton._nearest import bounds_kernel, slack
 
     x, prototypes, bias = (t.to(DEVICE) for t in (x, prototypes, bias))
     count, cols = prototypes.shape
     tiles = -(-count // module.PROTOTYPES)
     low, high = (torch.empty(1, 1, tiles, device=DEVICE) for _ in range(2))
     start(
-        bounds_kernel, tiles, low, high, x, prototypes, bias, 1, count, cols, count * cols, count,
-        slack(cols), IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4, enable_fp_fusion=True,
+        module.bounds_kernel, tiles, low, high, x, prototypes, bias, 1, count, cols, count * cols, count,
+        module.slack(cols), IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return low.cpu(), high.cpu()
 

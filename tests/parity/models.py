@@ -1,6 +1,6 @@
 """The nets and images that attacks are compared on.
 
-The small ones come from tests/attacks/weights/, where `python -m tests.parity.train` wrote them, and the
+The small ones come from tests/attacks/weights/, where `python -m tools.parity_nets` wrote them, and the
 published CNN from its authors' file. The others are trained by this library on first use, in a few minutes,
 and kept in runs/bench/.
 """
@@ -89,7 +89,7 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
 
 
 def small(name: str) -> nn.Module:
-    """A small net as tests/parity/train.py wrote it."""
+    """A small net as tools/parity_nets.py wrote it."""
     model = SMALL[name]()
     fa.models.load_weights(model, WEIGHTS / f"{name}.safetensors")
     return model.eval()

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fastadv as fa
-from tests.parity import models, train
+from tests.parity import models
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
 from tests.parity.models import KEPT, NETS, Net, Quantized, Scaled, problem, small
@@ -176,30 +175,3 @@ def test_a_saturated_net_has_no_gradient_of_cross_entropy() -> None:
     assert model(x).tolist() == [[200.0, 0.0]]
     loss = nn.functional.cross_entropy(model(x), torch.tensor([0]))
     assert not torch.autograd.grad(loss, x)[0].any()
-
-
-@pytest.mark.slow
-def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one in L-infinity up to its radius, step by step."""
-    images = fa.data.ImageSet(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, 10, "noise")
-    monkeypatch.setattr(fa.data, "load", lambda *given, **options: images)
-    said: list[object] = []
-    epochs = {"linf": 5, "l2": 5, "standard": 2, "sp": 6}
-    for name, count in epochs.items():
-        model = train.train(name, tmp_path, tmp_path / name, said.append)
-        assert not model.training
-        assert len(said) == count
-        again = train.train(name, tmp_path, tmp_path / name, said.append)
-        assert len(said) == count
-        said.clear()
-        for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
-            assert torch.equal(ours, theirs)
-    runs = sorted(tmp_path.glob("linf/*/model.safetensors"))
-    cards = [fa.models.read_weights(run)[1]["config"] for run in runs]
-    assert [card["recipe"]["threat"]["radius"] for card in cards] == [0.1, 0.2, 0.3]
-    assert all(card["recipe"]["step_size"] == card["recipe"]["threat"]["radius"] / 3 for card in cards)
-    assert [card["schedule"] for card in cards] == ["constant", "constant", "cosine"]
-    l2 = fa.models.read_weights(tmp_path / "l2" / "model.safetensors")[1]["config"]["recipe"]["threat"]
-    assert (l2["norm"], l2["radius"]) == ("l2", 2.0)

@@ -35,18 +35,6 @@ MNIST_VALUES = 784
 DEFAULTS = InferenceOptions()
 
 
-def _option(name: str) -> Any:
-    """Return a field of `options` as an attribute of the model; setting it replaces the options."""
-
-    def read(model: "ABS") -> Any:
-        return getattr(model.options, name)
-
-    def write(model: "ABS", value: Any) -> None:
-        model.options = model.options.changed(**{name: value})
-
-    return property(read, write, doc=f"InferenceOptions.{name}")
-
-
 class ABS(nn.Module):
     """Analysis by Synthesis: an image's class is the one whose decoder reconstructs it best.
 
@@ -57,7 +45,7 @@ class ABS(nn.Module):
     unaffected.
 
     Its parts are `decoders` (with BatchNorm folded in), `prior` (the latents that every search starts from,
-    and their images), `options` (each field is also an attribute of the model) and `factors`. Usually a model
+    and their images), `options` (`with_options` returns a model with others) and `factors`. Usually a model
     comes from `ABS.fit`, `ABS.load` or `ABS.from_official`.
 
     Args:
@@ -88,17 +76,6 @@ class ABS(nn.Module):
     """
 
     factors: Tensor
-    beta: float = _option("beta")
-    binary: bool = _option("binary")
-    scale: float = _option("scale")
-    floor: float = _option("floor")
-    max_norm: float = _option("max_norm")
-    input_grad: str = _option("input_grad")
-    prune: bool = _option("prune")
-    precision: str = _option("precision")
-    steps: int = _option("steps")
-    step_size: float = _option("step_size")
-    prune_gain: float = _option("prune_gain")
 
     def __init__(
         self,
@@ -137,7 +114,7 @@ class ABS(nn.Module):
     @property
     def input_threshold(self) -> float | None:
         """Where Binary ABS sets pixels to 0 and 1, as in `models.Binarized`; None for plain ABS."""
-        return THRESHOLD if self.binary else None
+        return THRESHOLD if self.options.binary else None
 
     @property
     def weights(self) -> list[Tensor]:
@@ -195,11 +172,11 @@ class ABS(nn.Module):
 
         It is low for all classes where none explains the image.
         """
-        return graded(self(x), self.scale, self.floor)
+        return graded(self(x), self.options.scale, self.options.floor)
 
     def log_confidence(self, logits: Tensor) -> Tensor:
         """Return the logarithm of the graded softmax."""
-        return log_graded(logits, self.scale, self.floor)
+        return log_graded(logits, self.options.scale, self.options.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
         """Set `factors`, `scale`, `floor` and `prune_gain` from labeled images.
@@ -346,7 +323,7 @@ class ABS(nn.Module):
             moved = fn(tensor)
             if moved.dtype not in (torch.bfloat16, torch.float16):
                 return moved
-            self.precision = "bf16"
+            self.options = self.options.changed(precision="bf16")
             return tensor.to(moved.device)
 
         super()._apply(kept, recurse)  # type: ignore[no-untyped-call]

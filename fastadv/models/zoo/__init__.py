@@ -5,7 +5,7 @@ import os
 from torch import nn
 
 from fastadv.models.zoo.entries import Entry, find, robustbench_entries
-from fastadv.models.zoo.loading import check_hash, keep_hash, load, locate
+from fastadv.models.zoo.loading import load, locate
 
 __all__ = ["Entry", "find", "robustbench", "robustbench_entries"]
 
@@ -14,8 +14,7 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
     """Return an entry of RobustBench's zoo in eval mode, with its weights.
 
     The networks of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients.
-    Nothing is downloaded. The SHA-256 of a file is kept at its first load, in
-    hashes.json of the cache, and compared later.
+    Nothing is downloaded.
 
         fa.models.robustbench("Carmon2019Unlabeled", weights="downloads/Carmon2019Unlabeled.pt")
         fa.models.robustbench("cifar10/L2/Rice2020Overfitting")            # from the cache
@@ -32,14 +31,10 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
     Raises:
         InputError: the name is unknown, or several entries share it; the file is missing, holds the weights
             of another network, or weights that are not finite.
-        CorruptFileError: the file cannot be read, or has changed since its first load.
+        CorruptFileError: the file cannot be read.
 
     Source:
         Croce et al. 2021, "RobustBench" (arXiv 2010.09670).
     """
     entry = find(name)
-    path = locate(entry, weights)
-    found = check_hash(path)
-    model = load(entry, path).eval()
-    keep_hash(path, found)  # not before, or a damaged download would stay the file to compare with
-    return model
+    return load(entry, locate(entry, weights)).eval()

@@ -1,27 +1,24 @@
-"""Weights of RobustBench's zoo: where the files lie, whether they are what they were, and how they load."""
+"""Weights of RobustBench's zoo: where the files lie, and how they load."""
 
-import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import InputError
 from fastadv.models.normalized import Normalized
 from fastadv.models.registry import factory
 from fastadv.models.weights import listing, read_weights
 from fastadv.models.zoo.entries import SHAPE, Entry, Net
-from fastadv.runs.files import read_json, user_cache, write_json
+from fastadv.runs.files import user_cache
 
 _log = logging.getLogger("fastadv")
 
 ENDINGS = (".pt", ".safetensors")
-HASHES = "hashes.json"
 
 
 def weights_folder() -> Path:
@@ -45,47 +42,6 @@ def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
         f"got no such file; RobustBench keeps them at {entry.url}: put the file "
         "there, or give it as weights (--weights FILE)"
     )
-
-
-def check_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, compared with that of its first load if `keep_hash` kept one.
-
-    CorruptFileError where the file has changed.
-    """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    first = _known().get(str(path.resolve()))
-    if first not in (None, found):
-        raise CorruptFileError(
-            f"{path}: expected SHA-256 {first}, as at its first load, got {found}: the file is damaged or "
-            f"another; put the first one back, or, if this one is right, delete its line in {_record()}"
-        )
-    return found
-
-
-def keep_hash(path: Path, found: str) -> None:
-    """Keep the SHA-256 of a file that was loaded in hashes.json of the cache."""
-    known, key = _known(), str(path.resolve())
-    if key in known:
-        return
-    try:
-        write_json(_record(), {**known, key: found})
-    except OSError as error:
-        _log.warning("%s: the SHA-256 of weights could not be kept (%s)", _record(), error)
-
-
-def _record() -> Path:
-    return weights_folder() / HASHES
-
-
-def _known() -> dict[str, str]:
-    known: Any = read_json(_record()) if _record().is_file() else {}
-    if not isinstance(known, dict):
-        raise CorruptFileError(
-            f"{_record()}: expected the SHA-256 of each file by its path, got {type(known).__name__}; "
-            "delete the file"
-        )
-    return known
 
 
 BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}

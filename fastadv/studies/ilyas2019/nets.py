@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.models._common import Shape, check_sizes, draw_convolutions, first_weights
-from fastadv.models.small_cnn import Features
+from fastadv.models.small import Features
 
 # VGG: 3x3 convolutions of each of the five stages, by depth; a stage has 1, 2, 4, 8 and 8 times the width
 DEPTHS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}

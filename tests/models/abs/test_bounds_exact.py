@@ -21,7 +21,7 @@ SIDE = 61  # points of the image grid along each axis
 def one_layer(weight, bias, **options):
     """An ABS with weights [K, 1, C, k, k] and biases [K, C] whose prior samples cover all its latents."""
     model = ABS([weight], [bias], (1,), prior_samples=len(bias), steps=100, step_size=0.003, **options)
-    model.prior_latents = torch.linspace(-model.max_norm, model.max_norm, 501)[:, None]
+    model.prior_latents = torch.linspace(-model.options.max_norm, model.options.max_norm, 501)[:, None]
     return model
 
 
@@ -33,7 +33,7 @@ def curves(seed, **options):
 
 def explained(model):
     """(images [K, Z, D], latents [Z]) on a fine grid of the latent, float64."""
-    z = torch.linspace(-model.max_norm, model.max_norm, LATENTS, dtype=torch.float64)
+    z = torch.linspace(-model.options.max_norm, model.options.max_norm, LATENTS, dtype=torch.float64)
     weight, bias = model.weights[0].double().flatten(2), model.biases[0].double()
     bias = bias.repeat_interleave(weight.shape[2] // bias.shape[1], 1)
     return (z[None, :, None] * weight + bias[:, None]).sigmoid(), z
@@ -45,8 +45,8 @@ def class_losses(model, x):
     square = (
         x.square().sum(1)[:, None, None] - 2 * torch.einsum("nd,kzd->nkz", x, images) + images.square().sum(2)
     )
-    least = (square + model.beta / 2 * z.square()).amin(2)
-    return least * model.factors.double() if model.binary else least
+    least = (square + model.options.beta / 2 * z.square()).amin(2)
+    return least * model.factors.double() if model.options.binary else least
 
 
 def decided_plane(model):
@@ -173,7 +173,7 @@ def needed_crossings(model, decided, tight):
     """The least n [512], by trying all, at which another class wins if n crossings help it all they can."""
     images, z = explained(model)
     square = (PATTERNS[:, None, None] - images).square().sum(3)
-    cost = model.beta / 2 * z.square()
+    cost = model.options.beta / 2 * z.square()
     rows = torch.arange(len(PATTERNS))
     mine = (square + cost).amin(2)[rows, decided]
     rivals = (square + cost if tight else square).amin(2).scatter(1, decided[:, None], torch.inf)

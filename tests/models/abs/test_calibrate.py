@@ -72,10 +72,10 @@ def test_calibrate_sets_the_constants_and_nothing_else(binary, prune):
     assert torch.equal(model.factors, class_factors(factors.infer(x).loss, y))
     plain = tiny(binary=binary, precision="bf16", steps=20, factors=model.factors)
     losses = plain.infer(x).loss
-    assert model.scale == confidence_scale(losses, y)
-    assert model.floor == confidence_floor(losses, model.scale)
-    assert model.prune_gain == least_share(plain.infer(x, steps=1).loss, losses)
-    assert 0 < model.prune_gain < 1
+    assert model.options.scale == confidence_scale(losses, y)
+    assert model.options.floor == confidence_floor(losses, model.options.scale)
+    assert model.options.prune_gain == least_share(plain.infer(x, steps=1).loss, losses)
+    assert 0 < model.options.prune_gain < 1
     untouched = {"scale": 1.0, "floor": 0.0, "prune_gain": PRUNE_GAIN}
     assert (
         model.options.changed(**untouched)

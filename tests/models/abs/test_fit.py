@@ -38,7 +38,7 @@ def test_it_learns_the_digits():
     x, y = test.x[:100], test.y[:100]
     x = x.float() / 255 if x.dtype == torch.uint8 else x
     assert (model(x).argmax(1) == y).float().mean() >= 0.94
-    assert model.beta == 64 / 784
+    assert model.options.beta == 64 / 784
     assert 0.8 <= model.confidence(x).amax(1).median() <= 0.97
     assert model.card["config"]["data"]["name"] == "digits train"
     assert model.prior_latents.shape == (300, 8)
@@ -204,8 +204,8 @@ def test_every_epoch_takes_its_own_beta(monkeypatch):
     model = quick(beta=(3.0, 1.0), epochs=5)
     assert betas[::4] == [3.0, 2.0, 1.0, 1.0, 1.0]
     assert len(betas) == 20
-    assert model.beta == 1.0
-    assert quick(beta=(3.0, 0.5), epochs=1).beta == 0.5
+    assert model.options.beta == 1.0
+    assert quick(beta=(3.0, 0.5), epochs=1).options.beta == 0.5
     assert betas[20:] == [3.0] * 4
 
 

@@ -22,7 +22,7 @@ def gradient(model, x, k):
 @pytest.mark.slow
 def test_envelope_is_the_gradient_of_the_converged_loss():
     model = tiny(prior_samples=500).double()
-    model.steps, model.step_size = 300, 0.02
+    model = model.with_options(steps=300, step_size=0.02)
     x, _ = images(model, 2)
     x = x.double().clamp(0.1, 0.9)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -88,4 +88,4 @@ def test_freeze_falls_back_gracefully():
         _, _, gradient_found = frozen.input_gradient(x, y)
         assert gradient_found.shape == x.shape
         assert gradient_found.abs().sum() > 0
-    assert model.precision == "fp32"
+    assert model.options.precision == "fp32"

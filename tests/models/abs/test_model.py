@@ -62,7 +62,7 @@ def test_confidence_is_a_graded_softmax():
     graded = (30 * model(x)).exp() + 1e-3
     torch.testing.assert_close(model.confidence(x), graded / graded.sum(1, keepdim=True))
     assert model.confidence(torch.rand(4, 1, 8, 8).round()).amax() < model.confidence(x).amax(1).min()
-    model.scale, model.floor = 1e6, 0.0
+    model = model.with_options(scale=1e6, floor=0.0)
     assert torch.equal(model.confidence(x).argmax(1), y)
     assert model.confidence(x).isfinite().all()
 
@@ -180,7 +180,7 @@ def test_half_precision_means_bf16_descent(dtype):
     model = tiny()
     x, y = images(model)
     halved = copy.deepcopy(model).to(dtype)
-    assert halved.precision == "bf16"
+    assert halved.options.precision == "bf16"
     assert torch.equal(halved.weights[0], model.weights[0])
     assert torch.equal(halved(x).argmax(1), y)
     assert model.double()(x.double()).dtype == torch.float64

@@ -14,9 +14,9 @@ from .nets import images, tiny
 
 
 def test_round_trip(tmp_path):
-    factors, options = [1.0, 0.9, 1.1], {"input_grad": "none", "prune": True}
+    factors, options = [1.0, 0.9, 1.1], {"input_grad": "none", "prune": True, "prune_gain": 0.4}
     model = tiny(binary=True, factors=factors, scale=7.0, floor=0.25, beta=0.5, max_norm=3.0, **options)
-    model.steps, model.step_size, model.prune_gain = 7, 0.1, 0.4
+    model = model.with_options(steps=7, step_size=0.1)
     model.card = {"seed": 12}
     x, _ = images(model)
     model.save(tmp_path / "abs.safetensors")

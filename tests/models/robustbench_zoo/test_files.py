@@ -1,14 +1,13 @@
-"""Where weights are found, and the hashes of their first load."""
+"""Where weights are found."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from fastadv import models
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import InputError
 from fastadv.models.zoo import find, locate
-from fastadv.models.zoo.loading import check_hash, keep_hash, weights_folder
+from fastadv.models.zoo.loading import weights_folder
 
 NAME = "cifar10/L2/Rice2020Overfitting"
 
@@ -53,26 +52,3 @@ def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_pat
         ) as caught:
             models.robustbench(NAME, weights)
         assert f"its weights in {place}, got no such file" in str(caught.value)
-
-
-def compared(path: Path) -> None:
-    """What a load does about the hash."""
-    keep_hash(path, check_hash(path))
-
-
-def test_a_file_that_changes_is_refused_until_its_line_is_gone(tmp_path: Path, cache: Path) -> None:
-    one, other = put(tmp_path / "one.pt"), put(tmp_path / "other.pt", "others")
-    for _ in range(2):
-        compared(one)
-        compared(other)
-    hashes = json.loads((cache / "hashes.json").read_text())
-    assert set(hashes) == {str(one), str(other)}
-    first, second = hashes[str(one)], hashes[str(other)]
-    assert first == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"  # by coreutils
-    put(one, "others")
-    with pytest.raises(CorruptFileError, match=f"expected SHA-256 {first}.*got {second}.*hashes.json"):
-        compared(one)
-    compared(other)
-    (cache / "hashes.json").write_text(json.dumps({str(other): second}))
-    compared(one)
-    assert json.loads((cache / "hashes.json").read_text()) == {str(one): second, str(other): second}

@@ -30,11 +30,6 @@ def test_nothing_is_wrong_with_ours(whole):
     assert of_another_version(library.extension) == ""
 
 
-def test_none_is_no_fault(tmp_path):
-    (tmp_path / "_C.pyi").touch()
-    assert unloadable(tmp_path) == ""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF")
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
 def test_a_part_of_one_is_cut_short(whole, tmp_path, share):
@@ -67,34 +62,6 @@ def test_one_of_another_python(tmp_path):
         f"{FOREIGN} is of another Python than this, {EXTENSION_SUFFIXES[0]}: install fastadv again"
     )
     (tmp_path / f"_C{EXTENSION_SUFFIXES[0]}").touch()
-    assert unloadable(tmp_path) == ""
-
-
-@pytest.mark.parametrize(
-    ("table", "entry", "told"), [(64, 0, ""), (64, 32, ""), (1 << 63, 56, "is cut short"), (0, 56, "")]
-)
-def test_a_header_of_nonsense_is_left_to_the_loader(tmp_path, table, entry, told):
-    content = bytearray(64 + 56)
-    content[:5] = b"\x7fELF\x02"
-    struct.pack_into("<Q", content, 32, table)
-    struct.pack_into("<HH", content, 54, entry, 1)
-    (tmp_path / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(content)
-    fault = unloadable(tmp_path)
-    assert told in fault if told else fault == ""
-
-
-def test_one_that_cannot_be_opened_is_left_to_the_loader(tmp_path):
-    file = tmp_path / f"_C{EXTENSION_SUFFIXES[0]}"
-    file.symlink_to(tmp_path / "nowhere")
-    assert unloadable(tmp_path) == ""
-    file.unlink()
-    file.mkdir()
-    assert unloadable(tmp_path) == ""
-
-
-@pytest.mark.parametrize("suffix", EXTENSION_SUFFIXES)
-def test_any_suffix_of_this_python_will_do(tmp_path, suffix):
-    (tmp_path / f"_C{suffix}").touch()
     assert unloadable(tmp_path) == ""
 
 

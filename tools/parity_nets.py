@@ -1,6 +1,6 @@
 """The small nets that attacks are compared on: three, and those of tests/parity/kept.py.
 
-    python -m tests.parity.train [standard linf l2 mixer gnres sp] [--data-dir DIR]
+    python -m tools.parity_nets [standard linf l2 mixer gnres sp] [--data-dir DIR]
 
 trains them and writes their weights, in half precision, to tests/attacks/weights/: about 20 minutes of one
 core. The runs are kept in runs/bench/small/, and what is done there is not done again: delete a folder to
@@ -74,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in options.names:
         model = train(name, options.data_dir, TRAINED / "small" / name)
-        card = {"made_by": f"python -m tests.parity.train {name}", "trained_on": name}
+        card = {"made_by": f"python -m tools.parity_nets {name}", "trained_on": name}
         fa.models.save_weights(model.half(), WEIGHTS / f"{name}.safetensors", card)
 
 

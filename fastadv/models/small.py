@@ -1,0 +1,128 @@
+"""Small networks: softmax and logistic regression, a CNN for the digits, and Wong and Kolter's for MNIST."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.errors import InputError
+from fastadv.models._common import Shape, check_batch, check_sizes, draw_convolutions, first_weights
+
+torch.fx.wrap("check_batch")
+
+
+class SoftmaxRegression(nn.Module):
+    """Logits W x + b over the flattened image."""
+
+    def __init__(
+        self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int | None = 0
+    ) -> None:
+        super().__init__()
+        check_sizes(classes, shape)
+        self.shape = tuple(shape)
+        with first_weights(seed):
+            self.linear = nn.Linear(math.prod(shape), classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(check_batch(x, self.shape).flatten(1))
+        return logits
+
+
+class LogisticRegression(nn.Module):
+    """A binary linear classifier, P(y = 1 | x) = sigmoid(w x + b).
+
+    The score s = w x + b is returned as the logits (-s/2, s/2): their softmax is (1 - sigmoid(s),
+    sigmoid(s)), so cross-entropy is softplus(-s) for label 1 and softplus(s) for label 0, and the margin is
+    `|s|`. So whatever attacks a model of K classes attacks it too.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 2, *, seed: int | None = 0
+    ) -> None:
+        super().__init__()
+        check_sizes(classes, shape)
+        if classes != 2:
+            raise InputError(
+                f"logistic regression tells 2 classes apart, got classes={classes}; use softmax for more"
+            )
+        self.shape = tuple(shape)
+        with first_weights(seed):
+            self.linear = nn.Linear(math.prod(shape), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.linear(check_batch(x, self.shape).flatten(1)) / 2
+        return torch.cat([-half, half], dim=1)
+
+
+class Features(nn.Module):
+    """A network that sets `channels` of its images, its layers `features`, and on their mean `linear`."""
+
+    channels: int
+    features: nn.Module
+    linear: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(check_batch(x, (self.channels, None, None)))
+        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits
+
+    def draw_weights(self) -> None:
+        """Draw convolutions by what enters them; the bias of `linear` begins at 0."""
+        draw_convolutions(self, "fan_in")
+        nn.init.zeros_(self.linear.bias)
+
+
+def _layer(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
+
+
+class SmallCNN(Features):
+    """Three 3x3 convolutions with BatchNorm and ReLU, the mean over the image, one linear layer.
+
+    Because of the mean, images may have another height and width than `shape`. `width` is that of the first
+    convolution; the representation has 4 * width features.
+    """
+
+    def __init__(
+        self, shape: Shape = (1, 8, 8), classes: int = 10, *, width: int = 32, seed: int | None = 0
+    ) -> None:
+        super().__init__()
+        check_sizes(classes, shape, width)
+        self.channels = shape[0]
+        with first_weights(seed):
+            self.features = nn.Sequential(
+                *_layer(shape[0], width, stride=1),
+                *_layer(width, 2 * width, stride=2),
+                *_layer(2 * width, 4 * width, stride=2 if min(shape[1:]) > 16 else 1),
+            )
+            self.linear = nn.Linear(4 * width, classes)
+
+
+class WongCNN(nn.Module):
+    """Two 4x4 convolutions of stride 2 and two linear layers, with ReLU between them (Wong and Kolter 2018).
+
+    For MNIST it has 166,406 parameters. It is the usual small network for adversarial training on MNIST at
+    L-infinity 0.3, because it has no BatchNorm, whose statistics differ between clean and adversarial images
+    where the radius is large.
+    """
+
+    def __init__(
+        self, shape: Shape = (1, 28, 28), classes: int = 10, *, width: int = 16, seed: int | None = 0
+    ) -> None:
+        super().__init__()
+        check_sizes(classes, shape, width)
+        if min(shape[1:]) < 4:
+            raise InputError(f"expected images of at least 4x4, got shape {tuple(shape)}; resize them")
+        self.shape = tuple(shape)
+        with first_weights(seed):
+            self.conv_0 = nn.Conv2d(shape[0], width, 4, stride=2, padding=1)
+            self.conv_1 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
+            self.linear_0 = nn.Linear(2 * width * (shape[1] // 4) * (shape[2] // 4), 100)
+            self.linear_1 = nn.Linear(100, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv_0(check_batch(x, self.shape)))
+        x = torch.relu(self.conv_1(x)).flatten(1)
+        logits: Tensor = self.linear_1(torch.relu(self.linear_0(x)))
+        return logits
