@@ -29,6 +29,26 @@ def test_square_stands_out_only_by_what_others_left(names: str, individual: bool
     assert not any("Square" in flag for flag in out.flags)
 
 
+def test_the_last_verdict_counts_among_the_passes_of_a_component_of_ones_own() -> None:
+    model, x = mlp(5), images(8)
+    own = Component("own", lambda *args, **options: pgd(*args, steps=2, stop_early=False, **options))
+    out = autoattack(model, x, labels(model, x), threat("linf", 1e-3), version=[own], indicators=False)
+    alone = pgd(model, x, labels(model, x), threat("linf", 1e-3), steps=2, stop_early=False)
+    assert out.costs["own"].forwards == alone.forwards + len(x)
+
+
+def test_how_far_a_sample_came_is_known_if_one_component_tells() -> None:
+    """The least of all counts."""
+    model, x = mlp(5), images(8)
+    parts = [Component(f"{steps} steps", "apgd", {"steps": steps}) for steps in (2, 20)]
+    both, *each = (
+        autoattack(model, x, labels(model, x), threat("linf", 1e-3), version=version, indicators=False)
+        for version in (parts, parts[:1], parts[1:])
+    )
+    assert torch.equal(both.unfinished, torch.stack([one.unfinished for one in each]).amin(0))
+    assert not both.unfinished.isnan().any()
+
+
 def test_a_component_of_ones_own_keeps_to_the_mask() -> None:
     def careless(*args: Any, mask: Tensor, **options: Any) -> AttackResult:
         return pgd(*args, steps=10, **options)
