@@ -43,12 +43,10 @@ class Form:
 
     @cached_property
     def compiled(self) -> bool:
-        """Whether the model was compiled."""
         return uncompiled(self.model) is not self.model
 
     @property
     def channels_last(self) -> bool:
-        """Whether activations are channels-last."""
         return CHANNELS_LAST.name in self.rewriting.names
 
     @property
@@ -62,15 +60,12 @@ class Form:
         return "tf32" if self.tf32 else self.autocast
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout of this form, without a copy where it already has it."""
         return laid_out(x, self.channels_last)
 
     def ready(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout and precision of this form."""
         return self.layout(x).to(self.sees(x.dtype) if self.sees else self.weights or x.dtype)
 
     def leaf(self, x: Tensor) -> Tensor:
-        """Return the same as the leaf of a graph."""
         return self.ready(x).detach().requires_grad_()
 
     @property
@@ -109,11 +104,9 @@ class Form:
         )
 
     def without_compiler(self) -> "Form":
-        """Return the same, not compiled."""
         return replace(self, model=uncompiled(self.model))
 
     def without(self, *names: str) -> "Form":
-        """Return the same without these rewrites."""
         return replace(self, rewriting=self.rewriting.without(*names))
 
     def without_functions(self) -> "Form":
@@ -138,5 +131,4 @@ class Form:
 
 
 def uncompiled(model: Model) -> Model:
-    """Return what was compiled; the model itself where nothing was."""
     return unwrap(model) if isinstance(model, nn.Module) else getattr(model, COMPILED_FUNCTION, model)

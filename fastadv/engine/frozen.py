@@ -90,7 +90,6 @@ class Frozen(Prepared):
 
     @property
     def model(self) -> Model:
-        """The model as given, in eval mode, as it is now."""
         self._renew()
         return self._given.model
 
@@ -111,7 +110,6 @@ class Frozen(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to the search copy, and what was not done and why; see `add_note`."""
         return self.search.notes.texts + ((COPIES,) if self._given.copies else ())
 
     def add_note(self, note: str) -> None:
@@ -119,12 +117,10 @@ class Frozen(Prepared):
 
     @property
     def plain(self) -> bool:
-        """Whether the search copy gives the logits of the model as given, to the last bit."""
         return self.search.plain
 
     @property
     def search_dtype(self) -> torch.dtype | None:
-        """The precision in which the search copy computes; None where its weights have not exactly one."""
         return self.search.form.dtype
 
     def describe(self) -> dict[str, Any]:
@@ -255,7 +251,6 @@ class Frozen(Prepared):
         return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Return whether passes of rows like x are final: settled, with their gradient compared."""
         return self.search.graphs is not None and self._settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:

@@ -261,7 +261,6 @@ class Trusted:
         )
 
     def forget(self) -> None:
-        """Compare all kinds once more."""
         self._known = {}
 
     def add(self, used: Used, x: Tensor, logits: Tensor) -> None:

@@ -96,7 +96,6 @@ class Parts:
 
     @property
     def least(self) -> int:
-        """The fewest rows of a part."""
         return LEAST * torch.get_num_threads()
 
     @cached_property

@@ -43,7 +43,6 @@ class Notes:
         self.texts = texts
 
     def add(self, note: str) -> None:
-        """Take a note, once."""
         if note not in self.texts:
             self.texts = (*self.texts, note)
 
@@ -118,17 +117,14 @@ class Pipeline:
         return self.as_given if (form.rounds or form.dtype) in HALVES else form.scoring
 
     def use_given(self) -> None:
-        """Let the model as given be the twin, without any rewrite."""
         self.narrow = False
         self.use(self.as_given)
 
     def use_narrow(self) -> None:
-        """Compute in the precision of the options from now on."""
         self.narrow = False
         self.use(self.form.narrowed(self.options))
 
     def refresh(self) -> None:
-        """Take the values of the model as they are now."""
         if self.values is None or self.form.model is not self.values.copied:
             return
         origin = self.values.take()
@@ -137,7 +133,6 @@ class Pipeline:
                 pair.take(origin)
 
     def count_compared(self, forwards: int, backwards: int = 0) -> None:
-        """Count samples that are passed to compare or to measure."""
         self.compared_forwards += forwards
         self.compared_backwards += backwards
 
@@ -389,12 +384,10 @@ class Pipeline:
 
     @property
     def replays(self) -> bool:
-        """Whether this thread is in a step of a graph."""
         return self.graphs is not None and self.graphs.replays
 
 
 def first_line(error: Exception) -> str:
-    """Return that of its message; its type where it has none."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 
