@@ -1,4 +1,4 @@
-"""Configuration of the search twin (dtype, layout, rewrites), and simpler ones for where a pass fails."""
+"""Configuration of the search copy (dtype, layout, rewrites), and simpler ones for where a pass fails."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +26,7 @@ SMALL = 1 << 16
 
 @dataclass(frozen=True)
 class Form:
-    """How passes compute. It never changes: a search twin takes another one, a pass keeps to its own.
+    """How passes compute. It never changes: a search copy takes another one, a pass keeps to its own.
 
     weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to the one in which the
     model as given sees it; None casts x to that of the weights. whole: take gradients to all leaves, as
@@ -116,7 +116,7 @@ class Form:
     def simpler(self, why: str) -> Iterator[tuple[str, "Form"]]:
         """Yield what to try where a pass fails for the reason `why`: a note and a form, in this order."""
         if self.compiled:
-            yield f"not {COMPILED}: the compiled search twin failed", self.without_compiler()
+            yield f"not {COMPILED}: the compiled search copy failed", self.without_compiler()
         if not isinstance(self.model, nn.Module):
             return
         if "use_reentrant" in why and not self.whole:

@@ -1,4 +1,4 @@
-"""The one pipeline by which batches pass a search twin, and what it leaves where a pass fails."""
+"""The one pipeline by which batches pass a search copy, and what it leaves where a pass fails."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -16,14 +16,13 @@ from fastadv.engine.copying.twin import Values
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
-from fastadv.engine.guard import Trusted
+from fastadv.engine.guard import HALVES, Trusted, allowance, difference
 from fastadv.engine.layout import lay_out
 from fastadv.engine.lens import Lens
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.prepared import Model
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
-from fastadv.engine.rounding import HALVES, allowance, difference
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 
@@ -283,7 +282,7 @@ class Pipeline:
                 self.narrow = narrow
                 self.use(form)
             else:
-                self.notes.warn(left_out(None, f"the search twin failed ({why})"))
+                self.notes.warn(left_out(None, f"the search copy failed ({why})"))
                 return made
         raise error
 
@@ -364,7 +363,7 @@ class Pipeline:
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
         """Return run(graphs), or None without CUDA graphs, inside one of them, and where a capture fails.
 
-        After a failed capture the twin goes on without graphs.
+        After a failed capture the search goes on without graphs.
         """
         graphs = self.graphs
         if graphs is None or graphs.aside:
