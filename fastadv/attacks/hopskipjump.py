@@ -151,7 +151,7 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
     """
     rows, size = search.rows, search.x[0].numel()
     seed = rng.derive(search.seed, "hopskipjump", search.restart, step)
-    # the search twin could not tell closer probes apart
+    # the search copy could not tell closer probes apart
     least = torch.finfo(search.classifier.search_dtype or search.x.dtype).eps * width(search.threat)
     delta = (rows.reach / size).clamp_min(least * math.sqrt(size))
     rows.answers = torch.zeros_like(delta)

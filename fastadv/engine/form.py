@@ -1,4 +1,4 @@
-"""Configuration of the search twin (dtype, layout, rewrites), and simpler ones for where a pass fails."""
+"""Configuration of the search copy (dtype, layout, rewrites), and simpler ones for where a pass fails."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +26,7 @@ SMALL = 1 << 16
 
 @dataclass(frozen=True)
 class Form:
-    """How passes compute. It never changes: a search twin takes another one, a pass keeps to its own.
+    """How passes compute. It never changes: a search copy takes another one, a pass keeps to its own.
 
     weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to the one in which the
     model as given sees it; None casts x to that of the weights. whole: take gradients to all leaves, as
@@ -43,12 +43,10 @@ class Form:
 
     @cached_property
     def compiled(self) -> bool:
-        """Whether the model was compiled."""
         return uncompiled(self.model) is not self.model
 
     @property
     def channels_last(self) -> bool:
-        """Whether activations are channels-last."""
         return CHANNELS_LAST.name in self.rewriting.names
 
     @property
@@ -62,15 +60,12 @@ class Form:
         return "tf32" if self.tf32 else self.autocast
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout of this form, without a copy where it already has it."""
         return laid_out(x, self.channels_last)
 
     def ready(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout and precision of this form."""
         return self.layout(x).to(self.sees(x.dtype) if self.sees else self.weights or x.dtype)
 
     def leaf(self, x: Tensor) -> Tensor:
-        """Return the same as the leaf of a graph."""
         return self.ready(x).detach().requires_grad_()
 
     @property
@@ -109,11 +104,9 @@ class Form:
         )
 
     def without_compiler(self) -> "Form":
-        """Return the same, not compiled."""
         return replace(self, model=uncompiled(self.model))
 
     def without(self, *names: str) -> "Form":
-        """Return the same without these rewrites."""
         return replace(self, rewriting=self.rewriting.without(*names))
 
     def without_functions(self) -> "Form":
@@ -123,7 +116,7 @@ class Form:
     def simpler(self, why: str) -> Iterator[tuple[str, "Form"]]:
         """Yield what to try where a pass fails for the reason `why`: a note and a form, in this order."""
         if self.compiled:
-            yield f"not {COMPILED}: the compiled search twin failed", self.without_compiler()
+            yield f"not {COMPILED}: the compiled search copy failed", self.without_compiler()
         if not isinstance(self.model, nn.Module):
             return
         if "use_reentrant" in why and not self.whole:
@@ -138,5 +131,4 @@ class Form:
 
 
 def uncompiled(model: Model) -> Model:
-    """Return what was compiled; the model itself where nothing was."""
     return unwrap(model) if isinstance(model, nn.Module) else getattr(model, COMPILED_FUNCTION, model)

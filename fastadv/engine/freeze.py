@@ -25,7 +25,7 @@ from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable, checked_names, switched_off
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_copy import SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
@@ -171,7 +171,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         CAPTURED: options.cuda_graph,
         in_words(told): bool(told),
     }
-    search = SearchTwin(
+    search = SearchCopy(
         form,
         given,
         Notes(tuple(note for note, holds in notes.items() if holds)),

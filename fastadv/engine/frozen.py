@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fastadv.engine.arguments import indices, labels_for
+from fastadv.engine.guard import allowance, compare
 from fastadv.engine.pipeline import left_out
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import HALF, NOTHING, no_gradient
 from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
-from fastadv.engine.rounding import allowance, compare
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_copy import SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.rng import generators_kept
 
@@ -25,7 +25,7 @@ CHECK_ROWS = 16
 REFRESHES = 256
 MEASURABLE = 1e-3  # seconds of a pass, below which no note tells how long another precision takes
 SLOWER = 1.05  # than the model's own precision, above what two times of one pass differ by
-BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
+BY_MEANS = "randomized model: the search copy was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
 DENIED = "losses of a search were not those of the verdict at the same points; passes are compared anew"
 CHANGED = "the model changed since freeze; it was frozen anew"
@@ -68,7 +68,7 @@ class Frozen(Prepared):
 
     def __init__(
         self,
-        search: SearchTwin,
+        search: SearchCopy,
         *,
         anew: Callable[[], "Frozen"],
         stamp: Stamp | None = None,
@@ -90,7 +90,6 @@ class Frozen(Prepared):
 
     @property
     def model(self) -> Model:
-        """The model as given, in eval mode, as it is now."""
         self._renew()
         return self._given.model
 
@@ -111,7 +110,6 @@ class Frozen(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to the search copy, and what was not done and why; see `add_note`."""
         return self.search.notes.texts + ((COPIES,) if self._given.copies else ())
 
     def add_note(self, note: str) -> None:
@@ -119,12 +117,10 @@ class Frozen(Prepared):
 
     @property
     def plain(self) -> bool:
-        """Whether the search copy gives the logits of the model as given, to the last bit."""
         return self.search.plain
 
     @property
     def search_dtype(self) -> torch.dtype | None:
-        """The precision in which the search copy computes; None where its weights have not exactly one."""
         return self.search.form.dtype
 
     def describe(self) -> dict[str, Any]:
@@ -255,7 +251,6 @@ class Frozen(Prepared):
         return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Return whether passes of rows like x are final: settled, with their gradient compared."""
         return self.search.graphs is not None and self._settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:
@@ -347,7 +342,7 @@ class Frozen(Prepared):
             self.forwards += len(x) * (1 + search.learns)
             searched = search.first(x)
         except Exception as error:  # the model as given may do what the copy cannot
-            return f"the search twin failed ({error})"
+            return f"the search copy failed ({error})"
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
         rounds = search.form.rounds

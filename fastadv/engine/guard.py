@@ -5,7 +5,7 @@ on rows of the caller's own batch, with those of the model as given.
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,16 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fastadv import rng
-from fastadv.engine.rounding import HALVES, Format, bound, compare, difference
+
+Format = torch.dtype | str | None  # "tf32" is no dtype
+
+# The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens
+# of layers float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
+ROUNDING: dict[Format, float] = {
+    torch.float64: 1e-6, torch.float32: 1e-3, "tf32": 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1,
+}  # fmt: skip
+
+HALVES: tuple[Format, ...] = (torch.float16, torch.bfloat16)
 
 FOUR = 2  # bits of a number: sizes up to four times each other are of one class
 GROWN = 4  # values so many times larger are of another class
@@ -25,7 +34,7 @@ ALIKE = 0.9  # cosine from which two gradients are taken for the same direction
 LENGTH = 1.25  # the largest ratio of lengths of gradients that differ by rounding to half precision
 WORST = 10  # one row in ten may point anywhere and have any length
 LEAST_ALIKE = 0.3  # below, a search in half precision goes elsewhere
-PASSES = 4  # whose mean is compared where the model is randomized
+LOGITS, GRADIENTS = 8, 4  # passes of a randomized model whose mean is compared
 # how much further off in half precision logits may be than those of the search without rewrites
 AS_PLAIN = 1.5
 
@@ -44,6 +53,48 @@ class Ways:
     given: Pass
     plain: Pass
     measured: Callable[[float], None] = field(default=lambda cosine: None, kw_only=True)
+
+
+def bound(format: Format) -> float:
+    """Return the entry of ROUNDING; that of float32 where the format is not known."""
+    return ROUNDING.get(format, ROUNDING[torch.float32])
+
+
+def compare(
+    given: Tensor,
+    searched: Tensor,
+    formats: Iterable[Format],
+    verdict: Callable[[], Tensor],
+    search: Callable[[], Tensor],
+) -> tuple[float, float, bool]:
+    """Return (difference, what is allowed, whether by means) of two logits [B, K].
+
+    Where they differ by more than rounding, `verdict` and `search` are passed again: of a randomized model
+    the means are compared, and the spread of its own passes is added to what is allowed.
+    """
+    apart, allowed = difference(searched, given), allowance(given, formats)
+    if apart <= allowed:
+        return apart, allowed, False
+    verdicts = torch.stack([verdict() for _ in range(LOGITS)])
+    centered = verdicts.double() - verdicts.double().mean(-1, keepdim=True)
+    spread = float((centered.amax(0) - centered.amin(0)).max())
+    if spread == 0:
+        return apart, allowed, False
+    searches = torch.stack([search() for _ in range(LOGITS)])
+    return difference(searches.mean(0), verdicts.mean(0)), allowed + spread, True
+
+
+def difference(logits: Tensor, others: Tensor) -> float:
+    """Return the largest difference of two [B, K], but for shifts of a row, which change no decision."""
+    apart = logits.double() - others.double()
+    return float((apart - apart.mean(-1, keepdim=True)).abs().max())
+
+
+def allowance(logits: Tensor, formats: Iterable[Format]) -> float:
+    """Return the difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause."""
+    logits, most = logits.double(), max(map(bound, formats))
+    spread = (logits - logits.mean(1, keepdim=True)).abs().max()
+    return float(most * spread + 8 * torch.finfo(torch.float32).eps * logits.abs().max())
 
 
 def some_rows(count: int, device: torch.device, most: int = ROWS) -> Tensor:
@@ -182,7 +233,7 @@ def _randomized_alike(ways: Ways, x: Tensor, by_logits: Tensor, rows: Tensor, fo
 
 
 def _mean(pull: Pass, x: Tensor, by_logits: Tensor) -> Tensor:
-    return torch.stack([pull(x, by_logits) for _ in range(PASSES)]).mean(0)
+    return torch.stack([pull(x, by_logits) for _ in range(GRADIENTS)]).mean(0)
 
 
 def _length(gradient: Tensor) -> Tensor:
@@ -261,7 +312,6 @@ class Trusted:
         )
 
     def forget(self) -> None:
-        """Compare all kinds once more."""
         self._known = {}
 
     def add(self, used: Used, x: Tensor, logits: Tensor) -> None:

@@ -21,7 +21,6 @@ def lay_out(model: nn.Module, channels_last: bool) -> None:
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
-    """Return `x` in that layout, without a copy where it already has it."""
     if channels_last and x.ndim == 4:
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()

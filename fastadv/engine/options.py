@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 class Options:
     """The options of `freeze`, with their defaults. Raises InputError on values that do not exist.
 
-    follow: of a model in training: both twins take its values anew at each `Frozen.refresh`.
+    follow: of a model in training: both copies take its values anew at each `Frozen.refresh`.
     """
 
     precision: Precision = "fp32"

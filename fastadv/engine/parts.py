@@ -67,7 +67,7 @@ def _bytes_of_a_row(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
 
 
 class Parts:
-    """How many rows pass one search twin at once; a row of each shape and dtype is measured once."""
+    """How many rows pass one search copy at once; a row of each shape and dtype is measured once."""
 
     def __init__(self, search: nn.Module, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
@@ -96,7 +96,6 @@ class Parts:
 
     @property
     def least(self) -> int:
-        """The fewest rows of a part."""
         return LEAST * torch.get_num_threads()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The one pipeline by which batches pass a search twin, and what it leaves where a pass fails."""
+"""The one pipeline by which batches pass a search copy, and what it leaves where a pass fails."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -16,14 +16,13 @@ from fastadv.engine.copying.twin import Values
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
-from fastadv.engine.guard import Trusted
+from fastadv.engine.guard import HALVES, Trusted, allowance, difference
 from fastadv.engine.layout import lay_out
 from fastadv.engine.lens import Lens
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.prepared import Model
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
-from fastadv.engine.rounding import HALVES, allowance, difference
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 
@@ -43,7 +42,6 @@ class Notes:
         self.texts = texts
 
     def add(self, note: str) -> None:
-        """Take a note, once."""
         if note not in self.texts:
             self.texts = (*self.texts, note)
 
@@ -118,17 +116,14 @@ class Pipeline:
         return self.as_given if (form.rounds or form.dtype) in HALVES else form.scoring
 
     def use_given(self) -> None:
-        """Let the model as given be the twin, without any rewrite."""
         self.narrow = False
         self.use(self.as_given)
 
     def use_narrow(self) -> None:
-        """Compute in the precision of the options from now on."""
         self.narrow = False
         self.use(self.form.narrowed(self.options))
 
     def refresh(self) -> None:
-        """Take the values of the model as they are now."""
         if self.values is None or self.form.model is not self.values.copied:
             return
         origin = self.values.take()
@@ -137,7 +132,6 @@ class Pipeline:
                 pair.take(origin)
 
     def count_compared(self, forwards: int, backwards: int = 0) -> None:
-        """Count samples that are passed to compare or to measure."""
         self.compared_forwards += forwards
         self.compared_backwards += backwards
 
@@ -288,7 +282,7 @@ class Pipeline:
                 self.narrow = narrow
                 self.use(form)
             else:
-                self.notes.warn(left_out(None, f"the search twin failed ({why})"))
+                self.notes.warn(left_out(None, f"the search copy failed ({why})"))
                 return made
         raise error
 
@@ -369,7 +363,7 @@ class Pipeline:
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
         """Return run(graphs), or None without CUDA graphs, inside one of them, and where a capture fails.
 
-        After a failed capture the twin goes on without graphs.
+        After a failed capture the search goes on without graphs.
         """
         graphs = self.graphs
         if graphs is None or graphs.aside:
@@ -389,12 +383,10 @@ class Pipeline:
 
     @property
     def replays(self) -> bool:
-        """Whether this thread is in a step of a graph."""
         return self.graphs is not None and self.graphs.replays
 
 
 def first_line(error: Exception) -> str:
-    """Return that of its message; its type where it has none."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 

@@ -217,8 +217,6 @@ def _format(parts: list[nn.Module]) -> tuple[torch.dtype | None, torch.device | 
 
 @dataclass
 class _CleanPass:
-    """See `CleanPass`."""
-
     plain: Plain
     counts: Prepared
     x: Tensor

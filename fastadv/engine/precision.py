@@ -1,4 +1,4 @@
-"""In what precision a twin searches, and TF32, which is a switch of torch and no dtype."""
+"""The precision of a search, and TF32, which is a switch of torch and no dtype."""
 
 import threading
 from collections.abc import Iterator

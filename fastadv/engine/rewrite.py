@@ -49,7 +49,6 @@ def may_round(subject: Subject) -> bool:
 
 
 def has_conv2d(model: nn.Module) -> bool:
-    """Return whether it holds a convolution in two dimensions."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
@@ -70,7 +69,6 @@ class Rewrite:
     needs: str = ""
 
     def ways(self, subject: Subject) -> Ways:
-        """Return those for that model."""
         return self.replace(subject) if callable(self.replace) else self.replace
 
 
@@ -93,11 +91,9 @@ class Rewriting:
         self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
-        """Return whether a pass has to be seen through a `Lens`."""
         return bool(self.ways) or self.folds is not None
 
     def without(self, *names: str) -> "Rewriting":
-        """Return all but these."""
         fewer = copy(self)
         fewer._made = {rewrite: made for rewrite, made in self._made.items() if rewrite.name not in names}
         fewer.folds = None if Folds.name in names else self.folds
@@ -110,6 +106,5 @@ class Rewriting:
         return Lens(self.ways, reads, compared)
 
     def notes(self, used: Iterable[str]) -> list[str]:
-        """Return the notes of the rewrites named."""
         names = set(used)
         return [rewrite.note for rewrite in self._made if rewrite.name in names and rewrite.note]

@@ -32,12 +32,10 @@ def slices(size: int, most: int) -> list[slice]:
 
 
 def cut(part: slice, *others: Tensor | None) -> list[Tensor | None]:
-    """Return the rows of a part."""
     return [None if other is None else other[part] for other in others]
 
 
 def joined(parts: list[T]) -> T:
-    """Return the results of the parts as one."""
     results: list[Any] = parts
     if isinstance(parts[0], Tensor):
         return cast(T, torch.cat(results))

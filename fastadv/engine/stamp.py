@@ -63,7 +63,6 @@ class Stamp:
         self._values = self._values_now()
 
     def same(self) -> bool:
-        """Return whether nothing of it has changed since."""
         try:
             return (
                 self._held == self._then

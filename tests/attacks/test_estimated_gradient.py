@@ -170,7 +170,7 @@ def test_a_sample_does_not_depend_on_its_batch_and_nan_spoils_no_other() -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
-def test_the_search_twin_is_folded_and_the_model_left_alone(
+def test_the_search_copy_is_folded_and_the_model_left_alone(
     compile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if compile:

@@ -21,7 +21,7 @@ OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
 
 
 def net() -> nn.Module:
-    """Convolution and BatchNorm, which the search twin folds."""
+    """Convolution and BatchNorm, which the search copy folds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parts = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)

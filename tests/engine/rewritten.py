@@ -13,7 +13,7 @@ from fastadv.engine.rewrites import FOLD
 
 
 class Seen:
-    """Calls `run` as a pass of a search twin does; `used` names the rewrites of the last call."""
+    """Calls `run` as a pass of a search copy does; `used` names the rewrites of the last call."""
 
     def __init__(
         self, run: Callable[..., Any], *rewrites: Rewrite, dtype: torch.dtype = torch.float32

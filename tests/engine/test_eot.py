@@ -1,4 +1,4 @@
-"""freeze(model, eot=n): means over the passes of a randomized model, and the check of its search twin."""
+"""freeze(model, eot=n): means over the passes of a randomized model, and the check of its search copy."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
-from fastadv.engine.rounding import compare
+from fastadv.engine.guard import compare
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
 
@@ -55,8 +55,7 @@ def expected(eot: int, loss: str, targets: Tensor | None) -> tuple[Tensor, Tenso
 def test_means_over_the_passes(eot: int, loss: str, targets: Tensor | None, direction: bool) -> None:
     """`direction` must not scale the passes differently: with four, the last one decides by its size."""
     found = freeze(Turning(), eot=eot).input_gradient(X, Y, loss, targets, direction)
-    for actual, wanted in zip(found, expected(eot, loss, targets), strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, expected(eot, loss, targets), rtol=1e-12, atol=1e-12)
 
 
 def test_logits_are_means_and_the_verdict_is_one_pass() -> None:
@@ -115,7 +114,7 @@ IMAGES = torch.rand(20, 2, 8, 8, generator=DRAW)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("rows", [1, 20])
 @pytest.mark.parametrize("level", [0.01, 1.0])
-def test_noise_does_not_condemn_the_search_twin(level: float, rows: int, precision: str) -> None:
+def test_noise_does_not_condemn_the_search_copy(level: float, rows: int, precision: str) -> None:
     for seed in range(2):
         frozen = freeze(Noisy(level), precision)
         torch.manual_seed(seed)
@@ -146,7 +145,7 @@ def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 0.02])
-def test_a_wrong_search_twin_is_found_under_noise(level: float) -> None:
+def test_a_wrong_search_copy_is_found_under_noise(level: float) -> None:
     frozen = freeze(Noisy(level))
     form = frozen.search.form
     frozen.search.use(replace(form, model=lambda x: form.model(x) * 1.5))

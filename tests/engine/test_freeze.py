@@ -4,12 +4,15 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import Frozen, freeze
+import fastadv as fa
+from fastadv.attacks.core import search
+from fastadv.engine import Frozen, freeze, search_copy
 from fastadv.engine.form import Form
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
@@ -77,7 +80,7 @@ def test_check_waits_for_a_finite_batch(precision: str) -> None:
 def test_the_bound_of_rounding(
     precision: str, bound: float, factor: float, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    """The search twin differs by `factor` times what rounding allows; a sample that is NaN does not count."""
+    """The search copy differs by `factor` times what rounding allows; a sample that is NaN does not count."""
     frozen = freeze(convnet(), precision)
     x = torch.cat([torch.full_like(X[:1], torch.nan), X])
     given = frozen.verdict(x)
@@ -136,7 +139,7 @@ def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
 
 @pytest.mark.parametrize(("precision", "passes"), [("fp32", 2), ("bf16", 3), ("fp16", 3)])
 def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
-    """Once through the verdict twin, and once through each search twin."""
+    """Once through the verdict twin, and once through each search copy."""
     frozen = freeze(convnet(), precision)
     frozen(X.repeat(5, 1, 1, 1))
     # one is watched; seven rows tell, twice, whether they depend on each other; the first pass is compared,
@@ -282,7 +285,7 @@ def test_bad_arguments() -> None:
 
 @pytest.mark.parametrize(("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True)])
 def test_compiled(precision: str, fold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is compiled is the search twin in its final precision; the backend has no part in that."""
+    """What is compiled is the search copy in its final precision; the backend has no part in that."""
     compiled = []
 
     def spy(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -317,3 +320,43 @@ def test_the_verdict_can_enter_a_graph_also_when_asked_for_in_inference_mode():
         logits = frozen.verdict(torch.rand(2, 4))
     assert not logits.is_inference()
     assert not logits.requires_grad
+
+
+def test_a_direction_stays_in_the_precision_of_the_search() -> None:
+    x, y = images()
+    for precision, dtype, expected in (
+        ("bf16", torch.float32, torch.bfloat16),
+        ("bf16", torch.float64, torch.float64),
+        ("fp32", torch.float32, torch.float32),
+    ):
+        frozen = fa.freeze(convnet().eval(), precision)  # type: ignore[arg-type]
+        assert frozen.input_gradient(x.to(dtype), y, direction=True)[2].dtype == expected
+        assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
+
+
+def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts() -> None:
+    x, y = images()
+    expected = fa.freeze(convnet().eval(), "bf16").input_gradient(x, y)[2]
+    with torch.inference_mode():
+        frozen = fa.freeze(convnet().eval(), "bf16")
+    assert frozen.input_gradient(x[:0].double(), y[:0])[2].shape == (0, 2, 8, 8)
+    with torch.device("meta"):
+        assert torch.equal(frozen.input_gradient(x, y)[2], expected)
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [("pgd", fa.Linf(0.05)), ("mim", fa.L2(0.5)), ("fgsm", fa.L1(3.0)), ("pgd", fa.L0(4))],
+)
+def test_gradients_in_bfloat16_change_no_attack(
+    attack: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images()
+    run = partial(getattr(fa.attacks, attack), **({} if attack == "fgsm" else {"steps": 3}))
+    found = run(fa.freeze(convnet().eval(), "bf16"), x, y, threat)
+    for module in (search, search_copy):
+        monkeypatch.setattr(module, "may_be_narrow", lambda gradient, x: False)
+    wide = run(fa.freeze(convnet().eval(), "bf16"), x, y, threat)
+    assert torch.equal(found.x_adv, wide.x_adv)
+    assert torch.equal(found.loss, wide.loss)
+    assert (found.x_adv != x).any()

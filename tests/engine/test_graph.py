@@ -10,7 +10,7 @@ from fastadv.engine.form import Form
 from fastadv.engine.graph import Graphs, padded
 from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED, Notes
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_copy import SearchCopy
 from fastadv.errors import InputError
 from fastadv.ops import _graphs
 from tests import recorded
@@ -49,8 +49,7 @@ def test_replays_are_the_gradient() -> None:
         for loss, direction in (("ce", False), ("ce", True), ("margin", False)):
             given = x, y if targets is None else None, loss, targets, direction
             found, wanted = replayed.input_gradient(*given), plain.input_gradient(*given)  # type: ignore[arg-type]
-            for one, other in zip(found, wanted, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
             kept.append((found, [part.clone() for part in found]))
     # what was given out is the caller's: later calls leave it alone
     assert all(torch.equal(a, b) for found, then in kept for a, b in zip(found, then, strict=True))
@@ -157,7 +156,7 @@ def test_samples_that_mix_are_not_padded() -> None:
         notes = Notes((CAPTURED,))
         options = Options(cuda_graph=True)
         form = Form(model, torch.float32)
-        twin = SearchTwin(form, CheckedModel(model), notes, source=model, options=options, as_given=form)
+        twin = SearchCopy(form, CheckedModel(model), notes, source=model, options=options, as_given=form)
         assert (twin.graphs is not None, CAPTURED in notes.texts) == (kept, kept)
 
 

@@ -1,4 +1,4 @@
-"""Large batches pass a convolutional search twin in parts on a CPU."""
+"""Large batches pass a convolutional search copy in parts on a CPU."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fastadv.engine import freeze
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_copy import SearchCopy
 from tests.engine.rewritten import answers, folded
 
 NOTE = "not folded: conv, whose result is not read by its BatchNorm alone"
@@ -366,7 +366,7 @@ def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
 ) -> None:
     """The slope of a large ReLU asks for what it saved, which runs the block once more, folded as before."""
     if tested:  # it would hide a block that is run once more as it was given
-        monkeypatch.setattr(SearchTwin, "_compared", lambda *given: True)
+        monkeypatch.setattr(SearchCopy, "_compared", lambda *given: True)
 
     class Block(nn.Module):
         def __init__(self) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import guard
 from fastadv.engine.frozen import DENIED
-from fastadv.engine.guard import Trusted
-from fastadv.engine.rounding import allowance
+from fastadv.engine.guard import Trusted, allowance
 from tests.engine.planted import Change, Net, X, apart, elu, needs_onednn, thinly
 from tests.engine.rewritten import answers
 from tests.logged import Logged

@@ -24,7 +24,7 @@ THREAT = fa.Linf(0.17)
 
 
 class Net(nn.Module):
-    """Convolution and BatchNorm, which the search twin folds; no finite logits for very dark images."""
+    """Convolution and BatchNorm, which the search copy folds; no finite logits for very dark images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -158,7 +158,7 @@ def test_an_output_without_logits_is_refused_when_it_comes(model: nn.Module) -> 
 
 
 @pytest.mark.parametrize("model", [net(), HuggingFaceNet().eval()], ids=["tensor", "output"])
-def test_the_search_twin_folds_through_it_and_the_model_is_left_as_it_is(model: nn.Module) -> None:
+def test_the_search_copy_folds_through_it_and_the_model_is_left_as_it_is(model: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adapted = adapt(model, mean=MEAN, std=STD)
     assert not model.training

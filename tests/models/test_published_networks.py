@@ -142,7 +142,7 @@ def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "normalize"), [*((name, None) for name in SMALL), ("resnet18", "cifar10")])
-def test_the_search_twin_folds_and_equals_the_model(name: str, normalize: str | None) -> None:
+def test_the_search_copy_folds_and_equals_the_model(name: str, normalize: str | None) -> None:
     model = small(name, normalize=normalize)
     x, y = batch(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
     frozen = fa.freeze(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.engine import frozen, search_twin
+from fastadv.engine import frozen, search_copy
 from fastadv.engine.freeze import follow
 from fastadv.engine.stamp import Stamp
 from fastadv.train import (
@@ -178,13 +178,13 @@ def test_what_cannot_be_seen_makes_a_twin_for_each_batch() -> None:
 @needs_onednn
 def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -> None:
     """Each kind of pass is compared once: the smaller last batch and full ones; what is wrong is left."""
-    agrees, seen = search_twin.guard.agrees, list[int]()
+    agrees, seen = search_copy.guard.agrees, list[int]()
 
     def watched(ways: Any, x: Tensor, *given: Any) -> Any:
         seen.append(len(x))
         return agrees(ways, x, *given)
 
-    monkeypatch.setattr(search_twin.guard, "agrees", watched)
+    monkeypatch.setattr(search_copy.guard, "agrees", watched)
     data = ImageSet(torch.cat([X, X[:3]]), torch.cat([Y, Y[:3]]), 5, "noise")
     fit(GuardedNet(), data, PGDTraining(THREAT, steps=2), epochs=2, batch_size=24)
     assert seen == [24, 3]
@@ -227,8 +227,8 @@ def test_a_twin_that_follows_has_the_values_of_its_model(precision: Any) -> None
 def test_a_twin_that_follows_is_compared_again(monkeypatch: Any) -> None:
     monkeypatch.setattr(frozen, "REFRESHES", 3)
     compared = []
-    agrees = search_twin.guard.agrees
-    monkeypatch.setattr(search_twin.guard, "agrees", lambda *given: (compared.append(1), agrees(*given))[1])
+    agrees = search_copy.guard.agrees
+    monkeypatch.setattr(search_copy.guard, "agrees", lambda *given: (compared.append(1), agrees(*given))[1])
     net, x = Net(), images().x[:8]
     twin, verdicts = follow(net, "bf16"), []
     for turn in range(7):

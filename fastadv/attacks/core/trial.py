@@ -14,8 +14,8 @@ from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import dtype_of
+from fastadv.engine.guard import bound
 from fastadv.engine.prepared import CleanPass
-from fastadv.engine.rounding import bound
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import ENTROPIES
 from fastadv.text import threat_text
@@ -70,7 +70,7 @@ class Trial:
                 if bool(self.unusable.all()):
                     raise InputError(NOT_FINITE)
             classifier.settle(problem.x, clean)
-            # only now: it may change the layout that the search twin prefers
+            # only now: it may change the layout that the search copy prefers
             self.problem = replace(problem, x=classifier.layout(problem.x), clean=clean)
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 

@@ -55,7 +55,6 @@ class Norm(NamedTuple):
         return None if learns else cls(mean, var, weight, bias, eps)
 
     def same(self, other: "Norm | None") -> bool:
-        """Return whether both are the same layer."""
         return other is not None and self.eps == other.eps and all(map(is_, self[:4], other[:4]))
 
 
@@ -86,7 +85,6 @@ class Pair:
         self._known = self._versions()
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Hold both in that dtype from now on."""
         for made in self._made:
             made.data = made.data.to(dtype)
         self._known = self._versions()
@@ -153,7 +151,6 @@ class Folds:
         return pair if args[0].ndim == pair.weight.ndim else None
 
     def learn(self, seen: "Watch") -> None:
-        """Fold the pairs that a watched pass has seen."""
         self.unknown, self.widest = False, seen.widest
         for weight, bias, norm in seen.pairs():
             self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
@@ -175,12 +172,10 @@ class Watch:
 
     @property
     def open(self) -> bool:
-        """Whether a result is out."""
         return bool(self._seen)
 
     @property
     def widest(self) -> int:
-        """Bytes a row of the largest result."""
         made = [each[0] for each in self._seen.values()]
         return max((each.nbytes // max(len(each), 1) for each in made), default=0)
 
@@ -193,7 +188,6 @@ class Watch:
         return made
 
     def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what a call reads."""
         for place, value in enumerate((*args, *kwargs.values())):
             for tensor in _tensors(value):
                 read = self._seen.get(id(tensor))
@@ -202,7 +196,6 @@ class Watch:
                     read[3].append(Norm.of(args, kwargs) if by_norm else None)
 
     def finish(self, logits: object, replays: bool = False) -> None:
-        """Note what the pass returns."""
         read = self._seen.get(id(logits))
         if read is not None:
             read[3].append(None)
@@ -233,7 +226,6 @@ class Promises:
 
     @property
     def open(self) -> bool:
-        """Whether a result is out."""
         return bool(self._given)
 
     def made(
@@ -295,7 +287,6 @@ def estimates_gradients(module: nn.Module) -> bool:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Return whether any part is a BatchNorm."""
     return any(isinstance(part, BatchNorm) for part in module.modules())
 
 

@@ -1,6 +1,7 @@
 """A copy of a module in eval mode that takes microseconds a part, where the module has nothing unusual."""
 
 from collections.abc import Callable
+from copy import copy
 from enum import Enum
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
@@ -8,12 +9,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fastadv._torch import held_by
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.strays import may_stray
-from fastadv.engine.copying.twin import normalizes, same_products, twin
+from fastadv.engine.copying.twin import alias, normalizes, same_products, twin
 
 # what every module holds: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
@@ -37,56 +38,49 @@ def eval_copy(model: nn.Module) -> nn.Module:
     if not all(_is_ordinary(part) for part in parts):
         return twin(model, follow=False)
     copies: dict[int, nn.Module] = {id(part): object.__new__(type(part)) for part in parts}
-    held: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
-        _fill(parts, copies, held)
+        _fill(parts, copies)
     return copies[id(model)]
 
 
-def _fill(parts: list[nn.Module], copies: dict[int, nn.Module], held: dict[int, Any]) -> None:
+def _fill(parts: list[nn.Module], copies: dict[int, nn.Module]) -> None:
+    made: dict[int, Any] = {}
+
+    def once(value: Any, copied: Callable[[Any], Any]) -> Any:
+        """Return the one copy of a value, which several parts may hold."""
+        if id(value) not in made:
+            made[id(value)] = copied(value)
+        return made[id(value)]
+
     for part in parts:
         own = vars(copies[id(part)])
         own.update(vars(part))
         for name in own.keys() - OWN:
             if type(own[name]) in CONTAINERS:
-                own[name] = _copied(own[name], held)
+                own[name] = once(own[name], copy)
         for name in SETS:
             own[name] = own[name].copy()
         own["training"] = False
         weights, buffers, children = held_by(part)
-        own["_parameters"] = {name: _alias(value, held) for name, value in weights.items()}
-        own["_buffers"] = {name: _buffer(part, value, held) for name, value in buffers.items()}
+        own["_parameters"] = {
+            name: None if value is None else once(value, _shared) for name, value in weights.items()
+        }
+        own["_buffers"] = {
+            name: value if value is None or normalizes(part) else once(value, _cloned)
+            for name, value in buffers.items()
+        }
         own["_modules"] = {
             name: None if child is None else copies[id(child)] for name, child in children.items()
         }
         same_products(part, copies[id(part)])
 
 
-def _alias(value: nn.Parameter | None, held: dict[int, Any]) -> nn.Parameter | None:
-    """Return the same storage as a parameter that asks for no gradient."""
-    if value is None:
-        return None
-    if id(value) not in held:
-        own = value.clone() if value.is_inference() else value.detach()
-        held[id(value)] = nn.Parameter(own, requires_grad=False)
-    made: nn.Parameter = held[id(value)]
-    return made
+def _shared(weight: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(alias(weight), requires_grad=False)
 
 
-def _buffer(part: nn.Module, value: torch.Tensor | None, held: dict[int, Any]) -> torch.Tensor | None:
-    if value is None or normalizes(part):
-        return value
-    if id(value) not in held:
-        held[id(value)] = value.detach().clone()
-    made: torch.Tensor = held[id(value)]
-    return made
-
-
-def _copied(value: Any, held: dict[int, Any]) -> Any:
-    """Return a container as another one of the same content."""
-    if id(value) not in held:
-        held[id(value)] = value.copy()
-    return held[id(value)]
+def _cloned(buffer: Tensor) -> Tensor:
+    return buffer.detach().clone()
 
 
 def _is_ordinary(part: nn.Module) -> bool:

@@ -22,7 +22,7 @@ PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weigh
 Pairs = list[tuple[Tensor, Tensor]]  # of tensors that share storage: the model's, the copy's
 
 
-def _alias(tensor: Tensor) -> Tensor:
+def alias(tensor: Tensor) -> Tensor:
     """Return the same storage, detached; of an inference tensor a copy, which can be part of a graph."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
@@ -172,14 +172,14 @@ def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any])
                     "freeze: expected initialized parameters, got a lazy module; run the model once"
                 )
             if id(parameter) not in memo:
-                own = parameter.clone() if apart else _alias(parameter)
+                own = parameter.clone() if apart else alias(parameter)
                 memo[id(parameter)] = nn.Parameter(own, requires_grad=False)
                 shared.append((parameter, memo[id(parameter)]))
         for buffer in module.buffers(recurse=False):
             if id(buffer) in memo:
                 continue
             if follow or normalizes(module):
-                memo[id(buffer)] = buffer.clone() if apart else _alias(buffer)
+                memo[id(buffer)] = buffer.clone() if apart else alias(buffer)
                 shared.append((buffer, memo[id(buffer)]))
             else:
                 memo[id(buffer)] = buffer.clone()

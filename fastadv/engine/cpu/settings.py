@@ -46,7 +46,6 @@ def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]
 
 
 def are_fixed(weight: Tensor, bias: Tensor | None) -> bool:
-    """Return whether neither gets a gradient."""
     return not (weight.requires_grad or (bias is not None and bias.requires_grad))
 
 

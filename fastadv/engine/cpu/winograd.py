@@ -1,4 +1,4 @@
-"""Convolutions of a search twin with fewer multiplications, by Winograd's method (`fastadv.ops.winograd`).
+"""Convolutions of a search copy with fewer multiplications, by Winograd's method (`fastadv.ops.winograd`).
 
 Measured on one core of an AMD EPYC with AVX-512, 32 images, ms of a forward, which an input gradient takes as
 well, by the library and so: in float32 96 channels at 16x16 6.2 and 4.4, 128 10.3 and 6.5, 256 at 8x8 10.1

@@ -60,7 +60,7 @@ def test_a_frozen_model_is_used_as_it_is() -> None:
     model, x, y = labeled(convnet(), images(10, (2, 8, 8), dtype=torch.float32))
     frozen: Frozen = freeze(model)
     first, second = (pgd(frozen, x, y, within("linf"), steps=3) for _ in range(2))
-    # the search twin is chosen and compared once; its watched pass and its check alone are 20
+    # the search copy is chosen and compared once; its watched pass and its check alone are 20
     assert first.forwards - second.forwards > 20
     assert first.backwards > second.backwards
     third = pgd(frozen, x, y, within("linf"), steps=3)

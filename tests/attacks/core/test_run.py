@@ -420,7 +420,7 @@ class TestProof:
         assert abs(float(out.success.float().mean()) - 0.5) < 4 * 0.5 / 20
 
     def test_a_success_on_the_edge_is_moved_across_it(self) -> None:
-        """The search twin says yes where the model as given says no, by less than a hundredth of the way."""
+        """The search copy says yes where the model as given says no, by less than a hundredth of the way."""
 
         class Shifted(Line):
             def forward(self, x: Tensor) -> Tensor:

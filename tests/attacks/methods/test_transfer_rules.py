@@ -241,7 +241,7 @@ def test_passes_are_counted(rules: Any, nesterov: bool, forwards: int, backwards
     back: list[int] = []
     counted = freeze(Counted(model, passed.append, back.append))
     options: dict[str, Any] = {"stop_early": False, "gradient": rules, "nesterov": nesterov}
-    mim(counted, x, y, Linf(0.1), steps=1)  # whose first gradient checks the search twin, uncounted
+    mim(counted, x, y, Linf(0.1), steps=1)  # whose first gradient checks the search copy, uncounted
     passed.clear()
     back.clear()
     out = mim(counted, x, y, Linf(0.1), steps=4, **options)

@@ -1,4 +1,4 @@
-"""A search twin's wide convolutions by Winograd's method are those of the model."""
+"""A search copy's wide convolutions by Winograd's method are those of the model."""
 
 import copy
 import weakref

@@ -1,4 +1,4 @@
-"""The search twin of a frozen model: the steps by which it computes, and how they are compared."""
+"""The search copy of a frozen model: the steps by which it computes, and how they are compared."""
 
 import logging
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from fastadv.engine import guard
 from fastadv.engine.copying.fold import Watch
 from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
+from fastadv.engine.guard import Format
 from fastadv.engine.lens import Lens
 from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_each, pull_scaled
-from fastadv.engine.rounding import Format
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
@@ -31,7 +31,7 @@ FAR = 0.8  # mean cosine, below which a search in half precision is weak
 FAR_OFF = "gradients point elsewhere than the model's, by a mean cosine of"
 
 
-class SearchTwin(Pipeline):
+class SearchCopy(Pipeline):
     """Logits and gradients of the model in its `form`: steps of the pipeline."""
 
     @property
