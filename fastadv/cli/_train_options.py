@@ -1,6 +1,5 @@
 """The options of `fastadv train` in groups, and what `fit` takes of each."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_rate
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
-from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train._optimizers import LEARNING_RATES
 from fastadv.train.ending import ACTIONS
 from fastadv.train.execution import PRECISIONS
@@ -152,15 +150,8 @@ class Executing(Machine):
     precision: Precision | None = o.option(
         None, "bf16, fp16: under autocast, fp16 with scaled losses; tf32: products on a GPU; fp32 by default."
     )
-    compiled: bool = o.option(False, "Run the passes of a step through torch.compile.", "--compile")
-    deterministic: bool = o.option(False, "The same bits with any number of processes.", "--deterministic")
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 
     def execution(self) -> Execution:
         """Make what `fit` takes."""
-        if self.deterministic:
-            os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
-        return Execution(
-            precision=self.precision or "fp32", deterministic=self.deterministic, compile=self.compiled,
-            workers=self.workers,
-        )  # fmt: skip
+        return Execution(precision=self.precision or "fp32", workers=self.workers)

@@ -20,7 +20,7 @@ from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._mixing import Mixing, partners
-from fastadv.train._share import PARTS, Parts, Passes, Share
+from fastadv.train._share import Passes, Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import check_soft, frozen_twin
 
@@ -47,7 +47,6 @@ class Feed:
     workers: int | None = None
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
     passes: int = 1  # of `batch_size` images each, which make a step
-    exact: bool = False  # whether bits may not depend on the number of processes
     drop_last: bool = False
     classes: int = 0  # of the labels, for those that are mixed
     apart: bool = False  # whether BatchNorm sees the rows of each process alone
@@ -121,8 +120,6 @@ class Feed:
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)
-        if self.exact:
-            return Parts(size, self.rank, self.world, parts=PARTS * math.ceil(self.passes / PARTS))
         if size > self.batch_size:
             return Passes(size, self.rank, self.world, self.apart, rows=self.batch_size)
         return Share(size, self.rank, self.world, self.apart)

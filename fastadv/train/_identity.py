@@ -7,7 +7,6 @@ from torch import nn
 
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_model
-from fastadv.train._deterministic import describe_deterministic
 from fastadv.train._optimizers import MakeOptimizer
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
@@ -40,8 +39,6 @@ def describe_run(
         "schedule": describe(optimization.schedule, model, identity),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),
         "precision": execution.precision,
-        "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
-        "compile": execution.compile,
         "seed": steps.seed,
         "identity": identity,
     }

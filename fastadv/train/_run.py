@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._alarms import alarm
-from fastadv.train._deterministic import deterministic_kernels
 from fastadv.train._layout import fast_layout
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
@@ -116,10 +115,7 @@ class Run:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
             self._train()
         started, epoch = time.perf_counter(), len(self.done) + 1
-        # an attack may need what has no deterministic kernel
-        exact = deterministic_kernels(warn_only=True) if self.steps.feed.exact else nullcontext()
-        with exact:
-            measured = self.measure(self.steps) if self._is_tested(epoch) else {"tested": False}
+        measured = self.measure(self.steps) if self._is_tested(epoch) else {"tested": False}
         report = EpochReport(
             epoch=epoch,
             loss=self.steps.losses.mean,

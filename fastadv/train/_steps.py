@@ -12,8 +12,6 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import Precision, tf32
-from fastadv.train._compiled import Compiled
-from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
@@ -98,18 +96,11 @@ class Steps:
         self.losses = Losses(self.feed.steps, self.feed.device)
         fp16 = self.execution.precision == "fp16"
         self.scale = LossScale(self.feed.device) if fp16 else None
-        self.compiled = Compiled(self.model) if self.execution.compile else None
-        self.twins = Twins(self._searches())
+        # float16 would lose activations beyond its range
+        self.twins = Twins(cast(Precision, self.execution.precision.replace("fp16", "fp32")))
         size: int = len(self.train_set)  # type: ignore[arg-type]
         self.samples = SampleRows(size, self.feed.owners if self.feed.world > 1 else None)
         self.average = None if decay is None else MovingAverage(self.model, decay)
-
-    def _searches(self) -> Precision | None:
-        """Return the precision in which examples are searched for; None: in exactly the model's own way."""
-        if self.execution.deterministic:
-            return None
-        # float16 would lose activations beyond its range
-        return cast(Precision, self.execution.precision.replace("fp16", "fp32"))
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch. Yields the number done after each.
@@ -123,9 +114,7 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                # exact parts have keys of their own
-                key = [] if self.feed.exact else at.share.key
-                with self._around(at, derive("torch", epoch, step, *key), first=step == done):
+                with self._around(at, derive("torch", epoch, step, *at.share.key)):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -178,19 +167,13 @@ class Steps:
             )
 
     @contextmanager
-    def _around(self, at: Step, seed: int, first: bool) -> Iterator[None]:
+    def _around(self, at: Step, seed: int) -> Iterator[None]:
         """Set up what holds while a step is taken, and not while the caller has the model."""
         with ExitStack() as stack:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
             stack.enter_context(self.twins.in_use())
             stack.enter_context(whole_batch_statistics(at.share))
             stack.enter_context(agreed_statistics(batch_norms(self.model), at.share))
-            if self.feed.exact:
-                stack.enter_context(deterministic_kernels())
-                if first:
-                    stack.enter_context(unchanged_buffers(self.model))
-            if self.compiled is not None:
-                stack.enter_context(self.compiled.in_use())
             if self.execution.precision == "tf32":
                 stack.enter_context(tf32())
             yield

@@ -65,7 +65,7 @@ def fit(
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
     process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
-    keyed by process. `Execution(deterministic=True)` makes both exact. Only the first process writes to
+    keyed by process. Only the first process writes to
     run_dir, and a run resumes with any number of them. Where one is lost, the others raise LostProcessError.
     Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
     cut among processes, as FSDP does, are refused.
@@ -112,7 +112,7 @@ def fit(
         optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.
         measuring: a validation set, how much is tested: see `Measuring`.
         ending: early stopping, and what an alarm does: see `Ending`.
-        execution: precision, deterministic, compile, workers, checkpoints within an epoch: see `Execution`.
+        execution: precision, workers, checkpoints within an epoch: see `Execution`.
 
     Returns:
         The list of the `EpochReport` of each epoch that it trained.
@@ -218,7 +218,7 @@ def _begun(
         feed = Feed(
             dataset=train_set, batch_size=batch_size, augment=augmentation, seed=seed, device=place,
             workers=execution.workers, dtype=dtype_of(model), passes=optimization.accumulate,
-            exact=execution.deterministic, drop_last=optimization.drop_last, classes=classes,
+            drop_last=optimization.drop_last, classes=classes,
             apart=optimization.batch_norm == "process",
         )  # fmt: skip
         scheduler = make_schedule(made, optimization, epochs, feed.steps)

@@ -154,8 +154,6 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--radius 0.1 --recipe pgd --ramp 3 --epochs 3", "ramp: expected from 1 epoch to fewer than all 3"),
         ("--schedule sometimes", "schedule"),
         ("--device cpu --precision tf32", "precision: expected 'fp32' or 'bf16' on cpu"),
-        ("--compile --deterministic", "deterministic"),
-        ("--deterministic", "got statistics of the batch in features.1"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_wrong_usage(refused, options, word):

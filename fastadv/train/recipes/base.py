@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
@@ -14,7 +13,7 @@ from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
-from fastadv.train._share import Means, Pass, Share, mean
+from fastadv.train._share import Means, Share, mean
 from fastadv.train._statistics import whole_batch_statistics
 
 T = TypeVar("T")
@@ -71,7 +70,7 @@ class Step(BatchPart):
     means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
     to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
 
-    `each` runs over the parts in which a run with `deterministic` or `accumulate` cuts a batch. `backward`,
+    `each` runs over the parts in which a run with `accumulate` cuts a batch. `backward`,
     `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
     `backward_each` is `backward` of `each`, one part's passes held at a time.
 
@@ -191,8 +190,7 @@ class Step(BatchPart):
         key = rng.fresh_seed()
         for share, x, y, ids, *own in zip(self.share.cut, *rows, *held, strict=True):
             drawn = rng.torch_seeded(rng.derive(key, "part", share.number), x.device)
-            # a pass has statistics of its own; exact parts may have none
-            with drawn, whole_batch_statistics(share) if isinstance(share, Pass) else nullcontext():
+            with drawn, whole_batch_statistics(share):
                 made = do(BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share}), *own)
             yield made
 
