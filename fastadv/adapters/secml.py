@@ -26,7 +26,7 @@ from fastadv.adapters._translated import Translated, no_label, seed_for, served,
 from fastadv.adapters.foreign import Foreign, imported, one_radius
 from fastadv.adapters.meaning.secml import INSTEAD, MEANING
 from fastadv.attacks import AttackResult
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import device_for
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat

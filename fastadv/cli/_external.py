@@ -32,8 +32,6 @@ def judge(
     )  # fmt: skip
     if named.radius is None:
         o.refuse("--judge needs the threat: give --radius, or --suite robustbench.")
-    if not isinstance(machine.batch_size, int):
-        o.refuse("--judge: give --batch-size as a number.")
     threat = o.make_threat(named.norm or "linf", named.radius)
     with interruptible(NOTHING_KEPT):
         dataset = images.load()

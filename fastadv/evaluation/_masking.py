@@ -14,8 +14,7 @@ from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import LOOKS, Evidence, Indicators, choose, look_through
 from fastadv.attacks.methods.flags import blind
-from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import batches, device_for
 from fastadv.engine import Prepared, prepare
 from fastadv.evaluation._outcome import Attack, Part, bound
 from fastadv.evaluation._parts import Parts

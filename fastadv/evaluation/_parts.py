@@ -28,14 +28,10 @@ def share_of(rank: int) -> str:
     return f"share-{rank:05d}.json"
 
 
-def check_apart(batch_size: int | str, run_dir: object) -> None:
+def check_apart(run_dir: object) -> None:
     """Raise InputError where processes that know nothing of each other could not share an evaluation."""
     if run_dir is None:
         raise InputError("run_dir: expected a folder, in which a share of an evaluation is kept, got None")
-    if batch_size == "auto":
-        raise InputError(
-            "batch_size: expected a number, which all that share an evaluation have, got 'auto'; pass 256"
-        )
 
 
 class Parts(Keeper):

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.attacks.core.result import NOT_FINITE
-from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import batches, device_for
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared
 from fastadv.engine.frozen import CHECK_ROWS

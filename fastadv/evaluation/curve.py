@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv.attacks.core.common import planned
-from fastadv.data.batch_size import BatchSize, chosen_batch_size
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
@@ -168,7 +167,7 @@ def accuracy_against_radius(
     radii: Radii | None = None,
     *,
     minimum_norm: Attack | Iterable[Attack] | None = None,
-    batch_size: BatchSize = 256,
+    batch_size: int = 256,
     limit: int | None = None,
     freeze: bool | None = None,
 ) -> Curve:
@@ -191,7 +190,7 @@ def accuracy_against_radius(
         minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance, or several of one
             norm, of which the smallest distance counts for each sample. Each runs once, for all radii:
             `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
-        batch_size: samples attacked at once, a number or "auto".
+        batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
         freeze: as in `evaluate`.
 
@@ -243,8 +242,6 @@ def accuracy_against_radius(
         about["data"] = describe_shared(dataset)
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         processes.check_alike({**about, **asked, "torch": torch.__version__})
-    if batch_size == "auto":
-        batch_size = chosen_batch_size(frozen, dataset, sample_count(dataset, limit))
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)

@@ -72,7 +72,7 @@ def lower_bounds(
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         if apart := (rank, world_size) != (None, None):
-            check_apart(batch_size, run_dir)
+            check_apart(run_dir)
         parts = torch.split(torch.arange(size), batch_size)
         numbers = processes.apart(len(parts), rank, world_size, each="batches", size="batch_size")
     search: dict[str, Any] = {"norm": norm, "starts": starts, "tight": tight}

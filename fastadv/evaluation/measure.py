@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import planned
-from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size, device_for
+from fastadv.data._batches import device_for
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.replaced import replaced
@@ -37,7 +37,7 @@ def evaluate(
     dataset: Dataset[Any],
     attacks: Mapping[str, Attack] | None = None,
     *,
-    batch_size: BatchSize = 256,
+    batch_size: int = 256,
     limit: int | None = None,
     keep_examples: int = 0,
     keep_samples: bool = False,
@@ -69,9 +69,7 @@ def evaluate(
         attacks: by name, functions (model, x, y, ids=...) -> AttackResult, such as
             `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`. None measures the clean accuracy
             alone.
-        batch_size: samples attacked at once. "auto" doubles it from 32 as long as the model passes more
-            samples a second and memory holds them; an evaluation that resumes keeps the size that was chosen.
-            Where memory runs out later, passes go in halves, and nothing is lost.
+        batch_size: samples attacked at once. Where memory runs out, passes go in halves, and nothing is lost.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
         keep_examples: keep the first samples that each attack broke, at most this many
@@ -134,9 +132,9 @@ def evaluate(
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         if apart := (rank, world_size) != (None, None):
-            check_apart(batch_size, run_dir)
+            check_apart(run_dir)
             # before the folder is that of an evaluation that cannot be
-            batches = -(-sample_count(dataset, limit) // int(batch_size))
+            batches = -(-sample_count(dataset, limit) // batch_size)
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         frozen = prepare(model, work=work, freeze=freeze)
@@ -153,11 +151,7 @@ def evaluate(
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
     with Parts(run_dir, shared=apart) as parts:
-        stopped = parts.begun(IDENTITY, resume, "an evaluation", read_json)
-        if batch_size == "auto":
-            count = sample_count(dataset, limit)
-            batch_size = stopped["batch_size"] if stopped else chosen_batch_size(frozen, dataset, count)
-            config["batch_size"] = batch_size
+        parts.begun(IDENTITY, resume, "an evaluation", read_json)
         parts.identity = parts.identify(IDENTITY, config)
         own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
         table = table_of(
@@ -278,10 +272,10 @@ def minimizes(attack: Any) -> bool:
 
 
 def check_evaluation(
-    dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: BatchSize, limit: int | None
+    dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: int, limit: int | None
 ) -> None:
     """Raise InputError for an evaluation that cannot work."""
-    check_batch_size(batch_size)
+    check_count("batch_size", batch_size, 1)
     first_samples(dataset, limit, tell=True)
     for name, attack in attacks.items():
         if not callable(attack):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data._batches import batches
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import batches, device_for
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError

@@ -81,7 +81,7 @@ def faults(folder: Path, rank: int) -> None:
         "model": {"model": other},
         "steps": {"steps": 3 + rank},
         "seed": {"seed": rank},
-        "batch_size": {"batch_size": 7 if rank else "auto"},
+        "batch_size": {"batch_size": 7 + rank},
         "out_dir": {"out_dir": folder / f"set-{rank}"},
         "argument": {"steps": 1 - rank},
         "storage": {"dtype": "uint16" if rank else "uint8"},

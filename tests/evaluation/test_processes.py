@@ -47,7 +47,7 @@ def kept(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_table_and_the_curves_of_several_processes_are_those_of_one(world: int, done: Path) -> None:
     for rank in range(world):
-        for what in ("table", "curves", "auto", "draws"):
+        for what in ("table", "curves", "draws"):
             ours, alone = (done / f"{what}-{name}" for name in (f"{world}-{rank}", "1-0"))
             assert ours.read_bytes() == alone.read_bytes(), what
         assert (done / f"seconds-{world}-{rank}").read_text() == (done / f"seconds-{world}-0").read_text()
@@ -86,13 +86,12 @@ def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     refused = Refused(tmp_path)
     for name in ("data", "model", "attacks", "batch_size", "keep_samples", "radii", "resume"):
         refused.alike(name, name)
-    for name in ("auto", "auto curve"):
-        refused.alike(name, "batch_size")
+    refused.alike("curve size", "batch_size")
     refused.by(1, argument="limit: expected", attack="attacks['odd']: expected an AttackResult")
     new = "run_dir: expected a new folder"
     # the label is of sample 17, in the fifth batch, which is the first process's
     labels = "dataset: expected labels from 0 to 2"
-    refused.by(0, folder="run_dir: expected a folder", done=new, **{"auto done": new}, label=labels)
+    refused.by(0, folder="run_dir: expected a folder", done=new, label=labels)
     first, second = refused.said
     assert first["nan"] == second["nan"]
     assert "expected finite logits" in first["nan"]

@@ -109,8 +109,6 @@ def whole(folder: Path, rank: int = 0) -> None:
         accuracy_against_radius(Net(), images(), at_radius, [0, 0.1, 0.14, 0.2], **settings),
         accuracy_against_radius(Net(), images(), minimum_norm=LEAST.values(), **settings),
     ]
-    auto = evaluate(Net(), images(), {"pgd": BOUNDED["pgd"]}, batch_size="auto")
-    (folder / f"auto-{name}").write_text(str(auto["pgd"].broken.tolist()))
     drawn = evaluate(Noisy(), images(), {"pgd": BOUNDED["pgd"]}, draws=3, **SETTINGS)
     write(drawn, folder / f"draws-{name}")
     (folder / f"curves-{name}").write_text(str([[part.tolist() for part in curve] for curve in curves]))
@@ -184,13 +182,11 @@ def faults(folder: Path, rank: int) -> None:
         "model": {"model": other},
         "attacks": {"attacks": {"pgd": steps}},
         "batch_size": {"batch_size": 4 + rank},
-        "auto": {"batch_size": 4 if rank else "auto"},
-        "resume": {"batch_size": "auto", "run_dir": folder / "done", "resume": rank == 1},
+        "resume": {"run_dir": folder / "done", "resume": rank == 1},
         "keep_samples": {"keep_samples": rank == 1},
         "argument": {"limit": 1 - rank},
         "folder": {"run_dir": folder / "file"},
         "done": {"run_dir": folder / "done"},
-        "auto done": {"run_dir": folder / "done", "batch_size": "auto"},
         "label": {"dataset": ImageSet(labels.x, labels.y, 4, "of four")},
         "attack": {"attacks": {"odd": odd}},
         "nan": {"limit": 5},
@@ -199,5 +195,5 @@ def faults(folder: Path, rank: int) -> None:
     calls = {name: partial(evaluate, **(given | options)) for name, options in wrong.items()}
     curve = partial(accuracy_against_radius, Net(), images(), at_radius)
     calls["radii"] = partial(curve, radii=[0.01 * (rank + 1)])
-    calls["auto curve"] = partial(curve, radii=[0.01], batch_size="auto" if rank else 4)
+    calls["curve size"] = partial(curve, radii=[0.01], batch_size=4 + rank)
     tell(folder, rank, calls)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import fingerprint
 from fastadv.data.construct._store import Store
@@ -36,8 +35,7 @@ class BuildOptions(TypedDict, total=False):
     where one is lost, the others raise LostProcessError.
 
     Args:
-        batch_size: samples searched at once; 256 by default. "auto" doubles it from 32 as long as the source
-            model passes more samples a second and memory holds them.
+        batch_size: samples searched at once; 256 by default.
         dtype: "uint8" or "float32" storage; by default that of the base. 8-bit images are rounded inside the
             budget.
         out_dir: a folder into which each finished shard is written, and from which a stopped construction
@@ -56,7 +54,7 @@ class BuildOptions(TypedDict, total=False):
         progress: called with (samples done, samples to do) after every batch.
     """
 
-    batch_size: BatchSize
+    batch_size: int
     dtype: str | None
     out_dir: str | PathLike[str] | None
     shard_size: int
@@ -101,7 +99,7 @@ def build(
     construction: Construction,
     base: Base,
     *,
-    batch_size: BatchSize = 256,
+    batch_size: int = 256,
     dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None,
     shard_size: int = 1024,
@@ -112,7 +110,7 @@ def build(
 ) -> ConstructedSet:
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
     with processes.agreement():
-        check_batch_size(batch_size)
+        check_count("batch_size", batch_size, 1)
         ranges = _own_shards(base.count, shard_size, rank, world_size)
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
         if dtype not in DTYPES:
@@ -132,8 +130,6 @@ def build(
         if shards:
             tick(sum(len(ranges[k]) for k in shards))
         left = [k for k in ranges if k not in shards]
-        if batch_size == "auto":
-            batch_size = chosen_batch_size(construction.source, base.dataset, base.count) if left else 1
 
         def make(place: int) -> Shard:
             k = left[place]

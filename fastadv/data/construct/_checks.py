@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_number, check_seed
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import device_for
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import device_for
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._build import ticks
 from fastadv.data.construct._checks import weights_or_code

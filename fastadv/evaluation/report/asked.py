@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.core import Criterion
-from fastadv.data.batch_size import device_for
+from fastadv.data._batches import device_for
 from fastadv.engine import Plain, Prepared
 from fastadv.engine.prepared import CleanPass
 
