@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.data import ImageSet, Mixture, Stream
+from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
 from fastadv.data.imageset import Held, check_width, to_unit
 from fastadv.data.sampling import known_labels
@@ -60,11 +60,6 @@ class Feed:
                 f"got {self.batch_size}; start fewer"
             )
         self._readers: dict[str, Reader] = {}
-        if isinstance(self.dataset, Stream) and self._mixing is not None:
-            raise InputError(
-                "augment: expected one that leaves labels alone for a Stream, which cannot look up other "
-                "images, got one that mixes them; leave out cutmix and mixup"
-            )
         if self.drop_last and self._all < self.step_size:
             raise InputError(
                 f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
@@ -76,9 +71,10 @@ class Feed:
                 f"batch_norm: expected batches of at least two images for each of {self.world} processes, "
                 f"whose statistics 'process' takes, got one of {least}; pass another batch_size or drop_last"
             )
-        if self.workers is not None and isinstance(self.dataset, Held | Stream):
-            what = "that are in memory" if isinstance(self.dataset, Held) else "of a stream, which reads them"
-            raise InputError(f"workers: expected None for images {what}, got {self.workers}; leave it out")
+        if self.workers is not None and isinstance(self.dataset, Held):
+            raise InputError(
+                f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
+            )
 
     @property
     def step_size(self) -> int:
@@ -102,8 +98,6 @@ class Feed:
 
     def order(self, epoch: int) -> Tensor:
         """Return the numbers of the samples of an epoch, in their order."""
-        if isinstance(self.dataset, Stream):
-            return torch.arange(self.epoch_size)
         if isinstance(self.dataset, Mixture):
             order = self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
         else:
@@ -132,7 +126,7 @@ class Feed:
         order = self.order(epoch)
         own = self._own(order[done * self.step_size :], done)
         if self._mixing is None:
-            yield from self._fed(own, epoch, done, before=len(self._own(order[: done * self.step_size], 0)))
+            yield from self._fed(own, epoch, done)
             return
         others = partners(
             order[done * self.step_size :], rng.derive(self.seed, "partners", epoch), self.step_size, done
@@ -157,19 +151,14 @@ class Feed:
         parts = torch.split(order, self.step_size)
         return torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
 
-    def _fed(
-        self, order: Tensor, epoch: int, done: int, *, before: int = 0, reader: str = "images"
-    ) -> Iterator[Batch]:
+    def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
         """Yield the samples of `order` by batches: moved, augmented, and as the model takes them.
 
-        before: how many images of a stream were had. reader: who reads, so that two may at once.
+        reader: who reads, so that two may at once.
         """
         # the last batch has no more images for this process than a full one
         own = Share(self.step_size, self.rank, self.world).count
-        if isinstance(self.dataset, Stream):
-            read = self.dataset.read(epoch, order, own, before)
-        else:
-            read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
+        read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(self._waited_for(read), done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
@@ -231,11 +220,8 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 def first_rows(dataset: Dataset[Any], count: int) -> Batch:
     """Return the first images of a set, in [0, 1], their labels as they are, and numbers: at most `count`."""
-    if not isinstance(dataset, Stream):
-        x, y, ids = next(Reader(dataset, count, soft=True).batches())
-        return to_unit(x), y, ids
-    x, y = (rows[:count] for rows in dataset.head)
-    return to_unit(x), y, torch.arange(len(x))
+    x, y, ids = next(Reader(dataset, count, soft=True).batches())
+    return to_unit(x), y, ids
 
 
 def check_sets(

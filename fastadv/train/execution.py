@@ -31,9 +31,6 @@ class Execution:
             NumPy and `random` is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
             a `run_dir`. None writes one after each epoch only.
-
-    Raises:
-        InputError: a value is outside its range.
     """
 
     precision: str = "fp32"

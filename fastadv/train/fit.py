@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
 from fastadv._torch import sharding
-from fastadv.data import Stream
 from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
@@ -31,9 +30,9 @@ from fastadv.train.ending import Ending, check_ending
 from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import Optimization, check_norms, first_recipes, make_optimizer, make_schedule
-from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
+from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes._common import check_mixed
-from fastadv.train.recipes.base import check_recipe, innermost
+from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
 
@@ -76,8 +75,8 @@ def fit(
 
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
-            another), or a `fa.data.Stream`. Labels are classes, or probabilities [K], which the recipe then
+        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs (`fa.data.pairs` makes one
+            of another). Labels are classes, or probabilities [K], which the recipe then
             gets as y [B, K]; accuracies count the likeliest class.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
@@ -199,7 +198,7 @@ def _begun(
         check_recipe(recipe)
         _check_options(progress, optimization, measuring, ending, execution)
         model = _without_wrapper(model)
-        _check_set(train_set, recipe)
+        sample_count(train_set, name="train_set")
         check_ending(ending, attacked=bool(test_attacks))
         measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
@@ -236,8 +235,6 @@ def _begun(
         processes.check_alike(config | asked | describe_around(model, measure, ending, execution, identity))
     if run_dir is not None or ending.may_rewind:
         measure.warn()
-    if isinstance(train_set, Stream) and not processes.rank():
-        train_set.warn()
     record = RunRecord(run_dir, config, resume)
     results = Results(steps, record, ending.may_rewind, measure.describe())
     return Run(steps, results, measure, epochs, ending, progress)
@@ -252,16 +249,6 @@ def _check_options(progress: Callable[[int, int], None] | None, *groups: object)
                 f"{kind.__name__.lower()}: expected a fastadv.train.{kind.__name__}, "
                 f"got {type(given).__name__}"
             )
-
-
-def _check_set(train_set: Dataset[Any], recipe: Recipe | OwnStep) -> None:
-    if not isinstance(train_set, Stream):
-        sample_count(train_set, name="train_set")
-    elif isinstance(innermost(recipe), PriorGuidedTraining):
-        raise InputError(
-            "train_set: expected a set with numbered images, of which this recipe keeps perturbations, "
-            "got a Stream; choose another recipe"
-        )
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -55,9 +55,6 @@ class Optimization:
             (early on with less, so that the first weights fade). It is tested, too, and kept as
             ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
 
-    Raises:
-        InputError: a value is outside its range.
-
     Source:
         Srivastava et al. 2014, "Dropout", for `max_norm`.
     """

@@ -24,9 +24,6 @@ class Ramp:
         epochs: a number of epochs, or, below 1, a share of all.
         radius: of the first epoch, as a share of the recipe's; None is 1 / (epochs + 1).
         steps: of the attack in the first epoch, rising to the recipe's; None always takes the recipe's.
-
-    Raises:
-        InputError: epochs are neither a count nor a share, the radius is outside (0, 1], or steps < 1.
     """
 
     epochs: float

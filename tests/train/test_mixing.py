@@ -7,7 +7,6 @@ from torch.nn.functional import cross_entropy, interpolate
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import (
-    HAT,
     IKL,
     MART,
     SCORE,
@@ -138,13 +137,10 @@ def test_of_certain_labels_the_loss_to_ascend_is_the_cross_entropy():
 
 
 def test_who_cannot_take_mixed_labels_is_refused_before_the_first_step():
-    later = NuAT(THREAT), IKL(THREAT, 2), GradAlign(SCORE(THREAT, 2)), HAT(THREAT, 2, helper=net())
+    later = NuAT(THREAT), IKL(THREAT, 2), GradAlign(SCORE(THREAT, 2))
     for recipe in (MART(THREAT, 2), Standard(loss="bce"), fa.train.AWP(MART(THREAT, 2)), *later):
         with pytest.raises(InputError, match="augment: expected one that leaves labels alone"):
             fit(net(), images(), recipe, epochs=1, augment="cutmix")
-    stream = fa.data.Stream(lambda epoch: images(26), 26)
-    with pytest.raises(InputError, match="leaves labels alone for a Stream"):
-        fit(net(), stream, Standard(), epochs=1, augment="mixup")
     with pytest.raises(InputError, match="as the last"):
         make_augment(["cutmix", "flip"])
     for most in (0, 1.5):

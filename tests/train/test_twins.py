@@ -15,7 +15,6 @@ from fastadv.engine.freeze import follow
 from fastadv.engine.stamp import Stamp
 from fastadv.train import (
     AWP,
-    HAT,
     IKL,
     SCORE,
     TRADES,
@@ -83,7 +82,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         SCORE(THREAT, steps=2),
         IKL(THREAT, steps=2),
         GradAlign(FGSMTraining(THREAT)),
-        HAT(THREAT, steps=2, helper=nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))),
     ],
     ids=lambda recipe: type(recipe).__name__,
 )

@@ -112,25 +112,15 @@ class Step(BatchPart):
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
         """Return what a function gives for each part of the batch that passes separately.
 
-        There is one part, this step, unless the batch is cut. What torch draws is then keyed by part.
-
-        Args:
-            do: called as do(part), or with `held` as do(part, its element of each).
-            held: sequences with an element for each part.
+        There is one part, this step, unless the batch is cut. What torch draws is then keyed by part. `do` is called as do(part), or with
+        `held` as do(part, its element of each).
         """
         if not self.share.is_cut:
             return [do(self, *(each[0] for each in held))]
         return list(self._in_parts(do, *held))
 
     def backward(self, loss: Means) -> None:
-        """Compute fresh gradients of a loss.
-
-        Args:
-            loss: the mean over the batch, or a list with that of each part.
-
-        Raises:
-            FloatingPointError: the loss is not finite; on a GPU it is raised later.
-        """
+        """Compute fresh gradients of a loss."""
         self.check(loss)
         losses = self.share.by_cut(loss)
         if self.share.is_cut:
@@ -142,15 +132,7 @@ class Step(BatchPart):
         self._unscale()
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
-        """Compute fresh gradients of the losses do(part), as of `each`.
-
-        Args:
-            do: as in `each`; returns the mean loss of the part.
-            held: as in `each`.
-
-        Returns:
-            The losses, detached.
-        """
+        """Compute fresh gradients of the losses do(part), as of `each`."""
         if not self.share.is_cut:
             (loss,) = self.each(do, *held)
             self.backward(loss)
@@ -206,12 +188,7 @@ class Step(BatchPart):
         return loss if self.scale is None else self.scale.scaled(loss)
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Return the gradient of a loss for each of some weights; None where it does not depend on one.
-
-        Args:
-            loss: the mean over the batch, or a list with that of each part.
-            weights: parameters of the model.
-        """
+        """Return the gradient of a loss for each of some weights; None where it does not depend on one."""
         own = (
             torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
             for part, own in zip(self.share.cut, self.share.by_cut(loss), strict=True)
@@ -240,11 +217,7 @@ class OwnStep(Protocol):
     """
 
     def step(self, at: Step) -> Means:
-        """Return the mean loss of a batch, for the report, after training on it.
-
-        Args:
-            at: the batch.
-        """
+        """Return the mean loss of a batch, for the report, after training on it."""
         ...
 
 
@@ -362,26 +335,11 @@ class Crafted:
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change.
-
-        Args:
-            model: the model that trains.
-            x: floating [B, ...].
-            y: int [B], labels, or probabilities [B, K].
-            ids: int [B], sample numbers; None is 0 to B - 1.
-            seed: of the noise, together with the ids.
-        """
+        """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change."""
         raise NotImplementedError
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch.
-
-        Args:
-            model: the model that trains.
-            x: floating [B, ...].
-            y: int [B], labels, or probabilities [B, K].
-            x_adv: like x, what `craft` returned.
-        """
+        """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch."""
         raise NotImplementedError
 
     def __call__(
