@@ -17,10 +17,10 @@ from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.runs import processes
-from fastadv.runs.description import describe_shared
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
-from fastadv.train._identity import describe_around, describe_run
 from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
@@ -29,7 +29,15 @@ from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending, check_ending
 from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import Optimization, check_norms, first_recipes, make_optimizer, make_schedule
+from fastadv.train.optim import (
+    Optimization,
+    check_norms,
+    describe_options,
+    first_recipes,
+    make_optimizer,
+    make_schedule,
+)
+from fastadv.train.ramp import Ramp
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes._common import check_mixed
 from fastadv.train.recipes.base import check_recipe
@@ -286,3 +294,48 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
                 f"by fully_shard or FSDP{inside}; {_INSTEAD}"
             )
     return model
+
+
+def describe_run(
+    steps: Steps,
+    epochs: int,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
+    identity: str | None,
+) -> dict[str, Any]:
+    """Describe what is trained, but for its data: a folder with another description is not resumed."""
+    model, feed, optimization, execution = steps.model, steps.feed, steps.optimization, steps.execution
+    ramp = optimization.ramp
+    return {
+        "model": describe_model(model, identity),
+        "recipe": describe(steps.recipe, model, identity),
+        # with the constant schedule, which does not depend on it, a run may be made longer
+        "epochs": None if optimization.schedule == "constant" else epochs,
+        "batch_size": feed.batch_size,
+        "optimizer": describe(optimizer, model, identity),
+        "learning_rate": learning_rate,
+        **describe_options(optimization),
+        "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
+        "schedule": describe(optimization.schedule, model, identity),
+        "augment": feed.augment and describe(feed.augment.parts, model, identity),
+        "precision": execution.precision,
+        "seed": steps.seed,
+        "identity": identity,
+    }
+
+
+def describe_around(
+    model: nn.Module, measure: Measures, ending: Ending, execution: Execution, identity: str | None
+) -> dict[str, Any]:
+    """Describe what may change when a run is resumed, and must be the same in all of its processes."""
+    test = measure.test
+    return {
+        "test_every": measure.every,
+        "test_attacks": describe(test.attacks, model, identity),
+        "test_limit": test.limit,
+        "patience": ending.patience,
+        "on_alarm": ending.on_alarm,
+        "checkpoint_every": execution.checkpoint_every,
+        "torch": torch.__version__,
+        "initial weights": data_hash(*model.state_dict().values()),
+    }

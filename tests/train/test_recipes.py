@@ -104,7 +104,7 @@ def test_settings_outside_their_ranges_are_named(name):
         ("threat", lambda: train.PriorGuidedTraining(fa.L2(0.1))),
         ("threat", lambda: train.RobustLogistic(fa.L0(3))),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_settings_that_one_recipe_refuses(field, make):
     with pytest.raises(InputError, match=f"{field}: expected"):

@@ -112,8 +112,8 @@ class Step(BatchPart):
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
         """Return what a function gives for each part of the batch that passes separately.
 
-        There is one part, this step, unless the batch is cut. What torch draws is then keyed by part. `do` is called as do(part), or with
-        `held` as do(part, its element of each).
+        It is called as do(part), or do(part, its element of each of `held`). There is one part, this step,
+        unless the batch is cut; what torch draws is then keyed by part.
         """
         if not self.share.is_cut:
             return [do(self, *(each[0] for each in held))]

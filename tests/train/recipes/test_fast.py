@@ -14,12 +14,12 @@ from tests.train.recipes.hand import RADIUS, SEED, ascend, assert_same_step, bat
 THREAT = fa.Linf(RADIUS)
 
 
-def by_hand(model, x, y, ids, noise, step, clip, box=(0.0, 1.0), smoothing=0.0):
+def by_hand(model, x, y, ids, noise, step, clip, box=(0.0, 1.0)):
     start = fa.Linf(noise * RADIUS, box).random_start(x, seed=SEED, ids=ids)
     radius = RADIUS if clip else 10.0
 
     def loss(logits):
-        return cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+        return cross_entropy(logits, y, reduction="none")
 
     return ascend(model, x, loss, start, 1, step * RADIUS, radius)
 
