@@ -56,11 +56,6 @@ def train(
         held_out = None if drawn is None else drawn.held_out
         test_set = images.to_test_on()
         net = network.load(dataset, place, seed, fresh=True)
-        if processes.world() == 1:
-            preset.tell_duration(
-                net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
-                execution=execution,
-            )  # fmt: skip
         tested = test_set if held_out is None else held_out
         with progress("training") as tick:
             run = each_epoch(

@@ -111,7 +111,7 @@ class Optimizing(Panel, title="Optimization"):
     max_norm: float | None = o.number(
         None, "Clip the norm of the weights into each unit to this: 1.9365 for maxout."
     )
-    ramp: str | None = o.option(None, RAMP_HELP, metavar="EPOCHS[:key=value,...]")
+    ramp: str | None = o.option(None, RAMP_HELP, metavar="EPOCHS")
     ema: float | None = o.number(
         None, "Decay of a moving average of the weights, which is also tested and kept: 0.9995."
     )
@@ -148,7 +148,7 @@ class Executing(Machine):
     """How training is carried out."""
 
     precision: Precision | None = o.option(
-        None, "bf16, fp16: under autocast, fp16 with scaled losses; tf32: products on a GPU; fp32 by default."
+        None, "bf16, fp16: under autocast, fp16 with scaled losses; fp32 by default."
     )
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.engine.precision import Precision, tf32
+from fastadv.engine.precision import Precision
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
@@ -174,8 +174,6 @@ class Steps:
             stack.enter_context(self.twins.in_use())
             stack.enter_context(whole_batch_statistics(at.share))
             stack.enter_context(agreed_statistics(batch_norms(self.model), at.share))
-            if self.execution.precision == "tf32":
-                stack.enter_context(tf32())
             yield
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:

@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from fastadv._checks import check_count
-from fastadv.engine.precision import has_tf32
 from fastadv.errors import InputError
 from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes.base import owns_step
 
-PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +20,9 @@ class Execution:
 
     Args:
         precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
-            gradients stay in range (a step where they do not is left out, and the scale halved); "tf32", on a
-            GPU, with matrix products, convolutions and recurrent layers in TF32. It holds while a step is
-            taken, and the examples are searched for in it too, except for "fp16", which would lose
-            activations beyond its range. Accuracies are measured in the model's own precision, and between
-            the reports torch's switches are the caller's.
+            gradients stay in range (a step where they do not is left out, and the scale halved). The examples
+            are searched for in it too, except for "fp16", which would lose activations beyond its range.
+            Accuracies are measured in the model's own precision.
         workers: processes that read images from disk, 0 or more; None is up to 8 for many images. Neither
             their number nor their seeds change the result: what a data set's own transforms draw from torch,
             NumPy and `random` is keyed by (seed, epoch, sample).
@@ -55,8 +52,6 @@ def check_execution(
             "run_dir: expected a folder for the checkpoints, got None; "
             "pass run_dir=, or leave out checkpoint_every"
         )
-    if execution.precision == "tf32":
-        _check_tf32(model, device)
     if execution.precision == "fp16":
         _check_fp16(model, recipe, device)
 
@@ -74,17 +69,4 @@ def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:
         raise InputError(
             "precision: expected weights in float32 for 'fp16', got others; call model.float(), or leave "
             "it out"
-        )
-
-
-def _check_tf32(model: nn.Module, device: torch.device) -> None:
-    """Raise InputError where nothing would be computed in TF32."""
-    if not has_tf32(device):
-        raise InputError(
-            f"precision: expected 'fp32' or 'bf16' on {device}, which has no TF32, got 'tf32'; "
-            "train on a GPU of compute capability 8 or more, or leave it out"
-        )
-    if all(weight.dtype != torch.float32 for weight in model.parameters()):
-        raise InputError(
-            "precision: expected weights in float32 for 'tf32', got none; call model.float(), or leave it out"
         )

@@ -37,7 +37,6 @@ from fastadv.train.optim import (
     make_optimizer,
     make_schedule,
 )
-from fastadv.train.ramp import Ramp
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes._common import check_mixed
 from fastadv.train.recipes.base import check_recipe
@@ -95,7 +94,7 @@ def fit(
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
             function's own.
         augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
-            "random_resized_crop", "color", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
+            "random_resized_crop", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
             function (x, `*`, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It
             works on the model's device. None leaves the images as they are.
         test_set: the set on which the accuracies in the reports are measured; None measures none.
@@ -305,7 +304,6 @@ def describe_run(
 ) -> dict[str, Any]:
     """Describe what is trained, but for its data: a folder with another description is not resumed."""
     model, feed, optimization, execution = steps.model, steps.feed, steps.optimization, steps.execution
-    ramp = optimization.ramp
     return {
         "model": describe_model(model, identity),
         "recipe": describe(steps.recipe, model, identity),
@@ -315,7 +313,7 @@ def describe_run(
         "optimizer": describe(optimizer, model, identity),
         "learning_rate": learning_rate,
         **describe_options(optimization),
-        "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
+        "ramp": len(steps.ramp),
         "schedule": describe(optimization.schedule, model, identity),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),
         "precision": execution.precision,

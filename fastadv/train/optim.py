@@ -13,7 +13,7 @@ from fastadv._torch import BatchNorm, NormBase
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._optimizers import MakeOptimizer, bound, make
-from fastadv.train.ramp import Ramp, Trained, ramped
+from fastadv.train.ramp import Trained, ramped
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
 
 
@@ -50,7 +50,9 @@ class Optimization:
             limit.
         max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
             step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
-        ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
+        ramp: epochs, or below 1 a share of all, after each of which the radius grows by the same amount, to
+            the recipe's. From random weights, training at a large radius may stay at chance; from those of a
+            smaller one it learns. A step size keeps its ratio to radius / steps; radii of L0 are rounded up.
         ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
             (early on with less, so that the first weights fade). It is tested, too, and kept as
             ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
@@ -72,7 +74,7 @@ class Optimization:
     batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
-    ramp: Ramp | float | None = None
+    ramp: float | None = None
     ema: float | None = None
 
     def __post_init__(self) -> None:
@@ -97,8 +99,10 @@ class Optimization:
                 raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
         if self.ema is not None:
             check_share("ema", self.ema)
-        if self.ramp is not None and not isinstance(self.ramp, Ramp):
-            object.__setattr__(self, "ramp", Ramp(self.ramp))
+        if isinstance(self.ramp, float) and self.ramp < 1:
+            check_share("ramp", self.ramp)
+        elif self.ramp is not None:
+            check_count("ramp", self.ramp, 1)
         # floats, so that 1 and 1.0 are the same run
         for name in (
             "momentum",
@@ -168,7 +172,7 @@ def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[T
         raise InputError(
             f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
         )
-    return ramped(options.ramp, recipe, epochs) if isinstance(options.ramp, Ramp) else []
+    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
 
 
 def batch_norms(model: nn.Module) -> list[NormBase]:

@@ -22,7 +22,7 @@ from fastadv.train import (
 )
 from fastadv.train._feed import Feed
 from fastadv.train._mixing import CutMix, MixUp
-from fastadv.train.augment import color, make_augment, random_resized_crop
+from fastadv.train.augment import make_augment, random_resized_crop
 from fastadv.train.recipes._common import of_mixed
 from fastadv.train.recipes.fast import smoothed
 
@@ -192,22 +192,3 @@ def test_windows_of_an_oblong_image_are_square_in_pixels():
     side = torch.full((50,), (height * width / 10) ** 0.5)
     torch.testing.assert_close(tall, side, rtol=1e-3, atol=0)
     torch.testing.assert_close(wide, side, rtol=1e-3, atol=0)
-
-
-def test_colors_are_those_of_torchvision():
-    functional = pytest.importorskip("fastadv._torchvision") and pytest.importorskip(
-        "torchvision.transforms.functional"
-    )
-    x = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    ids = torch.arange(6)
-    draws = fa.rng.uniform(3, 7, ids)
-    got = color(x, ids=ids, seed=7, brightness=0.5, contrast=0.3, saturation=2.0)
-    for k, image in enumerate(x):
-        brightness, contrast, saturation = draws[k].tolist()
-        image = functional.adjust_brightness(image, 0.5 + brightness)
-        image = functional.adjust_contrast(image, 0.7 + 0.6 * contrast)
-        image = functional.adjust_saturation(image, 3 * saturation)
-        torch.testing.assert_close(got[k], image, rtol=0, atol=1e-5)
-    gray = color(x[:, :1], ids=ids, seed=7)
-    assert gray.shape == (6, 1, 5, 5)
-    assert torch.equal(color(x[2:3], ids=ids[2:3], seed=7), color(x, ids=ids, seed=7)[2:3])
