@@ -51,10 +51,7 @@ def cifar100(root: Path, split: str, download: bool) -> ImageSet:
 
 
 def svhn(root: Path, split: str, download: bool) -> ImageSet:
-    """Return x uint8 [N, 3, 32, 32], read from {train,test}_32x32.mat in `root`, or in svhn/ below it.
-
-    Label 0 is the digit 0.
-    """
+    """Return x uint8 [N, 3, 32, 32], read from {train,test}_32x32.mat in `root` or svhn/ below it."""
     from fastadv._torchvision import datasets
 
     file = f"{split}_32x32.mat"

@@ -152,10 +152,7 @@ class Feed:
         return torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
 
     def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
-        """Yield the samples of `order` by batches: moved, augmented, and as the model takes them.
-
-        reader: who reads, so that two may at once.
-        """
+        """Yield the samples of `order` by batches, moved and augmented; two readers may read at once."""
         # the last batch has no more images for this process than a full one
         own = Share(self.step_size, self.rank, self.world).count
         read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))

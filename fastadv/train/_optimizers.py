@@ -23,10 +23,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> float | None:
-    """Return the learning rate, that of the name unless given; None leaves it to the caller's function.
-
-    Raises InputError for another name, and a rate that is not above 0.
-    """
+    """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
     if not callable(optimizer) and optimizer not in LEARNING_RATES:
         raise InputError(
             f"optimizer: expected one of {', '.join(LEARNING_RATES)}, or a function that makes one of groups "
@@ -51,11 +48,7 @@ def make(
     rates: Sequence[tuple[str, float]] = (),
     kept: bool = False,
 ) -> Optimizer:
-    """Make the optimizer of the parameters that require a gradient; InputError if none does.
-
-    The options are those of `Optimization`. A function of the caller's is tried on copies of the weights
-    first; kept: whether a checkpoint must hold what it remembers.
-    """
+    """Make the optimizer of the parameters that require a gradient; a function is tried on copies first."""
     groups, factors = _groups(model, norm_decay, rates)
     if callable(optimizer):
         if learning_rate is not None:

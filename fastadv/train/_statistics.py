@@ -93,10 +93,7 @@ class _WholeBatch(TorchFunctionMode):
 
 
 def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
-    """Return a context in which the model sees the statistics of all processes; nothing for one of them.
-
-    Of a pass, those of its rows alone: all processes are at the same one.
-    """
+    """Return a context in which BatchNorm sees all processes; nothing for one of them."""
     return nullcontext() if share.apart or share.world == 1 else _WholeBatch(share)
 
 

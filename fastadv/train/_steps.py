@@ -44,10 +44,7 @@ class Losses:
         return float(self.values.sum())
 
     def take(self, step: int, loss: Means, share: Share, of: int) -> None:
-        """Record the loss of a step on `share`, in an epoch `of` so many samples, and check it.
-
-        On a GPU it is checked only now and then.
-        """
+        """Record the loss of a step on `share`, in an epoch of `of` samples, and check it now and then."""
         self.values[step] = share.total(
             each.detach().double() * (part.count / of)
             for each, part in zip(share.by_cut(loss), share.cut, strict=True)
@@ -103,11 +100,7 @@ class Steps:
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
-        """Train the batches after the first `done` of an epoch. Yields the number done after each.
-
-        FloatingPointError for a loss that is not finite, on a GPU some steps later, and for weights that are
-        not at the end.
-        """
+        """Train the batches after the first `done` of an epoch, and yield the number done after each."""
         derive = partial(rng.derive, self.seed)
         recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
         try:

@@ -71,8 +71,8 @@ def fit(
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
     process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
-    keyed by process. Only the first process writes to
-    run_dir, and a run resumes with any number of them. Where one is lost, the others raise LostProcessError.
+    keyed by process. Only the first process writes to run_dir, and a run resumes with any number of them.
+    Where one is lost, the others raise LostProcessError.
     Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
     cut among processes, as FSDP does, are refused.
 
@@ -83,8 +83,8 @@ def fit(
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
         train_set: a set of `fa.data`, or a map-style set of (image, label) pairs (`fa.data.pairs` makes one
-            of another). Labels are classes, or probabilities [K], which the recipe then
-            gets as y [B, K]; accuracies count the likeliest class.
+            of another). Labels are classes, or probabilities [K], which the recipe then gets as y [B, K];
+            accuracies count the likeliest class.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
         batch_size: images of a step, 1 or more; with `Optimization(accumulate=)` those of one of its passes.
@@ -270,12 +270,7 @@ _INSTEAD = "pass the module as it was before, as fit shares every batch among th
 
 
 def _without_wrapper(model: nn.Module) -> nn.Module:
-    """Return the module inside DistributedDataParallel, which has the same weights.
-
-    Its own sum of gradients would come on top of that of `fit`, and it wants to see every weight used.
-    Raises InputError for what is no module, for weights that are cut among processes, as FSDP does, and for a
-    wrapper further inside.
-    """
+    """Return the module inside DistributedDataParallel; InputError for weights cut among processes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     while isinstance(model, DistributedDataParallel):

@@ -188,11 +188,7 @@ def make_optimizer(
     *,
     kept: bool = False,
 ) -> Optimizer:
-    """Make the optimizer of the parameters that require a gradient; InputError if none does.
-
-    With `max_norm`, each of its steps ends with the weights inside that bound, whoever takes it.
-    kept: whether checkpoints are written.
-    """
+    """Make the optimizer; with `max_norm`, each of its steps ends with the weights inside that bound."""
     if callable(optimizer):
         _check_left_alone(options)
     made = make(

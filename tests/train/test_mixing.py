@@ -24,7 +24,6 @@ from fastadv.train._feed import Feed
 from fastadv.train._mixing import CutMix, MixUp
 from fastadv.train.augment import make_augment, random_resized_crop
 from fastadv.train.recipes._common import of_mixed
-from fastadv.train.recipes.fast import smoothed
 
 from .nets import images, net
 
@@ -116,14 +115,6 @@ def test_readers_of_images_and_of_partners_are_kept_over_epochs():
         for mixed, wanted in zip(other.batches(epoch), one.batches(epoch), strict=True):
             assert all(map(torch.equal, mixed, wanted))
     other.close()
-
-
-def test_labels_are_smoothed_and_mixed_at_once_while_examples_are_crafted():
-    logits, y = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2])
-    mixed = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]])
-    for given, soft in ((y, torch.eye(3)[y]), (mixed, mixed)):
-        wanted = -((0.7 * soft + 0.1) * logits.log_softmax(1)).sum(1)
-        torch.testing.assert_close(smoothed(0.3, given)(logits, y, None), wanted)
 
 
 def test_of_certain_labels_the_loss_to_ascend_is_the_cross_entropy():
