@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +49,6 @@ class Feed:
     drop_last: bool = False
     classes: int = 0  # of the labels, for those that are mixed
     apart: bool = False  # whether BatchNorm sees the rows of each process alone
-    waited: float = 0.0  # seconds until batches came, before they are moved and augmented
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -156,21 +154,12 @@ class Feed:
         # the last batch has no more images for this process than a full one
         own = Share(self.step_size, self.rank, self.world).count
         read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
-        for step, (x, y, ids) in enumerate(self._waited_for(read), done):
+        for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
                 x = self._augmented(self.augment, x, ids, epoch, step)
             y = y.to(self.device, self.dtype, non_blocking=True) if y.is_floating_point() else y
             yield x.to(self.dtype or x.dtype), y, ids
-
-    def _waited_for(self, read: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            asked = time.perf_counter()
-            batch = next(read, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
 
     def _augmented(self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int) -> Tensor:
         share, made = self.share(step), []

@@ -79,7 +79,6 @@ class Run:
     def _restore(self, state: checkpoint.State) -> None:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
-        self.steps.feed.waited = state.progress["waited"]
         begun = len(self.done) + (self.step > 0)
         if begun > self.epochs:
             raise InputError(
@@ -124,7 +123,6 @@ class Run:
             loss=self.steps.losses.mean,
             learning_rate=self.steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
-            waiting=self.steps.feed.waited / self.seconds if self.seconds else 0.0,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
         if report.tested and meant_to_be_robust(self.steps.recipe):
@@ -161,7 +159,7 @@ class Run:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
-        self.step, self.seconds, self.steps.feed.waited = 0, 0.0, 0.0
+        self.step, self.seconds = 0, 0.0
         self.steps.losses.values.zero_()
         if self._is_due() or not self._is_left():
             self._save()
@@ -187,9 +185,8 @@ class Run:
         if steps.average is not None:
             kept |= {f"ema/{name}": weight for name, weight in steps.average.weights.items()}
         self.record.save(
-            steps.model, steps.optimizer, steps.scheduler, kept,
-            step=self.step, seconds=self.seconds, waited=steps.feed.waited,
-        )  # fmt: skip
+            steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
+        )
         self.saved = time.perf_counter()
         self.cost = self.saved - started
 
