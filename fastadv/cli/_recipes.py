@@ -108,11 +108,6 @@ def parse_schedule(text: str) -> str | Schedule:
     return dataclasses.replace(SCHEDULES[name], **arguments)  # type: ignore[type-var]
 
 
-def parse_rates(parts: list[str] | None) -> dict[str, float] | None:
-    """Parse PATTERN=FACTOR of each part."""
-    return None if parts is None else o.pairs(parts, "--rate")
-
-
 def parse_ramp(text: str) -> float:
     """Parse a number of epochs, or a share of them."""
     return int(text) if text.isdigit() else o.parse_number(text)

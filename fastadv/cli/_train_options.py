@@ -6,7 +6,7 @@ from typing import Any, Literal
 from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_rates, parse_schedule
+from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_schedule
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
@@ -93,10 +93,6 @@ class Optimizing(Panel, title="Optimization"):
     norm_decay: bool = o.option(
         True, "Weight decay also on biases and normalization.", "--norm-decay/--no-norm-decay"
     )
-    rate: list[str] | None = o.option(
-        None, "Another learning rate for the weights whose name matches: 'stem.*=0.1'. May be repeated.",
-        "--rate", metavar="PATTERN=FACTOR",
-    )  # fmt: skip
     schedule: str = o.option(
         DEFAULT, f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3.",
         metavar="NAME:KEY=VALUE",
@@ -121,7 +117,7 @@ class Optimizing(Panel, title="Optimization"):
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
         return Optimization(
             momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
-            rates=parse_rates(self.rate), schedule=parse_schedule(self.schedule),
+            schedule=parse_schedule(self.schedule),
             schedule_by=self.schedule_by, warm_up=self.warm_up or 0, accumulate=self.accumulate,
             drop_last=self.drop_last, batch_norm=self.batch_norm,
             batch_norm_momentum=self.batch_norm_momentum,

@@ -1,6 +1,5 @@
 """How the weights move: the options of `fit` that an optimizer and its schedule follow."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,8 +24,6 @@ class Optimization:
         momentum: of SGD, from 0 to below 1; the first beta of Adam.
         weight_decay: of the optimizer, 0 or more.
         norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
-        rates: {pattern: factor} on the learning rate of the parameters whose name matches, such as
-            `{"stem.*": 0.1}`; the first pattern that matches counts.
         schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4;
             others with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0),
             "cyclic_half" (from 0 up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from
@@ -64,7 +61,6 @@ class Optimization:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     norm_decay: bool = True
-    rates: Mapping[str, float] | None = None
     schedule: str | Schedule = DEFAULT
     schedule_by: str = "step"
     warm_up: float = 0.0
@@ -82,7 +78,6 @@ class Optimization:
             raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
         check_number("weight_decay", self.weight_decay, least=0.0)
         check_flag("norm_decay", self.norm_decay)
-        self._check_rates()
         find_schedule(self.schedule)
         if self.schedule_by not in ("step", "epoch"):
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
@@ -116,22 +111,6 @@ class Optimization:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
 
-    def _check_rates(self) -> None:
-        if self.rates is None:
-            return
-        if not isinstance(self.rates, Mapping) or not self.rates:
-            raise InputError(f"rates: expected {{pattern: factor}}, got {self.rates!r}; leave it out")
-        for pattern, factor in self.rates.items():
-            if not isinstance(pattern, str) or check_number(f"rates[{pattern!r}]", factor) <= 0:
-                raise InputError(
-                    f"rates: expected a pattern of names and a factor > 0, got {pattern!r}: {factor!r}; to "
-                    "keep weights as they are, call requires_grad_(False)"
-                )
-
-    @property
-    def given_rates(self) -> list[tuple[str, float]]:
-        return [(pattern, float(factor)) for pattern, factor in (self.rates or {}).items()]
-
 
 def _check_left_alone(options: Optimization) -> None:
     """Raise InputError for options that an optimizer of the caller's own has itself."""
@@ -163,7 +142,7 @@ def describe_options(options: Optimization) -> dict[str, Any]:
     """Return the options, as JSON, for a run's identity."""
     told = {field.name: getattr(options, field.name) for field in fields(options)}
     apart = f"each of {processes.world()} processes" if options.batch_norm == "process" else "batch"
-    return told | {"rates": options.given_rates, "batch_norm": apart}
+    return told | {"batch_norm": apart}
 
 
 def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
@@ -193,7 +172,7 @@ def make_optimizer(
         _check_left_alone(options)
     made = make(
         model, optimizer, learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
-        norm_decay=options.norm_decay, rates=options.given_rates, kept=kept,
+        norm_decay=options.norm_decay, kept=kept,
     )  # fmt: skip
     if options.max_norm is not None:
         weights = [weight for group in made.param_groups for weight in group["params"]]

@@ -172,7 +172,6 @@ def test_presets_are_listed_with_published_figures(fastadv):
      ("--preset debenedetti2022", "--model"),
      ("--preset wang2023", "--generated and --fraction belong together"),
      ("-m small_cnn -d digits --schedule sometimes", "no schedule 'sometimes'"),
-     ("-m small_cnn -d digits --rate 0.5", "expected KEY=VALUE"),
      ("-m small_cnn -d digits --accumulate 0", "accumulate")],
 )  # fmt: skip
 def test_a_preset_or_option_that_cannot_be_is_wrong_usage(fastadv, options, told):
@@ -197,11 +196,11 @@ def test_arguments_of_the_model_stand_beside_those_of_a_preset():
 def test_options_of_the_optimizer_reach_the_run(fastadv, tmp_path):
     done = fastadv(
         "train -m small_cnn -o width=4 -d digits --samples 60 --test-samples 20 --epochs 2 --batch-size 10 "
-        "--optimizer adamw --no-norm-decay --rate *bias=0.5 --schedule cyclic:peak=0.3 --schedule-by epoch "
+        "--optimizer adamw --no-norm-decay --schedule cyclic:peak=0.3 --schedule-by epoch "
         f"--accumulate 2 --drop-last --test-every 2 --momentum 0.8 --run-dir {tmp_path}/run --device cpu"
     )
     assert done.code == 0, done.err
     config = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").progress["config"]
     assert config["schedule"]["peak"] == 0.3
-    names = "optimizer", "norm_decay", "schedule_by", "accumulate", "drop_last", "momentum", "rates"
-    assert [config[name] for name in names] == ["adamw", False, "epoch", 2, True, 0.8, [["*bias", 0.5]]]
+    names = "optimizer", "norm_decay", "schedule_by", "accumulate", "drop_last", "momentum"
+    assert [config[name] for name in names] == ["adamw", False, "epoch", 2, True, 0.8]
