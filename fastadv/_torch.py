@@ -6,7 +6,7 @@ torch fails there and not in an attack.
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -73,16 +73,6 @@ def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
     return module._compiled_call_impl
 
 
-def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> None:
-    """Let `module(x)` run that; None for its own call."""
-    module._compiled_call_impl = call
-
-
-def own_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Return `module(...)` with its hooks, whatever was compiled."""
-    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-
 def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Replace each parameter and buffer of the module in place, as `module.to` does."""
     module._apply(change)  # type: ignore[no-untyped-call]
@@ -93,22 +83,6 @@ def multiplies_in_tf32() -> bool:
     if hasattr(torch.cuda, "is_tf32_supported"):
         return torch.cuda.is_tf32_supported()
     return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
-
-
-def without_donated_buffers() -> AbstractContextManager[Any]:
-    """Let torch.compile make passes that can be differentiated twice, inside."""
-    from torch._functorch import config
-
-    if not hasattr(config, "donated_buffer"):  # before 2.5 none was donated
-        return nullcontext()
-    return config.patch(donated_buffer=False)  # type: ignore[no-any-return]
-
-
-def compiler_error() -> type[Exception]:
-    """Return what torch.compile raises; a function, since importing it takes long."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    return TorchDynamoException
 
 
 def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:

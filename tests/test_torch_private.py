@@ -104,16 +104,6 @@ def test_what_is_compiled() -> None:
     assert getattr(torch.compile(function, backend="eager"), _torch.COMPILED_FUNCTION) is function
 
 
-def test_the_call_of_a_module_can_be_another() -> None:
-    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
-    assert _torch.compiled_call(layer) is None
-    _torch.set_compiled_call(layer, lambda x: x * 7)
-    assert torch.equal(layer(x), x * 7)
-    assert torch.equal(_torch.own_call(layer, x), F.linear(x, layer.weight, layer.bias))
-    _torch.set_compiled_call(layer, None)
-    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
-
-
 def test_converting_replaces_each_tensor_in_place() -> None:
     layer = nn.BatchNorm1d(2)
     weight = layer.weight
@@ -130,14 +120,6 @@ def test_converting_replaces_each_tensor_in_place() -> None:
 
     Own(2, 2).to(torch.float64)
     assert called == [True]
-
-
-def test_the_compiler() -> None:
-    assert issubclass(_torch.compiler_error(), Exception)
-    with _torch.without_donated_buffers():
-        import torch._functorch.config as config
-
-        assert getattr(config, "donated_buffer", False) is False  # torch has it since 2.5
 
 
 def test_many_tensors_move_at_once() -> None:

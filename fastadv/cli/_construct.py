@@ -121,8 +121,7 @@ def construct(
             figures.thumbnails(made, dataset, out / "thumbnails.png")
         if verify:
             with progress("verify") as tick:
-                size = 256 if batch_size == "auto" else batch_size
-                library.verify_constructed(out, dataset, net, batch_size=size, progress=tick)
+                library.verify_constructed(out, dataset, net, batch_size=batch_size, progress=tick)
     yield {"out": str(out), **made.card}
     measured = made.card["measured"]
     counts = made.labels.bincount(minlength=made.num_classes).tolist()

@@ -43,19 +43,6 @@ def parse_number(text: str | float) -> float:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
 
 
-def parse_batch_size(text: str | int) -> int | str:
-    """Parse an integer of 1 or more, or auto."""
-    if text == "auto":
-        return text
-    try:
-        size = int(text)
-    except ValueError:
-        size = 0
-    if size < 1:
-        refuse(f"expected an integer of 1 or more, or auto, got {text!r}.")
-    return size
-
-
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Parse numbers separated by commas."""
     return tuple(parse_number(part) for part in text.split(","))

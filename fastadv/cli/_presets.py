@@ -5,15 +5,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import typer
-from torch import nn
 
 from fastadv.cli import _options as o
-from fastadv.cli._output import note, print_table, write_json
+from fastadv.cli._output import print_table, write_json
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import Network
 from fastadv.text import percent
 from fastadv.train.optim import Optimization
-from fastadv.train.presets import DAY, PRESETS, Preset, find_preset, seconds
+from fastadv.train.presets import PRESETS, Preset, find_preset
 from fastadv.train.schedules import SCHEDULES
 
 
@@ -76,14 +75,6 @@ class Presets(Panel, title="Preset"):
         named = o.pairs(own, "--option")
         paper = flags(PRESETS[self.preset]).get("option", [])
         return replace(network, option=[each for each in paper if each.partition("=")[0] not in named] + own)
-
-    def tell_duration(self, model: nn.Module, train_set: Any, recipe: Any, **options: Any) -> None:
-        """Say how long training takes here, if that is more than a day. options: those of `seconds`."""
-        if self.preset is None:
-            return
-        days = seconds(model, train_set, recipe, **options) / DAY
-        if days > 1:
-            note(f"--preset {self.preset} takes about {days:,.1f} days on this machine, without its tests")
 
     def describe(self) -> dict[str, Any]:
         """Return what the card says: the preset with its published figures."""

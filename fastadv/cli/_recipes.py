@@ -6,7 +6,7 @@ from functools import partial
 
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
-from fastadv.train import AWP, OwnStep, Ramp, Recipe, RubbishTraining
+from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining
 from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
@@ -18,10 +18,7 @@ RECIPE_HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:m
 AUGMENT_HELP = (
     f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+alternating_flip+cutout:size=8."
 )
-RAMP_HELP = (
-    "Epochs, or a share of them, in which the radius grows to --radius: 2, 0.1, or 2:radius=0.5,steps=3 to "
-    "begin with half the radius and 3 steps."
-)
+RAMP_HELP = "Let the radius grow in this many first epochs, or in a share of all."
 
 
 class RecipeOptions(Budget, title="Recipe"):
@@ -102,15 +99,6 @@ def parse_schedule(text: str) -> str | Schedule:
     return dataclasses.replace(SCHEDULES[name], **arguments)  # type: ignore[type-var]
 
 
-def parse_rates(parts: list[str] | None) -> dict[str, float] | None:
-    """Parse PATTERN=FACTOR of each part."""
-    return None if parts is None else o.pairs(parts, "--rate")
-
-
-def parse_ramp(text: str) -> Ramp:
-    """Parse EPOCHS or EPOCHS:key=value,key=value. Wrong usage for text that cannot be understood."""
-    count, _, tail = text.partition(":")
-    where = f"ramp {text!r}"
-    takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}
-    arguments = o.parse_arguments(where, where, tail, takes)
-    return Ramp(int(count) if count.isdigit() else o.parse_number(count), **arguments)
+def parse_ramp(text: str) -> float:
+    """Parse a number of epochs, or a share of them."""
+    return int(text) if text.isdigit() else o.parse_number(text)

@@ -158,10 +158,7 @@ class Machine(Panel, title="Computation"):
 class Search(Machine):
     """How a search by gradients is computed."""
 
-    batch_size: Any = o.option(
-        256, "Samples worked on at once; auto: as many as are fastest and memory holds.",
-        parser=o.parse_batch_size, metavar="N|auto",
-    )  # fmt: skip
+    batch_size: int = o.option(256, "Samples worked on at once.", min=1)
     precision: Precision | None = o.option(
         None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
     )

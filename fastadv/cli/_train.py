@@ -21,7 +21,6 @@ from fastadv.train import epochs as each_epoch
 from fastadv.train.report import best
 
 TEST_STEPS = 10
-WAITED = 0.02  # share of the seconds from which on the table tells it
 
 
 @together
@@ -56,11 +55,6 @@ def train(
         held_out = None if drawn is None else drawn.held_out
         test_set = images.to_test_on()
         net = network.load(dataset, place, seed, fresh=True)
-        if processes.world() == 1:
-            preset.tell_duration(
-                net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
-                execution=execution,
-            )  # fmt: skip
         tested = test_set if held_out is None else held_out
         with progress("training") as tick:
             run = each_epoch(
@@ -118,8 +112,7 @@ def _show(past: list[EpochReport], title: str, caption: str) -> None:
     head = ["accuracy", *attacks]
     head += [f"EMA {name}" for name in head] if averaged else []
     head += ["validation"] if validated else []
-    waited = max((report.waiting for report in past), default=0.0) >= WAITED
-    cells = [["epoch", "loss", *head, "learning rate", "seconds", *(["waiting for data"] if waited else [])]]
+    cells = [["epoch", "loss", *head, "learning rate", "seconds"]]
     for report in past:
         accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]
         if averaged:
@@ -128,7 +121,6 @@ def _show(past: list[EpochReport], title: str, caption: str) -> None:
         if validated:
             accuracies.append(report.judged)
         rate, seconds = f"{report.learning_rate:.2g}", f"{report.seconds:.1f}"
-        row = [str(report.epoch), f"{report.loss:.4f}", *map(percent, accuracies), rate, seconds]
-        cells.append([*row, percent(report.waiting)] if waited else row)
+        cells.append([str(report.epoch), f"{report.loss:.4f}", *map(percent, accuracies), rate, seconds])
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
     print_table(title, cells, [caption, *alarms] if caption else alarms)

@@ -1,17 +1,15 @@
 """The options of `fastadv train` in groups, and what `fit` takes of each."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_rates, parse_schedule
+from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_schedule
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
-from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train._optimizers import LEARNING_RATES
 from fastadv.train.ending import ACTIONS
 from fastadv.train.execution import PRECISIONS
@@ -93,10 +91,6 @@ class Optimizing(Panel, title="Optimization"):
     norm_decay: bool = o.option(
         True, "Weight decay also on biases and normalization.", "--norm-decay/--no-norm-decay"
     )
-    rate: list[str] | None = o.option(
-        None, "Another learning rate for the weights whose name matches: 'stem.*=0.1'. May be repeated.",
-        "--rate", metavar="PATTERN=FACTOR",
-    )  # fmt: skip
     schedule: str = o.option(
         DEFAULT, f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3.",
         metavar="NAME:KEY=VALUE",
@@ -111,7 +105,7 @@ class Optimizing(Panel, title="Optimization"):
     max_norm: float | None = o.number(
         None, "Clip the norm of the weights into each unit to this: 1.9365 for maxout."
     )
-    ramp: str | None = o.option(None, RAMP_HELP, metavar="EPOCHS[:key=value,...]")
+    ramp: str | None = o.option(None, RAMP_HELP, metavar="EPOCHS")
     ema: float | None = o.number(
         None, "Decay of a moving average of the weights, which is also tested and kept: 0.9995."
     )
@@ -121,7 +115,7 @@ class Optimizing(Panel, title="Optimization"):
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
         return Optimization(
             momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
-            rates=parse_rates(self.rate), schedule=parse_schedule(self.schedule),
+            schedule=parse_schedule(self.schedule),
             schedule_by=self.schedule_by, warm_up=self.warm_up or 0, accumulate=self.accumulate,
             drop_last=self.drop_last, batch_norm=self.batch_norm,
             batch_norm_momentum=self.batch_norm_momentum,
@@ -148,17 +142,10 @@ class Executing(Machine):
     """How training is carried out."""
 
     precision: Precision | None = o.option(
-        None, "bf16, fp16: under autocast, fp16 with scaled losses; tf32: products on a GPU; fp32 by default."
+        None, "bf16, fp16: under autocast, fp16 with scaled losses; fp32 by default."
     )
-    compiled: bool = o.option(False, "Run the passes of a step through torch.compile.", "--compile")
-    deterministic: bool = o.option(False, "The same bits with any number of processes.", "--deterministic")
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 
     def execution(self) -> Execution:
         """Make what `fit` takes."""
-        if self.deterministic:
-            os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
-        return Execution(
-            precision=self.precision or "fp32", deterministic=self.deterministic, compile=self.compiled,
-            workers=self.workers,
-        )  # fmt: skip
+        return Execution(precision=self.precision or "fp32", workers=self.workers)

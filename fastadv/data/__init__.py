@@ -15,7 +15,6 @@ from fastadv.data.npz import NpzSet
 from fastadv.data.pairs import pairs
 from fastadv.data.sampling import HeldOut as HeldOut
 from fastadv.data.sampling import hold_out
-from fastadv.data.stream import Stream
 
 if TYPE_CHECKING:
     from fastadv.data import construct
@@ -27,7 +26,6 @@ __all__ = [
     "ImageSet",
     "Mixture",
     "NpzSet",
-    "Stream",
     "batches",
     "construct",
     "export",

@@ -9,11 +9,10 @@ from torch.nn.functional import interpolate
 from fastadv.data._places import data_folder
 from fastadv.data.cifar10 import cifar10
 from fastadv.data.cifar_c import SETS, cifar_c
-from fastadv.data.digits import digits
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.published import cifar100, mnist, svhn
+from fastadv.data.published import cifar100, digits, mnist, svhn
 from fastadv.errors import InputError
 
 # what is read from a folder that the user must name: images as files

@@ -15,10 +15,7 @@ _log = logging.getLogger("fastadv")
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Return `data_dir`, else the folder in FASTADV_DATA, else fastadv/ in the user's cache (created).
-
-    InputError where the folder named does not exist.
-    """
+    """Return `data_dir`, else the folder in FASTADV_DATA, else fastadv/ in the user's cache (created)."""
     named = data_dir or os.environ.get("FASTADV_DATA")
     if named:
         root = Path(named).expanduser()

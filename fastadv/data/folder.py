@@ -81,9 +81,6 @@ class FolderSet(Images):
         size: height and width of every image (resized, then the center is cut out); None leaves them as they
             are on disk.
         note: what a reader of results on this set must know.
-
-    Raises:
-        InputError: a class has no images.
     """
 
     fixed_order = True
@@ -132,14 +129,7 @@ class FolderSet(Images):
         return digest.hexdigest()[:16]
 
     def subset(self, positions: Tensor | Sequence[int]) -> Self:
-        """Return some of the images.
-
-        Args:
-            positions: int [M], at least one, in the order wanted.
-
-        Raises:
-            InputError: a position is out of range, or there is none.
-        """
+        """Return some of the images."""
         index = check_positions(positions, len(self), self.name)
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
@@ -152,19 +142,11 @@ class FolderSet(Images):
         return part
 
     def pixels(self, position: int) -> Tensor:
-        """Return one image, uint8 [3, H, W].
-
-        Args:
-            position: its number in the set.
-        """
+        """Return one image, uint8 [3, H, W]."""
         return read_image(self.paths[position], self.size)
 
     def in_memory(self) -> ImageSet:
-        """Return all images, read and decoded once.
-
-        Raises:
-            InputError: images differ in shape.
-        """
+        """Return all images, read and decoded once."""
         first = self.pixels(0)
         x = first.new_empty((len(self), *first.shape))
         for position in range(len(self)):

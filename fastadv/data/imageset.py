@@ -130,28 +130,16 @@ class Held(Images):
         return self.probabilities is not None
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return images as they are held, uint8 or float32.
-
-        Args:
-            positions: int64 [M], sample numbers.
-        """
+        """Return images as they are held, uint8 or float32."""
         raise NotImplementedError
 
     def take_labels(self, positions: Tensor) -> Tensor:
-        """Return the labels to train on: classes int64 [M], or probabilities float32 [M, K].
-
-        Args:
-            positions: int64 [M], sample numbers.
-        """
+        """Return the labels to train on: classes int64 [M], or probabilities float32 [M, K]."""
         rows = self.labels if self.probabilities is None else self.probabilities
         return rows.index_select(0, positions.to(rows.device))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the set on another device, copied as a whole; batches are then served there.
-
-        Args:
-            device: a device of torch.
-        """
+        """Return the set on another device, copied as a whole; batches are then served there."""
         raise NotImplementedError
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
@@ -175,10 +163,6 @@ class ImageSet(Held):
         classes: the K names, or K.
         name: for cards and titles.
         note: what a reader of results on this set must know.
-
-    Raises:
-        InputError: the set is empty, shapes or dtypes are others, pixels are outside [0, 1] or NaN, or labels
-            out of range.
 
     Example:
         >>> import torch, fastadv as fa
@@ -241,35 +225,16 @@ class ImageSet(Held):
         return data_hash(self._rows, self._given)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
-        """Return some of the images. Those of a set in files stay there.
-
-        Args:
-            positions: int [M], at least one, in the order wanted.
-
-        Raises:
-            InputError: a position is out of range, or there is none.
-        """
+        """Return some of the images. Those of a set in files stay there."""
         index = check_positions(positions, len(self), self.name).to(self.y.device)
         return self._with(self._picked(index), self._given[index])
 
     def relabeled(self, y: Tensor) -> "ImageSet":
-        """Return the same images with other labels.
-
-        Args:
-            y: classes int64 [N], or probabilities float [N, K].
-        """
+        """Return the same images with other labels."""
         return self._with(self._rows, y)
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
-        """Return the images of some classes alone, in their order here: `only([3, 7])` is 3 against 7.
-
-        Args:
-            classes: numbers of classes. They are counted again, 0 for the first; each keeps its name.
-
-        Raises:
-            InputError: there are fewer than two classes, one is named twice, one is unknown, or one has no
-                images.
-        """
+        """Return the images of some classes alone, in their order here: `only([3, 7])` is 3 against 7."""
         if self.soft:
             raise InputError(
                 f"{self.name}: expected classes as labels, got probabilities; take .relabeled(dataset.labels)"

@@ -35,10 +35,6 @@ class Mixture(Held):
         generated: the generated images, of the same shape and classes.
         fraction: of generated images in each batch, in (0, 1).
 
-    Raises:
-        InputError: a set is not in memory or mapped into it, images differ in shape, a generated label is no
-            class of the real set, or the fraction is outside (0, 1).
-
     Source:
         Gowal et al. 2021 (arXiv 2110.09468), section 5; Wang et al. 2023 (arXiv 2302.04638).
     """
@@ -94,12 +90,7 @@ class Mixture(Held):
         return super().describe() | parts | {"fraction": float(self.share)}
 
     def epoch_order(self, seed: int, epoch: int) -> Tensor:
-        """Return the sample numbers of an epoch, in their order, int64 [len(real)].
-
-        Args:
-            seed: of the run.
-            epoch: from 1.
-        """
+        """Return the sample numbers of an epoch, in their order, int64 [len(real)]."""
         begun = (epoch - 1) * self.epoch_size
         number = torch.arange(begun, begun + self.epoch_size + 1)
         before = number * self.share.numerator // self.share.denominator

@@ -33,11 +33,6 @@ class NpzSet(Held):
     Args:
         path: of the file or the folder.
         classes: the K names, or K; None takes as many as the labels need.
-
-    Raises:
-        InputError: a file is missing, holds other arrays, types or shapes, images of files differ in shape,
-            or labels are out of range.
-        CorruptFileError: a file is damaged.
     """
 
     def __init__(self, path: str | PathLike[str], classes: Any = None) -> None:

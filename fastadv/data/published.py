@@ -1,9 +1,11 @@
-"""MNIST, CIFAR-100 and SVHN, as torchvision reads and downloads them; each in its canonical order."""
+"""The embedded digits, and MNIST, CIFAR-100 and SVHN as torchvision reads them, in their canonical order."""
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastadv.data._places import fetch
@@ -49,10 +51,7 @@ def cifar100(root: Path, split: str, download: bool) -> ImageSet:
 
 
 def svhn(root: Path, split: str, download: bool) -> ImageSet:
-    """Return x uint8 [N, 3, 32, 32], read from {train,test}_32x32.mat in `root`, or in svhn/ below it.
-
-    Label 0 is the digit 0.
-    """
+    """Return x uint8 [N, 3, 32, 32], read from {train,test}_32x32.mat in `root` or svhn/ below it."""
     from fastadv._torchvision import datasets
 
     file = f"{split}_32x32.mat"
@@ -74,3 +73,16 @@ def read_original(path: Path, read: Callable[[], Any]) -> Any:
             f"{path}: expected the original files, got some that do not read or whose MD5 sum is wrong; "
             "delete them and load again"
         ) from error
+
+
+def digits(split: str) -> ImageSet:
+    """Return the embedded digits (UCI, 1998; license in digits.txt): x float32 [N, 1, 8, 8] in sixteenths.
+
+    Every fifth of a class is for testing.
+    """
+    with files("fastadv.data").joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
+        x = torch.from_numpy(stored["images"]).float().div_(16).unsqueeze_(1)
+        y = torch.from_numpy(stored["labels"]).long()
+    turn = (y[:, None] == torch.arange(10)).long().cumsum(0).gather(1, y[:, None])[:, 0]
+    chosen = (turn % 5 == 0) == (split == "test")
+    return ImageSet(x[chosen], y[chosen], 10, f"digits {split}")

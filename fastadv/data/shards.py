@@ -46,11 +46,7 @@ def shard_name(k: int) -> str:
 
 
 def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Shard:
-    """Write shard `k` atomically and return it as read back from the disk.
-
-    Raises OSError where the disk is full or the folder cannot be written; the shards already there are not
-    touched.
-    """
+    """Write shard `k` atomically and return it as read back from the disk; other shards are not touched."""
     path = folder / shard_name(k)
     about = {"format": _FORMAT, "number": k, "config": plain(config), "digest": digest(tensors)}
     with writing(path, sum(t.numel() * t.element_size() for t in tensors.values())):
@@ -59,11 +55,7 @@ def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Map
 
 
 def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
-    """Read and verify shard `k`.
-
-    Raises CorruptFileError where the file is missing, truncated, damaged or no shard of this library, and
-    InputError where it is a whole shard made with another configuration.
-    """
+    """Read and verify shard `k`: CorruptFileError for a damaged one, InputError for one of another set."""
     path = folder / shard_name(k)
     if not path.is_file():
         raise CorruptFileError(

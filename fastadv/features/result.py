@@ -138,34 +138,13 @@ class Usefulness:
         """Return the kind of each feature for each class.
 
         It is robust where rho and gamma reach their thresholds, non-robust where only rho does.
-
-        Args:
-            rho: the threshold of rho, > 0.
-            gamma: the threshold of gamma, >= 0.
-
-        Returns:
-            int64 [F, K] of `Kind`.
-
-        Raises:
-            InputError: a threshold is out of range.
         """
         check_thresholds(rho, gamma)
         useful = (self.rho >= rho).long()
         return useful + useful * (self.gamma >= gamma).long()
 
     def shares(self, rho: float = RHO, gamma: float = GAMMA) -> dict[Kind, float]:
-        """Return the share of the features of each kind, each taken for the class that it serves best.
-
-        Args:
-            rho: the threshold of rho, > 0.
-            gamma: the threshold of gamma, >= 0.
-
-        Returns:
-            Shares from 0 to 1 by kind.
-
-        Raises:
-            InputError: a threshold is out of range.
-        """
+        """Return the share of the features of each kind, each taken for the class that it serves best."""
         best = self.kinds(rho, gamma).amax(1)
         return {kind: (best == kind).double().mean().item() for kind in reversed(Kind)}
 
@@ -182,15 +161,7 @@ class Usefulness:
         return aligned(cells)
 
     def to_dict(self, rho: float = RHO, gamma: float = GAMMA) -> dict[str, Any]:
-        """Return the figures as a dictionary for JSON.
-
-        Args:
-            rho: the threshold of rho, > 0.
-            gamma: the threshold of gamma, >= 0.
-
-        Returns:
-            The shares at these thresholds, and rho, gamma and sign of each feature and class.
-        """
+        """Return the figures as a dictionary for JSON."""
         return {
             "samples": int(self.counts.sum()),
             "threat": self.threat.describe(),

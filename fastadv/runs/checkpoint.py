@@ -37,11 +37,7 @@ def save(
     progress: Mapping[str, Any],
     kept: Mapping[str, Tensor],
 ) -> None:
-    """Write everything that `restore` and `kept` need. Tied weights are stored twice.
-
-    progress: JSON-able, what the run says of itself. kept: its other tensors, such as "losses" or
-    "recipe/momentum".
-    """
+    """Write everything that `restore` and `kept` need: `progress` as JSON, and the other tensors `kept`."""
     tensors = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
     }

@@ -25,10 +25,7 @@ _PART = ".part"
 
 
 def user_cache() -> Path:
-    """Return fastadv/ in the user's cache folder, which may not exist yet.
-
-    InputError where this user has no home.
-    """
+    """Return fastadv/ in the user's cache folder, which may not exist yet."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
     except RuntimeError as error:

@@ -91,10 +91,7 @@ class RunRecord(Keeper):
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the entries of report.jsonl.
-
-    Raises InputError if there is no such file, CorruptFileError if it does not parse.
-    """
+    """Return the entries of report.jsonl."""
     path = Path(folder) / REPORT
     try:
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -6,7 +6,6 @@ from fastadv.train.execution import Execution
 from fastadv.train.fit import epochs, fit, run
 from fastadv.train.measuring import Measuring
 from fastadv.train.optim import Optimization
-from fastadv.train.ramp import Ramp
 from fastadv.train.recipes import *  # noqa: F403
 from fastadv.train.report import EpochReport, reports
 from fastadv.train.schedules import Cyclic, OneCycle, Piecewise
@@ -20,7 +19,6 @@ __all__ = [
     "OneCycle",
     "Optimization",
     "Piecewise",
-    "Ramp",
     "augment",
     "epochs",
     "fit",

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.data import ImageSet, Mixture, Stream
+from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
 from fastadv.data.imageset import Held, check_width, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._mixing import Mixing, partners
-from fastadv.train._share import PARTS, Parts, Passes, Share
+from fastadv.train._share import Passes, Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import check_soft, frozen_twin
 
@@ -47,11 +46,9 @@ class Feed:
     workers: int | None = None
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
     passes: int = 1  # of `batch_size` images each, which make a step
-    exact: bool = False  # whether bits may not depend on the number of processes
     drop_last: bool = False
     classes: int = 0  # of the labels, for those that are mixed
     apart: bool = False  # whether BatchNorm sees the rows of each process alone
-    waited: float = 0.0  # seconds until batches came, before they are moved and augmented
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -61,11 +58,6 @@ class Feed:
                 f"got {self.batch_size}; start fewer"
             )
         self._readers: dict[str, Reader] = {}
-        if isinstance(self.dataset, Stream) and self._mixing is not None:
-            raise InputError(
-                "augment: expected one that leaves labels alone for a Stream, which cannot look up other "
-                "images, got one that mixes them; leave out cutmix and mixup"
-            )
         if self.drop_last and self._all < self.step_size:
             raise InputError(
                 f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
@@ -77,9 +69,10 @@ class Feed:
                 f"batch_norm: expected batches of at least two images for each of {self.world} processes, "
                 f"whose statistics 'process' takes, got one of {least}; pass another batch_size or drop_last"
             )
-        if self.workers is not None and isinstance(self.dataset, Held | Stream):
-            what = "that are in memory" if isinstance(self.dataset, Held) else "of a stream, which reads them"
-            raise InputError(f"workers: expected None for images {what}, got {self.workers}; leave it out")
+        if self.workers is not None and isinstance(self.dataset, Held):
+            raise InputError(
+                f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
+            )
 
     @property
     def step_size(self) -> int:
@@ -103,8 +96,6 @@ class Feed:
 
     def order(self, epoch: int) -> Tensor:
         """Return the numbers of the samples of an epoch, in their order."""
-        if isinstance(self.dataset, Stream):
-            return torch.arange(self.epoch_size)
         if isinstance(self.dataset, Mixture):
             order = self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
         else:
@@ -121,8 +112,6 @@ class Feed:
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)
-        if self.exact:
-            return Parts(size, self.rank, self.world, parts=PARTS * math.ceil(self.passes / PARTS))
         if size > self.batch_size:
             return Passes(size, self.rank, self.world, self.apart, rows=self.batch_size)
         return Share(size, self.rank, self.world, self.apart)
@@ -135,7 +124,7 @@ class Feed:
         order = self.order(epoch)
         own = self._own(order[done * self.step_size :], done)
         if self._mixing is None:
-            yield from self._fed(own, epoch, done, before=len(self._own(order[: done * self.step_size], 0)))
+            yield from self._fed(own, epoch, done)
             return
         others = partners(
             order[done * self.step_size :], rng.derive(self.seed, "partners", epoch), self.step_size, done
@@ -160,34 +149,17 @@ class Feed:
         parts = torch.split(order, self.step_size)
         return torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
 
-    def _fed(
-        self, order: Tensor, epoch: int, done: int, *, before: int = 0, reader: str = "images"
-    ) -> Iterator[Batch]:
-        """Yield the samples of `order` by batches: moved, augmented, and as the model takes them.
-
-        before: how many images of a stream were had. reader: who reads, so that two may at once.
-        """
+    def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
+        """Yield the samples of `order` by batches, moved and augmented; two readers may read at once."""
         # the last batch has no more images for this process than a full one
         own = Share(self.step_size, self.rank, self.world).count
-        if isinstance(self.dataset, Stream):
-            read = self.dataset.read(epoch, order, own, before)
-        else:
-            read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
-        for step, (x, y, ids) in enumerate(self._waited_for(read), done):
+        read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
+        for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
                 x = self._augmented(self.augment, x, ids, epoch, step)
             y = y.to(self.device, self.dtype, non_blocking=True) if y.is_floating_point() else y
             yield x.to(self.dtype or x.dtype), y, ids
-
-    def _waited_for(self, read: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            asked = time.perf_counter()
-            batch = next(read, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
 
     def _augmented(self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int) -> Tensor:
         share, made = self.share(step), []
@@ -234,11 +206,8 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 def first_rows(dataset: Dataset[Any], count: int) -> Batch:
     """Return the first images of a set, in [0, 1], their labels as they are, and numbers: at most `count`."""
-    if not isinstance(dataset, Stream):
-        x, y, ids = next(Reader(dataset, count, soft=True).batches())
-        return to_unit(x), y, ids
-    x, y = (rows[:count] for rows in dataset.head)
-    return to_unit(x), y, torch.arange(len(x))
+    x, y, ids = next(Reader(dataset, count, soft=True).batches())
+    return to_unit(x), y, ids
 
 
 def check_sets(

@@ -1,7 +1,6 @@
 """Optimizers by name or by the caller's function, over groups of parameters."""
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -23,10 +22,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> float | None:
-    """Return the learning rate, that of the name unless given; None leaves it to the caller's function.
-
-    Raises InputError for another name, and a rate that is not above 0.
-    """
+    """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
     if not callable(optimizer) and optimizer not in LEARNING_RATES:
         raise InputError(
             f"optimizer: expected one of {', '.join(LEARNING_RATES)}, or a function that makes one of groups "
@@ -48,26 +44,16 @@ def make(
     momentum: float,
     weight_decay: float,
     norm_decay: bool = True,
-    rates: Sequence[tuple[str, float]] = (),
     kept: bool = False,
 ) -> Optimizer:
-    """Make the optimizer of the parameters that require a gradient; InputError if none does.
-
-    The options are those of `Optimization`. A function of the caller's is tried on copies of the weights
-    first; kept: whether a checkpoint must hold what it remembers.
-    """
-    groups, factors = _groups(model, norm_decay, rates)
+    """Make the optimizer of the parameters that require a gradient; a function is tried on copies first."""
+    groups = _groups(model, norm_decay)
     if callable(optimizer):
         if learning_rate is not None:
             groups = [{**group, "lr": learning_rate} for group in groups]
         _try(optimizer, groups, kept)
-        made = optimizer(groups)
-    else:
-        made = _named(optimizer, groups, momentum, lr=learning_rate, weight_decay=weight_decay)
-    for group, factor in zip(made.param_groups, factors, strict=True):
-        if factor != 1:
-            group["lr"] = group["lr"] * factor
-    return made
+        return optimizer(groups)
+    return _named(optimizer, groups, momentum, lr=learning_rate, weight_decay=weight_decay)
 
 
 def _named(name: str, groups: Groups, momentum: float, **common: Any) -> Optimizer:
@@ -79,33 +65,21 @@ def _named(name: str, groups: Groups, momentum: float, **common: Any) -> Optimiz
     return SGD(groups, momentum=momentum, nesterov=name == "nesterov", **common)
 
 
-def _groups(
-    model: nn.Module, norm_decay: bool, rates: Sequence[tuple[str, float]]
-) -> tuple[Groups, list[float]]:
-    """Group the parameters by learning rate and weight decay; return the factors of the rates beside them."""
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+def _groups(model: nn.Module, norm_decay: bool) -> Groups:
+    """Group the parameters that require a gradient by whether they decay; InputError if there are none."""
+    found: dict[bool, list[nn.Parameter]] = {}
     scales = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
-    unmet = dict(rates)
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        pattern, factor = next((each for each in rates if fnmatchcase(name, each[0])), (None, 1.0))
-        unmet.pop(pattern, None)  # type: ignore[arg-type]
-        decays = norm_decay or not (weight.ndim < 2 or id(weight) in scales)
-        found.setdefault((factor, decays), []).append(weight)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            decays = norm_decay or not (weight.ndim < 2 or id(weight) in scales)
+            found.setdefault(decays, []).append(weight)
     if not found:
         raise InputError(
             "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
         )
-    if unmet:
-        raise InputError(
-            f"rates: expected patterns of the names of trained parameters, got {next(iter(unmet))!r}, which "
-            "none has, or which an earlier pattern leaves none; see model.named_parameters()"
-        )
-    # the first group's rate is reported: one without a factor, where there is such
-    keys = sorted(found, key=lambda key: key[0] != 1)
-    groups = [{"params": found[key]} | ({} if key[1] else {"weight_decay": 0.0}) for key in keys]
-    return groups, [factor for factor, _ in keys]
+    return [
+        {"params": weights} | ({} if decays else {"weight_decay": 0.0}) for decays, weights in found.items()
+    ]
 
 
 def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:

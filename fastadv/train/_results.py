@@ -80,10 +80,7 @@ class Results:
 
 
 def _written(path: Path, report: EpochReport) -> bool:
-    """Return whether the file is whole, and of this epoch: a run that was made longer leaves an older one.
-
-    The whole report is compared: another run in this folder had an epoch of this number, too.
-    """
+    """Return whether the file is whole and of this very report, not of another run in this folder."""
     try:
         _, about = read_weights(path)
     except (InputError, CorruptFileError):

@@ -2,19 +2,21 @@
 
 import dataclasses
 import logging
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
+from fastadv.engine.rewrite import has_conv2d
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._alarms import alarm
-from fastadv.train._deterministic import deterministic_kernels
-from fastadv.train._layout import fast_layout
+from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending, is_over, rewinds
@@ -77,7 +79,6 @@ class Run:
     def _restore(self, state: checkpoint.State) -> None:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
-        self.steps.feed.waited = state.progress["waited"]
         begun = len(self.done) + (self.step > 0)
         if begun > self.epochs:
             raise InputError(
@@ -116,16 +117,12 @@ class Run:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
             self._train()
         started, epoch = time.perf_counter(), len(self.done) + 1
-        # an attack may need what has no deterministic kernel
-        exact = deterministic_kernels(warn_only=True) if self.steps.feed.exact else nullcontext()
-        with exact:
-            measured = self.measure(self.steps) if self._is_tested(epoch) else {"tested": False}
+        measured = self.measure(self.steps) if self._is_tested(epoch) else {"tested": False}
         report = EpochReport(
             epoch=epoch,
             loss=self.steps.losses.mean,
             learning_rate=self.steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
-            waiting=self.steps.feed.waited / self.seconds if self.seconds else 0.0,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
         if report.tested and meant_to_be_robust(self.steps.recipe):
@@ -162,7 +159,7 @@ class Run:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
-        self.step, self.seconds, self.steps.feed.waited = 0, 0.0, 0.0
+        self.step, self.seconds = 0, 0.0
         self.steps.losses.values.zero_()
         if self._is_due() or not self._is_left():
             self._save()
@@ -188,9 +185,8 @@ class Run:
         if steps.average is not None:
             kept |= {f"ema/{name}": weight for name, weight in steps.average.weights.items()}
         self.record.save(
-            steps.model, steps.optimizer, steps.scheduler, kept,
-            step=self.step, seconds=self.seconds, waited=steps.feed.waited,
-        )  # fmt: skip
+            steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
+        )
         self.saved = time.perf_counter()
         self.cost = self.saved - started
 
@@ -221,3 +217,57 @@ class Epochs(Iterator[EpochReport]):
     def close(self) -> None:
         self._reports.close()
         self._run.record.close()
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(
+        memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+    )
+
+
+def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
+    """Try whether the model runs with channels-last weights; one with `view` after a convolution fails.
+
+    It is tried on copies of the tensors, in the model's own mode. False for a model that is not contiguous.
+    """
+    if not has_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
+        return False
+    state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}
+    cuda = [x.device] if x.is_cuda else []
+    try:
+        with torch.random.fork_rng(devices=cuda), torch.no_grad():
+            functional_call(model, state, (x,))
+    except Exception:  # whatever fails in this layout may work in the other
+        return False
+    return True
+
+
+@contextmanager
+def fast_layout(steps: Steps) -> Iterator[None]:
+    """Give the model the fastest layout, inside; it is contiguous afterwards."""
+    device = steps.losses.values.device
+    # on a GPU without tensor cores the contiguous layout is faster
+    faster = device.type != "cuda" or steps.execution.precision == "bf16"
+    x, _, _ = first_rows(steps.train_set, 2)
+    if not (faster and allows_channels_last(steps.model, x.to(device))):
+        yield
+        return
+    set_layout(steps.model, steps.optimizer, torch.channels_last)
+    try:
+        yield
+    finally:
+        # a generator that is still open when the interpreter ends finds torch half gone
+        if not sys.is_finalizing():
+            set_layout(steps.model, steps.optimizer, torch.contiguous_format)
+
+
+def set_layout(
+    model: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format
+) -> None:
+    """Change the layout of the weights and of the optimizer's state, not the values."""
+    with torch.inference_mode(False):
+        model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        for parameter, held in optimizer.state.items():
+            for name, value in held.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    held[name] = torch.empty_like(parameter).copy_(value)

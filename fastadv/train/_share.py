@@ -10,9 +10,6 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.runs import processes
 
-# with `deterministic`, a batch is cut into so many parts, whatever the number of processes
-PARTS = 8
-
 Means = Tensor | Sequence[Tensor]
 """The mean loss of a process's samples; of a batch that is cut, that of each part."""
 
@@ -78,9 +75,8 @@ class Share:
         losses = [loss] if isinstance(loss, Tensor) else loss
         if len(losses) != len(self.cut):
             raise InputError(
-                f"recipe: expected the losses of {len(self.cut)} parts of a batch, which deterministic=True "
-                f"or accumulate= cuts, got {len(losses)}; take them with at.each (see fastadv.train.Step), "
-                "or leave it out"
+                f"recipe: expected the losses of {len(self.cut)} parts of a batch, which accumulate= cuts, "
+                f"got {len(losses)}; take them with at.each (see fastadv.train.Step), or leave it out"
             )
         return [mean(each) for each in losses]
 
@@ -165,45 +161,6 @@ class Passes(Share):
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         own = [piece[: part.count] for part, piece in zip(self.cut, parts, strict=True)]
         return torch.cat(own) if self.count else parts[0]
-
-
-@dataclass(frozen=True)
-class Parts(Share):
-    """A share of a batch that is cut into `parts`, a multiple of `world`, for `deterministic`.
-
-    Sums are taken in the order of the parts, so that no bit depends on the number of processes.
-    """
-
-    parts: int = PARTS
-
-    is_cut: ClassVar[bool] = True
-
-    @property
-    def cut(self) -> Sequence[Share]:
-        own = [Share(self.size, number, self.parts) for number in range(self.rank, self.parts, self.world)]
-        return [part for part in own if part.count] or own[:1]
-
-    def split(self, rows: Tensor) -> Sequence[Tensor]:
-        every = self.parts // self.world
-        # contiguous copies: kernels may choose another algorithm for strided rows
-        return [rows[k::every].clone(memory_format=torch.contiguous_format) for k in range(len(self.cut))]
-
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        rows = parts[0].new_empty((max(self.count, 1), *parts[0].shape[1:]))
-        for k, part in enumerate(parts):
-            rows[k :: self.parts // self.world] = part
-        return rows
-
-    def total(self, rows: Iterable[Tensor]) -> Tensor:
-        each = iter(rows)
-        row = next(each)
-        sums = torch.zeros_like(row)
-        for first in range(0, min(self.parts, self.size), self.world):
-            # parts beyond the last sample have weight zero
-            for other in processes.gather(row)[: self.size - first]:
-                sums += other
-            row = next(each, row)
-        return sums
 
 
 def mean(loss: Tensor) -> Tensor:

@@ -11,10 +11,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import NormBase
-from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train._deterministic import INSTEAD, WANTED
-from fastadv.train._share import Parts, Share
+from fastadv.train._share import Share
 
 _SIGNATURE = inspect.signature(functional.batch_norm)
 
@@ -35,8 +33,7 @@ class _Sum(torch.autograd.Function):
 class _WholeBatch(TorchFunctionMode):
     """Compute `batch_norm` in train mode, inside, with mean and variance over all processes.
 
-    InputError if the batch is cut: its parts pass one after another. torch's SyncBatchNorm does not run on
-    CPUs, and would count samples of weight zero.
+    torch's SyncBatchNorm does not run on CPUs, and would count samples of weight zero.
     """
 
     def __init__(self, share: Share) -> None:
@@ -59,8 +56,6 @@ class _WholeBatch(TorchFunctionMode):
 
     def _normalized(self, given: Mapping[str, Any]) -> Tensor:
         """Compute `batch_norm` in train mode over all processes, and update its running statistics."""
-        if isinstance(self.share, Parts):
-            raise InputError(f"model: {WANTED}, got batch_norm in train mode; {INSTEAD}")
         x: Tensor = given["input"]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance, count = self._moments(values)
@@ -98,12 +93,8 @@ class _WholeBatch(TorchFunctionMode):
 
 
 def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
-    """Return a context in which the model sees the statistics of all processes; nothing for one of them.
-
-    Of a pass, those of its rows alone: all processes are at the same one.
-    """
-    alone = share.apart or (share.world == 1 and not isinstance(share, Parts))
-    return nullcontext() if alone else _WholeBatch(share)
+    """Return a context in which BatchNorm sees all processes; nothing for one of them."""
+    return nullcontext() if share.apart or share.world == 1 else _WholeBatch(share)
 
 
 @contextmanager

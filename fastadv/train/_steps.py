@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.engine.precision import Precision, tf32
-from fastadv.train._compiled import Compiled
-from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
+from fastadv.engine.precision import Precision
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
@@ -46,10 +44,7 @@ class Losses:
         return float(self.values.sum())
 
     def take(self, step: int, loss: Means, share: Share, of: int) -> None:
-        """Record the loss of a step on `share`, in an epoch `of` so many samples, and check it.
-
-        On a GPU it is checked only now and then.
-        """
+        """Record the loss of a step on `share`, in an epoch of `of` samples, and check it now and then."""
         self.values[step] = share.total(
             each.detach().double() * (part.count / of)
             for each, part in zip(share.by_cut(loss), share.cut, strict=True)
@@ -98,34 +93,21 @@ class Steps:
         self.losses = Losses(self.feed.steps, self.feed.device)
         fp16 = self.execution.precision == "fp16"
         self.scale = LossScale(self.feed.device) if fp16 else None
-        self.compiled = Compiled(self.model) if self.execution.compile else None
-        self.twins = Twins(self._searches())
+        # float16 would lose activations beyond its range
+        self.twins = Twins(cast(Precision, self.execution.precision.replace("fp16", "fp32")))
         size: int = len(self.train_set)  # type: ignore[arg-type]
         self.samples = SampleRows(size, self.feed.owners if self.feed.world > 1 else None)
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
-    def _searches(self) -> Precision | None:
-        """Return the precision in which examples are searched for; None: in exactly the model's own way."""
-        if self.execution.deterministic:
-            return None
-        # float16 would lose activations beyond its range
-        return cast(Precision, self.execution.precision.replace("fp16", "fp32"))
-
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
-        """Train the batches after the first `done` of an epoch. Yields the number done after each.
-
-        FloatingPointError for a loss that is not finite, on a GPU some steps later, and for weights that are
-        not at the end.
-        """
+        """Train the batches after the first `done` of an epoch, and yield the number done after each."""
         derive = partial(rng.derive, self.seed)
         recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
         try:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                # exact parts have keys of their own
-                key = [] if self.feed.exact else at.share.key
-                with self._around(at, derive("torch", epoch, step, *key), first=step == done):
+                with self._around(at, derive("torch", epoch, step, *at.share.key)):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -178,21 +160,13 @@ class Steps:
             )
 
     @contextmanager
-    def _around(self, at: Step, seed: int, first: bool) -> Iterator[None]:
+    def _around(self, at: Step, seed: int) -> Iterator[None]:
         """Set up what holds while a step is taken, and not while the caller has the model."""
         with ExitStack() as stack:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
             stack.enter_context(self.twins.in_use())
             stack.enter_context(whole_batch_statistics(at.share))
             stack.enter_context(agreed_statistics(batch_norms(self.model), at.share))
-            if self.feed.exact:
-                stack.enter_context(deterministic_kernels())
-                if first:
-                    stack.enter_context(unchanged_buffers(self.model))
-            if self.compiled is not None:
-                stack.enter_context(self.compiled.in_use())
-            if self.execution.precision == "tf32":
-                stack.enter_context(tf32())
             yield
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:

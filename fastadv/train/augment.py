@@ -20,7 +20,7 @@ from fastadv.errors import InputError
 from fastadv.train._mixing import CutMix, Mixing, MixUp
 
 __all__ = [
-    "CutMix", "MixUp", "alternating_flip", "color", "crop", "cutout", "flip", "random_resized_crop",
+    "CutMix", "MixUp", "alternating_flip", "crop", "cutout", "flip", "random_resized_crop",
 ]  # fmt: skip
 
 Augment = Callable[..., Tensor] | Mixing
@@ -128,62 +128,6 @@ def cutout(
     return torch.where(within[:, None], color, x)
 
 
-# shares of red, green and blue in luminance (ITU-R BT.601), as in torchvision
-LUMA = (0.2989, 0.587, 0.114)
-
-
-def color(
-    x: Tensor,
-    *,
-    ids: Tensor,
-    seed: int,
-    brightness: float = 0.4,
-    contrast: float = 0.4,
-    saturation: float = 0.4,
-) -> Tensor:
-    """Change brightness, then contrast, then saturation, each by a random factor.
-
-    torchvision's ColorJitter does the same in a random order.
-
-    Args:
-        x: floating [B, 3, H, W], or [B, 1, H, W], which has no saturation to change.
-        brightness: v >= 0; the factor is drawn uniformly from [max(0, 1 - v), 1 + v].
-        contrast: like brightness.
-        saturation: like brightness.
-        others: as in `crop`.
-
-    Returns:
-        Images like x.
-
-    Raises:
-        InputError: x has another shape, or is not floating.
-    """
-    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
-        raise InputError(
-            f"color: expected images [B, 3, H, W] or [B, 1, H, W] of floating point, got {x.dtype} of shape "
-            f"{tuple(x.shape)}"
-        )
-    widths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-    draws = rng.uniform(3, seed, ids.to(x.device)).to(x)
-    for k, (name, width) in enumerate(widths.items()):
-        check_number(name, width, 0)
-        low, high = max(0.0, 1 - width), 1 + width
-        factor = (low + (high - low) * draws[:, k])[:, None, None, None]
-        if name == "brightness":
-            x = (x * factor).clamp(0, 1)
-            continue
-        gray = _luminance(x)
-        toward = gray if name == "saturation" else gray.mean((1, 2, 3), keepdim=True)
-        x = (toward + (x - toward) * factor).clamp(0, 1)
-    return x
-
-
-def _luminance(x: Tensor) -> Tensor:
-    if x.shape[1] == 1:
-        return x
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-
-
 def random_resized_crop(
     x: Tensor, *, ids: Tensor, seed: int, least: float = 0.08, most: float = 1.0, ratio: float = 4 / 3
 ) -> Tensor:
@@ -238,7 +182,6 @@ AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "shift": (crop,),  # what digits need, which must not be mirrored
     "crop_flip": (crop, flip),
     "random_resized_crop": (random_resized_crop,),
-    "color": (color,),
     "cutmix": (CutMix(),),
     "mixup": (MixUp(),),
 }

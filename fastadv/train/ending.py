@@ -21,9 +21,6 @@ class Ending:
         on_alarm: accuracy under attack that collapses (catastrophic overfitting), or falls while the training
             loss keeps falling (robust overfitting), is logged as a warning and reported. "warn" continues,
             "stop" also ends training, "rewind" ends it with the best epoch's weights in the model.
-
-    Raises:
-        InputError: a value is outside its range.
     """
 
     patience: int | None = None

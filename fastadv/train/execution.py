@@ -6,15 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv._checks import check_count, check_flag
-from fastadv.engine.precision import has_tf32
+from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.train._compiled import check_compile
-from fastadv.train._deterministic import check_deterministic
 from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes.base import owns_step
 
-PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,45 +20,23 @@ class Execution:
 
     Args:
         precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
-            gradients stay in range (a step where they do not is left out, and the scale halved); "tf32", on a
-            GPU, with matrix products, convolutions and recurrent layers in TF32. It holds while a step is
-            taken, and the examples are searched for in it too, except for "fp16", which would lose
-            activations beyond its range. Accuracies are measured in the model's own precision, and between
-            the reports torch's switches are the caller's.
-        deterministic: train the same bits with 1, 2, 4 and 8 processes. Each batch is cut into 8 parts by
-            place, which pass one by one, and sums are taken over them in their order: slower where a part is
-            small. torch uses deterministic kernels meanwhile, or raises. It holds for one machine, one
-            version of torch and one number of threads in each process (torchrun sets 1), which a resumed run
-            must have again. Samples must not depend on each other: BatchNorm in train mode, and whatever else
-            writes into buffers, is refused. A recipe that owns its step must use `Step.each`.
-        compile: run the passes of a step, those of the attack too, through torch.compile. The model keeps its
-            class, keys and hooks. The first step waits for the compiler. Not together with `deterministic`.
+            gradients stay in range (a step where they do not is left out, and the scale halved). The examples
+            are searched for in it too, except for "fp16", which would lose activations beyond its range.
+            Accuracies are measured in the model's own precision.
         workers: processes that read images from disk, 0 or more; None is up to 8 for many images. Neither
             their number nor their seeds change the result: what a data set's own transforms draw from torch,
             NumPy and `random` is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
             a `run_dir`. None writes one after each epoch only.
-
-    Raises:
-        InputError: a value is outside its range.
     """
 
     precision: str = "fp32"
-    deterministic: bool = False
-    compile: bool = False
     workers: int | None = None
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        check_flag("deterministic", self.deterministic)
-        check_flag("compile", self.compile)
-        if self.compile and self.deterministic:
-            raise InputError(
-                "compile: expected False with deterministic=True, as what is compiled depends on the shapes "
-                "that came before, got True; leave one of the two out"
-            )
         if self.workers is not None:
             check_count("workers", self.workers, 0)
         if self.checkpoint_every is not None:
@@ -77,14 +52,8 @@ def check_execution(
             "run_dir: expected a folder for the checkpoints, got None; "
             "pass run_dir=, or leave out checkpoint_every"
         )
-    if execution.precision == "tf32":
-        _check_tf32(model, device)
     if execution.precision == "fp16":
         _check_fp16(model, recipe, device)
-    if execution.deterministic:
-        check_deterministic(model, device)
-    if execution.compile:
-        check_compile(model, device)
 
 
 def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:
@@ -100,17 +69,4 @@ def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:
         raise InputError(
             "precision: expected weights in float32 for 'fp16', got others; call model.float(), or leave "
             "it out"
-        )
-
-
-def _check_tf32(model: nn.Module, device: torch.device) -> None:
-    """Raise InputError where nothing would be computed in TF32."""
-    if not has_tf32(device):
-        raise InputError(
-            f"precision: expected 'fp32' or 'bf16' on {device}, which has no TF32, got 'tf32'; "
-            "train on a GPU of compute capability 8 or more, or leave it out"
-        )
-    if all(weight.dtype != torch.float32 for weight in model.parameters()):
-        raise InputError(
-            "precision: expected weights in float32 for 'tf32', got none; call model.float(), or leave it out"
         )

@@ -12,16 +12,15 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
 from fastadv._torch import sharding
-from fastadv.data import Stream
 from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.runs import processes
-from fastadv.runs.description import describe_shared
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
-from fastadv.train._identity import describe_around, describe_run
 from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
@@ -30,10 +29,17 @@ from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending, check_ending
 from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import Optimization, check_norms, first_recipes, make_optimizer, make_schedule
-from fastadv.train.recipes import OwnStep, PriorGuidedTraining, Recipe
+from fastadv.train.optim import (
+    Optimization,
+    check_norms,
+    describe_options,
+    first_recipes,
+    make_optimizer,
+    make_schedule,
+)
+from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes._common import check_mixed
-from fastadv.train.recipes.base import check_recipe, innermost
+from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
 
@@ -65,8 +71,8 @@ def fit(
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
     process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
-    keyed by process. `Execution(deterministic=True)` makes both exact. Only the first process writes to
-    run_dir, and a run resumes with any number of them. Where one is lost, the others raise LostProcessError.
+    keyed by process. Only the first process writes to run_dir, and a run resumes with any number of them.
+    Where one is lost, the others raise LostProcessError.
     Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
     cut among processes, as FSDP does, are refused.
 
@@ -76,9 +82,9 @@ def fit(
 
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: a set of `fa.data`, a map-style set of (image, label) pairs (`fa.data.pairs` makes one of
-            another), or a `fa.data.Stream`. Labels are classes, or probabilities [K], which the recipe then
-            gets as y [B, K]; accuracies count the likeliest class.
+        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs (`fa.data.pairs` makes one
+            of another). Labels are classes, or probabilities [K], which the recipe then gets as y [B, K];
+            accuracies count the likeliest class.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
         batch_size: images of a step, 1 or more; with `Optimization(accumulate=)` those of one of its passes.
@@ -88,7 +94,7 @@ def fit(
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
             function's own.
         augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
-            "random_resized_crop", "color", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
+            "random_resized_crop", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
             function (x, `*`, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It
             works on the model's device. None leaves the images as they are.
         test_set: the set on which the accuracies in the reports are measured; None measures none.
@@ -112,7 +118,7 @@ def fit(
         optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.
         measuring: a validation set, how much is tested: see `Measuring`.
         ending: early stopping, and what an alarm does: see `Ending`.
-        execution: precision, deterministic, compile, workers, checkpoints within an epoch: see `Execution`.
+        execution: precision, workers, checkpoints within an epoch: see `Execution`.
 
     Returns:
         The list of the `EpochReport` of each epoch that it trained.
@@ -199,7 +205,7 @@ def _begun(
         check_recipe(recipe)
         _check_options(progress, optimization, measuring, ending, execution)
         model = _without_wrapper(model)
-        _check_set(train_set, recipe)
+        sample_count(train_set, name="train_set")
         check_ending(ending, attacked=bool(test_attacks))
         measure = Measures(test_set, test_attacks, measuring)
         rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
@@ -218,7 +224,7 @@ def _begun(
         feed = Feed(
             dataset=train_set, batch_size=batch_size, augment=augmentation, seed=seed, device=place,
             workers=execution.workers, dtype=dtype_of(model), passes=optimization.accumulate,
-            exact=execution.deterministic, drop_last=optimization.drop_last, classes=classes,
+            drop_last=optimization.drop_last, classes=classes,
             apart=optimization.batch_norm == "process",
         )  # fmt: skip
         scheduler = make_schedule(made, optimization, epochs, feed.steps)
@@ -236,8 +242,6 @@ def _begun(
         processes.check_alike(config | asked | describe_around(model, measure, ending, execution, identity))
     if run_dir is not None or ending.may_rewind:
         measure.warn()
-    if isinstance(train_set, Stream) and not processes.rank():
-        train_set.warn()
     record = RunRecord(run_dir, config, resume)
     results = Results(steps, record, ending.may_rewind, measure.describe())
     return Run(steps, results, measure, epochs, ending, progress)
@@ -254,16 +258,6 @@ def _check_options(progress: Callable[[int, int], None] | None, *groups: object)
             )
 
 
-def _check_set(train_set: Dataset[Any], recipe: Recipe | OwnStep) -> None:
-    if not isinstance(train_set, Stream):
-        sample_count(train_set, name="train_set")
-    elif isinstance(innermost(recipe), PriorGuidedTraining):
-        raise InputError(
-            "train_set: expected a set with numbered images, of which this recipe keeps perturbations, "
-            "got a Stream; choose another recipe"
-        )
-
-
 def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
@@ -276,12 +270,7 @@ _INSTEAD = "pass the module as it was before, as fit shares every batch among th
 
 
 def _without_wrapper(model: nn.Module) -> nn.Module:
-    """Return the module inside DistributedDataParallel, which has the same weights.
-
-    Its own sum of gradients would come on top of that of `fit`, and it wants to see every weight used.
-    Raises InputError for what is no module, for weights that are cut among processes, as FSDP does, and for a
-    wrapper further inside.
-    """
+    """Return the module inside DistributedDataParallel; InputError for weights cut among processes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     while isinstance(model, DistributedDataParallel):
@@ -299,3 +288,47 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
                 f"by fully_shard or FSDP{inside}; {_INSTEAD}"
             )
     return model
+
+
+def describe_run(
+    steps: Steps,
+    epochs: int,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
+    identity: str | None,
+) -> dict[str, Any]:
+    """Describe what is trained, but for its data: a folder with another description is not resumed."""
+    model, feed, optimization, execution = steps.model, steps.feed, steps.optimization, steps.execution
+    return {
+        "model": describe_model(model, identity),
+        "recipe": describe(steps.recipe, model, identity),
+        # with the constant schedule, which does not depend on it, a run may be made longer
+        "epochs": None if optimization.schedule == "constant" else epochs,
+        "batch_size": feed.batch_size,
+        "optimizer": describe(optimizer, model, identity),
+        "learning_rate": learning_rate,
+        **describe_options(optimization),
+        "ramp": len(steps.ramp),
+        "schedule": describe(optimization.schedule, model, identity),
+        "augment": feed.augment and describe(feed.augment.parts, model, identity),
+        "precision": execution.precision,
+        "seed": steps.seed,
+        "identity": identity,
+    }
+
+
+def describe_around(
+    model: nn.Module, measure: Measures, ending: Ending, execution: Execution, identity: str | None
+) -> dict[str, Any]:
+    """Describe what may change when a run is resumed, and must be the same in all of its processes."""
+    test = measure.test
+    return {
+        "test_every": measure.every,
+        "test_attacks": describe(test.attacks, model, identity),
+        "test_limit": test.limit,
+        "patience": ending.patience,
+        "on_alarm": ending.on_alarm,
+        "checkpoint_every": execution.checkpoint_every,
+        "torch": torch.__version__,
+        "initial weights": data_hash(*model.state_dict().values()),
+    }

@@ -96,9 +96,6 @@ class Measuring:
         test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best
             epoch is one that was tested.
         on_event: called in the first process with each report, as a dictionary, once it is kept.
-
-    Raises:
-        InputError: a limit is below 1, or on_event is no function.
     """
 
     validation_set: Dataset[Any] | None = None

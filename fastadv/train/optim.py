@@ -1,6 +1,5 @@
 """How the weights move: the options of `fit` that an optimizer and its schedule follow."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastadv._torch import BatchNorm, NormBase
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._optimizers import MakeOptimizer, bound, make
-from fastadv.train.ramp import Ramp, Trained, ramped
+from fastadv.train.ramp import Trained, ramped
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
 
 
@@ -25,8 +24,6 @@ class Optimization:
         momentum: of SGD, from 0 to below 1; the first beta of Adam.
         weight_decay: of the optimizer, 0 or more.
         norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
-        rates: {pattern: factor} on the learning rate of the parameters whose name matches, such as
-            `{"stem.*": 0.1}`; the first pattern that matches counts.
         schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4;
             others with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0),
             "cyclic_half" (from 0 up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from
@@ -50,13 +47,12 @@ class Optimization:
             limit.
         max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
             step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
-        ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
+        ramp: epochs, or below 1 a share of all, after each of which the radius grows by the same amount, to
+            the recipe's. From random weights, training at a large radius may stay at chance; from those of a
+            smaller one it learns. A step size keeps its ratio to radius / steps; radii of L0 are rounded up.
         ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
             (early on with less, so that the first weights fade). It is tested, too, and kept as
             ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
-
-    Raises:
-        InputError: a value is outside its range.
 
     Source:
         Srivastava et al. 2014, "Dropout", for `max_norm`.
@@ -65,7 +61,6 @@ class Optimization:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     norm_decay: bool = True
-    rates: Mapping[str, float] | None = None
     schedule: str | Schedule = DEFAULT
     schedule_by: str = "step"
     warm_up: float = 0.0
@@ -75,7 +70,7 @@ class Optimization:
     batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
-    ramp: Ramp | float | None = None
+    ramp: float | None = None
     ema: float | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +78,6 @@ class Optimization:
             raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
         check_number("weight_decay", self.weight_decay, least=0.0)
         check_flag("norm_decay", self.norm_decay)
-        self._check_rates()
         find_schedule(self.schedule)
         if self.schedule_by not in ("step", "epoch"):
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
@@ -100,8 +94,10 @@ class Optimization:
                 raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
         if self.ema is not None:
             check_share("ema", self.ema)
-        if self.ramp is not None and not isinstance(self.ramp, Ramp):
-            object.__setattr__(self, "ramp", Ramp(self.ramp))
+        if isinstance(self.ramp, float) and self.ramp < 1:
+            check_share("ramp", self.ramp)
+        elif self.ramp is not None:
+            check_count("ramp", self.ramp, 1)
         # floats, so that 1 and 1.0 are the same run
         for name in (
             "momentum",
@@ -114,22 +110,6 @@ class Optimization:
         ):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
-
-    def _check_rates(self) -> None:
-        if self.rates is None:
-            return
-        if not isinstance(self.rates, Mapping) or not self.rates:
-            raise InputError(f"rates: expected {{pattern: factor}}, got {self.rates!r}; leave it out")
-        for pattern, factor in self.rates.items():
-            if not isinstance(pattern, str) or check_number(f"rates[{pattern!r}]", factor) <= 0:
-                raise InputError(
-                    f"rates: expected a pattern of names and a factor > 0, got {pattern!r}: {factor!r}; to "
-                    "keep weights as they are, call requires_grad_(False)"
-                )
-
-    @property
-    def given_rates(self) -> list[tuple[str, float]]:
-        return [(pattern, float(factor)) for pattern, factor in (self.rates or {}).items()]
 
 
 def _check_left_alone(options: Optimization) -> None:
@@ -162,7 +142,7 @@ def describe_options(options: Optimization) -> dict[str, Any]:
     """Return the options, as JSON, for a run's identity."""
     told = {field.name: getattr(options, field.name) for field in fields(options)}
     apart = f"each of {processes.world()} processes" if options.batch_norm == "process" else "batch"
-    return told | {"rates": options.given_rates, "batch_norm": apart}
+    return told | {"batch_norm": apart}
 
 
 def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
@@ -171,7 +151,7 @@ def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[T
         raise InputError(
             f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
         )
-    return ramped(options.ramp, recipe, epochs) if isinstance(options.ramp, Ramp) else []
+    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
 
 
 def batch_norms(model: nn.Module) -> list[NormBase]:
@@ -187,16 +167,12 @@ def make_optimizer(
     *,
     kept: bool = False,
 ) -> Optimizer:
-    """Make the optimizer of the parameters that require a gradient; InputError if none does.
-
-    With `max_norm`, each of its steps ends with the weights inside that bound, whoever takes it.
-    kept: whether checkpoints are written.
-    """
+    """Make the optimizer; with `max_norm`, each of its steps ends with the weights inside that bound."""
     if callable(optimizer):
         _check_left_alone(options)
     made = make(
         model, optimizer, learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
-        norm_decay=options.norm_decay, rates=options.given_rates, kept=kept,
+        norm_decay=options.norm_decay, kept=kept,
     )  # fmt: skip
     if options.max_norm is not None:
         weights = [weight for group in made.param_groups for weight in group["params"]]

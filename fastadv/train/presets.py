@@ -1,12 +1,9 @@
 """Settings of papers, with their published figures: what `fastadv train --preset` runs."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-from torch import nn
 
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
@@ -14,12 +11,9 @@ from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
-from fastadv.train.fit import fit
 from fastadv.train.optim import Optimization
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
 from fastadv.train.schedules import OneCycle
-
-DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,27 +191,3 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
-
-
-def seconds(
-    model: nn.Module,
-    train_set: Any,
-    recipe: Recipe | OwnStep,
-    *,
-    epochs: int,
-    batch_size: int,
-    execution: Execution = Execution(),
-) -> float:
-    """Estimate how long training takes here, without tests: steps of a copy on a few images, times the rest.
-
-    On a CPU they are 2 images; a larger batch may pass faster.
-    """
-    real = getattr(train_set, "real", train_set)  # of a mixture, by which epochs are counted
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    few = real.subset(range(min(2 if on_cpu else min(batch_size, 128), len(real))))
-    # a GPU's first step loads its kernels
-    last = fit(
-        deepcopy(model), few, recipe, epochs=1 if on_cpu else 2, batch_size=len(few),
-        execution=Execution(precision=execution.precision),
-    )[-1]  # fmt: skip
-    return last.seconds / len(few) * len(real) * epochs

@@ -29,9 +29,6 @@ class EpochReport:
         validation_ema_clean_accuracy: `ema_clean_accuracy` on the validation set.
         validation_ema_robust_accuracy: `ema_robust_accuracy` on the validation set.
         tested: whether accuracies were measured in this epoch; see `Measuring`.
-        waiting: the share of the seconds of training, without the tests, spent waiting for the next batch:
-            above some percent, more workers would help. On a GPU, which may be at work meanwhile, it is an
-            upper bound. Comparisons of two reports ignore it.
     """
 
     epoch: int
@@ -49,7 +46,6 @@ class EpochReport:
     validation_ema_clean_accuracy: float | None = None
     validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
     tested: bool = True
-    waiting: float = field(default=0.0, compare=False)
 
     @property
     def lowest(self) -> float:

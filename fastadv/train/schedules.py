@@ -25,9 +25,6 @@ class Piecewise:
         milestones: shares of training, in increasing order.
         factor: at each of them, in (0, 1].
 
-    Raises:
-        InputError: an argument is outside its range.
-
     Source:
         Rice, Wong, Kolter 2020, "Overfitting in Adversarially Robust Deep Learning" (arXiv 2002.11569).
     """
@@ -57,9 +54,6 @@ class Cyclic:
         peak: the share of training, in (0, 1), at which the factor is 1.
         start: the first factor, in [0, 1].
 
-    Raises:
-        InputError: an argument is outside its range.
-
     Source:
         Wong, Rice, Kolter 2020 (arXiv 2001.03994).
     """
@@ -88,9 +82,6 @@ class OneCycle:
         momentum: None leaves it constant; (low, high) moves it against the learning rate: high at both ends,
             low at the peak. torch's OneCycleLR has (0.85, 0.95), by name "one_cycle_momentum". With Adam it
             is the first beta.
-
-    Raises:
-        InputError: an argument is outside its range.
     """
 
     peak: float = 0.3

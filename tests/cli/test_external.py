@@ -70,7 +70,6 @@ def test_the_suite_names_the_threat_and_counts_the_images(fastadv, net, made, mo
         ("--judge adv.pt --radius 0.1 --robustbench e.json", "--robustbench has no effect", 2),
         ("--judge adv.pt --radius 0.1 --precision bf16", "--precision has no effect", 2),
         ("--judge adv.pt --radius 0.1 --bpda 1=identity", "--bpda has no effect", 2),
-        ("--judge adv.pt --radius 0.1 --batch-size auto", "--batch-size as a number", 2),
     ],
 )
 def test_what_cannot_be_judged_is_refused(refused, folder, options, says, code):

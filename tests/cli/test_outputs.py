@@ -13,7 +13,6 @@ import torch
 
 import fastadv as fa
 from fastadv.cli._attacks import AttackOptions, registry
-from fastadv.cli._evaluate import _kept
 from fastadv.cli._panels import Panel
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
@@ -230,28 +229,3 @@ def test_departures_name_attacks_and_rows_of_the_table_of_parity():
     assert len(named) > 20
     assert set(named) <= rows
     assert set(re.findall(r"^## (\w+)$", departures, re.MULTILINE)) <= set(registry())
-
-
-@pytest.mark.slow
-def test_batches_of_the_fastest_size(fastadv, refused, folder, net, monkeypatch):
-    chosen = []
-    monkeypatch.setattr("fastadv.data.batch_size.fastest_batch_size", lambda *_: chosen.append(16) or 16)
-    attack = f"-n {COUNT} --radius 0.1 --batch-size auto --json"
-    measured = [
-        json.loads(fastadv(line).out)["measured"]
-        for line in (f"attack {net} {attack}", f"evaluate {net} -a pgd {attack} --run-dir run")
-    ]
-    assert len(chosen) == 2
-    parts = list((folder / "run").glob("part-*"))
-    assert len(parts) == -(-COUNT // 16)
-    assert _kept(folder / "run") == 16 * len(parts)
-    again = fastadv(f"evaluate {net} -a pgd {attack} --run-dir run --resume")
-    assert json.loads(again.out)["measured"]["attacks"] == measured[1]["attacks"]
-    assert len(chosen) == 2
-    made = fastadv(
-        f"construct random-target {net} -n 20 --radius 0.5 --steps 2 --batch-size auto --out set --verify"
-    )
-    assert made.code == 0, made
-    assert len(chosen) == 3
-    for size in ("0", "some", "2.5"):
-        refused(f"attack {net} --radius 0.1 --batch-size {size}", "expected an integer of 1 or more, or auto")

@@ -78,7 +78,6 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     assert not Path("a/evaluation.json").exists()
     refused(f"{EVALUATE} --run-dir b --shard 0/2 --radii 0.1", "--radii is of all images")
     refused(f"{EVALUATE} --run-dir b --shard 0/2 --robustbench e", "--robustbench is of all images")
-    refused(f"{EVALUATE} --run-dir b --shard 0/2 --batch-size auto", "expected a number")
     for number, seed in ((0, 0), (1, 0), (1, 1)):
         home = f"{number}-{seed}"
         assert fastadv(f"{CONSTRUCT} --out set-{home} --seed {seed} --shard {number}/2").code == 0

@@ -80,11 +80,7 @@ def timeless(text):
 
     def without(value):
         if isinstance(value, dict):
-            return {
-                k: without(v)
-                for k, v in value.items()
-                if k not in ("seconds", "waiting", "date", "machine", "out")
-            }
+            return {k: without(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
         return [without(item) for item in value] if isinstance(value, list) else value
 
     return without(json.loads(text))

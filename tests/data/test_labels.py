@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import one_hot
 
 import fastadv as fa
-from fastadv.data import ImageSet, Mixture, NpzSet, Stream, batches, hold_out, pairs
+from fastadv.data import ImageSet, Mixture, NpzSet, batches, hold_out, pairs
 from fastadv.data._batches import Reader
 from fastadv.data._labels import check_labels
 from fastadv.errors import InputError
@@ -103,10 +103,6 @@ def test_map_style_sets_and_mappings_give_probabilities(label):
     dataset = pairs(rows)
     assert read(dataset)[1].equal(y)
     assert read(dataset, keep=False)[1].equal(y.argmax(1))
-    stream = Stream(
-        [{"image": row["image"], "label": row["label"]} for row in rows], N, image="image", label="label"
-    )
-    assert torch.cat([part[1] for part in stream.read(1, torch.arange(N), 4)]).equal(y)
 
 
 def save(path, label, seed=0):

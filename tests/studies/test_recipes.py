@@ -50,7 +50,7 @@ def test_every_recipe_is_trained_and_judged_by_the_settings(tmp_path, monkeypatc
         assert {key: options[key] for key in wanted} == wanted
         assert options["measuring"].test_limit == 4
         assert options["epochs"] == (1 if name == "free" else 2)
-        assert options["optimization"].ramp == (None if name in ("standard", "free") else fa.train.Ramp(1))
+        assert options["optimization"].ramp == (None if name in ("standard", "free") else 1)
     lines = result["measured"]["lines"]
     assert [line["recipe"] for line in lines] == list(plan.RECIPES["mnist"])
     for line in lines:

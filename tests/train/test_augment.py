@@ -65,7 +65,7 @@ def test_the_alternating_flip_shows_the_other_side_in_the_next_epoch():
 
 
 # interpolation and colors round to the type; mixed images have tests of their own
-MOVING = AUGMENTS.keys() - {"random_resized_crop", "color", "cutmix", "mixup"}
+MOVING = AUGMENTS.keys() - {"random_resized_crop", "cutmix", "mixup"}
 
 
 @pytest.mark.parametrize("name", sorted(MOVING))

@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fastadv import rng
 from fastadv._torchvision import datasets, functional
 from fastadv.attacks import fgsm
-from fastadv.data import ImageSet, Mixture, NpzSet, Stream, load
+from fastadv.data import ImageSet, Mixture, NpzSet, load
+from fastadv.errors import InputError
+from fastadv.evaluation import evaluate
 from fastadv.threat import Linf
 from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, epochs, fit
 from fastadv.train._feed import Feed
@@ -283,26 +285,9 @@ def test_what_reads_ahead_lives_from_epoch_to_epoch_and_ends_with_the_run():
     assert not multiprocessing.active_children()
 
 
-def test_each_process_reads_its_share_of_a_stream():
-    """Two processes with streams of their own; the last batch of 3 has one image for the second."""
-    data = images(13)
-    for done in (0, 2):
-        ids = []
-        for rank in (0, 1):
-            feed = Feed(Stream(lambda epoch: [(data.x, data.y)], 13), 5, None, 3, CPU)
-            feed.rank, feed.world = rank, 2
-            parts = list(feed.batches(1, done))
-            begun = [0, 3, 6][done] if rank == 0 else [0, 2, 4][done]
-            x = torch.cat([x for x, *_ in parts])
-            assert torch.equal(x, data.x[begun : begun + len(x)])
-            ids += [part[2] for part in parts]
-        assert torch.cat(ids).sort().values.tolist() == list(range(5 * done, 13))
-
-
-def test_a_place_in_a_batch_has_one_owner_though_batches_do_not_share_out_evenly():
-    feed = Feed(images(12), 5, None, 3, CPU)
-    feed.world = 2
-    owners = feed.owners(1)
-    for step, batch in enumerate(feed.order(1).split(5)):
-        for feed.rank in (0, 1):
-            assert (owners[feed.share(step).own(batch)] == feed.rank).all()
+@pytest.mark.parametrize("wrong", [DataLoader(images(6)), iter([])])
+def test_what_has_no_images_by_number_is_refused(wrong):
+    with pytest.raises(InputError, match=r"train_set: expected a data set .*in a loop of your own"):
+        fit(nn.Linear(2, 2), wrong, loss, epochs=1)
+    with pytest.raises(InputError, match="dataset: expected a data set with a length, items by number"):
+        evaluate(nn.Linear(2, 2), wrong)

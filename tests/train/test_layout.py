@@ -6,7 +6,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.train import Standard, fit
-from fastadv.train._layout import allows_channels_last
+from fastadv.train._run import allows_channels_last
 
 from .nets import images
 

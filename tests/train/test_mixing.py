@@ -7,7 +7,6 @@ from torch.nn.functional import cross_entropy, interpolate
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import (
-    HAT,
     IKL,
     MART,
     SCORE,
@@ -23,9 +22,8 @@ from fastadv.train import (
 )
 from fastadv.train._feed import Feed
 from fastadv.train._mixing import CutMix, MixUp
-from fastadv.train.augment import color, make_augment, random_resized_crop
+from fastadv.train.augment import make_augment, random_resized_crop
 from fastadv.train.recipes._common import of_mixed
-from fastadv.train.recipes.fast import smoothed
 
 from .nets import images, net
 
@@ -119,14 +117,6 @@ def test_readers_of_images_and_of_partners_are_kept_over_epochs():
     other.close()
 
 
-def test_labels_are_smoothed_and_mixed_at_once_while_examples_are_crafted():
-    logits, y = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2])
-    mixed = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]])
-    for given, soft in ((y, torch.eye(3)[y]), (mixed, mixed)):
-        wanted = -((0.7 * soft + 0.1) * logits.log_softmax(1)).sum(1)
-        torch.testing.assert_close(smoothed(0.3, given)(logits, y, None), wanted)
-
-
 def test_of_certain_labels_the_loss_to_ascend_is_the_cross_entropy():
     logits, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1, 0])
     soft = torch.full((5, 3), 0.1).scatter(1, y[:, None], 0.8)
@@ -138,13 +128,10 @@ def test_of_certain_labels_the_loss_to_ascend_is_the_cross_entropy():
 
 
 def test_who_cannot_take_mixed_labels_is_refused_before_the_first_step():
-    later = NuAT(THREAT), IKL(THREAT, 2), GradAlign(SCORE(THREAT, 2)), HAT(THREAT, 2, helper=net())
+    later = NuAT(THREAT), IKL(THREAT, 2), GradAlign(SCORE(THREAT, 2))
     for recipe in (MART(THREAT, 2), Standard(loss="bce"), fa.train.AWP(MART(THREAT, 2)), *later):
         with pytest.raises(InputError, match="augment: expected one that leaves labels alone"):
             fit(net(), images(), recipe, epochs=1, augment="cutmix")
-    stream = fa.data.Stream(lambda epoch: images(26), 26)
-    with pytest.raises(InputError, match="leaves labels alone for a Stream"):
-        fit(net(), stream, Standard(), epochs=1, augment="mixup")
     with pytest.raises(InputError, match="as the last"):
         make_augment(["cutmix", "flip"])
     for most in (0, 1.5):
@@ -196,22 +183,3 @@ def test_windows_of_an_oblong_image_are_square_in_pixels():
     side = torch.full((50,), (height * width / 10) ** 0.5)
     torch.testing.assert_close(tall, side, rtol=1e-3, atol=0)
     torch.testing.assert_close(wide, side, rtol=1e-3, atol=0)
-
-
-def test_colors_are_those_of_torchvision():
-    functional = pytest.importorskip("fastadv._torchvision") and pytest.importorskip(
-        "torchvision.transforms.functional"
-    )
-    x = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    ids = torch.arange(6)
-    draws = fa.rng.uniform(3, 7, ids)
-    got = color(x, ids=ids, seed=7, brightness=0.5, contrast=0.3, saturation=2.0)
-    for k, image in enumerate(x):
-        brightness, contrast, saturation = draws[k].tolist()
-        image = functional.adjust_brightness(image, 0.5 + brightness)
-        image = functional.adjust_contrast(image, 0.7 + 0.6 * contrast)
-        image = functional.adjust_saturation(image, 3 * saturation)
-        torch.testing.assert_close(got[k], image, rtol=0, atol=1e-5)
-    gray = color(x[:, :1], ids=ids, seed=7)
-    assert gray.shape == (6, 1, 5, 5)
-    assert torch.equal(color(x[2:3], ids=ids[2:3], seed=7), color(x, ids=ids, seed=7)[2:3])

@@ -7,7 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Ramp, Standard
+from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Standard
 from fastadv.train.optim import first_recipes
 from fastadv.train.ramp import ramped
 
@@ -26,21 +26,13 @@ def test_the_radius_grows_by_the_same_amount_after_each_epoch():
     assert [radius for radius, *_ in by_epoch(2)] == [0.1, 0.2, 0.3, 0.3]
     assert [radius for radius, *_ in by_epoch(0.75)] == [0.075, 0.15, 0.225, 0.3]
     assert by_epoch(0.7) == by_epoch(0.75)  # a share is that of the nearest number of epochs
-    assert [radius for radius, *_ in by_epoch(Ramp(2, radius=0.5))] == [0.15, 0.225, 0.3, 0.3]
-    assert [radius for radius, *_ in by_epoch(Ramp(1, radius=1))] == [0.3] * 4
 
 
 def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
-    for ramp in (Ramp(3), Ramp(3, steps=2), Ramp(2, radius=0.2, steps=1)):
+    for ramp in (3, 2):
         for radius, steps, step_size in by_epoch(ramp):
             assert step_size * steps / radius == pytest.approx(0.1 * 6 / 0.3)
     assert {step_size for *_, step_size in by_epoch(2, step_size=None)} == {None}
-
-
-def test_the_steps_rise_to_those_of_the_recipe():
-    assert [steps for _, steps, _ in by_epoch(Ramp(2, steps=2))] == [2, 4, 6, 6]
-    assert [steps for _, steps, _ in by_epoch(Ramp(2))] == [6] * 4
-    assert [steps for _, steps, _ in by_epoch(Ramp(3, steps=1))] == [1, 3, 4, 6]  # 1 + 5/3 and 1 + 10/3
 
 
 @pytest.mark.slow
@@ -62,32 +54,30 @@ def test_inside_other_recipes_and_for_every_recipe_with_a_threat():
     threat = fa.Linf(0.3)
     steps = fa.train.FastTraining(threat), fa.train.FreeTraining(threat, 2), AWP(PGDTraining(threat, 2, 0.1))
     for recipe in (FGSMTraining(threat), TRADES(threat, 2), *steps):
-        first = ramped(Ramp(2), recipe, 5)[0]
+        first = ramped(2, recipe, 5)[0]
         inner = first.recipe if isinstance(first, AWP) else first
         assert type(first) is type(recipe)
         assert inner.threat.radius == pytest.approx(0.1)
-    (first,) = ramped(Ramp(1), AWP(PGDTraining(threat, 2, 0.1), gamma=0.02), 5)
+    (first,) = ramped(1, AWP(PGDTraining(threat, 2, 0.1), gamma=0.02), 5)
     assert (first.gamma, first.recipe.step_size) == (0.02, 0.05)
 
 
 def test_coordinates_are_counted():
-    first, second = ramped(Ramp(2), PGDTraining(fa.L0(10), steps=5, step_size=2), 5)
+    first, second = ramped(2, PGDTraining(fa.L0(10), steps=5, step_size=2), 5)
     assert (first.threat.radius, second.threat.radius) == (4, 7)
     assert (first.step_size, second.step_size) == (1.0, pytest.approx(4 / 3))
     for count in range(1, 12):
-        steps = ramped(Ramp(count), PGDTraining(fa.L0(3 * (count + 1)), steps=2), count + 1)
+        steps = ramped(count, PGDTraining(fa.L0(3 * (count + 1)), steps=2), count + 1)
         assert [one.threat.radius for one in steps] == [3 * (k + 1) for k in range(count)]
 
 
 FGSM, INFINITE = FGSMTraining(fa.Linf(0.1)), PGDTraining(fa.Linf(inf), 2, 0.1, random_start=False)
 RECIPES = [
-    ("ramp: expected from 1 epoch to fewer than all 2, got 2", Ramp(2), FGSM, 2),
-    ("ramp: expected from 1 epoch to fewer than all 4, got 0", Ramp(0.1), FGSM, 4),
-    ("threat of finite radius", Ramp(1), Standard(), 4),
-    ("threat of finite radius", Ramp(1), lambda model, x, y: 0, 4),
-    ("threat of finite radius", Ramp(1), INFINITE, 4),
-    ("ramp.steps: expected at most 2, got 3", Ramp(1, steps=3), TRADES(fa.Linf(0.1), 2), 4),
-    ("ramp.steps: expected a recipe that takes several steps", Ramp(1, steps=1), FGSM, 4),
+    ("ramp: expected from 1 epoch to fewer than all 2, got 2", 2, FGSM, 2),
+    ("ramp: expected from 1 epoch to fewer than all 4, got 0", 0.1, FGSM, 4),
+    ("threat of finite radius", 1, Standard(), 4),
+    ("threat of finite radius", 1, lambda model, x, y: 0, 4),
+    ("threat of finite radius", 1, INFINITE, 4),
 ]
 
 

@@ -69,7 +69,7 @@ WRONG = {
     "weight": [-0.1, None, "much"], "label_smoothing": [-0.1, 1.0], "beta": [-1.0, nan], "gamma": [0.0, nan],
     "coefficient": [0.0, "much"], "noise": [-1.0], "momentum": [1.5], "consistency": [-1.0],
     "reset": [0], "radius": [0.0, inf], "module": [None], "method": ["fgsm"], "kind": ["gauss"],
-    "craft_smoothing": [-0.1, 1.0], "statistics": ["clean", None], "start": ["far", True],
+    "statistics": ["clean", None], "start": ["far", True],
     "clamp_start": [1, None],
     "recipe": ["pgd", train.FreeTraining(THREAT, 2), train.AWP(Standard())],
 }  # fmt: skip
@@ -94,7 +94,6 @@ def test_settings_outside_their_ranges_are_named(name):
         ("weight", lambda: FGSMTraining(THREAT, weight=1.1)),
         ("weight", lambda: PGDTraining(THREAT, 2, weight=1.1)),
         ("weight", lambda: train.RubbishTraining(weight=0.0)),
-        ("length", lambda: train.FastTraining(fa.L0(3), start_length="uniform")),
         ("statistics", lambda: PGDTraining(THREAT, 2, weight=0.5, statistics="both")),
         ("loss", lambda: Standard(loss="hinge")),
         ("loss", lambda: train.RubbishTraining(loss="margin")),
@@ -105,7 +104,7 @@ def test_settings_outside_their_ranges_are_named(name):
         ("threat", lambda: train.PriorGuidedTraining(fa.L2(0.1))),
         ("threat", lambda: train.RobustLogistic(fa.L0(3))),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_settings_that_one_recipe_refuses(field, make):
     with pytest.raises(InputError, match=f"{field}: expected"):

@@ -60,15 +60,7 @@ class ConstructedSet(ImageSet):
         return named | self.figures
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the set into a folder as shards and an index; shards of this set that are there are kept.
-
-        Args:
-            folder: to write into.
-
-        Raises:
-            InputError: the folder holds another set, or this is a subset.
-            OSError: the disk is full.
-        """
+        """Write the set into a folder as shards and an index; shards of this set that are there are kept."""
         config = self.card["config"]
         size, total = config["shard_size"], config["base"]["samples"]
         home = self.ids // size

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastadv._torch import COMPILED_MODULE, NormBase
+from fastadv._torch import COMPILED_MODULE, NormBase, held_by
 from fastadv.engine.copying.closures import copy_functions, inside, reachable
 from fastadv.engine.copying.inside import has_modes, keep_inside
 from fastadv.engine.copying.strays import may_stray
@@ -194,7 +194,7 @@ def same_products(part: nn.Module, copied: nn.Module) -> None:
     """
     if isinstance(part, nn.MultiheadAttention):
         for name in PROJECTIONS:
-            theirs, own = part._parameters.get(name), copied._parameters.get(name)
+            theirs, own = held_by(part)[0].get(name), held_by(copied)[0].get(name)
             if theirs is not None and own is not None:
                 own.requires_grad_(theirs.requires_grad)
 

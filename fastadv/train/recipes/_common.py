@@ -121,10 +121,7 @@ def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
 def step_length(
     threat: Threat, step_size: float | Tensor | None, steps: int = 1, factor: float = 1.0
 ) -> float | Tensor:
-    """Return `step_size`, or factor · radius / steps where it is None.
-
-    InputError where it moves nothing, and for None where the radius is infinite.
-    """
+    """Return `step_size`, or factor · radius / steps where it is None; InputError where it moves nothing."""
     if step_size is None:
         return threat.default_step_size(steps, factor)
     threat.check_step_size(check_number("step_size", step_size))

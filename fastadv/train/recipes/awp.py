@@ -31,9 +31,6 @@ class AWP(OwnStep):
         gamma: the size of the perturbation relative to the weights, > 0; 0.01 as in the paper, which has
             0.005 around TRADES.
 
-    Raises:
-        InputError: gamma is not positive, or the recipe owns its step.
-
     Example:
         >>> import fastadv as fa
         >>> digits = fa.data.load("digits", limit=64)

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
@@ -14,7 +13,7 @@ from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
-from fastadv.train._share import Means, Pass, Share, mean
+from fastadv.train._share import Means, Share, mean
 from fastadv.train._statistics import whole_batch_statistics
 
 T = TypeVar("T")
@@ -71,7 +70,7 @@ class Step(BatchPart):
     means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
     to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
 
-    `each` runs over the parts in which a run with `deterministic` or `accumulate` cuts a batch. `backward`,
+    `each` runs over the parts in which a run with `accumulate` cuts a batch. `backward`,
     `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
     `backward_each` is `backward` of `each`, one part's passes held at a time.
 
@@ -113,25 +112,15 @@ class Step(BatchPart):
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
         """Return what a function gives for each part of the batch that passes separately.
 
-        There is one part, this step, unless the batch is cut. What torch draws is then keyed by part.
-
-        Args:
-            do: called as do(part), or with `held` as do(part, its element of each).
-            held: sequences with an element for each part.
+        It is called as do(part), or do(part, its element of each of `held`). There is one part, this step,
+        unless the batch is cut; what torch draws is then keyed by part.
         """
         if not self.share.is_cut:
             return [do(self, *(each[0] for each in held))]
         return list(self._in_parts(do, *held))
 
     def backward(self, loss: Means) -> None:
-        """Compute fresh gradients of a loss.
-
-        Args:
-            loss: the mean over the batch, or a list with that of each part.
-
-        Raises:
-            FloatingPointError: the loss is not finite; on a GPU it is raised later.
-        """
+        """Compute fresh gradients of a loss."""
         self.check(loss)
         losses = self.share.by_cut(loss)
         if self.share.is_cut:
@@ -143,15 +132,7 @@ class Step(BatchPart):
         self._unscale()
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
-        """Compute fresh gradients of the losses do(part), as of `each`.
-
-        Args:
-            do: as in `each`; returns the mean loss of the part.
-            held: as in `each`.
-
-        Returns:
-            The losses, detached.
-        """
+        """Compute fresh gradients of the losses do(part), as of `each`."""
         if not self.share.is_cut:
             (loss,) = self.each(do, *held)
             self.backward(loss)
@@ -191,8 +172,7 @@ class Step(BatchPart):
         key = rng.fresh_seed()
         for share, x, y, ids, *own in zip(self.share.cut, *rows, *held, strict=True):
             drawn = rng.torch_seeded(rng.derive(key, "part", share.number), x.device)
-            # a pass has statistics of its own; exact parts may have none
-            with drawn, whole_batch_statistics(share) if isinstance(share, Pass) else nullcontext():
+            with drawn, whole_batch_statistics(share):
                 made = do(BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share}), *own)
             yield made
 
@@ -208,12 +188,7 @@ class Step(BatchPart):
         return loss if self.scale is None else self.scale.scaled(loss)
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Return the gradient of a loss for each of some weights; None where it does not depend on one.
-
-        Args:
-            loss: the mean over the batch, or a list with that of each part.
-            weights: parameters of the model.
-        """
+        """Return the gradient of a loss for each of some weights; None where it does not depend on one."""
         own = (
             torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
             for part, own in zip(self.share.cut, self.share.by_cut(loss), strict=True)
@@ -242,11 +217,7 @@ class OwnStep(Protocol):
     """
 
     def step(self, at: Step) -> Means:
-        """Return the mean loss of a batch, for the report, after training on it.
-
-        Args:
-            at: the batch.
-        """
+        """Return the mean loss of a batch, for the report, after training on it."""
         ...
 
 
@@ -364,26 +335,11 @@ class Crafted:
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change.
-
-        Args:
-            model: the model that trains.
-            x: floating [B, ...].
-            y: int [B], labels, or probabilities [B, K].
-            ids: int [B], sample numbers; None is 0 to B - 1.
-            seed: of the noise, together with the ids.
-        """
+        """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change."""
         raise NotImplementedError
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch.
-
-        Args:
-            model: the model that trains.
-            x: floating [B, ...].
-            y: int [B], labels, or probabilities [B, K].
-            x_adv: like x, what `craft` returned.
-        """
+        """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch."""
         raise NotImplementedError
 
     def __call__(

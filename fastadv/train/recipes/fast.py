@@ -4,11 +4,9 @@ import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from fastadv._checks import check_flag, check_number, check_share
+from fastadv._checks import check_flag, check_number
 from fastadv.errors import InputError
-from fastadv.losses import Loss
 from fastadv.threat import L0, L1, L2, Threat
 from fastadv.train.recipes._common import ascent, check_finite, check_objective, mean_loss, step_length
 from fastadv.train.recipes.base import Crafted
@@ -35,14 +33,6 @@ class FastTraining(Crafted):
             outside the box too, and clamps x_adv alone, as in Wong's code for MNIST. Clamped noise on a black
             pixel is 0 half of the time, and a step of 1.25 radii then drives every such pixel to 0 or to the
             radius, never between.
-        start_length: the `length` of `Threat.random_start`. None is "uniform" for L2 and L1: noise that is
-            uniform in the ball lies almost on the sphere, too alike for a single step.
-        craft_smoothing: of the labels in the attack, in [0, 1).
-
-    Raises:
-        InputError: another method, a step size without effect, noise < 0, noise > 1 with "rs", an infinite
-            radius, or a radius for each sample; clamp_start False in L0, whose noise is drawn from the box,
-            another length, or a smoothing outside [0, 1).
 
     Example:
         >>> import fastadv as fa
@@ -63,20 +53,14 @@ class FastTraining(Crafted):
     noise: float | None = None
     label_smoothing: float = 0.0
     clamp_start: bool = True
-    start_length: str | None = None
-    craft_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method: expected one of {sorted(METHODS)}, got {self.method!r}")
         check_finite(self.threat, "noise in the ball")
         check_objective(self.label_smoothing)
-        check_share("craft_smoothing", self.craft_smoothing, zero=True)
         if not check_flag("clamp_start", self.clamp_start) and isinstance(self.threat, L0):
             raise InputError("clamp_start: expected True for L0, which draws from the box, got False")
-        if self.start_length is None and isinstance(self.threat, L1 | L2):
-            object.__setattr__(self, "start_length", "uniform")
-        self.threat.check_length(self.start_length or "ball")
         step_length(self.threat, self.step_size)
         if self.noise is not None:
             check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
@@ -89,19 +73,10 @@ class FastTraining(Crafted):
         step_size = step_length(self.threat, self.step_size, factor=factor)
         if not self.clamp_start:
             around = replace(around, box=(-math.inf, math.inf))
-        start = around.random_start(x, seed=seed, ids=ids, length=self.start_length or "ball")
-        loss = smoothed(self.craft_smoothing, y) if self.craft_smoothing else "ce"
-        return ascent(model, x, y, room, 1, step_size, loss=loss, start=start)
+        # points uniform in an L2 or L1 ball lie almost on the sphere, too alike for a single step
+        length = "uniform" if isinstance(self.threat, L1 | L2) else "ball"
+        start = around.random_start(x, seed=seed, ids=ids, length=length)
+        return ascent(model, x, y, room, 1, step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         return mean_loss(model(x_adv), y, self.label_smoothing)
-
-
-def smoothed(smoothing: float, y: Tensor) -> Loss:
-    """Return the cross-entropy with smoothed labels, which examples ascend; y may be mixed."""
-
-    def each(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        wanted = y.to(logits) if y.is_floating_point() else labels
-        return cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
-
-    return each

@@ -23,9 +23,6 @@ class FGSMTraining(Crafted):
         label_smoothing: that of J, not of the attack, in [0, 1).
         loss: J, "ce" or "bce", as in `Standard`.
 
-    Raises:
-        InputError: a weight outside [0, 1], another loss, an infinite radius, or a radius for each sample.
-
     Source:
         Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6, alpha = 0.5.
     """

@@ -29,9 +29,6 @@ class FreeTraining(OwnStep):
         step_size: of d, in input units; None is the radius.
         label_smoothing: that of J, in [0, 1).
 
-    Raises:
-        InputError: replays < 1, a step size without effect, an infinite radius, or a radius for each sample.
-
     Source:
         Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
     """

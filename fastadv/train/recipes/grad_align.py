@@ -27,10 +27,6 @@ class GradAlign:
         recipe: the recipe whose loss is taken, with a threat of one finite radius.
         weight: of the alignment, > 0; 0.2 is that of the FastAT benchmark for CIFAR-10 at 8 / 255.
 
-    Raises:
-        InputError: the weight is not positive, the recipe owns its step, or has no threat of one finite
-            radius.
-
     Source:
         Andriushchenko, Flammarion 2020 (arXiv 2007.02617), equation 4.
     """

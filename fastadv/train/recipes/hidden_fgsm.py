@@ -34,10 +34,6 @@ class HiddenFGSM:
         label_smoothing: that of J, not of the attack, in [0, 1).
         loss: J, "ce" or "bce", as in `Standard`.
 
-    Raises:
-        InputError: the radius is not positive, a weight is outside [0, 1], another loss; with the first
-            batch, the model has no such module, or does not run it once, on a tensor.
-
     Source:
         Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6.
     """

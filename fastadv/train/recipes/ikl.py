@@ -31,10 +31,6 @@ class IKL(NearPredictions, OwnStep):
         power: of the class weights, > 0; 1 or 0.2 in the authors' code.
         others: as in `TRADES`.
 
-    Raises:
-        InputError: beta < 0, soft < 0, a temperature or a power is not positive, or one of the errors of
-            `TRADES`.
-
     Source:
         Cui et al. 2024 (arXiv 2305.13948), equation 9, normalized as in the authors' second version, whose
         beta, soft and temperature are the defaults.

@@ -23,10 +23,6 @@ class WeightDecayL1:
         coefficient: > 0. In the paper 0.0025 was already too much for a maxout network.
         recipe: the recipe whose loss is taken.
 
-    Raises:
-        InputError: the coefficient is not positive, or the recipe owns its step; with the first batch, the
-            model has no such weights.
-
     Source:
         Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5.
     """

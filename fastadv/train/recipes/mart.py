@@ -34,9 +34,6 @@ class MART(NearPredictions):
         label_smoothing: that of the first term, in [0, 1).
         others: as in `TRADES`.
 
-    Raises:
-        InputError: as by `TRADES`.
-
     Source:
         Wang et al. 2020 (ICLR, Improving adversarial robustness requires revisiting misclassified examples),
         equations 6 to 8 and 11.

@@ -26,10 +26,6 @@ class InputNoise(Crafted):
         weight: of the clean images, in [0, 1], as in `FGSMTraining`.
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
 
-    Raises:
-        InputError: another kind, a weight outside [0, 1], a threat other than Linf, an infinite radius, or a
-            radius for each sample.
-
     Source:
         Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7, the control experiments.
     """

@@ -53,10 +53,6 @@ class NuAT(Crafted, OwnStep):
             of 100.
         label_smoothing: that of J, in [0, 1).
 
-    Raises:
-        InputError: a threat other than Linf, an infinite radius, a radius for each sample, weight < 0, or
-            rise < 1.
-
     Source:
         Sriramanan et al. 2021 (NeurIPS, Towards efficient and effective adversarial training), equations 3
         and 4.

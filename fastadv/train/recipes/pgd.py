@@ -35,11 +35,6 @@ class PGDTraining(Crafted):
             pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
             latter without saying so.
 
-    Raises:
-        InputError: steps < 1, a step size that is not positive and finite or has no effect, a weight or a
-            smoothing outside its range, other statistics, a radius for each sample, or an infinite radius
-            with a random start or without a step size.
-
     Example:
         >>> import fastadv as fa
         >>> digits = fa.data.load("digits", limit=64)

@@ -38,10 +38,6 @@ class PriorGuidedTraining(OwnStep):
         reset: epochs of a cycle, >= 1.
         label_smoothing: that of J, in [0, 1).
 
-    Raises:
-        InputError: a threat other than Linf, an infinite radius, a radius for each sample, a step size
-            without effect, momentum outside [0, 1], consistency < 0, or reset < 1.
-
     Source:
         Jia et al. 2022 (arXiv 2207.08859), section 3 and algorithm 3.
     """

@@ -31,10 +31,6 @@ class RobustLogistic:
         weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
         label_smoothing: the share of each label that is spread over both classes, in [0, 1).
 
-    Raises:
-        InputError: a weight outside [0, 1], an L0 threat, an infinite radius, or a radius for each sample;
-            with the first batch, another model.
-
     Source:
         Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5, whose printed formula has `radius ·
         |w|` inside the bracket, which is right for y = 1 alone.

@@ -28,9 +28,6 @@ class RubbishTraining:
             the uniform distribution); "bce", that it is none of them, for models that give each class a
             probability of its own (the sigmoids of Goodfellow et al. 2014).
 
-    Raises:
-        InputError: the weight is not positive, another loss, or the recipe owns its step.
-
     Source:
         Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), appendix A, which calls such images rubbish class
         examples; Hendrycks et al. 2019 (arXiv 1812.04606), outlier exposure, for "ce".

@@ -23,9 +23,6 @@ class SCORE(NearPredictions):
         start: "uniform" starts anywhere in the ball, as in the authors' code; "near" at x + 0.001 · N(0, 1).
         others: as in `TRADES`.
 
-    Raises:
-        InputError: as by `TRADES`.
-
     Source:
         Pang et al. 2022 (arXiv 2202.10103), section 4, the squared error (LSE) in place of KL.
     """

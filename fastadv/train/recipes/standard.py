@@ -15,9 +15,6 @@ class Standard:
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
         loss: "ce", the cross-entropy of the softmax, or "bce", the sum over classes of those of a sigmoid
             each, for models that give each class a probability of its own (RBF networks).
-
-    Raises:
-        InputError: a value is outside its range.
     """
 
     label_smoothing: float = 0.0

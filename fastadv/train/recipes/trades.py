@@ -30,10 +30,6 @@ class TRADES(NearPredictions):
         start: "near" starts at x + 0.001 · N(0, 1); "uniform" anywhere in the ball, as recipes with generated
             images do.
 
-    Raises:
-        InputError: beta < 0, steps < 1, a step size has no effect, there is a radius for each sample, or an
-            infinite radius without a step size.
-
     Example:
         >>> import fastadv as fa
         >>> digits = fa.data.load("digits", limit=64)
