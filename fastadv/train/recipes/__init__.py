@@ -14,6 +14,7 @@ from fastadv.train.recipes.fast import FastTraining
 from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
 from fastadv.train.recipes.grad_align import GradAlign
+from fastadv.train.recipes.hat import HAT
 from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
 from fastadv.train.recipes.ikl import IKL
 from fastadv.train.recipes.l1 import WeightDecayL1
@@ -30,6 +31,7 @@ from fastadv.train.recipes.trades import TRADES
 
 __all__ = [
     "AWP",
+    "HAT",
     "IKL",
     "MART",
     "SCORE",

@@ -9,6 +9,7 @@ import torch
 import fastadv as fa
 from fastadv import train
 from tests.train.recipes import hand
+from tests.train.test_recipes import flat_net
 
 THREAT = fa.Linf(0.1)
 COMMON = {
@@ -21,6 +22,7 @@ DEFAULTS = {
     "FastTraining": {"method": "rs", "noise": None, "clamp_start": True},
     "FreeTraining": {},
     "GradAlign": {"weight": 0.2},
+    "HAT": {"beta": 2.5, "gamma": 0.5, "far": 2.0},
     "HiddenFGSM": {"weight": 0.5},
     "IKL": {"beta": 20.0, "soft": 4.0, "temperature": 4.0, "power": 1.0},
     "InputNoise": {"kind": "sign", "weight": 0.0},
@@ -41,6 +43,7 @@ LENGTHS = {
     "mart": (train.MART(THREAT, 4), 2.5 * 0.1 / 4),
     "score": (train.SCORE(THREAT, 4), 2.5 * 0.1 / 4),
     "ikl": (train.IKL(THREAT, 4), 2.5 * 0.1 / 4),
+    "hat": (train.HAT(THREAT, 4, helper=flat_net(1).double()), 2.5 * 0.1 / 4),
     "rs": (train.FastTraining(THREAT), 1.25 * 0.1),
     "n-fgsm": (train.FastTraining(THREAT, "n-fgsm"), 0.1),
     "free": (train.FreeTraining(THREAT, 2), 0.1),
