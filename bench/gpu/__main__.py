@@ -1,6 +1,6 @@
 """The kernels, attacks, training and ABS on this machine's GPU: checked first, then measured.
 
-    python -m bench.gpu [STAGE ...] [--out DIR] [--budget 500] [--only TEXT]
+    python -m bench.gpu [STAGE ...] [--out DIR] [--budget 500] [--only TEXT] [--keep]
 
 Stages: correctness, ops, attacks, training, abs, construct; all of them where none is named. Each stage
 takes at most `--budget` seconds and some for its end, and names what did not fit. A second call goes on
@@ -47,6 +47,7 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--again", action="store_true", help="repeat what is recorded already")
+    parser.add_argument("--keep", action="store_true", help="let the kernels launch with the tuned widths")
     parser.add_argument("--no-build", action="store_true", help="do not build the extension")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, as on machines without a GPU")
     parser.add_argument("--commit", default="", help="recorded where the tree has no .git")
@@ -146,8 +147,20 @@ def main() -> int:
         launch(stage, shared | {"deadline": started + given.budget})
         started = time.monotonic()
     rows = [row for row in recorded(out / "gpu.jsonl") if row.get("run") == run]
+    keep_tuned(out, rows, given.keep)
     say(table(rows))
     return int(any(map(broken, rows)))
+
+
+def keep_tuned(out: Path, rows: list[Row], keep: bool) -> None:
+    """Write the launch widths that won: beside the rows, and with `keep` where the kernels read them."""
+    from bench.subjects.widths import write_tuned
+
+    if write_tuned(out / "gpu_tuned.json", rows):
+        kernels = ROOT / "fastadv" / "ops" / "triton" / "tuned.json"
+        if keep:
+            write_tuned(kernels, rows)
+        say(f"tuned widths: {out / 'gpu_tuned.json'}", "(kept)" if keep else "(--keep lets kernels use them)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Each op at sizes that users have: against the usual eager code, and that compiled, or its own reference.
 
 Each row gives the share of the copy bandwidth, or of the matrix product's rate, measured in the same run. The
-bytes and operations are the least that the op's card counts. An op whose check fails is not measured.
+bytes and operations are the least that the op's card counts. An op whose check fails is not measured. On a
+GPU the launch widths of the row kernels are tuned as well.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from bench.ceilings import exact_convolutions
 from bench.eager import abs as eager_abs
 from bench.eager.steps import STEPS
 from bench.session import Case, Row, Session
+from bench.subjects import widths
 from bench.subjects.correctness import checked, kernel_of, samples
 from bench.subjects.op_sizes import OWN_GRAPHS, Args, Problem, problems
 from bench.timing import quantiles, ratio
@@ -23,8 +25,13 @@ from fastadv.ops.registration.library import CARDS
 
 
 def cases(session: Session) -> Iterator[Case]:
-    for problem in problems(session):
+    every = [*problems(session)]
+    for problem in every:
         yield Case(problem.name, partial(measured, session, problem), needs=3)
+    for name in () if session.on_cpu else widths.TUNABLE:
+        own = [problem for problem in every if problem.op == name]
+        tools = partial(gate, session, name), partial(_time, session, name)
+        yield Case(f"tune {name}", partial(widths.tried, session, name, own, *tools), needs=30)
 
 
 def gate(session: Session, name: str) -> None:
@@ -117,3 +124,10 @@ def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way
     if session.on_cpu or on_gpu:
         ways["torch.compile"] = Way(torch.compile(usual, dynamic=False), inputs)
     return ways
+
+
+def _time(session: Session, name: str, sets: list[Args]) -> float:
+    """Measure the milliseconds of one call, the median of a few."""
+    way = fastadv(name, sets)
+    run, calls = session.rotating(way.call, way.sets, way.captured)
+    return median([session.timed(run) for _ in range(7)]) / calls

@@ -1,5 +1,6 @@
-"""The correctness stage of `make gpu` notices faults."""
+"""The correctness stage of `make gpu` notices faults, and the launch widths that are found are used."""
 
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from bench.nets import small_net
 from bench.subjects import correctness
 from bench.subjects.correctness import checked, misjudged, relative_error, replayed_steps
+from bench.subjects.widths import write_tuned
 from fastadv import freeze
 from fastadv.attacks.core import ranking, waiting
 from fastadv.engine.graph import Graphs
@@ -165,3 +167,20 @@ class TestCorrectness:
         for precision in ("fp32", "bf16"):
             with pytest.raises(AssertionError, match=r"logits: relative error 0\.2"):
                 list(correctness.engine(session(), precision))
+
+
+def winner(kernel, block, gpu="H"):
+    width = None if block is None else {"BLOCK": block, "num_warps": 8}
+    return {"provider": "winner", "kernel": kernel, "width": width, "gpu": gpu}
+
+
+class TestTuned:
+    def test_winners_are_kept_by_gpu_and_kernel(self, tmp_path):
+        path = tmp_path / "tuned.json"
+        assert not write_tuned(path, [winner("a", 512, gpu="")])
+        assert write_tuned(path, [winner("a", 512), winner("b", 1024), winner("a", 256, gpu="A")])
+        assert write_tuned(path, [winner("b", None)])  # its default won
+        assert json.loads(path.read_text()) == {
+            "H": {"a": {"BLOCK": 512, "num_warps": 8}},
+            "A": {"a": {"BLOCK": 256, "num_warps": 8}},
+        }

@@ -1,5 +1,6 @@
 """The parts of `make gpu` that only a GPU would run, with a stand-in for torch.cuda on the CPU."""
 
+import importlib
 import math
 import time
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from bench.session import Session
-from bench.subjects import correctness
+from bench.stage import cases_of
+from bench.subjects import correctness, op_sizes, widths
 from fastadv.ops.registration.library import CARDS, triton_launcher
 from runs import CPU, ran
 from runs import session as made
@@ -88,6 +90,44 @@ def test_an_op_against_eager_and_compiled(session):
     assert {row["sets"] for row in rows} == {math.ceil(2 * 3000 / (4 * 4 * 4 * 48))}
     assert {row["peak_mib"] for row in rows} == {2.0}
     assert "share_of_copy" in next(row for row in rows if row["provider"] == "fastadv")
+
+
+def tuned(session, name, milliseconds):
+    own = [problem for problem in op_sizes.problems(session) if problem.op == name]
+    return list(widths.tried(session, name, own, lambda: None, milliseconds))
+
+
+def test_the_fastest_width_wins(session):
+    from fastadv.ops.triton import _tuned
+
+    def milliseconds(sets):
+        width = _tuned._tried.get("l2_step_kernel", _tuned.Width(1024, 8))
+        return {256: 0.5, 1024: 1.0}.get(width.BLOCK, 0.9)
+
+    *tried, winner = tuned(session, "l2_step", milliseconds)
+    assert {row["provider"]: row["times_default"] for row in tried} == {
+        f"{block}/{warps}": {256: 2.0, 1024: 1.0}.get(block, 1.111) for block, warps in widths.WIDTHS
+    }
+    wins = {"width": {"BLOCK": 256, "num_warps": 2}, "kernel": "l2_step_kernel", "times_default": 2.0}
+    assert winner == {"provider": "winner", **wins}
+    assert tuned(session, "l2_step", lambda sets: 1.0)[-1]["width"] is None
+
+
+def test_a_width_with_another_result_cannot_win(session, monkeypatch):
+    from fastadv.ops.triton import _tuned
+
+    monkeypatch.setattr(widths, "result", lambda name, problem: torch.full((2,), float(len(_tuned._tried))))
+    *tried, winner = tuned(session, "linf_step", lambda sets: 0.1 if _tuned._tried else 1.0)
+    assert all("differ" in row["error"] for row in tried)
+    assert winner["width"] is None
+
+
+def test_every_tunable_kernel_has_that_name_and_a_case(session):
+    named = {case.name for case in cases_of("ops", session)}
+    for name in widths.TUNABLE:
+        module = importlib.import_module(f"fastadv.ops.triton.{name.rstrip('_')}")
+        assert hasattr(module, f"{name.rstrip('_')}_kernel")
+        assert f"tune {name}" in named
 
 
 def test_a_replay_that_writes_nothing_is_noticed(session):

@@ -1,5 +1,7 @@
 """The kernels of FAB, Square and Sparse-RS beyond the contract's samples: ties, many blocks, every place."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 
@@ -10,14 +12,13 @@ INF = float("inf")
 
 
 @pytest.fixture(autouse=True)
-def _many_blocks(monkeypatch):
-    from fastadv.ops.triton import _common
+def _many_blocks():
+    from fastadv.ops.triton._tuned import Width, trying
 
-    def start(kernel, programs, out, *args, **options):
-        usual(kernel, programs, out, *args, **options | {"BLOCK": 32, "num_warps": 1})
-
-    usual = _common.start
-    monkeypatch.setattr(_common, "start", start)
+    with ExitStack() as stack:
+        for name in ("to_hyperplane", "square_linf", "square_bumps", "sparse_rs"):
+            stack.enter_context(trying(f"{name}_kernel", Width(32, 1)))
+        yield
 
 
 def check(name, *args):

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastadv.ops.triton._tuned import Width, width
+
 # No fused multiply-add: products and sums round one by one, as in the references.
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 # A row is walked in blocks of this many elements: four a thread, 16 bytes of float32.
@@ -150,8 +152,9 @@ def start(kernel: Any, programs: int, out: Tensor, *args: Any, **options: Any) -
 
 
 def start_rows(kernel: Any, out: Tensor, *args: Any, block: int = WIDTH) -> None:
-    """Launch kernel(out, *args), one program a row of `out`."""
-    start(kernel, len(out), out, *args, BLOCK=block)
+    """Launch kernel(out, *args), one program a row of `out`, in the measured width."""
+    wide = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))
+    start(kernel, len(out), out, *args, **wide._asdict())
 
 
 def over_rows(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastadv.ops.triton import _common
 from fastadv.ops.triton._common import add_towards, clamp, edge, load, per_row, rounded, store, towards_zero
+from fastadv.ops.triton._tuned import Width, width
 
 
 @triton.jit
@@ -53,9 +54,10 @@ def launch(
     # without values a row the batch is one long row, and short samples waste no lanes
     rows = 1 if radius_rows is None and step_size_rows is None else len(out)
     cols = out.numel() // rows
+    wide = width(linf_step_kernel, out.device, Width(_common.WIDTH, 4))
     _common.start(
-        linf_step_kernel, rows * triton.cdiv(cols, _common.WIDTH), target, *inputs, cols, radius, step_size,
-        lo, hi, _common.rows64(radius_rows), _common.rows64(step_size_rows), BLOCK=_common.WIDTH, num_warps=4,
+        linf_step_kernel, rows * triton.cdiv(cols, wide.BLOCK), target, *inputs, cols, radius, step_size,
+        lo, hi, _common.rows64(radius_rows), _common.rows64(step_size_rows), **wide._asdict(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)
