@@ -331,3 +331,9 @@ def test_a_share_beside_a_curve_has_the_interval_of_its_count():
     ((_, cell),) = chart._grid({"one": Curve(np.array([0.0]), np.array([0.29]))}, 100, [0.0]).lines
     low, high = clopper_pearson(29, 100)
     assert cell == f"29.0% [{100 * low:.1f}%, {100 * high:.1f}%]"
+
+
+def test_a_distance_that_rounding_lengthened_counts_within_its_radius_in_the_chart_too():
+    distances, radii = torch.tensor([0.1, 0.2]), np.array([0.0, 0.1, 0.2])
+    assert distances.double()[0] > 0.1
+    assert chart._curve(distances, radii).accuracy.tolist() == [1, 0.5, 0]

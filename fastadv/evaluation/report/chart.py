@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastadv.attacks.masking.evidence import SLACK
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.groups import Group, comparable
 from fastadv.evaluation.report.grid import Grid, with_interval
@@ -80,11 +81,9 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     radii = np.union1d(np.linspace(0, right, POINTS + 1), told)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
-        known["all attacks"] = Curve.from_distances(group.nearest(table.rows), radii)
+        known["all attacks"] = _curve(group.nearest(table.rows), radii)
     if len(minimal) > 1 or len(rows) == 1:
-        known |= {
-            row.name: Curve.from_distances(row.distance, radii[radii <= _reach(row)]) for row in minimal
-        }
+        known |= {row.name: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
     known |= drawn
     left_out = max(0, len(known) - MOST + (bounds is not None))
     known = dict(list(known.items())[: MOST - (bounds is not None)])
@@ -109,6 +108,11 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
         _grid(known, table.n, told.tolist()),
         left_out,
     )  # fmt: skip
+
+
+def _curve(distances: Tensor, radii: NDArray[np.float64]) -> Curve:
+    """Return the accuracy at each radius, within which a distance counts that rounding lengthened."""
+    return Curve.from_distances(distances / (1 + SLACK), radii)
 
 
 def _reach(row: Row) -> float:
