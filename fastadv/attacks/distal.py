@@ -92,7 +92,10 @@ def distal(
     check_finite_box("distal", threat)
     classifier = prepare(model)
     own = classifier.model
-    goal = _Confident(confidence, float(getattr(own, "scale", 1.0)), float(getattr(own, "floor", 0.0)))
+    options = getattr(own, "options", own)  # of ABS; another model may have both itself
+    goal = _Confident(
+        confidence, float(getattr(options, "scale", 1.0)), float(getattr(options, "floor", 0.0))
+    )
     with torch.inference_mode(False), torch.no_grad():
         targets = check_index("targets", targets, len(targets), targets.device)
         numbers = torch.arange(len(targets), device=targets.device)

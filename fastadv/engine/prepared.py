@@ -60,6 +60,7 @@ class Prepared:
         eot: passes over which logits, losses and gradients of the search are averaged.
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
         given: for the engine: the model as given, checked.
+        device: where its samples must lie; None for a function, which takes them where they are.
         forwards: samples passed forward since the start.
         backwards: samples passed backward since the start.
         compared: how many of both a Frozen passed to compare its search with the model, which depends on the
@@ -86,7 +87,7 @@ class Prepared:
 
     @property
     def device(self) -> torch.device | None:
-        """Where its samples must lie; None for a function, which takes them where they are."""
+        """Where its samples must lie."""
         return self._device
 
     # What an attack asks.

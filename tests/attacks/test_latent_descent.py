@@ -99,7 +99,7 @@ def explained():
 @pytest.mark.slow
 def test_abs_is_broken_outside_its_bound(explained):
     model, x, y = explained
-    model.binary = False
+    model.options = model.options.changed(binary=False)
     out = latent_descent(model, x, y, step_size=0.05)
     assert (out.status == Status.BROKEN).all()
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
@@ -112,7 +112,7 @@ def test_abs_is_broken_outside_its_bound(explained):
 def test_binary_abs_is_crossed_at_the_threshold(explained, dtype):
     """In every precision the same images are broken, by pixels just on the other side of 0.5."""
     model, x, _ = explained
-    model.binary = True
+    model.options = model.options.changed(binary=True)
     try:
         x = x.bfloat16().half().to(dtype)  # the same image in all of them
         y = model(x.float()).argmax(1)
@@ -120,7 +120,7 @@ def test_binary_abs_is_crossed_at_the_threshold(explained, dtype):
         single = latent_descent(model, x.float(), y, step_size=0.05)
         fresh = model(out.x_adv.float()).argmax(1)
     finally:
-        model.binary = False
+        model.options = model.options.changed(binary=False)
     assert single.success.any()
     assert torch.equal(out.success, fresh != y)
     assert torch.equal(out.success, single.success)

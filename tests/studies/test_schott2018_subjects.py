@@ -69,7 +69,7 @@ def test_published_models_read_digits(shared_data, tmp_path):
     assert plain.model.options.steps == 50
     assert plain.model.options.precision == "fp32"
     assert plain.attacked(input_grad="unrolled").options.input_grad == "unrolled"
-    assert made["binary_abs"].attacked().binary
+    assert made["binary_abs"].attacked().options.binary
     assert not plain.model.options.binary
     given = fa.models.WongCNN(seed=3).state_dict()
     assert all(torch.equal(given[key], value) for key, value in made["madry"].model.state_dict().items())

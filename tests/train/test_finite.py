@@ -24,13 +24,13 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint
     Bad.calls = 0
     model, past = net(), []
     with pytest.raises(FloatingPointError, match="nan in epoch 2 at step 2") as caught:
-        past.extend(train(model, recipe=Bad(), run_dir=tmp_path))
+        past.extend(train(model, recipe=Bad(), run_dir=tmp_path, identity="counts its calls"))
     order = fa.rng.permutation(50, fa.rng.derive(0, "order", 2))[16:24].tolist()
     assert f"(samples {', '.join(map(str, order))})" in str(caught.value)
     assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     Bad.calls = 100
-    (report,) = train(recipe=Bad(), run_dir=tmp_path, resume=True)
+    (report,) = train(recipe=Bad(), run_dir=tmp_path, resume=True, identity="counts its calls")
     assert report.epoch == 2
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
-from fastadv.attacks.autoattack import ATTACKS, Component
+from fastadv.attacks.auto.run import ATTACKS, Component
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
