@@ -447,7 +447,7 @@ def test_the_look_at_a_model_before_square_makes_no_attack_by_gradients_of_it(
 ) -> None:
     model, x, y = case()
     few = Component("square", "square", {"queries": 50})
-    monkeypatch.setattr(versions, "search", lambda queries: few)
+    monkeypatch.setattr(versions, "search", lambda queries, **how: few)
     found = Evidence.of(autoattack(model, x, y, fa.Linf(0.3), version=["square"], indicators=False))
     assert found.broken.any()
     assert torch.equal(found.blind, found.broken)
