@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
@@ -16,8 +16,6 @@ from fastadv.data._labels import check_labels, classes_of
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
-from fastadv.engine import Prepared
-from fastadv.engine.copying.twin import device_of
 from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -237,8 +235,3 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
         what = f"samples {ids[0]} to {ids[-1]}"
         check_images(x, what)
         yield x, check_labels(y, what), ids
-
-
-def device_for(frozen: Prepared) -> torch.device | None:
-    """Return where its samples must lie; None for a function, which takes them where they are."""
-    return device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None

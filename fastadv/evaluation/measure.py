@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
-from fastadv.runs.files import read_json
 
 
 def evaluate(
@@ -143,7 +143,7 @@ def evaluate(
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
     with Parts(run_dir, shared=apart) as parts:
-        parts.begun(IDENTITY, resume, "an evaluation", read_json)
+        parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.identity = parts.identify(IDENTITY, config)
         own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
         table = Evaluation(

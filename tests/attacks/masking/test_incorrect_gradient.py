@@ -18,6 +18,7 @@ from fastadv.models import Binarized, bpda
 from tests.attacks.methods.test_masked_modules import HONEST
 from tests.attacks.nets import images, labels, linear, mlp
 from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached
+from tests.engine.planted import Changed
 from tests.parity.models import WALL
 
 LIMIT = SIGNS["incorrect_gradient"].limit
@@ -31,22 +32,11 @@ def digits(side: int = 8) -> Tensor:
     return torch.rand(8, 1, side, side, generator=torch.Generator().manual_seed(1))
 
 
-class _Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return ctx.factor * gradient, None
-
-
 @pytest.mark.parametrize("factor", [1.0, 0.6, 0.0, -1.0, 1.5])
 def test_a_gradient_of_another_length_misses_as_computed(factor: float) -> None:
     """What is left over of each half of a way is (1 - factor) of the change."""
     net, x = linear().double(), images(9)
-    frozen = freeze(lambda x: net(_Scaled.apply(x, factor)))
+    frozen = freeze(lambda x: net(Changed.apply(x, lambda gradient: factor * gradient)))
     found = probes.missing_gradient(frozen, case(x), 3)
     assert found == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
 
