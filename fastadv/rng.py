@@ -104,7 +104,11 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
 
 
 def seed_all(seed: int) -> None:
-    """Set the generators of torch on the CPU, NumPy and Python; inside `generators_kept` alone."""
+    """Set the generators of torch on the CPU, NumPy and Python; inside `generators_kept` alone.
+
+    Args:
+        seed: from 0 to 2^63 - 1.
+    """
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # which takes words of 32 bits
     torch.default_generator.manual_seed(seed)
