@@ -35,11 +35,6 @@ def schott(
     official: Path | None = o.option(
         None, f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.", metavar="FOLDER"
     ),
-    madry: Path | None = o.option(
-        None,
-        "Weights of an adversarially trained wong_cnn; by default one is trained in --run-dir.",
-        metavar="FILE",
-    ),
     run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
     resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
     seed: o.Seed = 0,
@@ -62,8 +57,8 @@ def schott(
     kept = f"finished batches are kept in {run_dir}; add --resume to continue"
     with interruptible(kept), progress("study") as bar:
         subjects = Subjects(
-            official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, madry=madry,
-            device=place, seed=seed, watch=bar.named,
+            official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, device=place, seed=seed,
+            watch=bar.named,
         )  # fmt: skip
         subjects.check(settings.models)
         test = load_data("mnist", data_dir=data_dir)

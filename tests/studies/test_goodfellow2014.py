@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014 import directions, models, paper, tables
+from fastadv.studies.goodfellow2014 import models, paper, tables
 from fastadv.studies.goodfellow2014.bench import Answers, Bench, Line, Nets, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.plan import SCALES, Beginning, plans
 from fastadv.studies.study import unwatched
@@ -205,7 +205,7 @@ def test_what_cannot_work_is_refused(tmp_path):
         paper.run(TINY, *sets, tmp_path)
     bench = SimpleNamespace(nets={"maxout": None}, settings=TINY, y=torch.tensor([3, 5]))
     with pytest.raises(InputError, match="tested: expected a test image of class 4, got none"):
-        list(directions.directions(bench))
+        list(tables.directions(bench))
 
 
 MANY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)

@@ -11,7 +11,7 @@ from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.goodfellow2014 import directions, logistic, tables
+from fastadv.studies.goodfellow2014 import logistic, tables
 from fastadv.studies.goodfellow2014.bench import Bench, Line, Nets
 from fastadv.studies.goodfellow2014.plan import Settings
 from fastadv.studies.study import Watch, publish, unwatched
@@ -25,7 +25,7 @@ TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "weights": tables.first_layers,
     "agreement": tables.agreement,
     "rounding": tables.rounding,
-    "directions": directions.directions,
+    "directions": tables.directions,
     "ensemble": tables.ensemble,
     "rubbish": tables.noises,
 }

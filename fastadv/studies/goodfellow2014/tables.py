@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine.copying.twin import device_of
+from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.studies.goodfellow2014 import figures
 from fastadv.studies.goodfellow2014.bench import STEPS, STRONGLY_TESTED, Answers, Bench, Line, Paper
-from fastadv.studies.goodfellow2014.figures import first_layer, spread
+from fastadv.studies.goodfellow2014.figures import POINTS, RADIUS, first_layer, shown, spread
 from fastadv.studies.goodfellow2014.plan import LARGE
 
 UNKNOWN: Paper = (None, None)
@@ -23,6 +24,10 @@ SURE = 0.5  # a model that is surer than this of a class is wrong
 BATCH = 1000
 SHOWN = 10  # images of each class in the picture
 DEVIATIONS = 3.0  # that a picture of noise shows on each side of 0
+TRACED = 4  # the class of the image in the paper's figure 4
+DEGREES = (5.0, 10.0, 15.0, 20.0)
+OTHERS = 10  # whose steps each image gets
+ROUNDING = 1e-6  # what is left of a gradient along x, beside it
 ROUNDED: dict[str, Paper] = {
     "maxout": (0.894, 0.976),
     "noise_sign": (0.862, 0.973),
@@ -127,12 +132,10 @@ def first_layers(bench: Bench) -> Iterator[Line]:
     chosen, shape = {name: bench.nets[name] for name in ("maxout", "adversarial")}, bench.test_set.shape
     path = bench.figure("weights", "weights of the first layer")
     figures.weights(chosen, shape, path, bench.settings.seed)
-    details = bench.details["weights"] = {}
     for name, model in chosen.items():
         weight = first_layer(model, shape)
-        each, pixels = spread(weight), weight[0, 0].numel()
-        details[name] = {"pixels": pixels, "mean": float(each.mean()), "median": float(each.median())}
-        yield Line(f"{name}, pixels that a unit looks at", details[name]["mean"] / pixels)
+        mean = float(spread(weight).mean())
+        yield Line(f"{name}, pixels that a unit looks at", mean / weight[0, 0].numel())
 
 
 def noises(bench: Bench) -> Iterator[Line]:
@@ -152,8 +155,8 @@ def noises(bench: Bench) -> Iterator[Line]:
         led = fooling(
             bench.nets[name], shape, threat, classes=len(names), samples=samples, seed=settings.seed
         )
-        details[f"{name}, led"] = led
-        yield Line(f"{name}, led to a class by a step of {STEP:g}", led["mean"])
+        details[f"{name}, led"] = {"success": led}
+        yield Line(f"{name}, led to a class by a step of {STEP:g}", sum(led) / len(led))
     fa.figures.strips(
         rows(bench.nets["maxout"], shape, threat, names, settings.seed),
         bench.figure("rubbish", "noise led to each class"), title="Noise, one step towards each class",
@@ -187,27 +190,15 @@ def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int =
 
 def fooling(
     model: nn.Module, shape: Sequence[int], threat: fa.Threat, *, classes: int, samples: int, seed: int = 0
-) -> dict[str, Any]:
+) -> list[float]:
     """Return how often one step in `threat` from noise makes `model` call it class i with probability 1/2.
 
-    The step raises log p(i). `success` is the share for each class, `at_once` that of the noise itself that
-    the model calls that class.
+    The step raises log p(i).
     """
     ids = _ids(model, samples)
     x = noise(shape, ids, seed)
-    shares, at_once = [], []
-    for target in range(classes):
-        out = _fooled(model, x, target, threat, ids)
-        shares.append(float(out.success.double().mean()))
-        at_once.append(float((out.status == fa.attacks.Status.ALREADY_WRONG).double().mean()))
-    return {
-        "norm": threat.norm,
-        "radius": threat.radius,
-        "samples": samples,
-        "success": shares,
-        "mean": sum(shares) / classes,
-        "at_once": at_once,
-    }
+    made = (_fooled(model, x, target, threat, ids) for target in range(classes))
+    return [float(out.success.double().mean()) for out in made]
 
 
 def _ids(model: nn.Module, samples: int) -> Tensor:
@@ -244,3 +235,72 @@ def rows(
         images = (out.x_adv / (2 * DEVIATIONS) + 0.5).clamp(0, 1)
         made.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
     return made
+
+
+def directions(bench: Bench) -> Iterator[Line]:
+    """Yield the FGSM direction far out, on other images, and as a rotation; all of the maxout network."""
+    model, settings = bench.nets["maxout"], bench.settings
+    places = (bench.y == TRACED).nonzero()
+    if not len(places):
+        raise InputError(f"tested: expected a test image of class {TRACED}, got none; take more images")
+    radii, logits, images = trace(model, bench.x[int(places[0])], TRACED)
+    figures.trace(radii, logits, images, TRACED, bench.figure("trace", "logits along the direction of FGSM"))
+    exchanged = reuse(model, bench.x, bench.y, settings.threat, seed=settings.seed)
+    yield Line("the step of another image", exchanged, None, (0.462, None))
+    turned = rotation(model, bench.x, bench.y, DEGREES)
+    for angle, error in zip(DEGREES, turned, strict=True):
+        yield Line(f"turned by {angle:g} degrees towards the gradient", error)
+
+
+def _error(frozen: fa.Frozen, x: Tensor, y: Tensor) -> float:
+    return float((frozen.verdict(x).argmax(1) != y).double().mean())
+
+
+def reuse(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, *, seed: int = 0) -> float:
+    """Return the share of errors when each image takes the FGSM steps of OTHERS others, drawn by its place.
+
+    The step of one image ascends the loss of that image's own label. 46.2% in a line that the paper's source
+    leaves out.
+    """
+    frozen, places = fa.freeze(model), torch.arange(len(x), device=x.device)
+    gradient = frozen.input_gradient(x, y, direction=True)[2]
+    errors = []
+    for draw in range(OTHERS):
+        away = fa.rng.integers(len(x) - 1, fa.rng.derive(seed, "reuse"), places, draw) + 1
+        moved = threat.step(x, gradient[(places + away) % len(x)], x, threat.default_step_size(1))
+        errors.append(_error(frozen, moved, y))
+    return sum(errors) / OTHERS
+
+
+def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
+    """Return x [B, ...] turned by `angle`, in radians, in the plane of x and its gradient, towards that.
+
+    Each sample keeps its L2 norm. One whose gradient is zero, or along x, stays.
+    """
+    flat, way = x.flatten(1), gradient.flatten(1)
+    length = flat.norm(dim=1, keepdim=True)
+    # scaled first, since a gradient may be too small to be squared
+    way = way / way.abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    along = flat / length.clamp(min=torch.finfo(x.dtype).tiny)
+    across = way - (way * along).sum(1, keepdim=True) * along
+    size = across.norm(dim=1, keepdim=True)
+    turned = math.cos(angle) * flat + math.sin(angle) * length * across / size
+    return torch.where(size > ROUNDING * way.norm(dim=1, keepdim=True), turned, flat).view_as(x)
+
+
+def rotation(model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float]) -> list[float]:
+    """Return the errors of `model` on x [N, ...] rotated by each angle towards the gradient of the loss."""
+    frozen = fa.freeze(model)
+    gradient = frozen.input_gradient(x, y, direction=True)[2]
+    return [_error(frozen, rotated(x, gradient, math.radians(angle)), y) for angle in degrees]
+
+
+def trace(model: nn.Module, x: Tensor, y: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return radii [N], the logits [N, K] where x [C, H, W] lies so far along its FGSM direction, in no box,
+    and the images of these that the figure shows. The direction ascends the loss of the label y.
+    """
+    frozen, label = fa.freeze(model), torch.full((1,), y, device=x.device)
+    sign = frozen.input_gradient(x[None], label, direction=True)[2].sign()
+    radii = RADIUS * torch.arange(-POINTS, POINTS + 1, dtype=torch.float64) / POINTS
+    images = x + radii.to(x).view(-1, 1, 1, 1) * sign
+    return radii, frozen.verdict(images).cpu().double(), images[shown(radii)]
