@@ -96,7 +96,6 @@ def goodfellow(
         None, f"{', '.join(SCALES)}; by default cpu. tiny takes the embedded digits.", metavar="NAME"
     ),
     parts: str | None = o.option(None, f"Some of {', '.join(paper.PARTS)}; by default all.", metavar="NAMES"),
-    seeds: int | None = o.count(None, "Large networks that are trained adversarially."),
     data_dir: o.DataDir = None,
     run_dir: Path = o.folder(Path("goodfellow2014"), "Folder for all results; an interrupted run resumes."),
     seed: o.Seed = 0,
@@ -110,14 +109,14 @@ def goodfellow(
     """
     if picture.image is not None:
         why = "has no effect with --image; leave it out."
-        o.refuse_given(why, scale=scale, parts=parts, seeds=seeds, data_dir=data_dir)
+        o.refuse_given(why, scale=scale, parts=parts, data_dir=data_dir)
         path = run_dir / f"{picture.image.stem}_fgsm.png"
         yield from draw_panda(picture, path, make_device(device), seed)
         return
     o.refuse_given("goes with --image; leave it out.", **vars(picture))
     scale = scale or "cpu"
     o.check_choice("--scale", scale, SCALES)
-    settings = replace(SCALES[scale], seed=seed, seeds=seeds or SCALES[scale].seeds)
+    settings = replace(SCALES[scale], seed=seed)
     chosen = o.split_names(parts) or paper.PARTS
     place = make_device(device)
     with interruptible(epochs_kept(run_dir)), progress("study") as bar:

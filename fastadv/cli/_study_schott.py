@@ -14,12 +14,11 @@ from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.data._places import data_folder
 from fastadv.studies.schott2018 import paper, report
-from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, THRESHOLDS, Settings
+from fastadv.studies.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
 from fastadv.studies.schott2018.subjects import Subjects
 from fastadv.studies.study import REPORT, RESULTS
 
 OFFICIAL = "abs_official"
-NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
 
 study_app = typer.Typer()
 
@@ -28,12 +27,8 @@ def schott(
     samples: int = o.count(100, "Images, drawn from MNIST's test set.", "--samples", "-n"),
     models: str | None = o.option(None, f"Some of {', '.join(MODELS)}; by default all.", metavar="NAMES"),
     norms: str | None = o.option(None, f"Some of {', '.join(NORMS)}; by default all.", metavar="NAMES"),
-    attacks: str | None = o.option(None, f"Some of {NAMES}; by default all.", metavar="NAMES"),
     data_dir: Path | None = o.option(
-        None, "Folder of MNIST/ and of the authors' weights; else FASTADV_DATA, else the user's cache."
-    ),
-    official: Path | None = o.option(
-        None, f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.", metavar="FOLDER"
+        None, f"Folder of MNIST/ and {OFFICIAL}/, the authors' .net files; else FASTADV_DATA, else a cache."
     ),
     run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
     resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
@@ -47,17 +42,13 @@ def schott(
     published figures. Writes curves, a gallery of adversarial images, results.json and report.md to
     --run-dir.
     """
-    settings = Settings(
-        samples, o.split_names(models) or MODELS, o.split_names(norms) or NORMS, o.split_names(attacks), seed
-    )
-    if not settings.cells():
-        o.refuse("no attack is left in these norms on these models; choose others.")
+    settings = Settings(samples, o.split_names(models) or MODELS, o.split_names(norms) or NORMS, seed)
     o.check_run_dir(run_dir, resume, paper.CELLS)
     place = make_device(device)
     kept = f"finished batches are kept in {run_dir}; add --resume to continue"
     with interruptible(kept), progress("study") as bar:
         subjects = Subjects(
-            official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, device=place, seed=seed,
+            data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, device=place, seed=seed,
             watch=bar.named,
         )  # fmt: skip
         subjects.check(settings.models)

@@ -76,8 +76,6 @@ def test_a_failed_attack_is_an_exit_code(fastadv, tiny, monkeypatch):
     [
         ("--models cnn,vgg", "vgg"),
         ("--norms l2,l3", "l3"),
-        ("--attacks DeepFool,Deepest", "deepest"),
-        ("--norms linf --attacks Boundary", "no attack is left"),
     ],
 )
 def test_wrong_usage(refused, options, says):

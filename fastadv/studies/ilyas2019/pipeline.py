@@ -57,7 +57,13 @@ def run(
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
         maker = Maker(settings, base, test, path, watch, device)
-        check_inputs(maker, chosen)
+        for stage in chosen:
+            for taken in TAKES.get(stage, ()):
+                if taken not in known and taken not in chosen:
+                    raise InputError(
+                        f"{path}: expected the finished stage {taken}, which the stage {stage} takes, got "
+                        "none; run that first, or both"
+                    )
 
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
@@ -76,15 +82,7 @@ def run(
     return result
 
 
-def sources(maker: Maker) -> dict[str, Any]:
-    return _trained(maker, SOURCES)
-
-
-def taught(maker: Maker) -> dict[str, Any]:
-    return _trained(maker, maker.settings.sets)
-
-
-def _trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
+def trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         maker.net(name)
@@ -159,47 +157,20 @@ def transfer(maker: Maker) -> dict[str, Any]:
 
 
 RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
-    "nets": sources,
+    "nets": lambda maker: trained(maker, SOURCES),
     "sets": sets,
-    "train": taught,
+    "train": lambda maker: trained(maker, maker.settings.sets),
     "evaluate": evaluate,
     "controls": control,
     "galleries": galleries,
     "transfer": transfer,
 }
-
-
-def _parts(kind: str, names: Iterable[str]) -> list[tuple[str, str]]:
-    return [(kind, name) for name in names]
-
-
-Parts = dict[str, list[tuple[str, str]]]
-
-
-def inputs(settings: Settings) -> tuple[Parts, Parts]:
-    """Return the nets and sets that each stage makes, and those that it takes."""
-    pair = _parts("net", SOURCES)
-    made, learned = _parts("set", settings.sets), _parts("net", settings.sets)
-    pushed = _parts("set", settings.pushed) + _parts("net", settings.pushed)
-    return {"nets": pair, "sets": made, "train": learned}, {
-        "sets": pair,
-        "train": pair + made,
-        "evaluate": pair + made + learned,
-        "controls": pair[:1] + pushed,
-        "galleries": pair + made,
-        "transfer": [*pair[:1], ("set", "D_det")],
-    }
-
-
-def check_inputs(maker: Maker, stages: Iterable[str]) -> None:
-    """Raise InputError where a stage takes what is not there, and what no stage to be run makes."""
-    makes, takes = inputs(maker.settings)
-    coming = [part for stage in stages for part in makes.get(stage, [])]
-    for stage in stages:
-        for part in takes.get(stage, []):
-            if part not in coming and not maker.has(*part):
-                first = next(other for other, parts in makes.items() if part in parts)
-                raise InputError(
-                    f"{maker.place(*part)}: expected the finished {' '.join(part)}, which the stage {stage} "
-                    f"takes, got none; run the stage {first} first, or both"
-                )
+TAKES = {
+    "sets": ("nets",),
+    "train": ("nets", "sets"),
+    "evaluate": ("nets", "sets", "train"),
+    "controls": ("nets", "sets", "train"),
+    "galleries": ("nets", "sets"),
+    "transfer": ("nets", "sets"),
+}
+"""The stages whose nets and sets a stage takes."""

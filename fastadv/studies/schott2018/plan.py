@@ -10,7 +10,7 @@ thresholds stand in the same files.
 import csv
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
@@ -214,26 +214,13 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
     return {"seed": seed} if "seed" in inspect.signature(run).parameters else {}
 
 
-def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
-    """Return the methods of these names, of None all; InputError for an unknown name."""
-    if names is None:
-        return METHODS
-    wanted = {name.casefold() for name in names}
-    unknown = wanted - {method.name.casefold() for method in METHODS}
-    if unknown:
-        known = ", ".join(dict.fromkeys(method.name for method in METHODS))
-        raise InputError(f"attacks: expected some of {known}, got {', '.join(sorted(unknown))}")
-    return tuple(method for method in METHODS if method.name.casefold() in wanted)
-
-
 @dataclass(frozen=True)
 class Settings:
-    """What to run; `attacks` None means all."""
+    """What to run."""
 
     samples: int = 100
     models: tuple[str, ...] = MODELS
     norms: tuple[str, ...] = NORMS
-    attacks: tuple[str, ...] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -248,5 +235,5 @@ class Settings:
                 )
 
     def cells(self) -> list[Cell]:
-        chosen = [method for method in choose(self.attacks) if method.norm in self.norms]
+        chosen = [method for method in METHODS if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]
