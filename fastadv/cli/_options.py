@@ -303,7 +303,7 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training image
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
-# eager: --list, which prints and leaves, must know it
+# eager: --presets, which prints and leaves, must know it
 Json = Annotated[
     bool, typer.Option("--json", is_eager=True, help="Print one JSON document and nothing else.")
 ]

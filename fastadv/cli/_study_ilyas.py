@@ -9,7 +9,8 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import print_table, progress, say, say_where, write_json
+from fastadv.cli._measure import ending
+from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._panels import add
 from fastadv.cli._shared import make_device
 from fastadv.studies.ilyas2019 import features as of_features
@@ -49,8 +50,7 @@ def features(
 def theory(
     run_dir: Path = o.folder(Path("ilyas2019-theory"), "Folder for the figures and results.json."),
     seed: o.Seed = 0,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Check the three theorems on two Gaussian classes numerically, each with a tolerance.
 
     Compares closed forms with computations that do not use them, and with adversarial training by the
@@ -58,14 +58,12 @@ def theory(
     """
     with interruptible("nothing is kept"), progress("theory") as bar:
         result = of_theory.run(of_theory.Settings(seed=seed), run_dir, bar.named)
-    if json:
-        write_json(result)
-    else:
+    failed = not all(check["holds"] for check in result["measured"]["checks"])
+    with ending(1 if failed else 0):
+        yield result
         print_table("Two Gaussian classes", of_theory.table(result), of_theory.notes(result))
         say("")
         say_where(result["measured"]["figures"], width=18)
-    if not all(check["holds"] for check in result["measured"]["checks"]):
-        raise typer.Exit(1)
 
 
 def pipeline(

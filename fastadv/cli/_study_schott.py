@@ -1,5 +1,6 @@
 """`fastadv study schott`: Schott et al. 2018 on the authors' weights; and the group of all studies."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
+from fastadv.cli._measure import ending
+from fastadv.cli._output import note, print_table, progress, say, say_where
 from fastadv.cli._panels import add
 from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
@@ -34,8 +36,7 @@ def schott(
     resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
     seed: o.Seed = 0,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Schott et al. 2018: six models on MNIST under every attack of the paper and today's best.
 
     Reports the smallest perturbation of each image over all attacks, for each model and norm, next to the
@@ -54,16 +55,11 @@ def schott(
         subjects.check(settings.models)
         test = load_data("mnist", data_dir=data_dir)
         result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume)
-    _tell(result, run_dir, json)
-    if result["measured"]["failed"]:
-        raise typer.Exit(1)
-
-
-def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
     measured = result["measured"]
-    if json:
-        write_json(result)
-    else:
+    for name, error in measured["failed"].items():
+        note(f"{name} failed: {error}")
+    with ending(1 if measured["failed"] else 0):
+        yield result
         cells = report.overview(measured)
         lines = [line[0] for line in cells[1:]]
         breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
@@ -76,8 +72,6 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
         say("")
         files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
         say_where({**measured["figures"], **files}, width=42)
-    for name, error in measured["failed"].items():
-        note(f"{name} failed: {error}")
 
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")

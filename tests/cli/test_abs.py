@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from fastadv.cli import main
 from fastadv.cli._abs import measure
 from fastadv.data import load
 from fastadv.models import ABS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Calibrated on few images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ABS, "fit", partial(ABS.fit, calibration=50))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +109,9 @@ def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeyp
 @pytest.mark.slow
 def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     monkeypatch.setattr("fastadv.cli._abs.THRESHOLD", 0.8)
-    line = f"abs attack -m {model} --data digits --samples 10"
+    line = f"abs attack -m {model} --data digits --samples 5"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]
-    digits = load("digits", "test", limit=10)
+    digits = load("digits", "test", limit=5)
     table = fa.evaluate(ABS.load(model), digits, {"latent descent": fa.attacks.latent_descent})
     row = table["latent descent"]
     assert told["median_distance"] == pytest.approx(row.median_distance, rel=1e-3)

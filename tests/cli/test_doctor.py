@@ -203,7 +203,7 @@ import torch, fastadv as fa
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
 fa.attacks.pgd(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), fa.Linf(0.1), steps=2, step_size=0.1)
 from fastadv.cli import main
-sys.argv = ["fastadv", "attack", "--list"]
+sys.argv = ["fastadv", "attack", "--markdown"]
 assert main() == 0
 sys.argv = ["fastadv", "doctor"]
 sys.exit(main())
