@@ -55,12 +55,10 @@ class Synthesis(Panel, title="Model"):
 
     @property
     def name(self) -> str:
-        """The name of the model in titles."""
         return "Binary ABS" if self.binary else "ABS"
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a card says of the model."""
         return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
 
     def load(self, *, seed_used: bool = False, **options: Any) -> ABS:
@@ -95,7 +93,6 @@ def batched(text: str, dataset: Any, model: ABS, size: int) -> Iterator[tuple[Te
 
 
 def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, float]:
-    """Return accuracy, median confidence, and time for each image."""
     started = time.perf_counter()
     model.bank().flatten()[:1].cpu()  # waits for the device
     built, seconds, right = time.perf_counter() - started, 0.0, 0
@@ -128,8 +125,6 @@ def print_measured(title: str, measured: dict[str, dict[str, float]], caption: s
 
 
 class NeededFolder(RunFolder):
-    """The folder of a run that always has one."""
-
     run_dir: Path = o.folder(..., "Folder for checkpoint, report.jsonl and model.safetensors.")
 
 
@@ -178,8 +173,6 @@ def train(
 
 
 class FewImages(Images):
-    """The first images, unless all are asked for."""
-
     samples: o.Samples = 200
 
 
@@ -255,14 +248,11 @@ def attack(synthesis: Synthesis, images: FewImages, batch_size: o.BatchSize = 10
 
 
 class OneImage(Source):
-    """An image of a data set, by its number."""
-
     index: int = o.option(0, "Number of the image in the data set.", min=0)
     split: o.SplitOption = None
 
     @property
     def samples(self) -> int:
-        """How many images must be there."""
         return self.index + 1
 
 
@@ -295,8 +285,6 @@ def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Dra
 
 
 class SeededSynthesis(Synthesis):
-    """An ABS for a command that draws by itself, too."""
-
     seed: o.Seed = 0
 
 

@@ -45,7 +45,6 @@ def print_markdown(asked: bool) -> None:
 
 
 def page() -> str:
-    """Return the attacks as a page in Markdown."""
     head = "attack, norms, kind, knowledge, targeted, random, default counts, paper, what it does"
     cells = [head.split(", ")]
     for name, attack in registry().items():
@@ -67,8 +66,6 @@ def _budget(attack: Attack) -> str:
 
 
 class FirstImages(Images):
-    """The first images, unless all are asked for."""
-
     samples: o.Samples = 1000
 
 

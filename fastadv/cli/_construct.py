@@ -23,8 +23,6 @@ PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand",
 
 
 class BaseImages(Images):
-    """The images that a set is made of."""
-
     part = "train"
 
     split: o.Split | None = o.option(None, "Part of the data set; by default train.")
@@ -42,7 +40,6 @@ class Construction(Budget, title="Construction"):
     start: str | None = o.option(None, "Where an inversion starts: images or noise.")
 
     def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
-        """Collect the arguments of the construction."""
         inverts = kind in ("robust", "non-robust")
         if not inverts and (self.module or self.start):
             o.refuse(f"{kind} inverts no representation: leave out --module and --start.")

@@ -40,8 +40,6 @@ WHOLE = ("radii", "optimality", "out", "external", "report", "strict")
 
 
 class Kept(Panel, title="Results"):
-    """What is kept of an evaluation, and drawn of it."""
-
     radii: str | None = o.option(
         None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
     )
@@ -123,7 +121,6 @@ class Kept(Panel, title="Results"):
         return tried
 
     def _check_share(self) -> None:
-        """Refuse what is of all images."""
         if self.run_dir is None:
             o.refuse("--shard keeps its share in a folder: give --run-dir too.")
         whole = {name: getattr(self, name) or None for name in WHOLE}
@@ -207,7 +204,6 @@ class Job:
             self.entered = check_entry(named, images)
 
     def run(self) -> None:
-        """Evaluate, and measure the curves."""
         machine, run_dir = self.machine, self.results.run_dir
         place = machine.place()
         kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
@@ -266,7 +262,6 @@ class Job:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the card says of the evaluation."""
         return {
             **self.network.config,
             "attacks": {label: attack.config for label, attack in self.named.items()},
@@ -277,7 +272,6 @@ class Job:
         }
 
     def write(self) -> None:
-        """Write the files that were asked for."""
         results, table, entry = self.results, self.table, self.benchmark.robustbench
         measured = {**table.to_dict(), "curves": plain_curves(self.curves)}
         if self.benchmark.suite is not None:
@@ -317,7 +311,6 @@ class Job:
         return {"command": command, "seed": self.machine.seed, **config, "attacks": attacks, "data": data}
 
     def show(self) -> None:
-        """Print the results."""
         results = self.results
         print_results(self.table, self.network.model, self.dataset)
         if self.lacks:

@@ -32,8 +32,6 @@ TABLES = ", ".join(
 
 
 class RobustBench(Panel, title="RobustBench"):
-    """What belongs to that benchmark."""
-
     suite: Literal["robustbench"] | None = o.option(
         None,
         "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set, "
@@ -72,7 +70,6 @@ class RobustBench(Panel, title="RobustBench"):
         return f"not a result of RobustBench: {text}" if text and self.suite is not None else ""
 
     def on_corruptions(self, images: Images) -> bool:
-        """Return whether the suite is to be run on corrupted images."""
         return self.suite is not None and images.data.partition(":")[0] in CORRUPTED
 
     def attacks(

@@ -43,7 +43,6 @@ class Picture(Panel, title="One picture"):
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """Parse C,H,W."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         o.refuse(f"--shape: expected channels, height and width, as 3,224,224, got {text!r}.")
@@ -51,7 +50,6 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def read_names(path: Path | None, classes: int) -> list[str] | None:
-    """Read the names of the classes, one a line."""
     if path is None:
         return None
     try:

@@ -89,7 +89,6 @@ class Maker:
 
 
 def file_name(name: str) -> str:
-    """Return the name of a net or a set as files have it."""
     return re.sub(r"[^\w-]+", "_", name)
 
 

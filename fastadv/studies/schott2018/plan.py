@@ -160,8 +160,6 @@ METHODS = PAPER + TODAY
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A method on a model."""
-
     model: str
     method: Method
 
@@ -216,8 +214,6 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run."""
-
     samples: int = 100
     models: tuple[str, ...] = MODELS
     norms: tuple[str, ...] = NORMS
