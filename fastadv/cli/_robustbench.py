@@ -23,7 +23,6 @@ from fastadv.runs.card import card
 from fastadv.runs.files import write_text
 from fastadv.text import percent
 
-NORMS = ("linf", "l2")
 SHOWN = 10  # numbers of images outside
 STANDARD = {"version": "standard", "eot": 1}  # of autoattack, for an entry
 TABLES = ", ".join(
@@ -227,8 +226,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
     for key, value in STANDARD.items():
         if (given := found[0].config.get(key, value)) != value:
             o.refuse(f"--robustbench needs {key}={value} of autoattack, got {given}.")
-    if found[0].norm not in NORMS:
-        o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
+    if found[0].norm not in ("linf", "l2"):
+        o.refuse(f"--robustbench lists linf and l2, not {found[0].norm}.")
     if not is_named(images.data):
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
@@ -246,23 +245,14 @@ def _check_whole(images: Images) -> None:
 
 def write_entry(
     path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any],
-    note: str | None = None,
+    note: str | None,
 ) -> None:  # fmt: skip
-    """Write the entry of the evaluation `table`.
-
-    The footnote says which gradients were replaced, and the `note` of the data set.
-    """
-    _write(path, _entry(table, attack, data, model, about, note))
-
-
-def _entry(
-    table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any], note: str | None
-) -> dict[str, Any]:
+    """Write the entry of `table`; its footnote names replaced gradients, and the `note` of the data set."""
     row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
     accuracies = table.clean_accuracy, row.robust_accuracy
     about = _footnoted(about, in_words(table.replaced) if table.replaced else None, note)
     dataset = data.partition(":")[0]
-    return entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
+    _write(path, entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about))
 
 
 def _footnoted(about: Mapping[str, Any], *notes: str | None) -> dict[str, Any]:
