@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.studies.goodfellow2014 import figures, models, tables
+from fastadv.studies.goodfellow2014 import figures, models, paper
 from fastadv.studies.goodfellow2014.figures import shown
-from fastadv.studies.goodfellow2014.tables import reuse, rotated, rotation, trace
+from fastadv.studies.goodfellow2014.paper import reuse, rotated, rotation, trace
 from tests.studies.goodfellow import INFINITE, linear, weights
 
 SHAPE = (3, 5, 4)
@@ -20,7 +20,7 @@ def batch(n):
 
 
 def test_reuse_by_hand(monkeypatch):
-    monkeypatch.setattr(tables, "OTHERS", 3)
+    monkeypatch.setattr(paper, "OTHERS", 3)
     model, (x, y) = linear(SHAPE, seed=3, scale=0.3), batch(30)
     found = reuse(model, x, y, fa.Linf(0.1, INFINITE), seed=7)
     (w, b), flat = weights(model), x.flatten(1)
@@ -89,12 +89,12 @@ def test_a_linear_model_in_closed_form(shape):
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_the_shares_by_hand(kind, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH", 7)  # the parts do not show
+    monkeypatch.setattr(paper, "BATCH", 7)  # the parts do not show
     plain = linear(SHAPE, seed=3)
     plain.linear.bias.data -= 0.5  # of no effect on softmax
     model = plain if kind == "softmax" else models.Sigmoids(plain)
-    told = tables.rubbish(model, SHAPE, samples=50, seed=5)
-    x = tables.noise(SHAPE, torch.arange(50), seed=5).double()
+    told = paper.rubbish(model, SHAPE, samples=50, seed=5)
+    x = paper.noise(SHAPE, torch.arange(50), seed=5).double()
     logits = plain(x).detach()
     chances = logits.softmax(1) if kind == "softmax" else logits.sigmoid()
     wrong = chances.amax(1) > 0.5
@@ -110,7 +110,7 @@ def test_a_model_that_denies_all_noise_has_no_error():
     model = models.RBF(SHAPE, classes=4)
     with torch.no_grad():
         model.scales.fill_(3.0)
-    told = tables.rubbish(model, SHAPE, samples=30)
+    told = paper.rubbish(model, SHAPE, samples=30)
     assert told == {"samples": 30, "error": 0.0, "confidence": None, "classes": [0.0] * 4}
 
 
@@ -118,8 +118,8 @@ def test_a_model_that_denies_all_noise_has_no_error():
 def test_the_step_towards_a_class_of_two_in_closed_form(threat):
     """Of two classes the gradient of log p(i) is along w_i - w_j, by which the logits part."""
     model = linear(SHAPE, classes=2, seed=1)
-    found = tables.fooling(model, SHAPE, threat, classes=2, samples=60, seed=2)
-    (w, b), x = weights(model), tables.noise(SHAPE, torch.arange(60), 2).double().flatten(1)
+    found = paper.fooling(model, SHAPE, threat, classes=2, samples=60, seed=2)
+    (w, b), x = weights(model), paper.noise(SHAPE, torch.arange(60), 2).double().flatten(1)
     for target in range(2):
         apart, start = w[target] - w[1 - target], b[target] - b[1 - target]
         gain = threat.radius * apart.norm(1 if isinstance(threat, fa.Linf) else 2)
@@ -132,8 +132,8 @@ def test_sigmoids_are_led_by_their_own_probability():
     """log sigmoid of one logit: the others have no part, and its own weights give the step."""
     plain = linear(SHAPE, seed=4)
     model, threat = models.Sigmoids(plain), fa.Linf(0.2, INFINITE)
-    found = tables.fooling(model, SHAPE, threat, classes=4, samples=40)
-    (w, b), x = weights(plain), tables.noise(SHAPE, torch.arange(40)).double().flatten(1)
+    found = paper.fooling(model, SHAPE, threat, classes=4, samples=40)
+    (w, b), x = weights(plain), paper.noise(SHAPE, torch.arange(40)).double().flatten(1)
     for target in range(4):
         x_adv = x + 0.2 * w[target].sign()
         logits, clean = x_adv @ w.T + b, x @ w.T + b
