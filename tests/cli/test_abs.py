@@ -35,12 +35,10 @@ def model(tmp_path_factory):
 def test_train_measures_and_resumes(fastadv, refused):
     line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
     line += " --prior-samples 50 --test-samples 20"
-    done = fastadv(line, "--json")
-    found = done.json["measured"]
+    found = fastadv(line, "--json").json["measured"]
     assert found["training"]["loss"] > 0
     assert {"training", "abs", "binary_abs"} <= found.keys()
-    again = fastadv(line, "--resume")
-    assert "model in run/model.safetensors" in again.out
+    assert "model in run/model.safetensors" in fastadv(line, "--resume").out
     assert ABS.load("run/model.safetensors").card["config"]["epochs"] == 2
     refused(line, "--resume")
 
@@ -104,7 +102,7 @@ def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeyp
 @pytest.mark.slow
 def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     monkeypatch.setattr("fastadv.cli._abs.THRESHOLD", 0.8)
-    descent = partial(fa.attacks.latent_descent, steps=50)
+    descent = partial(fa.attacks.latent_descent, steps=300)
     monkeypatch.setattr(fa.attacks, "latent_descent", descent)
     line = f"abs attack -m {model} --data digits --samples 5"
     told = fastadv(f"{line} --json").json["measured"]

@@ -15,23 +15,20 @@ SOME = "-n 60"
 def test_train_reports_and_resumes(fastadv, refused):
     line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30"
     line += " --recipe fgsm --radius 0.1 --schedule constant --run-dir runs/a"
-    done = fastadv(f"{line} --epochs 1 --json")
-    epochs = done.json["measured"]["epochs"]
+    epochs = fastadv(f"{line} --epochs 1 --json").json["measured"]["epochs"]
     assert len(epochs) == 1
     assert "pgd L∞ 0.1" in epochs[0]["robust_accuracy"]
     refused(f"{line} --epochs 2", "--resume")
     done = fastadv(f"{line} --epochs 2 --resume --json")
     assert [report["epoch"] for report in done.json["measured"]["epochs"]] == [1, 2]
-    table = fastadv(f"{line} --epochs 2 --resume")
-    assert "model.safetensors" in table.out
+    assert "model.safetensors" in fastadv(f"{line} --epochs 2 --resume").out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["robust", "fixed-shift"])
 def test_construct_then_train_on_it(fastadv, folder, net, kind):
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
-    done = fastadv(f"{line} --json")
-    assert done.json["measured"]["samples"] == 60
+    assert fastadv(f"{line} --json").json["measured"]["samples"] == 60
     assert len(load_constructed(folder / "sets" / "a")) == 60
     written = (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns
     fastadv(line)
@@ -61,8 +58,7 @@ def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
 def test_precisions(fastadv, refused, net, command):
     line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
     refused(f"{line} --precision tf32 --device cpu", "GPU of compute capability 8 or more for 'tf32'")
-    done = fastadv(f"{line} --precision fp16 --json")
-    config = done.json["config"]
+    config = fastadv(f"{line} --precision fp16 --json").json["config"]
     told = config["model"]["frozen"] if "construct" in command else config
     assert told["precision"] == "fp16"
 

@@ -26,8 +26,7 @@ def examined(fastadv):
     """examined("--data-dir sets") -> what doctor finds, by its JSON."""
 
     def call(options=""):
-        done = fastadv(f"doctor --json {options}")
-        return done.json
+        return fastadv(f"doctor --json {options}").json
 
     return call
 
@@ -63,8 +62,7 @@ def machine_flags():
 
 @pytest.mark.slow
 def test_a_path_is_no_markup(fastadv):
-    done = fastadv("doctor --data-dir sets/[red]/[/b]")
-    assert done.out.count("sets/[red]/[/b]") == 2
+    assert fastadv("doctor --data-dir sets/[red]/[/b]").out.count("sets/[red]/[/b]") == 2
 
 
 @pytest.mark.slow

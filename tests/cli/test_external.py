@@ -37,8 +37,7 @@ def test_images_are_judged_as_the_library_does(fastadv, net, made):
     inside = torch.load("adv.pt", weights_only=True)
     inside[[7, 9]] = load("digits", "test").x[[7, 9]]
     save_external("adv.pt", inside)
-    done = fastadv(f"evaluate {net} {LINE} --strict")
-    assert "all are in the ball and the box" in done.out
+    assert "all are in the ball and the box" in fastadv(f"evaluate {net} {LINE} --strict").out
 
 
 @pytest.mark.slow

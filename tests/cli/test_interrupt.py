@@ -103,8 +103,7 @@ def test_a_stopped_study_says_how_to_go_on(fastadv, study, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fa.train, "fit", stopped)
-    done = fastadv(f"study {study} --run-dir run", code=130)
-    assert "kept in run; the same command resumes" in done.err
+    assert "kept in run; the same command resumes" in fastadv(f"study {study} --run-dir run", code=130).err
 
 
 def test_signals_that_the_caller_handles_are_left_alone(number):

@@ -70,8 +70,7 @@ def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, di
 def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2"
     line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2 --split train"
-    done = fastadv(line, "--json")
-    told, digits = done.json, load("digits", "train", limit=COUNT)
+    told, digits = fastadv(line, "--json").json, load("digits", "train", limit=COUNT)
     attacks = {
         "fgsm L2 0.3": lambda r: partial(fa.attacks.fgsm, threat=fa.L2(r), seed=2),
         "pgd:loss=margin": lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=3, loss="margin", seed=2),
@@ -120,8 +119,7 @@ def test_training_reports_what_the_model_does(fastadv, folder, digits):
     line = "train -m small_cnn -o width=4 --data digits -n 200 --recipe pgd --norm l2 --radius 0.3 --steps 2"
     line += f" --step-size 0.2 --epochs 1 --test-samples {COUNT} --optimizer adam --learning-rate 0.01"
     line += " --weight-decay 0.001 --schedule step --augment shift --batch-size 50 --seed 5 --run-dir run"
-    done = fastadv(line, "--json")
-    (report,) = done.json["measured"]["epochs"]
+    (report,) = fastadv(line, "--json").json["measured"]["epochs"]
     mine = SmallCNN(width=4, seed=5)
     recipe = fa.train.PGDTraining(fa.L2(0.3), steps=2, step_size=0.2)
     attack = partial(fa.attacks.pgd, threat=fa.L2(0.3), steps=10, seed=5)

@@ -31,8 +31,7 @@ def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv, net, made)
     card = load_constructed(made).card["measured"]
     model = net.removesuffix(" --data digits")
     for more in ("", f"--data digits {SOME}", model, f"{net} {SOME}"):
-        done = fastadv(f"verify sets/a {more} --json")
-        assert done.json["measured"] == card
+        assert fastadv(f"verify sets/a {more} --json").json["measured"] == card
     done = fastadv("verify sets/a")
     assert "sets/a is what its card says" in done.out
     assert "not asked: add --data" in done.out
@@ -66,8 +65,7 @@ def test_options_of_what_is_not_asked_are_refused(refused, folder, line):
 
 @pytest.mark.slow
 def test_an_exported_set_is_data_for_every_command(fastadv, refused, made):
-    done = fastadv("export sets/a --out out")
-    assert "60 images in out" in done.out
+    assert "60 images in out" in fastadv("export sets/a --out out").out
     found, wanted = load_folder("out"), load_constructed(made)
     assert torch.equal(found.x, wanted.x)
     assert torch.equal(found.y, wanted.y)

@@ -16,8 +16,7 @@ def test_the_page_is_that_of_the_evaluation(fastadv, folder, net, monkeypatch):
     line = f"evaluate {net} -n 40 --radius 0.1 --steps 3 -a pgd -a fmn --seed 3 --radii 0,0.05,0.1"
     line += " --report r.html"
     monkeypatch.setattr(sys, "argv", ["fastadv", *line.split()])
-    done = fastadv(line)
-    assert done.out.endswith("report in r.html\n")
+    assert fastadv(line).out.endswith("report in r.html\n")
     page = Read(folder / "r.html")
     assert "small_cnn on digits test" in page.text
     assert f"fastadv {line}" in page.text

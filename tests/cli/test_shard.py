@@ -55,9 +55,8 @@ def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
     one = fastadv(f"{EVALUATE} --run-dir one --json")
     homes = [f"job-{k}" if apart else "jobs" for k in range(2)]
     for k in (1, 0):
-        done = fastadv(f"{EVALUATE} --run-dir {homes[k]} --shard {k}/2 --resume")
-        assert f"share {k} of 2" in done.out
-    done = fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs")
+        assert f"share {k} of 2" in fastadv(f"{EVALUATE} --run-dir {homes[k]} --shard {k}/2 --resume").out
+    fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs")
     assert parts(folder / "jobs") == parts(folder / "one")
     before = {path: path.stat().st_mtime_ns for path in (folder / "jobs").glob("part-*")}
     assert told(fastadv(f"{EVALUATE} --run-dir jobs --resume --json")) == told(one)

@@ -11,8 +11,7 @@ LINE = "-n 60 -a pgd:steps=300,stop_early=false --radius 0.05"
 def test_the_last_line_is_the_verdict(fastadv, net):
     done = fastadv(f"evaluate {net} {LINE} --strict")
     assert re.fullmatch(r"No sign of masking \(\d+ samples probed\)", done.out.splitlines()[-1])
-    without = fastadv(f"evaluate {net} {LINE} --no-indicators")
-    assert "masking" not in without.out
+    assert "masking" not in fastadv(f"evaluate {net} {LINE} --no-indicators").out
 
 
 def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
@@ -22,12 +21,7 @@ def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     verdict = done.out.splitlines()[-1]
     assert verdict.startswith("Do not trust: incomplete")
     assert done.err == ""
-    as_json = fastadv(f"{line} --strict --json", code=3)
-    assert as_json.json["measured"]["indicators"]["verdict"] == verdict
+    assert fastadv(f"{line} --strict --json", code=3).json["measured"]["indicators"]["verdict"] == verdict
     few = fastadv(f"evaluate {net} -n 4 -a pgd:steps=300,stop_early=false --radius 0.05 --strict", code=3)
     assert few.out.splitlines()[-1].startswith("Not known, nothing flagged so ")
     refused(f"{line} --strict --no-indicators", "--strict is about the indicators")
-
-
-def test_the_code_is_documented(fastadv):
-    assert "code 3" in " ".join(fastadv("evaluate --help").out.split())

@@ -50,8 +50,7 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
     for text in ("images under PGD", "43.7%", "kept label", "the first 6", "D_det.png", "report.md"):
         assert text in done.out
     assert "Leakage" not in done.out
-    again = fastadv(f"{PIPELINE} --stages sets --run-dir run --json")
-    told = again.json
+    told = fastadv(f"{PIPELINE} --stages sets --run-dir run --json").json
     assert list(told["measured"]) == ["nets", "sets", "train", "evaluate", "galleries"]
     assert told == json.loads((folder / "run" / "results.json").read_text())
     refused(f"{PIPELINE} --stages sets --seed 1 --run-dir run", "another seed (0 there, 1 here)")

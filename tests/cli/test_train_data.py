@@ -110,8 +110,7 @@ def test_an_image_folder_mixes_and_workers_change_nothing(fastadv, folder):
     line = (
         "train -m small_cnn -o width=2 --data imagefolder --data-dir own --epochs 1 --test-samples 4 --json"
     )
-    mixed = fastadv(f"{line} --generated made.npz --fraction .5")
-    assert mixed.json["config"]["data"]["samples"] == 15
+    assert fastadv(f"{line} --generated made.npz --fraction .5").json["config"]["data"]["samples"] == 15
     losses = []
     for workers in (0, 2):
         done = fastadv(f"{line} --augment crop_flip --workers {workers}")

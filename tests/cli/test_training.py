@@ -1,5 +1,7 @@
 """`fastadv train`: the options around the recipe, as `fit` gets them, and what is told at the end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import typer
@@ -10,10 +12,10 @@ from fastadv.cli._presets import Presets
 from fastadv.cli._recipes import parse_ramp
 from fastadv.cli._shared import Network
 from fastadv.errors import InputError
-from fastadv.runs import checkpoint
 from fastadv.train import Optimization
 from fastadv.train.measuring import Measure
 from fastadv.train.presets import PRESETS
+from fastadv.train.schedules import SCHEDULES
 
 LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"
 ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
@@ -26,20 +28,23 @@ def test_every_option_reaches_the_run(fastadv, folder, monkeypatch):
 
     def spy(*args, **options):
         given.update(options)
-        for group in ("optimization", "ending", "execution"):
+        for group in ("optimization", "ending", "execution", "measuring"):
             given.update(vars(options[group]))
         return each_epoch(*args, **options)
 
     monkeypatch.setattr(_train, "each_epoch", spy)
     done = fastadv(
-        f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1 "
-        "--max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
-        "--optimizer adam --learning-rate 0.002 --weight-decay 0.01 --seed 3 --norm l2"
+        f"{ROBUST} --epochs 3 --schedule cyclic:peak=0.3 --schedule-by epoch --warm-up 1/2 --clip-norm 1.5 "
+        "--ramp 1 --max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
+        "--optimizer adamw --learning-rate 0.002 --weight-decay 0.01 --no-norm-decay --momentum 0.8 "
+        "--accumulate 2 --drop-last --test-every 2 --seed 3 --norm l2"
     )
     wanted = {
-        "schedule": "one_cycle", "warm_up": 0.5, "clip_norm": 1.5, "ramp": 1,
-        "max_norm": 2.0, "ema": 0.9, "patience": 3, "on_alarm": "rewind", "precision": "bf16",
-        "optimizer": "adam", "learning_rate": 0.002, "weight_decay": 0.01, "seed": 3, "batch_size": 30,
+        "schedule": replace(SCHEDULES["cyclic"], peak=0.3), "schedule_by": "epoch", "warm_up": 0.5,
+        "clip_norm": 1.5, "ramp": 1, "max_norm": 2.0, "ema": 0.9, "patience": 3, "on_alarm": "rewind",
+        "precision": "bf16", "optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 0.01,
+        "norm_decay": False, "momentum": 0.8, "accumulate": 2, "drop_last": True, "test_every": 2, "seed": 3,
+        "batch_size": 30,
     }  # fmt: skip
     assert {name: given[name] for name in wanted} == wanted
     assert len(given["test_set"]) == 20
@@ -97,8 +102,7 @@ def test_the_images_held_out_are_those_of_the_seed(fastadv, folder):
     line = f"{ROBUST} --validation 13 --run-dir fresh --schedule constant --json --seed 4"
     dataset = fa.data.load("digits", limit=60)
     for more in ("--epochs 1", "--epochs 2 --resume"):
-        fresh = fastadv(f"{line} {more}")
-        config = fresh.json["config"]
+        config = fastadv(f"{line} {more}").json["config"]
         assert config["validation"] == fa.data.hold_out(dataset, 13, seed=4).about
     assert config["chosen_on"] == "validation_set"
 
@@ -181,15 +185,3 @@ def test_arguments_of_the_model_stand_beside_those_of_a_preset():
     ]  # fmt: skip
     assert options("small_cnn") is None
     assert options("small_cnn", "width=2") == ["width=2"]
-
-
-def test_options_of_the_optimizer_reach_the_run(fastadv, tmp_path):
-    fastadv(
-        "train -m small_cnn -o width=4 -d digits --samples 60 --test-samples 20 --epochs 2 --batch-size 10 "
-        "--optimizer adamw --no-norm-decay --schedule cyclic:peak=0.3 --schedule-by epoch "
-        f"--accumulate 2 --drop-last --test-every 2 --momentum 0.8 --run-dir {tmp_path}/run --device cpu"
-    )
-    config = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").progress["config"]
-    assert config["schedule"]["peak"] == 0.3
-    names = "optimizer", "norm_decay", "schedule_by", "accumulate", "drop_last", "momentum"
-    assert [config[name] for name in names] == ["adamw", False, "epoch", 2, True, 0.8]
