@@ -23,7 +23,6 @@ from fastadv.runs.card import card
 from fastadv.runs.files import write_text
 from fastadv.text import percent
 
-NORMS = ("linf", "l2")
 SHOWN = 10  # numbers of images outside
 STANDARD = {"version": "standard", "eot": 1}  # of autoattack, for an entry
 TABLES = ", ".join(
@@ -32,8 +31,6 @@ TABLES = ", ".join(
 
 
 class RobustBench(Panel, title="RobustBench"):
-    """What belongs to that benchmark."""
-
     suite: Literal["robustbench"] | None = o.option(
         None,
         "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set, "
@@ -72,7 +69,6 @@ class RobustBench(Panel, title="RobustBench"):
         return f"not a result of RobustBench: {text}" if text and self.suite is not None else ""
 
     def on_corruptions(self, images: Images) -> bool:
-        """Return whether the suite is to be run on corrupted images."""
         return self.suite is not None and images.data.partition(":")[0] in CORRUPTED
 
     def attacks(
@@ -230,8 +226,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
     for key, value in STANDARD.items():
         if (given := found[0].config.get(key, value)) != value:
             o.refuse(f"--robustbench needs {key}={value} of autoattack, got {given}.")
-    if found[0].norm not in NORMS:
-        o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
+    if found[0].norm not in ("linf", "l2"):
+        o.refuse(f"--robustbench lists linf and l2, not {found[0].norm}.")
     if not is_named(images.data):
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
@@ -249,23 +245,14 @@ def _check_whole(images: Images) -> None:
 
 def write_entry(
     path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any],
-    note: str | None = None,
+    note: str | None,
 ) -> None:  # fmt: skip
-    """Write the entry of the evaluation `table`.
-
-    The footnote says which gradients were replaced, and the `note` of the data set.
-    """
-    _write(path, _entry(table, attack, data, model, about, note))
-
-
-def _entry(
-    table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any], note: str | None
-) -> dict[str, Any]:
+    """Write the entry of `table`; its footnote names replaced gradients, and the `note` of the data set."""
     row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
     accuracies = table.clean_accuracy, row.robust_accuracy
     about = _footnoted(about, in_words(table.replaced) if table.replaced else None, note)
     dataset = data.partition(":")[0]
-    return entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
+    _write(path, entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about))
 
 
 def _footnoted(about: Mapping[str, Any], *notes: str | None) -> dict[str, Any]:
