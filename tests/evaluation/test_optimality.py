@@ -38,6 +38,7 @@ def test_a_sample_that_no_attack_breaks_counts_the_same_for_all():
     assert told["b"] == pytest.approx(1 - (2 - 5 / 3) / (2 - 5 / 3)) == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_it_is_the_area_between_the_curves():
     draw = np.random.default_rng(0)
     rows = {name: np.where(draw.random(40) < 0.1, 0.0, draw.exponential(size=40)) for name in "abc"}

@@ -220,6 +220,7 @@ def test_bounds_of_wrong_samples_prove_nothing():
     assert "55.6% are proved to" in verdict.sentence(right, group, ends)
 
 
+@pytest.mark.slow
 def test_bounds_belong_to_no_norm_where_there_are_two():
     table = table_of(9)
     wide = replace(table.rows[0], name="wide", threat=fa.L2(2.0))

@@ -128,6 +128,7 @@ def test_a_result_tells_what_to_publish():
     torch.testing.assert_close(kept.loss[1:4], margins)
 
 
+@pytest.mark.slow
 def test_the_sentence_of_autoattack():
     out = fa.attacks.autoattack(Sick(), SICK.x, SICK.y, fa.Linf(0.1), version=["apgd-ce", "square"])
     line, *flags = str(out).splitlines()
