@@ -24,7 +24,7 @@ from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, n
 from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.samples import Samples
+from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared

@@ -13,9 +13,7 @@ from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.groups import groups
-from fastadv.evaluation.row import COUNTS, Row
-from fastadv.evaluation.samples import Samples
+from fastadv.evaluation.row import COUNTS, Row, Samples, groups
 from fastadv.text import aligned, in_markdown, number, percent
 
 SHARES_OF = "accuracy over all samples, broken over the initially correct"

@@ -16,9 +16,9 @@ from PIL import Image
 import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
-from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import chart, grid, page, verdict
 from fastadv.evaluation.report.pictures import magnified, png
+from fastadv.evaluation.row import groups
 from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of

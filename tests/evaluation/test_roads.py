@@ -12,8 +12,8 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
-from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import verdict
+from fastadv.evaluation.row import groups
 from tests.evaluation.nets import DATA, Threshold, nearest
 
 NAN, BAND = 0.97, (0.35, 0.45)  # pixels whose logits are NaN, and those at which an attack meets it

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from fastadv.attacks.masking.evidence import SLACK
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.groups import Group, comparable
 from fastadv.evaluation.report.grid import Grid, with_interval
-from fastadv.evaluation.row import Row
+from fastadv.evaluation.row import Group, Row, comparable
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.text import percent

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import SLACK
-from fastadv.evaluation.groups import comparable
-from fastadv.evaluation.row import Row
+from fastadv.attacks.masking.evidence import reached
+from fastadv.evaluation.row import Row, comparable
 from fastadv.evaluation.table import Table
 from fastadv.text import number, percent, threat_text
 from fastadv.threat import Threat
@@ -130,4 +129,4 @@ def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
         radius = own if row.threat.finite else row.median_distance
     if own <= radius < math.inf:
         return row.name, row.broken
-    return f"{row.name} within {number(radius)}", row.broken & (row.distance <= radius * (1 + SLACK))
+    return f"{row.name} within {number(radius)}", row.broken & reached(row.distance, radius)

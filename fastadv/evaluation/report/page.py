@@ -16,8 +16,8 @@ from fastadv.attacks.core import Criterion
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.groups import Group, groups
 from fastadv.evaluation.report import chart, grid, pictures, verdict
+from fastadv.evaluation.row import Group, groups
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.runs.card import data_hash, machine

@@ -20,11 +20,11 @@ from fastadv.models.abs.calibrate import (
     log_graded,
 )
 from fastadv.models.abs.decoder import Decoders, DecoderShape
-from fastadv.models.abs.fit import Settings, fit
+from fastadv.models.abs.fit import Settings, fit, read_images
 from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
-from fastadv.models.abs.storage import Stored, checked_factors, read_abs, read_official, write_abs
+from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
 from fastadv.models.binarized import THRESHOLD
 from fastadv.runs.card import card, data_hash
 
@@ -273,8 +273,9 @@ class ABS(nn.Module):
             progress: called with (done, total) steps.
             options: of the model: prior_samples, factors, and the fields of `InferenceOptions`.
         """
+        images = read_images(dataset)
         if shape is None:
-            shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
+            shape = DecoderShape.for_images(images.shape, latents, width)
         if not isinstance(shape, DecoderShape):
             raise InputError(f"shape: expected a DecoderShape, got {shape!r}; or give latents and width")
         beta = (shape.values / MNIST_VALUES,) * 2 if beta is None else beta
@@ -282,7 +283,7 @@ class ABS(nn.Module):
             epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision
         )
         return fit(
-            cls, dataset, settings, run_dir=run_dir, resume=resume, device=device, progress=progress,
+            cls, images, settings, run_dir=run_dir, resume=resume, device=device, progress=progress,
             calibration=calibration, options=options,
         )  # fmt: skip
 
@@ -298,19 +299,17 @@ class ABS(nn.Module):
         """Write weights, prior latents, options, factors and card as one safetensors file."""
         config = dataclasses.asdict(self.options) | {"strides": list(self.shape.strides)}
         about = {**card("abs", config, weights=data_hash(*self.weights, *self.biases)), **self.card}
-        write_abs(path, Stored(self.decoders, self.prior, self.factors, self.options, about))
+        write_abs(path, (self.decoders, self.prior, self.factors, self.options, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        stored = read_abs(path)
-        held = stored.decoders
+        held, prior, factors, options, about = read_abs(path)
         model = cls(
-            held.weights, held.biases, held.shape.strides, options=stored.options, factors=stored.factors,
+            held.weights, held.biases, held.shape.strides, options=options, factors=factors,
             prior_samples=held.classes,
         )  # fmt: skip
-        model.prior = stored.prior
-        model.card = stored.card
+        model.prior, model.card = prior, about
         return model
 
     def _search(self, options: InferenceOptions | None = None) -> LatentSearch:
@@ -328,21 +327,3 @@ class ABS(nn.Module):
 
         super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _image_shape(dataset: Any) -> tuple[int, int, int]:
-    """Return (C, H, W) of the first image; InputError where there is none."""
-    images = getattr(dataset, "x", None)
-    if isinstance(images, Tensor):
-        shape = tuple(images.shape[1:])
-    else:
-        try:
-            shape = tuple(torch.as_tensor(dataset[0][0]).shape)
-        except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
-            raise InputError(
-                "dataset: expected tensors x and y, or pairs (image, label), at least one; "
-                f"got {dataset!r:.80}"
-            ) from error
-    if len(shape) != 3:
-        raise InputError(f"dataset: expected images [C, H, W], got {list(shape)}")
-    return shape
