@@ -15,7 +15,7 @@ from fastadv.errors import InputError
 class Translated:
     """An attack of ours under another package's name. Its arguments are attributes, which may be changed."""
 
-    first: tuple[str, ...] = ()
+    first: tuple[str, ...]  # arguments before those of `ours`
     _make: Callable[..., Any]
     _own: tuple[str, ...]
 
@@ -36,12 +36,12 @@ class Translated:
 T = TypeVar("T", bound=Translated)
 
 
-def translated(base: type[T], name: str, make: Callable[..., Any]) -> type[T]:
-    """Return the class `name` with the arguments of `make`, after those that every class of `base` takes."""
+def translated(base: type[T], name: str, make: Callable[..., Any], *first: str) -> type[T]:
+    """Return the class `name` with the arguments of `make`, after those `first`."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     own = inspect.signature(make).parameters
-    whole = inspect.Signature([*(inspect.Parameter(each, kind) for each in base.first), *own.values()])
-    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": whole}
+    whole = inspect.Signature([*(inspect.Parameter(each, kind) for each in first), *own.values()])
+    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": whole, "first": first}
     return type(
         name, (base,), {**about, "__doc__": make.__doc__ or base.__doc__, "__module__": make.__module__}
     )
