@@ -5,10 +5,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.anchor.ways import Way
-from bench.page import anchor, bars, figures, machines, table
+from bench.page import anchor, bars, machines, table
 from bench.page.entries import ENTRIES, PGD, Entry
-from bench.page.numbers import duration
-from bench.page.rows import Rows, name
+from bench.page.rows import Rows, duration, name
 from bench.records import ROOT
 
 STORED, MACHINES = Rows.stored(), machines.stored()
@@ -25,7 +24,7 @@ class TestPage:
             assert page == table.replaced(page, inside, marks), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
-        assert figures.up_to_date("speed.png", machines.rows(MACHINES[-1])), "run python -m bench.page"
+        assert bars.up_to_date("speed.png", machines.rows(MACHINES[-1])), "run python -m bench.page"
 
     def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
@@ -109,9 +108,9 @@ class TestFigures:
 
     def test_a_figure_knows_its_rows(self, tmp_path):
         shown = [{"net": {"pgd": row(cpu="A")}}, {"net": {"pgd": row(cpu="B", date="2026-01-05")}}]
-        figures.save(Figure(), "a.png", shown, tmp_path)
-        assert figures.up_to_date("a.png", shown, tmp_path)
-        assert not figures.up_to_date("a.png", shown[:1], tmp_path)
+        bars.save(Figure(), "a.png", shown, tmp_path)
+        assert bars.up_to_date("a.png", shown, tmp_path)
+        assert not bars.up_to_date("a.png", shown[:1], tmp_path)
         with Image.open(tmp_path / "a.png") as picture:
             assert picture.info["machine"] == "A, B"
             assert picture.info["date"] == "2026-01-02 to 2026-01-05"
