@@ -1,6 +1,6 @@
 """The rows of bench/results/, the newest of each measurement, and figures as text."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -56,10 +56,6 @@ class Rows:
         return [
             row for (known, by), row in self.newest.items() if by == provider and fnmatchcase(known, pattern)
         ]
-
-    def providers(self, what: str) -> Iterator[tuple[str, Row]]:
-        """Every provider of one measurement with its row."""
-        return ((by, row) for (known, by), row in self.newest.items() if known == what)
 
 
 def number(value: float) -> str:
