@@ -13,7 +13,7 @@ from .nets import images, tiny
 
 
 def test_round_trip(tmp_path):
-    factors, options = [1.0, 0.9, 1.1], {"input_grad": "none", "prune": True, "prune_gain": 0.4}
+    factors, options = [1.0, 0.9, 1.1], {"input_grad": "unrolled", "prune": True, "prune_gain": 0.4}
     model = tiny(binary=True, factors=factors, scale=7.0, floor=0.25, beta=0.5, max_norm=3.0, **options)
     model = model.with_options(steps=7, step_size=0.1)
     model.card = {"seed": 12}
