@@ -32,7 +32,6 @@ from fastadv.runs.card import card, data_hash
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
 # Values of an MNIST image, for which the paper's beta of 1 is meant.
 MNIST_VALUES = 784
-DEFAULTS = InferenceOptions()
 
 
 class ABS(nn.Module):
@@ -52,11 +51,10 @@ class ABS(nn.Module):
         weights: of the decoders' layers, each [K, cin, cout, k, k].
         biases: of the decoders' layers, each [K, cout].
         strides: of the decoders' layers.
-        options: of inference, as a whole.
         factors: [K], of Binary ABS; None is 1.
         prior_samples: how many latents every search starts from.
         seed: of the prior samples.
-        changes: options of inference by name, such as `binary=True`.
+        options: of inference, by the names in `InferenceOptions`, such as `binary=True`.
 
     Raises:
         InputError: weights do not fit or are not finite, another image size, or fewer prior samples than
@@ -83,16 +81,13 @@ class ABS(nn.Module):
         biases: Sequence[Tensor],
         strides: Sequence[int],
         *,
-        options: InferenceOptions = DEFAULTS,
         factors: Sequence[float] | Tensor | None = None,
         prior_samples: int = 8000,
         seed: int = 0,
-        **changes: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(options, InferenceOptions):
-            raise InputError(f"options: expected InferenceOptions, got {options!r}; or give them by name")
-        self.options = options.changed(**changes)
+        self.options = InferenceOptions().changed(**options)
         self.decoders = Decoders(weights, biases, strides)
         self.prior_latents = draw_prior(prior_samples, self.decoders.latents, seed)
         self.register_buffer(
@@ -306,8 +301,8 @@ class ABS(nn.Module):
         """Read what `save` wrote."""
         held, prior, factors, options, about = read_abs(path)
         model = cls(
-            held.weights, held.biases, held.shape.strides, options=options, factors=factors,
-            prior_samples=held.classes,
+            held.weights, held.biases, held.shape.strides, factors=factors, prior_samples=held.classes,
+            **dataclasses.asdict(options),
         )  # fmt: skip
         model.prior, model.card = prior, about
         return model
