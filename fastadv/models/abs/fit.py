@@ -38,44 +38,34 @@ class Images:
     def __len__(self) -> int:
         return len(self.y)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        channels, rows, columns = self.x.shape[1:]
-        return channels, rows, columns
-
     def take(self, index: Tensor) -> Tensor:
         """Return the images at `index` as float32 in [0, 1]."""
         x = self.x[index.to(self.x.device)]
         return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
-def read_images(dataset: Any) -> Images:
+def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
     """Return the images of a set with tensors `x` and `y`, or of any sequence of pairs (image, label).
 
-    InputError for an empty set, images that are not [C, H, W] in [0, 1] or not finite, labels that do not
-    fit, and classes without an image.
+    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
+    labels that do not fit, and classes without an image.
     """
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        try:
-            pairs = [
-                (torch.as_tensor(image), int(label))
-                for image, label in map(dataset.__getitem__, range(len(dataset)))
-            ]
-        except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
-            raise InputError(
-                f"dataset: expected tensors x and y, or pairs (image, label), got {dataset!r:.80}"
-            ) from error
+        pairs = [dataset[i] for i in range(len(dataset))]
         if not pairs:
             raise InputError("dataset: expected at least one image, got an empty set")
-        parts = [image for image, _ in pairs]
+        parts = [torch.as_tensor(image) for image, _ in pairs]
         shapes = {tuple(part.shape) for part in parts}
         if len(shapes) > 1:
             raise InputError(f"dataset: expected images of one shape, got {sorted(shapes)}; resize them")
         x = torch.stack(parts)
-        y = torch.tensor([label for _, label in pairs])
-    if len(x) == 0 or x.ndim != 4:
-        raise InputError(f"dataset: expected images [C, H, W], got {len(x)} of {list(x.shape[1:])}")
+        y = torch.tensor([int(label) for _, label in pairs])
+    if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
+        raise InputError(
+            f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; "
+            "give their DecoderShape"
+        )
     if y.shape != (len(x),) or y.is_floating_point():
         raise InputError(
             f"dataset: expected integer labels, one for each of {len(x)} images, "
@@ -179,7 +169,7 @@ class Settings:
 
 def fit(
     cls: Callable[..., Model],
-    images: Images,
+    dataset: Any,
     settings: Settings,
     *,
     run_dir: str | PathLike[str] | None,
@@ -202,11 +192,7 @@ def fit(
         AssertionError,
     ) as error:  # what torch raises without CUDA is no RuntimeError
         raise InputError(f"device: expected an available torch device, got {device!r} ({error})") from error
-    if images.shape != settings.shape.image:
-        raise InputError(
-            f"dataset: expected images {settings.shape.image}, as the decoders give, got {images.shape}; "
-            "give their DecoderShape"
-        )
+    images = read_images(dataset, settings.shape.image)
     run = Run(images, settings, place, progress)
 
     def made() -> Any:
