@@ -331,7 +331,7 @@ def _image_shape(dataset: Any) -> tuple[int, int, int]:
         channels, rows, columns = torch.as_tensor(first).shape
     except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
-            "dataset: expected tensors x and y, or pairs (image, label), with images [C, H, W], at least one; "
+            "dataset: expected tensors x and y, or pairs (image, label), of images [C, H, W], at least one; "
             f"got {dataset!r:.80}"
         ) from error
     return channels, rows, columns
