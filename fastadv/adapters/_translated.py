@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, TypeVar
 
@@ -59,9 +60,10 @@ def no_label(targets: Tensor) -> Tensor:
 
 
 def refuse(package: str, name: str, instead: Mapping[str, str]) -> None:
-    """Raise InputError for a class that we have no equal of, with what to use in its place."""
-    if name in instead:
-        raise InputError(f"{package}.{name}: expected an attack that fastadv has too; {instead[name]}")
+    """Raise InputError for a class that we have no equal of, with what to use in its place, by patterns."""
+    for pattern, other in instead.items():
+        if fnmatchcase(name, pattern):
+            raise InputError(f"{package}.{name}: expected an attack that fastadv has too; {other}")
 
 
 def served(
