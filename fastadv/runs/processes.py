@@ -65,20 +65,6 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def exchange(rows: Tensor, to: list[int], come: list[int]) -> Tensor:
-    """Send the first to[0] rows to process 0, the next to process 1, ...; return what comes, in that order.
-
-    come: how many rows come from each.
-    """
-    if world() == 1:
-        return rows
-    sent = rows.reshape(len(rows), rows.shape[1:].numel()).contiguous().view(torch.uint8)
-    found = sent.new_empty((sum(come), sent.shape[1]))
-    with _together():
-        dist.all_to_all_single(found, sent, come, to)
-    return found.view(rows.dtype).view(len(found), *rows.shape[1:])
-
-
 def tell(value: T) -> list[T]:
     """Return the values of all processes, in the order of their ranks."""
     if world() == 1:

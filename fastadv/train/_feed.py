@@ -102,13 +102,6 @@ class Feed:
             order = rng.permutation(self._all, rng.derive(self.seed, "order", epoch))
         return order[: self.epoch_size]
 
-    def owners(self, epoch: int) -> Tensor:
-        """Return the process that passes each sample in an epoch; of one that none passes, any."""
-        order, size = self.order(epoch), len(self.dataset)  # type: ignore[arg-type]
-        owner = torch.arange(size) % self.world
-        owner[order] = torch.arange(len(order)) % self.step_size % self.world
-        return owner
-
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)

@@ -26,9 +26,6 @@ from fastadv.train.report import EpochReport
 
 logger = logging.getLogger("fastadv")
 
-HEAVY = 64 << 20  # bytes: a recipe that keeps more is not written after each epoch ...
-COST = 0.02  # ... but when writing takes at most this share of the time that passed since the last time
-
 
 @contextmanager
 def _training(steps: Steps) -> Iterator[None]:
@@ -63,8 +60,6 @@ class Run:
     done: list[EpochReport] = dataclasses.field(default_factory=list)
     step: int = 0  # done in this epoch
     seconds: float = 0.0  # spent on them
-    saved: float | None = None  # when a checkpoint was last written, on this clock
-    cost: float = 0.0  # seconds that it took
 
     def __post_init__(self) -> None:
         """Continue where the checkpoint was written, if there is one."""
@@ -89,7 +84,7 @@ class Run:
         checkpoint.restore(state, steps.model, steps.optimizer, steps.scheduler)
         losses = steps.losses.values
         losses.copy_(state.tensors["losses"])
-        steps.restore(checkpoint.kept(state, "recipe", losses.device), begun)
+        steps.restore(checkpoint.kept(state, "recipe", losses.device))
         if steps.scale is not None:
             steps.scale.values.copy_(state.tensors["scale"])
         if steps.average is not None:
@@ -146,8 +141,7 @@ class Run:
                     self.progress((epoch - 1) * steps + self.step, self.epochs * steps)
                 if every and self.step % every == 0 and self.step < steps:
                     self.steps.check()
-                    if self._is_due():
-                        self._save()
+                    self._save()
         except (FloatingPointError, InputError, LostProcessError) as error:
             if self.record.checkpoint is None:
                 raise
@@ -161,23 +155,14 @@ class Run:
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
         self.steps.losses.values.zero_()
-        if self._is_due() or not self._is_left():
-            self._save()
+        self._save()
         self.results.keep_best(self.done)
         self.record.report()
         if self.measure.on_event is not None:
             self.measure.on_event(dataclasses.asdict(report))
 
-    def _is_due(self) -> bool:
-        """Return whether to write a checkpoint: of a recipe that keeps much, only where that takes little."""
-        now = time.perf_counter()
-        # processes differ in their times, and in how many samples are theirs
-        return processes.from_first(
-            lambda: self.saved is None or self.steps.nbytes <= HEAVY or self.cost <= COST * (now - self.saved)
-        )
-
     def _save(self) -> None:
-        steps, started = self.steps, time.perf_counter()
+        steps = self.steps
         kept = {"losses": steps.losses.values}
         kept |= {f"recipe/{name}": held for name, held in steps.kept().items()}
         if steps.scale is not None:
@@ -187,8 +172,6 @@ class Run:
         self.record.save(
             steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
         )
-        self.saved = time.perf_counter()
-        self.cost = self.saved - started
 
 
 class Epochs(Iterator[EpochReport]):

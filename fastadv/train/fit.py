@@ -99,11 +99,9 @@ def fit(
             works on the model's device. None leaves the images as they are.
         test_set: the set on which the accuracies in the reports are measured; None measures none.
         test_attacks: {name: attack}, as `fa.evaluate` takes them, for the accuracies under attack.
-        run_dir: a folder for checkpoint.safetensors (after each epoch; of a recipe that keeps much, such as
-            PriorGuidedTraining, as often as that takes 2% of the time), report.jsonl, best.safetensors (the
-            weights of the best epoch so far, where there are test attacks), and at the end model.safetensors
-            (with ema also ema.safetensors); weights come with a card. It is locked while the run lasts. None
-            writes nothing.
+        run_dir: a folder for checkpoint.safetensors, report.jsonl, best.safetensors (the weights of the best
+            epoch so far, where there are test attacks), and at the end model.safetensors (with ema also
+            ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.
         resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
             are deterministic), with the epochs still to do; `reports(run_dir)` gives all of them. A run
             without a checkpoint starts from the beginning. With schedule="constant", a larger `epochs`

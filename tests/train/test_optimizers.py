@@ -9,7 +9,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint
-from fastadv.train import AWP, Execution, Optimization, PriorGuidedTraining, Standard, fit
+from fastadv.train import AWP, Execution, NuAT, Optimization, Standard, fit
 from fastadv.train._optimizers import find_rate, make
 from fastadv.train._scale import GROWTH_EVERY, LossScale
 from fastadv.train.optim import make_optimizer, make_schedule
@@ -220,5 +220,5 @@ def test_fp16_is_refused_where_it_would_round_weights_or_gradients_away():
     fp16 = Execution(precision="fp16")
     with pytest.raises(InputError, match="precision: expected weights in float32 for 'fp16'"):
         fit(net().double(), images(), Standard(), epochs=1, execution=fp16)
-    with pytest.raises(InputError, match=r"precision: .* PriorGuidedTraining, which takes gradients itself"):
-        fit(net(), images(), PriorGuidedTraining(fa.Linf(0.1)), epochs=1, execution=fp16)
+    with pytest.raises(InputError, match=r"precision: .* NuAT, which takes gradients itself"):
+        fit(net(), images(), NuAT(fa.Linf(0.1)), epochs=1, execution=fp16)

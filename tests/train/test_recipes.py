@@ -43,7 +43,6 @@ LOSSES = {
 RECIPES = LOSSES | {
     "robust_logistic": train.RobustLogistic(THREAT),
     "free": train.FreeTraining(THREAT, 2),
-    "prior": train.PriorGuidedTraining(THREAT),
     "awp": train.AWP(PGDTraining(THREAT, 2)),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -67,9 +66,8 @@ PER_SAMPLE, INFINITE = fa.Linf(torch.tensor([0.1, 0.2])), fa.Linf(inf)
 WRONG = {
     "threat": [0.1, PER_SAMPLE], "steps": [0, 2.5], "replays": [0, 2.0], "step_size": [0.0, nan, "long"],
     "weight": [-0.1, None, "much"], "label_smoothing": [-0.1, 1.0], "beta": [-1.0, nan], "gamma": [0.0, nan],
-    "coefficient": [0.0, "much"], "noise": [-1.0], "momentum": [1.5], "consistency": [-1.0],
-    "reset": [0], "radius": [0.0, inf], "module": [None], "method": ["fgsm"], "kind": ["gauss"],
-    "statistics": ["clean", None], "start": ["far", True],
+    "coefficient": [0.0, "much"], "noise": [-1.0], "radius": [0.0, inf], "module": [None],
+    "method": ["fgsm"], "kind": ["gauss"], "statistics": ["clean", None], "start": ["far", True],
     "clamp_start": [1, None],
     "recipe": ["pgd", train.FreeTraining(THREAT, 2), train.AWP(Standard())],
 }  # fmt: skip
@@ -101,10 +99,9 @@ def test_settings_outside_their_ranges_are_named(name):
         ("radius", lambda: PGDTraining(INFINITE, steps=2, step_size=0.1)),
         ("step_size", lambda: PGDTraining(fa.L0(3), steps=2, step_size=0.5)),
         ("threat", lambda: train.InputNoise(fa.L2(0.1))),
-        ("threat", lambda: train.PriorGuidedTraining(fa.L2(0.1))),
         ("threat", lambda: train.RobustLogistic(fa.L0(3))),
     ],
-    ids=range(12),
+    ids=range(11),
 )
 def test_settings_that_one_recipe_refuses(field, make):
     with pytest.raises(InputError, match=f"{field}: expected"):

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._samples import SampleRows
 from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share, mean
 from fastadv.train._statistics import whole_batch_statistics
@@ -83,7 +82,6 @@ class Step(BatchPart):
         epoch: from 1.
         precision: of the run, as in `Execution`.
         optimizer: of the run.
-        size: the length of the training set.
         index: of the batch in its epoch, from 0.
         check: takes a loss for the report, replacing an earlier one of this batch; a loop of one's own may
             leave it out.
@@ -94,20 +92,16 @@ class Step(BatchPart):
             not finite.
         places: tensors with a row for each of this process's places in a full batch; part of the checkpoint,
             too.
-        samples: rows of samples (`read`, `write`), where the samples are passed: in all processes, in each
-            step.
         share: this process's share of the batch.
     """
 
     optimizer: Optimizer
-    size: int
     index: int = 0
     check: Callable[[Means], None] = _unnoted
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     scale: LossScale | None = None
     places: dict[str, Tensor] = field(default_factory=dict)
-    samples: SampleRows = field(default_factory=lambda: SampleRows(0))
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
         """Return what a function gives for each part of the batch that passes separately.
@@ -213,7 +207,7 @@ class OwnStep(Protocol):
     """A recipe that owns what a batch does: its passes, its optimizer steps, what it keeps between batches.
 
     The recipe itself does not change; whatever changes during a run is kept in `at.state`, and in `at.places`
-    and `at.samples` under the names in its attributes `places` and `samples`.
+    under the names in its attribute `places`.
     """
 
     def step(self, at: Step) -> Means:

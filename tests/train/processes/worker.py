@@ -26,7 +26,6 @@ from fastadv.train import (
     HiddenFGSM,
     NuAT,
     PGDTraining,
-    PriorGuidedTraining,
     RubbishTraining,
     Standard,
     WeightDecayL1,
@@ -77,7 +76,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"recipe": FastTraining(L2(0.5))},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
-    "prior": {"recipe": PriorGuidedTraining(THREAT, reset=2)},
     "nuat": {"recipe": NuAT(THREAT, rise=1), "batch_size": 7},
     "ikl": {"recipe": IKL(THREAT, 2), "batch_size": 7},
     "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
@@ -90,14 +88,13 @@ CASES: dict[str, dict[str, Any]] = {
         "ema": 0.9,
         "augment": ["shift", "cutmix"],
     },
-    "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
     # places are those in a step, not in a pass
-    "accumulated_prior": {"recipe": PriorGuidedTraining(THREAT), "batch_size": 7, "accumulate": 2},
+    "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 # with two what differs most between processes; each start costs seconds
-CASES_OF = {2: ["standard", "free", "awp", "prior", "accumulate"], 3: list(CASES)}
+CASES_OF = {2: ["standard", "free", "awp", "accumulate"], 3: list(CASES)}
 
 
 def train(name: str, wrap: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> dict[str, Any]:
@@ -126,7 +123,7 @@ class Stop(Exception):
 
 
 def resumed(folder: Path | None, stop: int | None = None, resume: bool = False, kill: bool = False) -> Any:
-    """A run of a recipe that keeps something for each sample; `stop`: after so many steps."""
+    """A run of a recipe that keeps something for each place; `stop`: after so many steps."""
 
     def progress(done: int, total: int) -> None:
         if done == stop and not kill:
@@ -136,7 +133,7 @@ def resumed(folder: Path | None, stop: int | None = None, resume: bool = False, 
 
     try:
         often = {"checkpoint_every": None if folder is None else 2}
-        return train("prior", **ROBUST, **often, run_dir=folder, resume=resume, progress=progress)
+        return train("free", **ROBUST, **often, run_dir=folder, resume=resume, progress=progress)
     except Stop:
         return None
 
