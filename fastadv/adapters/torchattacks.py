@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fastadv import attacks, rng
 from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
-from fastadv.adapters.foreign import Foreign, one_radius, unit_box
+from fastadv.adapters.foreign import Foreign, one_radius
 from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
 from fastadv.engine import prepare
 from fastadv.errors import InputError
@@ -129,7 +129,8 @@ def _craft(
     **options: Any,
 ) -> Any:  # fmt: skip
     """Return its points."""
-    unit_box("torchattacks", threat)
+    if threat.box != (0.0, 1.0):
+        raise InputError(f"threat: expected the box (0, 1), which torchattacks clamps to, got {threat.box}")
     takes = inspect.signature(kind).parameters
     radius = one_radius("torchattacks", threat)
     if "eps" in takes and radius < inf:
