@@ -30,7 +30,7 @@ class Source(Panel, title="Images"):
     data: str = o.option(
         ...,
         f"{', '.join(sets.names())}, or the folder of a constructed or exported set. Some take options: "
-        "cifar10c:corruption=fog,severity=3.",
+        "imagenet:preprocessing=Crop288.",
         "--data", "-d",
     )  # fmt: skip
     data_dir: o.DataDir = None

@@ -8,7 +8,6 @@ from torch.nn.functional import interpolate
 
 from fastadv.data._places import data_folder
 from fastadv.data.cifar10 import cifar10
-from fastadv.data.cifar_c import SETS, cifar_c
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
@@ -17,10 +16,9 @@ from fastadv.errors import InputError
 
 # what is read from a folder that the user must name: images as files
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
-_NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", *_FILES)
-# what can follow a name: cifar10c:corruption=fog,severity=3
-_CORRUPTED = ("corruption", "severity")
-_OPTIONS = {"cifar10c": _CORRUPTED, "cifar100c": _CORRUPTED, "imagenet": ("preprocessing", "ids")}
+_NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
+# what can follow a name: imagenet:preprocessing=Crop288
+_OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
 
 def names() -> tuple[str, ...]:
@@ -29,7 +27,7 @@ def names() -> tuple[str, ...]:
 
 
 def is_named(text: str) -> bool:
-    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3."""
+    """Return whether a text is the name of a data set, perhaps with options."""
     return text.partition(":")[0] in _NAMES
 
 
@@ -72,11 +70,10 @@ def load(
     """Load a data set by name; images are served as float32 in [0, 1].
 
     Args:
-        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c",
-            "imagefolder", "restricted_imagenet", "imagenet". Options follow some:
-            "cifar10c:corruption=fog,severity=3" (see `data.cifar_c`),
-            "imagenet:preprocessing=Crop288,ids=FILE" (see `data.imagenet`).
-        split: "train" or "test"; corrupted images and named ones of ImageNet are only for testing.
+        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "imagefolder",
+            "restricted_imagenet", "imagenet", which takes options: "imagenet:preprocessing=Crop288,ids=FILE"
+            (see `data.imagenet`).
+        split: "train" or "test"; the named images of ImageNet are only for testing.
         data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last
             three; None takes the environment variable FASTADV_DATA, else a folder in the user's cache, into
             which mnist, cifar10, cifar100 and svhn are downloaded.
@@ -113,28 +110,19 @@ def load(
         read: Any = _FILES[name]
         dataset = read(data_folder(data_dir), split, size, **options)
     else:
-        dataset = _in_memory(name, options, split, data_dir, limit, download)
+        dataset = _in_memory(name, split, data_dir, limit, download)
         dataset = _resized(dataset, size) if size else dataset
         dataset.fixed_order = True  # everybody's first N images of a published set are the same
     return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))
 
 
 def _in_memory(
-    name: str,
-    options: dict[str, str],
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    limit: int | None,
-    download: bool,
+    name: str, split: str, data_dir: str | os.PathLike[str] | None, limit: int | None, download: bool
 ) -> ImageSet:
     if name == "digits":
         return digits(split)
     root = data_folder(data_dir)
     if name == "cifar10":
         return cifar10(root, split, download, limit)
-    if name in SETS:
-        if split != "test":
-            raise InputError(f"{name}: the corrupted images are of the test set, got split {split!r}")
-        return cifar_c(name, root, **options)
     read = {"mnist": mnist, "cifar100": cifar100, "svhn": svhn}[name]
     return read(root, split, download)
