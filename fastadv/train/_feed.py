@@ -19,7 +19,7 @@ from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._mixing import Mixing, partners
-from fastadv.train._share import Passes, Share
+from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import check_soft, frozen_twin
 
@@ -48,7 +48,6 @@ class Feed:
     passes: int = 1  # of `batch_size` images each, which make a step
     drop_last: bool = False
     classes: int = 0  # of the labels, for those that are mixed
-    apart: bool = False  # whether BatchNorm sees the rows of each process alone
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -62,12 +61,6 @@ class Feed:
             raise InputError(
                 f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
                 f"{self._all}, of which nothing would be left; leave it out"
-            )
-        least = self.epoch_size % self.batch_size or self.batch_size
-        if self.apart and self.world > 1 and least < 2 * self.world:
-            raise InputError(
-                f"batch_norm: expected batches of at least two images for each of {self.world} processes, "
-                f"whose statistics 'process' takes, got one of {least}; pass another batch_size or drop_last"
             )
         if self.workers is not None and isinstance(self.dataset, Held):
             raise InputError(
@@ -105,9 +98,7 @@ class Feed:
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)
-        if size > self.batch_size:
-            return Passes(size, self.rank, self.world, self.apart, rows=self.batch_size)
-        return Share(size, self.rank, self.world, self.apart)
+        return Share(size, self.rank, self.world, self.batch_size if size > self.batch_size else None)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].

@@ -15,10 +15,10 @@ from fastadv.engine.precision import Precision
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share
-from fastadv.train._statistics import agreed_statistics, whole_batch_statistics
+from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
-from fastadv.train.optim import Optimization, batch_norms
+from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import Twins, check_soft
 from fastadv.train.recipes.base import take_step
@@ -157,7 +157,6 @@ class Steps:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
             stack.enter_context(self.twins.in_use())
             stack.enter_context(whole_batch_statistics(at.share))
-            stack.enter_context(agreed_statistics(batch_norms(self.model), at.share))
             yield
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:

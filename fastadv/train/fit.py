@@ -32,7 +32,6 @@ from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import (
     Optimization,
     check_norms,
-    describe_options,
     first_recipes,
     make_optimizer,
     make_schedule,
@@ -223,7 +222,6 @@ def _begun(
             dataset=train_set, batch_size=batch_size, augment=augmentation, seed=seed, device=place,
             workers=execution.workers, dtype=dtype_of(model), passes=optimization.accumulate,
             drop_last=optimization.drop_last, classes=classes,
-            apart=optimization.batch_norm == "process",
         )  # fmt: skip
         scheduler = make_schedule(made, optimization, epochs, feed.steps)
         steps = Steps(
@@ -305,7 +303,7 @@ def describe_run(
         "batch_size": feed.batch_size,
         "optimizer": describe(optimizer, model, identity),
         "learning_rate": learning_rate,
-        **describe_options(optimization),
+        **vars(optimization),
         "ramp": len(steps.ramp),
         "schedule": describe(optimization.schedule, model, identity),
         "augment": feed.augment and describe(feed.augment.parts, model, identity),

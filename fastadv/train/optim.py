@@ -1,16 +1,14 @@
 """How the weights move: the options of `fit` that an optimizer and its schedule follow."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv._checks import check_count, check_flag, check_number, check_share
-from fastadv._torch import BatchNorm, NormBase
+from fastadv._torch import NormBase
 from fastadv.errors import InputError
-from fastadv.runs import processes
 from fastadv.train._optimizers import MakeOptimizer, bound, make
 from fastadv.train.ramp import Trained, ramped
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
@@ -37,10 +35,6 @@ class Optimization:
             another, and count as one batch of their total size. BatchNorm sees each pass separately.
         drop_last: whether the images that do not fill a step are left out of an epoch; they are others in
             each.
-        batch_norm: what BatchNorm normalizes by where several processes share a batch: "batch", all of it, or
-            "process", each its own rows. After each step running statistics are then the mean over the
-            processes, weighted by their rows. With "process" the run depends on the number of processes, and
-            resumes only with the same number.
         batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention,
             0.1 where the model has no other. None uses the model's own; it is restored afterwards.
         clip_norm: the largest norm of all gradients together; larger ones are scaled down. None sets no
@@ -66,7 +60,6 @@ class Optimization:
     warm_up: float = 0.0
     accumulate: int = 1
     drop_last: bool = False
-    batch_norm: str = "batch"
     batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
@@ -83,8 +76,6 @@ class Optimization:
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
         check_count("accumulate", self.accumulate, 1)
         check_flag("drop_last", self.drop_last)
-        if self.batch_norm not in ("batch", "process"):
-            raise InputError(f"batch_norm: expected 'batch' or 'process', got {self.batch_norm!r}")
         if self.batch_norm_momentum is not None:
             check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
         check_number("warm_up", self.warm_up, least=0.0)
@@ -130,19 +121,6 @@ def check_norms(options: Optimization, model: nn.Module) -> None:
             "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
             f"{type(model).__name__} without; leave it out"
         )
-    trained = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or not model.training)]
-    if options.batch_norm == "process" and not trained:
-        raise InputError(
-            "batch_norm: expected a model with BatchNorm in train mode for 'process', got "
-            f"{type(model).__name__} without; leave it out"
-        )
-
-
-def describe_options(options: Optimization) -> dict[str, Any]:
-    """Return the options, as JSON, for a run's identity."""
-    told = {field.name: getattr(options, field.name) for field in fields(options)}
-    apart = f"each of {processes.world()} processes" if options.batch_norm == "process" else "batch"
-    return told | {"batch_norm": apart}
 
 
 def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:

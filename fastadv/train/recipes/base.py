@@ -109,28 +109,15 @@ class Step(BatchPart):
         It is called as do(part), or do(part, its element of each of `held`). There is one part, this step,
         unless the batch is cut; what torch draws is then keyed by part.
         """
-        if not self.share.is_cut:
-            return [do(self, *(each[0] for each in held))]
         return list(self._in_parts(do, *held))
 
     def backward(self, loss: Means) -> None:
         """Compute fresh gradients of a loss."""
         self.check(loss)
-        losses = self.share.by_cut(loss)
-        if self.share.is_cut:
-            self._backward_parts(losses)
-            return
-        gradients = self._backward(self.share, losses[0])
-        if self.share.world > 1:
-            self._set(self.share.add_up([gradients], self._weights))
-        self._unscale()
+        self._add_up(self.share.by_cut(loss))
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
         """Compute fresh gradients of the losses do(part), as of `each`."""
-        if not self.share.is_cut:
-            (loss,) = self.each(do, *held)
-            self.backward(loss)
-            return [loss.detach()]
         losses: list[Tensor] = []
 
         def passed() -> Iterator[Tensor]:
@@ -138,7 +125,7 @@ class Step(BatchPart):
                 losses.append(loss.detach())
                 yield loss
 
-        self._backward_parts(passed())
+        self._add_up(passed())
         self.check(losses)
         return losses
 
@@ -146,37 +133,34 @@ class Step(BatchPart):
     def _weights(self) -> list[nn.Parameter]:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-    def _backward(self, share: Share, loss: Tensor) -> list[Tensor | None]:
-        """Compute, and return, the gradients of these rows' share of the mean loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self._scaled(share.weighted(loss)).backward()  # type: ignore[no-untyped-call]
-        return [weight.grad for weight in self._weights]
-
-    def _backward_parts(self, losses: Iterable[Tensor]) -> None:
-        """Sum the gradients of a cut batch. Losses are taken one by one, so that one graph is held."""
-        parts = zip(self.share.cut, losses, strict=True)
-        self._set(
-            self.share.add_up((self._backward(part, mean(loss)) for part, loss in parts), self._weights)
-        )
-        self._unscale()
-
     def _in_parts(self, do: Callable[..., T], *held: Sequence[Any]) -> Iterator[T]:
+        if not self.share.is_cut:
+            yield do(self, *(each[0] for each in held))
+            return
         kept = {each.name: getattr(self, each.name) for each in fields(BatchPart)}
         rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
         key = rng.fresh_seed()
-        for share, x, y, ids, *own in zip(self.share.cut, *rows, *held, strict=True):
-            drawn = rng.torch_seeded(rng.derive(key, "part", share.number), x.device)
+        parts = zip(self.share.cut, *rows, *held, strict=True)
+        for number, (share, x, y, ids, *own) in enumerate(parts):
+            drawn = rng.torch_seeded(rng.derive(key, "part", number), x.device)
             with drawn, whole_batch_statistics(share):
                 made = do(BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share}), *own)
             yield made
 
-    def _set(self, gradients: Iterable[Tensor | None]) -> None:
-        for weight, gradient in zip(self._weights, gradients, strict=True):
-            weight.grad = gradient
+    def _add_up(self, losses: Iterable[Tensor]) -> None:
+        """Compute the gradients of the mean loss. Losses are taken one by one, so that one graph is held."""
 
-    def _unscale(self) -> None:
+        def own(share: Share, loss: Tensor) -> list[Tensor | None]:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._scaled(share.weighted(mean(loss))).backward()  # type: ignore[no-untyped-call]
+            return [weight.grad for weight in self._weights]
+
+        parts = zip(self.share.cut, losses, strict=True)
+        found = self.share.add_up((own(share, loss) for share, loss in parts), self._weights)
+        for weight, gradient in zip(self._weights, found, strict=True):
+            weight.grad = gradient
         if self.scale is not None:
-            self.scale.unscale(weight.grad for weight in self._weights)
+            self.scale.unscale(found)
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.scale is None else self.scale.scaled(loss)
@@ -187,8 +171,7 @@ class Step(BatchPart):
             torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
             for part, own in zip(self.share.cut, self.share.by_cut(loss), strict=True)
         )
-        alone = self.share.world == 1 and not self.share.is_cut
-        found = next(own) if alone else self.share.add_up(own, weights)
+        found = self.share.add_up(own, weights)
         return found if self.scale is None else self.scale.directions(found)
 
     def descend(self) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
-from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
@@ -31,7 +30,6 @@ from fastadv.train import (
     WeightDecayL1,
     fit,
 )
-from fastadv.train._feed import Feed
 from tests.kills import die, loss_told
 from tests.processes import tell
 from tests.train.nets import grouped, images
@@ -224,52 +222,3 @@ def wrapped(folder: Path, rank: int) -> None:
     whole = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
     inside = nn.Sequential(DistributedDataParallel(net()))
     tell(folder, rank, {"part": of(part), "whole": of(whole), "inside": of(inside)})
-
-
-# 20 = 7 + 7 + 6: the processes have 4 and 3 images of a batch, and 3 each of the last
-APART = {"batch_size": 7, "learning_rate": 0.05, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
-
-
-def apart(passes: int, folder: Path | None, count: int = 20, **options: Any) -> nn.Module:
-    """A model whose BatchNorm sees the rows of one process; the first layer keeps its statistics."""
-    model = net()
-    model.inner[1].eval()
-    options |= {"batch_norm": "process", "accumulate": passes, "run_dir": folder}
-    fit(model, images(count), Standard(), epochs=1, **grouped(**APART, **options))
-    return model
-
-
-def apart_by_hand(passes: int) -> nn.Module:
-    """The same by two copies of the model in one process, each with the statistics of its rows."""
-    copies, data = [net(), net()], images(20)
-    for model in copies:
-        model.inner[1].eval()
-    order = torch.split(Feed(data, 7, None, 0, torch.device("cpu"), passes=passes).order(1), 7)
-    for step in (order[k : k + passes] for k in range(0, len(order), passes)):
-        size = sum(map(len, step))
-        for own, model in enumerate(copies):
-            model.zero_grad()
-            for first, rows in zip((0, 7), step, strict=False):
-                mine = rows[(own + first) % 2 :: 2]  # by place in the step
-                loss = nn.functional.cross_entropy(model(to_unit(data.x[mine])), data.y[mine])
-                (loss * len(mine) / size).backward()
-        own_rows = len(range(0, size, 2)), len(range(1, size, 2))
-        with torch.no_grad():
-            for one, other in zip(*(model.parameters() for model in copies), strict=True):
-                if one.grad is not None:
-                    for weight in (other, one):
-                        weight -= 0.05 * (one.grad + other.grad)
-            for one, other in zip(*(model.buffers() for model in copies), strict=True):
-                if one.is_floating_point():
-                    one.copy_((own_rows[0] * one + own_rows[1] * other) / size)
-                    other.copy_(one)
-    return copies[0]
-
-
-def apart_1(folder: Path, rank: int) -> None:
-    torch.save(apart(1, folder / "run").state_dict(), folder / f"apart-{rank}.pt")
-    tell(folder, rank, {"few": lambda: apart(1, None, 17)})
-
-
-def apart_2(folder: Path, rank: int) -> None:
-    torch.save(apart(2, None).state_dict(), folder / f"apart-{rank}.pt")
