@@ -10,9 +10,9 @@ from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_sche
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
-from fastadv.train._optimizers import LEARNING_RATES
 from fastadv.train.ending import ACTIONS
 from fastadv.train.execution import PRECISIONS
+from fastadv.train.optim import LEARNING_RATES
 from fastadv.train.schedules import DEFAULT, SCHEDULES
 
 TEST_SAMPLES = 1000

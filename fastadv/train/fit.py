@@ -21,7 +21,6 @@ from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
-from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
@@ -30,8 +29,10 @@ from fastadv.train.ending import Ending, check_ending
 from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import (
+    MakeOptimizer,
     Optimization,
     check_norms,
+    find_rate,
     first_recipes,
     make_optimizer,
     make_schedule,

@@ -1,17 +1,35 @@
 """How the weights move: the options of `fit` that an optimizer and its schedule follow."""
 
+import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share
 from fastadv._torch import NormBase
 from fastadv.errors import InputError
-from fastadv.train._optimizers import MakeOptimizer, bound, make
-from fastadv.train.ramp import Trained, ramped
-from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
+from fastadv.runs.checkpoint import check_keeps
+from fastadv.threat import Threat
+from fastadv.train.recipes import OwnStep, Recipe
+from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
+
+Groups = list[dict[str, Any]]
+MakeOptimizer = Callable[[Groups], Optimizer]
+"""A function of groups of parameters, such as functools.partial(torch.optim.RMSprop, lr=0.01)."""
+Trained = TypeVar("Trained", bound=Recipe | OwnStep)
+
+LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adam": 1e-3, "adamw": 1e-3}
+# their parameters are scales and shifts, also where they have two dimensions or more
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+# floats in a run's identity, so that 1 and 1.0 are the same run
+FLOATS = ("momentum", "weight_decay", "warm_up", "batch_norm_momentum", "clip_norm", "max_norm", "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,18 +107,118 @@ class Optimization:
             check_share("ramp", self.ramp)
         elif self.ramp is not None:
             check_count("ramp", self.ramp, 1)
-        # floats, so that 1 and 1.0 are the same run
-        for name in (
-            "momentum",
-            "weight_decay",
-            "warm_up",
-            "batch_norm_momentum",
-            "clip_norm",
-            "max_norm",
-            "ema",
-        ):
+        for name in FLOATS:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
+
+
+def check_norms(options: Optimization, model: nn.Module) -> None:
+    """Raise InputError for options of BatchNorm where the model has none."""
+    if options.batch_norm_momentum is not None and not batch_norms(model):
+        raise InputError(
+            "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
+            f"{type(model).__name__} without; leave it out"
+        )
+
+
+def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
+    """Return the recipes of the first epochs, those with a smaller radius."""
+    if options.warm_up and options.warm_up >= epochs:
+        raise InputError(
+            f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
+        )
+    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
+
+
+def ramped(ramp: float, recipe: Trained, epochs: int) -> list[Trained]:
+    """Return the recipe of each epoch of the ramp; InputError where it cannot grow so."""
+    count = ramp if isinstance(ramp, int) else round(ramp * epochs)
+    if not 1 <= count < epochs:
+        raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
+    first = 1 / (count + 1)
+    return [_part(recipe, first + (1 - first) * k / count) for k in range(count)]
+
+
+def _part(recipe: Any, share: float) -> Any:
+    """Scale the recipe to this share of its radius; its step size keeps its ratio to radius / steps."""
+    fields = {field.name for field in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else {}
+    if "recipe" in fields:  # around another one
+        return dataclasses.replace(recipe, recipe=_part(recipe.recipe, share))
+    threat = getattr(recipe, "threat", None) if "threat" in fields else None
+    if not isinstance(threat, Threat) or not threat.finite:
+        raise InputError(
+            f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "
+            "leave out ramp"
+        )
+    radius = float(threat.radius) * share
+    changed: dict[str, Any] = {
+        # a hair less, so that rounding alone adds no coordinate
+        "threat": threat.with_radius(math.ceil(radius * (1 - 1e-9)) if threat.least_step else radius)
+    }
+    if getattr(recipe, "step_size", None) is not None:
+        changed["step_size"] = max(recipe.step_size * share, threat.least_step)
+    return dataclasses.replace(recipe, **changed)
+
+
+def batch_norms(model: nn.Module) -> list[NormBase]:
+    """Return the layers whose running statistics move with a momentum."""
+    return [m for m in model.modules() if isinstance(m, NormBase) and m.running_mean is not None]
+
+
+def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> float | None:
+    """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
+    if not callable(optimizer) and optimizer not in LEARNING_RATES:
+        raise InputError(
+            f"optimizer: expected one of {', '.join(LEARNING_RATES)}, or a function that makes one of groups "
+            f"of parameters, got {optimizer!r}"
+        )
+    rate = learning_rate if callable(optimizer) or learning_rate is not None else LEARNING_RATES[optimizer]
+    if rate is None:
+        return None
+    if check_number("learning_rate", rate) <= 0:
+        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
+    return float(rate)
+
+
+def make_optimizer(
+    model: nn.Module,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
+    options: Optimization,
+    *,
+    kept: bool = False,
+) -> Optimizer:
+    """Make the optimizer of the parameters that require a gradient; a function is tried on copies first.
+
+    With `max_norm`, each of its steps ends with the weights inside that bound. kept: in a checkpoint.
+    """
+    groups, momentum = _groups(model, options.norm_decay), options.momentum
+    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
+    made: Optimizer
+    if callable(optimizer):
+        _check_left_alone(options)
+        if learning_rate is not None:
+            groups = [{**group, "lr": learning_rate} for group in groups]
+        _try(optimizer, groups, kept)
+        made = optimizer(groups)
+    elif optimizer in ("adam", "adamw"):
+        kind = Adam if optimizer == "adam" else AdamW
+        made = kind(groups, betas=(momentum, 0.999), **common)
+    elif optimizer == "nesterov" and momentum == 0:
+        raise InputError("momentum: expected a number > 0 for 'nesterov', got 0; take 'sgd'")
+    else:
+        made = SGD(groups, momentum=momentum, nesterov=optimizer == "nesterov", **common)
+    if options.max_norm is not None:
+        weights = [weight for group in made.param_groups for weight in group["params"] if weight.ndim > 1]
+        most = options.max_norm
+
+        def bound(*_: object) -> None:
+            with torch.no_grad():
+                for weight in weights:
+                    weight.renorm_(2, 0, most)
+
+        made.register_step_post_hook(bound)
+    return made
 
 
 def _check_left_alone(options: Optimization) -> None:
@@ -114,52 +232,90 @@ def _check_left_alone(options: Optimization) -> None:
             )
 
 
-def check_norms(options: Optimization, model: nn.Module) -> None:
-    """Raise InputError for options of BatchNorm where the model has none."""
-    if options.batch_norm_momentum is not None and not batch_norms(model):
+def _groups(model: nn.Module, norm_decay: bool) -> Groups:
+    """Group the parameters that require a gradient by whether they decay; InputError if there are none."""
+    found: dict[bool, list[nn.Parameter]] = {}
+    scales = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    for weight in model.parameters():
+        if weight.requires_grad:
+            decays = norm_decay or not (weight.ndim < 2 or id(weight) in scales)
+            found.setdefault(decays, []).append(weight)
+    if not found:
         raise InputError(
-            "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
-            f"{type(model).__name__} without; leave it out"
+            "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
         )
+    return [
+        {"params": weights} | ({} if decays else {"weight_decay": 0.0}) for decays, weights in found.items()
+    ]
 
 
-def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
-    """Return the recipes of the first epochs, those with a smaller radius; InputError for too long a ramp."""
-    if options.warm_up and options.warm_up >= epochs:
-        raise InputError(
-            f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
-        )
-    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
-
-
-def batch_norms(model: nn.Module) -> list[NormBase]:
-    """Return the layers whose running statistics move with a momentum."""
-    return [m for m in model.modules() if isinstance(m, NormBase) and m.running_mean is not None]
-
-
-def make_optimizer(
-    model: nn.Module,
-    optimizer: str | MakeOptimizer,
-    learning_rate: float | None,
-    options: Optimization,
-    *,
-    kept: bool = False,
-) -> Optimizer:
-    """Make the optimizer; with `max_norm`, each of its steps ends with the weights inside that bound."""
-    if callable(optimizer):
-        _check_left_alone(options)
-    made = make(
-        model, optimizer, learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
-        norm_decay=options.norm_decay, kept=kept,
-    )  # fmt: skip
-    if options.max_norm is not None:
-        weights = [weight for group in made.param_groups for weight in group["params"]]
-        bounded, most = [weight for weight in weights if weight.ndim > 1], options.max_norm
-        made.register_step_post_hook(lambda *_: bound(bounded, most))
-    return made
+def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
+    """Raise InputError unless this makes an optimizer that `fit` can use; on copies, with zero gradients."""
+    with torch.inference_mode(False), torch.enable_grad():
+        copies = [
+            {**group, "params": [nn.Parameter(each.detach().clone()) for each in group["params"]]}
+            for group in groups
+        ]
+        weights = [weight for group in copies for weight in group["params"]]
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        with rng.generators_kept(weights[0].device):
+            made = optimizer([dict(group) for group in copies])
+            if not isinstance(made, Optimizer):
+                raise InputError(
+                    "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
+                    f"returns a {type(made).__name__}"
+                )
+            if [*map(id, weights)] != [id(each) for group in made.param_groups for each in group["params"]]:
+                raise InputError(
+                    "optimizer: expected one over the groups of parameters that the function is given, got "
+                    "others; make it inside the function, of its argument"
+                )
+            try:
+                made.step()
+            except TypeError as error:
+                raise InputError(
+                    f"optimizer: expected one whose step() takes no closure, got {type(made).__name__} "
+                    f"({error}); train with it in a loop of your own"
+                ) from error
+    if kept:
+        check_keeps(made)
 
 
 def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:
-    """Schedule the learning rate of each step. steps: of an epoch."""
-    by_epoch = options.schedule_by == "epoch"
-    return follow(optimizer, options.schedule, epochs, steps, warm_up=options.warm_up, by_epoch=by_epoch)
+    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
+
+    steps: of an epoch. InputError for a schedule that moves the momentum of an optimizer that has none.
+    """
+    factor, rising = find_schedule(options.schedule), options.warm_up * steps
+
+    def done(step: int) -> float:
+        by_epoch = options.schedule_by == "epoch"
+        return min((step // steps) / epochs if by_epoch else step / (epochs * steps), 1.0)
+
+    def rate(step: int) -> float:
+        risen = min((step + 1) / rising, 1.0) if rising else 1.0
+        return risen * factor(done(step))
+
+    scheduler = LambdaLR(optimizer, rate)
+    if getattr(factor, "momentum", None) is not None:
+        _move_momentum(optimizer, lambda: factor._momentum_at(done(scheduler.last_epoch)))  # type: ignore[attr-defined]
+    return scheduler
+
+
+def _move_momentum(optimizer: Optimizer, momentum: Callable[[], float]) -> None:
+    """Let each step of the optimizer begin with this momentum."""
+    if not all(group.keys() & {"momentum", "betas"} for group in optimizer.param_groups):
+        raise InputError(
+            f"schedule: expected one that leaves the momentum alone, which {type(optimizer).__name__} does "
+            "not have, got one that moves it; take 'one_cycle'"
+        )
+
+    def before(*_: object) -> None:
+        for group in optimizer.param_groups:
+            if "momentum" in group:
+                group["momentum"] = momentum()
+            else:
+                group["betas"] = (momentum(), *group["betas"][1:])
+
+    optimizer.register_step_pre_hook(before)

@@ -7,8 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.train import Optimization, Piecewise, Standard, fit
-from fastadv.train._optimizers import find_rate
-from fastadv.train.optim import make_optimizer, make_schedule
+from fastadv.train.optim import find_rate, make_optimizer, make_schedule
 from fastadv.train.schedules import SCHEDULES
 
 from .nets import images, net

@@ -10,9 +10,8 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint
 from fastadv.train import AWP, Execution, NuAT, Optimization, Standard, fit
-from fastadv.train._optimizers import find_rate, make
 from fastadv.train._scale import GROWTH_EVERY, LossScale
-from fastadv.train.optim import make_optimizer, make_schedule
+from fastadv.train.optim import find_rate, make_optimizer, make_schedule
 
 from .nets import assert_same, images, net, stopped
 
@@ -48,9 +47,7 @@ def test_groups_have_their_own_decay():
         }
     )
     model["head"].bias.requires_grad_(False)
-    optimizer = make(
-        model, "adamw", 0.1, momentum=0.9, weight_decay=0.01, norm_decay=False,
-    )  # fmt: skip
+    optimizer = make_optimizer(model, "adamw", 0.1, Optimization(weight_decay=0.01, norm_decay=False))
     names = {id(weight): name for name, weight in model.named_parameters()}
     met = {
         names[id(weight)]: (group["lr"], group["weight_decay"])
