@@ -7,8 +7,7 @@ from functools import partial
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining
-from fastadv.train._mixing import Mixing
-from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.augment import AUGMENTS, Augment, Mixing
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES, Schedule
 

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
+from fastadv.data._labels import probabilities_of
 from fastadv.data.imageset import Held, check_width, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train._mixing import Mixing, partners
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import check_soft, frozen_twin
@@ -105,39 +105,36 @@ class Feed:
 
         Labels y are int64 [B]; where images are mixed, or the set has such, probabilities [B, K].
         """
-        order = self.order(epoch)
-        own = self._own(order[done * self.step_size :], done)
-        if self._mixing is None:
-            yield from self._fed(own, epoch, done)
+        left = self.order(epoch)[done * self.step_size :]
+        own = self._fed(left, epoch, done)
+        if self.augment is None or self.augment.mixing is None:
+            yield from own
             return
-        others = partners(
-            order[done * self.step_size :], rng.derive(self.seed, "partners", epoch), self.step_size, done
-        )
-        mates = self._fed(self._own(others, done), epoch, done, reader="partners")
-        assert self.augment is not None
+        seed = rng.derive(self.seed, "partners", epoch)
+        steps = enumerate(torch.split(left, self.step_size), done)
+        others = torch.cat([batch[rng.permutation(len(batch), seed, step)] for step, batch in steps])
+        mates = self._fed(others, epoch, done, reader="partners")
         key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)["seed"]
-        for (x, y, ids), (other, label, _) in zip(self._fed(own, epoch, done), mates, strict=True):
+        for (x, y, ids), (other, label, _) in zip(own, mates, strict=True):
             for labels in (y, label):
                 check_classes(labels, self.classes)
-            x, mixed = self._mixing.mixed(x, y, (other, label), self.classes, ids=ids, seed=key)
+            x, share = self.augment.mixing(x, other, ids=ids, seed=key)
+            share = share[:, None].to(torch.float32)
+            one, foreign = (probabilities_of(each.to(x.device), self.classes) for each in (y, label))
+            mixed = (1 - share) * one + share * foreign
             yield x, mixed.to(self.dtype or mixed.dtype), ids
 
-    @property
-    def _mixing(self) -> Mixing | None:
-        return None if self.augment is None else self.augment.mixing
-
-    def _own(self, order: Tensor, done: int) -> Tensor:
-        """Take this process's samples of those of the whole batches, after the first `done`."""
-        if self.world == 1 or not len(order):
-            return order
-        parts = torch.split(order, self.step_size)
-        return torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
-
     def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
-        """Yield the samples of `order` by batches, moved and augmented; two readers may read at once."""
-        # the last batch has no more images for this process than a full one
-        own = Share(self.step_size, self.rank, self.world).count
-        read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
+        """Yield this process's samples of whole batches, moved and augmented, as one of the readers reads them."""
+        if self.world > 1 and len(order):
+            parts = torch.split(order, self.step_size)
+            order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
+        if reader not in self._readers:
+            # the last batch has no more images for this process than a full one
+            own = Share(self.step_size, self.rank, self.world).count
+            pinned = self.device.type == "cuda"
+            self._readers[reader] = Reader(self._here, own, self.workers, kept=True, pinned=pinned, soft=True)
+        read = self._readers[reader].batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
@@ -153,15 +150,6 @@ class Feed:
             with rng.torch_seeded(own, self.device):
                 made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
         return share.joined(made)
-
-    def _reader(self, name: str, batch_size: int) -> Reader:
-        """Return what reads the set in every epoch."""
-        if name not in self._readers:
-            pinned = self.device.type == "cuda"
-            self._readers[name] = Reader(
-                self._here, batch_size, self.workers, kept=True, pinned=pinned, soft=True
-            )
-        return self._readers[name]
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""

@@ -17,13 +17,10 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
-from fastadv.train._mixing import CutMix, Mixing, MixUp
 
 __all__ = [
     "CutMix", "MixUp", "alternating_flip", "crop", "cutout", "flip", "random_resized_crop",
 ]  # fmt: skip
-
-Augment = Callable[..., Tensor] | Mixing
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
@@ -173,6 +170,71 @@ def random_resized_crop(
     moved = grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved.clamp(0, 1)  # weights may add up to a hair more than 1
 
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixes each image with another of its batch, drawn once a batch, by a share in [0, most] of its own."""
+
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        if check_number("most", self.most, 0, 1) == 0:
+            raise InputError("most: expected a share in (0, 1], got 0; leave the augmentation out")
+
+    def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return mixed images, and the share [B] of the partner in each."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CutMix(Mixing):
+    """Paste a window of another image; the share of the other label is the window's share of the area.
+
+    A share of the area is drawn uniformly from [0, most], and the window has the shape of the image. Its
+    center lies anywhere in the image; what lies outside is lost. Labels become probabilities [B, K].
+
+    Args:
+        most: the largest share of the partner, in (0, 1].
+
+    Source:
+        Yun et al. 2019, "CutMix" (arXiv 1905.04899); Rebuffi et al. 2021, "Fixing Data Augmentation to
+        Improve Adversarial Robustness" (arXiv 2103.01946).
+    """
+
+    def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        height, width = x.shape[2:]
+        draws = rng.uniform(3, seed, ids.to(x.device)).double()
+        side, inside = (self.most * draws[:, 0]).sqrt(), []
+        area = torch.ones_like(side)
+        for k, length in enumerate((height, width), 1):
+            half = (side * length).floor().long() // 2
+            center = (draws[:, k] * length).long().clamp(max=length - 1)
+            first, end = (center - half).clamp(min=0), (center + half).clamp(max=length)
+            places = torch.arange(length, device=x.device)
+            inside.append((places >= first[:, None]) & (places < end[:, None]))
+            area = area * (end - first).double() / length
+        window = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        return torch.where(window, other, x), area
+
+
+@dataclass(frozen=True)
+class MixUp(Mixing):
+    """Average each image with another one, and their labels, by a share drawn uniformly from [0, most].
+
+    Args:
+        most: the largest share of the partner, in (0, 1].
+
+    Source:
+        Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412), with alpha = 1.
+    """
+
+    def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        share = self.most * rng.uniform(1, seed, ids.to(x.device))[:, 0]
+        weight = share[:, None, None, None].to(x)
+        return x + weight * (other - x), share
+
+
+Augment = Callable[..., Tensor] | Mixing
 
 AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "crop": (crop,),

@@ -7,8 +7,7 @@ from typing import Any
 
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
-from fastadv.train._mixing import Mixing
-from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.augment import AUGMENTS, Augment, Mixing
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization

@@ -21,8 +21,7 @@ from fastadv.train import (
     fit,
 )
 from fastadv.train._feed import Feed
-from fastadv.train._mixing import CutMix, MixUp
-from fastadv.train.augment import make_augment, random_resized_crop
+from fastadv.train.augment import CutMix, MixUp, make_augment, random_resized_crop
 from fastadv.train.recipes._common import of_mixed
 
 from .nets import images, net
