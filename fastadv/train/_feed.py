@@ -125,7 +125,7 @@ class Feed:
             yield x, mixed.to(self.dtype or mixed.dtype), ids
 
     def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
-        """Yield this process's samples of whole batches, moved and augmented, as one of the readers reads them."""
+        """Yield this process's samples of whole batches, moved and augmented. Each reader reads by itself."""
         if self.world > 1 and len(order):
             parts = torch.split(order, self.step_size)
             order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])

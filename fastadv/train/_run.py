@@ -19,10 +19,10 @@ from fastadv.train._alarms import alarm
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
-from fastadv.train.ending import Ending, is_over, rewinds
+from fastadv.train.ending import Ending
 from fastadv.train.measuring import Measures, meant_to_be_robust
 from fastadv.train.optim import batch_norms
-from fastadv.train.report import EpochReport
+from fastadv.train.report import EpochReport, best
 
 logger = logging.getLogger("fastadv")
 
@@ -102,11 +102,18 @@ class Run:
                 with fast_layout(self.steps):
                     while self._is_left():
                         yield self._epoch()
-            self.results.finish(self.done, rewinds(self.ending, self.done), again=left)
+            alarmed = self.ending.on_alarm == "rewind" and self.done[-1].alarm is not None
+            self.results.finish(self.done, alarmed or self.ending.patience is not None, again=left)
 
     def _is_left(self) -> bool:
         # an epoch that was begun is finished, whatever a resumed run now thinks of the one before
-        return self.step > 0 or not is_over(self.ending, self.done, self.epochs)
+        if self.step > 0 or not self.done:
+            return True
+        top, last, patience = best(self.done), self.done[-1], self.ending.patience
+        waited = last.epoch - top.epoch if top is not None and last.tested else 0
+        tired = patience is not None and waited >= patience
+        alarmed = self.ending.on_alarm != "warn" and last.alarm is not None
+        return not (last.epoch >= self.epochs or tired or alarmed)
 
     def _epoch(self) -> EpochReport:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
