@@ -1,7 +1,6 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -104,7 +103,11 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                with self._around(at, derive("torch", epoch, step, *at.share.key)):
+                with (
+                    rng.torch_seeded(derive("torch", epoch, step, *at.share.key), at.x.device),
+                    self.twins.in_use(),
+                    whole_batch_statistics(at.share),
+                ):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -149,15 +152,6 @@ class Steps:
                 f"and {len(bad) - 1} others while the losses were finite; "
                 f"lower the learning rate (now {self.learning_rate:g}) or shorten gradients with clip_norm"
             )
-
-    @contextmanager
-    def _around(self, at: Step, seed: int) -> Iterator[None]:
-        """Set up what holds while a step is taken, and not while the caller has the model."""
-        with ExitStack() as stack:
-            stack.enter_context(rng.torch_seeded(seed, at.x.device))
-            stack.enter_context(self.twins.in_use())
-            stack.enter_context(whole_batch_statistics(at.share))
-            yield
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         check_classes(y, self.classes)

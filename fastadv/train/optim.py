@@ -18,7 +18,8 @@ from fastadv.errors import InputError
 from fastadv.runs.checkpoint import check_keeps
 from fastadv.threat import Threat
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
+from fastadv.train.recipes._common import check_positive
+from fastadv.train.schedules import DEFAULT, OneCycle, Schedule, find_schedule
 
 Groups = list[dict[str, Any]]
 MakeOptimizer = Callable[[Groups], Optimizer]
@@ -98,9 +99,8 @@ class Optimization:
             check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
         check_number("warm_up", self.warm_up, least=0.0)
         for name in ("clip_norm", "max_norm"):
-            value = getattr(self, name)
-            if value is not None and check_number(name, value) <= 0:
-                raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
+            if (value := getattr(self, name)) is not None:
+                check_positive(name, value)
         if self.ema is not None:
             check_share("ema", self.ema)
         if isinstance(self.ramp, float) and self.ramp < 1:
@@ -173,11 +173,7 @@ def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> fl
             f"of parameters, got {optimizer!r}"
         )
     rate = learning_rate if callable(optimizer) or learning_rate is not None else LEARNING_RATES[optimizer]
-    if rate is None:
-        return None
-    if check_number("learning_rate", rate) <= 0:
-        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
-    return float(rate)
+    return None if rate is None else check_positive("learning_rate", rate)
 
 
 def make_optimizer(
@@ -298,24 +294,21 @@ def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, step
         return risen * factor(done(step))
 
     scheduler = LambdaLR(optimizer, rate)
-    if getattr(factor, "momentum", None) is not None:
-        _move_momentum(optimizer, lambda: factor._momentum_at(done(scheduler.last_epoch)))  # type: ignore[attr-defined]
-    return scheduler
-
-
-def _move_momentum(optimizer: Optimizer, momentum: Callable[[], float]) -> None:
-    """Let each step of the optimizer begin with this momentum."""
+    if not isinstance(factor, OneCycle) or factor.momentum is None:
+        return scheduler
     if not all(group.keys() & {"momentum", "betas"} for group in optimizer.param_groups):
         raise InputError(
             f"schedule: expected one that leaves the momentum alone, which {type(optimizer).__name__} does "
             "not have, got one that moves it; take 'one_cycle'"
         )
 
-    def before(*_: object) -> None:
+    def move_momentum(*_: object) -> None:
+        momentum = factor._momentum_at(done(scheduler.last_epoch))
         for group in optimizer.param_groups:
             if "momentum" in group:
-                group["momentum"] = momentum()
+                group["momentum"] = momentum
             else:
-                group["betas"] = (momentum(), *group["betas"][1:])
+                group["betas"] = (momentum, *group["betas"][1:])
 
-    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_pre_hook(move_momentum)
+    return scheduler

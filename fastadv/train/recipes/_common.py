@@ -118,6 +118,13 @@ def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
     step_length(threat, step_size, steps)
 
 
+def check_positive(name: str, value: float) -> float:
+    """Return the number; InputError unless it is above 0."""
+    if (number := check_number(name, value)) <= 0:
+        raise InputError(f"{name}: expected a number > 0, got {value!r}")
+    return number
+
+
 def step_length(
     threat: Threat, step_size: float | Tensor | None, steps: int = 1, factor: float = 1.0
 ) -> float | Tensor:
