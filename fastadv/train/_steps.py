@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.engine.precision import Precision
 from fastadv.train._feed import Feed, check_classes
-from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
@@ -20,7 +19,7 @@ from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import Twins, check_soft
-from fastadv.train.recipes.base import take_step
+from fastadv.train.recipes.base import LossScale, take_step
 
 # steps between two checks on a GPU: each check waits for the device
 CHECK_EVERY = 64

@@ -10,8 +10,8 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint
 from fastadv.train import AWP, Execution, NuAT, Optimization, Standard, fit
-from fastadv.train._scale import GROWTH_EVERY, LossScale
 from fastadv.train.optim import find_rate, make_optimizer, make_schedule
+from fastadv.train.recipes.base import GROWTH_EVERY, LossScale
 
 from .nets import assert_same, images, net, stopped
 

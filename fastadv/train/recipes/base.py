@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share, mean
 from fastadv.train._statistics import whole_batch_statistics
 
 T = TypeVar("T")
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_SCALE, GROWTH_EVERY = 2.0**16, 2000  # those of torch.amp.GradScaler
 
 
 class Recipe(Protocol):
@@ -35,11 +35,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPart:
-    """Samples that pass through the model together: x [B, ...], y [B] and ids [B], on the model's device.
-
-    ids are positions in the training set, `seed` keys the attack's draws of this epoch, `epoch` counts from
-    1. `share.own(rows)` takes their rows of a whole batch, `share.weighted(loss)` weighs their mean loss.
-    """
+    """Samples that pass through the model together; `share.own(rows)` takes their rows of a whole batch."""
 
     model: nn.Module
     x: Tensor
@@ -57,6 +53,48 @@ class BatchPart:
         )
 
 
+class LossScale:
+    """The factor on each loss before its backward pass; gradients are divided by it.
+
+    A step whose gradients are not all finite is left out and halves the factor; after 2,000 others in a row
+    it doubles. All processes see the gradients of the whole batch, and so decide alike. `values` holds the
+    factor and the steps since it changed, as a checkpoint keeps them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        with torch.inference_mode(False):
+            self.values = torch.tensor([FIRST_SCALE, 0.0], dtype=torch.float64, device=device)
+        self.finite = True
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss * self.values[0].to(loss.dtype)
+
+    def unscale(self, gradients: Iterable[Tensor | None]) -> None:
+        """Divide gradients by the factor, in place, and see whether all are finite."""
+        known = [gradient for gradient in gradients if gradient is not None]
+        for gradient in known:
+            gradient.div_(self.values[0])
+        # one wait for a GPU, as torch's own scaler has
+        self.finite = bool(torch.stack([gradient.isfinite().all() for gradient in known]).all())
+
+    def directions(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Return gradients divided by the factor, zero where they are not finite."""
+        return [
+            None if gradient is None else (gradient / self.values[0].to(gradient.dtype)).nan_to_num(0, 0, 0)
+            for gradient in gradients
+        ]
+
+    def admits_step(self) -> bool:
+        """Return whether the optimizer may step, and adapt the factor."""
+        if self.finite:
+            self.values[1] += 1
+            if self.values[1] >= GROWTH_EVERY:
+                self.values.copy_(self.values * self.values.new_tensor([2.0, 0.0]))
+        else:
+            self.values.copy_(self.values * self.values.new_tensor([0.5, 0.0]))
+        return self.finite
+
+
 def _unnoted(loss: Means) -> None:
     """Write nothing down."""
 
@@ -66,12 +104,10 @@ class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
 
     Where several processes share the batch, x, y and ids are this process's samples, and losses are their
-    means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
-    to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
-
-    `each` runs over the parts in which a run with `accumulate` cuts a batch. `backward`,
-    `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
-    `backward_each` is `backward` of `each`, one part's passes held at a time.
+    means; gradients are those of the mean over the whole batch. What is written to `state` must be the same
+    everywhere: `share.whole(rows)` are the rows of the whole batch, in its order. Where `accumulate` cuts a
+    batch, `each` runs over its parts; losses are then a list, one for each, and `share.joined` makes rows of
+    a list.
 
     Args:
         model: the model that trains.
@@ -83,15 +119,11 @@ class Step(BatchPart):
         precision: of the run, as in `Execution`.
         optimizer: of the run.
         index: of the batch in its epoch, from 0.
-        check: takes a loss for the report, replacing an earlier one of this batch; a loop of one's own may
-            leave it out.
+        check: takes a loss for the report, in place of an earlier one of this batch.
         clip_norm: the largest norm of all gradients together; None sets no limit.
-        state: tensors by name, which the recipe makes, reads and writes; it begins empty and is part of the
-            checkpoint.
-        scale: in fp16, keeps the gradients in range, and lets `descend` leave out a step whose gradients are
-            not finite.
-        places: tensors with a row for each of this process's places in a full batch; part of the checkpoint,
-            too.
+        state: tensors by name, which the recipe makes; they begin empty and are part of the checkpoint.
+        scale: in fp16, keeps gradients in range, and leaves out steps whose gradients are not finite.
+        places: the same, with a row for each of this process's places in a full batch.
         share: this process's share of the batch.
     """
 
@@ -104,10 +136,9 @@ class Step(BatchPart):
     places: dict[str, Tensor] = field(default_factory=dict)
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """Return what a function gives for each part of the batch that passes separately.
+        """Return do(part), or do(part, its element of each of `held`), for each part of the batch.
 
-        It is called as do(part), or do(part, its element of each of `held`). There is one part, this step,
-        unless the batch is cut; what torch draws is then keyed by part.
+        There is one part, this step, unless the batch is cut; what torch draws is then keyed by part.
         """
         return list(self._in_parts(do, *held))
 
@@ -117,7 +148,7 @@ class Step(BatchPart):
         self._add_up(self.share.by_cut(loss))
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
-        """Compute fresh gradients of the losses do(part), as of `each`."""
+        """Compute fresh gradients of the losses that `each` gives, one part's passes held at a time."""
         losses: list[Tensor] = []
 
         def passed() -> Iterator[Tensor]:
