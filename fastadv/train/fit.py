@@ -71,47 +71,39 @@ def fit(
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
-    process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
-    keyed by process. Only the first process writes to run_dir, and a run resumes with any number of them.
-    Where one is lost, the others raise LostProcessError.
-    Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
-    cut among processes, as FSDP does, are refused.
+    process to rounding; what torch draws itself, such as dropout, is keyed by process. Only the first process
+    writes to run_dir, and a run resumes with any number of them. Where one is lost, the others raise
+    LostProcessError. Of a model in DistributedDataParallel the module inside is trained; weights that are cut
+    among processes, as FSDP does, are refused.
 
-    On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
-    model allows it. A model in eval mode is trained in train mode and set back afterwards; in a model in
-    train mode, submodules in eval mode stay in eval mode.
+    On the CPU, and with bf16, the weights are channels-last until the end, if the model allows it. A model in
+    eval mode is trained in train mode and set back; in one in train mode, submodules in eval mode stay so.
 
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs (`fa.data.pairs` makes one
-            of another). Labels are classes, or probabilities [K], which the recipe then gets as y [B, K];
-            accuracies count the likeliest class.
+        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs. Labels are classes, or
+            probabilities [K], which the recipe then gets as y [B, K]; accuracies count the likeliest class.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
         batch_size: images of a step, 1 or more; with `Optimization(accumulate=)` those of one of its passes.
-        optimizer: "sgd", "nesterov" (SGD with its momentum), "adam", "adamw" (decay apart from the gradient),
-            or a function of groups of parameters that makes one, such as partial(torch.optim.RMSprop,
-            lr=0.01): its momentum and weight decay are then its own.
+        optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
+            such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
             function's own.
-        augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
-            "random_resized_crop", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
-            function (x, `*`, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It
-            works on the model's device. None leaves the images as they are.
-        test_set: the set on which the accuracies in the reports are measured; None measures none.
+        augment: a name in `fa.train.augment.AUGMENTS`, a function (x, `*`, ids, seed) -> x, or several of
+            them in their order, on the model's device. None leaves the images as they are.
+        test_set: the set on which accuracies are measured; None measures none.
         test_attacks: {name: attack}, as `fa.evaluate` takes them, for the accuracies under attack.
         run_dir: a folder for checkpoint.safetensors, report.jsonl, best.safetensors (the weights of the best
             epoch so far, where there are test attacks), and at the end model.safetensors (with ema also
             ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.
         resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
-            are deterministic), with the epochs still to do; `reports(run_dir)` gives all of them. A run
-            without a checkpoint starts from the beginning. With schedule="constant", a larger `epochs`
-            extends a finished run.
+            are deterministic); `reports(run_dir)` gives all epochs. A run without a checkpoint starts from
+            the beginning. With schedule="constant", a larger `epochs` extends a finished run.
         identity: a text that represents the code of your own model, recipe, schedule and augmentation, which
-            are otherwise known by their source; change it when that code changes. Needed where a source
-            cannot be read.
-        seed: keys order, attacks, augmentation and dropout, with (epoch, step, sample id). The global random
-            state is neither used nor changed.
+            are otherwise known by their source. Needed where a source cannot be read.
+        seed: keys order, attacks, augmentation and dropout. The global random state is neither used nor
+            changed.
         device: where the model is moved first; None leaves it where it is.
         progress: called with (steps done, steps of the whole run) after every step.
         optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.

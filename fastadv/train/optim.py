@@ -41,28 +41,22 @@ class Optimization:
         momentum: of SGD, from 0 to below 1; the first beta of Adam.
         weight_decay: of the optimizer, 0 or more.
         norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
-        schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4;
-            others with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0),
-            "cyclic_half" (from 0 up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from
-            1/25, then down to 0, along cosines, as torch's OneCycleLR), "one_cycle_momentum" (the momentum
-            moves, too: see `OneCycle`), or a function of the share of training done that gives the factor on
-            the learning rate.
+        schedule: "constant", "step" (a tenth after each third), "piecewise" (see `Piecewise`), "cosine",
+            "cyclic", "cyclic_half" (see `Cyclic`), "one_cycle", "one_cycle_momentum" (see `OneCycle`), or a
+            function of the share of training done that gives the factor on the learning rate.
         schedule_by: "step", or "epoch": the factor is then constant within an epoch.
-        warm_up: epochs in which the learning rate rises linearly to where the schedule then is; fewer than
-            all.
-        accumulate: passes whose gradients make one step, 1 or more: batches of `batch_size` pass one after
-            another, and count as one batch of their total size. BatchNorm sees each pass separately.
-        drop_last: whether the images that do not fill a step are left out of an epoch; they are others in
-            each.
-        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention,
-            0.1 where the model has no other. None uses the model's own; it is restored afterwards.
-        clip_norm: the largest norm of all gradients together; larger ones are scaled down. None sets no
-            limit.
+        warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
+        accumulate: passes of `batch_size` images whose gradients make one step, as of one batch of their
+            total size, 1 or more. BatchNorm sees each pass separately.
+        drop_last: whether the images that do not fill a step are left out of an epoch, others in each.
+        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention.
+            None uses the model's own; it is restored afterwards.
+        clip_norm: the largest norm of all gradients together; None sets no limit.
         max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
             step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
         ramp: epochs, or below 1 a share of all, after each of which the radius grows by the same amount, to
-            the recipe's. From random weights, training at a large radius may stay at chance; from those of a
-            smaller one it learns. A step size keeps its ratio to radius / steps; radii of L0 are rounded up.
+            the recipe's. From random weights, training at a large radius may stay at chance. A step size
+            keeps its ratio to radius / steps; radii of L0 are rounded up.
         ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
             (early on with less, so that the first weights fade). It is tested, too, and kept as
             ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.

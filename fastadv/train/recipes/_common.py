@@ -34,15 +34,15 @@ MOST = 8  # twins of a run
 class Twins:
     """The twins of the models that a run attacks: each is made once, and anew when it would be another.
 
-    It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; their
-    values may change, since a twin follows them. A model that leads to objects whose changes cannot be seen
-    has a new twin for each batch, which computes as the model does, to the bit; so does that of a model with
-    weights that are not registered. The last MOST models have one: a recipe may make a model for each batch.
+    It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; a twin
+    follows their values. A model that leads to objects whose changes cannot be seen has a new twin for each
+    batch, which computes as the model does, to the bit, as that of a model with unregistered weights does.
+    The last MOST models have one: a recipe may make a model for each batch.
 
-    precision: the one in which the others search; None: as the model does, too.
+    precision: the one in which the others search.
     """
 
-    def __init__(self, precision: Precision | None = "fp32") -> None:
+    def __init__(self, precision: Precision = "fp32") -> None:
         self.precision = precision
         self._held: dict[int, tuple[nn.Module, Stamp, Frozen, Stamp]] = {}
 
@@ -66,7 +66,7 @@ class Twins:
                 return frozen
         now = Stamp(model, values=False)
         own_way = now.known and compiled_call(model) is None and registers_all(model)
-        frozen = follow(model, self.precision) if self.precision and own_way else _new_twin(model)
+        frozen = follow(model, self.precision) if own_way else _new_twin(model)
         self._held.pop(id(model), None)
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
