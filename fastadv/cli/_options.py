@@ -266,11 +266,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def judged(default: Any) -> Any:
-    """Declare the option of how many images AutoAttack judges."""
-    return count(default, "Test images to run AutoAttack on.", "--samples", "-n")
-
-
 Arguments = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,7 +12,6 @@ from fastadv.cli._panels import add
 from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
-from fastadv.cli._study_recipes import recipes
 from fastadv.data._places import data_folder
 from fastadv.studies.schott2018 import paper, report
 from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, THRESHOLDS, Settings
@@ -96,10 +95,5 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
 
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
-add(
-    study_app,
-    recipes,
-    "fastadv study recipes --data cifar10 --recipes pgd,nuat --seeds 3 --run-dir runs/recipes",
-)
 add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
 study_app.add_typer(ilyas_app, name="ilyas")
