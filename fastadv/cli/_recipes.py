@@ -14,9 +14,7 @@ from fastadv.train.schedules import SCHEDULES, Schedule
 # what the command line sets where the recipe leaves it open
 DEFAULTS = {"steps": 7, "replays": 4}
 RECIPE_HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
-AUGMENT_HELP = (
-    f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+alternating_flip+cutout:size=8."
-)
+AUGMENT_HELP = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 RAMP_HELP = "Let the radius grow in this many first epochs, or in a share of all."
 
 

@@ -114,7 +114,7 @@ class Feed:
         steps = enumerate(torch.split(left, self.step_size), done)
         others = torch.cat([batch[rng.permutation(len(batch), seed, step)] for step, batch in steps])
         mates = self._fed(others, epoch, done, reader="partners")
-        key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)["seed"]
+        key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)
         for (x, y, ids), (other, label, _) in zip(own, mates, strict=True):
             for labels in (y, label):
                 check_classes(labels, self.classes)

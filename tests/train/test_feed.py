@@ -32,7 +32,7 @@ AUGMENTS = {
     "crop": "crop",
     "crop_flip": "crop_flip",
     "flip": "flip",
-    "all": ["crop", "alternating_flip", partial(cutout, size=3, fill=0.4)],
+    "all": ["crop", "flip", partial(cutout, size=3, fill=0.4)],
     "own": ["crop", lambda x, *, ids, seed: (x + ids[:, None, None, None] / 100).clamp(0, 1)],
 }
 

@@ -63,7 +63,7 @@ def test_an_image_is_mixed_with_one_of_its_batch_and_labels_with_it(augment):
         for row in range(len(x)):
             shares = [
                 kind.mixing(own[row : row + 1], own[k : k + 1], ids=ids[row : row + 1], seed=kind.key(
-                    len(augment) - 1, 5, 1)["seed"])
+                    len(augment) - 1, 5, 1))
                 for k in range(len(x))
             ]  # fmt: skip
             mates = [k for k, (mixed, _) in enumerate(shares) if torch.equal(mixed[0], x[row])]
