@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastadv.data.cifar10 import CLASSES
 from fastadv.data.imageset import ImageSet, to_unit
+from fastadv.data.published import CLASSES
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.card import data_hash

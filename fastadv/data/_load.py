@@ -1,18 +1,18 @@
 """Data sets by name."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
-from fastadv.data._places import data_folder
-from fastadv.data.cifar10 import cifar10
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.published import cifar100, digits, mnist, svhn
+from fastadv.data.published import cifar10, cifar100, digits, mnist, svhn
 from fastadv.errors import InputError
+from fastadv.runs.files import user_cache
 
 # what is read from a folder that the user must name: images as files
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
@@ -29,6 +29,22 @@ def names() -> tuple[str, ...]:
 def is_named(text: str) -> bool:
     """Return whether a text is the name of a data set, perhaps with options."""
     return text.partition(":")[0] in _NAMES
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Return `data_dir`, else the folder in FASTADV_DATA, else fastadv/ in the user's cache (created)."""
+    named = data_dir or os.environ.get("FASTADV_DATA")
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            source = "data_dir" if data_dir else "FASTADV_DATA"
+            raise InputError(
+                f"{source} {root}: expected a folder of data sets, got none; create it or name another"
+            )
+        return root
+    root = user_cache()
+    root.mkdir(parents=True, exist_ok=True)
+    return root
 
 
 def _parse(text: str) -> tuple[str, dict[str, str]]:
