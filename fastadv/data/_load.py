@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Data sets by name, and constructed ones by their folder."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,15 @@ from torch.nn.functional import interpolate
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.published import cifar10, cifar100, digits, mnist, svhn
-from fastadv.errors import InputError
-from fastadv.runs.files import user_cache
+from fastadv.data.published import CLASSES, cifar10, cifar100, digits, mnist, svhn
+from fastadv.data.shards import INDEX
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import load_torch, user_cache
 
 # what is read from a folder that the user must name: images as files
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
 _NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
+IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
 # what can follow a name: imagenet:preprocessing=Crop288
 _OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
@@ -142,3 +144,52 @@ def _in_memory(
         return cifar10(root, split, download, limit)
     read = {"mnist": mnist, "cifar100": cifar100, "svhn": svhn}[name]
     return read(root, split, download)
+
+
+def load_folder(folder: str | os.PathLike[str]) -> ImageSet:
+    """Load the set that a construction wrote, verified by its hashes, or one that Ilyas et al. published.
+
+    Args:
+        folder: of the set.
+
+    Returns:
+        An `ImageSet`.
+
+    Raises:
+        InputError: the folder holds none of these.
+        CorruptFileError: files are missing or damaged.
+
+    Source:
+        github.com/MadryLab/constructed-datasets, whose README joins the list of tensors that each of the
+        files CIFAR_ims and CIFAR_lab holds.
+    """
+    path = Path(folder)
+    if (path / INDEX).is_file():
+        from fastadv.data.construct import load_constructed  # who only loads images need not import attacks
+
+        return load_constructed(path)
+    if not (path / IMAGES).is_file():
+        raise InputError(
+            f"{path}: expected a folder with {INDEX} or {IMAGES}, as constructions and Ilyas et al. write "
+            "them, got none; read plain image folders with load('imagefolder', data_dir=...)"
+        )
+    x, y = _joined(path / IMAGES).float(), _joined(path / LABELS).long()
+    count = max(0, int(y.max())) + 1
+    # ten classes are those of CIFAR-10
+    return ImageSet(x, y, CLASSES if count == len(CLASSES) else count, path.name)
+
+
+def is_set(folder: str | os.PathLike[str]) -> bool:
+    """Return whether `load_folder` knows the folder."""
+    return any((Path(folder) / name).is_file() for name in (INDEX, IMAGES))
+
+
+def _joined(path: Path) -> torch.Tensor:
+    content = load_torch(path, "a torch file with a list of tensors", "get it again")
+    try:
+        return content if isinstance(content, torch.Tensor) else torch.cat(list(content))
+    except (TypeError, RuntimeError) as error:  # other things, or tensors that do not fit together
+        raise CorruptFileError(
+            f"{path}: expected a torch file with a list of tensors, got one with other things "
+            f"({error}); get it again"
+        ) from error

@@ -1,15 +1,14 @@
-"""Constructed sets as products: thumbnails, verification and exports from the command line."""
+"""Constructed sets as products: thumbnails and verification from the command line."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
-from fastadv.data import construct, load_constructed, load_folder
+from fastadv.data import construct, load_constructed
 
 SOME = "-n 60"
 
@@ -68,21 +67,6 @@ def test_verify_fails_on_any_difference(fastadv, refused, net, made):
 def test_options_of_what_is_not_asked_are_refused(refused, folder, line):
     (folder / "sets" / "a").mkdir(parents=True)
     refused(f"verify sets/a {line}", "has no effect without --")
-
-
-@pytest.mark.slow
-def test_an_exported_set_is_data_for_every_command(fastadv, refused, made):
-    done = fastadv("export sets/a --out out")
-    assert done.code == 0, done
-    assert "60 images in out" in done.out
-    found, wanted = load_folder("out"), load_constructed(made)
-    assert torch.equal(found.x, wanted.x)
-    assert torch.equal(found.y, wanted.y)
-    told = json.loads(fastadv("train -m softmax --data out --epochs 1 --json").out)
-    assert told["config"]["data"]["samples"] == 60
-    refused("export sets/a --out out", "expected a new or an empty one")
-    assert json.loads(fastadv("export out --out more --json").out)["set"]["samples"] == 60
-    refused("export nowhere --out out2", "nowhere")
 
 
 @pytest.mark.slow
