@@ -30,7 +30,7 @@ from fastadv.cli._sets import merge, verify
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 from fastadv.runs.pages import keep_all_pages
 
 __all__ = ["app", "main"]

@@ -90,10 +90,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
-    """Yield what make(0) to make(count - 1) give, in this order and in every process.
+    """Yield what make(0) to make(count - 1) give, in every process; each makes every W-th of them.
 
-    Each process makes every W-th of them, and waits after each for the others. An error of one is
-    everybody's.
+    They wait for each other after each. An error of one is everybody's.
     """
     for first in range(0, count, world()):
         own = first + rank()
@@ -105,10 +104,9 @@ def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
 
 
 def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:
-    """Return which of `count` pieces of work a process does that knows nothing of the others.
+    """Return which of `count` pieces of work a process does that knows nothing of the others; all by default.
 
-    They are the pieces k with k % world_size == rank; all by default. Raises InputError, which calls a piece
-    `each` and what sets its size `size`, for other numbers, too many processes, and in a process group.
+    InputError, which calls a piece `each` and what sets its size `size`, in a process group, too.
     """
     if world() > 1 and (rank, world_size) != (None, None):
         raise InputError(
@@ -139,17 +137,13 @@ def agreement() -> Iterator[None]:
         own = error
     if world() == 1:
         return
-    errors = tell(None if own is None else (_kind(own), str(own)))
+    kind = next((kind for kind in _KINDS if isinstance(own, kind)), RuntimeError)
+    errors = tell(None if own is None else (kind, str(own)))
     if own is not None:
-        own.add_note(EVERYWHERE)
-        raise own
+        raise _everywhere(own)
     for place, met in enumerate(errors):
         if met is not None:
             raise _everywhere(met[0](f"process {place}: {met[1]}"))
-
-
-def _kind(error: Exception) -> type[Exception]:
-    return next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
 
 
 def _everywhere(error: Exception) -> Exception:
@@ -158,10 +152,7 @@ def _everywhere(error: Exception) -> Exception:
 
 
 def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = operator.eq) -> None:
-    """Raise InputError in every process, naming what differs, unless all describe their run in this way.
-
-    agree: says of two values of one name whether they are of one run.
-    """
+    """Raise InputError in every process, naming what differs, unless all describe their run in this way."""
     told = tell(dict(about))
     for place, other in enumerate(told):
         different = [name for name in other if not agree(told[0][name], other[name])]
