@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
-from fastadv.data._labels import probabilities_of
 from fastadv.data.imageset import Held, check_width, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
@@ -47,7 +46,6 @@ class Feed:
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
     passes: int = 1  # of `batch_size` images each, which make a step
     drop_last: bool = False
-    classes: int = 0  # of the labels, for those that are mixed
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -56,7 +54,6 @@ class Feed:
                 f"batch_size: expected at least one image for each of {self.world} processes, "
                 f"got {self.batch_size}; start fewer"
             )
-        self._readers: dict[str, Reader] = {}
         if self.drop_last and self._all < self.step_size:
             raise InputError(
                 f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
@@ -103,38 +100,13 @@ class Feed:
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].
 
-        Labels y are int64 [B]; where images are mixed, or the set has such, probabilities [B, K].
+        Labels y are int64 [B], or probabilities [B, K] where the set has such.
         """
-        left = self.order(epoch)[done * self.step_size :]
-        own = self._fed(left, epoch, done)
-        if self.augment is None or self.augment.mixing is None:
-            yield from own
-            return
-        seed = rng.derive(self.seed, "partners", epoch)
-        steps = enumerate(torch.split(left, self.step_size), done)
-        others = torch.cat([batch[rng.permutation(len(batch), seed, step)] for step, batch in steps])
-        mates = self._fed(others, epoch, done, reader="partners")
-        key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)
-        for (x, y, ids), (other, label, _) in zip(own, mates, strict=True):
-            for labels in (y, label):
-                check_classes(labels, self.classes)
-            x, share = self.augment.mixing(x, other, ids=ids, seed=key)
-            share = share[:, None].to(torch.float32)
-            one, foreign = (probabilities_of(each.to(x.device), self.classes) for each in (y, label))
-            mixed = (1 - share) * one + share * foreign
-            yield x, mixed.to(self.dtype or mixed.dtype), ids
-
-    def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
-        """Yield this process's samples of whole batches, moved and augmented. Each reader reads by itself."""
+        order = self.order(epoch)[done * self.step_size :]
         if self.world > 1 and len(order):
             parts = torch.split(order, self.step_size)
             order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
-        if reader not in self._readers:
-            # the last batch has no more images for this process than a full one
-            own = Share(self.step_size, self.rank, self.world).count
-            pinned = self.device.type == "cuda"
-            self._readers[reader] = Reader(self._here, own, self.workers, kept=True, pinned=pinned, soft=True)
-        read = self._readers[reader].batches(order, rng.derive(self.seed, "samples", epoch))
+        read = self._reader.batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
@@ -151,15 +123,19 @@ class Feed:
                 made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
         return share.joined(made)
 
+    @cached_property
+    def _reader(self) -> Reader:
+        """What reads the set in every epoch."""
+        data, pinned = self.dataset, self.device.type == "cuda"
+        if isinstance(data, ImageSet) and data.nbytes <= RESIDENT:
+            data = data.to(self.device)
+        # the last batch has no more images for this process than a full one
+        own = Share(self.step_size, self.rank, self.world).count
+        return Reader(data, own, self.workers, kept=True, pinned=pinned, soft=True)
+
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
-        for reader in self._readers.values():
-            reader.close()
-
-    @cached_property
-    def _here(self) -> Dataset[Any]:
-        data = self.dataset
-        return data.to(self.device) if isinstance(data, ImageSet) and data.nbytes <= RESIDENT else data
+        self._reader.close()
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:

@@ -1,8 +1,7 @@
 """Augmentations whose random numbers depend on seed and sample: the same in any batch, order or process.
 
 An augmentation is a function (x [B, C, H, W] in [0, 1], *, ids [B], seed) -> images of the same shape. Its
-seed differs from epoch to epoch. `functools.partial` binds options: `partial(cutout, size=8)`. `CutMix` and
-`MixUp` mix the images of a batch and their labels; one of them may come last.
+seed differs from epoch to epoch. `functools.partial` binds options: `partial(cutout, size=8)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 
 __all__ = [
-    "CutMix", "MixUp", "crop", "cutout", "flip", "random_resized_crop",
+    "crop", "cutout", "flip", "random_resized_crop",
 ]  # fmt: skip
 
 
@@ -153,70 +152,7 @@ def random_resized_crop(
     return moved.clamp(0, 1)  # weights may add up to a hair more than 1
 
 
-@dataclass(frozen=True)
-class Mixing:
-    """Mixes each image with another of its batch, drawn once a batch, by a share in [0, most] of its own."""
-
-    most: float = 1.0
-
-    def __post_init__(self) -> None:
-        if check_number("most", self.most, 0, 1) == 0:
-            raise InputError("most: expected a share in (0, 1], got 0; leave the augmentation out")
-
-    def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return mixed images, and the share [B] of the partner in each."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class CutMix(Mixing):
-    """Paste a window of another image; the share of the other label is the window's share of the area.
-
-    A share of the area is drawn uniformly from [0, most], and the window has the shape of the image. Its
-    center lies anywhere in the image; what lies outside is lost. Labels become probabilities [B, K].
-
-    Args:
-        most: the largest share of the partner, in (0, 1].
-
-    Source:
-        Yun et al. 2019, "CutMix" (arXiv 1905.04899); Rebuffi et al. 2021, "Fixing Data Augmentation to
-        Improve Adversarial Robustness" (arXiv 2103.01946).
-    """
-
-    def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        height, width = x.shape[2:]
-        draws = rng.uniform(3, seed, ids.to(x.device)).double()
-        side, inside = (self.most * draws[:, 0]).sqrt(), []
-        area = torch.ones_like(side)
-        for k, length in enumerate((height, width), 1):
-            half = (side * length).floor().long() // 2
-            center = (draws[:, k] * length).long().clamp(max=length - 1)
-            first, end = (center - half).clamp(min=0), (center + half).clamp(max=length)
-            places = torch.arange(length, device=x.device)
-            inside.append((places >= first[:, None]) & (places < end[:, None]))
-            area = area * (end - first).double() / length
-        window = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-        return torch.where(window, other, x), area
-
-
-@dataclass(frozen=True)
-class MixUp(Mixing):
-    """Average each image with another one, and their labels, by a share drawn uniformly from [0, most].
-
-    Args:
-        most: the largest share of the partner, in (0, 1].
-
-    Source:
-        Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412), with alpha = 1.
-    """
-
-    def __call__(self, x: Tensor, other: Tensor, *, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        share = self.most * rng.uniform(1, seed, ids.to(x.device))[:, 0]
-        weight = share[:, None, None, None].to(x)
-        return x + weight * (other - x), share
-
-
-Augment = Callable[..., Tensor] | Mixing
+Augment = Callable[..., Tensor]
 
 AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "crop": (crop,),
@@ -225,8 +161,6 @@ AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "shift": (crop,),  # what digits need, which must not be mirrored
     "crop_flip": (crop, flip),
     "random_resized_crop": (random_resized_crop,),
-    "cutmix": (CutMix(),),
-    "mixup": (MixUp(),),
 }
 """The augmentations by the names that `augment` takes."""
 
@@ -242,15 +176,8 @@ class Augmentation:
 
     def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
         for place, part in enumerate(self.parts):
-            if not isinstance(part, Mixing):
-                x = part(x, ids=ids, seed=self.key(place, seed, epoch))
+            x = part(x, ids=ids, seed=self.key(place, seed, epoch))
         return x
-
-    @property
-    def mixing(self) -> Mixing | None:
-        """The last part if it mixes images, else None; a call leaves it out."""
-        last = self.parts[-1]
-        return last if isinstance(last, Mixing) else None
 
     def key(self, place: int, seed: int, epoch: int) -> int:
         """Return the seed that a part gets in an epoch."""
@@ -275,8 +202,6 @@ def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Aug
             )
     if not parts:
         raise InputError("augment: expected at least one augmentation, got an empty list; pass None")
-    if any(isinstance(part, Mixing) for part in parts[:-1]):
-        raise InputError("augment: expected at most one that mixes images, as the last, got it earlier")
     return Augmentation(tuple(parts))
 
 

@@ -39,7 +39,6 @@ from fastadv.train.optim import (
     make_schedule,
 )
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.recipes._common import check_mixed
 from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
@@ -183,8 +182,6 @@ def _begun(given: dict[str, Any]) -> Run:
             )
         measure = Measures(o.test_set, o.test_attacks, measuring)
         rate, augment = find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
-        if augment is not None and augment.mixing is not None:
-            check_mixed(o.recipe)
         ramp = first_recipes(o.optimization, o.recipe, o.epochs)
 
         if o.device is not None:
@@ -198,7 +195,7 @@ def _begun(given: dict[str, Any]) -> Run:
         feed = Feed(
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
             workers=o.execution.workers, dtype=dtype_of(model), passes=o.optimization.accumulate,
-            drop_last=o.optimization.drop_last, classes=classes,
+            drop_last=o.optimization.drop_last,
         )  # fmt: skip
         scheduler = make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
         steps = Steps(

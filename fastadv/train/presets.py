@@ -7,7 +7,7 @@ from typing import Any
 
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
-from fastadv.train.augment import AUGMENTS, Augment, Mixing
+from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
@@ -56,11 +56,7 @@ class Preset:
         made: list[Augment] = []
         for each in self.augment:
             name, arguments = (each, {}) if isinstance(each, str) else each
-            for part in AUGMENTS[name]:
-                if isinstance(part, Mixing):
-                    made.append(type(part)(**arguments))
-                else:
-                    made.append(partial(part, **arguments) if arguments else part)
+            made += [partial(part, **arguments) if arguments else part for part in AUGMENTS[name]]
         return made
 
     def training(self) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def test_what_reads_ahead_lives_from_epoch_to_epoch_and_ends_with_the_run():
     feed, seen = Feed(Placed(), 2, None, 3, CPU, 1), []
     for epoch in (1, 2):
         list(feed.batches(epoch))
-        seen.append([worker.pid for worker in feed._readers["images"]._loader._iterator._workers])
+        seen.append([worker.pid for worker in feed._reader._loader._iterator._workers])
     assert seen[0] == seen[1]
     feed.close()
     del feed

@@ -84,7 +84,7 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 4,
         "accumulate": 3,
         "ema": 0.9,
-        "augment": ["shift", "cutmix"],
+        "augment": "shift",
     },
     # places are those in a step, not in a pass
     "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
