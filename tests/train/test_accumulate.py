@@ -8,17 +8,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import (
-    AWP,
-    IKL,
-    TRADES,
-    FreeTraining,
-    NuAT,
-    Optimization,
-    PGDTraining,
-    Standard,
-    fit,
-)
+from fastadv.train import AWP, IKL, TRADES, FreeTraining, NuAT, Optimization, PGDTraining, Standard, fit
 from fastadv.train._feed import Feed
 from fastadv.train._share import Share
 

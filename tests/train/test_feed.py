@@ -13,16 +13,14 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fastadv import rng
 from fastadv._torchvision import datasets, functional
-from fastadv.attacks import fgsm
 from fastadv.data import ImageSet, Mixture, NpzSet, load
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
-from fastadv.threat import Linf
-from fastadv.train import Execution, FGSMTraining, epochs, fit
+from fastadv.train import Execution, epochs, fit
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
-from .nets import assert_same, grouped, images, net, stopped, timeless
+from .nets import assert_same, grouped, images, net, stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,18 +203,6 @@ def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
     assert_same(go(workers=2, resume=True, **options), go())
     fresh = [by_id(Feed(Noisy(), 8, None, 7, CPU), epoch)[0] for epoch in (1, 2)]
     assert not any(torch.equal(fresh[0][i][0], fresh[1][i][0]) for i in range(50))
-
-
-@pytest.mark.slow
-def test_sets_that_draw_themselves_leave_the_global_state_and_give_the_same_reports():
-    seen, attacks = [], {"fgsm": partial(fgsm, threat=Linf(0.05))}
-    for state in (1, 2):
-        torch.manual_seed(state)
-        before = torch.get_rng_state()
-        past = fit(net(), Noisy(), FGSMTraining(Linf(0.05)), epochs=1, test_set=Noisy(), test_attacks=attacks)
-        seen.append(timeless(past))
-        assert torch.equal(before, torch.get_rng_state())
-    assert seen[0] == seen[1]
 
 
 def mixture(tmp_path=None, fraction=0.7):

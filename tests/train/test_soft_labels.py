@@ -108,6 +108,7 @@ def test_every_kind_of_set_trains_alike():
     assert listed[0].loss == whole[0].loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "listed"])
 def test_a_run_resumes_bit_for_bit(tmp_path, kind):
     data = taught() if kind == "memory" else Listed(taught())

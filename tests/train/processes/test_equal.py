@@ -15,6 +15,7 @@ from tests.processes import Refused, finish, go, start
 from tests.train.processes.worker import CASES, CASES_OF, resumed, train
 
 WORKER = "tests.train.processes.worker"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,6 @@ def alone():
     return {name: train(name) for name in CASES}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), [(n, name) for n, names in CASES_OF.items() for name in names])
 def test_the_weights_of_several_processes_are_those_of_one(world, name, trained, alone):
     first = trained(world)[0][name]
@@ -47,7 +47,6 @@ def test_the_weights_of_several_processes_are_those_of_one(world, name, trained,
         assert others[name]["losses"] == pytest.approx(alone[name]["losses"], abs=1e-9)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     go(WORKER, "stopped", tmp_path, 2)
     resumed(tmp_path / "from-one", stop=6)
@@ -66,7 +65,6 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert [report.epoch for report in reports(tmp_path / "from-two")] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint(tmp_path):
     (code, _, said), (killed, *_) = finish(start(WORKER, "killed", tmp_path, 2))
     assert (code, killed) == (0, -signal.SIGKILL), said
