@@ -9,7 +9,6 @@ from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
-from fastadv.attacks.contrast import contrast
 from fastadv.attacks.core.card import REGISTRY, Attack
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.result import AttackResult, Status
@@ -55,7 +54,7 @@ __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
     "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
     "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
-    "bim", "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "fab",
+    "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
     "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "transfer",

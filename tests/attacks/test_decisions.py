@@ -21,10 +21,7 @@ PAIRS = [(boundary, "l2"), (hopskipjump, "l2"), (hopskipjump, "linf"), (pointwis
 
 # those that begin with noise, or are noise
 NOISY = [
-    (name, norm)
-    for name, entry in ATTACKS.items()
-    if entry.knowledge == "decision" and name != "contrast"
-    for norm in entry.norms
+    (name, norm) for name, entry in ATTACKS.items() if entry.knowledge == "decision" for norm in entry.norms
 ]
 
 

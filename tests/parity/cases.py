@@ -161,11 +161,6 @@ def _decisions() -> Iterator[Case]:
         yield Case("hopskipjump", norm, (foolbox_decision("HopSkipJumpAttack", BLENDED, constraint=norm),),
                    {"steps": 8}, {"steps": 4}, ours=queries, few=10, chance=True)  # fmt: skip
     yield from map(_pointwise, ("l0", "l2"))
-    for norm in ("l2", "linf"):
-        names = ("BinarySearchContrastReductionAttack", "LinearSearchContrastReductionAttack")
-        yield Case("contrast", norm, tuple(map(foolbox, names)), {}, {}, ours=given(levels=1000, searches=0))
-    yield Case("salt_and_pepper", "l0", (foolbox("SaltAndPepperNoiseAttack"),), **LONGEST, chance=True,
-               ours=lambda budget, _: {"levels": 100, "repetitions": budget["steps"] // 100})  # fmt: skip
 
 
 def cases_at(radii: Radii) -> tuple[Case, ...]:
@@ -206,12 +201,14 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
                     for loss in ("ce", "dlr", "dlr-targeted"))  # fmt: skip
         yield from (case for norm, radius in by_norm.items() for case in _steps(norm, radius))
         yield from _decisions()
-        yield _noise("gaussian_noise", "l2", radii["l2"])
-        yield from (_noise("uniform_noise", norm, radii[norm]) for norm in NOISE)
-        yield from (_estimated("nes", norm, radii[norm]) for norm in NOISE)
         yield _estimated("spsa", "linf", radii["linf"])
         # the budget of adv-lib's is rounds; both end by themselves
         yield Case("superdeepfool", "l2", (adv_lib("sdf"),), **LONG)
+        yield Case("salt_and_pepper", "l0", (foolbox("SaltAndPepperNoiseAttack"),), **LONGEST, chance=True,
+                   ours=lambda budget, _: {"levels": 100, "repetitions": budget["steps"] // 100})  # fmt: skip
+        yield _noise("gaussian_noise", "l2", radii["l2"])
+        yield from (_noise("uniform_noise", norm, radii[norm]) for norm in NOISE)
+        yield from (_estimated("nes", norm, radii[norm]) for norm in NOISE)
 
     return tuple(every())
 

@@ -14,7 +14,7 @@ from fastadv.threat import L0, L1, L2, Linf
 
 INSTEAD = dict.fromkeys(
     ("L2ContrastReductionAttack", "BinarySearchContrastReductionAttack",
-     "LinearSearchContrastReductionAttack"), "use fastadv.attacks.contrast",
+     "LinearSearchContrastReductionAttack"), "fastadv has none",
 ) | dict.fromkeys(
     ("L0BrendelBethgeAttack", "L1BrendelBethgeAttack", "L2BrendelBethgeAttack",
      "LinfinityBrendelBethgeAttack", "NewtonFoolAttack"), "use an FMN attack",

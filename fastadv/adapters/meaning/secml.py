@@ -16,7 +16,7 @@ INSTEAD = {
     "BoundaryAttack": "use fastadv.attacks.boundary, whose budget is in queries",
     "HopSkipJump": "use fastadv.attacks.hopskipjump, whose budget is in queries",
     "SaltAndPepperNoise": "use fastadv.attacks.salt_and_pepper, whose budget is in levels",
-    "ContrastReduction": "use fastadv.attacks.contrast",
+    "ContrastReduction": "fastadv has none",
     "AdditiveNoise": "use fastadv.attacks.gaussian_noise or uniform_noise, which look for the least noise",
     "GaussianBlur": "blur the images",
     "SpatialAttack": "use secmlt; fastadv has no spatial attack",

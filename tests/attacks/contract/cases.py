@@ -1,6 +1,5 @@
 """The attacks under contract, what they are given, and the distances of linear models by closed form."""
 
-import math
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -114,8 +113,3 @@ def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor
 def options(case: Case, **given: Any) -> dict[str, Any]:
     """Those of the options that the attack takes."""
     return {name: value for name, value in given.items() if case.takes(name)}
-
-
-def blind(case: Case) -> bool:
-    """Whether the attack looks into no particular direction, so that no model is sure to be broken by it."""
-    return math.isinf(case.entry.tolerance)
