@@ -176,17 +176,14 @@ def _linf(steps: int, searches: int, constant: float, step_size: float) -> core.
             # a search that has succeeded stays where it is, for the next one with a fresh Adam
             move = step_size * adam(rows, descent, rows.age, EPSILON)
             rows.w = torch.where(like(solved, away), rows.w, rows.w - move)
-            rows.mean, rows.square = (
-                moment.masked_fill(like(solved, away), 0.0) for moment in (rows.mean, rows.square)
-            )
+            rows.mean = rows.mean.masked_fill(like(solved, away), 0.0)
+            rows.square = rows.square.masked_fill(like(solved, away), 0.0)
             rows.age, rows.tried = torch.where(solved, 0.0, rows.age + 1), rows.tried + 1
             failed = ~solved & (rows.tried == steps)
             rows.tau = torch.where(solved, SHRINK * rows.tau.minimum(look.distance), rows.tau)
             rows.constant = torch.where(failed, RAISE * rows.constant, rows.constant)
-            rows.tried, rows.pairs = (
-                torch.where(solved | failed, 0.0, rows.tried),
-                rows.pairs + (solved | failed),
-            )
+            rows.tried = torch.where(solved | failed, 0.0, rows.tried)
+            rows.pairs = rows.pairs + (solved | failed)
             over = (rows.tau <= LEAST_TAU * edge) | (rows.constant >= LARGEST * edge)
             search.leave(over | (rows.pairs >= searches))
 

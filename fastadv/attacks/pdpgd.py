@@ -151,12 +151,7 @@ def _proximal_in_box(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
     kind = search.threat.norm
     if kind == "l0":
         return _sparse(search, away, by)
-    if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
-        rest = ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
-        return away.sub_(rest)
-    if kind == "l2":
-        return shorten_(away, by)
-    return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+    return _proximal(kind, away, by * away[0].numel() if kind == "linf" else by)
 
 
 def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:

@@ -9,15 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import (
-    AttackResult,
-    AutoAttackResult,
-    OutsideTopK,
-    Status,
-    apgd,
-    autoattack,
-    pgd,
-)
+from fastadv.attacks import AttackResult, AutoAttackResult, OutsideTopK, Status, apgd, autoattack, pgd
 from fastadv.attacks.auto.run import Component, Run
 from fastadv.attacks.auto.versions import NAMES, components
 from fastadv.attacks.autoattack import ATTACKS
