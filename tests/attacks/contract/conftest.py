@@ -42,6 +42,25 @@ def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Calla
     return wraps(attack)(lambda *args, **options: attack(*args, **{**options, **few}))
 
 
+def spied(
+    monkeypatch: pytest.MonkeyPatch, *names: str
+) -> list[tuple[tuple[Any, ...], dict[str, Any], AttackResult]]:
+    """Of each call of these components of AutoAttack, the arguments, the options and the result."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], AttackResult]] = []
+
+    def spy(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+        @wraps(attack)
+        def called(*args: Any, **options: Any) -> AttackResult:
+            calls.append((args, options, attack(*args, **options)))
+            return calls[-1][2]
+
+        return called
+
+    for name in names:
+        monkeypatch.setitem(COMPONENTS, name, spy(COMPONENTS[name]))
+    return calls
+
+
 def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
     """The attacks that take these options, and whose cards say this."""
     options = (takes,) if isinstance(takes, str) else takes
