@@ -15,6 +15,7 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods.adam import Moments
 from fastadv.engine import freeze
+from fastadv.losses import loss_value
 from fastadv.threat import L0, L2, Linf, Threat
 
 from ..nets import images, labels, mlp
@@ -89,11 +90,14 @@ class TestWhichPointIsKept:
     @pytest.mark.parametrize("other", [None, "margin", lambda logits, y, targets: 1e6 - logits[:, 1]])
     def test_the_order_is_that_of_the_plan(self, other: Any) -> None:
         """Points looked at with another loss, or none, compete by the loss that the attack maximizes."""
+        logits, y = Line()(torch.tensor([[0.3]])).detach(), torch.tensor([0])
+        asked = loss_value(logits, y, "ce" if other is None else other)
 
         def rule(search: Search) -> None:
             search.score(at(search, 0.25)[:, 0], other)
             search.gradient(at(search, 0.45)[:, 0])
-            search.score(at(search, 0.3)[:, 0], other)
+            for look in (search.score, search.gradient):
+                torch.testing.assert_close(look(at(search, 0.3)[:, 0], other).loss, asked.expand(3))
             search.score(at(search, 0.4, 0.35), other)
             search.jacobian(at(search, 0.1)[:, 0], torch.ones(len(search.x), 1, 3))
 
