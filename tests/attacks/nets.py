@@ -130,11 +130,13 @@ class Counted(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A net with noise on its logits, which tells the sizes of its batches."""
+    """A net with noise on its logits, drawn anew at each call, which tells the sizes of its batches."""
 
-    def __init__(self, sigma: float, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self, sigma: float, tell: Callable[[int], object] = id, net: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.net, self.sigma, self.tell = mlp(), sigma, tell
+        self.net, self.sigma, self.tell = net or mlp(), sigma, tell
         torch.manual_seed(0)
 
     def forward(self, x: Tensor) -> Tensor:

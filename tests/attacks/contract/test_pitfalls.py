@@ -229,7 +229,7 @@ def test_15_eight_bits_keep_the_verdict(case: Case, norm: str) -> None:
 @pytest.mark.one_norm
 def test_two_answers(case: Case, norm: str) -> None:
     """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
-    model, x = Noisy(0.2, [].append), images(40)
+    model, x = Noisy(0.2), images(40)
     threat = wide(case, norm, scale=2)
     out = case(model, x, labels(model.net, x), threat)
     assert out.flags

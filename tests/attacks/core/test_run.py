@@ -18,7 +18,7 @@ from fastadv.engine import freeze
 from fastadv.losses import loss_value
 from fastadv.threat import L0, L2, Linf, Threat
 
-from ..nets import images, labels, mlp
+from ..nets import Noisy, images, labels, mlp
 
 
 class Line(nn.Module):
@@ -450,17 +450,10 @@ class TestProof:
 
     def test_the_second_search_averages_too(self) -> None:
         """Four passes a point in both searches of a randomized model that early stop had deceived."""
-        net, x = mlp(), images(12)
         batches: list[int] = []
-
-        class Noisy(nn.Module):
-            def forward(self, z: Tensor) -> Tensor:
-                batches.append(len(z))
-                logits: Tensor = net(z)
-                return logits + 0.5 * torch.randn_like(logits)
-
+        model, x = Noisy(0.5, batches.append), images(12)
         torch.manual_seed(1)
-        out = pgd(Noisy(), x, labels(net, x), Linf(0.15), steps=5, eot=4, seed=1)
+        out = pgd(model, x, labels(model.net, x), Linf(0.15), steps=5, eot=4, seed=1)
         assert out.flags
         assert out.forwards == sum(batches)
         attacked = int((out.status != Status.ALREADY_WRONG).sum())
