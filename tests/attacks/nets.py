@@ -97,17 +97,19 @@ def images(
     return torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def labels(model: nn.Module, x: Tensor) -> Tensor:
+def labels(model: Any, x: Tensor) -> Tensor:
     """What the model says, in eval mode, so that every sample is worth attacking."""
-    modes = [(part, part.training) for part in model.modules()]
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    for part, _ in modes:
+        part.training = False
     with torch.no_grad():
-        y = model.eval()(x).argmax(1)
+        y = model(x).argmax(1)
     for part, training in modes:
         part.training = training
     return y
 
 
-def labeled(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+def labeled(model: Any, x: Tensor) -> tuple[Any, Tensor, Tensor]:
     """The two, and what the model says."""
     return model, x, labels(model, x)
 

@@ -127,7 +127,7 @@ def test_checkpoints_of_apgd(steps: int) -> None:
 
     A loss that always falls halves the step at each of them, and leads back to the start.
     """
-    run = Flat([-5.0 - 0.01 * n for n in range(steps)], steps)
+    run = Flat(falling(-5, steps), steps)
     expected, done, share = [], 0, int(0.22 * steps)
     while done + share < steps:
         done += share
@@ -160,41 +160,38 @@ def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(
     assert run.goes(22, *((rising, 1.0) if halves else (22, 2.0)))
 
 
-@pytest.mark.slow
-def test_a_step_of_apgd_that_raised_nothing_new_is_halved() -> None:
-    """At the second checkpoint, where the loss rises all the time and stays below the highest of before."""
-    # the second interval is of 19 steps
-    run = Flat([-5 + 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(19)] + [-9.0])
-    assert run.goes(41, 22, 1.0)
+def rising(first: float, count: int) -> list[float]:
+    return [first + 0.01 * n for n in range(count)]
+
+
+def falling(first: float, count: int) -> list[float]:
+    return [first - 0.01 * n for n in range(count)]
+
+
+# the margins, and what each step must be: its number, where it starts, how many radii it has
+CHECKPOINTS: dict[str, tuple[list[float], list[tuple[int, int, float]]]] = {
+    # at the second checkpoint, after 19 more steps, the loss rises and stays below the highest of before
+    "nothing new": (rising(-5, 23) + rising(-8, 19) + [-9.0], [(41, 22, 1.0)]),
+    # the first 22 steps fall and are halved; the next 19 rise, but stay below the start
+    "not twice in a row": (falling(-5, 23) + rising(-8, 60), [(22, 0, 1.0), (41, 41, 1.0)]),
+    # 21 of the first 22 steps rise, all of them below the start
+    "a rise is against the step before": ([-5.0, *rising(-8, 60)], [(22, 22, 2.0)]),
+    # of 22 steps all raise the loss, of the next 19 one does
+    "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], [(22, 22, 2.0), (41, 23, 1.0)]),
+}
 
 
 @pytest.mark.slow
-def test_steps_of_apgd_are_not_halved_twice_in_a_row_for_want_of_a_new_highest_loss() -> None:
-    """The first 22 steps fall and are halved; the next 19 rise, but stay below the start."""
-    run = Flat([-5 - 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(60)])
-    assert run.goes(22, 0, 1.0)
-    assert run.goes(41, 41, 1.0)
-
-
-@pytest.mark.slow
-def test_a_rise_of_apgd_is_one_against_the_step_before() -> None:
-    """21 of the first 22 steps rise, all of them below the start."""
-    assert Flat([-5.0] + [-8 + 0.01 * n for n in range(60)]).goes(22, 22, 2.0)
-
-
-@pytest.mark.slow
-def test_rises_count_from_the_last_checkpoint_on() -> None:
-    """Of 22 steps all raise the loss of APGD, of the next 19 one does: the second checkpoint halves steps."""
-    run = Flat([-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)])
-    assert run.goes(22, 22, 2.0)
-    assert run.goes(41, 23, 1.0)
+@pytest.mark.parametrize("case", CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_what_a_checkpoint_of_apgd_makes_of_rises(case: Any) -> None:
+    run = Flat(case[0])
+    assert all(run.goes(*step) for step in case[1])
 
 
 @pytest.mark.slow
 def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
     """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
-    falls, rises = [-5 - 0.01 * n for n in range(100)], [-4 + 0.01 * n for n in range(100)]
-    assert Flat(falls, others=rises, loss="margin-targeted", classes=1).goes(22, 0, 1.0)
+    assert Flat(falling(-5, 100), others=rising(-4, 100), loss="margin-targeted", classes=1).goes(22, 0, 1.0)
 
 
 def test_over_all_rounds_the_loss_of_any_class_decides() -> None:

@@ -167,26 +167,19 @@ def test_more_is_never_worse(case: Case, norm: str) -> None:
         assert not case.entry.minimal or (many.distance <= few.distance * (1 + 1e-6)).all()
 
 
-class Poisoned(nn.Module):
-    """NaN for samples whose first coordinate is above the level, once they have moved."""
-
-    def __init__(self, net: nn.Module, level: float) -> None:
-        super().__init__()
-        self.net, self.level = net, level
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = x.flatten(1)[:, :1]
-        return self.net(x) + torch.where((first > self.level) & (first < self.level + 0.05), torch.nan, 0.0)
-
-
 @pytest.mark.slow
 def test_one_sample_never_spoils_another(case: Case, norm: str) -> None:
+    """NaN for samples whose first coordinate is above 0.9, once they have moved."""
     net, x, y = labeled(mlp(), images(8))
+
+    def model(x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return net(x) + torch.where((first > 0.9) & (first < 0.95), torch.nan, 0.0)
+
     flat = x.flatten(1)
     flat[:, 0] = 0.3
     flat[3, 0] = 0.92
-    others = torch.arange(8) != 3
-    model, threat = Poisoned(net, 0.9), wide(case, norm)
+    others, threat = torch.arange(8) != 3, wide(case, norm)
     alone = case(model, x[others], y[others], threat, ids=torch.arange(8)[others])
     out = case(model, x, y, threat)
     assert out.status[3] == Status.FAILED
@@ -227,24 +220,16 @@ def test_ranks(case: Case, norm: str, shape: tuple[int, ...]) -> None:
     assert out.success.any()
 
 
-class Rescaled(nn.Module):
-    """`mlp()`, a model of the unit box, on another box."""
-
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__()
-        self.net, self.low, self.width = mlp(), low, high - low
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net((x - self.low) / self.width)
-        return logits
-
-
 @pytest.mark.covered("box", [(0.0, 255.0), (-0.4242, 2.8215)])
 def test_boxes(case: Case, norm: str, box: tuple[float, float]) -> None:
     """Another unit: the same attack."""
     low, width, unit = box[0], box[1] - box[0], plainly(case.name, norm)
-    model, x, threat = Rescaled(*box), low + width * images(8), wide(case, norm, box)
-    y = labels(mlp(), images(8))
+    net, x, threat = mlp(), low + width * images(8), wide(case, norm, box)
+    y = labels(net, images(8))
+
+    def model(x: Tensor) -> Tensor:
+        return net((x - low) / width)
+
     out = case(model, x, y, threat)
     check_facts(model, x, y, threat, out, case.entry.minimal)
     assert torch.equal(unit.success, out.success)
