@@ -1,4 +1,4 @@
-"""The small nets that attacks are compared on: three, and those of tests/parity/kept.py.
+"""The small nets that attacks are compared on: three, and those of tests/parity/nets.py.
 
     python -m tools.parity_nets [standard linf l2 mixer gnres sp] [--data-dir DIR]
 

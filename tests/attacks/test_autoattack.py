@@ -308,6 +308,7 @@ def test_square_is_blind_after_gradients_alone() -> None:
     assert blind({"square": score}) == blind({}) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"individual": True}, {"version": ["square", "apgd-ce"]}, {"version": ["square"]}]
 )

@@ -250,6 +250,7 @@ def test_what_is_asked_step_by_step(
     assert bool(halved) == (thickness < INF)
 
 
+@pytest.mark.slow
 def test_samples_without_queries_stop_at_once() -> None:
     """No query beyond the budget, whenever a sample found its start; batch mates change nothing."""
     net, x, y = labeled(linear(3, SIZE).double(), images(4, (SIZE,)))

@@ -227,6 +227,7 @@ def test_starts_are_salt_and_pepper_of_growing_shares() -> None:
         assert not torch.equal(noise[0], noise[1])
 
 
+@pytest.mark.slow
 def test_the_budget_and_restarts() -> None:
     """Ten runs in L0 and one in L2; without a number a run ends by itself."""
     net, x, y = labeled(mlp(inputs=SIZE), images(3, (SIZE,)))

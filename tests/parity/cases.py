@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from tests.parity.case import Case, as_many, given, queries, searched
@@ -216,6 +217,25 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
 def cases_on(net: str) -> tuple[Case, ...]:
     """Those at the radii of a net of tests/parity/models.py."""
     return cases_at(NETS[net].radii)
+
+
+# the nets of the tests: on an undefended one every attack finds all that there is. The attacks that fare
+# differently on these are held on each of them, the others on one each, in turn
+TESTED = ("linf", "l2", "saturated", "quantized")
+TRIED = ("apgd-ce", "fmn", "ddn", "sigma_zero", "pdpgd")
+
+
+def radii(case: Case, net: str) -> tuple[float, ...]:
+    """Return the radius of a budget; for a minimum norm none, and that at which robust accuracy is taken."""
+    return (case.radius,) if case.radius < inf else (inf, NETS[net].radii[case.norm])
+
+
+def held(case: Case, net: str) -> bool:
+    """Tell whether the tests hold the case on this net."""
+    if net not in TESTED:
+        return False
+    names = [other.name for other in cases_on(net)]
+    return case.name.startswith(TRIED) or names.index(case.name) % len(TESTED) == TESTED.index(net)
 
 
 # attacks and norms with which no package above can be compared, and why

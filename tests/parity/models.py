@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from tests.parity import kept
-from tests.parity.nets import Quantized, Scaled
+from tests.parity.nets import Mixer, Quantized, Scaled, gnres, sp
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
@@ -28,12 +27,8 @@ Radii = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Net:
-    """How a net is had, given the folder of the data and the published weights, and what is asked of it.
-
-    Attributes:
-        load: from these two paths.
-        radii: by norm, at which it is neither untouched nor lost; norms without one are not asked of it.
-        dataset: whose first test images are attacked.
+    """How a net is had, given the folder of the data and the published weights, and what is asked of it: the
+    radii, by norm, at which it is neither untouched nor lost, and the data whose first images are attacked.
     """
 
     load: Callable[[Path, Path], nn.Module]
@@ -82,9 +77,9 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "standard": partial(small_cnn, normalized=True),
     "linf": partial(small_cnn, normalized=False),
     "l2": partial(small_cnn, normalized=True),
-    "mixer": partial(seeded, kept.Mixer),
-    "gnres": partial(seeded, kept.gnres),
-    "sp": partial(seeded, kept.sp),
+    "mixer": partial(seeded, Mixer),
+    "gnres": partial(seeded, gnres),
+    "sp": partial(seeded, sp),
 }
 
 

@@ -24,8 +24,8 @@ BRIEF = {"FIRST": 1, "STEPS": 2, "PROJECTIONS": 1, "TURNS": 1}
 
 # attacks of many passes, whose short runs take a thirtieth of a second and more
 SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_norm"}
-SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
-SLOW |= {f"{name} published" for name in PUBLISHED}
+SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "sparse_rs", "square", "superdeepfool"}
+SLOW |= {"toy guess", *(f"{name} published" for name in PUBLISHED)}
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,7 @@ def ascending(case: Brief, norm: str) -> dict[str, Any]:
     return {"loss": LOSSES[norm]} if case.name == "ddn" or (loss and loss.default == "ce_sharp") else {}
 
 
+@pytest.mark.slow
 @pytest.mark.only(knowledge="gradient")
 def test_a_factor_of_the_logits_changes_nothing(case: Brief, norm: str) -> None:
     """But in AutoAttack, of which cross-entropy is a part, a sample more or less."""

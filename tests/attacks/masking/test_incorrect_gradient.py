@@ -102,6 +102,7 @@ def test_a_part_that_is_cut_is_seen_and_named(share: float, axis: int) -> None:
     assert list(found.masked) == [str(place)]
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
     x = images(20, dtype=torch.float32)
     net = mlp(dtype=torch.float32)

@@ -114,6 +114,7 @@ def test_a_share_counts_by_its_lower_end() -> None:
     assert (one.values["zero_gradient"], one.flagged) == (0.1, ())
 
 
+@pytest.mark.slow
 def test_results_count_as_far_as_they_are_of_this_threat() -> None:
     """An attack that breaks all in another ball says nothing of what holds in this one."""
     model, x, y = case()
@@ -244,6 +245,7 @@ def test_samples_are_drawn_among_those_that_are_right() -> None:
     assert torch.equal(chosen[:7], choose([], right, 0, limit=7, share=None))
 
 
+@pytest.mark.slow
 def test_what_was_not_looked_at_is_no_clean_verdict() -> None:
     model, x, y = case()
     short = indicators(model, x[:5], y[:5], THREAT)

@@ -83,6 +83,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", WRONG.values(), ids=WRONG)
 def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> None:
     (found,) = masked_modules(Defended(net(), before=Step(step)), X)

@@ -313,6 +313,7 @@ def test_a_rule_of_ones_own() -> None:
     torch.testing.assert_close(found - x, x - plainly)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, entry in ATTACKS.items() if entry.takes("gradient")])
 def test_every_attack_that_follows_a_gradient_takes_rules(name: str) -> None:
     model, x, y = scene((1, 4, 4), 4)
