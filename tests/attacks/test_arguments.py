@@ -29,7 +29,6 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("autoattack", "each once, got", {"version": ["square", "apgd-ce", "square"]}),
     ("autoattack", r"or a list of .*, got \[\]", {"version": []}),
     ("autoattack", "expected None unless the version is .strong., got one with 'quick'", {"source": []}),
-    ("autoattack", "individual: expected a version whose", {"individual": True, "version": "strong"}),
     ("autoattack", "source: expected a substitute", {"source": [], "version": "strong"}),
     ("apgd", "nearest: expected False unless the loss ends in", {"nearest": True}),
     ("apgd", "starts: expected None or a floating tensor like x", {"starts": 0.5}),
@@ -151,7 +150,7 @@ COMMON = {
 NOISE = {"levels": 100, "repetitions": 10}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "apgd": {"steps": 100, "nearest": False, "rho": 0.75},
-    "autoattack": {"version": "standard", "individual": False, "indicators": True},
+    "autoattack": {"version": "standard", "indicators": True},
     "bim": {"steps": 10, "random_start": False},
     "boundary": {},
     "cw": {},

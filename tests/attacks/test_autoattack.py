@@ -309,18 +309,15 @@ def test_square_is_blind_after_gradients_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{"individual": True}, {"version": ["square", "apgd-ce"]}, {"version": ["square"]}]
-)
-def test_square_is_no_flag_where_gradients_break_the_same(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("version", [["square", "apgd-ce"], ["square"]])
+def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
     """It breaks many samples, though none that attacks by gradients leave."""
-    options = {"version": ["apgd-ce", "apgd-margin", "fab-t", "square"], **options}
     model = mlp(5, dtype=torch.float32)
-    out, x, y = run(model, Linf(0.2), images(16, dtype=torch.float32), **options)
+    out, x, y = run(model, Linf(0.2), images(16, dtype=torch.float32), version=version)
     assert out.costs["square"].broken > 1
     assert not [flag for flag in out.flags if flag.startswith("square")]
     assert "square" not in out.indicators.flagged
-    attack = partial(autoattack, threat=Linf(0.2), **options)
+    attack = partial(autoattack, threat=Linf(0.2), version=version)
     table = evaluate(model, ImageSet(x, y, 5, "noise"), {"autoattack": attack}, batch_size=6)
     assert not [flag for flag in table["autoattack"].flags if flag.startswith("square")]
     assert "square" not in table.indicators.flagged
@@ -345,33 +342,6 @@ def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
     names = "apgd-ce, apgd-ce-sharp, apgd-margin, fab, square"
     with pytest.raises(InputError, match=rf"one of {names} for .* got 'apgd-t'"):
         run(mlp(5), threat("linf"), version=["apgd-t"], criterion=OutsideTopK(2))
-
-
-@pytest.mark.slow
-def test_individual_components_attack_all_samples() -> None:
-    """As many as each breaks alone; `by` names the first."""
-    model, inside = mlp(5), threat("linf")
-    out, x, _ = run(model, inside, individual=True)
-    assert list(out.broken) == NAMED
-    for name in NAMED:
-        alone, _, _ = run(model, inside, version=[name])
-        assert torch.equal(out.broken[name], alone.success)
-        assert out.costs[name].samples == len(x)
-        assert out.costs[name].broken == int(alone.success.sum())
-    first = [next((name for name in NAMED if out.broken[name][i]), "") for i in range(len(x))]
-    assert list(out.by) == first
-    assert len(set(first)) > 1
-    together, _, _ = run(model, inside)
-    assert torch.equal(together.success, out.success)
-    assert together.broken == {}
-
-
-@pytest.mark.parametrize("parts", [["apgd-ce", "square"], ["square"]])
-def test_individual_components_are_all_told_where_no_sample_is_right(parts: list[str]) -> None:
-    model, x = mlp(5), images(3)
-    out = autoattack(model, x, (labels(model, x) + 1) % 5, threat("linf"), version=parts, individual=True)
-    assert {name: broken.tolist() for name, broken in out.broken.items()} == dict.fromkeys(parts, [False] * 3)
-    assert out.costs == {}
 
 
 def test_the_strongest_point_of_the_first_stands_for_samples_that_hold() -> None:
