@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, AttackResult
+from fastadv.models import ABS
 from fastadv.threat import THREATS, Threat
 
 # torch.manual_seed also asks for the stack, once for each kind of device: far slower than a small net
@@ -112,6 +113,15 @@ def labels(model: Any, x: Tensor) -> Tensor:
 def labeled(model: Any, x: Tensor) -> tuple[Any, Tensor, Tensor]:
     """The two, and what the model says."""
     return model, x, labels(model, x)
+
+
+def explained(**options: Any) -> tuple[ABS, Tensor, Tensor]:
+    """A small ABS with random decoders, and images that these draw, of classes 0, 1, 2, 0, 1, 2."""
+    g = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 2, 6, 3, 3, generator=g) * 0.5, torch.randn(3, 6, 1, 4, 4, generator=g) * 0.5]
+    biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
+    model, y = ABS(weights, biases, (1, 2), prior_samples=100, **options), torch.arange(6) % 3
+    return model, model.decoders(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
 
 
 class Counted(nn.Module):

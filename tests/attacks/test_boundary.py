@@ -175,9 +175,8 @@ def test_the_candidate_lies_aside_on_the_sphere_and_then_nearer(box: tuple[float
         torch.testing.assert_close((nearer - x).norm(dim=1), 0.9 * radius)
         along = ((sphere - x) * (points - x)).sum(1) / (sphere - x).norm(dim=1) / radius
         torch.testing.assert_close(along, torch.full_like(along, 1 / math.hypot(1, 0.3)), rtol=0.01, atol=0)
-        torch.testing.assert_close(
-            (nearer - x) / 0.9 / radius[:, None], (sphere - x) / (sphere - x).norm(dim=1)[:, None]
-        )
+        unit = (sphere - x) / (sphere - x).norm(dim=1)[:, None]
+        torch.testing.assert_close((nearer - x) / 0.9 / radius[:, None], unit)
         if box[0] < 0:
             torch.testing.assert_close((sphere - x).norm(dim=1), radius)
         assert not torch.equal(sphere, _propose(search, 2)[1])

@@ -17,8 +17,6 @@ from .nets import images, labels, linear, mlp
 from .watched import watched
 
 INF = torch.inf
-PAIRS = [(boundary, "l2"), (hopskipjump, "l2"), (hopskipjump, "linf"), (pointwise, "l0"), (pointwise, "l2")]
-
 # those that begin with noise, or are noise
 NOISY = [
     (name, norm) for name, entry in ATTACKS.items() if entry.knowledge == "decision" for norm in entry.norms
@@ -84,24 +82,6 @@ def test_the_budget_holds(run: Any, given: Any, left: int, queries: int) -> None
         spent = out.forwards - 2 * 5
         assert spent <= 5 * queries * (2 if "restarts" in more else 1)
         assert "starts" not in more or spent >= 5 * (queries - left)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("run", "norm"), PAIRS)
-def test_nothing_outside_the_box_or_the_mask_is_asked(run: Any, norm: str) -> None:
-    """In L0 all that changes goes to an end of the box."""
-    net, x, box = linear(4, 784), 3 * images(3, (784,), dtype=torch.float32).round() - 1, (-1.0, 2.0)
-    x[:, ::3] = 0.5
-    mask = torch.rand(784, generator=torch.Generator().manual_seed(0)) < 0.7
-    model, seen = watched(net)
-    out = run(model, x, labels(net, x), THREATS[norm](INF, box), queries=300, mask=mask)
-    assert out.success.all()
-    asked = torch.cat(seen)
-    assert ((asked >= -1) & (asked <= 2)).all()
-    assert (asked[:, None, ~mask] == x[:, ~mask]).all(2).any(1).all()
-    assert (asked[:, mask] != asked[0, mask]).any(0).float().mean() > 0.5
-    if norm == "l0":
-        assert set(asked.unique().tolist()) == {-1.0, 0.5, 2.0}
 
 
 @pytest.mark.slow

@@ -251,9 +251,8 @@ def test_fmn(norm: str, given: dict[str, float]) -> None:
         away = float(torch.linalg.vector_norm(here - x, order))
         if margins[number] > 0:
             nearest = min(nearest, away)
-            smaller = (
-                min(math.floor(radius * (1 - share)), radius - 1) if norm == "l0" else radius * (1 - share)
-            )
+            smaller = radius * (1 - share)
+            smaller = min(math.floor(smaller), radius - 1) if norm == "l0" else smaller
             radius = max(min(smaller, nearest), 0.0)
         else:
             larger = radius * (1 + share)
@@ -294,12 +293,8 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
             lack = max(0.02 * (1 + share), away * share * size)
             ahead = here + cosine(number, steps, 0.01) * gradient / gradient.norm()
             if number >= 3:
-                ahead = (
-                    here
-                    + ops.to_hyperplane(
-                        here[None], gradient[None], torch.tensor([lack]).double(), norm, (0.0, 1.0)
-                    )[0]
-                )
+                lacks = torch.tensor([lack]).double()
+                ahead = here + ops.to_hyperplane(here[None], gradient[None], lacks, norm, (0.0, 1.0))[0]
             expected = THREATS[norm](away + lack / size).project(ahead[None], x[None])[0]
             torch.testing.assert_close(points[number + 1], expected, rtol=0, atol=1e-6)
 

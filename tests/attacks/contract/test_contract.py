@@ -17,6 +17,7 @@ from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
 from ..nets import RADIUS, Case, Counted, Noisy, images, labeled, labels, linear, mlp
+from ..watched import watched
 from .cases import on_eight, options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
 
@@ -242,8 +243,13 @@ def test_a_mask_holds(case: Case, norm: str) -> None:
     model, x, y = labeled(mlp(), images(10))
     mask = torch.ones(4, 4, dtype=torch.bool)
     mask[0], mask[1, 2] = False, False
-    out = case(model, x, y, wide(case, norm), mask=mask)
+    function, seen = watched(model)
+    out = case(function, x, y, wide(case, norm), mask=mask)
     assert torch.equal(out.x_adv[:, :, ~mask], x[:, :, ~mask])
+    # nor is anything else asked of the model, or of attacks by decisions anything outside the box
+    asked = torch.cat(seen)
+    assert (asked[:, None, :, ~mask] == x[:, :, ~mask]).flatten(2).all(2).any(1).all()
+    assert case.entry.knowledge != "decision" or (asked.amin() >= 0 and asked.amax() <= 1)
     assert out.success.any()
     assert torch.equal(out.success, labels(model, out.x_adv) != y)
 

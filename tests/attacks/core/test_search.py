@@ -130,8 +130,7 @@ def test_default_steps() -> None:
     y, inside = labels(model, x), Linf(0.2)
     for attack, size in ((pgd, 0.05), (bim, 0.025), (mim, 0.02)):
         by_default, by_hand = (
-            attack(model, x, y, inside, steps=10),
-            attack(model, x, y, inside, steps=10, step_size=size),
+            attack(model, x, y, inside, steps=10, **given) for given in ({}, {"step_size": size})
         )
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
 
@@ -398,10 +397,5 @@ def test_one_gradient_is_enough(places: tuple[float, ...], flat: bool) -> None:
 
 
 def test_sizes_that_are_known_to_be_finite() -> None:
-    for sizes, known in (
-        ([0.0, 1e38], True),
-        ([], True),
-        ([1.0, torch.inf], False),
-        ([torch.nan, 1.0], False),
-    ):
+    for sizes, known in (([0.0, 1e38], True), ([], True), ([1, torch.inf], False), ([torch.nan, 1], False)):
         assert surely_finite(torch.tensor(sizes)) == known
