@@ -39,7 +39,6 @@ class TanhSpace:
             self.most, self.inside = inside / (1 + wider), inside
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return the w of points z."""
         return ((z - self.center) / self.half * self.inside).atanh() if self.bounded else z.clone()
 
     def bend(self, w: Tensor) -> Tensor:
@@ -47,11 +46,9 @@ class TanhSpace:
         return w.tanh() if self.bounded else w
 
     def points(self, bent: Tensor) -> Tensor:
-        """Return the points of the box."""
         return (self.center + self.half * bent if self.bounded else bent).clamp(self.low, self.high)
 
     def steepness(self, bent: Tensor) -> Tensor | float:
-        """Return the derivative of the points with respect to w."""
         return self.half * (1 - bent * bent) if self.bounded else 1.0
 
     def keep_(self, w: Tensor) -> None:
@@ -218,7 +215,6 @@ class _OurRows(Moments, Constants):
 def _ours(
     norm: str, steps: int, searches: int, constant: float | None, step_size: float | None
 ) -> core.Rule[_OurRows]:
-    """Return the rule for this norm."""
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, WIDER)

@@ -45,7 +45,6 @@ class Component:
         return not isinstance(self.attack, str)
 
     def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
-        """Run the attack on the samples of a problem."""
         attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
         arguments = dict(self.arguments)
         if "seed" in inspect.signature(attack).parameters:

@@ -48,7 +48,6 @@ class Evidence:
 
     @classmethod
     def of(cls, out: AttackResult) -> "Evidence":
-        """Return what a result says."""
         broken, nothing = (out.status == Status.BROKEN).cpu(), torch.zeros(len(out.status), dtype=torch.bool)
         failed = (out.status == Status.FAILED).cpu()
         unmoved = (out.status == Status.HELD).cpu() & out.zero_gradient.cpu()
