@@ -27,6 +27,7 @@ from tests.defenses import Detach, Quantize, RootAtZero
 from .contract.conftest import shortened, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow
 NORMS = ["linf", "l2", "l1"]
 # of each component at most: these nets need few
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "pdpgd": {"steps": 20}, "square": {"queries": 100}}
@@ -52,7 +53,6 @@ def run(
     return autoattack(model, x, y, inside, **options), x, y
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("version", "norm"), [("standard", "linf"), ("rand", "l2"), ("quick", "l1")])
 def test_the_result_adds_up(version: Any, norm: str) -> None:
     """Each component attacks what is left; `by` names the one that broke a sample; calls are counted."""
@@ -130,14 +130,12 @@ def test_the_components_of_versions_and_lists(version: Any, norm: str, expected:
     assert found == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("passes", "given"), [(20, {}), (3, {"eot": 3})])
 def test_rand_averages_twenty_passes_unless_told_how_many(passes: int, given: dict[str, int]) -> None:
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand", **given)
     assert out.costs["apgd-ce-sharp"].backwards == passes * 10 * len(x)
 
 
-@pytest.mark.slow
 def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypatch: Any) -> None:
     calls = spied(monkeypatch, *ATTACKS)
     mask, criterion = torch.ones(4, 4, dtype=torch.bool), OutsideTopK(2)
@@ -147,14 +145,12 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
     assert len({given["seed"] for _, given, _ in calls}) == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes(classes: int) -> None:
     out, x, _ = run(mlp(classes), Linf(1e-6), images(2))
     assert out.costs["apgd-t"].backwards == 10 * (classes - 1) * len(x)
 
 
-@pytest.mark.slow
 def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
     model, x = mlp(6), images(30)
     y, inside = labels(model, x), threat("linf", 4)
@@ -177,7 +173,6 @@ def names(out: AutoAttackResult) -> set[str]:
     return {flag.split(":")[0] for flag in out.flags}
 
 
-@pytest.mark.slow
 def test_a_plain_model_raises_no_flag() -> None:
     for version in ("standard", "quick"):
         out, _, _ = run(mlp(5), threat("linf"), version=version)
@@ -185,7 +180,6 @@ def test_a_plain_model_raises_no_flag() -> None:
         assert out.notes == ()
 
 
-@pytest.mark.slow
 def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> None:
     """That a model is randomized is no news to rand."""
     seen: list[int] = []
@@ -202,7 +196,6 @@ def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> 
     assert seen == [32, 32]
 
 
-@pytest.mark.slow
 def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: Any) -> None:
     model, inside = mlp(5), threat("linf", 4)
     first, _, _ = run(model, inside, version="quick")
@@ -226,7 +219,6 @@ def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: An
     assert out.by == first.by
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", HIDING)
 def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
     out, _, _ = run(nn.Sequential(layer, mlp(4)), threat("linf", 4))
@@ -239,7 +231,6 @@ def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
         assert out.zero_gradient.all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", ["standard", "quick"])
 def test_gradients_that_are_not_finite_are_told_although_square_needs_none(version: Any) -> None:
     out, _, _ = run(nn.Sequential(RootAtZero(), mlp(4)), threat("linf"), version=version)
@@ -248,7 +239,6 @@ def test_gradients_that_are_not_finite_are_told_although_square_needs_none(versi
     assert not out.success.all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flat", ["ce_sharp", "dlr"])
 def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypatch: Any, flat: str) -> None:
     """One of the two components meets only zero gradients."""
@@ -263,7 +253,6 @@ def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypat
     assert "zero_gradient" in names(out)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", HIDING)
 def test_quick_searches_longer_where_no_gradient_leads(layer: nn.Module) -> None:
     """Of a model that hides the gradient of bright images alone, the others get no more queries."""
@@ -283,7 +272,6 @@ def test_quick_searches_longer_where_no_gradient_leads(layer: nn.Module) -> None
     assert torch.equal(whole.success, labels(hides, whole.x_adv) != y)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "told"), [("linf", False), ("l2", True), ("l1", True)])
 def test_standard_says_what_strong_adds_where_it_left_samples(norm: str, told: bool) -> None:
     words = f'version="strong" also minimizes the {norm.upper()} norm, which may break more'
@@ -308,7 +296,6 @@ def test_square_is_blind_after_gradients_alone() -> None:
     assert blind({"square": score}) == blind({}) == set()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", [["square", "apgd-ce"], ["square"]])
 def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
     """It breaks many samples, though none that attacks by gradients leave."""
@@ -326,7 +313,6 @@ def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
 NAMED = ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_list_of_its_components_is_the_standard_version(norm: str) -> None:
     listed, _, _ = run(mlp(5), threat(norm), version=NAMED)
@@ -335,7 +321,6 @@ def test_the_list_of_its_components_is_the_standard_version(norm: str) -> None:
     assert (listed.by, listed.forwards) == (whole.by, whole.forwards)
 
 
-@pytest.mark.slow
 def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:
     with pytest.raises(InputError, match=r"one of apgd-ce, .* for this norm, .* got 'pdpgd'"):
         run(mlp(5), threat("linf"), version=["pdpgd"])

@@ -16,6 +16,7 @@ from . import halfspaces
 from .nets import images, labels, linear, mlp
 from .watched import watched
 
+pytestmark = pytest.mark.slow
 INF = torch.inf
 # those that begin with noise, or are noise
 NOISY = [
@@ -23,7 +24,6 @@ NOISY = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "norm", "inputs", "box", "factor", "queries"),
     [
@@ -51,7 +51,6 @@ def test_the_distance_of_a_linear_model_in_a_mask(
     assert (out.distance <= distance * factor + (norm == "l0")).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", [boundary, hopskipjump])
 def test_the_search_in_bfloat16_finds_as_much(run: Any) -> None:
     """Steps and probes are as far from one another as the search can tell."""
@@ -66,7 +65,6 @@ def test_the_search_in_bfloat16_finds_as_much(run: Any) -> None:
     assert (out.distance <= (plain.distance + 2 * unsure) * 1.15).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("queries", [1, 30, 163])
 @pytest.mark.parametrize(
     ("run", "given", "left"),
@@ -84,7 +82,6 @@ def test_the_budget_holds(run: Any, given: Any, left: int, queries: int) -> None
         assert "starts" not in more or spent >= 5 * (queries - left)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), NOISY)
 def test_a_sample_that_no_noise_breaks_stops_no_other(name: str, norm: str) -> None:
     """The model never changes its mind about images whose first pixel is dark."""
@@ -100,7 +97,6 @@ def test_a_sample_that_no_noise_breaks_stops_no_other(name: str, norm: str) -> N
     assert torch.equal(out.x_adv[[1, 4]], x[[1, 4]])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "given", "size"),
     [(boundary, {"queries": 60}, 10), (hopskipjump, {"queries": 160, "directions": 32}, 16)],

@@ -14,6 +14,7 @@ from tests.defenses import Quantize
 from .nets import RADIUS, Case, images, labeled, labels, mlp, seed_cpu
 from .watched import watched
 
+pytestmark = pytest.mark.slow
 LONG = {"steps": 60, "searches": 3, "queries": 130, "directions": 1, "levels": 6, "repetitions": 2}
 PAIRS = [
     pytest.param(Case(name, entry), norm, id=f"{name}-{norm}")
@@ -23,7 +24,6 @@ PAIRS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("case", "norm"), PAIRS)
 def test_a_flat_model_is_held(case: Case, norm: str) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
@@ -38,7 +38,6 @@ def test_a_flat_model_is_held(case: Case, norm: str) -> None:
     assert out.x_adv.isfinite().all()
 
 
-@pytest.mark.slow
 def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     """Noise of growing norm, drawn afresh at each step, by the seed and the sample's number alone."""
     # which sees a few levels of each pixel: flat nearly everywhere
@@ -64,7 +63,6 @@ def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     assert float(apart.abs().median()) < 0.4
 
 
-@pytest.mark.slow
 def test_ddn_stays_at_a_point_where_nothing_may_move() -> None:
     """A gradient that is not finite counts as none, and the sample fails as it did; the others go on."""
     seed_cpu(0)

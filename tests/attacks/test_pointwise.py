@@ -17,6 +17,7 @@ from . import halfspaces
 from .nets import images, labeled, labels, mlp
 from .watched import watched
 
+pytestmark = pytest.mark.slow
 INF = torch.inf
 
 
@@ -36,7 +37,6 @@ def zeros(size: int, *shape: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(size, *shape), torch.zeros(size, dtype=torch.long)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("index", "count", "queries", "started"),
     [(range(784), 40, 250, False), ((3, 100, 101, 783), 4, 400, False), ((5, 700), 2, 120, True)],
@@ -50,7 +50,6 @@ def test_the_coordinates_that_the_model_needs(index: Any, count: int, queries: i
     assert (out.x_adv.flatten(1)[:, index] == 1).all() or count < len(index)
 
 
-@pytest.mark.slow
 def test_in_l2_each_coordinate_that_the_model_needs_comes_close_to_one_half() -> None:
     out = pointwise(Needs(torch.arange(784), 40), *zeros(2, 784), L2(INF), queries=600)
     assert (out.distance <= 0.5 * 40**0.5 * 1.05).all()
@@ -91,7 +90,6 @@ def orders(seed: int = 0, first: int = 0, restarts: int = 1) -> list[list[list[i
     return runs
 
 
-@pytest.mark.slow
 def test_the_order_begins_anew_after_each_success() -> None:
     """What failed is tried again, in another order; other runs, seeds and samples have others too."""
     (base,) = orders()
@@ -108,7 +106,6 @@ def test_the_order_begins_anew_after_each_success() -> None:
     assert all(other[-1] != base[-1] for other in others)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
 @pytest.mark.parametrize("queries", [1, 30])
 def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
@@ -124,7 +121,6 @@ def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
         assert out.forwards == sum(sizes)
 
 
-@pytest.mark.slow
 def test_fresh_noise_finds_fewer_coordinates() -> None:
     """Flips of great gain take the place of many; the first pass cannot see them."""
     model, x, y = halfspaces.problem(784, classes=3, size=6)
@@ -139,7 +135,6 @@ def test_one_coordinate_cannot_be_bettered() -> None:
     assert out.forwards < 2 * 4 * 200
 
 
-@pytest.mark.slow
 def test_starts_of_the_caller() -> None:
     """They cost one query for all runs. In L2 their changes shrink from where they are."""
     x, y = zeros(2, 196)
@@ -227,7 +222,6 @@ def test_starts_are_salt_and_pepper_of_growing_shares() -> None:
         assert not torch.equal(noise[0], noise[1])
 
 
-@pytest.mark.slow
 def test_the_budget_and_restarts() -> None:
     """Ten runs in L0 and one in L2; without a number a run ends by itself."""
     net, x, y = labeled(mlp(inputs=SIZE), images(3, (SIZE,)))

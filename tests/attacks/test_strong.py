@@ -22,6 +22,7 @@ from tests.defenses import Detach, Quantize
 from .contract.conftest import shortened, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "square": {"queries": 60}}
 STAGES = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
 
@@ -71,7 +72,6 @@ def test_what_the_stages_are() -> None:
     assert set(linf) - set(plan(12, targets=(y + 1) % 12)) == {"bpda apgd-t", "targets apgd-t"}
 
 
-@pytest.mark.slow
 def test_the_verdict_is_about_the_model_that_was_attacked_through_bpda(few_steps: None) -> None:
     """Where that shows no sign; it says what the model itself raised, and which modules were replaced."""
     inside, masked = Linf(0.08), nn.Sequential(Quantize(16), mlp(3))
@@ -94,7 +94,6 @@ def test_the_verdict_is_about_the_model_that_was_attacked_through_bpda(few_steps
     assert wrong.indicators.through == "BPDA: 0 (<lambda>)"
 
 
-@pytest.mark.slow
 def test_standard_comes_first_and_is_what_it_is_alone(
     few_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +118,6 @@ def test_the_passes_of_the_other_model_are_counted() -> None:
     assert out.backwards > 0
 
 
-@pytest.mark.slow
 def test_bpda_breaks_what_is_masked_and_the_model_judges(few_steps: None) -> None:
     """The stage that broke a sample is named."""
     masked, inside = nn.Sequential(Quantize(50), mlp(4)), threat("linf", 2)
@@ -136,7 +134,6 @@ def test_bpda_breaks_what_is_masked_and_the_model_judges(few_steps: None) -> Non
     assert out.forwards > sum(cost.forwards for cost in out.costs.values())
 
 
-@pytest.mark.slow
 def test_points_of_a_source_break_a_model_without_a_gradient(few_steps: None) -> None:
     net, inside = mlp(4), threat("linf", 2)
     out, _, y = run(cut(net), inside, source=[mlp(4, seed=7), net])
@@ -147,7 +144,6 @@ def test_points_of_a_source_break_a_model_without_a_gradient(few_steps: None) ->
     assert "transfer" in one.by
 
 
-@pytest.mark.slow
 def test_the_search_goes_on_from_the_points_of_a_source(
     few_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +155,6 @@ def test_the_search_goes_on_from_the_points_of_a_source(
     assert len(places) == 1
 
 
-@pytest.mark.slow
 def test_another_model_averages_as_many_passes_and_a_source_has_a_seed_of_its_own(
     few_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +166,6 @@ def test_another_model_averages_as_many_passes_and_a_source_has_a_seed_of_its_ow
     assert len({seed for net, seed in seen if net.source is not through}) == len(seen) - 3
 
 
-@pytest.mark.slow
 def test_where_standard_leaves_nothing_it_adds_nothing(few_steps: None) -> None:
     out, x, y = run(mlp(4), Linf(1.0), size=4)
     alone = autoattack(mlp(4), x, y, Linf(1.0))
@@ -196,7 +190,6 @@ def test_other_models_must_fit() -> None:
     refused("model: expected", bpda=3)
 
 
-@pytest.mark.slow
 def test_a_source_without_a_gradient_is_refused(few_steps: None) -> None:
     with pytest.raises(InputError, match="source: expected a net with gradients"):
         run(mlp(3), Linf(1e-6), size=2, source=cut(mlp(3)))
@@ -221,7 +214,6 @@ def test_an_ascent_may_start_anywhere() -> None:
     torch.testing.assert_close(backwards.x_adv.flip(0), forwards.x_adv)
 
 
-@pytest.mark.slow
 def test_a_source_without_finite_logits_finds_nothing(few_steps: None) -> None:
     """It does so for those that are left alone; what came before stays."""
     model, inside = mlp(4), threat("linf")
