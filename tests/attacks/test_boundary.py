@@ -15,7 +15,7 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.threat import L2
 
-from .nets import images, labels, linear, mlp
+from .nets import images, labeled, labels, linear, mlp
 from .watched import firm, watched
 
 INF = torch.inf
@@ -152,8 +152,7 @@ def test_half_of_the_spherical_steps_succeed() -> None:
 @pytest.mark.slow
 def test_steps_are_queries() -> None:
     """The smaller of the two budgets counts."""
-    model, x = mlp(), images(3)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(3))
     one = boundary(model, x, y, L2(INF), queries=60)
     for budget in ({"steps": 60}, {"steps": 60, "queries": 90}, {"steps": 90, "queries": 60}):
         other = boundary(model, x, y, L2(INF), **budget)

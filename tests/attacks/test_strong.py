@@ -34,7 +34,6 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cut(net: nn.Module) -> nn.Module:
-    """The net without a gradient."""
     return nn.Sequential(Detach(), net)
 
 

@@ -215,7 +215,6 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
 
 
 def cases_on(net: str) -> tuple[Case, ...]:
-    """Those at the radii of a net of tests/parity/models.py."""
     return cases_at(NETS[net].radii)
 
 

@@ -43,14 +43,12 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def images(count: int, dataset: str = "mnist", data_dir: Path = DATA) -> tuple[Tensor, Tensor]:
-    """The first images of the test set, and their labels."""
     test = fa.data.load(dataset, "test", data_dir=data_dir, limit=count)
     x, y, _ = next(iter(fa.data.batches(test, count)))
     return x, y
 
 
 def published_cnn(weights: Path = PUBLISHED) -> nn.Module:
-    """The vanilla CNN of Schott et al., as they published it."""
     return fa.models.SchottCNN.from_official(weights).eval()
 
 
@@ -66,7 +64,6 @@ def small_cnn(normalized: bool, seed: int = 0) -> nn.Module:
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """The net with weights drawn from this seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make()
@@ -84,14 +81,12 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
 
 
 def small(name: str) -> nn.Module:
-    """A small net as tools/parity_nets.py wrote it."""
     model = SMALL[name]()
     fa.models.load_weights(model, WEIGHTS / f"{name}.safetensors")
     return model.eval()
 
 
 def mlp(seed: int = 0) -> nn.Module:
-    """784-256-10: a forward so cheap that the attack's own work shows."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))

@@ -111,7 +111,6 @@ def gnres() -> nn.Module:
 
 
 def sp() -> nn.Module:
-    """A CNN with softplus, which has no kink."""
     layers: list[nn.Module] = []
     for inputs, channels in ((1, 8), (8, 16)):
         layers += [nn.Conv2d(inputs, channels, 4, stride=2, padding=1), nn.Softplus()]

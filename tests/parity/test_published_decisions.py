@@ -35,7 +35,6 @@ def drawn(kind: Any, name: str, *counters: int, count: int, draw: int = 0) -> Te
 
 
 def asked(batches: list[Tensor], skip: int) -> Tensor:
-    """All points in a row, without the first ones."""
     return torch.cat(batches)[skip:].flatten(1)
 
 
@@ -97,8 +96,6 @@ def test_hopskipjump_as_in_the_code_of_its_authors(norm: str, monkeypatch: pytes
 
 
 class Module(nn.Module):
-    """A function as a module."""
-
     def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function

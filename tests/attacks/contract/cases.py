@@ -52,8 +52,6 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
 
 
 class Brief(Case):
-    """An attack with these settings."""
-
     @property
     def quick(self) -> dict[str, Any]:
         return {**super().quick, **FEWER.get(self.name, {})}
@@ -64,7 +62,6 @@ class Brief(Case):
 
 
 def published(entry: Attack) -> Attack:
-    """The variant of the paper."""
     tolerance, few = PUBLISHED[entry.name]
     quick, oracle = {"restarts": 2, "variant": "published", **few}, {"queries": 800, "restarts": 1}
     return replace(entry, quick=quick, oracle=oracle, tolerance=tolerance)
@@ -90,7 +87,6 @@ def plainly(name: str, norm: str) -> AttackResult:
 
 
 def on_eight(case: Case, norm: str, **options: Any) -> AttackResult:
-    """The same, with options."""
     model, x = mlp(), images(8)
     return case(model, x, labels(model, x), wide(case, norm), **options)
 
@@ -111,5 +107,4 @@ def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor
 
 
 def options(case: Case, **given: Any) -> dict[str, Any]:
-    """Those of the options that the attack takes."""
     return {name: value for name, value in given.items() if case.takes(name)}

@@ -14,7 +14,6 @@ from ..nets import images, labels, mlp, threat
 
 
 def attacked(results: list[AutoAttackResult]) -> Counter[str]:
-    """How many samples each component attacked."""
     seen: Counter[str] = Counter()
     for out in results:
         seen.update({name: cost.samples for name, cost in out.costs.items()})
