@@ -75,7 +75,7 @@ QUIET: dict[str, tuple[nn.Module, Tensor]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*QUIET, *WALL])
 def test_honest_networks_miss_nothing(name: str) -> None:
-    model, x = QUIET[name] if name in QUIET else (WALL[name].load(None, None), digits(28))  # type: ignore[arg-type]
+    model, x = QUIET[name] if name in QUIET else (WALL[name].load(None), digits(28))  # type: ignore[arg-type]
     missing, masked = check(model, x)
     assert missing < LIMIT / 5
     assert masked == ()
