@@ -30,7 +30,7 @@ MODULES = (
 EXAMPLES = """
 fastadv: Linf L2 L1 L0 freeze Frozen evaluate accuracy_against_radius bootstrap optimality backends
 fastadv.attacks: fgsm pgd bim mim apgd autoattack square cw ddn fmn ead fab deepfool hopskipjump boundary
-    minimum_radius transfer last_iterate estimated_gradient indicators AttackResult ConfidentlyWrong
+    minimum_radius transfer last_iterate indicators AttackResult ConfidentlyWrong
 fastadv.evaluation: Table Curve.from_distances
 fastadv.train: fit epochs PGDTraining TRADES FastTraining AWP craft
 fastadv.data: load ImageSet pairs batches hold_out

@@ -14,7 +14,7 @@ from fastadv.threat import L0, L1, L2, Linf
 
 # by patterns
 INSTEAD = {
-    "*ContrastReductionAttack": "use fastadv.attacks.contrast",
+    "*ContrastReductionAttack": "fastadv has none",
     "*BrendelBethgeAttack": "use an FMN attack",
     "NewtonFoolAttack": "use an FMN attack",
     "*GaussianNoiseAttack": "use fastadv.attacks.gaussian_noise, which looks for the least noise",
