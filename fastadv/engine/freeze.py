@@ -76,8 +76,8 @@ def freeze(
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
         without: names of rewrites to leave out of the search copy, besides those in the environment variable
-            FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
-            (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
+            FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd" and "thin"
+            (convolutions), "onednn" (linear layers), "views", "norms", "channels-last".
 
     Returns:
         A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
