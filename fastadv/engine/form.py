@@ -28,9 +28,8 @@ SMALL = 1 << 16
 class Form:
     """How passes compute. It never changes: a search copy takes another one, a pass keeps to its own.
 
-    weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to the one in which the
-    model as given sees it; None casts x to that of the weights. whole: take gradients to all leaves, as
-    reentrant checkpoints demand.
+    weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to that in which the
+    model as given sees it. whole: take gradients to all leaves, as reentrant checkpoints demand.
     """
 
     model: Model

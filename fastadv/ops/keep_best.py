@@ -1,7 +1,4 @@
-"""keep_best_: keep, for each sample, the strongest point seen.
-
-A success beats any failure; then the higher loss wins. NaN never wins.
-"""
+"""keep_best_: keep the strongest point of each sample: a success, then the higher loss; NaN never wins."""
 
 from collections.abc import Iterator
 
@@ -60,11 +57,7 @@ register(
 def keep_best_(
     best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
 ) -> None:
-    """Overwrite rows of best_x [B, ...], best_loss and best_success [B] where the other three are stronger.
-
-    Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
-    Raises InputError on mismatched shapes or dtypes.
-    """
+    """Overwrite rows of best_x, best_loss and best_success where the other three are stronger."""
     check_like(best_x, x_adv=x_adv)
     real = best_loss.dtype if best_x.dtype == torch.float64 else torch.float32
     for name, value in (("best_loss", best_loss), ("loss", loss)):

@@ -1,7 +1,6 @@
 """l2_step: x_adv + step_size * grad / ||grad||_2, projected on {z : ||z - x||_2 <= radius, lo <= z <= hi}.
 
-The projection is the exact one on the intersection (see _l2.py). The norm is summed in float64, so a gradient
-scaled by 1e-12 or 1e12 gives the same step. A row whose gradient is zero or not finite takes no step.
+The norm is summed in float64. A row whose gradient is zero or not finite takes no step.
 """
 
 import torch

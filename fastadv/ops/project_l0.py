@@ -1,8 +1,7 @@
 """project_l0: argmin ||z - x_adv||_2 over {z : at most `radius` coordinates differ from x, lo <= z <= hi}.
 
-Keeping coordinate i (clamped to the box: c_i) instead of setting it back to x_i makes the squared distance
-smaller by (u_i - x_i)^2 - (u_i - c_i)^2, where u is x_adv. The `radius` coordinates of the largest gains are
-kept, the lower index first among equals.
+Keeping coordinate i (clamped to the box: c_i) instead of x_i gains (u_i - x_i)^2 - (u_i - c_i)^2, where u is
+x_adv. The `radius` largest gains are kept, the lower index first among equals.
 """
 
 import torch

@@ -1,8 +1,7 @@
 """Normalization of a single image whose memory is in another order than its gradient's.
 
-There torch's backward of `batch_norm`, which `instance_norm` calls too, mixes up the orders and gives another
-gradient (measured with PyTorch 2.13 on a CPU: wrong by 140% to 200% for one row, right for two), as where
-attention over pixels follows. So the gradient is made contiguous before.
+There torch's backward mixes up the orders (PyTorch 2.13 on a CPU: wrong by 140% to 200% for one row, right
+for two), as where attention over pixels follows. So the gradient is made contiguous before.
 """
 
 from collections.abc import Callable, Iterable

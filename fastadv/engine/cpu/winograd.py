@@ -117,10 +117,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class Winograd:
-    """Convolutions of one model, in the dtype `searched`, by Winograd's method where it gains.
-
-    It keeps the transformed weights of its parameters, up to MOST_BYTES in all.
-    """
+    """Convolutions of one model in the dtype `searched`; keeps up to MOST_BYTES of transformed weights."""
 
     def __init__(self, searched: torch.dtype) -> None:
         self.searched = searched

@@ -1,7 +1,4 @@
-"""Registration of ops, each described by one frozen card.
-
-From the cards come schemas, kernels, tests, benchmark rows and the docs table.
-"""
+"""Registration of ops: each is described by one frozen card, from which all else comes."""
 
 import importlib.util
 import logging
@@ -25,11 +22,7 @@ BROKEN = (ImportError, AttributeError, TypeError, RuntimeError, OSError)
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
-    """Import a module; return (module, "") or (None, reason).
-
-    The reason is empty if the module, or a package it `needs`, is not installed. An error of BROKEN means
-    that something installed is broken or of another version; it is logged, and shown by `backends()`.
-    """
+    """Import a module; return (module, ""), or (None, reason), which is empty where it is not installed."""
     try:
         return importlib.import_module(name), ""
     except ModuleNotFoundError as error:
@@ -220,10 +213,7 @@ def _raises(card: OpCard) -> Callable[..., Any]:
 
 
 def op(name: str) -> Callable[..., torch.Tensor]:
-    """Return the registered op, which takes arguments by position, in the types of its schema.
-
-    The annotation is that of an op with one result; a tuple of them unpacks as a tensor does.
-    """
+    """Return the registered op, which takes arguments by position; its results unpack as a tensor does."""
     return _entries[name]
 
 

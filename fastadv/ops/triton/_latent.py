@@ -1,7 +1,5 @@
 """Sizes of decoder layers, and a matrix product over gathered taps, for the kernels of the decoders.
 
-Weights and activations have their channels last.
-
 A transposed convolution of stride s is s² dense correlations, one for each place of an output pixel modulo s:
 pixel q·s + r takes the inputs q − j by the taps r + s·j. Its gradient is a plain strided correlation. Both
 gather rows of (tap, channel) values and multiply them by weights [kernel, kernel, cin, cout].
@@ -60,10 +58,7 @@ class Blocks(NamedTuple):
 
 
 def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
-    """Return the tile for `width` columns and taps of `depth` channels; `lone` where an image has one row.
-
-    Independent of the batch, like the order of each sum.
-    """
+    """Return the tile for `width` columns and taps of `depth` channels, the same for every batch."""
     block = 32 if bf16 and depth % 32 == 0 else 16
     rows, columns = 16 if lone else 64, min(32, max(16, triton.next_power_of_2(width)))
     if width == 1:
@@ -109,13 +104,9 @@ def gathered_product(
 ):  # fmt: skip
     """Return [ROWS, COLUMNS], float32: sums over taps and channels of source times weights.
 
-    The source is read at pixel (y, x) ± tap, + where AHEAD; only pixels of the image and `columns` count.
-
-    pixels   (image, y, x, rows), one of each a row: where its image begins from `source` on, its pixel,
-             whether it counts
+    pixels   (where its image begins, y, x, whether it counts) of each row; read at ± tap, + where AHEAD
     size     (side, channels) of the source [side, side, channels]
-    taps     (first_y, first_x, step, count_y, count_x, kernel): `count` taps along each axis of the kernel,
-             from `first` on, `step` apart
+    taps     (first_y, first_x, step, count_y, count_x, kernel): `count` taps along each axis of the kernel
     strides  (tap, channel, column) of the weights
     """
     image, y, x, rows = pixels

@@ -1,7 +1,4 @@
-"""The gradient of one layer of the decoders on a GPU.
-
-It is a strided correlation, times the derivative of the ELU below.
-"""
+"""The gradient of a decoder's layer on a GPU: a strided correlation, times the slope of the ELU below."""
 
 import triton
 import triton.language as tl
@@ -51,10 +48,7 @@ def down_kernel(
 def down(
     out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
 ) -> None:
-    """Write the gradient with respect to the layer's input, through its ELU where `hidden` is given.
-
-    out and hidden, the input, [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout]
-    """
+    """Write the gradient of the layer's input [K, B, side, side, cin], through its ELU if `hidden` is given."""
     classes, images = source.shape[:2]
     tile = blocks(layer.width, layer.channels, layer.side == 1, bf16)
     programs = (

@@ -1,7 +1,4 @@
-"""One layer of the decoders on a GPU: transposed convolution, bias and ELU.
-
-The last layer ends in the sigmoid, or in the gradient of the distance.
-"""
+"""A layer of the decoders on a GPU: transposed convolution, bias and what follows."""
 
 import triton
 import triton.language as tl
@@ -77,9 +74,8 @@ def up(
 ) -> None:  # fmt: skip
     """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout].
 
-    kind "elu": out [K, B, h, h, cout] is hidden. "sigmoid": out [K, B, C, h, h] are images, each class dense.
-    "gradient": out [K, B, h, h, C] is the gradient of ‖image − x‖² with respect to what the sigmoid takes,
-    for x [B, C, h, h].
+    "elu" gives [K, B, h, h, cout], "sigmoid" images [K, B, C, h, h], and "gradient" [K, B, h, h, C] that of
+    ‖image − x‖² with respect to what the sigmoid takes.
     """
     classes, images = out.shape[:2]
     tile = blocks(layer.channels, layer.width, False, bf16)
