@@ -48,7 +48,7 @@ def down_kernel(
 def down(
     out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
 ) -> None:
-    """Write the gradient of the layer's input [K, B, side, side, cin], through its ELU if `hidden` is given."""
+    """Write the gradient of the layer's input [K, B, side, side, cin]; of `hidden`, through its ELU."""
     classes, images = source.shape[:2]
     tile = blocks(layer.width, layer.channels, layer.side == 1, bf16)
     programs = (

@@ -86,7 +86,7 @@ def _softplus(gap):
 
 @triton.jit
 def _ce(row, classes, aim, own, rate, direction: tl.constexpr, BLOCK: tl.constexpr):
-    """Return (loss, largest other logit, factor of exp(rate * (z - largest)) in the gradient, its value at aim)."""
+    """Return (loss, largest other logit, factor of exp(rate * (z - largest)), gradient at the aim)."""
     top, others = _rest(row, classes, aim, aim, rate, BLOCK)
     gap = _times(top.to(tl.float64) - own.to(tl.float64), rate) + tl.log(others)
     # their digits are kept where p_aim is near 1
