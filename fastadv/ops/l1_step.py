@@ -57,9 +57,6 @@ def l1_step(
 
     Returns:
         Points like x_adv, in ball and box.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
@@ -75,9 +72,6 @@ def l1_step_(
 
     Returns:
         x_adv.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -39,9 +39,6 @@ def l2_step(
 
     Returns:
         Points like x_adv, in ball and box.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
@@ -57,9 +54,6 @@ def l2_step_(
 
     Returns:
         x_adv.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -39,8 +39,5 @@ def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) 
 
     Returns:
         The nearest such points in the Euclidean norm, like x_adv.
-
-    Raises:
-        InputError: tensors do not match, or the radius is negative.
     """
     return op("project_l0")(*_projection.arguments(x_adv, x, radius, box))
