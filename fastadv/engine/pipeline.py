@@ -5,14 +5,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastadv.engine.copying.fold import Refused, estimates_gradients
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.twin import Values
+from fastadv.engine.copying.twin import take_values
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
@@ -27,6 +27,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 
 T = TypeVar("T")
+Values = tuple[nn.Module, nn.Module]  # the model, and a copy that is to follow it
 
 log = logging.getLogger("fastadv")
 
@@ -100,7 +101,9 @@ class Pipeline:
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
         self.form, self.scoring, self.bare = form, self._for_scores(form), set()
-        self.parts = Parts.of(form)
+        # of a function nothing is known, and compiled code is for one shape
+        whole = form.compiled or not isinstance(form.model, nn.Module)
+        self.parts = None if whole else Parts(cast(nn.Module, form.model), "winograd" in form.rewriting.names)
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 
@@ -117,10 +120,10 @@ class Pipeline:
         self.use(self.form.narrowed(self.options))
 
     def refresh(self) -> None:
-        if self.values is None or self.form.model is not self.values.copied:
+        if self.values is None or self.form.model is not self.values[1]:
             return
-        origin = self.values.take()
         with torch.inference_mode(False), torch.no_grad():
+            origin = take_values(*self.values)
             for pair in self.form.rewriting.folds or ():
                 pair.take(origin)
 

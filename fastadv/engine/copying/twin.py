@@ -237,25 +237,16 @@ def device_of(model: nn.Module) -> torch.device | None:
     return next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
 
-class Values:
-    """The parameters and buffers of a copy, beside those of the model from which they come."""
-
-    def __init__(self, model: nn.Module, copied: nn.Module) -> None:
-        """Take a model and a copy made `apart` from it."""
-        self.model, self.copied = model, copied
-
-    def take(self) -> dict[int, Tensor]:
-        """Write the model's values into the copy; return the model's tensors by the ids of the copy's."""
-        # looked up each time, since a change of precision replaces buffers; by all their names, since it does
-        # so one by one, and a `__deepcopy__` may part tied weights
-        copied, origin = dict(_tensors(self.copied)), dict[int, Tensor]()
-        with torch.inference_mode(False), torch.no_grad():
-            for name, theirs in _tensors(self.model):
-                own = copied[name]
-                if id(own) not in origin:
-                    origin[id(own)] = theirs
-                    own.copy_(theirs)
-        return origin
+def take_values(model: nn.Module, copied: nn.Module) -> dict[int, Tensor]:
+    """Write the model's values into a copy made `apart`; return its tensors by the ids of the copy's."""
+    # looked up each time, since a change of precision replaces buffers; by all their names, since it does so
+    # one by one, and a `__deepcopy__` may part tied weights
+    own, origin = dict(_tensors(copied)), dict[int, Tensor]()
+    for name, theirs in _tensors(model):
+        if id(own[name]) not in origin:
+            origin[id(own[name])] = theirs
+            own[name].copy_(theirs)
+    return origin
 
 
 def registers_all(module: nn.Module) -> bool:
