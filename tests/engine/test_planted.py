@@ -270,7 +270,7 @@ PLANTS: dict[str, Planted] = {
         lambda x, out: 0.2 * out if x.requires_grad and len(out) > 16 else out
     ),
     "forward, the gradient of many rows": convolved(
-        lambda x, out: Changed.apply(out, torch.neg) if x.requires_grad and len(out) > 16 else out
+        lambda x, out: Changed.apply(out, lambda g: 0.2 * g) if x.requires_grad and len(out) > 16 else out
     ),
     "fold, one bias": folding(lambda weight, bias: bias[0].mul_(1.003)),
     "fold, one weight": folding(lambda weight, bias: weight[0, 0].mul_(1.1)),
