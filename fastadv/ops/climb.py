@@ -48,12 +48,10 @@ register(
         "Tensor? targets=None) -> ()",
         summary="per sample, the best of a record and of a climb, by the loss and verdict of logits",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=keep_best.compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
         flops=lambda best_x, *rest: 4 * rest[6].numel(),
+        **keep_best.WRITES,
     )
 )
 

@@ -90,13 +90,11 @@ register(
         "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
         summary="per sample, the verdict of logits, the best of a record and of a point, and its `linf_step`",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=keep_best.compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 5 * best_x.nbytes,
         flops=lambda best_x, *rest: 9 * best_x.numel(),
         dtypes=(torch.float32,),
+        **keep_best.WRITES,
     )
 )
 

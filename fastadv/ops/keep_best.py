@@ -1,6 +1,7 @@
 """keep_best_: keep the strongest point of each sample: a success, then the higher loss; NaN never wins."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,14 @@ def reference(
     best_success.copy_(best_success | (wins & success))
 
 
-def compare(actual: object, expected: object, args: Sample) -> None:
+def _nothing(actual: object, expected: object, args: Sample) -> None:
     assert (actual, expected) == (None, None)
+
+
+# of the cards of ops that write their arguments
+WRITES: dict[str, Any] = {
+    "fake": lambda *args: None, "compare": _nothing, "no_gradient": "it writes its arguments",
+}  # fmt: skip
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -44,12 +51,10 @@ register(
         "Tensor x_adv, Tensor loss, Tensor success) -> ()",
         summary="per sample, the best of (best_x, best_loss, best_success) by success, then loss",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
         flops=lambda best_x, *rest: 0,
+        **WRITES,
     )
 )
 

@@ -55,12 +55,10 @@ register(
         "Tensor x, Tensor points, Tensor success, float order) -> ()",
         summary="per sample, the nearest to x of the best and of the candidates that are successes",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=keep_best.compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: best_x.nbytes + rest[4].nbytes,
         flops=lambda best_x, *rest: 3 * rest[4].numel(),
+        **keep_best.WRITES,
     )
 )
 

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.ops.triton._common import start
-from fastadv.ops.triton._latent import Layer, arranged, plan, storage
-from fastadv.ops.triton._latent_down import down
-from fastadv.ops.triton._latent_up import up
+from fastadv.ops.triton._latent import Layer, arranged, down, plan, storage, up
 from fastadv.ops.triton.latent_decode import decode
 
 WORKSPACE = 1 << 29  # bytes of activations held at once
