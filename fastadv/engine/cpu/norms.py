@@ -26,11 +26,7 @@ def mend_parts(parts: Iterable[nn.Module]) -> None:
     """Let all normalizations among these parts do so."""
     for part in parts:
         if isinstance(part, NormBase):
-            part.register_forward_hook(_hook)
-
-
-def _hook(part: nn.Module, args: tuple[Tensor, ...], normalized: Tensor) -> None:
-    mend(args[0], normalized)
+            part.register_forward_hook(lambda part, args, normalized: mend(args[0], normalized))
 
 
 def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:
