@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.rewrites import NAMES, REWRITES, applicable
 from fastadv.errors import InputError
+from tests.engine.test_rewrite import All
 
 pytestmark = [
     pytest.mark.usefixtures("small_ones_too"),
@@ -21,15 +22,8 @@ pytestmark = [
 ]
 
 
-class Net(nn.Module):
+class Net(All):
     """Something for each rewrite."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.thin, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.wide, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(512, 4)
-        self.norm.running_mean.uniform_(-1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.elu(self.wide(F.relu(self.norm(self.thin(x)))))
