@@ -177,7 +177,6 @@ def _wanted_triton() -> str | None:
 
 
 def _torchvision() -> dict[str, Any]:
-    """Check whether torchvision imports."""
     try:
         from fastadv import _torchvision as _  # noqa: F401  # it mends what a torch without CUDA lacks
     except Exception as error:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastadv.engine.arguments import check_model
 from fastadv.engine.automatic import fastest
-from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
+from fastadv.engine.copying.fold import has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.form import COMPILED, Form
@@ -204,11 +204,6 @@ def _check_possible(
     options: Options,
 ) -> None:  # fmt: skip
     """Raise InputError where the options cannot be had of that model."""
-    if options.cuda_graph and module is not None and estimates_gradients(module):
-        raise InputError(
-            "freeze: expected a model with gradients of its own for cuda_graph, got one that estimates them, "
-            "whose probes a replay would not count; leave cuda_graph off"
-        )
     if options.cuda_graph and (device is None or device.type != "cuda"):
         raise InputError(
             f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"

@@ -228,14 +228,14 @@ class Frozen(Prepared):
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        """Count what the search passes beyond what it is asked for: to compare, and to estimate gradients."""
-        search, probes = self.search, self.search.probes()
+        """Count what the search passes to compare."""
+        search = self.search
         before = search.compared_forwards, search.compared_backwards
         yield
         if self.search is not search:
             return
         forwards, backwards = search.compared_forwards - before[0], search.compared_backwards - before[1]
-        self.forwards += forwards + search.probes() - probes
+        self.forwards += forwards
         self.backwards += backwards
         self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 

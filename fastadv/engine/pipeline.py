@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine.copying.fold import Refused, estimates_gradients
+from fastadv.engine.copying.fold import Refused
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import take_values
 from fastadv.engine.cpu.norms import NORMS
@@ -95,8 +95,6 @@ class Pipeline:
         """Compute in that form from now on."""
         before = getattr(self, "form", None)
         if before is None or form.model is not before.model or form.weights != before.weights:
-            parts = form.model.modules() if isinstance(form.model, nn.Module) else ()
-            self.probing: list[Any] = [part for part in parts if estimates_gradients(part)]
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)

@@ -175,7 +175,7 @@ class SearchCopy(Pipeline):
         formats: list[Format] = [form.rounds] if form.rounds else [given.weights, form.dtype]
         if not guard.same_logits(looks, x, logits, formats, most):
             return WRONG_LOGITS
-        if by_logits is None or self.probing:  # an estimate comes from logits
+        if by_logits is None:
             return None
         searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
         gradient = searched(x, by_logits) if gradient is None else gradient
@@ -220,7 +220,3 @@ class SearchCopy(Pipeline):
     def knows(self, x: Tensor) -> bool:
         """Return whether gradients of so many rows like x were compared with the model's."""
         return not (self.differs or self.form.rewriting) or self.trusted.knows_size(x)
-
-    def probes(self) -> int:
-        """Return how many samples parts that estimate gradients have passed through others so far."""
-        return sum(part.gradient_probes for part in self.probing)

@@ -271,11 +271,6 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def estimates_gradients(module: nn.Module) -> bool:
-    """Return whether it passes probes through its `model`, counted in an int `gradient_probes`."""
-    return isinstance(getattr(module, "gradient_probes", None), int)
-
-
 def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(part, BatchNorm) for part in module.modules())
 
