@@ -301,6 +301,7 @@ def test_otherwise_torch_tells(told: bool, monkeypatch: pytest.MonkeyPatch) -> N
     assert not has_tf32(torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("fold", [True, False])
 def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, fold: bool) -> None:
