@@ -197,7 +197,8 @@ class Frozen(Prepared):
         self._renew()
         if self.search.graphs is not None:
             return None
-        if self._plain is None:
+        # its copy has buffers of its own, whose values a stamp may leave out
+        if self._plain is None or self.options.follow or not self.options.fold:
             self._plain = Plain(self.source, self.eot)
         before = self._plain.forwards
         made = self._plain.clean_pass(x)

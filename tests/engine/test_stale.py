@@ -108,6 +108,7 @@ def test_every_answer_is_that_of_the_model_as_it_is_now(change: str, fold: bool,
     net = Net().eval()
     frozen = fa.freeze(net, fold=fold)
     frozen.input_gradient(X, Y)
+    frozen.clean_pass(X)
     before = frozen.verdict(X)
     CHANGES[change](net)
     logits, gradient = answers(net, X, Y)
@@ -116,6 +117,7 @@ def test_every_answer_is_that_of_the_model_as_it_is_now(change: str, fold: bool,
         "verdict": lambda: frozen.verdict(X),
         "search": lambda: frozen(X),
         "gradient": lambda: frozen.input_gradient(X, Y)[2],
+        "clean pass": lambda: frozen.clean_pass(X).logits,  # type: ignore[union-attr]
     }
     for name, way in ways.items():
         assert apart(way(), gradient if name == "gradient" else logits) < 1e-4, name
