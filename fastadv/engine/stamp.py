@@ -8,6 +8,7 @@ from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ class Stamp:
     """What a model leads to: its parts, attributes, modes and hooks, where its tensors lie, and their values.
 
     It sees each write that torch counts, and on a CPU others, such as `parameter.data.mul_(2)`, into one of
-    SAMPLED elements; none into memory that is no tensor of the model, nor of global variables. `known` is
+    SAMPLED elements, or into an array of NumPy; none into other memory, nor of global variables. `known` is
     False where the model leads to an object that may change unseen.
     """
 
@@ -46,6 +47,8 @@ class Stamp:
         functions = [part for part in parts if isinstance(part, FunctionType)]
         self._cells = [cell for function in functions for cell in function.__closure__ or ()]
         self._contents = list(map(content, self._cells))
+        self._arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        self._bytes = list(map(np.ndarray.tobytes, self._arrays))
         tensors = [part for part in parts if isinstance(part, Tensor)]
         self._placed = [tensor for tensor in tensors if tensor.layout == torch.strided and _place(tensor)]
         self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
@@ -64,6 +67,7 @@ class Stamp:
                 and list(map(tuple, self._ordered)) == self._orders
                 and list(map(type, self._objects)) == self._kinds
                 and list(map(content, self._cells)) == self._contents
+                and list(map(np.ndarray.tobytes, self._arrays)) == self._bytes
                 and list(map(version, self._counted)) == self._versions
                 and self._places_now() == self._places
                 and self._values_now() == self._values  # only where the memory still is that of the tensors

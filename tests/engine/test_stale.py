@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,12 @@ class Net(nn.Module):
             self.fc = nn.Linear(8, 5)
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.T, self.scales, self.settings = 1.0, [1.0], Settings()
+        self.array = np.ones(1, dtype=np.float32)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.one(self.first(x - self.mean)))
         h = F.relu(self.two(self.second(h))).mean((2, 3))
-        logits: Tensor = self.fc(h) * self.T * self.scales[0] * self.settings.gain
+        logits: Tensor = self.fc(h) * self.T * self.scales[0] * self.settings.gain * float(self.array[0])
         return logits
 
 
@@ -91,6 +93,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "statistics": statistics,
     "attribute": lambda net: setattr(net, "T", 3.0),
     "element of a list": scale,
+    "element of an array": lambda net: net.array.fill(3.0),
     "attribute of an object": lambda net: setattr(net.settings, "gain", 4.0),
     "part": lambda net: setattr(net, "fc", Net(1).fc),
     "parameter": lambda net: setattr(net.fc, "weight", nn.Parameter(-net.fc.weight.detach())),
