@@ -120,12 +120,13 @@ def test_rows_that_the_model_mixes_stay_together(
 
 
 MIXING: dict[str, Any] = {
-    "mean": lambda h, z: z + 9 * (h.mean((2, 3)) - h.mean((0, 2, 3)))[:, :4],
-    "detached mean": lambda h, z: z - z.detach().mean(0),
-    "sum": lambda h, z: z - z.sum(0) / 64,
-    "functional BatchNorm": lambda h, z: nn.functional.batch_norm(z, None, None, training=True),
-    "attention": lambda h, z: (z @ z.T).softmax(1) @ z,
-    "rank": lambda h, z: z * (1 + z.argsort(0).argsort(0) / len(z)),
+    "mean of all pixels": lambda x, h, z: z * x.mean(),
+    "mean": lambda x, h, z: z + 9 * (h.mean((2, 3)) - h.mean((0, 2, 3)))[:, :4],
+    "detached mean": lambda x, h, z: z - z.detach().mean(0),
+    "sum": lambda x, h, z: z - z.sum(0) / 64,
+    "functional BatchNorm": lambda x, h, z: nn.functional.batch_norm(z, None, None, training=True),
+    "attention": lambda x, h, z: (z @ z.T).softmax(1) @ z,
+    "rank": lambda x, h, z: z * (1 + z.argsort(0).argsort(0) / len(z)),
 }
 
 
@@ -136,7 +137,7 @@ def test_rows_that_depend_on_each_other_stay_together(
     class Mixing(Net):
         def forward(self, x: Tensor) -> Tensor:
             h = self.norm(self.conv(x)).tanh()
-            logits: Tensor = MIXING[kind](h, self.head(h.mean((2, 3))))
+            logits: Tensor = MIXING[kind](x, h, self.head(h.mean((2, 3))))
             return logits
 
     monkeypatch.setattr(parts, "BYTES", 1)

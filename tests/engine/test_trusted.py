@@ -1,6 +1,6 @@
 """What was compared is trusted for what is like it: rows, values, threads, passes; and for a while."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -52,6 +52,34 @@ def test_larger_values_are_compared_anew(
     assert any(note.startswith("not winograd") for note in frozen.notes)
 
 
+def test_larger_logits_alone_are_of_another_class() -> None:
+    trusted = Trusted()
+    trusted.add((True,), X, X)
+    owed = [trusted.owed((True,), X, size * X) for size in (guard.GROWN, 2 * guard.GROWN)]
+    assert owed == [0, guard.ROWS]
+
+
+class Counting(Net):
+    """Remembers the rows that pass."""
+
+    passed: ClassVar[list[int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passed.append(len(x))
+        return super().forward(x)
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_a_pass_that_was_wrong_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong(monkeypatch, lambda out: out * 0.3, gradient=True)
+    Counting.passed.clear()
+    frozen = fa.freeze(Counting().eval())
+    frozen.input_gradient(X, torch.arange(24) % 5)
+    assert any(note.startswith("not winograd") for note in frozen.notes)
+    assert frozen.forwards == sum(Counting.passed)
+
+
 @needs_onednn
 @pytest.mark.slow
 def test_other_numbers_of_threads_are_compared_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +116,10 @@ def test_a_comparison_takes_few_rows_of_what_is_known(monkeypatch: pytest.Monkey
     for _ in range(guard.EVERY):
         frozen(X)
     assert rows == [guard.ROWS, guard.FEW, guard.FEW]
+    frozen.search.trusted.forget()
+    asked = frozen.asked
+    frozen(X)
+    assert frozen.asked == (asked[0] + len(X), asked[1])
 
 
 @needs_onednn
@@ -129,9 +161,9 @@ def test_a_right_search_is_not_denied(precision: Any, loss: Any) -> None:
 
 @needs_onednn
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "denied"), [(1.9, False), (2.1, True)])
-def test_losses_may_differ_twice_as_far_as_logits(share: float, denied: bool) -> None:
-    frozen = fa.freeze(Net().eval())
+@pytest.mark.parametrize(("share", "eot", "denied"), [(1.9, 1, False), (2.1, 1, True), (2.1, 2, False)])
+def test_losses_may_differ_twice_as_far_as_logits(share: float, eot: int, denied: bool) -> None:
+    frozen = fa.freeze(Net().eval(), eot=eot)
     verdict = frozen.verdict(X)
     frozen(X)
     frozen.hold(share * allowance(verdict, [torch.float32]), verdict)
