@@ -39,6 +39,14 @@ def test_generators_are_restored_and_set_by_the_seed(seed):
     assert seed is not None or inside[0] == drawn()
 
 
+def test_all_generators_go_by_the_seed():
+    drawn = []
+    for seed in (1, 2):
+        with rng.generators_kept(torch.device("cpu"), seed):
+            drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))
+    assert all(len(set(each)) == 2 for each in zip(*drawn, strict=True))
+
+
 def test_laws():
     assert scipy.stats.kstest(rng.uniform(200, 1, IDS).flatten().numpy(), "uniform").pvalue > 1e-4
     assert scipy.stats.kstest(rng.normal(200, 1, IDS).flatten().numpy(), "norm").pvalue > 1e-4

@@ -212,11 +212,21 @@ def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
     x, threat = torch.rand(3, 4), fa.L2(torch.tensor([1.0, INF, 1.0]))
     some = threat.take(torch.tensor([0, 2]))
     assert (threat.finite, some.finite, some.take(torch.tensor([1])).finite) == (False, True, True)
+    assert threat.take(torch.tensor([0, 2])).finite  # although that of all is known by now
     assert some.random_start(x[:2]).shape == (2, 4)
     for infinite, rows in ((threat, x), (threat.take(torch.tensor([1])), x[:1])):
         with pytest.raises(InputError, match="radius: expected a finite one"):
             infinite.random_start(rows)
     assert threat.resized(torch.ones(3)).finite
+
+
+def test_a_box_is_covered_by_the_ball_of_some_sample():
+    x = torch.rand(2, 3)
+    assert [fa.Linf(torch.tensor([0.1, radius])).covers(x) for radius in (0.9, 1.0, INF)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_the_registry_names_every_norm_once():

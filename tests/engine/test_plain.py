@@ -362,6 +362,18 @@ def test_passes_that_tell_the_dtype_of_inputs_are_counted(
         assert model.forwards == sum(rows)
 
 
+def test_a_model_of_one_batch_size_tells_the_dtype_by_all_rows() -> None:
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        if len(x) != 6 or x.dtype != torch.float16:
+            raise TypeError("expected six rows in float16")
+        logits: Tensor = net(x.float())
+        return logits
+
+    model = Plain(Around(own))
+    assert model.verdict(X.half()).isfinite().all()
+    assert model.forwards == 2 + 2 + 6 + 6
+
+
 @by_either
 @pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
 def test_what_a_forward_writes_into_buffers_stays_in_the_copy(

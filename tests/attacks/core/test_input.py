@@ -35,6 +35,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("targets: .* got label 2 as target of sample 2", {"targets": torch.tensor([1, 0, 2, 1])}),
     ("targets: expected classes 0 to 2", {"targets": Y + 3}),
     ("ids: expected one integer", {"ids": torch.arange(3)}),
+    ("mask: expected a coordinate", {"mask": torch.arange(4).view(4, 1, 1, 1) > 0}),
     ("radius: expected a number or one for each of 4", {"threat": Linf(torch.ones(3))}),
     ("threat: expected one of", {"threat": 0.3}),
     ("threat: expected one of", {"threat": None}),
@@ -118,6 +119,11 @@ def test_bad_input_of_last_iterate(message: str, given: dict[str, Any]) -> None:
     keys = {"model": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
     with pytest.raises(InputError, match=message):
         last_iterate(**{**keys, **given})  # type: ignore[arg-type]
+
+
+def test_too_many_arguments() -> None:
+    with pytest.raises(TypeError, match="pgd: too many positional arguments"):
+        pgd(mlp(), X, Y, Linf(0.1), *[1] * 20)
 
 
 def test_ids_and_labels_of_any_integer_type(attack: Case) -> None:

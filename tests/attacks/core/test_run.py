@@ -192,6 +192,14 @@ class TestWhichPointIsKept:
         assert (out.status == Status.FAILED.value).all()
         assert out.loss.isfinite().all()
 
+    def test_a_last_point_that_is_not_finite_marks_its_own_sample(self) -> None:
+        def rule(search: Search) -> None:
+            points = at(search, 0.4)[:, 0]
+            points[1] = torch.nan
+            search.finish(points)
+
+        assert on_line(rule).status.tolist() == [Status.HELD, Status.FAILED, Status.HELD]
+
     def test_a_nearer_success_of_an_earlier_restart_stays(self) -> None:
         def rule(search: Search) -> None:
             assert (search.restart > 0) == bool(search.best.success.all())
@@ -272,6 +280,14 @@ class TestCandidates:
             expected = [Status.BROKEN] * 3 if broken else [Status.HELD, Status.FAILED, Status.HELD]
             assert out.status.tolist() == expected
             assert out.x_adv.isfinite().all()
+
+
+@pytest.mark.parametrize("model", [Line(), Hole()])
+@pytest.mark.parametrize("targets", [None, torch.full((3,), 2)])
+def test_correct_is_what_has_its_label_by_finite_logits(model: Line, targets: Tensor | None) -> None:
+    x, y = torch.tensor([[0.2], [0.6], [0.9]]), torch.zeros(3, dtype=torch.long)
+    out = run(model, x, y, Linf(0.01), lambda search: search.decide(search.x) and None, targets=targets)
+    assert out.correct.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("many", [True, False])
