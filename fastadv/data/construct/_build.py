@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.data.construct._base import Base
-from fastadv.data.construct._checks import fingerprint
+from fastadv.data.construct._base import Base, fingerprint
 from fastadv.data.construct.constructed import ConstructedSet, make_card
 from fastadv.data.imageset import to_unit
 from fastadv.data.shards import (
@@ -70,27 +69,21 @@ class BuildOptions(TypedDict, total=False):
     progress: Callable[[int, int], None] | None
 
 
-@dataclass(frozen=True)
-class BatchSearch:
-    """The search of one batch, ready to run."""
-
-    labels: Tensor  # [B] the labels to store
-    center: Tensor  # [B, ...] where the search starts, and the center of the budget
-    run: Callable[[], Tensor]  # gives the images to store [B, ...]
-    # of images [B, ...], what the search lowers [B], on the model as given
-    objective: Callable[[Tensor], Tensor]
+Searched = tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]
+"""The labels to store [B], the images [B, ...] around which is the budget, and those to store; and what the
+search lowers [B], a function of images, on the model as given."""
 
 
 @dataclass(frozen=True)
 class Construction:
-    """One construction: name, source model with its classes, budget, and how the search of a batch begins."""
+    """One construction: name, source model with its classes, budget, and the search of a batch."""
 
     name: str
     source: Prepared
     classes: int
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
-    begin: Callable[[Tensor, Tensor, Tensor], BatchSearch]  # of x, y, and ids (on the CPU)
+    search: Callable[[Tensor, Tensor, Tensor], Searched]  # of x, y, and ids (on the CPU)
 
 
 class Store(Keeper):
@@ -228,25 +221,24 @@ def _config(
 def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str) -> dict[str, Tensor]:
     """Return what the set holds of the samples `ids`; InputError for images outside the budget."""
     x, y = base.fetch(ids)
-    threat, search = construction.threat, construction.begin(x, y, ids)
-    images = search.run()
+    threat, (labels, center, images, objective) = construction.threat, construction.search(x, y, ids)
     if dtype == "float32":
         images = images.float()
     else:  # rounded inside the ball
-        images = (threat.quantize(images, search.center) * 255).round().to(torch.uint8)
+        images = (threat.quantize(images, center) * 255).round().to(torch.uint8)
     served = to_unit(images)
     row = {
         "images": images,
-        "labels": search.labels,
+        "labels": labels,
         "original_labels": y,
         "ids": ids,
         "predicted": construction.source.verdict(served).argmax(1),
-        "objective_before": search.objective(search.center).float(),
-        "objective_after": search.objective(served).float(),
-        "distance": threat.distance(served, search.center).float(),
+        "objective_before": objective(center).float(),
+        "objective_after": objective(served).float(),
+        "distance": threat.distance(served, center).float(),
     }
     held = {name: tensor.cpu().contiguous() for name, tensor in row.items()}
-    verify(held["images"], search.center.cpu(), threat, ids)
+    verify(held["images"], center.cpu(), threat, ids)
     return held
 
 

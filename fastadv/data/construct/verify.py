@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data.construct._base import Base
+from fastadv.data.construct._base import Base, weights_or_code
 from fastadv.data.construct._build import ticks
-from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
 from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
