@@ -135,7 +135,7 @@ class _Array:
             self.start = file.tell()
 
     def mapped(self, path: Path, archive: zipfile.ZipFile) -> np.ndarray[Any, Any]:
-        """Return a private map of the file, which is never written, or what is read where none can be made."""
+        """Return a private map of the file, which is never written, or what is read where it is packed."""
         if self.info.compress_type != zipfile.ZIP_STORED or self.columns_first:
             return self.read(archive)
         with path.open("rb") as file:

@@ -67,7 +67,7 @@ class Base:
         return tuple(map(str, getattr(self.dataset, "classes", range(outputs))))
 
     def check_labels(self, outputs: int, *, every_class: bool) -> None:
-        """Raise InputError where labels do not fit a model, or, if `every_class`, where a class has no image."""
+        """Raise InputError where labels do not fit a model, or (`every_class`) where a class has no image."""
         names = self.class_names(outputs)
         if len(names) != outputs:
             raise InputError(

@@ -87,32 +87,27 @@ class Construction:
 
 
 class Store(Keeper):
-    """The shards of the set `config`, in a folder into which others may write other shards of it.
-
-    Each process reads and writes shards of its own; `assemble` is called by all together.
-    """
+    """The shards of the set `config`, in a folder; each process reads and writes shards of its own."""
 
     def __init__(self, out_dir: str | PathLike[str] | None, config: Mapping[str, Any]) -> None:
         super().__init__(out_dir, name="out_dir", shared=True)
         self._config = plain(config)
 
     def read(self, k: int) -> Shard | None:
-        """Shard `k`, verified; None where it is not there."""
-        there = self.path is not None and self.has(shard_name(k))
-        return read_shard(self.path, k, self._config) if self.path is not None and there else None
+        """Return shard `k`, verified; None where it is not there."""
+        if self.path is None or not self.has(shard_name(k)):
+            return None
+        return read_shard(self.path, k, self._config)
 
     def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
         return Shard(tensors) if self.path is None else write_shard(self.path, k, tensors, self._config)
 
     def assemble(self, shards: dict[int, Shard], count: int) -> ConstructedSet:
-        """Return the set of all `count` shards with its index, where all are there; else that of these."""
+        """Return the set of all `count` shards, with its index, or that of these; all call it together."""
         complete = processes.from_first(lambda: all(self.has(shard_name(k)) for k in range(count)))
         others = [k for k in range(count) if k not in shards] if complete else []
-        for k, shard in zip(
-            others, processes.in_turn(len(others), lambda i: self.read(others[i])), strict=True
-        ):
-            if shard is not None:
-                shards[k] = shard
+        read = processes.in_turn(len(others), lambda place: self.read(others[place]))
+        shards |= {k: shard for k, shard in zip(others, read, strict=True) if shard is not None}
         ordered = [shards.pop(k) for k in sorted(shards)]
         tensors = joined(ordered)
 
@@ -167,13 +162,11 @@ def build(
 
         def make(place: int) -> Shard:
             k, rows = left[place], dict[str, Tensor]()
-            count, done = len(ranges[k]), 0
-            for batch in torch.split(torch.tensor(ranges[k]), batch_size):
+            for first, batch in enumerate(torch.split(torch.tensor(ranges[k]), batch_size)):
                 for name, made in _build_batch(construction, base, batch, dtype).items():
-                    # filled in place: parts that are joined would be held twice
-                    rows.setdefault(name, made.new_empty((count, *made.shape[1:])))
-                    rows[name][done : done + len(batch)] = made
-                done += len(batch)
+                    if name not in rows:  # filled in place: parts that are joined would be held twice
+                        rows[name] = made.new_empty((len(ranges[k]), *made.shape[1:]))
+                    rows[name][first * batch_size :][: len(batch)] = made
                 tick(len(batch))
             return store.write(k, rows)
 
