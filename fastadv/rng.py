@@ -127,9 +127,6 @@ def bits(count: int, seed: int, ids: Tensor, draw: int = 0, draws: int = 1) -> T
     Returns:
         int64 [draws * B, count] in [0, 2^32).
 
-    Raises:
-        InputError: an argument is out of range.
-
     Example:
         >>> import torch, fastadv as fa
         >>> fa.rng.bits(2, seed=0, ids=torch.tensor([0, 1]))
@@ -152,9 +149,6 @@ def uniform(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     Returns:
         float32 [B, count].
 
-    Raises:
-        InputError: an argument is out of range.
-
     Example:
         >>> import torch, fastadv as fa
         >>> both = fa.rng.uniform(3, seed=0, ids=torch.tensor([4, 7]))
@@ -174,9 +168,6 @@ def normal(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     Returns:
         float32 [B, count].
 
-    Raises:
-        InputError: an argument is out of range.
-
     Example:
         >>> import torch, fastadv as fa
         >>> tuple(fa.rng.normal(3, seed=0, ids=torch.arange(5)).shape)
@@ -194,9 +185,6 @@ def signs(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
     Returns:
         float32 [B, count].
-
-    Raises:
-        InputError: an argument is out of range.
 
     Example:
         >>> import torch, fastadv as fa
@@ -241,9 +229,6 @@ def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
 
     Returns:
         int64 [n].
-
-    Raises:
-        InputError: an argument is out of range.
 
     Example:
         >>> import fastadv as fa

@@ -35,7 +35,6 @@ class Attack(Translated):
         kwargs: arguments as torchattacks names them.
     """
 
-    first = ("model",)
     model: nn.Module
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -146,7 +145,7 @@ def _craft(
     return attack(x, targets)
 
 
-SERVED = {name: translated(Attack, name, make) for name, make in MEANING.items()}
+SERVED = {name: translated(Attack, name, make, "model") for name, make in MEANING.items()}
 __all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 

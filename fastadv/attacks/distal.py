@@ -159,6 +159,5 @@ class _Confident(core.Criterion):
 
 
 def _of(values: Tensor, targets: Tensor | None) -> Tensor:
-    """Return [n], the values [n, K] of the targets."""
     assert targets is not None
     return values.gather(1, targets[:, None]).squeeze(1)

@@ -74,14 +74,8 @@ def last_iterate(
         x = classifier.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
         each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
-        given = {
-            "x_adv": x_adv,
-            "x": x,
-            "y": y,
-            "targets": targets,
-            "radius": radii(threat),
-            "step_size": each,
-        }
+        sizes = {"radius": radii(threat), "step_size": each}
+        given = {"x_adv": x_adv, "x": x, "y": y, "targets": targets, **sizes}
         rows = {name: tensor for name, tensor in given.items() if tensor is not None}
         for done in range(steps):
             if done and (moved := _replayed(classifier, threat, loss, step_size, rows, steps - done)):

@@ -16,14 +16,11 @@ from fastadv.evaluation import Table
 from fastadv.evaluation.robustbench import RADII, SAID, TEXTS, entry, shortage
 from fastadv.runs.files import write_text
 
-NORMS = ("linf", "l2")
 STANDARD = {"version": "standard", "eot": 1}  # of autoattack, for an entry
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
 class RobustBench(Panel, title="RobustBench"):
-    """What belongs to that benchmark."""
-
     suite: Literal["robustbench"] | None = o.option(
         None,
         "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set.",
@@ -106,8 +103,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
     for key, value in STANDARD.items():
         if (given := found[0].config.get(key, value)) != value:
             o.refuse(f"--robustbench needs {key}={value} of autoattack, got {given}.")
-    if found[0].norm not in NORMS:
-        o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
+    if found[0].norm not in ("linf", "l2"):
+        o.refuse(f"--robustbench lists linf and l2, not {found[0].norm}.")
     if not is_named(images.data):
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
@@ -121,7 +118,7 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
 
 def write_entry(
     path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any],
-    note: str | None = None,
+    note: str | None,
 ) -> None:  # fmt: skip
     """Write the entry of the evaluation `table`.
 

@@ -23,8 +23,6 @@ Precision = Literal[*PRECISIONS]  # type: ignore[valid-type]
 
 
 class TrainingImages(TrainImages):
-    """Images to train on, to mix in, to hold out and to test on."""
-
     test_data: str | None = o.option(
         None, "Data set to test on after each epoch; by default the test split of --data."
     )
@@ -75,8 +73,6 @@ class TrainingImages(TrainImages):
 
 
 class Optimizing(Panel, title="Optimization"):
-    """How the weights move."""
-
     epochs: o.Epochs = 10
     batch_size: o.BatchSize = 128
     accumulate: int = o.count(1, "Batches that pass one after another for each step.")
@@ -107,7 +103,6 @@ class Optimizing(Panel, title="Optimization"):
     )
 
     def optimization(self) -> Optimization:
-        """Make what `fit` takes."""
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
         return Optimization(
             momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
@@ -119,8 +114,6 @@ class Optimizing(Panel, title="Optimization"):
 
 
 class EndingOptions(Panel, title="Ending"):
-    """When training ends, and with which weights."""
-
     patience: int | None = o.count(
         None, "Stop after this many epochs without improvement in robust accuracy."
     )
@@ -129,18 +122,14 @@ class EndingOptions(Panel, title="Ending"):
     )
 
     def ending(self) -> Ending:
-        """Make what `fit` takes."""
         return Ending(patience=self.patience, on_alarm=self.on_alarm)
 
 
 class Executing(Machine):
-    """How training is carried out."""
-
     precision: Precision | None = o.option(
         None, "bf16, fp16: under autocast, fp16 with scaled losses; fp32 by default."
     )
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 
     def execution(self) -> Execution:
-        """Make what `fit` takes."""
         return Execution(precision=self.precision or "fp32", workers=self.workers)

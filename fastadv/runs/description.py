@@ -28,8 +28,8 @@ from fastadv.runs.card import Pieces, data_hash
 _LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 # calls that fill a container: its contents then change from call to call
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
-# what every module holds and `describe` sees otherwise, and the samples that parts of a model have passed
-_NO_PART = frozenset(vars(nn.Module())) | {"gradient_probes"}
+# what every module holds and `describe` sees otherwise
+_NO_PART = frozenset(vars(nn.Module()))
 GLANCE = 64  # images of each tensor that processes compare
 _UNREAD = re.compile(r"\(no source of ([^)]+)\)")
 

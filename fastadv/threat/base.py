@@ -128,12 +128,7 @@ class Threat:
         return bool((self.radius.isfinite() & (self.radius >= across)).any())
 
     def random_start(
-        self,
-        x: Tensor,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        draw: int = 0,
-        length: str = "ball",
+        self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0, length: str = "ball"
     ) -> Tensor:
         """Draw a point from the ball and clamp it to the box; a function of (seed, id, draw).
 

@@ -48,6 +48,7 @@ def test_the_default_is_in_the_signature_and_training_keeps_the_published_one() 
     assert inspect.signature(last_iterate).parameters["loss"].default == "ce"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARP)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_soft_logits_cost_nothing_and_sure_ones_are_as_before(name: str, targeted: bool) -> None:

@@ -1,6 +1,5 @@
 """What `fastadv train` is fed: augmentations by name, generated images, image folders."""
 
-import json
 from functools import partial
 
 import numpy as np
@@ -85,9 +84,7 @@ def test_a_run_with_generated_images_is_that_of_the_library(fastadv, folder, gen
     line = (
         f"{TRAIN} --augment crop+cutout:size=2 --generated {generated} --fraction 7/10 --seed 4 --run-dir run"
     )
-    done = fastadv(line, "--json")
-    assert done.code == 0, done
-    told = json.loads(done.out)
+    told = fastadv(line, "--json").json
     assert told["config"]["data"]["fraction"] == 0.7
     assert told["config"]["data"]["generated"]["samples"] == 50
     mine, augment = SmallCNN(width=2, seed=4), ["crop", partial(cutout, size=2)]
@@ -113,14 +110,11 @@ def test_an_image_folder_mixes_and_workers_change_nothing(fastadv, folder):
     line = (
         "train -m small_cnn -o width=2 --data imagefolder --data-dir own --epochs 1 --test-samples 4 --json"
     )
-    mixed = fastadv(f"{line} --generated made.npz --fraction .5")
-    assert mixed.code == 0, mixed
-    assert json.loads(mixed.out)["config"]["data"]["samples"] == 15
+    assert fastadv(f"{line} --generated made.npz --fraction .5").json["config"]["data"]["samples"] == 15
     losses = []
     for workers in (0, 2):
         done = fastadv(f"{line} --augment crop_flip --workers {workers}")
-        assert done.code == 0, done
-        losses.append(json.loads(done.out)["measured"]["epochs"][0]["loss"])
+        losses.append(done.json["measured"]["epochs"][0]["loss"])
     assert losses[0] == losses[1]
 
 
