@@ -140,17 +140,17 @@ def test_training_reports_what_the_model_does(fastadv, folder, digits):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["non-robust", "random-target"])
 def test_construct_equals_the_library(fastadv, folder, net, trained, kind):
-    options = {"non-robust": "--start noise", "random-target": "--radius 0.8 --dtype float32"}[kind]
+    options = "--radius 0.8" if kind == "random-target" else ""
     line = (
         f"construct {kind} {net} -n 30 --steps 3 --step-size 0.3 --seed 4 --shard-size 20 --out s {options}"
     )
     fastadv(line)
     base = load("digits", "train", limit=30)
     if kind == "non-robust":
-        own = fa.data.construct.non_robust(trained, base, steps=3, step_size=0.3, seed=4, start="noise")
+        own = fa.data.construct.non_robust(trained, base, steps=3, step_size=0.3, seed=4)
     else:
         own = fa.data.construct.random_target(
-            trained, base, threat=fa.L2(0.8), steps=3, step_size=0.3, seed=4, dtype="float32"
+            trained, base, threat=fa.L2(0.8), steps=3, step_size=0.3, seed=4
         )
     made = load_constructed(folder / "s")
     assert torch.equal(made.y, own.y)
