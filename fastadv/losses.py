@@ -145,9 +145,6 @@ def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = N
 
     Returns:
         [B].
-
-    Raises:
-        InputError: the loss is neither a name nor a function, or its value has another shape.
     """
     check_loss(loss)
     if isinstance(loss, str):

@@ -1,5 +1,8 @@
 """rng: the laws of its draws, and what they may depend on."""
 
+import random
+
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -19,6 +22,21 @@ def test_rows_depend_on_seed_id_and_draw_alone(draw):
     assert not torch.equal(draw(37, 6, IDS, 2), rows)
     assert not torch.equal(draw(37, 5, IDS, 3), rows)
     assert len({tuple(row.tolist()) for row in rows}) == 500
+
+
+@pytest.mark.parametrize("seed", [None, 0, 2**62 + 5])
+def test_generators_are_restored_and_set_by_the_seed(seed):
+    def drawn():
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    inside = []
+    for _ in range(2):
+        with rng.generators_kept(torch.device("cpu"), seed):
+            inside.append(drawn())
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert inside[0] == inside[1]
+    assert seed is not None or inside[0] == drawn()
 
 
 def test_laws():

@@ -1,4 +1,4 @@
-"""The small nets that attacks are compared on: three, and those of tests/parity/kept.py.
+"""The small nets that attacks are compared on: three, and those of tests/parity/nets.py.
 
     python -m tools.parity_nets [standard linf l2 mixer gnres sp] [--data-dir DIR]
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from tests.parity.models import DATA, NETS, SMALL, TRAINED, WEIGHTS
+from tests.parity.models import DATA, NETS, ROOT, SMALL, WEIGHTS, untrained
 
 STEPS = 5
 RAMP = ((0.1, 1, "constant"), (0.2, 1, "constant"), (0.3, 3, "cosine"))  # radius, epochs, schedule
@@ -59,7 +59,7 @@ def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.
 
 def train(name: str, data_dir: Path, folder: Path, say: Callable[[object], None] = print) -> torch.nn.Module:
     """The trained net of this name; what its run keeps is in `folder`."""
-    model = SMALL[name]()
+    model = untrained(name)
     limit = KEPT[name][0] if name in KEPT else None
     train_set = fa.data.load(NETS[name].dataset, "train", data_dir=data_dir, limit=limit)
     for report in reports(name, model, train_set, folder):
@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.names:
-        model = train(name, options.data_dir, TRAINED / "small" / name)
+        model = train(name, options.data_dir, ROOT / "runs" / "bench" / "small" / name)
         card = {"made_by": f"python -m tools.parity_nets {name}", "trained_on": name}
         fa.models.save_weights(model.half(), WEIGHTS / f"{name}.safetensors", card)
 

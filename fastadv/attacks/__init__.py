@@ -9,7 +9,6 @@ from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
-from fastadv.attacks.contrast import contrast
 from fastadv.attacks.core.card import REGISTRY, Attack
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.result import AttackResult, Status
@@ -18,7 +17,6 @@ from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool
 from fastadv.attacks.distal import distal
 from fastadv.attacks.ead import ead
-from fastadv.attacks.estimated_gradient import estimated_gradient
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
@@ -56,7 +54,7 @@ __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
     "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
     "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
-    "bim", "boundary", "contrast", "cw", "ddn", "deepfool", "distal", "ead", "estimated_gradient", "fab",
+    "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
     "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "transfer",

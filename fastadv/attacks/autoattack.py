@@ -35,7 +35,6 @@ def autoattack(
     threat: Threat,
     *,
     version: Version | Sequence[str] = "standard",
-    individual: bool = False,
     bpda: core.Classifier | None = None,
     source: core.Classifier | Sequence[core.Classifier] | None = None,
     seed: int = 0,
@@ -70,8 +69,6 @@ def autoattack(
         version: "standard", "plus", "rand", "quick" or "strong"; or a list of "apgd-ce", "apgd-ce-sharp",
             "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the settings of
             "standard". For an attack of your own beside them use `fastadv.evaluate`.
-        individual: let each component attack all samples; `broken` of the result then says which component
-            breaks which sample. Not for "quick" and "strong".
         bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as
             well. The final check is on the model itself.
         source: for "strong", one or more classifiers with the classes of the model.
@@ -103,11 +100,6 @@ def autoattack(
             raise InputError(
                 f'{name}: expected None unless the version is "strong", got one with {version!r}'
             )
-    if individual and version in ("quick", "strong"):
-        raise InputError(
-            f"individual: expected a version whose components do not depend on each other, got {version!r}; "
-            'take "standard", "plus", "rand" or a list'
-        )
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
@@ -119,7 +111,7 @@ def autoattack(
         if len(x):
             check_sources("source", sources, trial.problem.x, trial.clean)
             check_sources("bpda", [other] if other else [], trial.problem.x, trial.clean)
-        run = Run(trial, seed, on_progress, individual)
+        run = Run(trial, seed, on_progress)
         run.look(randomized=version != "rand")
         if other is not None and "randomized" not in run.warnings:
             check_decisions(other, trial.problem.x[:SEEN], trial.clean[:SEEN])

@@ -11,8 +11,6 @@ from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
-from fastadv.attacks.methods.start import check_points_of_box
-from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import Threat
 
 STEPS = {"l2": 10_000, "linf": 1_000}
@@ -41,7 +39,6 @@ class TanhSpace:
             self.most, self.inside = inside / (1 + wider), inside
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return the w of points z."""
         return ((z - self.center) / self.half * self.inside).atanh() if self.bounded else z.clone()
 
     def bend(self, w: Tensor) -> Tensor:
@@ -49,11 +46,9 @@ class TanhSpace:
         return w.tanh() if self.bounded else w
 
     def points(self, bent: Tensor) -> Tensor:
-        """Return the points of the box."""
         return (self.center + self.half * bent if self.bounded else bent).clamp(self.low, self.high)
 
     def steepness(self, bent: Tensor) -> Tensor | float:
-        """Return the derivative of the points with respect to w."""
         return self.half * (1 - bent * bent) if self.bounded else 1.0
 
     def keep_(self, w: Tensor) -> None:
@@ -90,9 +85,6 @@ def cw(
     variant: core.Variant = "fastadv",
     constant: float | None = None,
     step_size: float | None = None,
-    restarts: int = 1,
-    starts: Tensor | None = None,
-    seed: int = 0,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
     """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
@@ -126,34 +118,28 @@ def cw(
     """
     positive("constant", constant, 1.0)
     positive("step_size", step_size, 1.0)
-    check_points_of_box("starts", starts, x, threat)
     norm, edge = threat.norm, width(threat)
     steps, searches = steps or STEPS[norm], searches or SEARCHES[norm]
     if variant == "published":
         first = positive("constant", constant, FIRST[norm] * (edge**2 if norm == "l2" else edge))
         size, descent = positive("step_size", step_size, STEP[norm]), _l2 if norm == "l2" else _linf
-        rule: core.Rule = descent(steps, searches, first, size, starts)
+        rule: core.Rule = descent(steps, searches, first, size)
     else:
-        rule = _ours(norm, steps, searches, constant, step_size, starts)
+        rule = _ours(norm, steps, searches, constant, step_size)
     rows = _Rows if variant == "published" else _OurRows
-    return core.run(
-        model, x, y, threat, rule, rows=rows, minimum=True, restarts=restarts, seed=seed, **common
-    )
+    return core.run(model, x, y, threat, rule, rows=rows, minimum=True, **common)
 
 
-def _l2(
-    steps: int, searches: int, constant: float, step_size: float, starts: Tensor | None
-) -> core.Rule[_Rows]:
+def _l2(steps: int, searches: int, constant: float, step_size: float) -> core.Rule[_Rows]:
     """Return the L2 attack of section VI.A."""
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, inside=INSIDE)
-        start, _ = begin(search, starts)
         constant_search.reset(search)
         rows.constant = search.full(constant)
         for number in range(searches):
             constant_search.begin_run_plainly(search, last=number == searches - 1 >= 9)
-            rows.w = space.inverse(start)
+            rows.w = space.inverse(search.x)
             for step in range(steps):
                 bent = space.bend(rows.w)
                 look = search.gradient(space.points(bent), search.problem.margin)
@@ -165,19 +151,13 @@ def _l2(
     return rule
 
 
-def _linf(
-    steps: int, searches: int, constant: float, step_size: float, starts: Tensor | None
-) -> core.Rule[_Rows]:
+def _linf(steps: int, searches: int, constant: float, step_size: float) -> core.Rule[_Rows]:
     """Return the Linf attack of section VI.C; each sample has its own tau and constant at each gradient."""
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space, edge = search.rows, TanhSpace(search.threat, inside=INSIDE), width(search.threat)
-        start, _ = begin(search, starts)
-        rows.w, rows.mean, rows.square = (
-            space.inverse(start),
-            torch.zeros_like(start),
-            torch.zeros_like(start),
-        )
+        rows.w = space.inverse(search.x)
+        rows.mean, rows.square = torch.zeros_like(rows.w), torch.zeros_like(rows.w)
         rows.tau, rows.constant = search.full(edge), search.full(constant)
         rows.age, rows.tried, rows.pairs = (search.full(0.0) for _ in range(3))
         for _ in range(steps * searches):
@@ -193,17 +173,14 @@ def _linf(
             # a search that has succeeded stays where it is, for the next one with a fresh Adam
             move = step_size * adam(rows, descent, rows.age, EPSILON)
             rows.w = torch.where(like(solved, away), rows.w, rows.w - move)
-            rows.mean, rows.square = (
-                moment.masked_fill(like(solved, away), 0.0) for moment in (rows.mean, rows.square)
-            )
+            rows.mean = rows.mean.masked_fill(like(solved, away), 0.0)
+            rows.square = rows.square.masked_fill(like(solved, away), 0.0)
             rows.age, rows.tried = torch.where(solved, 0.0, rows.age + 1), rows.tried + 1
             failed = ~solved & (rows.tried == steps)
             rows.tau = torch.where(solved, SHRINK * rows.tau.minimum(look.distance), rows.tau)
             rows.constant = torch.where(failed, RAISE * rows.constant, rows.constant)
-            rows.tried, rows.pairs = (
-                torch.where(solved | failed, 0.0, rows.tried),
-                rows.pairs + (solved | failed),
-            )
+            rows.tried = torch.where(solved | failed, 0.0, rows.tried)
+            rows.pairs = rows.pairs + (solved | failed)
             over = (rows.tau <= LEAST_TAU * edge) | (rows.constant >= LARGEST * edge)
             search.leave(over | (rows.pairs >= searches))
 
@@ -227,9 +204,8 @@ OUR_SHRINK, LARGEST_SHRINK = 0.95, 0.99
 
 
 class _OurRows(Moments, Constants):
-    """Where runs `start`, points in the space of `w`, their tanh, by what tau shrinks, and the steps."""
+    """Points in the space of `w`, their tanh, by what tau shrinks, and the steps."""
 
-    start: Tensor
     w: Tensor
     bent: Tensor
     shrink: Tensor
@@ -237,25 +213,19 @@ class _OurRows(Moments, Constants):
 
 
 def _ours(
-    norm: str,
-    steps: int,
-    searches: int,
-    constant: float | None,
-    step_size: float | None,
-    starts: Tensor | None,
+    norm: str, steps: int, searches: int, constant: float | None, step_size: float | None
 ) -> core.Rule[_OurRows]:
-    """Return the rule for this norm."""
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, WIDER)
-        rows.start, _ = begin(search, starts)
         constant_search.reset(search)
         rows.shrink = search.full(OUR_SHRINK)
         for number in range(searches):
             constant_search.begin_run(search)
+            start = search.x
             if norm == "linf" and number:
-                rows.start = torch.where(like(search.best.success, rows.start), search.best.x_adv, rows.start)
-            rows.w = space.inverse(rows.start)
+                start = torch.where(like(search.best.success, start), search.best.x_adv, start)
+            rows.w = space.inverse(start)
             for step in range(steps):
                 rows.bent = space.bend(rows.w)
                 look = search.gradient(space.points(rows.bent), search.problem.margin)

@@ -10,8 +10,6 @@ from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.waiting import waits
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
-from fastadv.attacks.methods.start import check_points_of_box
-from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import Threat
 
 # the last step over the first
@@ -39,8 +37,6 @@ def ddn(
     gamma: float = 0.05,
     first_norm: float | None = None,
     loss: losses.Loss | None = None,
-    restarts: int = 1,
-    starts: Tensor | None = None,
     seed: int = 0,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
@@ -54,11 +50,10 @@ def ddn(
         steps: gradients for each sample, an integer >= 1; the paper has 100, 300 and 1,000.
         step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
         gamma: the share by which the norm shrinks and grows, in (0, 1).
-        first_norm: the first norm of d, > 0, in input units; None is the width of the box. A starting point
-            brings its own.
+        first_norm: the first norm of d, > 0, in input units; None is the width of the box.
         loss: as in `pgd`, with "ce" in the paper. None is "ce_sharp", or the margin of the criterion if one
             is given.
-        seed: of the noise where the gradient is zero, and of the random points.
+        seed: of the noise where the gradient is zero.
 
     Example:
         >>> out = fa.attacks.ddn(model, x, y, fa.L2(float("inf")), steps=50)
@@ -72,15 +67,13 @@ def ddn(
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
     check_share("gamma", gamma)
-    check_points_of_box("starts", starts, x, threat)
 
     def rule(search: core.Search[_Rows]) -> None:
         ascended = ("ce_sharp" if search.problem.criterion is core.WRONG else None) if loss is None else loss
         rows = search.rows
-        points, given = begin(search, starts)
+        points = search.x.clone()
         rows.most = farthest(search)
         rows.norm = rows.most.clamp_max(first_norm)
-        rows.norm = torch.where(given, search.best.distance.to(rows.norm), rows.norm)
         for step in range(steps):
             look = search.gradient(points, ascended)
             rows.norm = torch.where(look.adversarial, rows.norm * (1 - gamma), rows.norm * (1 + gamma))
@@ -93,9 +86,7 @@ def ddn(
             points = away.mul_(like(share, away)).add_(search.x).clamp_(*search.threat.box)
         search.finish(points)
 
-    return core.run(
-        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
-    )
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
 
 
 def _led(search: core.Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:

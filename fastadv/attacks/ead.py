@@ -95,13 +95,11 @@ def _rule(steps: int, searches: int, beta: float, constant: float, step_size: fl
                 look = search.gradient(rows.ahead, search.problem.margin, judge=False)
                 away = look.x_adv - search.x
                 descent = 2 * away - constant_search.force(search, look) * look.gradient
-                before, rows.points = rows.points, _shrunk(search, away - _rate(step) * descent)
+                rate = step_size * sqrt(1 - step / steps)
+                before, rows.points = rows.points, _shrunk(search, away - rate * descent)
                 rows.ahead = rows.points + step / (step + 3) * (rows.points - before)
                 rows.hit |= search.decide(rows.points).adversarial
             constant_search.bisect_plainly(search)
-
-    def _rate(step: int) -> float:
-        return step_size * sqrt(1 - step / steps)
 
     def _shrunk(search: core.Search[_Rows], away: Tensor) -> Tensor:
         """Return the points, with displacements shorter by beta, in the box."""

@@ -203,7 +203,5 @@ def _shorten(search: core.Search[_Rows]) -> None:
         look = search.score(points, margin)
         met = look.adversarial
         rows.low, rows.high = torch.where(met, rows.low, rows.share), torch.where(met, rows.share, rows.high)
-        rows.below, rows.above = (
-            torch.where(met, rows.below, look.loss),
-            torch.where(met, look.loss, rows.above),
-        )
+        rows.below = torch.where(met, rows.below, look.loss)
+        rows.above = torch.where(met, look.loss, rows.above)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._checks import check_count
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
@@ -60,7 +61,7 @@ def last_iterate(
         >>> bool(fa.Linf(0.3).contains(x_adv, x).all())
         True
     """
-    core.check_count("steps", steps, 0)
+    check_count("steps", steps, 0)
     check_threat(threat)
     losses.check_loss(loss)
     classifier = prepare(model)
@@ -74,14 +75,8 @@ def last_iterate(
         x = classifier.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
         each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
-        given = {
-            "x_adv": x_adv,
-            "x": x,
-            "y": y,
-            "targets": targets,
-            "radius": radii(threat),
-            "step_size": each,
-        }
+        sizes = {"radius": radii(threat), "step_size": each}
+        given = {"x_adv": x_adv, "x": x, "y": y, "targets": targets, **sizes}
         rows = {name: tensor for name, tensor in given.items() if tensor is not None}
         for done in range(steps):
             if done and (moved := _replayed(classifier, threat, loss, step_size, rows, steps - done)):

@@ -93,23 +93,15 @@ def latent_descent(
     def _advance(search: core.Search[_Rows], points: Tensor, met: Tensor) -> None:
         """Move the ends of the interval that holds the boundary; begin the next bisection."""
         rows = search.rows
-        inside, walks = like(met, points), like(rows.bisections == 0, points)
-        low = torch.where(inside & walks, rows.low, torch.where(inside, rows.low, points))
+        inside = like(met, points)
+        low = torch.where(inside, rows.low, points)
         rows.high = torch.where(inside, points, rows.high)
         rows.bisections = rows.bisections + (met | (rows.bisections > 0))
         # the second bisection goes towards x
         rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
-    return core.run(
-        classifier,
-        x,
-        y,
-        L2(torch.inf) if threat is None else threat,
-        rule,
-        rows=_Rows,
-        minimum=True,
-        **common,
-    )
+    threat = L2(torch.inf) if threat is None else threat
+    return core.run(classifier, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
 def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,16 +61,12 @@ def nes(
     check_share("decay", decay, zero=True)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
-    def draw(search: core.Search[_Rows], step: int) -> Tensor:
-        count = directions * search.x[0].numel()
-        return rng.normal(count, rng.derive(search.seed, "nes"), search.ids, step)
-
     def move(search: core.Search[_Rows], gradient: Tensor, points: Tensor, step: int) -> Tensor:
         rows = search.rows
         rows.momentum = gradient if not step else rows.momentum.mul_(decay).add_(gradient, alpha=1 - decay)
         return search.threat.step(points, rows.momentum, search.x, search.per_sample(size))
 
-    rule = estimated_ascent(steps, directions, away, loss, draw, move)
+    rule = estimated_ascent("nes", rng.normal, steps, directions, away, loss, move)
     return core.run(
         model, x, y, threat, rule, rows=_Rows, loss=loss, stop_early=stop_early, seed=seed, **common
     )

@@ -67,7 +67,6 @@ def pdgd(
 
 
 def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
-    """Return the next displacements by a step of Adam on the Lagrangian."""
     rows = search.rows
     share = like(rows.share, gradient).to(gradient.dtype)
     slope = share * unit(rows.away) + (1 - share) * gradient

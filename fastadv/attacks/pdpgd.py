@@ -67,7 +67,6 @@ def pdpgd(
 
 
 def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
-    """Return the next displacements by a step of proximal Adam."""
     rows = search.rows
     ahead = inside(search, rows.away - step_size * adam(rows, gradient, step, EPSILON))
     curvature = (rows.square / (1 - SECOND_DECAY ** (step + 1))).sqrt_().add_(EPSILON)
@@ -121,7 +120,6 @@ REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
 
 
 def _ours(norm: str, steps: int, step_size: float, weight: float, loss: losses.Loss | None) -> core.Rule:
-    """Return the rule for this norm."""
     exploring = _exploring(norm, steps)
 
     def rule(search: core.Search) -> None:
@@ -134,7 +132,6 @@ def _ours(norm: str, steps: int, step_size: float, weight: float, loss: losses.L
 
 
 def _exploring(norm: str, steps: int) -> int:
-    """Return how many of the steps explore."""
     most = int(ADAPTIVE.get(norm, 0.0) * steps)
     return min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
 
@@ -151,12 +148,7 @@ def _proximal_in_box(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
     kind = search.threat.norm
     if kind == "l0":
         return _sparse(search, away, by)
-    if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
-        rest = ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
-        return away.sub_(rest)
-    if kind == "l2":
-        return shorten_(away, by)
-    return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+    return _proximal(kind, away, by * away[0].numel() if kind == "linf" else by)
 
 
 def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:

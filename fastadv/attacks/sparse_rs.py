@@ -80,7 +80,6 @@ def sparse_rs(
 
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
-    """Return the share of the set that a query exchanges."""
     return share / DIVISORS[ends_behind(query, queries, ENDS, rescale)]
 
 
@@ -95,7 +94,6 @@ class _Sets:
         search.rows.count = most.long().expand(len(search.x)).clone()
 
     def start(self) -> Tensor:
-        """Sets of random coordinates."""
         return self._exchange(self.search.x, torch.zeros_like(self.search.rows.count), 0)
 
     def propose(self, share: float, query: int) -> Tensor:

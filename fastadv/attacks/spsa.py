@@ -52,10 +52,6 @@ def spsa(
     away = positive("probe", probe, 1e-2 * width(threat))
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
-    def draw(search: core.Search, step: int) -> Tensor:
-        count = directions * search.x[0].numel()
-        return rng.signs(count, rng.derive(search.seed, "spsa"), search.ids, step)
-
     def move(search: core.Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
         unit = adam(search.rows, gradient, step)
         length = search.per_sample(size)
@@ -63,7 +59,7 @@ def spsa(
             length = like(length, unit).to(unit.dtype)
         return search.threat.project(points + length * unit, search.x)
 
-    rule = estimated_ascent(steps, directions, away, loss, draw, move)
+    rule = estimated_ascent("spsa", rng.signs, steps, directions, away, loss, move)
     return core.run(
         model, x, y, threat, rule, rows=Moments, loss=loss, stop_early=stop_early, seed=seed, **common
     )

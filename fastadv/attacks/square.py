@@ -99,7 +99,6 @@ def square(
 
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
-    """Return the share of pixels in the square of a query."""
     return share * 0.5 ** ends_behind(query, queries, HALVED, rescale)
 
 
@@ -117,7 +116,6 @@ class _Draw:
         self._asked: tuple[int, int, int] | None = None
 
     def images(self, points: Tensor) -> Tensor:
-        """Return points [n, ...] as [n, C, H, W]."""
         return points.reshape(len(points), *self.shape)
 
     def words(self, count: int, query: int) -> Tensor:
@@ -184,7 +182,6 @@ class _Bumps:
         return threat.project(moved.clamp(*threat.box), x)
 
     def start(self) -> Tensor:
-        """Return a grid of tiles."""
         return self._points(self._tiles())
 
     def _tiles(self) -> Tensor:

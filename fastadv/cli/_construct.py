@@ -73,7 +73,7 @@ def construct(
     interruption. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
-    Jobs of an array share it with --shard; SIGTERM loses the current batch.
+    Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
     """
     settings, norm = construction.settings(kind, machine.seed), construction.norm
     batch_size, place = machine.batch_size, machine.place()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastadv.cli import _options as o
@@ -16,7 +17,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._robustbench import RobustBench, check_entry, judge, write_entry
+from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
 from fastadv.errors import NoGradientError
@@ -24,10 +25,9 @@ from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.evaluation.external import save_external
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import read_json, save_tensors
+from fastadv.runs.files import atomic_write, read_json, save_tensors
 from fastadv.text import percent
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
@@ -81,10 +81,7 @@ class Kept(Panel, title="Results"):
         "reach; the last line says whether the accuracies can be trusted.",
         "--indicators/--no-indicators",
     )
-    strict: bool = o.option(
-        False, "End with exit code 3 unless there is no sign of masking, or all images of --judge are in the "
-        "threat.", "--strict",
-    )  # fmt: skip
+    strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -134,9 +131,6 @@ def evaluate(
     With --strict the exit code is 3 if gradients may be masked, or if that could not be checked. torchrun
     turns it into 1, like every code except 0: read "verdict" in the output of --json.
 
-    --judge FILE runs no attack. It reports which adversarial images in a file are within --norm and --radius,
-    with distances in float64, and the accuracy on them.
-
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
@@ -145,12 +139,6 @@ def evaluate(
     if results.shard:
         whole = {"suite": benchmark.suite, "robustbench": benchmark.robustbench}
         o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
-    if benchmark.on_corruptions(images):
-        yield from benchmark.run_corruptions(attack, options, results, network, images, machine)
-        return
-    if benchmark.judge is not None:
-        yield from judge(benchmark.judge, attack, options, results, benchmark, network, images, machine)
-        return
     named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
     job = Job(network, images, results, benchmark, machine, named)
     job.run()
@@ -269,7 +257,8 @@ class Job:
             about = {"card": jsons.dumps(finite(self.document))}
             save_tensors(results.out, vars(table.samples), about)
         if results.external is not None and table.samples is not None:
-            save_external(results.external, table.samples.x_adv)
+            with atomic_write(results.external) as part:
+                torch.save(table.samples.x_adv.float(), part)
         if entry is not None:
             data, note = self.images.data, self.dataset.note
             write_entry(entry, table, self.entered, data, self.network.model, self.said, note)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import typer
 
 from fastadv._checks import SEEDS
-from fastadv.data._places import data_folder
+from fastadv.data._load import data_folder
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path

@@ -15,7 +15,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.data._export import is_set
+from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
@@ -29,8 +29,8 @@ class Source(Panel, title="Images"):
 
     data: str = o.option(
         ...,
-        f"{', '.join(sets.names())}, or the folder of a constructed or exported set. Some take options: "
-        "cifar10c:corruption=fog,severity=3.",
+        f"{', '.join(sets.names())}, or the folder of a constructed set. Some take options: "
+        "imagenet:preprocessing=Crop288.",
         "--data", "-d",
     )  # fmt: skip
     data_dir: o.DataDir = None
@@ -183,8 +183,7 @@ def load_data(
         return sets.load(data, split or default, data_dir=data_dir, limit=limit)
     if not is_set(data):
         o.refuse(
-            f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of any constructed "
-            "or exported set."
+            f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of a constructed set."
         )
     o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split)
     made = sets.load_folder(data)

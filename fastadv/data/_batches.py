@@ -1,9 +1,7 @@
 """A data set in batches, with the number of every sample."""
 
 import os
-import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -165,8 +163,11 @@ class _Numbered(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        seed, position = key
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
+        with rng.generators_kept(torch.device("cpu")):
+            return [self._checked(seed, position) for seed, position in keys]
+
+    def _checked(self, seed: int, position: int) -> Any:
         try:
             image, label = self._item(seed, position)
         except (InputError, CorruptFileError) as error:
@@ -182,28 +183,14 @@ class _Numbered(Dataset[Any]):
     def _item(self, seed: int, position: int) -> Any:
         if isinstance(self.dataset, FolderSet):
             return self.dataset.pixels(position), int(self.dataset.labels[position])
-        with _keyed(rng.derive(seed, "sample", position)):
-            item = self.dataset[position]
+        rng.seed_all(rng.derive(seed, "sample", position))  # of what a transform draws
+        item = self.dataset[position]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(
                 f"sample {position}: expected a pair (image, label), got a {type(item).__name__}; "
                 "pick the two with fa.data.pairs(dataset, image=..., label=...)"
             )
         return item
-
-
-@contextmanager
-def _keyed(seed: int) -> Iterator[None]:
-    """Let what torch, NumPy and `random` draw here depend on `seed` alone, and change no later draw."""
-    old_random, old_numpy = random.getstate(), np.random.get_state()
-    try:
-        with rng.torch_seeded(seed, torch.device("cpu")):
-            random.setstate(random.Random(seed).getstate())
-            np.random.set_state(np.random.RandomState(seed % 2**32).get_state())
-            yield
-    finally:
-        random.setstate(old_random)
-        np.random.set_state(old_numpy)
 
 
 def _collate(items: list[Any]) -> Any:

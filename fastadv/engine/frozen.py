@@ -35,18 +35,15 @@ class Frozen(Prepared):
     """A classifier frozen by `fastadv.freeze`: it searches on a faster copy, and answers as the model.
 
     `frozen(x)`, `frozen.input_gradient` and `frozen.jacobian` use the search copy; `frozen.verdict(x)` and
-    `frozen.model` are the model as given, in eval mode. On the first batch the copy is compared with the
-    model (`settle`), and so is the first gradient of each kind of pass (which functions were rewritten, for
-    how many rows of which shape), on some of its rows. What was rewritten wrongly is switched off by name,
-    with a warning. `forwards` and `backwards` count these comparisons.
+    `frozen.model` are the model as given, in eval mode. The first pass of each kind is compared with the
+    model, on some of its rows; what was rewritten wrongly is switched off by name, with a warning. `forwards`
+    and `backwards` count these comparisons.
 
     It is never stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are
-    what they were (`engine.stamp` says what that sees). If not, `source` is frozen anew by the same options,
-    and the counts go on; a note and, the first time, a line in the log say so. With `fold=False` values are
-    shared, and followed without that. A function is called as it is.
+    what they were. If not, `source` is frozen anew by the same options, and the counts go on; a note and, the
+    first time, a line in the log say so. So does a copy by `copy.deepcopy` or `pickle`, which counts from 0.
 
-    A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`,
-    and counts from 0. Call `fastadv.freeze` to make one; the arguments below are for the engine.
+    Call `fastadv.freeze` to make one; the arguments below are for the engine.
 
     Args:
         search: the search copy.
@@ -234,14 +231,14 @@ class Frozen(Prepared):
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        """Count what the search passes beyond what it is asked for: to compare, and to estimate gradients."""
-        search, probes = self.search, self.search.probes()
+        """Count what the search passes to compare."""
+        search = self.search
         before = search.compared_forwards, search.compared_backwards
         yield
         if self.search is not search:
             return
         forwards, backwards = search.compared_forwards - before[0], search.compared_backwards - before[1]
-        self.forwards += forwards + search.probes() - probes
+        self.forwards += forwards
         self.backwards += backwards
         self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 
@@ -270,9 +267,7 @@ class Frozen(Prepared):
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Choose the search copy and compare it with the model, on the first batch that has finite logits.
 
-        Rewrites that change logits by more than rounding are left out. In another precision the copy is
-        compared twice: first in the model's own, since the bound of the other would hide a wrong fold.
-        Returns whether it is settled, by this call or an earlier one.
+        In another precision it is compared twice: the bound of that one alone would hide a wrong fold.
         """
         if self._settled or len(x) == 0:
             return self._settled
@@ -301,8 +296,9 @@ class Frozen(Prepared):
             measured = self.options.precision in HALF and not self.search.form.compiled
             own = self._seconds(x) if measured else 0.0
             self.search.use_narrow()
-            if self._agrees(x, given) and own > MEASURABLE:
-                self._note_time(self._seconds(x) / own)
+            if self._agrees(x, given) and own > MEASURABLE and (ratio := self._seconds(x) / own) > SLOWER:
+                name, dtype = self.options.precision, str(self.dtype).removeprefix("torch.")
+                self.add_note(f"{name} takes {ratio:.2f} times as long as {dtype}; precision='auto' measures")
         return True
 
     def _seconds(self, x: Tensor) -> float:
@@ -317,17 +313,8 @@ class Frozen(Prepared):
         self.forwards += 2 * len(x)
         return min(taken)
 
-    def _note_time(self, ratio: float) -> None:
-        """Note where the precision asked for is slower than the model's own."""
-        if ratio > SLOWER:
-            name, own = self.options.precision, str(self.dtype).removeprefix("torch.")
-            self.add_note(f"{name} takes {ratio:.2f} times as long as {own}; precision='auto' measures")
-
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
-        """Return whether the search copy gives the logits `given` at x, if need be without some rewrites.
-
-        Where it does not, the model as given replaces it.
-        """
+        """Return whether the search copy gives the logits `given` at x, if need be without some rewrites."""
         why = self._apart(x, given)
         if why is None:
             return True

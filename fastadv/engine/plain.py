@@ -45,7 +45,6 @@ class Plain(Prepared):
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module, dtype, device = as_module(source), None, None
-        self._probing: list[Any] = []
         self._unmended: list[nn.Module] = []  # parts whose gradient of a single row torch may get wrong
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         run = source
@@ -55,7 +54,6 @@ class Plain(Prepared):
             parts = list(run.modules())
             dtype, device = _format(parts)
             self._by_grad_mode = any(map(reads_grad_mode, {type(part) for part in parts}))
-            self._probing = [part for part in parts if "gradient_probes" in vars(part)]
             self._unmended = parts
         super().__init__(CheckedModel(run, dtype), source, check_count("eot", eot, 1), dtype, device)
         self._room: Room | None = None
@@ -109,7 +107,7 @@ class Plain(Prepared):
             try:
                 with no_autocast(x.device.type):
                     for _ in range(self.eot):
-                        probes, leaf = self._probes(), self._leaf(x)
+                        leaf = self._leaf(x)
                         attached = self._given(leaf)
                         # copied, since they may be a part of x itself
                         logits = attached.detach().clone()
@@ -117,7 +115,7 @@ class Plain(Prepared):
                             logits, cast(Tensor, y), loss, targets, direction and self.eot == 1
                         )
                         gradient = self._pull(leaf, attached, by_logits)
-                        self.forwards += len(x) + self._probes() - probes
+                        self.forwards += len(x)
                         self.backwards += len(x)
                         made.append((value, logits, gradient.to(x.dtype)))
                 return made[0] if self.eot == 1 else _means(made)
@@ -133,7 +131,7 @@ class Plain(Prepared):
         with torch.inference_mode(False), torch.enable_grad(), no_autocast(x.device.type):
             x = self._checked(x)
             self.forwards += self.eot * len(x)
-            before, leaf = self._probes(), self._leaf(x)
+            leaf = self._leaf(x)
             attached = self._given(leaf)
             for _ in range(self.eot - 1):
                 attached = attached + self._given(leaf)
@@ -141,7 +139,6 @@ class Plain(Prepared):
             logits = attached.detach().clone()
             back = partial(self._pull, leaf, attached, retain_graph=True)
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
-            self.forwards += self._probes() - before
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
 
@@ -197,9 +194,6 @@ class Plain(Prepared):
         assert self._room is not None
         self._room.halved(kind, x, [slice(0, len(x))])
 
-    def _probes(self) -> int:
-        return sum(part.gradient_probes for part in self._probing)
-
 
 def _means(made: list[Gradient]) -> Gradient:
     value, logits, gradient = (sum(each[1:], each[0]) / len(made) for each in zip(*made, strict=True))
@@ -242,11 +236,9 @@ class _CleanPass:
             value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
-            before = plain._probes()
             try:
                 # in the dtype that the model sees: half precision of x may hold less
                 gradient = plain._pull(self.leaf, self.attached, by_logits)
-                plain.forwards += plain._probes() - before
                 plain.backwards += len(self.x)
                 return value, logits, gradient if rows is None else gradient[rows]
             except Exception as error:

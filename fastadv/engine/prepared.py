@@ -51,9 +51,8 @@ class Prepared:
     """A classifier as an attack asks it: logits, input gradients, jacobians, verdicts, counts.
 
     There are two: `Plain` is the model as given, and `Frozen`, which `fastadv.freeze` makes, searches on a
-    faster copy. In both, `verdict` and `model` are the model as given, in eval mode. Passes that a model
-    makes internally are counted if it reports them in an int `gradient_probes`. All passes are made outside
-    of autocast, and none computes a weight gradient.
+    faster copy. In both, `verdict` and `model` are the model as given, in eval mode. All passes are made
+    outside of autocast, and none computes a weight gradient.
 
     Attributes:
         source: what the caller gave.

@@ -125,11 +125,10 @@ class SearchCopy(Pipeline):
         by_logits: Tensor | None = None,
         gradient: Tensor | None = None,
     ) -> bool:
-        """Return whether `logits` at x, seen through `lens`, and their `gradient` may be used.
+        """Return whether `logits` at x and the `gradient` of by_logits @ logits may be used.
 
-        gradient: that of by_logits [B, K] @ logits; None for a pass without one. The first pass of each kind
-        is compared with the model as given (`Trusted`). Where that does not agree, what was wrong is left,
-        and the pass is to be taken again.
+        The first pass of each kind is compared with the model as given. Where that does not agree, what was
+        wrong is left, and the pass is to be taken again.
         """
         form = self.scoring if gradient is None else self.form
         if form is self.as_given:
@@ -167,10 +166,7 @@ class SearchCopy(Pipeline):
         logits: Tensor | None = None,
         gradient: Tensor | None = None,
     ) -> str | None:
-        """Return what is wrong with a pass of x on `most` of its rows; None where nothing is, or NOTHING.
-
-        by_logits: None for a pass without a gradient. logits, gradient: what the pass gave; None asks again.
-        """
+        """Return what is wrong with a pass of x on `most` of its rows; None where nothing is, or NOTHING."""
         form = self.scoring if by_logits is None else self.form
         given = replace(self.reference, whole=form.whole)
         forms = form, given, form.without_functions()
@@ -179,7 +175,7 @@ class SearchCopy(Pipeline):
         formats: list[Format] = [form.rounds] if form.rounds else [given.weights, form.dtype]
         if not guard.same_logits(looks, x, logits, formats, most):
             return WRONG_LOGITS
-        if by_logits is None or self.probing:  # an estimate comes from logits
+        if by_logits is None:
             return None
         searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
         gradient = searched(x, by_logits) if gradient is None else gradient
@@ -224,7 +220,3 @@ class SearchCopy(Pipeline):
     def knows(self, x: Tensor) -> bool:
         """Return whether gradients of so many rows like x were compared with the model's."""
         return not (self.differs or self.form.rewriting) or self.trusted.knows_size(x)
-
-    def probes(self) -> int:
-        """Return how many samples parts that estimate gradients have passed through others so far."""
-        return sum(part.gradient_probes for part in self.probing)

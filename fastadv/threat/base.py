@@ -108,28 +108,27 @@ class Threat:
         The norm, in float64, may exceed the radius by a factor of 1 + 1e-6; the box must hold exactly. NaN is
         outside.
         """
-        radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
+        return self.measure(x_adv, x)[1]
+
+    def measure(self, x_adv: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `distance` and `contains` return, in one pass over the points."""
+        number, rows = per_row("radius", self.radius, x)
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
-        return inside & (distance <= radius * (1 + SLACK))
+        return distance, inside & (distance <= (number if rows is None else rows) * (1 + SLACK))
 
     def covers(self, x: Tensor) -> bool:
         """Tell whether the ball of some sample, of finite radius, holds the whole box: it is no limit."""
         if not len(x):
             return False
         low, high = self.box
-        values = x[0].numel()
+        values = x.shape[1:].numel()
         across = values if self.order == 0 else (high - low) * values ** (1 / self.order)
         if not isinstance(self.radius, Tensor):
             return across <= self.radius < math.inf
         return bool((self.radius.isfinite() & (self.radius >= across)).any())
 
     def random_start(
-        self,
-        x: Tensor,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        draw: int = 0,
-        length: str = "ball",
+        self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0, length: str = "ball"
     ) -> Tensor:
         """Draw a point from the ball and clamp it to the box; a function of (seed, id, draw).
 

@@ -47,7 +47,6 @@ def graphed(model: nn.Module, precision: Any = "fp32") -> fa.Frozen:
 
 
 def kinds(frozen: fa.Frozen) -> set[str]:
-    """What there are graphs of."""
     names = [key[0][0] for key in frozen.search.graphs._kept._made]  # type: ignore[union-attr,index]
     return {name if isinstance(name, str) else getattr(name[0], "__name__", name[0]) for name in names}
 

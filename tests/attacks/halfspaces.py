@@ -68,7 +68,6 @@ def nearest(
 
 
 def _gain(w: Tensor, norm: str, box: tuple[float, float]) -> Tensor:
-    """[n] the most that <w, d> can be for a d of length 1."""
     if norm == "l0":
         return w.abs().amax(1) * (box[1] - box[0])
     return torch.linalg.vector_norm(w, {"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=1)

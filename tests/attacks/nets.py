@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, AttackResult
+from fastadv.models import ABS
 from fastadv.threat import THREATS, Threat
 
 # torch.manual_seed also asks for the stack, once for each kind of device: far slower than a small net
@@ -97,19 +98,30 @@ def images(
     return torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def labels(model: nn.Module, x: Tensor) -> Tensor:
+def labels(model: Any, x: Tensor) -> Tensor:
     """What the model says, in eval mode, so that every sample is worth attacking."""
-    modes = [(part, part.training) for part in model.modules()]
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    for part, _ in modes:
+        part.training = False
     with torch.no_grad():
-        y = model.eval()(x).argmax(1)
+        y = model(x).argmax(1)
     for part, training in modes:
         part.training = training
     return y
 
 
-def labeled(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+def labeled(model: Any, x: Tensor) -> tuple[Any, Tensor, Tensor]:
     """The two, and what the model says."""
     return model, x, labels(model, x)
+
+
+def explained(**options: Any) -> tuple[ABS, Tensor, Tensor]:
+    """A small ABS with random decoders, and images that these draw, of classes 0, 1, 2, 0, 1, 2."""
+    g = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 2, 6, 3, 3, generator=g) * 0.5, torch.randn(3, 6, 1, 4, 4, generator=g) * 0.5]
+    biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
+    model, y = ABS(weights, biases, (1, 2), prior_samples=100, **options), torch.arange(6) % 3
+    return model, model.decoders(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
 
 
 class Counted(nn.Module):
@@ -130,11 +142,13 @@ class Counted(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A net with noise on its logits, which tells the sizes of its batches."""
+    """A net with noise on its logits, drawn anew at each call, which tells the sizes of its batches."""
 
-    def __init__(self, sigma: float, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self, sigma: float, tell: Callable[[int], object] = id, net: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.net, self.sigma, self.tell = mlp(), sigma, tell
+        self.net, self.sigma, self.tell = net or mlp(), sigma, tell
         torch.manual_seed(0)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.methods.start import away
 from fastadv.threat import L2
 
-from .nets import images, labels, linear, mlp
+from .nets import images, labeled, labels, linear, mlp
 from .watched import firm, watched
 
 INF = torch.inf
@@ -152,8 +152,7 @@ def test_half_of_the_spherical_steps_succeed() -> None:
 @pytest.mark.slow
 def test_steps_are_queries() -> None:
     """The smaller of the two budgets counts."""
-    model, x = mlp(), images(3)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(3))
     one = boundary(model, x, y, L2(INF), queries=60)
     for budget in ({"steps": 60}, {"steps": 60, "queries": 90}, {"steps": 90, "queries": 60}):
         other = boundary(model, x, y, L2(INF), **budget)
@@ -175,9 +174,8 @@ def test_the_candidate_lies_aside_on_the_sphere_and_then_nearer(box: tuple[float
         torch.testing.assert_close((nearer - x).norm(dim=1), 0.9 * radius)
         along = ((sphere - x) * (points - x)).sum(1) / (sphere - x).norm(dim=1) / radius
         torch.testing.assert_close(along, torch.full_like(along, 1 / math.hypot(1, 0.3)), rtol=0.01, atol=0)
-        torch.testing.assert_close(
-            (nearer - x) / 0.9 / radius[:, None], (sphere - x) / (sphere - x).norm(dim=1)[:, None]
-        )
+        unit = (sphere - x) / (sphere - x).norm(dim=1)[:, None]
+        torch.testing.assert_close((nearer - x) / 0.9 / radius[:, None], unit)
         if box[0] < 0:
             torch.testing.assert_close((sphere - x).norm(dim=1), radius)
         assert not torch.equal(sphere, _propose(search, 2)[1])

@@ -143,12 +143,9 @@ def test_each_search_begins_with_a_fresh_adam(norm: str, given: float | None) ->
     w = [((point - 0.5) / 0.55).atanh() for point in points]
     expected = 0.01
     if given is None:
-        length = (
-            0.01 / float(gradients[0].norm()) / size**0.5
-            if norm == "l2"
-            else 0.01 / float(gradients[0].abs().sum())
-        )
-        expected = (1.5 if norm == "l2" else 0.1) * length / 0.5
+        first = gradients[0]
+        steps = {"l2": 1.5 / float(first.norm()) / size**0.5, "linf": 0.1 / float(first.abs().sum())}
+        expected = 0.01 * steps[norm] / 0.5
     for search in range(3):
         first = 4 * search
         torch.testing.assert_close(points[first], x, rtol=0, atol=1e-12)

@@ -31,10 +31,8 @@ def length(away: Tensor) -> Tensor:
 @pytest.mark.parametrize("loss", [None, "ce", "margin"])
 def test_by_hand(options: dict[str, float], loss: str | None) -> None:
     model, x, y = labeled(mlp(), images(6))
-    gamma, radius = (
-        options.get("gamma", 0.05),
-        torch.full((6, 1, 1, 1), options.get("first_norm", 1.0)).double(),
-    )
+    gamma = options.get("gamma", 0.05)
+    radius = torch.full((6, 1, 1, 1), options.get("first_norm", 1.0)).double()
     z, steps, shrunk = x.clone(), 8, 0
     expected = [z]
     for step in range(steps):

@@ -9,24 +9,22 @@ from torch import nn
 from fastadv.attacks.distal import distal
 from fastadv.engine import freeze
 from fastadv.errors import InputError
-from fastadv.models import ABS, Binarized
+from fastadv.models import Binarized
 from fastadv.threat import Linf
+
+from . import nets
 
 
 @pytest.fixture
 def linear():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    net = nets.linear()
     net[1].weight.data.mul_(20)
     return net
 
 
 @pytest.fixture(scope="module")
 def explained():
-    g = torch.Generator().manual_seed(0)
-    weights = [torch.randn(3, 2, 6, 3, 3, generator=g) * 0.5, torch.randn(3, 6, 1, 4, 4, generator=g) * 0.5]
-    biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
-    return ABS(weights, biases, (1, 2), prior_samples=100, scale=100.0, floor=1e-3)
+    return nets.explained(scale=100.0, floor=1e-3)[0]
 
 
 def test_a_classifier_is_sure_of_noise(linear):

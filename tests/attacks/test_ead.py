@@ -16,6 +16,8 @@ from .nets import images, labels, mlp
 from .scripted import scripted
 from .watched import watched
 
+pytestmark = pytest.mark.slow
+
 
 def by_autograd(
     model: nn.Module, x: Tensor, y: Tensor, threat: L1, steps: int, constant: float, beta: float, share: float
@@ -51,7 +53,6 @@ def step_plus(step: int) -> float:
     return (step + 1) / (step + 4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 3.0)])
 def test_the_descent_is_that_of_the_paper(box: tuple[float, float]) -> None:
     model, x = mlp(), images(5) * (box[1] - box[0]) + box[0]
@@ -66,7 +67,6 @@ def test_the_descent_is_that_of_the_paper(box: tuple[float, float]) -> None:
         torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.slow
 def test_beta_trades_pixels_for_length() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 3.0)
@@ -88,7 +88,6 @@ def test_the_last_point_is_judged() -> None:
     assert out.backwards == 4
 
 
-@pytest.mark.slow
 def test_the_second_search_steps_by_the_distance_of_the_first() -> None:
     x = 0.45 + 0.1 * images(3, (1, 28, 28))
     model, _ = two_classes(x, 3.0)
@@ -128,7 +127,6 @@ def test_the_first_step_by_hand() -> None:
     assert any(torch.allclose(batch[0] - 0.5, reached, rtol=0, atol=1e-9) for batch in seen)
 
 
-@pytest.mark.slow
 def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
     """Half of the pixels do not count, and the slope at x is too small: the constant fits those that do."""
 
@@ -140,7 +138,6 @@ def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
     assert ead(model, x, torch.tensor([0]), L1(math.inf), steps=60, searches=1).success
 
 
-@pytest.mark.slow
 def test_a_search_after_one_without_a_success_leaves_the_hill() -> None:
     def model(z: Tensor) -> Tensor:
         height = z.mean(1)

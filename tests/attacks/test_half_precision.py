@@ -13,6 +13,7 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.threat import L2, THREATS, Linf, Threat
 
+pytestmark = pytest.mark.slow
 HALVES = [torch.float16, torch.bfloat16]
 SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
 # in which half precision is coarse: a pixel's share of it is below the spacing of bfloat16 near 1
@@ -45,7 +46,6 @@ def attacked(name: str, norm: str, size: int, dtype: torch.dtype) -> tuple[Attac
     return entry.run(net, x.to(dtype), y, threat, **{**entry.quick, **LONGER.get(name, {})}), threat
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS, ids=[f"{name}-{norm}" for name, norm in PAIRS])
 def test_nearly_as_strong_as_in_float32(name: str, norm: str) -> None:
     """In bfloat16, the coarsest. In L2, where steps of a pixel are the smallest, of D = 3,072, else of 784.
@@ -107,7 +107,6 @@ def test_what_competes_is_what_the_model_has_seen(dtype: torch.dtype) -> None:
     assert torch.equal(free, looks[0].x_adv), "what does not compete stays between them"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("name", ["fmn", "pgd", "square", "fab", "minimum_radius"])
 def test_a_function_gets_the_dtype_that_it_is_given(name: str, dtype: torch.dtype) -> None:
@@ -151,7 +150,6 @@ def test_probes_are_finer_than_the_samples() -> None:
     assert (gained > 0.5 * possible).float().mean() > 0.7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "high"), [(torch.float16, 0.7), (torch.bfloat16, 0.1)], ids=str)
 @pytest.mark.parametrize(("name", "norm"), [("pgd", "l1"), ("pgd", "l2"), ("apgd", "l1"), ("fab", "linf")])
 def test_a_box_that_half_precision_does_not_hold(

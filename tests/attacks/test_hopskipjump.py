@@ -2,12 +2,13 @@
 
 import math
 import sys
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv.attacks import hopskipjump
 from fastadv.attacks.core.run import run
@@ -19,20 +20,20 @@ from .nets import images, labeled, labels, linear
 from .watched import watched
 
 INF = torch.inf
+Model = Callable[[Tensor], Tensor]
 
 
-def plane(normal: Tensor, level: float) -> nn.Module:
+def plane(normal: Tensor, level: float) -> Model:
     """Class 1 where <normal, x> is above the level, and else class 0."""
 
-    class Plane(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            along = z.flatten(1) @ normal.flatten() - level
-            return torch.stack([-along, along], 1)
+    def model(z: Tensor) -> Tensor:
+        along = z.flatten(1) @ normal.flatten() - level
+        return torch.stack([-along, along], 1)
 
-    return Plane()
+    return model
 
 
-def within(model: nn.Module, x: Tensor, norm: str, points: Tensor, rule: Any, **rows: Tensor) -> None:
+def within(model: Model, x: Tensor, norm: str, points: Tensor, rule: Any, **rows: Tensor) -> None:
     """Run `rule` of a search whose points are these."""
 
     def started(search: Any) -> None:
@@ -42,15 +43,8 @@ def within(model: nn.Module, x: Tensor, norm: str, points: Tensor, rule: Any, **
         vars(search.rows).update(rows)
         rule(search)
 
-    run(
-        model,
-        x,
-        torch.zeros(len(x), dtype=torch.long),
-        THREATS[norm](INF),
-        started,
-        rows=_OurRows,
-        minimum=True,
-    )
+    y = torch.zeros(len(x), dtype=torch.long)
+    run(model, x, y, THREATS[norm](INF), started, rows=_OurRows, minimum=True)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -122,20 +116,18 @@ def test_the_longest_step_that_ends_adversarial_is_taken() -> None:
     x = torch.zeros(4, 2, dtype=torch.float64)
     points, normal = torch.tensor([1.0, 0.0]).to(x).repeat(4, 1), torch.tensor([0.0, 1.0]).to(x).repeat(4, 1)
 
-    class Steps(nn.Module):
+    def steps(z: Tensor) -> Tensor:
         """Class 1 where the first coordinate exceeds a level, one for each sample; class 0 at x."""
-
-        def forward(self, z: Tensor) -> Tensor:
-            level = torch.tensor([-1.0, 0.7, 0.8, 2.0]).repeat_interleave(len(z) // 4)
-            wrong = (z[:, 0] > level) & (len(z) > 4)
-            return torch.stack([(~wrong).to(z.dtype), wrong.to(z.dtype)], 1)
+        level = torch.tensor([-1.0, 0.7, 0.8, 2.0]).repeat_interleave(len(z) // 4)
+        wrong = (z[:, 0] > level) & (len(z) > 4)
+        return torch.stack([(~wrong).to(z.dtype), wrong.to(z.dtype)], 1)
 
     def rule(search: Any) -> None:
         _move(search)
         expected = [[0.0, 1.0], [0.75, 0.25], [0.875, 0.125], [1.0, 0.0]]
         torch.testing.assert_close(search.rows.points, torch.tensor(expected).to(x))
 
-    within(Steps(), x, "l2", points, rule, normal=normal)
+    within(steps, x, "l2", points, rule, normal=normal)
 
 
 def test_how_far_probes_and_tangents_reach() -> None:
@@ -250,6 +242,7 @@ def test_what_is_asked_step_by_step(
     assert bool(halved) == (thickness < INF)
 
 
+@pytest.mark.slow
 def test_samples_without_queries_stop_at_once() -> None:
     """No query beyond the budget, whenever a sample found its start; batch mates change nothing."""
     net, x, y = labeled(linear(3, SIZE).double(), images(4, (SIZE,)))

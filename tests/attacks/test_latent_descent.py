@@ -7,9 +7,10 @@ from torch import nn
 from fastadv.attacks import Status
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.errors import InputError
-from fastadv.models import ABS
 from fastadv.models.abs import Inference
 from fastadv.threat import L2
+
+from . import nets
 
 
 class Prototypes(nn.Module):
@@ -24,11 +25,8 @@ class Prototypes(nn.Module):
 
     def infer(self, x):
         loss = (x[:, None] - self.prototypes).flatten(2).square().sum(2)
-        return Inference(
-            loss,
-            torch.zeros(len(x), len(self.prototypes), 1),
-            self.prototypes.expand(len(x), *self.prototypes.shape),
-        )
+        images = self.prototypes.expand(len(x), *self.prototypes.shape)
+        return Inference(loss, torch.zeros(*loss.shape, 1), images)
 
     def forward(self, x):
         return -self.infer(x).loss
@@ -52,14 +50,10 @@ def test_it_finds_the_nearest_point_on_the_line(model, options):
     out = latent_descent(model, x, y, **options)
     assert (out.status == Status.BROKEN).all()
     # x sits on its prototype: halfway to the nearest other one is the nearest adversarial of all
-    others = (
-        (model.prototypes[y][:, None] - model.prototypes)
-        .flatten(2)
-        .norm(dim=2)
-        .scatter(1, y[:, None], torch.inf)
-    )
-    torch.testing.assert_close(out.distance, others.amin(1) / 2, rtol=2e-3, atol=0)
-    assert (out.distance >= others.amin(1) / 2 - 1e-6).all()
+    others = (model.prototypes[y][:, None] - model.prototypes).flatten(2).norm(dim=2)
+    half = others.scatter(1, y[:, None], torch.inf).amin(1) / 2
+    torch.testing.assert_close(out.distance, half, rtol=2e-3, atol=0)
+    assert (out.distance >= half - 1e-6).all()
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
 
 
@@ -88,12 +82,7 @@ def test_counts_are_passes(model):
 
 @pytest.fixture(scope="module")
 def explained():
-    g = torch.Generator().manual_seed(0)
-    weights = [torch.randn(3, 2, 6, 3, 3, generator=g) * 0.5, torch.randn(3, 6, 1, 4, 4, generator=g) * 0.5]
-    biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
-    model = ABS(weights, biases, (1, 2), prior_samples=100)
-    y = torch.arange(6) % 3
-    return model, model.decoders(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
+    return nets.explained()
 
 
 @pytest.mark.slow

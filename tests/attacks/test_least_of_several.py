@@ -54,6 +54,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", MEMBERS)
 def test_each_sample_has_the_least_of_the_members(norm: str) -> None:
     model, x = mlp(), images(24)
@@ -70,6 +71,7 @@ def test_each_sample_has_the_least_of_the_members(norm: str) -> None:
     assert out.backwards == 24 + sum(one.backwards for one in alone)  # and the gradient at x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", MEMBERS)
 def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
     outs = [attacked(norm, steps) for steps in (1, 2, 12, FIRST[norm], 100, 200)]

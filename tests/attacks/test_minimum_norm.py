@@ -11,6 +11,7 @@ from fastadv.threat import THREATS
 
 from .halfspaces import nearest, problem
 
+pytestmark = pytest.mark.slow
 # the attack, its norm, the largest distance over the exact one, and the arguments that lead there
 EXACT: list[tuple[str, str, float, dict[str, Any]]] = [
     ("cw", "l2", 1.02, {"steps": 60, "searches": 4}),
@@ -46,7 +47,6 @@ def attacked(name: str, norm: str, *args: Any, box: Any = (0.0, 1.0), **options:
     return entry.run(*args, threat, **{**entry.quick, **OPTIONS[name, norm], **options})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("inputs", "classes"), [(784, 10), (3072, 2)])
 @pytest.mark.parametrize(("name", "norm", "ratio", "options"), EXACT)
 def test_exact_distance(name: str, norm: str, ratio: float, options: Any, inputs: int, classes: int) -> None:
@@ -60,7 +60,6 @@ def test_exact_distance(name: str, norm: str, ratio: float, options: Any, inputs
     assert (out.distance <= distance * ratio).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), {name: (name, norm) for name, norm in PAIRS}.values())
 def test_a_thousand_classes(name: str, norm: str) -> None:
     model, x, y = problem(192, 1000, size=2)
@@ -69,7 +68,6 @@ def test_a_thousand_classes(name: str, norm: str) -> None:
     assert (out.distance <= distance * 1.25).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "ratio", "options"), EXACT)
 def test_exact_distance_to_a_target(name: str, norm: str, ratio: float, options: Any) -> None:
     model, x, y = problem(784, 3, size=9)
@@ -84,7 +82,6 @@ def test_exact_distance_to_a_target(name: str, norm: str, ratio: float, options:
     assert (out.distance <= distance * ratio)[exact].all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "ratio", "options"), EXACT)
 def test_a_lead_in_a_mask(name: str, norm: str, ratio: float, options: Any) -> None:
     """The distance is that of a model of the other coordinates alone, to the points of such a margin."""
@@ -98,7 +95,6 @@ def test_a_lead_in_a_mask(name: str, norm: str, ratio: float, options: Any) -> N
     assert (out.distance <= distance * ratio).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "ratio", "options"), EXACT)
 def test_a_box_without_edges(name: str, norm: str, ratio: float, options: Any) -> None:
     model, x, y = problem(784, 3, size=4)
@@ -132,7 +128,6 @@ def test_far_from_the_box_the_first_step_of_fmn_leads_to_the_boundary(norm: str)
     torch.testing.assert_close(out.distance.double(), exact * 1.01, rtol=1e-4, atol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), [("cw", "l2"), ("ead", "l1"), ("lbfgs", "l2")])
 def test_samples_leave_when_another_search_would_gain_nothing(name: str, norm: str) -> None:
     model, x, y = problem(784, 2, size=4)

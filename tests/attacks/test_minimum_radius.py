@@ -15,6 +15,8 @@ from .contract.cases import two_classes
 from .halfspaces import nearest
 from .nets import images, labels, mlp
 
+pytestmark = pytest.mark.slow
+
 
 def plane(size: int) -> tuple[torch.nn.Sequential, Tensor]:
     """A linear model of D = 784, and samples of class 0 with saturated pixels."""
@@ -41,7 +43,6 @@ class Recorded:
         return bim(model, x, y, threat, **self.options, **given)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) -> None:
     model, x = plane(4)
@@ -79,7 +80,6 @@ def test_radii_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(out.distance) == pytest.approx(high, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_the_distance_of_a_success_bounds_the_next_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack ends at its first success, well inside the ball of radius 64."""
     model, x = plane(3)
@@ -128,8 +128,8 @@ def test_first_radii(threat: Threat, first: float) -> None:
     torch.testing.assert_close(inner.radii[0], torch.full_like(most, first).minimum(most))
 
 
-@pytest.mark.slow
 def test_l0_radii_are_whole_numbers_and_end() -> None:
+    """And whole numbers count where the radius lies between them."""
     model, x = plane(4)
     inner = Recorded(steps=40, loss="margin")
     y = torch.zeros(4, dtype=torch.long)
@@ -138,22 +138,16 @@ def test_l0_radii_are_whole_numbers_and_end() -> None:
     assert all((radius >= 1).all() for radius in inner.radii)
     assert len(inner.radii) < 20
     assert (out.distance <= nearest(model, x, y, "l0")[0] + 1).all()
-
-
-@pytest.mark.slow
-def test_an_l0_radius_between_whole_numbers() -> None:
     net, x = mlp(), images(12)
-    inner = Recorded(steps=4)
-    out = minimum_radius(net, x, labels(net, x), L0(2.5), attack=inner, searches=4)
-    assert out.success.any()
-    assert not out.success.all()
-    assert float(out.distance[out.success].max()) <= 2
-    assert all(torch.equal(radius, radius.floor()) for radius in inner.radii)
-    below_one = minimum_radius(net, x, labels(net, x), L0(0.5), attack=bim_one, searches=4)
-    assert (below_one.status == Status.HELD).all()
+    for radius, most in ((2.5, 2), (0.5, 0)):
+        inner = Recorded(steps=4)
+        out = minimum_radius(net, x, labels(net, x), L0(radius), attack=inner, searches=4)
+        assert out.success.any() == (most > 0)
+        assert not out.success.all()
+        assert (out.distance[out.success] <= most).all()
+        assert all(torch.equal(each, each.floor()) for each in inner.radii)
 
 
-@pytest.mark.slow
 def test_a_gradient_that_is_always_zero_is_told() -> None:
     net, x = mlp(), images(3)
     for model, flat in ((net, False), (lambda z: net(z.round()), True)):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv.attacks import ATTACKS, AttackResult, Status, salt_and_pepper
 from fastadv.threat import L0, THREATS, Threat
@@ -26,9 +26,7 @@ def saturated(size: int, inputs: int) -> Tensor:
     return (3 * images(size, (inputs,), dtype=torch.float32) - 1).clamp(0, 1)
 
 
-def queried(
-    name: str, model: nn.Module, x: Tensor, threat: Threat, **options: Any
-) -> tuple[AttackResult, Tensor]:
+def queried(name: str, model: Any, x: Tensor, threat: Threat, **options: Any) -> tuple[AttackResult, Tensor]:
     """The result, and the points that the model was asked about on the way: [queries, B, ...]."""
     (function, seen), y = watched(model), labels(model, x)
     out = ATTACKS[name].run(function, x, y, threat, **options)
@@ -36,11 +34,9 @@ def queried(
     return out, torch.cat(asked, 1).transpose(0, 1)
 
 
-class Never(nn.Module):
+def never(x: Tensor) -> Tensor:
     """Says class 0 to everything."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+    return torch.tensor([1.0, 0.0]).expand(len(x), 2)
 
 
 def spread(levels: int, repetitions: int) -> Tensor:
@@ -56,7 +52,7 @@ def test_sizes_are_spread_up_to_the_farthest(name: str, norm: str, inputs: int) 
     x, most = images(3, (inputs,), dtype=torch.float32) / 3 + 0.3, {"l2": 3.0, "linf": 0.2}.get(norm, inputs)
     # without edges of the box the radius is the farthest; with them it has no say in the sizes
     threat = L0(4.0) if norm == "l0" else THREATS[norm](most, (-INF, INF))
-    out, points = queried(name, Never(), x, threat, levels=4, repetitions=3)
+    out, points = queried(name, never, x, threat, levels=4, repetitions=3)
     assert (out.status == Status.HELD).all()
     points = points[: 4 * 3]  # the verdict comes after them
     sizes = torch.stack([threat.distance(z, x) for z in points]).view(4, 3, 3)
@@ -74,7 +70,7 @@ def test_sizes_are_spread_up_to_the_farthest(name: str, norm: str, inputs: int) 
 def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
     x = saturated(4, 784)
     mask = torch.arange(784) < 500
-    _, points = queried("salt_and_pepper", Never(), x, L0(INF), levels=4, repetitions=2, mask=mask)
+    _, points = queried("salt_and_pepper", never, x, L0(INF), levels=4, repetitions=2, mask=mask)
     moved = points != x
     assert set(points[moved].tolist()) == {0.0, 1.0}
     assert not moved[..., 500:].any()
@@ -92,7 +88,7 @@ def test_sizes_lead_to_the_farthest_point_that_the_mask_allows(name: str, norm: 
     x, mask = saturated(3, 784), torch.arange(784) < 100
     x[:, mask] = 0.4  # elsewhere there is more room
     threat = THREATS[norm](INF)
-    _, points = queried(name, Never(), x, threat, levels=5, repetitions=3, mask=mask)
+    _, points = queried(name, never, x, threat, levels=5, repetitions=3, mask=mask)
     sizes = torch.stack([threat.distance(z, x) for z in points[:3]])
     wanted = threat.distance(torch.where(mask, 1.0, x), x) * spread(1, 3)[0]
     wanted = wanted.ceil() if norm == "l0" else wanted

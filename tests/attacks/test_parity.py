@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from fastadv.attacks import ATTACKS, AttackResult, square
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 from tests.parity.case import Case
-from tests.parity.cases import ALONE, cases_on
+from tests.parity.cases import ALONE, TESTED, cases_on, held, radii
 from tests.parity.models import problem
 from tests.parity.outcome import Outcome, judge
 from tests.parity.store import STORES, Row, key, stored
-from tests.parity.tested import TESTED, held, radii
 from tests.parity.verdict import best, passes
 
 FIGURES = stored(STORES["quick"])

@@ -103,6 +103,7 @@ def test_how_many_steps_explore(norm: str, steps: int, count: int) -> None:
     assert _exploring(norm, steps) == count
 
 
+@pytest.mark.slow
 def test_few_steps_refine_what_they_found() -> None:
     model, x = mlp(), images(16)
     few, many = (pdpgd(model, x, labels(model, x), L2(torch.inf), steps=steps) for steps in (50, 300))

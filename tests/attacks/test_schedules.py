@@ -16,6 +16,7 @@ from fastadv.threat import L1, L2, THREATS
 from .nets import images, labels, linear, mlp
 from .scripted import scripted
 
+pytestmark = pytest.mark.slow
 Y = torch.tensor([0])
 SIZES = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
@@ -52,7 +53,6 @@ def sparse_step(
     return ops.project_l1(ahead[None], x[None], radius, (0.0, 1.0))[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rises", [[-5 + 0.01 * n for n in range(100)], [-5 - 0.01 * n for n in range(100)],
                                    [-5 + math.sin(n) for n in range(100)]],
                          ids=["rising", "falling", "both"])  # fmt: skip
@@ -83,7 +83,6 @@ def test_apgd_in_l1(rises: list[float], monkeypatch: pytest.MonkeyPatch) -> None
     assert size < radius
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("best", [4, 29])
 def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
     """It is brought into the smaller ball; the first step is as long as that, its share is of this start."""
@@ -120,14 +119,13 @@ class Flat:
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [40, 137])
 def test_checkpoints_of_apgd(steps: int) -> None:
     """Croce & Hein 2020, section 3.3: p_1 = 0.22, then each share is 0.03 less, and 0.06 at least.
 
     A loss that always falls halves the step at each of them, and leads back to the start.
     """
-    run = Flat([-5.0 - 0.01 * n for n in range(steps)], steps)
+    run = Flat(falling(-5, steps), steps)
     expected, done, share = [], 0, int(0.22 * steps)
     while done + share < steps:
         done += share
@@ -143,7 +141,6 @@ def test_checkpoints_of_apgd(steps: int) -> None:
     assert back == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rho", "rising", "halves"),
     [(0.75, 16, True), (0.75, 17, False), (0.5, 11, True), (0.5, 12, False), (1.0, 22, True)],
@@ -160,41 +157,36 @@ def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(
     assert run.goes(22, *((rising, 1.0) if halves else (22, 2.0)))
 
 
-@pytest.mark.slow
-def test_a_step_of_apgd_that_raised_nothing_new_is_halved() -> None:
-    """At the second checkpoint, where the loss rises all the time and stays below the highest of before."""
-    # the second interval is of 19 steps
-    run = Flat([-5 + 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(19)] + [-9.0])
-    assert run.goes(41, 22, 1.0)
+def rising(first: float, count: int) -> list[float]:
+    return [first + 0.01 * n for n in range(count)]
 
 
-@pytest.mark.slow
-def test_steps_of_apgd_are_not_halved_twice_in_a_row_for_want_of_a_new_highest_loss() -> None:
-    """The first 22 steps fall and are halved; the next 19 rise, but stay below the start."""
-    run = Flat([-5 - 0.01 * n for n in range(23)] + [-8 + 0.01 * n for n in range(60)])
-    assert run.goes(22, 0, 1.0)
-    assert run.goes(41, 41, 1.0)
+def falling(first: float, count: int) -> list[float]:
+    return [first - 0.01 * n for n in range(count)]
 
 
-@pytest.mark.slow
-def test_a_rise_of_apgd_is_one_against_the_step_before() -> None:
-    """21 of the first 22 steps rise, all of them below the start."""
-    assert Flat([-5.0] + [-8 + 0.01 * n for n in range(60)]).goes(22, 22, 2.0)
+# the margins, and what each step must be: its number, where it starts, how many radii it has
+CHECKPOINTS: dict[str, tuple[list[float], list[tuple[int, int, float]]]] = {
+    # at the second checkpoint, after 19 more steps, the loss rises and stays below the highest of before
+    "nothing new": (rising(-5, 23) + rising(-8, 19) + [-9.0], [(41, 22, 1.0)]),
+    # the first 22 steps fall and are halved; the next 19 rise, but stay below the start
+    "not twice in a row": (falling(-5, 23) + rising(-8, 60), [(22, 0, 1.0), (41, 41, 1.0)]),
+    # 21 of the first 22 steps rise, all of them below the start
+    "a rise is against the step before": ([-5.0, *rising(-8, 60)], [(22, 22, 2.0)]),
+    # of 22 steps all raise the loss, of the next 19 one does
+    "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], [(22, 22, 2.0), (41, 23, 1.0)]),
+}
 
 
-@pytest.mark.slow
-def test_rises_count_from_the_last_checkpoint_on() -> None:
-    """Of 22 steps all raise the loss of APGD, of the next 19 one does: the second checkpoint halves steps."""
-    run = Flat([-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)])
-    assert run.goes(22, 22, 2.0)
-    assert run.goes(41, 23, 1.0)
+@pytest.mark.parametrize("case", CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_what_a_checkpoint_of_apgd_makes_of_rises(case: Any) -> None:
+    run = Flat(case[0])
+    assert all(run.goes(*step) for step in case[1])
 
 
-@pytest.mark.slow
 def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
     """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
-    falls, rises = [-5 - 0.01 * n for n in range(100)], [-4 + 0.01 * n for n in range(100)]
-    assert Flat(falls, others=rises, loss="margin-targeted", classes=1).goes(22, 0, 1.0)
+    assert Flat(falling(-5, 100), others=rising(-4, 100), loss="margin-targeted", classes=1).goes(22, 0, 1.0)
 
 
 def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
@@ -214,7 +206,6 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
     assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
 
-@pytest.mark.slow
 def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chen et al. 2020, algorithm 2: B_0 sqrt(t) at step t; the last may have to do with fewer."""
     page, seen = sys.modules["fastadv.attacks.hopskipjump"], []
@@ -232,7 +223,6 @@ def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytes
     assert 1 <= seen[-1] <= wanted[-1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 @pytest.mark.parametrize("given", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "given"])
 def test_fmn(norm: str, given: dict[str, float]) -> None:
@@ -254,9 +244,8 @@ def test_fmn(norm: str, given: dict[str, float]) -> None:
         away = float(torch.linalg.vector_norm(here - x, order))
         if margins[number] > 0:
             nearest = min(nearest, away)
-            smaller = (
-                min(math.floor(radius * (1 - share)), radius - 1) if norm == "l0" else radius * (1 - share)
-            )
+            smaller = radius * (1 - share)
+            smaller = min(math.floor(smaller), radius - 1) if norm == "l0" else smaller
             radius = max(min(smaller, nearest), 0.0)
         else:
             larger = radius * (1 + share)
@@ -281,7 +270,6 @@ def _first_ball(norm: str, x: Tensor, margin: float, gradient: Tensor, gamma: fl
     return float((gains < lack).sum() + 1)
 
 
-@pytest.mark.slow
 def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
     """Under L2 and L1: for the first 5 % of the steps; then it goes to the boundary of the linear model."""
     steps, count = 60, 4
@@ -297,17 +285,12 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
             lack = max(0.02 * (1 + share), away * share * size)
             ahead = here + cosine(number, steps, 0.01) * gradient / gradient.norm()
             if number >= 3:
-                ahead = (
-                    here
-                    + ops.to_hyperplane(
-                        here[None], gradient[None], torch.tensor([lack]).double(), norm, (0.0, 1.0)
-                    )[0]
-                )
+                lacks = torch.tensor([lack]).double()
+                ahead = here + ops.to_hyperplane(here[None], gradient[None], lacks, norm, (0.0, 1.0))[0]
             expected = THREATS[norm](away + lack / size).project(ahead[None], x[None])[0]
             torch.testing.assert_close(points[number + 1], expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0)], ids=str)
 def test_sigma_zero(box: tuple[float, float]) -> None:
     """Cinà et al. 2025, algorithm 1, in units of the box: the smooth count, Adam, and the threshold.
@@ -337,7 +320,6 @@ def test_sigma_zero(box: tuple[float, float]) -> None:
         torch.testing.assert_close(points[number + 1], torch.where(small, x, ahead), rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """One coordinate for each 15 steps, from the least change on."""
     module, net, x = sys.modules["fastadv.attacks.sigma_zero"], mlp(4), images(12)
@@ -356,7 +338,6 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
     assert fewer
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 @pytest.mark.parametrize(
     ("given", "first"),

@@ -10,6 +10,8 @@ from fastadv.threat import L0
 
 from .watched import firm
 
+pytestmark = pytest.mark.slow
+
 
 def zeros(size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.long)
@@ -25,7 +27,6 @@ def test_the_schedule() -> None:
     assert [_share(query, 500, 0.3, True) for query in (1, 3, 499)] == [0.3 / 2, 0.3 / 4, 0.3 / 20]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
 def test_points_by_hand(shape: tuple[int, ...]) -> None:
     """As many coordinates as the radius says, each at an end where x is not; then exchanges of some."""
@@ -65,7 +66,6 @@ def test_coordinates_are_drawn_evenly() -> None:
         assert (number / number.sum() * 12 - 1).abs().max() < 0.2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
 def test_linear_models_in_high_dimension(shape: tuple[int, ...]) -> None:
     """A tenth of the coordinates stands out; those already at the end that helps are of no use."""
@@ -80,7 +80,6 @@ def test_linear_models_in_high_dimension(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(gain, torch.full((3,), 30.0))
 
 
-@pytest.mark.slow
 def test_the_whole_image_may_move() -> None:
     """With as many coordinates as there are, each ends at the end that helps."""
     draw = torch.Generator().manual_seed(2)

@@ -208,9 +208,7 @@ def test_the_second_query_has_the_first_square() -> None:
     """The schedule counts proposals from 0: eleven have the whole share, the next halves it."""
     model, seen = firm()
     x = torch.full((40, 1, 20, 20), 0.5)
-    square(
-        model, x, torch.zeros(40, dtype=torch.long), Linf(0.1), queries=14, rescale=False, stop_early=False
-    )
+    square(model, x, torch.zeros(40).long(), Linf(0.1), queries=14, rescale=False, stop_early=False)
     start, proposals = seen[1], seen[2:-1]
     sides = []
     for proposal in proposals:

@@ -17,11 +17,12 @@ from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import bpda
 from fastadv.threat import L1, L2, Linf, Threat
-from tests.defenses import Quantize
+from tests.defenses import Detach, Quantize
 
-from .contract.conftest import shortened
+from .contract.conftest import shortened, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "square": {"queries": 60}}
 STAGES = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
 
@@ -32,25 +33,8 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
 
 
-class Masked(nn.Module):
-    """The net on values rounded to 1/50; its gradient is zero, or passes straight through."""
-
-    def __init__(self, net: nn.Module, through: bool = False) -> None:
-        super().__init__()
-        self.net, self.through = net, through
-
-    def forward(self, x: Tensor) -> Tensor:
-        rounded = (x * 50).round() / 50
-        logits: Tensor = self.net(x + (rounded - x).detach() if self.through else rounded)
-        return logits
-
-
-class Cut(Masked):
-    """The net without a gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x.detach())
-        return logits
+def cut(net: nn.Module) -> nn.Module:
+    return nn.Sequential(Detach(), net)
 
 
 def run(model: Any, inside: Any, size: int = 12, **options: Any) -> tuple[AutoAttackResult, Tensor, Tensor]:
@@ -87,7 +71,6 @@ def test_what_the_stages_are() -> None:
     assert set(linf) - set(plan(12, targets=(y + 1) % 12)) == {"bpda apgd-t", "targets apgd-t"}
 
 
-@pytest.mark.slow
 def test_the_verdict_is_about_the_model_that_was_attacked_through_bpda(few_steps: None) -> None:
     """Where that shows no sign; it says what the model itself raised, and which modules were replaced."""
     inside, masked = Linf(0.08), nn.Sequential(Quantize(16), mlp(3))
@@ -110,27 +93,20 @@ def test_the_verdict_is_about_the_model_that_was_attacked_through_bpda(few_steps
     assert wrong.indicators.through == "BPDA: 0 (<lambda>)"
 
 
-@pytest.mark.slow
-def test_standard_comes_first_and_is_what_it_is_alone(few_steps: None) -> None:
+def test_standard_comes_first_and_is_what_it_is_alone(
+    few_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All stages follow on all that it left, with random draws of their own."""
-    seeds: list[int] = []
-    real = ATTACKS["square"]
-
-    def watched(*args: Any, seed: int, **options: Any) -> Any:
-        seeds.append(seed)
-        return real(*args, seed=seed, **options)
-
-    model, inside = mlp(3), Linf(1e-6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "square", watched)
-        out, x, y = run(model, inside)
+    model, inside, calls = mlp(3), Linf(1e-6), spied(monkeypatch, "square")
+    out, x, y = run(model, inside)
+    seeds = {given["seed"] for _, given, _ in calls}
     alone = autoattack(model, x, y, inside)
     assert list(out.costs) == [*alone.costs, *STAGES]
     for name, cost in alone.costs.items():
         assert (cost.forwards, cost.broken) == (out.costs[name].forwards, out.costs[name].broken)
     assert torch.equal(out.x_adv, alone.x_adv)
     assert [out.costs[name].samples for name in STAGES] == [12] * len(STAGES)
-    assert len(set(seeds)) == 2
+    assert len(seeds) == 2
     assert out.notes == ()
 
 
@@ -141,13 +117,11 @@ def test_the_passes_of_the_other_model_are_counted() -> None:
     assert out.backwards > 0
 
 
-@pytest.mark.slow
 def test_bpda_breaks_what_is_masked_and_the_model_judges(few_steps: None) -> None:
     """The stage that broke a sample is named."""
-    masked, open_ = Masked(mlp(4)), Masked(mlp(4), through=True)
-    inside = threat("linf", 2)
+    masked, inside = nn.Sequential(Quantize(50), mlp(4)), threat("linf", 2)
     without = autoattack(masked, images(12), labels(masked, images(12)), inside)
-    out, x, y = run(masked, inside, bpda=open_)
+    out, x, y = run(masked, inside, bpda=bpda(masked, {"0": "identity"}))
     assert out.by.count("bpda apgd-ce") > 0
     assert int(out.success.sum()) > int(without.success.sum())
     assert torch.equal(out.success, labels(masked, out.x_adv) != y)
@@ -159,53 +133,38 @@ def test_bpda_breaks_what_is_masked_and_the_model_judges(few_steps: None) -> Non
     assert out.forwards > sum(cost.forwards for cost in out.costs.values())
 
 
-@pytest.mark.slow
 def test_points_of_a_source_break_a_model_without_a_gradient(few_steps: None) -> None:
     net, inside = mlp(4), threat("linf", 2)
-    out, _, y = run(Cut(net), inside, source=[mlp(4, seed=7), net])
+    out, _, y = run(cut(net), inside, source=[mlp(4, seed=7), net])
     assert out.by.count("transfer 1") > 0
     assert torch.equal(out.success, labels(net, out.x_adv) != y)
     assert out.costs["transfer 1"].backwards > 0
-    one, _, _ = run(Cut(net), inside, source=net)
+    one, _, _ = run(cut(net), inside, source=net)
     assert "transfer" in one.by
 
 
-@pytest.mark.slow
-def test_the_search_goes_on_from_the_points_of_a_source(few_steps: None) -> None:
+def test_the_search_goes_on_from_the_points_of_a_source(
+    few_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A source that is near the model leads close enough for a search that has a gradient."""
-    seen: list[Tensor] = []
-    real, model = ATTACKS["apgd"], mlp(4)
-
-    def watched(*args: Any, **options: Any) -> Any:
-        out = real(*args, **options)
-        seen.append(options.get("starts", out.x_adv))
-        return out
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "apgd", watched)
-        run(model, Linf(1e-3), size=3, source=mlp(4, seed=7))
+    calls = spied(monkeypatch, "apgd")
+    run(mlp(4), Linf(1e-3), size=3, source=mlp(4, seed=7))
+    seen = [given.get("starts", out.x_adv) for _, given, out in calls]
     places = [place for place in range(1, len(seen)) if torch.equal(seen[place], seen[place - 1])]
     assert len(places) == 1
 
 
-@pytest.mark.slow
-def test_another_model_averages_as_many_passes_and_a_source_has_a_seed_of_its_own(few_steps: None) -> None:
-    seen: list[tuple[Any, int]] = []
-    real, model, through, source = ATTACKS["apgd"], mlp(3), mlp(3), mlp(3, seed=7)
-
-    def watched(net: Any, *args: Any, seed: int, **options: Any) -> Any:
-        seen.append((net, seed))
-        return real(net, *args, seed=seed, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "apgd", watched)
-        run(model, Linf(1e-6), size=2, bpda=through, source=source, eot=3)
+def test_another_model_averages_as_many_passes_and_a_source_has_a_seed_of_its_own(
+    few_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, through, source, calls = mlp(3), mlp(3), mlp(3, seed=7), spied(monkeypatch, "apgd")
+    run(model, Linf(1e-6), size=2, bpda=through, source=source, eot=3)
+    seen = [(args[0], given["seed"]) for args, given, _ in calls]
     assert [net.eot for net, _ in seen if net.source is through] == [3, 3, 3]
     assert [net.source for net, _ in seen[-2:]] == [source, model]
     assert len({seed for net, seed in seen if net.source is not through}) == len(seen) - 3
 
 
-@pytest.mark.slow
 def test_where_standard_leaves_nothing_it_adds_nothing(few_steps: None) -> None:
     out, x, y = run(mlp(4), Linf(1.0), size=4)
     alone = autoattack(mlp(4), x, y, Linf(1.0))
@@ -230,10 +189,9 @@ def test_other_models_must_fit() -> None:
     refused("model: expected", bpda=3)
 
 
-@pytest.mark.slow
 def test_a_source_without_a_gradient_is_refused(few_steps: None) -> None:
     with pytest.raises(InputError, match="source: expected a net with gradients"):
-        run(mlp(3), Linf(1e-6), size=2, source=Cut(mlp(3)))
+        run(mlp(3), Linf(1e-6), size=2, source=cut(mlp(3)))
 
 
 def test_an_ascent_may_start_anywhere() -> None:
@@ -255,7 +213,6 @@ def test_an_ascent_may_start_anywhere() -> None:
     torch.testing.assert_close(backwards.x_adv.flip(0), forwards.x_adv)
 
 
-@pytest.mark.slow
 def test_a_source_without_finite_logits_finds_nothing(few_steps: None) -> None:
     """It does so for those that are left alone; what came before stays."""
     model, inside = mlp(4), threat("linf")

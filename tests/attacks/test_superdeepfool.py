@@ -79,11 +79,3 @@ def test_each_candidate_costs_a_backward_pass() -> None:
         superdeepfool(net, x, y, L2(torch.inf), steps=1, candidates=n, searches=0) for n in (1, 2, None)
     )
     assert (one.backwards, two.backwards, every.backwards) == (12, 24, 96)
-
-
-def test_without_bisections_a_success_keeps_the_overshoot() -> None:
-    net, x, y = labeled(mlp(4), images(12))
-    far, near = (superdeepfool(net, x, y, L2(torch.inf), overshoot=0.3, searches=n) for n in (0, 10))
-    assert (near.distance <= far.distance).all()
-    assert (near.distance < 0.99 * far.distance).any()
-    assert near.forwards - far.forwards == 10 * 12

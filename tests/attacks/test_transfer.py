@@ -14,6 +14,7 @@ from fastadv.threat import L2, THREATS, Linf
 
 from .nets import Counted, images, labels, linear
 
+pytestmark = pytest.mark.slow
 SIGN = partial(fgsm, loss="margin")
 
 
@@ -29,7 +30,6 @@ def pair(classes: int = 2) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     return model, substitute, x, labels(model, x)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_smallest_multiple(norm: str) -> None:
     model, substitute, x, y = pair()
@@ -55,7 +55,6 @@ def test_the_smallest_multiple(norm: str) -> None:
     assert torch.equal(labels(model, out.x_adv) != y, out.success)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made_by", "norm"),
     [(SIGN, "linf"), (partial(bim, steps=5), "l2"), (partial(deepfool, steps=20), "linf")],
@@ -70,7 +69,6 @@ def test_any_attack_without_a_radius(made_by: Any, norm: str) -> None:
     assert out.distance.median() < 4 * direct.distance.median()
 
 
-@pytest.mark.slow
 def test_the_nearest_of_several_substitutes() -> None:
     model, good, x, y = pair()
     bad = linear(2, 784, seed=5).double()
@@ -94,7 +92,6 @@ def test_only_decisions_of_the_model_are_asked() -> None:
     assert frozen.backwards == 6
 
 
-@pytest.mark.slow
 def test_targets_criterion_mask_and_ids_reach_the_attack() -> None:
     model, substitute, x, y = pair(5)
     given: list[dict[str, Any]] = []
@@ -148,7 +145,6 @@ def test_a_substitute_without_a_perturbation_finds_nothing() -> None:
     assert torch.equal(out.x_adv, x)
 
 
-@pytest.mark.slow
 def test_a_sample_stands_alone() -> None:
     model, substitute, x, y = pair(4)
     whole = transfer(model, x, y, Linf(torch.inf), source=substitute, attack=partial(bim, steps=4))

@@ -9,7 +9,7 @@ import torch
 
 import fastadv.attacks
 from bench.suite import parity, wall
-from tests.parity import tested
+from tests.parity import cases as tested
 from tests.parity.case import Case, queries
 from tests.parity.models import Net
 from tests.parity.peers import Peer

@@ -77,7 +77,7 @@ def test_failed_work_is_one(refused, folder, net):
 
 # what is wrong whatever the command does, by the option that names it
 WRONG = {
-    "--data": ["nosuch", "digits:severity=3", "cifar10c:severity=9", "imagefolder", "file", "."],
+    "--data": ["nosuch", "digits:ids=3", "imagenet:ids=", "imagefolder", "file", "."],
     "--data-dir": ["nowhere", "file"],
     "--model": ["nosuch", "Carmon2019Unlabeled", "rb:nosuch", "nosuch:net"],
     "--weights": ["nosuch.pt", "."],

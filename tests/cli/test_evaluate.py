@@ -105,9 +105,6 @@ def test_what_cannot_be_written_is_refused_before_the_work(folder, refused, monk
     refused(f"{line} r.pdf", "expected a name ending in .html, got 'r.pdf'")
     (folder / "file").touch()
     refused(f"{line} file/r.html", "cannot be written in")
-    refused(
-        "evaluate -m softmax --data cifar10c --suite robustbench --report r.html", "--report has no effect"
-    )
     monkeypatch.setitem(sys.modules, "jinja2", None)
     told = refused(f"{line} r.html", "reports need jinja2, which is not installed: pip install", code=1)
     assert told.endswith("'fastadv[report]'")

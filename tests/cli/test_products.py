@@ -1,10 +1,9 @@
-"""Constructed sets as products: thumbnails, verification and exports from the command line."""
+"""Constructed sets as products: thumbnails and verification from the command line."""
 
 import pytest
-import torch
 from PIL import Image
 
-from fastadv.data import load_constructed, load_folder
+from fastadv.data import load_constructed
 
 SOME = "-n 60"
 
@@ -61,16 +60,3 @@ def test_verify_fails_on_any_difference(fastadv, refused, net, made):
 def test_options_of_what_is_not_asked_are_refused(refused, folder, line):
     (folder / "sets" / "a").mkdir(parents=True)
     refused(f"verify sets/a {line}", "has no effect without --")
-
-
-@pytest.mark.slow
-def test_an_exported_set_is_data_for_every_command(fastadv, refused, made):
-    assert "60 images in out" in fastadv("export sets/a --out out").out
-    found, wanted = load_folder("out"), load_constructed(made)
-    assert torch.equal(found.x, wanted.x)
-    assert torch.equal(found.y, wanted.y)
-    told = fastadv("train -m softmax --data out --epochs 1 --json").json
-    assert told["config"]["data"]["samples"] == 60
-    refused("export sets/a --out out", "expected a new or an empty one")
-    assert fastadv("export out --out more --json").json["set"]["samples"] == 60
-    refused("export nowhere --out out2", "nowhere")

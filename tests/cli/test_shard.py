@@ -113,7 +113,7 @@ sys.exit(main())
 
 
 @pytest.mark.slow
-def test_a_preempted_job_loses_the_batch_at_work(fastadv, folder):
+def test_a_preempted_job_loses_the_shard_at_work(fastadv, folder):
     """As SLURM does: SIGTERM within a shard, and the same command again."""
     root = str(Path(__file__).resolve().parents[2])
     line = f"{CONSTRUCT} --out jobs --shard 1/2"
@@ -129,9 +129,7 @@ def test_a_preempted_job_loses_the_batch_at_work(fastadv, folder):
     _, err = job.communicate(timeout=60)
     assert job.returncode == 143, err
     assert "run the same command to resume" in err
-    (left,) = (folder / "jobs").glob("*.safetensors")
-    assert left.name == "rows-00001.safetensors"
-    assert len(load_tensors(left)[0]["ids"]) in (8, 16, 20)
+    assert not list((folder / "jobs").glob("*.safetensors"))
     for k in (1, 0):
         fastadv(f"{CONSTRUCT} --out jobs --shard {k}/2")
     fastadv(f"{CONSTRUCT} --out one")

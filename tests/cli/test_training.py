@@ -19,7 +19,7 @@ from fastadv.data import Mixture, NpzSet, load
 from fastadv.errors import InputError
 from fastadv.models import SmallCNN
 from fastadv.train import Optimization
-from fastadv.train.augment import alternating_flip, crop, cutout, flip
+from fastadv.train.augment import crop, cutout, flip
 from fastadv.train.measuring import Measure
 from fastadv.train.presets import PRESETS
 from fastadv.train.recipes import RECIPES
@@ -95,8 +95,8 @@ def bound(part):
         ("crop_flip", [(crop, {}), (flip, {})]),
         ("crop_flip+cutout", [(crop, {}), (flip, {}), (cutout, {})]),
         (
-            "crop:padding=2+alternating_flip+cutout:size=8,fill=1/2",
-            [(crop, {"padding": 2}), (alternating_flip, {}), (cutout, {"size": 8, "fill": 0.5})],
+            "crop:padding=2+flip+cutout:size=8,fill=1/2",
+            [(crop, {"padding": 2}), (flip, {}), (cutout, {"size": 8, "fill": 0.5})],
         ),
         ("cutout:size=none,fill=1", [(cutout, {"size": None, "fill": 1})]),
     ],
@@ -113,7 +113,7 @@ def test_names_and_arguments(text, parts):
         ("crop+", "no augmentation ''"),
         ("crop_flip:padding=2", "name its parts"),
         ("cutout:side=3", "cutout takes no 'side'; it takes size, fill"),
-        ("alternating_flip:epoch=3", "takes no 'epoch'; it takes none"),
+        ("flip:epoch=3", "takes no 'epoch'; it takes none"),
         ("crop:padding=big", "expected padding to be a whole number, got 'big'"),
     ],
 )

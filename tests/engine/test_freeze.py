@@ -99,6 +99,7 @@ def test_the_bound_of_rounding(
     assert frozen.search_dtype == (torch.float32 if frozen.exact else wrong.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["plain", "channels-last x", "double x", "under autocast", "broken sample"])
@@ -283,6 +284,7 @@ def test_bad_arguments() -> None:
                 call(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True)])
 def test_compiled(precision: str, fold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled is the search copy in its final precision; the backend has no part in that."""
@@ -344,6 +346,7 @@ def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts(
         assert torch.equal(frozen.input_gradient(x, y)[2], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "threat"),
     [("pgd", fa.Linf(0.05)), ("mim", fa.L2(0.5)), ("fgsm", fa.L1(3.0)), ("pgd", fa.L0(4))],

@@ -47,15 +47,15 @@ def _interpreter(monkeypatch):
     from tests.triton_interpreter import patched
 
     if INTERPRETED:
-        from fastadv.ops.triton import _latent_down, _latent_up
-        from fastadv.ops.triton._latent import blocks
+        from fastadv.ops.triton import _latent
+
+        blocks = _latent.blocks
 
         def large(depth, width, lone, bf16):  # the interpreter pays by the operation, not by the element
             tile = blocks(depth, width, lone, bf16)
             return tile._replace(ROWS=16 if lone else 256, BLOCK=tile.BLOCK if tile.WHOLE else 128)
 
-        for module in (_latent_up, _latent_down):
-            monkeypatch.setattr(module, "blocks", large)
+        monkeypatch.setattr(_latent, "blocks", large)
     with patched():
         yield
 
@@ -124,6 +124,7 @@ def test_rows_of_many_blocks(name, radius, size):
     assert (out.double() - x.double()).norm(p=order) <= radius * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
 @pytest.mark.parametrize("radius", [0.0, 1e-3, 2.5, 7.0])
 def test_ties_and_edges(name, radius):

@@ -66,7 +66,6 @@ class Case:
 
     @property
     def exists(self) -> bool:
-        """Whether fastadv has the attack, in this norm."""
         known = fastadv.attacks.ATTACKS.get(self.attack)
         return self.norm in known.norms if known else hasattr(fastadv.attacks, self.attack)
 
@@ -95,12 +94,10 @@ class Case:
         return [{"seed": seed} for seed in range(seeds)] if seeds > 1 else [{}]
 
     def count(self, variant: str, samples: int = 100) -> int:
-        """How many of so many images are used."""
         return samples if variant == "full" else min(samples, self.few)
 
 
 def given(**more: Any) -> Callable[[Budget, float], Budget]:
-    """Our arguments: those of the budget, and these."""
     return lambda budget, passes: {**budget, **more}
 
 
@@ -115,7 +112,6 @@ def queries(budget: Budget, passes: float) -> Budget:
 
 
 def searched(loss: str, **more: Any) -> Callable[[Budget, float], Budget]:
-    """Our arguments of a search over the radius by APGD."""
 
     def ours(budget: Budget, passes: float) -> Budget:
         attack = partial(fastadv.attacks.apgd, steps=budget["steps"], loss=loss, **more)

@@ -1,8 +1,7 @@
 """The nets and images that attacks are compared on.
 
 The small ones come from tests/attacks/weights/, where `python -m tools.parity_nets` wrote them, and the
-published CNN from its authors' file. The others are trained by this library on first use, in a few minutes,
-and kept in runs/bench/.
+published CNN from its authors' file.
 """
 
 import argparse
@@ -15,28 +14,22 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from tests.parity import kept
-from tests.parity.nets import Quantized, Scaled
+from tests.parity.nets import Mixer, Quantized, Scaled, gnres, sp
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
 PUBLISHED = ROOT.parent / "shared" / "data" / "abs_official" / "vanilla_cnn.net"
-TRAINED = ROOT / "runs" / "bench"
 WEIGHTS = ROOT / "tests" / "attacks" / "weights"
 Radii = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Net:
-    """How a net is had, given the folder of the data and the published weights, and what is asked of it.
-
-    Attributes:
-        load: from these two paths.
-        radii: by norm, at which it is neither untouched nor lost; norms without one are not asked of it.
-        dataset: whose first test images are attacked.
+    """How a net is had, given the published weights, and what is asked of it: the radii, by norm, at which it
+    is neither untouched nor lost, and the data whose first images are attacked.
     """
 
-    load: Callable[[Path, Path], nn.Module]
+    load: Callable[[Path], nn.Module]
     radii: Radii
     dataset: str = "mnist"
 
@@ -48,127 +41,75 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def images(count: int, dataset: str = "mnist", data_dir: Path = DATA) -> tuple[Tensor, Tensor]:
-    """The first images of the test set, and their labels."""
     test = fa.data.load(dataset, "test", data_dir=data_dir, limit=count)
     x, y, _ = next(iter(fa.data.batches(test, count)))
     return x, y
 
 
 def published_cnn(weights: Path = PUBLISHED) -> nn.Module:
-    """The vanilla CNN of Schott et al., as they published it."""
     return fa.models.SchottCNN.from_official(weights).eval()
 
 
-def small_cnn(normalized: bool, seed: int = 0) -> nn.Module:
+def small_cnn(normalized: bool) -> nn.Module:
     """8 and 16 channels, 48 units; with BatchNorm after each convolution where `normalized`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for inputs, channels in ((1, 8), (8, 16)):
-            layers += [nn.Conv2d(inputs, channels, 4, stride=2, padding=1)]
-            layers += [nn.BatchNorm2d(channels)] * normalized + [nn.ReLU()]
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 48), nn.ReLU(), nn.Linear(48, 10))
+    layers: list[nn.Module] = []
+    for inputs, channels in ((1, 8), (8, 16)):
+        layers += [nn.Conv2d(inputs, channels, 4, stride=2, padding=1)]
+        layers += [nn.BatchNorm2d(channels)] * normalized + [nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 48), nn.ReLU(), nn.Linear(48, 10))
 
 
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """The net with weights drawn from this seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
-
-
-# before training
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "standard": partial(small_cnn, normalized=True),
     "linf": partial(small_cnn, normalized=False),
     "l2": partial(small_cnn, normalized=True),
-    "mixer": partial(seeded, kept.Mixer),
-    "gnres": partial(seeded, kept.gnres),
-    "sp": partial(seeded, kept.sp),
+    "mixer": Mixer,
+    "gnres": gnres,
+    "sp": sp,
 }
 
 
+def untrained(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SMALL[name]()
+
+
 def small(name: str) -> nn.Module:
-    """A small net as tools/parity_nets.py wrote it."""
-    model = SMALL[name]()
+    model = untrained(name)
     fa.models.load_weights(model, WEIGHTS / f"{name}.safetensors")
     return model.eval()
 
 
-def mlp(seed: int = 0) -> nn.Module:
-    """784-256-10: a forward so cheap that the attack's own work shows."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
-
-
-def robust() -> nn.Module:
-    return fa.models.create("small_cnn", shape=(1, 28, 28), width=16)
-
-
-def cifar() -> nn.Module:
-    return fa.models.create("small_cnn", shape=(3, 32, 32), width=32)
-
-
-# name: the net, its data, its recipe, epochs, images to train on
-RECIPES: dict[str, tuple[Callable[[], nn.Module], str, fa.train.Recipe, int, int]] = {
-    "mlp": (mlp, "mnist", fa.train.Standard(), 2, 60000),
-    "robust": (robust, "mnist", fa.train.PGDTraining(fa.Linf(0.2), steps=5, step_size=0.06), 3, 20000),
-    "robust_l2": (robust, "mnist", fa.train.PGDTraining(fa.L2(1.5), steps=5, step_size=0.5), 3, 20000),
-    "cifar": (cifar, "cifar10", fa.train.Standard(), 5, 50000),
-}
-
-
-def trained(name: str, data_dir: Path = DATA) -> nn.Module:
-    """The net as this library trains it, from its file if that is there."""
-    create, dataset, recipe, epochs, limit = RECIPES[name]
-    model, folder = create(), TRAINED / name
-    if not (folder / "model.safetensors").exists():
-        train_set = fa.data.load(dataset, "train", data_dir=data_dir, limit=limit)
-        fa.train.fit(
-            model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=folder.exists(),
-            optimization=fa.train.Optimization(schedule="constant"),
-        )  # fmt: skip
-    fa.models.load_weights(model, folder / "model.safetensors")
-    return model.eval()
-
-
-UNDEFENDED = {"linf": 0.1, "l2": 1.0, "l1": 5.0, "l0": 5.0}
 LINF_TRAINED = {"linf": 0.3, "l2": 1.6, "l1": 6.0, "l0": 10.0}
 L2_TRAINED = {"linf": 0.15, "l2": 2.0, "l1": 10.0, "l0": 10.0}
-ROBUST = {"linf": 0.2, "l2": 1.5, "l1": 8.0, "l0": 10.0}
-CIFAR = {"linf": 1 / 255, "l2": 0.25, "l1": 3.0, "l0": 5.0}
 # the five that the table of docs/parity.md is about
 WALL: dict[str, Net] = {
-    "linf": Net(lambda *_: small("linf"), LINF_TRAINED),
-    "l2": Net(lambda *_: small("l2"), L2_TRAINED),
-    "saturated": Net(lambda *_: Scaled(small("linf")), LINF_TRAINED),
-    "quantized": Net(lambda *_: Quantized(small("l2")), L2_TRAINED),  # type: ignore[arg-type]
-    "standard": Net(lambda *_: small("standard"), {"linf": 0.05, "l2": 0.7, "l1": 4.0, "l0": 5.0}),
+    "linf": Net(lambda _: small("linf"), LINF_TRAINED),
+    "l2": Net(lambda _: small("l2"), L2_TRAINED),
+    "saturated": Net(lambda _: Scaled(small("linf")), LINF_TRAINED),
+    "quantized": Net(lambda _: Quantized(small("l2")), L2_TRAINED),
+    "standard": Net(lambda _: small("standard"), {"linf": 0.05, "l2": 0.7, "l1": 4.0, "l0": 5.0}),
 }
 # three more in its columns: of each the first images that it gets right are attacked
 KEPT: dict[str, Net] = {
-    "mixer": Net(lambda *_: small("mixer"), {"linf": 0.2, "l2": 1.2, "l1": 3.0, "l0": 3.0}),
-    "gnres": Net(lambda *_: small("gnres"), {"linf": 8 / 255, "l2": 1.0, "l1": 12.0, "l0": 16.0}, "cifar10"),
-    "sp": Net(lambda *_: small("sp"), {"linf": 0.15, "l2": 1.8, "l1": 10.0, "l0": 10.0}),
+    "mixer": Net(lambda _: small("mixer"), {"linf": 0.2, "l2": 1.2, "l1": 3.0, "l0": 3.0}),
+    "gnres": Net(lambda _: small("gnres"), {"linf": 8 / 255, "l2": 1.0, "l1": 12.0, "l0": 16.0}, "cifar10"),
+    "sp": Net(lambda _: small("sp"), {"linf": 0.15, "l2": 1.8, "l1": 10.0, "l0": 10.0}),
 }
 # so many; in a third of the runs, but at least in so many where there are
 KEPT_IMAGES, KEPT_RUNS = 30, 4
 NETS: dict[str, Net] = {
-    "cnn": Net(lambda _, weights: published_cnn(weights), UNDEFENDED),
-    "mlp": Net(lambda data, _: trained("mlp", data), UNDEFENDED),
-    "robust": Net(lambda data, _: trained("robust", data), ROBUST),
-    "robust_l2": Net(lambda data, _: trained("robust_l2", data), ROBUST),
-    "cifar": Net(lambda data, _: trained("cifar", data), CIFAR, "cifar10"),
+    "cnn": Net(published_cnn, {"linf": 0.1, "l2": 1.0, "l1": 5.0, "l0": 5.0}),
     **WALL,
     **KEPT,
-}  # fmt: skip
+}
 
 
 def problem(name: str, count: int, data_dir: Path, weights: Path) -> tuple[nn.Module, Tensor, Tensor]:
     """The net, and the first test images of its data with their labels."""
     net = NETS[name]
-    model = net.load(data_dir, weights)
+    model = net.load(weights)
     if name not in KEPT:
         return model, *images(count, net.dataset, data_dir)
     x, y = images(5 * KEPT_IMAGES, net.dataset, data_dir)

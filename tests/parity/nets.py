@@ -1,4 +1,4 @@
-"""Nets that make gradients useless, on which weak attacks show: rounded inside, and saturated."""
+"""Nets that make gradients useless, rounded inside and saturated, and three of low confidence."""
 
 from typing import Any
 
@@ -19,16 +19,9 @@ class _Round(torch.autograd.Function):
 
 
 class Quantized(nn.Module):
-    """Round input and activations, with a gradient that passes straight through.
+    """Round input and activations to so many steps, with a gradient that passes straight through.
 
-    Args:
-        layers: of the network.
-        input_levels: steps of the input between 0 and 1.
-        levels: steps of an activation between 0 and 1.
-
-    Source:
-        Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv
-        1308.3432).
+    Source: Bengio et al. 2013 (arXiv 1308.3432).
     """
 
     def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
@@ -46,12 +39,7 @@ class Quantized(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Make logits so large that probabilities are 0 and 1, and the gradient of cross-entropy is 0.
-
-    Args:
-        model: whose logits are multiplied.
-        factor: to multiply them by.
-    """
+    """Make logits so large that probabilities are 0 and 1, and the gradient of cross-entropy is 0."""
 
     def __init__(self, model: nn.Module, factor: float = 200) -> None:
         super().__init__()
@@ -61,3 +49,69 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
         return self.factor * logits
+
+
+# Nets that no attack was tuned on.
+
+
+class Mix(nn.Module):
+    """A layer of an MLP-Mixer: across the patches, then across the channels."""
+
+    def __init__(self, patches: int, channels: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        self.across, self.within = (
+            nn.Sequential(nn.Linear(size, wide), nn.GELU(), nn.Linear(wide, size))
+            for size, wide in ((patches, patches), (channels, 2 * channels))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.across(self.norms[0](x).mT).mT
+        out: Tensor = x + self.within(self.norms[1](x))
+        return out
+
+
+class Mixer(nn.Module):
+    """An MLP-Mixer over patches of 4 by 4 pixels, with LayerNorm and GELU."""
+
+    def __init__(self, channels: int = 16, layers: int = 2) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, channels, 4, stride=4)
+        self.layers = nn.Sequential(*(Mix(49, channels) for _ in range(layers)), nn.LayerNorm(channels))
+        self.head = nn.Linear(channels, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layers(self.patches(x).flatten(2).mT).mean(1))
+        return out
+
+
+class Residual(nn.Module):
+    """A pre-activation block with GroupNorm and SiLU that halves the image."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        first = nn.Conv2d(inputs, channels, 3, stride=2, padding=1, bias=False)
+        second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.before = nn.Sequential(nn.GroupNorm(4, inputs), nn.SiLU())
+        self.inner = nn.Sequential(first, nn.GroupNorm(4, channels), nn.SiLU(), second)
+        self.short = nn.Conv2d(inputs, channels, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        out: Tensor = self.short(x) + self.inner(x)
+        return out
+
+
+def gnres() -> nn.Module:
+    """Pre-activation blocks on 16 by 16 and 8 by 8."""
+    blocks = (Residual(8, 16), Residual(16, 32))
+    stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    last = (nn.GroupNorm(4, 32), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    return nn.Sequential(stem, *blocks, *last)
+
+
+def sp() -> nn.Module:
+    layers: list[nn.Module] = []
+    for inputs, channels in ((1, 8), (8, 16)):
+        layers += [nn.Conv2d(inputs, channels, 4, stride=2, padding=1), nn.Softplus()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 48), nn.Softplus(), nn.Linear(48, 10))

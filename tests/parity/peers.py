@@ -161,7 +161,6 @@ def torchattacks(attack: str, words: str = "torchattacks", relative: float = 0, 
 
 
 def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
-    """One attack of the authors' package."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
         attack_class = getattr(import_module(f"autoattack.{module}"), attack)
@@ -174,7 +173,6 @@ def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
 
 
 def autoattack(norm: str) -> Peer:
-    """The authors' package as a whole."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, version: str) -> Any:
         said = {"version": version, "device": str(x.device), "verbose": False, "seed": 0}

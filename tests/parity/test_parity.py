@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.parity import models
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
-from tests.parity.models import KEPT, NETS, Net, Quantized, Scaled, problem, small
+from tests.parity.models import KEPT, NETS, Net, Quantized, problem, small
 from tests.parity.outcome import judge
 from tests.parity.peers import Peer, _peer, best_of
 from tests.parity.store import save, stored
@@ -168,10 +168,3 @@ def test_a_quantized_net_rounds_and_its_gradient_is_that_of_the_net() -> None:
     passed = (layers[0]((x * 8).round() / 8) > 0).float()
     torch.testing.assert_close(gradient, (passed * layers[2].weight[0]) @ layers[0].weight)
     assert not model.training
-
-
-def test_a_saturated_net_has_no_gradient_of_cross_entropy() -> None:
-    model, x = Scaled(nn.Identity()), torch.tensor([[1.0, 0.0]], requires_grad=True)
-    assert model(x).tolist() == [[200.0, 0.0]]
-    loss = nn.functional.cross_entropy(model(x), torch.tensor([0]))
-    assert not torch.autograd.grad(loss, x)[0].any()

@@ -40,7 +40,6 @@ class Seen(nn.Module):
 
 
 def adv_lib(name: str, **given: Any) -> Attack:
-    """An attack of adv-lib."""
     pytest.importorskip("adv_lib", reason="adv-lib is not installed")
     attack = getattr(import_module("adv_lib.attacks"), name)
     return lambda model, x, y: attack(model, x, y, **given)
@@ -170,6 +169,5 @@ def test_fmn_begins_where_its_authors_do(norm: str) -> None:
 
 
 def test_ddn_is_that_of_adv_lib() -> None:
-    """It has no other variant."""
     ours = lambda model, x, y: fa.attacks.ddn(model, x, y, fa.L2(inf), steps=STEPS)  # noqa: E731
     compare(ours, adv_lib("ddn", levels=None, steps=STEPS))

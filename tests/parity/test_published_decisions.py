@@ -35,7 +35,6 @@ def drawn(kind: Any, name: str, *counters: int, count: int, draw: int = 0) -> Te
 
 
 def asked(batches: list[Tensor], skip: int) -> Tensor:
-    """All points in a row, without the first ones."""
     return torch.cat(batches)[skip:].flatten(1)
 
 
@@ -58,20 +57,11 @@ def test_boundary_as_in_foolbox(monkeypatch: pytest.MonkeyPatch) -> None:
     model, theirs = watched(net)
     wrapped = foolbox.PyTorchModel(Module(model), bounds=(0, 1), device="cpu")
     # sizes so large that the rates change them; those of the sphere from step 1,000 on
-    attack = foolbox.attacks.BoundaryAttack(steps=1300, spherical_step=0.3, source_step=0.02)
+    sizes = {"spherical_step": 0.3, "source_step": 0.02}
+    attack = foolbox.attacks.BoundaryAttack(steps=1300, **sizes)
     attack.run(wrapped, x, y, starting_points=start)
     model, ours = watched(net)
-    boundary(
-        model,
-        x,
-        y,
-        L2(INF),
-        queries=1431,
-        starts=start,
-        variant="published",
-        spherical_step=0.3,
-        source_step=0.02,
-    )
+    boundary(model, x, y, L2(INF), queries=1431, starts=start, variant="published", **sizes)
     same(asked(ours, 2), asked(theirs, 1), 1430)
 
 
@@ -106,8 +96,6 @@ def test_hopskipjump_as_in_the_code_of_its_authors(norm: str, monkeypatch: pytes
 
 
 class Module(nn.Module):
-    """A function as a module."""
-
     def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function

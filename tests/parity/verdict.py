@@ -13,7 +13,6 @@ EQUAL, VERDICTS = 1.05, 2
 
 
 def one_image(net: str) -> float:
-    """The share of the images of this net that one of them is."""
     return 1.01 / (KEPT_IMAGES if net in KEPT else 100)
 
 
@@ -23,7 +22,6 @@ def figure(row: Row) -> float:
 
 
 def passes(row: Row) -> float:
-    """Forward and backward passes of each image."""
     return float(row["forwards"] + row["backwards"]) / float(row["images"])
 
 
@@ -42,7 +40,6 @@ class Line:
 
     @property
     def rival(self) -> Row | None:
-        """The best of the others."""
         return best(self.peers)
 
     @property
@@ -56,7 +53,6 @@ class Line:
 
     @property
     def dearer(self) -> bool:
-        """More passes than the best of the others spent."""
         if "error" in self.ours or self.rival is None:
             return False
         return passes(self.ours) - VERDICTS > EQUAL * passes(self.rival)

@@ -45,7 +45,6 @@ class Component:
         return not isinstance(self.attack, str)
 
     def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
-        """Run the attack on the samples of a problem."""
         attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
         arguments = dict(self.arguments)
         if "seed" in inspect.signature(attack).parameters:
@@ -69,8 +68,6 @@ class AutoAttackResult(core.AttackResult):
         costs: by name, what each component that had samples left did: `samples`, of which so many `broken`,
             `forwards`, `backwards` and `seconds`.
         notes: what the version did and left out, in words.
-        broken: with `individual`, for each component by its name the samples that it broke, bool [B]; empty
-            otherwise, where `by` says all.
         indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
             reach; None where they were not asked for. Their passes count as forwards and backwards of the
             result. Where `bpda` was given and the model shows signs, they are those of `bpda`.
@@ -81,7 +78,6 @@ class AutoAttackResult(core.AttackResult):
     by: tuple[str, ...] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    broken: Mapping[str, Tensor] = field(default_factory=dict)
     indicators: Indicators | None = None
 
     @property
@@ -102,14 +98,9 @@ class Run:
     """What is left of a batch, and what was found in it."""
 
     def __init__(
-        self,
-        trial: Trial,
-        seed: int,
-        on_progress: Callable[[str, int], None] | None = None,
-        individual: bool = False,
+        self, trial: Trial, seed: int, on_progress: Callable[[str, int], None] | None = None
     ) -> None:
-        """Begin with all of a trial. individual: each component attacks all, and the first success counts."""
-        self.trial, self.seed, self.on_progress, self.individual = trial, seed, on_progress, individual
+        self.trial, self.seed, self.on_progress = trial, seed, on_progress
         problem = trial.problem
         self.left = trial.todo
         self.x_adv = problem.x.clone()
@@ -119,7 +110,6 @@ class Run:
         self.flat, self.gradients = ~(trial.already | trial.unusable), False
         self.unfinished = torch.full(self.flat.shape, torch.nan, device=self.flat.device)
         self.costs: dict[str, Cost] = {}
-        self.broken: dict[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
         self.warnings: dict[str, None] = {}
         self.flags: dict[str, None] = {}
@@ -146,8 +136,6 @@ class Run:
         """Run one attack on what is left, or on the samples `index` int64 [n] of that."""
         index = self.left if index is None else index
         if not len(index):
-            if self.individual:
-                self.broken[component.name] = torch.zeros_like(self.flat)
             return
         problem = self.trial.problem.take(index)
         if self.on_progress is not None:
@@ -177,10 +165,9 @@ class Run:
 
     def _take(self, name: str, out: core.AttackResult, index: Tensor) -> None:
         """Keep what a component found; the strongest point of the first stands for samples that hold."""
-        new = out.success & self.standing()[index]
-        for place in index[new].tolist():
+        for place in index[out.success].tolist():
             self.by[place] = name
-        kept = new if self.costs else torch.ones_like(new)
+        kept = out.success if self.costs else torch.ones_like(out.success)
         self.x_adv[index[kept]] = out.x_adv[kept]
         self.not_finite[index] |= out.status == core.Status.FAILED
         if out.backwards:
@@ -193,10 +180,7 @@ class Run:
         # another component ascends another loss, and what failed is counted at the end
         told = (flag for flag in out.flags if flag != SOFT_LOGITS and not flag.startswith(FAILED))
         self.flags |= dict.fromkeys(told)
-        if self.individual:
-            self.broken[name] = torch.zeros_like(self.flat).index_fill_(0, index[out.success], True)
-        else:
-            self.left = self.left[self.standing()[self.left]]
+        self.left = self.left[self.standing()[self.left]]
 
     def standing(self) -> Tensor:
         """Return bool [B]: no component has broken the sample."""
@@ -233,7 +217,7 @@ class Run:
             name if broken else ""
             for name, broken in zip(self.by, (out.status == core.Status.BROKEN).tolist(), strict=True)
         )
-        return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes, broken=self.broken)
+        return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes)
 
     def _confirm(self, index: int) -> None:
         """Move a success that the rounding of another batch denies further from the boundary."""

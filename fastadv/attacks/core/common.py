@@ -179,13 +179,19 @@ def takes_common(
 
     fixed = {name: parameter.default for name, parameter in own.items()}
     known = set(whole.parameters)
+    placed = [name for name, parameter in own.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
+    needed = {name for name in placed if fixed[name] is kinds.empty}
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            given: dict[str, Any] = whole.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(f"{function.__name__}: {error}") from None
+        given: dict[str, Any] = dict(zip(placed, args, strict=False))
+        twice = len(args) > len(placed) or not given.keys().isdisjoint(kwargs)
+        given.update(kwargs)
+        if twice or not needed <= given.keys() <= known:
+            try:
+                whole.bind(*args, **kwargs)  # names what is wrong
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}: {error}") from None
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:

@@ -76,8 +76,15 @@ class Problem:
 
     def met(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are finite and meet the criterion."""
+        return self.judged(logits)[0]
+
+    def judged(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `met` returns, and bool [B], which are finite; None where all surely are."""
         met = self.criterion.met(logits, self.y, self.targets)
-        return met if surely_finite(logits) else met & logits.isfinite().all(1)
+        if surely_finite(logits):
+            return met, None
+        finite = logits.isfinite().all(1)
+        return met & finite, finite
 
     def masked(self, points: Tensor) -> Tensor:
         """Return points [B, ...] or candidates [B, C, ...] with x wherever the mask allows no change."""

@@ -108,10 +108,10 @@ def run(
         logits, known = _verdict(trial, record, plan, last)
         if minimum:
             logits = _overshoot(trial, record, logits)
-        doubtful = (record.success | record.refuted) & ~trial.problem.met(logits)
+        doubtful = (record.success | record.refuted) & ~trial.judged(logits)[0]
         if bool(doubtful.any()) or trial.denied(trial.already, logits):
             logits = _search_again(trial, record, plan, doubtful, logits)
-        not_finite = record.not_finite | record.largest_gradient.isnan() | record.largest_gradient.isposinf()
+        not_finite = record.not_finite | ~(record.largest_gradient < torch.inf)
         out = trial.finish(
             record.x_adv,
             logits,
@@ -160,7 +160,7 @@ def _search(
     """
     last = None
     for restart in range(plan.restarts):
-        index = todo[~record.success[todo]] if plan.stop_early else todo
+        index = todo[~record.success[todo]] if plan.stop_early and restart else todo
         if not len(index):
             return last
         search: Search[Any] = Search(classifier, given, index, record, plan, restart)

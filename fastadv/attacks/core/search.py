@@ -59,13 +59,13 @@ class Search(Samples[R_co]):
         loss = self.plan.loss if loss is None else loss
         look = self._look(points, loss, judge, narrow)
         if judge and self._ranks_by(loss, look):
-            self._judge_at_once(look, self._answered(look))
+            self._judge_at_once(look, self._answered(look)[0])
             if not surely_finite(self.best.largest_gradient):
                 look.gradient = look.gradient.nan_to_num(0.0, 0.0, 0.0)
             kept = self._evaluated()
             return look if kept is None else look.take(kept)
         look.gradient = self._usable(look.gradient)
-        return self._judge(look, loss, judge, self._answered(look))
+        return self._judge(look, loss, judge, *self._answered(look))
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
@@ -73,12 +73,12 @@ class Search(Samples[R_co]):
         look = self._look(rows.points, loss, True, True)
         if type(threat) is Linf and self._ranks_by(loss, look):
             rows.points = look.x_adv
-            said = self._answered(look)
+            said, _ = self._answered(look)
             self._judge_at_once(look, said, (self.x, threat.radius, rows.step_size, threat.box))
             self._evaluated()
             return
         look.gradient = self._usable(look.gradient)
-        look = self._judge(look, loss, True, self._answered(look))
+        look = self._judge(look, loss, True, *self._answered(look))
         rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
 
     def input_gradient(
@@ -110,7 +110,7 @@ class Search(Samples[R_co]):
         logits, gradients = self.classifier.jacobian(self._cast(seen), directions)
         gradients = self._usable(gradients.to(self.x.dtype))
         look = JacobianLook(points, seen, logits, logits, gradients)
-        return self._judge(look, None, judge, self._answered(look))
+        return self._judge(look, None, judge, *self._answered(look))
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
@@ -263,11 +263,13 @@ class Search(Samples[R_co]):
         as_seen = look.seen is look.x_adv and self.problem.mask is None
         return single and as_seen and self._is_plain() and loss == self.plan.loss
 
-    def _answered(self, look: GradientLook | JacobianLook) -> Tensor:
-        """Let the look repeat the last answer where its own is not finite; return its own logits."""
-        logits = look.logits
-        self.last.stand_in(look, self.x, _finite(logits))
-        return logits
+    def _answered(self, look: GradientLook | JacobianLook) -> tuple[Tensor, Tensor | None]:
+        """Let the look repeat the last answer where its own is not finite; return its own logits, and which
+        of them are finite, None for all.
+        """
+        logits, finite = look.logits, _finite(look.logits)
+        self.last.stand_in(look, self.x, finite)
+        return logits, finite
 
     def _judge_at_once(self, look: GradientLook, logits: Tensor, move: Move | None = None) -> None:
         """Judge the points and move them, in one call, since the many take as long as a small network."""
@@ -278,13 +280,23 @@ class Search(Samples[R_co]):
             self.plan.loss in ENTROPIES and self.targets is None, move,
         )  # fmt: skip
 
-    def _judge(self, look: L, loss: losses.Loss | None, judge: bool, logits: Tensor | None = None) -> L:
-        """Give `look` its verdict by its logits, or others; its points compete for the best if `judge`."""
-        logits = look.logits if logits is None else logits
-        shape, logits = logits.shape[:-1], logits.flatten(0, -2)
+    def _judge(
+        self,
+        look: L,
+        loss: losses.Loss | None,
+        judge: bool,
+        logits: Tensor | None = None,
+        finite: Tensor | None = None,
+    ) -> L:
+        """Give `look` its verdict by its logits, or by others, of which some are `finite`; its points compete
+        for the best if `judge`.
+        """
+        if logits is None:
+            logits = look.logits.flatten(0, -2)
+            finite = _finite(logits)
+        shape, logits = look.logits.shape[:-1], logits.flatten(0, -2)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
-        finite = _finite(logits)
         if finite is not None:
             finite = finite.view(shape)
             look.adversarial = look.adversarial & finite

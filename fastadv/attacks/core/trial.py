@@ -11,7 +11,6 @@ from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
-from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.guard import bound
@@ -46,13 +45,13 @@ class Trial:
         self.clean_pass: CleanPass | None = None
         self.from_x = False
         self._before = classifier.forwards, classifier.backwards
-        device = problem.x.device
-        self.already = self.correct = self.unusable = self._not_finite = torch.zeros(
-            len(problem.x), dtype=torch.bool, device=device
-        )
-        # an empty batch has as many classes as any loss or criterion may ask for
-        self.clean = torch.zeros(0, 1 << 20, device=device)
-        if len(problem.x):
+        size, device = len(problem.x), problem.x.device
+        none = torch.zeros(size, dtype=torch.bool, device=device)
+        self.already = self.correct = self.unusable = self._not_finite = none
+        if not size:
+            # as many classes as any loss or criterion may ask for
+            self.clean = torch.zeros(0, 1 << 20, device=device)
+        else:
             classifier.asks_for(problem.ids)
             self.clean_pass = classifier.clean_pass(problem.x) if from_x else None
             made = self.clean_pass
@@ -62,17 +61,21 @@ class Trial:
             if problem.targets is not None:
                 check_classes("targets", problem.targets, clean.shape[1])
             problem.criterion.check(clean.shape[1], problem.targets is not None)
-            self.already = problem.met(clean)
-            if surely_finite(clean) and problem.plain:
-                self.correct = ~self.already
-            else:
-                self.correct, self.unusable = classified(clean, problem.y), ~clean.isfinite().all(1)
+            self.already, finite = problem.judged(clean)
+            if finite is not None:
+                self.unusable = ~finite
                 if bool(self.unusable.all()):
                     raise InputError(NOT_FINITE)
+            plain = finite is None and problem.plain
+            self.correct = ~self.already if plain else classified(clean, problem.y)
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search copy prefers
             self.problem = replace(problem, x=classifier.layout(problem.x), clean=clean)
-        self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
+        self.attacked = ~(self.already | self.unusable)
+        self.todo = self.attacked.nonzero().squeeze(1)
+        # of the last verdict: its logits and what they say, and how far its points are, None if not known
+        self._judged: tuple[Tensor, tuple[Tensor, Tensor | None]] | None = None
+        self._distance: Tensor | None = None
 
     def take_clean_pass(self) -> CleanPass | None:
         """Return the pass at x that waits for its backward pass, and let go of it."""
@@ -91,12 +94,19 @@ class Trial:
         """
         if not len(self.todo):
             return self.clean
-        outside = ~self.problem.threat.contains(x_adv, self.problem.x)
-        if bool(outside.any()):
+        self._distance, inside = self.problem.threat.measure(x_adv, self.problem.x)
+        if not bool(inside.all()):
+            outside, self._distance = ~inside, None
             self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
             x_adv[outside] = self.problem.x[outside]
         self.classifier.asks_for(self.problem.ids)
         return self.classifier.verdict(x_adv)
+
+    def judged(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return `Problem.judged` of the logits [B, K] of the last verdict, computed once."""
+        if self._judged is None or self._judged[0] is not logits:
+            self._judged = logits, self.problem.judged(logits)
+        return self._judged[1]
 
     def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> None:
         """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points."""
@@ -154,11 +164,12 @@ class Trial:
         value = losses.loss_value(logits, problem.y, loss, problem.targets)
         if known is not None:
             value = torch.where(known[0], known[1].to(value.dtype), value)
-        broken = problem.met(logits) & ~self.unusable & ~self.already
+        met, finite = self.judged(logits)
+        broken = met & self.attacked
         if within is not None:
             broken &= within.contains(x_adv, problem.x)
         failed = not_finite | self._not_finite | self.unusable
-        failed = failed if surely_finite(logits) else failed | ~logits.isfinite().all(1)
+        failed = failed if finite is None else failed | ~finite
         status = torch.full_like(problem.y, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value)
         status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
@@ -166,19 +177,20 @@ class Trial:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)
-        soft, unusable, met = False, 0, 0
+        soft, unusable, failures = False, 0, 0
         if loss == "ce" and within is None and problem.targets is None:
             held = status == Status.HELD
             soft = are_soft(logits[held], problem.y[held])
         if bool(failed.any()):
             unusable = int(self.unusable.sum())
-            met = int(((status == Status.FAILED) & ~self.unusable).sum())
+            failures = int(((status == Status.FAILED) & ~self.unusable).sum())
         if within is None and problem.threat.covers(problem.x):
             flag = _wide(problem.threat)
             self._report(flag, told=flag.endswith("?"))
-        flags = (*self.flags, *failed_flags(unusable, met, len(status)), *[SOFT_LOGITS] * soft)
-        distance = problem.threat.distance(x_adv, problem.x).float()
-        distance.masked_fill_(~broken, torch.inf).masked_fill_(self.already, 0.0)
+        flags = (*self.flags, *failed_flags(unusable, failures, len(status)), *[SOFT_LOGITS] * soft)
+        distance = self._distance
+        distance = problem.threat.distance(x_adv, problem.x) if distance is None else distance
+        distance = distance.float().masked_fill_(~broken, torch.inf).masked_fill_(self.already, 0.0)
         return AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | self.already,

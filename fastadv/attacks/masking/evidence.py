@@ -13,6 +13,11 @@ from fastadv.threat import Threat
 SLACK = 1e-6  # what rounding adds to a distance
 
 
+def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
+    """Return whether distances are within a radius, whatever rounding adds."""
+    return distance <= radius * (1 + SLACK)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """One attack on N samples; tensors [N], on the CPU.
@@ -42,22 +47,21 @@ class Evidence:
         if own is None or (own.norm, own.box) != (threat.norm, threat.box):
             return None
         before, now = (torch.as_tensor(each).cpu() for each in (own.radius, radius))
-        inside = distance <= now * (1 + SLACK)
+        inside = reached(distance, now)
         unfinished = self.unfinished.where(before == now, torch.nan)
         return replace(self, broken=self.broken & inside, blind=self.blind & inside, unfinished=unfinished)
 
     @classmethod
     def of(cls, out: AttackResult) -> "Evidence":
-        """Return what a result says."""
         broken, nothing = (out.status == Status.BROKEN).cpu(), torch.zeros(len(out.status), dtype=torch.bool)
         failed = (out.status == Status.FAILED).cpu()
         unmoved = (out.status == Status.HELD).cpu() & out.zero_gradient.cpu()
-        gradient = took_gradients(out.backwards, getattr(out, "costs", None))
+        rises, gradient = out.unfinished, took_gradients(out.backwards, getattr(out, "costs", None))
         return cls(
             broken=broken,
             blind=broken & _without_gradients(out, gradient),
             unmoved=unmoved | failed if gradient else nothing,
-            unfinished=_unfinished(out),
+            unfinished=torch.full((len(broken),), torch.nan) if rises is None else rises.float().cpu(),
             gradient=gradient,
             passes=out.forwards + out.backwards,
             threat=out.threat,
@@ -72,10 +76,3 @@ def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:
         return torch.full((len(out.status),), not gradient)
     late = blind(costs)
     return torch.tensor([name in late for name in by], dtype=torch.bool)
-
-
-def _unfinished(out: AttackResult) -> Tensor:
-    """Return float32 [B], `unfinished` of a result, NaN where it does not say."""
-    if out.unfinished is None:
-        return torch.full((len(out.status),), torch.nan)
-    return out.unfinished.float().cpu()

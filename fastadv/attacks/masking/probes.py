@@ -125,6 +125,5 @@ def broken_by_square(classifier: Prepared, problem: Problem, seed: int) -> Tenso
 
 
 def bounded(problem: Problem) -> bool:
-    """Return whether the box has a finite width."""
     low, high = problem.threat.box
     return high - low < inf

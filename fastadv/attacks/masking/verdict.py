@@ -39,11 +39,6 @@ class Indicators:
     lower: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all indicators, in order."""
-        return tuple(SIGNS)
-
-    @property
     def flagged(self) -> tuple[str, ...]:
         """The indicators above their limit; a share of samples by the lower end of its interval."""
         counted = {**self.values, **self.lower}
@@ -76,10 +71,9 @@ class Indicators:
             found = f"Masked gradients ({', '.join(self.without)}), attacked through {self.through}: "
         if not self.unseen:
             return f"{found}{CLEAN[0].lower()}{CLEAN[1:]} there{probed}" if found else f"{CLEAN}{probed}"
-        names = list(self.unseen)
-        reasons = {
-            self.unseen[name]: [n for n in names if self.unseen[n] == self.unseen[name]] for name in names
-        }
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.unseen.items():
+            reasons.setdefault(why, []).append(name)
         told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
         known = "not known, nothing flagged there" if found else "Not known, nothing flagged"
         return f"{found}{known} so far{probed}; not looked at: {told}"

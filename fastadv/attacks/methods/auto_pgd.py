@@ -61,7 +61,6 @@ class Stage:
         self.search, self.factor, self.moves = search, factor, moves
 
     def run(self, points: Tensor) -> None:
-        """Move `moves` times from points [n, ...]."""
         self.begin(points)
         interval, shorter, shortest = self.intervals()
         done = 0
@@ -91,7 +90,6 @@ class Stage:
         return other
 
     def begin(self, points: Tensor) -> None:
-        """Look at the first points."""
         rows, search = self.search.rows, self.search
         look = self._evaluate(points, self.moves == 0)
         self._stand(look)
@@ -120,14 +118,12 @@ class Stage:
         return torch.where(length > 0, length, 1.0).expand(len(search.x))
 
     def go_back(self, samples: Tensor) -> None:
-        """Let the samples bool [n] go on from their strongest points."""
         rows = self.search.rows
         samples = like(samples, rows.points)
         rows.points = torch.where(samples, rows.top, rows.points)
         rows.gradient = torch.where(samples, rows.top_gradient, rows.gradient)
 
     def _move(self, move: int) -> None:
-        """Stand where step number `move` leads."""
         search, rows = self.search, self.search.rows
         look = self._evaluate(self.step(move), last=move == self.moves - 1)
         loss = search.rank(look).to(rows.loss.dtype)
@@ -244,5 +240,4 @@ class Sparse(Stage):
         self.go_back(sparser)
 
     def _nonzero(self, points: Tensor) -> Tensor:
-        """Return [n], how many coordinates have moved."""
         return (points != self.search.x).flatten(1).sum(1).to(self.search.best.rank.dtype)

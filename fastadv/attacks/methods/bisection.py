@@ -14,7 +14,6 @@ class Interval(Rows):
 
 
 def middle(rows: Interval) -> Tensor:
-    """Return [n], the middle of each interval."""
     return (rows.low + rows.high) / 2
 
 

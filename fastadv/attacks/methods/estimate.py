@@ -5,12 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, rng
 from fastadv.attacks.core import Rule, Search
 from fastadv.errors import InputError
 
-# (search, step) -> directions [n, directions * D], a tensor to be overwritten
-Draw = Callable[[Search, int], Tensor]
 # (search, estimated gradient like points, points, step) -> the next points
 Move = Callable[[Search, Tensor, Tensor, int], Tensor]
 
@@ -27,11 +25,13 @@ def steps_for(queries: int, directions: int) -> int:
 
 
 def estimated_ascent(
-    steps: int, directions: int, probe: float, loss: losses.Loss | None, draw: Draw, move: Move
-) -> Rule:
+    name: str, draw: Callable[..., Tensor], steps: int, directions: int, probe: float,
+    loss: losses.Loss | None, move: Move,
+) -> Rule:  # fmt: skip
     """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin.
 
-    Probes may lie outside ball and box, and are no candidates; the points that they lead to are.
+    `draw` is of `rng`, and gives the directions, by a seed of this name. Probes may lie outside ball and box,
+    and are no candidates; the points that they lead to are.
     """
 
     def rule(search: Search) -> None:
@@ -39,7 +39,8 @@ def estimated_ascent(
         points = search.start()
         for step in range(steps):
             shape = (len(points), directions, *points.shape[1:])
-            away = draw(search, step).to(points.dtype).mul_(probe).view(shape)
+            away = draw(directions * points[0].numel(), rng.derive(search.seed, name), search.ids, step)
+            away = away.to(points.dtype).mul_(probe).view(shape)
             if search.problem.mask is not None:
                 away = away.where(search.problem.mask.unsqueeze(1), 0.0)
             # written in place: they are large, and each copy of them takes a tenth of a small network's pass

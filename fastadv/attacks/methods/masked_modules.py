@@ -32,14 +32,7 @@ Kind = Literal["cut", "zero", "nan", "wrong"]
 
 @dataclass(frozen=True)
 class MaskedModule:
-    """A module whose gradient does not show what its input does.
-
-    `name` is as in `model.named_modules()`; empty for a step of the model's own forward, between its modules.
-    `kind` is "cut" where no graph leads from the output to the input, as after detach, no_grad, NumPy or
-    argmax; "zero" where the gradient is exactly zero although the output jumps; "nan" where the gradient is
-    not finite although the output is; "wrong" where it leads elsewhere than the output goes, or elsewhere in
-    each pass. That is so at the `share` of the values of its input, and `advice` says what to do.
-    """
+    """A module whose gradient does not show what its input does."""
 
     name: str
     kind: Kind
@@ -64,13 +57,11 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     where the model computes in that. Values of its input whose gradient is exactly zero, all of them where
     the graph is cut, are moved at random, by 1 to 0.04 standard deviations. The module is masked where they
     are more than 1% of its input, its output moves, and the gradients in between, added up, explain at most
-    half of that: it jumps. So these are not blamed: a ReLU or a maximum, whose zero gradients become others
-    in between; a straight-through estimator; what does not depend on x; and a part without any gradient of a
-    module whose gradients explain how that moves, but for 2%. A gradient that is not zero is examined for
-    the model as a whole: where two passes on the same input differ in it, or where, on moves of 1 and of 0.2
-    standard deviations, the gradients added up correlate by less than 0.4 with the changes of the output,
-    the modules in which that is so are masked, too. Of a module and its parts, the innermost is returned:
-    once that is mended, another call may find more. `fastadv.models.bpda` mends it.
+    half of that: it jumps. Not blamed is a part of a module whose gradients explain how that moves, but for
+    2%. A gradient that is not zero is examined for the model as a whole: where two passes on the same input
+    differ in it, or where, on moves of 1 and of 0.2 standard deviations, the gradients added up correlate by
+    less than 0.4 with the changes of the output, the modules in which that is so are masked, too. Of a module
+    and its parts, the innermost is returned: once `fastadv.models.bpda` mends it, another call may find more.
 
     It passes x some twenty times, and what each module is given about twenty times more where gradients are
     zero or mislead, and over a hundred times where that leaves a doubt. Neither the model nor the random
@@ -81,8 +72,11 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
         x: floating [B, ...], B >= 1.
 
     Returns:
-        The masked modules in the order of the forward pass, each with its `name`, the `kind` of what is wrong
-        ("cut", "zero", "nan" or "wrong"), the `share` of its inputs, and `advice`.
+        The masked modules in the order of the forward pass, each with its `name` in `model.named_modules()`,
+        empty for a step of the model's own forward; the `share` of its inputs; `advice`; and the `kind`,
+        "cut" where no graph leads back, as after detach, no_grad, NumPy or argmax, "zero" where the gradient
+        is zero although the output jumps, "nan" where it is not finite although the output is, and "wrong"
+        where it leads elsewhere than the output goes, or elsewhere in each pass.
 
     Raises:
         InputError: the model is not a module, or the batch is empty.
@@ -335,7 +329,6 @@ class _Call:
         return abs(self._explained(move, change, AROUND) - 1) <= LEFT
 
     def _drawn(self, number: int, size: float) -> list[Tensor]:
-        """Return a random move of so many standard deviations."""
         return [
             size * _spread(value) * _draw(value.numel(), number, value.device).view_as(value).to(value)
             for value in self.given
@@ -416,7 +409,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _draw(count: int, number: int, device: torch.device) -> Tensor:
-    """Return uniform numbers in [-1, 1)."""
     seed = rng.derive(0, "masked modules", number)
     return 2 * rng.uniform(count, seed, torch.zeros(1, dtype=torch.int64, device=device))[0].double() - 1
 

@@ -91,22 +91,13 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
 def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:
     """Keep the first success of each sample; `rows.low` is the largest size below it that has failed."""
     rows, row = search.rows, torch.arange(len(met), device=met.device)
-    failed, size = bracket(rows.low, sizes, met)
+    ends = torch.cat([rows.low[:, None], sizes, torch.full_like(rows.low, torch.inf)[:, None]], 1)
+    first = torch.where(met.any(1), met.int().argmax(1), met.shape[1])[:, None]
+    failed, size = ends.gather(1, first).squeeze(1), ends.gather(1, first + 1).squeeze(1)
     hit = size.isfinite()
     rows.low = torch.where(narrows, failed, torch.where(hit, 0.0, rows.low))
     rows.size = torch.where(hit, size, rows.size)
     rows.noise = torch.where(like(hit, rows.noise), tried[row, met.int().argmax(1)], rows.noise)
-
-
-def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
-    """Return [n], the last size before the first that `met` [n, C], and that size: inf where none did.
-
-    The sizes [n, C] rise, and lie above `low` [n].
-    """
-    far = torch.full_like(low, torch.inf)
-    ends = torch.cat([low[:, None], sizes, far[:, None]], 1)
-    first = torch.where(met.any(1), met.int().argmax(1), met.shape[1])[:, None]
-    return ends.gather(1, first).squeeze(1), ends.gather(1, first + 1).squeeze(1)
 
 
 def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:

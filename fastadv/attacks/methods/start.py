@@ -70,7 +70,7 @@ def blends(search: Search, draw: int) -> Tensor:
     low, high = search.threat.box
     x = search.x.flatten(1).unsqueeze(1)
     size = x.shape[2]
-    cells = [math.ceil(size / 2**grain) for grain in range(_grains(size))]
+    cells = [math.ceil(size / 2**grain) for grain in range(1 + math.ceil(math.log2(size)))]
     values = rng.uniform(sum(cells), rng.derive(search.seed, "start", search.restart), search.ids, draw)
     parts = torch.split(values.to(x.dtype), cells, 1)
     noise = torch.stack([part.repeat_interleave(2**n, 1)[:, :size] for n, part in enumerate(parts)], 1)
@@ -166,8 +166,3 @@ def _towards(search: Search[Starts], far: Tensor, share: Tensor, straight: bool)
         return search.x + like(share, away) * away
     radius = like(share * away.flatten(1).abs().amax(1), away)
     return search.x + away.clamp(-radius, radius)
-
-
-def _grains(size: int) -> int:
-    """Return how many grains noise of so many coordinates has: 1, 2, 4 ... up to all in one."""
-    return 1 + math.ceil(math.log2(size))

@@ -45,9 +45,8 @@ class Symptoms:
 def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
     """Look for signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples.
 
-    They are four of the five about which AutoAttack warns (Croce and Hein 2020, and `flags_doc.md` of the
-    authors' code); the fifth takes an attack. It passes x forward six times, and 2 * `eot` times forward and
-    backward. The random generators of torch, NumPy and Python are not changed.
+    They are four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack.
+    x passes forward six times, and 2 * `eot` times forward and backward. Generators are not changed.
     """
     classifier = prepare(model)
     with generators_kept(x.device):

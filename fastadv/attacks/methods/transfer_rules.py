@@ -39,9 +39,6 @@ class DiverseInput(_OfImages):
         smallest: the smallest size, relative to that of x; at most `largest`.
         largest: sizes are drawn from the smallest to just below the largest, and padded to the largest.
 
-    Raises:
-        InputError: an argument is outside its range.
-
     Source:
         Xie et al. 2019, "Improving Transferability of Adversarial Examples with Input Diversity" (arXiv
         1803.06978).
@@ -89,9 +86,6 @@ class TranslationInvariant(_OfImages):
         deviations: the distance from the middle of the kernel to its edge in standard deviations, > 0; 3 in
             the paper.
 
-    Raises:
-        InputError: an argument is outside its range.
-
     Source:
         Dong et al. 2019, "Evading Defenses to Transferable Adversarial Examples by Translation-Invariant
         Attacks" (arXiv 1904.02884).
@@ -129,9 +123,6 @@ class ScaleInvariant(GradientRule):
     Args:
         copies: of each sample, the first of them x itself; an integer >= 1, 5 by default.
 
-    Raises:
-        InputError: the number of copies is wrong.
-
     Source:
         Lin et al. 2020, "Nesterov Accelerated Gradient and Scale Invariance for Adversarial Attacks" (arXiv
         1908.06281), equation 8.
@@ -161,9 +152,6 @@ class VarianceTuned(GradientRule):
         neighbors: gradients at each step but the first, an integer >= 1; 20 as in the paper.
         reach: how far a coordinate of a neighbor may be away, relative to the radius, > 0; 1.5 as in the
             paper. Neighbors may leave the box, as in the authors' code.
-
-    Raises:
-        InputError: an argument is outside its range.
 
     Source:
         Wang and He 2021, "Enhancing the Transferability of Adversarial Attacks through Variance Tuning"

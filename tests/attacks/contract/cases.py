@@ -1,6 +1,5 @@
 """The attacks under contract, what they are given, and the distances of linear models by closed form."""
 
-import math
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -53,8 +52,6 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
 
 
 class Brief(Case):
-    """An attack with these settings."""
-
     @property
     def quick(self) -> dict[str, Any]:
         return {**super().quick, **FEWER.get(self.name, {})}
@@ -65,7 +62,6 @@ class Brief(Case):
 
 
 def published(entry: Attack) -> Attack:
-    """The variant of the paper."""
     tolerance, few = PUBLISHED[entry.name]
     quick, oracle = {"restarts": 2, "variant": "published", **few}, {"queries": 800, "restarts": 1}
     return replace(entry, quick=quick, oracle=oracle, tolerance=tolerance)
@@ -91,7 +87,6 @@ def plainly(name: str, norm: str) -> AttackResult:
 
 
 def on_eight(case: Case, norm: str, **options: Any) -> AttackResult:
-    """The same, with options."""
     model, x = mlp(), images(8)
     return case(model, x, labels(model, x), wide(case, norm), **options)
 
@@ -112,10 +107,4 @@ def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor
 
 
 def options(case: Case, **given: Any) -> dict[str, Any]:
-    """Those of the options that the attack takes."""
     return {name: value for name, value in given.items() if case.takes(name)}
-
-
-def blind(case: Case) -> bool:
-    """Whether the attack looks into no particular direction, so that no model is sure to be broken by it."""
-    return math.isinf(case.entry.tolerance)

@@ -24,8 +24,8 @@ BRIEF = {"FIRST": 1, "STEPS": 2, "PROJECTIONS": 1, "TURNS": 1}
 
 # attacks of many passes, whose short runs take a thirtieth of a second and more
 SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_norm"}
-SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
-SLOW |= {f"{name} published" for name in PUBLISHED}
+SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "sparse_rs", "square", "superdeepfool"}
+SLOW |= {"toy guess", *(f"{name} published" for name in PUBLISHED)}
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,25 @@ def _few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest
 
 def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Callable[..., AttackResult]:
     return wraps(attack)(lambda *args, **options: attack(*args, **{**options, **few}))
+
+
+def spied(
+    monkeypatch: pytest.MonkeyPatch, *names: str
+) -> list[tuple[tuple[Any, ...], dict[str, Any], AttackResult]]:
+    """Of each call of these components of AutoAttack, the arguments, the options and the result."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], AttackResult]] = []
+
+    def spy(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+        @wraps(attack)
+        def called(*args: Any, **options: Any) -> AttackResult:
+            calls.append((args, options, attack(*args, **options)))
+            return calls[-1][2]
+
+        return called
+
+    for name in names:
+        monkeypatch.setitem(COMPONENTS, name, spy(COMPONENTS[name]))
+    return calls
 
 
 def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:

@@ -32,35 +32,16 @@ from .unchanged import trained, unchanged
 pytestmark = pytest.mark.slow  # thousands of short runs
 
 
-class PoisonedGradient(nn.Module):
-    """Logits of `net`; where the first coordinate is above 2/3 the gradient of the second is NaN."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        root = torch.where(flat[:, 0] > 2 / 3, 0 * flat[:, 1], torch.ones_like(flat[:, 1])).sqrt()
-        logits: Tensor = self.net(x) + 0 * root[:, None]
-        return logits
-
-
-class PoisonedLogits(nn.Module):
-    """Logits of `net`, NaN where the first coordinate is above `edge`."""
-
-    def __init__(self, net: nn.Module, edge: float) -> None:
-        super().__init__()
-        self.net, self.edge = net, edge
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
-        return torch.where(x.flatten(1)[:, :1] > self.edge, torch.nan, logits)
-
-
 @pytest.mark.only(knowledge="gradient")
 def test_02_a_gradient_that_is_nan_touches_its_own_sample(case: Case, norm: str) -> None:
-    model, x = PoisonedGradient(mlp()), images(12)
+    """Where the first coordinate is above 2/3 that of the second is NaN."""
+    net, x = mlp(), images(12)
+
+    def model(x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        root = torch.where(flat[:, 0] > 2 / 3, 0 * flat[:, 1], torch.ones_like(flat[:, 1])).sqrt()
+        return net(x) + 0 * root[:, None]
+
     x.flatten(1)[:, 0] = torch.where(torch.arange(12) % 4 == 0, 0.9, 0.3)
     y, inside, poisoned = labels(model, x), threat(norm), torch.arange(12) % 4 == 0
     out = case(model, x, y, inside)
@@ -82,7 +63,11 @@ def test_02_logits_that_are_nan_on_the_way_are_no_success(case: Case, norm: str)
         net[1].weight[1, 0] = 1.0
         net[1].bias.copy_(torch.tensor([0.9, 0.0]))
     x = torch.full((4, 1, 4, 4), 0.5) - 1e-3
-    out = case(PoisonedLogits(net, 0.5), x, torch.zeros(4, dtype=torch.long), threat(norm))
+
+    def model(x: Tensor) -> Tensor:
+        return torch.where(x.flatten(1)[:, :1] > 0.5, torch.nan, net(x))
+
+    out = case(model, x, torch.zeros(4, dtype=torch.long), threat(norm))
     assert not out.success.any()
     assert out.distance.isinf().all()
     assert (out.status == Status.FAILED).all() or case.entry.knowledge != "gradient"
@@ -229,7 +214,7 @@ def test_15_eight_bits_keep_the_verdict(case: Case, norm: str) -> None:
 @pytest.mark.one_norm
 def test_two_answers(case: Case, norm: str) -> None:
     """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
-    model, x = Noisy(0.2, [].append), images(40)
+    model, x = Noisy(0.2), images(40)
     threat = wide(case, norm, scale=2)
     out = case(model, x, labels(model.net, x), threat)
     assert out.flags

@@ -29,7 +29,6 @@ WITHIN = {"minimum_norm": 1.1, "pdgd": 1.1, "pdpgd": 1.1}
 
 @cache
 def digits(net: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """An adversarially trained net, and eight digits that it knows."""
     model = small(net)
     x, y, _ = next(iter(fa.data.batches(fa.data.load("digits", "test"), 40)))
     x = nn.functional.pad(nn.functional.interpolate(x, size=(20, 20), mode="bilinear"), (4, 4, 4, 4))
@@ -52,6 +51,7 @@ def ascending(case: Brief, norm: str) -> dict[str, Any]:
     return {"loss": LOSSES[norm]} if case.name == "ddn" or (loss and loss.default == "ce_sharp") else {}
 
 
+@pytest.mark.slow
 @pytest.mark.only(knowledge="gradient")
 def test_a_factor_of_the_logits_changes_nothing(case: Brief, norm: str) -> None:
     """But in AutoAttack, of which cross-entropy is a part, a sample more or less."""

@@ -11,7 +11,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
 
 
 def tutorial() -> dict[str, Any]:
-    """The names that the page defines."""
     module = ModuleType("own_attack")
     exec("\n".join(DEFINITIONS), vars(module))
     return vars(module)

@@ -21,6 +21,7 @@ def counted(net: nn.Module) -> tuple[nn.Module, Counter[str]]:
     return Counted(net, lambda n: seen.update(forward=n), lambda n: seen.update(backward=n)), seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("threat", ["linf", "l2"])
 def test_counts_are_true_of_a_frozen_model(precision: Precision, threat: str) -> None:

@@ -46,6 +46,7 @@ def outside(width: float, count: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
     return model, x, model(x).argmax(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.35, 0.05])
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_a_band_without_answers_at_the_boundary_is_stepped_over(name: str, norm: str, width: float) -> None:
@@ -170,6 +171,7 @@ class Marked(nn.Module):
         return torch.where(x[:, :1] > 0.5, logits, self.net.net(x[:, 1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm"),
     [("pgd", "linf"), ("pgd", "l2"), ("mim", "linf"), ("apgd", "linf"), ("fmn", "l2"), ("fab", "l2")],
@@ -187,6 +189,7 @@ def test_a_sample_without_answers_changes_no_other(name: str, norm: str) -> None
     assert not torch.equal(outs[0].x_adv[mark == 1], outs[1].x_adv[mark == 1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("asked_alone")
 @pytest.mark.parametrize(("name", "threat"), [("bim", Linf(0.06)), ("bim", L2(0.8)), ("apgd", L2(0.5))])
 def test_replayed_steps_go_by_the_last_answer_too(

@@ -13,20 +13,7 @@ from fastadv.engine import freeze
 from fastadv.threat import Linf
 from tests.logged import Logged
 
-from ..nets import Case, Counted, images, labeled, labels, mlp
-
-
-class Noisy(nn.Module):
-    """A linear model with Gaussian noise on its logits, drawn anew at each call."""
-
-    def __init__(self, inputs: int, sigma: float) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net, self.sigma = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 3)), sigma
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
-        return logits + self.sigma * torch.randn_like(logits)
+from ..nets import Case, Counted, Noisy, images, labeled, labels, linear, mlp
 
 
 def by_batch(convolution: bool) -> nn.Sequential:
@@ -62,7 +49,7 @@ class Window(nn.Module):
 @pytest.mark.parametrize("ascent", [pgd, bim, mim])
 def test_early_stop_gives_the_numbers_of_a_randomized_model(ascent: Callable[..., AttackResult]) -> None:
     """On a noisy model early successes are luck: no sample may be let go for one."""
-    model, x = Noisy(48, 0.3), images(600, (3, 4, 4), dtype=torch.float32)
+    model, x = Noisy(0.3, net=linear(3, 48)), images(600, (3, 4, 4), dtype=torch.float32)
     y, inside = labels(model.net, x), Linf(0.1)
     torch.manual_seed(1)
     outs = [ascent(model, x, y, inside, steps=20, stop_early=stop_early) for stop_early in (True, False)]
@@ -208,7 +195,7 @@ def test_more_than_rounding_is_a_second_answer() -> None:
 
 
 def test_two_answers_are_logged_once(logged: Logged) -> None:
-    model, x = Noisy(16, 1.0), images(100, dtype=torch.float32)
+    model, x = Noisy(1.0, net=linear()), images(100, dtype=torch.float32)
     frozen, y = freeze(model), labels(model.net, x)
     outs = [pgd(frozen, x, y, Linf(0.05), steps=5) for _ in range(3)]
     assert all(out.flags for out in outs)
@@ -239,18 +226,12 @@ def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:
 
 @pytest.mark.slow
 def test_all_passes_of_a_second_search_are_counted() -> None:
-    model, x = by_batch(False), images(60, dtype=torch.float32)
-    y, seen = labels(model, x), [0, 0]
-
-    def forward(n: int) -> None:
-        seen[0] += n
-
-    def backward(n: int) -> None:
-        seen[1] += n
-
-    out = pgd(Counted(model, forward, backward), x, y, Linf(0.05), steps=5)
+    model, x, y = labeled(by_batch(False), images(60, dtype=torch.float32))
+    forwards: list[int] = []
+    backwards: list[int] = []
+    out = pgd(Counted(model, forwards.append, backwards.append), x, y, Linf(0.05), steps=5)
     assert out.flags
-    assert [out.forwards, out.backwards] == seen
+    assert (out.forwards, out.backwards) == (sum(forwards), sum(backwards))
 
 
 class Crowd(nn.Module):

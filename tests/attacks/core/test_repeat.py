@@ -32,7 +32,7 @@ THREATS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("asked_alone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("asked_alone")]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,6 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize(
     ("name", "threat"), [*(("pgd", threat) for threat in THREATS), ("bim", "l2"), ("mim", "own radii")]
@@ -59,7 +58,6 @@ def test_replays_find_what_steps_find(name: str, threat: str, stop_early: bool) 
     assert replayed.notes == plain.notes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1", "own radii"])
 @pytest.mark.parametrize("stop_early", [True, False])
 def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +75,6 @@ def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.M
     assert {*replayed.notes} <= {*plain.notes}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -108,7 +105,6 @@ def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
     assert replayed.search.graphs is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "apgd"])
 @pytest.mark.parametrize("precision", ["images", "bf16", "fp16"])
 def test_half_precision(name: str, precision: Any) -> None:
@@ -123,7 +119,6 @@ def test_half_precision(name: str, precision: Any) -> None:
     assert replayed.search.graphs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("threat", ["linf", "own radii"])
 @pytest.mark.parametrize("each", [False, True])
 def test_the_last_iterate(threat: str, each: bool) -> None:
@@ -155,7 +150,6 @@ class Mine(Rows):
     second: Tensor
 
 
-@pytest.mark.slow
 def test_samples_that_are_to_leave_do_so_first() -> None:
     model = net()
     x, y = batch(model)
@@ -190,7 +184,6 @@ class Reads(nn.Module):
         return out if float(x.detach().sum()) < 1e9 else out * 2
 
 
-@pytest.mark.slow
 def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
     model = Reads(net())
     x, y = batch(model)
@@ -201,7 +194,6 @@ def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
     assert logged.text.count("not captured as CUDA graphs: operation not permitted") == 1
 
 
-@pytest.mark.slow
 def test_what_a_rule_remembers_is_carried_over() -> None:
     """A step with memory of its own: rows that appear on the way, and rows that change places."""
     model = net()
@@ -251,7 +243,6 @@ def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
     assert "a step remembers what its first did not set: second" in logged.text
 
 
-@pytest.mark.slow
 def test_calls_that_differ_in_one_thing_share_no_graph() -> None:
     model = net()
     x, y = batch(model)
@@ -285,7 +276,6 @@ def test_calls_that_differ_in_one_thing_share_no_graph() -> None:
     assert len(replayed.search.graphs) == len(calls)
 
 
-@pytest.mark.slow
 def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     captured: list[int] = []
     monkeypatch.setattr(_graphs, "capture", lambda run: captured.append(1) or recorded.capture(run))
@@ -300,7 +290,6 @@ def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.Monke
     assert len(frozen.search.graphs) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 8, 8), (SIZE, 2, 8, 8)])
 def test_a_graph_takes_the_mask_that_it_is_given(shape: tuple[int, ...]) -> None:
     model = net()
@@ -360,7 +349,6 @@ def test_nothing_is_captured_before_the_check() -> None:
     assert len(frozen.search.graphs) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop_early", [True, False])
 def test_what_went_wrong_on_the_way_is_carried_over(stop_early: bool) -> None:
     model = Sharp(net())
@@ -384,7 +372,6 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("steps", [2, 9])  # met once, and captured
 def test_graphs_go_with_their_model(steps: int) -> None:

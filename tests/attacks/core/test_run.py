@@ -15,9 +15,10 @@ from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods.adam import Moments
 from fastadv.engine import freeze
+from fastadv.losses import loss_value
 from fastadv.threat import L0, L2, Linf, Threat
 
-from ..nets import images, labels, mlp
+from ..nets import Noisy, images, labels, mlp
 
 
 class Line(nn.Module):
@@ -89,11 +90,14 @@ class TestWhichPointIsKept:
     @pytest.mark.parametrize("other", [None, "margin", lambda logits, y, targets: 1e6 - logits[:, 1]])
     def test_the_order_is_that_of_the_plan(self, other: Any) -> None:
         """Points looked at with another loss, or none, compete by the loss that the attack maximizes."""
+        logits, y = Line()(torch.tensor([[0.3]])).detach(), torch.tensor([0])
+        asked = loss_value(logits, y, "ce" if other is None else other)
 
         def rule(search: Search) -> None:
             search.score(at(search, 0.25)[:, 0], other)
             search.gradient(at(search, 0.45)[:, 0])
-            search.score(at(search, 0.3)[:, 0], other)
+            for look in (search.score, search.gradient):
+                torch.testing.assert_close(look(at(search, 0.3)[:, 0], other).loss, asked.expand(3))
             search.score(at(search, 0.4, 0.35), other)
             search.jacobian(at(search, 0.1)[:, 0], torch.ones(len(search.x), 1, 3))
 
@@ -446,17 +450,10 @@ class TestProof:
 
     def test_the_second_search_averages_too(self) -> None:
         """Four passes a point in both searches of a randomized model that early stop had deceived."""
-        net, x = mlp(), images(12)
         batches: list[int] = []
-
-        class Noisy(nn.Module):
-            def forward(self, z: Tensor) -> Tensor:
-                batches.append(len(z))
-                logits: Tensor = net(z)
-                return logits + 0.5 * torch.randn_like(logits)
-
+        model, x = Noisy(0.5, batches.append), images(12)
         torch.manual_seed(1)
-        out = pgd(Noisy(), x, labels(net, x), Linf(0.15), steps=5, eot=4, seed=1)
+        out = pgd(model, x, labels(model.net, x), Linf(0.15), steps=5, eot=4, seed=1)
         assert out.flags
         assert out.forwards == sum(batches)
         attacked = int((out.status != Status.ALREADY_WRONG).sum())

@@ -13,7 +13,7 @@ from fastadv.attacks.core.record import Climb, Record
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine import freeze
-from fastadv.losses import Loss, loss_value
+from fastadv.losses import loss_value
 from fastadv.models import Binarized
 from fastadv.threat import L2, Linf
 
@@ -55,32 +55,6 @@ def test_per_sample_step_size(attack: Case, norm: str) -> None:
             model, x[i : i + 1], y[i : i + 1], threat(norm), step_size=float(size[i]), ids=torch.tensor([i])
         )
         torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
-
-
-def test_momentum_by_hand() -> None:
-    model, x = mlp(), images(5)
-    y, inside = labels(model, x), Linf(0.3)
-    frozen, z, momentum = freeze(model), x.clone(), torch.zeros_like(x)
-    for _ in range(4):
-        gradient = frozen.input_gradient(z, y)[2]
-        momentum = 0.7 * momentum + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
-        z = inside.step(z, momentum, x, 0.02)
-    last = _at_last(mim, model, x, y, inside, steps=4, step_size=0.02, decay=0.7)
-    torch.testing.assert_close(last, z)
-
-
-def _at_last(
-    attack: object, model: nn.Module, x: Tensor, y: Tensor, inside: object, **options: object
-) -> Tensor:
-    """The last iterate of an attack whose loss only grows."""
-    calls: list[int] = []
-
-    def rising(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        calls.append(1)
-        return nn.functional.cross_entropy(logits, y, reduction="none") + 1e3 * len(calls)
-
-    out: Tensor = attack(model, x, y, inside, loss=rising, stop_early=False, **options).x_adv  # type: ignore[operator]
-    return out
 
 
 @pytest.mark.parametrize(
@@ -156,8 +130,7 @@ def test_default_steps() -> None:
     y, inside = labels(model, x), Linf(0.2)
     for attack, size in ((pgd, 0.05), (bim, 0.025), (mim, 0.02)):
         by_default, by_hand = (
-            attack(model, x, y, inside, steps=10),
-            attack(model, x, y, inside, steps=10, step_size=size),
+            attack(model, x, y, inside, steps=10, **given) for given in ({}, {"step_size": size})
         )
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
 
@@ -307,23 +280,10 @@ def test_looks_in_other_precisions_are_judged_by_single_calls(
     assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}
 
 
-class Steep(nn.Module):
-    """An infinite gradient where the first coordinate is 0, an infinite logit where the second is > 1/2."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
-        return torch.stack([1 + x[:, 2], x[:, 0].sqrt() + x[:, 1] + far], 1)
-
-
-def test_a_gradient_that_is_not_finite_is_zero_there_and_nowhere_else() -> None:
-    x, looks = torch.tensor([[0.0, 0.2, 0.3], [0.25, 0.2, 0.3]]), []
-
-    def rule(search: Search) -> None:
-        looks.append(search.gradient(search.start(), "margin").gradient)
-
-    out = run(Steep(), x, torch.zeros(2, dtype=torch.long), Linf(0.1), rule, loss="margin")
-    assert torch.equal(looks[0], torch.tensor([[0.0, 1.0, -1.0], [1.0, 1.0, -1.0]]))
-    assert out.status.tolist() == [Status.FAILED, Status.HELD]
+def steep(x: Tensor) -> Tensor:
+    """An infinite logit where the second coordinate is > 1/2."""
+    far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
+    return torch.stack([1 + x[:, 2], x[:, 0].sqrt() + x[:, 1] + far], 1)
 
 
 class Cliff(nn.Module):
@@ -348,7 +308,9 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(
 
     x, y = torch.zeros(2, 4, dtype=dtype), torch.zeros(2, dtype=torch.long)
     mask = torch.tensor([[True, True, True, True], [True, True, True, not masked]])
-    run(Cliff(), x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
+    x[1, 2] = 0.5  # whose gradient is finite there
+    out = run(Cliff(), x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
+    assert (out.status == Status.FAILED).all()
     expected = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, float(not masked)]], dtype=dtype)
     for gradient, sign in zip(found, (1, 1, -1), strict=True):
         assert torch.equal(gradient, sign * expected)
@@ -375,25 +337,6 @@ class Slope(nn.Module):
         return torch.stack([first, torch.where(x[:, 0] > 0.5, 2 * first, 0 * first)], 1)
 
 
-@pytest.mark.parametrize("how", ["gradient", "score"])
-@pytest.mark.parametrize("asked", [None, lambda logits, y, targets: -logits[:, 0]])
-def test_points_rank_by_the_loss_of_the_plan_whatever_was_asked_for(how: str, asked: Loss | None) -> None:
-    x, y = torch.full((2, 3), 0.2), torch.zeros(2, dtype=torch.long)
-
-    def below_zero(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return logits[:, 0] - 10
-
-    losses: list[Tensor] = []
-
-    def rule(search: Search) -> None:
-        for place in (0.1, 0.3, 0.2):
-            losses.append(getattr(search, how)(torch.full_like(search.x, place), asked).loss)
-
-    out = run(Slope(), x, y, Linf(0.5), rule, loss=below_zero)
-    assert torch.equal(out.x_adv, torch.full_like(x, 0.3))
-    torch.testing.assert_close(losses[0], torch.full((2,), -8.9 if asked is None else -1.1))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("how", ["gradient", "score", "decide"])
 def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
@@ -417,7 +360,7 @@ def test_an_infinite_logit_is_no_success() -> None:
     def rule(search: Search) -> None:
         verdicts.append(search.decide(search.x + torch.tensor([0.0, 0.4, 0.0])).adversarial)
 
-    out = run(Steep(), x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, stop_early=False)
+    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, stop_early=False)
     assert not verdicts[0].any()
     assert out.status.tolist() == [Status.FAILED] * 2
 
@@ -433,7 +376,7 @@ def test_an_infinite_logit_does_not_compete() -> None:
         for step in (torch.tensor([0.0, 0.4, -0.1]), finite):
             search.decide(search.x + step)
 
-    out = run(Steep(), x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss)
+    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss)
     torch.testing.assert_close(out.x_adv, x + finite)
 
 
@@ -454,10 +397,5 @@ def test_one_gradient_is_enough(places: tuple[float, ...], flat: bool) -> None:
 
 
 def test_sizes_that_are_known_to_be_finite() -> None:
-    for sizes, known in (
-        ([0.0, 1e38], True),
-        ([], True),
-        ([1.0, torch.inf], False),
-        ([torch.nan, 1.0], False),
-    ):
+    for sizes, known in (([0.0, 1e38], True), ([], True), ([1, torch.inf], False), ([torch.nan, 1], False)):
         assert surely_finite(torch.tensor(sizes)) == known

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ def line(scale: float, classes: int = 8) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_the_flag_is_for_cross_entropy_on_soft_logits() -> None:
     x = images(12, dtype=torch.float32)
     for scale, soft in ((0.01, True), (30.0, False)):
@@ -37,6 +39,7 @@ def test_the_flag_is_for_cross_entropy_on_soft_logits() -> None:
         assert SOFT_LOGITS not in autoattack(model, x, y, threat, version="quick").flags
 
 
+@pytest.mark.slow
 def test_what_soft_logits_left_is_no_sign_of_masking() -> None:
     """Noise and Square break what the weak loss leaves: nothing is known, until a better one is there."""
     x, model, threat = images(240, dtype=torch.float32), line(0.01), L2(0.4)

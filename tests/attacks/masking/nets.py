@@ -87,7 +87,6 @@ HONEST = (*MADE, "abs")
 
 @cache
 def honest(name: str) -> nn.Module:
-    """The trained net of this name, in eval mode."""
     if name == "abs":
         return fa.models.ABS.fit(fa.data.load("digits", "train"), epochs=4, prior_samples=50, steps=15)
     with generators_kept(torch.device("cpu"), 0):
@@ -98,12 +97,10 @@ def honest(name: str) -> nn.Module:
 
 
 def in_front(layer: nn.Module) -> nn.Module:
-    """A layer before the standard net."""
     return Defended(honest("standard"), before=layer).eval()
 
 
 def behind(layer: nn.Module) -> nn.Module:
-    """A layer after it."""
     return Defended(honest("standard"), after=layer).eval()
 
 

@@ -75,7 +75,7 @@ QUIET: dict[str, tuple[nn.Module, Tensor]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*QUIET, *WALL])
 def test_honest_networks_miss_nothing(name: str) -> None:
-    model, x = QUIET[name] if name in QUIET else (WALL[name].load(None, None), digits(28))  # type: ignore[arg-type]
+    model, x = QUIET[name] if name in QUIET else (WALL[name].load(None), digits(28))  # type: ignore[arg-type]
     missing, masked = check(model, x)
     assert missing < LIMIT / 5
     assert masked == ()
@@ -102,6 +102,7 @@ def test_a_part_that_is_cut_is_seen_and_named(share: float, axis: int) -> None:
     assert list(found.masked) == [str(place)]
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
     x = images(20, dtype=torch.float32)
     net = mlp(dtype=torch.float32)

@@ -101,15 +101,3 @@ def test_every_step_and_seed_has_its_own_directions(run: Callable[..., AttackRes
     directions = (first[0] - x.repeat_interleave(4, 0)).view(2, 4, -1)
     assert not torch.allclose(directions[:, 0], directions[:, 1])
     torch.testing.assert_close(directions[:, :2], -directions[:, 2:])
-
-
-@BOTH
-def test_masked_pixels_are_not_probed(run: Callable[..., AttackResult]) -> None:
-    model, x = mlp(), images(3)
-    mask = torch.arange(16).view(1, 4, 4) % 3 > 0
-    function, batches = watched(model)
-    run(function, x, labels(model, x), Linf(0.2), queries=42, directions=2, mask=mask, stop_early=False)
-    for batch in batches:
-        each = len(batch) // 3
-        assert torch.equal((batch - x.repeat_interleave(each, 0)).flatten(1)[:, ~mask.flatten()] != 0,
-                           torch.zeros(len(batch), 6, dtype=torch.bool))  # fmt: skip

@@ -28,6 +28,7 @@ from tests.defenses import (
     MeanSparse,
     Quantize,
 )
+from tests.engine.planted import Changed
 
 X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 KINDS = {"quantize": "zero", "nan": "nan"}
@@ -65,18 +66,6 @@ def test_activations_that_jump_are_named_with_their_share() -> None:
     assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
 
 
-class Misled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, how: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(h)
-        ctx.how = how
-        return h.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return ctx.how(grad, *ctx.saved_tensors), None
-
-
 class Step(nn.Module):
     def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -87,13 +76,14 @@ class Step(nn.Module):
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
-    "turned": lambda h: Misled.apply(h, lambda grad, _: -grad),
-    "signs by content": lambda h: Misled.apply(h, lambda grad, at: grad * (991 * at).sin().sign()),
-    "noise": lambda h: Misled.apply(h, lambda grad, _: grad + grad.std() * torch.randn_like(grad)),
+    "turned": lambda h: Changed.apply(h, lambda grad: -grad),
+    "signs by content": lambda h: Changed.apply(h, lambda grad: grad * (991 * h.detach()).sin().sign()),
+    "noise": lambda h: Changed.apply(h, lambda grad: grad + grad.std() * torch.randn_like(grad)),
     "a hidden sine": lambda h: h + 0.15 * (400 * h).sin(),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", WRONG.values(), ids=WRONG)
 def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> None:
     (found,) = masked_modules(Defended(net(), before=Step(step)), X)
@@ -103,22 +93,12 @@ def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> 
     assert "wrong" not in [each.kind for each in masked_modules(fa.freeze(mended), X)]
 
 
-class Raises(nn.Module):
-    """Calls numpy() on what may require a gradient, and turns brightness round."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(1 - x.numpy())
-
-
-class Classes(nn.Module):
-    def forward(self, h: Tensor) -> Tensor:
-        return h.argmax(1)
-
-
-CLASSES = nn.Sequential(nn.Flatten(), Classes(), nn.Embedding(64, 3))
+# calls numpy() on what may require a gradient, and turns brightness round
+RAISES = Step(lambda x: torch.from_numpy(1 - x.numpy()))
+CLASSES = nn.Sequential(nn.Flatten(), Step(lambda h: h.argmax(1)), nn.Embedding(64, 3))
 ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
-    "other way": (net(Raises()), "0", r"{'0': fa.models.Substitute\(net\)}\), with"),
+    "other way": (net(RAISES), "0", r"{'0': fa.models.Substitute\(net\)}\), with"),
     "integers": (CLASSES, "1", "let a module around it return one floating"),
     "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
 }  # fmt: skip
@@ -162,11 +142,6 @@ class Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad * (ctx.saved_tensors[0].abs() <= 1)
-
-
-class Signs(nn.Module):
-    def forward(self, h: Tensor) -> Tensor:
-        return Straight.apply(h)
 
 
 class Constant(nn.Module):
@@ -214,13 +189,6 @@ class OwnNoise(nn.Module):
         return (h - 0.5 + torch.from_numpy(self.generator.normal(size=h.shape)).to(h)).relu()
 
 
-class InFloat32(nn.Module):
-    """Refuses float64."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h @ torch.eye(h.shape[1])
-
-
 class Around(nn.Module):
     """A function of a value and of what `part` makes of it."""
 
@@ -237,11 +205,13 @@ HONEST: dict[str, nn.Module] = {
     "kinks": net(nn.Hardtanh(0.2, 0.7), nn.Softshrink(0.3), nn.ReLU6(), nn.Dropout()),
     "in place": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(inplace=True), nn.Linear(32, 3)),
     "straight-through": nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), Signs(), nn.Linear(32, 3)
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), Step(Straight.apply), nn.Linear(32, 3)
     ),
     "transformer": Transformer(),
     "recurrent": Recurrent(),
-    "float32": nn.Sequential(nn.Flatten(), InFloat32(), nn.ReLU(), nn.Linear(64, 3)),
+    "float32": nn.Sequential(
+        nn.Flatten(), Step(lambda h: h @ torch.eye(h.shape[1])), nn.ReLU(), nn.Linear(64, 3)
+    ),
     "saturated": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Threshold(0, 0), nn.LogSoftmax(1)),
     "randomized": net(OwnNoise()),
     "frozen": Defended(net(), before=nn.Identity()),
@@ -314,13 +284,8 @@ def test_a_function_is_refused() -> None:
 
 
 def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
-    class Logarithm(nn.Module):
-        """Minus infinity, with a gradient that is not finite."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            return (x - x).log()
-
-    assert masked_modules(nn.Sequential(nn.Flatten(), Logarithm()), torch.rand(4, 1, 4, 4)) == ()
+    infinite = Step(lambda x: (x - x).log())  # minus, with a gradient that is not finite
+    assert masked_modules(nn.Sequential(nn.Flatten(), infinite), torch.rand(4, 1, 4, 4)) == ()
 
 
 class Late(nn.Module):

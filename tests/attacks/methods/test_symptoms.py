@@ -17,6 +17,7 @@ from torch.autograd import grad as imported_grad
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
 from fastadv.engine import freeze
 from fastadv.models import ABS
+from tests.engine.planted import Changed as Misled
 
 NONE = Symptoms(randomized=False, probabilities=False, zero_gradient=0.0, optimizes=False)
 X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -76,22 +77,16 @@ def test_a_shift_of_all_logits_changes_no_decision() -> None:
     assert not symptoms(freeze(Changed(after=lambda z: z + torch.randn(len(z), 1))), X).randomized
 
 
-class _Noisy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient + gradient.std() * torch.randn_like(gradient)
+def noisy(x: Tensor) -> Tensor:
+    return Misled.apply(x, lambda gradient: gradient + gradient.std() * torch.randn_like(gradient))
 
 
 def test_a_gradient_that_differs_from_pass_to_pass_is_randomized() -> None:
-    assert symptoms(freeze(Changed(_Noisy.apply)), X) == Symptoms(True, False, 0.0, False)
+    assert symptoms(freeze(Changed(noisy)), X) == Symptoms(True, False, 0.0, False)
 
 
 def test_one_sample_whose_gradient_differs_makes_no_randomized_model() -> None:
-    assert not symptoms(freeze(Changed(lambda x: torch.cat([_Noisy.apply(x[:1]), x[1:]]))), X).randomized
+    assert not symptoms(freeze(Changed(lambda x: torch.cat([noisy(x[:1]), x[1:]]))), X).randomized
 
 
 def test_sometimes_not_finite_is_randomized() -> None:

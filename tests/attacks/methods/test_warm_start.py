@@ -1,5 +1,6 @@
-"""Starting points, drawn to the boundary, and restarts of attacks for the minimum norm."""
+"""Starting points of fmn, drawn to the boundary, and its restarts."""
 
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import core, cw, ddn, fmn
+from fastadv.attacks import core, fmn
 from fastadv.attacks.methods.warm_start import begin
 from fastadv.threat import L2, THREATS
 
@@ -16,34 +17,24 @@ from ..nets import images, labels, linear, mlp
 from ..watched import watched
 
 pytestmark = pytest.mark.slow
-VARIANTS = ("fastadv", "published")
-# the attack, its norm, and the arguments of a short run
-RUNS: list[tuple[Any, str, dict[str, Any]]] = [
-    *((fmn, norm, {"steps": 10, "variant": variant}) for norm in THREATS for variant in VARIANTS),
-    (ddn, "l2", {"steps": 10}),
-    *((cw, norm, {"steps": 8, "searches": 2, "variant": variant}) for norm in ("l2", "linf")
-      for variant in VARIANTS),
-]  # fmt: skip
-EACH = pytest.mark.parametrize(("run", "norm", "given"), RUNS)
+EACH = pytest.mark.parametrize(("norm", "variant"), [*product(THREATS, ("fastadv", "published"))])
 
 
-def asked(run: Any, norm: str, given: Any, model: Any, *args: Tensor, **more: Any) -> Any:
+def asked(norm: str, variant: Any, model: Any, *args: Tensor, **more: Any) -> Any:
     """The points at which it asks for gradients, and its result."""
     function, seen = watched(model, gradients=True)
-    x, y = args
-    out = run(function, x, y, THREATS[norm](inf), **given, **more)
-    return seen, out
+    return seen, fmn(function, *args, THREATS[norm](inf), steps=10, variant=variant, **more)
 
 
 @EACH
-def test_it_begins_near_the_boundary(run: Any, norm: str, given: dict[str, Any]) -> None:
+def test_it_begins_near_the_boundary(norm: str, variant: str) -> None:
     """On a linear model: a thousandth of the way closer it would be no success. The second point is none."""
     x = images(3)
     model, weight = two_classes(x, 0.5)
     y, start = torch.zeros(3, dtype=torch.long), (weight > 0).double().expand(3, 16).view_as(x).clone()
     start[1] = 1 - start[1]
-    seen, out = asked(run, norm, given, model, x, y, starts=start)
-    plain, without = asked(run, norm, given, model, x, y)
+    seen, out = asked(norm, variant, model, x, y, starts=start)
+    plain, without = asked(norm, variant, model, x, y)
     torch.testing.assert_close(seen[0][1], x[1], rtol=0, atol=1e-5)
     torch.testing.assert_close(out.x_adv[1], without.x_adv[1])
     torch.testing.assert_close(plain[0], x, rtol=0, atol=1e-5)
@@ -57,12 +48,12 @@ def test_it_begins_near_the_boundary(run: Any, norm: str, given: dict[str, Any])
 
 
 @EACH
-def test_restarts_begin_at_random_points_near_the_best(run: Any, norm: str, given: dict[str, Any]) -> None:
+def test_restarts_begin_at_random_points_near_the_best(norm: str, variant: str) -> None:
     """By seed and sample number, within half the distance of the nearest success."""
     model, x = mlp(), images(4)
     y, ids = labels(model, x), torch.arange(4) + 7
-    seen, out = asked(run, norm, given, model, x, y, restarts=2, seed=3, ids=ids)
-    first, alone = asked(run, norm, given, model, x, y, ids=ids)
+    seen, out = asked(norm, variant, model, x, y, restarts=2, seed=3, ids=ids)
+    first, alone = asked(norm, variant, model, x, y, ids=ids)
     second, threat = seen[len(first)], THREATS[norm](inf)
     near = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}[norm]
     half = torch.where(alone.success, alone.distance, near) / 2
@@ -70,7 +61,7 @@ def test_restarts_begin_at_random_points_near_the_best(run: Any, norm: str, give
     point = threat.random_start(x, seed=3, ids=ids, draw=1)
     torch.testing.assert_close(second, point, rtol=0, atol=1e-5)
     assert (out.distance <= alone.distance).all()
-    other, _ = asked(run, norm, given, model, x, y, restarts=2, seed=4, ids=ids)
+    other, _ = asked(norm, variant, model, x, y, restarts=2, seed=4, ids=ids)
     assert not torch.equal(other[len(first)], second)
 
 
@@ -83,22 +74,13 @@ class Far(nn.Module):
 
 
 @EACH
-def test_what_is_flat_at_x_is_broken_from_elsewhere(run: Any, norm: str, given: Any) -> None:
+def test_what_is_flat_at_x_is_broken_from_elsewhere(norm: str, variant: str) -> None:
     x, y = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
     start = torch.ones_like(x)
-    _, out = asked(run, norm, given, Far(), x, y, starts=start)
+    _, out = asked(norm, variant, Far(), x, y, starts=start)
     assert out.success.all()
     assert (out.distance < THREATS[norm](inf).distance(start, x)).all()
-    if run is not ddn:  # which searches by noise
-        assert not asked(run, norm, given, Far(), x, y)[1].success.any()
-
-
-def test_the_first_norm_of_ddn_is_that_of_its_starting_point() -> None:
-    x, y = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
-    seen, _ = asked(ddn, "l2", {"steps": 4}, Far(), x, y, starts=torch.ones_like(x))
-    lengths = [float((point - x).norm()) for point in seen]
-    assert lengths[0] == pytest.approx(1.2, rel=2e-3)
-    assert lengths[1] == pytest.approx(0.95 * lengths[0], rel=1e-6)
+    assert not asked(norm, variant, Far(), x, y)[1].success.any()
 
 
 def test_points_that_may_not_move_stay_and_dtypes_follow_x() -> None:
