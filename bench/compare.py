@@ -3,16 +3,48 @@
 import json
 import os
 import statistics
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.lines import Answering
-from bench.records import ROOT
+from bench.records import ROOT, Row
 
 ALLOWED = 0.05  # slower by more than this is a loss
 TURNS, SECONDS = 15, 0.2
+
+
+class Answering:
+    """A process that reads lines and answers each by one line of JSON."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) -> None:
+        self._process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, line: str) -> Row:
+        """Send a line, and wait for its answer."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has stopped, which its missing answer tells
+        return self.answer()
+
+    def answer(self) -> Row:
+        """Wait for an answer, the first one unasked where the process begins by one."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("bench: a process that times stopped; its error stands above")
+        found: Row = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """Let the process end, which it does where no more lines come."""
+        self._process.communicate()
 
 
 class Process:

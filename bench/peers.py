@@ -7,8 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.pgd import Problem
 
@@ -45,34 +44,16 @@ def adv_lib(given: Problem) -> Call:
     )  # fmt: skip
 
 
-def art(given: Problem) -> Call:
-    from art.attacks.evasion import ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
-
-    device = given.x.device
-    classifier = PyTorchClassifier(
-        given.model, nn.CrossEntropyLoss(), tuple(given.x.shape[1:]), given.model(given.x[:1]).shape[1],
-        clip_values=(0.0, 1.0), device_type="gpu" if device.type == "cuda" else "cpu",
-    )  # fmt: skip
-    attack = ProjectedGradientDescentPyTorch(
-        classifier, eps=given.radius, eps_step=given.step_size, max_iter=given.steps,
-        batch_size=len(given.x), verbose=False,
-    )  # fmt: skip
-    x, y = given.x.cpu().numpy(), given.y.cpu().numpy()
-    return lambda: torch.from_numpy(attack.generate(x, y)).to(device)
-
-
 PEERS: dict[str, Callable[[Problem], Call]] = {
     "torchattacks": torchattacks,
     "foolbox": foolbox,
     "adv-lib": adv_lib,
-    "ART": art,
 }
 
 
 def version_of(peer: str) -> str:
     """The version of a peer's package, or what its module says where it is not installed as a package."""
     try:
-        return version({"ART": "adversarial-robustness-toolbox"}.get(peer, peer))
+        return version(peer)
     except PackageNotFoundError:
-        return str(getattr(import_module({"ART": "art"}.get(peer, peer)), "__version__", "unknown"))
+        return str(getattr(import_module(peer), "__version__", "unknown"))

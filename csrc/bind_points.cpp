@@ -267,40 +267,6 @@ void largest(Array out, const Array& values) {
   });
 }
 
-// Flat ranges, whatever the rows: each element is by itself.
-template <class Body>
-void each_range(const Array& out, const Body& body) {
-  const auto count = static_cast<int64_t>(out.size());
-  parallel_without_gil(count, useful_threads(count, 1),
-                       [&](int64_t first, int64_t last, int) { body(first, last - first); });
-}
-
-void elu(Array out, const Array& x, double alpha) {
-  check_alike(out, x);
-  with_kernels(out, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    T* to = write_rows<T>(out).data;
-    const T* from = read_rows<T>(x).data;
-    each_range(out, [&](int64_t at, int64_t count) {
-      kernels.elu(to + at, from + at, count, static_cast<float>(alpha));
-    });
-  });
-}
-
-// The gradient times an activation's derivative, which follows from its input or its value.
-template <auto Member, class... Numbers>
-void activation_gradient(Array out, const Array& gradient, const Array& from, Numbers... numbers) {
-  check_alike(out, gradient, from);
-  with_kernels(out, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    T* to = write_rows<T>(out).data;
-    const T *along = read_rows<T>(gradient).data, *given = read_rows<T>(from).data;
-    each_range(out, [&](int64_t at, int64_t count) {
-      Member(kernels)(to + at, along + at, given + at, count, static_cast<float>(numbers)...);
-    });
-  });
-}
-
 }  // namespace
 
 void bind_points(py::module_& module) {
@@ -320,10 +286,6 @@ void bind_points(py::module_& module) {
   module.def("distance", distance);
   module.def("keep_nearest", keep_nearest);
   module.def("largest", largest);
-  module.def("elu", elu);
-  module.def("elu_gradient",
-             activation_gradient<[](const auto& kernels) { return kernels.elu_gradient; }, double>);
-  module.def("relu_gradient", activation_gradient<[](const auto& kernels) { return kernels.relu_gradient; }>);
 }
 
 }  // namespace fastadv

@@ -129,9 +129,6 @@ struct Kernels {
   void (*keep_nearest)(T* best, float* best_rank, bool* best_success, float* length, const T* x,
                        const T* points, int64_t count, int64_t cols, const bool* success, double order);
   void (*largest)(T* out, const T* values, int64_t cols);
-  void (*elu)(T* out, const T* x, int64_t count, float alpha);
-  void (*elu_gradient)(T* out, const T* gradient, const T* x, int64_t count, float alpha);
-  void (*relu_gradient)(T* out, const T* gradient, const T* value, int64_t count);
   void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
                      int64_t target, bool direction, float* scratch);
   void (*thin_gradient)(T* out, const T* gradient, const float* weights, const ThinShape& shape,

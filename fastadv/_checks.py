@@ -12,19 +12,7 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """Check an integer.
-
-    Args:
-        name: of the argument, for the message.
-        value: what the caller gave.
-        least: the smallest value allowed.
-
-    Returns:
-        The integer.
-
-    Raises:
-        InputError: it is no integer, or smaller.
-    """
+    """Return an integer that is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return value
@@ -33,21 +21,7 @@ def check_count(name: str, value: Any, least: int) -> int:
 def check_number(
     name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, finite: bool = True
 ) -> float:
-    """Check a number.
-
-    Args:
-        name: of the argument, for the message.
-        value: what the caller gave.
-        least: the smallest value allowed.
-        most: the largest value allowed.
-        finite: whether infinity is refused.
-
-    Returns:
-        The number as a float.
-
-    Raises:
-        InputError: it is no number, or outside these limits.
-    """
+    """Return a number within limits as a float; `finite` refuses infinity."""
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
@@ -61,20 +35,7 @@ def check_number(
 
 
 def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> float:
-    """Check a number between 0 and 1.
-
-    Args:
-        name: of the argument, for the message.
-        value: what the caller gave.
-        zero: whether 0 itself is allowed.
-        one: whether 1 itself is allowed.
-
-    Returns:
-        The number as a float.
-
-    Raises:
-        InputError: it is no number in that interval.
-    """
+    """Return a number between 0 and 1 as a float; `zero` and `one` allow the ends."""
     number = check_number(name, value, 0, 1)
     if (number == 0 and not zero) or (number == 1 and not one):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
@@ -83,7 +44,7 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return True or False; InputError otherwise."""
+    """Return True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{name}: expected True or False, got {value!r}")
     return value
@@ -97,7 +58,7 @@ def check_seed(seed: Any, name: str = "seed") -> int:
 
 
 def check_on_event(on_event: Any) -> OnEvent | None:
-    """Return a function of a dictionary, or None. Raises InputError for anything else."""
+    """Return a function of a dictionary, or None."""
     if on_event is None or callable(on_event):
         return on_event  # type: ignore[no-any-return]
     raise InputError(f"on_event: expected a function of a dictionary, got {type(on_event).__name__}")

@@ -17,7 +17,6 @@ EXTRAS = {
 PEERS = {
     "art": "adversarial-robustness-toolbox",
     "foolbox": "foolbox",
-    "secmlt": "secml-torch",
     "torchattacks": "torchattacks",
 }
 

@@ -1,7 +1,7 @@
 """How figures are written: shares as percentages, numbers to three digits, a dash where there is none."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -20,6 +20,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 def number(value: float | None) -> str:
     """Return a number to three digits."""
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def with_interval(show: Callable[[float], str], value: float, interval: Sequence[float]) -> str:
+    """Write a figure with its interval."""
+    low, high = map(show, interval)
+    return f"{show(value)} [{low}, {high}]"
 
 
 def ends(low: float, high: float) -> str:

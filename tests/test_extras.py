@@ -57,6 +57,7 @@ def requirements(extra: str) -> set[str]:
     return {re.split(r"[^\w-]", text)[0] for text in PROJECT["optional-dependencies"][extra]}
 
 
+@pytest.mark.slow
 def test_the_base_imports_no_extra():
     known = BASE | OWN | _extras.EXTRAS.keys() | _extras.PEERS.keys() | {"triton", "robustbench"}
     for path in PACKAGE.rglob("*.py"):

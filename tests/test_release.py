@@ -62,6 +62,7 @@ def test_wheels_hold_every_file_that_is_no_source():
     assert others == set(PROJECT["tool"]["setuptools"]["package-data"]["fastadv"])
 
 
+@pytest.mark.slow
 def test_this_tree_cannot_be_released_under_another_version():
     command = [sys.executable, str(ROOT / ".ci" / "releasable.py"), "v9.9.9"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -92,11 +93,13 @@ REFUSED = (
 )
 
 
+@pytest.mark.slow
 def test_an_older_torch_is_refused_before_anything_of_it_is_used(tmp_path):
     said = beside(OLD, "import fastadv", tmp_path)
     assert said.splitlines()[-1].startswith(f"ImportError: {REFUSED}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("torch", "told"), [(OLD, REFUSED), (MISSING, "No torch")])
 def test_the_command_says_so_in_one_line(torch, told, tmp_path):
     assert NAMED["scripts"] == {"fastadv": "fastadv_command:main"}

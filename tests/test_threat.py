@@ -178,6 +178,7 @@ def test_a_uniform_length_and_its_direction_are_drawn_apart(kind):
     assert alike.abs().max() < 0.1  # 4.5 standard deviations of the correlation of what is independent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [fa.L2, fa.L1])
 @pytest.mark.parametrize("shape", [(1,), (3, 32, 32)])
 def test_starts_of_uniform_length(kind, shape):

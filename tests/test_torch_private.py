@@ -91,6 +91,7 @@ def test_versions_and_views() -> None:
     assert _torch.version(x) > before
 
 
+@pytest.mark.slow
 def test_what_is_compiled() -> None:
     layer = nn.Linear(2, 2)
     compiled: Any = torch.compile(layer, backend="eager")

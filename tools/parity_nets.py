@@ -15,15 +15,10 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from fastadv.studies.schott2018.subjects import Stage, climb
 from tests.parity.models import DATA, NETS, ROOT, SMALL, WEIGHTS, untrained
 
 STEPS = 5
-RAMP = (
-    Stage("0.1", 0.1, 0.1 / 3, 1, "constant"),
-    Stage("0.2", 0.2, 0.2 / 3, 1, "constant"),
-    Stage("0.3", 0.3, 0.3 / 3, 3, "cosine"),
-)
+RAMP = ((0.1, 1, "constant"), (0.2, 1, "constant"), (0.3, 3, "cosine"))  # radius, epochs, schedule
 # on a robust net gradients are sparse and small
 RECIPES: dict[str, tuple[fa.train.Recipe, int]] = {
     "standard": (fa.train.Standard(), 2),
@@ -39,16 +34,24 @@ KEPT = {"mixer": (12000, 4e-3, 0.01), "gnres": (10000, 5e-3, 0.05), "sp": (15000
 def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.train.EpochReport]:
     """Train the model in place, epoch after epoch; a run that was stopped goes on."""
     if name == "linf":
-        return climb(model, train_set, RAMP, folder, steps=STEPS)
+        for radius, epochs, schedule in RAMP:
+            growing = fa.train.PGDTraining(fa.Linf(radius), steps=STEPS, step_size=radius / 3)
+            yield from fa.train.epochs(
+                model, train_set, growing, epochs=epochs, optimizer="adam", learning_rate=0.002,
+                batch_size=64, optimization=fa.train.Optimization(weight_decay=0.0, schedule=schedule),
+                run_dir=folder / f"{radius}", resume=True,
+            )  # fmt: skip
+        return
     recipe, epochs = RECIPES[name]
     if name in KEPT:
         _, rate, decay = KEPT[name]
-        return fa.train.epochs(
+        yield from fa.train.epochs(
             model, train_set, recipe, epochs=epochs, optimizer="adamw", learning_rate=rate, run_dir=folder,
             optimization=fa.train.Optimization(weight_decay=decay, schedule="one_cycle", ramp=0.4),
             resume=True,
         )  # fmt: skip
-    return fa.train.epochs(
+        return
+    yield from fa.train.epochs(
         model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=True,
         optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
     )  # fmt: skip

@@ -10,4 +10,4 @@ PYTHONPATH=$built/tools CFLAGS="$sanitizers -O1 -g -fno-omit-frame-pointer -Werr
     "$python" setup.py --quiet build --build-base "$built" --build-lib "$built/lib"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$built/lib
 LD_PRELOAD="$("${CXX:-g++}" -print-file-name=libasan.so) $("${CXX:-g++}" -print-file-name=libstdc++.so)" \
-    "$python" -m pytest tests/ops --ignore-glob='*test_triton*' --ignore-glob='*test_loadable*'
+    "$python" -m pytest tests/ops --ignore-glob='*test_triton*'

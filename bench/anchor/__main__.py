@@ -25,7 +25,7 @@ from bench.anchor.rows import Taken, rows
 from bench.anchor.ways import WAYS, Way
 from bench.anchor.worker import given
 from bench.ceilings import Ceilings
-from bench.lines import Answering
+from bench.compare import Answering
 from bench.records import RESULTS, Row
 from bench.session import Session
 from fastadv.runs.card import machine

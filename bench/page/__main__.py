@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import anchor, bars, calls, figures, machines, table
+from bench.page import anchor, bars, calls, machines, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -23,7 +23,7 @@ def main() -> None:
     if calls.newest():
         for page in (calls.PAGE, calls.README):
             page.write_text(table.replaced(page.read_text(), calls.text(), "calls"))
-    figures.save(bars.draw(measured[-1]), "speed.png", machines.rows(measured[-1]))
+    bars.save(bars.draw(measured[-1]), "speed.png", machines.rows(measured[-1]))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from bench.anchor.ways import FROZEN, UNFROZEN, WAYS, Way
 from bench.page.machines import Machine, best, rows
-from bench.page.numbers import duration, number
-from bench.page.rows import Row
+from bench.page.rows import Row, duration, number
 from bench.page.table import README
 from bench.providers import COMPILED
 from bench.records import ROOT

@@ -1,13 +1,21 @@
-"""The figure of speed: PGD on four networks against its peers on one machine, with the range of the turns."""
+"""The figure of speed: PGD on four networks against its peers on one machine, with the range of the turns.
 
-from typing import TYPE_CHECKING
+Its file holds a digest of the rows that it shows: a test tells whether it is up to date.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.anchor.ways import FROZEN, UNFROZEN, Way
 from bench.page.anchor import called
 from bench.page.machines import Machine, best, rows
-from bench.page.numbers import duration
-from bench.page.rows import Row
+from bench.page.rows import Row, duration
 from bench.providers import COMPILED, LOOP
+from bench.records import ROOT
+from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, SKY, new_figure, plain
 
 if TYPE_CHECKING:
@@ -19,6 +27,8 @@ KEPT = ("torchattacks", "adv-lib", LOOP, COMPILED)
 COLORS = dict(zip((UNFROZEN, *FROZEN), (BLUE, BLUE, SKY), strict=True))
 SHOWN = (BASE, *(Way(peer, kept=True) for peer in KEPT), *map(Way, COLORS))
 OTHERS = "#BBBBBB"
+FOLDER = ROOT / "docs" / "figures"
+MADE = {"command": "python bench/run.py; python -m bench.page", "seed": "0"}
 THICK, BELOW, ABOVE, WIDE, LEFT = 0.19, 0.75, 0.33, 7.4, 2.05  # inches
 
 
@@ -67,3 +77,35 @@ def panel(axes: "Axes", label: str, known: dict[Way, Row]) -> None:
             duration(row["p50_ms"]), (max(high, middle), place + 0.5), xytext=(4, -0.5),
             textcoords="offset points", va="center", fontsize=7.5, color=INK,
         )  # fmt: skip
+
+
+def digest(shown: Any) -> str:
+    return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save(figure: "Figure", name: str, shown: Any, folder: Path = FOLDER) -> None:
+    """Write the figure with the digest of what it shows; its machine and days are those of the rows."""
+    rows = list(_rows(shown))
+    days = sorted({row["date"][:10] for row in rows})
+    measured = {
+        "machine": ", ".join(sorted({row["cpu"] for row in rows})),
+        "date": " to ".join(dict.fromkeys((days[0], days[-1]))),
+    }
+    style.save(figure, folder / name, {**MADE, **measured, "Comment": digest(shown)})
+
+
+def _rows(shown: Any) -> Iterator[Row]:
+    """Yield the rows, however they are nested."""
+    if isinstance(shown, dict) and "provider" in shown:
+        yield shown
+    elif isinstance(shown, dict | list):
+        for part in shown.values() if isinstance(shown, dict) else shown:
+            yield from _rows(part)
+
+
+def up_to_date(name: str, shown: Any, folder: Path = FOLDER) -> bool:
+    """Whether the figure was drawn from these rows."""
+    from PIL import Image
+
+    with Image.open(folder / name) as picture:
+        return bool(picture.info.get("Comment") == digest(shown))

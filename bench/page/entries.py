@@ -5,7 +5,7 @@ Every comparison with a peer stands here, those that fastadv loses too.
 
 from dataclasses import dataclass
 
-from bench.page.numbers import duration
+from bench.page.rows import duration
 from bench.providers import EARLY, FROZEN
 
 BOTH = ("fastadv fp32", "fastadv bf16")

@@ -1,6 +1,6 @@
-"""The rows of bench/results/, the newest of each measurement."""
+"""The rows of bench/results/, the newest of each measurement, and figures as text."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -57,6 +57,15 @@ class Rows:
             row for (known, by), row in self.newest.items() if by == provider and fnmatchcase(known, pattern)
         ]
 
-    def providers(self, what: str) -> Iterator[tuple[str, Row]]:
-        """Every provider of one measurement with its row."""
-        return ((by, row) for (known, by), row in self.newest.items() if known == what)
+
+def number(value: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
+
+
+def duration(taken: float) -> str:
+    """Milliseconds in a unit that suits them."""
+    for unit, size in (("s", 1000.0), ("ms", 1.0)):
+        if taken >= size:
+            return f"{number(taken / size)} {unit}"
+    return f"{number(taken * 1000)} µs"

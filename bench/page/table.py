@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from bench.page.entries import ENTRIES, Entry
-from bench.page.numbers import duration, number
-from bench.page.rows import Row, Rows, milliseconds, share
+from bench.page.rows import Row, Rows, duration, milliseconds, number, share
 from bench.records import ROOT
 
 README = ROOT / "README.md"

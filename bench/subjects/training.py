@@ -30,7 +30,6 @@ RECIPES: dict[str, Any] = {
     "FastTraining n-fgsm": fa.train.FastTraining(THREAT, method="n-fgsm"),
     "NuAT": fa.train.NuAT(THREAT, rise=1),
     "GradAlign of FGSMTraining": fa.train.GradAlign(fa.train.FGSMTraining(THREAT, weight=0)),
-    "PriorGuidedTraining": fa.train.PriorGuidedTraining(THREAT),
     "FreeTraining": fa.train.FreeTraining(THREAT, replays=4),
     "PGDTraining": fa.train.PGDTraining(THREAT, **STRONG),
     "TRADES": fa.train.TRADES(THREAT, **STRONG),

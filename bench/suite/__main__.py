@@ -128,10 +128,6 @@ def rows(
         yield row
 
 
-def cell(row: Row, key: str) -> str:
-    return str(row[key])[: COLUMNS[key]].ljust(COLUMNS[key])
-
-
 def measured(options: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """The rows of all chosen cases on all chosen models."""
     for name in options.model:
@@ -181,7 +177,8 @@ def main() -> None:
     }
     print("  ".join(name.ljust(width) for name, width in COLUMNS.items()))
     for row in measured(options, device):
-        print("  ".join(cell(row, key) for key in COLUMNS), flush=True)
+        cells = (str(row[key])[:width].ljust(width) for key, width in COLUMNS.items())
+        print("  ".join(cells), flush=True)
         with out.open("a") as file:
             file.write(json.dumps({**row, **about}).replace("Infinity", "null") + "\n")
 

@@ -7,15 +7,11 @@ the page). The short ones are of the peers alone and fill tests/attacks/parity.j
 compare. What is stored already is left alone unless --again names it, so that a stopped run goes on. Values
 do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about three
 hours of one core.
-
-With --published it measures instead what the published variants of our attacks find with the peers' steps and
-searches, and appends that to bench/results/published.jsonl.
 """
 
 import argparse
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -26,10 +22,8 @@ from torch import Tensor, nn
 
 from bench import records
 from bench.suite.passes import Counting
-from fastadv.attacks import ATTACKS
 from fastadv.runs.card import machine
 from tests.parity.case import Budget, Case
-from tests.parity.case import given as with_ours
 from tests.parity.cases import TESTED, cases_on, held, radii
 from tests.parity.models import KEPT, KEPT_RUNS, NETS, WALL, add_places, problem
 from tests.parity.outcome import Outcome, judge
@@ -37,7 +31,6 @@ from tests.parity.peers import Peer
 from tests.parity.store import STORES, Row, key, save, stored
 from tests.parity.verdict import OURS, best, passes
 
-PUBLISHED = STORES["full"].with_name("published.jsonl")
 Problem = tuple[nn.Module, Tensor, Tensor]
 
 
@@ -94,14 +87,14 @@ def theirs(case: Case, net: str, peer: Peer, variant: str, given: Problem) -> It
 
 
 def ours(
-    case: Case, net: str, variant: str, radius: float, given: Problem, rivals: Sequence[Row], said: str = ""
+    case: Case, net: str, variant: str, radius: float, given: Problem, rivals: Sequence[Row]
 ) -> Iterator[Row]:
     """Our row, with the passes of the best rival where queries are our budget."""
     model, x, y = given
     rival = best(rivals)
     spent = passes(rival) if rival else 1000
     about = {"version": machine()["commit"], "budget": dict(case.budget(variant))}
-    row = head(case, net, variant, radius, OURS, said) | about
+    row = head(case, net, variant, radius, OURS, "") | about
     if not case.exists:
         yield row | where() | {"error": "there is none"}
         return
@@ -131,15 +124,6 @@ def measured(
             rivals = [row for row in have() if tuple(map(row.get, this[0])) == this[1]]
             rivals = [row for row in rivals if row["package"] != OURS]
             yield from ours(case, net, variant, radius, given, rivals)
-
-
-def published(case: Case, net: str, variant: str, given: Problem) -> Iterator[Row]:
-    """The rows of our published variant of the attack, none where it has no other."""
-    entry = ATTACKS.get(case.attack)
-    if entry and entry.takes("variant"):
-        plain = replace(case, ours=with_ours(variant="published"))
-        for radius in radii(case, net):
-            yield from ours(plain, net, variant, radius, given, [], "published")
 
 
 def elsewhere(rows: Sequence[Row], wanted: Sequence[Row], budget: Mapping[str, Any]) -> Iterator[Row]:
@@ -176,7 +160,6 @@ def main() -> None:
     parser.add_argument("--net", nargs="+", choices=NETS, help="nets, all of the table unless given")
     parser.add_argument("--variant", nargs="+", default=["full"], choices=STORES)
     parser.add_argument("--again", nargs="+", default=[], choices=["ours", "peers"], help="measure anew")
-    parser.add_argument("--published", action="store_true", help="our published variants, and no others")
     parser.add_argument("--out", type=Path, help="the file that is read and written in place of both")
     add_places(parser)
     options = parser.parse_args()
@@ -184,18 +167,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     problems: dict[tuple[str, int], Problem] = {}
     for case, net, variant in chosen(options):
-        path = options.out or (PUBLISHED if options.published else STORES[variant])
+        path = options.out or STORES[variant]
         wanted = net, case.count(variant)
         if wanted not in problems:
             problems[wanted] = problem(*wanted, options.data_dir, options.weights)
         have = lambda path=path: stored(path)  # noqa: E731
-        where_from = case, net, variant
-        found_rows = (
-            published(*where_from, problems[wanted])
-            if options.published
-            else measured(*where_from, options.again, have, problems[wanted])
-        )
-        for row in found_rows:
+        for row in measured(case, net, variant, options.again, have, problems[wanted]):
             if variant == "full":
                 row.pop("distances", None)
             save([*stored(path), row], path)

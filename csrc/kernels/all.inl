@@ -29,8 +29,6 @@
 #include "kernels/climb.inl"
 #include "kernels/judge.inl"
 #include "kernels/latent_vector.inl"
-#include "kernels/elu.inl"
-#include "kernels/relu_gradient.inl"
 #include "kernels/thin_gradient.inl"
 #include "kernels/winograd.inl"
 #include "kernels/latent_rows.inl"
@@ -60,9 +58,6 @@ constexpr Kernels<T> table() {
           .distance = distance<T>,
           .keep_nearest = keep_nearest<T>,
           .largest = largest<T>,
-          .elu = elu<T>,
-          .elu_gradient = elu_gradient<T>,
-          .relu_gradient = relu_gradient<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
           .winograd_tiles = winograd_tiles<T>,

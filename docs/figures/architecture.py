@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, VERMILION, new_figure, save
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 
 WIDTH, HEIGHT = 8.6, 3.3  # inches, and the units of the axes
 BOXES = {  # name: left, bottom, width, color of the border, what it says

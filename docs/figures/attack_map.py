@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fastadv as fa
 from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION, new_figure, save
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 from fastadv.threat import THREATS
 
 KNOWLEDGE = {

@@ -17,7 +17,7 @@ from fastadv.evaluation.figures.style import (
     save,
     spread,
 )  # fmt: skip
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 
 PAGE = Path(__file__).parents[1] / "papers" / "recipes.md"
 COLORS = {"clean": BLUE, "own examples": GREEN, "PGD-10": VERMILION}

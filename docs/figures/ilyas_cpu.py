@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 from fastadv.studies.ilyas2019 import figures
 
 ROWS = Path(__file__).parents[2] / "bench" / "results" / "ilyas_cpu.jsonl"

@@ -18,7 +18,7 @@ from efficientnet_lite_pytorch import EfficientNet
 import fastadv as fa
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import FAINT, INK, VERMILION, new_figure, save
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 from fastadv.studies.goodfellow2014.panda import read_image
 
 RADIUS, STEPS, GAIN = 2 / 255, 40, 30

@@ -17,7 +17,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from fastadv.cli._output import PIPE_WIDTH
-from fastadv.runs.about import about, telling
+from fastadv.runs.card import about, telling
 
 MODEL = "-m small_cnn -o width=8"
 SESSION = (

@@ -7,6 +7,6 @@
     theirs = torchattacks.wrap(their_package.PGD, alpha=2 / 255, steps=10)
     table = fa.evaluate(model, dataset, {"theirs": partial(theirs, threat=fa.Linf(8 / 255))})
 
-`torchattacks`, `foolbox`, `art` and `secml` are modules of this package. None imports the other package where
-what you hand over is enough. docs/adapters.md says what differs.
+`torchattacks`, `foolbox` and `art` are modules of this package. None imports the other package where what you
+hand over is enough. docs/adapters.md says what differs.
 """

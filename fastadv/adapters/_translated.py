@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from fastadv.errors import InputError
 class Translated:
     """An attack of ours under another package's name. Its arguments are attributes, which may be changed."""
 
-    first: tuple[str, ...] = ()
+    first: tuple[str, ...]  # arguments before those of `ours`
     _make: Callable[..., Any]
     _own: tuple[str, ...]
 
@@ -36,12 +37,12 @@ class Translated:
 T = TypeVar("T", bound=Translated)
 
 
-def translated(base: type[T], name: str, make: Callable[..., Any]) -> type[T]:
-    """Return the class `name` with the arguments of `make`, after those that every class of `base` takes."""
+def translated(base: type[T], name: str, make: Callable[..., Any], *first: str) -> type[T]:
+    """Return the class `name` with the arguments of `make`, after those `first`."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     own = inspect.signature(make).parameters
-    whole = inspect.Signature([*(inspect.Parameter(each, kind) for each in base.first), *own.values()])
-    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": whole}
+    whole = inspect.Signature([*(inspect.Parameter(each, kind) for each in first), *own.values()])
+    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": whole, "first": first}
     return type(
         name, (base,), {**about, "__doc__": make.__doc__ or base.__doc__, "__module__": make.__module__}
     )
@@ -59,9 +60,10 @@ def no_label(targets: Tensor) -> Tensor:
 
 
 def refuse(package: str, name: str, instead: Mapping[str, str]) -> None:
-    """Raise InputError for a class that we have no equal of, with what to use in its place."""
-    if name in instead:
-        raise InputError(f"{package}.{name}: expected an attack that fastadv has too; {instead[name]}")
+    """Raise InputError for a class that we have no equal of, with what to use in its place, by patterns."""
+    for pattern, other in instead.items():
+        if fnmatchcase(name, pattern):
+            raise InputError(f"{package}.{name}: expected an attack that fastadv has too; {other}")
 
 
 def served(

@@ -153,11 +153,7 @@ def _craft(
     return torch.as_tensor(points, device=x.device)
 
 
-def _served(name: str, first: str, make: Callable[..., Any]) -> type[Attack]:
-    return translated(type("Attack", (Attack,), {"first": (first,), "__doc__": Attack.__doc__}), name, make)
-
-
-SERVED = {name: _served(name, *meaning) for name, meaning in MEANING.items()}
+SERVED = {name: translated(Attack, name, make, first) for name, (first, make) in MEANING.items()}
 __all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 

@@ -117,12 +117,6 @@ class Foreign:
         return replace(result, flags=(*result.flags, f"{refused} points outside the threat were refused"))
 
 
-def unit_box(package: str, threat: Threat) -> None:
-    """Raise InputError where the box is not that which a package takes for granted."""
-    if threat.box != (0.0, 1.0):
-        raise InputError(f"threat: expected the box (0, 1), which {package} clamps to, got {threat.box}")
-
-
 def one_radius(package: str, threat: Threat) -> float:
     """Return the radius. Raises InputError where each sample has its own, which the package cannot serve."""
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:

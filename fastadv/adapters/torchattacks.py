@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fastadv import attacks, rng
 from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
-from fastadv.adapters.foreign import Foreign, one_radius, unit_box
+from fastadv.adapters.foreign import Foreign, one_radius
 from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
 from fastadv.engine import prepare
 from fastadv.errors import InputError
@@ -35,7 +35,6 @@ class Attack(Translated):
         kwargs: arguments as torchattacks names them.
     """
 
-    first = ("model",)
     model: nn.Module
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -129,7 +128,8 @@ def _craft(
     **options: Any,
 ) -> Any:  # fmt: skip
     """Return its points."""
-    unit_box("torchattacks", threat)
+    if threat.box != (0.0, 1.0):
+        raise InputError(f"threat: expected the box (0, 1), which torchattacks clamps to, got {threat.box}")
     takes = inspect.signature(kind).parameters
     radius = one_radius("torchattacks", threat)
     if "eps" in takes and radius < inf:
@@ -145,7 +145,7 @@ def _craft(
     return attack(x, targets)
 
 
-SERVED = {name: translated(Attack, name, make) for name, make in MEANING.items()}
+SERVED = {name: translated(Attack, name, make, "model") for name, make in MEANING.items()}
 __all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 

@@ -282,7 +282,7 @@ def _probe(search: core.Search[_OurRows], probes: int, draws: Iterator[int]) -> 
 
 
 def _deviation(search: core.Search[_OurRows]) -> Tensor:
-    """Return [n], the standard deviation of a coordinate of the probes, which the search twin can resolve."""
+    """Return [n], the standard deviation of a coordinate of the probes, which the search copy can resolve."""
     distance = norm(search.rows.points - search.x, 2)
     least = torch.finfo(search.classifier.search_dtype or search.x.dtype).eps * width(search.threat)
     deviation: Tensor = (REACH / math.sqrt(search.x[0].numel()) * distance).clamp_min(least)

@@ -1,4 +1,4 @@
-"""The command line: `fastadv demo | attack | train | construct | verify | export | evaluate | abs | ...`.
+"""The command line: `fastadv demo | attack | train | construct | verify | evaluate | abs | ...`.
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 130
 interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the traceback.
@@ -26,11 +26,11 @@ from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._models import models
 from fastadv.cli._output import show_all
 from fastadv.cli._panels import Debug, add, with_panels
-from fastadv.cli._sets import export, merge, verify
+from fastadv.cli._sets import merge, verify
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 from fastadv.runs.pages import keep_all_pages
 
 __all__ = ["app", "main"]
@@ -53,7 +53,6 @@ for command, example in (
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
     (verify, f"fastadv verify sets/d_r {MODEL}"),
-    (export, "fastadv export sets/d_r --out d_robust_CIFAR"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (merge, "fastadv merge runs/judged --out runs/judged"),
     (models, "fastadv models --data cifar10 --norm linf"),

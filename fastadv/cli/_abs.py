@@ -1,31 +1,34 @@
-"""`fastadv abs`: train an Analysis-by-Synthesis model, classify with it, bound its decisions, attack them."""
+"""`fastadv abs`: train an Analysis-by-Synthesis model, classify, bound, attack and draw with it."""
 
+import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import typer
+from torch import Tensor
 
-from fastadv.attacks import latent_descent
+from fastadv import attacks
+from fastadv._checks import SEEDS
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import PRIOR_SAMPLES, Synthesis, batched, measure, print_measured
-from fastadv.cli._abs_show import distal, show
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
-from fastadv.cli._output import progress, say
-from fastadv.cli._panels import add
-from fastadv.cli._shared import Images, Machine, RunFolder, TrainImages, load_data, make_device
-from fastadv.data import is_named
-from fastadv.evaluation import evaluate
+from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._panels import Panel, add
+from fastadv.cli._shared import Images, Machine, RunFolder, Source, TrainImages, load_data, make_device
+from fastadv.data import batches, is_named
+from fastadv.errors import InputError
+from fastadv.evaluation import evaluate, figures
 from fastadv.models import ABS
 from fastadv.models.abs.options import Precision
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors
-from fastadv.text import percent
+from fastadv.text import number, percent
 
-LINE_SEARCH_STEPS = 51  # as in the authors' code
+PRIOR_SAMPLES = 8000
+THRESHOLD = 1.5  # the L2 distance at which the paper compares accuracies
+COLUMNS = 5  # images in a row of a picture
+NOTHING_DRAWN = "nothing was drawn"
 
 abs_app = typer.Typer(
     help="Analysis by Synthesis: one generative model for each class (Schott et al. 2018).",
@@ -33,9 +36,95 @@ abs_app = typer.Typer(
 )
 
 
-class NeededFolder(RunFolder):
-    """The folder of a run that always has one."""
+class Synthesis(Panel, title="Model"):
+    """An ABS, and where it computes."""
 
+    model: Path = o.option(
+        ..., "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.", "--model", "-m"
+    )
+    binary: bool = o.option(
+        False, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class.", "--binary"
+    )
+    seed: int | None = o.option(
+        None,
+        "Draws the prior samples for the authors' weights. A trained model has its own.",
+        min=0,
+        max=SEEDS - 1,
+    )
+    device: o.Device = None
+
+    @property
+    def name(self) -> str:
+        return "Binary ABS" if self.binary else "ABS"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
+
+    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:
+        """Load the model, with these options, from a file of `abs train` or the authors' folder.
+
+        seed_used: the command also uses the seed for something else.
+        """
+        path, seed, place = self.model, self.seed, make_device(self.device)
+        if path.is_dir():
+            model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
+        elif path.is_file():
+            why = f"has no effect on {path}, which has its own prior; leave it out."
+            o.refuse_given(why, seed=None if seed_used else seed)
+            model = ABS.load(path)
+        else:
+            raise InputError(
+                f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
+                "found neither; check the path"
+            )
+        return model.with_options(binary=self.binary, **options).to(place)
+
+
+def batched(text: str, dataset: Any, model: ABS, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the (x, y) of a data set where the model is, with a progress bar."""
+    done, device = 0, model.weights[0].device
+    with progress(text) as tick:
+        tick(0, len(dataset))
+        for x, y, _ in batches(dataset, size):
+            yield x.to(device), y.to(device)
+            done += len(x)
+            tick(done, len(dataset))
+
+
+def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, float]:
+    started = time.perf_counter()
+    model.bank().flatten()[:1].cpu()  # waits for the device
+    built, seconds, right = time.perf_counter() - started, 0.0, 0
+    confidence: list[Tensor] = []
+    for x, y in batched(text, dataset, model, size):
+        started = time.perf_counter()
+        inferred = model.infer(x)
+        loss = inferred.loss.cpu()
+        confidence.append(inferred.confidence.amax(1))
+        seconds += time.perf_counter() - started
+        right += int((loss.argmin(1) == y.cpu()).sum())
+    return {
+        "accuracy": right / len(dataset),
+        "median_confidence": float(torch.cat(confidence).median()),
+        "milliseconds_an_image": 1000 * seconds / len(dataset),
+        "bank_seconds": built,
+    }
+
+
+def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
+    """Print a table of what was measured, grouped by the part of the work it belongs to."""
+    cells = [["", "measured", "value"]]
+    for part, values in measured.items():
+        for name, value in values.items():
+            share = name.endswith("accuracy") or name == "above_zero"
+            cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
+    if not any(line[0] for line in cells):
+        cells = [line[1:] for line in cells]
+    print_table(title, cells, [caption] if caption else [])
+
+
+class NeededFolder(RunFolder):
     run_dir: Path = o.folder(..., "Folder for checkpoint, report.jsonl and model.safetensors.")
 
 
@@ -44,19 +133,13 @@ def train(
     folder: NeededFolder,
     machine: Machine,
     epochs: o.Epochs = 20,
-    latents: int = o.count(8, "Size of the latent space."),
-    width: int = o.count(16, "Channels of the widest decoder layers."),
-    batch_size: int = o.count(160, "Images in a batch, the same number of each class."),
-    learning_rate: float = o.option(3e-3, "Of Adam; it falls to 0 along a cosine."),
     beta: str | None = o.option(
         None,
         "Weight of the KL term, annealed over the first half of the epochs; by default an image's "
         "values / 784 throughout.",
         metavar="FROM,TO",
     ),
-    augment: bool = o.option(True, "Warp three in ten images slightly."),
     precision: Precision = o.option("fp32", "Precision of training."),
-    calibration: int = o.option(1000, "Training images that set confidences and class factors.", min=0),
     prior_samples: int = o.option(PRIOR_SAMPLES, "Latents of the prior among which a search starts.", min=2),
     test_samples: int | None = o.count(None, "Test on the first N samples; by default on all."),
 ) -> Iterator[Any]:
@@ -75,26 +158,21 @@ def train(
         dataset = images.load()
         with progress("training") as tick:
             model = ABS.fit(
-                dataset, epochs=epochs, run_dir=run_dir, resume=folder.resume, latents=latents, width=width,
-                batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=machine.seed,
-                beta=None if weights is None else (weights[0], weights[1]), device=place,
-                training_precision=precision, calibration=calibration, progress=tick,
-                prior_samples=prior_samples,
+                dataset, epochs=epochs, run_dir=run_dir, resume=folder.resume, seed=machine.seed,
+                beta=None if weights is None else (weights[0], weights[1]), device=place, progress=tick,
+                training_precision=precision, prior_samples=prior_samples,
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(images.data):
             test_set = load_data(images.data, None, images.data_dir, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
-                variant = model.with_options(binary=binary)
-                measured[name] = measure(variant, test_set, f"testing {name}")[0]
+                measured[name] = measure(model.with_options(binary=binary), test_set, f"testing {name}")
     yield card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured)
     print_measured(f"ABS on {dataset.name}, {epochs} epochs", measured, dataset.note)
     say(f"model in {run_dir / 'model.safetensors'}")
 
 
 class FewImages(Images):
-    """The first images, unless all are asked for."""
-
     samples: o.Samples = 200
 
 
@@ -103,21 +181,14 @@ def infer(
     images: Images,
     prune: bool = o.option(False, "Skip the descent of classes that can hardly win.", "--prune"),
     precision: Precision = o.option("fp32", "Precision of the descent."),
-    steps: int = o.count(50, "Steps of the latent descent."),
-    out: Path | None = o.written(None, "Write loss, latents, confidence and y here (safetensors)."),
     batch_size: o.BatchSize = 100,
 ) -> Iterator[Any]:
     """Classify a data set: accuracy, confidence, and time for each image."""
-    place = make_device(synthesis.device)
-    options: dict[str, Any] = {"prune": prune, "precision": precision, "steps": steps}
+    options: dict[str, Any] = {"prune": prune, "precision": precision}
     with interruptible(NOTHING_KEPT):
-        dataset = images.load()
-        net = synthesis.load(place, **options)
-        measured, kept = measure(net, dataset, "inferring", batch_size)
-        if out is not None:
-            save_tensors(out, kept)
-    config = {**synthesis.config, **options, "data": dataset.describe()}
-    yield card("abs infer", config, **measured)
+        net, dataset = synthesis.load(**options), images.load()
+        measured = measure(net, dataset, "inferring", batch_size)
+    yield card("abs infer", {**synthesis.config, **options, "data": dataset.describe()}, **measured)
     title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
 
@@ -129,19 +200,13 @@ def bound(
     tight: bool = o.option(
         False, "Keep the prior's cost of the other classes, which the paper's bound drops.", "--tight"
     ),
-    starts: int = o.count(4, "Prior samples from which each class's minimum is searched."),
     batch_size: o.BatchSize = 100,
 ) -> Iterator[Any]:
     """Bound the radius of every image within which the model keeps its decision, and sum the radii up."""
-    place = make_device(synthesis.device)
     with interruptible(NOTHING_KEPT):
-        dataset = images.load()
-        net = synthesis.load(place)
-        found = [
-            net.lower_bound(x, y, norm=norm, starts=starts, tight=tight).cpu()
-            for x, y in batched("bounding", dataset, place, batch_size)
-        ]
-    radius = torch.cat(found)
+        net, dataset = synthesis.load(), images.load()
+        parts = batched("bounding", dataset, net, batch_size)
+        radius = torch.cat([net.lower_bound(x, y, norm=norm, tight=tight).cpu() for x, y in parts])
     low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
     measured = {
         "mean": float(radius.mean()),
@@ -151,48 +216,109 @@ def bound(
         "upper_quartile": high,
         "above_zero": float((radius > 0).double().mean()),
     }
-    config = {**synthesis.config, "norm": norm, "tight": tight, "starts": starts, "data": dataset.describe()}
+    config = {**synthesis.config, "norm": norm, "tight": tight, "data": dataset.describe()}
     yield card("abs bound", config, **measured)
     title = f"{synthesis.name}, {o.symbol(norm)} lower bound on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
 
 
-def attack(
-    synthesis: Synthesis,
-    images: FewImages,
-    schedule: Literal["descent", "line_search"] = o.option(
-        "descent", "The paper's descent, or the line search of the authors' code."
-    ),
-    threshold: float = o.option(1.5, "Also the accuracy when this L2 distance is allowed.", min=0.0),
-    batch_size: o.BatchSize = 100,
-) -> Iterator[Any]:
+def attack(synthesis: Synthesis, images: FewImages, batch_size: o.BatchSize = 100) -> Iterator[Any]:
     """Run latent descent, which looks for the nearest L2 point that changes each decision.
 
     In the median distance, images that are misclassified count 0, and decisions that hold count as infinite.
     """
-    place = make_device(synthesis.device)
-    options: dict[str, Any] = {"schedule": schedule}
-    if schedule == "line_search":
-        options["steps"] = LINE_SEARCH_STEPS
     label = "latent descent"
     with interruptible(NOTHING_KEPT):
-        dataset = images.load()
-        net = synthesis.load(place)
+        net, dataset = synthesis.load(), images.load()
         with progress(label) as tick:
-            run = Watched(partial(latent_descent, **options), label, [0], len(dataset), tick)
+            run = Watched(attacks.latent_descent, label, [0], len(dataset), tick)
             table = evaluate(net, dataset, {label: run}, batch_size=batch_size, indicators=False)
     row = table[label]
-    allowed = float((row.distance > threshold).double().mean())
+    allowed = float((row.distance > THRESHOLD).double().mean())
     measured = {
         "median_distance": row.median_distance,
         "accuracy": allowed,
         "broken": float(row.broken.double().mean()),
         **table.to_dict(),
     }
-    config = {**synthesis.config, "threshold": threshold, **options, "data": dataset.describe()}
+    config = {**synthesis.config, "threshold": THRESHOLD, "data": dataset.describe()}
     yield card("abs attack", config, **measured)
     print_results(table, synthesis.name, dataset)
-    say(f"accuracy where L2 {threshold:g} is allowed: {percent(allowed)}")
+    say(f"accuracy where L2 {THRESHOLD:g} is allowed: {percent(allowed)}")
+
+
+class OneImage(Source):
+    index: int = o.option(0, "Number of the image in the data set.", min=0)
+    split: o.SplitOption = None
+
+    @property
+    def samples(self) -> int:
+        return self.index + 1
+
+
+def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Draw here")) -> Iterator[Any]:
+    """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
+    with interruptible(NOTHING_DRAWN):
+        net, dataset, index = synthesis.load(), images.load(), images.index
+        if index >= len(dataset):
+            o.refuse(
+                f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}."
+            )
+        image, label = dataset[index]
+        x = image[None].to(net.weights[0].device)
+        inferred = net.infer(x)
+        confidence = inferred.confidence[0].tolist()
+        losses, chosen = inferred.loss[0].tolist(), int(inferred.loss.argmin())
+        titles = [
+            f"{name}: {1000 * losses[k]:.1f}\n{100 * confidence[k]:.1f}%"
+            for k, name in enumerate(dataset.classes)
+        ]
+        rows = [figures.Strip("image", net.observed(x), [dataset.classes[label]])]
+        rows += strips(inferred.reconstruction[0], titles, chosen)
+        title = f"Image {index} of {dataset.name} as each class draws it"
+        subtitle = "class: 1,000 × its loss; below, its confidence"
+        figures.strips(rows, out, title=title, subtitle=subtitle)
+    told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
+    yield {**told, "confidence": confidence, "out": str(out)}
+    verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
+    say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
+
+
+class SeededSynthesis(Synthesis):
+    seed: o.Seed = 0
+
+
+def distal(
+    synthesis: SeededSynthesis,
+    out: Path = o.picture(..., "Draw here"),
+    classes: str = o.option("1", "Classes to make images of: 0,1,7.", metavar="NUMBERS"),
+    steps: int = o.option(1000, "Steps of gradient ascent.", min=0),
+) -> Iterator[Any]:
+    """Start from noise and raise the confidence in a class to 0.9, to see what the model takes for it."""
+    numbers = o.parse_numbers(classes)
+    if not all(value.is_integer() for value in numbers):
+        o.refuse(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
+    with interruptible(NOTHING_DRAWN):
+        net = synthesis.load(seed_used=True)
+        wanted = torch.tensor([int(value) for value in numbers], device=net.weights[0].device)
+        result = attacks.distal(net, wanted, net.shape.image, steps=steps, seed=synthesis.seed)
+        confidences, taken = result.confidence.tolist(), result.steps.tolist()
+        titles = [
+            f"{k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
+        ]
+        told = "from uniform noise to a confidence of 90%, by gradient ascent"
+        title = "What the model takes for each class"
+        figures.strips(strips(result.x, titles), out, title=title, subtitle=told)
+    yield {"classes": wanted.tolist(), "confidence": confidences, "steps": taken, "out": str(out)}
+    count = int(result.success.sum())
+    say(f"{count} of {len(wanted)} images have a confidence of 0.9; drawn in {out}")
+
+
+def strips(images: Tensor, titles: list[str], chosen: int = -1) -> list[figures.Strip]:
+    """Return images [N, C, H, W] in rows; the caption of the chosen one is blue."""
+    marked = torch.arange(len(images)) == chosen
+    cuts = [slice(start, start + COLUMNS) for start in range(0, len(images), COLUMNS)]
+    return [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
 
 
 for _command, _example in (

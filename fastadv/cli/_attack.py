@@ -1,8 +1,9 @@
-"""`fastadv attack`: one attack on a model; with --list all attacks, on the screen, as JSON or as a page."""
+"""`fastadv attack`: one attack on a model; with --markdown the page of all attacks."""
 
 import inspect
 import json as jsons
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks, registry
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
-from fastadv.cli._output import finite, print_table, progress, say_where, write_json
+from fastadv.cli._output import finite, progress, say_where
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.evaluation import Row, evaluate
 from fastadv.runs.card import card
@@ -35,17 +36,6 @@ give. [Beyond the papers](departures.md) lists where an attack differs from its 
 """
 
 
-def list_attacks(context: typer.Context, asked: bool) -> None:
-    """Print the attacks with what each supports, and leave: the callback of --list."""
-    if not asked:
-        return
-    if context.params.get("json"):
-        write_json({name: _card(attack) for name, attack in registry().items()})
-    else:
-        print_table("attacks", _short_cells())
-    raise typer.Exit
-
-
 def print_markdown(asked: bool) -> None:
     """Print the attacks as the page `docs/attacks.md`, and leave: the callback of --markdown."""
     if not asked:
@@ -55,13 +45,15 @@ def print_markdown(asked: bool) -> None:
 
 
 def page() -> str:
-    """Return the attacks as a page in Markdown."""
-    cells = [["attack", "norms", "kind", "knowledge", "targeted", "random", "default counts", "paper",
-              "what it does"]]  # fmt: skip
+    head = "attack, norms, kind, knowledge, targeted, random, default counts, paper, what it does"
+    cells = [head.split(", ")]
     for name, attack in registry().items():
+        norms = ", ".join(o.symbol(norm) for norm in attack.norms)
         targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
-        known = [*_known(name, attack), targeted, random, _budget(attack), attack.paper]
-        cells.append([*known, _summary(attack).rstrip(".")])
+        known = [name, norms, KINDS[attack.kind], attack.knowledge, targeted, random, _budget(attack)]
+        # the first line of the attack's file
+        summary = (inspect.getdoc(inspect.getmodule(attack.run)) or "").partition("\n")[0]
+        cells.append([*known, attack.paper, summary.rstrip(".")])
     return f"{TITLE}\n{in_markdown(cells, names=len(cells[0]))}\n"
 
 
@@ -73,36 +65,7 @@ def _budget(attack: Attack) -> str:
     return ", ".join(f"{value} {name}" for name, value in told.items())
 
 
-def _short_cells() -> list[list[str]]:
-    """Return the same for a screen. A summary names the paper."""
-    lines = [["attack", "norms", "kind", "knowledge", "takes", "what it does"]]
-    for name, attack in registry().items():
-        taken = [word for word, takes in (("targets", attack.targeted), ("seed", attack.random)) if takes]
-        lines.append([*_known(name, attack), ", ".join(taken), _summary(attack).rstrip(".")])
-    return lines
-
-
-def _known(name: str, attack: Attack) -> list[str]:
-    return [name, ", ".join(o.symbol(norm) for norm in attack.norms), KINDS[attack.kind], attack.knowledge]
-
-
-def _card(attack: Attack) -> dict[str, Any]:
-    told = {name: getattr(attack, name) for name in ("knowledge", "targeted", "random", "paper", "needs")}
-    arguments = [key for key, parameter in attack.parameters.items() if o.nameable(parameter)]
-    defaults = {key: attack.parameters[key].default for key in arguments}
-    defaults = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty}
-    summary = {"summary": _summary(attack), "arguments": arguments, "defaults": defaults}
-    return {"norms": list(attack.norms), "kind": KINDS[attack.kind], **told, **summary}
-
-
-def _summary(attack: Attack) -> str:
-    """Return the first line of the page of the attack."""
-    return (inspect.getdoc(inspect.getmodule(attack.run)) or "").partition("\n")[0]
-
-
 class FirstImages(Images):
-    """The first images, unless all are asked for."""
-
     samples: o.Samples = 1000
 
 
@@ -119,14 +82,13 @@ def attack(
         "with finite logits here, for autoattack also which component broke each sample, -1 for none "
         "(safetensors).",
     ),
-    json: o.Json = False,
-    known: bool = o.option(
-        False, "List the attacks, and what each supports.", "--list", callback=list_attacks
-    ),
     markdown: bool = o.option(
-        False, "The same as a page in Markdown.", "--markdown", callback=print_markdown
+        False,
+        "Print what the attacks support, in Markdown.",
+        "--markdown",
+        callback=print_markdown,
     ),
-) -> None:
+) -> Iterator[Any]:
     """Attack a model, and report which samples were broken and at which distance.
 
     A minimum-norm attack needs no --radius; it limits which successes count.
@@ -144,9 +106,7 @@ def attack(
         result = card("attack", {**network.config, **named.config, **told}, **table.to_dict())
         if out is not None:
             _write(out, watched[named.label], table.rows[0], result)
-    if json:
-        write_json(result)
-        return
+    yield result
     print_results(table, network.model, dataset)
     say_where({"adversarial examples": out})
 

@@ -42,7 +42,6 @@ def names_attacks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def help_text(example: str) -> str:
-    """Return the help of an option that names an attack."""
     return f"{', '.join(registry())}; or with arguments, {example}."
 
 
@@ -53,7 +52,6 @@ class AttackOptions(Budget, title="Attack"):
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options that the command line gave."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -75,11 +73,9 @@ class NamedAttack:
 
     @property
     def run(self) -> Callable[..., AttackResult]:
-        """The attack with its budget."""
         return self.at(self.radius)
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
-        """Return the attack with another budget."""
         return partial(self.function, threat=o.make_threat(self.norm, radius), **self.arguments)
 
     def with_sources(self, load: Callable[[str], nn.Module]) -> "NamedAttack":

@@ -23,8 +23,6 @@ PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand",
 
 
 class BaseImages(Images):
-    """The images that a set is made of."""
-
     part = "train"
 
     split: o.Split | None = o.option(None, "Part of the data set; by default train.")
@@ -42,7 +40,6 @@ class Construction(Budget, title="Construction"):
     start: str | None = o.option(None, "Where an inversion starts: images or noise.")
 
     def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
-        """Collect the arguments of the construction."""
         inverts = kind in ("robust", "non-robust")
         if not inverts and (self.module or self.start):
             o.refuse(f"{kind} inverts no representation: leave out --module and --start.")
@@ -81,9 +78,6 @@ def construct(
         parser=o.parse_shard,
         metavar="I/N",
     ),
-    verify: bool = o.option(
-        False, "Verify the finished set, with base and model: see fastadv verify.", "--verify"
-    ),
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
@@ -91,15 +85,11 @@ def construct(
     interruption. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
-    Jobs of an array share it with --shard; SIGTERM loses the current batch.
+    Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
     """
     settings, norm = construction.settings(kind, machine.seed), construction.norm
     batch_size, place = machine.batch_size, machine.place()
     rank, jobs = shard or (None, None)
-    if shard and verify:
-        o.refuse(
-            "--verify is for the whole set: leave it out with --shard, and run fastadv verify after merge."
-        )
     build = getattr(library, kind.replace("-", "_"))
 
     def kept() -> str:
@@ -119,9 +109,6 @@ def construct(
     with interruptible(f"the set in {out} is finished"):
         if dataset.shape[0] in (1, 3) and not shard:
             figures.thumbnails(made, dataset, out / "thumbnails.png")
-        if verify:
-            with progress("verify") as tick:
-                library.verify_constructed(out, dataset, net, batch_size=batch_size, progress=tick)
     yield {"out": str(out), **made.card}
     measured = made.card["measured"]
     counts = made.labels.bincount(minlength=made.num_classes).tolist()
@@ -136,8 +123,7 @@ def construct(
         [f"{distance}, largest", number(measured["distance_max"])],
         ["images of a label", f"{min(counts):,} to {max(counts):,}"],
     ]
-    notes = [made.note, "verified: the set is what its card says" if verify else ""]
-    print_table(f"{made.name}: {len(made):,} images in {out}", cells, [note for note in notes if note])
+    print_table(f"{made.name}: {len(made):,} images in {out}", cells, [made.note] if made.note else [])
     if len(made) < made.card["config"]["base"]["samples"]:
         say(f"share {rank} of {jobs} is kept in {out}; when all are done: fastadv merge {out} --out {out}")
         return

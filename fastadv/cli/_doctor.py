@@ -37,7 +37,6 @@ def doctor(
 
 
 def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Say it in lines: a name and a text."""
     packages, built = dict(found["packages"]), found["extension"]
     commit = f" (commit {found['commit']})" if found["commit"] else ""
     yield "fastadv", packages.pop("fastadv") + commit
@@ -74,7 +73,6 @@ def _hardware(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _ops(backends: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
-    """List the ops by what serves them."""
     for device in ("cpu", "cuda"):
         served: dict[str, list[str]] = {}
         for name, serving in backends.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastadv.cli import _options as o
@@ -16,23 +17,17 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, plain_curves, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._robustbench import RobustBench, check_entry, judge, write_entry
+from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
 from fastadv.cli._shared import Attacked, Images, Search
 from fastadv.cli._torchrun import together
 from fastadv.errors import NoGradientError
-from fastadv.evaluation import (
-    Curve,
-    Table,
-    accuracy_against_radius,
-    report,
-)
+from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.evaluation.external import save_external
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import read_json, save_tensors
+from fastadv.runs.files import atomic_write, read_json, save_tensors
 from fastadv.text import percent
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
@@ -40,8 +35,6 @@ WHOLE = ("radii", "optimality", "out", "external", "report", "strict")
 
 
 class Kept(Panel, title="Results"):
-    """What is kept of an evaluation, and drawn of it."""
-
     radii: str | None = o.option(
         None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
     )
@@ -88,28 +81,20 @@ class Kept(Panel, title="Results"):
         "reach; the last line says whether the accuracies can be trusted.",
         "--indicators/--no-indicators",
     )
-    strict: bool = o.option(
-        False, "End with exit code 3 unless there is no sign of masking, or all images of --judge are in the "
-        "threat.", "--strict",
-    )  # fmt: skip
+    strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         tried = o.parse_radii(self.radii)
-        several = len({attack.norm for attack in named.values()}) > 1
-        if tried and several:
-            o.refuse("--radii needs attacks of one norm; evaluate each norm separately.")
-        for option, path in (("--out", self.out), ("--external", self.external)):
-            if path is not None and several:
-                o.refuse(f"{option} compares distances: give attacks of one norm.")
+        if len({attack.norm for attack in named.values()}) > 1:
+            whole = {name: getattr(self, name) or None for name in ("radii", "optimality", "out", "external")}
+            o.refuse_given("needs attacks of one norm; evaluate each norm separately.", **whole)
         if self.optimality:
             for attack in named.values():
                 if not attack.minimal:
                     o.refuse(f"--optimality compares minimum-norm attacks; {attack.name} has a budget.")
             if any(attack.radius != math.inf for attack in named.values()):
                 o.refuse("--optimality needs whole searches: leave out the radius.")
-            if several:
-                o.refuse("--optimality needs attacks of one norm; evaluate each norm separately.")
         for attack in named.values():
             if attack.minimal and any(r > attack.radius for r in tried):
                 o.refuse(
@@ -118,16 +103,12 @@ class Kept(Panel, title="Results"):
         if self.strict and not self.indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
-            self._check_share()
+            if self.run_dir is None:
+                o.refuse("--shard keeps its share in a folder: give --run-dir too.")
+            whole = {name: getattr(self, name) or None for name in WHOLE}
+            o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
         o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
         return tried
-
-    def _check_share(self) -> None:
-        """Refuse what is of all images."""
-        if self.run_dir is None:
-            o.refuse("--shard keeps its share in a folder: give --run-dir too.")
-        whole = {name: getattr(self, name) or None for name in WHOLE}
-        o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
 
 
 @names_attacks
@@ -150,9 +131,6 @@ def evaluate(
     With --strict the exit code is 3 if gradients may be masked, or if that could not be checked. torchrun
     turns it into 1, like every code except 0: read "verdict" in the output of --json.
 
-    --judge FILE runs no attack. It reports which adversarial images in a file are within --norm and --radius,
-    with distances in float64, and the accuracy on them.
-
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
@@ -161,20 +139,8 @@ def evaluate(
     if results.shard:
         whole = {"suite": benchmark.suite, "robustbench": benchmark.robustbench}
         o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
-    if benchmark.on_corruptions(images):
-        yield from benchmark.run_corruptions(attack, options, results, network, images, machine)
-        return
-    if benchmark.judge is not None:
-        yield from judge(benchmark.judge, attack, options, results, benchmark, network, images, machine)
-        return
-    job = Job(
-        network,
-        images,
-        results,
-        benchmark,
-        machine,
-        parse_attacks(*benchmark.attacks(attack, options, images), machine.seed),
-    )
+    named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
+    job = Job(network, images, results, benchmark, machine, named)
     job.run()
     if results.shard:
         rank, jobs = results.shard
@@ -207,7 +173,6 @@ class Job:
             self.entered = check_entry(named, images)
 
     def run(self) -> None:
-        """Evaluate, and measure the curves."""
         machine, run_dir = self.machine, self.results.run_dir
         place = machine.place()
         kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
@@ -221,19 +186,18 @@ class Job:
 
             self.named = {label: one.with_sources(load) for label, one in self.named.items()}
             self.table = self._measured()
-            self.curves: dict[str, Curve] = {}
-            if self.radii:
-                self.curves = {label: self._curve(one) for label, one in self.named.items()}
+            self.curves = {label: self._curve(one) for label, one in self.named.items() if self.radii}
 
     def _measured(self) -> Table:
         results, machine = self.results, self.machine
         rank, jobs = results.shard or (None, None)
         kept = _kept(results.run_dir) if results.resume and results.run_dir is not None and not jobs else 0
         with progress("attacks") as tick:
+            watched = watch(self.named, len(self.dataset) // (jobs or 1), tick, kept=kept)
             return measure(
                 self.net,
                 self.dataset,
-                watch(self.named, len(self.dataset) // (jobs or 1), tick, kept=kept),
+                watched,
                 batch_size=machine.batch_size,
                 run_dir=results.run_dir,
                 resume=results.resume,
@@ -266,7 +230,6 @@ class Job:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the card says of the evaluation."""
         return {
             **self.network.config,
             "attacks": {label: attack.config for label, attack in self.named.items()},
@@ -277,7 +240,6 @@ class Job:
         }
 
     def write(self) -> None:
-        """Write the files that were asked for."""
         results, table, entry = self.results, self.table, self.benchmark.robustbench
         measured = {**table.to_dict(), "curves": plain_curves(self.curves)}
         if self.benchmark.suite is not None:
@@ -291,19 +253,22 @@ class Job:
             about = {"card": jsons.dumps(finite(self.document))}
             save_tensors(results.out, vars(table.samples), about)
         if results.external is not None and table.samples is not None:
-            save_external(results.external, table.samples.x_adv)
+            with atomic_write(results.external) as part:
+                torch.save(table.samples.x_adv.float(), part)
         if entry is not None:
             data, note = self.images.data, self.dataset.note
             write_entry(entry, table, self.entered, data, self.network.model, self.said, note)
         if results.report is not None:
+            title = f"{self.network.model} on {self.dataset.name}"
+            names, told = self.dataset.classes, self._provenance()
             report(
                 table,
                 results.report,
-                title=f"{self.network.model} on {self.dataset.name}",
+                title=title,
                 model=self.net,
-                class_names=self.dataset.classes,
+                class_names=names,
                 curves=self.curves,
-                provenance=self._provenance(),
+                provenance=told,
             )
 
     def _provenance(self) -> dict[str, Any]:
@@ -317,7 +282,6 @@ class Job:
         return {"command": command, "seed": self.machine.seed, **config, "attacks": attacks, "data": data}
 
     def show(self) -> None:
-        """Print the results."""
         results = self.results
         print_results(self.table, self.network.model, self.dataset)
         if self.lacks:

@@ -19,7 +19,6 @@ from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import NAMES, REWRITES, applicable, switched_off
 from fastadv.ops.registration import library
 from fastadv.ops.registration.library import op
-from fastadv.ops.registration.loadable import AGAIN
 from fastadv.runs import card
 from fastadv.runs.files import user_cache
 
@@ -84,7 +83,7 @@ def _version(package: str) -> str | None:
 def _cpu(advice: list[str]) -> dict[str, Any]:
     extension = library.extension
     if extension is None:
-        fault = library.extension_fault.removesuffix(f": {AGAIN}")
+        fault = library.extension_fault.removesuffix(f": {library.AGAIN}")
         advice.append(
             f"the C++ kernels {f'do not load ({fault})' if fault else 'are missing'}, so that ops run on the "
             "slower PyTorch references: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install "
@@ -178,7 +177,6 @@ def _wanted_triton() -> str | None:
 
 
 def _torchvision() -> dict[str, Any]:
-    """Check whether torchvision imports."""
     try:
         from fastadv import _torchvision as _  # noqa: F401  # it mends what a torch without CUDA lacks
     except Exception as error:

@@ -72,7 +72,6 @@ def watch(
 
 
 def plain_curves(curves: Mapping[str, Curve]) -> dict[str, dict[str, list[float]]]:
-    """Turn curves into lists for a card."""
     return {
         label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
         for label, curve in curves.items()

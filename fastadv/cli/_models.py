@@ -74,7 +74,6 @@ def models(
 
 
 def _told(entry: Entry) -> dict[str, Any]:
-    """Return what is published of an entry, JSON-able."""
     fields = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
     net = {"name": entry.net.create, "options": entry.net.options}
     return {**{name: getattr(entry, name) for name in fields}, "net": net}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import typer
 
 from fastadv._checks import SEEDS
-from fastadv.data._places import data_folder
+from fastadv.data._load import data_folder
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
@@ -44,7 +44,6 @@ def parse_number(text: str | float) -> float:
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Parse numbers separated by commas."""
     return tuple(parse_number(part) for part in text.split(","))
 
 
@@ -54,7 +53,6 @@ def split_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def check_choice(option: str, value: Any, choices: Iterable[Any]) -> None:
-    """Refuse what is none of the choices."""
     if value not in choices:
         refuse(f"{option} is one of {', '.join(map(str, choices))}, got {value}.")
 
@@ -67,14 +65,12 @@ def parse_radii(text: str | None) -> tuple[float, ...]:
 
 
 def parse_norm(text: str) -> str:
-    """Check the name of a norm."""
     if text not in THREATS:
         refuse(f"no norm {text!r}; there are {', '.join(THREATS)}.")
     return text
 
 
 def parse_data_dir(text: str) -> Path:
-    """Check the name of a folder of data sets."""
     with usage():
         return data_folder(text)
 
@@ -103,7 +99,6 @@ def _writable(path: Path, place: Path) -> Path:
 
 
 def parse_torch(text: str) -> Path:
-    """Check the name of a torch file to write."""
     if not text.endswith(".pt"):
         refuse(f"expected the name of a torch file, such as adv.pt, got {text!r}.")
     return parse_out(text)
@@ -160,7 +155,6 @@ def nameable(parameter: inspect.Parameter) -> bool:
 
 
 def _types(annotation: Any) -> set[type]:
-    """Return the types of an argument's values."""
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
@@ -234,41 +228,30 @@ def option(default: Any, help: str, *names: str, **more: Any) -> Any:
 
 
 def count(default: Any, help: str, *names: str) -> Any:
-    """Declare an option that takes a whole number of 1 or more."""
     return option(default, help, *names, min=1)
 
 
 def number(default: Any, help: str) -> Any:
-    """Declare an option that takes a number, also as a fraction."""
     return option(default, help, parser=parse_number, metavar="NUMBER")
 
 
 def folder(default: Any, help: str) -> Any:
-    """Declare an option that takes the name of a folder to write."""
     return option(default, help, parser=parse_folder, metavar="FOLDER")
 
 
 def picture(default: Any, help: str) -> Any:
-    """Declare an option that takes the name of a figure to write."""
     return option(default, f"{help} (png, pdf, svg).", parser=parse_picture, metavar="FILE")
 
 
 def written(default: Any, help: str) -> Any:
-    """Declare an option that takes the name of a file to write."""
     return option(default, help, parser=parse_out, metavar="FILE")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Parse I/N."""
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text!r}.")
     return int(number), int(count)
-
-
-def judged(default: Any) -> Any:
-    """Declare the option of how many images AutoAttack judges."""
-    return count(default, "Test images to run AutoAttack on.", "--samples", "-n")
 
 
 Arguments = Annotated[
@@ -308,7 +291,7 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training image
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
-# eager: --list, which prints and leaves, must know it
+# eager: --presets, which prints and leaves, must know it
 Json = Annotated[
     bool, typer.Option("--json", is_eager=True, help="Print one JSON document and nothing else.")
 ]

@@ -55,7 +55,6 @@ def say_where(written: Mapping[str, Path | None], width: int = 0) -> None:
 
 
 def note(text: str) -> None:
-    """Print one line on stderr."""
     print("fastadv:", " ".join(text.split()), file=sys.stderr, flush=True)
 
 

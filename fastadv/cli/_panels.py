@@ -15,7 +15,7 @@ from typer.models import ParameterInfo
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
-from fastadv.runs.about import telling
+from fastadv.runs.card import telling
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

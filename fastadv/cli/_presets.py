@@ -49,8 +49,6 @@ def use_preset(context: typer.Context, name: str | None) -> str | None:
 
 
 class Presets(Panel, title="Preset"):
-    """Settings of a paper."""
-
     preset: str | None = o.option(
         None, f"Settings of a paper, in place of the defaults: {', '.join(PRESETS)}.",
         callback=use_preset, is_eager=True,

@@ -7,7 +7,6 @@ from functools import partial
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining
-from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES, Schedule
@@ -15,9 +14,7 @@ from fastadv.train.schedules import SCHEDULES, Schedule
 # what the command line sets where the recipe leaves it open
 DEFAULTS = {"steps": 7, "replays": 4}
 RECIPE_HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
-AUGMENT_HELP = (
-    f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+alternating_flip+cutout:size=8."
-)
+AUGMENT_HELP = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 RAMP_HELP = "Let the radius grow in this many first epochs, or in a share of all."
 
 
@@ -77,11 +74,10 @@ def _parts(text: str) -> tuple[Augment, ...]:
     if len(AUGMENTS[name]) > 1:
         o.refuse(f"{name} takes no arguments: name its parts, with + between them.")
     (function,) = AUGMENTS[name]
-    maker = type(function) if isinstance(function, Mixing) else function
-    takes = inspect.signature(maker).parameters.items()
+    takes = inspect.signature(function).parameters.items()
     open_ = {key: one for key, one in takes if o.nameable(one) and one.default is not inspect.Parameter.empty}
     arguments = o.parse_arguments(f"augmentation {text!r}", name, tail, open_)
-    return (type(function)(**arguments) if isinstance(function, Mixing) else partial(function, **arguments),)
+    return (partial(function, **arguments),)
 
 
 def parse_schedule(text: str) -> str | Schedule:

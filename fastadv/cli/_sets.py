@@ -1,4 +1,4 @@
-"""`fastadv verify`, `export` and `merge`: constructed sets as products, and the work of many jobs."""
+"""`fastadv verify` and `merge`: constructed sets as products, and the work of many jobs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,19 +71,6 @@ def verify(
         ["classes by the source model", "those that are stored" if model else "not asked: add --model"],
     ]
     print_table(f"{folder} is what its card says", cells)
-
-
-def export(folder: Folder, out: Path = o.folder(..., "A new folder for the set.")) -> Iterator[Any]:
-    """Write a constructed set as Ilyas et al. 2019 published theirs: CIFAR_ims and CIFAR_lab, torch files.
-
-    Its card.json says how the set was made; with it, --data of every command takes the folder as the
-    same set.
-    """
-    with interruptible("nothing was written"):
-        dataset = library.load_folder(folder)
-        library.export(dataset, out)
-    yield {"out": str(out), "set": dataset.describe()}
-    say(f"{dataset.name}: {len(dataset):,} images in {out}")
 
 
 def merge(

@@ -15,7 +15,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
-from fastadv.data._export import is_set
+from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
@@ -29,36 +29,29 @@ class Source(Panel, title="Images"):
 
     data: str = o.option(
         ...,
-        f"{', '.join(sets.names())}, or the folder of a constructed or exported set. Some take options: "
-        "cifar10c:corruption=fog,severity=3.",
+        f"{', '.join(sets.names())}, or the folder of a constructed set. Some take options: "
+        "imagenet:preprocessing=Crop288.",
         "--data", "-d",
     )  # fmt: skip
     data_dir: o.DataDir = None
 
     def load(self) -> Any:
-        """Load the data set, or its first `samples`."""
         split, samples = getattr(self, "split", None), getattr(self, "samples", None)
         return load_data(self.data, split, self.data_dir, samples, default=self.part)
 
 
 class TrainImages(Source):
-    """Images to train on."""
-
     part = "train"
 
     samples: o.Samples = None
 
 
 class Images(Source):
-    """Images to measure on."""
-
     samples: o.Samples = None
     split: o.SplitOption = None
 
 
 class Network(Panel, title="Model"):
-    """A model by name, and its weights."""
-
     model: str = o.option(
         ...,
         f"{', '.join(models.names())}, {ZOO}NAME for an entry of RobustBench's zoo, or your own as "
@@ -71,11 +64,9 @@ class Network(Panel, title="Model"):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a card says of the model."""
         return {"model": self.model, "options": self.option, "weights": self.weights and str(self.weights)}
 
     def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        """Load the model, for images and classes of `dataset`."""
         return load_model(self.model, self.option, self.weights, dataset, device, seed, fresh=fresh)
 
     def substitute(self, text: str, dataset: Any, device: torch.device, seed: int) -> nn.Module:
@@ -87,8 +78,6 @@ class Network(Panel, title="Model"):
 
 
 class Attacked(Network):
-    """A model whose gradients may be replaced."""
-
     bpda: list[str] | None = o.option(
         None,
         "Take the gradient of something else for the modules that match: identity, or a differentiable "
@@ -98,11 +87,9 @@ class Attacked(Network):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a card says of the model."""
         return {**super().config, "bpda": self.bpda}
 
     def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        """Load the model, and replace its gradients."""
         model = super().load(dataset, device, seed, fresh=fresh)
         return models.bpda(model, _gradients(self.bpda)).to(device) if self.bpda else model
 
@@ -126,13 +113,10 @@ def _gradients(parts: list[str]) -> dict[str, Any]:
 
 
 class RunFolder(Panel, title="Results"):
-    """The folder of a training run."""
-
     run_dir: Path | None = o.folder(None, "Folder for checkpoint, reports and model.safetensors.")
     resume: o.Resume = False
 
     def check(self) -> None:
-        """Refuse a folder that cannot be begun, or gone on with."""
         o.check_run_dir(self.run_dir, self.resume)
 
     def kept(self, begun: bool = False) -> str:
@@ -145,8 +129,6 @@ class RunFolder(Panel, title="Results"):
 
 
 class Machine(Panel, title="Computation"):
-    """Where a command computes."""
-
     seed: o.Seed = 0
     device: o.Device = None
 
@@ -156,8 +138,6 @@ class Machine(Panel, title="Computation"):
 
 
 class Search(Machine):
-    """How a search by gradients is computed."""
-
     batch_size: int = o.option(256, "Samples worked on at once.", min=1)
     precision: Precision | None = o.option(
         None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
@@ -165,7 +145,6 @@ class Search(Machine):
 
     @property
     def searched(self) -> str:
-        """The precision of the search."""
         return self.precision or "fp32"
 
     def twin(self, net: nn.Module) -> nn.Module | Frozen:
@@ -174,8 +153,6 @@ class Search(Machine):
 
 
 class Budget(Panel):
-    """A threat, and the steps in it."""
-
     norm: str | None = o.option(None, "Norm of the budget.", parser=o.parse_norm, metavar="|".join(THREATS))
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255.")
     step_size: float | None = o.number(None, "Length of a step, in input units.")
@@ -208,8 +185,7 @@ def load_data(
         return sets.load(data, split or default, data_dir=data_dir, limit=limit)
     if not is_set(data):
         o.refuse(
-            f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of any constructed "
-            "or exported set."
+            f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of a constructed set."
         )
     o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split)
     made = sets.load_folder(data)

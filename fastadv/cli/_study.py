@@ -1,4 +1,4 @@
-"""`fastadv study`: papers run again, and recipes side by side; loaded when one of them is asked for."""
+"""`fastadv study`: papers run again; loaded when one of them is asked for."""
 
 import importlib
 from typing import Any
@@ -21,6 +21,4 @@ class _Late(TyperGroup):
         """Leave those of this group out: it has none of its own."""
 
 
-study_app = typer.Typer(
-    cls=_Late, help="Reproduce papers, and compare training recipes.", no_args_is_help=True
-)
+study_app = typer.Typer(cls=_Late, help="Reproduce papers.", no_args_is_help=True)

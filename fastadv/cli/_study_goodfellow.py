@@ -43,7 +43,6 @@ class Picture(Panel, title="One picture"):
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """Parse C,H,W."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         o.refuse(f"--shape: expected channels, height and width, as 3,224,224, got {text!r}.")
@@ -51,7 +50,6 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def read_names(path: Path | None, classes: int) -> list[str] | None:
-    """Read the names of the classes, one a line."""
     if path is None:
         return None
     try:
@@ -96,7 +94,6 @@ def goodfellow(
         None, f"{', '.join(SCALES)}; by default cpu. tiny takes the embedded digits.", metavar="NAME"
     ),
     parts: str | None = o.option(None, f"Some of {', '.join(paper.PARTS)}; by default all.", metavar="NAMES"),
-    seeds: int | None = o.count(None, "Large networks that are trained adversarially."),
     data_dir: o.DataDir = None,
     run_dir: Path = o.folder(Path("goodfellow2014"), "Folder for all results; an interrupted run resumes."),
     seed: o.Seed = 0,
@@ -110,14 +107,14 @@ def goodfellow(
     """
     if picture.image is not None:
         why = "has no effect with --image; leave it out."
-        o.refuse_given(why, scale=scale, parts=parts, seeds=seeds, data_dir=data_dir)
+        o.refuse_given(why, scale=scale, parts=parts, data_dir=data_dir)
         path = run_dir / f"{picture.image.stem}_fgsm.png"
         yield from draw_panda(picture, path, make_device(device), seed)
         return
     o.refuse_given("goes with --image; leave it out.", **vars(picture))
     scale = scale or "cpu"
     o.check_choice("--scale", scale, SCALES)
-    settings = replace(SCALES[scale], seed=seed, seeds=seeds or SCALES[scale].seeds)
+    settings = replace(SCALES[scale], seed=seed)
     chosen = o.split_names(parts) or paper.PARTS
     place = make_device(device)
     with interruptible(epochs_kept(run_dir)), progress("study") as bar:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import print_table, progress, say, say_where, write_json
+from fastadv.cli._measure import ending
+from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._panels import add
 from fastadv.cli._shared import make_device
 from fastadv.studies.ilyas2019 import features as of_features
@@ -19,17 +20,13 @@ from fastadv.studies.ilyas2019 import report
 from fastadv.studies.ilyas2019 import theory as of_theory
 from fastadv.studies.study import REPORT, RESULTS, SIZES, TINY
 
-Count = typer.Option(min=1, help="Instead of the scale's.")
-
 ilyas_app = typer.Typer(
     help="Ilyas et al. 2019: adversarial examples are not bugs, they are features.", no_args_is_help=True
 )
 
 
 def features(
-    size: int = o.option(10, f"Side of the digits: {', '.join(map(str, SIZES))}; larger ones take longer."),
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255."),
-    steps: int = o.count(20, "PGD steps of each attack on a feature."),
     run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for networks, figure and results.json."),
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
@@ -39,11 +36,9 @@ def features(
     Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws robust
     usefulness against usefulness. An interrupted command resumes.
     """
-    o.check_choice("--size", size, SIZES)
-    nets = replace(TINY if tiny else SIZES[size], seed=seed)
-    settings = of_features.Settings(nets, radius, steps)
+    nets = replace(TINY if tiny else SIZES[10], seed=seed)
     with interruptible(epochs_kept(run_dir)), progress("features") as bar:
-        result = of_features.run(settings, run_dir, bar.named)
+        result = of_features.run(nets, run_dir, bar.named, radius)
     yield result
     print_table(
         "Features of two networks on the digits", of_features.table(result), of_features.notes(result)
@@ -53,32 +48,22 @@ def features(
 
 
 def theory(
-    radii: str = o.option("1,5,10", "L2 radii of the adversary.", metavar="NUMBERS"),
-    samples: int = o.option(1000, "Samples of both classes.", "--samples", "-n", min=20),
-    epochs: int = o.count(150, "Epochs of training at each radius."),
-    steps: int = o.count(25, "PGD steps of adversarial training."),
     run_dir: Path = o.folder(Path("ilyas2019-theory"), "Folder for the figures and results.json."),
     seed: o.Seed = 0,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Check the three theorems on two Gaussian classes numerically, each with a tolerance.
 
     Compares closed forms with computations that do not use them, and with adversarial training by the
     library. The exit code is 1 if a claim does not hold.
     """
-    settings = of_theory.Settings(
-        radii=o.parse_radii(radii), samples=samples, epochs=epochs, steps=steps, seed=seed
-    )
     with interruptible("nothing is kept"), progress("theory") as bar:
-        result = of_theory.run(settings, run_dir, bar.named)
-    if json:
-        write_json(result)
-    else:
+        result = of_theory.run(of_theory.Settings(seed=seed), run_dir, bar.named)
+    failed = not all(check["holds"] for check in result["measured"]["checks"])
+    with ending(1 if failed else 0):
+        yield result
         print_table("Two Gaussian classes", of_theory.table(result), of_theory.notes(result))
         say("")
         say_where(result["measured"]["figures"], width=18)
-    if not all(check["holds"] for check in result["measured"]["checks"]):
-        raise typer.Exit(1)
 
 
 def pipeline(
@@ -88,12 +73,6 @@ def pipeline(
     stages: str | None = o.option(
         None, f"Some of {', '.join(of_plan.STAGES)}; by default all.", metavar="NAMES"
     ),
-    images: int | None = o.count(None, "Train on this many images only, the first ones."),
-    tested: int | None = o.count(None, "Test images under attack.", "--samples", "-n"),
-    epochs: Annotated[int | None, Count] = None,
-    invert_steps: Annotated[int | None, Count] = None,
-    push_steps: Annotated[int | None, Count] = None,
-    attack_steps: Annotated[int | None, Count] = None,
     data_dir: o.DataDir = None,
     run_dir: Path = o.folder(
         Path("ilyas2019"), "Folder for networks, sets and results; a stopped run resumes."
@@ -109,10 +88,8 @@ def pipeline(
     """
     names = o.split_names(stages)
     chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
-    settings = of_plan.choose(
-        scale, images=images, tested=tested, epochs=epochs, invert_steps=invert_steps,
-        push_steps=push_steps, attack_steps=attack_steps, seed=seed,
-    )  # fmt: skip
+    o.check_choice("--scale", scale, of_plan.SCALES)
+    settings = replace(of_plan.SCALES[scale], seed=seed)
     base, test = of_pipeline.load(settings, data_dir)
     place = make_device(device)
     kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command resumes"

@@ -1,5 +1,6 @@
 """`fastadv study schott`: Schott et al. 2018 on the authors' weights; and the group of all studies."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,20 +8,19 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
+from fastadv.cli._measure import ending
+from fastadv.cli._output import note, print_table, progress, say, say_where
 from fastadv.cli._panels import add
 from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
-from fastadv.cli._study_recipes import recipes
-from fastadv.data._places import data_folder
+from fastadv.data._load import data_folder
 from fastadv.studies.schott2018 import paper, report
-from fastadv.studies.schott2018.plan import METHODS, MODELS, NORMS, THRESHOLDS, Settings
+from fastadv.studies.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
 from fastadv.studies.schott2018.subjects import Subjects
 from fastadv.studies.study import REPORT, RESULTS
 
 OFFICIAL = "abs_official"
-NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
 
 study_app = typer.Typer()
 
@@ -29,56 +29,37 @@ def schott(
     samples: int = o.count(100, "Images, drawn from MNIST's test set.", "--samples", "-n"),
     models: str | None = o.option(None, f"Some of {', '.join(MODELS)}; by default all.", metavar="NAMES"),
     norms: str | None = o.option(None, f"Some of {', '.join(NORMS)}; by default all.", metavar="NAMES"),
-    attacks: str | None = o.option(None, f"Some of {NAMES}; by default all.", metavar="NAMES"),
     data_dir: Path | None = o.option(
-        None, "Folder of MNIST/ and of the authors' weights; else FASTADV_DATA, else the user's cache."
-    ),
-    official: Path | None = o.option(
-        None, f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.", metavar="FOLDER"
-    ),
-    madry: Path | None = o.option(
-        None,
-        "Weights of an adversarially trained wong_cnn; by default one is trained in --run-dir.",
-        metavar="FILE",
+        None, f"Folder of MNIST/ and {OFFICIAL}/, the authors' .net files; else FASTADV_DATA, else a cache."
     ),
     run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
     resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),
     seed: o.Seed = 0,
     device: o.Device = None,
-    json: o.Json = False,
-) -> None:
+) -> Iterator[Any]:
     """Schott et al. 2018: six models on MNIST under every attack of the paper and today's best.
 
     Reports the smallest perturbation of each image over all attacks, for each model and norm, next to the
     published figures. Writes curves, a gallery of adversarial images, results.json and report.md to
     --run-dir.
     """
-    settings = Settings(
-        samples, o.split_names(models) or MODELS, o.split_names(norms) or NORMS, o.split_names(attacks), seed
-    )
-    if not settings.cells():
-        o.refuse("no attack is left in these norms on these models; choose others.")
+    settings = Settings(samples, o.split_names(models) or MODELS, o.split_names(norms) or NORMS, seed)
     o.check_run_dir(run_dir, resume, paper.CELLS)
     place = make_device(device)
     kept = f"finished batches are kept in {run_dir}; add --resume to continue"
     with interruptible(kept), progress("study") as bar:
         subjects = Subjects(
-            official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, madry=madry,
-            device=place, seed=seed, watch=bar.named,
+            data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, device=place, seed=seed,
+            watch=bar.named,
         )  # fmt: skip
         subjects.check(settings.models)
         test = load_data("mnist", data_dir=data_dir)
         result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume)
-    _tell(result, run_dir, json)
-    if result["measured"]["failed"]:
-        raise typer.Exit(1)
-
-
-def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
     measured = result["measured"]
-    if json:
-        write_json(result)
-    else:
+    for name, error in measured["failed"].items():
+        note(f"{name} failed: {error}")
+    with ending(1 if measured["failed"] else 0):
+        yield result
         cells = report.overview(measured)
         lines = [line[0] for line in cells[1:]]
         breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
@@ -91,15 +72,8 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
         say("")
         files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
         say_where({**measured["figures"], **files}, width=42)
-    for name, error in measured["failed"].items():
-        note(f"{name} failed: {error}")
 
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
-add(
-    study_app,
-    recipes,
-    "fastadv study recipes --data cifar10 --recipes pgd,nuat --seeds 3 --run-dir runs/recipes",
-)
 add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
 study_app.add_typer(ilyas_app, name="ilyas")

@@ -10,22 +10,19 @@ from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_sche
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
-from fastadv.train._optimizers import LEARNING_RATES
 from fastadv.train.ending import ACTIONS
 from fastadv.train.execution import PRECISIONS
+from fastadv.train.optim import LEARNING_RATES
 from fastadv.train.schedules import DEFAULT, SCHEDULES
 
 TEST_SAMPLES = 1000
 
 ScheduleBy = Literal["step", "epoch"]
-BatchNormBy = Literal["batch", "process"]
 Action = Literal[*ACTIONS]  # type: ignore[valid-type]
 Precision = Literal[*PRECISIONS]  # type: ignore[valid-type]
 
 
 class TrainingImages(TrainImages):
-    """Images to train on, to mix in, to hold out and to test on."""
-
     test_data: str | None = o.option(
         None, "Data set to test on after each epoch; by default the test split of --data."
     )
@@ -76,8 +73,6 @@ class TrainingImages(TrainImages):
 
 
 class Optimizing(Panel, title="Optimization"):
-    """How the weights move."""
-
     epochs: o.Epochs = 10
     batch_size: o.BatchSize = 128
     accumulate: int = o.count(1, "Batches that pass one after another for each step.")
@@ -97,9 +92,6 @@ class Optimizing(Panel, title="Optimization"):
     )  # fmt: skip
     schedule_by: ScheduleBy = o.option("step", "Whether it changes after each step or after each epoch.")
     warm_up: float | None = o.number(None, "Epochs in which the learning rate rises linearly.")
-    batch_norm: BatchNormBy = o.option(
-        "batch", "What BatchNorm normalizes by: all images of a batch, or those of each process separately."
-    )
     batch_norm_momentum: float | None = o.number(None, "Momentum of BatchNorm's running statistics: 0.01.")
     clip_norm: float | None = o.number(None, "Clip the norm of all gradients together to this.")
     max_norm: float | None = o.number(
@@ -111,21 +103,17 @@ class Optimizing(Panel, title="Optimization"):
     )
 
     def optimization(self) -> Optimization:
-        """Make what `fit` takes."""
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
         return Optimization(
             momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
             schedule=parse_schedule(self.schedule),
             schedule_by=self.schedule_by, warm_up=self.warm_up or 0, accumulate=self.accumulate,
-            drop_last=self.drop_last, batch_norm=self.batch_norm,
-            batch_norm_momentum=self.batch_norm_momentum,
+            drop_last=self.drop_last, batch_norm_momentum=self.batch_norm_momentum,
             clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
         )  # fmt: skip
 
 
 class EndingOptions(Panel, title="Ending"):
-    """When training ends, and with which weights."""
-
     patience: int | None = o.count(
         None, "Stop after this many epochs without improvement in robust accuracy."
     )
@@ -134,18 +122,14 @@ class EndingOptions(Panel, title="Ending"):
     )
 
     def ending(self) -> Ending:
-        """Make what `fit` takes."""
         return Ending(patience=self.patience, on_alarm=self.on_alarm)
 
 
 class Executing(Machine):
-    """How training is carried out."""
-
     precision: Precision | None = o.option(
         None, "bf16, fp16: under autocast, fp16 with scaled losses; fp32 by default."
     )
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 
     def execution(self) -> Execution:
-        """Make what `fit` takes."""
         return Execution(precision=self.precision or "fp32", workers=self.workers)

@@ -4,9 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastadv.data._batches import batches
-from fastadv.data._export import export, load_folder
 from fastadv.data._load import is_named as is_named
-from fastadv.data._load import load
+from fastadv.data._load import load, load_folder
 from fastadv.data._load import names as names
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
@@ -28,7 +27,6 @@ __all__ = [
     "NpzSet",
     "batches",
     "construct",
-    "export",
     "hold_out",
     "load",
     "load_constructed",

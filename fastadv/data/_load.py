@@ -1,26 +1,26 @@
-"""Data sets by name."""
+"""Data sets by name, and constructed ones by their folder."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
-from fastadv.data._places import data_folder
-from fastadv.data.cifar10 import cifar10
-from fastadv.data.cifar_c import SETS, cifar_c
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.published import cifar100, digits, mnist, svhn
-from fastadv.errors import InputError
+from fastadv.data.published import CLASSES, cifar10, cifar100, digits, mnist, svhn
+from fastadv.data.shards import INDEX
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import load_torch, user_cache
 
 # what is read from a folder that the user must name: images as files
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
-_NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c", *_FILES)
-# what can follow a name: cifar10c:corruption=fog,severity=3
-_CORRUPTED = ("corruption", "severity")
-_OPTIONS = {"cifar10c": _CORRUPTED, "cifar100c": _CORRUPTED, "imagenet": ("preprocessing", "ids")}
+_NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
+IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
+# what can follow a name: imagenet:preprocessing=Crop288
+_OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
 
 def names() -> tuple[str, ...]:
@@ -29,8 +29,24 @@ def names() -> tuple[str, ...]:
 
 
 def is_named(text: str) -> bool:
-    """Return whether a text is the name of a data set, perhaps with options: cifar10c:severity=3."""
+    """Return whether a text is the name of a data set, perhaps with options."""
     return text.partition(":")[0] in _NAMES
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Return `data_dir`, else the folder in FASTADV_DATA, else fastadv/ in the user's cache (created)."""
+    named = data_dir or os.environ.get("FASTADV_DATA")
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            source = "data_dir" if data_dir else "FASTADV_DATA"
+            raise InputError(
+                f"{source} {root}: expected a folder of data sets, got none; create it or name another"
+            )
+        return root
+    root = user_cache()
+    root.mkdir(parents=True, exist_ok=True)
+    return root
 
 
 def _parse(text: str) -> tuple[str, dict[str, str]]:
@@ -72,11 +88,10 @@ def load(
     """Load a data set by name; images are served as float32 in [0, 1].
 
     Args:
-        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10c", "cifar100c",
-            "imagefolder", "restricted_imagenet", "imagenet". Options follow some:
-            "cifar10c:corruption=fog,severity=3" (see `data.cifar_c`),
-            "imagenet:preprocessing=Crop288,ids=FILE" (see `data.imagenet`).
-        split: "train" or "test"; corrupted images and named ones of ImageNet are only for testing.
+        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "imagefolder",
+            "restricted_imagenet", "imagenet", which takes options: "imagenet:preprocessing=Crop288,ids=FILE"
+            (see `data.imagenet`).
+        split: "train" or "test"; the named images of ImageNet are only for testing.
         data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last
             three; None takes the environment variable FASTADV_DATA, else a folder in the user's cache, into
             which mnist, cifar10, cifar100 and svhn are downloaded.
@@ -113,28 +128,68 @@ def load(
         read: Any = _FILES[name]
         dataset = read(data_folder(data_dir), split, size, **options)
     else:
-        dataset = _in_memory(name, options, split, data_dir, limit, download)
+        dataset = _in_memory(name, split, data_dir, limit, download)
         dataset = _resized(dataset, size) if size else dataset
         dataset.fixed_order = True  # everybody's first N images of a published set are the same
     return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))
 
 
 def _in_memory(
-    name: str,
-    options: dict[str, str],
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    limit: int | None,
-    download: bool,
+    name: str, split: str, data_dir: str | os.PathLike[str] | None, limit: int | None, download: bool
 ) -> ImageSet:
     if name == "digits":
         return digits(split)
     root = data_folder(data_dir)
     if name == "cifar10":
         return cifar10(root, split, download, limit)
-    if name in SETS:
-        if split != "test":
-            raise InputError(f"{name}: the corrupted images are of the test set, got split {split!r}")
-        return cifar_c(name, root, **options)
     read = {"mnist": mnist, "cifar100": cifar100, "svhn": svhn}[name]
     return read(root, split, download)
+
+
+def load_folder(folder: str | os.PathLike[str]) -> ImageSet:
+    """Load the set that a construction wrote, verified by its hashes, or one that Ilyas et al. published.
+
+    Args:
+        folder: of the set.
+
+    Returns:
+        An `ImageSet`.
+
+    Raises:
+        InputError: the folder holds none of these.
+        CorruptFileError: files are missing or damaged.
+
+    Source:
+        github.com/MadryLab/constructed-datasets, whose README joins the list of tensors that each of the
+        files CIFAR_ims and CIFAR_lab holds.
+    """
+    path = Path(folder)
+    if (path / INDEX).is_file():
+        from fastadv.data.construct import load_constructed  # who only loads images need not import attacks
+
+        return load_constructed(path)
+    if not (path / IMAGES).is_file():
+        raise InputError(
+            f"{path}: expected a folder with {INDEX} or {IMAGES}, as constructions and Ilyas et al. write "
+            "them, got none; read plain image folders with load('imagefolder', data_dir=...)"
+        )
+    x, y = _joined(path / IMAGES).float(), _joined(path / LABELS).long()
+    count = max(0, int(y.max())) + 1
+    # ten classes are those of CIFAR-10
+    return ImageSet(x, y, CLASSES if count == len(CLASSES) else count, path.name)
+
+
+def is_set(folder: str | os.PathLike[str]) -> bool:
+    """Return whether `load_folder` knows the folder."""
+    return any((Path(folder) / name).is_file() for name in (INDEX, IMAGES))
+
+
+def _joined(path: Path) -> torch.Tensor:
+    content = load_torch(path, "a torch file with a list of tensors", "get it again")
+    try:
+        return content if isinstance(content, torch.Tensor) else torch.cat(list(content))
+    except (TypeError, RuntimeError) as error:  # other things, or tensors that do not fit together
+        raise CorruptFileError(
+            f"{path}: expected a torch file with a list of tensors, got one with other things "
+            f"({error}); get it again"
+        ) from error

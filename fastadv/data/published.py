@@ -1,6 +1,10 @@
-"""The embedded digits, and MNIST, CIFAR-100 and SVHN as torchvision reads them, in their canonical order."""
+"""The embedded digits, and MNIST, CIFAR-10, CIFAR-100 and SVHN as torchvision reads them."""
 
-from collections.abc import Callable
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -8,9 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastadv.data._places import fetch
+from fastadv.data.folder import FolderSet, class_folders, images_in, read_image
 from fastadv.data.imageset import ImageSet
-from fastadv.errors import CorruptFileError
+from fastadv.errors import CorruptFileError, InputError
+
+logger = logging.getLogger("fastadv")
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def fetch(name: str, layout: str, root: Path, download: bool, get: Callable[[], Any]) -> None:
+    """Download `name` into `root` by calling `get`; InputError that says what belongs there if that fails."""
+    reason = "downloading is switched off"
+    if download:
+        logger.info("downloading %s into %s", name, root)
+        try:
+            # torchvision prints; the library does not
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                get()
+            return
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = f"the download failed: {' '.join(str(error).split())[:300]}"
+    raise InputError(
+        f"{name}: expected {layout} below {root}, got none, and {reason}; put the files there, or name the "
+        "folder that holds them with data_dir or FASTADV_DATA, or load once where there is a network"
+    )
 
 
 def mnist(root: Path, split: str, download: bool) -> ImageSet:
@@ -38,6 +64,47 @@ def mnist(root: Path, split: str, download: bool) -> ImageSet:
     return ImageSet(images.unsqueeze(1), labels.long(), 10, f"mnist {split}")
 
 
+def cifar10(root: Path, split: str, download: bool, limit: int | None = None) -> ImageSet:
+    """CIFAR-10, x uint8 [N, 3, 32, 32], from cifar-10-batches-py or cifar10/{train,test}/CLASS in `root`.
+
+    The original, which comes first, is in its canonical order. The JPEG copies have lost that order: they
+    take one image of each class in turn, and the set's name and note say that they are copies, on which
+    accuracies are a little lower. InputError if neither is there and a download is not possible;
+    CorruptFileError for damaged files.
+    """
+    original_is_there = (root / "cifar-10-batches-py").is_dir()
+    if not original_is_there and (root / "cifar10" / split).is_dir():
+        return _copies(root / "cifar10" / split, split, limit)
+    from fastadv._torchvision import datasets
+
+    if not original_is_there:
+        layout = "cifar-10-batches-py/ or cifar10/{train,test}/CLASS/*.jpg"
+        fetch("cifar10", layout, root, download, lambda: datasets.CIFAR10(root, download=True))
+    read = partial(datasets.CIFAR10, root, train=split == "train")
+    return _photos(root / "cifar-10-batches-py", read, f"cifar10 {split}", CLASSES)
+
+
+def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
+    """Return the images of the class folders, decoded; with `limit` only that many."""
+    name = f"cifar10 {split} (JPEG copies)"
+    folders = class_folders(folder)
+    if tuple(path.name for path in folders) != CLASSES:
+        raise InputError(
+            f"{name}: expected the class folders {', '.join(CLASSES)} in {folder}, got {len(folders)} others"
+        )
+    files = FolderSet(folder, [(path.name, images_in(path)) for path in folders], name)
+    if limit is not None:
+        files = files.subset(range(min(limit, len(files))))
+    images = [read_image(path) for path in files.paths]
+    wrong = next((i for i, image in enumerate(images) if image.shape != (3, 32, 32)), None)
+    if wrong is not None:
+        raise InputError(
+            f"{files.paths[wrong]}: expected a 32x32 image, got {list(images[wrong].shape)}; replace it"
+        )
+    note = "JPEG copies of CIFAR-10: accuracies are a little lower than on the lossless images"
+    return ImageSet(torch.stack(images), files.labels, CLASSES, name, note=note)
+
+
 def cifar100(root: Path, split: str, download: bool) -> ImageSet:
     """Return x uint8 [N, 3, 32, 32], read from cifar-100-python below `root`."""
     from fastadv._torchvision import datasets
@@ -45,9 +112,13 @@ def cifar100(root: Path, split: str, download: bool) -> ImageSet:
     folder = root / "cifar-100-python"
     if not folder.is_dir():
         fetch("cifar100", f"{folder.name}/", root, download, lambda: datasets.CIFAR100(root, download=True))
-    original = read_original(folder, lambda: datasets.CIFAR100(root, train=split == "train"))
+    return _photos(folder, partial(datasets.CIFAR100, root, train=split == "train"), f"cifar100 {split}")
+
+
+def _photos(path: Path, read: Callable[[], Any], name: str, classes: Sequence[str] | None = None) -> ImageSet:
+    original = read_original(path, read)
     x = torch.from_numpy(original.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(x, torch.tensor(original.targets), original.classes, f"cifar100 {split}")
+    return ImageSet(x, torch.tensor(original.targets), classes or original.classes, name)
 
 
 def svhn(root: Path, split: str, download: bool) -> ImageSet:
@@ -58,10 +129,9 @@ def svhn(root: Path, split: str, download: bool) -> ImageSet:
     folder = root if (root / file).is_file() else root / "svhn"
     if not (folder / file).is_file():
         fetch("svhn", f"svhn/{file}", root, download, lambda: datasets.SVHN(folder, split, download=True))
-    original = read_original(folder / file, lambda: datasets.SVHN(folder, split))
-    return ImageSet(
-        torch.from_numpy(original.data).contiguous(), torch.from_numpy(original.labels), 10, f"svhn {split}"
-    )
+    original = read_original(folder / file, partial(datasets.SVHN, folder, split))
+    x, y = torch.from_numpy(original.data).contiguous(), torch.from_numpy(original.labels)
+    return ImageSet(x, y, 10, f"svhn {split}")
 
 
 def read_original(path: Path, read: Callable[[], Any]) -> Any:

@@ -21,12 +21,9 @@ AUTOMATIC: tuple[tuple[Precision, ...], ...] = ("fp32", "bf16"), ("fp32", "tf32"
 
 
 def fastest(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str] | None:
-    """Find the precision in which losses and input gradients at x [B, ...] take least time, and a note on it.
+    """Find the precision in which gradients at x [B, ...] take least time, and a note on it.
 
-    None where no logits are finite. The search that is found counts the passes of all. The global random
-    state stays as it was. Raises InputError in a group of processes, which might choose differently.
-
-    make: freezes the model with such options.
+    None where no logits are finite. The search that is found counts the passes of all.
     """
     if processes.world() > 1:
         raise InputError(

@@ -28,9 +28,8 @@ SMALL = 1 << 16
 class Form:
     """How passes compute. It never changes: a search copy takes another one, a pass keeps to its own.
 
-    weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to the one in which the
-    model as given sees it; None casts x to that of the weights. whole: take gradients to all leaves, as
-    reentrant checkpoints demand.
+    weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to that in which the
+    model as given sees it. whole: take gradients to all leaves, as reentrant checkpoints demand.
     """
 
     model: Model
@@ -117,17 +116,10 @@ class Form:
         """Yield what to try where a pass fails for the reason `why`: a note and a form, in this order."""
         if self.compiled:
             yield f"not {COMPILED}: the compiled search copy failed", self.without_compiler()
-        if not isinstance(self.model, nn.Module):
-            return
-        if "use_reentrant" in why and not self.whole:
+        if "use_reentrant" in why and not self.whole and isinstance(self.model, nn.Module):
             yield "gradients by backward: the model refused grad", replace(self, whole=True)
         if self.channels_last:
             yield "not channels-last: the model failed", self.without(CHANNELS_LAST.name)
-        if self.rewriting:
-            yield "not rewritten: the rewritten model failed", self.without_functions()
-            if self.channels_last:
-                names = self.rewriting.names
-                yield "not rewritten, nor channels-last: the model failed", self.without(*names)
 
 
 def uncompiled(model: Model) -> Model:

@@ -13,13 +13,13 @@ from fastadv.engine.arguments import check_model
 from fastadv.engine.automatic import fastest
 from fastadv.engine.copying.fold import has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.twin import Values, as_module, device_of, dtype_of, twin
+from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
 from fastadv.engine.options import Options
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.pipeline import CAPTURED, Notes
+from fastadv.engine.pipeline import CAPTURED, Notes, Values
 from fastadv.engine.precision import AUTO, HALF, Precision, may_take_tf32
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
@@ -44,49 +44,44 @@ def freeze(
     """Prepare a classifier for fast attacks; the model itself is not changed.
 
     A call of an attack on a model is plain, unless it is long; freeze a model that you attack many times.
-    Successes are always checked on the model as given: in eval mode, sharing its parameters, with nothing
-    rewritten. The search uses a copy that runs the same Python. In it, BatchNorm is folded into the layer
-    before, networks with two-dimensional convolutions are channels-last, and functions that are slow on a CPU
-    are replaced by faster ones. Its logits and gradients are compared with the model's on the caller's own
-    batches. What differs by more than rounding is left out by name, or the model itself replaces the copy; a
-    note and a warning say so.
+    Successes are always checked on the model as given, in eval mode. The search uses a copy that runs the
+    same Python: in it BatchNorm is folded into the layer before, networks with two-dimensional convolutions
+    are channels-last, and functions that are slow on a CPU are replaced by faster ones. Its logits and
+    gradients are compared with the model's on the caller's own batches. What differs by more than rounding is
+    left out by name, or the model itself replaces the copy; a note and a warning say so.
 
-    The model may change afterwards: the next call sees it and freezes the model anew (see `Frozen`). That
-    takes as long as the first time, so a model that trains is better frozen with `fold=False`.
+    The model may change afterwards: the next call sees it and freezes the model anew (see `Frozen`), which
+    takes as long as the first time. So a model that trains is better frozen with `fold=False`.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
-            module and a functools.partial of one count as modules. Any other function is called as it is, in
-            whatever mode it runs. A Frozen is returned as it is, unless options are given that differ from
-            its own: then its source is frozen again with those.
+            module and a functools.partial of one count as modules. A Frozen is returned as it is, unless
+            options are given that differ from its own: then its source is frozen again with those.
         precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" in bfloat16
             or float16, with float32 x, logits and gradient (a direction of ascent stays in bfloat16); "tf32"
             in the model's own, but a GPU takes products in TF32, meanwhile those of other threads, too;
-            "auto" in the one that is fastest on the first batch (a CPU has "fp32" and "bf16"). float16 has 3
-            bits more than bfloat16 and ends at 65,504: a sample whose activations exceed that fails. Passes
-            without a gradient stay in the model's own precision, since attacks that make them compare losses
-            that half precision does not tell apart.
+            "auto" in the one that is fastest on the first batch. A sample whose activations exceed the range
+            of float16 fails. Passes without a gradient stay in the model's own precision, since attacks that
+            make them compare losses that half precision does not tell apart.
         fold: make a copy for the search (default True). With `fold=False` the search shares all values with
             the model and follows it while it trains, and half precision is by autocast.
         compile: run the search copy through torch.compile (default False).
         cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA graphs
-            (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of them are
-            kept. They follow the model only while its weights stay in place. A loss that is a function is not
-            captured.
+            (default False); at most 32 and 1 GiB of them are kept. They follow the model only while its
+            weights stay in place. A loss that is a function is not captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
         without: names of rewrites to leave out of the search copy, besides those in the environment variable
-            FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
-            (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
+            FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd" and "thin" (convolutions),
+            "onednn" (linear layers), "views", "norms", "channels-last".
 
     Returns:
         A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
 
     Raises:
         InputError: the model is neither a module nor a function, cannot be copied or is lazy; an option is
-            unknown; `cuda_graph` is asked for off CUDA or with `eot` > 1; nothing would be computed in the
-            precision. On the first batch: a copy of the model would run parts of the original, or the
-            precision is "auto" in a group of processes.
+            unknown, or cannot be had of this model. On the first batch: a copy of the model would run parts
+            of the original, or the precision is "auto" in a group of processes.
 
     Example:
         >>> import fastadv as fa
@@ -125,10 +120,7 @@ def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
 
 
 def follow(model: nn.Module, precision: Precision) -> Frozen:
-    """Freeze a model that is training; `Frozen.refresh` takes its current values.
-
-    Its modules, their attributes and the shapes of their tensors must stay as they are.
-    """
+    """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
     keep_pages()
     return _freeze(model, Options(precision=precision, follow=True, without=switched_off()))
 
@@ -145,26 +137,24 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     stamp = None
     if module is not None and isinstance(given.model, nn.Module) and not options.follow:
         stamp = Stamp(module, given.model, values=options.fold)
-    as_given = form = Form(given.model, dtype, given.sees)
-    half, tf32, own = (
+    as_given, half, tf32 = (
+        Form(given.model, dtype, given.sees),
         HALF.get(options.precision),
         options.precision == "tf32",
-        options.fold and module is not None,
     )
-    values: Values | None = None
-    if module is not None:
-        form, values = _searched(as_given, module, options)
-    if half is not None and not own:
+    form, values = (as_given, None) if module is None else _searched(as_given, module, options)
+    own = options.fold and module is not None
+    cast, autocast = half is not None and own, half is not None and not own
+    if autocast:
         form = replace(form, autocast=half)
-    narrow = tf32 or (half is not None and own)
-    if options.compile and not (half is not None and own):  # which is compiled once it is narrow
+    if options.compile and not cast:  # what is cast is compiled afterwards
         form = replace(form, model=torch.compile(form.model))
-    told = replaced(module)
+    name, told = str(half).removeprefix("torch."), replaced(module)
     notes = {
         "channels-last": own and form.channels_last,
-        f"{_name(half)} search": half is not None and own,
+        f"{name} search": cast,
         "not folded: no BatchNorm": own and module is not None and not has_batch_norm(module),
-        f"{_name(half)} by autocast": half is not None and not own,
+        f"{name} by autocast": autocast,
         f"without {', '.join(options.without)}": bool(options.without),
         "TF32 search": tf32,
         COMPILED: options.compile,
@@ -172,23 +162,14 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         in_words(told): bool(told),
     }
     search = SearchCopy(
-        form,
-        given,
-        Notes(tuple(note for note, holds in notes.items() if holds)),
-        source=source,
-        options=options,
-        as_given=as_given,
-        narrow=narrow,
-        values=values,
-    )
+        form, given, Notes(tuple(note for note, holds in notes.items() if holds)), source=source,
+        options=options, as_given=as_given, narrow=tf32 or cast, values=values,
+    )  # fmt: skip
     measured = partial(fastest, partial(_freeze, source, given=given), options)
     return Frozen(
-        search,
-        anew=partial(_freeze, source, options),
-        stamp=stamp,
-        device=device,
+        search, anew=partial(_freeze, source, options), stamp=stamp, device=device,
         fastest=measured if options.precision == AUTO else None,
-    )
+    )  # fmt: skip
 
 
 def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form, Values | None]:
@@ -196,7 +177,8 @@ def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form
     model, half = as_given.model, HALF.get(options.precision)
     if not isinstance(model, nn.Module):
         return as_given, None
-    dtype, values = half or as_given.weights, None
+    dtype = half or as_given.weights
+    values: Values | None = None
     rewrites = applicable(model, dtype, not options.fold, options.without)
     if half is None and mixes_rows(model):
         rewrites = []  # statistics of a batch: what a search finds in one is not proved by a part of it
@@ -204,7 +186,7 @@ def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
             model = twin(module, follow=options.follow, apart=options.follow)
-            values = Values(module, model) if options.follow else None
+            values = (module, model) if options.follow else None
             lay_out(model, CHANNELS_LAST in rewrites)
     return replace(as_given, model=model, rewriting=Rewriting(rewrites, Subject(model, dtype))), values
 
@@ -215,10 +197,6 @@ def _anew(frozen: Frozen) -> tuple[Callable[[Model, Options], Frozen], tuple[Mod
 
 # for pickle and deepcopy, and for this class alone: a subclass would lose what it adds
 copyreg.pickle(Frozen, _anew)
-
-
-def _name(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _check_possible(

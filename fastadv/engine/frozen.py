@@ -1,6 +1,5 @@
 """Frozen: the model as given for verdicts, and a faster copy for the search."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.guard import allowance, compare
 from fastadv.engine.pipeline import left_out
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import HALF, NOTHING, no_gradient
+from fastadv.engine.precision import NOTHING, no_gradient
 from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.search_copy import SearchCopy
@@ -23,8 +22,6 @@ from fastadv.rng import generators_kept
 
 CHECK_ROWS = 16
 REFRESHES = 256
-MEASURABLE = 1e-3  # seconds of a pass, below which no note tells how long another precision takes
-SLOWER = 1.05  # than the model's own precision, above what two times of one pass differ by
 BY_MEANS = "randomized model: the search copy was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
 DENIED = "losses of a search were not those of the verdict at the same points; passes are compared anew"
@@ -35,18 +32,15 @@ class Frozen(Prepared):
     """A classifier frozen by `fastadv.freeze`: it searches on a faster copy, and answers as the model.
 
     `frozen(x)`, `frozen.input_gradient` and `frozen.jacobian` use the search copy; `frozen.verdict(x)` and
-    `frozen.model` are the model as given, in eval mode. On the first batch the copy is compared with the
-    model (`settle`), and so is the first gradient of each kind of pass (which functions were rewritten, for
-    how many rows of which shape), on some of its rows. What was rewritten wrongly is switched off by name,
-    with a warning. `forwards` and `backwards` count these comparisons.
+    `frozen.model` are the model as given, in eval mode. The first pass of each kind is compared with the
+    model, on some of its rows; what was rewritten wrongly is switched off by name, with a warning. `forwards`
+    and `backwards` count these comparisons.
 
     It is never stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are
-    what they were (`engine.stamp` says what that sees). If not, `source` is frozen anew by the same options,
-    and the counts go on; a note and, the first time, a line in the log say so. With `fold=False` values are
-    shared, and followed without that. A function is called as it is.
+    what they were. If not, `source` is frozen anew by the same options, and the counts go on; a note and, the
+    first time, a line in the log say so. So does a copy by `copy.deepcopy` or `pickle`, which counts from 0.
 
-    A copy by `copy.deepcopy` or `pickle`, as in another process, freezes `source` anew by the same `options`,
-    and counts from 0. Call `fastadv.freeze` to make one; the arguments below are for the engine.
+    Call `fastadv.freeze` to make one; the arguments below are for the engine.
 
     Args:
         search: the search copy.
@@ -270,9 +264,7 @@ class Frozen(Prepared):
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Choose the search copy and compare it with the model, on the first batch that has finite logits.
 
-        Rewrites that change logits by more than rounding are left out. In another precision the copy is
-        compared twice: first in the model's own, since the bound of the other would hide a wrong fold.
-        Returns whether it is settled, by this call or an earlier one.
+        In another precision it is compared twice: the bound of that one alone would hide a wrong fold.
         """
         if self._settled or len(x) == 0:
             return self._settled
@@ -298,36 +290,12 @@ class Frozen(Prepared):
         if not bool(given.isfinite().all(1).any()):
             return False
         if self._agrees(x, given) and self.search.narrow:
-            measured = self.options.precision in HALF and not self.search.form.compiled
-            own = self._seconds(x) if measured else 0.0
             self.search.use_narrow()
-            if self._agrees(x, given) and own > MEASURABLE:
-                self._note_time(self._seconds(x) / own)
+            self._agrees(x, given)
         return True
 
-    def _seconds(self, x: Tensor) -> float:
-        """Return the time of a pass, after one that prepares kernels."""
-        taken = list[float]()
-        for _ in range(2):
-            started = time.perf_counter()
-            self.search.once(x)
-            if x.is_cuda:
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - started)
-        self.forwards += 2 * len(x)
-        return min(taken)
-
-    def _note_time(self, ratio: float) -> None:
-        """Note where the precision asked for is slower than the model's own."""
-        if ratio > SLOWER:
-            name, own = self.options.precision, str(self.dtype).removeprefix("torch.")
-            self.add_note(f"{name} takes {ratio:.2f} times as long as {own}; precision='auto' measures")
-
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
-        """Return whether the search copy gives the logits `given` at x, if need be without some rewrites.
-
-        Where it does not, the model as given replaces it.
-        """
+        """Return whether the search copy gives the logits `given` at x, if need be without some rewrites."""
         why = self._apart(x, given)
         if why is None:
             return True

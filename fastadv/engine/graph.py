@@ -17,11 +17,7 @@ Step = Callable[[], None]
 
 
 class Graphs:
-    """Replays steps without launching their kernels one by one.
-
-    Rows are copied into the static ones of their bucket, whose spare rows repeat real samples or keep earlier
-    ones, and the results are copied out. One call is served at a time.
-    """
+    """Replays steps on static rows, whose spare ones repeat real samples or keep earlier ones."""
 
     def __init__(self) -> None:
         self._kept: Kept[tuple[Rows, Replay]] = Kept()
@@ -60,10 +56,8 @@ class Graphs:
     ) -> list[Tensor]:  # fmt: skip
         """Return what `times` steps in a row make of the rows `given`: copies of those that are `wanted`.
 
-        make(rows) gives the step, which reads and writes `rows` and may add to them. `make` is not called
-        again once a step with the same `key` has been captured for rows of the same bucket and kinds; the key
-        must name everything else the step depends on. Raises what the step does, or RuntimeError where it may
-        not be captured.
+        make(rows) gives the step, which reads, writes and may add to `rows`. Once captured it is replayed for
+        rows of the same bucket and kinds, so `key` must name everything else that the step depends on.
         """
         known = {name: tensor for name, tensor in given.items() if tensor is not None}
         first = next(iter(known.values()))

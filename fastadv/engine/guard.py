@@ -1,7 +1,6 @@
 """The guard: a search copy is not trusted until its logits and gradient were compared with the model's.
 
-Logits are not enough: a wrong backward pass changes none of them. So both are compared in each kind of pass,
-on rows of the caller's own batch, with those of the model as given.
+Logits are not enough: a wrong backward pass changes none of them.
 """
 
 import math
@@ -69,8 +68,8 @@ def compare(
 ) -> tuple[float, float, bool]:
     """Return (difference, what is allowed, whether by means) of two logits [B, K].
 
-    Where they differ by more than rounding, `verdict` and `search` are passed again: of a randomized model
-    the means are compared, and the spread of its own passes is added to what is allowed.
+    Where that is too much, `verdict` and `search` pass again: of a randomized model the means are compared,
+    and the spread of its own passes is allowed, too.
     """
     apart, allowed = difference(searched, given), allowance(given, formats)
     if apart <= allowed:
@@ -133,10 +132,7 @@ def _same_logits(ways: Ways, x: Tensor, found: Tensor, formats: list[Format]) ->
 def agrees(
     ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format, most: int = ROWS
 ) -> bool | None:
-    """Return whether the gradients `found` by the search at x, computed in `format`, are those of the model.
-
-    None where no row has a gradient to compare.
-    """
+    """Return whether the gradients `found` by the search are the model's; None where there are none."""
     whole = found.flatten(1).isfinite().all(1) & by_logits.isfinite().all(1)
     whole &= by_logits.abs().amax(1) > torch.finfo(torch.float32).tiny
     picked = some_rows(len(x), x.device, most)
@@ -288,10 +284,7 @@ class Known:
 
 
 class Trusted:
-    """The kinds of passes that were compared, by sizes, values, threads, and what they `used`.
-
-    used: whether a gradient was taken, and the rewrites in order.
-    """
+    """The kinds of passes that were compared, by sizes, values, threads, and what they `used`, in order."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Used, Hashable], Known] = {}

@@ -39,8 +39,7 @@ def view_or_reshape(input: Tensor, *shape: Any, **named: Any) -> Any:
 def _gains(part: nn.Module) -> bool:
     """Return whether a convolution is faster so: wide ones, and those that Winograd's method takes.
 
-    For others the copies and the library's narrow kernels cost more: forward, a net of two 4x4 convolutions
-    into 8 and 16 channels took 1.3 times as long for 40 images, 1.35 times for 393 (Intel Sapphire Rapids).
+    Others lose by the copies: a net of 4x4 ones into 8 and 16 channels took 1.3 times as long (Intel).
     """
     if not isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
         return False

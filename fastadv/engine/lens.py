@@ -15,11 +15,7 @@ Run = Callable[..., Any]
 
 
 class Way(NamedTuple):
-    """A way to compute a function of torch; both parts take what the function takes.
-
-    run: returns NotImplemented where it does not suit. gains: whether it is faster for these arguments; None
-    stands for always.
-    """
+    """A way to compute a function of torch, which may decline; `gains` tells whether it is faster."""
 
     run: Run
     gains: Run | None = None
@@ -43,9 +39,8 @@ PROPERTIES = frozenset((
 class Lens(TorchFunctionMode):
     """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
 
-    ways: what is rewritten. reads: keeps track of the results of folded layers. compared: the pass is
-    compared with the model, so every way that suits is taken, even if it gains nothing: a later pass may take
-    it. used: (number of the call, name of the rewrite), in order.
+    compared: with the model, so every way that suits is taken, even if it gains nothing: a later pass may
+    take it. used: (number of the call, name of the rewrite), in order.
     """
 
     def __init__(self, ways: Ways, reads: Promises | Watch | None, compared: bool = False) -> None:
@@ -93,10 +88,9 @@ class Lens(TorchFunctionMode):
 
 
 def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
+    """Return a backward whose calls no `Lens` sees, from `backward(ctx, saved tensors, *gradients)`.
 
-    No `Lens` looks at what it calls, since each look takes time. It does look at what a checkpoint computes
-    again to restore the saved tensors.
+    A lens does see what a checkpoint computes again to restore the saved tensors.
     """
 
     @wraps(backward)

@@ -11,10 +11,7 @@ from fastadv.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `freeze`, with their defaults. Raises InputError on values that do not exist.
-
-    follow: of a model in training: both copies take its values anew at each `Frozen.refresh`.
-    """
+    """The options of `freeze`; `follow`: a model in training, whose values each `Frozen.refresh` takes."""
 
     precision: Precision = "fp32"
     fold: bool = True

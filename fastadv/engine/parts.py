@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, DispatchMode
 from fastadv.engine.cpu.winograd import is_wide
-from fastadv.engine.form import Form
 from fastadv.engine.rewrite import has_conv2d
 
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
@@ -74,13 +73,6 @@ class Parts:
         self._search, self._winograd = search, winograd
         self.usual: dict[tuple[Any, ...], int] = {}  # what `at_once` has found
         self._bytes_a_row: dict[tuple[Any, ...], int] = {}
-
-    @classmethod
-    def of(cls, form: Form) -> "Parts | None":
-        """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
-        if form.compiled or not isinstance(form.model, nn.Module):
-            return None
-        return cls(form.model, "winograd" in form.rewriting.names)
 
     def worth_splitting(self, x: Tensor) -> bool:
         """Return whether x [B, ...] may gain from passing in parts."""

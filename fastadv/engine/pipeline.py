@@ -5,14 +5,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastadv.engine.copying.fold import Refused
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.twin import Values
+from fastadv.engine.copying.twin import take_values
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
@@ -27,6 +27,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 
 T = TypeVar("T")
+Values = tuple[nn.Module, nn.Module]  # the model, and a copy that is to follow it
 
 log = logging.getLogger("fastadv")
 
@@ -54,9 +55,8 @@ class Notes:
 class Pipeline:
     """A model in one `form` after another, and how batches pass it.
 
-    A captured graph replays a batch. Otherwise it goes in parts that stay in the cache, in halves where
-    memory runs out, and each part in the `form` of the moment. Where a pass fails, a simpler form takes its
-    place for good, with one note (`Form.simpler`).
+    By a captured graph, or in parts that stay in the cache, in halves where memory runs out. Where a pass
+    fails, a simpler form takes the place of the form for good, with one note (`Form.simpler`).
     """
 
     def __init__(
@@ -71,10 +71,7 @@ class Pipeline:
         narrow: bool = False,
         values: Values | None = None,
     ) -> None:
-        """Start from `form`; `as_given` is that of the model as given.
-
-        narrow: round more once compared. values: of the copy, where they are to follow the model's.
-        """
+        """Start from `form`; `narrow`: round more once compared; `values`: of a copy that follows."""
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow, self.values = as_given, narrow, values
         # what gradients are compared with: the model as given, with torch's own mistake in single rows mended
@@ -102,15 +99,14 @@ class Pipeline:
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
         self.form, self.scoring, self.bare = form, self._for_scores(form), set()
-        self.parts = Parts.of(form)
+        # of a function nothing is known, and compiled code is for one shape
+        whole = form.compiled or not isinstance(form.model, nn.Module)
+        self.parts = None if whole else Parts(cast(nn.Module, form.model), "winograd" in form.rewriting.names)
         if self.graphs is not None:  # what was captured is another form
             self.graphs.forget()
 
     def _for_scores(self, form: Form) -> Form:
-        """Return the form for passes without a gradient: in half precision, the model as given.
-
-        Searches by such passes compare losses that differ less than it rounds.
-        """
+        """Return the form for passes without a gradient: half precision does not tell their losses apart."""
         return self.as_given if (form.rounds or form.dtype) in HALVES else form.scoring
 
     def use_given(self) -> None:
@@ -122,10 +118,10 @@ class Pipeline:
         self.use(self.form.narrowed(self.options))
 
     def refresh(self) -> None:
-        if self.values is None or self.form.model is not self.values.copied:
+        if self.values is None or self.form.model is not self.values[1]:
             return
-        origin = self.values.take()
         with torch.inference_mode(False), torch.no_grad():
+            origin = take_values(*self.values)
             for pair in self.form.rewriting.folds or ():
                 pair.take(origin)
 
@@ -144,10 +140,7 @@ class Pipeline:
         return self.form.model is not self.as_given.model or self.form.rounds is not None
 
     def passed(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
-        """Return step(x, *rows); parts pass one after the other, and their results [B, ...] are joined.
-
-        kind: each kind of pass has room for its own number of rows. whole: all rows pass at once.
-        """
+        """Return step(x, *rows), of parts in turn unless `whole`; each `kind` has room of its own."""
         todo, made = slices(len(x), len(x) if whole else self._rows_at_once(kind, x)), list[T]()
         alone = len(todo) == 1
         while todo:
@@ -184,10 +177,7 @@ class Pipeline:
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def rows_apart(self, x: Tensor) -> bool:
-        """Return whether the rows of a batch may pass in parts; two passes of a few rows of x tell, once.
-
-        They may not where the model refuses a few rows, or where the logits of a row depend on other rows.
-        """
+        """Return whether the rows of a batch may pass in parts; two passes of a few rows of x tell, once."""
         if self._rows_apart is None:
             with self.lock:
                 why = None
@@ -247,10 +237,7 @@ class Pipeline:
         return self.once(x)
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
-        """Return step(*given) without what it fails with, from now on; raises `error` if nothing helps.
-
-        What fails once alone is no reason to leave anything. The last way is the model as given.
-        """
+        """Return step(*given) without what it fails with, from now on; `error` if nothing helps."""
         form, narrow, why = self.form, self.narrow, first_line(error)
         try:
             made = self.unfolding(step, *given)
@@ -346,10 +333,7 @@ class Pipeline:
     def captured(
         self, step: Callable[..., Gradient], x: Tensor, *rows: Tensor | None, key: Hashable
     ) -> Gradient | None:
-        """Return passed("gradient", step, x, *rows) by a CUDA graph; None where there is none.
-
-        key: everything else that the step depends on.
-        """
+        """Return passed("gradient", step, x, *rows) by the CUDA graph of `key`; None where there is none."""
         # rows of another shape are refused by the step itself
         if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in rows):
             return None
@@ -359,10 +343,7 @@ class Pipeline:
         return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))
 
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
-        """Return run(graphs), or None without CUDA graphs, inside one of them, and where a capture fails.
-
-        After a failed capture the search goes on without graphs.
-        """
+        """Return run(graphs); None without CUDA graphs, inside one, and once a capture has failed."""
         graphs = self.graphs
         if graphs is None or graphs.aside:
             return None

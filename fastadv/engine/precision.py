@@ -71,10 +71,7 @@ _switched = ExitStack()
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Let CUDA multiply float32 in TF32 inside, and afterwards as the caller had set it.
-
-    The switches are those of the process. Of threads that are inside at once, the last sets them back.
-    """
+    """Let CUDA multiply float32 in TF32 inside; of threads that are inside at once the last switches back."""
     this = object()
     with _lock:
         if not _inside:
@@ -90,10 +87,7 @@ def tf32() -> Iterator[None]:
 
 
 def switches() -> list[tuple[Any, str, Any]]:
-    """Return what switches TF32 for CUDA: objects, the names of their attributes, and the values for on.
-
-    torch has a switch for each kind of operation since 2.9, and had one for products and one for cuDNN.
-    """
+    """Return (object, attribute, value for on) of what switches TF32; since torch 2.9 for each kind."""
     backends: Any = torch.backends
     cuda, cudnn = backends.cuda.matmul, backends.cudnn
     if switches_each:
@@ -103,10 +97,7 @@ def switches() -> list[tuple[Any, str, Any]]:
 
 @contextmanager
 def _switch() -> Iterator[None]:
-    """Switch inside, together with an older switch of torch for all matrix products.
-
-    Code that reads the older one, as parts of torch.compile do, raises where they disagree, so both are set.
-    """
+    """Switch inside, as well as an older switch of torch, which may not disagree."""
     backends: Any = torch.backends
     turned = [(each, name, on) for each, name, on in switches() if getattr(each, name) != on]
     kept = [(each, name) for each, name, _ in turned]

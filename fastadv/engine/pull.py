@@ -16,10 +16,7 @@ LARGEST = 64.0
 def pull(
     attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False, whole: bool = False
 ) -> Tensor:
-    """Return the gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph.
-
-    whole: take gradients to all leaves, as reentrant checkpoints demand; the model's weights want none.
-    """
+    """Return the gradient at `leaf` of by_logits @ attached; for reentrant checkpoints with `whole`."""
     gradient = None
     # not `torch.autograd.grad`: a `TorchFunctionMode` sees that function instead of what it calls, and what a
     # checkpoint computes again has to be rewritten as before
@@ -40,10 +37,7 @@ def pull(
 def pull_scaled(
     attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool, apart: bool, whole: bool = False
 ) -> Tensor:
-    """Return the same in float32, for a graph in float16, where small gradients would vanish.
-
-    apart: no logit depends on another sample, so each sample may have a scale of its own.
-    """
+    """Return the same in float32 for a graph in float16; `apart`: no logit depends on another sample."""
     largest = by_logits.abs().amax(1).nan_to_num(0.0, 0.0)
     if not apart and len(largest):
         largest = largest.amax().expand_as(largest)

@@ -38,10 +38,9 @@ class _Value(torch.autograd.Function):
 
 
 def replace_gradient(module: nn.Module, gradient: Gradient, name: str) -> None:
-    """Let calls of `module` have the gradient of `gradient`; it is changed in place, and called `name`.
+    """Let calls of `module`, called `name`, have the gradient of `gradient`; it is changed in place.
 
-    Its own forward then runs under no_grad, so it need not be differentiable. What its hooks do stays as it
-    is. A `gradient` that is a module becomes a part of it.
+    Its own forward then runs under no_grad. A `gradient` that is a module becomes a part of it.
     """
     part: Any = module
     if not is_replaced(part):
@@ -57,10 +56,7 @@ def is_replaced(module: nn.Module) -> bool:
 
 
 def replaced(model: object) -> dict[str, str]:
-    """Return the modules of `model` that have another gradient, by name, each with what that is of.
-
-    It is empty for a model that is no module.
-    """
+    """Return the modules of `model` that have another gradient, by name, each with what that is of."""
     parts = model.named_modules() if isinstance(model, nn.Module) else ()
     return {name: _label(part.bpda) for name, part in parts if is_replaced(part)}
 

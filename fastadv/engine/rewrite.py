@@ -17,10 +17,7 @@ Ways = Mapping[Any, Way]  # of functions of torch
 
 
 class Subject:
-    """A model as rewrites judge it.
-
-    dtype: in which it is to compute. exact: whether no logit may change by a bit.
-    """
+    """A model as rewrites judge it, to compute in `dtype`; `exact`: no logit may change by a bit."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None, exact: bool = False) -> None:
         self.model, self.dtype, self.exact = model, dtype, exact
@@ -56,9 +53,8 @@ def has_conv2d(model: nn.Module) -> bool:
 class Rewrite:
     """One thing that a search copy may compute in another way.
 
-    name: switches it off. note: what `Frozen.notes` say once it was used. applies: whether it is for a model.
-    replace: ways to compute functions of torch, or what makes them for one model. exact: whether logits stay
-    as they are, to the last bit. needs: what the machine must have, beyond a CPU.
+    note: what `Frozen.notes` say once it was used. replace: ways, or what makes them for one model. exact:
+    logits stay as they are. needs: what the machine must have, beyond a CPU.
     """
 
     name: str

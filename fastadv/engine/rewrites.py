@@ -8,9 +8,8 @@ from torch import nn
 
 from fastadv._torch import holds_compiled
 from fastadv.engine.copying.fold import Folds
-from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.norms import NORMS
-from fastadv.engine.cpu.onednn import COVER, LINEAR, gains
+from fastadv.engine.cpu.onednn import LINEAR, gains
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.layout import CHANNELS_LAST, VIEWS
@@ -21,7 +20,7 @@ VARIABLE = "FASTADV_WITHOUT"
 
 FOLD = Rewrite(Folds.name, "", lambda subject: subject.normalizes and not subject.exact)
 
-REWRITES = (FOLD, WINOGRAD, COVER, THIN, RELU, LINEAR, ELU, VIEWS, NORMS, CHANNELS_LAST)
+REWRITES = (FOLD, WINOGRAD, THIN, LINEAR, VIEWS, NORMS, CHANNELS_LAST)
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 
 

@@ -50,16 +50,12 @@ class Room:
 
     def most(self, kind: str, x: Tensor) -> int:
         """Return how many rows of x fit into that kind of pass, as far as is known."""
-        return min(self._most.get(self._key(kind, x), len(x)), len(x))
-
-    @staticmethod
-    def _key(kind: str, x: Tensor) -> Any:
-        return kind, x.dtype, *x.shape[1:]
+        return min(self._most.get((kind, x.dtype, x.shape[1:]), len(x)), len(x))
 
     def halved(self, kind: str, x: Tensor, todo: list[slice]) -> list[slice]:
         """Split the parts of x in `todo`, the first of which did not fit, into parts of half its size."""
         count = todo[0].stop - todo[0].start
-        most = self._most[self._key(kind, x)] = (count + 1) // 2
+        most = self._most[kind, x.dtype, x.shape[1:]] = (count + 1) // 2
         log.warning(
             "memory ran out with %d samples of shape %s at once; going on with %d",
             count, tuple(x.shape[1:]), most,

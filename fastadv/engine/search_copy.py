@@ -125,11 +125,10 @@ class SearchCopy(Pipeline):
         by_logits: Tensor | None = None,
         gradient: Tensor | None = None,
     ) -> bool:
-        """Return whether `logits` at x, seen through `lens`, and their `gradient` may be used.
+        """Return whether `logits` at x and the `gradient` of by_logits @ logits may be used.
 
-        gradient: that of by_logits [B, K] @ logits; None for a pass without one. The first pass of each kind
-        is compared with the model as given (`Trusted`). Where that does not agree, what was wrong is left,
-        and the pass is to be taken again.
+        The first pass of each kind is compared with the model as given. Where that does not agree, what was
+        wrong is left, and the pass is to be taken again.
         """
         form = self.scoring if gradient is None else self.form
         if form is self.as_given:
@@ -167,10 +166,7 @@ class SearchCopy(Pipeline):
         logits: Tensor | None = None,
         gradient: Tensor | None = None,
     ) -> str | None:
-        """Return what is wrong with a pass of x on `most` of its rows; None where nothing is, or NOTHING.
-
-        by_logits: None for a pass without a gradient. logits, gradient: what the pass gave; None asks again.
-        """
+        """Return what is wrong with a pass of x on `most` of its rows; None where nothing is, or NOTHING."""
         form = self.scoring if by_logits is None else self.form
         given = replace(self.reference, whole=form.whole)
         forms = form, given, form.without_functions()

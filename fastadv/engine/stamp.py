@@ -24,19 +24,13 @@ SAMPLED = 4  # elements of each tensor that are looked at
 class Stamp:
     """What a model leads to: its parts, attributes, modes and hooks, where its tensors lie, and their values.
 
-    It sees each write that torch counts. Of other writes, such as `parameter.data.mul_(2)`, it sees on a CPU
-    what changes one of SAMPLED elements, the first and the last among them. It does not see writes into
-    memory that is no tensor of the model, such as a NumPy array, nor what a function reads from global
-    variables.
-
-    `known` is False where the model leads to an object of a kind that may change unseen.
+    It sees each write that torch counts, and on a CPU others, such as `parameter.data.mul_(2)`, into one of
+    SAMPLED elements; none into memory that is no tensor of the model, nor of global variables. `known` is
+    False where the model leads to an object that may change unseen.
     """
 
     def __init__(self, model: nn.Module, copied: nn.Module | None = None, values: bool = True) -> None:
-        """Look at the model, except for objects that `copied` leads to as well.
-
-        values: whether those of tensors count; otherwise copies share them.
-        """
+        """Look at the model, but for what `copied` leads to as well; `values`: those of tensors count."""
         shared = set() if copied is None else {id(part) for part in reachable(copied, _inside, _PLAIN)}
         parts = list(reachable(model, _inside, _PLAIN, shared))
         self.known = all(map(_known, parts))

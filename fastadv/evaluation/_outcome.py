@@ -19,8 +19,7 @@ from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stand
 from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
-from fastadv.evaluation.row import Row
-from fastadv.evaluation.samples import Components, Samples
+from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.threat import THREATS, Threat
 
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
 from fastadv.runs.files import load_tensors, save_tensors, seal, write_json
 from fastadv.runs.keeper import Keeper
@@ -26,12 +25,6 @@ def file_of(name: str) -> str:
 def share_of(rank: int) -> str:
     """Return the file that says that the share `rank` of an evaluation is done."""
     return f"share-{rank:05d}.json"
-
-
-def check_apart(run_dir: object) -> None:
-    """Raise InputError where processes that know nothing of each other could not share an evaluation."""
-    if run_dir is None:
-        raise InputError("run_dir: expected a folder, in which a share of an evaluation is kept, got None")
 
 
 class Parts(Keeper):

@@ -21,10 +21,10 @@ from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, nearest, outcome, row
-from fastadv.evaluation._parts import IDENTITY, Parts, check_apart
+from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.samples import Samples
+from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
@@ -124,7 +124,10 @@ def evaluate(
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         if apart := (rank, world_size) != (None, None):
-            check_apart(run_dir)
+            if run_dir is None:
+                raise InputError(
+                    "run_dir: expected a folder, in which a share of an evaluation is kept, got None"
+                )
             # before the folder is that of an evaluation that cannot be
             batches = -(-sample_count(dataset, limit) // batch_size)
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")

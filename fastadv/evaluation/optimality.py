@@ -6,19 +6,18 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import distances_of
 
 
-def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -> dict[str, float]:
+def optimality(distances: Mapping[str, ArrayLike]) -> dict[str, float]:
     """Compute the optimality of each attack: 1 where it is the best for every sample, else less.
 
         optimality = 1 - (A - A*) / (clean * d_max - A*)
 
     A is the area under the attack's accuracy against radius from 0 to d_max, `A*` that of the best distance
-    over all attacks for each sample, and d_max the largest of these best distances. The value 0 means that
-    the attack breaks no sample within d_max.
+    over all attacks for each sample, d_max the largest of these best distances, and clean the share of
+    samples whose best distance is above 0. The value 0 means that the attack breaks no sample within d_max.
 
     The area is that of the step function. AttackBench's code joins the steps by straight lines, which differs
     by at most about 1 / (2 N) of the area, but more for distances with many ties, such as L0. A sample that
@@ -28,7 +27,6 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
         distances: for each attack [N], on the same samples: 0 where the model is already wrong, inf where the
             attack does not succeed, NaN (counted as 0) where the model's logits are not finite. They are the
             `distance` of the rows of a `Table`; use attacks that minimize the distance, in one norm.
-        clean: the clean accuracy; None is the share of samples whose best distance is above 0.
 
     Returns:
         The optimality of each attack by its name; NaN where the denominator is 0, because nothing
@@ -54,9 +52,7 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
             f"distances: expected the same samples for every attack, got {sorted(lengths)} of them"
         )
     best = np.minimum.reduce(list(rows.values()))
-    if clean is None:
-        clean = float(np.mean(best > 0))
-    check_number("clean", clean, 0, 1)
+    clean = float(np.mean(best > 0))
     farthest = float(np.max(best, initial=0.0, where=np.isfinite(best)))
     # the area under the share of samples whose distance is above the radius
     areas = {name: float(np.minimum(row, farthest).mean()) for name, row in rows.items()}

@@ -1,18 +1,78 @@
-"""The result of one attack over all samples: figures with named denominators."""
+"""What one attack did to all samples, in figures with named denominators; attacks by their threat."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from fastadv.attacks.masking.evidence import reached
+from fastadv.attacks.methods.flags import Cost
 from fastadv.evaluation.draws import Draws
-from fastadv.evaluation.samples import Components
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.threat import Threat
 
 # figures of a row, in the order in which they are told
 SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
 COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components of an attack that consists of others, such as AutoAttack."""
+
+    by: Tensor = field(repr=False)  # int64 [n], the place among `costs` of what broke a sample; -1 for none
+    costs: Mapping[str, Cost]  # what each component did, by its name and in the order of their runs
+
+    def by_any_of(self, names: Collection[str]) -> Tensor:
+        """Return bool [n], the samples that some of the components broke."""
+        return torch.tensor([*(name in names for name in self.costs), False])[self.by]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the costs as a dictionary for JSON."""
+        return {name: asdict(cost) for name, cost in self.costs.items()}
+
+    def cells(self) -> list[list[str]]:
+        """Return the costs as text, line by line, the head first."""
+        lines = [["component", "samples", "broken", "forwards", "backwards", "seconds"]]
+        for name, cost in self.costs.items():
+            *counts, seconds = astuple(cost)
+            lines.append([name, *(f"{count:,}" for count in counts), f"{seconds:.1f}"])
+        return lines
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Every sample with the nearest of the adversarial examples that the attacks found.
+
+    status is FAILED where the model's logits for x are not finite, or where no attack broke the sample and
+    one met numbers that are not finite. Of attacks with equal distances, the first counts.
+    """
+
+    x: Tensor  # [N, ...], clean
+    x_adv: Tensor  # x itself where no attack broke the sample
+    y: Tensor  # int64 [N]
+    ids: Tensor  # int64 [N], positions in the data set
+    success: Tensor  # bool [N]; broken, or already wrong
+    status: Tensor  # int64 [N] of `fastadv.attacks.Status`
+    distance: Tensor  # float64 [N], of x_adv where broken, 0 where already wrong, else inf
+    by: Tensor  # int64 [N], the row whose attack found x_adv; -1 for none
+    component: Tensor  # int64 [N], its place among the row's `components.costs`; -1 for none
+    distances: Tensor  # float64 [N, A], those of each attack, as in its row
+
+    @classmethod
+    def together(cls, parts: Sequence["Samples"]) -> "Samples":
+        """Return the samples of all parts, in their order."""
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+    def add_components(self, attacks: Sequence[Components | None]) -> None:
+        """Fill in `component` from those of each attack."""
+        for place, components in enumerate(attacks):
+            if components is not None:
+                mine = self.by == place
+                self.component[mine] = components.by[mine]
 
 
 @dataclass(frozen=True)
@@ -102,3 +162,55 @@ class Row:
         if not (self.minimum_norm or self.unlimited):
             dropped += ["median_distance", "mean_distance"]
         return kept | dict.fromkeys(dropped, math.nan)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The attacks of one threat, None where it is not known."""
+
+    threat: Threat | None
+    rows: tuple[Row, ...]
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the attacks had no budget."""
+        return self.threat is not None and not self.threat.finite
+
+    def same(self, rows: Sequence[Row]) -> list[Row]:
+        """Return those of all attacks whose distances are comparable with those of the group."""
+        if self.threat is None:
+            return list(self.rows)
+        return [row for row in rows if comparable(row.threat, self.threat)]
+
+    def nearest(self, rows: Sequence[Row]) -> Tensor:
+        """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
+        return torch.stack([_distance(row) for row in self.same(rows)]).amin(0)
+
+    def held(self, rows: Sequence[Row]) -> Tensor:
+        """Return bool [n]: correct, and broken by no attack within this radius, whatever its own."""
+        held = self.rows[0].correct & ~torch.stack([row.broken for row in self.rows]).any(0)
+        if self.threat is None or self.unlimited:
+            return held
+        return held & ~reached(self.nearest(rows), self.threat.radius)
+
+
+def _distance(row: Row) -> Tensor:
+    """Return the distances of a row: of an example in its ball at most the radius, whatever rounding adds."""
+    if row.threat is None:
+        return row.distance
+    return row.distance.where(~row.broken, row.distance.clamp_max(float(row.threat.radius)))
+
+
+def comparable(one: Threat | None, other: Threat | None) -> bool:
+    """Return whether distances in both are of the same norm and box."""
+    return one is not None and other is not None and (one.norm, one.box) == (other.norm, other.box)
+
+
+def groups(rows: Sequence[Row]) -> list[Group]:
+    """Return the attacks by threat, those with a budget first."""
+    found: dict[object, list[Row]] = {}
+    for row in rows:
+        threat = row.threat
+        found.setdefault(threat and (threat.norm, float(threat.radius), threat.box), []).append(row)
+    every = [Group(rows[0].threat, tuple(rows)) for rows in found.values()]
+    return sorted(every, key=lambda one: (one.threat is None or one.unlimited, one.threat is None))

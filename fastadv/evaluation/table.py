@@ -13,10 +13,8 @@ from fastadv.attacks.masking import Indicators
 from fastadv.engine.replaced import in_words
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.groups import groups
-from fastadv.evaluation.row import COUNTS, Row
-from fastadv.evaluation.samples import Samples
-from fastadv.text import aligned, in_markdown, number, percent
+from fastadv.evaluation.row import COUNTS, Row, Samples, groups
+from fastadv.text import aligned, in_markdown, number, percent, with_interval
 
 SHARES_OF = "accuracy over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -135,7 +133,9 @@ class Table:
         lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
         for row in self.rows:
             share = row.figures()
-            median = _with_interval(row) if row.minimum_norm else number(share["median_distance"])
+            median = number(share["median_distance"])
+            if row.minimum_norm:
+                median = with_interval(number, row.median_distance, row.median_interval)
             lines.append(
                 [
                     row.name,
@@ -202,11 +202,6 @@ class Table:
         return "\n".join(
             [in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts, *self._end()]
         )
-
-
-def _with_interval(row: Row) -> str:
-    low, high = map(number, row.median_interval)
-    return f"{number(row.median_distance)} [{low}, {high}]"
 
 
 def _finite(value: float) -> float | None:

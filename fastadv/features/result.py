@@ -139,7 +139,9 @@ class Usefulness:
 
         It is robust where rho and gamma reach their thresholds, non-robust where only rho does.
         """
-        check_thresholds(rho, gamma)
+        if check_number("rho", rho, 0) == 0:
+            raise InputError("rho: expected a threshold > 0, got 0; at 0 every feature would be useful")
+        check_number("gamma", gamma, 0)
         useful = (self.rho >= rho).long()
         return useful + useful * (self.gamma >= gamma).long()
 
@@ -182,10 +184,3 @@ class Usefulness:
                 for place, feature in enumerate(self.features.tolist())
             ],
         }
-
-
-def check_thresholds(rho: float, gamma: float) -> None:
-    """Raise InputError unless they are numbers, rho above 0 and gamma 0 or more."""
-    if check_number("rho", rho, 0) == 0:
-        raise InputError("rho: expected a threshold > 0, got 0; at 0 every feature would be useful")
-    check_number("gamma", gamma, 0)

@@ -1,8 +1,4 @@
-"""Tensors in, tensors out: no model, no loop over the steps of an attack.
-
-An op whose name ends in an underscore writes its first argument. `docs/ops.md` lists all ops. Each registers
-itself where it is defined; those that only the engine and attacks need are imported from their modules.
-"""
+"""Tensors in, tensors out; each op registers itself where it is defined (`docs/ops.md` lists all)."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,7 +1,6 @@
-"""The decoders of Analysis by Synthesis as its ops take them: K chains of transposed convolutions.
+"""The decoders of Analysis by Synthesis: K chains of transposed convolutions, stacked over the classes.
 
-The chains are held as weights stacked over the classes. A chain has no padding, ELU between its layers and a
-sigmoid at the end; batch normalization is folded into the weights by the caller.
+Without padding, ELU between the layers and a sigmoid at the end; BatchNorm is folded in by the caller.
 """
 
 from collections.abc import Sequence
@@ -16,10 +15,7 @@ from fastadv.ops._rows import check_kind
 def forward(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> list[Tensor]:
-    """Return the output of each layer, [B, K * cout, h, h], for latents [B, K, L]; each class is one group.
-
-    The first output is z itself, the last are the images.
-    """
+    """Return what each layer gives, [B, K * cout, h, h]: first z [B, K, L] itself, last the images."""
     outputs = [z.reshape(len(z), -1, 1, 1)]
     for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True), start=1):
         out = F.conv_transpose2d(
@@ -54,11 +50,7 @@ def check_decoders(
     z: Tensor, classes: int, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     **others: Tensor,
 ) -> None:  # fmt: skip
-    """Raise InputError unless the decoders are consistent.
-
-    The layers must fit `classes` classes, latents z [..., L] and one another; they and all `others` must have
-    the dtype and device of z.
-    """
+    """Raise InputError unless the layers fit `classes`, latents z [..., L], each other and `others`."""
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(
             "expected a weight, a bias and a stride a layer, "

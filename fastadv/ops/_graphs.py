@@ -17,10 +17,7 @@ _capturing = threading.RLock()  # waiting for a device is an error while one of 
 
 
 def bucket(size: int) -> int:
-    """Round `size` up to a multiple of an eighth of a power of two.
-
-    Shrinking batches then share few graphs, padded by at most a quarter.
-    """
+    """Round `size` up to a multiple of an eighth of a power of two: by at most a quarter."""
     step = 1 << max(0, (size - 1).bit_length() - 3)
     return -(-size // step) * step
 
@@ -37,10 +34,7 @@ def stream_of(device: torch.device) -> tuple[torch.device, int]:
 
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
-    """Return the stream of all captures on a device, since libraries keep a workspace for each stream.
-
-    torch's own capture stream belongs to the first device that captured.
-    """
+    """Return the stream of all captures on a device, since libraries keep a workspace for each stream."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -55,11 +49,9 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
 
 
 class Replay:
-    """Run a step once, which compiles its kernels, and replay it as a CUDA graph from then on.
+    """Run a step once, which compiles its kernels, capture it the second time, and replay it from then on.
 
-    The graph is captured at the second call, so a shape that is met once costs no capture. Raises
-    RuntimeError if the step cannot be captured; with `or_run` the step runs each time instead. `reserved` is
-    the number of bytes that the capture took.
+    Raises RuntimeError if it cannot be captured; with `or_run` it runs each time. `reserved`: bytes it took.
     """
 
     def __init__(self, or_run: bool = False) -> None:
@@ -92,10 +84,7 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 class Kept(Generic[T]):
-    """A cache of what was made for each key, such as buffers or graphs.
-
-    Holds at most `most` entries of at most `memory` bytes and drops the least recently used first.
-    """
+    """At most `most` entries of at most `memory` bytes; the least recently used is dropped first."""
 
     def __init__(self, most: int = MOST, memory: int = MEMORY) -> None:
         self._most, self._memory = most, memory
@@ -118,10 +107,7 @@ class Kept(Generic[T]):
         return self._made[key]
 
     def weigh(self, key: Hashable, size: int) -> None:
-        """Record that the entry of `key` takes `size` bytes, and drop old entries beyond the limits.
-
-        The newest entry stays, however large.
-        """
+        """Record that an entry takes `size` bytes, and drop old ones beyond the limits; the newest stays."""
         self._sizes[key] = size
         while len(self._made) > 1 and (len(self._made) > self._most or self.bytes > self._memory):
             oldest, _ = self._made.popitem(last=False)

@@ -11,9 +11,8 @@ def project(
 ) -> Tensor:
     """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point`.
 
-    With w = |point - x| and c the room before the edge of the box, the optimality conditions give |z - x| =
-    clamp(w - t, 0, c), with one threshold t >= 0 for each row. Its sum falls as t rises. After 64 halvings of
-    [0, max w], t is right to the last bit, on the feasible side.
+    With w = |point - x| and c the room before the edge of the box, |z - x| = clamp(w - t, 0, c), with one
+    threshold t >= 0 a row. After 64 halvings of [0, max w] it is right to the last bit, on the feasible side.
     """
     v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)

@@ -11,10 +11,8 @@ def project(
 ) -> Tensor:
     """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for a float64 `point`.
 
-    The optimality conditions give z = x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a
-    row. The norm of that shift rises with t. Starting from t = radius / ||v||, solve for t as if no further
-    coordinate met the box: each such t is at most the true one, and each round either adds a clamped
-    coordinate or ends, so the sequence rises to the exact t in finitely many rounds.
+    It is x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a row. From radius / ||v|| on,
+    solve for t as if no further coordinate met the box: each round adds a clamped coordinate or ends.
     """
     v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)

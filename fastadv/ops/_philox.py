@@ -1,7 +1,7 @@
 """Philox 4x32-10 (Salmon et al. 2011) in eager PyTorch.
 
-The randomness of element e of sample `id` is a function of (seed, id, draw, e) alone. The key is the 64-bit
-seed, the counter (e // 4, draw, low word of id, high word of id); element e takes output word e % 4.
+The key is the 64-bit seed, the counter of element e of sample `id` (e // 4, draw, low word of id, high word
+of id); the element takes output word e % 4.
 """
 
 import math
@@ -26,11 +26,7 @@ def check_stream(seed: Any, draw: Any) -> None:
 
 
 def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """Return `count` 32-bit words for each id [B], as int64 [B, count] in [0, 2^32).
-
-    A product of two 32-bit words wraps in int64 as it would in uint64; the mask after the shift removes the
-    sign, which leaves the high word.
-    """
+    """Return `count` 32-bit words for each id [B], as int64 [B, count]; products of two wrap as in uint64."""
     block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
     c0, c1 = block.expand(len(ids), -1), torch.full_like(block, draw & MASK)
     c2, c3 = (ids & MASK)[:, None], ((ids >> 32) & MASK)[:, None]

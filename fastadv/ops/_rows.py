@@ -21,10 +21,7 @@ ROUNDING = 1 + 1e-13
 
 
 def check_like(first: Tensor, **others: Tensor) -> None:
-    """Raise InputError unless all tensors match `first`, a floating batch of rank >= 2.
-
-    They must have its shape, dtype and device.
-    """
+    """Raise InputError unless all tensors have shape, dtype and device of `first`, a floating [B, ...]."""
     if first.dim() < 2 or not first.is_floating_point():
         raise InputError(
             "expected a floating batch [B, ...] of rank >= 2, "
@@ -77,10 +74,7 @@ def limits(box: Box) -> tuple[float, float]:
 
 
 def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | None]:
-    """Split a number or a [B] tensor into the (number, rows) pair of the op schemas.
-
-    Raises InputError unless all values are numbers >= 0 (infinity is one) and a tensor has one for each row.
-    """
+    """Split a number >= 0, or a tensor [B] of such, into the (number, rows) pair of the op schemas."""
     if not isinstance(value, Tensor):
         if not (type(value) is float and value >= 0):  # a shortcut, since function calls dominate tiny ones
             value = check_number(name, value, 0, finite=False)
@@ -118,11 +112,7 @@ def towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def add_towards(x: Tensor, shift: Tensor) -> Tensor:
-    """Return x + shift in x's dtype, rounded towards x, so that |result - x| <= |shift| holds exactly.
-
-    `shift` is float64. Rounding to nearest would leave the ball by half an ulp of x, which for a small radius
-    is more than any relative slack on the radius.
-    """
+    """Return x + shift, in float64, rounded towards x, so that |result - x| <= |shift| holds exactly."""
     near = (x.double() + shift).to(x.dtype)
     over = (near.double() - x.double()).abs() > shift.abs()
     return torch.where(over, torch.nextafter(near, x), near)

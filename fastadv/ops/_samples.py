@@ -65,10 +65,7 @@ def step_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def project_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    """Yield arguments of the projections: points inside, on and outside the ball, some outside the box.
-
-    They are made from the arguments of the steps.
-    """
+    """Yield arguments of the projections: points inside, on and outside the ball, and outside the box."""
     for x_adv, _, x, radius, step, lo, hi, *rows in step_samples(device, dtype):
         yield (x_adv, x, radius, lo, hi, *rows[:1])
         yield (x_adv + (x_adv - x) * min(step, 3.0), x, radius, lo, hi, *rows[:1])
@@ -122,20 +119,14 @@ def ordered(tensor: Tensor) -> Tensor:
 
 
 def assert_sums(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    """Assert, for a card, that sums of many terms differ by no more than their order and a rounding explain.
-
-    The tolerance scales with the largest value of all.
-    """
+    """Assert, for a card, that sums of many terms differ by their order and a rounding alone."""
     loose = 1e-2 if actual.dtype == torch.bfloat16 else 1e-5
     scale = float(expected.double().abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(actual, expected, rtol=0, atol=loose * scale)
 
 
 def assert_ulps(actual: Tensor, expected: Tensor, ulps: int, floor: float = 0.0) -> None:
-    """Assert that elements are within `ulps` units in the last place, or within `floor` absolutely.
-
-    NaN equals only NaN.
-    """
+    """Assert that elements are within `ulps` units in the last place, or within `floor`; NaN equals NaN."""
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     apart = (ordered(actual) - ordered(expected)).abs()
     near = (

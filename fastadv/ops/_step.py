@@ -57,10 +57,7 @@ def check_points(x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
 def arguments(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: Box, narrow: bool = False
 ) -> Sample:
-    """Check the public arguments and return them in the schema's order.
-
-    Set `narrow` if the op widens a bfloat16 gradient itself.
-    """
+    """Return the checked arguments in the schema's order; `narrow`: the op takes a bfloat16 gradient."""
     check_points(x_adv, grad, x)
     if not narrow and may_be_narrow(grad, x_adv):
         grad = grad.float()

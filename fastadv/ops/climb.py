@@ -1,8 +1,4 @@
-"""climb_: judge a point of each sample by its logits, and keep what is better: for the search and its climb.
-
-A step of a random search, which asks for logits alone: what `logit_loss`, the verdict and `keep_best_` for
-two records do, in one call.
-"""
+"""climb_: judge a point by its logits, and keep what is better for the search and its climb, in one call."""
 
 from collections.abc import Iterator
 
@@ -52,12 +48,10 @@ register(
         "Tensor? targets=None) -> ()",
         summary="per sample, the best of a record and of a climb, by the loss and verdict of logits",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=keep_best.compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
         flops=lambda best_x, *rest: 4 * rest[6].numel(),
+        **keep_best.WRITES,
     )
 )
 
@@ -68,11 +62,9 @@ def climb_(
 ) -> None:  # fmt: skip
     """Overwrite rows of `best` (points [B, ...], losses, successes [B]) and `own` (points, losses) by x_adv.
 
-    logits [B, K], in float32 like the losses, are those of x_adv; its loss is `kind` of `ops.logit_loss`, and
-    it is a success where the largest logit is not that of y [B], or is that of `targets`. In `best` a success
-    beats any failure, then the higher loss wins, in `own` the higher loss. Rows of logits that are not all
-    finite win nothing, and are marked in `not_finite` bool [B]. Raises InputError on mismatched shapes or
-    dtypes, and on a CPU for labels that are not classes.
+    logits [B, K], in float32 like the losses, are those of x_adv; its loss is `kind` of `ops.logit_loss`. In
+    `best` a success beats any failure, then the higher loss wins, in `own` the higher loss. Rows of logits
+    that are not all finite win nothing, and are marked in `not_finite` bool [B].
     """
     (best_x, best_loss, best_success), (own_x, own_loss) = best, own
     check_like(best_x, own_x=own_x, x_adv=x_adv)

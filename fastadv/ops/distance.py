@@ -1,8 +1,4 @@
-"""distance: how far each point is from its sample, and whether it lies in the box.
-
-The norm ||x_adv - x||_p of each row, in float64, where p is any number >= 0: 0 counts the coordinates that
-differ, inf takes the largest. NaN is in no box.
-"""
+"""distance: ||x_adv - x||_p of each row in float64, for any p >= 0, and whether it lies in the box."""
 
 from collections.abc import Iterator
 from math import inf
@@ -83,11 +79,7 @@ register(
 
 
 def distance(x_adv: Tensor, x: Tensor, order: float, box: Box = NO_BOX) -> tuple[Tensor, Tensor]:
-    """Return ||x_adv - x|| of each sample, float64 [B], and whether x_adv is in the box, bool [B].
-
-    x_adv and x are floating [B, ...]; of two dtypes the wider one holds both. `order` is that of the norm, >=
-    0; inf is L-infinity. Raises InputError for tensors that do not match, a negative order and an empty box.
-    """
+    """Return ||x_adv - x|| of each sample, float64 [B], and whether x_adv is in the box, bool [B]."""
     if x_adv.dtype is not x.dtype:
         common = torch.promote_types(x_adv.dtype, x.dtype)
         x_adv, x = x_adv.to(common), x.to(common)

@@ -1,7 +1,7 @@
-"""judge_: judge a point of each sample by its logits, keep what is better, and move along the gradient.
+"""judge_: judge a point by its logits, keep what is better, and move along the gradient.
 
-What a step of a gradient attack does between two passes: the verdict, the rank, `keep_best_`, `largest` and
-`linf_step_`, in one call, because together they take as long as a small network.
+One call in place of the verdict, the rank, `keep_best_`, `largest` and `linf_step_`, which together take as
+long as a small network.
 """
 
 from collections.abc import Iterator
@@ -90,13 +90,11 @@ register(
         "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
         summary="per sample, the verdict of logits, the best of a record and of a point, and its `linf_step`",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=keep_best.compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 5 * best_x.nbytes,
         flops=lambda best_x, *rest: 9 * best_x.numel(),
         dtypes=(torch.float32,),
+        **keep_best.WRITES,
     )
 )
 
@@ -110,20 +108,12 @@ def judge_(
 ) -> Tensor:  # fmt: skip
     """Overwrite rows of `best`, points [B, ...], ranks and successes [B], where x_adv is stronger.
 
-    logits [B, K] and loss [B], in float32 like the ranks, are those of x_adv, and so is grad, like x_adv or
-    in bfloat16. A point is a success where the largest logit is not that of y int64 [B], or is that of
-    `targets`. A success beats any failure, then the higher rank wins: the loss, or the margin for a loss that
-    is not above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, and are
-    marked in `not_finite` bool [B].
-
-    `steepest` [B] becomes the largest of itself and |grad|. `ranks` [B, 2 + N] counts the calls in its first
-    column. The second keeps the rank of the best point after the first call, the others those after the last
-    N; what is not there yet is NaN.
-
-    `move` is (x, radius, step_size, box): x_adv, once judged, takes that step of `linf_step_`.
-
-    Returns bool [B], the successes. Raises InputError on mismatched shapes or dtypes, and on a CPU for labels
-    that are not classes.
+    A success beats any failure, then the higher rank wins: the loss, or the margin for a loss that is not
+    above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, and are marked in
+    `not_finite`. `steepest` [B] becomes the largest of itself and |grad|. `ranks` [B, 2 + N] counts calls,
+    then keeps the best rank after the first call and after the last N; what is not there yet is NaN.
+    `move` is (x, radius, step_size, box): x_adv, once judged, takes that step of `linf_step_`. Returns which
+    of x_adv are successes.
     """
     best_x, best_rank, best_success = best
     check_like(best_x, x_adv=x_adv)

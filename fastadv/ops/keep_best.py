@@ -1,9 +1,7 @@
-"""keep_best_: keep, for each sample, the strongest point seen.
-
-A success beats any failure; then the higher loss wins. NaN never wins.
-"""
+"""keep_best_: keep the strongest point of each sample: a success, then the higher loss; NaN never wins."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +20,14 @@ def reference(
     best_success.copy_(best_success | (wins & success))
 
 
-def compare(actual: object, expected: object, args: Sample) -> None:
+def _nothing(actual: object, expected: object, args: Sample) -> None:
     assert (actual, expected) == (None, None)
+
+
+# of the cards of ops that write their arguments
+WRITES: dict[str, Any] = {
+    "fake": lambda *args: None, "compare": _nothing, "no_gradient": "it writes its arguments",
+}  # fmt: skip
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -47,12 +51,10 @@ register(
         "Tensor x_adv, Tensor loss, Tensor success) -> ()",
         summary="per sample, the best of (best_x, best_loss, best_success) by success, then loss",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
         flops=lambda best_x, *rest: 0,
+        **WRITES,
     )
 )
 
@@ -60,11 +62,7 @@ register(
 def keep_best_(
     best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
 ) -> None:
-    """Overwrite rows of best_x [B, ...], best_loss and best_success [B] where the other three are stronger.
-
-    Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
-    Raises InputError on mismatched shapes or dtypes.
-    """
+    """Overwrite rows of best_x, best_loss and best_success where the other three are stronger."""
     check_like(best_x, x_adv=x_adv)
     real = best_loss.dtype if best_x.dtype == torch.float64 else torch.float32
     for name, value in (("best_loss", best_loss), ("loss", loss)):

@@ -1,7 +1,4 @@
-"""keep_nearest_: of each sample's candidates that are successes, keep the one nearest to x.
-
-It takes the place of a failure, or of a success that is farther away. The first of equals counts.
-"""
+"""keep_nearest_: keep the first nearest to x of a sample's best and its candidates that are successes."""
 
 from collections.abc import Iterator
 from math import inf
@@ -58,12 +55,10 @@ register(
         "Tensor x, Tensor points, Tensor success, float order) -> ()",
         summary="per sample, the nearest to x of the best and of the candidates that are successes",
         reference=reference,
-        fake=lambda *args: None,
         samples=samples,
-        compare=keep_best.compare,
-        no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: best_x.nbytes + rest[4].nbytes,
         flops=lambda best_x, *rest: 3 * rest[4].numel(),
+        **keep_best.WRITES,
     )
 )
 
@@ -71,11 +66,9 @@ register(
 def keep_nearest_(
     best: tuple[Tensor, Tensor, Tensor], x: Tensor, points: Tensor, success: Tensor, order: float
 ) -> Tensor:
-    """Overwrite rows of `best`, points [B, ...], minus their distances to x [B, ...], and whether successes.
+    """Overwrite rows of `best`, points, minus their distances to x, and successes; return all distances.
 
-    `success` bool [B, C] says which of the candidates points [B, C, ...] are successes. Returns float32
-    [B, C] (float64 for float64 batches), their distances to x in the norm of that order >= 0. Raises
-    InputError on mismatched shapes or dtypes.
+    points [B, C, ...] are the candidates of each sample, `success` [B, C] tells which count.
     """
     best_x, best_rank, best_success = best
     check_like(best_x, x=x)

@@ -1,10 +1,8 @@
 """l1_step: steepest ascent by step_size, then projection on {z : ||z - x||_1 <= radius, lo <= z <= hi}.
 
-The ascent is the d that maximizes <d, grad> over ||d||_1 <= step_size with x_adv + d inside the box. Each
-unit of length gains |grad_i| wherever it goes, so coordinates move in the order of |grad|, ties by the
-lower index, each to the edge of the box, until the length is spent. The projection is the
-exact Euclidean one on the intersection (see _l1.py). A row whose gradient is zero or not finite takes no
-step.
+The ascent is the d that maximizes <d, grad> over ||d||_1 <= step_size with x_adv + d inside the box:
+coordinates move in the order of |grad|, ties by the lower index, each to the edge of the box, until the
+length is spent. A row whose gradient is zero or not finite takes no step.
 """
 
 import torch
@@ -59,9 +57,6 @@ def l1_step(
 
     Returns:
         Points like x_adv, in ball and box.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
@@ -77,9 +72,6 @@ def l1_step_(
 
     Returns:
         x_adv.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -1,7 +1,6 @@
 """l2_step: x_adv + step_size * grad / ||grad||_2, projected on {z : ||z - x||_2 <= radius, lo <= z <= hi}.
 
-The projection is the exact one on the intersection (see _l2.py). The norm is summed in float64, so a gradient
-scaled by 1e-12 or 1e12 gives the same step. A row whose gradient is zero or not finite takes no step.
+The norm is summed in float64. A row whose gradient is zero or not finite takes no step.
 """
 
 import torch
@@ -40,9 +39,6 @@ def l2_step(
 
     Returns:
         Points like x_adv, in ball and box.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     return _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
 
@@ -58,9 +54,6 @@ def l2_step_(
 
     Returns:
         x_adv.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

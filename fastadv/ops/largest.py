@@ -1,8 +1,4 @@
-"""largest: the largest absolute element of each row, which is its norm in L-infinity; NaN where one is.
-
-It reads a batch once, where `values.abs().amax(1)` first writes a copy of it. For one short row the call
-itself costs more than either.
-"""
+"""largest: the largest absolute element of each row, read once; NaN where one is."""
 
 from collections.abc import Iterator
 
@@ -50,9 +46,6 @@ _new = op("largest")
 
 
 def largest(values: Tensor) -> Tensor:
-    """Return the largest absolute value [B] of each sample of values [B, ...]; NaN where there is one.
-
-    It is 0 where there is no element. Raises InputError for anything but a floating batch of rank >= 2.
-    """
+    """Return the largest absolute value [B] of each sample of values [B, ...]; 0 where there is none."""
     check_like(values)
     return _new(values)

@@ -1,7 +1,4 @@
-"""latent_decode: the images of latents under the decoder of each class.
-
-It makes the bank of prior samples and the reconstructions.
-"""
+"""latent_decode: the images of latents under the decoder of each class."""
 
 from collections.abc import Iterator, Sequence
 
@@ -64,12 +61,7 @@ register(
 def latent_decode(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> Tensor:
-    """Decode latents z [K, N, L], N for each class, into images [K, N, C, H, H] in (0, 1).
-
-    weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer, as `latent_fit` takes them;
-    BatchNorm folded in. Not differentiable. Raises InputError on shapes that do not fit, mixed dtypes or
-    devices. Source: Schott et al. 2018, section 3.
-    """
+    """Decode latents z [K, N, L], N for each class, into images [K, N, C, H, H] in (0, 1)."""
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [K, N, L], got {z.dtype} of shape {tuple(z.shape)}")
     check_decoders(z, len(z), weights, biases, strides)

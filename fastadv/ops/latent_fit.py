@@ -1,9 +1,8 @@
 """latent_fit: for each image and class, the latents whose decoded image is nearest, by Adam.
 
 The objective is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018,
-section 3, in the scaling of the authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε =
-1e-8 and bias correction; after each update z is rescaled to norm `max_norm` where it is longer. The last of
-the `steps` iterations only evaluates.
+section 3, in the scaling of the authors' code, where 2σ² = 1). After each update z is rescaled to norm
+`max_norm` where it is longer. The last of the `steps` iterations only evaluates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -106,14 +105,10 @@ def latent_fit(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     *, beta: float = 1.0, steps: int = 50, step_size: float = 0.05, max_norm: float = 5.0, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fit latents to images: the search of Analysis by Synthesis, for all classes at once.
+    """Fit latents to images for all classes at once; return loss [B, K] and latents [B, K, L].
 
     x [B, C, H, H] in [0, 1]; z [B, K, L], the starting points; weights [K, cin, cout, k, k], biases [K, cout]
-    and a stride for each layer, the first of which takes L channels to its kernel's size. `beta` is the
-    weight of the prior's cost, `steps` counts evaluations, and `bf16` multiplies in bfloat16 with single sums
-    where the processor can (`extension.bf16()`). Returns loss [B, K], per value of an image, and latents [B,
-    K, L] of the last evaluation. Not differentiable: the model gives the envelope gradient. Raises InputError
-    on shapes that do not fit, mixed dtypes or devices, and steps < 1.
+    and a stride for each layer. `bf16` multiplies in bfloat16 with single sums where the processor can.
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")

@@ -1,9 +1,7 @@
 """linf_step: x_adv + step_size * sign(grad), projected on {z : |z - x| <= radius, lo <= z <= hi}.
 
-Goodfellow et al. 2014; Madry et al. 2018. The projection on an L-infinity ball inside a box is a clamp per
-coordinate, so one pass over the batch does both. The ball's edges are rounded towards x: the result is never
-further than `radius` from x, in exact arithmetic. A coordinate whose gradient is zero or not finite does not
-move.
+A clamp, whose edges are rounded towards x: no result is further than `radius` from x, in exact arithmetic.
+A coordinate whose gradient is zero or not finite does not move.
 """
 
 from collections.abc import Iterator
@@ -83,9 +81,6 @@ def linf_step_(
 
     Returns:
         x_adv.
-
-    Raises:
-        InputError: tensors do not match, or a radius or step is negative.
     """
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
     return x_adv

@@ -1,40 +1,25 @@
 """logit_loss: the losses attacks ascend, per sample, with their gradient on the logits, in one pass.
 
-With z the logits, y the label and t the target (the right column: ascent then leads to it):
-ce         log sum exp z - z_y                          -(log sum exp z - z_t)
-margin     max_{j != y} z_j - z_y                       z_t - max_{j != t} z_j
-cw         min(margin, 0)
-dlr        (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)
-ce_scaled  ce of z / s, s = z_(1) - z_(2)               the same of -ce
-pm         log((1 + m) / (1 - m)),                      the same of m = p_t - max_{j != t} p_j
-           m = max_{j != y} p_j - p_y, p = softmax(z)
-ce_sharp   ce of z / s, s = min(1, range of z / 8)      the same of -ce
-cw is Carlini & Wagner 2017 at confidence 0, dlr is Croce & Hein 2020. ce_scaled is MIFPE (Yu & Xu 2023) at
-temperature 1; pm is the probability margin m of PMA (Xie et al. 2024, arXiv 2411.15210).
+`logit_loss` has the formulas. With a target t in place of y the loss is negated, so that ascent leads to t;
+dlr is then (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
 
-dlr: for K = 3 the last order statistic takes the place of those that are missing, so that the denominator is
-the largest logit minus the smallest, with or without a target; it is at least 1e-30. For K = 2, where the
-ratio is a constant, dlr is the margin itself.
+dlr: for K = 3 the last order statistic takes the place of those that are missing. The denominator is at least
+1e-30.
 
-ce_scaled: the gradient takes s for a constant, as published, so that it is not the derivative of the value.
-s is at least 2^-10 of the largest logit minus the smallest, which counts where the two largest are equal, and
-1 where that is no more than 1e-30, as where all logits are equal. A positive factor of all logits changes
-neither the value nor what the gradient becomes on the way back through that factor. For K = 2 the value tells
-no more than which logit is the larger; the gradient is along that of the margin.
+ce_scaled: the gradient takes the divisor for a constant, as published, so that it is not the derivative of
+the value. The divisor is at least 2^-10 of the largest logit minus the smallest, and 1 where that is no more
+than 1e-30. A positive factor of all logits changes neither the value nor what the gradient becomes on the way
+back through that factor. For K = 2 the gradient is along that of the margin.
 
-pm: m itself rounds to -1 or 1, with a gradient of 0, where the model is sure. The logarithm rises with m, is
-0 where it is, and equals log(2 p_r + rest) - log(2 p_y + rest) for the largest other class r and the sum of
-all others: it is computed from differences of logits and neither rounds nor underflows. Its gradient is a
-positive multiple of that of m. For K = 2 it is the margin.
+pm: m itself rounds to -1 or 1, with a gradient of 0, where the model is sure. The logarithm rises with m and
+equals log(2 p_r + rest) - log(2 p_y + rest) for the largest other class r and the sum of all others, which
+neither rounds nor underflows.
 
 ce depends on the scale of the logits: its gradient is along that of the margin where they are large, and
-raises all other classes alike where they are small. ce_sharp is ce where they range over 8 or more, and
-scales others up to a range of 8. Its gradient takes s, which is at least 1e-30, for a constant. For K = 2,
-where ce always rises with the margin and a range of 8 would hide it, it is the margin.
+raises all other classes alike where they are small. ce_sharp scales small ones; its gradient takes the
+divisor, which is at least 1e-30, for a constant.
 
-`direction` leaves out a positive factor of the gradient of ce and ce_sharp, 1 - p_y (or 1 - p_t) over s,
-which underflows for confident rows; steps that use only the gradient's direction lose nothing. A row with a
-non-finite logit has loss and gradient NaN.
+For K = 2 dlr, pm and ce_sharp are the margin.
 """
 
 import math
@@ -244,8 +229,7 @@ def logit_loss(
     - "ce_sharp": "ce" of `z`, scaled up to a range of 8 if it is less.
 
     With targets the loss rises towards them instead. The loss is differentiable. A row with a non-finite
-    logit has loss and gradient NaN. For K < 4 "dlr" takes other order statistics; see the top of
-    `fastadv/ops/logit_loss.py` for all details.
+    logit has loss and gradient NaN. See the top of `fastadv/ops/logit_loss.py` for all details.
 
     Args:
         logits: [B, K], K >= 2.

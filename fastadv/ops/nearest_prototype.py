@@ -1,9 +1,7 @@
 """nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s.
 
-It makes no [B, S] matrix, and searches the prior samples of Analysis by Synthesis (the bias is the latents'
-prior), a training set for the nearest neighbor, the centers of an RBF net. The result is that of float64
-differences; of equal ones the lower index wins. The kernel's matrix product is in single precision, but it
-only serves to leave out, by a bound on its rounding, the prototypes that cannot win.
+The result is that of float64 differences; of equal ones the lower index wins, and NaN is the least. The
+kernels' matrix product only leaves out, by a bound on its rounding, the prototypes that cannot win.
 """
 
 from collections.abc import Iterator
@@ -89,12 +87,9 @@ register(
 
 
 def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the least ‖x − p_s‖² + bias_s and its s, for each row of x and each class.
+    """Return the least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and each class.
 
-    x is floating [B, D], prototypes [S, D], or [K, S, D] of K classes, and bias [S] or [K, S], zero by
-    default. The value and its index int64, each [B] or [B, K], are those of float64 differences; a tie goes
-    to the lower index, and NaN is the least, as in torch.min. Raises InputError where shapes, dtypes or
-    devices do not fit.
+    prototypes [S, D] and bias [S], zero by default, give [B]; [K, S, D] and [K, S] give [B, K].
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise InputError(

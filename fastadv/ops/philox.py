@@ -1,7 +1,4 @@
-"""philox: counter-based random bits, uniforms, normals or signs, one row for each sample id.
-
-The generator is Philox 4x32-10 (Salmon et al. 2011; see _philox.py).
-"""
+"""philox: counter-based random bits, uniforms, normals or signs of each sample id (see _philox.py)."""
 
 from collections.abc import Iterator
 
@@ -73,9 +70,7 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, dra
     """Return `count` random values for each sample: [B, count] from `ids`, int64 [B].
 
     kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32), "sign" (float32, 1
-    or -1, 32 of a word). A row depends on (seed, id, draw) alone. More `draws` give the rows of all
-    ids for each of them, one draw after the other: [draws * B, count]. Raises InputError on another kind, a
-    negative count, ids that are not int64 [B], a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
+    or -1, 32 of a word). More `draws` give [draws * B, count], one draw after the other.
     """
     if kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")

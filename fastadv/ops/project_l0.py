@@ -1,8 +1,7 @@
 """project_l0: argmin ||z - x_adv||_2 over {z : at most `radius` coordinates differ from x, lo <= z <= hi}.
 
-Keeping coordinate i (clamped to the box: c_i) instead of setting it back to x_i makes the squared distance
-smaller by (u_i - x_i)^2 - (u_i - c_i)^2, where u is x_adv. The `radius` coordinates of the largest gains are
-kept, the lower index first among equals.
+Keeping coordinate i (clamped to the box: c_i) instead of x_i gains (u_i - x_i)^2 - (u_i - c_i)^2, where u is
+x_adv. The `radius` largest gains are kept, the lower index first among equals.
 """
 
 import torch
@@ -40,8 +39,5 @@ def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) 
 
     Returns:
         The nearest such points in the Euclidean norm, like x_adv.
-
-    Raises:
-        InputError: tensors do not match, or the radius is negative.
     """
     return op("project_l0")(*_projection.arguments(x_adv, x, radius, box))

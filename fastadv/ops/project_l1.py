@@ -30,9 +30,6 @@ def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box = (0.0, 1.0)) 
     Returns:
         The nearest such points in the Euclidean norm, like x_adv.
 
-    Raises:
-        InputError: tensors do not match, or the radius is negative.
-
     Source:
         Duchi et al. 2008, "Efficient Projections onto the L1-Ball for Learning in High Dimensions".
     """

@@ -1,11 +1,8 @@
 """quantize_in_ball: x_adv on the grid lo + k * (hi - lo) / levels, without leaving the ball around x.
 
-Linf: each coordinate takes the nearest grid point within `radius`. Other norms: a coordinate between two grid
-points goes outward (away from x) if it has come at least a certain fraction of the way, and inward otherwise.
-Each row takes the smallest such fraction that keeps it in the ball: one of 4096 values from 1/2 (rounding to
-nearest) to just above 1 (all inward), by bisection. Where x is off the grid and the radius is below the
-grid's spacing, the ball may hold no grid point. The row is then rounded inward and lies outside the ball:
-check with `contains`.
+Linf: each coordinate takes the nearest grid point within `radius`. Other norms: a coordinate goes outward
+(away from x) from a certain fraction of the way on, the smallest of 4096 from 1/2 to above 1 that keeps the
+row in the ball, by bisection. Where that holds no grid point, the row is rounded inward and lies outside.
 """
 
 from collections.abc import Iterator
@@ -89,12 +86,7 @@ register(
 def quantize_in_ball(
     x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: Box = (0.0, 1.0), levels: int = 255
 ) -> Tensor:
-    """Round points [B, ...] of the ball around x to `levels` + 1 equally spaced values of the finite box.
-
-    255 levels make 8-bit images. Where x is on the grid, so is some point of the ball. `norm` is the name of
-    a threat's norm, the radius a number or [B]. Raises InputError for an unknown norm, an infinite box,
-    levels < 1 and tensors that do not match.
-    """
+    """Round points [B, ...] of the ball around x to `levels` + 1 equally spaced values of the finite box."""
     check_like(x_adv, x=x)
     check_norm(norm)
     check_count("levels", levels, 1)

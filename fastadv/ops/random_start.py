@@ -108,10 +108,8 @@ def random_start(
 ) -> Tensor:
     """Draw a point uniformly from the ball around x [B, ...], and clamp it to the box.
 
-    Equal (seed, id, draw) give equal shifts in any batch: `ids` int64 [B] are stable sample numbers, the seed
-    is from 0 to 2^63 - 1, the draw from 0 to 2^32 - 1. `norm` is the name of a threat's norm, the radius a
-    finite number or [B]; on a GPU its values are not read, because that would wait for the device:
-    `Threat.random_start` checks them. Raises InputError where one of these does not hold.
+    Equal (seed, id, draw) give equal shifts in any batch: `ids` int64 [B] are stable sample numbers. On a GPU
+    the values of a radius [B] are not read: `Threat.random_start` checks them.
     """
     check_like(x)
     check_norm(norm)

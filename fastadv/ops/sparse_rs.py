@@ -2,9 +2,8 @@
 
 A proposal of Sparse-RS (Croce et al. 2022, algorithm 1). Of the coordinates that differ, those with the
 `leaving` largest random words become x. Of all that are then x, and in the mask, those with the smallest
-words come, until the set has `count`: the same coordinate seldom does both. One that comes goes to an end of
-the box: to the other where best is at one, and else to that which the lowest bit of its word chooses. The
-lower index is first among equals.
+words come, until the set has `count`: to the other end of the box where best is at one, and else to that
+which the lowest bit of the word chooses. The lower index is first among equals.
 """
 
 from collections.abc import Iterator
@@ -82,13 +81,9 @@ def sparse_rs(
     best: Tensor, x: Tensor, ids: Tensor, leaving: Tensor, count: Tensor, box: Box = (0.0, 1.0),
     seed: int = 0, draw: int = 0, mask: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return best [B, ...] with `leaving` of the coordinates in which it differs from x back at x, and others
-    at an end of the finite box, so that `count` have been moved.
+    """Return best [B, ...] with `leaving` of the coordinates that differ back at x, and others at an end.
 
-    ids, leaving, count: int64 [B], sample numbers, on which the random words depend, and numbers from 0 on;
-    all that differ may leave, and all that are free may come. mask: bool like best, where coordinates may go.
-    Raises InputError on mismatched tensors, a box without edges, a seed outside 0 to 2^63 - 1 or a draw
-    outside 0 to 2^32 - 1.
+    ids, leaving, count: int64 [B]. mask: bool like best, where coordinates may go.
     """
     check_like(best, x=x)
     for name, value in (("ids", ids), ("leaving", leaving), ("count", count)):

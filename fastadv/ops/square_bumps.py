@@ -2,14 +2,10 @@
 
 A proposal of the Square Attack under L2 (Andriushchenko et al. 2020, algorithm 3) or L1 (Croce & Hein 2021).
 In each channel, with old the perturbation in the window and b the bumps with a random sign, of length 1, the
-window becomes b + old / |old|, brought to a new length, and the other window is emptied.
-
-L2  |new|^2 = |perturbation in both windows|^2 + unspent; the whole is brought to the length of the radius and
-    clamped to the box
-L1  |new| = channels * (|perturbation in both windows| + unspent); windows lie half as often at each edge
-
-`unspent` is what the perturbation lacks of the (squared) radius, over the number of channels. What comes out
-is projected on ball and box.
+window becomes b + old / |old|, brought to a new length, and the other window is emptied. In L2 |new|^2 is
+|perturbation in both|^2 + unspent, and the whole gets the length of the radius; in L1 |new| is channels *
+(|perturbation in both| + unspent), and windows lie half as often at each edge. `unspent` is what the
+perturbation lacks of the (squared) radius, over the channels. What comes out is projected.
 """
 
 import math
@@ -105,11 +101,8 @@ def square_bumps(
 ) -> Tensor:  # fmt: skip
     """Return best [B, ...], images of shape `image` (C, H, W), with two bumps in a window of each.
 
-    bumps [2, height, width] are of length 1 in `norm`, "l2" or "l1", one above or beside the other. words
-    int64 [B, 5 + C], of 32 random bits each, place the window and the one that is emptied, choose the bumps,
-    and a sign for each channel; higher bits do not count. `radius` is a finite number or [B]; x lies in the
-    box. The result lies in ball and box. Raises InputError on mismatched tensors, another norm, or an image
-    or bumps of another size.
+    bumps [2, height, width] are of length 1 in `norm`, one above or beside the other. words int64 [B, 5 + C]
+    place the window and the one that is emptied, choose the bumps, and a sign for each channel.
     """
     check_like(best, x=x)
     if norm not in NORMS:

@@ -1,7 +1,4 @@
-"""square_linf: best with one window at an end of the ball, the same end in all of a channel.
-
-A proposal of the Square Attack under Linf (Andriushchenko et al. 2020, algorithm 2).
-"""
+"""square_linf: best with one window at an end of the ball (Andriushchenko et al. 2020, algorithm 2)."""
 
 from collections.abc import Iterator
 
@@ -76,11 +73,9 @@ def square_linf(
 ) -> Tensor:
     """Return best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
 
-    words int64 [B, 3 + C], of 32 random bits each, place the window and choose for each channel whether its
-    pixels come from `lower` or `upper`, which are like best; higher bits do not count. Where all of the
-    window is there already, the last word chooses channels that take their other end: one, and each of the
-    first 24 by chance. Raises InputError on
-    mismatched tensors, or an image or window of another size.
+    words int64 [B, 3 + C] place the window and choose for each channel whether its pixels come from `lower`
+    or `upper`. Where all is there already, the last word chooses channels that take their other end: one,
+    and each of the first 24 by chance.
     """
     check_like(best, lower=lower, upper=upper)
     check_windows(best, words, 3 + image[0], image, window)

@@ -1,9 +1,7 @@
 """thin_gradient: the gradient to the input of a convolution that reads few channels, as images have.
 
-With w the weights [O, C, h, v], s the stride, p the padding and d the dilation,
-gradient_in[c, i, j] = sum over o, a, b of w[o, c, a, b] g[o, (i + p - a d) / s, (j + p - b d) / s], where the
-positions are whole numbers inside g. A library that pads channels to its vector length spends most of its
-work on channels that are not there.
+gradient_in[c, i, j] = sum over o, a, b of w[o, c, a, b] g[o, (i + p - a d) / s, (j + p - b d) / s], with
+stride s, padding p and dilation d, where the positions are whole numbers inside g.
 """
 
 from collections.abc import Iterator, Sequence
@@ -89,12 +87,7 @@ def thin_gradient(
     gradient: Tensor, weight: Tensor, size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
 ) -> Tensor:  # fmt: skip
-    """Return the gradient [B, C, *size] to x of conv2d(x, weight), given that to its result, [B, O, ., .].
-
-    weight [O, C, h, v] with C <= 4; x had height and width `size`. Sums are taken in float32, in float64 for
-    float64; the result is contiguous, in the dtype of the gradient. InputError for more channels, and for a
-    gradient that is not the result's.
-    """
+    """Return the gradient [B, C, *size] to x of conv2d(x, weight), given that to its result, [B, O, ., .]."""
     if weight.ndim != 4 or weight.shape[1] > MOST_CHANNELS:
         raise InputError(
             f"weight: expected [O, C, h, v] with C <= {MOST_CHANNELS} channels, got {tuple(weight.shape)}"

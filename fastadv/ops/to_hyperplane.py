@@ -1,10 +1,8 @@
 """to_hyperplane: argmin ||d|| over {d : <normal, d> = lack, lo <= points + d <= hi}.
 
-With up = sign(lack) normal and room the way to the edge of the box along up, d = sign(up) length, where
-0 <= length <= room and sum |up| length = |lack|. In L2 and Linf the optimality conditions give length =
-min(t pace, room) with one t a row, pace = |up| or 1: the sum is concave and piecewise linear in t, so that
-Newton's steps from t = 0 rise to the solution and end there. In L1 the coordinates of the largest |up| are
-used up first.
+With up = sign(lack) normal, d = sign(up) length, where 0 <= length <= room before the edge of the box and
+sum |up| length = |lack|. In L2 and Linf length = min(t pace, room) with one t a row, pace = |up| or 1, found
+by Newton's steps from 0, which rise to it. In L1 the coordinates of the largest |up| are used up first.
 """
 
 from collections.abc import Iterator
@@ -95,13 +93,10 @@ register(
 
 
 def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: Box = (0.0, 1.0)) -> Tensor:
-    """Return the least d, like points [B, ...] inside the box, with <normal, d> = lack and points + d in the
-    box.
+    """Return the least d, like points [B, ...], with <normal, d> = lack [B] and points + d in the box.
 
-    Least in the norm "linf", "l2" or "l1"; `lack` [B] has either sign. Where the hyperplane does not meet the
-    box, points + d is the point of the box nearest to it; where the lack or a weight of the normal is not
-    finite, or the normal is zero, d is zero. Equal weights are used up in order in L1. Exact up to rounding.
-    Raises InputError for tensors that do not match, and another norm.
+    Where the hyperplane does not meet the box, points + d is the point of the box nearest to it; where the
+    lack or a weight of the normal is not finite, or the normal is zero, d is zero.
     """
     check_like(points, normal=normal)
     if norm not in NORMS:

@@ -1,10 +1,8 @@
 """winograd_tiles and winograd_image: both ends of Winograd's convolution with kernels of 3 by 3.
 
 F(m, 3) computes m by m elements of the result from a tile d of (m + 2)² elements of the image and a kernel g:
-Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Over all tiles of a batch, and all channels, the product in the middle is one of
-matrices for each of the (m + 2)² places. With m = 4 it multiplies a quarter as often as the plain sum, with
-m = 2 four ninths.
-Source: Lavin & Gray 2016 (arXiv 1509.09308).
+Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Over a batch the product in the middle is one of matrices for each place. With
+m = 4 it multiplies a quarter as often as the plain sum, with m = 2 four ninths (Lavin & Gray 2016).
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,10 +45,7 @@ def _both_ways(matrix: list[list[float]], values: Tensor) -> Tensor:
 
 
 def winograd_kernels(weight: Tensor, size: int) -> Tensor:
-    """G g Gᵀ of each kernel of a convolution, weight [O, C, 3, 3] -> [(size + 2)², O, C] in its dtype.
-
-    size: 2 or 4 elements of the result a tile and axis. InputError for another, and for other kernels.
-    """
+    """G g Gᵀ of each kernel of a convolution, weight [O, C, 3, 3] -> [(size + 2)², O, C] in its dtype."""
     _check_size(size)
     if weight.ndim != 4 or weight.shape[2:] != (3, 3):
         raise InputError(f"weight: expected [O, C, 3, 3], got {tuple(weight.shape)}")
@@ -162,11 +157,7 @@ def _check_size(size: int) -> None:
 
 
 def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
-    """Return the tiles of channels-last images x [B, H, W, C] for products, [tiles, (size + 2)², C] like x.
-
-    Tiles overlap by two elements and go row by row through each image, `padding` zeros around it. InputError
-    for another rank, sizes other than 2 and 4, a padding below 0, and images that leave no result.
-    """
+    """Return the tiles [tiles, (size + 2)², C] of images x [B, H, W, C] among `padding` zeros, in order."""
     _check_size(size)
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(f"x: expected floating images [B, H, W, C], got {x.dtype} {tuple(x.shape)}")
@@ -178,10 +169,7 @@ def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
 
 
 def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
-    """Return images [B, H, W, C] of the products [tiles, (size + 2)², C] of such tiles, like them.
-
-    shape (B, H, W); bias [C], in float32 for bfloat16. InputError where these do not fit each other.
-    """
+    """Return images [B, H, W, C] = (*shape, C) of the products [tiles, (size + 2)², C] of such tiles."""
     _check_size(size)
     count, height, width = shape
     expected = count * count_tiles(height, width, size), (size + 2) ** 2

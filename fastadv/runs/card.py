@@ -5,6 +5,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -79,17 +81,13 @@ def extension_build() -> dict[str, str] | None:
     return dict(told) if isinstance(told, dict) else None
 
 
-def _built() -> str | None:
-    told = extension_build()
-    return None if told is None else f"{told['compiler']}, pybind11 {told['pybind11']}, {told['libc']}"
-
-
 def machine() -> dict[str, Any]:
     """Versions and hardware of this process, as JSON-able values."""
+    built = extension_build()
     return {
         "fastadv": __version__,
         **{name: _version(name) for name in ("torch", "triton", "numpy")},
-        "extension": _built(),
+        "extension": built and f"{built['compiler']}, pybind11 {built['pybind11']}, {built['libc']}",
         "commit": _commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -108,6 +106,25 @@ def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+_TOLD: ContextVar[dict[str, str]] = ContextVar("told")
+
+
+@contextmanager
+def telling(**parts: object) -> Iterator[None]:
+    """Make `about` include these parts inside: telling(command="fastadv demo", seed=0)."""
+    before = _TOLD.set(_TOLD.get({}) | {name: str(part) for name, part in parts.items()})
+    try:
+        yield
+    finally:
+        _TOLD.reset(before)
+
+
+def about() -> dict[str, str]:
+    """Return what a picture keeps as text: software, machine, date, and what `telling` was given."""
+    own = {"Software": f"fastadv {__version__}", "machine": cpu_name()}
+    return own | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _TOLD.get({})
 
 
 @runtime_checkable

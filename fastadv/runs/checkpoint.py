@@ -17,16 +17,14 @@ FORMAT = "fastadv checkpoint 1"
 
 
 class State(NamedTuple):
-    """What a checkpoint holds: tensors by name, and the plain values of optimizer, scheduler and run."""
+    """What a checkpoint holds: tensors by name, and the plain values of optimizer, scheduler and run.
+
+    progress: what the run wrote for itself, its `config` among it.
+    """
 
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        """What the run wrote for itself, its `config` among it."""
-        progress: dict[str, Any] = self.plain["progress"]
-        return progress
+    progress: dict[str, Any]
 
 
 def save(
@@ -38,13 +36,12 @@ def save(
     kept: Mapping[str, Tensor],
 ) -> None:
     """Write everything that `restore` and `kept` need: `progress` as JSON, and the other tensors `kept`."""
-    tensors = {
+    weights = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
     }
     own, plain = _parts(optimizer)
     text = json.dumps({"progress": dict(progress), **plain, "scheduler": scheduler.state_dict()})
-    tensors |= own | dict(kept)
-    save_tensors(path, tensors, {"format": FORMAT, "state": text})
+    save_tensors(path, weights | own | dict(kept), {"format": FORMAT, "state": text})
 
 
 def check_keeps(optimizer: Optimizer) -> None:
@@ -85,18 +82,17 @@ def load(path: Path) -> State:
             f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; "
             "choose another folder"
         )
-    return State(tensors, json.loads(metadata["state"]))
+    plain = json.loads(metadata["state"])
+    return State(tensors, plain, plain["progress"])
 
 
 def restore(state: State, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Put a checkpoint into the model, in place, and into a fresh optimizer and scheduler."""
-    tensors, plain = state
+    tensors, plain, _ = state
     model.load_state_dict(
         {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     )
-    per_parameter: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in plain["optimizer"].items()
-    }
+    per_parameter = {int(index): dict(values) for index, values in plain["optimizer"].items()}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/", 2)

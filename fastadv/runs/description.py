@@ -41,7 +41,7 @@ def describe(value: Any, trained: nn.Module | None = None, identity: str | None 
     fields, modules by their parts and weights, other objects by their own `describe` or by class and
     attributes. Devices do not count, nor do globals that a function reads.
 
-    trained: the model in training, which `value` may refer to; its weights, too, do not count.
+    trained: the model in training, whose weights do not count.
     identity: stands for the code of the caller's own functions and classes, which are then known by name.
     """
     return _Description([] if trained is None else [trained], identity).of(value)
@@ -193,8 +193,7 @@ def _text_of(function: FunctionType) -> str | None:
 def _state(value: Any) -> dict[str, Any]:
     """Return the attributes of an object, without those it computes once when asked."""
     if dataclasses.is_dataclass(value):
-        each = dataclasses.fields(value)
-        return {f.name: getattr(value, f.name) for f in each}
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     kind = type(value)
     slots = [] if _of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
@@ -226,7 +225,7 @@ def describe_data(dataset: Any) -> str:
 def describe_shared(dataset: Any) -> str:
     """Describe the data of a run as `describe_data` does; of several processes the first one reads it all.
 
-    The others compare labels and a sample of the images with its own. Raises InputError where they differ.
+    The others compare labels and a sample of the images with its own; InputError where they differ.
     """
     if processes.world() > 1:
         processes.check_alike({"data": [len(dataset), data_hash(*map(_glance, _held([dataset])))]})

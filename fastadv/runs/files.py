@@ -1,7 +1,4 @@
-"""Files that are whole or absent, and that notice damage.
-
-They are written beside their place, flushed to disk, and renamed into it.
-"""
+"""Files that are whole or absent, and notice damage: written beside their place, flushed, and renamed."""
 
 import errno
 import hashlib
@@ -70,10 +67,7 @@ def remove_parts(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn a full or failing disk into an OSError that names the file and says what to do.
-
-    size: of the file in bytes, if it is known.
-    """
+    """Turn a full or failing disk into an OSError that names the file, of `size` bytes, and what to do."""
     try:
         yield
     except OSError as error:
@@ -142,10 +136,9 @@ def save_tensors(
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file as (tensors, metadata), compared with the hashes it holds.
+    """Read a safetensors file as (tensors, metadata), compared with its hashes; CorruptFileError if damaged.
 
-    Files of other programs have no hashes and are taken as they are. CorruptFileError where the file is
-    truncated, damaged or of another kind.
+    Files of other programs have no hashes and are taken as they are.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -21,16 +21,13 @@ PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for 
 
 
 class RunFolder:
-    """A folder that a run writes: training, a constructed set, an evaluation, a study.
+    """A folder that a run writes: made, locked, and cleared of what killed writers left half written.
 
-    Opening it creates the folder, checks that it can be written, locks it, and removes what killed writers
-    left half written. The lock ends with `close`, with the object or with the process, however that ends.
+    The lock ends with `close`, with the object or with the process. InputError for a folder that cannot be
+    made or written, or that another run is writing.
 
     name: the argument that named the folder, for errors.
-    shared: several processes fill the folder side by side, each with files of its own; without it the folder
-        belongs to this run alone.
-
-    Raises InputError for a folder that cannot be made or written, or that another run is writing.
+    shared: several processes fill the folder side by side, each with files of its own.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
@@ -52,7 +49,9 @@ class RunFolder:
             raise InputError(
                 f"{name}: expected a folder that can be written, got {self.path}; choose another"
             )
-        if not (self._lock() if shared else self._lock_alone(PATIENCE)):
+        if shared and self._locks("LOCK_EX", 0.0):  # whoever is alone at that moment cleans up first
+            remove_parts(self.path)
+        if not self._locks("LOCK_SH" if shared else "LOCK_EX", PATIENCE):
             self._release()
             raise InputError(
                 f"{name}: expected a folder that no other run is writing, got {self.path};"
@@ -61,16 +60,7 @@ class RunFolder:
         if not shared:
             remove_parts(self.path)
 
-    def _lock_alone(self, patience: float) -> bool:
-        return self._flock("LOCK_EX", patience)
-
-    def _lock(self) -> bool:
-        """Take the shared lock; whoever is alone at that moment cleans up first."""
-        if self._lock_alone(0.0):
-            remove_parts(self.path)
-        return self._flock("LOCK_SH", PATIENCE)
-
-    def _flock(self, kind: str, patience: float) -> bool:
+    def _locks(self, kind: str, patience: float) -> bool:
         if fcntl is None:
             return True
         end = time.monotonic() + patience
@@ -90,7 +80,7 @@ class RunFolder:
     def close(self) -> None:
         """Give up the lock; the last of several processes cleans up once more."""
         if self._release.alive:
-            if self._shared and self._lock_alone(0.0):
+            if self._shared and self._locks("LOCK_EX", 0.0):
                 remove_parts(self.path)
             self._release()
 

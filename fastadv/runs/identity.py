@@ -19,10 +19,8 @@ NAMED = 3  # differences that an error tells
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Return a few numbers that tell functions apart by their outputs [B, ...] on the same inputs.
 
-    Two probes are compared within the rounding that another machine may add (see `check_same`).
-
     again: the outputs of a second call. A random function, whose outputs differ, has no probe.
-    dtype: in which the function computes; float32 unless given.
+    dtype: in which the function computes, whose rounding two probes may differ by; float32 unless given.
     """
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)

@@ -17,13 +17,9 @@ T = TypeVar("T")
 class Keeper:
     """The folder of resumable work, locked until `close`. Without a folder nothing is kept.
 
-    path: the folder, or None.
-
     Of several processes the first one holds the folder for all. `begun`, `identify`, `found` and `result` are
     called by all together: the first one reads or writes, and all get what it read, or its error. `kept` is
     for one process and a file of its own.
-
-    folder, name, shared: as `RunFolder` takes them, with its errors; `folder` may be None.
     """
 
     def __init__(
@@ -41,10 +37,7 @@ class Keeper:
         self.path = processes.from_first(hold)
 
     def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
-        """Return what a run that began here left in `file`; None in a new folder.
-
-        what: such a run in words, for the InputError that is raised where one is found without `resume`.
-        """
+        """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
 
         def own(path: Path) -> T:
             if not resume:
@@ -57,10 +50,7 @@ class Keeper:
         return self.found(file, own)
 
     def identify(self, file: str, config: Mapping[str, Any]) -> Any:
-        """Make this the folder of the run `config`, as JSON in `file`. Returns what the file says.
-
-        Raises InputError, naming what differs, where it is the folder of another run.
-        """
+        """Make this the folder of the run `config`, as JSON in `file`, and return that."""
 
         def own(path: Path) -> Any:
             if path.exists():
@@ -82,10 +72,7 @@ class Keeper:
         )
 
     def result(self, file: str, write: Callable[[Path], T]) -> T | None:
-        """Let `write` write `file` and return what it returns; None without a folder.
-
-        Raises OSError, saying what to do, where the disk is full.
-        """
+        """Let `write` write `file` and return what it returns; None without a folder."""
         path = self.path
         return None if path is None else processes.from_first(lambda: _written(path / file, write))
 
@@ -96,10 +83,7 @@ class Keeper:
         write: Callable[[Path, T], None],
         read: Callable[[Path], T | None],
     ) -> T:
-        """Return the result in `file`, or else what `make` makes, and keep that there.
-
-        read: gives None where the file holds another result, which is then replaced.
-        """
+        """Return the result in `file`, or what `make` makes, and keep that; `read` gives None for another."""
         known = read(self.path / file) if self.path is not None and self.has(file) else None
         if known is not None:
             return known
@@ -109,7 +93,6 @@ class Keeper:
         return made
 
     def close(self) -> None:
-        """Free the folder."""
         if self._lock is not None:
             self._lock.close()
 

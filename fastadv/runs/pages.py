@@ -1,8 +1,4 @@
-"""Memory that a process has been given stays with it, so that its pages do not fault again.
-
-A pass frees its activations, and the next needs as much again. glibc hands large blocks back to the system,
-and each of their pages faults when it is used again, which takes longer than to write to it.
-"""
+"""Memory that glibc would hand back after each pass stays with the process: its pages fault no more."""
 
 import ctypes
 import os
@@ -19,26 +15,17 @@ LARGEST, KEPT = 1 << 28, 1 << 30  # bytes: of a block, and of all free memory at
 def keep_pages() -> None:
     """Let the C library keep freed blocks of up to LARGEST bytes, KEPT in all, for the whole process.
 
-    It does so once, and not where FASTADV_KEEP_PAGES is 0, or where variables of glibc say what it keeps.
-    Only glibc knows these options.
+    Not where FASTADV_KEEP_PAGES is 0, or where variables of glibc say what it keeps.
     """
-    if os.environ.get("FASTADV_KEEP_PAGES") != "0" and not is_told():
+    told = any(name.startswith("MALLOC_") for name in os.environ)
+    told = told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if os.environ.get("FASTADV_KEEP_PAGES") != "0" and not told:
         _keep(((M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, KEPT)))
 
 
 def keep_all_pages() -> bool:
-    """Let the C library keep all memory, which is for commands alone: the process is theirs.
-
-    Returns whether it could be told.
-    """
+    """Let the C library keep all memory, for commands alone: the process is theirs. Whether it could."""
     return _keep(((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER)))
-
-
-def is_told() -> bool:
-    """Return whether variables of glibc say what it keeps."""
-    return any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get(
-        "GLIBC_TUNABLES", ""
-    )
 
 
 _told: list[bool] = []

@@ -65,20 +65,6 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def exchange(rows: Tensor, to: list[int], come: list[int]) -> Tensor:
-    """Send the first to[0] rows to process 0, the next to process 1, ...; return what comes, in that order.
-
-    come: how many rows come from each.
-    """
-    if world() == 1:
-        return rows
-    sent = rows.reshape(len(rows), rows.shape[1:].numel()).contiguous().view(torch.uint8)
-    found = sent.new_empty((sum(come), sent.shape[1]))
-    with _together():
-        dist.all_to_all_single(found, sent, come, to)
-    return found.view(rows.dtype).view(len(found), *rows.shape[1:])
-
-
 def tell(value: T) -> list[T]:
     """Return the values of all processes, in the order of their ranks."""
     if world() == 1:
@@ -104,10 +90,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
-    """Yield what make(0) to make(count - 1) give, in this order and in every process.
+    """Yield what make(0) to make(count - 1) give, in every process; each makes every W-th of them.
 
-    Each process makes every W-th of them, and waits after each for the others. An error of one is
-    everybody's.
+    They wait for each other after each. An error of one is everybody's.
     """
     for first in range(0, count, world()):
         own = first + rank()
@@ -119,10 +104,9 @@ def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
 
 
 def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:
-    """Return which of `count` pieces of work a process does that knows nothing of the others.
+    """Return which of `count` pieces of work a process does that knows nothing of the others; all by default.
 
-    They are the pieces k with k % world_size == rank; all by default. Raises InputError, which calls a piece
-    `each` and what sets its size `size`, for other numbers, too many processes, and in a process group.
+    InputError, which calls a piece `each` and what sets its size `size`, in a process group, too.
     """
     if world() > 1 and (rank, world_size) != (None, None):
         raise InputError(
@@ -153,17 +137,13 @@ def agreement() -> Iterator[None]:
         own = error
     if world() == 1:
         return
-    errors = tell(None if own is None else (_kind(own), str(own)))
+    kind = next((kind for kind in _KINDS if isinstance(own, kind)), RuntimeError)
+    errors = tell(None if own is None else (kind, str(own)))
     if own is not None:
-        own.add_note(EVERYWHERE)
-        raise own
+        raise _everywhere(own)
     for place, met in enumerate(errors):
         if met is not None:
             raise _everywhere(met[0](f"process {place}: {met[1]}"))
-
-
-def _kind(error: Exception) -> type[Exception]:
-    return next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
 
 
 def _everywhere(error: Exception) -> Exception:
@@ -172,10 +152,7 @@ def _everywhere(error: Exception) -> Exception:
 
 
 def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = operator.eq) -> None:
-    """Raise InputError in every process, naming what differs, unless all describe their run in this way.
-
-    agree: says of two values of one name whether they are of one run.
-    """
+    """Raise InputError in every process, naming what differs, unless all describe their run in this way."""
     told = tell(dict(about))
     for place, other in enumerate(told):
         different = [name for name in other if not agree(told[0][name], other[name])]

@@ -29,13 +29,6 @@ class RunRecord(Keeper):
     config: what the run is, JSON-able; the checkpoint of another run is refused.
     reports: one entry for each epoch done; those of a stopped run are there from the start.
     stopped: the checkpoint of a stopped run, or None.
-
-    The folder is locked until `close`. Of several processes only the first opens and writes it; the others
-    wait for it, and learn from it what the checkpoint holds.
-
-    Raises InputError for `resume` without a folder, code whose source cannot be read, a folder that cannot be
-    written, one with a checkpoint where `resume` is off, and one of another run, naming what differs;
-    CorruptFileError for a damaged checkpoint.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
@@ -85,7 +78,6 @@ class RunRecord(Keeper):
 
     def report(self) -> None:
         """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
-
         lines = "".join(json.dumps(entry) + "\n" for entry in self.reports)
         self.result(REPORT, partial(write_text, text=lines))
 

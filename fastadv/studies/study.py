@@ -1,4 +1,4 @@
-"""What the studies share: progress, the judge, and the results; settings and data of those on the digits."""
+"""What the studies share: progress, training and the results; settings and data of those on the digits."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.evaluation import Table
 from fastadv.runs.card import card
 from fastadv.runs.files import write_json, write_text
 from fastadv.runs.keeper import Keeper
@@ -54,23 +53,6 @@ def trained(
     net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
     fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
     return net.eval()
-
-
-def judge(
-    model: nn.Module, test_set: ImageSet, threat: fa.Linf, settings: Any, folder: Path
-) -> tuple[Table, float]:
-    """Evaluate a model under AutoAttack on the first test images, and keep the result."""
-    attack = partial(fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed)
-    table = fa.evaluate(
-        model,
-        test_set,
-        {"AutoAttack": attack},
-        limit=settings.judged,
-        run_dir=folder,
-        resume=True,
-        indicators=False,
-    )
-    return table, table["AutoAttack"].robust_accuracy
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from fastadv.data.imageset import Held, check_width, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train._mixing import Mixing, partners
-from fastadv.train._share import Passes, Share
+from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import check_soft, frozen_twin
 
@@ -47,8 +46,6 @@ class Feed:
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
     passes: int = 1  # of `batch_size` images each, which make a step
     drop_last: bool = False
-    classes: int = 0  # of the labels, for those that are mixed
-    apart: bool = False  # whether BatchNorm sees the rows of each process alone
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -57,17 +54,10 @@ class Feed:
                 f"batch_size: expected at least one image for each of {self.world} processes, "
                 f"got {self.batch_size}; start fewer"
             )
-        self._readers: dict[str, Reader] = {}
         if self.drop_last and self._all < self.step_size:
             raise InputError(
                 f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
                 f"{self._all}, of which nothing would be left; leave it out"
-            )
-        least = self.epoch_size % self.batch_size or self.batch_size
-        if self.apart and self.world > 1 and least < 2 * self.world:
-            raise InputError(
-                f"batch_norm: expected batches of at least two images for each of {self.world} processes, "
-                f"whose statistics 'process' takes, got one of {least}; pass another batch_size or drop_last"
             )
         if self.workers is not None and isinstance(self.dataset, Held):
             raise InputError(
@@ -102,58 +92,21 @@ class Feed:
             order = rng.permutation(self._all, rng.derive(self.seed, "order", epoch))
         return order[: self.epoch_size]
 
-    def owners(self, epoch: int) -> Tensor:
-        """Return the process that passes each sample in an epoch; of one that none passes, any."""
-        order, size = self.order(epoch), len(self.dataset)  # type: ignore[arg-type]
-        owner = torch.arange(size) % self.world
-        owner[order] = torch.arange(len(order)) % self.step_size % self.world
-        return owner
-
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
         size = min(self.step_size, self.epoch_size - step * self.step_size)
-        if size > self.batch_size:
-            return Passes(size, self.rank, self.world, self.apart, rows=self.batch_size)
-        return Share(size, self.rank, self.world, self.apart)
+        return Share(size, self.rank, self.world, self.batch_size if size > self.batch_size else None)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].
 
-        Labels y are int64 [B]; where images are mixed, or the set has such, probabilities [B, K].
+        Labels y are int64 [B], or probabilities [B, K] where the set has such.
         """
-        order = self.order(epoch)
-        own = self._own(order[done * self.step_size :], done)
-        if self._mixing is None:
-            yield from self._fed(own, epoch, done)
-            return
-        others = partners(
-            order[done * self.step_size :], rng.derive(self.seed, "partners", epoch), self.step_size, done
-        )
-        mates = self._fed(self._own(others, done), epoch, done, reader="partners")
-        assert self.augment is not None
-        key = self.augment.key(len(self.augment.parts) - 1, self.seed, epoch)["seed"]
-        for (x, y, ids), (other, label, _) in zip(self._fed(own, epoch, done), mates, strict=True):
-            for labels in (y, label):
-                check_classes(labels, self.classes)
-            x, mixed = self._mixing.mixed(x, y, (other, label), self.classes, ids=ids, seed=key)
-            yield x, mixed.to(self.dtype or mixed.dtype), ids
-
-    @property
-    def _mixing(self) -> Mixing | None:
-        return None if self.augment is None else self.augment.mixing
-
-    def _own(self, order: Tensor, done: int) -> Tensor:
-        """Take this process's samples of those of the whole batches, after the first `done`."""
-        if self.world == 1 or not len(order):
-            return order
-        parts = torch.split(order, self.step_size)
-        return torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
-
-    def _fed(self, order: Tensor, epoch: int, done: int, reader: str = "images") -> Iterator[Batch]:
-        """Yield the samples of `order` by batches, moved and augmented; two readers may read at once."""
-        # the last batch has no more images for this process than a full one
-        own = Share(self.step_size, self.rank, self.world).count
-        read = self._reader(reader, own).batches(order, rng.derive(self.seed, "samples", epoch))
+        order = self.order(epoch)[done * self.step_size :]
+        if self.world > 1 and len(order):
+            parts = torch.split(order, self.step_size)
+            order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
+        read = self._reader.batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
@@ -170,24 +123,19 @@ class Feed:
                 made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
         return share.joined(made)
 
-    def _reader(self, name: str, batch_size: int) -> Reader:
-        """Return what reads the set in every epoch."""
-        if name not in self._readers:
-            pinned = self.device.type == "cuda"
-            self._readers[name] = Reader(
-                self._here, batch_size, self.workers, kept=True, pinned=pinned, soft=True
-            )
-        return self._readers[name]
+    @cached_property
+    def _reader(self) -> Reader:
+        """What reads the set in every epoch."""
+        data, pinned = self.dataset, self.device.type == "cuda"
+        if isinstance(data, ImageSet) and data.nbytes <= RESIDENT:
+            data = data.to(self.device)
+        # the last batch has no more images for this process than a full one
+        own = Share(self.step_size, self.rank, self.world).count
+        return Reader(data, own, self.workers, kept=True, pinned=pinned, soft=True)
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
-        for reader in self._readers.values():
-            reader.close()
-
-    @cached_property
-    def _here(self) -> Dataset[Any]:
-        data = self.dataset
-        return data.to(self.device) if isinstance(data, ImageSet) and data.nbytes <= RESIDENT else data
+        self._reader.close()
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:

@@ -19,15 +19,12 @@ from fastadv.train._alarms import alarm
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
-from fastadv.train.ending import Ending, is_over, rewinds
+from fastadv.train.ending import Ending
 from fastadv.train.measuring import Measures, meant_to_be_robust
 from fastadv.train.optim import batch_norms
-from fastadv.train.report import EpochReport
+from fastadv.train.report import EpochReport, best
 
 logger = logging.getLogger("fastadv")
-
-HEAVY = 64 << 20  # bytes: a recipe that keeps more is not written after each epoch ...
-COST = 0.02  # ... but when writing takes at most this share of the time that passed since the last time
 
 
 @contextmanager
@@ -63,8 +60,6 @@ class Run:
     done: list[EpochReport] = dataclasses.field(default_factory=list)
     step: int = 0  # done in this epoch
     seconds: float = 0.0  # spent on them
-    saved: float | None = None  # when a checkpoint was last written, on this clock
-    cost: float = 0.0  # seconds that it took
 
     def __post_init__(self) -> None:
         """Continue where the checkpoint was written, if there is one."""
@@ -89,7 +84,7 @@ class Run:
         checkpoint.restore(state, steps.model, steps.optimizer, steps.scheduler)
         losses = steps.losses.values
         losses.copy_(state.tensors["losses"])
-        steps.restore(checkpoint.kept(state, "recipe", losses.device), begun)
+        steps.restore(checkpoint.kept(state, "recipe", losses.device))
         if steps.scale is not None:
             steps.scale.values.copy_(state.tensors["scale"])
         if steps.average is not None:
@@ -107,11 +102,18 @@ class Run:
                 with fast_layout(self.steps):
                     while self._is_left():
                         yield self._epoch()
-            self.results.finish(self.done, rewinds(self.ending, self.done), again=left)
+            alarmed = self.ending.on_alarm == "rewind" and self.done[-1].alarm is not None
+            self.results.finish(self.done, alarmed or self.ending.patience is not None, again=left)
 
     def _is_left(self) -> bool:
         # an epoch that was begun is finished, whatever a resumed run now thinks of the one before
-        return self.step > 0 or not is_over(self.ending, self.done, self.epochs)
+        if self.step > 0 or not self.done:
+            return True
+        top, last, patience = best(self.done), self.done[-1], self.ending.patience
+        waited = last.epoch - top.epoch if top is not None and last.tested else 0
+        tired = patience is not None and waited >= patience
+        alarmed = self.ending.on_alarm != "warn" and last.alarm is not None
+        return not (last.epoch >= self.epochs or tired or alarmed)
 
     def _epoch(self) -> EpochReport:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
@@ -146,8 +148,7 @@ class Run:
                     self.progress((epoch - 1) * steps + self.step, self.epochs * steps)
                 if every and self.step % every == 0 and self.step < steps:
                     self.steps.check()
-                    if self._is_due():
-                        self._save()
+                    self._save()
         except (FloatingPointError, InputError, LostProcessError) as error:
             if self.record.checkpoint is None:
                 raise
@@ -161,23 +162,14 @@ class Run:
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
         self.steps.losses.values.zero_()
-        if self._is_due() or not self._is_left():
-            self._save()
+        self._save()
         self.results.keep_best(self.done)
         self.record.report()
         if self.measure.on_event is not None:
             self.measure.on_event(dataclasses.asdict(report))
 
-    def _is_due(self) -> bool:
-        """Return whether to write a checkpoint: of a recipe that keeps much, only where that takes little."""
-        now = time.perf_counter()
-        # processes differ in their times, and in how many samples are theirs
-        return processes.from_first(
-            lambda: self.saved is None or self.steps.nbytes <= HEAVY or self.cost <= COST * (now - self.saved)
-        )
-
     def _save(self) -> None:
-        steps, started = self.steps, time.perf_counter()
+        steps = self.steps
         kept = {"losses": steps.losses.values}
         kept |= {f"recipe/{name}": held for name, held in steps.kept().items()}
         if steps.scale is not None:
@@ -187,8 +179,6 @@ class Run:
         self.record.save(
             steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
         )
-        self.saved = time.perf_counter()
-        self.cost = self.saved - started
 
 
 class Epochs(Iterator[EpochReport]):

@@ -1,8 +1,7 @@
 """How processes share a batch, and, in the special case, how it is cut into parts that pass in turn."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,36 +19,49 @@ class Share:
 
     A place in the batch thus has the same owner in a smaller last batch. An owner without a sample there
     passes the first one with weight zero.
+
+    rows: of the batch that pass at once, over all processes, for `accumulate`; None: all.
+    number: of one of these passes, whose rows alone are meant.
     """
 
     size: int
     rank: int = 0
     world: int = 1
-    apart: bool = False  # whether BatchNorm sees the rows of one process at a time
+    rows: int | None = None
+    number: int | None = None
 
-    is_cut: ClassVar[bool] = False  # whether the rows pass in several parts
+    @property
+    def is_cut(self) -> bool:
+        """Whether the rows pass in several parts."""
+        return self.rows is not None and self.number is None
+
+    @property
+    def _places(self) -> range:
+        first, last = 0, self.size
+        if self.rows is not None and self.number is not None:
+            first = self.number * self.rows
+            last = min(first + self.rows, self.size)
+        return range(first + (self.rank - first) % self.world, last, self.world)
 
     @property
     def count(self) -> int:
-        return len(range(self.rank, self.size, self.world))
+        return len(self._places)
 
     @property
     def key(self) -> list[int]:
         """Keys for draws that follow the step: none for the first rows, which may be all."""
-        return [self.rank] if self.rank else []
-
-    @property
-    def number(self) -> int:
-        """Which of the parts of its batch it is."""
-        return self.rank
+        keys = [self.rank] if self.number is None else [self.rank, self.number]
+        return keys if any(keys) else []
 
     def own(self, rows: Tensor) -> Tensor:
         """Take these rows of the rows [B, ...] of the whole batch."""
-        return rows[self.rank :: self.world] if self.count else rows[:1]
+        places = self._places
+        last = None if self.number is None else places.stop  # a loop of one's own has a share of any size
+        return rows[places.start : last : self.world] if places else rows[:1]
 
     def weighted(self, loss: Tensor) -> Tensor:
         """Weigh the mean loss over these rows, so that the sum over all rows is the mean over the batch."""
-        return loss if self.world == 1 else loss * (self.count / self.size)
+        return loss if self.count == self.size else loss * (self.count / self.size)
 
     def whole(self, rows: Tensor) -> Tensor:
         """Gather the rows of the whole batch, in its order, from those of each process."""
@@ -61,14 +73,23 @@ class Share:
 
     @property
     def cut(self) -> Sequence["Share"]:
-        """The parts that pass one after another; here one, which is all."""
-        return [self]
+        """The parts that pass one after another; one, which is all, in the usual case."""
+        if self.rows is None or self.number is not None:
+            return [self]
+        return [replace(self, number=k) for k in range(-(-self.size // self.rows))]
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:
-        return [rows]
+        """Cut the rows of this process into those of each part."""
+        if not self.is_cut:
+            return [rows]
+        counts = [part.count for part in self.cut]
+        pieces = torch.split(rows[: sum(counts)], counts)
+        return [piece if len(piece) else rows[:1] for piece in pieces]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0]
+        if len(parts) == 1 or not self.count:
+            return parts[0]
+        return torch.cat([piece[: part.count] for part, piece in zip(self.cut, parts, strict=True)])
 
     def by_cut(self, loss: Means) -> Sequence[Tensor]:
         """Return one mean loss for each part. Raises InputError for another number of them."""
@@ -92,6 +113,9 @@ class Share:
         self, gradients: Iterable[Sequence[Tensor | None]], weights: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
         """Sum the gradients of `weights` over the batch, given by part; None where there is none."""
+        if self.world == 1 and not self.is_cut:
+            (found,) = gradients
+            return found
         known: list[bool] = []
 
         def packed() -> Iterator[Tensor]:
@@ -109,58 +133,6 @@ class Share:
             torch.empty_like(weight, requires_grad=False).copy_(part.view(weight.shape)) if some else None
             for weight, part, some in zip(weights, parts, met, strict=True)
         ]
-
-
-@dataclass(frozen=True)
-class Pass(Share):
-    """Those of its rows from `first` to before `last` of the batch."""
-
-    number: int = 0
-    first: int = 0
-    last: int = 0
-
-    @property
-    def _own(self) -> range:
-        return range(self.first + (self.rank - self.first) % self.world, self.last, self.world)
-
-    @property
-    def count(self) -> int:
-        return len(self._own)
-
-    @property
-    def key(self) -> list[int]:
-        return [self.rank, self.number] if self.rank or self.number else []
-
-    def own(self, rows: Tensor) -> Tensor:
-        return rows[self._own.start : self.last : self.world] if self.count else rows[:1]
-
-    def weighted(self, loss: Tensor) -> Tensor:
-        return loss * (self.count / self.size)
-
-
-@dataclass(frozen=True)
-class Passes(Share):
-    """A share that passes in many passes of `rows` over all processes, for `accumulate`."""
-
-    rows: int = 1
-
-    is_cut: ClassVar[bool] = True
-
-    @property
-    def cut(self) -> Sequence[Pass]:
-        return [
-            Pass(self.size, self.rank, self.world, self.apart, k, first, min(first + self.rows, self.size))
-            for k, first in enumerate(range(0, self.size, self.rows))
-        ]
-
-    def split(self, rows: Tensor) -> Sequence[Tensor]:
-        counts = [part.count for part in self.cut]
-        pieces = torch.split(rows[: sum(counts)], counts)
-        return [piece if len(piece) else rows[:1] for piece in pieces]
-
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        own = [piece[: part.count] for part, piece in zip(self.cut, parts, strict=True)]
-        return torch.cat(own) if self.count else parts[0]
 
 
 def mean(loss: Tensor) -> Tensor:

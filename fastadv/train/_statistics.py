@@ -1,8 +1,8 @@
-"""BatchNorm where several processes share a batch: by the statistics of all of it, or of each one's rows."""
+"""BatchNorm where several processes share a batch, by the statistics of all of it."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fastadv._torch import NormBase
 from fastadv.runs import processes
 from fastadv.train._share import Share
 
@@ -94,24 +93,4 @@ class _WholeBatch(TorchFunctionMode):
 
 def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
     """Return a context in which BatchNorm sees all processes; nothing for one of them."""
-    return nullcontext() if share.apart or share.world == 1 else _WholeBatch(share)
-
-
-@contextmanager
-def agreed_statistics(norms: Sequence[NormBase], share: Share) -> Iterator[None]:
-    """Let running statistics follow each process's rows, inside; afterwards all have their mean, by rows."""
-    if not share.apart or share.world == 1 or not norms:
-        yield
-        return
-    kept = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
-    before = _flat(kept)
-    yield
-    # of what was added, so that statistics that do not move keep their bits
-    now = before + processes.add_up(share.weighted(_flat(kept) - before))
-    with torch.no_grad():
-        for each, mean in zip(kept, torch.split(now, [each.numel() for each in kept]), strict=True):
-            each.copy_(mean)
-
-
-def _flat(rows: Sequence[Tensor]) -> Tensor:
-    return torch.cat([each.detach().flatten() for each in rows])
+    return nullcontext() if share.world == 1 else _WholeBatch(share)

@@ -1,7 +1,6 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -13,16 +12,14 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.engine.precision import Precision
 from fastadv.train._feed import Feed, check_classes
-from fastadv.train._samples import SampleRows
-from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share
-from fastadv.train._statistics import agreed_statistics, whole_batch_statistics
+from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
-from fastadv.train.optim import Optimization, batch_norms
+from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import Twins, check_soft
-from fastadv.train.recipes.base import take_step
+from fastadv.train.recipes.base import LossScale, take_step
 
 # steps between two checks on a GPU: each check waits for the device
 CHECK_EVERY = 64
@@ -95,8 +92,6 @@ class Steps:
         self.scale = LossScale(self.feed.device) if fp16 else None
         # float16 would lose activations beyond its range
         self.twins = Twins(cast(Precision, self.execution.precision.replace("fp16", "fp32")))
-        size: int = len(self.train_set)  # type: ignore[arg-type]
-        self.samples = SampleRows(size, self.feed.owners if self.feed.world > 1 else None)
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
@@ -107,7 +102,11 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                with self._around(at, derive("torch", epoch, step, *at.share.key)):
+                with (
+                    rng.torch_seeded(derive("torch", epoch, step, *at.share.key), at.x.device),
+                    self.twins.in_use(),
+                    whole_batch_statistics(at.share),
+                ):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -122,23 +121,17 @@ class Steps:
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
 
-    @property
-    def nbytes(self) -> int:
-        return sum(held.nbytes for held in (*self.state.values(), *self.samples.rows.values()))
-
     def kept(self) -> dict[str, Tensor]:
         """Return what the recipe keeps, of all processes, which call this together."""
         share = self.feed.share(0)
         whole = {name: share.whole(rows) for name, rows in self.places.items()}
-        return self.state | whole | self.samples.whole()
+        return self.state | whole
 
-    def restore(self, kept: Mapping[str, Tensor], epoch: int) -> None:
-        """Take what `kept` gave, in any number of processes, in the middle or at the end of an epoch."""
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Take what `kept` gave, in any number of processes."""
         share, names = self.feed.share(0), getattr(self.recipe, "places", ())
-        sampled = getattr(self.recipe, "samples", ())
-        self.state = {name: held for name, held in kept.items() if name not in (*names, *sampled)}
+        self.state = {name: held for name, held in kept.items() if name not in names}
         self.places = {name: share.own(held).clone() for name, held in kept.items() if name in names}
-        self.samples.restore(epoch, {name: held for name, held in kept.items() if name in sampled})
 
     def check(self) -> None:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite.
@@ -159,28 +152,17 @@ class Steps:
                 f"lower the learning rate (now {self.learning_rate:g}) or shorten gradients with clip_norm"
             )
 
-    @contextmanager
-    def _around(self, at: Step, seed: int) -> Iterator[None]:
-        """Set up what holds while a step is taken, and not while the caller has the model."""
-        with ExitStack() as stack:
-            stack.enter_context(rng.torch_seeded(seed, at.x.device))
-            stack.enter_context(self.twins.in_use())
-            stack.enter_context(whole_batch_statistics(at.share))
-            stack.enter_context(agreed_statistics(batch_norms(self.model), at.share))
-            yield
-
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         check_classes(y, self.classes)
         if y.is_floating_point():
             check_soft(self.recipe)  # the first image of a set may have had a class
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
-        size: int = len(self.train_set)  # type: ignore[arg-type]
         return Step(
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
-            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, size=size, check=check,
+            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, check=check,
             share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
-            state=self.state, scale=self.scale, places=self.places, samples=self.samples,
+            state=self.state, scale=self.scale, places=self.places,
         )  # fmt: skip
 
 

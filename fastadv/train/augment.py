@@ -1,12 +1,9 @@
 """Augmentations whose random numbers depend on seed and sample: the same in any batch, order or process.
 
 An augmentation is a function (x [B, C, H, W] in [0, 1], *, ids [B], seed) -> images of the same shape. Its
-seed differs from epoch to epoch. An augmentation that also takes `epoch`, from 1, gets one seed for the whole
-run. `functools.partial` binds options: `partial(cutout, size=8)`. `CutMix` and `MixUp` mix the images of a
-batch and their labels; one of them may come last.
+seed differs from epoch to epoch. `functools.partial` binds options: `partial(cutout, size=8)`.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +14,10 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
-from fastadv.train._mixing import CutMix, Mixing, MixUp
 
 __all__ = [
-    "CutMix", "MixUp", "alternating_flip", "crop", "cutout", "flip", "random_resized_crop",
+    "crop", "cutout", "flip", "random_resized_crop",
 ]  # fmt: skip
-
-Augment = Callable[..., Tensor] | Mixing
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
@@ -62,25 +56,9 @@ def flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
     Returns:
         Images like x.
     """
-    return _mirrored(x, _coin(x, ids, seed))
-
-
-def alternating_flip(x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Mirror half of the images in the first epoch, the other half in the next, and so on in turns.
-
-    In any two consecutive epochs a network sees every image both ways.
-
-    Args:
-        epoch: its number, from 1.
-        others: as in `crop`.
-
-    Returns:
-        Images like x.
-
-    Source:
-        Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), alternating flip.
-    """
-    return _mirrored(x, _coin(x, ids, seed) ^ (check_count("epoch", epoch, 0) % 2 == 0))
+    _height(x)
+    chosen = rng.bits(1, seed, ids.to(x.device))[:, 0] >= 1 << 31
+    return torch.where(chosen[:, None, None, None], x.flip(3), x)
 
 
 def cutout(
@@ -174,16 +152,15 @@ def random_resized_crop(
     return moved.clamp(0, 1)  # weights may add up to a hair more than 1
 
 
+Augment = Callable[..., Tensor]
+
 AUGMENTS: dict[str, tuple[Augment, ...]] = {
     "crop": (crop,),
     "flip": (flip,),
-    "alternating_flip": (alternating_flip,),
     "cutout": (cutout,),
     "shift": (crop,),  # what digits need, which must not be mirrored
     "crop_flip": (crop, flip),
     "random_resized_crop": (random_resized_crop,),
-    "cutmix": (CutMix(),),
-    "mixup": (MixUp(),),
 }
 """The augmentations by the names that `augment` takes."""
 
@@ -199,21 +176,12 @@ class Augmentation:
 
     def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
         for place, part in enumerate(self.parts):
-            if not isinstance(part, Mixing):
-                x = part(x, ids=ids, **self.key(place, seed, epoch))
+            x = part(x, ids=ids, seed=self.key(place, seed, epoch))
         return x
 
-    @property
-    def mixing(self) -> Mixing | None:
-        """The last part if it mixes images, else None; a call leaves it out."""
-        last = self.parts[-1]
-        return last if isinstance(last, Mixing) else None
-
-    def key(self, place: int, seed: int, epoch: int) -> dict[str, int]:
-        """Return the seed that a part gets in an epoch, and the epoch if it takes it, by name."""
-        if _takes_epoch(self.parts[place]):
-            return {"seed": rng.derive(seed, "augment run", place), "epoch": epoch}
-        return {"seed": rng.derive(seed, "augment", epoch, place)}
+    def key(self, place: int, seed: int, epoch: int) -> int:
+        """Return the seed that a part gets in an epoch."""
+        return rng.derive(seed, "augment", epoch, place)
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:
@@ -234,8 +202,6 @@ def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Aug
             )
     if not parts:
         raise InputError("augment: expected at least one augmentation, got an empty list; pass None")
-    if any(isinstance(part, Mixing) for part in parts[:-1]):
-        raise InputError("augment: expected at most one that mixes images, as the last, got it earlier")
     return Augmentation(tuple(parts))
 
 
@@ -250,19 +216,3 @@ def _height(x: Tensor) -> int:
 def _below(n: int, words: Tensor) -> Tensor:
     """Turn 32 random bits into an integer from 0 to n - 1, in integer arithmetic: equal on every device."""
     return (words * n) >> 32
-
-
-def _coin(x: Tensor, ids: Tensor, seed: int) -> Tensor:
-    return rng.bits(1, seed, ids.to(x.device))[:, 0] >= 1 << 31
-
-
-def _mirrored(x: Tensor, chosen: Tensor) -> Tensor:
-    _height(x)
-    return torch.where(chosen[:, None, None, None], x.flip(3), x)
-
-
-def _takes_epoch(part: Augment) -> bool:
-    try:
-        return "epoch" in inspect.signature(part).parameters
-    except (TypeError, ValueError):  # what is written in C may not tell
-        return False

@@ -19,15 +19,13 @@ class Execution:
     """How a run is carried out: what changes speed and rounding, not what is trained.
 
     Args:
-        precision: "fp32"; "bf16" runs the recipe under autocast; "fp16" too, with losses scaled so that their
-            gradients stay in range (a step where they do not is left out, and the scale halved). The examples
-            are searched for in it too, except for "fp16", which would lose activations beyond its range.
-            Accuracies are measured in the model's own precision.
-        workers: processes that read images from disk, 0 or more; None is up to 8 for many images. Neither
-            their number nor their seeds change the result: what a data set's own transforms draw from torch,
-            NumPy and `random` is keyed by (seed, epoch, sample).
+        precision: "fp32"; "bf16" runs the recipe under autocast and searches its examples in it; "fp16" runs
+            under autocast, with losses scaled so that their gradients stay in range (a step where they do not
+            is left out, and the scale halved). Accuracies are measured in the model's own precision.
+        workers: processes that read images from disk, 0 or more; None is up to 8 for many images. They do not
+            change the result: what a data set draws itself is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
-            a `run_dir`. None writes one after each epoch only.
+            a `run_dir`.
     """
 
     precision: str = "fp32"

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,24 +22,23 @@ from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.train._feed import Feed, check_sets
-from fastadv.train._optimizers import MakeOptimizer, find_rate
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
-from fastadv.train.ending import Ending, check_ending
+from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
 from fastadv.train.optim import (
+    MakeOptimizer,
     Optimization,
     check_norms,
-    describe_options,
+    find_rate,
     first_recipes,
     make_optimizer,
     make_schedule,
 )
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.recipes._common import check_mixed
 from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
@@ -70,49 +70,39 @@ def fit(
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
-    process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
-    keyed by process. Only the first process writes to run_dir, and a run resumes with any number of them.
-    Where one is lost, the others raise LostProcessError.
-    Of a model in DistributedDataParallel the module inside is trained, with the same result; weights that are
-    cut among processes, as FSDP does, are refused.
+    process to rounding; what torch draws itself, such as dropout, is keyed by process. Only the first process
+    writes to run_dir, and a run resumes with any number of them. Where one is lost, the others raise
+    LostProcessError. Of a model in DistributedDataParallel the module inside is trained; weights that are cut
+    among processes, as FSDP does, are refused.
 
-    On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
-    model allows it. A model in eval mode is trained in train mode and set back afterwards; in a model in
-    train mode, submodules in eval mode stay in eval mode.
+    On the CPU, and with bf16, the weights are channels-last until the end, if the model allows it. A model in
+    eval mode is trained in train mode and set back; in one in train mode, submodules in eval mode stay so.
 
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs (`fa.data.pairs` makes one
-            of another). Labels are classes, or probabilities [K], which the recipe then gets as y [B, K];
-            accuracies count the likeliest class.
+        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs. Labels are classes, or
+            probabilities [K], which the recipe then gets as y [B, K]; accuracies count the likeliest class.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
         batch_size: images of a step, 1 or more; with `Optimization(accumulate=)` those of one of its passes.
-        optimizer: "sgd", "nesterov" (SGD with its momentum), "adam", "adamw" (decay apart from the gradient),
-            or a function of groups of parameters that makes one, such as partial(torch.optim.RMSprop,
-            lr=0.01): its momentum and weight decay are then its own.
+        optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
+            such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
             function's own.
-        augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone),
-            "random_resized_crop", "cutmix" or "mixup" (last: labels become probabilities [B, K]), a
-            function (x, `*`, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It
-            works on the model's device. None leaves the images as they are.
-        test_set: the set on which the accuracies in the reports are measured; None measures none.
+        augment: a name in `fa.train.augment.AUGMENTS`, a function (x, `*`, ids, seed) -> x, or several of
+            them in their order, on the model's device. None leaves the images as they are.
+        test_set: the set on which accuracies are measured; None measures none.
         test_attacks: {name: attack}, as `fa.evaluate` takes them, for the accuracies under attack.
-        run_dir: a folder for checkpoint.safetensors (after each epoch; of a recipe that keeps much, such as
-            PriorGuidedTraining, as often as that takes 2% of the time), report.jsonl, best.safetensors (the
-            weights of the best epoch so far, where there are test attacks), and at the end model.safetensors
-            (with ema also ema.safetensors); weights come with a card. It is locked while the run lasts. None
-            writes nothing.
+        run_dir: a folder for checkpoint.safetensors, report.jsonl, best.safetensors (the weights of the best
+            epoch so far, where there are test attacks), and at the end model.safetensors (with ema also
+            ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.
         resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
-            are deterministic), with the epochs still to do; `reports(run_dir)` gives all of them. A run
-            without a checkpoint starts from the beginning. With schedule="constant", a larger `epochs`
-            extends a finished run.
+            are deterministic); `reports(run_dir)` gives all epochs. A run without a checkpoint starts from
+            the beginning. With schedule="constant", a larger `epochs` extends a finished run.
         identity: a text that represents the code of your own model, recipe, schedule and augmentation, which
-            are otherwise known by their source; change it when that code changes. Needed where a source
-            cannot be read.
-        seed: keys order, attacks, augmentation and dropout, with (epoch, step, sample id). The global random
-            state is neither used nor changed.
+            are otherwise known by their source. Needed where a source cannot be read.
+        seed: keys order, attacks, augmentation and dropout. The global random state is neither used nor
+            changed.
         device: where the model is moved first; None leaves it where it is.
         progress: called with (steps done, steps of the whole run) after every step.
         optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.
@@ -139,8 +129,7 @@ def fit(
         >>> reports[1].epoch, reports[1].loss < reports[0].loss
         (2, True)
     """
-    begun = _begun(**locals())  # the arguments as they are
-    return list(begun.go())
+    return list(_begun(locals()).go())
 
 
 run = fit  # its earlier name
@@ -171,91 +160,72 @@ def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, 
     """
     given = inspect.signature(fit).bind(model, train_set, recipe, **options)
     given.apply_defaults()
-    return Epochs(_begun(**given.arguments))
+    return Epochs(_begun(given.arguments))
 
 
-def _begun(
-    model: nn.Module,
-    train_set: Dataset[Any],
-    recipe: Recipe | OwnStep,
-    *,
-    epochs: int,
-    batch_size: int,
-    optimizer: str | MakeOptimizer,
-    learning_rate: float | None,
-    augment: str | Augment | Sequence[str | Augment] | None,
-    test_set: Dataset[Any] | None,
-    test_attacks: Mapping[str, Attack] | None,
-    run_dir: str | PathLike[str] | None,
-    resume: bool,
-    identity: str | None,
-    seed: int,
-    device: str | torch.device | None,
-    progress: Callable[[int, int], None] | None,
-    optimization: Optimization,
-    measuring: Measuring,
-    ending: Ending,
-    execution: Execution,
-) -> Run:
-    """Check what is asked, and set up the run."""
+def _begun(given: dict[str, Any]) -> Run:
+    """Check what is asked, the arguments of `fit` by name, and set up the run."""
+    o = SimpleNamespace(**given)
+    measuring: Measuring = o.measuring
     with processes.agreement():
-        check_count("epochs", epochs, 1)
-        check_count("batch_size", batch_size, 1)
-        check_seed(seed)
-        check_recipe(recipe)
-        _check_options(progress, optimization, measuring, ending, execution)
-        model = _without_wrapper(model)
-        sample_count(train_set, name="train_set")
-        check_ending(ending, attacked=bool(test_attacks))
-        measure = Measures(test_set, test_attacks, measuring)
-        rate, augmentation = find_rate(optimizer, learning_rate), make_augment(augment)
-        if augmentation is not None and augmentation.mixing is not None:
-            check_mixed(recipe)
-        ramped = first_recipes(optimization, recipe, epochs)
+        check_count("epochs", o.epochs, 1)
+        check_count("batch_size", o.batch_size, 1)
+        check_seed(o.seed)
+        check_recipe(o.recipe)
+        _check_options(o)
+        model = _without_wrapper(o.model)
+        sample_count(o.train_set, name="train_set")
+        if not o.test_attacks and o.ending != Ending():
+            raise InputError(
+                "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
+                "validation_set=) and test_attacks=, or leave out patience and on_alarm"
+            )
+        measure = Measures(o.test_set, o.test_attacks, measuring)
+        rate, augment = find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
+        ramp = first_recipes(o.optimization, o.recipe, o.epochs)
 
-        if device is not None:
-            model.to(_device(device))
-        check_norms(optimization, model)
-        made = make_optimizer(model, optimizer, rate, optimization, kept=run_dir is not None)
+        if o.device is not None:
+            model.to(_device(o.device))
+        check_norms(o.optimization, model)
+        optimizer = make_optimizer(model, o.optimizer, rate, o.optimization, kept=o.run_dir is not None)
         place = next(model.parameters()).device
-        check_execution(execution, model, recipe, place, run_dir)
-        sets = {"train_set": train_set, "test_set": test_set, "validation_set": measuring.validation_set}
-        classes = check_sets(model, sets, augmentation, place, recipe)
+        check_execution(o.execution, model, o.recipe, place, o.run_dir)
+        sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
+        classes = check_sets(model, sets, augment, place, o.recipe)
         feed = Feed(
-            dataset=train_set, batch_size=batch_size, augment=augmentation, seed=seed, device=place,
-            workers=execution.workers, dtype=dtype_of(model), passes=optimization.accumulate,
-            drop_last=optimization.drop_last, classes=classes,
-            apart=optimization.batch_norm == "process",
+            dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
+            workers=o.execution.workers, dtype=dtype_of(model), passes=o.optimization.accumulate,
+            drop_last=o.optimization.drop_last,
         )  # fmt: skip
-        scheduler = make_schedule(made, optimization, epochs, feed.steps)
+        scheduler = make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
         steps = Steps(
-            model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=made,
-            scheduler=scheduler, classes=classes, seed=seed, optimization=optimization, execution=execution,
+            model=model, train_set=o.train_set, feed=feed, recipe=o.recipe, ramp=ramp, optimizer=optimizer,
+            scheduler=scheduler, classes=classes, seed=o.seed, optimization=o.optimization,
+            execution=o.execution,
         )  # fmt: skip
-        config = describe_run(steps, epochs, optimizer, rate, identity)
+        config = _config(steps, o, rate)
     held_out = measuring.validation_set
-    config["data"] = describe_shared(train_set)
+    config["data"] = describe_shared(o.train_set)
     config["validation_set"] = None if held_out is None else describe_shared(held_out)
     if processes.world() > 1:
-        asked: dict[str, Any] = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
-        asked["test_set"] = None if test_set is None else describe_shared(test_set)
-        processes.check_alike(config | asked | describe_around(model, measure, ending, execution, identity))
-    if run_dir is not None or ending.may_rewind:
+        asked = {"epochs": o.epochs, "run_dir": o.run_dir and str(o.run_dir), "resume": o.resume}
+        asked["test_set"] = None if o.test_set is None else describe_shared(o.test_set)
+        processes.check_alike(config | asked | _around(model, measure, o))
+    rewinds = o.ending.patience is not None or o.ending.on_alarm == "rewind"
+    if o.run_dir is not None or rewinds:
         measure.warn()
-    record = RunRecord(run_dir, config, resume)
-    results = Results(steps, record, ending.may_rewind, measure.describe())
-    return Run(steps, results, measure, epochs, ending, progress)
+    record = RunRecord(o.run_dir, config, o.resume)
+    results = Results(steps, record, rewinds, measure.describe())
+    return Run(steps, results, measure, o.epochs, o.ending, o.progress)
 
 
-def _check_options(progress: Callable[[int, int], None] | None, *groups: object) -> None:
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
-    for kind, given in zip((Optimization, Measuring, Ending, Execution), groups, strict=True):
-        if not isinstance(given, kind):
-            raise InputError(
-                f"{kind.__name__.lower()}: expected a fastadv.train.{kind.__name__}, "
-                f"got {type(given).__name__}"
-            )
+def _check_options(o: SimpleNamespace) -> None:
+    if o.progress is not None and not callable(o.progress):
+        raise InputError(f"progress: expected a function of (done, total), got {o.progress!r}")
+    for kind in (Optimization, Measuring, Ending, Execution):
+        name = kind.__name__.lower()
+        if not isinstance(given := getattr(o, name), kind):
+            raise InputError(f"{name}: expected a fastadv.train.{kind.__name__}, got {type(given).__name__}")
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -290,45 +260,35 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
     return model
 
 
-def describe_run(
-    steps: Steps,
-    epochs: int,
-    optimizer: str | MakeOptimizer,
-    learning_rate: float | None,
-    identity: str | None,
-) -> dict[str, Any]:
+def _config(steps: Steps, o: SimpleNamespace, rate: float | None) -> dict[str, Any]:
     """Describe what is trained, but for its data: a folder with another description is not resumed."""
-    model, feed, optimization, execution = steps.model, steps.feed, steps.optimization, steps.execution
+    model, feed, optimization = steps.model, steps.feed, steps.optimization
     return {
-        "model": describe_model(model, identity),
-        "recipe": describe(steps.recipe, model, identity),
+        "model": describe_model(model, o.identity),
+        "recipe": describe(steps.recipe, model, o.identity),
         # with the constant schedule, which does not depend on it, a run may be made longer
-        "epochs": None if optimization.schedule == "constant" else epochs,
+        "epochs": None if optimization.schedule == "constant" else o.epochs,
         "batch_size": feed.batch_size,
-        "optimizer": describe(optimizer, model, identity),
-        "learning_rate": learning_rate,
-        **describe_options(optimization),
+        "optimizer": describe(o.optimizer, model, o.identity),
+        "learning_rate": rate,
+        **vars(optimization),
         "ramp": len(steps.ramp),
-        "schedule": describe(optimization.schedule, model, identity),
-        "augment": feed.augment and describe(feed.augment.parts, model, identity),
-        "precision": execution.precision,
+        "schedule": describe(optimization.schedule, model, o.identity),
+        "augment": feed.augment and describe(feed.augment.parts, model, o.identity),
+        "precision": steps.execution.precision,
         "seed": steps.seed,
-        "identity": identity,
+        "identity": o.identity,
     }
 
 
-def describe_around(
-    model: nn.Module, measure: Measures, ending: Ending, execution: Execution, identity: str | None
-) -> dict[str, Any]:
+def _around(model: nn.Module, measure: Measures, o: SimpleNamespace) -> dict[str, Any]:
     """Describe what may change when a run is resumed, and must be the same in all of its processes."""
-    test = measure.test
     return {
         "test_every": measure.every,
-        "test_attacks": describe(test.attacks, model, identity),
-        "test_limit": test.limit,
-        "patience": ending.patience,
-        "on_alarm": ending.on_alarm,
-        "checkpoint_every": execution.checkpoint_every,
+        "test_attacks": describe(measure.test.attacks, model, o.identity),
+        "test_limit": measure.test.limit,
+        **vars(o.ending),
+        "checkpoint_every": o.execution.checkpoint_every,
         "torch": torch.__version__,
         "initial weights": data_hash(*model.state_dict().values()),
     }

@@ -93,8 +93,7 @@ class Measuring:
         validation_set: images kept out of the training set, on which the test attacks are run, too. They then
             decide which epoch is the best and raise alarms, and the test set only reports.
         test_limit: how many images of the test set are tested, as `fa.evaluate` takes them; None tests all.
-        test_every: epochs from one test to the next, 1 or more; the last epoch is always tested. The best
-            epoch is one that was tested.
+        test_every: epochs from one test to the next, 1 or more; the last epoch is always tested.
         on_event: called in the first process with each report, as a dictionary, once it is kept.
     """
 
@@ -111,10 +110,7 @@ class Measuring:
 
 
 class Measures:
-    """The accuracies in a report: of the test set, and of the images held out to judge the run by.
-
-    `judge` are those by which the best epoch is chosen and alarms are raised.
-    """
+    """The accuracies in a report: of the test set, and of the images held out to `judge` the run by."""
 
     def __init__(
         self, test_set: Dataset[Any] | None, attacks: Mapping[str, Attack] | None, measuring: Measuring

@@ -1,19 +1,36 @@
 """How the weights move: the options of `fit` that an optimizer and its schedule follow."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share
-from fastadv._torch import BatchNorm, NormBase
+from fastadv._torch import NormBase
 from fastadv.errors import InputError
-from fastadv.runs import processes
-from fastadv.train._optimizers import MakeOptimizer, bound, make
-from fastadv.train.ramp import Trained, ramped
-from fastadv.train.schedules import DEFAULT, Schedule, find_schedule, follow
+from fastadv.runs.checkpoint import check_keeps
+from fastadv.threat import Threat
+from fastadv.train.recipes import OwnStep, Recipe
+from fastadv.train.recipes._common import check_positive
+from fastadv.train.schedules import DEFAULT, OneCycle, Schedule, find_schedule
+
+Groups = list[dict[str, Any]]
+MakeOptimizer = Callable[[Groups], Optimizer]
+"""A function of groups of parameters, such as functools.partial(torch.optim.RMSprop, lr=0.01)."""
+Trained = TypeVar("Trained", bound=Recipe | OwnStep)
+
+LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adam": 1e-3, "adamw": 1e-3}
+# their parameters are scales and shifts, also where they have two dimensions or more
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+# floats in a run's identity, so that 1 and 1.0 are the same run
+FLOATS = ("momentum", "weight_decay", "warm_up", "batch_norm_momentum", "clip_norm", "max_norm", "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,32 +41,22 @@ class Optimization:
         momentum: of SGD, from 0 to below 1; the first beta of Adam.
         weight_decay: of the optimizer, 0 or more.
         norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
-        schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4;
-            others with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0),
-            "cyclic_half" (from 0 up to a half; others with `Cyclic`), "one_cycle" (up over three tenths from
-            1/25, then down to 0, along cosines, as torch's OneCycleLR), "one_cycle_momentum" (the momentum
-            moves, too: see `OneCycle`), or a function of the share of training done that gives the factor on
-            the learning rate.
+        schedule: "constant", "step" (a tenth after each third), "piecewise" (see `Piecewise`), "cosine",
+            "cyclic", "cyclic_half" (see `Cyclic`), "one_cycle", "one_cycle_momentum" (see `OneCycle`), or a
+            function of the share of training done that gives the factor on the learning rate.
         schedule_by: "step", or "epoch": the factor is then constant within an epoch.
-        warm_up: epochs in which the learning rate rises linearly to where the schedule then is; fewer than
-            all.
-        accumulate: passes whose gradients make one step, 1 or more: batches of `batch_size` pass one after
-            another, and count as one batch of their total size. BatchNorm sees each pass separately.
-        drop_last: whether the images that do not fill a step are left out of an epoch; they are others in
-            each.
-        batch_norm: what BatchNorm normalizes by where several processes share a batch: "batch", all of it, or
-            "process", each its own rows. After each step running statistics are then the mean over the
-            processes, weighted by their rows. With "process" the run depends on the number of processes, and
-            resumes only with the same number.
-        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention,
-            0.1 where the model has no other. None uses the model's own; it is restored afterwards.
-        clip_norm: the largest norm of all gradients together; larger ones are scaled down. None sets no
-            limit.
+        warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
+        accumulate: passes of `batch_size` images whose gradients make one step, as of one batch of their
+            total size, 1 or more. BatchNorm sees each pass separately.
+        drop_last: whether the images that do not fill a step are left out of an epoch, others in each.
+        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention.
+            None uses the model's own; it is restored afterwards.
+        clip_norm: the largest norm of all gradients together; None sets no limit.
         max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
             step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
         ramp: epochs, or below 1 a share of all, after each of which the radius grows by the same amount, to
-            the recipe's. From random weights, training at a large radius may stay at chance; from those of a
-            smaller one it learns. A step size keeps its ratio to radius / steps; radii of L0 are rounded up.
+            the recipe's. From random weights, training at a large radius may stay at chance. A step size
+            keeps its ratio to radius / steps; radii of L0 are rounded up.
         ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
             (early on with less, so that the first weights fade). It is tested, too, and kept as
             ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
@@ -66,7 +73,6 @@ class Optimization:
     warm_up: float = 0.0
     accumulate: int = 1
     drop_last: bool = False
-    batch_norm: str = "batch"
     batch_norm_momentum: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
@@ -83,33 +89,126 @@ class Optimization:
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
         check_count("accumulate", self.accumulate, 1)
         check_flag("drop_last", self.drop_last)
-        if self.batch_norm not in ("batch", "process"):
-            raise InputError(f"batch_norm: expected 'batch' or 'process', got {self.batch_norm!r}")
         if self.batch_norm_momentum is not None:
             check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
         check_number("warm_up", self.warm_up, least=0.0)
         for name in ("clip_norm", "max_norm"):
-            value = getattr(self, name)
-            if value is not None and check_number(name, value) <= 0:
-                raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
+            if (value := getattr(self, name)) is not None:
+                check_positive(name, value)
         if self.ema is not None:
             check_share("ema", self.ema)
         if isinstance(self.ramp, float) and self.ramp < 1:
             check_share("ramp", self.ramp)
         elif self.ramp is not None:
             check_count("ramp", self.ramp, 1)
-        # floats, so that 1 and 1.0 are the same run
-        for name in (
-            "momentum",
-            "weight_decay",
-            "warm_up",
-            "batch_norm_momentum",
-            "clip_norm",
-            "max_norm",
-            "ema",
-        ):
+        for name in FLOATS:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
+
+
+def check_norms(options: Optimization, model: nn.Module) -> None:
+    """Raise InputError for options of BatchNorm where the model has none."""
+    if options.batch_norm_momentum is not None and not batch_norms(model):
+        raise InputError(
+            "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
+            f"{type(model).__name__} without; leave it out"
+        )
+
+
+def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
+    """Return the recipes of the first epochs, those with a smaller radius."""
+    if options.warm_up and options.warm_up >= epochs:
+        raise InputError(
+            f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
+        )
+    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
+
+
+def ramped(ramp: float, recipe: Trained, epochs: int) -> list[Trained]:
+    """Return the recipe of each epoch of the ramp; InputError where it cannot grow so."""
+    count = ramp if isinstance(ramp, int) else round(ramp * epochs)
+    if not 1 <= count < epochs:
+        raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
+    first = 1 / (count + 1)
+    return [_part(recipe, first + (1 - first) * k / count) for k in range(count)]
+
+
+def _part(recipe: Any, share: float) -> Any:
+    """Scale the recipe to this share of its radius; its step size keeps its ratio to radius / steps."""
+    fields = {field.name for field in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else {}
+    if "recipe" in fields:  # around another one
+        return dataclasses.replace(recipe, recipe=_part(recipe.recipe, share))
+    threat = getattr(recipe, "threat", None) if "threat" in fields else None
+    if not isinstance(threat, Threat) or not threat.finite:
+        raise InputError(
+            f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "
+            "leave out ramp"
+        )
+    radius = float(threat.radius) * share
+    changed: dict[str, Any] = {
+        # a hair less, so that rounding alone adds no coordinate
+        "threat": threat.with_radius(math.ceil(radius * (1 - 1e-9)) if threat.least_step else radius)
+    }
+    if getattr(recipe, "step_size", None) is not None:
+        changed["step_size"] = max(recipe.step_size * share, threat.least_step)
+    return dataclasses.replace(recipe, **changed)
+
+
+def batch_norms(model: nn.Module) -> list[NormBase]:
+    """Return the layers whose running statistics move with a momentum."""
+    return [m for m in model.modules() if isinstance(m, NormBase) and m.running_mean is not None]
+
+
+def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> float | None:
+    """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
+    if not callable(optimizer) and optimizer not in LEARNING_RATES:
+        raise InputError(
+            f"optimizer: expected one of {', '.join(LEARNING_RATES)}, or a function that makes one of groups "
+            f"of parameters, got {optimizer!r}"
+        )
+    rate = learning_rate if callable(optimizer) or learning_rate is not None else LEARNING_RATES[optimizer]
+    return None if rate is None else check_positive("learning_rate", rate)
+
+
+def make_optimizer(
+    model: nn.Module,
+    optimizer: str | MakeOptimizer,
+    learning_rate: float | None,
+    options: Optimization,
+    *,
+    kept: bool = False,
+) -> Optimizer:
+    """Make the optimizer of the parameters that require a gradient; a function is tried on copies first.
+
+    With `max_norm`, each of its steps ends with the weights inside that bound. kept: in a checkpoint.
+    """
+    groups, momentum = _groups(model, options.norm_decay), options.momentum
+    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
+    made: Optimizer
+    if callable(optimizer):
+        _check_left_alone(options)
+        if learning_rate is not None:
+            groups = [{**group, "lr": learning_rate} for group in groups]
+        _try(optimizer, groups, kept)
+        made = optimizer(groups)
+    elif optimizer in ("adam", "adamw"):
+        kind = Adam if optimizer == "adam" else AdamW
+        made = kind(groups, betas=(momentum, 0.999), **common)
+    elif optimizer == "nesterov" and momentum == 0:
+        raise InputError("momentum: expected a number > 0 for 'nesterov', got 0; take 'sgd'")
+    else:
+        made = SGD(groups, momentum=momentum, nesterov=optimizer == "nesterov", **common)
+    if options.max_norm is not None:
+        weights = [weight for group in made.param_groups for weight in group["params"] if weight.ndim > 1]
+        most = options.max_norm
+
+        def bound(*_: object) -> None:
+            with torch.no_grad():
+                for weight in weights:
+                    weight.renorm_(2, 0, most)
+
+        made.register_step_post_hook(bound)
+    return made
 
 
 def _check_left_alone(options: Optimization) -> None:
@@ -123,65 +222,87 @@ def _check_left_alone(options: Optimization) -> None:
             )
 
 
-def check_norms(options: Optimization, model: nn.Module) -> None:
-    """Raise InputError for options of BatchNorm where the model has none."""
-    if options.batch_norm_momentum is not None and not batch_norms(model):
+def _groups(model: nn.Module, norm_decay: bool) -> Groups:
+    """Group the parameters that require a gradient by whether they decay; InputError if there are none."""
+    found: dict[bool, list[nn.Parameter]] = {}
+    scales = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    for weight in model.parameters():
+        if weight.requires_grad:
+            decays = norm_decay or not (weight.ndim < 2 or id(weight) in scales)
+            found.setdefault(decays, []).append(weight)
+    if not found:
         raise InputError(
-            "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
-            f"{type(model).__name__} without; leave it out"
+            "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
         )
-    trained = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or not model.training)]
-    if options.batch_norm == "process" and not trained:
-        raise InputError(
-            "batch_norm: expected a model with BatchNorm in train mode for 'process', got "
-            f"{type(model).__name__} without; leave it out"
-        )
+    return [
+        {"params": weights} | ({} if decays else {"weight_decay": 0.0}) for decays, weights in found.items()
+    ]
 
 
-def describe_options(options: Optimization) -> dict[str, Any]:
-    """Return the options, as JSON, for a run's identity."""
-    told = {field.name: getattr(options, field.name) for field in fields(options)}
-    apart = f"each of {processes.world()} processes" if options.batch_norm == "process" else "batch"
-    return told | {"batch_norm": apart}
-
-
-def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
-    """Return the recipes of the first epochs, those with a smaller radius; InputError for too long a ramp."""
-    if options.warm_up and options.warm_up >= epochs:
-        raise InputError(
-            f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
-        )
-    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
-
-
-def batch_norms(model: nn.Module) -> list[NormBase]:
-    """Return the layers whose running statistics move with a momentum."""
-    return [m for m in model.modules() if isinstance(m, NormBase) and m.running_mean is not None]
-
-
-def make_optimizer(
-    model: nn.Module,
-    optimizer: str | MakeOptimizer,
-    learning_rate: float | None,
-    options: Optimization,
-    *,
-    kept: bool = False,
-) -> Optimizer:
-    """Make the optimizer; with `max_norm`, each of its steps ends with the weights inside that bound."""
-    if callable(optimizer):
-        _check_left_alone(options)
-    made = make(
-        model, optimizer, learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
-        norm_decay=options.norm_decay, kept=kept,
-    )  # fmt: skip
-    if options.max_norm is not None:
-        weights = [weight for group in made.param_groups for weight in group["params"]]
-        bounded, most = [weight for weight in weights if weight.ndim > 1], options.max_norm
-        made.register_step_post_hook(lambda *_: bound(bounded, most))
-    return made
+def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
+    """Raise InputError unless this makes an optimizer that `fit` can use; on copies, with zero gradients."""
+    with torch.inference_mode(False), torch.enable_grad():
+        copies = [
+            {**group, "params": [nn.Parameter(each.detach().clone()) for each in group["params"]]}
+            for group in groups
+        ]
+        weights = [weight for group in copies for weight in group["params"]]
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        with rng.generators_kept(weights[0].device):
+            made = optimizer([dict(group) for group in copies])
+            if not isinstance(made, Optimizer):
+                raise InputError(
+                    "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
+                    f"returns a {type(made).__name__}"
+                )
+            if [*map(id, weights)] != [id(each) for group in made.param_groups for each in group["params"]]:
+                raise InputError(
+                    "optimizer: expected one over the groups of parameters that the function is given, got "
+                    "others; make it inside the function, of its argument"
+                )
+            try:
+                made.step()
+            except TypeError as error:
+                raise InputError(
+                    f"optimizer: expected one whose step() takes no closure, got {type(made).__name__} "
+                    f"({error}); train with it in a loop of your own"
+                ) from error
+    if kept:
+        check_keeps(made)
 
 
 def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:
-    """Schedule the learning rate of each step. steps: of an epoch."""
-    by_epoch = options.schedule_by == "epoch"
-    return follow(optimizer, options.schedule, epochs, steps, warm_up=options.warm_up, by_epoch=by_epoch)
+    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
+
+    steps: of an epoch. InputError for a schedule that moves the momentum of an optimizer that has none.
+    """
+    factor, rising = find_schedule(options.schedule), options.warm_up * steps
+
+    def done(step: int) -> float:
+        by_epoch = options.schedule_by == "epoch"
+        return min((step // steps) / epochs if by_epoch else step / (epochs * steps), 1.0)
+
+    def rate(step: int) -> float:
+        risen = min((step + 1) / rising, 1.0) if rising else 1.0
+        return risen * factor(done(step))
+
+    scheduler = LambdaLR(optimizer, rate)
+    if not isinstance(factor, OneCycle) or factor.momentum is None:
+        return scheduler
+    if not all(group.keys() & {"momentum", "betas"} for group in optimizer.param_groups):
+        raise InputError(
+            f"schedule: expected one that leaves the momentum alone, which {type(optimizer).__name__} does "
+            "not have, got one that moves it; take 'one_cycle'"
+        )
+
+    def move_momentum(*_: object) -> None:
+        momentum = factor._momentum_at(done(scheduler.last_epoch))
+        for group in optimizer.param_groups:
+            if "momentum" in group:
+                group["momentum"] = momentum
+            else:
+                group["betas"] = (momentum, *group["betas"][1:])
+
+    optimizer.register_step_pre_hook(move_momentum)
+    return scheduler

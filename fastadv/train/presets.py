@@ -7,7 +7,6 @@ from typing import Any
 
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Threat
-from fastadv.train._mixing import Mixing
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
@@ -51,24 +50,13 @@ class Preset:
     differs: tuple[str, ...] = ()
 
     def make_recipe(self) -> Recipe | OwnStep:
-        """Make the recipe. Raises InputError where this version has none of that name."""
-        if self.recipe not in RECIPES:
-            raise InputError(
-                f"preset: expected one of the recipes {', '.join(RECIPES)}, got {self.recipe!r}, which "
-                f"{self.paper} trains with; choose another preset"
-            )
-        made: Recipe | OwnStep = RECIPES[self.recipe](threat=self.threat, **self.arguments)
-        return made
+        return RECIPES[self.recipe](threat=self.threat, **self.arguments)
 
     def make_augment(self) -> list[Augment]:
         made: list[Augment] = []
         for each in self.augment:
             name, arguments = (each, {}) if isinstance(each, str) else each
-            for part in AUGMENTS[name]:
-                if isinstance(part, Mixing):
-                    made.append(type(part)(**arguments))
-                else:
-                    made.append(partial(part, **arguments) if arguments else part)
+            made += [partial(part, **arguments) if arguments else part for part in AUGMENTS[name]]
         return made
 
     def training(self) -> dict[str, Any]:

@@ -19,15 +19,14 @@ class EpochReport:
         robust_accuracy: on the test set, under each test attack by its name; {} without any.
         learning_rate: of the epoch's last step.
         seconds: elapsed time of the epoch, with its tests.
-        ema_clean_accuracy: `clean_accuracy` of the averaged weights, where `ema` is on.
-        ema_robust_accuracy: `robust_accuracy` of the averaged weights, where `ema` is on.
-        own_accuracy: on the examples that the recipe crafts from the first 512 test images, or from those of
-            the validation set where there is one.
+        ema_clean_accuracy: that of the averaged weights, where `ema` is on.
+        ema_robust_accuracy: that of the averaged weights.
+        own_accuracy: on the examples that the recipe crafts from the first 512 images that judge the run.
         alarm: what is wrong and what to do; None where nothing is.
-        validation_clean_accuracy: `clean_accuracy` on the validation set.
-        validation_robust_accuracy: `robust_accuracy` on the validation set.
-        validation_ema_clean_accuracy: `ema_clean_accuracy` on the validation set.
-        validation_ema_robust_accuracy: `ema_robust_accuracy` on the validation set.
+        validation_clean_accuracy: on the validation set.
+        validation_robust_accuracy: on the validation set.
+        validation_ema_clean_accuracy: of the averaged weights.
+        validation_ema_robust_accuracy: of the averaged weights.
         tested: whether accuracies were measured in this epoch; see `Measuring`.
     """
 

@@ -1,11 +1,8 @@
-"""Learning rates over a run: schedules by name, and what the optimizer follows step by step."""
+"""Learning rates over a run: schedules by name."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv._checks import check_number, check_share
 from fastadv.errors import InputError
@@ -137,51 +134,3 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
     for done in (0.0, 0.5, 1.0):
         check_number(f"schedule({done})", factor(done))
     return factor
-
-
-def follow(
-    optimizer: Optimizer,
-    schedule: str | Schedule,
-    epochs: int,
-    steps: int,
-    *,
-    warm_up: float = 0.0,
-    by_epoch: bool = False,
-) -> LambdaLR:
-    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
-
-    steps: of an epoch. warm_up: epochs. by_epoch: whether the schedule moves after each epoch alone.
-
-    InputError for a schedule that moves the momentum of an optimizer that has none.
-    """
-    factor, rising = find_schedule(schedule), warm_up * steps
-
-    def done(step: int) -> float:
-        return min((step // steps) / epochs if by_epoch else step / (epochs * steps), 1.0)
-
-    def rate(step: int) -> float:
-        risen = min((step + 1) / rising, 1.0) if rising else 1.0
-        return risen * factor(done(step))
-
-    scheduler = LambdaLR(optimizer, rate)
-    if getattr(factor, "momentum", None) is not None:
-        _move_momentum(optimizer, lambda: factor._momentum_at(done(scheduler.last_epoch)))  # type: ignore[attr-defined]
-    return scheduler
-
-
-def _move_momentum(optimizer: Optimizer, momentum: Callable[[], float]) -> None:
-    """Let each step of the optimizer begin with this momentum."""
-    if not all(group.keys() & {"momentum", "betas"} for group in optimizer.param_groups):
-        raise InputError(
-            f"schedule: expected one that leaves the momentum alone, which {type(optimizer).__name__} does "
-            "not have, got one that moves it; take 'one_cycle'"
-        )
-
-    def before(*_: object) -> None:
-        for group in optimizer.param_groups:
-            if "momentum" in group:
-                group["momentum"] = momentum()
-            else:
-                group["betas"] = (momentum(), *group["betas"][1:])
-
-    optimizer.register_step_pre_hook(before)

@@ -1,6 +1,7 @@
 """foolbox' calls with our attacks, and its attacks by our calls; most with the real package."""
 
 import inspect
+from fnmatch import fnmatchcase
 from functools import partial
 from math import inf
 
@@ -129,8 +130,9 @@ def test_the_network_is_seen_in_eval_mode_and_left_alone():
 
 
 def test_what_is_refused(monkeypatch):
-    with pytest.raises(fa.InputError, match=r"GenAttack.*square"):
-        foolbox.GenAttack  # noqa: B018
+    for name, other in (("GenAttack", "square"), ("LinfAdamPGD", "apgd"), ("L1BrendelBethgeAttack", "FMN")):
+        with pytest.raises(fa.InputError, match=rf"{name}.*{other}"):
+            getattr(foolbox, name)
     with pytest.raises(TypeError):
         foolbox.LinfPGD(eps=3)
     with pytest.raises(fa.InputError, match="decision_rule"):
@@ -148,8 +150,8 @@ def real():
 @pytest.mark.slow
 def test_names_arguments_and_defaults_are_theirs(real):
     kinds = {k for k, v in vars(real.attacks).items() if isinstance(v, type)} - {"Attack"}
-    missing = kinds - {*foolbox.SERVED, *foolbox.INSTEAD}
-    assert missing == {"BoundaryAttack", "HopSkipJumpAttack"} - {*foolbox.SERVED, *foolbox.INSTEAD}
+    missing = {k for k in kinds - {*foolbox.SERVED} if not any(fnmatchcase(k, p) for p in foolbox.INSTEAD)}
+    assert missing == {"BoundaryAttack", "HopSkipJumpAttack"}
     for name in foolbox.SERVED:
         theirs = inspect.signature(getattr(real.attacks, name)).parameters
         ours = inspect.signature(getattr(foolbox, name)).parameters

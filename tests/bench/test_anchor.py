@@ -13,7 +13,7 @@ from bench.anchor.rows import Taken, rows
 from bench.anchor.ways import FROZEN, PASSES, UNFROZEN, WAYS, Way
 from bench.anchor.worker import Worker
 from bench.ceilings import Ceilings
-from bench.lines import Answering
+from bench.compare import Answering
 from bench.page import anchor, machines
 from bench.page.entries import PGD
 from bench.providers import LOOP

@@ -1,6 +1,7 @@
 """A folder to work in, a small net saved there, and the command line called as a function."""
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,6 +18,10 @@ class Done(NamedTuple):
     out: str
     err: str
 
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -29,12 +34,13 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fastadv(capsys):
-    """fastadv("attack -m small_cnn", "--more", ...) -> Done."""
+    """fastadv("attack -m small_cnn", "--more", ..., code=0) -> Done; it must end with that code."""
 
-    def call(line, *more):
+    def call(line, *more, code=0):
         capsys.readouterr()
-        code = main([*line.split(), *more])
-        return Done(code, *capsys.readouterr())
+        done = Done(main([*line.split(), *more]), *capsys.readouterr())
+        assert done.code == code, done
+        return done
 
     return call
 
@@ -44,8 +50,8 @@ def refused(fastadv):
     """refused(line, says, code=2): nothing on stdout, and below notes the reason in one line on stderr."""
 
     def call(line, says, code=2):
-        done = fastadv(line)
-        assert (done.code, done.out) == (code, ""), (line, done)
+        done = fastadv(line, code=code)
+        assert done.out == "", (line, done)
         noted = ("untrained weights", "on one core")
         (told,) = [line for line in done.err.splitlines() if not any(note in line for note in noted)]
         assert told.startswith("fastadv: ")

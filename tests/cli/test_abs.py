@@ -1,6 +1,5 @@
 """`fastadv abs`: a model trained, measured, bounded, attacked and drawn, and what it says of wrong usage."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,17 +9,24 @@ import torch
 
 import fastadv as fa
 from fastadv.cli import main
-from fastadv.cli._abs_data import measure, print_measured
+from fastadv.cli._abs import measure
 from fastadv.data import load
 from fastadv.models import ABS
-from fastadv.runs.files import load_tensors
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Calibrated on few images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ABS, "fit", partial(ABS.fit, calibration=50))
+        yield
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("abs")
     line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200"
-    line += " --calibration 50 --test-samples 20 --json"
+    line += " --test-samples 20 --json"
     assert main(line.split()) == 0
     return str(folder / "model.safetensors")
 
@@ -28,15 +34,11 @@ def model(tmp_path_factory):
 @pytest.mark.slow
 def test_train_measures_and_resumes(fastadv, refused):
     line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
-    line += " --prior-samples 50 --calibration 20 --test-samples 20"
-    done = fastadv(line, "--json")
-    assert done.code == 0
-    found = json.loads(done.out)["measured"]
+    line += " --prior-samples 50 --test-samples 20"
+    found = fastadv(line, "--json").json["measured"]
     assert found["training"]["loss"] > 0
     assert {"training", "abs", "binary_abs"} <= found.keys()
-    again = fastadv(line, "--resume")
-    assert again.code == 0
-    assert "model in run/model.safetensors" in again.out
+    assert "model in run/model.safetensors" in fastadv(line, "--resume").out
     assert ABS.load("run/model.safetensors").card["config"]["epochs"] == 2
     refused(line, "--resume")
 
@@ -47,47 +49,34 @@ def test_train_measures_and_resumes(fastadv, refused):
     [("", {}), ("--prune --precision bf16 --binary", {"prune": True, "precision": "bf16", "binary": True})],
 )
 def test_infer(fastadv, model, options, settings):
-    line = f"abs infer -m {model} --data digits --samples 20 --steps 5 --batch-size 12 --json"
-    done = fastadv(f"{line} --out found.safetensors {options}")
-    assert done.code == 0, done
-    told = json.loads(done.out)
-    own, digits = ABS.load(model).with_options(steps=5, **settings), load("digits", "test", limit=20)
+    told = fastadv(f"abs infer -m {model} --data digits --samples 20 --batch-size 12 --json {options}").json
+    own, digits = ABS.load(model).with_options(**settings), load("digits", "test", limit=20)
     inferred = [own.infer(x) for x in digits.x.split(12)]
-    written, _ = load_tensors("found.safetensors")
-    assert written.keys() == {"loss", "latents", "confidence", "y"}
-    assert torch.equal(written["y"], digits.y)
-    for name in ("loss", "latents", "confidence"):
-        torch.testing.assert_close(written[name], torch.cat([getattr(part, name) for part in inferred]))
-    right = float((written["loss"].argmin(1) == digits.y).double().mean())
+    right = float((torch.cat([part.loss for part in inferred]).argmin(1) == digits.y).double().mean())
     assert told["measured"]["accuracy"] == pytest.approx(right)
     assert right > 0.6
-    median = float(written["confidence"].amax(1).median())
+    median = float(torch.cat([part.confidence for part in inferred]).amax(1).median())
     assert told["measured"]["median_confidence"] == pytest.approx(median)
-    assert {"steps": 5, **settings}.items() <= told["config"].items()
+    assert settings.items() <= told["config"].items()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings"),
-    [("--tight --starts 2", {"tight": True, "starts": 2}), ("--norm linf", {"norm": "linf"})],
+    [("--tight", {"tight": True}), ("--norm linf", {"norm": "linf"})],
 )
 def test_bound_equals_the_library(fastadv, model, options, settings):
-    line = f"abs bound -m {model} --data digits --samples 8 {options}"
-    told = json.loads(fastadv(f"{line} --json").out)["measured"]
-    digits = load("digits", "test", limit=8)
+    line = f"abs bound -m {model} --data digits --samples 2 {options}"
+    told = fastadv(f"{line} --json").json["measured"]
+    digits = load("digits", "test", limit=2)
     radius = ABS.load(model).lower_bound(digits.x, digits.y, **settings)
     assert told["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
-    assert told["standard_error"] == pytest.approx(float(radius.std()) / 8**0.5, rel=1e-4)
+    assert told["standard_error"] == pytest.approx(float(radius.std()) / 2**0.5, rel=1e-4)
     for name, share in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75)):
         assert told[name] == pytest.approx(float(radius.quantile(share)), rel=1e-4), name
     assert told["above_zero"] == pytest.approx(float((radius > 0).double().mean()))
     assert told["lower_quartile"] < told["upper_quartile"]
     assert ("L∞" if "norm" in settings else "L2") + " lower bound" in fastadv(line).out
-
-
-def test_counts_are_written_whole(capsys):
-    print_measured("", {"": {"broken_within_the_bound": 1234, "mean": 1.2345}}, "")
-    assert {"1234", "1.23"} <= set(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
@@ -105,19 +94,20 @@ def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeyp
         return replace(inferred, loss=inferred.loss.as_subclass(Late))
 
     monkeypatch.setattr(own, "infer", infer)
-    monkeypatch.setattr("fastadv.cli._abs_data.time.perf_counter", lambda: clock[0])
-    found, _ = measure(own, load("digits", "test", limit=4), "", 2)
+    monkeypatch.setattr("fastadv.cli._abs.time.perf_counter", lambda: clock[0])
+    found = measure(own, load("digits", "test", limit=4), "", 2)
     assert found["milliseconds_an_image"] == pytest.approx(1000 * 2 * 5 / 4)
 
 
 @pytest.mark.slow
 def test_attack_equals_evaluate(fastadv, model, monkeypatch):
-    monkeypatch.setattr("fastadv.cli._abs.LINE_SEARCH_STEPS", 9)
-    line = f"abs attack -m {model} --data digits --samples 10 --schedule line_search --threshold 0.8"
-    told = json.loads(fastadv(f"{line} --json").out)["measured"]
-    digits = load("digits", "test", limit=10)
-    attack = partial(fa.attacks.latent_descent, steps=9, schedule="line_search")
-    table = fa.evaluate(ABS.load(model), digits, {"latent descent": attack})
+    monkeypatch.setattr("fastadv.cli._abs.THRESHOLD", 0.8)
+    descent = partial(fa.attacks.latent_descent, steps=300)
+    monkeypatch.setattr(fa.attacks, "latent_descent", descent)
+    line = f"abs attack -m {model} --data digits --samples 5"
+    told = fastadv(f"{line} --json").json["measured"]
+    digits = load("digits", "test", limit=5)
+    table = fa.evaluate(ABS.load(model), digits, {"latent descent": descent})
     row = table["latent descent"]
     assert told["median_distance"] == pytest.approx(row.median_distance, rel=1e-3)
     assert told["clean_accuracy"] == pytest.approx(table.clean_accuracy)
@@ -130,9 +120,7 @@ def test_attack_equals_evaluate(fastadv, model, monkeypatch):
 
 @pytest.mark.slow
 def test_pictures(fastadv, model):
-    done = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json")
-    assert done.code == 0
-    told = json.loads(done.out)
+    told = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json").json
     x, y = load("digits", "test").x[3:4], int(load("digits", "test").y[3])
     own = ABS.load(model)
     assert told["loss"] == pytest.approx(own.infer(x).loss[0].tolist(), rel=1e-4)
@@ -140,9 +128,9 @@ def test_pictures(fastadv, model):
     assert (told["index"], told["label"]) == (3, y)
     assert told["prediction"] == int(torch.tensor(told["loss"]).argmin())
     assert Path("seen.png").read_bytes().startswith(b"\x89PNG")
-    line = f"abs distal -m {model} --classes 1,3 --steps 3 --seed 7 --confidence 0.99 --out distal.svg --json"
-    told = json.loads(fastadv(line).out)
-    result = fa.attacks.distal(own, torch.tensor([1, 3]), (1, 8, 8), steps=3, seed=7, confidence=0.99)
+    line = f"abs distal -m {model} --classes 1,3 --steps 3 --seed 7 --out distal.svg --json"
+    told = fastadv(line).json
+    result = fa.attacks.distal(own, torch.tensor([1, 3]), (1, 8, 8), steps=3, seed=7)
     assert told["classes"] == [1, 3]
     assert told["confidence"] == pytest.approx(result.confidence.tolist(), rel=1e-3)
     assert told["steps"] == result.steps.tolist()
@@ -160,10 +148,8 @@ def test_wrong_usage(refused, model):
         (f"distal -m {model} --classes 1.5 --out d.png", "--classes"),
         (f"distal -m {model} --classes inf --out d.png", "--classes"),
         (f"attack {digits} --seed 1", "--seed"),
-        (f"attack {digits} --threshold -1", "--threshold"),
         (f"bound {digits} --norm l1", "l1"),
         (f"bound {digits} --norm l0 --samples 2", "l0"),
         ("train --data digits --run-dir r --beta 3", "FROM,TO"),
-        (f"bound {digits} --starts 999 --samples 2", "starts"),
     ):
         refused(f"abs {line}", word)

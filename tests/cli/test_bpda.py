@@ -1,7 +1,5 @@
 """--bpda: what is replaced from the command line, what is told of it, and what is refused."""
 
-import json
-
 import pytest
 
 LINE = "-m small_cnn -o width=4 --data digits --samples 16 -a fgsm --radius 0.1"
@@ -10,11 +8,10 @@ LINE = "-m small_cnn -o width=4 --data digits --samples 16 -a fgsm --radius 0.1"
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack", "evaluate"])
 def test_results_say_what_was_replaced(fastadv, command):
-    plain = json.loads(fastadv(f"{command} {LINE} --json").out)
+    plain = fastadv(f"{command} {LINE} --json").json
     assert (plain["measured"]["bpda"], plain["config"]["bpda"]) == ({}, None)
     given = "--bpda features.2=identity --bpda features.5=torch.nn.functional:softplus"
-    done = fastadv(f"{command} {LINE} --json {given}")
-    told = json.loads(done.out)
+    told = fastadv(f"{command} {LINE} --json {given}").json
     assert told["measured"]["bpda"] == {"features.2": "identity", "features.5": "softplus"}
     assert told["config"]["bpda"] == ["features.2=identity", "features.5=torch.nn.functional:softplus"]
     assert told["measured"]["clean_accuracy"] == plain["measured"]["clean_accuracy"]

@@ -1,6 +1,5 @@
 """`fastadv doctor` tells what is true of the machine, and what to do where something is wrong."""
 
-import json
 import os
 import pwd
 import subprocess
@@ -27,9 +26,7 @@ def examined(fastadv):
     """examined("--data-dir sets") -> what doctor finds, by its JSON."""
 
     def call(options=""):
-        done = fastadv(f"doctor --json {options}")
-        assert done.code == 0, done
-        return json.loads(done.out)
+        return fastadv(f"doctor --json {options}").json
 
     return call
 
@@ -65,9 +62,7 @@ def machine_flags():
 
 @pytest.mark.slow
 def test_a_path_is_no_markup(fastadv):
-    done = fastadv("doctor --data-dir sets/[red]/[/b]")
-    assert done.code == 0, done.err
-    assert done.out.count("sets/[red]/[/b]") == 2
+    assert fastadv("doctor --data-dir sets/[red]/[/b]").out.count("sets/[red]/[/b]") == 2
 
 
 @pytest.mark.slow
@@ -155,8 +150,8 @@ def test_every_package_of_the_base_and_of_the_extras_is_listed():
     [
         ("", "the C++ kernels are missing, so"),
         (
-            "_C.so is cut short by 9 bytes: install fastadv again",
-            "not load (_C.so is cut short by 9 bytes)",
+            "_C.so is of another Python than this: install fastadv again",
+            "not load (_C.so is of another Python than this)",
         ),
     ],
 )
@@ -203,7 +198,7 @@ import torch, fastadv as fa
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
 fa.attacks.pgd(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), fa.Linf(0.1), steps=2, step_size=0.1)
 from fastadv.cli import main
-sys.argv = ["fastadv", "attack", "--list"]
+sys.argv = ["fastadv", "attack", "--markdown"]
 assert main() == 0
 sys.argv = ["fastadv", "doctor"]
 sys.exit(main())

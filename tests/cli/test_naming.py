@@ -1,6 +1,5 @@
 """Every attack can be named in a command with its arguments; wrong names and values are one line."""
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
@@ -12,7 +11,7 @@ import typer
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.cli._attacks import AttackOptions, parse_attack, parse_attacks, registry
+from fastadv.cli._attacks import AttackOptions, parse_attack, parse_attacks
 from fastadv.cli._options import _types, nameable
 from fastadv.data import load
 from fastadv.models import SmallCNN, save_weights
@@ -83,9 +82,7 @@ def test_every_attack_runs_from_the_command_line(fastadv, net, name):
     norm = "linf" if "linf" in entry.norms else entry.norms[0]
     quick: Mapping[str, Any] = {key: value for key, value in entry.quick.items() if not callable(value)}
     radius = {} if entry.minimal else {"radius": RADIUS[norm]}
-    done = fastadv(f"evaluate {net} -n 3 --json -a", written(name, **quick, **radius))
-    assert done.code == 0, done
-    told = json.loads(done.out)
+    told = fastadv(f"evaluate {net} -n 3 --json -a", written(name, **quick, **radius)).json
     (row,) = told["measured"]["attacks"].values()
     assert row["minimum_norm"] == entry.minimal
     (config,) = told["config"]["attacks"].values()
@@ -98,12 +95,11 @@ def test_an_attack_that_runs_another(fastadv, net, trained):
     digits = load("digits", "test", limit=30)
     line = f"evaluate {net} -n 30 --seed 5 --steps 3 --norm l2 --json"
     done = fastadv(line, "-a", "minimum_radius:attack=pgd,searches=4,random_start=false,loss=margin")
-    assert done.code == 0, done
     inner = {"steps": 3, "seed": 5, "random_start": False, "loss": "margin"}
     attack = partial(fa.attacks.minimum_radius, threat=fa.L2(torch.inf), searches=4,
                      attack=partial(fa.attacks.pgd, **inner))  # fmt: skip
     row = fa.evaluate(trained, digits, {"a": attack}).rows[0]
-    told = json.loads(done.out)
+    told = done.json
     (told_row,) = told["measured"]["attacks"].values()
     assert told_row["median_distance"] == row.median_distance
     assert told_row["backwards"] == row.backwards
@@ -141,9 +137,8 @@ def substitute(folder, trained):
 )
 def test_transfer_from_a_substitute(fastadv, net, trained, substitute, source):
     done = fastadv(f"attack {net} -n 20 --json -a", f"transfer:attack=fgsm,source={source}")
-    assert done.code == 0, done
     assert done.err == ""
-    told = json.loads(done.out)
+    told = done.json
     assert told["config"]["source"] == source.split("+")
     models = [substitute, trained] if "+" in source else [substitute]
     attack = partial(fa.attacks.transfer, threat=fa.Linf(torch.inf), attack=fa.attacks.fgsm, source=models)
@@ -156,8 +151,8 @@ def test_transfer_from_a_substitute(fastadv, net, trained, substitute, source):
 @pytest.mark.slow
 def test_a_resumed_evaluation_knows_the_substitute(fastadv, refused, folder, net, substitute):
     line = f"evaluate {net} -n 10 --run-dir run -a transfer:attack=fgsm,source=other.safetensors"
-    assert fastadv(line).code == 0
-    assert fastadv(f"{line} --resume").code == 0
+    fastadv(line)
+    fastadv(f"{line} --resume")
     save_weights(SmallCNN(width=4, seed=9), folder / "other.safetensors")
     refused(f"{line} --resume", "another attacks")
 
@@ -186,18 +181,6 @@ def test_a_resumed_evaluation_knows_the_substitute(fastadv, refused, folder, net
 )  # fmt: skip
 def test_wrong_text_is_one_line(refused, net, text, says):
     refused(f"attack {net} -n 5 -a {text}", says)
-
-
-@pytest.mark.slow
-def test_help_shows_how_to_name_them(fastadv):
-    for command in ("attack", "evaluate"):
-        text = " ".join(fastadv(f"{command} --help").out.replace("│", " ").split())
-        for words in (registry(), fa.models.names(), fa.data.names()):
-            assert ", ".join(words) in text
-        assert "|".join(fa.threat.THREATS) in text
-        assert "minimum_radius:attack=bim,steps=10" in text
-        assert "transfer:attack=bim,source=FILE" in text
-        assert "source=MODEL@FILE" in text
 
 
 @pytest.mark.slow

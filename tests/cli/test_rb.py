@@ -1,6 +1,5 @@
 """`-m rb:NAME`: an entry of RobustBench's zoo in every command that takes a model."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -41,11 +40,10 @@ def net(monkeypatch):
 
 def test_evaluate_measures_the_entry_and_says_what_it_is_published_with(fastadv, net):
     done = fastadv(f"evaluate {MODEL} -a fgsm --radius 8/255 --json")
-    assert done.code == 0, done
     lists = f"RobustBench lists {NAME} with 92.44% clean and 67.31% under AutoAttack at Linf 0.0314"
     assert lists in done.err
     assert "untrained" not in done.err
-    told = json.loads(done.out)
+    told = done.json
     assert told["config"]["model"] == f"rb:{NAME}"
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(12, 3, 32, 32, generator=draw)
@@ -65,8 +63,7 @@ def test_evaluate_measures_the_entry_and_says_what_it_is_published_with(fastadv,
     ],
 )
 def test_other_commands_take_it_too(fastadv, line):
-    done = fastadv(line)
-    assert done.code == 0, done
+    fastadv(line)
 
 
 @pytest.mark.parametrize(
@@ -90,16 +87,13 @@ def test_other_commands_take_it_too(fastadv, line):
         ),
     ],
 )
-def test_what_cannot_be_is_wrong_usage(fastadv, line, match):
-    done = fastadv(f"evaluate {line} -a fgsm --radius 8/255")
-    assert (done.code, done.out) == (2, "")
-    assert match in done.err
-    assert done.err.count("\n") == 1
+def test_what_cannot_be_is_wrong_usage(refused, line, match):
+    refused(f"evaluate {line} -a fgsm --radius 8/255", match)
 
 
 def test_the_list_of_entries_can_be_filtered(fastadv, refused):
     """By data set and norm; names are not cut, and the most robust come first."""
-    whole = json.loads(fastadv("models --json").out)
+    whole = fastadv("models --json").json
     assert [*whole["zoo"]] == sorted(
         whole["zoo"], key=lambda path: (path.split("/")[0], "L2" in path, -whole["zoo"][path]["robust"])
     )
@@ -109,7 +103,7 @@ def test_the_list_of_entries_can_be_filtered(fastadv, refused):
     assert (told["clean"], told["robust"], told["url"]) == (92.44, 67.31, find(NAME).url)
     assert (told["dataset"], told["threat"], told["radius"]) == ("cifar10", "Linf", 8 / 255)
     assert (told["net"]["name"], told["net"]["options"]["depth"]) == ("wide_resnet", 28)
-    chosen = json.loads(fastadv("models -d cifar10 --norm l2 --json").out)
+    chosen = fastadv("models -d cifar10 --norm l2 --json").json
     assert chosen == {"zoo": {path: it for path, it in whole["zoo"].items() if "cifar10/L2" in path}}
     done = fastadv("models -d cifar10 --norm linf")
     (line,) = (line for line in done.out.splitlines() if f"rb:{NAME} " in line)

@@ -1,7 +1,5 @@
 """From text on the command line to a recipe."""
 
-import json
-
 import pytest
 
 import fastadv as fa
@@ -60,8 +58,6 @@ def test_noise_is_denied_in_the_way_of_the_recipe():
 @pytest.mark.slow
 def test_a_run_with_a_wrapped_recipe(fastadv, folder):
     line = "train -m small_cnn -o width=2 --data digits -n 60 --recipe trades:beta=3,steps=1 --radius 0.1"
-    done = fastadv(line + " --awp 1/200 --epochs 1 --test-samples 20", "--json")
-    assert done.code == 0, done
-    recipe = json.loads(done.out)["config"]["recipe"]
+    recipe = fastadv(line + " --awp 1/200 --epochs 1 --test-samples 20", "--json").json["config"]["recipe"]
     assert recipe.startswith("AWP(recipe=TRADES(")
     assert "gamma=0.005" in recipe

@@ -34,21 +34,18 @@ def parts(folder):
 
 def told(done):
     """The document of a command without times."""
-    assert done.code == 0, done.err
     return re.sub(r'"(seconds|date)": [^,\n]*', "", done.out)
 
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_set_of_three_jobs_is_that_of_one(fastadv, folder, apart):
-    assert fastadv(f"{CONSTRUCT} --out one").code == 0
+    fastadv(f"{CONSTRUCT} --out one")
     homes = [f"job-{k}" if apart else "jobs" for k in range(3)]
     for k in (1, 2, 0):
         done = fastadv(f"{CONSTRUCT} --out {homes[k]} --shard {k}/3")
-        assert done.code == 0, done.err
         whole = (folder / homes[k] / "index.json").exists()
         assert ("train on it with" in done.out) == whole == (not apart and k == 0)
     done = fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs --json")
-    assert done.code == 0, done.err
     assert files(folder / "jobs") == files(folder / "one")
     assert len(load_constructed(folder / "jobs")) == 61
 
@@ -58,11 +55,8 @@ def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
     one = fastadv(f"{EVALUATE} --run-dir one --json")
     homes = [f"job-{k}" if apart else "jobs" for k in range(2)]
     for k in (1, 0):
-        done = fastadv(f"{EVALUATE} --run-dir {homes[k]} --shard {k}/2 --resume")
-        assert done.code == 0, done.err
-        assert f"share {k} of 2" in done.out
-    done = fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs")
-    assert done.code == 0, done.err
+        assert f"share {k} of 2" in fastadv(f"{EVALUATE} --run-dir {homes[k]} --shard {k}/2 --resume").out
+    fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs")
     assert parts(folder / "jobs") == parts(folder / "one")
     before = {path: path.stat().st_mtime_ns for path in (folder / "jobs").glob("part-*")}
     assert told(fastadv(f"{EVALUATE} --run-dir jobs --resume --json")) == told(one)
@@ -72,7 +66,6 @@ def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
 def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     refused(f"{CONSTRUCT} --out a --shard 3/3", "expected I/N with I from 0 to N - 1")
     refused(f"{CONSTRUCT} --out a --shard 0/5", "at most one process for each of the 4 shards, got 5")
-    refused(f"{CONSTRUCT} --out a --shard 0/2 --verify", "--verify is for the whole set")
     refused(f"{EVALUATE} --shard 0/2", "give --run-dir too")
     refused(f"{EVALUATE} --run-dir a --shard 0/5", "at most one process for each of the 4 batches, got 5")
     assert not Path("a/evaluation.json").exists()
@@ -80,8 +73,8 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     refused(f"{EVALUATE} --run-dir b --shard 0/2 --robustbench e", "--robustbench is of all images")
     for number, seed in ((0, 0), (1, 0), (1, 1)):
         home = f"{number}-{seed}"
-        assert fastadv(f"{CONSTRUCT} --out set-{home} --seed {seed} --shard {number}/2").code == 0
-        assert fastadv(f"{EVALUATE} --run-dir run-{home} --seed {seed} --shard {number}/2").code == 0
+        fastadv(f"{CONSTRUCT} --out set-{home} --seed {seed} --shard {number}/2")
+        fastadv(f"{EVALUATE} --run-dir run-{home} --seed {seed} --shard {number}/2")
     merge = "merge {} --out whole"
     refused(merge.format("set-0-0"), "expected all 4 shards, got none of 1, 3")
     refused(merge.format("set-0-0 set-1-0 set-0-0"), "shard-00000.safetensors: expected each shard once")
@@ -102,7 +95,7 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     part = Path("run-1-0/part-00003-01.safetensors")
     part.write_bytes(Path("run-1-1/part-00003-01.safetensors").read_bytes())
     refused(merge.format("run-0-0 run-1-0"), "expected a part of this evaluation, got none or another", 1)
-    assert fastadv(merge.format("set-1-0 set-0-0")).code == 0
+    fastadv(merge.format("set-1-0 set-0-0"))
 
 
 SLOWLY = """
@@ -120,7 +113,7 @@ sys.exit(main())
 
 
 @pytest.mark.slow
-def test_a_preempted_job_loses_the_batch_at_work(fastadv, folder):
+def test_a_preempted_job_loses_the_shard_at_work(fastadv, folder):
     """As SLURM does: SIGTERM within a shard, and the same command again."""
     root = str(Path(__file__).resolve().parents[2])
     line = f"{CONSTRUCT} --out jobs --shard 1/2"
@@ -136,12 +129,10 @@ def test_a_preempted_job_loses_the_batch_at_work(fastadv, folder):
     _, err = job.communicate(timeout=60)
     assert job.returncode == 143, err
     assert "run the same command to resume" in err
-    (left,) = (folder / "jobs").glob("*.safetensors")
-    assert left.name == "rows-00001.safetensors"
-    assert len(load_tensors(left)[0]["ids"]) in (8, 16, 20)
+    assert not list((folder / "jobs").glob("*.safetensors"))
     for k in (1, 0):
-        assert fastadv(f"{CONSTRUCT} --out jobs --shard {k}/2").code == 0
-    assert fastadv(f"{CONSTRUCT} --out one").code == 0
+        fastadv(f"{CONSTRUCT} --out jobs --shard {k}/2")
+    fastadv(f"{CONSTRUCT} --out one")
     assert files(folder / "jobs") == files(folder / "one")
 
 
@@ -156,11 +147,9 @@ def test_the_page_runs(fastadv, monkeypatch, folder):
         words = words[words.index("fastadv") + 1 :]
         for k in range(jobs):
             command = " ".join(words).replace("$SLURM_ARRAY_TASK_ID", str(k)).replace("$COUNT", str(jobs))
-            done = fastadv(small(command))
-            assert done.code == 0, done.err
+            fastadv(small(command))
     for line in re.findall(r"^fastadv (.*)$", PAGE, re.MULTILINE):
-        done = fastadv(small(line))
-        assert done.code == 0, done.err
+        fastadv(small(line))
     assert len(load_constructed(folder / "sets" / "d_rand")) == 64
 
 

@@ -31,7 +31,6 @@ def tiny(monkeypatch):
 @pytest.mark.slow
 def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(fastadv, refused, tiny, folder):
     done = fastadv(LINE)
-    assert done.code == 0, done
     for text in ("Schott et al. 2018 on 4 test images", "2.24", "80%", "Push", "Latent descent", "published"):
         assert text in done.out
     assert "Flip" not in done.out
@@ -43,7 +42,7 @@ def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(fast
     assert stored["config"]["models"] == ["cnn", "abs"]
     calls = len(tiny.calls)
     refused(LINE, "--resume")
-    again = json.loads(fastadv(f"{LINE} --resume --json").out)["measured"]
+    again = fastadv(f"{LINE} --resume --json").json["measured"]
     assert again["least"] == stored["measured"]["least"]
     assert len(tiny.calls) == calls
 
@@ -53,8 +52,7 @@ def test_a_stop_says_how_to_go_on(fastadv, tiny, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fa.attacks, "jolt", stopped)
-    done = fastadv(LINE)
-    assert done.code == 130
+    done = fastadv(LINE, code=130)
     assert "kept in run" in done.err
     assert "--resume" in done.err
 
@@ -65,8 +63,7 @@ def test_a_failed_attack_is_an_exit_code(fastadv, tiny, monkeypatch):
         raise ValueError("no such luck")
 
     monkeypatch.setattr(fa.attacks, "jolt", broken)
-    done = fastadv(LINE)
-    assert done.code == 1
+    done = fastadv(LINE, code=1)
     assert "cnn l2 Jolt failed: ValueError: no such luck" in done.err
     assert "Push" in done.out
 
@@ -76,8 +73,6 @@ def test_a_failed_attack_is_an_exit_code(fastadv, tiny, monkeypatch):
     [
         ("--models cnn,vgg", "vgg"),
         ("--norms l2,l3", "l3"),
-        ("--attacks DeepFool,Deepest", "deepest"),
-        ("--norms linf --attacks Boundary", "no attack is left"),
     ],
 )
 def test_wrong_usage(refused, options, says):
@@ -87,8 +82,7 @@ def test_wrong_usage(refused, options, says):
 def test_missing_weights_are_named(refused, folder):
     (folder / "abs_official").mkdir()
     torch.save(fa.models.SchottCNN().state_dict(), folder / "abs_official" / "vanilla_cnn.net")
-    line = "study schott --data-dir . --models cnn,binary_cnn,abs --madry mine.safetensors"
+    line = "study schott --data-dir . --models cnn,binary_cnn,abs"
     told = refused(line, "github.com/bethgelab/AnalysisBySynthesis")
-    for name in ("abs_official/binary_cnn.net", "abs_official/ABS_9.net", "vanilla_cnn", "mine.safetensors"):
+    for name in ("abs_official/binary_cnn.net", "abs_official/ABS_9.net", "vanilla_cnn"):
         assert (name in told) == name.startswith("abs_official")
-    refused("study schott --data-dir . --models madry --madry mine.safetensors", "mine.safetensors")

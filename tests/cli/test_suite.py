@@ -5,14 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS
 from fastadv.data import ImageSet, _load
-from fastadv.data.cifar_c import CORRUPTIONS
 from fastadv.evaluation.robustbench import IMAGES
 
 NET = "-m small_cnn -o width=2"
@@ -49,15 +47,16 @@ def budgets(monkeypatch):
 def test_the_table_sets_the_budget(fastadv, budgets, images, norm, radius, eps):
     line = f"evaluate {NET} -d cifar10 --suite robustbench{norm} --robustbench e.json --external adv.pt"
     done = fastadv(line)
-    assert done.code == 0, done
     assert budgets == [("l2" if "l2" in norm else "linf", radius, "standard")]
     told = json.loads(Path("e.json").read_text())
     assert (told["dataset"], told["eps"]) == ("cifar10", eps)
     model = fa.models.create("small_cnn", shape=(3, 32, 32), classes=10, seed=0, width=2)
     threat = (fa.L2 if "l2" in norm else fa.Linf)(radius)
-    judged = fa.evaluation.external(model.eval(), "adv.pt", images, threat)
-    assert len(judged.outside) == 0
-    assert f"{100 * judged.robust_accuracy:.2f}" == told["autoattack_acc"]
+    x, x_adv = images.x / 255, torch.load("adv.pt", weights_only=True)
+    assert x_adv.dtype == torch.float32
+    assert threat.contains(x_adv, x).all()
+    held = (torch.stack([model.eval()(points).argmax(1) for points in (x, x_adv)]) == images.y).all(0)
+    assert f"{100 * held.double().mean():.2f}" == told["autoattack_acc"]
     assert "adversarial images in adv.pt" in done.out
 
 
@@ -66,35 +65,8 @@ def test_what_is_to_know_of_the_images_is_in_the_footnote(fastadv, images):
     images.note = "copies of images"
     line = f"evaluate {NET} -d cifar10 --suite robustbench --robustbench e.json"
     for more, footnote in (("", "copies of images"), (" --about footnote=mine", "mine; copies of images")):
-        assert fastadv(line + more).code == 0
+        fastadv(line + more)
         assert json.loads(Path("e.json").read_text())["footnote"] == footnote
-
-
-@pytest.mark.slow
-def test_the_suite_on_corruptions(fastadv, images):
-    folder = Path("data/CIFAR-10-C")
-    folder.mkdir(parents=True)
-    np.save(folder / "labels.npy", np.arange(40, dtype=np.uint8).repeat(5) % 10)
-    for k, name in enumerate(CORRUPTIONS):
-        pixels = np.random.default_rng(k).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
-        np.save(folder / f"{name}.npy", pixels)
-    images.note = "copies of images"
-    line = f"evaluate {NET} -d cifar10c --suite robustbench --data-dir data --robustbench e.json"
-    done = fastadv(line)
-    assert done.code == 0, done
-    model = fa.models.create("small_cnn", shape=(3, 32, 32), classes=10, seed=0, width=2).eval()
-    found = fa.evaluation.corruptions(model, "cifar10c", "data")
-    told = json.loads(Path("e.json").read_text())
-    clean = (model(images.x / 255).argmax(1) == images.y).double().mean()
-    assert (told["corruptions_acc"], told["eps"]) == (f"{100 * found.mean:.2f}", None)
-    assert told["clean_acc"] == f"{100 * clean:.2f}"
-    assert "elastic_transform" in done.out
-    assert told["footnote"] == "copies of images"
-    assert "\ncopies of images\n" in done.out
-    card = json.loads(fastadv(f"{line.replace('--robustbench e.json', '-n 2')} --json").out)
-    limited = fa.evaluation.corruptions(model, "cifar10c", "data", limit=2)
-    assert card["measured"]["corruptions_accuracy"] == pytest.approx(limited.mean)
-    assert card["measured"]["lacks"].endswith("of 40 images of cifar10, got 2: 38 are missing")
 
 
 @pytest.mark.slow
@@ -105,7 +77,7 @@ def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypat
     missing = "RobustBench's accuracies are of 1,000 images of cifar10, got 40: 960 are missing"
     refused(f"{line} --robustbench e.json", f"{missing}; --data-dir names the folder")
     assert f"\nnot a result of RobustBench: {missing}\n" in fastadv(line).out
-    card = json.loads(fastadv(f"{line} -n 9 --json").out)
+    card = fastadv(f"{line} -n 9 --json").json
     assert card["measured"]["lacks"].endswith("got 9: 991 are missing")
     monkeypatch.setitem(IMAGES, "cifar10", 12)
     assert "got 40: these are others" in fastadv(line).out
@@ -123,16 +95,10 @@ def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypat
         ("-d cifar10 --steps 5", "leave out --steps"),
         ("-d cifar100 --norm l2", "no table for cifar100 in l2; it has --data cifar10 --norm linf, "),
         ("-d svhn", "no table for svhn in linf; it has --data cifar10 --norm linf, "),
-        ("-d svhn", "--data imagenet --norm linf, --data cifar10c, --data cifar100c"),
+        ("-d cifar10c", "no table for cifar10c in linf"),
         ("-d cifar10 --split train", "--split is set by --suite robustbench"),
         ("-d imagenet", "give --data imagenet:preprocessing=Res256Crop224"),
         ("-d imagenet:preprocessing=none,ids=a.txt", "leave out ids"),
-        ("-d cifar10c -a pgd", "--attack has no effect on corruptions"),
-        ("-d cifar10c --norm l2", "--norm has no effect on corruptions"),
-        ("-d cifar10c --out a.safetensors", "--out has no effect on corruptions"),
-        ("-d cifar10c --no-indicators", "--no-indicators has no effect on corruptions"),
-        ("-d cifar10c:severity=3", "takes all corruptions and severities: name --data cifar10c alone"),
-        ("-d cifar10c -n 9 --robustbench e.json", "leave out --samples"),
         ("-d cifar10 --external adv.safetensors", "expected the name of a torch file"),
         ("-d cifar10 --about venue=A", "give --robustbench too"),
     ],
@@ -145,7 +111,6 @@ def test_what_the_suite_does_not_have_is_refused(refused, options, says):
     ("options", "says"),
     [
         ("-d cifar100", "cifar100: expected cifar-100-python/ below data, got none"),
-        ("-d cifar10c", "cifar10c: expected CIFAR-10-C/labels.npy below data, got none; unpack the archive"),
         ("-d imagenet:preprocessing=Crop288", "expected the 1000 class folders"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fastadv.data import ImageSet, load
-from fastadv.data.cifar10 import CLASSES
+from fastadv.data.published import CLASSES
 from fastadv.errors import CorruptFileError, InputError
 
 

@@ -42,6 +42,7 @@ def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
     ("changed", "message"),
     [
         ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"threat": Linf(torch.full((12,), 0.1))}, "threat: expected one radius"),
         ({"step_size": 0.0}, "step_size"),
         ({"step_size": math.nan}, "step_size"),
         ({"batch_size": 0}, "batch_size"),

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset, Subset
 
 from fastadv.data import _rows, batches, construct, hold_out, load_constructed, verify_constructed
 from fastadv.data._rows import MappedRows
-from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.description import describe_shared
 from fastadv.threat import L2
@@ -107,32 +106,3 @@ def test_mapped_images_are_known_in_a_part_of_a_set(tmp_path, monkeypatch):
     part.dataset.x.zero_()
     assert describe_shared(part) != mapped
     assert compared[0] == compared[1] != compared[2]
-
-
-@pytest.mark.parametrize(("stop", "at"), [(KeyboardInterrupt, 14), (OSError, 14), (OSError, 16)])
-def test_what_stops_a_shard_keeps_its_finished_batches(tmp_path, stop, at):
-    options = {"steps": 3, "shard_size": 8, "batch_size": 3}
-    told: list[int] = []
-
-    def progress(done: int, total: int) -> None:
-        told.append(done)
-        if done == at and not again:
-            raise stop("preempted")
-
-    again = False
-    with pytest.raises(stop):
-        random_target(toy_model(), toy_base(20), out_dir=tmp_path, progress=progress, **options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "rows-00001.safetensors",
-        "shard-00000.safetensors",
-    ]
-    with pytest.raises(InputError, match="another seed"):
-        random_target(toy_model(), toy_base(20), out_dir=tmp_path, seed=1, **options)
-    again = True
-    told.clear()
-    random_target(toy_model(), toy_base(20), out_dir=tmp_path, progress=progress, **options)
-    assert told == ([8, 14, 16, 19, 20] if at == 14 else [8, 16, 19, 20])
-    random_target(toy_model(), toy_base(20), out_dir=tmp_path / "whole", **options)
-    for path in (tmp_path / "whole").glob("shard-*"):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    assert not list(tmp_path.glob("rows-*"))

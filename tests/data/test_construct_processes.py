@@ -13,7 +13,7 @@ from tests.processes import Refused, go, kill, resume
 
 WORKER = "tests.data.worker"
 KINDS = [construct.__name__ for construct in ALL]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,6 @@ def test_the_set_of_several_processes_is_that_of_one(kind: str, world: int, done
     assert kept == files(done / f"{kind}-1")
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path: Path, never: bytes) -> None:
     kill(WORKER, tmp_path)
     (first,) = (tmp_path / "run").iterdir()

@@ -61,17 +61,6 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
         assert load_constructed(folder).card["measured"] == whole.card["measured"]
 
 
-def test_the_rows_that_a_stopped_set_left_are_of_that_set_alone(tmp_path):
-    def stop(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        random_target(toy_model(), toy_base(40), out_dir=tmp_path, progress=stop, **OPTIONS)
-    assert (tmp_path / "rows-00000.safetensors").exists()
-    with pytest.raises(InputError, match=r"rows-00000.safetensors: .*another steps"):
-        random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS | {"steps": 6})
-
-
 @pytest.mark.slow
 def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
     random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS | {"seed": 1})

@@ -69,10 +69,10 @@ def test_a_set_is_what_its_card_says(tmp_path, construct, dtype):
 
 
 @pytest.mark.slow
-def test_other_starts_norms_and_radii(tmp_path):
+def test_other_starts_and_norms(tmp_path):
     base, model = toy_base(20), toy_model()
     robust(model, base, out_dir=tmp_path / "noise", start="noise", seed=3, **OPTIONS)
-    threats = [L2(torch.linspace(0.1, 2, 20)), Linf(0.1), L1(3.0), L0(5)]
+    threats = [Linf(0.1), L1(3.0), L0(5)]
     for k, threat in enumerate(threats):
         random_target(model, base, out_dir=tmp_path / str(k), threat=threat, step_size=None, **OPTIONS)
     for folder in tmp_path.iterdir():

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from fastadv.data import load
-from fastadv.errors import InputError
+from fastadv.data import load, load_folder
+from fastadv.errors import CorruptFileError, InputError
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +29,27 @@ def test_bad_options_are_refused(arguments: dict[str, Any], match: str) -> None:
         load("digits", **arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("imagenet:level=3", "each of preprocessing, ids at most once, as KEY=VALUE, got 'level=3'"),
+        ("imagenet:ids=a,ids=b", "at most once, as KEY=VALUE, got 'ids=b'"),
+        ("imagenet:ids=", "got 'ids='"),
+        ("cifar10:severity=3", "cifar10: expected no options, got 'severity=3'"),
+    ],
+)
+def test_options_without_sense_are_refused(name: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        load(name, "test")
+
+
 def test_a_limit_keeps_the_first() -> None:
     whole, part = load("digits"), load("digits", limit=7)
     assert part.labels.tolist() == whole.labels[:7].tolist()
     assert len(load("digits", limit=10**6)) == len(whole)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "cifar10c", "imagefolder", "imagenet"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "imagefolder", "imagenet"])
 def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, got none"):
         load(name, data_dir=tmp_path / "absent")
@@ -78,3 +93,31 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "cache" / "fastadv") in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_sets_that_were_published_are_read(tmp_path: Path, parts: int) -> None:
+    x, y = torch.rand(30, 3, 32, 32), torch.arange(30) % 10
+    folder = tmp_path / "d_robust_CIFAR"
+    folder.mkdir()
+    torch.save(list(x.chunk(parts)) if parts > 1 else x, folder / "CIFAR_ims")
+    torch.save(tuple(y.chunk(parts)) if parts > 1 else y, folder / "CIFAR_lab")
+    found = load_folder(folder)
+    assert torch.equal(found.x, x)
+    assert torch.equal(found.y, y)
+    assert (found.name, found.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
+
+
+def test_damaged_tensors_and_other_folders_are_refused(tmp_path: Path) -> None:
+    images = tmp_path / "CIFAR_ims"
+    torch.save([torch.rand(3, 3, 5, 7)], images)
+    whole = images.read_bytes()
+    for content, file in ((whole[:200], "ims"), (whole, "lab")):
+        images.write_bytes(content)
+        with pytest.raises(CorruptFileError, match=f"CIFAR_{file}: expected a torch file"):
+            load_folder(tmp_path)
+    torch.save(["text"], images)
+    with pytest.raises(CorruptFileError, match="with other things"):
+        load_folder(tmp_path)
+    with pytest.raises(InputError, match=r"expected a folder with index\.json or CIFAR_ims"):
+        load_folder(tmp_path / "nowhere")

@@ -11,7 +11,6 @@ from torch import nn
 from fastadv.data import ConstructedSet
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
-from fastadv.threat import L2
 from tests.data.sets import ALL, CLASSES, random_target, toy_base
 from tests.kills import die, loss_told
 from tests.processes import tell
@@ -39,13 +38,11 @@ def write(made: ConstructedSet, path: Path) -> None:
 def every_set(folder: Path, rank: int = 0) -> None:
     """Each construction in a folder, and without one."""
     name = f"{processes.world()}-{rank}"
-    radii = L2(torch.linspace(0.2, 0.9, 60))
     for construct in ALL:
         kind = construct.__name__
-        more = {"threat": radii} if construct is random_target else {}
-        made = construct(net(), toy_base(), out_dir=folder / f"{kind}-{name[0]}", **OPTIONS, **more)
+        made = construct(net(), toy_base(), out_dir=folder / f"{kind}-{name[0]}", **OPTIONS)
         write(made, folder / f"{kind}-{name}.set")
-        write(construct(net(), toy_base(), **OPTIONS, **more), folder / f"{kind}-{name}.memory")
+        write(construct(net(), toy_base(), **OPTIONS), folder / f"{kind}-{name}.memory")
 
 
 def resumed(folder: Path, killed: bool = False) -> ConstructedSet:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastadv.evaluation.figures import style
-from fastadv.runs.about import about, telling
+from fastadv.runs.card import about, telling
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 TOLD = {"command", "seed", "machine", "date"}

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from fastadv.engine import form
-from fastadv.engine.cpu import activations, onednn, winograd
+from fastadv.engine.cpu import onednn, winograd
 
 
 @pytest.fixture
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each rewrite serve layers and batches of any size."""
-    monkeypatch.setattr(activations, "LEAST", 0)
     monkeypatch.setattr(onednn, "is_faster", onednn.available)
     monkeypatch.setattr(onednn, "LEAST", 0)
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})

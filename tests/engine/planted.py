@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine.copying import fold
-from fastadv.engine.cpu import activations, onednn, thin, winograd
+from fastadv.engine.cpu import onednn, thin, winograd
 
 needs_onednn = pytest.mark.skipif(
     not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
@@ -22,21 +22,21 @@ Change = Callable[[Tensor], Tensor]
 
 
 class Net(nn.Module):
-    """Something for each rewrite: one channel in, ReLU and ELU, BatchNorm, wide products."""
+    """Something for each rewrite: one channel in, BatchNorm, wide products."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
-        self.second, self.cover = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 24, 8)
-        self.hidden, self.last = nn.Linear(24, 64), nn.Linear(64, 5)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.hidden, self.last = nn.Linear(1024, 64), nn.Linear(64, 5)
         with torch.no_grad():
             self.norm.running_mean.uniform_(-0.2, 0.2)
             self.norm.running_var.uniform_(0.2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.first(x)))
-        x = F.elu(self.cover(F.relu(self.second(x)))).flatten(1)
+        x = F.relu(self.second(x)).flatten(1)
         logits: Tensor = self.last(F.elu(self.hidden(x)))
         return logits
 
@@ -80,22 +80,19 @@ def after(calls: int, change: Change, each: int = 1) -> Change:
     return changed
 
 
-def of_result(module: Any, name: str, change: Change) -> Planted:
-    real: Any = getattr(module, name)
-    return lambda patch: patch.setattr(module, name, lambda *given: change(real(*given)))
-
-
-def relu(change: Change) -> Planted:
-    return of_result(activations, "relu_gradient", change)
-
-
 def thinly(change: Change) -> Planted:
-    return of_result(thin, "thin_gradient", change)
+    real: Any = thin.thin_gradient
+    return lambda patch: patch.setattr(thin, "thin_gradient", lambda *given: change(real(*given)))
 
 
-def elu(change: Callable[[Tensor, Tensor], Tensor]) -> Planted:
-    real: Any = activations.elu
-    return lambda patch: patch.setattr(activations, "elu", lambda x, scale: change(x, real(x, scale)))
+def convolved(change: Callable[[Tensor, Tensor], Tensor]) -> Planted:
+    """Into what Winograd's method returns, by change(x, what it has made of that)."""
+    real: Any = winograd._Convolution.apply
+
+    def apply(x: Tensor, *rest: Any) -> Tensor:
+        return change(x, real(x, *rest))
+
+    return lambda patch: patch.setattr(winograd._Convolution, "apply", staticmethod(apply))
 
 
 def backward(of: Any, change: Change) -> Planted:

@@ -142,9 +142,8 @@ def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
     """Once through the verdict twin, and once through each search copy."""
     frozen = freeze(convnet(), precision)
     frozen(X.repeat(5, 1, 1, 1))
-    # one is watched; seven rows tell, twice, whether they depend on each other; the first pass is compared,
-    # or two passes tell how long the model's own precision takes
-    checked = 16 * (passes + 1) + 2 * 7 + (16 if precision == "fp32" else 2 * 16)
+    # one is watched; seven rows tell, twice, whether they depend on each other; the first pass is compared
+    checked = 16 * (passes + 1) + 2 * 7 + 16 * (precision == "fp32")
     assert frozen.forwards == 45 + checked
     frozen(X)
     assert frozen.forwards == 45 + checked + 9 + 9 * (precision == "fp32")

@@ -161,6 +161,7 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
 
 
+@pytest.mark.slow
 def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
     seen: list[int] = []
     net = Net().eval()

@@ -312,24 +312,3 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, 
     found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
     assert torch.equal(found[0].x_adv, found[1].x_adv)
     assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-@pytest.mark.parametrize(("ratio", "told"), [(2.0, True), (1.06, True), (1.0, False), (0.5, False)])
-def test_a_precision_that_is_slower_is_noted(
-    ratio: float, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, (x, y) = net(), images()
-    times = iter((0.1, 0.1 * ratio))
-    monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(times))
-    frozen = fa.freeze(model, "bf16")
-    frozen.input_gradient(x, y)
-    notes = [note for note in frozen.notes if "times as long" in note]
-    assert notes == [f"bf16 takes {ratio:.2f} times as long as float32; precision='auto' measures"] * told
-
-
-def test_of_a_pass_too_short_to_measure_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter((1e-5, 1e-3))
-    monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(times))
-    frozen = fa.freeze(net(), "bf16")
-    frozen.input_gradient(*images())
-    assert not [note for note in frozen.notes if "times as long" in note]

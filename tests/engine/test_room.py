@@ -96,16 +96,6 @@ def test_each_shape_and_dtype_has_room_of_its_own():
     assert tried == [8, 7, 3, 2, 2, 4, 2, 2, 2, 2, 8, 8, 4, 4]
 
 
-def test_an_attack_goes_on_and_finds_the_same():
-    model, (x, y) = Narrow(ERRORS[0]), problem()
-    wide = nn.Sequential(nn.Flatten(), model.layer)
-    for attack, options in ((fa.attacks.pgd, {"steps": 5}), (fa.attacks.square, {"queries": 20})):
-        outs = [attack(net, x, y, fa.Linf(0.1), seed=3, **options) for net in (model, wide)]
-        torch.testing.assert_close(outs[0].x_adv, outs[1].x_adv)
-        assert torch.equal(outs[0].status, outs[1].status)
-        assert (outs[0].forwards, outs[0].backwards) == (outs[1].forwards, outs[1].backwards)
-
-
 def test_a_failed_pass_holds_no_memory_while_its_halves_run():
     alive = []
 

@@ -10,16 +10,16 @@ import fastadv as fa
 from fastadv.engine import guard
 from fastadv.engine.frozen import DENIED
 from fastadv.engine.guard import Trusted, allowance
-from tests.engine.planted import Change, Net, X, apart, elu, needs_onednn, thinly
+from tests.engine.planted import Change, Net, X, apart, convolved, needs_onednn, thinly
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
 pytestmark = pytest.mark.usefixtures("small_models_too")
 
 
-def wrong_elu(patch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
-    """Plant a mistake into the forward pass of ELU, where a gradient is followed or where none is."""
-    elu(lambda x, out: change(out) if x.requires_grad == gradient else out)(patch)
+def wrong(patch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
+    """Plant a mistake into the forward pass of a layer, where a gradient is followed or where none is."""
+    convolved(lambda x, out: change(out) if x.requires_grad == gradient else out)(patch)
 
 
 def check(frozen: fa.Frozen, x: Tensor, most: float = 1e-3, model: nn.Module | None = None) -> None:
@@ -43,13 +43,13 @@ class Normalized(Net):
 def test_larger_values_are_compared_anew(
     kind: type[Net], gradient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong_elu(monkeypatch, lambda out: torch.where(out > 30, out * 0.3, out), gradient)
+    wrong(monkeypatch, lambda out: torch.where(out > 30, out * 0.3, out), gradient)
     model = kind().eval()
     frozen = fa.freeze(model)
     check(frozen, X, model=model)
     assert not any(note.startswith("not ") for note in frozen.notes)
     check(frozen, 3000 * X, model=model)
-    assert any(note.startswith("not elu") for note in frozen.notes)
+    assert any(note.startswith("not winograd") for note in frozen.notes)
 
 
 @needs_onednn
@@ -97,7 +97,7 @@ def test_the_verdict_is_held_against_the_losses_of_the_search(
 ) -> None:
     """What turned wrong after it was compared is found by the next attack at the latest."""
     off: list[int] = []
-    wrong_elu(monkeypatch, lambda out: out * 0.2 if off else out, gradient=True)
+    wrong(monkeypatch, lambda out: out * 0.2 if off else out, gradient=True)
     frozen = fa.freeze(Net().eval())
     y = frozen.verdict(X).argmax(1)
 
@@ -110,7 +110,7 @@ def test_the_verdict_is_held_against_the_losses_of_the_search(
     attack()
     assert DENIED in frozen.notes
     attack()
-    assert any(note.startswith("not elu") for note in frozen.notes)
+    assert any(note.startswith("not winograd") for note in frozen.notes)
     assert len(logged.records) == 2
     logged.records.clear()
     attack()

@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.rewrites import NAMES, REWRITES, applicable
 from fastadv.errors import InputError
+from tests.engine.test_rewrite import All
 
 pytestmark = [
     pytest.mark.usefixtures("small_ones_too"),
@@ -21,20 +22,13 @@ pytestmark = [
 ]
 
 
-class Net(nn.Module):
+class Net(All):
     """Something for each rewrite."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.thin, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.wide, self.cover, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 6, 8), nn.Linear(6, 4)
-        self.norm.running_mean.uniform_(-1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.elu(self.wide(F.relu(self.norm(self.thin(x)))))
         h = F.instance_norm(h.view(len(h), -1, 8).view_as(h))
-        logits: Tensor = self.last(self.cover(h).flatten(1))
+        logits: Tensor = self.last(h.flatten(1))
         return logits
 
 
@@ -65,22 +59,12 @@ def test_each_is_left_out_by_its_name(off: tuple[str, ...], by: str, monkeypatch
         monkeypatch.setenv("FASTADV_WITHOUT", ", ".join(off))
     frozen = fa.freeze(model, **({"without": off} if by == "argument" else {}))
     used = notes_of(frozen)
-    shared = {"relu", "elu"}  # which have one note
-    assert not (used - shared) & set(off)
+    assert not used & set(off)
     # Winograd's method takes channels-last activations, which the model fails with where views stay views
     needless = {"winograd", "views"} if {"channels-last", "views"} & set(off) else set()
-    assert used | set(off) | needless >= set(NAMES) - shared
+    assert used | set(off) | needless >= set(NAMES)
     assert (f"without {', '.join(off)}" in frozen.notes) == bool(off)
     torch.testing.assert_close(frozen(X), model(X).detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_relu_and_elu_are_two() -> None:
-    assert "relu" not in notes_of(fa.freeze(Net().eval(), without=("relu", "elu")))
-    for kept, function in (("elu", F.elu), ("relu", F.relu)):
-        other = {"elu": "relu", "relu": "elu"}[kept]
-        found = fa.freeze(Net().eval(), without=[other]).search.form.rewriting
-        assert function in found.ways
-        assert (F.relu in found.ways, F.elu in found.ways) == (kept == "relu", kept == "elu")
 
 
 def test_each_says_for_which_model_it_is() -> None:
@@ -90,10 +74,10 @@ def test_each_says_for_which_model_it_is() -> None:
         return [rewrite.name for rewrite in applicable(model, dtype, exact)]
 
     assert names(Net()) == list(NAMES)
-    assert names(Net(), exact=True) == ["thin", "relu", "norms"]
+    assert names(Net(), exact=True) == ["thin", "norms"]
     assert "onednn" not in names(Net(), torch.bfloat16)
-    assert names(mlp) == ["thin", "relu", "onednn", "elu", "norms"]
-    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "relu", "norms"]
+    assert names(mlp) == ["thin", "onednn", "norms"]
+    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "norms"]
     assert names(Net().to("meta")) == ["fold", "views", "channels-last"]
 
 

@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.attacks import Status
 from fastadv.attacks.masking import Indicators
 from fastadv.evaluation import Row, Table
-from fastadv.evaluation.samples import Samples
+from fastadv.evaluation.row import Samples
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 CLOSED = {"path", "rect", "circle", "polygon", "polyline"}

@@ -65,6 +65,7 @@ def test_intervals_are_those_of_the_beta_distribution(count, level):
     assert found.high == pytest.approx(high, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "level"), [(1, 0.5), (7, 0.95), (40, 0.9), (301, 0.99)])
 def test_the_ends_have_the_tails_that_define_them(count, level):
     right = np.arange(count + 1)
@@ -131,6 +132,7 @@ def test_the_mean_is_of_probabilities():
     assert found["mean"].tolist() == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.1, 0.7])
 def test_the_chance_to_be_right_is_found(p):
     table = drawn(Flips(p), 40)
@@ -208,6 +210,7 @@ def state() -> tuple:
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
 
+@pytest.mark.slow
 def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     attacks = {"pgd": nets.pgd(0.1)}
     before = state()
@@ -229,6 +232,7 @@ def test_each_attack_on_each_batch_has_draws_of_its_own():
     assert len({first(batch, place) for batch in (0, 1) for place in (0, 1, 2)}) == 6
 
 
+@pytest.mark.slow
 def test_one_draw_of_a_randomized_model_is_flagged():
     table = evaluate(Flips(0.3), many(), {"pgd": nets.pgd(0.1)})
     flag = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
@@ -241,6 +245,7 @@ def test_one_draw_of_a_randomized_model_is_flagged():
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
 
 
+@pytest.mark.slow
 def test_the_table_tells_the_draws():
     table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "nothing": nothing})
     told = json.loads(json.dumps(table.to_dict()))
@@ -258,6 +263,7 @@ def test_the_table_tells_the_draws():
         assert "lucky: samples that" in text
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_with_the_same_draws(tmp_path):
     settings = {"model": Flips(0.3), "draws": 4, "seed": 2, "batch_size": 2}
     with pytest.raises(KeyboardInterrupt):

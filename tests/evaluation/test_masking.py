@@ -36,6 +36,7 @@ def looked(attacks: dict[str, Any], **options: Any) -> Table:
     return evaluate(NET, SET, attacks, **options)
 
 
+@pytest.mark.slow
 def test_the_verdict_is_told_everywhere() -> None:
     table = looked({"pgd": PGD, "long": partial(PGD, steps=300, stop_early=False)})
     assert table.verdict == signs(table).verdict
@@ -52,6 +53,7 @@ def test_the_verdict_is_told_everywhere() -> None:
     assert evaluate(NET, SET).indicators is None
 
 
+@pytest.mark.slow
 def test_of_means_over_passes_it_costs_as_small_a_share() -> None:
     table = evaluate(fa.freeze(NET, eot=4), SET, {"long": partial(PGD, steps=300, stop_early=False)})
     (row,) = table.rows
@@ -60,6 +62,7 @@ def test_of_means_over_passes_it_costs_as_small_a_share() -> None:
     assert signs(table).forwards + signs(table).backwards <= 0.05 * (row.forwards + row.backwards)
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_the_batches() -> None:
     attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
     whole = signs(looked(attacks))
@@ -70,6 +73,7 @@ def test_it_does_not_depend_on_the_batches() -> None:
         assert (parts.samples, parts.unseen) == (whole.samples, whole.unseen)
 
 
+@pytest.mark.slow
 def test_it_is_kept_and_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
     first = looked(attacks, run_dir=tmp_path)
@@ -84,6 +88,7 @@ def test_it_is_kept_and_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert timeless(again.to_dict()) == timeless(first.to_dict())
 
 
+@pytest.mark.slow
 def test_autoattack_leaves_its_own_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
@@ -95,6 +100,7 @@ def test_autoattack_leaves_its_own_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [False, False]
 
 
+@pytest.mark.slow
 def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
     """What a larger radius, or an attack for the nearest, broke within this radius counts; no other norm."""
     table = looked(
@@ -126,6 +132,7 @@ def test_the_passes_of_all_attacks_of_a_threat_are_added_up() -> None:
     assert spent((1, inf)) == inf
 
 
+@pytest.mark.slow
 def test_square_in_a_list_of_its_own_is_no_attack_by_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it broke and PGD left is a sign, though AutoAttack looked for symptoms before."""
     monkeypatch.setitem(ATTACKS, "square", shortened(ATTACKS["square"], {"queries": 50}))
@@ -136,6 +143,7 @@ def test_square_in_a_list_of_its_own_is_no_attack_by_gradients(monkeypatch: pyte
     assert "square" in both.flagged
 
 
+@pytest.mark.slow
 def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:
     table = looked({"ddn": partial(fa.attacks.ddn, threat=fa.L2(inf), steps=200)})
     assert table.verdict.startswith("Not known")
@@ -143,6 +151,7 @@ def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:
     assert signs(table).values["unconstrained"] == 0
 
 
+@pytest.mark.slow
 def test_an_attack_that_does_not_say_its_threat() -> None:
     def own(model: Any, x: Any, y: Any, *, ids: Any) -> Any:
         out = PGD(model, x, y, ids=ids, steps=300, stop_early=False)
@@ -151,6 +160,7 @@ def test_an_attack_that_does_not_say_its_threat() -> None:
     assert "no attack says its threat" in looked({"own": own}).verdict
 
 
+@pytest.mark.slow
 def test_two_answers_are_no_clean_verdict() -> None:
     """Also where an attack saw them, and no probe: the answer depends on the place in the batch."""
 
@@ -164,6 +174,7 @@ def test_two_answers_are_no_clean_verdict() -> None:
         assert "randomized" in signs(table).flagged
 
 
+@pytest.mark.slow
 def test_masked_gradients_are_flagged() -> None:
     class Round(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -180,11 +191,13 @@ def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
     assert signs(table).values["zero_gradient"] == 1
 
 
+@pytest.mark.slow
 def test_a_finite_radius_is_probed_however_short_its_attack() -> None:
     attacks = {"long": partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=400), "pgd": PGD}
     assert not signs(looked(attacks)).unseen
 
 
+@pytest.mark.slow
 def test_what_square_breaks_beside_gradients_is_counted() -> None:
     masked = torch.nn.Sequential(Quantize(50), NET)
     square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=60)
@@ -195,6 +208,7 @@ def test_what_square_breaks_beside_gradients_is_counted() -> None:
     assert "square" in signs(table).flagged
 
 
+@pytest.mark.slow
 def test_what_square_loses_counts_against_it() -> None:
     """Each breaks some that the other leaves, on a net that hides nothing: the verdict stands in CI."""
     attacks = {
@@ -237,6 +251,7 @@ def test_squares_flag_is_about_the_samples_of_all_batches() -> None:
     assert _outcome._flags(parts[:1], _outcome._components(parts[:1])) == ()
 
 
+@pytest.mark.slow
 def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> None:
     cut = torch.nn.Sequential(Detach(), NET)
     square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=60)
@@ -257,6 +272,7 @@ def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> 
         PGD(cut, X, SET.y)
 
 
+@pytest.mark.slow
 def test_what_an_attack_was_given_as_bpda_is_probed() -> None:
     """The model shows signs, the one that the attack went through does not: the verdict says both."""
     hidden = torch.nn.Sequential(Quantize(16), NET)
@@ -283,6 +299,7 @@ def test_what_an_attack_was_given_as_bpda_is_probed() -> None:
     assert plain.verdict.startswith("No sign of masking")
 
 
+@pytest.mark.slow
 def test_another_model_averages_as_many_passes_and_its_look_takes_the_half(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,6 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate, measure
-from fastadv.text import in_markdown, percent
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
 
@@ -399,26 +398,6 @@ def test_samples_that_no_attack_broke():
     kept = evaluate(Threshold(), DATA, keep_samples=True).samples
     assert kept.by.tolist() == [-1] * 6
     assert kept.distances.shape == (6, 0)
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(0, "0.0%"), (1e-4, "0.01%"), (2e-5, "0.002%"), (0.25, "25.0%"), (0.9999, "99.99%"), (1, "100.0%"),
-     (math.nan, "-")],
-)  # fmt: skip
-def test_a_percentage_is_0_or_100_only_where_it_is_exact(share, text):
-    assert percent(share) == text
-
-
-def test_a_markdown_table_keeps_its_lines() -> None:
-    """A cell may hold a break or a bar; columns after the names stand to the right."""
-    cells = [["name", "kind", "median,\nall"], ["a|b", "c", "1"]]
-    assert in_markdown(cells, names=2).splitlines() == [
-        "| name | kind | median, all |",
-        "| --- | --- | ---: |",
-        r"| a\|b | c | 1 |",
-    ]
-    assert in_markdown(cells).splitlines()[1] == "| --- | ---: | ---: |"
 
 
 def test_only_the_samples_that_are_asked_for_count_as_work(monkeypatch):

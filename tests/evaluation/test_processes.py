@@ -12,17 +12,17 @@ from tests.evaluation.worker import go_on, whole
 from tests.processes import Refused, go, kill, resume
 
 WORKER = "tests.evaluation.worker"
+WORLD = 4  # of which two have nothing to do in the last turn
 # slow: the first test starts the processes of all
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: Any) -> Path:
-    """What 1, 2 and 4 processes return and keep."""
+    """What one process and WORLD return and keep."""
     folder: Path = tmp_path_factory.mktemp("whole")
     whole(folder)
-    for world in (2, 4):
-        go(WORKER, "whole", folder, world)
+    go(WORKER, "whole", folder, WORLD)
     return folder
 
 
@@ -44,23 +44,21 @@ def kept(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_table_and_the_curves_of_several_processes_are_those_of_one(world: int, done: Path) -> None:
-    for rank in range(world):
+def test_the_table_and_the_curves_of_several_processes_are_those_of_one(done: Path) -> None:
+    for rank in range(WORLD):
         for what in ("table", "curves", "draws"):
-            ours, alone = (done / f"{what}-{name}" for name in (f"{world}-{rank}", "1-0"))
+            ours, alone = (done / f"{what}-{name}" for name in (f"{WORLD}-{rank}", "1-0"))
             assert ours.read_bytes() == alone.read_bytes(), what
-        assert (done / f"seconds-{world}-{rank}").read_text() == (done / f"seconds-{world}-0").read_text()
-        told = (done / f"events-{world}-{rank}").read_text()
+        assert (done / f"seconds-{WORLD}-{rank}").read_text() == (done / f"seconds-{WORLD}-0").read_text()
+        told = (done / f"events-{WORLD}-{rank}").read_text()
         assert told == ("[]" if rank else (done / "events-1-0").read_text())
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_folder_of_several_processes_is_that_of_one(world: int, done: Path) -> None:
-    ours, alone = kept(done / str(world)), kept(done / "1")
+def test_the_folder_of_several_processes_is_that_of_one(done: Path) -> None:
+    ours, alone = kept(done / str(WORLD)), kept(done / "1")
     assert len(alone) == 6 * 7
     assert ours == alone
-    ours, alone = (done / name / "evaluation.json" for name in (str(world), "1"))
+    ours, alone = (done / name / "evaluation.json" for name in (str(WORLD), "1"))
     assert ours.read_bytes() == alone.read_bytes()
 
 

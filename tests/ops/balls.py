@@ -32,6 +32,13 @@ def pair(seed, rows, cols, scale=1.0, dtype=torch.float32, spread=0.5):
     return (x_adv * scale).to(dtype), (x * scale).to(dtype).clamp(0, scale)
 
 
+def step_batch(seed, cols, dtype=torch.float32, rows=3, spread=0.05):
+    """(x_adv, grad, x), x_adv in the box."""
+    x_adv, x = pair(seed, rows, cols, dtype=dtype, spread=spread)
+    grad = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    return x_adv.clamp(0, 1), grad.to(dtype), x
+
+
 def norm(z, x, kind):
     return torch.linalg.vector_norm(z.double() - x.double(), ORDER[kind], dim=1)
 

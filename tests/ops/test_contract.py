@@ -137,6 +137,7 @@ def compared(rank, world, isa):
             test_kernel_equals_reference(name, dtype, CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(extension is None, reason="no extension built")
 @pytest.mark.parametrize("isa", extension.isas() if extension else [])
 def test_contract_on_each_instruction_set(isa, tmp_path):

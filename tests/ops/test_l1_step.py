@@ -6,16 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import INFINITE, dtypes, few, norm, pair, seeds, solve, widths
+from balls import INFINITE, dtypes, few, norm, seeds, solve, step_batch, widths
 from fastadv.ops import l1_step, project_l1
 
 LENGTHS = st.sampled_from([0.01, 0.3, 1.7, 20.0])
-
-
-def batch(seed, cols, rows=3, dtype=torch.float32):
-    x_adv, x = pair(seed, rows, cols, spread=0.1, dtype=dtype)
-    grad = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    return x_adv.clamp(0, 1), grad.to(dtype), x
 
 
 def ascended(x_adv, grad, step_size, box=(0.0, 1.0)):
@@ -35,7 +29,7 @@ def ascended(x_adv, grad, step_size, box=(0.0, 1.0)):
 @few
 @given(seeds, widths, LENGTHS, dtypes)
 def test_equals_the_greedy_loop(seed, cols, step_size, dtype):
-    x_adv, grad, x = batch(seed, cols, dtype=dtype)
+    x_adv, grad, x = step_batch(seed, cols, dtype, spread=0.1)
     z = l1_step(x_adv, grad, x, float("inf"), step_size)
     unit = {torch.float64: 1e-12, torch.float32: 2e-7, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
     assert torch.allclose(z.double(), ascended(x_adv, grad, step_size), rtol=0, atol=unit)
@@ -45,7 +39,7 @@ def test_equals_the_greedy_loop(seed, cols, step_size, dtype):
 @few
 @given(seeds, widths, LENGTHS, st.sampled_from([0.05, 0.6, 3.0]))
 def test_the_moved_point_is_projected(seed, cols, step_size, radius):
-    x_adv, grad, x = batch(seed, cols)
+    x_adv, grad, x = step_batch(seed, cols, spread=0.1)
     x_adv = project_l1(x_adv, x, radius)
     z = l1_step(x_adv, grad, x, radius, step_size)
     expected = solve(ascended(x_adv, grad, step_size), x, "l1", radius, (0.0, 1.0))

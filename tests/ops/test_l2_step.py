@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import few, pair, seeds, solve, widths
+from balls import few, seeds, solve, step_batch, widths
 from fastadv.ops import l2_step
 
 
@@ -13,8 +13,7 @@ from fastadv.ops import l2_step
 @few
 @given(seeds, widths, st.sampled_from([1e-3, 0.1, 0.5, 5.0]), st.sampled_from([0.01, 1.0, 50.0]))
 def test_equals_the_step_written_out(seed, cols, radius, step_size):
-    x_adv, x = pair(seed, 4, cols, spread=0.1)
-    x_adv, grad = x_adv.clamp(0, 1), torch.randn(4, cols, generator=torch.Generator().manual_seed(seed))
+    x_adv, grad, x = step_batch(seed, cols, rows=4, spread=0.1)
     moved = x_adv.double() + step_size * grad.double() / grad.double().norm(dim=1, keepdim=True)
     expected = solve(moved, x, "l2", radius, (0.0, 1.0))
     assert torch.allclose(l2_step(x_adv, grad, x, radius, step_size).double(), expected, rtol=0, atol=4e-7)
@@ -23,8 +22,7 @@ def test_equals_the_step_written_out(seed, cols, radius, step_size):
 @few
 @given(seeds, st.sampled_from([1e-9, 1e-3, 1e4, 1e9]), st.sampled_from([0.05, 0.5]))
 def test_any_scale_of_inputs(seed, scale, step_size):
-    x_adv, x = pair(seed, 3, 64, spread=0.1)
-    x_adv, grad = x_adv.clamp(0, 1), torch.randn(3, 64, generator=torch.Generator().manual_seed(seed))
+    x_adv, grad, x = step_batch(seed, 64, spread=0.1)
     top = float(torch.tensor(scale, dtype=torch.float32))
     z = l2_step(x_adv * top, grad, x * top, 0.4 * top, step_size * top, (0.0, top))
     expected = l2_step(x_adv.double(), grad.double(), x.double(), 0.4, step_size)

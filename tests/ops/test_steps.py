@@ -8,17 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
-from balls import INFINITE, STEP, assert_inside, assert_refused, dtypes, few, norm, pair, radii, seeds, widths
+from balls import INFINITE, STEP, assert_inside, assert_refused, dtypes, few, norm, radii, seeds, widths
+from balls import step_batch as batch
 from fastadv.errors import InputError
 
 kinds = st.sampled_from(list(STEP))
 TWIN = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
-
-
-def batch(seed, cols, dtype=torch.float32, rows=3):
-    x_adv, x = pair(seed, rows, cols, dtype=dtype, spread=0.05)
-    grad = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    return x_adv.clamp(0, 1), grad.to(dtype), x
 
 
 @pytest.mark.slow

@@ -47,15 +47,15 @@ def _interpreter(monkeypatch):
     from tests.triton_interpreter import patched
 
     if INTERPRETED:
-        from fastadv.ops.triton import _latent_down, _latent_up
-        from fastadv.ops.triton._latent import blocks
+        from fastadv.ops.triton import _latent
+
+        blocks = _latent.blocks
 
         def large(depth, width, lone, bf16):  # the interpreter pays by the operation, not by the element
             tile = blocks(depth, width, lone, bf16)
             return tile._replace(ROWS=16 if lone else 256, BLOCK=tile.BLOCK if tile.WHOLE else 128)
 
-        for module in (_latent_up, _latent_down):
-            monkeypatch.setattr(module, "blocks", large)
+        monkeypatch.setattr(_latent, "blocks", large)
     with patched():
         yield
 

@@ -96,6 +96,7 @@ def test_windows_of_many_blocks(window, dtype, radius):
         check("square_bumps", best, x, words, bumps, *image, norm, radius, 0.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaving", [0, 3, 40])
 def test_sets_of_many_blocks(leaving):
     draw = torch.Generator().manual_seed(5)

@@ -243,6 +243,7 @@ def test_models_by_class_shapes_types_flags_and_parts_not_by_weights():
     assert described[0] == describe_model(built()) == describe_model(built().eval())
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_known_by_the_model_inside():
     def net(act):
         return torch.compile(nn.Sequential(nn.Linear(3, 3), act), backend="eager")

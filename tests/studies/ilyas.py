@@ -5,17 +5,11 @@ from dataclasses import replace
 from fastadv.studies.ilyas2019 import pipeline, plan
 from tests.kills import killed_at
 
-MINI = plan.choose(
-    "tiny", images=60, tested=12, epochs=1, invert_steps=2, push_steps=2, attack_steps=2,
-    others=plan.SCALES["tiny"].others[:1],
-)  # fmt: skip
+TINY = plan.SCALES["tiny"]
 MINI = replace(
-    MINI,
-    size=8,
-    inverted=40,
-    near=True,
-    architecture=plan.Architecture("small CNN", "small_cnn", {"width": 4}),
-)
+    TINY, images=60, tested=12, epochs=1, invert_steps=2, push_steps=2, attack_steps=2, size=8, inverted=40,
+    others=TINY.others[:1], near=True, architecture=plan.Architecture("small CNN", "small_cnn", {"width": 4}),
+)  # fmt: skip
 
 
 def study(folder, settings=MINI, **options):

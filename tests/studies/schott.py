@@ -8,7 +8,7 @@ from torch import nn
 
 from fastadv.data import ImageSet
 from fastadv.studies.schott2018.plan import Method
-from fastadv.studies.schott2018.subjects import Subject, synthesis
+from fastadv.studies.schott2018.subjects import Subject
 from tests.models.abs.nets import images, tiny
 
 PUSH = Method("Push", "l2", "push", {"share": 0.5}, dear={"share": 1.0})
@@ -36,8 +36,8 @@ class FakeSubjects:
         net = tiny()
         self.made = {
             "cnn": Subject("cnn", linear()),
-            "abs": synthesis("abs", net),
-            "binary_abs": synthesis("binary_abs", net.with_options(binary=True)),
+            "abs": Subject("abs", net, fast=True),
+            "binary_abs": Subject("binary_abs", net.with_options(binary=True), fast=True),
         }
         self.checked: list[str] = []
 

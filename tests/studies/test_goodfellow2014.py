@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014 import directions, models, paper, tables
+from fastadv.studies.goodfellow2014 import models, paper
 from fastadv.studies.goodfellow2014.bench import Answers, Bench, Line, Nets, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.plan import SCALES, Beginning, plans
 from fastadv.studies.study import unwatched
@@ -121,12 +121,12 @@ def test_agreement_is_counted_among_the_mistakes():
         crafted=lambda name: torch.zeros(5),
         answers=lambda name, x: Answers(said[name], torch.ones(5), said[name] != y),
     )
-    shares = [line.share for line in tables.agreement(bench)]
+    shares = [line.share for line in paper.agreement(bench)]
     # wrong: maxout 0 1 2 4, softmax 0 2 3 4, rbf 1 2 3
     assert shares == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 2, 1 / 2])
     right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
     bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
-    assert [line.share for line in tables.agreement(bench)] == [None] * 5  # there is nothing to count
+    assert [line.share for line in paper.agreement(bench)] == [None] * 5  # there is nothing to count
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_what_cannot_work_is_refused(tmp_path):
         paper.run(TINY, *sets, tmp_path)
     bench = SimpleNamespace(nets={"maxout": None}, settings=TINY, y=torch.tensor([3, 5]))
     with pytest.raises(InputError, match="tested: expected a test image of class 4, got none"):
-        list(directions.directions(bench))
+        list(paper.directions(bench))
 
 
 MANY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)
@@ -236,9 +236,9 @@ class Asked:
 
 def test_each_line_crosses_the_networks_that_it_names_beside_what_the_paper_printed(monkeypatch):
     """In goodfellow2014.md, checked by hand: who answers on whose examples, and which confidence is told."""
-    monkeypatch.setattr(tables, "_agrees", lambda what, *_: Line(what, None))
+    monkeypatch.setattr(paper, "_agrees", lambda what, *_: Line(what, None))
     page = []
-    for part in (tables.fgsm, tables.ensemble, tables.adversarial, tables.controls, tables.rounding):
+    for part in (paper.fgsm, paper.ensemble, paper.adversarial, paper.controls, paper.rounding):
         cells = [["line", "said", "confidence", "printed share", "printed confidence"]]
         cells += [
             [line.what, *map(str, (line.share, line.confidence, *line.paper))] for line in part(Asked())

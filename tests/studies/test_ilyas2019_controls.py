@@ -11,7 +11,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.studies.ilyas2019 import controls
+from fastadv.studies.ilyas2019 import pipeline
 from fastadv.studies.ilyas2019.maker import read
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Training
 from tests.studies.ilyas import MINI
@@ -50,7 +50,7 @@ def test_fooling_counts_images_whose_label_was_changed():
     made: Any = images([1, 2, 3, 4, 5], [1, 2, 7, 7, 5])
     made.original_labels = torch.tensor([0, 2, 3, 4, 4])  # the second keeps its label
     made.figures = {"predicted": torch.tensor([1, 2, 7, 0, 5])}
-    found = controls.fooling(maker(made, made, {"independent": Says()}, {"D_rand": made, "D_det": made}))
+    found = pipeline.fooling(maker(made, made, {"independent": Says()}, {"D_rand": made, "D_det": made}))
     assert found["D_det"]["source"] == {"label": 3 / 4, "true": 0.0}
     # it reads 1, 2, 3, 4, 5: the first and the last as the set says, the third and fourth as they were
     assert found["D_rand"]["independent"] == {"label": 0.5, "true": 0.5}
@@ -59,7 +59,7 @@ def test_fooling_counts_images_whose_label_was_changed():
 def test_mistakes_of_an_early_net_are_a_training_set():
     base, test = images([1, 2, 3, 4], [1, 5, 3, 6]), images([1, 2, 3], [1, 2, 4])
     of = maker(base, test, {"early": Says(), "early labels": Says(add=1)}, {})
-    found = controls.early_labels(of)
+    found = pipeline.early_labels(of)
     learned, training = of.asked["early labels"]
     assert learned.y.tolist() == [2, 4]
     assert torch.equal(learned.x, base.x[[1, 3]])
@@ -71,7 +71,7 @@ def test_mistakes_of_an_early_net_are_a_training_set():
 def test_an_early_net_without_mistakes_teaches_nothing():
     base = images([1, 2], [1, 2])
     of = maker(base, base, {"early": Says()}, {})
-    assert controls.early_labels(of) == {"epochs": 1, "early": 1.0, "images": 0, "taught": None}
+    assert pipeline.early_labels(of) == {"epochs": 1, "early": 1.0, "images": 0, "taught": None}
     assert list(of.asked) == ["early"]
 
 
@@ -88,26 +88,26 @@ def two_classes(count, gap, seed=0, side=4):
 def test_robust_directions_are_those_that_no_perturbation_turns():
     base = two_classes(400, gap=0.4)
     # half the gap is 0.2: a smaller ball cannot turn the first pixel, a larger one can
-    kept = controls.robust_directions(base, fa.L2(0.15))
+    kept = pipeline.robust_directions(base, fa.L2(0.15))
     assert len(kept)
     torch.testing.assert_close(kept[:, 0].abs(), torch.ones(len(kept)), rtol=0, atol=0.02)
     torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
-    assert len(controls.robust_directions(base, fa.L2(0.25))) == 0
+    assert len(pipeline.robust_directions(base, fa.L2(0.25))) == 0
     # those of both means, and the first of a hundred principal components
-    kept = controls.robust_directions(two_classes(200, gap=0.4, side=10), fa.L2(0.15))
+    kept = pipeline.robust_directions(two_classes(200, gap=0.4, side=10), fa.L2(0.15))
     assert len(kept) == 3
 
 
 def test_a_linear_model_learns_what_its_directions_show():
     base, test = two_classes(400, gap=0.4), two_classes(200, gap=0.4, seed=1)
     directions = torch.eye(16)
-    assert (controls.linear_model(base, test, directions[:1]) == test.y).double().mean() > 0.99
-    assert 0.3 < (controls.linear_model(base, test, directions[1:2]) == test.y).double().mean() < 0.7
+    assert (pipeline.linear_model(base, test, directions[:1]) == test.y).double().mean() > 0.99
+    assert 0.3 < (pipeline.linear_model(base, test, directions[1:2]) == test.y).double().mean() < 0.7
     flipped = ImageSet(base.x, 1 - base.y, 2, "flipped")
-    assert (controls.linear_model(flipped, test, directions[:1]) == test.y).double().mean() < 0.01
+    assert (pipeline.linear_model(flipped, test, directions[:1]) == test.y).double().mean() < 0.01
     # without any direction it says what is most frequent
     mostly = ImageSet(base.x[:5], torch.tensor([1, 1, 1, 0, 0]), 2, "mostly")
-    assert controls.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
+    assert pipeline.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
 
 
 def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets():
@@ -115,26 +115,26 @@ def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets
     shifted = ImageSet(base.x, 1 - base.y, 2, "shifted")
     of = maker(base, test, {"D_rand": Says(), "D_det": Says()}, {"D_rand": base, "D_det": shifted})
     of.settings = replace(of.settings, push_radius=0.15, train_radius=0.25)
-    found = controls.leakage(of)
+    found = pipeline.leakage(of)
     assert found["features"] > 0
     assert found["linear"]["D"] == {"true": 1.0, "next": 0.0}
     assert found["linear"]["D_det"] == {"true": 0.0, "next": 1.0}
     of.settings = replace(of.settings, push_radius=0.25, train_radius=0.15)
-    assert controls.leakage(of)["features"] == 0
+    assert pipeline.leakage(of)["features"] == 0
 
 
 @pytest.mark.slow
 def test_the_correlation_and_its_interval():
     pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
-    found = controls.correlated(pairs, 0)
+    found = pipeline.correlated(pairs, 0)
     assert found["correlation"] == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1])
     low, high = found["interval"]
     assert -1 <= low < found["correlation"] < high <= 1
-    straight = controls.correlated([(k / 10, k / 20) for k in range(8)], 0)
+    straight = pipeline.correlated([(k / 10, k / 20) for k in range(8)], 0)
     assert straight["correlation"] == pytest.approx(1)
     assert straight["interval"] == pytest.approx([1, 1])
-    assert controls.correlated(pairs[:2], 0) == {"correlation": None, "interval": None}
-    assert controls.correlated([(0.1, 0.2)] * 3, 0)["correlation"] == 0
+    assert pipeline.correlated(pairs[:2], 0) == {"correlation": None, "interval": None}
+    assert pipeline.correlated([(0.1, 0.2)] * 3, 0)["correlation"] == 0
 
 
 class Knows(nn.Module):
@@ -153,13 +153,13 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch):
     test = images([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7])
     attacked = images([1, 2, 8, 8, 8, 8, 8], test.y.tolist())  # the first two are as they were
     fooled = torch.tensor([False, True, True, True, True, True, False])
-    monkeypatch.setattr(controls, "_adversarials", lambda of: (test, attacked, fooled))
+    monkeypatch.setattr(pipeline, "_adversarials", lambda of: (test, attacked, fooled))
     base, d_det, nets = images([1], [1]), images([2], [3]), dict[str, nn.Module]()
     for title, reads, taught in (("a", 3, 2), ("b", 4, 5), ("c", 6, 4), ("d", 0, 7)):
         nets |= {f"{title} on D": Knows(reads), f"{title} on D_det": Knows(taught)}
     of = maker(base, test, nets, {"D_det": d_det})
     of.settings = replace(MINI, others=tuple(Architecture(one, "softmax") for one in "abcd"))
-    found = controls.transfer(of)
+    found = pipeline.transferred(of)
     points = {point.pop("architecture"): point for point in found["points"]}
     # of the five fooled ones it reads 2 and 3, and loses 3
     assert points["a"] == {"clean": 3 / 7, "accuracy": 2 / 7, "transfer": 1 / 2, "attacked": 2}
@@ -178,7 +178,7 @@ def test_adversarials_are_those_of_the_standard_net(tmp_path):
     of = maker(test, test, {"standard": model}, {})
     of.folder, of.watch = tmp_path, lambda *given: None
     of.settings = replace(MINI, attack_steps=8)
-    clean, attacked, fooled = controls._adversarials(of)
+    clean, attacked, fooled = pipeline._adversarials(of)
     assert len(clean) == MINI.tested
     was, now = read(model, clean) == clean.y, read(model, attacked) == clean.y
     assert torch.equal(fooled, was & ~now)

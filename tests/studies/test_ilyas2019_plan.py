@@ -43,7 +43,7 @@ def test_the_table_of_training_reaches_training(scale, rate, augment, tmp_path, 
         asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images, "model": model}
 
     monkeypatch.setattr(fa.train, "fit", run)
-    settings = replace(MINI, augment="crop", epochs=9, training=plan.choose(scale).training)
+    settings = replace(MINI, augment="crop", epochs=9, training=plan.SCALES[scale].training)
     base, test = pipeline.load(settings)
     maker = Maker(settings, base, test, tmp_path, lambda *given: None)
     made: dict[str, Any] = {name: base.subset([place]) for place, name in enumerate(MINI.sets)}
@@ -77,14 +77,6 @@ def test_the_table_of_training_reaches_training(scale, rate, augment, tmp_path, 
     assert type(other).__name__ == "SoftmaxRegression"
 
 
-def test_of_fewer_images_than_are_inverted_all_are():
-    told = {count: plan.choose("cpu", images=count).inverted for count in (500, 10_000, 20_000, None)}
-    assert told == {500: None, 10_000: None, 20_000: 10_000, None: 10_000}
-    assert plan.choose("tiny", images=9).inverted is None
-    with pytest.raises(InputError, match="inverted: expected at most the 500 images, got 501"):
-        plan.choose("cpu", images=500, inverted=501)
-
-
-def test_an_unknown_scale_is_refused():
-    with pytest.raises(InputError, match="scale: expected one of tiny, cpu, paper, got 'huge'"):
-        plan.choose("huge")
+def test_no_more_images_are_inverted_than_there_are():
+    with pytest.raises(InputError, match="inverted: expected at most the 500 images, got 10000"):
+        replace(plan.SCALES["cpu"], images=500)

@@ -34,16 +34,10 @@ def test_theory_writes_checks_and_figures(tmp_path, monkeypatch):
     assert "at 1" in theory.notes(result)[1]
 
 
-@pytest.mark.parametrize("radii", [(), (0.0,), (1.0, 1.0), (float("inf"),)])
-def test_radii_increase(radii):
-    with pytest.raises(InputError, match="radii: expected increasing"):
-        theory.Settings(radii=radii)
-
-
 @pytest.mark.slow
 def test_features_of_both_nets_are_measured_and_kept(tmp_path):
-    settings = features.Settings(replace(TINY, samples=40), radius=0.1, steps=2)
-    result = features.run(settings, tmp_path)
+    settings = replace(TINY, samples=40)
+    result = features.run(settings, tmp_path, radius=0.1, steps=2)
     nets = result["measured"]["nets"]
     assert list(nets) == ["standard", "adversarial"]
     for net in nets.values():
@@ -54,13 +48,18 @@ def test_features_of_both_nets_are_measured_and_kept(tmp_path):
     cells = features.table(result)
     assert [line[0] for line in cells] == ["net", "standard", "adversarial"]
     before = (tmp_path / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
-    again = features.run(replace(settings, radius=0.2), tmp_path)
+    again = features.run(settings, tmp_path, radius=0.2, steps=2)
     assert (tmp_path / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns == before
     for name, net in again["measured"]["nets"].items():
         for far, near in zip(net["features"], nets[name]["features"], strict=True):
             assert far["rho"] == near["rho"]
             if far["gamma"] is not None:
                 assert sum(far["gamma"]) < sum(near["gamma"])
+
+
+def test_the_radius_of_features_is_finite(tmp_path):
+    with pytest.raises(InputError, match="radius: expected a finite number > 0, got inf"):
+        features.run(TINY, tmp_path, radius=float("inf"))
 
 
 def test_medians_are_over_features_each_for_the_class_that_it_serves_best():

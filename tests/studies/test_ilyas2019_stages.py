@@ -71,7 +71,7 @@ def test_architectures_for_transfer_are_different_nets(scale):
 def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_what():
     """In ilyas2019.md, checked by hand; the paper's figures are those of its table 1 and figures 2 and 3."""
     nets = {}
-    paper = plan.choose("paper", attack_steps=50, push_steps=9)
+    paper = replace(plan.SCALES["paper"], attack_steps=50, push_steps=9)
     for place, name in enumerate(paper.nets):
         clean, *shares = (share - place / 100 for share in (0.9, 0.5, 0.25))
         robust = dict(zip(("PGD L2 0.25", "PGD L2 0.5"), shares, strict=True))

@@ -6,12 +6,12 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import subjects
-from fastadv.studies.schott2018.subjects import SEARCH, NearestNeighbor, Stage, Subjects
+from fastadv.studies.schott2018.subjects import SEARCH, NearestNeighbor, Subjects
 
 
 @pytest.fixture
 def ramp(monkeypatch):
-    stages = Stage("ramp1", 0.05, 0.02, 1, "constant"), Stage("robust", 0.1, 0.04, 2, "cosine")
+    stages = ("ramp1", 0.05, 0.02, 1, "constant"), ("robust", 0.1, 0.04, 2, "cosine")
     monkeypatch.setattr(subjects, "RAMP", stages)
 
 
@@ -46,9 +46,7 @@ def test_the_ramp_trains_run_after_run_and_goes_on(ramp, tmp_path):
 
 @pytest.mark.slow
 def test_published_models_read_digits(shared_data, tmp_path):
-    weights = tmp_path / "wong.safetensors"
-    fa.models.save_weights(fa.models.WongCNN(seed=3), weights)
-    made = Subjects(shared_data.abs_official, tmp_path, data_dir=shared_data.data_dir, madry=weights)
+    made = Subjects(shared_data.abs_official, tmp_path, data_dir=shared_data.data_dir)
     test = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=5)
     x, y = next(fa.data.batches(test, 5))[:2]
     names = ("cnn", "binary_cnn", "transfer_cnn", "abs", "binary_abs")
@@ -71,8 +69,6 @@ def test_published_models_read_digits(shared_data, tmp_path):
     assert plain.attacked(input_grad="unrolled").options.input_grad == "unrolled"
     assert made["binary_abs"].attacked().options.binary
     assert not plain.model.options.binary
-    given = fa.models.WongCNN(seed=3).state_dict()
-    assert all(torch.equal(given[key], value) for key, value in made["madry"].model.state_dict().items())
 
 
 def test_nearest_neighbors_are_those_of_each_class_and_gradients_point_to_them():
@@ -103,9 +99,7 @@ def test_nearest_neighbors_are_those_of_the_training_images(monkeypatch, tmp_pat
 
 
 def test_missing_files_are_refused(tmp_path):
-    made = Subjects(tmp_path, tmp_path, madry=tmp_path / "none.safetensors")
-    made.check(["nearest_neighbor"])
+    made = Subjects(tmp_path, tmp_path)
+    made.check(["nearest_neighbor", "madry"])
     with pytest.raises(InputError, match=r"vanilla_cnn\.net"):
         made.check(["cnn", "nearest_neighbor"])
-    with pytest.raises(InputError, match=r"none\.safetensors"):
-        made.check(["madry"])

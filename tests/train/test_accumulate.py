@@ -8,19 +8,9 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import (
-    AWP,
-    IKL,
-    TRADES,
-    FreeTraining,
-    NuAT,
-    Optimization,
-    PGDTraining,
-    Standard,
-    fit,
-)
+from fastadv.train import AWP, IKL, TRADES, FreeTraining, NuAT, Optimization, PGDTraining, Standard, fit
 from fastadv.train._feed import Feed
-from fastadv.train._share import Passes, Share
+from fastadv.train._share import Share
 
 from .nets import assert_same, images, net
 
@@ -139,7 +129,7 @@ def test_what_one_pass_needs_is_gone_when_the_next_begins():
 def test_passes_hold_each_row_once_whoever_owns_it(world, size):
     rows, met = torch.arange(size), []
     for rank in range(world):
-        share = Passes(size, rank, world, rows=4)
+        share = Share(size, rank, world, rows=4)
         own = Share(size, rank, world).own(rows)
         parts = share.split(own)
         assert torch.equal(share.joined(parts), own)
@@ -177,15 +167,3 @@ def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwar
     assert model[1].momentum == 0.1
     with pytest.raises(InputError, match="batch_norm_momentum: expected a model with BatchNorm"):
         fit(smooth(), images(), Standard(), epochs=1, optimization=optimization)
-
-
-def test_one_process_normalizes_by_the_whole_batch_in_either_way():
-    model, other, apart = net(), net(), Optimization(batch_norm="process")
-    fit(model, images(), Standard(), epochs=1, optimization=apart)
-    fit(other, images(), Standard(), epochs=1)
-    assert_same(model, other)
-    still = net()
-    still[1].eval()
-    for without in (smooth(), still):
-        with pytest.raises(InputError, match="batch_norm: expected a model with BatchNorm in train mode"):
-            fit(without, images(), Standard(), epochs=1, optimization=apart)

@@ -14,9 +14,10 @@ from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs import files
+from fastadv.runs.folder import RunFolder
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
 
-from .nets import grouped, images, net
+from .nets import grouped, images, net, timeless
 
 ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 
@@ -238,3 +239,84 @@ def test_bad_data_and_models_are_named_at_the_call():
     pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
     with pytest.raises(InputError, match="labels from 0 to 2"):
         train(data=pairs)
+
+
+OPTIONS = {"epochs": 2, "batch_size": 10}
+
+
+@pytest.mark.slow
+def test_fit_is_epochs_to_their_end(tmp_path):
+    model, other = net(), net()
+    past = fit(model, images(), Standard(), run_dir=tmp_path, **OPTIONS)
+    assert isinstance(past, list)
+    assert timeless(past) == timeless(epochs(other, images(), Standard(), **OPTIONS))
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+    assert fa.train.reports(tmp_path) == past
+    assert fit(net(), images(), Standard(), run_dir=tmp_path, resume=True, **OPTIONS) == []
+    for call in (fit, epochs):
+        with pytest.raises(InputError, match="epochs"):
+            call(net(), images(), Standard(), epochs=0)
+
+
+def test_an_epoch_is_trained_when_its_report_is_asked_for(tmp_path):
+    model = net()
+    before = model[5].weight.clone()
+    training = epochs(model, images(), Standard(), run_dir=tmp_path, **OPTIONS)
+    assert torch.equal(model[5].weight, before)
+    assert next(training).epoch == 1
+    assert not torch.equal(model[5].weight, before)
+    training.close()
+    RunFolder(tmp_path).close()
+    assert list(training) == []
+
+
+def test_the_earlier_name_of_fit():
+    assert fa.train.run is fit
+
+
+@pytest.mark.parametrize("call", [fit, epochs])
+def test_an_option_object_of_another_kind_is_named(call):
+    for name in ("optimization", "measuring", "ending", "execution"):
+        with pytest.raises(InputError, match=rf"^{name}: expected a fastadv\.train\..*, got dict"):
+            call(net(), images(), Standard(), epochs=1, **{name: {}})
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint(tmp_path):
+    class Bad(Standard):
+        def __call__(self, model, x, y, *, ids=None, seed=0):
+            Bad.calls += 1
+            loss = super().__call__(model, x, y)
+            return loss * math.nan if Bad.calls == 10 else loss
+
+    Bad.calls = 0
+    model, past = net(), []
+    with pytest.raises(FloatingPointError, match="nan in epoch 2 at step 2") as caught:
+        past.extend(train(model, recipe=Bad(), run_dir=tmp_path, identity="counts its calls"))
+    order = fa.rng.permutation(50, fa.rng.derive(0, "order", 2))[16:24].tolist()
+    assert f"(samples {', '.join(map(str, order))})" in str(caught.value)
+    assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    Bad.calls = 100
+    (report,) = train(recipe=Bad(), run_dir=tmp_path, resume=True, identity="counts its calls")
+    assert report.epoch == 2
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_weights_that_are_not_finite_reach_no_checkpoint(every, tmp_path):
+    """A finite loss may have an infinite gradient; after the last step of an epoch no loss would tell."""
+    steps = 7 if every is None else 2
+
+    class Rooted(Standard):
+        def __call__(self, model, x, y, *, ids=None, seed=0):
+            Rooted.calls += 1
+            nothing = sum(weight.sum() for weight in model.parameters()) * 0.0
+            return super().__call__(model, x, y) + (nothing.sqrt() if Rooted.calls == 7 + steps else nothing)
+
+    Rooted.calls = 0
+    with pytest.raises(FloatingPointError, match="finite weights, got NaN or infinity in ") as caught:
+        train(recipe=Rooted(), run_dir=tmp_path, checkpoint_every=every)
+    assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
+    assert Rooted.calls == 7 + steps
+    kept, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())

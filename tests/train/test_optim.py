@@ -6,20 +6,19 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.errors import InputError
 from fastadv.train import Optimization, Piecewise, Standard, fit
-from fastadv.train._optimizers import find_rate
-from fastadv.train.optim import make_optimizer, make_schedule
+from fastadv.train.optim import find_rate, make_optimizer, make_schedule
 from fastadv.train.schedules import SCHEDULES
 
 from .nets import images, net
 
 
-def rates(schedule, steps, warm_up=0.0):
-    options = Optimization(schedule=schedule, warm_up=warm_up / steps)
+def rates(schedule, steps, epochs=1, **options):
+    options = Optimization(schedule=schedule, **options)
     optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, options)
-    scheduler = make_schedule(optimizer, options, 1, steps)
-    values = []
-    for _ in range(steps):
+    scheduler, values = make_schedule(optimizer, options, epochs, steps), []
+    for _ in range(steps * epochs):
         values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
@@ -58,26 +57,38 @@ def test_milestones_are_met_to_the_step(schedule, epochs, drops):
     assert [k for k in range(1, epochs * 11) if values[k] < values[k - 1]] == [11 * epoch for epoch in drops]
 
 
-@pytest.mark.slow
-def test_one_cycle_is_that_of_torch():
-    """Torch ends its cycle one step earlier, which over 2,000 steps is nothing."""
-    steps = 2000
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps, cycle_momentum=False)
-    wanted = []
-    for _ in range(steps):
-        wanted.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    ours = rates("one_cycle", steps)
-    assert max(abs(a - b) for a, b in zip(ours, wanted, strict=True)) < 0.1 * 4 / steps
-    assert ours[0] == pytest.approx(0.1 / 25)
-    assert max(ours) == ours[600] == pytest.approx(0.1)
-    assert SCHEDULES["one_cycle"](1.0) == pytest.approx(1 / 25e4)
+def test_rate_and_momentum_cycle_as_those_of_torch():
+    """Torch ends its cycle one step earlier, which over 400 steps is little."""
+    steps, ours, theirs, rated = 400, [], [], {}
+    for name in ("sgd", "adam"):
+        options = Optimization(schedule="one_cycle_momentum", momentum=0.85)
+        optimizer = make_optimizer(torch.nn.Linear(2, 2), name, 0.1, options)
+        scheduler = make_schedule(optimizer, options, 1, steps)
+        peer = make_optimizer(torch.nn.Linear(2, 2), name, 0.1, options)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(peer, 0.1, steps)
+        for _ in range(steps):
+            for each, follows, kept in ((optimizer, scheduler, ours), (peer, cycle, theirs)):
+                each.step()
+                group = each.param_groups[0]
+                rated.setdefault(each, []).append(group["lr"])
+                kept.append(group["momentum"] if name == "sgd" else group["betas"][0])
+                follows.step()
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.1 * 4 / steps
+    assert (ours[0], min(ours)) == pytest.approx((0.95, 0.85))
+    assert max(abs(a - b) for a, b in zip(rated[optimizer], rated[peer], strict=True)) < 0.1 * 4 / steps
+    assert rates("one_cycle", steps) == rated[optimizer]
+    assert max(rated[optimizer]) == rated[optimizer][120] == pytest.approx(0.1)
+    assert (rated[optimizer][0], SCHEDULES["one_cycle"](1.0)) == pytest.approx((0.1 / 25, 1 / 25e4))
+    with pytest.raises(InputError, match="one that leaves the momentum alone, which Adagrad"):
+        make_schedule(torch.optim.Adagrad(torch.nn.Linear(1, 1).parameters()), options, 1, 2)
+
+
+def test_by_epoch_the_rate_stays_for_an_epoch():
+    assert rates("cosine", 3, 2, schedule_by="epoch") == pytest.approx([0.1] * 3 + [0.05] * 3)
 
 
 def test_warm_up_rises_linearly_to_the_schedule():
-    values, cosine = rates("cosine", 40, warm_up=10), rates("cosine", 40)
+    values, cosine = rates("cosine", 40, warm_up=0.25), rates("cosine", 40)
     for k in range(40):
         assert values[k] == pytest.approx(cosine[k] * min((k + 1) / 10, 1))
     options = {"epochs": 3, "batch_size": 10, "learning_rate": 0.3}

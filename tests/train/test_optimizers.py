@@ -1,4 +1,4 @@
-"""Optimizers by name and by function, groups of parameters, momentum that moves, and fp16."""
+"""Optimizers by name and by function, groups of parameters, and fp16."""
 
 import functools
 
@@ -9,10 +9,9 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint
-from fastadv.train import AWP, Execution, Optimization, PriorGuidedTraining, Standard, fit
-from fastadv.train._optimizers import find_rate, make
-from fastadv.train._scale import GROWTH_EVERY, LossScale
-from fastadv.train.optim import make_optimizer, make_schedule
+from fastadv.train import AWP, Execution, NuAT, Optimization, Standard, fit
+from fastadv.train.optim import find_rate, make_optimizer
+from fastadv.train.recipes.base import GROWTH_EVERY, LossScale
 
 from .nets import assert_same, images, net, stopped
 
@@ -48,9 +47,7 @@ def test_groups_have_their_own_decay():
         }
     )
     model["head"].bias.requires_grad_(False)
-    optimizer = make(
-        model, "adamw", 0.1, momentum=0.9, weight_decay=0.01, norm_decay=False,
-    )  # fmt: skip
+    optimizer = make_optimizer(model, "adamw", 0.1, Optimization(weight_decay=0.01, norm_decay=False))
     names = {id(weight): name for name, weight in model.named_parameters()}
     met = {
         names[id(weight)]: (group["lr"], group["weight_decay"])
@@ -133,38 +130,6 @@ def test_options_that_a_function_has_itself_are_refused_beside_it(options):
     assert find_rate(RMSPROP, None) is None
 
 
-def test_momentum_cycles_as_that_of_torch():
-    """Torch ends its cycle one step earlier, which over 400 steps is little."""
-    steps, ours, theirs = 400, [], []
-    for name in ("sgd", "adam"):
-        options = Optimization(schedule="one_cycle_momentum", momentum=0.85)
-        optimizer = make_optimizer(nn.Linear(2, 2), name, 0.1, options)
-        scheduler = make_schedule(optimizer, options, 1, steps)
-        peer = make_optimizer(nn.Linear(2, 2), name, 0.1, options)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(peer, 0.1, steps)
-        for _ in range(steps):
-            for each, follows, kept in ((optimizer, scheduler, ours), (peer, cycle, theirs)):
-                each.step()
-                group = each.param_groups[0]
-                kept.append(group["momentum"] if name == "sgd" else group["betas"][0])
-                follows.step()
-    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.1 * 4 / steps
-    assert (ours[0], min(ours)) == pytest.approx((0.95, 0.85))
-    with pytest.raises(InputError, match="one that leaves the momentum alone, which Adagrad"):
-        make_schedule(torch.optim.Adagrad(nn.Linear(1, 1).parameters()), options, 1, 2)
-
-
-def test_by_epoch_the_rate_stays_for_an_epoch():
-    options = Optimization(schedule="cosine", schedule_by="epoch")
-    optimizer = make_optimizer(nn.Linear(2, 2), "sgd", 1.0, options)
-    scheduler, rates = make_schedule(optimizer, options, 2, 3), []
-    for _ in range(6):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([1, 1, 1, 0.5, 0.5, 0.5])
-
-
 def test_fp16_trains_near_fp32_and_resumes_with_its_scale(tmp_path):
     options = {"epochs": 2, "batch_size": 10, "optimization": Optimization(clip_norm=1.0)}
     call = functools.partial(fit, train_set=images(), recipe=AWP(Standard()), **options)
@@ -220,5 +185,5 @@ def test_fp16_is_refused_where_it_would_round_weights_or_gradients_away():
     fp16 = Execution(precision="fp16")
     with pytest.raises(InputError, match="precision: expected weights in float32 for 'fp16'"):
         fit(net().double(), images(), Standard(), epochs=1, execution=fp16)
-    with pytest.raises(InputError, match=r"precision: .* PriorGuidedTraining, which takes gradients itself"):
-        fit(net(), images(), PriorGuidedTraining(fa.Linf(0.1)), epochs=1, execution=fp16)
+    with pytest.raises(InputError, match=r"precision: .* NuAT, which takes gradients itself"):
+        fit(net(), images(), NuAT(fa.Linf(0.1)), epochs=1, execution=fp16)

@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv import train
 from fastadv.errors import InputError
 
-from .nets import images, net
+from .nets import net
 from .test_recipes import LOSSES, batch, flat_net
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_loop.md"
@@ -44,20 +44,6 @@ def test_the_examples_alone():
     for other in (train.Standard(), train.FreeTraining(fa.Linf(0.1), 2)):
         with pytest.raises(InputError, match="recipe: expected one that crafts examples"):
             train.craft(other, model, x, y)
-
-
-def test_fit_keeps_its_own_seeds():
-    """Whatever torch's generator holds, weights are the same, and it is left alone."""
-    trained = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            before = torch.get_rng_state()
-            model = net()
-            train.fit(model, images(18), LOSSES["rs"], epochs=1, batch_size=9)
-            assert torch.equal(torch.get_rng_state(), before)
-            trained.append(model.state_dict())
-    torch.testing.assert_close(*trained, rtol=0, atol=0)
 
 
 @pytest.mark.slow

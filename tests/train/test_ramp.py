@@ -8,8 +8,7 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Standard
-from fastadv.train.optim import first_recipes
-from fastadv.train.ramp import ramped
+from fastadv.train.optim import first_recipes, ramped
 
 from .nets import images, net
 

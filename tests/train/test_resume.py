@@ -142,15 +142,11 @@ REFUSED = {
     "weight_decay": 4e-4, "schedule": "step", "augment": None, "precision": "bf16", "warm_up": 1,
     "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False, "accumulate": 2,
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
-    "batch_norm": "process",
     "recipe": pgd(threat=fa.Linf(0.2)),
 }  # fmt: skip
 FUNCTIONS = {
     "schedule": (by_share(1), by_share(2)),
-    "augment": (
-        lambda x, *, ids, seed: x.flip(3),
-        lambda x, *, ids, seed: x.flip(2),
-    ),
+    "augment": (lambda x, *, ids, seed: x.flip(3), lambda x, *, ids, seed: x.flip(2)),
     "recipe": (
         pgd(loss=lambda z, y, targets: -z.gather(1, y[:, None])[:, 0]),
         pgd(loss=lambda z, y, targets: z.logsumexp(1)),

@@ -3,21 +3,27 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, one_hot
 
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import (
+    AWP,
+    IKL,
     MART,
+    SCORE,
     TRADES,
     Execution,
     FastTraining,
+    FGSMTraining,
     FreeTraining,
+    GradAlign,
     NuAT,
     PGDTraining,
     Standard,
     fit,
 )
+from fastadv.train.recipes._common import of_soft
 
 from .nets import assert_same, images, net, stopped
 
@@ -75,12 +81,24 @@ def test_certain_probabilities_are_labels(recipe):
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-def test_mixed_with_others_they_are_labels_to_the_bit():
-    data = images(24)
-    models = [linear(), linear()]
-    for model, given in zip(models, (data, data.relabeled(one_hot(data.y, 3).float())), strict=True):
-        fit(model, given, PGDTraining(THREAT, 2), epochs=1, batch_size=8, augment="cutmix")
-    assert_same(*models)
+@pytest.mark.parametrize(
+    "recipe",
+    [*TAKING, FGSMTraining(THREAT), AWP(TRADES(THREAT, 2)), GradAlign(FGSMTraining(THREAT))],
+    ids=lambda recipe: type(recipe).__name__,
+)
+def test_recipes_learn_from_them(recipe):
+    losses = [r.loss for r in fit(net(), taught(48), recipe, epochs=3, batch_size=16)]
+    assert losses[-1] < losses[0]
+
+
+def test_of_certain_labels_the_loss_to_ascend_is_the_cross_entropy():
+    logits, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1, 0])
+    soft = torch.full((5, 3), 0.1).scatter(1, y[:, None], 0.8)
+    loss, labels = of_soft("ce", soft)
+    assert torch.equal(labels, y)
+    torch.testing.assert_close(loss(logits, y, None), cross_entropy(logits, soft, reduction="none"))
+    with pytest.raises(InputError, match="loss: expected 'ce'"):
+        of_soft("margin", soft)
 
 
 def test_every_kind_of_set_trains_alike():
@@ -90,6 +108,7 @@ def test_every_kind_of_set_trains_alike():
     assert listed[0].loss == whole[0].loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "listed"])
 def test_a_run_resumes_bit_for_bit(tmp_path, kind):
     data = taught() if kind == "memory" else Listed(taught())
@@ -108,7 +127,11 @@ def test_a_run_resumes_bit_for_bit(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "recipe", [MART(THREAT, 2), NuAT(THREAT), Standard(loss="bce"), fa.train.AWP(MART(THREAT, 2))]
+    "recipe",
+    [
+        *(MART(THREAT, 2), NuAT(THREAT), IKL(THREAT, 2), Standard(loss="bce")),
+        *(AWP(MART(THREAT, 2)), GradAlign(SCORE(THREAT, 2))),
+    ],
 )
 def test_who_cannot_take_them_is_refused_before_the_first_step(recipe):
     match = r"train_set: expected classes as labels for .*, got probabilities; take one of .*label.argmax"

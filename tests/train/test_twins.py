@@ -13,18 +13,7 @@ from fastadv.data import ImageSet
 from fastadv.engine import frozen, search_copy
 from fastadv.engine.freeze import follow
 from fastadv.engine.stamp import Stamp
-from fastadv.train import (
-    AWP,
-    IKL,
-    SCORE,
-    TRADES,
-    Execution,
-    FGSMTraining,
-    GradAlign,
-    NuAT,
-    PGDTraining,
-    fit,
-)
+from fastadv.train import AWP, IKL, SCORE, TRADES, Execution, FGSMTraining, GradAlign, NuAT, PGDTraining, fit
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._common import Twins, frozen_twin
 from tests.engine.planted import Net as GuardedNet

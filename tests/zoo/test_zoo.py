@@ -102,10 +102,9 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of libraries about one another
-@both
 @pytest.mark.parametrize("net", lent(FOREIGN))
-def test_a_model_of_a_library(net: Net, prepare: Callable[..., Prepared]) -> None:
-    prepared_and_model(net, prepare)
+def test_a_model_of_a_library(net: Net) -> None:
+    prepared_and_model(net, fa.freeze)
 
 
 @both

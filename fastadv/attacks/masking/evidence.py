@@ -13,6 +13,11 @@ from fastadv.threat import Threat
 SLACK = 1e-6  # what rounding adds to a distance
 
 
+def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
+    """Return whether distances are within a radius, whatever rounding adds."""
+    return distance <= radius * (1 + SLACK)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """One attack on N samples; tensors [N], on the CPU.
@@ -42,7 +47,7 @@ class Evidence:
         if own is None or (own.norm, own.box) != (threat.norm, threat.box):
             return None
         before, now = (torch.as_tensor(each).cpu() for each in (own.radius, radius))
-        inside = distance <= now * (1 + SLACK)
+        inside = reached(distance, now)
         unfinished = self.unfinished.where(before == now, torch.nan)
         return replace(self, broken=self.broken & inside, blind=self.blind & inside, unfinished=unfinished)
 

@@ -1,12 +1,8 @@
 """The loop that all constructions share: shard by shard, batch by batch, resumed after a kill."""
 
-import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -31,8 +27,7 @@ from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.description import check_described
-from fastadv.runs.files import load_tensors, save_tensors
-from fastadv.runs.identity import agree, check_same, plain
+from fastadv.runs.identity import agree, plain
 from fastadv.runs.keeper import Keeper
 from fastadv.threat import Threat
 
@@ -54,12 +49,10 @@ class BuildOptions(TypedDict, total=False):
         out_dir: a folder into which each finished shard is written, and from which a stopped construction
             resumes. The set that is returned maps its images: a process holds one shard at a time. None, the
             default, keeps everything in memory.
-        shard_size: samples of each shard; 1024 by default. An exception that stops a process, as Ctrl-C does
-            and in commands SIGTERM, loses the current batch; a kill loses at most this many samples of each
-            process.
+        shard_size: samples of each shard; 1024 by default. Whatever stops a process loses at most this many
+            of its samples.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
-            is otherwise known by its source; change it when that code changes. Needed where the source cannot
-            be read.
+            is otherwise known by its source. Needed where the source cannot be read.
         rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
             and returns them; the one that finds the folder complete writes the index and returns the whole
             set. 0 by default.
@@ -97,15 +90,7 @@ class Construction:
     classes: int
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
-    # of x, y, ids (on the CPU), and the batch's budget
-    begin: Callable[[Tensor, Tensor, Tensor, Threat], BatchSearch]
-
-    def budget(self, ids: Tensor, device: torch.device) -> Threat:
-        """Return the threat of the samples `ids` alone."""
-        radius = self.threat.radius
-        if not isinstance(radius, Tensor):
-            return self.threat
-        return self.threat.with_radius(radius[ids].to(device))
+    begin: Callable[[Tensor, Tensor, Tensor], BatchSearch]  # of x, y, and ids (on the CPU)
 
 
 class Store(Keeper):
@@ -124,26 +109,7 @@ class Store(Keeper):
         return read_shard(self.path, k, self._config) if self.path is not None and there else None
 
     def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
-        """Shard `k`; its file takes the place of the rows that a stopped process left of it."""
-        if self.path is None:
-            return Shard(tensors)
-        shard = write_shard(self.path, k, tensors, self._config)
-        self._rows_file(k).unlink(missing_ok=True)
-        return shard
-
-    def keep(self, k: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the first rows of shard `k` for a process that goes on, if the disk lets us."""
-        if self.path is not None:
-            with suppress(OSError):
-                save_tensors(self._rows_file(k), tensors, {"rows": json.dumps(self._config, sort_keys=True)})
-
-    def unfinished(self, k: int) -> dict[str, Tensor]:
-        """Return the first rows of shard `k` that a stopped process left; none where there are none."""
-        if self.path is None or not self._rows_file(k).exists():
-            return {}
-        tensors, metadata = load_tensors(self._rows_file(k))
-        check_same(self._rows_file(k), json.loads(metadata["rows"]), self._config)
-        return tensors
+        return Shard(tensors) if self.path is None else write_shard(self.path, k, tensors, self._config)
 
     def assemble(self, shards: dict[int, Shard], count: int) -> ConstructedSet:
         """Return the set of all `count` shards with its index, where all are there; else that of these."""
@@ -166,10 +132,6 @@ class Store(Keeper):
 
         return ConstructedSet(tensors, processes.from_first(card))
 
-    def _rows_file(self, k: int) -> Path:
-        assert self.path is not None
-        return self.path / f"rows-{k:05d}.safetensors"
-
 
 def build(
     construction: Construction,
@@ -187,7 +149,10 @@ def build(
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
     with processes.agreement():
         check_count("batch_size", batch_size, 1)
-        ranges = _own_shards(base.count, shard_size, rank, world_size)
+        check_count("shard_size", shard_size, 1)
+        count = shard_count(base.count, shard_size)
+        own = processes.apart(count, rank, world_size, "shards", "shard_size")
+        ranges = {k: shard_range(k, base.count, shard_size) for k in own}
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
         if dtype not in DTYPES:
             raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -208,53 +173,22 @@ def build(
         left = [k for k in ranges if k not in shards]
 
         def make(place: int) -> Shard:
-            k = left[place]
-            parts = partial(_build_batch, construction, base, dtype=dtype)
-            return _build_shard(k, torch.tensor(ranges[k]), store, batch_size, parts, tick)
+            k, rows = left[place], dict[str, Tensor]()
+            count, done = len(ranges[k]), 0
+            for batch in torch.split(torch.tensor(ranges[k]), batch_size):
+                for name, made in _build_batch(construction, base, batch, dtype).items():
+                    # filled in place: parts that are joined would be held twice
+                    rows.setdefault(name, made.new_empty((count, *made.shape[1:])))
+                    rows[name][done : done + len(batch)] = made
+                done += len(batch)
+                tick(len(batch))
+            return store.write(k, rows)
 
         for place, shard in enumerate(processes.in_turn(len(left), make)):
             shards[left[place]] = shard
             if place % processes.world() != processes.rank():  # another process has made it meanwhile
                 tick(len(ranges[left[place]]))
-        return store.assemble(shards, shard_count(base.count, shard_size))
-
-
-def _build_shard(
-    k: int,
-    ids: Tensor,
-    store: Store,
-    batch_size: int,
-    make: Callable[[Tensor], dict[str, Tensor]],
-    tick: Callable[[int], None],
-) -> Shard:
-    """Build shard `k` of the samples `ids`, in batches. Whatever stops that, finished batches are kept."""
-    begun = store.unfinished(k)
-    done = len(begun["ids"]) if begun else 0
-    rows = _for_all(begun, len(ids))
-    if done:
-        tick(done)
-    try:
-        # a process may have been stopped after the last batch; split would give an empty one
-        for batch in torch.split(ids[done:], batch_size) if done < len(ids) else ():
-            made = make(batch)
-            rows = rows or _for_all(made, len(ids))
-            for name, own in made.items():
-                rows[name][done : done + len(batch)] = own
-            done += len(batch)
-            tick(len(batch))
-        return store.write(k, rows)
-    except BaseException:
-        if done:
-            store.keep(k, {name: held[:done] for name, held in rows.items()})
-        raise
-
-
-def _for_all(rows: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Return room for `count` rows, the first of which are those given."""
-    room = {name: own.new_empty((count, *own.shape[1:])) for name, own in rows.items()}
-    for name, own in rows.items():
-        room[name][: len(own)] = own
-    return room
+        return store.assemble(shards, count)
 
 
 def ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
@@ -268,13 +202,6 @@ def ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[
             progress(done, total)
 
     return tick
-
-
-def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:
-    """Return the samples of each shard that is built here, or in a process group by all together; checked."""
-    check_count("shard_size", shard_size, 1)
-    own = processes.apart(shard_count(total, shard_size), rank, world_size, "shards", "shard_size")
-    return {k: shard_range(k, total, shard_size) for k in own}
 
 
 def _config(
@@ -301,9 +228,12 @@ def _config(
 def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str) -> dict[str, Tensor]:
     """Return what the set holds of the samples `ids`; InputError for images outside the budget."""
     x, y = base.fetch(ids)
-    threat = construction.budget(ids, x.device)
-    search = construction.begin(x, y, ids, threat)
-    images = encode(search.run(), search.center, threat, dtype)
+    threat, search = construction.threat, construction.begin(x, y, ids)
+    images = search.run()
+    if dtype == "float32":
+        images = images.float()
+    else:  # rounded inside the ball
+        images = (threat.quantize(images, search.center) * 255).round().to(torch.uint8)
     served = to_unit(images)
     row = {
         "images": images,
@@ -316,15 +246,8 @@ def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str
         "distance": threat.distance(served, search.center).float(),
     }
     held = {name: tensor.cpu().contiguous() for name, tensor in row.items()}
-    verify(held["images"], search.center.cpu(), construction.budget(ids, ids.device), ids)
+    verify(held["images"], search.center.cpu(), threat, ids)
     return held
-
-
-def encode(x_adv: Tensor, center: Tensor, threat: Threat, dtype: str) -> Tensor:
-    """Return `x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball."""
-    if dtype == "float32":
-        return x_adv.float()
-    return (threat.quantize(x_adv, center) * 255).round().to(torch.uint8)
 
 
 def verify(images: Tensor, center: Tensor, threat: Threat, ids: Tensor) -> None:

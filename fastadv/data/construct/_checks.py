@@ -44,6 +44,7 @@ class Search(NamedTuple):
                 "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
                 f"got {tuple(self.threat.box)}"
             )
+        self.threat.check_one_radius()
         check_count("steps", self.steps, 1)
         if self.step_size is None:
             self.threat.default_step_size(self.steps)  # InputError where there is none
@@ -51,9 +52,10 @@ class Search(NamedTuple):
             self.threat.check_step_size(check_number("step_size", self.step_size))
         check_seed(self.seed)
 
-    def length(self, budget: Threat) -> PerRow:
-        """Return how long a step is; 20 makes it the paper's 0.1 for L2(0.5) and 100 steps."""
-        return budget.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
+    @property
+    def length(self) -> PerRow:
+        """How long a step is; 20 makes it the paper's 0.1 for L2(0.5) and 100 steps."""
+        return self.threat.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
 
     def told(self) -> dict[str, Any]:
         """Return the steps as the card says them."""
@@ -61,18 +63,10 @@ class Search(NamedTuple):
         return {"steps": self.steps, "step_size": size}
 
 
-def prepare(
-    model: Model, dataset: Dataset[Any], threat: Threat, *, every_class: bool
-) -> tuple[Prepared, Base, int]:
+def prepare(model: Model, dataset: Dataset[Any], *, every_class: bool) -> tuple[Prepared, Base, int]:
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = prepared(model, freeze=True)
     base = Base(dataset, frozen.device or torch.device("cpu"))
-    radius = threat.radius
-    if isinstance(radius, Tensor) and len(radius) != base.count:
-        raise InputError(
-            f"threat: expected one radius, or one for each of the {base.count} images of the base, "
-            f"got {len(radius)}"
-        )
     x, _ = base.fetch(torch.tensor([0]))
     logits = frozen.verdict(x)
     if not logits.isfinite().all():

@@ -140,14 +140,14 @@ def _invert(
         search.check()
         if start not in STARTS:
             raise InputError(f"start: expected one of {STARTS}, got {start!r}")
-        source, samples, classes = prepare(model, base, search.threat, every_class=True)
+        source, samples, classes = prepare(model, base, every_class=True)
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)
         representation = fingerprint(features, samples, options.get("identity"))
 
-    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
-        goal, steps, step_size = features.verdict(x), search.steps, search.length(budget)
+    def begin(x: Tensor, y: Tensor, ids: Tensor) -> BatchSearch:
+        goal, steps, step_size = features.verdict(x), search.steps, search.length
         center = samples.start(start, x, ids, search.seed)
 
         def distance(reached: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _invert(
 
         def run() -> Tensor:
             return last_iterate(
-                features, center, None, budget, steps=steps, step_size=step_size, loss=closeness
+                features, center, None, search.threat, steps=steps, step_size=step_size, loss=closeness
             )
 
         return BatchSearch(y, center, run, lambda images: distance(features.verdict(images)))

@@ -49,7 +49,7 @@ def random_target(
     Args:
         model: a standard classifier of images in the box; x [B, ...] to logits [B, K].
         base: map-style data set of (image in the box, label); an ImageSet is read fastest.
-        threat: the budget; of any norm, with one radius or one for each image of the base.
+        threat: the budget; of any norm, with one radius.
         steps: of the search, >= 1.
         step_size: a length in the threat's norm, in input units; None is 20 * radius / steps, as in the
             paper.
@@ -134,15 +134,15 @@ def _attack(
 ) -> ConstructedSet:
     with processes.agreement():
         search.check()
-        frozen, samples, classes = prepare(model, base, search.threat, every_class=name == "fixed_shift")
+        frozen, samples, classes = prepare(model, base, every_class=name == "fixed_shift")
 
-    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
+    def begin(x: Tensor, y: Tensor, ids: Tensor) -> BatchSearch:
         targets = choose(y, ids, classes).to(x.device)
-        steps, step_size = search.steps, search.length(budget)
+        steps, step_size = search.steps, search.length
 
         def run() -> Tensor:
             return last_iterate(
-                frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets
+                frozen, x, None, search.threat, steps=steps, step_size=step_size, loss="ce", targets=targets
             )
 
         def objective(images: Tensor) -> Tensor:

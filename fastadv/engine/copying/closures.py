@@ -58,11 +58,7 @@ def reachable(
     atoms: Collection[type] = ATOMS,
     but: Collection[int] = (),
 ) -> Iterator[object]:
-    """Yield the objects that `value` leads to, itself included; each once.
-
-    inside: tells what an object leads to. atoms: types that are left out. but: ids of objects that are left
-    out.
-    """
+    """Yield the objects that `value` leads to, itself included, each once; none of the types `atoms`."""
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     waiting = [value]
     while waiting:
@@ -82,9 +78,8 @@ def holds(value: object) -> bool:
 def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], None]:
     """Enter copies of the functions among `parts` that lead to a module into deepcopy's `memo`.
 
-    They share with their originals the code, globals and all variables that lead to no module. The copy of a
-    compiled function is that of the function which was compiled. Call what is returned here before them: it
-    copies what they hold.
+    They share with their originals the code, globals and all variables that lead to no module. A compiled
+    function is copied as it was written. What is returned copies what they hold, and is to be called first.
     """
     functions = [part for part in parts if isinstance(part, FunctionType) and holds(part)]
     cells: dict[int, tuple[CellType, CellType]] = {}

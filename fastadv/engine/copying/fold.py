@@ -23,10 +23,7 @@ DEFAULTS = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
 
 
 class Refused(BaseException):
-    """A pass that used a folded layer in another way than the one that was watched.
-
-    It is no Exception, so that the model's own handlers do not catch it.
-    """
+    """Not as watched: a folded layer was used in another way. The model's own handlers do not catch it."""
 
     def __init__(self, pair: "Pair") -> None:
         super().__init__()
@@ -213,11 +210,7 @@ class Watch:
 
 
 class Promises:
-    """Results of folded layers in one pass, which their BatchNorm and nothing else may read.
-
-    A folded layer computes what its BatchNorm is to return. It returns an alias of that, which is recognized
-    wherever it is read.
-    """
+    """Results of folded layers in one pass: aliases of what their BatchNorm, their only reader, returns."""
 
     def __init__(self, folds: Folds) -> None:
         self.folds = folds
@@ -239,10 +232,7 @@ class Promises:
         return alias
 
     def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """Return what a BatchNorm returns for the result of its layer; None for another call.
-
-        Raises Refused where anything else reads such a result.
-        """
+        """Return what a BatchNorm returns for the result of its layer; another reader is Refused."""
         if func is F.batch_norm and args:
             pair, made = self._of(args[0])
             if pair is not None:

@@ -71,10 +71,7 @@ def keep_inside(
     unregistered: Iterable[nn.Module],
     doubtful: bool,
 ) -> None:
-    """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode.
-
-    doubtful: whether code of the copy might run `originals`.
-    """
+    """Bar `originals`, and `unregistered` modules in training mode; `doubtful`: code might run the former."""
     barred = _barred[copied] = WeakKeyDictionary[nn.Module, str]()
     for module in originals:
         barred[module] = ORIGINAL
@@ -91,11 +88,9 @@ def keep_inside(
 def inside(copied: object) -> Iterator[None]:
     """Raise InputError before a method of a module that is barred from `copied` runs in this thread.
 
-    A forward function that reads the model from a global variable or a weak reference cannot be copied: it
-    would run the caller's modules in the caller's mode and move their running statistics. Python's profile
-    function sees each call before its first line, also a `forward` that is called directly, which no hook
-    does. It is set where `may_stray` finds that there is something to see; under another profiler there is no
-    check.
+    A forward that reads the model from a global variable or a weak reference cannot be copied: it would run
+    the caller's modules in the caller's mode. Python's profile function sees each call before its first line,
+    a direct one of `forward` too, which no hook does. Under another profiler there is no check.
     """
     barred = _barred.get(copied) if isinstance(copied, nn.Module) and copied in _doubtful else None
     if not barred or sys.getprofile() is not None:
@@ -126,8 +121,7 @@ def inside(copied: object) -> Iterator[None]:
 class CheckedModel:
     """A model whose logits [B, K] are checked, and which may not change its input.
 
-    Its first pass stays `inside`. If that overwrites the input, the model is given copies from then on
-    (`copies`). dtype: of its weights, None where they have not exactly one.
+    Its first pass stays `inside`. If that overwrites the input, it is given `copies` from then on.
     """
 
     def __init__(self, model: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> None:
@@ -138,9 +132,8 @@ class CheckedModel:
     def meet(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed.
 
-        A model may prepare images in float32 and go on in another precision, so x is cast to the dtype of the
-        weights only where it is refused as it is. Two rows tell; where these are refused in either dtype, all
-        of x do, since some models take batches of one size alone.
+        It may prepare images in float32 and go on otherwise, so x is cast to the dtype of the weights only
+        where it is refused as it is: by two rows, or by all, since some models take one batch size alone.
         """
         own = self._dtype
         if own in (None, x.dtype) or x.dtype in self._seen or not len(x):
@@ -174,10 +167,7 @@ class CheckedModel:
         lens: AbstractContextManager[object] | None = None,
         stays: bool = False,
     ) -> Tensor:
-        """Return the logits at x, or those of another copy of the model, inside `lens`.
-
-        stays: copy them, since the next pass may write into their memory, and the caller into x.
-        """
+        """Return the logits at x; with `stays` copied, as the next pass may overwrite them."""
         model = self.model if other is None else other
         first = not self._watched and model is self.model and len(x) > 0
         given = x.clone() if first or self.copies else x

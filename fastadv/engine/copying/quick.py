@@ -29,11 +29,7 @@ _ordinary: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of a module in eval mode, which shares its weights and statistics.
-
-    Other buffers and attributes are the copy's own. A module with hooks, code of its own for modes or copies,
-    or attributes of unknown kinds is copied by `twin`.
-    """
+    """Return a copy in eval mode that shares weights and statistics; by `twin` where anything is unusual."""
     parts = list(model.modules())
     if not all(_is_ordinary(part) for part in parts):
         return twin(model, follow=False)

@@ -30,8 +30,7 @@ HIDDEN = {"globals", "eval", "exec", "__import__", "import_module"}
 def may_stray(parts: Iterable[object]) -> bool:
     """Return whether code among `parts`, all that a model leads to, might run a module that is not copied.
 
-    It might where it reads a module, or a thing of unknown kind such as a weak reference, by the name of a
-    global variable or of an attribute of a class. False is a proof, except for code of the packages KNOWN.
+    By the name of a global variable, or of an attribute of a class. False is a proof, but for packages KNOWN.
     """
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     found = [(part, False) for part in parts]

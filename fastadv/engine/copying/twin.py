@@ -64,16 +64,9 @@ def as_module(model: object) -> nn.Module | None:
 def twin(model: nn.Module, follow: bool = True, apart: bool = False) -> nn.Module:
     """Return a copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
-    The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
-    set on the instance, are copied with it, so that the copy runs its own parts alone. Objects that cannot be
-    copied, such as a lock or an open file, are shared.
-
-    Statistics of normalization layers are shared; other buffers are copied, or with `follow` shared too, also
-    for what a forward writes into them. With `apart` the copy can be laid out in another way, and a write
-    into tensors of the one does not count as one into those of the other.
-
-    Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
-    whose `train` method changes weights.
+    Functions that hold parts of `model`, such as a `forward` of the instance, are copied with it; what cannot
+    be copied, such as a lock, is shared. So are statistics, and with `follow` all buffers, also for what a
+    forward writes. With `apart` a write into tensors of the one does not count as one into the other's.
     """
     with torch.inference_mode(False), torch.no_grad():
         parts = list(reachable(model))
@@ -144,10 +137,7 @@ def _copy(model: nn.Module, parts: list[object], memo: dict[int, Any]) -> nn.Mod
 
 
 def _refused(parts: list[object], memo: dict[int, Any]) -> Iterator[object]:
-    """Objects that deepcopy refuses and a copy can share: locks, open files, writers of logs.
-
-    One that holds a module is shared as well, and may not run it (see `inside`).
-    """
+    """Objects that deepcopy refuses and a copy can share: locks, open files, writers of logs."""
     for part in parts:
         if isinstance(part, nn.Module | Tensor | FunctionType | MethodType | partial | Collection):
             continue
@@ -187,11 +177,7 @@ def _share(parts: list[object], follow: bool, apart: bool, memo: dict[int, Any])
 
 
 def same_products(part: nn.Module, copied: nn.Module) -> None:
-    """Let the copy of an attention layer ask for gradients of its projections where the layer does.
-
-    For a transposed input torch computes one matrix product if the weight wants a gradient; otherwise a batch
-    of products, which is slower and rounds differently.
-    """
+    """Let the copy of an attention layer ask for the gradients that decide how torch multiplies."""
     if isinstance(part, nn.MultiheadAttention):
         for name in PROJECTIONS:
             theirs, own = held_by(part)[0].get(name), held_by(copied)[0].get(name)
@@ -251,28 +237,16 @@ def device_of(model: nn.Module) -> torch.device | None:
     return next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
 
-class Values:
-    """The parameters and buffers of a copy, beside those of the model from which they come."""
-
-    def __init__(self, model: nn.Module, copied: nn.Module) -> None:
-        """Take a model and a copy made `apart` from it."""
-        self.model, self.copied = model, copied
-
-    def take(self) -> dict[int, Tensor]:
-        """Write the model's values into the copy; return the model's tensors by the ids of the copy's.
-
-        Writing in place bumps version counters, which invalidates weights that were folded or transformed.
-        """
-        # looked up each time, since a change of precision replaces buffers; by all their names, since it does
-        # so one by one, and a `__deepcopy__` may part tied weights
-        copied, origin = dict(_tensors(self.copied)), dict[int, Tensor]()
-        with torch.inference_mode(False), torch.no_grad():
-            for name, theirs in _tensors(self.model):
-                own = copied[name]
-                if id(own) not in origin:
-                    origin[id(own)] = theirs
-                    own.copy_(theirs)
-        return origin
+def take_values(model: nn.Module, copied: nn.Module) -> dict[int, Tensor]:
+    """Write the model's values into a copy made `apart`; return its tensors by the ids of the copy's."""
+    # looked up each time, since a change of precision replaces buffers; by all their names, since it does so
+    # one by one, and a `__deepcopy__` may part tied weights
+    own, origin = dict(_tensors(copied)), dict[int, Tensor]()
+    for name, theirs in _tensors(model):
+        if id(own[name]) not in origin:
+            origin[id(own[name])] = theirs
+            own[name].copy_(theirs)
+    return origin
 
 
 def registers_all(module: nn.Module) -> bool:

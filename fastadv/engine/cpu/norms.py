@@ -1,8 +1,7 @@
 """Normalization of a single image whose memory is in another order than its gradient's.
 
-There torch's backward of `batch_norm`, which `instance_norm` calls too, mixes up the orders and gives another
-gradient (measured with PyTorch 2.13 on a CPU: wrong by 140% to 200% for one row, right for two), as where
-attention over pixels follows. So the gradient is made contiguous before.
+There torch's backward mixes up the orders (PyTorch 2.13 on a CPU: wrong by 140% to 200% for one row, right
+for two), as where attention over pixels follows. So the gradient is made contiguous before.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,11 +26,7 @@ def mend_parts(parts: Iterable[nn.Module]) -> None:
     """Let all normalizations among these parts do so."""
     for part in parts:
         if isinstance(part, NormBase):
-            part.register_forward_hook(_hook)
-
-
-def _hook(part: nn.Module, args: tuple[Tensor, ...], normalized: Tensor) -> None:
-    mend(args[0], normalized)
+            part.register_forward_hook(lambda part, args, normalized: mend(args[0], normalized))
 
 
 def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:

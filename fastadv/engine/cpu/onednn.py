@@ -1,4 +1,4 @@
-"""Linear layers in float32 by oneDNN, and convolutions that are linear layers.
+"""Linear layers in float32 by oneDNN.
 
 On a CPU torch takes such products from MKL, which leaves the widest vectors of other makers' processors
 unused: on one core of an AMD EPYC with AVX-512 MKL does 60 to 90 GFLOP/s, oneDNN 140 to 200. On an Intel Xeon
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
-from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
+from fastadv.engine.cpu.settings import are_fixed
 from fastadv.engine.lens import Way, unseen
 from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.runs.card import is_intel
@@ -78,26 +78,8 @@ def _is_large(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool
     return _products(input, weight) >= LEAST
 
 
-@takes_settings
-def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
-    """Compute a convolution as a product of matrices where its kernel covers the whole image."""
-    covers = input.shape[2:] == weight.shape[2:] != (1, 1)
-    if not covers or how.padding != (0, 0) or how.dilation != (1, 1):
-        return NotImplemented
-    rows, weights = input, weight
-    if input.is_contiguous(memory_format=torch.channels_last):
-        rows, weights = (values.permute(0, 2, 3, 1) for values in (input, weight))
-    rows, weights = rows.flatten(1), weights.flatten(1)
-    found = fast_linear(rows, weights, bias) if _is_large(rows, weights) else NotImplemented
-    return (F.linear(rows, weights, bias) if found is NotImplemented else found)[:, :, None, None]
-
-
 def _multiplies_faster(subject: Subject) -> bool:
     return may_round(subject) and subject.dtype == torch.float32 and is_faster()
-
-
-def _convolves(subject: Subject) -> bool:
-    return may_round(subject) and subject.convolves
 
 
 LINEAR = Rewrite(
@@ -106,9 +88,6 @@ LINEAR = Rewrite(
     _multiplies_faster,
     {F.linear: Way(fast_linear, _is_large)},
     needs="float32, and a torch with oneDNN, without MKL or on a processor not of Intel",
-)
-COVER = Rewrite(
-    "cover", "convolutions that cover the image as products", _convolves, {F.conv2d: Way(covering_conv2d)}
 )
 
 

@@ -21,11 +21,7 @@ class Settings(NamedTuple):
 
 
 def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Run:
-    """Turn `way` into one with the arguments of `torch.nn.functional.conv2d`.
-
-    `way` is called for what the kernels here take: images and weights on the CPU, without groups, autocast,
-    or weights that get gradients.
-    """
+    """Turn `way` into a conv2d that declines what the kernels here do not take, such as groups."""
 
     @wraps(way)
     def conv2d(

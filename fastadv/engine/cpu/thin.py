@@ -1,8 +1,4 @@
-"""Input gradients of convolutions that read few channels, as images do.
-
-The CPU library pads input channels to its vector length, so the gradient to an image of one channel costs
-sixteen times what it needs (`fastadv.ops.thin_gradient`).
-"""
+"""Input gradients of convolutions that read few channels: libraries pad these to the length of a vector."""
 
 from typing import Any
 

@@ -50,15 +50,14 @@ class Kernels:
         """Transform a weight [O, C, 3, 3], split along O so that the allocator can reuse each block."""
         an_output = (SIZES[weight.dtype] + 2) ** 2 * weight.shape[1] * weight.element_size()
         most = max(LARGEST // an_output // BLOCK, 1) * BLOCK
-        return tuple(cls._of(part) for part in torch.split(weight, most))
-
-    @classmethod
-    def _of(cls, weight: Tensor) -> "Kernels":
-        size = SIZES[weight.dtype]
-        kernels = winograd_kernels(weight, size)
-        places, outputs, channels = kernels.shape
-        flat = kernels.reshape(places * outputs, channels, 1, 1).contiguous(memory_format=torch.channels_last)
-        return cls(onednn_pack(flat, places, [1, places * channels, PACKED, 1]), outputs, size)
+        made = []
+        for part in torch.split(weight, most):
+            kernels = winograd_kernels(part, SIZES[weight.dtype])
+            places, outputs, channels = kernels.shape
+            flat = kernels.reshape(-1, channels, 1, 1).contiguous(memory_format=torch.channels_last)
+            packed = onednn_pack(flat, places, [1, places * channels, PACKED, 1])
+            made.append(cls(packed, outputs, SIZES[weight.dtype]))
+        return tuple(made)
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Return the products [T, P, O] of tiles [T, P, C]: a convolution by 1 in P groups."""
@@ -117,10 +116,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class Winograd:
-    """Convolutions of one model, in the dtype `searched`, by Winograd's method where it gains.
-
-    It keeps the transformed weights of its parameters, up to MOST_BYTES in all.
-    """
+    """Convolutions of one model in the dtype `searched`; keeps up to MOST_BYTES of transformed weights."""
 
     def __init__(self, searched: torch.dtype) -> None:
         self.searched = searched

@@ -22,9 +22,6 @@ def curves(
     radius: str = "radius",
     title: str | None = None,
     chance: float | None = None,
-    steps: bool = False,
-    bands: Mapping[str, tuple[Line, Line]] | None = None,
-    right: float | None = None,
 ) -> None:
     """Draw accuracy against radius, one line for each name, named at its end.
 
@@ -35,49 +32,27 @@ def curves(
         radius: the name of the axis ("L∞ radius").
         title: above the figure; None is none.
         chance: draws the accuracy of guessing; None does not.
-        steps: draw step functions without markers, as the curves of minimum-norm attacks are. Those that end
-            above 0 continue to the right end of the axis.
-        bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: an interval, or the
-            certified accuracy and the accuracy under attack, between which the robust accuracy lies.
-        right: where the axis ends; None is the largest radius of a line.
 
     Raises:
-        InputError: there are no lines or too many, lengths differ, or bands have names that are no lines.
+        InputError: there are no lines or too many, or lengths differ.
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
-    bands = bands or {}
-    if stray := bands.keys() - lines.keys():
-        raise InputError(
-            f"bands: expected names of lines, {', '.join(lines)}, got {', '.join(sorted(stray))}"
-        )
     from matplotlib.patheffects import withStroke
 
     figure = style.new_figure(5.6, 3.4, title)
     longest = max(len(name) for name in lines)
     axes = figure.add_axes((0.1, 0.15, 0.855 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
     known = {name: checked_line(f"lines[{name!r}]", line) for name, line in lines.items()}
-    if right is None:
-        right = max(float(across[-1]) for across, _ in known.values()) or 1.0
+    right = max(float(across[-1]) for across, _ in known.values()) or 1.0
     style.accuracy_axis(axes, right, radius)
     everywhere, ends = np.linspace(0, right, 1001), []
-    for (name, line), (color, dash) in zip(known.items(), LINES, strict=False):
-        across, up = line
-        if steps and up[-1] > 0 and across[-1] < right:
-            across, up = np.append(across, right), np.append(up, up[-1])
+    for (name, (across, up)), (color, dash) in zip(known.items(), LINES, strict=False):
         axes.plot(
-            across, up, dash, color=color, linewidth=2, clip_on=bool(across[-1] > right), zorder=3,
-            marker=None if steps else "o", markersize=3.5, drawstyle="steps-post" if steps else "default",
-        )  # fmt: skip
-        if name in bands:
-            low, high = (checked_line(f"bands[{name!r}]", edge) for edge in bands[name])
-            where = np.unique(np.concatenate([low[0], high[0], [right] if steps else []]))
-            axes.fill_between(
-                where, _value(where, low, steps), _value(where, high, steps), step="post" if steps else None,
-                color=color, alpha=0.2, linewidth=0, zorder=2,
-            )  # fmt: skip
+            across, up, dash, color=color, linewidth=2, clip_on=False, zorder=3, marker="o", markersize=3.5
+        )
         # lines that end together are named in the order in which they came down
-        heights = _value(everywhere, line, steps)
+        heights = np.interp(everywhere, across, up)
         ends.append((float(heights[-1]) + 1e-6 * float(heights.mean()), name, color))
     if chance is not None:
         axes.axhline(chance, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
@@ -99,14 +74,3 @@ def checked_line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np
             f"{name}: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}"
         )
     return across, up
-
-
-def _value(
-    where: NDArray[np.float64], line: tuple[NDArray[np.float64], NDArray[np.float64]], steps: bool
-) -> NDArray[np.float64]:
-    """Return a line's height at each place; beyond its ends it goes on as it was."""
-    across, up = line
-    if not steps:
-        return np.interp(where, across, up)
-    place = np.searchsorted(across, where, side="right") - 1
-    return np.asarray(up[place.clip(0)])

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadv._extras import need
 from fastadv.errors import InputError
-from fastadv.runs.about import about
+from fastadv.runs.card import about
 from fastadv.runs.files import atomic_write
 
 if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the library, and few calls draw

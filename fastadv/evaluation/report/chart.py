@@ -10,12 +10,11 @@ from torch import Tensor
 
 from fastadv.attacks.masking.evidence import SLACK
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.groups import Group, comparable
-from fastadv.evaluation.report.grid import Grid, with_interval
-from fastadv.evaluation.row import Row
+from fastadv.evaluation.report.grid import Grid
+from fastadv.evaluation.row import Group, Row, comparable
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
-from fastadv.text import percent
+from fastadv.text import percent, with_interval
 
 LEFT, TOP, RIGHT, BOTTOM = 46, 12, 388, 232  # of the axes, in the units of the drawing
 MOST, POINTS, TOLD = 6, 120, 11  # lines; radii of a line; radii of the table beside it
@@ -168,7 +167,6 @@ def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float]) -> G
                 cells.append("-")
                 continue
             share = curve.at(radius)
-            low, high = clopper_pearson(round(share * samples), samples)
-            cells.append(with_interval(percent(share), [percent(low), percent(high)]))
+            cells.append(with_interval(percent, share, clopper_pearson(round(share * samples), samples)))
         lines.append([f"{radius:.4g}", *cells])
     return Grid("Accuracy at each radius, with its 95% interval", ["radius", *known], lines)

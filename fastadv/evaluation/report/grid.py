@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import SLACK
-from fastadv.evaluation.groups import comparable
-from fastadv.evaluation.row import Row
+from fastadv.attacks.masking.evidence import reached
+from fastadv.evaluation.row import Row, comparable
 from fastadv.evaluation.table import Table
-from fastadv.text import number, percent, threat_text
+from fastadv.text import number, percent, threat_text, with_interval
 from fastadv.threat import Threat
 
 MOST = 25  # classes that are shown
@@ -24,11 +23,6 @@ class Grid:
     caption: str
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
-
-
-def with_interval(value: str, ends: Sequence[str]) -> str:
-    """Write a figure with its interval."""
-    return f"{value} [{ends[0]}, {ends[1]}]"
 
 
 def attacks(table: Table) -> Grid:
@@ -45,13 +39,12 @@ def _line(row: Row) -> list[str]:
     told = row.figures()
     middle = number(told["median_distance"])
     if row.minimum_norm:
-        middle = with_interval(middle, [number(end) for end in row.median_interval])
+        middle = with_interval(number, row.median_distance, row.median_interval)
     middle = middle.replace("inf", "∞")
-    accuracy = with_interval(percent(row.robust_accuracy), [percent(end) for end in row.accuracy_interval])
     return [
         row.name,
         threat_text(row.threat),
-        "-" if row.unlimited else accuracy,
+        "-" if row.unlimited else with_interval(percent, row.robust_accuracy, row.accuracy_interval),
         percent(row.success_rate),
         middle,
         number(told["mean_distance"]),
@@ -130,4 +123,4 @@ def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
         radius = own if row.threat.finite else row.median_distance
     if own <= radius < math.inf:
         return row.name, row.broken
-    return f"{row.name} within {number(radius)}", row.broken & (row.distance <= radius * (1 + SLACK))
+    return f"{row.name} within {number(radius)}", row.broken & reached(row.distance, radius)

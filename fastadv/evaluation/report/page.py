@@ -16,13 +16,13 @@ from fastadv.attacks.core import Criterion
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.groups import Group, groups
 from fastadv.evaluation.report import chart, grid, pictures, verdict
+from fastadv.evaluation.row import Group, groups
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.runs.card import data_hash, machine
 from fastadv.runs.files import atomic_write, writing
-from fastadv.text import percent
+from fastadv.text import percent, with_interval
 
 BATCH = 256
 
@@ -119,7 +119,7 @@ def _content(
     clean = clopper_pearson(int(table.correct.sum()), table.n)
     several = "the attacks are of several norms, whose distances cannot be compared"
     return {
-        "clean": grid.with_interval(percent(table.clean_accuracy), [percent(end) for end in clean]),
+        "clean": with_interval(percent, table.clean_accuracy, clean),
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.evaluation.groups import Group
+from fastadv.evaluation.row import Group
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
 from fastadv.text import number, percent, threat_text

@@ -134,7 +134,7 @@ class LatentSearch:
     def losses(self, x: Tensor) -> Tensor:
         """Return the losses [B, K] of `infer`, bit for bit, with the gradient that `input_grad` names."""
         seen = self.observed(x)
-        wanted = seen.requires_grad and torch.is_grad_enabled() and self.options.input_grad != "none"
+        wanted = seen.requires_grad and torch.is_grad_enabled()
         find = self._differentiable if wanted else lambda part: self.best(part)[0]
         return self.weighed(torch.cat([find(part) for part in torch.split(seen, CHUNK)]))
 

@@ -24,7 +24,7 @@ from fastadv.models.abs.fit import Settings, fit
 from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
-from fastadv.models.abs.storage import Stored, checked_factors, read_abs, read_official, write_abs
+from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
 from fastadv.models.binarized import THRESHOLD
 from fastadv.runs.card import card, data_hash
 
@@ -32,7 +32,6 @@ from fastadv.runs.card import card, data_hash
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
 # Values of an MNIST image, for which the paper's beta of 1 is meant.
 MNIST_VALUES = 784
-DEFAULTS = InferenceOptions()
 
 
 class ABS(nn.Module):
@@ -52,11 +51,10 @@ class ABS(nn.Module):
         weights: of the decoders' layers, each [K, cin, cout, k, k].
         biases: of the decoders' layers, each [K, cout].
         strides: of the decoders' layers.
-        options: of inference, as a whole.
         factors: [K], of Binary ABS; None is 1.
         prior_samples: how many latents every search starts from.
         seed: of the prior samples.
-        changes: options of inference by name, such as `binary=True`.
+        options: of inference, by the names in `InferenceOptions`, such as `binary=True`.
 
     Raises:
         InputError: weights do not fit or are not finite, another image size, or fewer prior samples than
@@ -83,16 +81,13 @@ class ABS(nn.Module):
         biases: Sequence[Tensor],
         strides: Sequence[int],
         *,
-        options: InferenceOptions = DEFAULTS,
         factors: Sequence[float] | Tensor | None = None,
         prior_samples: int = 8000,
         seed: int = 0,
-        **changes: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(options, InferenceOptions):
-            raise InputError(f"options: expected InferenceOptions, got {options!r}; or give them by name")
-        self.options = options.changed(**changes)
+        self.options = InferenceOptions().changed(**options)
         self.decoders = Decoders(weights, biases, strides)
         self.prior_latents = draw_prior(prior_samples, self.decoders.latents, seed)
         self.register_buffer(
@@ -298,19 +293,17 @@ class ABS(nn.Module):
         """Write weights, prior latents, options, factors and card as one safetensors file."""
         config = dataclasses.asdict(self.options) | {"strides": list(self.shape.strides)}
         about = {**card("abs", config, weights=data_hash(*self.weights, *self.biases)), **self.card}
-        write_abs(path, Stored(self.decoders, self.prior, self.factors, self.options, about))
+        write_abs(path, (self.decoders, self.prior, self.factors, self.options, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        stored = read_abs(path)
-        held = stored.decoders
+        held, prior, factors, options, about = read_abs(path)
         model = cls(
-            held.weights, held.biases, held.shape.strides, options=stored.options, factors=stored.factors,
-            prior_samples=held.classes,
+            held.weights, held.biases, held.shape.strides, factors=factors, prior_samples=held.classes,
+            **dataclasses.asdict(options),
         )  # fmt: skip
-        model.prior = stored.prior
-        model.card = stored.card
+        model.prior, model.card = prior, about
         return model
 
     def _search(self, options: InferenceOptions | None = None) -> LatentSearch:
@@ -331,18 +324,14 @@ class ABS(nn.Module):
 
 
 def _image_shape(dataset: Any) -> tuple[int, int, int]:
-    """Return (C, H, W) of the first image; InputError where there is none."""
+    """Return (C, H, W) of the first image, before the others are read; InputError where there is none."""
     images = getattr(dataset, "x", None)
-    if isinstance(images, Tensor):
-        shape = tuple(images.shape[1:])
-    else:
-        try:
-            shape = tuple(torch.as_tensor(dataset[0][0]).shape)
-        except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
-            raise InputError(
-                "dataset: expected tensors x and y, or pairs (image, label), at least one; "
-                f"got {dataset!r:.80}"
-            ) from error
-    if len(shape) != 3:
-        raise InputError(f"dataset: expected images [C, H, W], got {list(shape)}")
-    return shape
+    try:
+        first = images[0] if isinstance(images, Tensor) else dataset[0][0]
+        channels, rows, columns = torch.as_tensor(first).shape
+    except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(
+            "dataset: expected tensors x and y, or pairs (image, label), of images [C, H, W], at least one; "
+            f"got {dataset!r:.80}"
+        ) from error
+    return channels, rows, columns

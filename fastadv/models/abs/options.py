@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 from fastadv._checks import check_count, check_flag, check_number
 from fastadv.errors import InputError
 
-InputGrad = Literal["none", "envelope", "unrolled"]
+InputGrad = Literal["envelope", "unrolled"]
 Precision = Literal["fp32", "bf16"]
 # With the authors' weights, 99.8% of the descents of 3,000 training images end above this share of their
 # first loss.
@@ -31,9 +31,9 @@ class InferenceOptions:
             no other loss changes.
         prune_gain: from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better).
         precision: "fp32", or "bf16" for a latent descent in bfloat16.
-        input_grad: how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled"
-            (through every step, in the precision of the weights), or "none". With `binary` the first two are
-            taken at the binarized image and pass straight through to x.
+        input_grad: how logits depend on x: "envelope" (exact at a converged latent, cheap) or "unrolled"
+            (through every step, in the precision of the weights). With `binary` both are taken at the
+            binarized image and pass straight through to x.
         scale: alpha of the confidence (exp(alpha l_k) + eta) / sum over classes.
         floor: eta of the confidence.
     """

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +20,17 @@ KIND = "fastadv.ABS"
 FACTORS, PRIOR = "factors", "_prior"
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """What a file of `ABS.save` holds."""
-
-    decoders: Decoders
-    prior: PriorBank
-    factors: Tensor
-    options: InferenceOptions
-    card: dict[str, Any]
+Stored = tuple[Decoders, PriorBank, Tensor, InferenceOptions, dict[str, Any]]
+"""Decoders, prior, factors, options and card: what a file of `ABS.save` holds."""
 
 
-def write_abs(path: str | os.PathLike[str], model: Stored) -> None:
-    decoders = model.decoders
-    tensors = {FACTORS: model.factors, PRIOR: model.prior.latents}
+def write_abs(path: str | os.PathLike[str], stored: Stored) -> None:
+    decoders, prior, factors, options, card = stored
+    tensors = {FACTORS: factors, PRIOR: prior.latents}
     tensors |= {f"weight_{i}": weight for i, weight in enumerate(decoders.weights)}
     tensors |= {f"bias_{i}": bias for i, bias in enumerate(decoders.biases)}
-    constants = dataclasses.asdict(model.options) | {"strides": list(decoders.shape.strides)}
-    save_tensors(
-        path, tensors, {"kind": KIND, "constants": json.dumps(constants), "card": json.dumps(model.card)}
-    )
+    constants = dataclasses.asdict(options) | {"strides": list(decoders.shape.strides)}
+    save_tensors(path, tensors, {"kind": KIND, "constants": json.dumps(constants), "card": json.dumps(card)})
 
 
 def read_abs(path: str | os.PathLike[str]) -> Stored:
@@ -71,7 +61,7 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
             f"{path}: expected only an ABS model's tensors, got also {sorted(tensors)[:3]}; "
             "save the model again"
         )
-    return Stored(decoders, prior, factors, options, card)
+    return decoders, prior, factors, options, card
 
 
 def _every_option(constants: dict[str, Any]) -> dict[str, Any]:

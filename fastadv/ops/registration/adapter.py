@@ -1,8 +1,4 @@
-"""Parse the schemas of ops, and adapt C++ kernels, which take NumPy views, to tensors.
-
-Every kernel, C++ or Triton, takes what the op writes first and then its arguments, in the order of the
-schema.
-"""
+"""Parse the schemas of ops, and adapt C++ kernels, which take NumPy views, to tensors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,11 +63,9 @@ def over_arrays(
 ) -> Callable[..., None]:
     """Wrap the C++ `kernel`, which takes NumPy views, as a function of tensors, the results first.
 
-    Dense tensors are passed as they are, and so are channels-last batches if all are: a row's elements may
-    lie in any order as long as it is the same in every tensor. Of other tensors a dense copy is passed, and
-    copied back where the op writes it. `ordered` says that the order of a row's elements matters, so
-    channels-last batches are copied too. Arguments named in `strided` may have any step along their first
-    dimension.
+    Dense tensors are passed as they are, and so are channels-last batches if all are, unless rows are
+    `ordered`. Of others a dense copy is passed, and copied back where it was written. Arguments named in
+    `strided` may have any step along their first dimension.
     """
     skip = signature.results
     loose = tuple(skip + signature.names.index(name) for name in strided)

@@ -1,7 +1,4 @@
-"""Registration of ops, each described by one frozen card.
-
-From the cards come schemas, kernels, tests, benchmark rows and the docs table.
-"""
+"""Registration of ops: each is described by one frozen card, from which all else comes."""
 
 import importlib.util
 import logging
@@ -10,26 +7,25 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd.graph import increment_version
 
+from fastadv._version import __version__
 from fastadv.ops.registration.adapter import Signature, in_place_schema, over_arrays
 from fastadv.ops.registration.entry import entry
-from fastadv.ops.registration.loadable import of_another_version, unloadable
 
 logger = logging.getLogger("fastadv")
 # a Triton of another version may lack a name, refuse an argument, or not start
 BROKEN = (ImportError, AttributeError, TypeError, RuntimeError, OSError)
+AGAIN = "install fastadv again"
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
-    """Import a module; return (module, "") or (None, reason).
-
-    The reason is empty if the module, or a package it `needs`, is not installed. An error of BROKEN means
-    that something installed is broken or of another version; it is logged, and shown by `backends()`.
-    """
+    """Import a module; return (module, ""), or (None, reason), which is empty where it is not installed."""
     try:
         return importlib.import_module(name), ""
     except ModuleNotFoundError as error:
@@ -46,15 +42,26 @@ def _reported(name: str, why: str) -> tuple[None, str]:
     return None, why
 
 
+def _of_another_python(package: Path) -> str:
+    """Return why no extension in this folder is for this Python, or ""."""
+    names = sorted(path.name for path in package.glob("_C.*") if path.suffix in {".so", ".pyd"})
+    if not names or any(name.removeprefix("_C") in EXTENSION_SUFFIXES for name in names):
+        return ""
+    return f"{', '.join(names)} is of another Python than this, {EXTENSION_SUFFIXES[0]}: {AGAIN}"
+
+
 def _load_extension() -> tuple[Any, str]:
-    """Import fastadv._C, unless it is cut short, or of another Python or version of the package."""
-    if why := unloadable():
+    """Import fastadv._C, unless it is of another Python or version of the package."""
+    if why := _of_another_python(Path(__file__).parents[2]):
         return _reported("fastadv._C", why)
     module, why = _import_if_there("fastadv._C")
-    if module is not None and (why := of_another_version(module)):
-        sys.modules.pop("fastadv._C", None)  # cards of results would name what built it
-        return _reported("fastadv._C", why)
-    return module, why
+    if module is None:
+        return module, why
+    built = getattr(module, "__version__", "an older version")
+    if built == __version__:
+        return module, ""
+    sys.modules.pop("fastadv._C", None)  # cards of results would name what built it
+    return _reported("fastadv._C", f"it was built for {built}, and this is {__version__}: {AGAIN}")
 
 
 extension, extension_fault = _load_extension()
@@ -220,10 +227,7 @@ def _raises(card: OpCard) -> Callable[..., Any]:
 
 
 def op(name: str) -> Callable[..., torch.Tensor]:
-    """Return the registered op, which takes arguments by position, in the types of its schema.
-
-    The annotation is that of an op with one result; a tuple of them unpacks as a tensor does.
-    """
+    """Return the registered op, which takes arguments by position; its results unpack as a tensor does."""
     return _entries[name]
 
 

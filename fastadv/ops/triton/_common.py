@@ -1,7 +1,6 @@
 """Rows in device memory, values for each row, and rounding that stays in the ball, for all kernels.
 
-Values are held as float32 whatever they are stored as. bfloat16 is widened and rounded on its bits, in
-integers, so that the interpreter (whose casts truncate) and every GPU give the same bits.
+bfloat16 is widened and rounded on its bits, so that the interpreter and every GPU give the same ones.
 """
 
 import os
@@ -133,10 +132,7 @@ def in_one_layout(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
-    """Bring (target, *inputs) into one dense layout, copying inputs in another.
-
-    Where target is not `out`, the caller copies it there. `ordered`: the kernel breaks ties by index.
-    """
+    """Bring (target, *inputs) into one dense layout; the caller copies a target that is not `out`."""
     if _as_they_are((out, *inputs), ordered):
         return out, *inputs
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)

@@ -29,8 +29,7 @@ def _offset(x_adv, grad, x, ascent, lo, hi, at, mask):
     """Return (x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it.
 
     `ascent` is (level, last, rest): coordinates steeper than `level` go to the edge of the box, and so do
-    those as steep at a lower index than `last`, which itself goes by `rest`. It counts for nothing where grad
-    is None.
+    those as steep at a lower index than `last`, which itself goes by `rest`.
     """
     center = load(x, at, mask)
     origin = center.to(tl.float64)
@@ -72,12 +71,10 @@ def _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK: tl.constex
 
 @triton.jit
 def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constexpr):
-    """Write row `out`: x_adv, moved by `ascent` (see `_offset`), projected.
+    """Write row `out`, which may be x_adv: that, moved by `ascent` (see `_offset`), projected.
 
-    Until the last pass nothing is written, and that one reads each element just before it writes it: out may
-    be x_adv. Newton's steps on the piecewise linear norm find the threshold, inside a bracket that each step
-    narrows. The norm is neither convex nor concave, so a step may leave the bracket; then, and every fourth
-    round, the bracket is halved.
+    Newton's steps on the piecewise linear norm find the threshold, inside a bracket that each step narrows.
+    A step may leave the bracket; then, and every fourth round, the bracket is halved.
     """
     dtype: tl.constexpr = out.dtype.element_ty
     threshold = tl.full((), 0.0, tl.float64)

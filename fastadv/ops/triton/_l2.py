@@ -22,11 +22,7 @@ def _offset(x_adv, grad, x, at, mask, scale):
 
 @triton.jit
 def project(out, x_adv, grad, x, cols, radius, scale, lo, hi, BLOCK: tl.constexpr):
-    """Write row `out`: x_adv + scale * grad, projected.
-
-    Until the last pass nothing is written, and that one reads each element just before it writes it: out may
-    be x_adv.
-    """
+    """Write row `out`, which may be x_adv: x_adv + scale * grad, projected."""
     dtype: tl.constexpr = out.dtype.element_ty
     lo64 = tl.full((), lo, tl.float64)
     hi64 = tl.full((), hi, tl.float64)

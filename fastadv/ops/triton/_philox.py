@@ -1,6 +1,4 @@
-"""Philox 4x32-10 in registers, for philox and random_start.
-
-See ops/_philox.py for the key, the counter and which word an element takes.
+"""Philox 4x32-10 in registers (see ops/_philox.py).
 
 A `stream` is (key's low word, key's high word, draw, id's low word, id's high word).
 """
@@ -70,10 +68,7 @@ def uniform(bits):
 
 @triton.jit
 def _turned(turns):
-    """Return (cos, sin) of 2 pi turns, 0 <= turns < 1, by Taylor series on an eighth of a turn.
-
-    The library's functions have a path for huge angles that spills registers.
-    """
+    """Return (cos, sin) of 2 pi turns, 0 <= turns < 1, by series: the library's functions spill registers."""
     quarter = tl.floor(4.0 * turns + 0.5)
     angle = (turns - 0.25 * quarter) * _TWO_PI
     square = angle * angle

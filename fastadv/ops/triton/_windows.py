@@ -1,7 +1,4 @@
-"""Windows of images, placed by random words (see ops/_windows.py), for square_linf and square_bumps.
-
-A `window` is (top, left, height, width); the pixels `at` of a channel are counted row by row.
-"""
+"""Windows of images: a `window` is (top, left, height, width), pixels `at` are counted row by row."""
 
 import triton
 import triton.language as tl
@@ -9,10 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def placed(words, height, width, tall, wide, middle: tl.constexpr = False):
-    """Return the window that two words place inside an image of this height and width.
-
-    `middle` is as `middle_corners` has it.
-    """
+    """Return the window that two words place inside an image; `middle` as `middle_corners` has it."""
     # as many places as numbers below `down` and `across`, but for half of one where numbers are rounded
     more: tl.constexpr = 0 if middle else 1
     half: tl.constexpr = 2**31 if middle else 0

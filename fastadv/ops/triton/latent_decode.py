@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastadv.ops.triton._latent import Layer, arranged, plan
-from fastadv.ops.triton._latent_up import up
+from fastadv.ops.triton._latent import Layer, arranged, plan, up
 
 WORKSPACE = 1 << 28  # bytes of activations held at once
 

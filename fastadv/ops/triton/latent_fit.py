@@ -1,8 +1,7 @@
 """latent_fit on a GPU: one CUDA graph of launches for a share of the images and all classes.
 
-Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's
-gradient, so that images are made only once, at the end. Under `bf16` weights, activations and their gradients
-are held as the products take them; sums, latents and losses are single.
+Each step is a launch a layer up, a launch a layer down and Adam; images are made only once, at the end. Under
+`bf16` weights, activations and their gradients are narrow; sums, latents and losses are single.
 """
 
 import threading
@@ -17,9 +16,7 @@ from torch import Tensor
 
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.ops.triton._common import start
-from fastadv.ops.triton._latent import Layer, arranged, plan, storage
-from fastadv.ops.triton._latent_down import down
-from fastadv.ops.triton._latent_up import up
+from fastadv.ops.triton._latent import Layer, arranged, down, plan, storage, up
 from fastadv.ops.triton.latent_decode import decode
 
 WORKSPACE = 1 << 29  # bytes of activations held at once
@@ -95,10 +92,7 @@ def loss_of(loss: Tensor, decoded: Tensor, x: Tensor, z: Tensor, beta: float) ->
 
 
 class Fit:
-    """Buffers for `count` images of K classes, and the launches over them.
-
-    Spare rows affect no other row.
-    """
+    """Buffers for `count` images of K classes, and the launches over them; spare rows affect no other."""
 
     def __init__(
         self, layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device

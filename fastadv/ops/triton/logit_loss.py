@@ -1,6 +1,4 @@
-"""logit_loss on a GPU: one program for each row (see ops/logit_loss.py).
-
-It computes in float32, and the scalars of the row in float64.
+"""logit_loss on a GPU: one program for each row, in float32, its scalars in float64.
 
 The kernel ascends what it computes for `aim`, the label or the target, and negates it where a target is
 given. A class out of range makes its row NaN: to raise would wait for the device.
@@ -88,9 +86,7 @@ def _softplus(gap):
 
 @triton.jit
 def _ce(row, classes, aim, own, rate, direction: tl.constexpr, BLOCK: tl.constexpr):
-    """Return (loss, largest other logit, factor of exp(rate * (z - largest)) in the gradient, gradient at the
-    aim).
-    """
+    """Return (loss, largest other logit, factor of exp(rate * (z - largest)), gradient at the aim)."""
     top, others = _rest(row, classes, aim, aim, rate, BLOCK)
     gap = _times(top.to(tl.float64) - own.to(tl.float64), rate) + tl.log(others)
     # their digits are kept where p_aim is near 1
@@ -101,9 +97,7 @@ def _ce(row, classes, aim, own, rate, direction: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def _pm(row, classes, other, aim, rival, own, BLOCK: tl.constexpr):
-    """Return (loss, largest logit of the rest, factor of exp(z - largest) in the gradient, gradient at
-    `other`, gradient at the aim).
-    """
+    """Return (loss, largest of the rest, factor of exp(z - largest), gradients at `other` and at the aim)."""
     top, total = _rest(row, classes, other, aim, None, BLOCK)
     rest = top.to(tl.float64) + tl.log(total / 2.0)
     high, a = _softplus(rival.to(tl.float64) - rest)

@@ -1,8 +1,5 @@
 """nearest_prototype on a GPU: a matrix product leaves out tiles that cannot win, float64 measures the rest.
 
-Between the two stand two bounds for each image and tile of prototypes; no distance of a single pair is stored
-(see ops/nearest_prototype.py).
-
 Any order of adding n products errs by at most γₙ = nu / (1 − nu) of their magnitudes, u = 2⁻²⁴, and 2|x·p| <=
 ‖x‖² + ‖p‖²: so ‖x‖² + ‖p‖² + bias − 2 x·p is off by less than γ of twice the columns, and some for the sums,
 times ‖x‖² + ‖p‖² + |bias|.

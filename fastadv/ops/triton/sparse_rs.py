@@ -20,10 +20,7 @@ def _leaving(source, at, mask):
 
 @triton.jit
 def _coming(source, at, mask):
-    """Keys of the coordinates that are free to come, larger where their words are smaller.
-
-    `out` is best, but for what has left.
-    """
+    """Keys of the coordinates that are free to come, larger where their words are smaller."""
     _, x, out, stream, allowed = source
     free = mask & (load(out, at, mask) == load(x, at, mask))
     if allowed is not None:

@@ -1,8 +1,4 @@
-"""to_hyperplane on a GPU (see ops/to_hyperplane.py): one program a row; Newton's steps, or in L1 a search.
-
-Nothing is sorted: float32 weights >= 0 are in the order of their bits, so that bisection finds the weight
-down to which coordinates are used up.
-"""
+"""to_hyperplane on a GPU: one program a row; Newton's steps, or in L1 bisection over the weights' bits."""
 
 import sys
 

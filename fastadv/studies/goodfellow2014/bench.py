@@ -98,11 +98,7 @@ class Nets:
 
 @dataclass(frozen=True)
 class Line:
-    """An error (or an agreement) and a mean confidence, as shares; and the paper's, None where it has none.
-
-    share is None where there was nothing to count. confidence is that on mistakes; on clean images that on
-    all.
-    """
+    """An error or agreement, None of nothing, and the mean confidence on mistakes, on clean images on all."""
 
     what: str
     share: float | None
@@ -180,11 +176,10 @@ def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "
 
 
 def craft_rounded(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf) -> Tensor:
-    """FGSM's point by the gradient of the cross-entropy as the dtype of x rounds it.
+    """FGSM's point as usually written: by the gradient of the cross-entropy as the dtype of x rounds it.
 
-    `craft` takes the direction of that gradient from the logits in a way that does not round. This one has p
-    - 1 for the right class: where p rounds to 1 that is 0, or some 1e-8 however small the other classes'
-    probabilities are, and the gradient points anywhere. FGSM as it is usually written does so.
+    It has p - 1 for the right class. Where p rounds to 1 that is 0, or some 1e-8 however small the other
+    probabilities are, and the gradient points anywhere. `craft` takes it from the logits, unrounded.
     """
     moved = []
     for part, labels in zip(torch.split(x, BATCH_SIZE), torch.split(y, BATCH_SIZE), strict=True):

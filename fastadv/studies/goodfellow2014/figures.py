@@ -1,29 +1,18 @@
 """The figures of the study: logistic regression, logits along FGSM, first-layer weights, and the panda."""
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 import fastadv as fa
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.images import draw_image
-from fastadv.evaluation.figures.style import (
-    BLUE,
-    FAINT,
-    GREEN,
-    GRID,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-)  # fmt: skip
+from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PURPLE, SKY, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +28,7 @@ ACROSS = 10  # units that are drawn, in a row and in a column
 PARTS = ("clean", "sign", "adversarial")
 
 
-def logistic(figures: dict[str, Any], path: str | PathLike[str]) -> None:
+def logistic(figures: dict[str, Any], path: Path) -> None:
     """Draw what `logistic` returned: clean error, error under FGSM and |w|₁ by epoch; pulls at the end."""
     from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
@@ -51,10 +40,8 @@ def logistic(figures: dict[str, Any], path: str | PathLike[str]) -> None:
     figure = style.new_figure(
         width, height, f"Logistic regression, {named}: in closed form, by examples, and with L1 decay"
     )
-    axes = []
-    for place in range(4):
-        left = 0.5 + place * (wide + gap)
-        axes.append(figure.add_axes((left / width, 0.45 / height, wide / width, 1.95 / height)))
+    lefts = ((0.5 + place * (wide + gap)) / width for place in range(4))
+    axes = [figure.add_axes((left, 0.45 / height, wide / width, 1.95 / height)) for left in lefts]
     titles = {
         "clean": "clean error",
         "fgsm": f"error under FGSM {figures['radius']:g}",
@@ -112,11 +99,10 @@ def shown(radii: Tensor) -> Tensor:
     return (radii[:, None] - torch.tensor(SHOWN, dtype=radii.dtype)).abs().argmin(0)
 
 
-def trace(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> None:
+def trace(radii: Tensor, logits: Tensor, images: Tensor, label: int, path: Path) -> None:
     """Draw what `trace` returned: the logits, and images under them."""
-    radii, logits = np.asarray(figures["radii"]), np.asarray(figures["logits"])
-    label, radius, ends = figures["label"], float(radii[-1]), int(logits[-1].argmax())
-    right = logits[shown(torch.from_numpy(radii))].argmax(1) == label
+    radius, ends = float(radii[-1]), int(logits[-1].argmax())
+    right = (logits[shown(radii)].argmax(1) == label).tolist()
     side = 0.62
     width, height, left, bottom, wide, tall = 7.4, 4.75, 0.65, 1.6, 6.0, 2.65
     figure = style.new_figure(width, height, "Logits along the direction of FGSM, and some of the images")
@@ -128,25 +114,24 @@ def trace(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) ->
     for k in sorted(colors, key=lambda k: colors[k] != OTHER):
         axes.plot(radii, logits[:, k], color=colors[k], linewidth=1 if colors[k] == OTHER else 2.2, zorder=3)
     axes.axvline(0, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-    axes.text(
-        0.02 * radius, 1.0, "clean", color=FAINT, fontsize=7.5, va="top", transform=axes.get_xaxis_transform()
-    )
+    below = axes.get_xaxis_transform()
+    axes.text(0.02 * radius, 1.0, "clean", color=FAINT, fontsize=7.5, va="top", transform=below)
     axes.text(0, 1.03, "logit", transform=axes.transAxes, fontsize=9, color=FAINT, va="bottom")
     axes.set_xlabel("radius ε of x + ε sign(∇ₓ J)", fontsize=9, color=INK)
     _name_lines(axes, logits[-1], colors, label)
     for place, (image, framed) in enumerate(zip(images.clamp(0, 1).cpu(), right, strict=True)):
         center = left + place / (len(images) - 1) * wide
         up, across = (side * size / max(image.shape[1:]) for size in image.shape[1:])
-        below = figure.add_axes(((center - across / 2) / width, 0.3 / height, across / width, up / height))
-        draw_image(below, image)
-        below.set_xlabel(f"ε = {SHOWN[place]:g}", fontsize=8, color=BLUE if framed else FAINT, labelpad=3)
+        shown_at = figure.add_axes(((center - across / 2) / width, 0.3 / height, across / width, up / height))
+        draw_image(shown_at, image)
+        shown_at.set_xlabel(f"ε = {SHOWN[place]:g}", fontsize=8, color=BLUE if framed else FAINT, labelpad=3)
         if framed:
-            for spine in below.spines.values():
+            for spine in shown_at.spines.values():
                 spine.set(color=BLUE, linewidth=2)
     style.save(figure, path)
 
 
-def _name_lines(axes: "Axes", last: NDArray[Any], colors: dict[int, str], y: int) -> None:
+def _name_lines(axes: "Axes", last: Tensor, colors: dict[int, str], y: int) -> None:
     """Write each line's class at its right end."""
     low, high = axes.get_ylim()
     ends = ((last - low) / (high - low)).tolist()
@@ -173,9 +158,7 @@ def spread(weight: Tensor) -> Tensor:
     return mass.sum(1).square() / mass.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def weights(
-    nets: Mapping[str, nn.Module], shape: Sequence[int], path: str | PathLike[str], seed: int
-) -> None:
+def weights(nets: Mapping[str, nn.Module], shape: Sequence[int], path: Path, seed: int) -> None:
     """Draw first layers over gray images side by side: some units, drawn by seed, the same of each."""
     blocks = {name: first_layer(model, shape) for name, model in nets.items()}
     side, gap, top = 3.4, 0.25, 0.75
@@ -205,7 +188,7 @@ def mosaic(weight: Tensor) -> Tensor:
     return rows.reshape(1, ACROSS * tall, ACROSS * wide)[:, :-1, :-1]
 
 
-def panda(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> None:
+def panda(figures: dict[str, Any], images: Tensor, path: Path) -> None:
     """Draw what `panda` returned: three panels with + and = between them."""
     side, between, below, top = 1.9, 0.75, 0.75, 0.1
     tall, wide = (side * size / max(images.shape[2:]) for size in images.shape[2:])

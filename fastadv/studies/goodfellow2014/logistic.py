@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -102,7 +101,6 @@ def logistic(
     return {
         "classes": list(train_set.classes),
         "radius": radius,
-        "coefficients": list(COEFFICIENTS),
         "nets": nets,
         "apart": float(apart),
         "faster": nets[FGSM]["seconds"] / nets[CLOSED]["seconds"],
@@ -110,19 +108,16 @@ def logistic(
 
 
 def _row(
-    model: fa.models.LogisticRegression,
-    recipe: fa.train.Recipe,
-    train_set: ImageSet,
-    test_set: ImageSet,
+    model: fa.models.LogisticRegression, recipe: fa.train.Recipe, train_set: ImageSet, test_set: ImageSet,
     ball: fa.Linf,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Return what one epoch led to.
 
     clean, fgsm  errors on the test set, as it is and under FGSM with the radius
     norm         |w|₁
     margin       the mean of y (w x + b) over the training set
-    added        what the recipe adds to the plain loss there
-    pull         the derivative of that by |w|₁ with the margins as they are: c for L1 decay
+    pull         the derivative by |w|₁, with the margins as they are, of what the recipe adds to the plain
+                 loss: c for L1 decay
     """
     radius = float(ball.radius)
     attacks = {"fgsm": partial(fa.attacks.fgsm, threat=ball, loss="ce")}
@@ -131,18 +126,15 @@ def _row(
         logits = model(to_unit(train_set.x).double())
         margin = (logits[:, 1] - logits[:, 0]) * (2 * train_set.y - 1)
         norm = float(model.linear.weight.abs().sum())
-    added = pull = 0.0
+    pull = 0.0
     if isinstance(recipe, fa.train.WeightDecayL1):
-        added, pull = recipe.coefficient * norm, recipe.coefficient
+        pull = recipe.coefficient
     elif not isinstance(recipe, fa.train.Standard):
-        worst = radius * norm - margin
-        added = float((softplus(worst) - softplus(-margin)).mean())
-        pull = radius * float(worst.sigmoid().mean())
+        pull = radius * float((radius * norm - margin).sigmoid().mean())
     return {
         "clean": 1 - table.clean_accuracy,
         "fgsm": 1 - table["fgsm"].robust_accuracy,
         "norm": norm,
         "margin": float(margin.mean()),
-        "added": added,
         "pull": pull,
     }

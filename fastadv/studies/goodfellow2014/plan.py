@@ -95,7 +95,6 @@ class Beginning:
 
 
 def plans(settings: Settings) -> dict[str, Plan]:
-    """Return every network of the study by name."""
     threat, epochs, shallow = settings.threat, settings.epochs, settings.shallow_epochs
     standard, likelihood = fa.train.Standard(), fa.train.Standard(loss="bce")
     units, large = {"units": settings.units}, {"units": settings.large_units}

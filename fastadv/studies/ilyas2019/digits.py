@@ -84,7 +84,6 @@ def findings(found: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
-    """Draw the four figures as PNG files."""
     s = study.settings
     attack, pgd = s.main_attack, partial(fa.attacks.pgd, steps=s.attack_steps, loss="ce", seed=s.seed)
     paths = {

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from operator import itemgetter
@@ -15,53 +14,41 @@ from fastadv.errors import InputError
 from fastadv.features.result import GAMMA, RHO, Kind
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import digits
-from fastadv.studies.study import SIZES, Study, Watch, publish, unwatched
-from fastadv.studies.study import Settings as NetSettings
+from fastadv.studies.study import Settings, Study, Watch, publish, unwatched
 from fastadv.text import number, percent
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is measured: the nets' own settings, and the attack on each feature of their representation.
+def run(
+    settings: Settings, folder: Path, watch: Watch = unwatched, radius: float | None = None, steps: int = 20
+) -> dict[str, Any]:
+    """Train both nets in `folder`, measure them on the test digits, draw, and write results.json.
 
-    radius: L2, in input units; None for half of that of the nets' evaluation, since every feature has an
-    adversary of its own.
+    radius: L2, of the attack on each feature; None for half of that of the nets' evaluation, since every
+    feature has an adversary of its own.
     """
-
-    nets: NetSettings = field(default_factory=lambda: SIZES[10])
-    radius: float | None = None
-    steps: int = 20
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threat.radius < math.inf:
-            raise InputError(f"radius: expected a finite number > 0, got {self.radius}")
-
-    @property
-    def threat(self) -> fa.L2:
-        return fa.L2(self.nets.l2_radius / 2 if self.radius is None else self.radius)
-
-
-def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """Train both nets in `folder`, measure them on the test digits, draw, and write results.json."""
-    threat, nets, radius = settings.threat, settings.nets, float(settings.threat.radius)
+    radius = settings.l2_radius / 2 if radius is None else radius
+    if not 0 < radius < math.inf:
+        raise InputError(f"radius: expected a finite number > 0, got {radius}")
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
-    attack = partial(fa.attacks.pgd, steps=settings.steps, step_size=radius / 4, random_start=False)
-    study, figure, found = Study(nets, folder), folder / "features.png", {}
+    attack = partial(fa.attacks.pgd, steps=steps, step_size=radius / 4, random_start=False)
+    study, figure, found = Study(settings, folder), folder / "features.png", {}
     need("matplotlib")
     with Keeper(folder) as keeper:
         for net in islice(digits.nets(study, watch), 2):
             found[net.name] = fa.features.usefulness(
-                net.model, study.test, threat, attack, batch_size=1024,
+                net.model, study.test, fa.L2(radius), attack, batch_size=1024,
                 progress=partial(watch, f"measuring {net.name}"),
             )  # fmt: skip
         fa.features.scatter(
             found, figure, rho=RHO, gamma=GAMMA,
             title=f"Features of two nets on the digits, attacked with L2 {radius:g}",
         )  # fmt: skip
-        config = {**asdict(settings), "nets": nets.as_json(), "radius": radius, "test": study.test.describe()}
+        nets, test = settings.as_json(), study.test.describe()
         measured = {name: one.to_dict(RHO, GAMMA) for name, one in found.items()}
-        figures = {"usefulness": str(figure)}
-        return publish(keeper, "study ilyas features", config, nets=measured, figures=figures)
+        return publish(
+            keeper, "study ilyas features", {"nets": nets, "radius": radius, "steps": steps, "test": test},
+            nets=measured, figures={"usefulness": str(figure)},
+        )  # fmt: skip
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
@@ -77,8 +64,7 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    config = result["config"]
-    limits = f"rho >= {RHO:g} and gamma >= {GAMMA:g} under L2 {config['radius']:g}"
+    limits = f"rho >= {RHO:g} and gamma >= {GAMMA:g} under L2 {result['config']['radius']:g}"
     return [
         f"robust: {limits}, for the class that it serves best; medians: for the class of the largest rho",
         "features have mean 0 and variance 1 over the test digits; ten equal classes allow a rho of 0.6",

@@ -236,7 +236,6 @@ def _descend(parameters: list[Tensor], value_of: Callable[[], Tensor]) -> None:
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
-    """Return ||found - expected|| / ||expected||."""
     return float((found - expected).norm() / expected.norm())
 
 

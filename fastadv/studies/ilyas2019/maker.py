@@ -12,13 +12,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import ConstructedSet, ImageSet
-from fastadv.data.shards import INDEX
 from fastadv.studies.ilyas2019.plan import KINDS, Architecture, Settings, Training, adversary, build
 from fastadv.studies.study import Watch, trained
 
 PLAIN = fa.train.Standard()
-LAST = {"net": "model.safetensors", "set": INDEX}
-"""The file of a net or a set that is written last."""
 
 
 class Maker:
@@ -40,9 +37,6 @@ class Maker:
 
     def place(self, kind: str, name: str) -> Path:
         return self.folder / f"{kind}s" / file_name(name)
-
-    def has(self, kind: str, name: str) -> bool:
-        return (self.place(kind, name) / LAST[kind]).exists()
 
     def net(self, name: str) -> nn.Module:
         """Return the net: standard, adversarial, independent, or taught by the set of that name."""
@@ -95,7 +89,6 @@ class Maker:
 
 
 def file_name(name: str) -> str:
-    """Return the name of a net or a set as files have it."""
     return re.sub(r"[^\w-]+", "_", name)
 
 

@@ -1,26 +1,189 @@
-"""The paper's experiment from the first net to its controls, as one resumable run in a folder."""
+"""The paper's experiment from the first net to its controls, as one resumable run in a folder.
+
+Section 3.3, and what the discussion asked for (distill.pub/2019/advex-bugs-discussion):
+
+- Do the images of D_rand and D_det fool a net that they were not made with?
+- Do their labels leak through robust features? D_det tells: its robust features speak for another class than
+  its labels, so that what a net gains from them speaks against the true class (Goh, response 2).
+- Do wrong labels teach without any perturbation? (Wallace, response 6)
+- What does an architecture learn from D_det of a net, and what of that net fools it?
+"""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
 
 import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
+from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
 from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
-from fastadv.studies.ilyas2019 import controls, figures, report
-from fastadv.studies.ilyas2019.maker import Maker, file_name
-from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, check_stages
+from fastadv.studies.ilyas2019 import figures, report
+from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
+from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training, check_stages
 from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
+
+DIRECTIONS = 64  # candidates for robust features
+MEASURED = 1000  # images on which their margin is measured
+FEWEST = 3  # points that a correlation is told of
+
+
+def fooling(maker: Maker) -> dict[str, Any]:
+    """Return how many of the images whose label is not their own get which label from two standard nets."""
+    independent, found = maker.net("independent"), {}
+    for name in maker.settings.pushed:
+        made = maker.set(name)
+        changed = made.y != made.original_labels
+        seen = {"source": made.figures["predicted"], "independent": read(independent, made)}
+        found[name] = {
+            who: {
+                "label": share(labels == made.y, changed),
+                "true": share(labels == made.original_labels, changed),
+            }
+            for who, labels in seen.items()
+        }
+    return found
+
+
+def leakage(maker: Maker) -> dict[str, Any]:
+    """Return how a linear model on provably robust features, taught by each set, reads the test images.
+
+    Features are projections on class means and principal components of the images; those are kept that stay
+    useful for some class under any perturbation of the sets' radius. `true`: share of the true class, `next`:
+    of the one after it, which robust features stand for in D_det. `net` is what the trained nets say.
+    """
+    base, test, pushed = maker.base, maker.test, maker.settings.pushed
+    directions = robust_directions(base, fa.L2(maker.settings.push_radius))
+    sets: dict[str, ImageSet] = {"D": base} | {name: maker.set(name) for name in pushed}
+    linear = {name: _answers(linear_model(made, test, directions), test) for name, made in sets.items()}
+    nets = {name: _answers(read(maker.net(name), test), test) for name in pushed}
+    return {"features": len(directions), "linear": linear, "net": nets}
+
+
+def early_labels(maker: Maker) -> dict[str, Any]:
+    """Return what a net learns from the images alone that an early net mislabels, with these labels."""
+    base, test, epochs = maker.base, maker.test, maker.settings.early_epochs
+    early = maker.taught("early", base, Training(schedule="constant", epochs=epochs))
+    said = read(early, base)
+    wrong = (said != base.y).nonzero().squeeze(1)
+    taught = None
+    if len(wrong):
+        mislabeled = ImageSet(
+            base.x[wrong], said[wrong], base.classes, f"{base.name}, mislabeled", note=base.note
+        )
+        net = maker.taught("early labels", mislabeled, Training(augmented=False))
+        taught = share(read(net, test) == test.y)
+    accuracy = share(read(early, test) == test.y)
+    return {"epochs": epochs, "early": accuracy, "images": len(wrong), "taught": taught}
+
+
+def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
+    """Return unit directions [F, D] of features useful for some class against any perturbation."""
+    x = to_unit(base.x).flatten(1)
+    means = torch.stack([x[base.y == k].mean(0) for k in sorted(set(base.y.tolist()))]) - x.mean(0)
+    principal = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
+    directions = normalize(torch.cat([means, principal]))
+    count, size = directions.shape
+    projection, readout = nn.Linear(size, count, bias=False), nn.Linear(count, base.num_classes)
+    projection.weight.data.copy_(directions)
+    model = nn.Sequential(nn.Flatten(), projection, readout)
+    picked = base.subset(range(min(len(base), MEASURED)))
+    gamma = fa.features.usefulness(model, picked, threat, batch_size=1024).gamma  # exact: they are linear
+    return directions[(gamma > 0).any(1)]
+
+
+def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor:
+    """Return [N], the classes of the test images by least squares on one-hot labels of `taught`."""
+
+    def features(images: ImageSet) -> Tensor:  # and 1, [N, F + 1]
+        values = (to_unit(images.x).flatten(1) @ directions.T).double()
+        return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
+
+    labels = one_hot(taught.y, taught.num_classes).double()
+    weights = torch.linalg.lstsq(features(taught), labels).solution
+    scores: Tensor = features(test) @ weights
+    return scores.argmax(1)
+
+
+def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
+    return {"true": share(said == test.y), "next": share(said == (test.y + 1) % test.num_classes)}
+
+
+def transferred(maker: Maker) -> dict[str, Any]:
+    """Return how each architecture learns from D_det, and how often the standard net's adversarials fool it.
+
+    That share is of the test images that a net trained on the images reads correctly and loses, among those
+    on which the attack fooled its source.
+    """
+    test, d_det = maker.test, maker.set("D_det")
+    points: list[dict[str, Any]] = []
+    clean, attacked, fooled = _adversarials(maker)
+    for other in maker.settings.others:
+        on = partial(maker.taught, architecture=other)
+        taught = on(f"{other.title} on D_det", d_det, maker.settings.training["fixed_shift"])
+        target = on(f"{other.title} on D", maker.base, Training())
+        right = (read(target, clean) == clean.y) & fooled
+        lost = right & (read(target, attacked) != clean.y)
+        points.append(
+            {
+                "architecture": other.title,
+                "clean": share(read(target, test) == test.y),
+                "accuracy": share(read(taught, test) == test.y),
+                "transfer": int(lost.sum()) / int(right.sum()) if right.any() else None,
+                "attacked": int(right.sum()),
+            }
+        )
+    pairs = [(point["accuracy"], point["transfer"]) for point in points if point["transfer"] is not None]
+    return {"points": points, **correlated(pairs, maker.settings.seed)}
+
+
+def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
+    """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
+    s, test, what = maker.settings, maker.test, "attacking standard for transfer"
+    attack = partial(
+        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
+        seed=s.seed,
+    )  # fmt: skip
+    source = maker.net("standard")
+    maker.watch(what, 0, 1)
+    table = fa.evaluate(
+        source, test, {s.attack(s.push_radius): attack}, limit=s.tested, keep_samples=True,
+        run_dir=maker.folder / "evaluation" / "transfer", resume=True, indicators=False,
+    )  # fmt: skip
+    maker.watch(what, 1, 1)
+    kept = table.samples
+    assert kept is not None
+    x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
+    attacked = ImageSet(x_adv, y, test.classes, f"{test.name}, attacked")
+    return ImageSet(x, y, test.classes, test.name), attacked, kept.success.cpu() & table.correct
+
+
+def correlated(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, Any]:
+    """Return the correlation of the points and its 95% bootstrap interval; None for fewer than three."""
+    if len(pairs) < FEWEST:
+        return {"correlation": None, "interval": None}
+    interval = fa.evaluation.bootstrap(np.asarray(pairs), _correlation, seed=seed)
+    return {"correlation": _correlation(np.asarray(pairs)), "interval": [interval.low, interval.high]}
+
+
+def _correlation(points: NDArray[Any]) -> float:
+    """Pearson's; 0 where one of the two does not vary, as in a resample of one point."""
+    if np.ptp(points, axis=0).min() == 0:
+        return 0.0
+    return float(np.corrcoef(points.T)[0, 1])
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
@@ -57,7 +220,13 @@ def run(
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
         maker = Maker(settings, base, test, path, watch, device)
-        check_inputs(maker, chosen)
+        for stage in chosen:
+            for taken in TAKES.get(stage, ()):
+                if taken not in known and taken not in chosen:
+                    raise InputError(
+                        f"{path}: expected the finished stage {taken}, which the stage {stage} takes, got "
+                        "none; run that first, or both"
+                    )
 
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
@@ -76,15 +245,7 @@ def run(
     return result
 
 
-def sources(maker: Maker) -> dict[str, Any]:
-    return _trained(maker, SOURCES)
-
-
-def taught(maker: Maker) -> dict[str, Any]:
-    return _trained(maker, maker.settings.sets)
-
-
-def _trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
+def trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         maker.net(name)
@@ -137,9 +298,9 @@ def evaluate(maker: Maker) -> dict[str, Any]:
 def control(maker: Maker) -> dict[str, Any]:
     """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
     return {
-        "fooling": controls.fooling(maker),
-        "leakage": controls.leakage(maker),
-        "early": controls.early_labels(maker),
+        "fooling": fooling(maker),
+        "leakage": leakage(maker),
+        "early": early_labels(maker),
     }
 
 
@@ -152,54 +313,27 @@ def galleries(maker: Maker) -> dict[str, Any]:
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
-    found = controls.transfer(maker)
+    found = transferred(maker)
     with writing(path := maker.folder / "transfer.png"):
         figures.transfer(found, path, maker.settings.architecture.title)
     return {**found, "figures": {"transfer and D_det": "transfer.png"}}
 
 
 RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
-    "nets": sources,
+    "nets": lambda maker: trained(maker, SOURCES),
     "sets": sets,
-    "train": taught,
+    "train": lambda maker: trained(maker, maker.settings.sets),
     "evaluate": evaluate,
     "controls": control,
     "galleries": galleries,
     "transfer": transfer,
 }
-
-
-def _parts(kind: str, names: Iterable[str]) -> list[tuple[str, str]]:
-    return [(kind, name) for name in names]
-
-
-Parts = dict[str, list[tuple[str, str]]]
-
-
-def inputs(settings: Settings) -> tuple[Parts, Parts]:
-    """Return the nets and sets that each stage makes, and those that it takes."""
-    pair = _parts("net", SOURCES)
-    made, learned = _parts("set", settings.sets), _parts("net", settings.sets)
-    pushed = _parts("set", settings.pushed) + _parts("net", settings.pushed)
-    return {"nets": pair, "sets": made, "train": learned}, {
-        "sets": pair,
-        "train": pair + made,
-        "evaluate": pair + made + learned,
-        "controls": pair[:1] + pushed,
-        "galleries": pair + made,
-        "transfer": [*pair[:1], ("set", "D_det")],
-    }
-
-
-def check_inputs(maker: Maker, stages: Iterable[str]) -> None:
-    """Raise InputError where a stage takes what is not there, and what no stage to be run makes."""
-    makes, takes = inputs(maker.settings)
-    coming = [part for stage in stages for part in makes.get(stage, [])]
-    for stage in stages:
-        for part in takes.get(stage, []):
-            if part not in coming and not maker.has(*part):
-                first = next(other for other, parts in makes.items() if part in parts)
-                raise InputError(
-                    f"{maker.place(*part)}: expected the finished {' '.join(part)}, which the stage {stage} "
-                    f"takes, got none; run the stage {first} first, or both"
-                )
+TAKES = {
+    "sets": ("nets",),
+    "train": ("nets", "sets"),
+    "evaluate": ("nets", "sets", "train"),
+    "controls": ("nets", "sets", "train"),
+    "galleries": ("nets", "sets"),
+    "transfer": ("nets", "sets"),
+}
+"""The stages whose nets and sets a stage takes."""

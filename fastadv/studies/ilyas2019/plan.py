@@ -1,7 +1,7 @@
 """What the pipeline runs at each scale: sets, networks and their training; and what the paper reports."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -219,17 +219,6 @@ SCALES = {
     ),
 }  # fmt: skip
 """The embedded digits, in a minute or two; CIFAR-10 on the cores of a desktop; the paper's own, for a GPU."""
-
-
-def choose(scale: str, **given: Any) -> Settings:
-    """Return the settings of a scale with others in their place where they are given, not None."""
-    if scale not in SCALES:
-        raise InputError(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
-    options = {name: value for name, value in given.items() if value is not None}
-    own, images = SCALES[scale].inverted, options.get("images")
-    if own is not None and images is not None and images <= own:
-        options.setdefault("inverted", None)  # of fewer images all
-    return replace(SCALES[scale], **options)
 
 
 def check_stages(stages: Iterable[str]) -> tuple[str, ...]:

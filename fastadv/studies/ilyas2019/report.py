@@ -34,7 +34,6 @@ def tables(result: Result) -> dict[str, Cells]:
 
 
 def nets(done: Result) -> Cells:
-    """Return every net: accuracy clean and under each attack, beside the paper's."""
     attacks = list(done["nets"]["standard"]["robust"])
     titles = {"standard": "images", "adversarial": "images under PGD"}
     lines = [["trained on", "clean", "paper", attacks[0], "paper*", *attacks[1:]]]
@@ -72,7 +71,6 @@ def fooling(done: Result) -> Cells:
 
 
 def leakage(done: Result) -> Cells:
-    """Return what linear models on robust features, and the nets, say of the test images."""
     found = done["leakage"]
     count = found["features"]
     kinds = {"linear": f"linear, {count} robust features"} if count else {}
@@ -87,7 +85,6 @@ def leakage(done: Result) -> Cells:
 
 
 def transfer(done: Result) -> Cells:
-    """Return each architecture taught by D_det, and the adversarial examples that transfer to it."""
     lines = [["architecture", "taught by D_det", "transfer", "on images", "attacked"]]
     for point in done["points"]:
         shares = [percent(point[key]) for key in ("accuracy", "transfer", "clean")]

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import figures, gaussian
 from fastadv.studies.ilyas2019.gaussian import Check, Learned, apart
@@ -117,10 +115,6 @@ class Settings:
     epochs: int = 150
     steps: int = 25
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.radii or not all(0 < low < high for low, high in pairwise((*self.radii, math.inf))):
-            raise InputError(f"radii: expected increasing finite numbers > 0, got {self.radii}")
 
     def truth(self) -> tuple[Tensor, Tensor]:
         turn = math.radians(self.angle)

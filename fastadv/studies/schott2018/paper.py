@@ -72,15 +72,13 @@ def _attacks(
     planned: Sequence[Cell], subjects: Subjects, work: Work, watch: Watch
 ) -> tuple[dict[Cell, Done], dict[str, str]]:
     """Run the cells. Returns what became of each, and the errors of those that failed, by name."""
-    total = sum(cell.seconds for cell in planned) or 1.0
+    count = len(work.images)
     outcomes: dict[Cell, Done] = {}
     failed: dict[str, str] = {}
-    before = 0.0
-    for cell in planned:
+    for place, cell in enumerate(planned):
 
-        def tick(done: int, cell: Cell = cell, before: float = before) -> None:
-            share = (before + cell.seconds * done / len(work.images)) / total
-            watch(cell.name, round(1000 * share), 1000)
+        def tick(done: int, cell: Cell = cell, before: int = place * count) -> None:
+            watch(cell.name, before + done, len(planned) * count)
 
         tick(0)
         subject = subjects[cell.model]  # a Madry net is trained here
@@ -90,5 +88,4 @@ def _attacks(
         except Exception as error:
             log.warning("study: %s on %s failed: %s", cell.method.name, subject.name, error, exc_info=True)
             failed[cell.name] = f"{type(error).__name__}: {error}"
-        before += cell.seconds
     return outcomes, failed

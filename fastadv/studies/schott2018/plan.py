@@ -10,7 +10,7 @@ thresholds stand in the same files.
 import csv
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
@@ -75,15 +75,6 @@ Attack = Callable[..., fa.attacks.AttackResult]
 MODELS, NORMS = tuple(TITLES), tuple(THRESHOLDS)
 SYNTHESES = ("binary_abs", "abs")
 DEAR = ("nearest_neighbor", *SYNTHESES)
-MILLISECONDS = {
-    "cnn": (0.1, 0.3),
-    "binary_cnn": (0.1, 0.3),
-    "nearest_neighbor": (0.7, 0.7),
-    "madry": (0.03, 0.08),
-    "binary_abs": (4.0, 4.0),
-    "abs": (4.5, 4.5),
-}
-"""What an image takes on two cores: for logits, and for a gradient. ABS with the options of a search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +84,6 @@ class Method:
     name       as the tables call it
     attack     its name in `fastadv.attacks`
     arguments  for it; `dear` replaces some of them on ABS and nearest neighbors, where a pass costs more
-    passes     about as many for each image; `dear_passes` on those
-    gradient   whether these passes are forward and back
     wrap       what turns it into an attack that looks for the nearest adversarial: "minimum_radius", or
                "transfer" from the authors' substitute; empty where it is one already
     today      whether the paper did not have it
@@ -108,9 +97,6 @@ class Method:
     attack: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dear: Mapping[str, Any] = field(default_factory=dict)
-    passes: int = 100
-    dear_passes: int | None = None
-    gradient: bool = True
     wrap: str = ""
     today: bool = False
     only: tuple[str, ...] = MODELS
@@ -129,49 +115,44 @@ MARGIN = {"loss": "margin"}
 RADIUS = "minimum_radius"
 # BIM goes 1.25 radii in all, as its paper does. On Binary ABS in L2 it finds nearer points where it goes one.
 ONE_RADIUS = partial(
-    Method, "BIM of one radius", attack="bim", arguments=BIM, dear=MARGIN, passes=100, wrap=RADIUS, length=1.0
+    Method, "BIM of one radius", attack="bim", arguments=BIM, dear=MARGIN, wrap=RADIUS, length=1.0
 )
-TRANSFER = partial(Method, "Transfer", attack="bim", arguments=BIM, passes=30, wrap="transfer")
+TRANSFER = partial(Method, "Transfer", attack="bim", arguments=BIM, wrap="transfer")
 NOISE = {"levels": 100, "repetitions": 10}
 FEW_LEVELS = {"levels": 20, "repetitions": 3}
 MANY, FEW = {"steps": 500}, {"steps": 50}
 
 PAPER = (
     TRANSFER(norm="l2"),
-    Method("Gaussian noise", "l2", "gaussian_noise", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
-    Method("Boundary", "l2", "boundary", {"queries": 2000}, {"queries": 200}, 2000, 200, gradient=False),
-    Method("Pointwise", "l2", "pointwise", {"queries": 1000}, {"queries": 250}, 1000, 250, gradient=False),
-    Method("FGM", "l2", "fgsm", CE, MARGIN, passes=20, wrap=RADIUS),
-    Method("DeepFool", "l2", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
-    Method("BIM", "l2", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
+    Method("Gaussian noise", "l2", "gaussian_noise", NOISE, FEW_LEVELS),
+    Method("Boundary", "l2", "boundary", {"queries": 2000}, {"queries": 200}),
+    Method("Pointwise", "l2", "pointwise", {"queries": 1000}, {"queries": 250}),
+    Method("FGM", "l2", "fgsm", CE, MARGIN, wrap=RADIUS),
+    Method("DeepFool", "l2", "deepfool", {"steps": 50}),
+    Method("BIM", "l2", "bim", BIM, MARGIN, wrap=RADIUS),
     ONE_RADIUS(norm="l2"),
-    Method("Latent descent", "l2", "latent_descent", {"steps": 200}, passes=120, only=SYNTHESES),
+    Method("Latent descent", "l2", "latent_descent", {"steps": 200}, only=SYNTHESES),
     TRANSFER(norm="linf"),
-    Method("FGSM", "linf", "fgsm", CE, MARGIN, passes=20, wrap=RADIUS),
-    Method("DeepFool", "linf", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
-    Method("BIM", "linf", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
+    Method("FGSM", "linf", "fgsm", CE, MARGIN, wrap=RADIUS),
+    Method("DeepFool", "linf", "deepfool", {"steps": 50}),
+    Method("BIM", "linf", "bim", BIM, MARGIN, wrap=RADIUS),
     ONE_RADIUS(norm="linf"),
-    Method("MIM", "linf", "mim", BIM, MARGIN, passes=100, wrap=RADIUS),
-    Method("Salt & pepper", "l0", "salt_and_pepper", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
-    Method("Pointwise", "l0", "pointwise", {"queries": 4000}, {"queries": 300}, 4000, 300, gradient=False),
+    Method("MIM", "linf", "mim", BIM, MARGIN, wrap=RADIUS),
+    Method("Salt & pepper", "l0", "salt_and_pepper", NOISE, FEW_LEVELS),
+    Method("Pointwise", "l0", "pointwise", {"queries": 4000}, {"queries": 300}),
 )
 
-STRONG = partial(Method, arguments=MANY, dear=FEW, passes=500, dear_passes=50, today=True)
-SEARCHED = partial(
-    Method, "APGD", attack="apgd", arguments={"steps": 50, **CE}, dear={"steps": 8, **MARGIN},
-    passes=500, dear_passes=80, today=True, wrap=RADIUS,
-)  # fmt: skip
-UNROLLED = partial(
-    Method, "FMN, unrolled", attack="fmn", arguments={"steps": 25}, passes=25, today=True, only=SYNTHESES,
-    options={"input_grad": "unrolled"},
-)  # fmt: skip
+STRONG = partial(Method, arguments=MANY, dear=FEW, today=True)
+SEARCHED = partial(STRONG, "APGD", attack="apgd", arguments={"steps": 50, **CE}, wrap=RADIUS)
+EIGHT = {"steps": 8, **MARGIN}
+UNROLLED = partial(Method, "FMN, unrolled", attack="fmn", arguments={"steps": 25}, today=True, only=SYNTHESES)
 TODAY = (
     STRONG("DDN", "l2", "ddn", dear={**FEW, **MARGIN}),
     *(STRONG("FMN", norm, "fmn") for norm in ("l2", "linf", "l0")),
     *(STRONG("PDPGD", norm, "pdpgd") for norm in ("l2", "linf", "l0")),
-    *(SEARCHED(norm=norm) for norm in ("l2", "linf")),
-    STRONG("sigma-zero", "l0", "sigma_zero", dear={"steps": 100}, dear_passes=100),
-    *(UNROLLED(norm=norm) for norm in ("l2", "linf")),
+    *(SEARCHED(norm=norm, dear=EIGHT) for norm in ("l2", "linf")),
+    STRONG("sigma-zero", "l0", "sigma_zero", dear={"steps": 100}),
+    *(UNROLLED(norm=norm, options={"input_grad": "unrolled"}) for norm in ("l2", "linf")),
 )
 
 METHODS = PAPER + TODAY
@@ -179,8 +160,6 @@ METHODS = PAPER + TODAY
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A method on a model."""
-
     model: str
     method: Method
 
@@ -191,15 +170,6 @@ class Cell:
     @property
     def arguments(self) -> dict[str, Any]:
         return {**self.method.arguments, **(self.method.dear if self.model in DEAR else {})}
-
-    @property
-    def seconds(self) -> float:
-        """About how long it takes for each image, on two cores."""
-        dear = self.model in DEAR and self.method.dear_passes is not None
-        passes = self.method.dear_passes if dear else self.method.passes
-        assert passes is not None
-        unrolled = 3.0 if self.method.options else 1.0
-        return passes * unrolled * MILLISECONDS[self.model][self.method.gradient] / 1000
 
     def describe(self) -> dict[str, Any]:
         """Return what decides its results, but for the model and the images, as JSON."""
@@ -242,26 +212,11 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
     return {"seed": seed} if "seed" in inspect.signature(run).parameters else {}
 
 
-def choose(names: Iterable[str] | None) -> tuple[Method, ...]:
-    """Return the methods of these names, of None all; InputError for an unknown name."""
-    if names is None:
-        return METHODS
-    wanted = {name.casefold() for name in names}
-    unknown = wanted - {method.name.casefold() for method in METHODS}
-    if unknown:
-        known = ", ".join(dict.fromkeys(method.name for method in METHODS))
-        raise InputError(f"attacks: expected some of {known}, got {', '.join(sorted(unknown))}")
-    return tuple(method for method in METHODS if method.name.casefold() in wanted)
-
-
 @dataclass(frozen=True)
 class Settings:
-    """What to run; `attacks` None means all."""
-
     samples: int = 100
     models: tuple[str, ...] = MODELS
     norms: tuple[str, ...] = NORMS
-    attacks: tuple[str, ...] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -276,5 +231,5 @@ class Settings:
                 )
 
     def cells(self) -> list[Cell]:
-        chosen = [method for method in choose(self.attacks) if method.norm in self.norms]
+        chosen = [method for method in METHODS if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]

@@ -24,8 +24,6 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Least:
-    """The smallest perturbation of each image over several attacks."""
-
     distance: Tensor
     x_adv: Tensor
     by: list[str]
@@ -60,7 +58,6 @@ class Smallest(NamedTuple):
 
 
 def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[Key, Smallest]:
-    """Find the smallest perturbations by (norm, model), where there are attacks in the norm."""
     pairs = [(norm, model) for norm in settings.norms for model in settings.models]
     found = {(n, m): [least(outcomes, m, n, today=today) for today in (False, True)] for n, m in pairs}
     return {key: Smallest(paper, all) for key, (paper, all) in found.items() if all is not None}

@@ -17,26 +17,16 @@ from fastadv.ops.nearest_prototype import nearest_prototype
 from fastadv.runs.card import data_hash
 from fastadv.studies.study import Watch, unwatched
 
-STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002
+STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002  # of the Madry net's training
 CHECKPOINT_EVERY = 200  # steps, about 15 seconds
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One run of the training."""
-
-    name: str
-    radius: float
-    step_size: float
-    epochs: int
-    schedule: str
-
-
 RAMP = (
-    Stage("ramp1", 0.1, 0.033, 1, "constant"),
-    Stage("ramp2", 0.2, 0.066, 1, "constant"),
-    Stage("robust", 0.3, 0.1, 8, "cosine"),
+    ("ramp1", 0.1, 0.033, 1, "constant"),
+    ("ramp2", 0.2, 0.066, 1, "constant"),
+    ("robust", 0.3, 0.1, 8, "cosine"),
 )
+"""The runs of its training: name, radius, step size, epochs and schedule."""
 
 
 def train_madry(
@@ -44,15 +34,14 @@ def train_madry(
 ) -> nn.Module:
     """Return the trained net. Each run has a folder of its own in `folder`, and is not done again there."""
     model = fa.models.WongCNN(tuple(train_set.shape), train_set.num_classes, seed=seed)
-    for stage in RAMP:
+    for name, radius, step_size, epochs, schedule in RAMP:
+        recipe = fa.train.PGDTraining(fa.Linf(radius), steps=STEPS, step_size=step_size)
         fa.train.fit(
-            model, train_set,
-            fa.train.PGDTraining(fa.Linf(stage.radius), steps=STEPS, step_size=stage.step_size),
-            epochs=stage.epochs, run_dir=folder / stage.name, resume=True, optimizer="adam",
+            model, train_set, recipe, epochs=epochs, run_dir=folder / name, resume=True, optimizer="adam",
             learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, seed=seed, device=device,
-            optimization=fa.train.Optimization(weight_decay=0.0, schedule=stage.schedule),
+            optimization=fa.train.Optimization(weight_decay=0.0, schedule=schedule),
             execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
-            progress=partial(watch, f"training the Madry net, {stage.name}"),
+            progress=partial(watch, f"training the Madry net, {name}"),
         )  # fmt: skip
     return model.eval()
 
@@ -134,7 +123,7 @@ class Subjects:
 
     official   the folder of the authors' state dicts
     data_dir   the folder of MNIST, as `fa.data.load` takes it
-    folder     where the Madry net is trained, unless `madry` names its weights
+    folder     where the Madry net is trained
     """
 
     def __init__(
@@ -143,20 +132,17 @@ class Subjects:
         folder: Path,
         *,
         data_dir: Path | None = None,
-        madry: Path | None = None,
         device: torch.device | None = None,
         seed: int = 0,
         watch: Watch = unwatched,
     ) -> None:
-        self.official, self.folder, self.data_dir, self.madry = official, folder, data_dir, madry
+        self.official, self.folder, self.data_dir = official, folder, data_dir
         self.device, self.seed, self.watch = device or torch.device("cpu"), seed, watch
         self._made: dict[str, Subject] = {}
 
     def check(self, names: Iterable[str]) -> None:
         """InputError, naming the files, where those of a model are missing."""
         wanted = {self.official / file for name in names for file in WEIGHTS.get(name, ())}
-        if self.madry is not None and "madry" in names:
-            wanted.add(self.madry)
         missing = sorted(str(path) for path in wanted if not path.is_file())
         if missing:
             raise InputError(
@@ -179,27 +165,20 @@ class Subjects:
         return Subject("nearest_neighbor", model)
 
     def _madry(self) -> Subject:
-        if self.madry is None:
-            folder, train_set = self.folder / "madry", self._train_set()
-            return Subject("madry", train_madry(train_set, folder, self.watch, self.seed, self.device))
-        model = fa.models.WongCNN(seed=self.seed)
-        fa.models.load_weights(model, self.madry)
-        return Subject("madry", model.to(self.device).eval())
+        folder, train_set = self.folder / "madry", self._train_set()
+        return Subject("madry", train_madry(train_set, folder, self.watch, self.seed, self.device))
 
     def _abs(self) -> Subject:
-        return synthesis("abs", fa.models.ABS.from_official(self.official, seed=self.seed).to(self.device))
+        model = fa.models.ABS.from_official(self.official, seed=self.seed).to(self.device)
+        return Subject("abs", model, fast=True)
 
     def _binary_abs(self) -> Subject:
         plain = self["abs"].model
         assert isinstance(plain, fa.models.ABS)
-        return synthesis("binary_abs", plain.with_options(binary=True))  # they share the bank of prior images
+        # they share the bank of prior images
+        return Subject("binary_abs", plain.with_options(binary=True), fast=True)
 
     def _train_set(self) -> ImageSet:
         images = fa.data.load("mnist", "train", data_dir=self.data_dir)
         assert isinstance(images, ImageSet)
         return images
-
-
-def synthesis(name: str, model: fa.models.ABS) -> Subject:
-    """Return an ABS as a subject: attacks search on a faster one."""
-    return Subject(name, model, fast=True)

@@ -2,8 +2,7 @@
 
 Recipes attack an eval-mode twin that shares the model's weights: the attack computes no weight gradient,
 changes no BatchNorm statistics, and leaves the model's modes and gradients alone. The loss is that of the
-model in its own mode. FreeTraining and PriorGuidedTraining, whose
-passes serve the attack too, are the exceptions.
+model in its own mode. FreeTraining, whose passes serve the attack too, is the exception.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
 from fastadv.train.recipes.nuat import NuAT
 from fastadv.train.recipes.pgd import PGDTraining
-from fastadv.train.recipes.prior_guided import PriorGuidedTraining
 from fastadv.train.recipes.robust_logistic import RobustLogistic
 from fastadv.train.recipes.rubbish import RubbishTraining
 from fastadv.train.recipes.score import SCORE
@@ -46,7 +44,6 @@ __all__ = [
     "NuAT",
     "OwnStep",
     "PGDTraining",
-    "PriorGuidedTraining",
     "Recipe",
     "RobustLogistic",
     "RubbishTraining",
@@ -66,7 +63,6 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "ikl": IKL,
     "fast": FastTraining,
     "nuat": NuAT,
-    "prior_guided": PriorGuidedTraining,
     "free": FreeTraining,
     "noise": InputNoise,
     "robust_logistic": RobustLogistic,

@@ -34,15 +34,15 @@ MOST = 8  # twins of a run
 class Twins:
     """The twins of the models that a run attacks: each is made once, and anew when it would be another.
 
-    It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; their
-    values may change, since a twin follows them. A model that leads to objects whose changes cannot be seen
-    has a new twin for each batch, which computes as the model does, to the bit; so does that of a model with
-    weights that are not registered. The last MOST models have one: a recipe may make a model for each batch.
+    It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; a twin
+    follows their values. A model that leads to objects whose changes cannot be seen has a new twin for each
+    batch, which computes as the model does, to the bit, as that of a model with unregistered weights does.
+    The last MOST models have one: a recipe may make a model for each batch.
 
-    precision: the one in which the others search; None: as the model does, too.
+    precision: the one in which the others search.
     """
 
-    def __init__(self, precision: Precision | None = "fp32") -> None:
+    def __init__(self, precision: Precision = "fp32") -> None:
         self.precision = precision
         self._held: dict[int, tuple[nn.Module, Stamp, Frozen, Stamp]] = {}
 
@@ -66,7 +66,7 @@ class Twins:
                 return frozen
         now = Stamp(model, values=False)
         own_way = now.known and compiled_call(model) is None and registers_all(model)
-        frozen = follow(model, self.precision) if self.precision and own_way else _new_twin(model)
+        frozen = follow(model, self.precision) if own_way else _new_twin(model)
         self._held.pop(id(model), None)
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
@@ -116,6 +116,13 @@ def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
     check_one_radius(threat)
     check_count("steps", steps, 1)
     step_length(threat, step_size, steps)
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return the number; InputError unless it is above 0."""
+    if (number := check_number(name, value)) <= 0:
+        raise InputError(f"{name}: expected a number > 0, got {value!r}")
+    return number
 
 
 def step_length(
@@ -182,7 +189,7 @@ def ascent(
     """
     check_loss(loss)
     if y.is_floating_point():
-        loss, y = of_mixed(loss, y)
+        loss, y = of_soft(loss, y)
     length = step_length(threat, step_size, steps, 2.5)
     return last_iterate(
         frozen_twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
@@ -269,37 +276,27 @@ def mixture(
 TAKES = ("Standard", "FGSMTraining", "PGDTraining", "FastTraining", "FreeTraining", "TRADES")
 
 
-def check_mixed(recipe: object) -> None:
-    """Raise InputError unless `recipe` is one of these, perhaps in another one, or the caller's own."""
-    _check(recipe, "augment: expected one that leaves labels alone", "one that mixes them", "leave it out")
-
-
 def check_soft(recipe: object) -> None:
-    """Raise the same for a data set whose labels are probabilities."""
-    likeliest = "give the likeliest classes, label.argmax()"
-    _check(recipe, "train_set: expected classes as labels", "probabilities", likeliest)
-
-
-def _check(recipe: object, expected: str, got: str, otherwise: str) -> None:
+    """Raise InputError unless `recipe` is one of these, perhaps in another one, or the caller's own."""
     recipe = innermost(recipe)
     kind = type(recipe)
     built_in = kind.__module__.startswith("fastadv.train.recipes.")
     if built_in and (kind.__name__ not in TAKES or getattr(recipe, "loss", "ce") != "ce"):
         raise InputError(
-            f"{expected} for {recipe!r}, got {got}; take one of {', '.join(TAKES)} with the cross-entropy, "
-            f"or {otherwise}"
+            f"train_set: expected classes as labels for {recipe!r}, got probabilities; take one of "
+            f"{', '.join(TAKES)} with the cross-entropy, or give the likeliest classes, label.argmax()"
         )
 
 
-def of_mixed(loss: Loss, y: Tensor) -> tuple[Loss, Tensor]:
+def of_soft(loss: Loss, y: Tensor) -> tuple[Loss, Tensor]:
     """Return the cross-entropy of probabilities y [B, K] as a loss to ascend, and the likeliest labels [B].
 
     A function is left as it is, and sees those labels. InputError for another loss by name.
     """
     if not callable(loss) and loss != "ce":
-        raise InputError(f"loss: expected 'ce' or a function for mixed labels, got {loss!r}")
+        raise InputError(f"loss: expected 'ce' or a function for probabilities as labels, got {loss!r}")
 
-    def mixed(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    def soft(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         return -(y.to(logits) * logits.log_softmax(1)).sum(1)
 
-    return (loss if callable(loss) else mixed), y.argmax(1)
+    return (loss if callable(loss) else soft), y.argmax(1)

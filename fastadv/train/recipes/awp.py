@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_number
-from fastadv.errors import InputError
 from fastadv.train._weights import put_back
-from fastadv.train.recipes._common import check_loss_recipe
+from fastadv.train.recipes._common import check_loss_recipe, check_positive
 from fastadv.train.recipes.base import BatchPart, Crafted, OwnStep, Recipe, Step
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
@@ -48,8 +46,7 @@ class AWP(OwnStep):
 
     def __post_init__(self) -> None:
         check_loss_recipe(self.recipe, "AWP")
-        if check_number("gamma", self.gamma) <= 0:
-            raise InputError(f"gamma: expected a number > 0, got {self.gamma!r}; leave AWP out for 0")
+        check_positive("gamma", self.gamma)
 
     def step(self, at: Step) -> Sequence[Tensor]:
         loss_at = at.each(self._made)

@@ -11,14 +11,13 @@ from torch.optim import Optimizer
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._samples import SampleRows
-from fastadv.train._scale import LossScale
 from fastadv.train._share import Means, Share, mean
 from fastadv.train._statistics import whole_batch_statistics
 
 T = TypeVar("T")
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_SCALE, GROWTH_EVERY = 2.0**16, 2000  # those of torch.amp.GradScaler
 
 
 class Recipe(Protocol):
@@ -36,11 +35,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPart:
-    """Samples that pass through the model together: x [B, ...], y [B] and ids [B], on the model's device.
-
-    ids are positions in the training set, `seed` keys the attack's draws of this epoch, `epoch` counts from
-    1. `share.own(rows)` takes their rows of a whole batch, `share.weighted(loss)` weighs their mean loss.
-    """
+    """Samples that pass through the model together; `share.own(rows)` takes their rows of a whole batch."""
 
     model: nn.Module
     x: Tensor
@@ -58,6 +53,48 @@ class BatchPart:
         )
 
 
+class LossScale:
+    """The factor on each loss before its backward pass; gradients are divided by it.
+
+    A step whose gradients are not all finite is left out and halves the factor; after 2,000 others in a row
+    it doubles. All processes see the gradients of the whole batch, and so decide alike. `values` holds the
+    factor and the steps since it changed, as a checkpoint keeps them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        with torch.inference_mode(False):
+            self.values = torch.tensor([FIRST_SCALE, 0.0], dtype=torch.float64, device=device)
+        self.finite = True
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss * self.values[0].to(loss.dtype)
+
+    def unscale(self, gradients: Iterable[Tensor | None]) -> None:
+        """Divide gradients by the factor, in place, and see whether all are finite."""
+        known = [gradient for gradient in gradients if gradient is not None]
+        for gradient in known:
+            gradient.div_(self.values[0])
+        # one wait for a GPU, as torch's own scaler has
+        self.finite = bool(torch.stack([gradient.isfinite().all() for gradient in known]).all())
+
+    def directions(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Return gradients divided by the factor, zero where they are not finite."""
+        return [
+            None if gradient is None else (gradient / self.values[0].to(gradient.dtype)).nan_to_num(0, 0, 0)
+            for gradient in gradients
+        ]
+
+    def admits_step(self) -> bool:
+        """Return whether the optimizer may step, and adapt the factor."""
+        if self.finite:
+            self.values[1] += 1
+            if self.values[1] >= GROWTH_EVERY:
+                self.values.copy_(self.values * self.values.new_tensor([2.0, 0.0]))
+        else:
+            self.values.copy_(self.values * self.values.new_tensor([0.5, 0.0]))
+        return self.finite
+
+
 def _unnoted(loss: Means) -> None:
     """Write nothing down."""
 
@@ -67,12 +104,10 @@ class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
 
     Where several processes share the batch, x, y and ids are this process's samples, and losses are their
-    means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
-    to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
-
-    `each` runs over the parts in which a run with `accumulate` cuts a batch. `backward`,
-    `gradients` and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
-    `backward_each` is `backward` of `each`, one part's passes held at a time.
+    means; gradients are those of the mean over the whole batch. What is written to `state` must be the same
+    everywhere: `share.whole(rows)` are the rows of the whole batch, in its order. Where `accumulate` cuts a
+    batch, `each` runs over its parts; losses are then a list, one for each, and `share.joined` makes rows of
+    a list.
 
     Args:
         model: the model that trains.
@@ -83,60 +118,37 @@ class Step(BatchPart):
         epoch: from 1.
         precision: of the run, as in `Execution`.
         optimizer: of the run.
-        size: the length of the training set.
         index: of the batch in its epoch, from 0.
-        check: takes a loss for the report, replacing an earlier one of this batch; a loop of one's own may
-            leave it out.
+        check: takes a loss for the report, in place of an earlier one of this batch.
         clip_norm: the largest norm of all gradients together; None sets no limit.
-        state: tensors by name, which the recipe makes, reads and writes; it begins empty and is part of the
-            checkpoint.
-        scale: in fp16, keeps the gradients in range, and lets `descend` leave out a step whose gradients are
-            not finite.
-        places: tensors with a row for each of this process's places in a full batch; part of the checkpoint,
-            too.
-        samples: rows of samples (`read`, `write`), where the samples are passed: in all processes, in each
-            step.
+        state: tensors by name, which the recipe makes; they begin empty and are part of the checkpoint.
+        scale: in fp16, keeps gradients in range, and leaves out steps whose gradients are not finite.
+        places: the same, with a row for each of this process's places in a full batch.
         share: this process's share of the batch.
     """
 
     optimizer: Optimizer
-    size: int
     index: int = 0
     check: Callable[[Means], None] = _unnoted
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     scale: LossScale | None = None
     places: dict[str, Tensor] = field(default_factory=dict)
-    samples: SampleRows = field(default_factory=lambda: SampleRows(0))
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """Return what a function gives for each part of the batch that passes separately.
+        """Return do(part), or do(part, its element of each of `held`), for each part of the batch.
 
-        It is called as do(part), or do(part, its element of each of `held`). There is one part, this step,
-        unless the batch is cut; what torch draws is then keyed by part.
+        There is one part, this step, unless the batch is cut; what torch draws is then keyed by part.
         """
-        if not self.share.is_cut:
-            return [do(self, *(each[0] for each in held))]
         return list(self._in_parts(do, *held))
 
     def backward(self, loss: Means) -> None:
         """Compute fresh gradients of a loss."""
         self.check(loss)
-        losses = self.share.by_cut(loss)
-        if self.share.is_cut:
-            self._backward_parts(losses)
-            return
-        gradients = self._backward(self.share, losses[0])
-        if self.share.world > 1:
-            self._set(self.share.add_up([gradients], self._weights))
-        self._unscale()
+        self._add_up(self.share.by_cut(loss))
 
     def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
-        """Compute fresh gradients of the losses do(part), as of `each`."""
-        if not self.share.is_cut:
-            (loss,) = self.each(do, *held)
-            self.backward(loss)
-            return [loss.detach()]
+        """Compute fresh gradients of the losses that `each` gives, one part's passes held at a time."""
         losses: list[Tensor] = []
 
         def passed() -> Iterator[Tensor]:
@@ -144,7 +156,7 @@ class Step(BatchPart):
                 losses.append(loss.detach())
                 yield loss
 
-        self._backward_parts(passed())
+        self._add_up(passed())
         self.check(losses)
         return losses
 
@@ -152,37 +164,34 @@ class Step(BatchPart):
     def _weights(self) -> list[nn.Parameter]:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-    def _backward(self, share: Share, loss: Tensor) -> list[Tensor | None]:
-        """Compute, and return, the gradients of these rows' share of the mean loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self._scaled(share.weighted(loss)).backward()  # type: ignore[no-untyped-call]
-        return [weight.grad for weight in self._weights]
-
-    def _backward_parts(self, losses: Iterable[Tensor]) -> None:
-        """Sum the gradients of a cut batch. Losses are taken one by one, so that one graph is held."""
-        parts = zip(self.share.cut, losses, strict=True)
-        self._set(
-            self.share.add_up((self._backward(part, mean(loss)) for part, loss in parts), self._weights)
-        )
-        self._unscale()
-
     def _in_parts(self, do: Callable[..., T], *held: Sequence[Any]) -> Iterator[T]:
+        if not self.share.is_cut:
+            yield do(self, *(each[0] for each in held))
+            return
         kept = {each.name: getattr(self, each.name) for each in fields(BatchPart)}
         rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
         key = rng.fresh_seed()
-        for share, x, y, ids, *own in zip(self.share.cut, *rows, *held, strict=True):
-            drawn = rng.torch_seeded(rng.derive(key, "part", share.number), x.device)
+        parts = zip(self.share.cut, *rows, *held, strict=True)
+        for number, (share, x, y, ids, *own) in enumerate(parts):
+            drawn = rng.torch_seeded(rng.derive(key, "part", number), x.device)
             with drawn, whole_batch_statistics(share):
                 made = do(BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share}), *own)
             yield made
 
-    def _set(self, gradients: Iterable[Tensor | None]) -> None:
-        for weight, gradient in zip(self._weights, gradients, strict=True):
-            weight.grad = gradient
+    def _add_up(self, losses: Iterable[Tensor]) -> None:
+        """Compute the gradients of the mean loss. Losses are taken one by one, so that one graph is held."""
 
-    def _unscale(self) -> None:
+        def own(share: Share, loss: Tensor) -> list[Tensor | None]:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._scaled(share.weighted(mean(loss))).backward()  # type: ignore[no-untyped-call]
+            return [weight.grad for weight in self._weights]
+
+        parts = zip(self.share.cut, losses, strict=True)
+        found = self.share.add_up((own(share, loss) for share, loss in parts), self._weights)
+        for weight, gradient in zip(self._weights, found, strict=True):
+            weight.grad = gradient
         if self.scale is not None:
-            self.scale.unscale(weight.grad for weight in self._weights)
+            self.scale.unscale(found)
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.scale is None else self.scale.scaled(loss)
@@ -193,8 +202,7 @@ class Step(BatchPart):
             torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
             for part, own in zip(self.share.cut, self.share.by_cut(loss), strict=True)
         )
-        alone = self.share.world == 1 and not self.share.is_cut
-        found = next(own) if alone else self.share.add_up(own, weights)
+        found = self.share.add_up(own, weights)
         return found if self.scale is None else self.scale.directions(found)
 
     def descend(self) -> None:
@@ -213,7 +221,7 @@ class OwnStep(Protocol):
     """A recipe that owns what a batch does: its passes, its optimizer steps, what it keeps between batches.
 
     The recipe itself does not change; whatever changes during a run is kept in `at.state`, and in `at.places`
-    and `at.samples` under the names in its attributes `places` and `samples`.
+    under the names in its attribute `places`.
     """
 
     def step(self, at: Step) -> Means:

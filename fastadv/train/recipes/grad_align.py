@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_loss_recipe, running_statistics
+from fastadv.train.recipes._common import check_finite, check_loss_recipe, check_positive, running_statistics
 from fastadv.train.recipes.base import Recipe, innermost, seed_of
 
 
@@ -36,8 +35,7 @@ class GradAlign:
 
     def __post_init__(self) -> None:
         check_loss_recipe(self.recipe, "GradAlign")
-        if check_number("weight", self.weight) <= 0:
-            raise InputError(f"weight: expected a number > 0, got {self.weight!r}; leave GradAlign out for 0")
+        check_positive("weight", self.weight)
         check_finite(self._threat, "noise in the ball")
 
     @property

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from fastadv._checks import check_number
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
-from fastadv.train.recipes._common import frozen_twin
+from fastadv.train.recipes._common import check_positive, frozen_twin
 from fastadv.train.recipes.trades import TRADES
 
 
@@ -52,8 +52,7 @@ class HAT(TRADES):
                 f"helper: expected a network trained on clean images, got {type(self.helper).__name__}"
             )
         check_number("gamma", self.gamma, 0)
-        if check_number("far", self.far) <= 0:
-            raise InputError(f"far: expected a number > 0, got {self.far!r}; 1 is the edge of the ball")
+        check_positive("far", self.far)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         with torch.no_grad():

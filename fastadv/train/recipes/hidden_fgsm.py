@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_objective, frozen_twin, mixture
+from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, mixture
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class HiddenFGSM:
     def __post_init__(self) -> None:
         if isinstance(self.module, bool) or not isinstance(self.module, str | int):
             raise InputError(f"module: expected the name or number of a layer, got {self.module!r}")
-        if check_number("radius", self.radius) <= 0:
-            raise InputError(f"radius: expected a number > 0, got {self.radius!r}")
+        check_positive("radius", self.radius)
         check_objective(self.label_smoothing, self.loss, self.weight)
 
     def __call__(

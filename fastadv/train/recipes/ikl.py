@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv._checks import check_number
-from fastadv.errors import InputError
-from fastadv.train.recipes._common import NearPredictions, divergence
+from fastadv.train.recipes._common import NearPredictions, check_positive, divergence
 from fastadv.train.recipes.base import BatchPart, OwnStep, Step
 
 
@@ -44,9 +43,8 @@ class IKL(NearPredictions, OwnStep):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("soft", self.soft, 0)
-        for name in ("temperature", "power"):
-            if check_number(name, getattr(self, name)) <= 0:
-                raise InputError(f"{name}: expected a number > 0, got {getattr(self, name)!r}")
+        check_positive("temperature", self.temperature)
+        check_positive("power", self.power)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         return self.away(model, x, y, ids, seed, divergence)

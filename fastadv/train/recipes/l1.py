@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastadv._checks import check_number
 from fastadv.errors import InputError
-from fastadv.train.recipes._common import check_loss_recipe
+from fastadv.train.recipes._common import check_loss_recipe, check_positive
 from fastadv.train.recipes.base import Recipe, seed_of
 from fastadv.train.recipes.standard import Standard
 
@@ -31,8 +30,7 @@ class WeightDecayL1:
     recipe: Recipe = Standard()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
-        if check_number("coefficient", self.coefficient) <= 0:
-            raise InputError(f"coefficient: expected a number > 0, got {self.coefficient!r}")
+        check_positive("coefficient", self.coefficient)
         check_loss_recipe(self.recipe, "WeightDecayL1")
 
     def __call__(

@@ -6,9 +6,13 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fastadv import rng
-from fastadv._checks import check_number
-from fastadv.errors import InputError
-from fastadv.train.recipes._common import check_loss_recipe, check_objective, drawn, running_statistics
+from fastadv.train.recipes._common import (
+    check_loss_recipe,
+    check_objective,
+    check_positive,
+    drawn,
+    running_statistics,
+)
 from fastadv.train.recipes.base import Recipe, seed_of
 from fastadv.train.recipes.standard import Standard
 
@@ -39,8 +43,7 @@ class RubbishTraining:
 
     def __post_init__(self) -> None:
         check_loss_recipe(self.recipe, "RubbishTraining")
-        if check_number("weight", self.weight) <= 0:
-            raise InputError(f"weight: expected a number > 0, got {self.weight!r}")
+        check_positive("weight", self.weight)
         check_objective(0.0, self.loss)
 
     def __call__(

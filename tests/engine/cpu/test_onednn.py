@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN, and convolutions that are such, give what torch gives."""
+"""Linear layers by oneDNN give what torch gives."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.cpu import onednn
-from fastadv.engine.cpu.onednn import COVER, LINEAR
+from fastadv.engine.cpu.onednn import LINEAR
 from tests.engine.rewritten import Seen
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="torch was built without oneDNN")
@@ -110,41 +110,6 @@ def test_a_small_model_stays_exact() -> None:
     folded(torch.rand(5, 12))
     assert "folded 1 BatchNorm" in folded.notes
     assert NOTE not in folded.notes
-
-
-@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(4, 3), (4, 6)])
-@pytest.mark.parametrize("small", [True, False])
-def test_a_convolution_whatever_the_image(
-    format: torch.memory_format,
-    bias: bool,
-    size: tuple[int, int],
-    small: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    products: list[tuple[int, ...]],
-) -> None:
-    if not small:
-        monkeypatch.setattr(onednn, "LEAST", 0)
-    torch.manual_seed(0)
-    plain = nn.Conv2d(6, 5, (4, 3), stride=2, bias=bias).to(memory_format=format).requires_grad_(False)
-    own = Seen(plain, COVER)
-    x = torch.randn(3, 6, *size).contiguous(memory_format=format).requires_grad_()
-    out, expected = own(x), plain(x)
-    assert own.used == ["cover"] * (size == (4, 3))
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
-    back = torch.randn_like(expected)
-    gradients = [torch.autograd.grad(result, x, back)[0] for result in (out, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
-    assert bool(products) == (not small and size == (4, 3))
-    torch.testing.assert_close(own(x[0].detach()), plain(x[0].detach()))  # an image without a batch
-    assert own.used == []
-
-
-def test_convolutions_that_cannot_cover_raise_as_torchs() -> None:
-    layer = nn.Conv2d(4, 4, 3, dilation=2).requires_grad_(False)
-    with pytest.raises(RuntimeError, match="can't be greater than"):
-        Seen(layer, COVER)(torch.rand(2, 4, 3, 3))
 
 
 @pytest.mark.parametrize(

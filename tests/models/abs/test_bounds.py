@@ -32,6 +32,7 @@ def test_crossings_until_another_class_is_as_good(factors, own, others, needed):
     assert found.tolist() == [needed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("binary", [False, True])
 def test_bounds_are_computed_in_single_precision_and_without_pruning(binary, norm):

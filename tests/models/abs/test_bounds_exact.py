@@ -65,7 +65,7 @@ def random_points(model, count=60, seed=10):
 @pytest.mark.parametrize(("beta", "seed"), [(0.0, 0), (0.05, 3), (0.4, 0)])
 def test_no_point_within_the_bound_is_decided_otherwise(beta, seed):
     model = curves(seed, beta=beta)
-    x, y = random_points(model)
+    x, y = random_points(model, 40)
     grid, decided = decided_plane(model)
     for norm, p in (("l2", 2.0), ("linf", math.inf)):
         # to the nearest grid point: no less than the true distance

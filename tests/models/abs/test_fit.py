@@ -34,7 +34,7 @@ def quick(dataset=None, **options):
 @pytest.mark.slow
 def test_it_learns_the_digits():
     train, test = load("digits", "train"), load("digits", "test")
-    model = ABS.fit(train, epochs=8, batch_size=100, prior_samples=300, calibration=300)
+    model = ABS.fit(train, epochs=4, batch_size=100, prior_samples=300, calibration=300)
     x, y = test.x[:100], test.y[:100]
     x = x.float() / 255 if x.dtype == torch.uint8 else x
     assert (model(x).argmax(1) == y).float().mean() >= 0.94

@@ -1,11 +1,10 @@
-"""The three ways logits depend on the image."""
+"""The two ways logits depend on the image."""
 
 import pytest
 import torch
 
 from fastadv.attacks import pgd
 from fastadv.engine import freeze
-from fastadv.errors import InputError
 from fastadv.models.abs import InferenceOptions
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.inference import class_losses, unrolled
@@ -53,14 +52,6 @@ def test_unrolled_is_the_gradient_of_the_procedure():
         class_losses(leaf, net(latents.detach()), latents.detach(), 1.0).sum(), leaf
     )[0]
     assert (envelope - found).norm() > 0.01 * found.norm()
-
-
-def test_none_cuts_the_graph_and_attacks_say_so():
-    model = tiny(input_grad="none")
-    x, y = images(model)
-    assert not model(x.clone().requires_grad_()).requires_grad
-    with pytest.raises(InputError, match="differentiably"):
-        pgd(model, x, y, L2(1.0), steps=2, step_size=0.1)
 
 
 @pytest.mark.parametrize("binary", [False, True])

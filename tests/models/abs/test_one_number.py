@@ -30,7 +30,7 @@ def hard_images(model, count=20):
 @pytest.mark.parametrize(
     ("binary", "prune", "precision", "input_grad"),
     # each gradient meets each option, not every pair of these
-    [(*options, ("envelope", "unrolled", "none")[i % 3]) for i, options in enumerate(CROSSED)],
+    [(*options, ("envelope", "unrolled")[i.bit_count() % 2]) for i, options in enumerate(CROSSED)],
 )
 def test_every_way_to_ask_gives_the_same_bits(binary, prune, precision, input_grad, monkeypatch):
     model = crossed(binary, prune, precision, input_grad=input_grad)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from fastadv.errors import CorruptFileError
 from fastadv.models import ABS, SmallCNN, save_weights
@@ -14,7 +13,7 @@ from .nets import images, tiny
 
 
 def test_round_trip(tmp_path):
-    factors, options = [1.0, 0.9, 1.1], {"input_grad": "none", "prune": True, "prune_gain": 0.4}
+    factors, options = [1.0, 0.9, 1.1], {"input_grad": "unrolled", "prune": True, "prune_gain": 0.4}
     model = tiny(binary=True, factors=factors, scale=7.0, floor=0.25, beta=0.5, max_norm=3.0, **options)
     model = model.with_options(steps=7, step_size=0.1)
     model.card = {"seed": 12}
@@ -27,23 +26,6 @@ def test_round_trip(tmp_path):
     assert (back.options, back.shape) == (model.options, model.shape)
     assert back.card["seed"] == 12
     assert back.card["machine"]["torch"]
-
-
-def test_a_damaged_byte_is_noticed_and_files_without_hashes_still_load(tmp_path):
-    path, model = tmp_path / "abs.safetensors", tiny()
-    x, _ = images(model)
-    model.save(path)
-    whole = path.read_bytes()
-    for place in (len(whole) // 2, len(whole) - 1, whole.index(b"floor") + 12):
-        damaged = bytearray(whole)
-        damaged[place] ^= 2
-        path.write_bytes(damaged)
-        with pytest.raises(CorruptFileError, match=r"abs\.safetensors"):
-            ABS.load(path)
-    path.write_bytes(whole)
-    tensors, metadata = load_tensors(path)
-    save_file(tensors, path, metadata)
-    assert torch.equal(ABS.load(path)(x), model(x))
 
 
 def test_the_bank_is_not_stored(tmp_path):

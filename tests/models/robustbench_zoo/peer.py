@@ -14,11 +14,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv import _torchvision  # noqa: F401 - so that the package can import torchvision
 from fastadv.models.zoo.entries import Entry, robustbench_entries
-from fastadv.rng import torch_seeded
 
 LAYOUTS = Path(__file__).with_name("layouts.json")
 
@@ -78,30 +77,6 @@ def layouts() -> dict[str, str]:
         if net is not None:
             seals[layout_name(entry)] = seal((name, each.shape) for name, each in net.state_dict().items())
     return seals
-
-
-def ship(entry: Entry, path: Path, seed: int = 0) -> nn.Module:
-    """The entry's net by the package, with weights and statistics drawn anew, saved as the zoo ships it."""
-    with torch_seeded(seed, torch.device("cpu")):
-        net = made(entry).eval()
-        for name, tensor in net.state_dict().items():
-            if name.endswith("running_mean"):
-                tensor.normal_(0, 0.3)
-            elif name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
-                tensor.uniform_(0.5, 1.5)
-            elif name.endswith("bias"):
-                tensor.normal_(0, 0.1)
-    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
-    torch.save({entry.nest or "state_dict": state}, path)
-    return net
-
-
-def answer(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits in float64, and the gradient of the cross-entropy with respect to x."""
-    x = x.double().requires_grad_()
-    logits = net.double()(x)
-    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, y, reduction="sum"), x)
-    return logits.detach(), gradient
 
 
 if __name__ == "__main__":

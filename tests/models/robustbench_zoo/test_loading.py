@@ -36,6 +36,7 @@ def saved(path: Path, content: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path: Path, small: Small, name: str) -> None:
     entry = small(name)

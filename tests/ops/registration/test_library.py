@@ -2,13 +2,18 @@
 
 import sys
 import types
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import pytest
 import torch
 
+import fastadv
 import fastadv.ops.registration.library as library
 from fastadv import ops
 from fastadv.ops.registration.library import CARDS, backends, extension, triton_launcher
+from fastadv.runs.card import extension_build
+
+FOREIGN = "_C.cpython-399-x86_64-linux-gnu.so"
 
 
 def step(op, dtype):
@@ -119,3 +124,25 @@ def test_an_op_without_a_cpp_kernel_says_so(monkeypatch):
     monkeypatch.setattr(library, "extension", types.SimpleNamespace(isa=lambda: "none"))
     monkeypatch.setattr(library, "extension_fault", "")
     assert backends()["linf_step"]["cpu"] == "reference (no C++ kernel)"
+
+
+def test_one_of_another_python(tmp_path):
+    assert library._of_another_python(tmp_path) == ""
+    (tmp_path / FOREIGN).touch()
+    assert library._of_another_python(tmp_path) == (
+        f"{FOREIGN} is of another Python than this, {EXTENSION_SUFFIXES[0]}: install fastadv again"
+    )
+    (tmp_path / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    assert library._of_another_python(tmp_path) == ""
+
+
+@pytest.mark.parametrize("versions", [{"__version__": f"{fastadv.__version__}.post1"}, {}])
+def test_one_of_another_version_gives_way_to_the_references(versions, monkeypatch, logged):
+    monkeypatch.setattr(library, "_import_if_there", lambda name: (types.SimpleNamespace(**versions), ""))
+    monkeypatch.setitem(sys.modules, "fastadv._C", types.SimpleNamespace(build={"compiler": "g++ 1"}))
+    extension, fault = library._load_extension()
+    assert extension is None
+    built = versions.get("__version__", "an older version")
+    assert fault == f"it was built for {built}, and this is {fastadv.__version__}: install fastadv again"
+    assert fault in logged.text
+    assert extension_build() is None  # a card names what built the kernels that ran

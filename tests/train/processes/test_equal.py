@@ -9,13 +9,13 @@ import signal
 import pytest
 import torch
 
-from fastadv.errors import InputError
 from fastadv.runs.files import load_tensors
 from fastadv.train import reports
 from tests.processes import Refused, finish, go, start
-from tests.train.processes.worker import CASES, CASES_OF, apart, apart_by_hand, resumed, train
+from tests.train.processes.worker import CASES, CASES_OF, resumed, train
 
 WORKER = "tests.train.processes.worker"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,6 @@ def alone():
     return {name: train(name) for name in CASES}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), [(n, name) for n, names in CASES_OF.items() for name in names])
 def test_the_weights_of_several_processes_are_those_of_one(world, name, trained, alone):
     first = trained(world)[0][name]
@@ -48,7 +47,6 @@ def test_the_weights_of_several_processes_are_those_of_one(world, name, trained,
         assert others[name]["losses"] == pytest.approx(alone[name]["losses"], abs=1e-9)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     go(WORKER, "stopped", tmp_path, 2)
     resumed(tmp_path / "from-one", stop=6)
@@ -67,7 +65,6 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert [report.epoch for report in reports(tmp_path / "from-two")] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint(tmp_path):
     (code, _, said), (killed, *_) = finish(start(WORKER, "killed", tmp_path, 2))
     assert (code, killed) == (0, -signal.SIGKILL), said
@@ -105,23 +102,6 @@ def test_what_torch_draws_differs_between_processes(tmp_path):
     first, second = (torch.load(tmp_path / f"drawn-{rank}.pt") for rank in (0, 1))
     assert len(first) == 8
     assert len(torch.cat([first, second]).unique(dim=0)) == 16
-
-
-@pytest.mark.parametrize("passes", [1, 2])
-def test_each_process_normalizes_by_its_own_rows(tmp_path, passes):
-    go(WORKER, f"apart_{passes}", tmp_path, 2)
-    results = [torch.load(tmp_path / f"apart-{rank}.pt", weights_only=True) for rank in range(2)]
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-    by_hand = apart_by_hand(passes)
-    torch.testing.assert_close(results[0], by_hand.state_dict(), rtol=1e-9, atol=1e-9)
-    if passes == 1:
-        with pytest.raises(
-            InputError, match=r"another batch_norm \(each of 2 processes there, each of 1 proc"
-        ):
-            apart(1, tmp_path / "run", resume=True)
-        said = Refused(tmp_path).said
-        assert said[0] == said[1]
-        assert "batch_norm: expected batches of at least two images for each of 2 processes" in said[0]["few"]
 
 
 def test_a_wrapped_model_is_trained_as_what_is_inside_or_refused(tmp_path):

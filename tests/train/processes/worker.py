@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
-from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
@@ -26,13 +25,11 @@ from fastadv.train import (
     HiddenFGSM,
     NuAT,
     PGDTraining,
-    PriorGuidedTraining,
     RubbishTraining,
     Standard,
     WeightDecayL1,
     fit,
 )
-from fastadv.train._feed import Feed
 from tests.kills import die, loss_told
 from tests.processes import tell
 from tests.train.nets import grouped, images
@@ -77,7 +74,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"recipe": FastTraining(L2(0.5))},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
-    "prior": {"recipe": PriorGuidedTraining(THREAT, reset=2)},
     "nuat": {"recipe": NuAT(THREAT, rise=1), "batch_size": 7},
     "ikl": {"recipe": IKL(THREAT, 2), "batch_size": 7},
     "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
@@ -88,16 +84,15 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 4,
         "accumulate": 3,
         "ema": 0.9,
-        "augment": ["shift", "cutmix"],
+        "augment": "shift",
     },
-    "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
     # places are those in a step, not in a pass
-    "accumulated_prior": {"recipe": PriorGuidedTraining(THREAT), "batch_size": 7, "accumulate": 2},
+    "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 # with two what differs most between processes; each start costs seconds
-CASES_OF = {2: ["standard", "free", "awp", "prior", "accumulate"], 3: list(CASES)}
+CASES_OF = {2: ["standard", "free", "awp", "accumulate"], 3: list(CASES)}
 
 
 def train(name: str, wrap: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> dict[str, Any]:
@@ -126,7 +121,7 @@ class Stop(Exception):
 
 
 def resumed(folder: Path | None, stop: int | None = None, resume: bool = False, kill: bool = False) -> Any:
-    """A run of a recipe that keeps something for each sample; `stop`: after so many steps."""
+    """A run of a recipe that keeps something for each place; `stop`: after so many steps."""
 
     def progress(done: int, total: int) -> None:
         if done == stop and not kill:
@@ -136,7 +131,7 @@ def resumed(folder: Path | None, stop: int | None = None, resume: bool = False, 
 
     try:
         often = {"checkpoint_every": None if folder is None else 2}
-        return train("prior", **ROBUST, **often, run_dir=folder, resume=resume, progress=progress)
+        return train("free", **ROBUST, **often, run_dir=folder, resume=resume, progress=progress)
     except Stop:
         return None
 
@@ -227,52 +222,3 @@ def wrapped(folder: Path, rank: int) -> None:
     whole = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
     inside = nn.Sequential(DistributedDataParallel(net()))
     tell(folder, rank, {"part": of(part), "whole": of(whole), "inside": of(inside)})
-
-
-# 20 = 7 + 7 + 6: the processes have 4 and 3 images of a batch, and 3 each of the last
-APART = {"batch_size": 7, "learning_rate": 0.05, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
-
-
-def apart(passes: int, folder: Path | None, count: int = 20, **options: Any) -> nn.Module:
-    """A model whose BatchNorm sees the rows of one process; the first layer keeps its statistics."""
-    model = net()
-    model.inner[1].eval()
-    options |= {"batch_norm": "process", "accumulate": passes, "run_dir": folder}
-    fit(model, images(count), Standard(), epochs=1, **grouped(**APART, **options))
-    return model
-
-
-def apart_by_hand(passes: int) -> nn.Module:
-    """The same by two copies of the model in one process, each with the statistics of its rows."""
-    copies, data = [net(), net()], images(20)
-    for model in copies:
-        model.inner[1].eval()
-    order = torch.split(Feed(data, 7, None, 0, torch.device("cpu"), passes=passes).order(1), 7)
-    for step in (order[k : k + passes] for k in range(0, len(order), passes)):
-        size = sum(map(len, step))
-        for own, model in enumerate(copies):
-            model.zero_grad()
-            for first, rows in zip((0, 7), step, strict=False):
-                mine = rows[(own + first) % 2 :: 2]  # by place in the step
-                loss = nn.functional.cross_entropy(model(to_unit(data.x[mine])), data.y[mine])
-                (loss * len(mine) / size).backward()
-        own_rows = len(range(0, size, 2)), len(range(1, size, 2))
-        with torch.no_grad():
-            for one, other in zip(*(model.parameters() for model in copies), strict=True):
-                if one.grad is not None:
-                    for weight in (other, one):
-                        weight -= 0.05 * (one.grad + other.grad)
-            for one, other in zip(*(model.buffers() for model in copies), strict=True):
-                if one.is_floating_point():
-                    one.copy_((own_rows[0] * one + own_rows[1] * other) / size)
-                    other.copy_(one)
-    return copies[0]
-
-
-def apart_1(folder: Path, rank: int) -> None:
-    torch.save(apart(1, folder / "run").state_dict(), folder / f"apart-{rank}.pt")
-    tell(folder, rank, {"few": lambda: apart(1, None, 17)})
-
-
-def apart_2(folder: Path, rank: int) -> None:
-    torch.save(apart(2, None).state_dict(), folder / f"apart-{rank}.pt")

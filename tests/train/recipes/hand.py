@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.train import Step
-from fastadv.train._samples import SampleRows
 from tests.train.nets import images, net
 
 RADIUS, STEPS, STEP_SIZE, SEED = 0.1, 3, 0.04, 3
@@ -79,6 +78,5 @@ def step_at(model: nn.Module, n: int = 9, *, rate: float = 0.1, **options) -> St
     """One batch, with plain gradient descent."""
     x, y, ids = batch(n)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    settings = {"seed": SEED, "epoch": 1, "size": 50, "check": lambda loss: None} | options
-    settings.setdefault("samples", SampleRows(settings["size"]))
+    settings = {"seed": SEED, "epoch": 1, "check": lambda loss: None} | options
     return Step(model=model, optimizer=optimizer, x=x, y=y, ids=ids, **settings)

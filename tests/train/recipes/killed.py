@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from fastadv.threat import Linf
-from fastadv.train import AWP, IKL, FreeTraining, NuAT, PGDTraining, PriorGuidedTraining
+from fastadv.train import AWP, IKL, FreeTraining, NuAT, PGDTraining
 from tests.train.nets import run
 
 THREAT = Linf(0.1)
 RECIPES = {
     "free": FreeTraining(THREAT, 2),
-    "prior": PriorGuidedTraining(THREAT),
     "awp": AWP(PGDTraining(THREAT, 2)),
     "nuat": NuAT(THREAT, rise=1),
     "ikl": IKL(THREAT, 2),

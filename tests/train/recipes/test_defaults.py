@@ -29,7 +29,6 @@ DEFAULTS = {
     "MART": {"beta": 5.0},
     "NuAT": {"weight": 4.5, "rise": 90},
     "PGDTraining": {"random_start": True, "weight": 0.0, "statistics": "adversarial"},
-    "PriorGuidedTraining": {"momentum": 0.3, "consistency": 10.0, "reset": 40},
     "RobustLogistic": {"weight": 0.0},
     "RubbishTraining": {"weight": 1.0},
     "SCORE": {"beta": 4.0, "start": "uniform"},
@@ -47,7 +46,6 @@ LENGTHS = {
     "rs": (train.FastTraining(THREAT), 1.25 * 0.1),
     "n-fgsm": (train.FastTraining(THREAT, "n-fgsm"), 0.1),
     "free": (train.FreeTraining(THREAT, 2), 0.1),
-    "prior": (train.PriorGuidedTraining(THREAT), 0.1),
 }
 
 

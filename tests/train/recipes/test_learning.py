@@ -26,7 +26,6 @@ ROBUST = {
     "grad_align": train.GradAlign(train.FGSMTraining(THREAT, weight=0)),
     "rs": train.FastTraining(THREAT),
     "n-fgsm": train.FastTraining(THREAT, "n-fgsm"),
-    "prior": train.PriorGuidedTraining(THREAT),
     "free": train.FreeTraining(THREAT, 3),
     "awp": train.AWP(train.PGDTraining(THREAT, 3), 0.005),
 }

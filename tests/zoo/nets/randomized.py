@@ -48,11 +48,6 @@ def random_of_its_own_by_numpy() -> nn.Module:
 
 
 @net(randomized=True)
-def random_quarter_turns() -> nn.Module:
-    return module(lambda self, x: self.net(torch.rot90(x, random.randrange(4), (2, 3))), net=body())
-
-
-@net(randomized=True)
 def random_size_and_place() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         small = F.interpolate(x, size=random.randint(6, 8), mode="bilinear")
