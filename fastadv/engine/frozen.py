@@ -1,5 +1,6 @@
 """Frozen: the model as given for verdicts, and a faster copy for the search."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.guard import allowance, compare
 from fastadv.engine.pipeline import left_out
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import NOTHING, no_gradient
+from fastadv.engine.precision import HALF, NOTHING, no_gradient
 from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.search_copy import SearchCopy
@@ -22,6 +23,8 @@ from fastadv.rng import generators_kept
 
 CHECK_ROWS = 16
 REFRESHES = 256
+MEASURABLE = 1e-3  # seconds of a pass, below which no note tells how long another precision takes
+SLOWER = 1.05  # than the model's own precision, above what two times of one pass differ by
 BY_MEANS = "randomized model: the search copy was compared with it by the means of a few passes"
 COPIES = "given copies of x, into which the model writes"
 DENIED = "losses of a search were not those of the verdict at the same points; passes are compared anew"
@@ -290,9 +293,25 @@ class Frozen(Prepared):
         if not bool(given.isfinite().all(1).any()):
             return False
         if self._agrees(x, given) and self.search.narrow:
+            measured = self.options.precision in HALF and not self.search.form.compiled
+            own = self._seconds(x) if measured else 0.0
             self.search.use_narrow()
-            self._agrees(x, given)
+            if self._agrees(x, given) and own > MEASURABLE and (ratio := self._seconds(x) / own) > SLOWER:
+                name, dtype = self.options.precision, str(self.dtype).removeprefix("torch.")
+                self.add_note(f"{name} takes {ratio:.2f} times as long as {dtype}; precision='auto' measures")
         return True
+
+    def _seconds(self, x: Tensor) -> float:
+        """Return the time of a pass, after one that prepares kernels."""
+        taken = list[float]()
+        for _ in range(2):
+            started = time.perf_counter()
+            self.search.once(x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - started)
+        self.forwards += 2 * len(x)
+        return min(taken)
 
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
         """Return whether the search copy gives the logits `given` at x, if need be without some rewrites."""

@@ -41,6 +41,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fastest", ["fp32", "bf16"])
 def test_the_fastest_precision_is_taken(fastest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(fastest, monkeypatch)
@@ -76,6 +77,7 @@ def test_passes_of_measuring_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen["backward"] > 12
 
 
+@pytest.mark.slow
 def test_an_attack_measures_on_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock("fp32", monkeypatch)
     model = convnet().eval()

@@ -171,6 +171,7 @@ class Failing(nn.Module):
         raise RuntimeError("BackendCompilerFailed: no\nmany lines more")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("backward", [True, False])

@@ -52,6 +52,7 @@ def attributes(frozen: fa.Frozen) -> Iterator[tuple[str, int]]:
             yield name, id(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"precision": "bf16"}, {"fold": False}, {"eot": 2}, {"precision": "auto"}]
 )

@@ -301,6 +301,7 @@ def test_otherwise_torch_tells(told: bool, monkeypatch: pytest.MonkeyPatch) -> N
     assert not has_tf32(torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("fold", [True, False])
 def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, fold: bool) -> None:
@@ -312,3 +313,23 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, 
     found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
     assert torch.equal(found[0].x_adv, found[1].x_adv)
     assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+@pytest.mark.parametrize(
+    ("times", "told"), [((0.1, 0.2), True), ((0.1, 0.106), True), ((0.1, 0.1), False), ((1e-5, 1e-3), False)]
+)
+def test_a_precision_that_is_slower_is_noted(
+    times: tuple[float, float], told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pass too short to measure nothing is said."""
+    model, (x, y) = net(), images()
+    taken = iter(times)
+    monkeypatch.setattr(fa.Frozen, "_seconds", lambda self, x: next(taken))
+    frozen = fa.freeze(model, "bf16")
+    frozen.input_gradient(x, y)
+    notes = [note for note in frozen.notes if "times as long" in note]
+    assert (
+        notes
+        == [f"bf16 takes {times[1] / times[0]:.2f} times as long as float32; precision='auto' measures"]
+        * told
+    )

@@ -195,6 +195,7 @@ def test_read_in_the_watched_pass(read: str) -> None:
     assert not any("fell back" in note for note in frozen.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [7, 3])
 @pytest.mark.parametrize("read", READS)
 def test_read_in_passes_of_other_sizes_alone(read: str, rows: int) -> None:

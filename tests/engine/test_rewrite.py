@@ -93,6 +93,7 @@ def test_an_exact_way_is_to_the_bit() -> None:
     assert not Seen(model, FOLD, THIN).rewriting.exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev", "functional_call"])
 def test_transforms_have_torchs_functions(transform: str) -> None:
     """Which know no rule for a custom Function without one."""

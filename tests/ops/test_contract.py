@@ -148,6 +148,7 @@ def test_contract_on_each_instruction_set(isa, tmp_path):
     assert code == 0, (out + err)[-3000:]
 
 
+@pytest.mark.slow
 def test_unknown_instruction_set_is_refused(tmp_path):
     if extension is None:
         pytest.skip("no extension built")

@@ -19,6 +19,7 @@ def test_equals_the_step_written_out(seed, cols, radius, step_size):
     assert torch.allclose(l2_step(x_adv, grad, x, radius, step_size).double(), expected, rtol=0, atol=4e-7)
 
 
+@pytest.mark.slow
 @few
 @given(seeds, st.sampled_from([1e-9, 1e-3, 1e4, 1e9]), st.sampled_from([0.05, 0.5]))
 def test_any_scale_of_inputs(seed, scale, step_size):

@@ -124,6 +124,7 @@ def test_rows_of_many_blocks(name, radius, size):
     assert (out.double() - x.double()).norm(p=order) <= radius * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
 @pytest.mark.parametrize("radius", [0.0, 1e-3, 2.5, 7.0])
 def test_ties_and_edges(name, radius):

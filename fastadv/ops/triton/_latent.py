@@ -276,7 +276,7 @@ def down_kernel(
 def down(
     out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
 ) -> None:
-    """Write the gradient of the layer's input [K, B, side, side, cin]; of `hidden`, through its ELU."""
+    """Write the gradient of a layer's input [K, B, side, side, cin]: `hidden`, after an ELU, or latents."""
     classes, images = source.shape[:2]
     tile = blocks(layer.width, layer.channels, layer.side == 1, bf16)
     programs = (

@@ -121,6 +121,7 @@ def state(net: nn.Module) -> list[Tensor]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fold", "precision"), [(True, "fp32"), (False, "fp32"), (True, "bf16")])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(
