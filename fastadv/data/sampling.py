@@ -49,11 +49,11 @@ def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "d
 def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool = False) -> Tensor:
     """Return the positions [N] of the samples that stand for the set, at most `limit`, in their order.
 
-    They are the first ones. Where the set is sorted, so that classes are missing there or out of all
-    proportion, as many are drawn instead, each class by its share, with a fixed seed. Sorted means that a
-    random order has so few of some class less than once in 100,000 times, or that less than half of the first
-    ones would be left if no class had more than its share. Where labels are not known without reading images,
-    and in sets with `fixed_order`, the first ones are taken. tell: log a warning where they are drawn.
+    They are the first ones. Where the set is sorted, as many are drawn instead, each class by its share, with
+    a fixed seed. Sorted means that a random order has so few of some class less than once in 100,000 times,
+    or that less than half of the first ones would be left if no class had more than its share. Where labels
+    are not known without reading images, and in sets with `fixed_order`, the first ones are taken.
+    tell: log a warning where they are drawn.
     """
     count = sample_count(dataset, limit)
     size = sample_count(dataset)

@@ -20,7 +20,7 @@ from fastadv.evaluation.measure import Evaluation, check_evaluation
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
-from fastadv.train.recipes import Crafted, Standard
+from fastadv.train.recipes import Crafted
 from fastadv.train.recipes._common import frozen_twin
 from fastadv.train.recipes.base import innermost
 
@@ -147,8 +147,3 @@ class Measures:
             held_out = self.validation(steps)
             measured |= {f"validation_{name}": value for name, value in held_out.items()}
         return measured | {"own_accuracy": self.judge.own_accuracy(steps)}
-
-
-def meant_to_be_robust(recipe: object) -> bool:
-    """Return whether a loss of robustness is a fault: any recipe but standard training."""
-    return not isinstance(innermost(recipe), Standard)
