@@ -40,8 +40,7 @@ def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "d
         got = "an empty one or one without a length" if numbered else type(dataset).__name__
         raise InputError(
             f"{name}: expected a data set with a length, items by number and at least one image, got {got}; "
-            "pass the data set of a loader, collect the images of a stream in a fa.data.ImageSet, or train "
-            "in a loop of your own"
+            "collect the images of a stream in a fa.data.ImageSet, or train in a loop of your own"
         )
     return size if limit is None else min(check_count("limit", limit, 1), size)
 

@@ -17,6 +17,7 @@ from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import Evaluation, check_evaluation
+from fastadv.evaluation.named import named
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
@@ -41,7 +42,8 @@ class Measure:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            check_evaluation(self.data, self.attacks, BATCH_SIZE, self.limit)
+            named(self.attacks)
+            check_evaluation(self.data, BATCH_SIZE, self.limit)
         elif self.attacks:
             raise InputError(
                 "test_attacks: expected a test_set to attack, got None; pass test_set=, or validation_set="
