@@ -15,7 +15,7 @@ LINES = {
     "fastadv/cli": 3_800,
     "fastadv/data": 3_500,
     "fastadv/engine": 5_100,
-    "fastadv/evaluation": 3_250,
+    "fastadv/evaluation": 3_300,
     "fastadv/features": 650,
     "fastadv/models": 3_550,
     "fastadv/ops": 6_450,
