@@ -72,6 +72,9 @@ def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[s
     threat, steps = fa.Linf(RADIUS), {"FGSM": 1, "PGD-10": 10, "PGD-40": 40}.get(call, 0)
     if call == "AutoAttack":
         theirs: Any = peer.AutoAttack(net, eps=RADIUS, n_classes=10, seed=0)
+        for part in theirs._autoattack.attacks:
+            if hasattr(part, "steps"):
+                part.steps = 100  # as in the paper; torchattacks takes 10
         ours = partial(fa.attacks.autoattack, x=x, y=y, threat=threat, indicators=False)
     elif call == "FGSM":
         theirs, ours = peer.FGSM(net, eps=RADIUS), partial(fa.attacks.fgsm, x=x, y=y, threat=threat)

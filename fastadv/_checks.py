@@ -12,7 +12,19 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """Return an integer that is at least `least`."""
+    """Check an integer.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        least: the smallest value allowed.
+
+    Returns:
+        The integer.
+
+    Raises:
+        InputError: it is no integer, or smaller.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return value

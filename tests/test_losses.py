@@ -105,17 +105,11 @@ def test_value_is_the_first_of_both(loss, count):
 
 def test_signs():
     """Every loss rises as the attack gets nearer to what it wants."""
-    right, wrong, y, t = (
-        torch.tensor([[5.0, 0.0, 1.0]]),
-        torch.tensor([[0.0, 5.0, 1.0]]),
-        torch.tensor([0]),
-        torch.tensor([1]),
-    )
+    right, wrong = torch.tensor([[5.0, 0.0, 1.0]]), torch.tensor([[0.0, 5.0, 1.0]])
+    y, t = torch.tensor([0]), torch.tensor([1])
     for loss in losses.LOSSES:
         for aim in (None, t):
-            assert float(losses.loss_value(wrong, y, loss, aim)) > float(
-                losses.loss_value(right, y, loss, aim)
-            )
+            assert losses.loss_value(wrong, y, loss, aim) > losses.loss_value(right, y, loss, aim)
     assert float(losses.loss_value(right, y, "margin")) == -4.0
     assert float(losses.loss_value(wrong, y, "margin")) == 5.0
     assert float(losses.loss_value(wrong, y, "cw")) == 0.0
@@ -141,11 +135,7 @@ def test_the_caller_s_graph_is_left_alone():
     ("loss", "text"),
     [
         ("hinge", "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, ce_sharp, bce, got 'hinge'"),
-        (
-            None,
-            "loss: expected one of ce, margin, cw, dlr, ce_scaled, pm, ce_sharp, bce, got None",
-        ),
-        (3, "loss: expected one of"),
+        (None, "loss: expected one of .*, got None"),
         (["ce"], "loss: expected one of"),
         (
             lambda z, y, t: torch.nn.functional.cross_entropy(z, y),

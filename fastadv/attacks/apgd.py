@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv._checks import check_count, check_share
+from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
@@ -128,7 +128,7 @@ def _targets(loss: losses.Loss, classes: int | None, common: core.Common) -> tup
     base = loss.removesuffix(TARGETED)
     if common.get("targets") is not None:
         raise InputError(f"loss: expected {base!r} where targets are given, got {loss!r}, which chooses them")
-    return losses.check_loss(base), CLASSES if classes is None else check_count("classes", classes, 1)
+    return losses.check_loss(base), CLASSES if classes is None else core.check_count("classes", classes, 1)
 
 
 def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:

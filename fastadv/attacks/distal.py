@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number, check_share
+from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_finite_box, check_index
 from fastadv.engine import prepare
@@ -76,7 +76,7 @@ def distal(
         Schott et al. 2018, "Towards the First Adversarially Robust Neural Network Model on MNIST" (arXiv
         1805.09190), section 5.
     """
-    check_count("steps", steps, 0)
+    core.check_count("steps", steps, 0)
     if check_number("step_size", step_size, 0) == 0 and steps:
         raise InputError("step_size: expected a number > 0, got 0")
     check_share("momentum", momentum, zero=True)
@@ -87,7 +87,7 @@ def distal(
     if not isinstance(shape, tuple | list) or not shape:
         raise InputError(f"shape: expected the sizes of one image, such as (1, 28, 28), got {shape!r}")
     for size in shape:
-        check_count("shape", size, 1)
+        core.check_count("shape", size, 1)
     threat = Linf(torch.inf, box)
     check_finite_box("distal", threat)
     classifier = prepare(model)

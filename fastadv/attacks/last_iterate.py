@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
@@ -61,7 +60,7 @@ def last_iterate(
         >>> bool(fa.Linf(0.3).contains(x_adv, x).all())
         True
     """
-    check_count("steps", steps, 0)
+    core.check_count("steps", steps, 0)
     check_threat(threat)
     losses.check_loss(loss)
     classifier = prepare(model)

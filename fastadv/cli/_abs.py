@@ -37,8 +37,6 @@ abs_app = typer.Typer(
 
 
 class Synthesis(Panel, title="Model"):
-    """An ABS, and where it computes."""
-
     model: Path = o.option(
         ..., "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.", "--model", "-m"
     )
@@ -82,7 +80,6 @@ class Synthesis(Panel, title="Model"):
 
 
 def batched(text: str, dataset: Any, model: ABS, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the (x, y) of a data set where the model is, with a progress bar."""
     done, device = 0, model.weights[0].device
     with progress(text) as tick:
         tick(0, len(dataset))
@@ -315,7 +312,6 @@ def distal(
 
 
 def strips(images: Tensor, titles: list[str], chosen: int = -1) -> list[figures.Strip]:
-    """Return images [N, C, H, W] in rows; the caption of the chosen one is blue."""
     marked = torch.arange(len(images)) == chosen
     cuts = [slice(start, start + COLUMNS) for start in range(0, len(images), COLUMNS)]
     return [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]

@@ -188,7 +188,6 @@ def _check_complete(attack: Attack, plain: Mapping[str, str]) -> None:
 
 
 def _arguments(attack: Attack, keys: Iterable[str], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Choose those of `given` that are in `keys`, and add the seed and the command line's defaults."""
     takes = attack.parameters
     open_ = {key: value for key, value in DEFAULTS.items() if key in takes and required(takes[key])}
     own = {key: value for key, value in given.items() if key in keys}

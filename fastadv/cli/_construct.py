@@ -32,28 +32,19 @@ class Construction(Budget, title="Construction"):
     """How the images are searched. What is not given is the paper's on CIFAR-10."""
 
     steps: int | None = o.count(None, "Steps of the search; 1000 to invert, 100 to push.")
-    module: str | None = o.option(
-        None,
-        "The representation to invert: the output of this module. By default the input of the last "
-        "linear layer.",
-    )
-    start: str | None = o.option(None, "Where an inversion starts: images or noise.")
 
     def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
         inverts = kind in ("robust", "non-robust")
-        if not inverts and (self.module or self.start):
-            o.refuse(f"{kind} inverts no representation: leave out --module and --start.")
         if self.norm not in (None, "l2") and self.radius is None and not inverts:
             o.refuse(f"--norm {self.norm} needs a --radius: the paper's budget is one in L2.")
         paper = library.CIFAR10_PAPER[PAPER_NAMES[kind]]
         budget = float(paper["threat"].radius) if self.radius is None else self.radius
-        given = {name: getattr(self, name) for name in ("steps", "step_size", "module", "start")}
+        step_size = paper["step_size"] if inverts else None
         return {
             "threat": o.make_threat(self.norm or "l2", budget),
-            "steps": paper["steps"],
-            "step_size": paper["step_size"] if inverts else None,
+            "steps": self.steps or paper["steps"],
+            "step_size": step_size if self.step_size is None else self.step_size,
             "seed": seed,
-            **{name: value for name, value in given.items() if value is not None},
         }
 
 
@@ -65,9 +56,6 @@ def construct(
     construction: Construction,
     machine: Search,
     out: Path = o.folder(..., "Folder for the set; what is there already is kept and the rest is built."),
-    dtype: Literal["uint8", "float32"] | None = o.option(
-        None, "How pixels are stored; by default as in --data."
-    ),
     shard_size: int = o.count(
         1024, "Samples in a file. A process holds one file at a time; a kill loses at most that many."
     ),
@@ -101,7 +89,7 @@ def construct(
         net = machine.twin(network.load(dataset, place, machine.seed))
         with progress(kind) as tick:
             made = build(
-                net, dataset, **settings, dtype=dtype, out_dir=out, shard_size=shard_size,
+                net, dataset, **settings, out_dir=out, shard_size=shard_size,
                 batch_size=batch_size, progress=tick, rank=rank, world_size=jobs,
             )  # fmt: skip
     if processes.rank():

@@ -14,7 +14,7 @@ from torch import nn
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, plain_curves, print_results, watch
+from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
@@ -241,7 +241,11 @@ class Job:
 
     def write(self) -> None:
         results, table, entry = self.results, self.table, self.benchmark.robustbench
-        measured = {**table.to_dict(), "curves": plain_curves(self.curves)}
+        curves = {
+            label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+            for label, curve in self.curves.items()
+        }
+        measured = {**table.to_dict(), "curves": curves}
         if self.benchmark.suite is not None:
             measured["lacks"] = self.lacks
         self.nearness: dict[str, float] = {}

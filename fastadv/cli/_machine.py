@@ -16,7 +16,7 @@ from fastadv._extras import EXTRAS, lacks
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.engine.cpu import onednn
-from fastadv.engine.rewrites import NAMES, REWRITES, applicable, switched_off
+from fastadv.engine.rewrites import REWRITES, applicable, switched_off
 from fastadv.ops.registration import library
 from fastadv.ops.registration.library import op
 from fastadv.runs import card
@@ -49,7 +49,7 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "gpu": _gpu(packages, advice),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
         "backends": _asked(library.backends, {}, advice),
-        "rewrites": {"on": [name for name in NAMES if name not in off], "off": list(off)},
+        "rewrites": {"off": list(off)},
         "fast_paths": fast_paths(off),
         "torchvision": vision,
         "data": data,
@@ -185,7 +185,6 @@ def _torchvision() -> dict[str, Any]:
 
 
 def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
-    """Find which data sets are there, without opening them."""
     named = data_dir or os.environ.get("FASTADV_DATA")
     folder = Path(named).expanduser() if named else _asked(user_cache, None, advice)
     marks = {
@@ -200,7 +199,6 @@ def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
     ]
     return {
         "folder": str(folder or ""),
-        "exists": folder is not None and folder.is_dir(),
         "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
         "sets": sets,
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._output import Bar, print_table, say
-from fastadv.evaluation import Curve, Table
+from fastadv.evaluation import Table
 from fastadv.runs import processes
 from fastadv.runs.description import describe
 
@@ -69,13 +69,6 @@ def watch(
     """Let attacks on so many samples report to one bar; `kept` were through in a run that is resumed."""
     done, total = [kept], samples * len(attacks)
     return {name: Watched(one.run, name, done, total, bar, keep=keep) for name, one in attacks.items()}
-
-
-def plain_curves(curves: Mapping[str, Curve]) -> dict[str, dict[str, list[float]]]:
-    return {
-        label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
-        for label, curve in curves.items()
-    }
 
 
 def print_results(table: Table, model: str, dataset: Any) -> None:

@@ -119,7 +119,6 @@ def parse_picture(text: str) -> Path:
 
 
 def pair(part: str, what: str) -> tuple[str, Any]:
-    """Parse KEY=VALUE, the value a number, true, false or text."""
     key, equals, value = part.partition("=")
     if not equals:
         refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
@@ -134,7 +133,6 @@ def pair(part: str, what: str) -> tuple[str, Any]:
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:
-    """Parse the KEY=VALUE of each part, no key twice."""
     values: dict[str, Any] = {}
     for key, value in (pair(part, what) for part in parts):
         if key in values:
@@ -217,7 +215,6 @@ def make_threat(norm: str, radius: float) -> Threat:
 
 
 def symbol(norm: str) -> str:
-    """Return the symbol of a norm, for titles and tables: L∞."""
     return THREATS[norm].symbol
 
 

@@ -35,7 +35,6 @@ class Panel:
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        """Return the options as arguments of a command, in the panel."""
         return [
             inspect.Parameter(
                 each.name, KEYWORD, default=_default(each), annotation=_in_panel(cls.title, each)
@@ -61,8 +60,6 @@ def _in_panel(title: str, field: Field[Any]) -> Any:
 
 @dataclass
 class Debug:
-    """Whether errors come with their traceback."""
-
     on: bool = False
 
 

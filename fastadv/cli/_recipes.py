@@ -96,5 +96,4 @@ def parse_schedule(text: str) -> str | Schedule:
 
 
 def parse_ramp(text: str) -> float:
-    """Parse a number of epochs, or a share of them."""
     return int(text) if text.isdigit() else o.parse_number(text)

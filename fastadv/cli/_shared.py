@@ -95,7 +95,6 @@ class Attacked(Network):
 
 
 def _gradients(parts: list[str]) -> dict[str, Any]:
-    """Parse PATTERN=identity and PATTERN=package.module:name."""
     found: dict[str, Any] = {}
     for part in parts:
         pattern, equals, other = part.partition("=")
@@ -133,7 +132,6 @@ class Machine(Panel, title="Computation"):
     device: o.Device = None
 
     def place(self) -> torch.device:
-        """Find the device; by default the GPU where there is one."""
         return make_device(self.device)
 
 

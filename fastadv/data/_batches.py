@@ -37,12 +37,9 @@ def batches(
             of (image, label) pairs whose images are uint8 or float32 tensors. Of labels that are
             probabilities [K] y is the likeliest class.
         batch_size: samples of a batch.
-        order: the positions to serve, in that order; None serves all, from first to last. ids are positions
-            in `dataset`: a sample keeps its number in any order and batch size.
-        workers: processes that read ahead; None is up to 8 for images on disk, and none otherwise. Their
-            number changes no result.
-        seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`;
-            their own states are not changed.
+        order: the positions to serve, in that order; None serves all. ids are positions in `dataset`.
+        workers: processes that read ahead; None is up to 8 for images on disk, and none otherwise.
+        seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`.
 
     Returns:
         An iterator of (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]).
@@ -58,20 +55,8 @@ def batches(
         >>> [len(ids) for x, y, ids in fa.data.batches(digits, 8)]
         [8, 8, 4]
     """
-    raw = raw_batches(dataset, batch_size, order, workers=workers, seed=seed)
+    raw = Reader(dataset, batch_size, workers).batches(order, seed)
     return ((to_unit(x), y, ids) for x, y, ids in raw)
-
-
-def raw_batches(
-    dataset: Dataset[Any],
-    batch_size: int,
-    order: Tensor | Sequence[int] | None = None,
-    *,
-    workers: int | None = None,
-    seed: int = 0,
-) -> Iterator[Batch]:
-    """Yield the same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
-    return Reader(dataset, batch_size, workers).batches(order, seed)
 
 
 class Reader:
@@ -101,7 +86,7 @@ class Reader:
         self._loader: DataLoader[Any] | None = None
 
     def batches(self, order: Tensor | Sequence[int] | None = None, seed: int = 0) -> Iterator[Batch]:
-        """Yield the batches of `raw_batches`. A new reading ends the one before."""
+        """Yield batches, the images as they are held, uint8 or float32. A new reading ends the one before."""
         size, data = self.size, self.dataset
         positions = torch.arange(size) if order is None else check_positions(order, size, "order")
         if isinstance(data, Held):
@@ -121,11 +106,8 @@ class Reader:
 
     def _from_memory(self, data: Held, positions: Tensor) -> Iterator[Batch]:
         for ids in torch.split(positions, self.batch_size) if len(positions) else ():
-            yield (
-                data.take(ids),
-                data.take_labels(ids) if self.soft else data.labels.index_select(0, ids),
-                ids,
-            )
+            y = data.take_labels(ids) if self.soft else data.labels.index_select(0, ids)
+            yield data.take(ids), y, ids
 
     def close(self) -> None:
         """Let the processes that read ahead end."""

@@ -28,8 +28,7 @@ def fill_rows(
 class MappedRows:
     """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole.
 
-    Files are mapped when their rows are asked for, and let go of after every 256 MiB, so that the pages of a
-    pass over all rows do not add up. The files must stay where they are.
+    Files are mapped when their rows are asked for, and let go of after every 256 MiB.
 
     chosen: of `picked` rows, whose they are, and their positions int64 [N] there; None: all in the files.
     """

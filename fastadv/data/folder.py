@@ -50,10 +50,7 @@ def to_tensor(rgb: "Image") -> Tensor:
 
 
 def read_image(path: Path, size: int | None = None) -> Tensor:
-    """Return an image file as uint8 [3, H, W]; with `size`, its shorter side resized and its center cut out.
-
-    CorruptFileError where the file is not a whole image.
-    """
+    """Return an image file as uint8 [3, H, W]; with `size`, its shorter side resized, its center cut out."""
     rgb = open_image(path)
     if size is not None:
         from fastadv._torchvision import functional
@@ -189,8 +186,7 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), read lazily.
 
-    A bare folder, root/CLASS/*, serves the same images for either split, and its name says so. Labels number
-    the class folders in alphabetical order. size: see FolderSet.
+    A bare folder, root/CLASS/*, serves the same images for either split, and its name says so.
     """
     folder, bare = split_folder(root, split)
     groups = [(path.name, images_in(path)) for path in class_folders(folder)]

@@ -261,11 +261,9 @@ class ImageSet(Held):
 
     def take(self, positions: Tensor) -> Tensor:
         rows = self._rows
-        return (
-            rows.take(positions)
-            if isinstance(rows, MappedRows)
-            else rows.index_select(0, positions.to(rows.device))
-        )
+        if isinstance(rows, MappedRows):
+            return rows.take(positions)
+        return rows.index_select(0, positions.to(rows.device))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         return self._with(self.x.to(device), self._given.to(device))

@@ -21,11 +21,9 @@ _DENOMINATOR = 10**6  # of the fraction, which is thus 7/10 where the number giv
 class Mixture(Held):
     """Real and generated images to train on; `fraction` of each batch are generated.
 
-    An epoch is as long as the real set. The images of a run are one sequence, whatever the batch size: among
-    its first T images, floor(fraction * T) are generated, so that B in a row hold fraction * B of them,
-    rounded down or up. Both kinds come in passes, each in a random order of its own: no image comes again
-    before all the others of its kind have come, however many epochs that takes. One that comes twice in an
-    epoch is augmented alike both times.
+    An epoch is as long as the real set. Among the first T images of a run floor(fraction * T) are generated,
+    so that B in a row hold fraction * B of them, rounded down or up. Both kinds come in passes, each in a
+    random order: no image comes again before all others of its kind, however many epochs that takes.
 
     Sample i is a real image below len(real), and generated image i - len(real) from there on. Classes and
     name are those of the real set. Where either set has probabilities as labels, a class of the other is 1.
@@ -106,10 +104,8 @@ class Mixture(Held):
 
     def take(self, positions: Tensor) -> Tensor:
         made = positions >= len(self.real)
-        real, generated = (
-            self.real.take(positions[~made]),
-            self.generated.take(positions[made] - len(self.real)),
-        )
+        real = self.real.take(positions[~made])
+        generated = self.generated.take(positions[made] - len(self.real))
         if real.dtype != generated.dtype:
             real, generated = to_unit(real), to_unit(generated)
         x = real.new_empty((len(positions), *self.shape))

@@ -110,7 +110,7 @@ def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:
                     f"probabilities, got {labels.dtype} of shape {list(labels.shape)}; convert it"
                 )
             return (
-                torch.from_numpy(images.mapped(path) if images.mappable else images.read(archive)),
+                torch.from_numpy(images.mapped(path, archive)),
                 torch.from_numpy(labels.read(archive).astype(np.int64 if kind == "iu" else np.float32)),
                 [[array.info.CRC, array.info.file_size] for array in (images, labels)],
             )
@@ -134,12 +134,10 @@ class _Array:
             self.shape, self.columns_first, self.dtype = header(file)
             self.start = file.tell()
 
-    @property
-    def mappable(self) -> bool:
-        return self.info.compress_type == zipfile.ZIP_STORED and not self.columns_first
-
-    def mapped(self, path: Path) -> np.ndarray[Any, Any]:
-        """Return a map of the file, private to this process: the file is never written."""
+    def mapped(self, path: Path, archive: zipfile.ZipFile) -> np.ndarray[Any, Any]:
+        """Return a private map of the file, which is never written, or what is read where it is packed."""
+        if self.info.compress_type != zipfile.ZIP_STORED or self.columns_first:
+            return self.read(archive)
         with path.open("rb") as file:
             file.seek(self.info.header_offset + _LOCAL_HEADER - 4)
             name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))

@@ -26,15 +26,12 @@ def part_of(item: Any, key: Key, what: str) -> Any:
     try:
         return item[key]
     except (KeyError, IndexError, TypeError) as error:
-        keys = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"places 0 to {_length(item) - 1}"
+        size = len(item) if isinstance(item, Sequence | Tensor | np.ndarray) else 0
+        keys = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"places 0 to {size - 1}"
         raise InputError(
             f"{what}: expected {key!r} in each item, got {type(item).__name__} with {keys}; name the parts "
             "with image= and label="
         ) from error
-
-
-def _length(item: Any) -> int:
-    return len(item) if isinstance(item, Sequence | Tensor | np.ndarray) else 0
 
 
 def to_image(value: Any, what: str) -> Tensor:
@@ -111,11 +108,9 @@ def pairs(
     Args:
         dataset: items by number, each a mapping, as those of Hugging Face's `datasets`, or a tuple.
         image: the key of the image, or its place in a tuple.
-        label: the key of the label, or its place in a tuple: `pairs(dataset, image=0, label=2)`. A label is
-            one integer, or the probabilities [K] of the classes.
-        transform: a function of the image as the set holds it; None takes it as it is. Afterwards it is a
-            tensor [C, H, W], an array [H, W] or [H, W, C], or a PIL image, uint8 or float32 in [0, 1], of one
-            shape for a batch.
+        label: the same of the label, one integer or the probabilities [K] of the classes.
+        transform: a function of the image, which gives a tensor [C, H, W], an array [H, W] or [H, W, C], or a
+            PIL image, uint8 or float32 in [0, 1]; None takes it as it is.
         name: for cards and titles.
 
     Returns:

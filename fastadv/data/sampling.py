@@ -40,8 +40,7 @@ def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "d
         got = "an empty one or one without a length" if numbered else type(dataset).__name__
         raise InputError(
             f"{name}: expected a data set with a length, items by number and at least one image, got {got}; "
-            "pass the data set of a loader, collect the images of a stream in a fa.data.ImageSet, or train "
-            "in a loop of your own"
+            "collect the images of a stream in a fa.data.ImageSet, or train in a loop of your own"
         )
     return size if limit is None else min(check_count("limit", limit, 1), size)
 
@@ -49,11 +48,11 @@ def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "d
 def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool = False) -> Tensor:
     """Return the positions [N] of the samples that stand for the set, at most `limit`, in their order.
 
-    They are the first ones. Where the set is sorted, so that classes are missing there or out of all
-    proportion, as many are drawn instead, each class by its share, with a fixed seed. Sorted means that a
-    random order has so few of some class less than once in 100,000 times, or that less than half of the first
-    ones would be left if no class had more than its share. Where labels are not known without reading images,
-    and in sets with `fixed_order`, the first ones are taken. tell: log a warning where they are drawn.
+    They are the first ones. Where the set is sorted, as many are drawn instead, each class by its share, with
+    a fixed seed. Sorted means that a random order has so few of some class less than once in 100,000 times,
+    or that less than half of the first ones would be left if no class had more than its share. Where labels
+    are not known without reading images, and in sets with `fixed_order`, the first ones are taken.
+    tell: log a warning where they are drawn.
     """
     count = sample_count(dataset, limit)
     size = sample_count(dataset)

@@ -1,8 +1,6 @@
 """Sharded storage: one data set as safetensors files of fixed sample ranges, with an index written last.
 
-Shard k holds the samples `shard_range(k)` whoever writes it, so any number of processes can share the work,
-and a killed run loses at most the shard it was writing. Each shard carries its configuration and the digest
-of its tensors: it can be verified, and told from a shard of another set, before there is an index.
+Each shard carries its configuration and digest: it can be verified, and told from one of another set.
 """
 
 import json

@@ -7,15 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fastadv.attacks.core.common import planned
+from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
 from fastadv.evaluation._turns import in_turn
-from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
+from fastadv.evaluation.measure import check_evaluation, description, evaluate
+from fastadv.evaluation.named import minimizes, named
 from fastadv.intervals import clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.description import describe_shared
@@ -132,7 +133,7 @@ def check_radii(radii: Any) -> NDArray[np.float64]:
 
 def accuracy_against_radius(
     model: nn.Module | Prepared,
-    dataset: Dataset[Any],
+    dataset: Data,
     attack_for_radius: Callable[[float], Attack] | Attack | None = None,
     radii: Radii | None = None,
     *,
@@ -151,7 +152,7 @@ def accuracy_against_radius(
 
     Args:
         model: a module or Frozen; x [B, ...] in [0, 1] to logits [B, K].
-        dataset: of pairs (x, y), such as an `ImageSet`.
+        dataset: as in `evaluate`.
         attack_for_radius: a function from a radius to an attack, for example `lambda r:
             functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. It may also be a minimum-norm
             attack of `fa.attacks`.
@@ -189,9 +190,9 @@ def accuracy_against_radius(
         if not several:
             raise InputError("minimum_norm: expected at least one attack, got none")
         _check_reach([bound(attack, "threat") for attack in several], tried)
-        named = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
+        runs = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
         table = evaluate(
-            model, dataset, named, batch_size=batch_size, limit=limit, indicators=False, freeze=freeze
+            model, dataset, runs, batch_size=batch_size, limit=limit, indicators=False, freeze=freeze
         )
         return Curve.from_distances(torch.stack([row.distance for row in table.rows]).amin(0), tried)
     if attack_for_radius is None or minimum_norm is not None:
@@ -203,11 +204,12 @@ def accuracy_against_radius(
     with processes.agreement():
         tried = check_radii(radii)
         # names are for errors alone: two radii may print alike
-        attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
-        check_evaluation(dataset, dict(attacks), batch_size, limit)
-        work = planned(*dict(attacks).values()) * sample_count(dataset, limit)
+        attacks = named({f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()})
+        dataset = as_dataset(dataset)
+        check_evaluation(dataset, batch_size, limit)
+        work = planned(*attacks.values()) * sample_count(dataset, limit)
         frozen = prepare(model, work=work, freeze=freeze)
-        about = description(frozen, dict(attacks)) if processes.world() > 1 else {}
+        about = description(frozen, attacks) if processes.world() > 1 else {}
     if about:
         about["data"] = describe_shared(dataset)
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
@@ -218,7 +220,7 @@ def accuracy_against_radius(
         alive = batch.take(batch.correct)
         if tried[0] == 0:
             left[0] = len(alive.y)
-        for place, (name, attack) in enumerate(attacks, start=tried.size - len(attacks)):
+        for place, (name, attack) in enumerate(attacks.items(), start=tried.size - len(attacks)):
             if len(alive.y):
                 result = run_attack(name, attack, frozen, alive.x, alive.y, alive.ids)
                 alive = alive.take(~result.success)

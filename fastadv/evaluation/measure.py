@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_on_event
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import planned
+from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.replaced import replaced
@@ -24,17 +24,20 @@ from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, n
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
+from fastadv.evaluation.named import Attacks, minimizes, named
 from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.threat import Threat
 
 
 def evaluate(
     model: nn.Module | Prepared,
-    dataset: Dataset[Any],
-    attacks: Mapping[str, Attack] | None = None,
+    dataset: Data,
+    attacks: Attacks | None = None,
     *,
+    threat: Threat | None = None,
     batch_size: int = 256,
     limit: int | None = None,
     keep_samples: bool = False,
@@ -61,10 +64,12 @@ def evaluate(
 
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
-        dataset: of pairs (x, y), such as an `ImageSet`; y are classes of the model.
-        attacks: by name, functions (model, x, y, ids=...) -> AttackResult, such as
-            `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`. None measures the clean accuracy
-            alone.
+        dataset: of pairs (image, label), such as an `ImageSet`; the tensors (x [N, ...], y int [N]); a
+            DataLoader; or batches of such tensors. Labels are classes of the model.
+        attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y, ids=...)
+            -> AttackResult, such as `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
+            dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone.
+        threat: of the attacks that have none bound to them.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
@@ -107,18 +112,16 @@ def evaluate(
         LostProcessError: another process of the group is gone.
 
     Example:
-        >>> from functools import partial
         >>> import fastadv as fa
         >>> digits = fa.data.load("digits", "test")
         >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
-        >>> attacks = {"FGSM": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
-        >>> table = fa.evaluate(model, digits, attacks, limit=50)
-        >>> table["FGSM"].robust_accuracy <= table.clean_accuracy
+        >>> table = fa.evaluate(model, digits, "fgsm", threat=fa.Linf(0.1), limit=50)
+        >>> table["fgsm"].robust_accuracy <= table.clean_accuracy
         True
     """
     with processes.agreement():
-        attacks = dict(attacks or {})
-        check_evaluation(dataset, attacks, batch_size, limit)
+        dataset, attacks = as_dataset(dataset), named(attacks, threat)
+        check_evaluation(dataset, batch_size, limit)
         drawing = Drawing(draws, seed)
         events = Events(check_on_event(on_event))
         if resume and run_dir is None:
@@ -313,28 +316,7 @@ def description(
     }
 
 
-def minimizes(attack: Any) -> bool:
-    """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
-    `fastadv.attacks`, or one with a `minimum` that says so.
-    """
-    entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
-    known = [entry.run for each in entries for entry in each.values() if entry.minimal]
-    while attack is not None and not any(attack is one for one in known):
-        if isinstance(says := getattr(attack, "minimum", None), bool):
-            return says
-        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
-    return attack is not None
-
-
-def check_evaluation(
-    dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: int, limit: int | None
-) -> None:
+def check_evaluation(dataset: Dataset[Any], batch_size: int, limit: int | None) -> None:
     """Raise InputError for an evaluation that cannot work."""
     check_count("batch_size", batch_size, 1)
     first_samples(dataset, limit, tell=True)
-    for name, attack in attacks.items():
-        if not callable(attack):
-            raise InputError(
-                f"attacks[{name!r}]: expected a function (model, x, y, ids=ids), "
-                f"got {type(attack).__name__}; functools.partial makes one"
-            )

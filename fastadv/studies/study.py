@@ -38,6 +38,12 @@ def publish(
     return result
 
 
+def load_images(name: str, split: str, **options: Any) -> ImageSet:
+    made = fa.data.load(name, split, **options)
+    assert isinstance(made, ImageSet)
+    return made
+
+
 def trained(
     model: str,
     images: ImageSet,
@@ -109,13 +115,9 @@ class Study:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
-        self.base, self.test = self._digits("train"), self._digits("test")
-
-    def _digits(self, split: str) -> ImageSet:
-        size = None if self.settings.size == 8 else self.settings.size
-        digits = fa.data.load("digits", split, size=size, limit=self.settings.samples)
-        assert isinstance(digits, ImageSet)
-        return digits
+        size = None if settings.size == 8 else settings.size
+        of_size = partial(load_images, "digits", size=size, limit=settings.samples)
+        self.base, self.test = of_size("train"), of_size("test")
 
 
 def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:

@@ -20,8 +20,10 @@ from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
-from fastadv.train.measuring import Measures, meant_to_be_robust
+from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
+from fastadv.train.recipes import Standard
+from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, best
 
 logger = logging.getLogger("fastadv")
@@ -80,15 +82,7 @@ class Run:
                 f"epochs: expected at least the {begun} that the checkpoint has begun, "
                 f"got {self.epochs}; ask for more or choose another folder"
             )
-        steps = self.steps
-        checkpoint.restore(state, steps.model, steps.optimizer, steps.scheduler)
-        losses = steps.losses.values
-        losses.copy_(state.tensors["losses"])
-        steps.restore(checkpoint.kept(state, "recipe", losses.device))
-        if steps.scale is not None:
-            steps.scale.values.copy_(state.tensors["scale"])
-        if steps.average is not None:
-            steps.average.restore(checkpoint.kept(state, "ema", losses.device))
+        self.steps.restore(state)
         logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
 
     def go(self) -> Generator[EpochReport, None, None]:
@@ -119,7 +113,8 @@ class Run:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
             self._train()
         started, epoch = time.perf_counter(), len(self.done) + 1
-        measured = self.measure(self.steps) if self._is_tested(epoch) else {"tested": False}
+        tested = epoch % self.measure.every == 0 or epoch == self.epochs
+        measured = self.measure(self.steps) if tested else {"tested": False}
         report = EpochReport(
             epoch=epoch,
             loss=self.steps.losses.mean,
@@ -127,15 +122,13 @@ class Run:
             seconds=self.seconds + time.perf_counter() - started,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
-        if report.tested and meant_to_be_robust(self.steps.recipe):
+        # of any recipe but standard training a loss of robustness is a fault
+        if tested and not isinstance(innermost(self.steps.recipe), Standard):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may
         report = processes.from_first(lambda: report)
         self._keep(report)
         return report
-
-    def _is_tested(self, epoch: int) -> bool:
-        return epoch % self.measure.every == 0 or epoch == self.epochs
 
     def _train(self) -> None:
         epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
@@ -169,16 +162,8 @@ class Run:
             self.measure.on_event(dataclasses.asdict(report))
 
     def _save(self) -> None:
-        steps = self.steps
-        kept = {"losses": steps.losses.values}
-        kept |= {f"recipe/{name}": held for name, held in steps.kept().items()}
-        if steps.scale is not None:
-            kept["scale"] = steps.scale.values
-        if steps.average is not None:
-            kept |= {f"ema/{name}": weight for name, weight in steps.average.weights.items()}
-        self.record.save(
-            steps.model, steps.optimizer, steps.scheduler, kept, step=self.step, seconds=self.seconds
-        )
+        steps, progress = self.steps, {"step": self.step, "seconds": self.seconds}
+        self.record.save(steps.model, steps.optimizer, steps.scheduler, steps.kept(), **progress)
 
 
 class Epochs(Iterator[EpochReport]):

@@ -1,6 +1,6 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import Precision
+from fastadv.runs import checkpoint
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._share import Means, Share
 from fastadv.train._statistics import whole_batch_statistics
@@ -122,16 +123,30 @@ class Steps:
             ) from error
 
     def kept(self) -> dict[str, Tensor]:
-        """Return what the recipe keeps, of all processes, which call this together."""
-        share = self.feed.share(0)
-        whole = {name: share.whole(rows) for name, rows in self.places.items()}
-        return self.state | whole
+        """Return what a checkpoint holds beside the model, of all processes, which call this together."""
+        kept, share = {"losses": self.losses.values}, self.feed.share(0)
+        kept |= {f"recipe/{name}": held for name, held in self.state.items()}
+        kept |= {f"recipe/{name}": share.whole(rows) for name, rows in self.places.items()}
+        if self.scale is not None:
+            kept["scale"] = self.scale.values
+        if self.average is not None:
+            kept |= {f"ema/{name}": weight for name, weight in self.average.weights.items()}
+        return kept
 
-    def restore(self, kept: Mapping[str, Tensor]) -> None:
-        """Take what `kept` gave, in any number of processes."""
+    def restore(self, state: checkpoint.State) -> None:
+        """Take what a checkpoint holds, in any number of processes."""
+        checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
+        self.losses.values.copy_(state.tensors["losses"])
         share, names = self.feed.share(0), getattr(self.recipe, "places", ())
-        self.state = {name: held for name, held in kept.items() if name not in names}
-        self.places = {name: share.own(held).clone() for name, held in kept.items() if name in names}
+        for name, held in checkpoint.kept(state, "recipe", self.feed.device).items():
+            if name in names:
+                self.places[name] = share.own(held).clone()
+            else:
+                self.state[name] = held
+        if self.scale is not None:
+            self.scale.values.copy_(state.tensors["scale"])
+        if self.average is not None:
+            self.average.restore(checkpoint.kept(state, "ema", self.feed.device))
 
     def check(self) -> None:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite.

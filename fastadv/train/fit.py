@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
 from fastadv._torch import sharding
+from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
@@ -80,7 +81,7 @@ def fit(
 
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: a set of `fa.data`, or a map-style set of (image, label) pairs. Labels are classes, or
+        train_set: as `fa.evaluate` takes data; of a DataLoader, its set alone. Labels are classes, or
             probabilities [K], which the recipe then gets as y [B, K]; accuracies count the likeliest class.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
@@ -166,6 +167,8 @@ def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, 
 def _begun(given: dict[str, Any]) -> Run:
     """Check what is asked, the arguments of `fit` by name, and set up the run."""
     o = SimpleNamespace(**given)
+    o.train_set = as_dataset(o.train_set, "train_set")
+    o.test_set = None if o.test_set is None else as_dataset(o.test_set, "test_set")
     measuring: Measuring = o.measuring
     with processes.agreement():
         check_count("epochs", o.epochs, 1)

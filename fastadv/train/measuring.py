@@ -17,10 +17,11 @@ from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import Evaluation, check_evaluation
+from fastadv.evaluation.named import named
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
-from fastadv.train.recipes import Crafted, Standard
+from fastadv.train.recipes import Crafted
 from fastadv.train.recipes._common import frozen_twin
 from fastadv.train.recipes.base import innermost
 
@@ -41,7 +42,8 @@ class Measure:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            check_evaluation(self.data, self.attacks, BATCH_SIZE, self.limit)
+            named(self.attacks)
+            check_evaluation(self.data, BATCH_SIZE, self.limit)
         elif self.attacks:
             raise InputError(
                 "test_attacks: expected a test_set to attack, got None; pass test_set=, or validation_set="
@@ -147,8 +149,3 @@ class Measures:
             held_out = self.validation(steps)
             measured |= {f"validation_{name}": value for name, value in held_out.items()}
         return measured | {"own_accuracy": self.judge.own_accuracy(steps)}
-
-
-def meant_to_be_robust(recipe: object) -> bool:
-    """Return whether a loss of robustness is a fault: any recipe but standard training."""
-    return not isinstance(innermost(recipe), Standard)

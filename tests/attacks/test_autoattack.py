@@ -31,7 +31,6 @@ pytestmark = pytest.mark.slow
 NORMS = ["linf", "l2", "l1"]
 # of each component at most: these nets need few
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "pdpgd": {"steps": 20}, "square": {"queries": 100}}
-X, Y = torch.full((1, 16), 0.5), torch.zeros(1, dtype=torch.long)
 
 
 # cuts the graph, or has a gradient of zero everywhere
@@ -104,28 +103,45 @@ def several(name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, {**given, "restarts": 5}
 
 
+def half(name: str, given: dict[str, Any], **more: int) -> tuple[str, dict[str, Any]]:
+    return name, {**given, "steps": 50, **more}
+
+
+LAST = (f"last {SHARP[0]}", SHARP[1])
+
+
 @pytest.mark.parametrize(
-    ("version", "norm", "expected"),
+    ("version", "norm", "expected", "given"),
     [
-        ("standard", "linf", [CE, aimed(9), FAB_T, SQUARE]),
-        ("standard", "l1", [several(*CE), aimed(5), FAB_T, SQUARE]),
-        ("plus", "l2", [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T]),
-        ("rand", "linf", [SHARP, DLR]),
-        ("quick", "linf", [*QUICK, (f"last {SHARP[0]}", SHARP[1])]),
-        ("quick", "l1", [*QUICK, ("last pdpgd", {"steps": 300})]),
+        ("standard", "linf", [CE, aimed(9), FAB_T, SQUARE], {}),
+        ("standard", "linf", [CE, aimed(1), FAB_T, SQUARE], {"classes": 2}),
+        ("standard", "l1", [several(*CE), aimed(5), FAB_T, SQUARE], {}),
+        ("plus", "l2", [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T], {}),
+        ("rand", "linf", [SHARP, DLR], {}),
+        ("quick", "linf", [*QUICK, LAST], {}),
+        ("quick", "linf", [QUICK[0], half(*DLR), QUICK[2], LAST], {"targets": True}),
+        # its margin leads to no class
+        ("quick", "linf", [half(*SHARP), half(*MARGIN, restarts=9), QUICK[2], LAST],
+         {"criterion": OutsideTopK(2)}),
+        ("quick", "l1", [*QUICK, ("last pdpgd", {"steps": 300})], {}),
         ([name for name in NAMES if name != "pdpgd"], "linf",
-         [CE, SHARP, DLR, MARGIN, aimed(9), FAB, FAB_T, SQUARE]),
+         [CE, SHARP, DLR, MARGIN, aimed(9), FAB, FAB_T, SQUARE], {}),
         (NAMES, "l1", [*(several(*each) for each in (CE, SHARP, DLR, MARGIN)), aimed(5), FAB, FAB_T,
-                       ("pdpgd", {"steps": 300}), SQUARE]),
+                       ("pdpgd", {"steps": 300}), SQUARE], {}),
     ],
 )  # fmt: skip
-def test_the_components_of_versions_and_lists(version: Any, norm: str, expected: list[Any]) -> None:
+def test_the_components_of_versions_and_lists(
+    version: Any, norm: str, expected: list[Any], given: dict[str, Any]
+) -> None:
     """The numbers of Croce & Hein 2020: restarts are 1 where none are named."""
-
-    class Stub:
-        trial, plain = Trial(freeze(linear(12)), problem(X, Y, THREATS[norm](1e-6))), True
-
-    found = [(part.name, dict(part.arguments)) for part in components(version, Stub())]  # type: ignore[arg-type]
+    net, given = linear(given.get("classes", 12)), {k: v for k, v in given.items() if k != "classes"}
+    x = images(1, dtype=torch.float32)
+    y = labels(net, x)
+    given |= {"targets": (y + 1) % 12} if "targets" in given else {}
+    case = problem(x, y, THREATS[norm](1e-6), **given)
+    found = [
+        (part.name, dict(part.arguments)) for part in components(version, Run(Trial(freeze(net), case), 0))
+    ]
     found = [(name, {k: v for k, v in given.items() if (k, v) != ("restarts", 1)}) for name, given in found]
     assert found == expected
 
@@ -143,30 +159,6 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
     assert len(calls) == 4
     assert all(given["criterion"] is criterion and given["mask"].all() for _, given, _ in calls)
     assert len({given["seed"] for _, given, _ in calls}) == 4
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4])
-def test_few_classes(classes: int) -> None:
-    out, x, _ = run(mlp(classes), Linf(1e-6), images(2))
-    assert out.costs["apgd-t"].backwards == 10 * (classes - 1) * len(x)
-
-
-def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
-    model, x = mlp(6), images(30)
-    y, inside = labels(model, x), threat("linf", 4)
-    targets = (y + 1 + torch.arange(30) % 5) % 6
-    out = autoattack(model, x, y, inside, version="quick", targets=targets)
-    assert torch.equal(out.success, labels(model, out.x_adv) == targets)
-    assert out.success.any()
-    assert "apgd-dlr" in out.costs
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[:2] = True
-    top = autoattack(model, x, y, inside, version="quick", criterion=OutsideTopK(2), mask=mask)
-    assert torch.equal(top.success, OutsideTopK(2).met(model(top.x_adv).detach(), y, None))
-    assert top.success.any()
-    assert not (top.x_adv != x)[:, 0, 2:].any()
-    # its margin leads to no class
-    assert set(top.costs) <= {"apgd-ce-sharp", "apgd-margin", "square", "last apgd-ce-sharp"}
 
 
 def names(out: AutoAttackResult) -> set[str]:

@@ -16,8 +16,7 @@ from fastadv.threat import L2, Linf, Threat
 
 from .contract.cases import two_classes
 from .nets import images, labeled, labels, mlp
-from .scripted import scripted
-from .watched import watched
+from .watched import scripted, watched
 
 THREATS = {"l2": L2, "linf": Linf}
 

@@ -96,14 +96,6 @@ def test_the_scale_is_divided_out_of_the_step(linear):
     torch.testing.assert_close(out.x, by_hand)
 
 
-def test_scale_and_floor_are_the_model_s_own(explained):
-    targets = torch.tensor([2, 0])
-    out = distal(explained, targets, (1, 8, 8), steps=0)
-    graded = (100.0 * explained(out.x)).exp() + 1e-3
-    expected = (graded / graded.sum(1, keepdim=True)).gather(1, targets[:, None]).squeeze(1)
-    torch.testing.assert_close(out.confidence, expected)
-
-
 def test_the_confidence_is_that_of_the_model_as_given(explained):
     targets = torch.tensor([0, 1])
     out = distal(freeze(explained, "bf16"), targets, (1, 8, 8), steps=5)

@@ -13,8 +13,7 @@ from fastadv.threat import L1, L2
 
 from .contract.cases import two_classes
 from .nets import images, labels, mlp
-from .scripted import scripted
-from .watched import watched
+from .watched import scripted, watched
 
 pytestmark = pytest.mark.slow
 

@@ -5,14 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn.functional import logsigmoid
 
 from fastadv.attacks import lbfgs
 from fastadv.attacks.lbfgs import BENDS, MEMORY, _consider, _newton, _propose
 from fastadv.threat import L2
 
-from .scripted import scripted
-from .watched import watched
+from .watched import scripted
 
 
 @pytest.mark.parametrize("step", [0, 3, MEMORY - 1, MEMORY + 2])
@@ -46,39 +44,9 @@ def test_the_direction_is_that_of_the_bfgs_matrix(step: int) -> None:
         torch.testing.assert_close(direction[i], inverse @ gradient[i])
 
 
-def test_trials_by_hand() -> None:
-    """The first is half the gradient; one that does not gain enough is tried again at half the length."""
-
-    def model(z):
-        first = z.flatten(1)[:, 0]
-        return torch.stack([torch.zeros_like(first), -torch.cos(9 * first)], 1)
-
-    x = torch.full((1, 2), 0.1, dtype=torch.float64)
-    function, seen = watched(model, gradients=True)
-    lbfgs(function, x, torch.tensor([0]), L2(math.inf, (-9.0, 9.0)), steps=6, searches=1, constant=0.5)
-
-    unit = math.cos(0.9) / BENDS
-
-    def objective(z):
-        return (z - x).square().sum() - 0.5 * unit * logsigmoid(-torch.cos(9 * z[0, 0]) / unit)
-
-    start = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(objective(start), start)
-    torch.testing.assert_close(seen[0], x)
-    torch.testing.assert_close(seen[1], x - gradient / 2)
-    lengths = [1.0]
-    for trial in seen[1:5]:
-        gains = objective(trial) <= objective(x) + 1e-4 * (gradient * (trial - x)).sum()
-        if gains:
-            break
-        lengths.append(lengths[-1] / 2)
-        torch.testing.assert_close(seen[len(lengths)], x - lengths[-1] * gradient / 2)
-    assert len(lengths) > 1
-
-
 @pytest.mark.parametrize(("gain", "taken"), [(0.1, True), (0.01, True), (-0.01, False)])
 def test_the_first_trials_by_hand(gain: float, taken: bool) -> None:
-    """A share of 1e-4 of what is promised is enough."""
+    """A share of 1e-4 of what is promised is enough; else the length is halved, and again."""
     x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
     margin, unit, slope = -0.1, 0.1 / BENDS, 1 / (1 + math.exp(-BENDS))
     constant = -margin / float(gradient.square().sum())
@@ -87,10 +55,11 @@ def test_the_first_trials_by_hand(gain: float, taken: bool) -> None:
     rise = (1 + 2 * gain) * float(way.square().sum()) / constant
     likelihood = math.exp(-math.log1p(math.exp(BENDS)) + rise / unit)
     second = unit * math.log(likelihood / (1 - likelihood))
-    model, points = scripted([margin, second], lambda number: gradient)
-    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=3, searches=1, constant=constant)
+    model, points = scripted([margin, second, -9.0], lambda number: gradient)
+    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=4, searches=1, constant=constant)
     torch.testing.assert_close(points[1], x[0] + way)
     assert torch.allclose(points[2], x[0] + way / 2) != taken
+    assert torch.allclose(points[3], x[0] + way / 4) != taken
 
 
 def test_the_first_constant_is_twice_what_a_linear_model_needs() -> None:

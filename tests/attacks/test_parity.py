@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from fastadv.attacks import ATTACKS, AttackResult, square
+from fastadv.attacks import ATTACKS, AttackResult, pgd, square
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
+from fastadv.engine import freeze
+from fastadv.threat import Linf
 from tests.parity.case import Case
 from tests.parity.cases import ALONE, TESTED, cases_on, held, radii
 from tests.parity.models import problem
@@ -65,6 +67,20 @@ def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
         return square(*args, queries=QUERIES, **options)
 
     monkeypatch.setitem(COMPONENTS, "square", short)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_of_the_published_cnn_nothing_stands_at_0_3(precision: str, shared_data) -> None:  # type: ignore[no-untyped-def]
+    """And the search in bfloat16 finds what the one in float32 finds."""
+    model, x, y = problem("cnn", 64, shared_data.data_dir, shared_data.abs_official / "vanilla_cnn.net")
+    frozen = freeze(model, precision)
+    out = pgd(frozen, x, y, Linf(0.3), steps=40, step_size=0.01)
+    assert out.success.all()
+    assert (model(out.x_adv).argmax(1) != y).all()
+    assert Linf(0.3).contains(out.x_adv, x).all()
+    assert not any("fell back" in note for note in frozen.notes)
+    assert out.backwards < 64 * 40 / 2
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from fastadv.attacks.hopskipjump import _probe
 from fastadv.threat import L1, L2, THREATS
 
 from .nets import images, labels, linear, mlp
-from .scripted import scripted
+from .watched import scripted
 
 pytestmark = pytest.mark.slow
 Y = torch.tensor([0])

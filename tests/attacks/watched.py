@@ -1,9 +1,9 @@
-"""Models that remember what they were asked about."""
+"""Models that remember what they were asked about, and one whose answers follow a script."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Watched = tuple[Callable[[Tensor], Tensor], list[Tensor]]
 
@@ -28,3 +28,31 @@ def firm(rise: Tensor | None = None, gradients: bool = False) -> Watched:
         return torch.stack([0 * along + 1e4, along], 1)
 
     return watched(model, gradients)
+
+
+FAR = -9.0  # the margin where no gradient is asked for
+
+
+def scripted(
+    margins: Sequence[float], gradients: Callable[[int], Tensor], others: Sequence[float] | None = None
+) -> tuple[nn.Module, list[Tensor]]:
+    """A classifier of one sample of class 0, and the points [D] at which it was asked for a gradient.
+
+    At gradient number n the margin of class 1 is margins[n], the last of them from there on, and its gradient
+    is gradients(n) [D]. Where there are `others`, they are the margins of a class 2, whose gradient is zero.
+    """
+    points: list[Tensor] = []
+
+    class Scripted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            number = len(points)
+            along = (x * gradients(number).to(x)).flatten(1).sum(1)
+            values = [FAR, FAR - 1]
+            if x.requires_grad:
+                values = [each[min(number, len(each) - 1)] for each in (margins, others or margins)]
+                points.append(x.detach().clone().flatten())
+            rise = along - along.detach() + values[0]
+            logits = [0 * rise, rise] if others is None else [0 * rise, rise, 0 * rise + values[1]]
+            return torch.stack(logits, 1)
+
+    return Scripted(), points

@@ -37,7 +37,6 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --recipe nosuch", "nosuch"),
         (f"train {DIGITS} --resume", "--run-dir"),
         ("study ilyas features --radius 3/", "expected a number such as 0.3 or 8/255, got '3/'"),
-        (f"construct random-target {DIGITS} --out sets --start noise", "--start"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd -a pgd:norm=l2 --radii 0,1", "one norm"),
         (f"attack {DIGITS} --radius 0.1 -n 9 --step-size -1", "step_size"),
         (f"attack {DIGITS} --radius 0.1 --split validation", "validation"),

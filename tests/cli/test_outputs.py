@@ -13,11 +13,38 @@ import torch
 
 import fastadv as fa
 from fastadv.cli._attacks import AttackOptions, registry
+from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.cli._panels import Panel
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
 from tests.cli.test_help import COMMANDS
+
+HEAD = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
+
+
+def test_a_pipe_gets_each_figure_whole(capsys):
+    figures = [f"12,345,67{place}" for place in range(12)]
+    print_table("title", [HEAD, ["autoattack-standard", *figures]])
+    lines = capsys.readouterr().out.splitlines()
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert len(lines[1]) > PIPE_WIDTH
+    assert all(text in lines[2] for text in HEAD)
+    assert all(text in lines[4] for text in figures)
+
+
+def test_a_pipe_gets_prose_in_lines(capsys):
+    words = " ".join(["word"] * 60)
+    print_table("title", [["name", "what it does"], ["pgd", words]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= PIPE_WIDTH
+    assert sum(line.count("word") for line in lines) == 60
+
+
+def test_a_table_of_names_alone(capsys):
+    print_table("title", [["name"], ["pgd"]])
+    assert "pgd" in capsys.readouterr().out
+
 
 COUNT = 60
 
@@ -140,17 +167,17 @@ def test_training_reports_what_the_model_does(fastadv, folder, digits):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["non-robust", "random-target"])
 def test_construct_equals_the_library(fastadv, folder, net, trained, kind):
-    options = {"non-robust": "--start noise", "random-target": "--radius 0.8 --dtype float32"}[kind]
+    options = "--radius 0.8" if kind == "random-target" else ""
     line = (
         f"construct {kind} {net} -n 30 --steps 3 --step-size 0.3 --seed 4 --shard-size 20 --out s {options}"
     )
     fastadv(line)
     base = load("digits", "train", limit=30)
     if kind == "non-robust":
-        own = fa.data.construct.non_robust(trained, base, steps=3, step_size=0.3, seed=4, start="noise")
+        own = fa.data.construct.non_robust(trained, base, steps=3, step_size=0.3, seed=4)
     else:
         own = fa.data.construct.random_target(
-            trained, base, threat=fa.L2(0.8), steps=3, step_size=0.3, seed=4, dtype="float32"
+            trained, base, threat=fa.L2(0.8), steps=3, step_size=0.3, seed=4
         )
     made = load_constructed(folder / "s")
     assert torch.equal(made.y, own.y)

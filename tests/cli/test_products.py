@@ -10,7 +10,7 @@ SOME = "-n 60"
 
 @pytest.fixture
 def made(fastadv, folder, net):
-    line = f"construct fixed-shift {net} {SOME} --steps 2 --shard-size 25 --dtype uint8"
+    line = f"construct fixed-shift {net} {SOME} --steps 2 --shard-size 25"
     done = fastadv(f"{line} --out sets/a")
     assert "images of a label" in done.out
     assert "images of a label" in done.out

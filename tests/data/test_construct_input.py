@@ -6,22 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.threat import Linf
 
-from .sets import fixed_shift, random_target, robust
+from .sets import fixed_shift, random_target, robust, toy_base, toy_model
 
 BOTH = [robust, fixed_shift]  # an inversion and a targeted attack; the other two of each kind check alike
-
-
-def toy_base(count: int = 12, classes: int = 3) -> ImageSet:
-    x = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    return ImageSet(x, torch.arange(count) % classes, tuple(str(k) for k in range(classes)), "toy")
-
-
-def toy_model(outputs: int = 3) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, outputs))
 
 
 class Listed(list):
@@ -31,7 +21,7 @@ class Listed(list):
 @pytest.mark.parametrize("construct", BOTH)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.5])
 def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
-    base = Listed(toy_base()[i] for i in range(12))
+    base = Listed(toy_base(12)[i] for i in range(12))
     base[7][0][0, 1, 2] = value
     with pytest.raises(InputError, match=r"samples 0 to 11|samples 7 to 7"):
         construct(toy_model(), base, steps=1)
@@ -53,7 +43,7 @@ def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
 )
 def test_options_out_of_range(construct, changed, message):
     with pytest.raises(InputError, match=message):
-        construct(toy_model(), toy_base(), **({"steps": 1} | changed))
+        construct(toy_model(), toy_base(12), **({"steps": 1} | changed))
 
 
 @pytest.mark.parametrize("construct", BOTH)
@@ -61,32 +51,39 @@ def test_models_that_do_not_fit(construct):
     broken = toy_model()
     nn.init.constant_(broken[3].bias, math.nan)  # type: ignore[index,arg-type]
     for model, says in (
-        (toy_model(1), "two classes"),
-        (toy_model(4), "3 classes of the base, got 4"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), "two classes"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "5 classes of the base, got 4"),
         (broken, "finite"),
     ):
         with pytest.raises(InputError, match=says):
-            construct(model, toy_base(), steps=1)
+            construct(model, toy_base(12), steps=1)
     with pytest.raises(TypeError, match="iterations"):
-        construct(toy_model(), toy_base(), steps=1, iterations=3)
+        construct(toy_model(), toy_base(12), steps=1, iterations=3)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"module": "layer4"}, r"expected one of 0, 1, 2, 3, got 'layer4'"),
-        ({"module": lambda x: x.reshape(1, -1)}, r"shape \[B, F\].*got torch.float32 \[1, 32\]"),
-        ({"module": lambda x: x.long()}, r"of floats.*got torch.int64 \[2, 16\]"),
+        ({"module": lambda x: x.reshape(1, -1)}, r"shape \[B, F\].*got torch.float32 \[1, 128\]"),
+        ({"module": lambda x: x.long()}, r"of floats.*got torch.int64 \[2, 64\]"),
         ({"start": "zeros"}, r"'images', 'noise'.*got 'zeros'"),
     ],
 )
 def test_representations_and_starts_that_are_none(options, says):
     with pytest.raises(InputError, match=says):
-        robust(toy_model(), toy_base(), steps=1, **options)
+        robust(toy_model(), toy_base(12), steps=1, **options)
 
 
 def test_budget_that_8_bits_cannot_hold(tmp_path):
     with pytest.raises(InputError, match="use dtype='float32'"):
-        random_target(toy_model(), toy_base(), threat=Linf(1e-4), steps=2, dtype="uint8", out_dir=tmp_path)
+        random_target(
+            toy_model(),
+            toy_base(12, eight_bit=False),
+            threat=Linf(1e-4),
+            steps=2,
+            dtype="uint8",
+            out_dir=tmp_path,
+        )
     assert not list(tmp_path.glob("*"))
-    random_target(toy_model(), toy_base(), threat=Linf(1e-4), steps=2, out_dir=tmp_path)
+    random_target(toy_model(), toy_base(12, eight_bit=False), threat=Linf(1e-4), steps=2, out_dir=tmp_path)

@@ -1,5 +1,6 @@
-"""The named images of ImageNet: their order, labels and preprocessing."""
+"""The named images of ImageNet: their order, labels and preprocessing; and the nine super-classes."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from fastadv.data import load
-from fastadv.data.imagenet import NUMBERS, PREPROCESSINGS, NamedImages
+from fastadv.data.imagenet import NUMBERS, PREPROCESSINGS, SUPER_CLASSES, NamedImages
 from fastadv.errors import InputError
 
 NAMES = ["n00000700/ILSVRC2012_val_00015253.JPEG", "n00000003/b.png", "n00000700/a.png"]
@@ -73,3 +74,29 @@ def test_the_list_of_robustbench_is_shipped(root: Path) -> None:
         InputError, match=r"the 5,000 images .* got none for 4,999 of them, such as \*/ILSVRC"
     ):
         load("imagenet", "test", root)
+
+
+@pytest.mark.slow
+def test_labels_are_the_super_classes_of_the_paper(tmp_path: Path) -> None:
+    """Each of a thousand class folders has one image whose red and green values tell its number."""
+    for number in range(1000):
+        folder = tmp_path / "val" / f"n{number:08}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number // 256, number % 256, 0)).save(folder / "image.png")
+    dataset = load("restricted_imagenet", "test", tmp_path, size=8)
+    assert dataset.classes == ("dog", "cat", "frog", "turtle", "bird", "monkey", "fish", "crab", "insect")
+    assert (dataset.name, dataset.shape) == ("restricted_imagenet test", (3, 8, 8))
+    for image, label in (dataset[i] for i in range(len(dataset))):
+        red, green = (round(float(image[c, 0, 0]) * 255) for c in range(2))
+        first, last = SUPER_CLASSES[dataset.classes[label]]
+        assert first <= 256 * red + green <= last
+    sizes = Counter(dataset.labels.tolist())
+    assert sizes == {0: 118, 1: 5, 2: 3, 3: 5, 4: 21, 5: 18, 6: 9, 7: 4, 8: 20}
+
+
+def test_another_number_of_class_folders_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "train" / "n01440764").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"expected the 1000 class folders of ImageNet .* got 1;"):
+        load("restricted_imagenet", "train", tmp_path)
+    with pytest.raises(InputError, match="expected a folder train/"):
+        load("restricted_imagenet", "train", root)

@@ -13,6 +13,7 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate, measure
+from fastadv.evaluation.named import minimizes
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
 
@@ -278,9 +279,9 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
     curve = accuracy_against_radius(Threshold(), DATA, functools.partial(nearest, past=0.02), [0.1, 0.2])
     assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
-    assert measure.minimizes(functools.partial(functools.partial(nearest), past=0.1))
-    assert not measure.minimizes(pgd(0.1))
-    assert not measure.minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
+    assert minimizes(functools.partial(functools.partial(nearest), past=0.1))
+    assert not minimizes(pgd(0.1))
+    assert not minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
 
 
 def fmn(threat):

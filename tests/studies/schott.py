@@ -68,7 +68,7 @@ class FakeAttacks:
 
     def _result(self, name, ids, x_adv):
         self.calls.append((name, tuple(ids.tolist())))
-        return SimpleNamespace(x_adv=x_adv, forwards=3 * len(ids), backwards=len(ids))
+        return SimpleNamespace(x_adv=x_adv)
 
     def push(self, model, x, y, *, threat, share, ids, seed=0):
         return self._result("push", ids, towards(x, y, share))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.data.construct._checks import weights_or_code
+from fastadv.data.construct._base import weights_or_code
 from fastadv.models.weights import read_weights
 from fastadv.studies.ilyas2019 import digits as ilyas2019
 from fastadv.studies.study import TINY, Study, one_of_each

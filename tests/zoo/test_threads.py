@@ -131,7 +131,7 @@ def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
 def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], precision: str) -> None:
     """Each thread has batches of another size, which may be searched in another way."""
     with unrelated_models():
@@ -156,11 +156,3 @@ def test_threads_attack_one_model(cases: list[Case]) -> None:
             for out in found.values():
                 assert torch.equal(out.success, found[0].success)
                 torch.testing.assert_close(out.loss, found[0].loss, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_threads_measure_one_frozen_model(cases: list[Case]) -> None:
-    with unrelated_models():
-        for case in for_a_while(cases):
-            frozen = fa.freeze(case.model(), precision="auto")
-            at_once(lambda number, case=case, frozen=frozen: case.check(frozen, 3))

@@ -5,6 +5,7 @@ passes, marks what is not finite, lets samples leave, and proves each success on
 `docs/own_attack.md` has two attacks of a page each; CONTRIBUTING.md says what each name is for.
 """
 
+from fastadv._checks import check_count
 from fastadv.attacks.core.card import Attack
 from fastadv.attacks.core.card import registered as registered
 from fastadv.attacks.core.card import tested as tested
@@ -22,6 +23,6 @@ from fastadv.attacks.core.search import Rule, Search
 __all__ = [
     "WRONG", "Attack", "AttackResult", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
     "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "OutsideTopK", "Problem",
-    "Rows", "Rule", "ScoredLook", "Search", "Status", "Variant", "WrongBy",
+    "Rows", "Rule", "ScoredLook", "Search", "Status", "Variant", "WrongBy", "check_count",
     "check_finite_radius", "check_norm", "repeat", "run", "takes_common",
 ]  # fmt: skip

@@ -1,25 +1,37 @@
-"""The data set a construction starts from, read by sample number, and where the search for each begins."""
+"""The base of a construction, read by sample number, its source model and its search, checked at first."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv._checks import check_count, check_number, check_seed
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.data.sampling import known_labels, sample_count
+from fastadv.engine import Frozen, Prepared, freeze
+from fastadv.engine import prepare as prepared
+from fastadv.engine.copying.twin import dtype_of
+from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
+from fastadv.models.representation import representation
+from fastadv.ops._rows import PerRow
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe_data
+from fastadv.runs.description import describe, describe_data
+from fastadv.runs.identity import probe
+from fastadv.threat import Threat
 
 STARTS = ("images", "noise")
+Model = nn.Module | Prepared
+Module = str | Callable[[Tensor], Tensor] | None
 
 
 class Base:
-    """Samples of `dataset`, a map-style Dataset of (image, label), on `device`. InputError if it is empty."""
+    """Samples of `dataset`, a map-style Dataset of (image, label), on `device`."""
 
     def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
         self.count = sample_count(dataset, name="base")
@@ -30,10 +42,7 @@ class Base:
         )
 
     def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the samples `ids` [B], on the device: (x float32 [B, C, H, W] in [0, 1], y int64 [B]).
-
-        InputError for pixels outside [0, 1].
-        """
+        """Return the samples `ids` [B], on the device: (x float32 [B, C, H, W] in [0, 1], y int64 [B])."""
         x, y, _ = next(batches(self.dataset, len(ids), order=ids, workers=0))
         return x.to(self.device), y.to(self.device)
 
@@ -55,14 +64,10 @@ class Base:
         return torch.linspace(0, self.count - 1, min(most, self.count)).long()
 
     def class_names(self, outputs: int) -> tuple[str, ...]:
-        """Return the names of the classes; their numbers where the data set has no names."""
         return tuple(map(str, getattr(self.dataset, "classes", range(outputs))))
 
     def check_labels(self, outputs: int, *, every_class: bool) -> None:
-        """Raise InputError where names or labels do not fit a model with `outputs` classes.
-
-        every_class: an error too where a class has no image.
-        """
+        """Raise InputError where labels do not fit a model, or (`every_class`) where a class has no image."""
         names = self.class_names(outputs)
         if len(names) != outputs:
             raise InputError(
@@ -91,3 +96,110 @@ class Base:
         some = data_hash(*self.fetch(self.spread(16)))
         held = describe_data(self.dataset)
         return {"name": self.name, "samples": self.count, "data_hash": some, "held": held}
+
+
+class Search(NamedTuple):
+    """How each image is searched: the budget, the number of steps and their length, and the seed."""
+
+    threat: Threat
+    steps: int
+    step_size: float | None
+    seed: int
+
+    def check(self) -> None:
+        """Raise InputError unless the box is that of images, and there are steps of a valid length."""
+        if not isinstance(self.threat, Threat):
+            raise InputError(
+                f"threat: expected fa.L2(radius) or another norm, got {self.threat!r}; a radius needs a norm"
+            )
+        if tuple(self.threat.box) != (0.0, 1.0):
+            raise InputError(
+                "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
+                f"got {tuple(self.threat.box)}"
+            )
+        self.threat.check_one_radius()
+        check_count("steps", self.steps, 1)
+        if self.step_size is None:
+            self.threat.default_step_size(self.steps)  # InputError where there is none
+        else:
+            self.threat.check_step_size(check_number("step_size", self.step_size))
+        check_seed(self.seed)
+
+    @property
+    def length(self) -> PerRow:
+        """How long a step is; 20 makes it the paper's 0.1 for L2(0.5) and 100 steps."""
+        return self.threat.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
+
+    def told(self) -> dict[str, Any]:
+        """Return the steps as the card says them."""
+        size = "20 * radius / steps" if self.step_size is None else float(self.step_size)
+        return {"steps": self.steps, "step_size": size}
+
+
+def prepare(model: Model, dataset: Dataset[Any], *, every_class: bool) -> tuple[Prepared, Base, int]:
+    """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
+    frozen = prepared(model, freeze=True)
+    base = Base(dataset, frozen.device or torch.device("cpu"))
+    x, _ = base.fetch(torch.tensor([0]))
+    logits = frozen.verdict(x)
+    if not logits.isfinite().all():
+        raise InputError(
+            "model: expected finite logits for the first image of the base, got others; check its weights"
+        )
+    base.check_labels(logits.shape[1], every_class=every_class)
+    return _compared(frozen, base), base, logits.shape[1]
+
+
+def _compared(frozen: Prepared, base: Base) -> Prepared:
+    """Return `frozen`, with its twins compared on the same images in every process and every resumed run."""
+    frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count)))[0])
+    return frozen
+
+
+def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
+    """Return the source model's representation, frozen; InputError unless it is finite floats [B, F]."""
+    model = source.model
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: expected a torch.nn.Module, whose representation can be read, got {type(model).__name__}"
+        )
+    names = [name for name, _ in model.named_modules() if name]
+    if isinstance(module, str) and module not in names:
+        raise InputError(f"module: expected one of {', '.join(names)}, got {module!r}")
+    dtype = dtype_of(model) or torch.float32
+    given = (lambda x: module(x.to(dtype))) if callable(module) else module
+    cut = representation(model, given)
+    x, _ = base.fetch(torch.tensor([0, base.count - 1]))
+    with torch.no_grad():
+        features = cut(x.to(dtype))  # flat for each image
+    if len(features) != 2 or not features.is_floating_point():
+        raise InputError(
+            "module: expected a representation of shape [B, F] of floats for B = 2 images, "
+            f"got {features.dtype} {list(features.shape)}; give another module or function"
+        )
+    if not features.isfinite().all():
+        raise InputError(
+            "module: expected a finite representation of the first and last image of the base, "
+            "got other values; check the weights"
+        )
+    if isinstance(source, Frozen):
+        return _compared(freeze(cut, **source.options.asked()), base)
+    return prepared(cut, source.eot)
+
+
+def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
+    """Return what tells a model or function from another: weights or code, and answers on the base."""
+    x, _ = base.fetch(base.spread(32))
+    dtype = dtype_of(source.model) if isinstance(source.model, nn.Module) else None
+    answers = probe(source.verdict(x), source.verdict(x), dtype)
+    return {"frozen": source.describe(), **weights_or_code(source.model, identity), "probe": answers}
+
+
+def weights_or_code(
+    model: nn.Module | Callable[[Tensor], Tensor], identity: str | None = None
+) -> dict[str, Any]:
+    """Return the class of a model and the hash of its weights and buffers, or the code of a function."""
+    if not isinstance(model, nn.Module):
+        return {"function": describe(model, identity=identity)}
+    state = model.state_dict()
+    return {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}

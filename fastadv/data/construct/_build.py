@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.data.construct._base import Base
-from fastadv.data.construct._checks import fingerprint
+from fastadv.data.construct._base import Base, fingerprint
 from fastadv.data.construct.constructed import ConstructedSet, make_card
 from fastadv.data.imageset import to_unit
 from fastadv.data.shards import (
@@ -70,56 +69,45 @@ class BuildOptions(TypedDict, total=False):
     progress: Callable[[int, int], None] | None
 
 
-@dataclass(frozen=True)
-class BatchSearch:
-    """The search of one batch, ready to run."""
-
-    labels: Tensor  # [B] the labels to store
-    center: Tensor  # [B, ...] where the search starts, and the center of the budget
-    run: Callable[[], Tensor]  # gives the images to store [B, ...]
-    # of images [B, ...], what the search lowers [B], on the model as given
-    objective: Callable[[Tensor], Tensor]
+Searched = tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]
+"""The labels to store [B], the images [B, ...] around which is the budget, and those to store; and what the
+search lowers [B], a function of images, on the model as given."""
 
 
 @dataclass(frozen=True)
 class Construction:
-    """One construction: name, source model with its classes, budget, and how the search of a batch begins."""
+    """One construction: name, source model with its classes, budget, and the search of a batch."""
 
     name: str
     source: Prepared
     classes: int
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
-    begin: Callable[[Tensor, Tensor, Tensor], BatchSearch]  # of x, y, and ids (on the CPU)
+    search: Callable[[Tensor, Tensor, Tensor], Searched]  # of x, y, and ids (on the CPU)
 
 
 class Store(Keeper):
-    """The shards of the set `config`, in a folder into which others may write other shards of it.
-
-    Each process reads and writes shards of its own; `assemble` is called by all together.
-    """
+    """The shards of the set `config`, in a folder; each process reads and writes shards of its own."""
 
     def __init__(self, out_dir: str | PathLike[str] | None, config: Mapping[str, Any]) -> None:
         super().__init__(out_dir, name="out_dir", shared=True)
         self._config = plain(config)
 
     def read(self, k: int) -> Shard | None:
-        """Shard `k`, verified; None where it is not there."""
-        there = self.path is not None and self.has(shard_name(k))
-        return read_shard(self.path, k, self._config) if self.path is not None and there else None
+        """Return shard `k`, verified; None where it is not there."""
+        if self.path is None or not self.has(shard_name(k)):
+            return None
+        return read_shard(self.path, k, self._config)
 
     def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
         return Shard(tensors) if self.path is None else write_shard(self.path, k, tensors, self._config)
 
     def assemble(self, shards: dict[int, Shard], count: int) -> ConstructedSet:
-        """Return the set of all `count` shards with its index, where all are there; else that of these."""
+        """Return the set of all `count` shards, with its index, or that of these; all call it together."""
         complete = processes.from_first(lambda: all(self.has(shard_name(k)) for k in range(count)))
         others = [k for k in range(count) if k not in shards] if complete else []
-        for k, shard in zip(
-            others, processes.in_turn(len(others), lambda i: self.read(others[i])), strict=True
-        ):
-            if shard is not None:
-                shards[k] = shard
+        read = processes.in_turn(len(others), lambda place: self.read(others[place]))
+        shards |= {k: shard for k, shard in zip(others, read, strict=True) if shard is not None}
         ordered = [shards.pop(k) for k in sorted(shards)]
         tensors = joined(ordered)
 
@@ -174,13 +162,11 @@ def build(
 
         def make(place: int) -> Shard:
             k, rows = left[place], dict[str, Tensor]()
-            count, done = len(ranges[k]), 0
-            for batch in torch.split(torch.tensor(ranges[k]), batch_size):
+            for first, batch in enumerate(torch.split(torch.tensor(ranges[k]), batch_size)):
                 for name, made in _build_batch(construction, base, batch, dtype).items():
-                    # filled in place: parts that are joined would be held twice
-                    rows.setdefault(name, made.new_empty((count, *made.shape[1:])))
-                    rows[name][done : done + len(batch)] = made
-                done += len(batch)
+                    if name not in rows:  # filled in place: parts that are joined would be held twice
+                        rows[name] = made.new_empty((len(ranges[k]), *made.shape[1:]))
+                    rows[name][first * batch_size :][: len(batch)] = made
                 tick(len(batch))
             return store.write(k, rows)
 
@@ -228,25 +214,24 @@ def _config(
 def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str) -> dict[str, Tensor]:
     """Return what the set holds of the samples `ids`; InputError for images outside the budget."""
     x, y = base.fetch(ids)
-    threat, search = construction.threat, construction.begin(x, y, ids)
-    images = search.run()
+    threat, (labels, center, images, objective) = construction.threat, construction.search(x, y, ids)
     if dtype == "float32":
         images = images.float()
     else:  # rounded inside the ball
-        images = (threat.quantize(images, search.center) * 255).round().to(torch.uint8)
+        images = (threat.quantize(images, center) * 255).round().to(torch.uint8)
     served = to_unit(images)
     row = {
         "images": images,
-        "labels": search.labels,
+        "labels": labels,
         "original_labels": y,
         "ids": ids,
         "predicted": construction.source.verdict(served).argmax(1),
-        "objective_before": search.objective(search.center).float(),
-        "objective_after": search.objective(served).float(),
-        "distance": threat.distance(served, search.center).float(),
+        "objective_before": objective(center).float(),
+        "objective_after": objective(served).float(),
+        "distance": threat.distance(served, center).float(),
     }
     held = {name: tensor.cpu().contiguous() for name, tensor in row.items()}
-    verify(held["images"], search.center.cpu(), threat, ids)
+    verify(held["images"], center.cpu(), threat, ids)
     return held
 
 

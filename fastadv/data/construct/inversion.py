@@ -1,7 +1,4 @@
-"""Sets that keep of each image only what a network's representation sees of it: D_R and D_NR.
-
-Source: Ilyas et al. 2019, "Adversarial examples are not bugs, they are features", section 3.1 and appendix C.
-"""
+"""Sets that keep of each image only what a network's representation sees of it: D_R and D_NR."""
 
 from math import inf
 from typing import Any, Unpack
@@ -11,9 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.data.construct._base import STARTS
-from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
-from fastadv.data.construct._checks import Model, Module, Search, check_features, fingerprint, prepare
+from fastadv.data.construct._base import STARTS, Model, Module, Search, check_features, fingerprint, prepare
+from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.errors import InputError
 from fastadv.runs import processes
@@ -46,15 +42,13 @@ def robust(
 
     Args:
         model: an adversarially trained classifier of images in the box; x [B, ...] to logits [B, K].
-        base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
-            fastest.
+        base: map-style data set of (image in the box, label), with images of every class.
         steps: of the search, >= 1.
         step_size: a length in the threat's norm, in input units.
         threat: norm of the steps, and how far z may go from x'. By default z is free in the box (0, 1) and
             steps are in L2.
         module: the representation: None is the input of the last linear layer, else the output of the module
-            of that name, or a function of images in the model's dtype that gives [B, F]; the function itself
-            must take care of eval mode.
+            of that name, or a function of images in the model's dtype that gives [B, F].
         start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
             deviation 0.05.
         seed: decides x' together with the sample's number, whatever the batch or process.
@@ -64,9 +58,8 @@ def robust(
         A `ConstructedSet`.
 
     Raises:
-        InputError: before any work, the base is empty or lacks a class, pixels are outside the box, the
-            module is unknown, a representation is not [B, F], an option is out of range, or a folder cannot
-            be written or holds another set.
+        InputError: the base is empty or lacks a class, pixels are outside the box, a representation is not
+            [B, F], an option is out of range, or a folder cannot be written or holds another set.
         CorruptFileError: a shard in `out_dir` is damaged.
 
     Example:
@@ -146,8 +139,8 @@ def _invert(
         features = check_features(source, module, samples)
         representation = fingerprint(features, samples, options.get("identity"))
 
-    def begin(x: Tensor, y: Tensor, ids: Tensor) -> BatchSearch:
-        goal, steps, step_size = features.verdict(x), search.steps, search.length
+    def invert(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
+        goal = features.verdict(x)
         center = samples.start(start, x, ids, search.seed)
 
         def distance(reached: Tensor) -> Tensor:
@@ -156,12 +149,10 @@ def _invert(
         def closeness(reached: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
             return -distance(reached)
 
-        def run() -> Tensor:
-            return last_iterate(
-                features, center, None, search.threat, steps=steps, step_size=step_size, loss=closeness
-            )
-
-        return BatchSearch(y, center, run, lambda images: distance(features.verdict(images)))
+        images = last_iterate(
+            features, center, None, search.threat, steps=search.steps, step_size=search.length, loss=closeness
+        )
+        return y, center, images, lambda images: distance(features.verdict(images))
 
     settings = {
         "objective": "representation distance",
@@ -171,7 +162,7 @@ def _invert(
         "start": start,
         "seed": search.seed,
     }
-    return build(Construction(name, source, classes, search.threat, settings, begin), samples, **options)
+    return build(Construction(name, source, classes, search.threat, settings, invert), samples, **options)
 
 
 def _module_name(module: Module) -> str:

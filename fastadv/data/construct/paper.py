@@ -3,29 +3,23 @@
 from collections.abc import Mapping
 from math import inf
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any
 
-from fastadv.threat import L2, Threat
+from fastadv.threat import L2
 
-
-class Budget(TypedDict):
-    """What a construction may spend: the threat, the number of steps, and their length."""
-
-    threat: Threat
-    steps: int
-    step_size: float
+Budgets = Mapping[str, dict[str, Any]]
 
 
 # the paper's radius for an inversion is 1000, farther than any two images
-_INVERSION: Budget = {"threat": L2(inf), "steps": 1000, "step_size": 0.1}
-_ATTACK: Budget = {"threat": L2(0.5), "steps": 100, "step_size": 0.1}
+_INVERSION = {"threat": L2(inf), "steps": 1000, "step_size": 0.1}
+_ATTACK = {"threat": L2(0.5), "steps": 100, "step_size": 0.1}
 
-CIFAR10_PAPER: Mapping[str, Budget] = MappingProxyType(
+CIFAR10_PAPER: Budgets = MappingProxyType(
     {"d_r": _INVERSION, "d_nr": _INVERSION, "d_rand": _ATTACK, "d_det": _ATTACK}
 )
 """The paper's budgets for CIFAR-10, for example `random_target(model, base, **CIFAR10_PAPER["d_rand"])`."""
 
-RESTRICTED_IMAGENET_PAPER: Mapping[str, Budget] = MappingProxyType(
+RESTRICTED_IMAGENET_PAPER: Budgets = MappingProxyType(
     {
         "d_r": {"threat": L2(inf), "steps": 2000, "step_size": 1.0},
         "d_nr": {"threat": L2(inf), "steps": 2000, "step_size": 1.0},

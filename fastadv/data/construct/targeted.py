@@ -1,7 +1,4 @@
-"""Sets whose labels follow only the features that an adversary changes: D_rand and D_det.
-
-Source: Ilyas et al. 2019, "Adversarial examples are not bugs, they are features", section 3.2 and appendix C.
-"""
+"""Sets whose labels follow only the features that an adversary changes: D_rand and D_det."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -12,8 +9,8 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
-from fastadv.data.construct._checks import Model, Search, prepare
+from fastadv.data.construct._base import Model, Search, prepare
+from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.runs import processes
 from fastadv.threat import Threat
@@ -48,7 +45,7 @@ def random_target(
 
     Args:
         model: a standard classifier of images in the box; x [B, ...] to logits [B, K].
-        base: map-style data set of (image in the box, label); an ImageSet is read fastest.
+        base: map-style data set of (image in the box, label).
         threat: the budget; of any norm, with one radius.
         steps: of the search, >= 1.
         step_size: a length in the threat's norm, in input units; None is 20 * radius / steps, as in the
@@ -60,9 +57,8 @@ def random_target(
         A `ConstructedSet`.
 
     Raises:
-        InputError: before any work, the base is empty, pixels are outside the box, the model has one class,
-            an option is out of range, or a folder cannot be written or holds another set; while working,
-            8-bit storage cannot hold the budget.
+        InputError: the base is empty, pixels are outside the box, the model has one class, an option is out
+            of range, a folder cannot be written or holds another set, or 8 bits cannot hold the budget.
         CorruptFileError: a shard in `out_dir` is damaged.
 
     Example:
@@ -102,8 +98,7 @@ def fixed_shift(
     `CIFAR10_PAPER["d_det"]`.
 
     Args:
-        base: map-style data set of (image in the box, label), with images of every class; an ImageSet is read
-            fastest.
+        base: map-style data set of (image in the box, label), with images of every class.
         seed: is recorded.
         others: as in `random_target`.
 
@@ -136,19 +131,11 @@ def _attack(
         search.check()
         frozen, samples, classes = prepare(model, base, every_class=name == "fixed_shift")
 
-    def begin(x: Tensor, y: Tensor, ids: Tensor) -> BatchSearch:
+    def attack(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
         targets = choose(y, ids, classes).to(x.device)
-        steps, step_size = search.steps, search.length
-
-        def run() -> Tensor:
-            return last_iterate(
-                frozen, x, None, search.threat, steps=steps, step_size=step_size, loss="ce", targets=targets
-            )
-
-        def objective(images: Tensor) -> Tensor:
-            return cross_entropy(frozen.verdict(images), targets, reduction="none")
-
-        return BatchSearch(targets, x, run, objective)
+        how: dict[str, Any] = {"steps": search.steps, "step_size": search.length, "loss": "ce"}
+        images = last_iterate(frozen, x, None, search.threat, targets=targets, **how)
+        return targets, x, images, lambda x: cross_entropy(frozen.verdict(x), targets, reduction="none")
 
     settings = {"objective": "cross-entropy to the label", **search.told(), "seed": search.seed}
-    return build(Construction(name, frozen, classes, search.threat, settings, begin), samples, **options)
+    return build(Construction(name, frozen, classes, search.threat, settings, attack), samples, **options)

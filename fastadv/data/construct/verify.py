@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data.construct._base import Base
+from fastadv.data.construct._base import Base, weights_or_code
 from fastadv.data.construct._build import ticks
-from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
 from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
@@ -38,16 +37,14 @@ def verify_constructed(
     """Verify a finished set, and measure its figures again.
 
     With the folder alone it verifies the hashes of index and shards, that each shard is there and no other,
-    types, shapes and ranges of what they hold, and the figures on the card: label counts, fooling rate,
-    distances and the others.
+    types, shapes and ranges of what they hold, and the figures on the card.
 
     Args:
         folder: of the set.
-        base: the data set it was made from. The labels of its samples, and the distance of each image from
-            where its search started, must be those that are stored. None leaves this out.
-        model: the source network, known by the hash of its weights. The classes it gives to the images must
-            be those that are stored, and so the fooling rate; they may differ where two logits are equal up
-            to the rounding of another machine. None leaves this out.
+        base: the data set it was made from. Its labels, and the distance of each image from where its search
+            started, must be those that are stored. None leaves this out.
+        model: the source network. The classes it gives to the images must be those that are stored; they may
+            differ where two logits are equal up to the rounding of another machine. None leaves this out.
         batch_size: images passed at once.
         progress: called with (images done, images to do).
 
@@ -84,19 +81,15 @@ def _raise(folder: Path, wrong: list[str]) -> None:
         )
 
 
-def _differs(what: str, expected: Any, got: Any) -> Iterator[str]:
-    if expected != got:
-        yield f"{what}: expected {expected}, got {got}"
-
-
 def _contents(folder: Path, tensors: Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the shards and with the types, shapes and ranges of what they hold."""
     config = index["config"]
     count = config["base"]["samples"]
     shards = shard_count(count, config["shard_size"])
-    yield from _differs(f"shards in {INDEX}", shards, len(index["shards"]))
-    listed = {shard_name(k) for k in range(shards)}
-    for name in sorted({path.name for path in folder.glob("shard-*.safetensors")} - listed):
+    if (listed := len(index["shards"])) != shards:
+        yield f"shards in {INDEX}: expected {shards}, got {listed}"
+    known = {shard_name(k) for k in range(shards)}
+    for name in sorted({path.name for path in folder.glob("shard-*.safetensors")} - known):
         yield f"{name}: expected {shards} shards, got another file of one"
     if config != index["card"]["config"]:
         yield "card: expected the configuration of the shards, got another"
@@ -104,9 +97,11 @@ def _contents(folder: Path, tensors: Mapping[str, Any], index: Mapping[str, Any]
         yield f"shards: expected {', '.join(sorted(missing))} in them, got none"
         return
     images, ids = tensors["images"], tensors["ids"]
-    yield from _differs("type of the images", config["dtype"], str(images.dtype).removeprefix("torch."))
-    shape = list(images.shape[1:])
-    yield from _differs("shape of an image", config["base"].get("shape", shape), shape)
+    kind, shape = str(images.dtype).removeprefix("torch."), list(images.shape[1:])
+    if kind != config["dtype"]:
+        yield f"type of the images: expected {config['dtype']}, got {kind}"
+    if (wanted := config["base"].get("shape", shape)) != shape:
+        yield f"shape of an image: expected {wanted}, got {shape}"
     if not ids.equal(torch.arange(count)):
         yield f"sample numbers: expected 0 to {count - 1} in their order, got others"
     try:

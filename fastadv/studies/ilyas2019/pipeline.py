@@ -34,7 +34,7 @@ from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training, check_stages
-from fastadv.studies.study import RESULTS, Watch, one_thread, publish, unwatched
+from fastadv.studies.study import RESULTS, Watch, load_images, one_thread, publish, unwatched
 
 DIRECTIONS = 64  # candidates for robust features
 MEASURED = 1000  # images on which their margin is measured
@@ -81,9 +81,8 @@ def early_labels(maker: Maker) -> dict[str, Any]:
     wrong = (said != base.y).nonzero().squeeze(1)
     taught = None
     if len(wrong):
-        mislabeled = ImageSet(
-            base.x[wrong], said[wrong], base.classes, f"{base.name}, mislabeled", note=base.note
-        )
+        name = f"{base.name}, mislabeled"
+        mislabeled = ImageSet(base.x[wrong], said[wrong], base.classes, name, note=base.note)
         net = maker.taught("early labels", mislabeled, Training(augmented=False))
         taught = share(read(net, test) == test.y)
     accuracy = share(read(early, test) == test.y)
@@ -157,18 +156,25 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
         fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
         seed=s.seed,
     )  # fmt: skip
-    source = maker.net("standard")
+    maker.net("standard")
     maker.watch(what, 0, 1)
-    table = fa.evaluate(
-        source, test, {s.attack(s.push_radius): attack}, limit=s.tested, keep_samples=True,
-        run_dir=maker.folder / "evaluation" / "transfer", resume=True, indicators=False,
-    )  # fmt: skip
+    table = judged(maker, "standard", {s.attack(s.push_radius): attack}, "transfer", keep_samples=True)
     maker.watch(what, 1, 1)
     kept = table.samples
     assert kept is not None
     x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
     attacked = ImageSet(x_adv, y, test.classes, f"{test.name}, attacked")
     return ImageSet(x, y, test.classes, test.name), attacked, kept.success.cpu() & table.correct
+
+
+def judged(
+    maker: Maker, net: str, attacks: Mapping[str, Any], folder: str | None = None, **options: Any
+) -> fa.evaluation.Table:
+    """Evaluate a net on the first test images, and keep the result."""
+    return fa.evaluate(
+        maker.net(net), maker.test, attacks, limit=maker.settings.tested, resume=True, indicators=False,
+        run_dir=maker.folder / "evaluation" / (folder or net), **options,
+    )  # fmt: skip
 
 
 def correlated(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, Any]:
@@ -187,12 +193,8 @@ def _correlation(points: NDArray[Any]) -> float:
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
-    base, test = (
-        fa.data.load(settings.data, split, data_dir=data_dir, size=settings.size, limit=limit)
-        for split, limit in (("train", settings.images), ("test", None))
-    )
-    assert isinstance(base, ImageSet)
-    assert isinstance(test, ImageSet)
+    found = partial(load_images, settings.data, data_dir=data_dir, size=settings.size)
+    base, test = found("train", limit=settings.images), found("test")
     if settings.images is not None and len(base) < settings.images:
         raise InputError(f"images: expected at most the {len(base)} of {base.name}, got {settings.images}")
     return base, test
@@ -270,19 +272,11 @@ def evaluate(maker: Maker) -> dict[str, Any]:
     for name in s.nets:
         net, what = maker.net(name), f"attacking {name}"
         maker.watch(what, 0, 1)
-        clean = fa.evaluate(net, maker.test)
-        table = fa.evaluate(
-            net,
-            maker.test,
-            attacks,
-            limit=s.tested,
-            run_dir=maker.folder / "evaluation" / name,
-            resume=True,
-            indicators=False,
-        )
+        clean = fa.evaluate(net, maker.test).clean_accuracy
+        table = judged(maker, name, attacks)
         maker.watch(what, 1, 1)
         found[name] = {
-            "clean": clean.clean_accuracy,
+            "clean": clean,
             "tested": table.n,
             "robust": {row.name: row.robust_accuracy for row in table.rows},
             "intervals": {row.name: list(row.accuracy_interval) for row in table.rows},

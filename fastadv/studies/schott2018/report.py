@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ Key = tuple[str, str]
 """A norm and a model."""
 Z = 1.96  # of a 95% interval
 ROUNDING = 1e-5
+percent = partial(to_percent, digits=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +94,10 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
         "model": cell.model,
         "norm": cell.method.norm,
         "attack": cell.method.name,
-        "today": cell.method.today,
         "arguments": cell.describe(),
         "median": finite(median(distance)),
         "accuracy": accuracy(distance, THRESHOLDS[cell.method.norm]),
-        "held": float((distance == math.inf).double().mean()),
         "seconds": done.seconds,
-        "forwards": done.forwards,
-        "backwards": done.backwards,
     }
 
 
@@ -124,8 +122,6 @@ def of_bound(norm: str, model: str, done: Done, found: Smallest | None) -> dict[
         "model": model,
         "norm": norm,
         "mean": float(radius.mean()),
-        "median": median(radius),
-        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
         "broken": int(inside.sum()),
         "seconds": done.seconds,
     }
@@ -155,9 +151,18 @@ Cells = list[list[str]]
 def overview(measured: dict[str, Any]) -> Cells:
     """Return each model in each norm: under the paper's attacks, as published, and under all attacks."""
     bounds = {(line["norm"], line["model"]): line["mean"] for line in measured["bounds"]}
-    cells = [
-        ["norm", "model", "median", "paper", "accuracy", "paper", "median,\nall", "accuracy,\nall", "bound"]
+    head = [
+        "norm",
+        "model",
+        "median",
+        "paper",
+        "accuracy",
+        "paper",
+        "median,\nall",
+        "accuracy,\nall",
+        "bound",
     ]
+    cells = [head]
     for line in measured["least"]:
         norm, model, found = line["norm"], line["model"], line["all"]
         under_all = [distance(found["median"]), percent(found["accuracy"])]
@@ -187,18 +192,15 @@ def attacks(measured: dict[str, Any], norm: str) -> Cells:
     for attack in dict.fromkeys(line["attack"] for line in lines):
         found = {line["model"]: line for line in lines if line["attack"] == attack}
         rows.append([attack, *(_both(found.get(model)) for model in models)])
-    for name, which in (
-        ("the paper's attacks", "paper"), ("all", "all"), ("published, all", "published")
-    ):  # fmt: skip
+    names = {"the paper's attacks": "paper", "all": "all", "published, all": "published"}
+    for name, which in names.items():
         least = {line["model"]: line[which] for line in measured["least"] if line["norm"] == norm}
         rows.append([name, *(_both(least.get(model)) for model in models)])
     return rows
 
 
-def _both(figures: dict[str, Any] | None) -> str:
-    if figures is None:
-        return "-"
-    return f"{distance(figures['median'])} / {percent(figures['accuracy'])}"
+def _both(found: dict[str, Any] | None) -> str:
+    return "-" if found is None else f"{distance(found['median'])} / {percent(found['accuracy'])}"
 
 
 def notes(measured: dict[str, Any]) -> list[str]:
@@ -219,13 +221,12 @@ def notes(measured: dict[str, Any]) -> list[str]:
 
 def markdown(result: dict[str, Any]) -> str:
     measured, config = result["measured"], result["config"]
-    norms = list(dict.fromkeys(line["norm"] for line in measured["cells"]))
     parts = [
         f"# Schott et al. 2018 on {config['samples']} test images of MNIST, seed {config['seed']}",
         in_markdown(overview(measured), names=2),
         "\n".join(f"- {note}" for note in notes(measured)),
     ]
-    for norm in norms:
+    for norm in dict.fromkeys(line["norm"] for line in measured["cells"]):
         title = f"## {THREATS[norm].symbol}: median distance / accuracy at {THRESHOLDS[norm]:g}"
         parts += [title, in_markdown(attacks(measured, norm))]
     parts += [f"![{name}]({path.rpartition('/')[2]})" for name, path in measured["figures"].items()]
@@ -236,8 +237,3 @@ def markdown(result: dict[str, Any]) -> str:
 def distance(value: float | None) -> str:
     """Return a distance to three digits; infinite where it is None."""
     return "∞" if value is None else number(value)
-
-
-def percent(share: float) -> str:
-    """Return a share as a whole percentage, unless that were a false 0 or 100."""
-    return to_percent(share, 0)

@@ -15,7 +15,7 @@ from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.ops.nearest_prototype import nearest_prototype
 from fastadv.runs.card import data_hash
-from fastadv.studies.study import Watch, unwatched
+from fastadv.studies.study import Watch, load_images, unwatched
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002  # of the Madry net's training
 CHECKPOINT_EVERY = 200  # steps, about 15 seconds
@@ -179,6 +179,4 @@ class Subjects:
         return Subject("binary_abs", plain.with_options(binary=True), fast=True)
 
     def _train_set(self) -> ImageSet:
-        images = fa.data.load("mnist", "train", data_dir=self.data_dir)
-        assert isinstance(images, ImageSet)
-        return images
+        return load_images("mnist", "train", data_dir=self.data_dir)

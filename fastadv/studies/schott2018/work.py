@@ -54,18 +54,16 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What became of all images, and what it cost."""
+    """What became of all images."""
 
     tensors: TENSORS
     seconds: float
-    forwards: int = 0
-    backwards: int = 0
 
 
 Tick = Callable[[int], None]
 """Called with the images done."""
-Compute = Callable[[Images], tuple[TENSORS, Mapping[str, int]]]
-"""What is done on a batch: its tensors, and the passes that it cost."""
+Compute = Callable[[Images], TENSORS]
+"""What is done on a batch."""
 
 
 @dataclass(frozen=True)
@@ -103,27 +101,24 @@ class Work:
         return Done(
             {key: torch.cat([part.tensors[key] for part in done]) for key in done[0].tensors},
             sum(part.seconds for part in done),
-            sum(part.forwards for part in done),
-            sum(part.backwards for part in done),
         )
 
 
 def _timed(compute: Compute, part: Images) -> Done:
     began = time.perf_counter()
-    found, cost = compute(part)
-    tensors = {key: value.cpu() for key, value in found.items()}  # waits for the device
-    return Done(tensors, time.perf_counter() - began, **cost)
+    tensors = {key: value.cpu() for key, value in compute(part).items()}  # waits for the device
+    return Done(tensors, time.perf_counter() - began)
 
 
 def _write(work: Mapping[str, Any], path: Path, done: Done) -> None:
-    measured = {"seconds": done.seconds, "forwards": done.forwards, "backwards": done.backwards}
-    save_tensors(path, done.tensors, {"work": json.dumps(work), "measured": json.dumps(measured)})
+    measured = json.dumps({"seconds": done.seconds})
+    save_tensors(path, done.tensors, {"work": json.dumps(work), "measured": measured})
 
 
 def _read(work: Mapping[str, Any], path: Path) -> Done:
     tensors, about = load_tensors(path)
     check_same(path, json.loads(about["work"]), work)
-    return Done(tensors, **json.loads(about["measured"]))
+    return Done(tensors, json.loads(about["measured"])["seconds"])
 
 
 def attack(
@@ -139,10 +134,8 @@ def attack(
     frozen = fa.freeze(subject.attacked(**cell.method.options))
     run = cell.attack(work.seed, None if substitute is None else substitute.model)
 
-    def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
-        result = run(frozen, images.x, images.y, ids=images.ids)
-        cost = {"forwards": int(result.forwards), "backwards": int(result.backwards)}
-        return proved(subject, images, result.x_adv), cost
+    def compute(images: Images) -> TENSORS:
+        return proved(subject, images, run(frozen, images.x, images.y, ids=images.ids).x_adv)
 
     known = None if substitute is None else substitute.identity
     identity = {"model": subject.identity, "substitute": known, "cell": cell.describe()}
@@ -154,9 +147,8 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
     assert isinstance(subject.model, fa.models.ABS)
     search = subject.model.lower_bound
 
-    def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
-        radius = search(images.x, images.y, norm=norm, tight=True)  # type: ignore[arg-type]
-        return {"radius": radius}, {}
+    def compute(images: Images) -> TENSORS:
+        return {"radius": search(images.x, images.y, norm=norm, tight=True)}  # type: ignore[arg-type]
 
     identity = {"model": subject.identity, "bound": norm}
     return work.do(f"{subject.name} {norm} bound", identity, batch_size, compute)

@@ -6,6 +6,8 @@ import pytest
 
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS, core
 
+from ..contract.toy import USE, tutorial
+
 
 @pytest.mark.parametrize("name", [*ATTACKS, *ABS_ATTACKS, *SUBSTITUTE_ATTACKS])
 def test_an_entry_describes_its_function(name: str) -> None:
@@ -14,6 +16,12 @@ def test_an_entry_describes_its_function(name: str) -> None:
     assert all(f"\n    {option}: " in str(entry.run.__doc__) for option in entry.parameters)
     assert all(entry.takes(option) for option in ("targets", *entry.quick))
     assert not entry.takes("radius")
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_an_attack_of_ones_own_ends_in_success() -> None:
+    """The contract runs over its two attacks."""
+    exec(USE, tutorial())
 
 
 def test_the_entries_are_in_alphabetical_order() -> None:

@@ -145,11 +145,6 @@ def test_infinite_radius(attack: Case) -> None:
         assert L2(float("inf")).contains(out.x_adv, x).all()
 
 
-def test_a_threat_is_checked_when_it_is_made() -> None:
-    with pytest.raises(InputError, match="radius"):
-        Linf(-0.1)
-
-
 @pytest.mark.parametrize("criterion", [None, OutsideTopK(4), ConfidentlyWrong(0.9)])
 @pytest.mark.parametrize("loss", ["ce", "dlr", "margin", "cw"])
 def test_no_samples(loss: str, criterion: Any) -> None:

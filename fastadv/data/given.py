@@ -1,0 +1,70 @@
+"""What callers hand over as data: a set, two tensors, a loader, or batches."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)  # fmt: skip
+
+from fastadv.errors import InputError
+
+Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
+
+
+def as_dataset(data: Data, name: str = "dataset") -> Dataset[Any]:
+    """Return data as a set with items by number.
+
+    Of a loader that reads each item of its set once, in whatever order, that set is taken. Other loaders and
+    batches are read once, and held in memory.
+    """
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, Tensor) for each in data):
+        return _held([data], name)
+    if isinstance(data, DataLoader) and _reads_each_once(data):
+        return data.dataset
+    if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
+        several = isinstance(data, list | tuple) and len(data) and all(map(_is_batch, data))
+        return _held(data, name) if several else data  # type: ignore[return-value, arg-type]
+    if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
+        return data  # what is wrong is said where its samples are counted
+    return _held(data, name)
+
+
+def _reads_each_once(loader: DataLoader[Any]) -> bool:
+    plain = loader.collate_fn is default_collate and not loader.drop_last and loader.batch_size is not None
+    sampler: Any = loader.sampler
+    once = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not sampler.replacement)
+    return plain and once and len(sampler) == len(sampler.data_source) == len(loader.dataset)  # type: ignore[arg-type]
+
+
+def _is_batch(item: object) -> bool:
+    """Return whether an item is images [B, ...] and their classes int [B], and no single pair."""
+    if not (isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(t, Tensor) for t in item)):
+        return False
+    x, y = item
+    return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
+
+
+def _held(batches: Iterable[Any], name: str) -> Dataset[Any]:
+    parts = list(batches)
+    for part in parts:
+        if not _is_batch(part):
+            raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}")
+    shapes = {tuple(x.shape[1:]) for x, _ in parts}
+    if len(shapes) != 1:
+        raise InputError(f"{name}: expected images of one shape, got {sorted(shapes) or 'no batch'}")
+    return TensorDataset(*(torch.cat([part[k].detach().cpu() for part in parts]) for k in (0, 1)))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_shown, value))})"
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,80 @@
+"""The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks.core.problem import check_threat
+from fastadv.errors import InputError
+from fastadv.evaluation._outcome import Attack
+from fastadv.threat import Threat
+
+Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
+
+
+def named(attacks: Attacks | None, threat: Threat | None = None) -> dict[str, Attack]:
+    """Return attacks by name, with the threat bound to those that have none of their own."""
+    if isinstance(attacks, Mapping):
+        pairs = list(attacks.items())
+    else:
+        single = isinstance(attacks, str) or callable(attacks)
+        each = [attacks] if single else attacks or []
+        pairs = [(attack if isinstance(attack, str) else _name(attack), attack) for attack in each]
+    made: dict[str, Attack] = {}
+    bound = False
+    for name, given in pairs:
+        if name in made:
+            raise InputError(f"attacks: expected one attack of each name, got two of {name!r}; pass a dict")
+        attack = _looked_up(given) if isinstance(given, str) else given
+        if not callable(attack):
+            raise InputError(
+                f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
+                f"got {type(attack).__name__}; functools.partial makes one"
+            )
+        if (without := _without_threat(attack)) and threat is not None:
+            check_threat(threat)
+            attack, bound = partial(attack, threat=threat), True
+        elif without and isinstance(given, str):
+            raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+        made[name] = attack
+    if threat is not None and made and not bound:
+        raise InputError("threat: expected none, since each attack has its own; leave it out")
+    return made
+
+
+def minimizes(attack: Any) -> bool:
+    """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
+    `fastadv.attacks`, or one with a `minimum` that says so.
+    """
+    entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
+    known = [entry.run for each in entries for entry in each.values() if entry.minimal]
+    while attack is not None and not any(attack is one for one in known):
+        if isinstance(says := getattr(attack, "minimum", None), bool):
+            return says
+        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
+    return attack is not None
+
+
+def _looked_up(name: str) -> Attack:
+    if name not in ATTACKS:
+        near = difflib.get_close_matches(name.lower(), ATTACKS, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"attacks: expected one of {', '.join(ATTACKS)}, got {name!r}{meant}")
+    return ATTACKS[name].run
+
+
+def _name(attack: Any) -> str:
+    while isinstance(attack, partial):
+        attack = attack.func
+    return str(getattr(attack, "__name__", type(attack).__name__))
+
+
+def _without_threat(attack: Attack) -> bool:
+    try:
+        parameter = inspect.signature(attack).parameters.get("threat")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default is parameter.empty

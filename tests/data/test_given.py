@@ -1,0 +1,67 @@
+"""What callers hand over as data becomes one set; what cannot is refused in words."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+
+import fastadv as fa
+from fastadv.data.given import as_dataset
+from fastadv.errors import InputError
+
+X, Y = torch.rand(11, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.arange(11) % 3
+PAIRS = TensorDataset(X, Y)
+BATCHES = [(X[:4], Y[:4]), [X[4:5], Y[4:5]], (X[5:], Y[5:])]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PAIRS, (X, Y), BATCHES, tuple(BATCHES), iter(BATCHES), list(zip(X, Y.tolist(), strict=True)),
+        list(zip(X, Y, strict=True)), DataLoader(PAIRS, 4), DataLoader(PAIRS, 4, shuffle=True),
+        DataLoader(PAIRS, batch_sampler=[range(4), range(4, 11)]),
+    ],
+)  # fmt: skip
+def test_all_forms_are_the_same_set(given: Any) -> None:
+    dataset: Any = as_dataset(given)
+    assert len(dataset) == 11
+    for place in range(11):
+        image, label = dataset[place]
+        assert torch.equal(image, X[place])
+        assert int(label) == int(Y[place])
+
+
+def test_a_loader_that_reads_its_set_once_is_not_read() -> None:
+    for shuffle in (False, True):
+        assert as_dataset(DataLoader(PAIRS, 4, shuffle=shuffle)) is PAIRS
+
+
+@pytest.mark.parametrize(
+    ("loader", "count"),
+    [
+        (DataLoader(PAIRS, 4, drop_last=True), 8),
+        (DataLoader(PAIRS, 4, sampler=SubsetRandomSampler([1, 7])), 2),
+        (DataLoader(PAIRS, 4, collate_fn=lambda items: (torch.zeros(len(items), 2), Y[: len(items)])), 11),
+    ],
+)
+def test_any_other_loader_is_read_as_it_is(loader: Any, count: int) -> None:
+    dataset: Any = as_dataset(loader)
+    assert dataset is not PAIRS
+    assert len(dataset) == count
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (iter([X, Y]), r"batches \(x \[B, ...\], y int \[B\]\), got torch.float32 \(11, 1, 3, 3\)"),
+        ((X, Y.float()), r"got \(torch.float32 \(11, 1, 3, 3\), torch.float32 \(11,\)\)"),
+        ((X, Y[:4]), "expected batches"),
+        (iter([(X, Y), (X[..., :2], Y)]), "images of one shape"),
+        (iter([]), "got no batch"),
+        (7, "expected a data set with a length"),
+    ],
+)
+def test_what_is_no_data_is_refused(given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        fa.evaluate(fa.models.create("softmax", shape=(1, 3, 3), classes=3), given)
