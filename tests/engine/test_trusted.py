@@ -1,6 +1,6 @@
 """What was compared is trusted for what is like it: rows, values, threads, passes; and for a while."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -59,25 +59,16 @@ def test_larger_logits_alone_are_of_another_class() -> None:
     assert owed == [0, guard.ROWS]
 
 
-class Counting(Net):
-    """Remembers the rows that pass."""
-
-    passed: ClassVar[list[int]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.passed.append(len(x))
-        return super().forward(x)
-
-
 @needs_onednn
 @pytest.mark.slow
 def test_a_pass_that_was_wrong_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, forward = list[int](), Net.forward
+    monkeypatch.setattr(Net, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
     wrong(monkeypatch, lambda out: out * 0.3, gradient=True)
-    Counting.passed.clear()
-    frozen = fa.freeze(Counting().eval())
+    frozen = fa.freeze(Net().eval())
     frozen.input_gradient(X, torch.arange(24) % 5)
     assert any(note.startswith("not winograd") for note in frozen.notes)
-    assert frozen.forwards == sum(Counting.passed)
+    assert frozen.forwards == sum(rows)
 
 
 @needs_onednn

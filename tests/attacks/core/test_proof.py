@@ -148,6 +148,12 @@ def test_false_successes_alone_are_held() -> None:
     assert not out.success.any()
     assert (out.status == Status.HELD).all()
     assert out.flags == ()
+
+
+def test_passes_of_a_search_on_the_model_as_given_are_counted() -> None:
+    model, x = Window(), torch.full((5, 4), 0.5)
+    y = torch.zeros(5, dtype=torch.long)
+    out = pgd(freeze(model, "bf16"), x, y, Linf(0.3), steps=10, step_size=0.05, random_start=False)
     assert out.forwards == sum(model.passed)
 
 

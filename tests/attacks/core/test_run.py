@@ -171,6 +171,7 @@ class TestWhichPointIsKept:
                 assert search.threat.radius == torch.inf
 
             out = on_line(rule, minimum=True, threat=Linf(0.5), model=freeze(Line(), fold=False))
+            assert out.threat.radius == 0.5
             assert (out.status == Status.HELD).all()
             assert out.flags == ()
 
@@ -198,6 +199,7 @@ class TestWhichPointIsKept:
             points[1] = torch.nan
             search.finish(points)
 
+        assert on_line(rule, mask=torch.ones(4) > 0).threat is None  # any wrong class, but not anywhere
         assert on_line(rule).status.tolist() == [Status.HELD, Status.FAILED, Status.HELD]
 
     def test_a_nearer_success_of_an_earlier_restart_stays(self) -> None:
