@@ -92,6 +92,8 @@ def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
         if attack.takes(next(iter(options))):
             with pytest.raises(InputError):
                 attack(model, X, Y, Linf(0.1), **options)
+    with pytest.raises(TypeError, match="pgd: too many positional arguments"):
+        pgd(model, X, Y, Linf(0.1), *[1] * 20)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,6 @@ def test_bad_input_of_last_iterate(message: str, given: dict[str, Any]) -> None:
     keys = {"model": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
     with pytest.raises(InputError, match=message):
         last_iterate(**{**keys, **given})  # type: ignore[arg-type]
-
-
-def test_too_many_arguments() -> None:
-    with pytest.raises(TypeError, match="pgd: too many positional arguments"):
-        pgd(mlp(), X, Y, Linf(0.1), *[1] * 20)
 
 
 def test_ids_and_labels_of_any_integer_type(attack: Case) -> None:

@@ -195,9 +195,7 @@ class TestWhichPointIsKept:
 
     def test_a_last_point_that_is_not_finite_marks_its_own_sample(self) -> None:
         def rule(search: Search) -> None:
-            points = at(search, 0.4)[:, 0]
-            points[1] = torch.nan
-            search.finish(points)
+            search.finish(at(search, 0.4)[:, 0].index_fill(0, torch.tensor(1), torch.nan))
 
         assert on_line(rule, mask=torch.ones(4) > 0).threat is None  # any wrong class, but not anywhere
         assert on_line(rule).status.tolist() == [Status.HELD, Status.FAILED, Status.HELD]
