@@ -80,6 +80,20 @@ def test_nothing_is_replaced_once_it_has_settled(options: dict[str, Any]) -> Non
     }  # the first is found out once, for the first large batch
 
 
+def test_an_error_that_nothing_mends_leaves_the_precision_to_come() -> None:
+    def refuse(part: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].requires_grad and bool(given[0].isnan().any()):
+            raise ValueError("not a number")
+
+    model, (x, y) = convnet().eval(), images()
+    model.register_forward_pre_hook(refuse)
+    frozen = fa.freeze(model, "bf16")
+    with pytest.raises(ValueError, match="not a number"):
+        frozen.input_gradient(x * torch.nan, y)
+    frozen(x)
+    assert frozen.search_dtype is torch.bfloat16
+
+
 def test_what_fails_is_left_once_and_noted_once() -> None:
     """In the order of the list: the layout first, and what is not at fault stays."""
 

@@ -362,6 +362,17 @@ def test_passes_that_tell_the_dtype_of_inputs_are_counted(
         assert model.forwards == sum(rows)
 
 
+def test_a_model_of_one_batch_size_tells_the_dtype_by_all_rows() -> None:
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        assert len(x) == 6
+        assert x.dtype == torch.float16
+        return net(x.float())  # type: ignore[no-any-return]
+
+    model = Plain(Around(own))
+    assert model.verdict(X.half()).isfinite().all()
+    assert model.forwards == 2 + 2 + 6 + 6
+
+
 @by_either
 @pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
 def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
