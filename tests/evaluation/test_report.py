@@ -288,6 +288,8 @@ def test_no_curve_goes_on_beyond_what_was_tried():
         ["0", "100.0", "100.0", "100.0", "100.0"], ["0.1", "66.7", "66.7", "66.7", "50.0"],
         ["0.2", "50.0", "50.0", "-", "40.0"],
     ]  # fmt: skip
+    drawn = chart.chart(replace(table, rows=(both_kinds().rows[0], capped)), groups([capped])[0], given, None)
+    assert [cell.split("%")[0] for cell in drawn.grid.lines[-1]] == ["0.2", "-", "40.0"], "all end there"
     short = {**given, "short": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.5]))}
     assert chart.chart(table, groups(table.rows)[0], short, None).grid.lines[-1][-1] == "-"
 
