@@ -146,6 +146,8 @@ def test_what_was_broken_farther_away_counts_neither_as_broken_nor_as_found_by_s
     assert found is not None
     assert found.broken.tolist() == found.blind.tolist() == marked(0, 1).tolist()
     assert told(evidence([]), found).values["square"] == pytest.approx(0.2)
+    for radius in (0.05, 0.3):  # nor is a rise in a smaller ball one in this
+        assert evidence([], threat=fa.Linf(radius)).within(THREAT, distance).unfinished.isnan().all()
 
 
 def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
