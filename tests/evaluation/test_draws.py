@@ -224,6 +224,16 @@ def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     assert not first.draws.right[:64].equal(first.draws.right[64:128])
 
 
+def test_what_has_no_finite_logits_in_the_seeded_verdict_failed():
+    class Sick(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(torch.rand(len(x), 1) < 0.3, math.nan)
+
+    first = drawn(Sick(), 2, attacks={})
+    torch.rand(3)
+    assert first.failed.equal(drawn(Sick(), 2, attacks={}).failed)
+
+
 def test_each_attack_on_each_batch_has_draws_of_its_own():
     def first(*counters):
         with Drawing(2).kept(torch.device("cpu"), *counters):

@@ -228,6 +228,8 @@ def test_bounds_belong_to_no_norm_where_there_are_two():
         given = replace(table, rows=rows, samples=None)
         content = page._content(given, None, None, None, {}, torch.full((9,), 0.2))
         assert sum("are proved to" in told for told in content["sentences"]) == proved
+        drawn = chart.chart(given, groups(rows)[0], {"wide": Curve(np.zeros(1), np.ones(1))}, None)
+        assert ("wide" in drawn.grid.head) == proved, "a curve in another norm is drawn in that alone"
 
 
 def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
@@ -315,6 +317,9 @@ def test_each_class_under_attacks_of_both_kinds():
     found = grid.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
     assert found.head[3:] == ["wide within 0.1", "worst of all"]
     assert [cells[-1][0] for _, _, cells in found.lines] == ["33.3%", "66.7%"]
+    other = replace(wide, threat=fa.L2(2.0))  # the radius is that of another norm
+    heat = grid.heat(replace(table, rows=(*table.rows, other)), None, table.rows[0].threat)
+    assert heat.head[3:] == ["wide", "worst of all"]
     alone = replace(table, rows=table.rows[1:])
     heat = grid.heat(alone, None, alone.rows[0].threat)
     assert heat.head == ["no attack", "fmn within 0.25"]

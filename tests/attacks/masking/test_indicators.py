@@ -211,6 +211,8 @@ def test_a_gradient_is_compared_with_the_loss() -> None:
     assert not probes.wrong_gradients(freeze(model), problem(x, y, THREAT)).any()
     mirrored = freeze(lambda x: model(Changed.apply(x, lambda gradient: gradient.flip(-1))))
     assert probes.wrong_gradients(mirrored, problem(x, y, THREAT)).float().mean() > 0.5
+    flat = freeze(nn.Sequential(Quantize(2), model))  # a gradient of zero says nothing right
+    assert probes.wrong_gradients(flat, problem(x, y, THREAT)).all()
     # a short way is a share of the margin, whatever the scale of the logits
     for scale in (1e-3, 1e3):
         scaled = freeze(lambda x, scale=scale: scale * model(x))
