@@ -244,7 +244,7 @@ def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
 
 def both_kinds():
     """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
-    table, inf, edge = table_of(6, classes=2), math.inf, float(torch.tensor(0.1))  # a little above 0.1
+    table, inf, edge = table_of(6, classes=2), math.inf, 0.10001  # more than its radius, by rounding
     found = torch.tensor(
         [[edge, inf, inf, inf, inf, inf], [inf, 0.1, 0.04, 0.3, 0.2, inf]], dtype=torch.float64
     )
@@ -271,6 +271,8 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     # the axis ends before 0.3
     shares = dict.fromkeys(cell.split("%")[0] for _, cell in drawn.grid.lines)
     assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
+    boxed = replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0)))
+    assert len(groups((*table.rows, boxed))) == 3, "one group for each box"
     tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
     (_, line) = chart.chart(table, budget, tried, None).grid.lines
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]

@@ -239,15 +239,21 @@ def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> Non
 def test_each_pass_of_a_part_counts_once() -> None:
     """Also where the module around it is asked."""
     calls: list[int] = []
+    back: list[int] = []
 
     class Counted(Detach):
         def forward(self, x: Tensor) -> Tensor:
             calls.append(len(x))
             return super().forward(x)
 
-    frozen = fa.freeze(Around(Counted(), lambda x, part: x.flatten(1)[:, :3]))
+    def note(gradient: Tensor) -> Tensor:
+        back.append(len(gradient))
+        return gradient
+
+    frozen = fa.freeze(Around(Counted(), lambda x, part: Changed.apply(x.flatten(1)[:, :3], note)))
     assert masked_within(frozen, X, 1000) == ()
-    assert frozen.forwards == sum(calls)
+    assert (frozen.forwards, frozen.backwards) == (sum(calls), sum(back))
+    assert back
 
 
 def test_nothing_is_left_behind() -> None:
