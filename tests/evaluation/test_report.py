@@ -17,9 +17,10 @@ import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, grid, page, verdict
-from fastadv.evaluation.report.pictures import magnified, png
+from fastadv.evaluation.report.pictures import gallery, hardest, magnified, png
 from fastadv.evaluation.row import groups
 from fastadv.intervals import clopper_pearson
+from fastadv.text import number
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
 
@@ -124,6 +125,12 @@ LEFT_OUT = {
         lambda table: replace(table, rows=(replace(table.rows[0], threat=fa.L2(0.5)), table.rows[1])),
         "the attacks are of several norms",
     ),
+    "two boxes": (
+        lambda table: replace(
+            table, rows=(replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0))), table.rows[1])
+        ),
+        "the attacks are of several norms",
+    ),
     "one radius": (lambda table: replace(table, rows=table.rows[:1]), "Not measured: no attack searched"),
 }
 
@@ -176,6 +183,14 @@ def test_attacks_above_and_bounds_below(whole):
     proved = {float(radius): float(share) for radius, share in shown}
     assert proved[0.0] == 100
     assert {share for radius, share in proved.items() if radius > 0.015} == {0}
+
+
+def test_the_gallery_is_at_the_median_of_what_was_broken():
+    table = table_of(9)
+    broken = table.samples.distance[table.samples.by >= 0]
+    assert gallery(table, None, None, (0.0, 1.0)).median == number(broken.median().item())
+    hard = hardest(table, None, None, (0.0, 1.0), farthest=True)  # three held, then the farthest
+    assert hard[3].told.endswith(f"broken at {number(broken.max().item())}")
 
 
 def test_a_picture_holds_the_pixels():
@@ -262,6 +277,9 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     shown = [line[2].split()[0] for line in grid.attacks(table).lines]
     assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
+    known = [row.distance.where(torch.arange(6) > 0, math.nan) for row in table.rows]
+    rows = tuple(replace(row, distance=each) for row, each in zip(table.rows, known, strict=True))
+    assert "over 5 samples" in verdict.sentence(replace(table, rows=rows), groups(rows)[1], None)
     endless.rows[0].distance[1] += 1e-8  # what rounding to float32 adds
     assert budget.held(table.rows).sum() == 3
     endless.rows[0].distance[1] = 0.1
@@ -274,7 +292,9 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     boxed = replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0)))
     assert len(groups((*table.rows, boxed))) == 3, "one group for each box"
     tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
-    (_, line) = chart.chart(table, budget, tried, None).grid.lines
+    drawn = chart.chart(table, budget, tried, None)
+    assert drawn.marks == [], "what has a curve needs no mark"
+    (_, line) = drawn.grid.lines
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 
 
@@ -294,6 +314,7 @@ def test_no_curve_goes_on_beyond_what_was_tried():
     ]  # fmt: skip
     drawn = chart.chart(replace(table, rows=(both_kinds().rows[0], capped)), groups([capped])[0], given, None)
     assert [cell.split("%")[0] for cell in drawn.grid.lines[-1]] == ["0.2", "-", "40.0"], "all end there"
+    assert [mark.name for mark in drawn.marks] == ["pgd"]  # what minimizes is a line
     short = {**given, "short": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.5]))}
     assert chart.chart(table, groups(table.rows)[0], short, None).grid.lines[-1][-1] == "-"
 
@@ -312,8 +333,8 @@ def test_each_class_under_attacks_of_both_kinds():
     assert [name for name, *_ in lines] == ["odd", "even"], "the worst first"
     lost = ~table.held & (table.samples.y == 1)  # before any attack it is worse, and after all of them better
     lines = grid.heat(replace(table, correct=~lost), ("even", "odd"), table.rows[0].threat).lines
-    assert [(name, cells[0][0], cells[-1][0]) for name, _, cells in lines] == [
-        ("even", "100%", "33.3%"), ("odd", "66.7%", "66.7%"),
+    assert [(name, [cells[k][0] for k in (0, 1, -1)]) for name, _, cells in lines] == [
+        ("even", ["100%", "66.7%", "33.3%"]), ("odd", ["66.7%", "66.7%", "66.7%"]),
     ]  # fmt: skip
     wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
     found = grid.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
@@ -332,8 +353,9 @@ def test_each_class_under_attacks_of_both_kinds():
 def test_lines_that_are_too_many_are_counted(proved, left):
     table = table_of(9)
     curves = {f"more {place}": Curve.from_distances([0.1]) for place in range(chart.MOST + 1)}
-    drawn = chart.chart(table, groups(table.rows)[0], curves, torch.zeros(9) if proved else None)
+    drawn = chart.chart(table, groups(table.rows)[0], curves, torch.full((9,), 0.5) if proved else None)
     assert (len(drawn.lines), drawn.left_out) == (chart.MOST, left)
+    assert drawn.radii[-1][1] == ("0.5" if proved else "0.1"), "the axis ends where the last line does"
 
 
 def test_a_share_beside_a_curve_has_the_interval_of_its_count():
