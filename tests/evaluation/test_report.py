@@ -273,6 +273,7 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     """By hand: PGD breaks sample 0 at 0.1, FMN samples 1 and 2 within it; beyond it FMN breaks 4 and 3."""
     table = both_kinds()
     (budget, endless) = groups(table.rows)
+    assert groups(table.rows[::-1])[0].threat == budget.threat, "those with a budget first"
     assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
     shown = [line[2].split()[0] for line in grid.attacks(table).lines]
     assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
