@@ -255,6 +255,20 @@ def test_one_draw_of_a_randomized_model_is_flagged():
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_another_answer_in_a_smaller_batch_may_be_rounding(whole):
+    class Sick(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, math.nan)
+
+    def denies(model, x, y, *, ids):
+        out = nets.nearest(model, x, y, ids=ids)
+        return replace(out, status=torch.full_like(out.status, int(Status.ALREADY_WRONG)))
+
+    table = evaluate(nets.Threshold() if whole else Sick(), nets.DATA, {"denies": denies}, indicators=False)
+    assert bool(table["denies"].flags) == whole
+
+
 @pytest.mark.slow
 def test_the_table_tells_the_draws():
     table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "nothing": nothing})
