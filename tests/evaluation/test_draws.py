@@ -224,6 +224,7 @@ def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     assert not first.draws.right[:64].equal(first.draws.right[64:128])
 
 
+@pytest.mark.slow
 def test_what_has_no_finite_logits_in_the_seeded_verdict_failed():
     class Sick(nets.Threshold):
         def forward(self, x: Tensor) -> Tensor:
