@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.data import FolderSet, ImageSet, construct, load_constructed
 from fastadv.data.construct._build import verify
+from fastadv.data.construct.constructed import measured
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
 
@@ -302,6 +303,8 @@ def test_a_sample_the_model_fails_on_spoils_no_other(eight_bit):
     assert torch.equal(made.x[others], good.x[others])
     assert torch.equal(made.x[7], base.x[7])
     assert made.card["measured"]["non_finite"] == 1
+    ends = made.tensors() | {"objective_before": torch.zeros(20)}
+    assert measured(ends, made.num_classes)["non_finite"] == 1
     known = made.figures["objective_after"][others].double().mean().item()
     assert made.card["measured"]["objective_after"] == pytest.approx(known)
 

@@ -224,6 +224,17 @@ def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     assert not first.draws.right[:64].equal(first.draws.right[64:128])
 
 
+@pytest.mark.slow
+def test_what_has_no_finite_logits_in_the_seeded_verdict_failed():
+    class Sick(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(torch.rand(len(x), 1) < 0.3, math.nan)
+
+    first = drawn(Sick(), 2, attacks={})
+    torch.rand(3)
+    assert first.failed.equal(drawn(Sick(), 2, attacks={}).failed)
+
+
 def test_each_attack_on_each_batch_has_draws_of_its_own():
     def first(*counters):
         with Drawing(2).kept(torch.device("cpu"), *counters):
@@ -243,6 +254,20 @@ def test_one_draw_of_a_randomized_model_is_flagged():
     assert table["pgd"].draws is None
     assert table.to_dict()["draws"] is None
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_another_answer_in_a_smaller_batch_may_be_rounding(whole):
+    class Sick(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, math.nan)
+
+    def denies(model, x, y, *, ids):
+        out = nets.nearest(model, x, y, ids=ids)
+        return replace(out, status=torch.full_like(out.status, int(Status.ALREADY_WRONG)))
+
+    table = evaluate(nets.Threshold() if whole else Sick(), nets.DATA, {"denies": denies}, indicators=False)
+    assert bool(table["denies"].flags) == whole
 
 
 @pytest.mark.slow

@@ -300,6 +300,10 @@ def fmn(threat):
             {"minimum_norm": fmn(fa.Linf(torch.tensor([math.inf, *[0.1] * 5]))), "radii": [0.2]},
             "expected at most 0.1",
         ),
+        (
+            {"minimum_norm": functools.wraps(fmn(fa.Linf(0.1)))(lambda *given: None), "radii": [0.2]},
+            "expected at most 0.1",
+        ),
         ({"minimum_norm": [fmn(fa.Linf(1)), fmn(fa.L2(1))]}, "expected attacks of one norm and box"),
         *(
             ({"attack_for_radius": pgd, "radii": radii}, "radii")

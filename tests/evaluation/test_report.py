@@ -17,9 +17,10 @@ import fastadv as fa
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, grid, page, verdict
-from fastadv.evaluation.report.pictures import magnified, png
+from fastadv.evaluation.report.pictures import gallery, hardest, magnified, png
 from fastadv.evaluation.row import groups
 from fastadv.intervals import clopper_pearson
+from fastadv.text import number
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
 
@@ -124,6 +125,12 @@ LEFT_OUT = {
         lambda table: replace(table, rows=(replace(table.rows[0], threat=fa.L2(0.5)), table.rows[1])),
         "the attacks are of several norms",
     ),
+    "two boxes": (
+        lambda table: replace(
+            table, rows=(replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0))), table.rows[1])
+        ),
+        "the attacks are of several norms",
+    ),
     "one radius": (lambda table: replace(table, rows=table.rows[:1]), "Not measured: no attack searched"),
 }
 
@@ -178,6 +185,14 @@ def test_attacks_above_and_bounds_below(whole):
     assert {share for radius, share in proved.items() if radius > 0.015} == {0}
 
 
+def test_the_gallery_is_at_the_median_of_what_was_broken():
+    table = table_of(9)
+    broken = table.samples.distance[table.samples.by >= 0]
+    assert gallery(table, None, None, (0.0, 1.0)).median == number(broken.median().item())
+    hard = hardest(table, None, None, (0.0, 1.0), farthest=True)  # three held, then the farthest
+    assert hard[3].told.endswith(f"broken at {number(broken.max().item())}")
+
+
 def test_a_picture_holds_the_pixels():
     for channels in (1, 3):
         image = torch.arange(channels * 6).reshape(channels, 2, 3) / (channels * 6)
@@ -228,6 +243,8 @@ def test_bounds_belong_to_no_norm_where_there_are_two():
         given = replace(table, rows=rows, samples=None)
         content = page._content(given, None, None, None, {}, torch.full((9,), 0.2))
         assert sum("are proved to" in told for told in content["sentences"]) == proved
+        drawn = chart.chart(given, groups(rows)[0], {"wide": Curve(np.zeros(1), np.ones(1))}, None)
+        assert ("wide" in drawn.grid.head) == proved, "a curve in another norm is drawn in that alone"
 
 
 def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
@@ -242,7 +259,7 @@ def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
 
 def both_kinds():
     """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
-    table, inf, edge = table_of(6, classes=2), math.inf, float(torch.tensor(0.1))  # a little above 0.1
+    table, inf, edge = table_of(6, classes=2), math.inf, 0.10001  # more than its radius, by rounding
     found = torch.tensor(
         [[edge, inf, inf, inf, inf, inf], [inf, 0.1, 0.04, 0.3, 0.2, inf]], dtype=torch.float64
     )
@@ -256,10 +273,14 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     """By hand: PGD breaks sample 0 at 0.1, FMN samples 1 and 2 within it; beyond it FMN breaks 4 and 3."""
     table = both_kinds()
     (budget, endless) = groups(table.rows)
+    assert groups(table.rows[::-1])[0].threat == budget.threat, "those with a budget first"
     assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
     shown = [line[2].split()[0] for line in grid.attacks(table).lines]
     assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
+    known = [row.distance.where(torch.arange(6) > 0, math.nan) for row in table.rows]
+    rows = tuple(replace(row, distance=each) for row, each in zip(table.rows, known, strict=True))
+    assert "over 5 samples" in verdict.sentence(replace(table, rows=rows), groups(rows)[1], None)
     endless.rows[0].distance[1] += 1e-8  # what rounding to float32 adds
     assert budget.held(table.rows).sum() == 3
     endless.rows[0].distance[1] = 0.1
@@ -269,8 +290,12 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     # the axis ends before 0.3
     shares = dict.fromkeys(cell.split("%")[0] for _, cell in drawn.grid.lines)
     assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
+    boxed = replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0)))
+    assert len(groups((*table.rows, boxed))) == 3, "one group for each box"
     tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
-    (_, line) = chart.chart(table, budget, tried, None).grid.lines
+    drawn = chart.chart(table, budget, tried, None)
+    assert drawn.marks == [], "what has a curve needs no mark"
+    (_, line) = drawn.grid.lines
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 
 
@@ -288,6 +313,9 @@ def test_no_curve_goes_on_beyond_what_was_tried():
         ["0", "100.0", "100.0", "100.0", "100.0"], ["0.1", "66.7", "66.7", "66.7", "50.0"],
         ["0.2", "50.0", "50.0", "-", "40.0"],
     ]  # fmt: skip
+    drawn = chart.chart(replace(table, rows=(both_kinds().rows[0], capped)), groups([capped])[0], given, None)
+    assert [cell.split("%")[0] for cell in drawn.grid.lines[-1]] == ["0.2", "-", "40.0"], "all end there"
+    assert [mark.name for mark in drawn.marks] == ["pgd"]  # what minimizes is a line
     short = {**given, "short": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.5]))}
     assert chart.chart(table, groups(table.rows)[0], short, None).grid.lines[-1][-1] == "-"
 
@@ -306,13 +334,16 @@ def test_each_class_under_attacks_of_both_kinds():
     assert [name for name, *_ in lines] == ["odd", "even"], "the worst first"
     lost = ~table.held & (table.samples.y == 1)  # before any attack it is worse, and after all of them better
     lines = grid.heat(replace(table, correct=~lost), ("even", "odd"), table.rows[0].threat).lines
-    assert [(name, cells[0][0], cells[-1][0]) for name, _, cells in lines] == [
-        ("even", "100%", "33.3%"), ("odd", "66.7%", "66.7%"),
+    assert [(name, [cells[k][0] for k in (0, 1, -1)]) for name, _, cells in lines] == [
+        ("even", ["100%", "66.7%", "33.3%"]), ("odd", ["66.7%", "66.7%", "66.7%"]),
     ]  # fmt: skip
     wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
     found = grid.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
     assert found.head[3:] == ["wide within 0.1", "worst of all"]
     assert [cells[-1][0] for _, _, cells in found.lines] == ["33.3%", "66.7%"]
+    other = replace(wide, threat=fa.L2(2.0))  # the radius is that of another norm
+    heat = grid.heat(replace(table, rows=(*table.rows, other)), None, table.rows[0].threat)
+    assert heat.head[3:] == ["wide", "worst of all"]
     alone = replace(table, rows=table.rows[1:])
     heat = grid.heat(alone, None, alone.rows[0].threat)
     assert heat.head == ["no attack", "fmn within 0.25"]
@@ -323,8 +354,9 @@ def test_each_class_under_attacks_of_both_kinds():
 def test_lines_that_are_too_many_are_counted(proved, left):
     table = table_of(9)
     curves = {f"more {place}": Curve.from_distances([0.1]) for place in range(chart.MOST + 1)}
-    drawn = chart.chart(table, groups(table.rows)[0], curves, torch.zeros(9) if proved else None)
+    drawn = chart.chart(table, groups(table.rows)[0], curves, torch.full((9,), 0.5) if proved else None)
     assert (len(drawn.lines), drawn.left_out) == (chart.MOST, left)
+    assert drawn.radii[-1][1] == ("0.5" if proved else "0.1"), "the axis ends where the last line does"
 
 
 def test_a_share_beside_a_curve_has_the_interval_of_its_count():

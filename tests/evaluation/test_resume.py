@@ -63,6 +63,14 @@ def test_what_is_finished_is_not_done_again(tmp_path):
 
 
 @pytest.mark.slow
+def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_verdict(tmp_path):
+    assert nets.run(tmp_path, keep_samples=False, rank=0, world_size=3).indicators is None
+    assert_same(nets.run(tmp_path, resume=True), nets.run(None))
+    kept, _ = load_tensors(tmp_path / "indicators.safetensors")  # those of this verdict alone are read
+    assert kept["correct"].tolist() == [True] * 4 + [False] * 2
+
+
+@pytest.mark.slow
 def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path):
     nets.run(tmp_path)
     with pytest.raises(InputError, match="resume=True"):

@@ -34,7 +34,7 @@ def measured(data: ImageSet, **options) -> tuple[Table, Row]:
     return table, table.rows[0]
 
 
-@pytest.mark.parametrize("order", [range(6), SWAPPED])
+@pytest.mark.parametrize("order", [range(6), SWAPPED, range(5)])
 def test_no_batch_speaks_for_the_other(order):
     """Right are samples 0 to 3, of which 0 to 2 break at 0.11, 0.21 and 0.31."""
     data = DATA.subset(order)
@@ -44,9 +44,9 @@ def test_no_batch_speaks_for_the_other(order):
     torch.testing.assert_close(row.distance, wanted, rtol=0, atol=1e-6)
     assert row.broken.tolist() == [place < 3 for place in order]
     assert (row.failed, row.unmoved, row.forwards, row.backwards) == (1, 1, 56, 43)
-    assert (row.robust_accuracy, row.threat) == (1 / 6, None)
+    assert (row.robust_accuracy, row.threat) == (1 / len(order), None)
     assert row.flags[:2] == ("both: said twice", "one: said once (in 1 of 2 batches)")
-    assert row.flags[2].startswith("failed: met numbers that are not finite on 1 of 6 samples")
+    assert row.flags[2].startswith(f"failed: met numbers that are not finite on 1 of {len(order)} samples")
     assert table.samples.status[spare] == Status.FAILED
     torch.testing.assert_close(table.samples.distances[:, 0], row.distance)
 

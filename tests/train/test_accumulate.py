@@ -127,7 +127,7 @@ def test_what_one_pass_needs_is_gone_when_the_next_begins():
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [1, 2, 7, 12, 13])
 def test_passes_hold_each_row_once_whoever_owns_it(world, size):
-    rows, met = torch.arange(size), []
+    rows, met, keys = torch.arange(size), [], set()
     for rank in range(world):
         share = Share(size, rank, world, rows=4)
         own = Share(size, rank, world).own(rows)
@@ -139,9 +139,11 @@ def test_passes_hold_each_row_once_whoever_owns_it(world, size):
             assert len(piece) == max(part.count, 1)
             assert all(row // 4 == number for row in piece[: part.count].tolist())
             met += piece[: part.count].tolist()
+            keys.add(tuple(part.key))
             weight = float(part.weighted(torch.tensor(1.0))) if share.is_cut else part.count / size
             assert weight == pytest.approx(part.count / size)
     assert sorted(met) == list(range(size))
+    assert len(keys) == world * -(-size // 4)  # each draws of its own
 
 
 def test_what_does_not_fill_a_step_is_left_out_and_is_another_in_each_epoch():

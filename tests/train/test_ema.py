@@ -60,6 +60,8 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     last, _ = fa.models.read_weights(tmp_path / "model.safetensors")
     assert_same(last, dict(model.state_dict()))
     assert not torch.equal(averaged["5.weight"], last["5.weight"])
+    assert fa.train.report.best(past) is past[-1]
+    assert_same(fa.models.read_weights(tmp_path / "best.safetensors")[0], averaged)
     twin = net()
     fa.models.load_weights(twin, tmp_path / "ema.safetensors")
     table = fa.evaluate(twin, test_set, ATTACKS)

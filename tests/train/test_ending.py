@@ -159,7 +159,7 @@ def test_what_is_measured_on_a_validation_set():
     """All images held out judge the run, however few of the test set are looked at."""
     options = {"epochs": 1, "ema": 0.5}
     _, _, [mine] = run(**options, validation_set=HELD_OUT, test_limit=7)
-    _, _, [there] = run(**options, test_set=HELD_OUT)
+    _, _, [there] = run(**options, test_set=HELD_OUT, test_limit=99)  # more than there are
     _, _, [tested] = run(**options, test_limit=7)
     _, _, [alone] = run(**options, validation_set=HELD_OUT, test_set=None)
     for name in ("clean_accuracy", "robust_accuracy", "ema_clean_accuracy", "ema_robust_accuracy"):

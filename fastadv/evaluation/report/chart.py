@@ -80,7 +80,7 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     radii = np.union1d(np.linspace(0, right, POINTS + 1), told)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
-        known["all attacks"] = _curve(group.nearest(table.rows), radii)
+        known["all attacks"] = _curve(group.nearest(table.rows), radii[radii <= max(map(_reach, minimal))])
     if len(minimal) > 1 or len(rows) == 1:
         known |= {row.name: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
     known |= drawn

@@ -146,6 +146,8 @@ def test_what_was_broken_farther_away_counts_neither_as_broken_nor_as_found_by_s
     assert found is not None
     assert found.broken.tolist() == found.blind.tolist() == marked(0, 1).tolist()
     assert told(evidence([]), found).values["square"] == pytest.approx(0.2)
+    for radius in (0.05, 0.3):  # nor is a rise in a smaller ball one in this
+        assert evidence([], threat=fa.Linf(radius)).within(THREAT, distance).unfinished.isnan().all()
 
 
 def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
@@ -209,6 +211,8 @@ def test_a_gradient_is_compared_with_the_loss() -> None:
     assert not probes.wrong_gradients(freeze(model), problem(x, y, THREAT)).any()
     mirrored = freeze(lambda x: model(Changed.apply(x, lambda gradient: gradient.flip(-1))))
     assert probes.wrong_gradients(mirrored, problem(x, y, THREAT)).float().mean() > 0.5
+    flat = freeze(nn.Sequential(Quantize(2), model))  # a gradient of zero says nothing right
+    assert probes.wrong_gradients(flat, problem(x, y, THREAT)).all()
     # a short way is a share of the margin, whatever the scale of the logits
     for scale in (1e-3, 1e3):
         scaled = freeze(lambda x, scale=scale: scale * model(x))
@@ -253,11 +257,12 @@ def test_what_was_not_looked_at_is_no_clean_verdict() -> None:
     blind = {"square": square(model, x, y, THREAT, queries=200)}
     scores = indicators(model, x, y, THREAT, results=blind, share=None)
     assert scores.unseen == dict.fromkeys(("incomplete", "square"), "no attack by gradients")
-    for found in (short, scores):
+    none = indicators(model, x, y, THREAT, results={})  # a probe by Square is one, without an attack
+    for found in (short, scores, none):
         assert found.verdict.startswith("Not known")
         assert not found.clean
         assert found.flagged == ()
-        assert set(found.values) | set(found.unseen) == set(SIGNS)
+        assert sorted([*found.values, *found.unseen]) == sorted(SIGNS)
 
 
 def test_an_infinite_radius_leaves_what_needs_one() -> None:

@@ -145,9 +145,8 @@ class Straight(torch.autograd.Function):
 
 
 class Constant(nn.Module):
-    @torch.no_grad()
-    def forward(self, weight: Tensor) -> Tensor:
-        return 2 * weight
+    def forward(self, weight: Tensor, h: Tensor) -> Tensor:
+        return h + 2 * weight.detach()
 
 
 class Transformer(nn.Module):
@@ -166,7 +165,7 @@ class Transformer(nn.Module):
         t = self.patches(F.unfold(x, 2, stride=2).transpose(1, 2)) + self.places(torch.arange(16))
         t = self.block(t, src_mask=self.mask)
         t = t + self.attention(t, t, t, attn_mask=self.mask.clamp_min(-1e30))[0]
-        return self.last(t.mean(1) + self.constant(self.places.weight[0]))
+        return self.last(self.constant(self.places.weight[0], t.mean(1)))
 
 
 class Recurrent(nn.Module):
@@ -240,15 +239,21 @@ def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> Non
 def test_each_pass_of_a_part_counts_once() -> None:
     """Also where the module around it is asked."""
     calls: list[int] = []
+    back: list[int] = []
 
     class Counted(Detach):
         def forward(self, x: Tensor) -> Tensor:
             calls.append(len(x))
             return super().forward(x)
 
-    frozen = fa.freeze(Around(Counted(), lambda x, part: x.flatten(1)[:, :3]))
+    def note(gradient: Tensor) -> Tensor:
+        back.append(len(gradient))
+        return gradient
+
+    frozen = fa.freeze(Around(Counted(), lambda x, part: Changed.apply(x.flatten(1)[:, :3], note)))
     assert masked_within(frozen, X, 1000) == ()
-    assert frozen.forwards == sum(calls)
+    assert (frozen.forwards, frozen.backwards) == (sum(calls), sum(back))
+    assert back
 
 
 def test_nothing_is_left_behind() -> None:
