@@ -497,17 +497,3 @@ class TestMask:
                 out = pgd(model, x, y, Linf(0.1), steps=3, mask=mask)
                 assert (out.status == Status.HELD).all()
                 assert out.zero_gradient.tolist() == [not inner] * 4
-
-
-def test_a_sample_that_met_a_nan_has_no_zero_gradient() -> None:
-    def flat(x: Tensor) -> Tensor:
-        gone = torch.where(x[:, :1] > 0.52, torch.nan, 0.0)
-        return torch.cat([torch.ones_like(gone), 0 * x.sum(1, keepdim=True) + gone], 1)
-
-    def rule(search: Search) -> None:
-        search.gradient(search.start())
-        search.decide(search.x + 0.05)
-
-    x = torch.tensor([[0.2], [0.5]]).expand(2, 4)
-    out = run(flat, x, torch.zeros(2, dtype=torch.long), Linf(0.1), rule)
-    assert out.zero_gradient.tolist() == [True, False]

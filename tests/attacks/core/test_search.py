@@ -399,3 +399,17 @@ def test_one_gradient_is_enough(places: tuple[float, ...], flat: bool) -> None:
 def test_sizes_that_are_known_to_be_finite() -> None:
     for sizes, known in (([0.0, 1e38], True), ([], True), ([1, torch.inf], False), ([torch.nan, 1], False)):
         assert surely_finite(torch.tensor(sizes)) == known
+
+
+def test_a_sample_that_met_a_nan_has_no_zero_gradient() -> None:
+    def flat(x: Tensor) -> Tensor:
+        gone = torch.where(x[:, :1] > 0.52, torch.nan, 0.0)
+        return torch.cat([torch.ones_like(gone), 0 * x.sum(1, keepdim=True) + gone], 1)
+
+    def rule(search: Search) -> None:
+        search.gradient(search.start())
+        search.decide(search.x + 0.05)
+
+    x = torch.tensor([[0.2], [0.5]]).expand(2, 4)
+    out = run(flat, x, torch.zeros(2, dtype=torch.long), Linf(0.1), rule)
+    assert out.zero_gradient.tolist() == [True, False]
