@@ -53,8 +53,8 @@ def text() -> str:
     memory = list[str]()
     for (net, _, images, way), loop in held.items():
         if way == "loop":
-            pair = (held[net, "memory", images, own] / loop for own in ("plain", "frozen"))
-            memory.append(f"{net} " + " / ".join(f"{times:.2f}" for times in pair))
+            own = (held.get((net, "memory", images, each)) for each in ("plain", "frozen"))
+            memory.append(f"{net} " + " / ".join("-" if mib is None else f"{mib / loop:.2f}" for mib in own))
     auto = [
         row for (_, call, _, way), row in rows.items() if call == "AutoAttack" and way in ("plain", "frozen")
     ]
