@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, get_worker_info
 
 from fastadv import rng
 from fastadv._torchvision import datasets, functional
@@ -254,9 +254,26 @@ def test_what_reads_ahead_lives_from_epoch_to_epoch_and_ends_with_the_run():
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("wrong", [DataLoader(images(6)), iter([])])
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(images(6))
+
+
+@pytest.mark.parametrize("wrong", [Stream(), 7])
 def test_what_has_no_images_by_number_is_refused(wrong):
     with pytest.raises(InputError, match=r"train_set: expected a data set .*in a loop of your own"):
         fit(nn.Linear(2, 2), wrong, loss, epochs=1)
     with pytest.raises(InputError, match="dataset: expected a data set with a length, items by number"):
         evaluate(nn.Linear(2, 2), wrong)
+
+
+def test_tensors_and_a_loader_are_the_set_that_they_hold():
+    x, y = torch.rand(12, 4), torch.arange(12) % 2
+    pairs, weights = TensorDataset(x, y), []
+    for given in (pairs, (x, y), DataLoader(pairs, 5, shuffle=True)):
+        net = nn.Linear(4, 2)
+        net.load_state_dict({"weight": torch.ones(2, 4), "bias": torch.zeros(2)})
+        fit(net, given, loss, epochs=2, batch_size=5, test_set=given)
+        weights.append(net.weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
