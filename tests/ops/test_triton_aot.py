@@ -12,6 +12,7 @@ import fastadv.ops  # noqa: F401
 from fastadv.ops.registration.library import CARDS
 
 pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
+pytestmark = pytest.mark.slow  # whoever is first builds for all
 ROOT = Path(__file__).resolve().parents[2]
 # latent_decode launches what latent_fit does
 KERNELS = {name: card for name, card in CARDS.items() if card.triton and name != "latent_decode"}
@@ -30,7 +31,6 @@ def builds(tmp_path_factory):
     return [json.loads(line) for line in table.read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_every_kernel_is_there(builds):
     wanted = {
         (op, str(dtype).removeprefix("torch.")) for op, card in KERNELS.items() for dtype in card.dtypes
