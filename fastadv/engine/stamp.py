@@ -20,14 +20,15 @@ _FIXED = (type, Enum, BuiltinFunctionType, torch.memory_format, ModuleType)
 _CONTAINERS = (dict, list, set, deque)
 _WORDS = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 SAMPLED = 4  # elements of each tensor that are looked at
+READ = 4096  # and of each array of NumPy, at least; all of a smaller one
 
 
 class Stamp:
     """What a model leads to: its parts, attributes, modes and hooks, where its tensors lie, and their values.
 
     It sees each write that torch counts, and on a CPU others, such as `parameter.data.mul_(2)`, into one of
-    SAMPLED elements, or into an array of NumPy; none into other memory, nor of global variables. `known` is
-    False where the model leads to an object that may change unseen.
+    SAMPLED elements, or of READ of an array of NumPy; none into other memory, nor of global variables.
+    `known` is False where the model leads to an object that may change unseen.
     """
 
     def __init__(self, model: nn.Module, copied: nn.Module | None = None, values: bool = True) -> None:
@@ -48,7 +49,7 @@ class Stamp:
         self._cells = [cell for function in functions for cell in function.__closure__ or ()]
         self._contents = list(map(content, self._cells))
         self._arrays = [part for part in parts if isinstance(part, np.ndarray)]
-        self._bytes = list(map(np.ndarray.tobytes, self._arrays))
+        self._bytes = list(map(_read, self._arrays))
         tensors = [part for part in parts if isinstance(part, Tensor)]
         self._placed = [tensor for tensor in tensors if tensor.layout == torch.strided and _place(tensor)]
         self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
@@ -67,7 +68,7 @@ class Stamp:
                 and list(map(tuple, self._ordered)) == self._orders
                 and list(map(type, self._objects)) == self._kinds
                 and list(map(content, self._cells)) == self._contents
-                and list(map(np.ndarray.tobytes, self._arrays)) == self._bytes
+                and list(map(_read, self._arrays)) == self._bytes
                 and list(map(version, self._counted)) == self._versions
                 and self._places_now() == self._places
                 and self._values_now() == self._values  # only where the memory still is that of the tensors
@@ -129,3 +130,7 @@ def _elements(tensor: Tensor) -> Iterator[Any]:
     last = sum((count - 1) * step for count, step in zip(tensor.shape, tensor.stride(), strict=True))
     for place in sorted({last * part // (SAMPLED - 1) for part in range(SAMPLED)}):
         yield _WORDS[size].from_address(tensor.data_ptr() + place * size)
+
+
+def _read(array: np.ndarray[Any, Any]) -> bytes:
+    return array.flat[:: max(1, array.size // READ)].tobytes()
