@@ -19,6 +19,7 @@ from fastadv.errors import InputError
 from fastadv.ops.philox import philox
 
 _BLOCK = 1 << 20
+CPU = torch.device("cpu")
 
 
 def fresh_seed() -> int:
@@ -71,13 +72,20 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
     Returns:
         A context manager.
     """
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        # not torch.manual_seed, which would also seed the devices that are not forked
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
+    with torch.random.fork_rng(devices=_cuda(device)):
+        _seed_torch(seed, device)
         yield
+
+
+def _cuda(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    # not torch.manual_seed, which would also seed the devices that are not forked
+    torch.default_generator.manual_seed(seed)
+    for index in _cuda(device):
+        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 @contextmanager
@@ -92,26 +100,26 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
         A context manager.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    forked = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(forked) if seed is None else torch_seeded(seed, device):
+        with torch.random.fork_rng(devices=_cuda(device)):
             if seed is not None:
-                seed_all(seed)
+                seed_all(seed, device)
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
 
 
-def seed_all(seed: int) -> None:
-    """Set the generators of torch on the CPU, NumPy and Python; inside `generators_kept` alone.
+def seed_all(seed: int, device: torch.device = CPU) -> None:
+    """Set the generators of torch, NumPy and Python; inside `generators_kept` alone.
 
     Args:
         seed: from 0 to 2^63 - 1.
+        device: whose generator is set, in addition to the CPU's.
     """
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # which takes words of 32 bits
-    torch.default_generator.manual_seed(seed)
+    _seed_torch(seed, device)
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0, draws: int = 1) -> Tensor:

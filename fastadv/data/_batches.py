@@ -146,7 +146,7 @@ class _Numbered(Dataset[Any]):
         self.dataset = dataset
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
-        with rng.generators_kept(torch.device("cpu")):
+        with rng.generators_kept(rng.CPU):
             return [self._checked(seed, position) for seed, position in keys]
 
     def _checked(self, seed: int, position: int) -> Any:

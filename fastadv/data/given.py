@@ -31,7 +31,7 @@ def as_dataset(data: Data, name: str = "dataset") -> Dataset[Any]:
     if isinstance(data, DataLoader) and _reads_each_once(data):
         return data.dataset
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
-        several = isinstance(data, list | tuple) and len(data) and all(map(_is_batch, data))
+        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0])
         return _held(data, name) if several else data  # type: ignore[return-value, arg-type]
     if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
         return data  # what is wrong is said where its samples are counted

@@ -1,10 +1,9 @@
 """What one attack did to one batch, and what that comes to over all batches."""
 
-import inspect
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Status
+from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
@@ -94,7 +94,7 @@ def run_attack(
 
     AutoAttack leaves out its indicators: those of an evaluation are over all attacks and batches.
     """
-    options = {"indicators": False} if "indicators" in _parameters(attack) else {}
+    options = {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
     result = attack(frozen, x, y, ids=ids, **options)
     for part in ("success", "status", "distance", "zero_gradient"):
         value = getattr(result, part, None)
@@ -125,18 +125,15 @@ def _not_possible(attack: Attack, batch: Batch, forwards: int, error: NoGradient
 
 def bound(attack: Any, name: str) -> Any:
     """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
+    partials = (each for each in layers(attack) if isinstance(each, partial) and name in each.keywords)
+    return next((each.keywords[name] for each in partials), None)
+
+
+def layers(attack: Any) -> Iterator[Any]:
+    """Yield an attack and what it wraps, from outside to inside."""
     while attack is not None:
-        if isinstance(attack, partial) and name in attack.keywords:
-            return attack.keywords[name]
+        yield attack
         attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
-    return None
-
-
-def _parameters(attack: Attack) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(attack, follow_wrapped=False).parameters
-    except (TypeError, ValueError):  # a function without a signature
-        return {}
 
 
 def outcome(

@@ -1,15 +1,15 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
 import difflib
-import inspect
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.problem import check_threat
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack
+from fastadv.evaluation._outcome import Attack, layers
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
@@ -51,11 +51,12 @@ def minimizes(attack: Any) -> bool:
     """
     entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
     known = [entry.run for each in entries for entry in each.values() if entry.minimal]
-    while attack is not None and not any(attack is one for one in known):
-        if isinstance(says := getattr(attack, "minimum", None), bool):
+    for each in layers(attack):
+        if any(each is one for one in known):
+            return True
+        if isinstance(says := getattr(each, "minimum", None), bool):
             return says
-        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
-    return attack is not None
+    return False
 
 
 def _looked_up(name: str) -> Attack:
@@ -67,14 +68,10 @@ def _looked_up(name: str) -> Attack:
 
 
 def _name(attack: Any) -> str:
-    while isinstance(attack, partial):
-        attack = attack.func
-    return str(getattr(attack, "__name__", type(attack).__name__))
+    inside = next((each for each in layers(attack) if not isinstance(each, partial)), None)
+    return str(getattr(inside, "__name__", type(inside).__name__))
 
 
 def _without_threat(attack: Attack) -> bool:
-    try:
-        parameter = inspect.signature(attack).parameters.get("threat")
-    except (TypeError, ValueError):
-        return False
+    parameter = parameters_of(attack).get("threat")
     return parameter is not None and parameter.default is parameter.empty

@@ -167,10 +167,10 @@ def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, 
 def _begun(given: dict[str, Any]) -> Run:
     """Check what is asked, the arguments of `fit` by name, and set up the run."""
     o = SimpleNamespace(**given)
-    o.train_set = as_dataset(o.train_set, "train_set")
-    o.test_set = None if o.test_set is None else as_dataset(o.test_set, "test_set")
     measuring: Measuring = o.measuring
     with processes.agreement():
+        o.train_set = as_dataset(o.train_set, "train_set")
+        o.test_set = None if o.test_set is None else as_dataset(o.test_set, "test_set")
         check_count("epochs", o.epochs, 1)
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)

@@ -42,7 +42,6 @@ class Measure:
 
     def __post_init__(self) -> None:
         if self.data is not None:
-            named(self.attacks)
             check_evaluation(self.data, BATCH_SIZE, self.limit)
         elif self.attacks:
             raise InputError(
@@ -117,7 +116,7 @@ class Measures:
     def __init__(
         self, test_set: Dataset[Any] | None, attacks: Mapping[str, Attack] | None, measuring: Measuring
     ) -> None:
-        attacks, held_out = dict(attacks or {}), measuring.validation_set
+        attacks, held_out = named(attacks), measuring.validation_set
         if held_out is not None and not attacks:
             raise InputError(
                 "validation_set: expected test_attacks, by which the best epoch is chosen, got none; "

@@ -184,10 +184,9 @@ def takes_common(
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: dict[str, Any] = dict(zip(placed, args, strict=False))
-        twice = len(args) > len(placed) or not given.keys().isdisjoint(kwargs)
-        given.update(kwargs)
-        if twice or not needed <= given.keys() <= known:
+        given: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
+        # fewer where there were too many by place, or one was given twice
+        if len(given) < len(args) + len(kwargs) or not needed <= given.keys() <= known:
             try:
                 whole.bind(*args, **kwargs)  # names what is wrong
             except TypeError as error:
@@ -277,8 +276,12 @@ def planned(*attacks: Callable[..., Any]) -> int:
 
 
 def _planned(attack: Callable[..., Any]) -> int:
+    return passes({name: parameter.default for name, parameter in parameters_of(attack).items()})
+
+
+def parameters_of(attack: Callable[..., Any], wrapped: bool = True) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of an attack, or of what it wraps; none where it has no signature."""
     try:
-        parameters = inspect.signature(attack).parameters
+        return inspect.signature(attack, follow_wrapped=wrapped).parameters
     except (TypeError, ValueError):
-        return UNKNOWN
-    return passes({name: parameter.default for name, parameter in parameters.items()})
+        return {}

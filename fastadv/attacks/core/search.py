@@ -294,7 +294,7 @@ class Search(Samples[R_co]):
         if logits is None:
             logits = look.logits.flatten(0, -2)
             finite = _finite(logits)
-        shape, logits = look.logits.shape[:-1], logits.flatten(0, -2)
+        shape = look.logits.shape[:-1]
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
         if finite is not None:
