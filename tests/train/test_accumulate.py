@@ -8,7 +8,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import AWP, IKL, TRADES, FreeTraining, NuAT, Optimization, PGDTraining, Standard, fit
+from fastadv.train import AWP, TRADES, FreeTraining, Optimization, PGDTraining, Standard, fit
 from fastadv.train._feed import Feed
 from fastadv.train._share import Share
 
@@ -73,7 +73,6 @@ def test_it_has_the_bits_of_a_batch_so_many_times_as_large():
 RECIPES = {
     "pgd": PGDTraining(fa.Linf(0.1), 2), "trades": TRADES(fa.Linf(0.1), 2),
     "awp": AWP(TRADES(fa.Linf(0.1), 2)), "free": FreeTraining(fa.L2(0.5), 2),
-    "nuat": NuAT(fa.Linf(0.1), rise=1), "ikl": IKL(fa.Linf(0.1), 2, power=0.2),
 }  # fmt: skip
 
 

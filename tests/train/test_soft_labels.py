@@ -9,7 +9,6 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import (
     AWP,
-    IKL,
     MART,
     SCORE,
     TRADES,
@@ -18,7 +17,6 @@ from fastadv.train import (
     FGSMTraining,
     FreeTraining,
     GradAlign,
-    NuAT,
     PGDTraining,
     Standard,
     fit,
@@ -129,7 +127,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path, kind):
 @pytest.mark.parametrize(
     "recipe",
     [
-        *(MART(THREAT, 2), NuAT(THREAT), IKL(THREAT, 2), Standard(loss="bce")),
+        *(MART(THREAT, 2), Standard(loss="bce")),
         *(AWP(MART(THREAT, 2)), GradAlign(SCORE(THREAT, 2))),
     ],
 )

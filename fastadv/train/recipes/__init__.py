@@ -15,11 +15,9 @@ from fastadv.train.recipes.free import FreeTraining
 from fastadv.train.recipes.grad_align import GradAlign
 from fastadv.train.recipes.hat import HAT
 from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
-from fastadv.train.recipes.ikl import IKL
 from fastadv.train.recipes.l1 import WeightDecayL1
 from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
-from fastadv.train.recipes.nuat import NuAT
 from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.robust_logistic import RobustLogistic
 from fastadv.train.recipes.rubbish import RubbishTraining
@@ -30,7 +28,6 @@ from fastadv.train.recipes.trades import TRADES
 __all__ = [
     "AWP",
     "HAT",
-    "IKL",
     "MART",
     "SCORE",
     "TRADES",
@@ -41,7 +38,6 @@ __all__ = [
     "GradAlign",
     "HiddenFGSM",
     "InputNoise",
-    "NuAT",
     "OwnStep",
     "PGDTraining",
     "Recipe",
@@ -60,9 +56,7 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "trades": TRADES,
     "mart": MART,
     "score": SCORE,
-    "ikl": IKL,
     "fast": FastTraining,
-    "nuat": NuAT,
     "free": FreeTraining,
     "noise": InputNoise,
     "robust_logistic": RobustLogistic,

@@ -16,14 +16,12 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
     AWP,
-    IKL,
     MART,
     TRADES,
     FastTraining,
     FreeTraining,
     GradAlign,
     HiddenFGSM,
-    NuAT,
     PGDTraining,
     RubbishTraining,
     Standard,
@@ -74,8 +72,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"recipe": FastTraining(L2(0.5))},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
-    "nuat": {"recipe": NuAT(THREAT, rise=1), "batch_size": 7},
-    "ikl": {"recipe": IKL(THREAT, 2), "batch_size": 7},
     "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
     "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
     # 26 = 2 * 12 + 2, in passes of 4: with three processes the last one has none of the last batch
