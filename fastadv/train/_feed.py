@@ -14,13 +14,13 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
-from fastadv.data.imageset import Held, check_width, to_unit
+from fastadv.data.imageset import Held, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
-from fastadv.train.recipes._common import check_soft, frozen_twin
+from fastadv.train.recipes._common import frozen_twin
 
 logger = logging.getLogger("fastadv")
 
@@ -92,10 +92,7 @@ class Feed:
         return Share(size, self.rank, self.world)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].
-
-        Labels y are int64 [B], or probabilities [B, K] where the set has such.
-        """
+        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1 and len(order):
             parts = torch.split(order, self.batch_size)
@@ -108,7 +105,6 @@ class Feed:
                 own = rng.derive(self.seed, "torch augment", epoch, step, *self.share(step).key)
                 with rng.torch_seeded(own, self.device):
                     x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch)
-            y = y.to(self.device, self.dtype, non_blocking=True) if y.is_floating_point() else y
             yield x.to(self.dtype or x.dtype), y, ids
 
     @cached_property
@@ -119,7 +115,7 @@ class Feed:
             data = data.to(self.device)
         # the last batch has no more images for this process than a full one
         own = Share(self.batch_size, self.rank, self.world).count
-        return Reader(data, own, self.workers, kept=True, pinned=pinned, soft=True)
+        return Reader(data, own, self.workers, kept=True, pinned=pinned)
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
@@ -127,10 +123,7 @@ class Feed:
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
-    """Raise InputError unless the labels `y` of the data set `name` are classes of the model, or of them."""
-    if y.is_floating_point():
-        check_width(y, classes, name)
-        return
+    """Raise InputError unless the labels `y` of the data set `name` are classes of the model."""
     if y.is_cuda:  # they belong to an ImageSet, and were checked; reading them again would wait for them
         return
     if y.min() < 0 or y.max() >= classes:
@@ -141,8 +134,8 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 
 def first_rows(dataset: Dataset[Any], count: int) -> Batch:
-    """Return the first images of a set, in [0, 1], their labels as they are, and numbers: at most `count`."""
-    x, y, ids = next(Reader(dataset, count, soft=True).batches())
+    """Return the first images of a set, in [0, 1], their labels and numbers: at most `count`."""
+    x, y, ids = next(Reader(dataset, count).batches())
     return to_unit(x), y, ids
 
 
@@ -151,14 +144,13 @@ def check_sets(
     sets: Mapping[str, Dataset[Any] | None],
     augment: Augmentation | None,
     device: torch.device,
-    recipe: object,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
+        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
         if augment is not None and name == "train_set":
             moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:
@@ -171,10 +163,6 @@ def check_sets(
             raise InputError(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
-        if y.is_floating_point():
-            check_width(y, classes, name)
-            if name == "train_set":
-                check_soft(recipe)
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:
             check_classes(known, classes, name)

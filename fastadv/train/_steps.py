@@ -19,7 +19,7 @@ from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
-from fastadv.train.recipes._common import Twins, check_soft
+from fastadv.train.recipes._common import Twins
 from fastadv.train.recipes.base import LossScale, take_step
 
 # steps between two checks on a GPU: each check waits for the device
@@ -166,8 +166,6 @@ class Steps:
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         check_classes(y, self.classes)
-        if y.is_floating_point():
-            check_soft(self.recipe)  # the first image of a set may have had a class
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         return Step(

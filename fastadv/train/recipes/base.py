@@ -86,7 +86,7 @@ class Step:
     Args:
         model: the model that trains.
         x: floating [B, ...], on the model's device.
-        y: [B], labels, or probabilities [B, K].
+        y: int64 [B], labels.
         ids: int64 [B], positions in the training set.
         seed: keys the attack's random numbers of this epoch.
         epoch: from 1.
