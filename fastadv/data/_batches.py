@@ -197,5 +197,5 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
         check_images(x, what)
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             got = y.dtype if isinstance(y, Tensor) else type(y[0] if isinstance(y, list) else y).__name__
-            raise InputError(f"{what}: expected integer labels, got {got}")
+            raise InputError(f"{what}: expected integer labels [B], got {got}")
         yield x, y.long(), ids
