@@ -28,7 +28,6 @@ RECIPES: dict[str, Any] = {
     "FGSMTraining": fa.train.FGSMTraining(THREAT),
     "FastTraining rs": fa.train.FastTraining(THREAT),
     "FastTraining n-fgsm": fa.train.FastTraining(THREAT, method="n-fgsm"),
-    "GradAlign of FGSMTraining": fa.train.GradAlign(fa.train.FGSMTraining(THREAT, weight=0)),
     "FreeTraining": fa.train.FreeTraining(THREAT, replays=4),
     "PGDTraining": fa.train.PGDTraining(THREAT, **STRONG),
     "TRADES": fa.train.TRADES(THREAT, **STRONG),

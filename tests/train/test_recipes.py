@@ -35,7 +35,6 @@ LOSSES = {
     "hidden": train.HiddenFGSM("1", 0.1),
     "rubbish": train.RubbishTraining(FGSMTraining(THREAT)),
     "score": train.SCORE(THREAT, 2),
-    "grad_align": train.GradAlign(FGSMTraining(THREAT)),
 }
 RECIPES = LOSSES | {
     "robust_logistic": train.RobustLogistic(THREAT),

@@ -12,7 +12,6 @@ from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
 from fastadv.train.recipes.fast import FastTraining
 from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
-from fastadv.train.recipes.grad_align import GradAlign
 from fastadv.train.recipes.hat import HAT
 from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
 from fastadv.train.recipes.l1 import WeightDecayL1
@@ -35,7 +34,6 @@ __all__ = [
     "FGSMTraining",
     "FastTraining",
     "FreeTraining",
-    "GradAlign",
     "HiddenFGSM",
     "InputNoise",
     "OwnStep",
@@ -62,5 +60,5 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "robust_logistic": RobustLogistic,
     "hidden_fgsm": HiddenFGSM,
 }
-"""The recipes that commands can name; AWP, GradAlign, WeightDecayL1 and RubbishTraining go around one,
-and HAT takes a network."""
+"""The recipes that commands can name; AWP, WeightDecayL1 and RubbishTraining go around one, and HAT takes a
+network."""

@@ -20,7 +20,6 @@ from fastadv.train import (
     TRADES,
     FastTraining,
     FreeTraining,
-    GradAlign,
     HiddenFGSM,
     PGDTraining,
     RubbishTraining,
@@ -72,7 +71,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"recipe": FastTraining(L2(0.5))},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
-    "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
+    "both": {"recipe": PGDTraining(THREAT, 2, statistics="both")},
     "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }

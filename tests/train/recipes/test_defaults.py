@@ -21,7 +21,6 @@ DEFAULTS = {
     "FGSMTraining": {"weight": 0.5},
     "FastTraining": {"method": "rs", "noise": None, "clamp_start": True},
     "FreeTraining": {},
-    "GradAlign": {"weight": 0.2},
     "HAT": {"beta": 2.5, "gamma": 0.5, "far": 2.0},
     "HiddenFGSM": {"weight": 0.5},
     "InputNoise": {"kind": "sign", "weight": 0.0},

@@ -21,7 +21,6 @@ ROBUST = {
     "trades": train.TRADES(THREAT, 3),
     "mart": train.MART(THREAT, 3),
     "score": train.SCORE(THREAT, 3),
-    "grad_align": train.GradAlign(train.FGSMTraining(THREAT, weight=0)),
     "rs": train.FastTraining(THREAT),
     "n-fgsm": train.FastTraining(THREAT, "n-fgsm"),
     "free": train.FreeTraining(THREAT, 3),
