@@ -52,7 +52,7 @@ for command, example in (
     (attack, f"fastadv attack {MODEL} --radius 0.1 --out adv.safetensors"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
-    (verify, f"fastadv verify sets/d_r {MODEL}"),
+    (verify, "fastadv verify sets/d_r"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (merge, "fastadv merge runs/judged --out runs/judged"),
     (models, "fastadv models --data cifar10 --norm linf"),
