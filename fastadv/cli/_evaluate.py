@@ -43,7 +43,7 @@ class Kept(Panel, title="Results"):
     )
     draws: int = o.option(
         1, "Of a randomized model: classify each sample this often, and report the accuracy of one draw, of "
-        "the majority, of the mean output and of the worst draw.", min=1, metavar="N",
+        "the majority and of the worst draw.", min=1, metavar="N",
     )  # fmt: skip
     out: Path | None = o.written(
         None,

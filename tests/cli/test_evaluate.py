@@ -61,7 +61,7 @@ def test_results_say_what_was_replaced(fastadv, command):
         ("features.2=no.such:thing", "No module named 'no'; put its folder on PYTHONPATH"),
         ("features.2=torch:nothing", "put its folder on PYTHONPATH or install the package"),
         ("feature.2=identity", "did you mean 'features.2'"),
-        ("features.2=torch:pi", "expected 'identity', a function or Substitute(net)"),
+        ("features.2=torch:pi", "expected 'identity', a function or a network"),
     ],
 )
 def test_what_is_refused(refused, given, says):

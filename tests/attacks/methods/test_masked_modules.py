@@ -98,7 +98,7 @@ RAISES = Step(lambda x: torch.from_numpy(1 - x.numpy()))
 CLASSES = nn.Sequential(nn.Flatten(), Step(lambda h: h.argmax(1)), nn.Embedding(64, 3))
 ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
-    "other way": (net(RAISES), "0", r"{'0': fa.models.Substitute\(net\)}\), with"),
+    "other way": (net(RAISES), "0", r"{'0': net}\), with"),
     "integers": (CLASSES, "1", "let a module around it return one floating"),
     "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
 }  # fmt: skip
