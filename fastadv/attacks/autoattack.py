@@ -14,7 +14,7 @@ from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, comp
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import LOOKS, Evidence, choose, look_through
-from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
+from fastadv.attacks.methods.substitutes import check_decisions, check_sources
 from fastadv.engine import Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.errors import InputError
@@ -36,7 +36,6 @@ def autoattack(
     *,
     version: Version | Sequence[str] = "standard",
     bpda: core.Classifier | None = None,
-    source: core.Classifier | Sequence[core.Classifier] | None = None,
     seed: int = 0,
     indicators: bool = True,
     on_progress: Callable[[str, int], None] | None = None,
@@ -57,8 +56,8 @@ def autoattack(
       or not finite get the 5,000 queries of "standard". It takes about a sixth of the passes of "standard".
     - "strong": "standard", and then, on what is left, APGD on cross-entropy, margin and DLR through `bpda`;
       PDPGD in L2 and L1; five restarts of APGD on the margin and on "ce_sharp"; targeted APGD on DLR for all
-      classes, or for the 30 nearest of more than 20, with two restarts; APGD on each `source`, and on the
-      model from the points that this found; and Square again. It takes about twice the passes of "standard".
+      classes, or for the 30 nearest of more than 20, with two restarts; and Square again. It takes about
+      twice the passes of "standard".
 
     Where targets are given, all attacks aim at these alone; where a criterion is given, its margin replaces
     DLR. For a criterion whose margin leads to no class, such as OutsideTopK, restarts of one attack replace
@@ -71,7 +70,6 @@ def autoattack(
             "standard". For an attack of your own beside them use `fastadv.evaluate`.
         bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as
             well. The final check is on the model itself.
-        source: for "strong", one or more classifiers with the classes of the model.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to. Where the model shows some, `bpda` is looked at
             too.
@@ -95,28 +93,23 @@ def autoattack(
     check_seed(seed)
     check_version(version)
     strong = version == "strong"
-    for name, value in {"bpda": bpda, "source": source}.items():
-        if value is not None and not strong:
-            raise InputError(
-                f'{name}: expected None unless the version is "strong", got one with {version!r}'
-            )
+    if bpda is not None and not strong:
+        raise InputError(f'bpda: expected None unless the version is "strong", got one with {version!r}')
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
         classifier, given = prepare(model, x, y, threat, **common)
-        sources = [] if source is None else frozen_sources(source)
         averaged = classifier.eot if classifier.eot > 1 else None
         other = None if bpda is None else prepared(bpda, averaged)
         trial = Trial(classifier, given)
         if len(x):
-            check_sources("source", sources, trial.problem.x, trial.clean)
             check_sources("bpda", [other] if other else [], trial.problem.x, trial.clean)
         run = Run(trial, seed, on_progress)
         run.look(randomized=version != "rand")
         if other is not None and "randomized" not in run.warnings:
             check_decisions(other, trial.problem.x[:SEEN], trial.clean[:SEEN])
         listed = components("standard" if strong else version, run)
-        listed += stages(run, other, sources) if strong else []
+        listed += stages(run, other) if strong else []
         for component in listed:
             run.component(component)
         if version == "quick":  # 200 queries are few where no other attack can see

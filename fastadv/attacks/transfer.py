@@ -5,7 +5,7 @@ from functools import partial
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
@@ -13,8 +13,9 @@ from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
-from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
+from fastadv.attacks.methods.substitutes import check_sources
 from fastadv.attacks.minimum_radius import minimum_radius
+from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -68,7 +69,10 @@ def transfer(
     """
     check_threat(threat)
     check_attack(attack)
-    sources = frozen_sources(source)
+    several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
+    sources = [prepare(one) for one in several]
+    if not sources:
+        raise InputError("source: expected a substitute or several, got an empty sequence")
     searched = partial(minimum_radius, attack=attack)
 
     def rule(search: core.Search[_Rows]) -> None:

@@ -2,20 +2,10 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv.attacks.core import Classifier
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
-
-
-def frozen_sources(source: Classifier | Sequence[Classifier]) -> list[Prepared]:
-    """Return one or several substitutes, prepared. Raises InputError for none."""
-    several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
-    sources = [prepare(one) for one in several]
-    if not sources:
-        raise InputError("source: expected a substitute or several, got an empty sequence")
-    return sources
 
 
 def check_sources(name: str, sources: Sequence[Prepared], x: Tensor, clean: Tensor) -> None:
