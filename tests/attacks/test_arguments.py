@@ -28,7 +28,6 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
      {"version": ["pgd"]}),
     ("autoattack", "each once, got", {"version": ["square", "apgd-ce", "square"]}),
     ("autoattack", r"or a list of .*, got \[\]", {"version": []}),
-    ("autoattack", "bpda: expected None unless the version is .strong., got one with 'quick'", {"bpda": 3}),
     ("apgd", "nearest: expected False unless the loss ends in", {"nearest": True}),
     ("apgd", "starts: expected None or a floating tensor like x", {"starts": 0.5}),
     ("autoattack", "eot: expected an integer >= 1", {"eot": 0, "version": "rand"}),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, AutoAttackResult, OutsideTopK, Status, apgd, autoattack, pgd
+from fastadv.attacks import AttackResult, AutoAttackResult, OutsideTopK, Status, apgd, autoattack
 from fastadv.attacks.auto.run import Component, Run
 from fastadv.attacks.auto.versions import NAMES, components
 from fastadv.attacks.autoattack import ATTACKS
@@ -342,13 +342,6 @@ def taken(*parts: Component) -> Run:
     for part in parts:
         made.component(part)
     return made
-
-
-def test_the_last_verdict_counts_among_the_passes_of_a_component_elsewhere() -> None:
-    model, x, y = labeled(mlp(5), images(8))
-    own = taken(Component("own", lambda *args, **options: pgd(*args, steps=2, stop_early=False, **options)))
-    alone = pgd(model, x, y, threat("linf", 1e-3), steps=2, stop_early=False)
-    assert own.costs["own"].forwards == alone.forwards + len(x)
 
 
 def test_how_far_a_sample_came_is_known_if_one_component_tells() -> None:

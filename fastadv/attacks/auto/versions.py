@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from fastadv.attacks import core
-from fastadv.attacks.auto.run import ATTACKS, Component, Run
-from fastadv.engine import Prepared
+from fastadv.attacks.auto.run import Component, Run
 from fastadv.errors import InputError
-from fastadv.threat import Threat
 
 Version = Literal["standard", "plus", "rand", "quick", "strong"]
 VERSIONS = ("standard", "plus", "rand", "quick", "strong")
@@ -124,16 +119,11 @@ def _named(parts: Sequence[str], known: dict[str, Component]) -> list[Component]
     return [known[part] for part in parts]
 
 
-def stages(run: Run, bpda: Prepared | None) -> list[Component]:
+def stages(run: Run) -> list[Component]:
     """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
     classes, free = run.trial.clean.shape[1] - 1, aims(run)
     dlr = "dlr" if run.plain else "margin"
     found = []
-    if bpda is not None:
-        # the margin of saturated outputs leads to one of many equal classes, their cross-entropy to all
-        through = [ascent("bpda apgd-ce", "ce"), ascent("bpda apgd-margin", "margin")]
-        through += [ascent("bpda apgd-t", f"{dlr}-targeted", classes=min(9, classes))] if free else []
-        found += [replace(one, attack=partial(elsewhere, other=bpda)) for one in through]
     if run.trial.problem.threat.norm != "linf":
         # what minimizes the norm breaks samples there that no ascent in the ball does
         found.append(proximal("pdpgd"))
@@ -146,13 +136,3 @@ def stages(run: Run, bpda: Prepared | None) -> list[Component]:
         count = classes if few else NEAREST
         found.append(ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few, restarts=2))
     return [*found, replace(search(5000), name="restarts square")]
-
-
-def elsewhere(
-    model: Prepared, x: Tensor, y: Tensor, threat: Threat, *, other: Prepared, seed: int, **options: Any
-) -> core.AttackResult:
-    """Run APGD on another model than the one that judges; its passes are counted as the model's."""
-    out = ATTACKS["apgd"](other, x, y, threat=threat, seed=seed, **options)
-    model.forwards += out.forwards
-    model.backwards += out.backwards
-    return out
