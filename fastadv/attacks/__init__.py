@@ -29,7 +29,6 @@ from fastadv.attacks.masking import Indicators, indicators
 from fastadv.attacks.methods.masked_modules import masked_modules
 from fastadv.attacks.methods.transfer_rules import (
     DiverseInput,
-    ScaleInvariant,
     TranslationInvariant,
     VarianceTuned,
 )
@@ -53,7 +52,7 @@ from fastadv.attacks.uniform_noise import uniform_noise
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
     "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
-    "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
+    "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",

@@ -162,7 +162,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "hopskipjump": {"directions": 100},
     "latent_descent": {"steps": 500, "step_size": 0.01, "schedule": "descent", "searches": 10},
     "lbfgs": {"searches": 9},
-    "mim": {"steps": 10, "decay": 1.0, "nesterov": False, "random_start": False},
+    "mim": {"steps": 10, "decay": 1.0, "random_start": False},
     "minimum_norm": {"steps": 1000},
     "minimum_radius": {"searches": 10},
     "nes": {"queries": 10_000, "directions": 25, "decay": 0.9},

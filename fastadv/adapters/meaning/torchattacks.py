@@ -28,6 +28,9 @@ INSTEAD = {
     "Pixle": "use fastadv.attacks.sparse_rs",
     "SparseFool": "use fastadv.attacks.sigma_zero",
     "EADEN": "use EADL1, whose decision rule is the L1 distance",
+    "NIFGSM": "use MIFGSM, which transfers no worse on small images",
+    "SINIFGSM": "use MIFGSM or VMIFGSM, which transfer no worse on small images",
+    "VNIFGSM": "use VMIFGSM",
     "PIFGSM": "use TIFGSM, which smooths gradients too",
     "PIFGSMPP": "use TIFGSM, which smooths gradients too",
     "LGV": "attack the mean of the probabilities of the collected models",
@@ -73,10 +76,6 @@ def _mifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
     return _mim(eps, alpha, steps, decay)
 
 
-def _nifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
-    return _mim(eps, alpha, steps, decay, nesterov=True)
-
-
 def _diverse(rate, probability):
     return attacks.DiverseInput(probability, min(rate, 1.0), max(rate, 1.0))
 
@@ -98,16 +97,8 @@ def _tifgsm(
     return _mim(eps, alpha, steps, decay, *rules, random_start=random_start)
 
 
-def _sinifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, m=5):
-    return _mim(eps, alpha, steps, decay, attacks.ScaleInvariant(m), nesterov=True)
-
-
 def _vmifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, N=5, beta=1.5):
     return _mim(eps, alpha, steps, decay, attacks.VarianceTuned(N, beta))
-
-
-def _vnifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, N=5, beta=1.5):
-    return _mim(eps, alpha, steps, decay, attacks.VarianceTuned(N, beta), nesterov=True)
 
 
 def _apgd(
@@ -186,7 +177,7 @@ def _autoattack(norm="Linf", eps=8 / 255, version="standard", n_classes=10, seed
 
 MEANING: dict[str, Callable[..., Any]] = {
     "FGSM": _fgsm, "BIM": _bim, "PGD": _pgd, "PGDL2": _pgdl2, "EOTPGD": _eotpgd, "FFGSM": _ffgsm,
-    "MIFGSM": _mifgsm, "NIFGSM": _nifgsm, "DIFGSM": _difgsm, "TIFGSM": _tifgsm, "SINIFGSM": _sinifgsm,
-    "VMIFGSM": _vmifgsm, "VNIFGSM": _vnifgsm, "APGD": _apgd, "APGDT": _apgdt, "SPSA": _spsa, "CW": _cw,
+    "MIFGSM": _mifgsm, "DIFGSM": _difgsm, "TIFGSM": _tifgsm,
+    "VMIFGSM": _vmifgsm, "APGD": _apgd, "APGDT": _apgdt, "SPSA": _spsa, "CW": _cw,
     "DeepFool": _deepfool, "EADL1": _eadl1, "FAB": _fab, "Square": _square, "AutoAttack": _autoattack,
 }  # fmt: skip

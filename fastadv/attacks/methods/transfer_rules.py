@@ -1,4 +1,4 @@
-"""Gradient rules that make adversarial examples transfer to other models: DI, TI, SI and VMI."""
+"""Gradient rules that make adversarial examples transfer to other models: DI, TI and VMI."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -114,30 +114,6 @@ class TranslationInvariant(_OfImages):
         apart = (steps[:, None] - steps).abs()
         weights = kernel[torch.where(apart > half, self.size, half + apart.clamp(max=half))]
         return weights.to(gradient).expand(len(gradient), side, side)
-
-
-@dataclass(frozen=True)
-class ScaleInvariant(GradientRule):
-    """Take the gradient of the mean loss of x, x / 2, x / 4 and so on (SI).
-
-    Args:
-        copies: of each sample, the first of them x itself; an integer >= 1, 5 by default.
-
-    Source:
-        Lin et al. 2020, "Nesterov Accelerated Gradient and Scale Invariance for Adversarial Attacks" (arXiv
-        1908.06281), equation 8.
-    """
-
-    copies: int = 5
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies, 1)
-
-    def __call__(self, search: Search[Any], points: Tensor, ask: Ask) -> Tensor:
-        total = ask(points)
-        for scale in (0.5**number for number in range(1, self.copies)):
-            total = total + scale * ask(points * scale)
-        return total / self.copies
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Gradient rules against plain autograd in float64: DI, TI, SI, VMI, mim's look-ahead, and all together."""
+"""Gradient rules against plain autograd in float64: DI, TI and VMI, and all together."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -13,7 +13,6 @@ from fastadv import rng
 from fastadv.attacks import (
     ATTACKS,
     DiverseInput,
-    ScaleInvariant,
     TranslationInvariant,
     VarianceTuned,
     apgd,
@@ -30,7 +29,7 @@ from fastadv.threat import L2, Linf
 from tests.attacks.graphed import as_on_a_gpu, batch, graphed, net
 from tests.attacks.nets import Case, Counted, images, labels, mlp, threat
 
-ALL = DiverseInput(0.7, 0.6, 1.2), TranslationInvariant(3), ScaleInvariant(3), VarianceTuned(2, 1.5)
+ALL = DiverseInput(0.7, 0.6, 1.2), TranslationInvariant(3), VarianceTuned(2, 1.5)
 Grad = Callable[[Tensor], Tensor]
 
 
@@ -142,14 +141,6 @@ def test_translation_invariant(size: int, shape: tuple[int, ...]) -> None:
     assert (size > 1) == bool((found - plain(model, y)(x)).abs().max() > 1e-3)
 
 
-def test_scale_invariant() -> None:
-    model, x, y = scene((1, 7, 5))
-    (found,), look = followed(model, x, y, ScaleInvariant(4), loss="ce")
-    halves = [plain(model, y, lambda z, i=i: z / 2**i, "ce")(x) for i in range(4)]
-    torch.testing.assert_close(found, sum(halves) / 4)
-    torch.testing.assert_close(look.logits, model(x))
-
-
 def test_variance_tuned() -> None:
     model, x, y = scene((1, 7, 5))
     radius = torch.linspace(0.05, 0.4, 5, dtype=torch.float64)
@@ -165,34 +156,29 @@ def test_variance_tuned() -> None:
         assert variance.abs().max() > 1e-3
 
 
-def reference(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int, nesterov: bool) -> Tensor:
-    """MI, or NI, with DI, TI, SI and VMI as `ALL` has them."""
+def reference(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
+    """MI with DI, TI and VMI as `ALL` has them."""
     draws, di = Draws(torch.arange(len(x))), ALL[0]
 
-    def one(point: Tensor) -> Tensor:
+    def gradient(point: Tensor) -> Tensor:
         four = draws(4)
         return smoothed(plain(model, y, lambda z: diversified(di, z, four), "ce")(point), 3)
-
-    def gradient(point: Tensor) -> Tensor:
-        return sum(one(point / 2**i) / 2**i for i in range(3)) / 3
 
     x_adv, momentum, step_size, before = x, torch.zeros_like(x), radius / steps, None
     numbers = x[0].numel()
     for _ in range(steps):
-        point = x_adv + step_size * numbers * momentum if nesterov else x_adv
-        found = tuned = gradient(point)
+        found = tuned = gradient(x_adv)
         if before is not None:
             u = [lambda: (draws(numbers).view_as(x) * 2 - 1) * 1.5 * radius] * 2
             tuned = found + sum(gradient(before[0] + draw()) for draw in u) / 2 - before[1]
-        before = point, found
+        before = x_adv, found
         momentum = momentum + tuned / tuned.abs().sum((1, 2, 3), keepdim=True)
         x_adv = (x + (x_adv + step_size * momentum.sign() - x).clamp(-radius, radius)).clamp(0, 1)
     return x_adv
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_all_of_them_in_mim(nesterov: bool) -> None:
+def test_all_of_them_in_mim() -> None:
     model, x, y = scene((1, 7, 5))
     made: list[Tensor] = []
 
@@ -200,46 +186,29 @@ def test_all_of_them_in_mim(nesterov: bool) -> None:
         made.append(given[0].detach().clone())
 
     model.register_forward_pre_hook(keep)
-    options: dict[str, Any] = {"stop_early": False, "gradient": ALL, "nesterov": nesterov, "steps": 4}
-    options["loss"] = "ce"
-    out = mim(model, x, y, Linf(0.1), **options)
-    wanted = reference(model, x, y, 0.1, 4, nesterov)
+    out = mim(model, x, y, Linf(0.1), stop_early=False, gradient=ALL, steps=4, loss="ce")
+    wanted = reference(model, x, y, 0.1, 4)
     # the last point is what passes the model at the end, or is the strongest
     assert min((points - wanted).abs().max() for points in made if points.shape == wanted.shape) < 1e-9
     assert (out.x_adv - x).abs().max() <= 0.1 + 1e-12
 
 
-def test_the_look_ahead_alone() -> None:
-    model, x, y = scene((1, 7, 5))
-    mask = torch.arange(35).view(1, 7, 5) > 11
-    seen: list[Tensor] = []
-    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
-    mim(model, x, y, Linf(0.2), steps=2, nesterov=True, decay=0.5, stop_early=False, mask=mask, loss="ce")
-    gradient = plain(model, y, loss="ce")(x) * mask
-    unit = gradient / gradient.abs().flatten(1).sum(1).view(-1, 1, 1, 1)
-    inside = (x + 0.1 * unit.sign()).clamp(0, 1)
-    ahead = inside + 0.1 * 0.5 * int(mask.sum()) * unit
-    assert min((points - ahead).abs().max() for points in seen if points.shape == ahead.shape) < 1e-12
-
-
 @pytest.mark.parametrize(
-    ("rules", "nesterov", "forwards", "backwards"),
+    ("rules", "forwards", "backwards"),
     [
-        ((), False, 4, 4),
-        (DiverseInput(), False, 8, 4),  # the points themselves pass as well
-        (TranslationInvariant(), False, 4, 4),
-        ((ScaleInvariant(3),), False, 12, 12),
-        ((VarianceTuned(5),), False, 4 + 15, 4 + 15),
-        (ALL, False, 4 + 3 * (4 + 6), 3 * (4 + 6)),
-        ((), True, 7, 4),
+        ((), 4, 4),
+        (DiverseInput(), 8, 4),  # the points themselves pass as well
+        (TranslationInvariant(), 4, 4),
+        ((VarianceTuned(5),), 4 + 15, 4 + 15),
+        (ALL, 4 + 4 + 6, 4 + 6),
     ],
 )
-def test_passes_are_counted(rules: Any, nesterov: bool, forwards: int, backwards: int) -> None:
+def test_passes_are_counted(rules: Any, forwards: int, backwards: int) -> None:
     model, x, y = scene((1, 7, 5))
     passed: list[int] = []
     back: list[int] = []
     counted = freeze(Counted(model, passed.append, back.append))
-    options: dict[str, Any] = {"stop_early": False, "gradient": rules, "nesterov": nesterov}
+    options: dict[str, Any] = {"stop_early": False, "gradient": rules}
     mim(counted, x, y, Linf(0.1), steps=1)  # whose first gradient checks the search copy, uncounted
     passed.clear()
     back.clear()
@@ -275,7 +244,7 @@ def test_samples_leave_and_batches_do_not_matter(method: Any) -> None:
 def test_runs_side_by_side_draw_as_runs_one_by_one() -> None:
     model, x, y = scene(size=40)  # of which no two copies fit into a full batch on the CPU
     options: dict[str, Any] = {
-        "steps": 3, "loss": "dlr-targeted", "classes": 2, "stop_early": False, "gradient": (ALL[0], ALL[3]),
+        "steps": 3, "loss": "dlr-targeted", "classes": 2, "stop_early": False, "gradient": (ALL[0], ALL[2]),
     }  # fmt: skip
     whole = apgd(model, x, y, Linf(0.05), **options)
     part = apgd(model, x[:3], y[:3], Linf(0.05), **options)
@@ -321,13 +290,13 @@ def test_every_attack_that_follows_a_gradient_takes_rules(name: str) -> None:
     scale = 4 if case.entry.minimal else 1
     for norm in case.entry.norms:
         plainly, same, other = (
-            case(model, x, y, threat(norm, scale), gradient=rules) for rules in ((), Times(1.0), ALL[:3])
+            case(model, x, y, threat(norm, scale), gradient=rules) for rules in ((), Times(1.0), ALL[:2])
         )
         assert torch.equal(same.x_adv, plainly.x_adv)
         assert (same.forwards, same.backwards) == (plainly.forwards, plainly.backwards)
         assert (other.x_adv != plainly.x_adv).any()
         mask = torch.arange(16).view(1, 4, 4) > 5
-        held = case(model, x, y, threat(norm, scale), gradient=ALL[:3], mask=mask, targets=(y + 1) % 4)
+        held = case(model, x, y, threat(norm, scale), gradient=ALL[:2], mask=mask, targets=(y + 1) % 4)
         assert torch.equal(held.x_adv[:, ~mask], x[:, ~mask])
         assert torch.equal(other.success, labels(model, other.x_adv) != y)
 
@@ -340,16 +309,13 @@ def test_every_attack_that_follows_a_gradient_takes_rules(name: str) -> None:
         (lambda: DiverseInput(smallest=0), "smallest"),
         (lambda: TranslationInvariant(4), "size: expected an odd number"),
         (lambda: TranslationInvariant(deviations=0), "deviations"),
-        (lambda: ScaleInvariant(0), "copies"),
         (lambda: VarianceTuned(0), "neighbors"),
         (lambda: VarianceTuned(5, 0), "reach"),
         (lambda: pgd(*scene(), Linf(0.1), steps=1, gradient=torch.sign), "gradient: expected gradient rules"),
         (lambda: pgd(*scene(), Linf(0.1), steps=1, gradient=ALL[::-1]), "once and at the end"),
-        (lambda: pgd(*scene(), Linf(0.1), steps=1, gradient=ALL[3:] * 2), "once and at the end"),
+        (lambda: pgd(*scene(), Linf(0.1), steps=1, gradient=ALL[2:] * 2), "once and at the end"),
         (lambda: pgd(*scene(), L2(0.1), steps=1, gradient=ALL), "VarianceTuned expects"),
         (lambda: cw(*scene(), Linf(0.1), steps=1, gradient=ALL), "VarianceTuned expects"),
-        (lambda: mim(*scene(), L2(0.1), steps=1, nesterov=True), "nesterov: expected a threat of Linf"),
-        (lambda: mim(*scene(), Linf(0.1), steps=1, nesterov=1), "nesterov"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:
