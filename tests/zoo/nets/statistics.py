@@ -49,11 +49,6 @@ def statistics_of_the_batch() -> nn.Module:
     return nn.Sequential(convolution(), norm, nn.ReLU(), head())
 
 
-@net(mixes=True)
-def mean_of_the_batch_by_hand() -> nn.Module:
-    return module(lambda self, x: self.net(x - x.mean(0, keepdim=True)), net=nn.Sequential(block(), head()))
-
-
 @net(shape=(40,), batches=(3, 600, 1, 64))
 def linear_norm() -> nn.Module:
     return nn.Sequential(
