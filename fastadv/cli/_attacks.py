@@ -26,7 +26,6 @@ SYNTAX = (
     "takes.",
     "transfer:attack=bim,source=FILE makes perturbations on other weights of the model, in FILE; "
     "source=MODEL@FILE names another model, and + joins several.",
-    "autoattack:version=strong,source=FILE also searches from such points.",
 )
 
 

@@ -295,7 +295,7 @@ class Evaluation:
         if self.looked and rows:
             signs = processes.from_first(
                 lambda: masking.indicators(
-                    frozen, self.dataset, self.attacks, rows, found, correct, ids, self.batch_size, self.parts
+                    frozen, self.dataset, rows, found, correct, ids, self.batch_size, self.parts
                 )
             )
         # the clock of the first process, and the parts that all have read

@@ -22,7 +22,6 @@ SHORT = {
     "AutoAttack": {"version": "quick"},
     "SPSA": {"nb_sample": 8, "nb_iter": 3, "lr": 0.03},
     "EADL1": {"max_iterations": 20, "binary_search_steps": 2, "initial_const": 10.0},
-    "TIFGSM": {"len_kernel": 3},
 }
 MINIMUM = {"CW", "DeepFool", "EADL1"}
 
