@@ -140,30 +140,6 @@ def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
         pgd(model, x, y, fa.Linf(0.1), steps=1, freeze="yes")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_the_answers_are_the_models(train: bool) -> None:
-    model = convnet().train(train)
-    y = labels(model, X)
-    model.train(train)
-    statistics = [buffer.clone() for buffer in model.buffers()]
-    plain = Plain(model)
-    value, logits, gradient = plain.input_gradient(X, y)
-    assert all(map(torch.equal, statistics, model.buffers()))
-    assert model.training is train
-    leaf = X.clone().requires_grad_()
-    own = model.eval()(leaf)
-    nn.functional.cross_entropy(own, y, reduction="sum").backward()
-    assert leaf.grad is not None
-    torch.testing.assert_close(gradient, leaf.grad)
-    torch.testing.assert_close(logits, own.detach())
-    torch.testing.assert_close(value, nn.functional.cross_entropy(own.detach(), y, reduction="none"))
-    torch.testing.assert_close(plain.verdict(X), own.detach())
-    directions = torch.eye(own.shape[1]).expand(len(X), -1, -1)[:, :2]
-    torch.testing.assert_close(
-        plain.jacobian(X, directions)[1], fa.freeze(model).jacobian(X, directions)[1], rtol=1e-4, atol=1e-6
-    )
-
-
 def test_a_change_of_the_model_is_seen_at_once() -> None:
     model = convnet().eval()
     y = labels(model, X)
