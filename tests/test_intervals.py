@@ -1,4 +1,4 @@
-"""Bootstrap intervals: coverage, ends that may be infinite, and draws that follow from the seed alone."""
+"""Exact intervals, and those of the bootstrap: coverage, infinite ends, and draws from the seed."""
 
 import math
 import sys
@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.special import betaincinv
 
 from fastadv.errors import InputError
-from fastadv.intervals import bootstrap, mean, median
+from fastadv.intervals import bootstrap, clopper_pearson, mean, median
 
 VALUES = np.random.default_rng(0).normal(5.0, 2.0, 400)
 
@@ -81,22 +82,36 @@ def test_draws_follow_from_the_seed_and_are_fresh_in_every_resample():
     assert np.array_equal(before[1], np.random.get_state()[1])
 
 
-@pytest.mark.parametrize("wrong", [[], 3.0, [1.0, math.nan]])
-def test_values_that_have_no_interval(wrong):
-    with pytest.raises(InputError, match="values: expected"):
-        bootstrap(wrong)
-
-
 @pytest.mark.parametrize(
-    ("option", "says"),
+    ("values", "option", "says"),
     [
-        ({"level": 0}, "level"),
-        ({"level": 1.0}, "level"),
-        ({"level": 95}, "level"),
-        ({"resamples": 0}, "resamples"),
-        ({"seed": -1}, "seed"),
+        *((wrong, {}, "values: expected") for wrong in ([], 3.0, [1.0, math.nan])),
+        *(([1.0, 2.0], {"level": level}, "level") for level in (0, 1.0, 95)),
+        ([1.0, 2.0], {"resamples": 0}, "resamples"),
+        ([1.0, 2.0], {"seed": -1}, "seed"),
     ],
 )
-def test_options_out_of_range(option, says):
+def test_bootstraps_that_cannot_be(values, option, says):
     with pytest.raises(InputError, match=says):
-        bootstrap([1.0, 2.0], **option)
+        bootstrap(values, **option)
+
+
+@pytest.mark.parametrize("count", [1, 20, 10_000, 50_000])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_exact_intervals_are_those_of_the_beta_distribution(count, level):
+    """With few samples and with those of a whole test set."""
+    right = np.unique([0, 1, count // 100, count // 2, count - count // 20, count - 1, count])
+    tail, failed = (1 - level) / 2, count - right
+    low = np.where(right > 0, betaincinv(right.clip(1), failed + 1, tail), 0)
+    high = np.where(failed > 0, betaincinv(right + 1, failed.clip(1), 1 - tail), 1)
+    found = clopper_pearson(right, count, level=level)
+    assert found.low == pytest.approx(low, abs=1e-10)
+    assert found.high == pytest.approx(high, abs=1e-10)
+
+
+def test_exact_intervals_keep_the_shape_and_name_bad_input():
+    assert clopper_pearson([[1, 2], [2, 0]], 3).low.shape == (2, 2)
+    assert clopper_pearson(np.zeros(0, dtype=int), 3).high.shape == (0,)
+    for right, count, level in ((4, 3, 0.95), (-1, 3, 0.95), (1.5, 3, 0.95), (0, 0, 0.95), (1, 3, 1.0)):
+        with pytest.raises(InputError, match="expected"):
+            clopper_pearson(right, count, level=level)

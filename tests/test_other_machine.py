@@ -39,8 +39,6 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "mv": (lambda x: wave(25, 64) @ x, (64,)),
     "einsum": (lambda x: torch.einsum("bi,oi->bo", x, wave(8, 64)), (5, 64)),
 }
-# oneDNN's own, as the engine calls it; it has no gradient
-BY_ONEDNN = lambda x: torch.ops.mkldnn._linear_pointwise(x, wave(8, 64), wave(8), "none", [], "")  # noqa: E731
 
 
 def both(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,17 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.threat import THREATS
-
-KINDS = list(THREATS.values())
-
-
-def batch(dtype=torch.float32):
-    draw = torch.Generator().manual_seed(0)
-    x = torch.rand(4, 3, 5, 5, generator=draw)
-    x = torch.where(torch.rand(x.shape, generator=draw) < 0.4, x.round(), x)
-    x_adv, weight = torch.randn(2, *x.shape, generator=draw)
-    return (x + 0.5 * x_adv).to(dtype), weight.to(dtype), x.to(dtype)
+from test_threat import KINDS, batch
 
 
 def supports(norm, weight, x, radius, box):

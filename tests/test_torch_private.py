@@ -1,6 +1,7 @@
 """What is expected of the private symbols of torch, all of which are named in fastadv/_torch.py alone.
 
-A new version of torch that changes one fails here.
+A new version of torch that changes one fails here, or where the ops, the engine and training compare what it
+gives with something else.
 """
 
 import re
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
@@ -37,15 +37,6 @@ def test_they_are_named_in_one_file() -> None:
     found = {str(path.relative_to(PACKAGE)): private(path.read_text()) for path in files}
     assert {path: names for path, names in found.items() if names} == {}
     assert len(private((PACKAGE / "_torch.py").read_text())) > 10
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["torch._C.x", "torch.ops.mkldnn._linear_pointwise(x)", "x._version", "from torch._dynamo import exc",
-     "from torch.nn.modules.batchnorm import _NormBase", "torch.autograd.Variable._execution_engine"],
-)  # fmt: skip
-def test_the_look_finds_them(line: str) -> None:
-    assert private(line)
 
 
 def test_normalization_layers() -> None:
@@ -84,13 +75,6 @@ def test_a_mode_of_the_dispatcher_sees_kernels() -> None:
     assert seen == ["aten::ones", "aten::add.Tensor"]
 
 
-def test_versions_and_views() -> None:
-    x = torch.zeros(3)
-    before = _torch.version(x)
-    x[:1].add_(1)
-    assert _torch.version(x) > before
-
-
 @pytest.mark.slow
 def test_what_is_compiled() -> None:
     layer = nn.Linear(2, 2)
@@ -103,30 +87,6 @@ def test_what_is_compiled() -> None:
         return x
 
     assert getattr(torch.compile(function, backend="eager"), _torch.COMPILED_FUNCTION) is function
-
-
-def test_converting_replaces_each_tensor_in_place() -> None:
-    layer = nn.BatchNorm1d(2)
-    weight = layer.weight
-    _torch.convert(layer, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-    assert layer.weight is weight
-    assert layer.weight.dtype == layer.running_mean.dtype == torch.float64  # type: ignore[union-attr]
-    assert layer.num_batches_tracked.dtype == torch.int64  # type: ignore[union-attr]
-    called = []
-
-    class Own(nn.Linear):  # as the ABS model has it
-        def _apply(self, fn: Any, recurse: bool = True) -> Any:
-            called.append(recurse)
-            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    Own(2, 2).to(torch.float64)
-    assert called == [True]
-
-
-def test_many_tensors_move_at_once() -> None:
-    x, end = torch.zeros(3), torch.ones(3)
-    _torch.lerp_([x], [end], 0.25)
-    assert x.tolist() == [0.25] * 3
 
 
 def test_transforms_are_noticed() -> None:
@@ -173,15 +133,6 @@ def test_gradients_that_no_mode_sees(whole: bool) -> None:
     assert _torch.run_backward((out,), (direction,), False, (other,)) == (None,)
 
 
-def test_schemas() -> None:
-    parsed = _torch.parse_schema("op(Tensor(a!) x, float radius=1.5, Tensor? y=None) -> Tensor")
-    assert [argument.name for argument in parsed.arguments] == ["x", "radius", "y"]
-    assert [str(argument.type) for argument in parsed.arguments] == ["Tensor", "float", "Optional[Tensor]"]
-    assert parsed.arguments[0].alias_info.is_write
-    assert parsed.arguments[1].default_value == 1.5
-    assert len(parsed.returns) == 1
-
-
 @pytest.mark.skipif(not _torch.compares_keys, reason="torch compares the keys of tensors since 2.5")
 def test_what_the_dispatcher_knows() -> None:
     def keys(tensor: Tensor) -> int:
@@ -202,32 +153,6 @@ def test_what_the_dispatcher_knows() -> None:
     assert not _torch.is_profiled()
     with profile(activities=[ProfilerActivity.CPU]):
         assert _torch.is_profiled()
-
-
-needs_onednn = pytest.mark.skipif(not _torch.has_onednn_ops(), reason="torch was built without oneDNN")
-
-
-@needs_onednn
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear_layers_by_onednn(bias: bool) -> None:
-    layer = nn.Linear(5, 7, bias=bias).requires_grad_(False)
-    x = torch.randn(3, 5)
-    torch.testing.assert_close(_torch.onednn_linear(x, layer.weight, layer.bias), layer(x))
-
-
-@needs_onednn
-def test_convolutions_by_onednn() -> None:
-    groups, tiles = 4, torch.randn(64, 4 * 16).contiguous()
-    kernels = torch.randn(groups * 64, 16, 1, 1).contiguous(memory_format=torch.channels_last)
-    x = tiles[None, :, None].permute(0, 3, 1, 2)
-    packed = _torch.onednn_pack(kernels, groups, [1, 4 * 16, 64, 1])
-    found = _torch.onednn_convolve(x, packed, groups)
-    torch.testing.assert_close(found, F.conv2d(x, kernels, groups=groups), rtol=1e-4, atol=1e-4)
-
-
-@needs_onednn
-def test_whether_onednn_has_bfloat16() -> None:
-    assert _torch.onednn_has_bfloat16() in (True, False)
 
 
 def test_features_are_there_from_their_versions_on() -> None:

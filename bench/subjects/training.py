@@ -28,14 +28,11 @@ RECIPES: dict[str, Any] = {
     "FGSMTraining": fa.train.FGSMTraining(THREAT),
     "FastTraining rs": fa.train.FastTraining(THREAT),
     "FastTraining n-fgsm": fa.train.FastTraining(THREAT, method="n-fgsm"),
-    "NuAT": fa.train.NuAT(THREAT, rise=1),
-    "GradAlign of FGSMTraining": fa.train.GradAlign(fa.train.FGSMTraining(THREAT, weight=0)),
     "FreeTraining": fa.train.FreeTraining(THREAT, replays=4),
     "PGDTraining": fa.train.PGDTraining(THREAT, **STRONG),
     "TRADES": fa.train.TRADES(THREAT, **STRONG),
     "MART": fa.train.MART(THREAT, **STRONG),
     "SCORE": fa.train.SCORE(THREAT, **STRONG),
-    "IKL": fa.train.IKL(THREAT, **STRONG),
     "AWP of TRADES": fa.train.AWP(fa.train.TRADES(THREAT, **STRONG)),
 }
 

@@ -30,8 +30,8 @@ from fastadv.runs.card import machine
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
 from tests.parity.models import NETS, ROOT, add_places, problem
-from tests.parity.outcome import judge
 from tests.parity.store import STORES, stored
+from tests.parity.verdict import judge
 
 Row = dict[str, Any]
 Way = Callable[[nn.Module], Tensor]

@@ -26,10 +26,9 @@ from fastadv.runs.card import machine
 from tests.parity.case import Budget, Case
 from tests.parity.cases import TESTED, cases_on, held, radii
 from tests.parity.models import KEPT, KEPT_RUNS, NETS, WALL, add_places, problem
-from tests.parity.outcome import Outcome, judge
 from tests.parity.peers import Peer
 from tests.parity.store import STORES, Row, key, save, stored
-from tests.parity.verdict import OURS, best, passes
+from tests.parity.verdict import OURS, Outcome, best, judge, passes
 
 Problem = tuple[nn.Module, Tensor, Tensor]
 

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import attacks, rng
-from fastadv.adapters._translated import Translated, no_label, seed_for, served, translated
 from fastadv.adapters.foreign import Foreign, one_radius
-from fastadv.adapters.meaning.torchattacks import INSTEAD, MEANING
+from fastadv.adapters.meaning import INSTEAD, MEANING
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.models import Normalized
 from fastadv.threat import Threat
 
 
-class Attack(Translated):
+class Attack:
     """An attack of ours, called as `atk(images, labels)`; see the module for what differs.
+
+    Its arguments are attributes, which may be changed.
 
     Args:
         args: the model, then arguments as torchattacks orders them.
@@ -36,12 +37,24 @@ class Attack(Translated):
     """
 
     model: nn.Module
+    _make: Callable[..., Any]
+    _own: tuple[str, ...]  # its arguments but the model
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        given = self.__signature__.bind(*args, **kwargs)  # type: ignore[attr-defined]
+        given.apply_defaults()
+        vars(self).update(given.arguments)
         self.result: attacks.AttackResult | None = None
         self.set_mode_default()
         self._normalized: Any = None
+
+    @property
+    def ours(self) -> Any:
+        """Return what the attributes mean here."""
+        return type(self)._make(**{name: getattr(self, name) for name in self._own})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self._own)})"
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images like `images`; in a targeted mode `labels` mean what that mode says."""
@@ -58,9 +71,11 @@ class Attack(Translated):
         y = labels.to(x.device)
         if self._targets_of is not None:
             given["targets"] = targets = self._targets_of(model, x, y).to(x.device)
-            y = torch.where(y == targets, no_label(targets), y)
+            y = torch.where(y == targets, torch.where(targets == 0, 1, 0), y)  # a label is no target
         run = self.ours
-        self.result = result = cast(attacks.AttackResult, run(model, x, y, **given, **seed_for(run)))
+        if "seed" in inspect.signature(run.func).parameters and run.keywords.get("seed") is None:
+            given["seed"] = rng.fresh_seed()  # from torch's generator, which governs torchattacks
+        self.result = result = cast(attacks.AttackResult, run(model, x, y, **given))
         return result.x_adv
 
     def set_mode_default(self) -> None:
@@ -145,9 +160,23 @@ def _craft(
     return attack(x, targets)
 
 
-SERVED = {name: translated(Attack, name, make, "model") for name, make in MEANING.items()}
+def _served(name: str, make: Callable[..., Any]) -> type[Attack]:
+    """Return the class of that name, whose arguments are the model and those of `make`."""
+    own = inspect.signature(make).parameters
+    model = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.Signature([model, *own.values()])
+    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": signature}
+    about |= {"__doc__": make.__doc__ or Attack.__doc__, "__module__": __name__}
+    return type(name, (Attack,), about)
+
+
+SERVED = {name: _served(name, make) for name, make in MEANING.items()}
 __all__ = ["INSTEAD", "SERVED", "Attack", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    return served(name, __name__, "torchattacks", SERVED, INSTEAD)
+    if name in SERVED:
+        return SERVED[name]
+    if name in INSTEAD:
+        raise InputError(f"torchattacks.{name}: expected an attack that fastadv has too; {INSTEAD[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,12 +27,6 @@ from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.masking import Indicators, indicators
 from fastadv.attacks.methods.masked_modules import masked_modules
-from fastadv.attacks.methods.transfer_rules import (
-    DiverseInput,
-    ScaleInvariant,
-    TranslationInvariant,
-    VarianceTuned,
-)
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
 from fastadv.attacks.minimum_radius import minimum_radius
@@ -52,8 +46,8 @@ from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
-    "ConfidentlyWrong", "Criterion", "DiverseInput", "Indicators", "MinimumNormResult", "OutsideTopK",
-    "ScaleInvariant", "Status", "TranslationInvariant", "VarianceTuned", "WrongBy", "apgd", "autoattack",
+    "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult", "OutsideTopK",
+    "Status", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",

@@ -9,15 +9,11 @@ from torch import Tensor
 
 from fastadv._checks import check_seed
 from fastadv.attacks import core
-from fastadv.attacks.auto.run import ATTACKS, SEEN, AutoAttackResult, Run
+from fastadv.attacks.auto.run import ATTACKS, AutoAttackResult, Run
 from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, components, search, stages
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.masking import LOOKS, Evidence, choose, look_through
-from fastadv.attacks.methods.substitutes import check_decisions, check_sources, frozen_sources
-from fastadv.engine import Prepared
-from fastadv.engine import prepare as prepared
-from fastadv.errors import InputError
+from fastadv.attacks.masking import Evidence, choose, look
 from fastadv.threat import Threat
 
 __all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
@@ -35,8 +31,6 @@ def autoattack(
     threat: Threat,
     *,
     version: Version | Sequence[str] = "standard",
-    bpda: core.Classifier | None = None,
-    source: core.Classifier | Sequence[core.Classifier] | None = None,
     seed: int = 0,
     indicators: bool = True,
     on_progress: Callable[[str, int], None] | None = None,
@@ -55,10 +49,9 @@ def autoattack(
     - "quick": APGD on the margin and on DLR for nine classes (50 steps each), 200 queries of Square, and APGD
       on "ce_sharp" (100 steps) in Linf, PDPGD (300 steps) in L2 and L1. Samples whose gradients were all zero
       or not finite get the 5,000 queries of "standard". It takes about a sixth of the passes of "standard".
-    - "strong": "standard", and then, on what is left, APGD on cross-entropy, margin and DLR through `bpda`;
-      PDPGD in L2 and L1; five restarts of APGD on the margin and on "ce_sharp"; targeted APGD on DLR for all
-      classes, or for the 30 nearest of more than 20, with two restarts; APGD on each `source`, and on the
-      model from the points that this found; and Square again. It takes about twice the passes of "standard".
+    - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the margin
+      and on "ce_sharp"; targeted APGD on DLR for all classes, or for the 30 nearest of more than 20, with two
+      restarts; and Square again. It takes about twice the passes of "standard".
 
     Where targets are given, all attacks aim at these alone; where a criterion is given, its margin replaces
     DLR. For a criterion whose margin leads to no class, such as OutsideTopK, restarts of one attack replace
@@ -69,12 +62,8 @@ def autoattack(
         version: "standard", "plus", "rand", "quick" or "strong"; or a list of "apgd-ce", "apgd-ce-sharp",
             "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the settings of
             "standard". For an attack of your own beside them use `fastadv.evaluate`.
-        bpda: for "strong", a model with the same decisions whose backward is replaced, on which to search as
-            well. The final check is on the model itself.
-        source: for "strong", one or more classifiers with the classes of the model.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
-            `verdict` of the result says what they come to. Where the model shows some, `bpda` is looked at
-            too.
+            `verdict` of the result says what they come to.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless another number is
             given.
@@ -95,28 +84,15 @@ def autoattack(
     check_seed(seed)
     check_version(version)
     strong = version == "strong"
-    for name, value in {"bpda": bpda, "source": source}.items():
-        if value is not None and not strong:
-            raise InputError(
-                f'{name}: expected None unless the version is "strong", got one with {version!r}'
-            )
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
         classifier, given = prepare(model, x, y, threat, **common)
-        sources = [] if source is None else frozen_sources(source)
-        averaged = classifier.eot if classifier.eot > 1 else None
-        other = None if bpda is None else prepared(bpda, averaged)
         trial = Trial(classifier, given)
-        if len(x):
-            check_sources("source", sources, trial.problem.x, trial.clean)
-            check_sources("bpda", [other] if other else [], trial.problem.x, trial.clean)
         run = Run(trial, seed, on_progress)
         run.look(randomized=version != "rand")
-        if other is not None and "randomized" not in run.warnings:
-            check_decisions(other, trial.problem.x[:SEEN], trial.clean[:SEEN])
         listed = components("standard" if strong else version, run)
-        listed += stages(run, other, sources) if strong else []
+        listed += stages(run) if strong else []
         for component in listed:
             run.component(component)
         if version == "quick":  # 200 queries are few where no other attack can see
@@ -125,20 +101,18 @@ def autoattack(
             run.note(f'version="strong" also minimizes the {threat.symbol} norm, which may break more')
         named = version if isinstance(version, str) else ", ".join(part.name for part in listed)
         out = replace(run.finish(), version=named)
-        return _with_indicators(out, run, other) if indicators else out
+        return _with_indicators(out, run) if indicators else out
 
 
-def _with_indicators(out: AutoAttackResult, run: Run, other: Prepared | None) -> AutoAttackResult:
+def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     """Return the result with the indicators of masked gradients, and the passes they took."""
     trial, seed, warnings = run.trial, run.seed, run.warnings
     right = torch.zeros(len(out.status), dtype=torch.bool).index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
-    passes = evidence.passes / trial.classifier.eot
-    chosen = choose([evidence], right, passes / LOOKS if other else passes, seed=seed)
+    chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
     told = [name for name in ("zero_gradient", "square") if name in warnings]
-    found = look_through(
-        trial.classifier, other, problem, chosen, [evidence], right, told=told, seed=seed, raised=warnings
-    )
+    found = look(trial.classifier, problem, chosen, [evidence], right, seed=seed, raised=warnings)
+    found = found.with_flags(told)
     forwards, backwards = out.forwards + found.forwards, out.backwards + found.backwards
     return replace(out, indicators=found, forwards=forwards, backwards=backwards)

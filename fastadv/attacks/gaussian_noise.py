@@ -37,8 +37,8 @@ def gaussian_noise(
     Args:
         threat: L2; the radius is inf, or the largest distance of interest. Radius or box must be finite.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
-            authors' foolbox takes. Until a sample has a success, their sizes are spread up to the farthest
-            point of the box, or to the radius in a box without edges.
+            authors' foolbox takes. Until a sample has a success, they have the size of the radius or, where
+            that is beyond the box, all sizes up to the box's farthest point.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.

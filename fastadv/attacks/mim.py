@@ -1,21 +1,19 @@
 """Momentum iterative method (Dong et al. 2018)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv._checks import check_flag, check_number
+from fastadv._checks import check_number
 from fastadv.attacks import core
-from fastadv.attacks.core.gradient_rule import Ask, rules_of
 from fastadv.attacks.core.problem import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.attacks.methods.geometry import like
-from fastadv.errors import InputError
-from fastadv.threat import Linf, Threat
+from fastadv.threat import Threat
 
 
 class _Rows(Steps):
@@ -34,7 +32,6 @@ def mim(
     steps: int = 10,
     step_size: StepSize | None = None,
     decay: float = 1.0,
-    nesterov: bool = False,
     restarts: int = 1,
     random_start: bool = False,
     loss: losses.Loss = "ce_sharp",
@@ -48,17 +45,14 @@ def mim(
     of m). A gradient of zero adds nothing to its sample's momentum. The strongest of all
     points met is kept, not the last.
 
-    Its adversarial examples transfer better to other models with gradient rules, with `nesterov`, and without
-    `stop_early` (docs/transfer.md).
+    Its adversarial examples transfer better to other models with gradient rules, and without `stop_early`
+    (docs/transfer.md).
 
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start. 10 as in the paper.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim`.
-        nesterov: take gradients at z + step_size * decay * D * m, where the momentum leads; D is the number
-            of coordinates that may move (with D, as in the authors' code, m is in units of a mean absolute
-            gradient). For Linf. Each step but the first then has one more forward pass.
 
     Example:
         >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), steps=10)
@@ -66,12 +60,9 @@ def mim(
         True
 
     Source:
-        Dong et al. 2018, "Boosting Adversarial Attacks with Momentum" (arXiv 1710.06081), equations 6 and 7;
-        for `nesterov`, Lin et al. 2020 (arXiv 1908.06281), equation 6.
+        Dong et al. 2018, "Boosting Adversarial Attacks with Momentum" (arXiv 1710.06081), equations 6 and 7.
     """
     check_number("decay", decay, 0)
-    if check_flag("nesterov", nesterov):
-        common["gradient"] = *rules_of(common.get("gradient", ())), LookAhead(decay)
     rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))
     return core.run(
         model, x, y, threat, rule, rows=_Rows, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
@@ -94,25 +85,3 @@ class Momentum:
         search.rows.momentum = unit if before is None else before.mul_(self.decay).add_(unit)
         momentum: Tensor = search.rows.momentum
         return momentum
-
-
-@dataclass(frozen=True)
-class LookAhead(core.GradientRule):
-    """The gradient where the momentum leads, a step ahead."""
-
-    decay: float
-    linear: ClassVar[bool] = True
-    last: ClassVar[bool] = True
-
-    def check(self, x: Tensor, threat: Threat) -> None:
-        if not isinstance(threat, Linf):
-            raise InputError(f"nesterov: expected a threat of Linf, got {threat!r}; leave it out")
-
-    def __call__(self, search: core.Search[_Rows], points: Tensor, ask: Ask) -> Tensor:
-        momentum = vars(search.rows).get("momentum")
-        if momentum is None:
-            return ask(points)
-        mask, ones = search.problem.mask, torch.ones_like(points)
-        free = (ones if mask is None else ones * mask).flatten(1).sum(1)
-        length = torch.as_tensor(search.rows.step_size, dtype=points.dtype, device=points.device) * free
-        return ask(points + self.decay * like(length, points) * momentum)

@@ -38,8 +38,8 @@ def salt_and_pepper(
     Args:
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
-            authors' foolbox takes. Until a sample has a success, they change shares of its coordinates that
-            are spread from few to all.
+            authors' foolbox takes. Until a sample has a success, they change as many coordinates as the
+            radius allows or, where that is all, shares that are spread from few to all.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
@@ -13,8 +13,8 @@ from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
-from fastadv.attacks.methods.substitutes import check_sources, frozen_sources
 from fastadv.attacks.minimum_radius import minimum_radius
+from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -68,12 +68,15 @@ def transfer(
     """
     check_threat(threat)
     check_attack(attack)
-    sources = frozen_sources(source)
+    several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
+    sources = [prepare(one) for one in several]
+    if not sources:
+        raise InputError("source: expected a substitute or several, got an empty sequence")
     searched = partial(minimum_radius, attack=attack)
 
     def rule(search: core.Search[_Rows]) -> None:
         assert search.problem.clean is not None
-        check_sources("source", sources, search.x.to(search.dtype), search.problem.clean)
+        _check_classes(sources, search.x.to(search.dtype), search.problem.clean.shape[1])
         for substitute in sources:
             budget = _budget(search)
             try:
@@ -107,3 +110,15 @@ def transfer(
             halve(rows, search.decide(points).adversarial)
 
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+
+
+def _check_classes(sources: Sequence[Prepared], x: Tensor, classes: int) -> None:
+    """Raise InputError where a substitute has more or fewer classes than the model."""
+    for number, substitute in enumerate(sources):
+        found = substitute.verdict(x[:1]).shape[1]
+        if found != classes:
+            which = "" if len(sources) == 1 else f" as number {number}"
+            raise InputError(
+                f"source: expected a net with the {classes} classes of the model, "
+                f"got one with {found}{which}; a label must mean the same to both"
+            )

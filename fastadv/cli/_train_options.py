@@ -58,7 +58,6 @@ class TrainingImages(TrainImages):
 class Optimizing(Panel, title="Optimization"):
     epochs: o.Epochs = 10
     batch_size: o.BatchSize = 128
-    accumulate: int = o.count(1, "Batches that pass one after another for each step.")
     drop_last: bool = o.option(False, "Leave out the images that do not fill a step.", "--drop-last")
     optimizer: str = o.option("sgd", f"{', '.join(LEARNING_RATES)}.")
     learning_rate: float | None = o.option(
@@ -89,8 +88,7 @@ class Optimizing(Panel, title="Optimization"):
         ramp = None if self.ramp is None else parse_ramp(self.ramp)
         return Optimization(
             momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
-            schedule=parse_schedule(self.schedule),
-            schedule_by=self.schedule_by, warm_up=self.warm_up or 0, accumulate=self.accumulate,
+            schedule=parse_schedule(self.schedule), schedule_by=self.schedule_by, warm_up=self.warm_up or 0,
             drop_last=self.drop_last, batch_norm_momentum=self.batch_norm_momentum,
             clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
         )  # fmt: skip

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
-from fastadv.data._labels import check_labels, classes_of
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
@@ -34,8 +33,7 @@ def batches(
 
     Args:
         dataset: an ImageSet, NpzSet or Mixture (served from memory, on its device), or any map-style data set
-            of (image, label) pairs whose images are uint8 or float32 tensors. Of labels that are
-            probabilities [K] y is the likeliest class.
+            of (image, label) pairs whose images are uint8 or float32 tensors.
         batch_size: samples of a batch.
         order: the positions to serve, in that order; None serves all. ids are positions in `dataset`.
         workers: processes that read ahead; None is up to 8 for images on disk, and none otherwise.
@@ -64,7 +62,6 @@ class Reader:
 
     kept: the processes that read ahead live on between two readings, until `close`.
     pinned: batches lie in memory from which a GPU copies while it computes.
-    soft: labels that are probabilities stay so, float32 [B, K].
     """
 
     def __init__(
@@ -75,13 +72,12 @@ class Reader:
         *,
         kept: bool = False,
         pinned: bool = False,
-        soft: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         self.size = sample_count(dataset)
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
-        self.kept, self.pinned, self.soft = kept, pinned, soft
+        self.kept, self.pinned = kept, pinned
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
 
@@ -101,13 +97,11 @@ class Reader:
 
     def _reading(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
         self._order.keys = keys
-        for x, y, ids in _checked(loader):
-            yield x, y if self.soft else classes_of(y), ids
+        yield from _checked(loader)
 
     def _from_memory(self, data: Held, positions: Tensor) -> Iterator[Batch]:
         for ids in torch.split(positions, self.batch_size) if len(positions) else ():
-            y = data.take_labels(ids) if self.soft else data.labels.index_select(0, ids)
-            yield data.take(ids), y, ids
+            yield data.take(ids), data.labels.index_select(0, ids), ids
 
     def close(self) -> None:
         """Let the processes that read ahead end."""
@@ -159,8 +153,7 @@ class _Numbered(Dataset[Any]):
                 f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it, "
                 "or let fa.data.pairs do it"
             )
-        # a list of probabilities, as sets on disk have them
-        return image, torch.tensor(label) if _numbers(label) else label, position
+        return image, label, position
 
     def _item(self, seed: int, position: int) -> Any:
         if isinstance(self.dataset, FolderSet):
@@ -186,14 +179,13 @@ def _collate(items: list[Any]) -> Any:
             f"expected images of one shape, got {shown}; load the set with size= to resize and crop them"
         )
     labels = {np.shape(label) for _, label, _ in items}
-    if len(labels) > 1:
+    if labels != {()}:
         shown = " and ".join(str(list(shape)) for shape in sorted(labels))
-        return InputError(f"expected labels of one kind, classes or probabilities, got shapes {shown}")
+        return InputError(
+            f"expected integer labels, one for each image, got labels of shape {shown}; of probabilities "
+            "give the likeliest class"
+        )
     return default_collate(items)
-
-
-def _numbers(label: object) -> bool:
-    return isinstance(label, list | tuple) and all(isinstance(each, int | float) for each in label)
 
 
 def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
@@ -203,4 +195,8 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
         x, y, ids = batch
         what = f"samples {ids[0]} to {ids[-1]}"
         check_images(x, what)
-        yield x, check_labels(y, what), ids
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+            one = y[0] if isinstance(y, list | tuple) else y
+            got = one.dtype if isinstance(one, Tensor) else type(one).__name__
+            raise InputError(f"{what}: expected integer labels [B], got {got}")
+        yield x, y.long(), ids

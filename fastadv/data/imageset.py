@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.data._labels import check_labels, classes_of
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
@@ -66,13 +65,6 @@ def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[s
     return names
 
 
-def check_width(y: Tensor, classes: int, what: str) -> Tensor:
-    """Return the probabilities y [B, K]; InputError unless they are of so many classes."""
-    if y.shape[1] != classes:
-        raise InputError(f"{what}: expected probabilities of {classes} classes, got {y.shape[1]}; map them")
-    return y
-
-
 class Images(Dataset[tuple[Tensor, Any]]):
     """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results.
 
@@ -117,26 +109,11 @@ class Images(Dataset[tuple[Tensor, Any]]):
 
 
 class Held(Images):
-    """A set in memory, or mapped into it: it gives any images at once.
-
-    probabilities: float32 [N, K], where labels to train on are such; `labels` are then the likeliest classes.
-    """
-
-    probabilities: Tensor | None = None
-
-    @property
-    def soft(self) -> bool:
-        """Whether the labels to train on are probabilities."""
-        return self.probabilities is not None
+    """A set in memory, or mapped into it: it gives any images at once."""
 
     def take(self, positions: Tensor) -> Tensor:
         """Return images as they are held, uint8 or float32."""
         raise NotImplementedError
-
-    def take_labels(self, positions: Tensor) -> Tensor:
-        """Return the labels to train on: classes int64 [M], or probabilities float32 [M, K]."""
-        rows = self.labels if self.probabilities is None else self.probabilities
-        return rows.index_select(0, positions.to(rows.device))
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set on another device, copied as a whole; batches are then served there."""
@@ -144,7 +121,7 @@ class Held(Images):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
         label, at = int(self.labels[position]), torch.tensor([position % len(self)])
-        return to_unit(self.take(at)[0]), self.take_labels(at)[0].cpu() if self.soft else label
+        return to_unit(self.take(at)[0]), label
 
     def __repr__(self) -> str:
         images = f"{len(self)} images of {list(self.shape)}"
@@ -157,9 +134,7 @@ class ImageSet(Held):
     Args:
         x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in files, as
             those of a constructed set, are read as a whole when `x` is first asked for, and else row by row.
-        y: int64 [N] from 0 to K - 1, on the same device; also available as `labels`. Or the probabilities
-            float [N, K] that a teacher gives, at least 0, of sum 1: they are then `probabilities`, and `y`
-            the likeliest classes.
+        y: int64 [N] from 0 to K - 1, on the same device; also available as `labels`.
         classes: the K names, or K.
         name: for cards and titles.
         note: what a reader of results on this set must know.
@@ -174,8 +149,7 @@ class ImageSet(Held):
     def __init__(
         self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = ""
     ) -> None:
-        soft = y.is_floating_point() and y.ndim == 2
-        if len(x.shape) != 4 or y.ndim != 1 + soft or len(x) != len(y):
+        if len(x.shape) != 4 or y.ndim != 1 or len(x) != len(y):
             raise InputError(
                 f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
             )
@@ -183,7 +157,7 @@ class ImageSet(Held):
             raise InputError(
                 f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}"
             )
-        if (y.dtype != torch.int64 and not soft) or y.device != x.device:
+        if y.dtype != torch.int64 or y.device != x.device:
             raise InputError(
                 f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"
             )
@@ -192,11 +166,7 @@ class ImageSet(Held):
         elif x.chosen is None:  # those of a subset were checked with their set
             for piece in x.pieces():
                 check_images(piece, name)
-        given = check_labels(y, name)
-        y = classes_of(given)
         self.classes = check_classes(y, classes, name)
-        if soft:
-            self.probabilities = check_width(given, self.num_classes, name)
         self._rows, self.y, self.labels, self.name, self.note = x, y, y, name, note
 
     @property
@@ -222,23 +192,15 @@ class ImageSet(Held):
 
     @cached_property
     def data_hash(self) -> str:
-        return data_hash(self._rows, self._given)
+        return data_hash(self._rows, self.y)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
         """Return some of the images. Those of a set in files stay there."""
         index = check_positions(positions, len(self), self.name).to(self.y.device)
-        return self._with(self._picked(index), self._given[index])
-
-    def relabeled(self, y: Tensor) -> "ImageSet":
-        """Return the same images with other labels."""
-        return self._with(self._rows, y)
+        return self._with(self._picked(index), self.y[index])
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
         """Return the images of some classes alone, in their order here: `only([3, 7])` is 3 against 7."""
-        if self.soft:
-            raise InputError(
-                f"{self.name}: expected classes as labels, got probabilities; take .relabeled(dataset.labels)"
-            )
         chosen = [int(k) for k in classes]
         known = all(0 <= k < self.num_classes for k in chosen)
         if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not known:
@@ -266,11 +228,7 @@ class ImageSet(Held):
         return rows.index_select(0, positions.to(rows.device))
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        return self._with(self.x.to(device), self._given.to(device))
-
-    @property
-    def _given(self) -> Tensor:
-        return self.y if self.probabilities is None else self.probabilities
+        return self._with(self.x.to(device), self.y.to(device))
 
     def _with(self, x: Tensor | MappedRows, y: Tensor) -> "ImageSet":
         return ImageSet(x, y, self.classes, self.name, note=self.note)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_share
-from fastadv.data._labels import probabilities_of
-from fastadv.data.imageset import Held, ImageSet, check_width, to_unit
+from fastadv.data.imageset import Held, ImageSet, to_unit
 from fastadv.data.npz import NpzSet
 from fastadv.errors import InputError
 
@@ -26,7 +25,7 @@ class Mixture(Held):
     random order: no image comes again before all others of its kind, however many epochs that takes.
 
     Sample i is a real image below len(real), and generated image i - len(real) from there on. Classes and
-    name are those of the real set. Where either set has probabilities as labels, a class of the other is 1.
+    name are those of the real set.
 
     Args:
         real: the real images.
@@ -57,8 +56,6 @@ class Mixture(Held):
                 f"generated: expected labels from 0 to {real.num_classes - 1}, the classes of {real.name}, "
                 f"got {most}; map the labels"
             )
-        if generated.probabilities is not None:
-            check_width(generated.probabilities, real.num_classes, "generated")
         self.real, self.generated = real, generated
         self.labels = torch.cat([real.labels, generated.labels.to(real.labels.device)])
         self.classes, self.note = real.classes, real.note
@@ -67,10 +64,6 @@ class Mixture(Held):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.real.shape
-
-    @property
-    def soft(self) -> bool:
-        return self.real.soft or self.generated.soft
 
     @property
     def epoch_size(self) -> int:
@@ -111,17 +104,6 @@ class Mixture(Held):
         x = real.new_empty((len(positions), *self.shape))
         x[~made], x[made] = real, generated.to(x.device)
         return x
-
-    def take_labels(self, positions: Tensor) -> Tensor:
-        if not self.soft:
-            return super().take_labels(positions)
-        positions = positions.to(self.labels.device)
-        made = positions >= len(self.real)
-        rows = torch.empty((len(positions), self.num_classes), device=positions.device)
-        rows[~made] = probabilities_of(self.real.take_labels(positions[~made]), self.num_classes)
-        own = self.generated.take_labels(positions[made] - len(self.real))
-        rows[made] = probabilities_of(own, self.num_classes).to(rows.device)
-        return rows
 
     def to(self, device: torch.device | str) -> "Mixture":
         return Mixture(self.real.to(device), self.generated.to(device), float(self.share))

@@ -14,9 +14,8 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from fastadv.data._labels import check_labels, classes_of
 from fastadv.data._rows import fill_rows
-from fastadv.data.imageset import Held, check_classes, check_width
+from fastadv.data.imageset import Held, check_classes
 from fastadv.errors import CorruptFileError, InputError
 
 _LOCAL_HEADER = 30  # bytes before a member's name in a zip file; the last four tell how long what follows is
@@ -26,7 +25,7 @@ class NpzSet(Held):
     """Images of one npz file, or of all npz files of a folder, sorted by name.
 
     Each file holds `image`, uint8 [N, H, W, C], and `label`, integers [N], as the million images of DDPM and
-    EDM are published, or probabilities of the classes, float [N, K]. Images that are stored uncompressed, as
+    EDM are published. Images that are stored uncompressed, as
     np.savez stores them, are mapped into memory and never copied as a whole; compressed ones are read. Item i
     is (float32 [C, H, W] in [0, 1], label).
 
@@ -49,18 +48,10 @@ class NpzSet(Held):
                     f"{file}: expected images of shape {list(one)}, as in {files[0].name}, "
                     f"got {list(part.shape[1:])}; keep one size in a folder"
                 )
-        widths = {tuple(labels.shape[1:]) for _, labels, _ in opened}
-        if len(widths) > 1:
-            raise InputError(f"{path}: expected labels of one kind in all files, got shapes {sorted(widths)}")
         self.name, self.note = path.stem, ""
-        given = torch.cat(
-            [check_labels(labels, file.name) for file, (_, labels, _) in zip(files, opened, strict=True)]
-        )
-        self.labels = classes_of(given)
-        most = given.shape[1] - 1 if given.ndim == 2 else max(0, int(self.labels.max()))
+        self.labels = torch.cat([labels for _, labels, _ in opened])
+        most = max(0, int(self.labels.max()))
         self.classes = check_classes(self.labels, most + 1 if classes is None else classes, self.name)
-        if given.ndim == 2:
-            self.probabilities = check_width(given, self.num_classes, self.name)
         self._sums = [sums for _, _, sums in opened]
 
     @property
@@ -83,7 +74,6 @@ class NpzSet(Held):
         moved = copy(self)
         moved.parts = [part.to(device) for part in self.parts]
         moved.labels = self.labels.to(device)
-        moved.probabilities = None if self.probabilities is None else self.probabilities.to(device)
         return moved
 
 
@@ -103,15 +93,14 @@ def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:
                     f"{path}: expected image as uint8 [N, H, W, C] with at least one image, got "
                     f"{images.dtype} of shape {list(images.shape)}; convert it"
                 )
-            kind = {1: "iu", 2: "f"}.get(len(labels.shape), "")
-            if labels.shape[:1] != images.shape[:1] or labels.dtype.kind not in kind:
+            if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
                 raise InputError(
-                    f"{path}: expected label as {images.shape[0]} integers, one for each image, or rows of "
-                    f"probabilities, got {labels.dtype} of shape {list(labels.shape)}; convert it"
+                    f"{path}: expected label as {images.shape[0]} integers, one for each image, got "
+                    f"{labels.dtype} of shape {list(labels.shape)}; convert it"
                 )
             return (
                 torch.from_numpy(images.mapped(path, archive)),
-                torch.from_numpy(labels.read(archive).astype(np.int64 if kind == "iu" else np.float32)),
+                torch.from_numpy(labels.read(archive).astype(np.int64)),
                 [[array.info.CRC, array.info.file_size] for array in (images, labels)],
             )
     except InputError:

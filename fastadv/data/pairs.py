@@ -52,7 +52,7 @@ def to_image(value: Any, what: str) -> Tensor:
 class Pairs(Dataset[tuple[Tensor, Any]]):
     """A data set of (image, label) pairs made of another set; `pairs` makes it, and describes the arguments.
 
-    `labels` are [N], or probabilities [N, K], where the set tells them without reading images, else None.
+    `labels` are [N], where the set tells them without reading images, else None.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ def pairs(
     Args:
         dataset: items by number, each a mapping, as those of Hugging Face's `datasets`, or a tuple.
         image: the key of the image, or its place in a tuple.
-        label: the same of the label, one integer or the probabilities [K] of the classes.
+        label: the same of the label, an integer.
         transform: a function of the image, which gives a tensor [C, H, W], an array [H, W] or [H, W, C], or a
             PIL image, uint8 or float32 in [0, 1]; None takes it as it is.
         name: for cards and titles.

@@ -121,10 +121,7 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
 
 
 def known_labels(dataset: Any) -> Tensor | None:
-    """Return the labels int64 [N] of a set that tells them without reading images; None for another.
-
-    Of probabilities [N, K] they are the likeliest classes.
-    """
+    """Return the labels int64 [N] of a set that tells them without reading images; None for another."""
     if isinstance(dataset, Subset):
         whole = known_labels(dataset.dataset)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
@@ -138,8 +135,6 @@ def known_labels(dataset: Any) -> Tensor | None:
         labels = torch.as_tensor(given).cpu()
     except (TypeError, ValueError, RuntimeError):
         return None
-    if labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] > 1:
-        labels = labels.argmax(1)
     integers = labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
     return labels.long() if integers and len(labels) == len(dataset) > 0 else None
 

@@ -26,7 +26,8 @@ def plain(x: Tensor) -> Tensor:
     if x.layout is not torch.strided or x.is_nested:
         kind = "nested" if x.is_nested else str(x.layout)
         raise InputError(f"x: expected a dense tensor [B, ...], got a {kind} one; convert it")
-    x = x.as_subclass(Tensor)
+    if type(x) is not Tensor:
+        x = x.as_subclass(Tensor)
     return x.clone() if x.is_inference() else x.detach()
 
 
@@ -80,7 +81,7 @@ def checked_directions(given: object, logits: Tensor) -> Tensor:
 def checked_logits(logits: object, size: int) -> Tensor:
     """Return `logits` in float32 or float64; InputError unless they are [B, K] with B = `size`."""
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
-    if rows is None or rows.ndim != 2 or len(rows) != size:
+    if rows is None or rows.ndim != 2 or rows.shape[0] != size:
         got = type(logits).__name__
         if isinstance(logits, Tensor):
             got = f"{logits.dtype} {tuple(logits.shape)}"
@@ -93,4 +94,4 @@ def checked_logits(logits: object, size: int) -> Tensor:
             f"model: expected at least two classes, got logits {tuple(rows.shape)}; "
             "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
         )
-    return rows if rows.dtype == torch.float64 else rows.float()
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()

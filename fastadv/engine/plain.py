@@ -17,7 +17,7 @@ from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
 from fastadv.engine.cpu.norms import mend_parts
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.precision import no_autocast
+from fastadv.engine.precision import no_autocast, with_gradient
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
@@ -93,7 +93,7 @@ class Plain(Prepared):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> Gradient:
-        with torch.inference_mode(False), torch.enable_grad():
+        with with_gradient():
             x, y, targets = self._checked(x), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
             # a loss that is a function may hold one value for each sample of the batch
@@ -115,8 +115,8 @@ class Plain(Prepared):
                             logits, cast(Tensor, y), loss, targets, direction and self.eot == 1
                         )
                         gradient = self._pull(leaf, attached, by_logits)
-                        self.forwards += len(x)
-                        self.backwards += len(x)
+                        self.forwards += x.shape[0]
+                        self.backwards += x.shape[0]
                         made.append((value, logits, gradient.to(x.dtype)))
                 return made[0] if self.eot == 1 else _means(made)
             except Exception as error:
@@ -128,7 +128,7 @@ class Plain(Prepared):
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad(), no_autocast(x.device.type):
+        with with_gradient(), no_autocast(x.device.type):
             x = self._checked(x)
             self.forwards += self.eot * len(x)
             leaf = self._leaf(x)
@@ -147,9 +147,9 @@ class Plain(Prepared):
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
-        if self.eot > 1 or self._by_grad_mode or not len(x):
+        if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None
-        with torch.inference_mode(False), torch.enable_grad(), no_autocast(x.device.type):
+        with with_gradient(), no_autocast(x.device.type):
             x = self._checked(x)
             if self._parts(GRADIENT, x):
                 return None
@@ -160,14 +160,15 @@ class Plain(Prepared):
                 if not ran_out(error):
                     raise
                 return None
-            self.forwards += len(x)
+            self.forwards += x.shape[0]
             return _CleanPass(self, self, x, leaf, attached, attached.detach().clone())
 
     def _leaf(self, x: Tensor) -> Tensor:
-        if self._unmended and len(x) == 1:
+        if self._unmended and x.shape[0] == 1:
             mend_parts(self._unmended)
             self._unmended = []
-        return x.to(self.sees(x.dtype)).detach().requires_grad_()
+        seen = self.sees(x.dtype)
+        return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         try:
@@ -183,7 +184,7 @@ class Plain(Prepared):
         """Return the parts in which x passes, where so many rows were too many for the memory before."""
         self._room = room_of(self.source) if self._room is None else self._room
         most = self._room.most(kind, x)
-        return [] if most >= len(x) else slices(len(x), most)
+        return [] if most >= x.shape[0] else slices(len(x), most)
 
     def _may_halve(self, error: Exception, x: Tensor) -> bool:
         """Return whether memory ran out, and no sample depends on the statistics of its batch."""
@@ -232,7 +233,7 @@ class _CleanPass:
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
         plain, logits = self.plain, self.logits if rows is None else self.logits[rows]
-        with torch.inference_mode(False), torch.enable_grad(), no_autocast(self.x.device.type):
+        with with_gradient(), no_autocast(self.x.device.type):
             value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))

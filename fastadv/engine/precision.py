@@ -54,10 +54,20 @@ def no_autocast(device: str) -> AbstractContextManager[object]:
     return NOTHING
 
 
+def with_gradient() -> AbstractContextManager[object]:
+    """Follow gradients inside, under inference_mode too."""
+    if not torch.is_inference_mode_enabled():
+        return torch.enable_grad()
+    inside = ExitStack()
+    inside.enter_context(torch.inference_mode(False))
+    inside.enter_context(torch.enable_grad())
+    return inside
+
+
 def no_gradient() -> AbstractContextManager[object]:
     """Follow no gradient inside, and make plain tensors under inference_mode too."""
-    if not (torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
-        return NOTHING
+    if not torch.is_inference_mode_enabled():
+        return torch.no_grad() if torch.is_grad_enabled() else NOTHING
     inside = ExitStack()
     inside.enter_context(torch.inference_mode(False))
     inside.enter_context(torch.no_grad())

@@ -239,6 +239,6 @@ class Prepared:
     def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with no_gradient():
             x = self._checked(x).contiguous()
-            self.forwards += len(x)
+            self.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 return run(x.to(self._given.sees(x.dtype)))

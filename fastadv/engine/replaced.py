@@ -62,7 +62,7 @@ def replaced(model: object) -> dict[str, str]:
 
 
 def in_words(names: Mapping[str, str]) -> str:
-    """Return what `replaced` has found: "BPDA: quantize (identity), purify (Substitute)", or nothing."""
+    """Return what `replaced` has found: "BPDA: quantize (identity), purify (UNet)", or nothing."""
     return "" if not names else "BPDA: " + ", ".join(f"{name} ({of})" for name, of in names.items())
 
 
@@ -108,7 +108,7 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         value = self.bpda_given(*args, **kwargs)
         _check_value(self, value, tensors)
         return value
-    # a copy, since it may write into what it is given, and the other gradient is taken where that was
+    # a copy of the first, which it must not write into: the other gradient is taken there
     own: dict[int, Tensor] = {id(each): each.detach() for each in tensors}
     first = own[id(tensors[0])] = tensors[0].detach().clone()
     before = version(first)
@@ -117,26 +117,16 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             *(own.get(id(each), each) for each in args),
             **{key: own.get(id(each), each) for key, each in kwargs.items()},
         )
-    x = _check_value(self, value, tensors)
-    writes = version(first) != before
-    if isinstance(self.bpda, str):
-        graph = x
-    else:
-        if writes:
-            copies = {id(x): x.clone()}
-            args = tuple(copies.get(id(each), each) for each in args)
-            kwargs = {key: copies.get(id(each), each) for key, each in kwargs.items()}
+    graph = _check_value(self, value, tensors)
+    if version(first) != before:
+        raise InputError(
+            f"bpda: expected {self.bpda_name!r} to leave its input as it is, got a module that writes into "
+            "it; let its forward begin with x = x.clone()"
+        )
+    if not isinstance(self.bpda, str):
         graph = self.bpda(*args, **kwargs)
         _check_graph(self, value, graph)
-    result: Tensor = _Value.apply(value, graph)  # type: ignore[no-untyped-call]
-    if not writes:
-        return result
-    if value.data_ptr() != first.data_ptr() or value.shape != x.shape:
-        raise InputError(
-            f"bpda: expected {self.bpda_name!r} to leave its input as it is, or to return it, got a module "
-            "that writes into it and returns another tensor; let its forward begin with x = x.clone()"
-        )
-    return x.copy_(result)
+    return _Value.apply(value, graph)  # type: ignore[no-untyped-call]
 
 
 def _check_value(self: Any, value: Any, tensors: list[Tensor]) -> Tensor:
@@ -156,7 +146,7 @@ def _check_value(self: Any, value: Any, tensors: list[Tensor]) -> Tensor:
         if x.shape != value.shape or not _same_format(x, value):
             raise InputError(
                 f"bpda: expected {self.bpda_name!r} to return what has the form of its input for "
-                f"'{IDENTITY}', got {_form(value)} for {_form(x)}; give a function or Substitute(net) that "
+                f"'{IDENTITY}', got {_form(value)} for {_form(x)}; give a function or a network that "
                 "returns the former"
             )
     return tensors[0]

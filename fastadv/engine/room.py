@@ -50,7 +50,8 @@ class Room:
 
     def most(self, kind: str, x: Tensor) -> int:
         """Return how many rows of x fit into that kind of pass, as far as is known."""
-        return min(self._most.get((kind, x.dtype, x.shape[1:]), len(x)), len(x))
+        rows = x.shape[0]
+        return min(self._most.get((kind, x.dtype, x.shape[1:]), rows), rows) if self._most else rows
 
     def halved(self, kind: str, x: Tensor, todo: list[slice]) -> list[slice]:
         """Split the parts of x in `todo`, the first of which did not fit, into parts of half its size."""

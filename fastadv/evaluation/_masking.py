@@ -1,7 +1,7 @@
 """Signs of masked gradients in an evaluation: what its attacks say together, and probes of some samples."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import TWO_ANSWERS
-from fastadv.attacks.masking import LOOKS, Evidence, Indicators, choose, look_through
+from fastadv.attacks.masking import Evidence, Indicators, choose, look
 from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.data._batches import batches
-from fastadv.engine import Prepared, prepare
-from fastadv.evaluation._outcome import Attack, Part, bound
+from fastadv.engine import Prepared
+from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.row import Row
 from fastadv.threat import Threat
@@ -26,33 +26,28 @@ RAISED = ("zero_gradient", "square", "randomized")  # warnings that count whatev
 
 
 def indicators(
-    frozen: Prepared, dataset: Dataset[Any], attacks: Mapping[str, Attack], rows: Sequence[Row],
+    frozen: Prepared, dataset: Dataset[Any], rows: Sequence[Row],
     found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
 ) -> Indicators:  # fmt: skip
     """Return the indicators of an evaluation, `found` being the parts of each row.
 
     Samples are probed at the threat on which the attacks spent most passes, and all attacks of that norm
-    count as far as they broke samples within its radius. They are those of the model that an attack was
-    given as `bpda`, if any was and the model itself shows a sign.
+    count as far as they broke samples within its radius.
     """
-    others = [given for each in attacks.values() if (given := bound(each, "bpda")) is not None]
-    other = prepare(others[0], frozen.eot) if others else None
     evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
     threat = _main(evidence)
     if threat is not None:
         within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
         evidence = [each for each in within if each is not None]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
-    chosen = choose(evidence, correct, passes / LOOKS if other else passes)
+    chosen = choose(evidence, correct, passes)
     told = [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
         given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat)
-        looked = look_through(
-            frozen, other, given, chosen, evidence, correct, told=told, batch_size=batch_size
-        )
-        return Part({"seconds": torch.zeros(1)}, asdict(looked))
+        looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
+        return Part({"seconds": torch.zeros(1)}, asdict(looked.with_flags(told)))
 
     return Indicators(**kept.get(PART, known, make).told)
 

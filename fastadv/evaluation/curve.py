@@ -1,6 +1,6 @@
 """Accuracy against radius."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
@@ -137,7 +137,7 @@ def accuracy_against_radius(
     attack_for_radius: Callable[[float], Attack] | Attack | None = None,
     radii: Radii | None = None,
     *,
-    minimum_norm: Attack | Iterable[Attack] | None = None,
+    minimum_norm: Attack | None = None,
     batch_size: int = 256,
     limit: int | None = None,
     freeze: bool | None = None,
@@ -156,11 +156,10 @@ def accuracy_against_radius(
         attack_for_radius: a function from a radius to an attack, for example `lambda r:
             functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. It may also be a minimum-norm
             attack of `fa.attacks`.
-        radii: numbers >= 0 in input units. With minimum-norm attacks None gives the exact step function, with
-            a step at every distance.
-        minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance, or several of one
-            norm, of which the smallest distance counts for each sample. Each runs once, for all radii:
-            `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
+        radii: numbers >= 0 in input units. With a minimum-norm attack None gives the exact step function,
+            with a step at every distance.
+        minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance. It runs once, for
+            all radii: `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
         freeze: as in `evaluate`.
@@ -170,8 +169,7 @@ def accuracy_against_radius(
 
     Raises:
         InputError: radii are empty, negative or not finite, or beyond the radius of a minimum-norm attack;
-            both kinds of attack are given, or neither, or some of several norms; or one of the errors of
-            `evaluate`.
+            both kinds of attack are given, or neither; or one of the errors of `evaluate`.
 
     Example:
         >>> from functools import partial
@@ -186,15 +184,12 @@ def accuracy_against_radius(
         attack_for_radius, minimum_norm = None, attack_for_radius
     if minimum_norm is not None and attack_for_radius is None:
         tried = None if radii is None else check_radii(radii)
-        several = [minimum_norm] if callable(minimum_norm) else list(minimum_norm)
-        if not several:
-            raise InputError("minimum_norm: expected at least one attack, got none")
-        _check_reach([bound(attack, "threat") for attack in several], tried)
-        runs = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
-        table = evaluate(
-            model, dataset, runs, batch_size=batch_size, limit=limit, indicators=False, freeze=freeze
-        )
-        return Curve.from_distances(torch.stack([row.distance for row in table.rows]).amin(0), tried)
+        _check_reach(bound(minimum_norm, "threat"), tried)
+        (row,) = evaluate(
+            model, dataset, {"minimum_norm": minimum_norm}, batch_size=batch_size, limit=limit,
+            indicators=False, freeze=freeze,
+        ).rows  # fmt: skip
+        return Curve.from_distances(row.distance, tried)
     if attack_for_radius is None or minimum_norm is not None:
         raise InputError(
             "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
@@ -231,16 +226,10 @@ def accuracy_against_radius(
     return Curve(tried, sum(left) / sum(samples))
 
 
-def _check_reach(threats: Sequence[Any], radii: NDArray[np.float64] | None) -> None:
-    """Raise InputError for distances that cannot be compared, and radii up to which no attack searched."""
-    known = [each for each in threats if isinstance(each, Threat)]
-    if len({(each.norm, each.box) for each in known}) > 1:
-        raise InputError(
-            "minimum_norm: expected attacks of one norm and box, whose distances can be compared, got "
-            f"{', '.join(map(str, known))}; make a curve for each"
-        )
-    reach = max((float(torch.as_tensor(each.radius).min()) for each in known), default=np.inf)
-    if len(known) == len(threats) and radii is not None and radii[-1] > reach:
+def _check_reach(threat: Any, radii: NDArray[np.float64] | None) -> None:
+    """Raise InputError for radii up to which no attack in this threat searched."""
+    reach = float(torch.as_tensor(threat.radius).min()) if isinstance(threat, Threat) else np.inf
+    if radii is not None and radii[-1] > reach:
         raise InputError(
             f"radii: expected at most {reach:g}, up to which the attack searches, got {radii[-1]:g}; give it "
             "an infinite radius"

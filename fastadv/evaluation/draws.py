@@ -1,4 +1,4 @@
-"""A randomized model judged by several draws: how often it is right on a sample, and how sure that is."""
+"""A randomized model judged by several draws: how often it is right on a sample."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,19 +10,17 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
-from fastadv.engine import Prepared, log_confidence
-from fastadv.intervals import Interval, clopper_pearson
+from fastadv.engine import Prepared
 from fastadv.text import percent
 
-TENSORS = {"right": torch.int64, "voted": torch.bool, "mean": torch.bool, "varied": torch.bool}
-FIGURES = ("one_draw", "majority", "mean_output", "worst", "lucky", "undecided")
+TENSORS = {"right": torch.int64, "voted": torch.bool}
+FIGURES = ("one_draw", "majority", "worst")
 RANDOMIZED = (
     "randomized: two answers for one x, of which one decided; use draws=20 (--draws 20) "
     "for the accuracy of one draw, of the majority and of the worst draw"
 )
 NOTE = (
-    "worst: right in the one verdict and in every draw; lucky: samples that the one verdict counts "
-    "and a draw gets wrong; undecided: samples whose 95% interval of being right contains one half; "
+    "worst: right in the one verdict and in every draw; "
     "samples that are wrong before an attack are not attacked and count as wrong in every draw"
 )
 
@@ -39,9 +37,6 @@ class Draws:
     count: int
     right: Tensor = field(repr=False)  # int64 [n]; draws in which the sample is classified as y
     voted: Tensor = field(repr=False)  # bool [n]; y is the class of more draws than any other class
-    # bool [n]; y is the class of the largest mean probability, and all draws have finite logits
-    mean: Tensor = field(repr=False)
-    varied: Tensor = field(repr=False)  # bool [n]; the draws are not of one class
     # bool [n]; the single final check counts the sample as robust, or without an attack as correct
     verdict: Tensor = field(repr=False)
 
@@ -56,41 +51,17 @@ class Draws:
         return self.voted.double().mean().item()
 
     @property
-    def mean_output(self) -> float:
-        """Accuracy of the mean probabilities."""
-        return self.mean.double().mean().item()
-
-    @property
     def worst(self) -> float:
         """Share of samples that are right in the final check and in every draw, as RobustBench counts."""
         return (self.verdict & (self.right == self.count)).double().mean().item()
 
-    @property
-    def lucky(self) -> int:
-        """Samples that the final check counts as right and some draw does not: robust only by luck.
-
-        It is 0 for a model whose draws never differ.
-        """
-        denied = self.verdict & (self.right < self.count)
-        return int(denied.sum()) if bool(self.varied.any()) else 0
-
-    @property
-    def undecided(self) -> int:
-        """Samples with draws of several classes whose `interval` contains one half; more draws may decide."""
-        low, high = (torch.from_numpy(end) for end in self.interval)
-        return int((self.varied & (low <= 0.5) & (high >= 0.5)).sum())
-
-    @property
-    def interval(self) -> Interval:
-        """The 95% Clopper-Pearson interval of the probability to be right: two arrays [n]."""
-        return clopper_pearson(self.right.numpy(), self.count)
-
     @classmethod
     def together(cls, parts: Sequence["Draws"]) -> "Draws":
         """Return the worst of several, sample by sample."""
-        all_of = {key: torch.stack([getattr(one, key) for one in parts]) for key in (*TENSORS, "verdict")}
-        least = {key: value.amin(0) if key == "right" else value.all(0) for key, value in all_of.items()}
-        return cls(parts[0].count, **(least | {"varied": all_of["varied"].any(0)}))
+        right, voted, verdict = (
+            torch.stack([getattr(one, name) for one in parts]).amin(0) for name in (*TENSORS, "verdict")
+        )
+        return cls(parts[0].count, right, voted, verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON."""
@@ -123,18 +94,14 @@ class Drawing:
 
         Each draw is a pass by itself: a model may draw once for a whole batch.
         """
-        votes = total = torch.zeros(len(y), 1, device=y.device)
+        votes = torch.zeros(len(y), 1, device=y.device)
         for _ in range(self.count):
             logits = frozen.verdict(x)
             finite = logits.isfinite().all(1, keepdim=True)
             votes = votes + torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1.0) * finite
-            total = total + log_confidence(frozen.model, logits).double().exp()
-        named, own = votes.amax(1), votes.gather(1, y[:, None]).squeeze(1)
+        own = votes.gather(1, y[:, None]).squeeze(1)
         voted = own > votes.scatter(1, y[:, None], 0.0).amax(1)
-        # where all draws name one class the mean does, too, but for its rounding
-        mean = torch.where(named == self.count, voted, (total.argmax(1) == y) & total.isfinite().all(1))
-        varied = (named < self.count) & (named > 0)
-        return {"right": own.to(torch.int64), "voted": voted, "mean": mean, "varied": varied}
+        return {"right": own.to(torch.int64), "voted": voted}
 
 
 ONE_DRAW = Drawing()
@@ -144,6 +111,5 @@ def cells(drawn: Mapping[str, Draws]) -> list[list[str]]:
     """Return the draws of each attack as text, line by line, the head first."""
     lines = [["attack", *(name.replace("_", " ") for name in FIGURES)]]
     for attack, draws in drawn.items():
-        figures = [getattr(draws, name) for name in FIGURES]
-        lines.append([attack, *(str(v) if isinstance(v, int) else percent(v) for v in figures)])
+        lines.append([attack, *(percent(getattr(draws, name)) for name in FIGURES)])
     return lines

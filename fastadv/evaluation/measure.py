@@ -76,8 +76,8 @@ def evaluate(
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
             of one norm (`table.samples`).
         draws: for a randomized model, classify each sample this many times, and its x_adv after each attack:
-            the table reports the accuracy of one draw, of the majority, of the mean output and of the worst
-            draw (`Table.draws`, `Row.draws`). These passes are not counted among those of an attack.
+            the table reports the accuracy of one draw, of the majority and of the worst draw (`Table.draws`,
+            `Row.draws`). These passes are not counted among those of an attack.
         seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
             also under attack. The generators are restored afterwards. A generator of the model's own is not
             seeded.
@@ -295,7 +295,7 @@ class Evaluation:
         if self.looked and rows:
             signs = processes.from_first(
                 lambda: masking.indicators(
-                    frozen, self.dataset, self.attacks, rows, found, correct, ids, self.batch_size, self.parts
+                    frozen, self.dataset, rows, found, correct, ids, self.batch_size, self.parts
                 )
             )
         # the clock of the first process, and the parts that all have read

@@ -14,7 +14,7 @@ from fastadv.engine.replaced import in_words
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
-from fastadv.text import aligned, in_markdown, number, percent, with_interval
+from fastadv.text import aligned, number, percent, with_interval
 
 SHARES_OF = "accuracy over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -24,8 +24,7 @@ DISTANCES_OF = "; median distance over all samples with finite logits, mean dist
 class Table:
     """The results of a model under attacks.
 
-    `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` a dictionary for JSON, and
-    `table[name]` the `Row` of an attack.
+    `str(table)` is plain text, `to_dict()` a dictionary for JSON, and `table[name]` the `Row` of an attack.
 
     Attributes:
         rows: one `Row` for each attack, in the order given.
@@ -181,10 +180,8 @@ class Table:
 
     def __str__(self) -> str:
         parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
-        return "\n".join([aligned(self.cells()), *self.notes(), *parts, *self._end()])
-
-    def _end(self) -> list[str]:
-        return ["", self.verdict] if self.indicators is not None else []
+        end = ["", self.verdict] if self.indicators is not None else []
+        return "\n".join([aligned(self.cells()), *self.notes(), *parts, *end])
 
     def details(self) -> dict[str, list[list[str]]]:
         """Return more tables: of the draws, and of the components of each attack that has some."""
@@ -195,13 +192,6 @@ class Table:
         if len(drawn) > 2:
             drawn["worst of all"] = Draws.together([*drawn.values()])
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
-
-    def markdown(self) -> str:
-        """Return the same as a Markdown table, with the notes below it."""
-        parts = [f"\n{name}\n\n{in_markdown(cells)}" for name, cells in self.details().items()]
-        return "\n".join(
-            [in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts, *self._end()]
-        )
 
 
 def _finite(value: float) -> float | None:

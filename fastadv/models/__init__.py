@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadv.models.adapt import adapt
 from fastadv.models.binarized import Binarized
-from fastadv.models.bpda import Substitute, bpda
+from fastadv.models.bpda import bpda
 from fastadv.models.normalized import STATISTICS, Normalized
 from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.representation import representation
@@ -25,7 +25,6 @@ __all__ = [
     "STATISTICS",
     "Binarized",
     "Normalized",
-    "Substitute",
     "adapt",
     "bpda",
     "create",

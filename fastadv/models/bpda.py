@@ -18,31 +18,6 @@ from fastadv.errors import InputError
 SHOWN = 20  # names of modules in an error
 
 
-class Substitute(nn.Module):
-    """A network whose gradient replaces that of a module; its output must have the module's output shape.
-
-    Called as the module is called, it returns what the module would, which is not used.
-
-    Args:
-        net: the network.
-
-    Raises:
-        InputError: it is no module.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        if not isinstance(net, nn.Module):
-            raise InputError(
-                f"Substitute: expected a torch.nn.Module, got {type(net).__name__}; a function of x stands "
-                "by itself, without Substitute"
-            )
-        self.net = net
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.net(*args, **kwargs)
-
-
 class _Together(nn.Module):
     """A model and what replaces parts of it, which may share modules, copied in one go."""
 
@@ -69,7 +44,7 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
         gradients: what replaces the gradient, by patterns over the names of `model.named_modules()`: `*`
             matches any text, ? any character. Of a module and its parts only the outermost is replaced. A
             value is "identity" (g(x) = x, where m keeps the shape), a differentiable function such as `lambda
-            h: h.clamp(-1, 1)`, or a network that behaves like m, as a `Substitute`.
+            h: h.clamp(-1, 1)`, or a network that behaves like m.
 
     Returns:
         A copy in eval mode that shares the weights of `model`, which is not changed. Tables of `evaluate` and
@@ -77,8 +52,8 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
 
     Raises:
         InputError: a pattern matches nothing, or only parts of what another replaces, or a module is under
-            two patterns; in a pass, a module does not return one floating-point tensor, or its g returns
-            another shape or dtype.
+            two patterns; in a pass, a module does not return one floating-point tensor or writes into its
+            input, or its g returns another shape or dtype.
         NoGradientError: in a pass, a g is not differentiable.
 
     Example:
@@ -125,7 +100,7 @@ def _checked(gradients: Any) -> Mapping[str, Gradient]:
             raise InputError(f"bpda: expected the name of a module or a pattern, got {pattern!r}")
         if gradient != IDENTITY and (not callable(gradient) or isinstance(gradient, type)):
             raise InputError(
-                f"bpda: expected '{IDENTITY}', a function or Substitute(net) for {pattern!r}, got "
+                f"bpda: expected '{IDENTITY}', a function or a network for {pattern!r}, got "
                 f"{gradient!r}; a class is not one: make an object of it"
             )
     return gradients
@@ -139,8 +114,8 @@ def _check_apart(model: nn.Module, gradients: Mapping[str, Gradient]) -> None:
             if id(part) in own:
                 raise InputError(
                     f"bpda: expected a gradient for {pattern!r} that is given what it runs of the model, got "
-                    f"one that reads {type(part).__name__} from a global variable; give Substitute(net), or "
-                    "a functools.partial"
+                    f"one that reads {type(part).__name__} from a global variable; give the network, or a "
+                    "functools.partial"
                 )
 
 

@@ -14,13 +14,13 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
-from fastadv.data.imageset import Held, check_width, to_unit
+from fastadv.data.imageset import Held, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
-from fastadv.train.recipes._common import check_soft, frozen_twin
+from fastadv.train.recipes._common import frozen_twin
 
 logger = logging.getLogger("fastadv")
 
@@ -44,7 +44,6 @@ class Feed:
     device: torch.device
     workers: int | None = None
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
-    passes: int = 1  # of `batch_size` images each, which make a step
     drop_last: bool = False
 
     def __post_init__(self) -> None:
@@ -54,20 +53,15 @@ class Feed:
                 f"batch_size: expected at least one image for each of {self.world} processes, "
                 f"got {self.batch_size}; start fewer"
             )
-        if self.drop_last and self._all < self.step_size:
+        if self.drop_last and self._all < self.batch_size:
             raise InputError(
-                f"drop_last: expected at least the {self.step_size} images of a step, got a training set of "
+                f"drop_last: expected at least the {self.batch_size} images of a step, got a training set of "
                 f"{self._all}, of which nothing would be left; leave it out"
             )
         if self.workers is not None and isinstance(self.dataset, Held):
             raise InputError(
                 f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
             )
-
-    @property
-    def step_size(self) -> int:
-        """How many images a step takes, the last of an epoch perhaps fewer."""
-        return self.batch_size * self.passes
 
     @property
     def _all(self) -> int:
@@ -77,12 +71,12 @@ class Feed:
     @property
     def epoch_size(self) -> int:
         """How many images an epoch has."""
-        return self._all - (self._all % self.step_size if self.drop_last else 0)
+        return self._all - (self._all % self.batch_size if self.drop_last else 0)
 
     @property
     def steps(self) -> int:
         """The number of steps in an epoch."""
-        return math.ceil(self.epoch_size / self.step_size)
+        return math.ceil(self.epoch_size / self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the numbers of the samples of an epoch, in their order."""
@@ -94,34 +88,24 @@ class Feed:
 
     def share(self, step: int) -> Share:
         """Return this process's share of a batch, counted from 0."""
-        size = min(self.step_size, self.epoch_size - step * self.step_size)
-        return Share(size, self.rank, self.world, self.batch_size if size > self.batch_size else None)
+        size = min(self.batch_size, self.epoch_size - step * self.batch_size)
+        return Share(size, self.rank, self.world)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1].
-
-        Labels y are int64 [B], or probabilities [B, K] where the set has such.
-        """
-        order = self.order(epoch)[done * self.step_size :]
+        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
+        order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1 and len(order):
-            parts = torch.split(order, self.step_size)
+            parts = torch.split(order, self.batch_size)
             order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
         read = self._reader.batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
-                x = self._augmented(self.augment, x, ids, epoch, step)
-            y = y.to(self.device, self.dtype, non_blocking=True) if y.is_floating_point() else y
+                # what users' functions draw from torch follows the step
+                own = rng.derive(self.seed, "torch augment", epoch, step, *self.share(step).key)
+                with rng.torch_seeded(own, self.device):
+                    x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch)
             yield x.to(self.dtype or x.dtype), y, ids
-
-    def _augmented(self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int) -> Tensor:
-        share, made = self.share(step), []
-        for part, rows, numbers in zip(share.cut, share.split(x), share.split(ids), strict=True):
-            # what users' functions draw from torch follows the step
-            own = rng.derive(self.seed, "torch augment", epoch, step, *part.key)
-            with rng.torch_seeded(own, self.device):
-                made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch))
-        return share.joined(made)
 
     @cached_property
     def _reader(self) -> Reader:
@@ -130,8 +114,8 @@ class Feed:
         if isinstance(data, ImageSet) and data.nbytes <= RESIDENT:
             data = data.to(self.device)
         # the last batch has no more images for this process than a full one
-        own = Share(self.step_size, self.rank, self.world).count
-        return Reader(data, own, self.workers, kept=True, pinned=pinned, soft=True)
+        own = Share(self.batch_size, self.rank, self.world).count
+        return Reader(data, own, self.workers, kept=True, pinned=pinned)
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
@@ -139,10 +123,7 @@ class Feed:
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
-    """Raise InputError unless the labels `y` of the data set `name` are classes of the model, or of them."""
-    if y.is_floating_point():
-        check_width(y, classes, name)
-        return
+    """Raise InputError unless the labels `y` of the data set `name` are classes of the model."""
     if y.is_cuda:  # they belong to an ImageSet, and were checked; reading them again would wait for them
         return
     if y.min() < 0 or y.max() >= classes:
@@ -153,8 +134,8 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 
 def first_rows(dataset: Dataset[Any], count: int) -> Batch:
-    """Return the first images of a set, in [0, 1], their labels as they are, and numbers: at most `count`."""
-    x, y, ids = next(Reader(dataset, count, soft=True).batches())
+    """Return the first images of a set, in [0, 1], their labels and numbers: at most `count`."""
+    x, y, ids = next(Reader(dataset, count).batches())
     return to_unit(x), y, ids
 
 
@@ -163,14 +144,13 @@ def check_sets(
     sets: Mapping[str, Dataset[Any] | None],
     augment: Augmentation | None,
     device: torch.device,
-    recipe: object,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
+        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
         if augment is not None and name == "train_set":
             moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:
@@ -183,10 +163,6 @@ def check_sets(
             raise InputError(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
-        if y.is_floating_point():
-            check_width(y, classes, name)
-            if name == "train_set":
-                check_soft(recipe)
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:
             check_classes(known, classes, name)

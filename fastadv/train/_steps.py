@@ -11,15 +11,15 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import Precision
-from fastadv.runs import checkpoint
+from fastadv.runs import checkpoint, processes
 from fastadv.train._feed import Feed, check_classes
-from fastadv.train._share import Means, Share
+from fastadv.train._share import Share, mean
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
-from fastadv.train.recipes._common import Twins, check_soft
+from fastadv.train.recipes._common import Twins
 from fastadv.train.recipes.base import LossScale, take_step
 
 # steps between two checks on a GPU: each check waits for the device
@@ -41,12 +41,9 @@ class Losses:
     def mean(self) -> float:
         return float(self.values.sum())
 
-    def take(self, step: int, loss: Means, share: Share, of: int) -> None:
+    def take(self, step: int, loss: Tensor, share: Share, of: int) -> None:
         """Record the loss of a step on `share`, in an epoch of `of` samples, and check it now and then."""
-        self.values[step] = share.total(
-            each.detach().double() * (part.count / of)
-            for each, part in zip(share.by_cut(loss), share.cut, strict=True)
-        )
+        self.values[step] = processes.add_up(mean(loss).detach().double() * (share.count / of))
         if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
             self.check()
 
@@ -115,7 +112,7 @@ class Steps:
                 yield step + 1
             self.check()
         except NotFiniteError as error:
-            ids = self.feed.order(epoch)[error.step * self.feed.step_size :][: self.feed.step_size]
+            ids = self.feed.order(epoch)[error.step * self.feed.batch_size :][: self.feed.batch_size]
             raise FloatingPointError(
                 f"training: expected a finite loss, got {error.loss} in epoch {epoch} at step {error.step} "
                 f"(samples {_listing(ids.tolist())}); "
@@ -169,8 +166,6 @@ class Steps:
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         check_classes(y, self.classes)
-        if y.is_floating_point():
-            check_soft(self.recipe)  # the first image of a set may have had a class
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         return Step(

@@ -81,11 +81,10 @@ def fit(
 
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: as `fa.evaluate` takes data; of a DataLoader, its set alone. Labels are classes, or
-            probabilities [K], which the recipe then gets as y [B, K]; accuracies count the likeliest class.
+        train_set: as `fa.evaluate` takes data; of a DataLoader, its set alone.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
         epochs: passes through `train_set`, 1 or more.
-        batch_size: images of a step, 1 or more; with `Optimization(accumulate=)` those of one of its passes.
+        batch_size: images of a step, 1 or more.
         optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
             such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
@@ -194,11 +193,10 @@ def _begun(given: dict[str, Any]) -> Run:
         place = next(model.parameters()).device
         check_execution(o.execution, model, o.recipe, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
-        classes = check_sets(model, sets, augment, place, o.recipe)
+        classes = check_sets(model, sets, augment, place)
         feed = Feed(
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
-            workers=o.execution.workers, dtype=dtype_of(model), passes=o.optimization.accumulate,
-            drop_last=o.optimization.drop_last,
+            workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last,
         )  # fmt: skip
         scheduler = make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
         steps = Steps(

@@ -46,8 +46,6 @@ class Optimization:
             function of the share of training done that gives the factor on the learning rate.
         schedule_by: "step", or "epoch": the factor is then constant within an epoch.
         warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
-        accumulate: passes of `batch_size` images whose gradients make one step, as of one batch of their
-            total size, 1 or more. BatchNorm sees each pass separately.
         drop_last: whether the images that do not fill a step are left out of an epoch, others in each.
         batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention.
             None uses the model's own; it is restored afterwards.
@@ -71,7 +69,6 @@ class Optimization:
     schedule: str | Schedule = DEFAULT
     schedule_by: str = "step"
     warm_up: float = 0.0
-    accumulate: int = 1
     drop_last: bool = False
     batch_norm_momentum: float | None = None
     clip_norm: float | None = None
@@ -87,7 +84,6 @@ class Optimization:
         find_schedule(self.schedule)
         if self.schedule_by not in ("step", "epoch"):
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
-        check_count("accumulate", self.accumulate, 1)
         check_flag("drop_last", self.drop_last)
         if self.batch_norm_momentum is not None:
             check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)

@@ -22,7 +22,6 @@ SHORT = {
     "AutoAttack": {"version": "quick"},
     "SPSA": {"nb_sample": 8, "nb_iter": 3, "lr": 0.03},
     "EADL1": {"max_iterations": 20, "binary_search_steps": 2, "initial_const": 10.0},
-    "TIFGSM": {"len_kernel": 3},
 }
 MINIMUM = {"CW", "DeepFool", "EADL1"}
 
@@ -267,31 +266,6 @@ def test_ours_behind_their_call_finds_as_much(real, name):
     found = [int((model(points).argmax(1) != y).sum()) for points in (ours, theirs)]
     assert found[1] > 2
     assert found[0] >= found[1]
-
-
-@pytest.mark.slow
-def test_both_in_one_table(real):
-    model, x, y = problem(40)
-    data = fa.data.ImageSet(x, y, 5, "random")
-    threat = fa.Linf(0.02)
-    table = fa.evaluate(model, data, {
-        "theirs": partial(torchattacks.wrap(real.BIM, alpha=0.005, steps=10), threat=threat),
-        "ours": partial(fa.attacks.bim, step_size=0.005, steps=10, threat=threat),
-        "theirs, nearest": partial(torchattacks.wrap(real.CW, steps=20), threat=fa.L2(inf)),
-    })  # fmt: skip
-    assert torch.equal(table["theirs"].broken, table["ours"].broken)
-    assert table["theirs"].broken.any()
-    assert table["theirs, nearest"].broken.any()
-    assert table["theirs"].backwards > 0
-    assert table["theirs, nearest"].minimum_norm
-
-
-@pytest.mark.slow
-def test_their_targets(real):
-    model, x, y = problem()
-    targets = (y + 1) % 5
-    out = torchattacks.wrap(real.PGD, alpha=0.1)(model, x, y, fa.Linf(0.5), targets=targets)
-    assert (model.eval()(out.x_adv).argmax(1) == targets).sum() > len(x) // 2
 
 
 @pytest.mark.parametrize("weights", [torch.float64, torch.bfloat16])

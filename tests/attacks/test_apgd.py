@@ -12,7 +12,7 @@ from fastadv import rng
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd, core
 from fastadv.attacks.apgd import nearest_classes
 from fastadv.attacks.core import full_batches
-from fastadv.threat import L1, THREATS, Linf
+from fastadv.threat import L1, L2, THREATS, Linf
 
 from .halfspaces import nearest, problem
 from .nets import images, labeled, labels, linear, mlp, threat
@@ -147,6 +147,25 @@ def test_no_gradient_is_taken_at_the_last_points() -> None:
     model, x = mlp(3), images(5)
     out = apgd(model, x, labels(model, x), Linf(1e-4), steps=7, restarts=2)
     assert (out.forwards, out.backwards) == (5 * (1 + 2 * 8 + 1), 5 * 14)
+
+
+def test_an_ascent_may_start_anywhere() -> None:
+    """The points are moved into the ball first; restarts begin at random ones."""
+    model, x, y = labeled(mlp(3), images(5))
+    starts = (x + 0.2).clamp(0, 1)
+    for inside in (Linf(0.01), L2(0.05)):
+        out = apgd(model, x, y, inside, steps=0, starts=starts)
+        held = out.status == Status.HELD
+        assert held.any()
+        torch.testing.assert_close(out.x_adv[held], inside.project(starts, x)[held])
+    once, thrice = (
+        apgd(model, x, y, inside, steps=0, starts=starts, restarts=restarts, stop_early=False)
+        for restarts in (1, 3)
+    )
+    assert not torch.equal(once.x_adv, thrice.x_adv)
+    backwards = apgd(model, x.flip(0), y.flip(0), Linf(0.01), steps=4, starts=starts.flip(0))
+    forwards = apgd(model, x, y, Linf(0.01), steps=4, starts=starts, ids=torch.arange(5).flip(0))
+    torch.testing.assert_close(backwards.x_adv.flip(0), forwards.x_adv)
 
 
 DUAL = {"linf": 1, "l2": 2, "l1": inf}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, AutoAttackResult, OutsideTopK, Status, apgd, autoattack, pgd
+from fastadv.attacks import AttackResult, AutoAttackResult, OutsideTopK, Status, apgd, autoattack
 from fastadv.attacks.auto.run import Component, Run
-from fastadv.attacks.auto.versions import NAMES, components
+from fastadv.attacks.auto.versions import NAMES, components, stages
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.trial import Trial
@@ -144,6 +144,54 @@ def test_the_components_of_versions_and_lists(
     ]
     found = [(name, {k: v for k, v in given.items() if (k, v) != ("restarts", 1)}) for name, given in found]
     assert found == expected
+
+
+STRONG = {
+    "restarts apgd-margin": {"loss": "margin", "steps": 100, "restarts": 5},
+    "restarts apgd-ce-sharp": {"loss": "ce_sharp", "steps": 100, "restarts": 5},
+    "targets apgd-t": {"loss": "dlr-targeted", "steps": 100, "classes": 11, "nearest": False, "restarts": 2},
+    "restarts square": {"queries": 5000},
+}
+
+
+def test_what_strong_adds() -> None:
+    """Restarts, steps and targets of the documentation."""
+
+    def plan(classes: int, norm: str = "linf", **given: Any) -> dict[str, dict[str, Any]]:
+        net, x = linear(classes), images(2, dtype=torch.float32)
+        case = problem(x, labels(net, x), THREATS[norm](1e-6), **given)
+        return {one.name: dict(one.arguments) for one in stages(Run(Trial(freeze(net), case), 0))}
+
+    assert plan(12) == STRONG
+    for norm in ("l1", "l2"):
+        assert plan(12, norm) == STRONG | {"pdpgd": {"steps": 300}}
+    for classes, count, nearest in ((21, 20, False), (40, 30, True)):
+        aimed = {"classes": count, "nearest": nearest}
+        assert plan(classes)["targets apgd-t"] == STRONG["targets apgd-t"] | aimed
+    y = labels(linear(12), images(2, dtype=torch.float32))
+    assert set(STRONG) - set(plan(12, targets=(y + 1) % 12)) == {"targets apgd-t"}
+
+
+def test_strong_is_standard_and_more_on_what_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random draws of its own, and nothing where nothing is left."""
+    calls = spied(monkeypatch, "square")
+    out, x, y = run(mlp(3), Linf(1e-6), images(12), version="strong")
+    seeds = {given["seed"] for _, given, _ in calls}
+    alone = autoattack(mlp(3), x, y, Linf(1e-6))
+    assert list(out.costs) == [*alone.costs, *STRONG]
+    for name, cost in alone.costs.items():
+        assert (cost.forwards, cost.broken) == (out.costs[name].forwards, out.costs[name].broken)
+    assert torch.equal(out.x_adv, alone.x_adv)
+    assert [out.costs[name].samples for name in STRONG] == [12] * len(STRONG)
+    assert len(seeds) == 2
+    assert out.notes == ()
+    all_, x, y = run(mlp(4), Linf(1.0), images(4), version="strong")
+    alone = autoattack(mlp(4), x, y, Linf(1.0))
+    assert all_.success.all()
+    assert (all_.forwards, all_.backwards, list(all_.costs)) == (
+        alone.forwards, alone.backwards, list(alone.costs)
+    )  # fmt: skip
+    assert len(autoattack(mlp(4), x[:0], y[:0], Linf(1.0), version="strong").by) == 0
 
 
 @pytest.mark.parametrize(("passes", "given"), [(20, {}), (3, {"eot": 3})])
@@ -342,13 +390,6 @@ def taken(*parts: Component) -> Run:
     for part in parts:
         made.component(part)
     return made
-
-
-def test_the_last_verdict_counts_among_the_passes_of_a_component_elsewhere() -> None:
-    model, x, y = labeled(mlp(5), images(8))
-    own = taken(Component("own", lambda *args, **options: pgd(*args, steps=2, stop_early=False, **options)))
-    alone = pgd(model, x, y, threat("linf", 1e-3), steps=2, stop_early=False)
-    assert own.costs["own"].forwards == alone.forwards + len(x)
 
 
 def test_how_far_a_sample_came_is_known_if_one_component_tells() -> None:

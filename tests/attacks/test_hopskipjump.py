@@ -75,19 +75,27 @@ def test_probes_find_the_normal(norm: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_known_of_the_normal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In L2 the way from x, in Linf the last estimate, which the next one only turns."""
-    page, known = sys.modules["fastadv.attacks.hopskipjump"], []
+def test_what_is_known_of_the_normal_and_how_many_probes_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In L2 the way from x, in Linf the last estimate, which the next one only turns. Chen et al. 2020,
+    algorithm 2: B_0 sqrt(t) probes at step t; the last may have to do with fewer.
+    """
+    page, known, counts = sys.modules["fastadv.attacks.hopskipjump"], [], []
 
-    def spy(search: Any, *rest: Any) -> None:
+    def spy(search: Any, probes: int, draws: Any) -> None:
         known.append((search.rows.normal, away(search)))
-        _probe(search, *rest)
+        counts.append(probes)
+        _probe(search, probes, draws)
 
     monkeypatch.setattr(page, "_probe", spy)
     model, x = linear(3, 784).double(), images(2, (784,))
     for norm in ("l2", "linf"):
         known.clear()
-        hopskipjump(model, x, labels(model, x), THREATS[norm](INF), queries=1000)
+        counts.clear()
+        hopskipjump(model, x, labels(model, x), THREATS[norm](INF), queries=1000, directions=20)
+        wanted = [math.ceil(20 * math.sqrt(step)) for step in range(1, len(counts) + 1)]
+        assert len(counts) >= 8
+        assert counts[:-1] == wanted[:-1]
+        assert 1 <= counts[-1] <= wanted[-1]
         assert all(torch.equal(normal, way) == (norm == "l2") for normal, way in known[1:])
         assert torch.equal(*known[0])
 

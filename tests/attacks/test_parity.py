@@ -19,9 +19,8 @@ from fastadv.threat import Linf
 from tests.parity.case import Case
 from tests.parity.cases import ALONE, TESTED, cases_on, held, radii
 from tests.parity.models import problem
-from tests.parity.outcome import Outcome, judge
 from tests.parity.store import STORES, Row, key, stored
-from tests.parity.verdict import best, passes
+from tests.parity.verdict import Outcome, best, judge, passes
 
 FIGURES = stored(STORES["quick"])
 # the case and the name of the net

@@ -1,7 +1,4 @@
-"""The published variants by hand: plain loops over one sample, as the papers write them, by autograd.
-
-tests/parity/test_published.py compares them with the authors' code, where that is installed.
-"""
+"""The published variants by hand: plain loops over one sample, as the papers write them, by autograd."""
 
 from math import cos, inf, log, pi, sqrt
 from typing import Any

@@ -203,23 +203,6 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
         assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
 
 
-@pytest.mark.slow
-def test_the_second_query_has_the_first_square() -> None:
-    """The schedule counts proposals from 0: eleven have the whole share, the next halves it."""
-    model, seen = firm()
-    x = torch.full((40, 1, 20, 20), 0.5)
-    square(model, x, torch.zeros(40).long(), Linf(0.1), queries=14, rescale=False, stop_early=False)
-    start, proposals = seen[1], seen[2:-1]
-    sides = []
-    for proposal in proposals:
-        rows, columns = ((proposal != start).flatten(0, 1).any(axis).nonzero() for axis in (2, 1))
-        sides.append(max(int(where[:, 1][where[:, 0] == n].max() - where[:, 1][where[:, 0] == n].min())
-                         for where in (rows, columns) for n in where[:, 0].unique()) + 1)  # fmt: skip
-    # of 400 pixels, 320 and then 160
-    assert sides[:11] == [18] * 11
-    assert sides[11:] == [13] * 2
-
-
 def test_words_drawn_ahead_are_those_of_each_query_and_not_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that are one long row need a word for each pixel at first."""
     drawn: list[int] = []

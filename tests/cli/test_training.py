@@ -164,13 +164,13 @@ def test_every_option_reaches_the_run(fastadv, folder, monkeypatch):
         f"{ROBUST} --epochs 3 --schedule cyclic:peak=0.3 --schedule-by epoch --warm-up 1/2 --clip-norm 1.5 "
         "--ramp 1 --max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
         "--optimizer adamw --learning-rate 0.002 --weight-decay 0.01 --no-norm-decay --momentum 0.8 "
-        "--accumulate 2 --drop-last --test-every 2 --seed 3 --norm l2"
+        "--drop-last --test-every 2 --seed 3 --norm l2"
     )
     wanted = {
         "schedule": replace(SCHEDULES["cyclic"], peak=0.3), "schedule_by": "epoch", "warm_up": 0.5,
         "clip_norm": 1.5, "ramp": 1, "max_norm": 2.0, "ema": 0.9, "patience": 3, "on_alarm": "rewind",
         "precision": "bf16", "optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 0.01,
-        "norm_decay": False, "momentum": 0.8, "accumulate": 2, "drop_last": True, "test_every": 2, "seed": 3,
+        "norm_decay": False, "momentum": 0.8, "drop_last": True, "test_every": 2, "seed": 3,
         "batch_size": 30,
     }  # fmt: skip
     assert {name: given[name] for name in wanted} == wanted

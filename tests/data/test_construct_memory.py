@@ -50,7 +50,7 @@ def peak(folder: Path, rank: int) -> None:
         assert sum(len(x) for x, _, _ in batches(part, 8)) == len(part)
         assert len(part.data_hash) == 16
     if rank == 0:
-        verify_constructed(folder / "set", base, batch_size=64)
+        verify_constructed(folder / "set")
     (folder / f"peak-{rank}").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
 
 

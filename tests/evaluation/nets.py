@@ -76,7 +76,7 @@ def contents(table: Table) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     for row in table.rows:
         tensors |= {f"{row.name}.{key}": getattr(row, key) for key in ("broken", "distance")}
         if row.draws is not None:
-            tensors |= {f"{row.name}.draws.{key}": getattr(row.draws, key) for key in ("right", "mean")}
+            tensors |= {f"{row.name}.draws.{key}": getattr(row.draws, key) for key in ("right", "voted")}
         if row.components is not None:
             tensors[f"{row.name}.by"] = row.components.by
     return tensors, timeless(table.to_dict())

@@ -67,12 +67,11 @@ def test_the_table_tells_them() -> None:
     assert told["staged"]["components"]["second"] == {
         "samples": 3, "broken": 2, "forwards": 21, "backwards": 0, "seconds": 0.75,
     }  # fmt: skip
-    for text in (str(table), table.markdown()):
-        assert "staged: doubtful: it has a reason" in text
-        assert "staged: it stopped early" in text
-        lines = [line.replace("|", " ").split() for line in text.splitlines()]
-        assert ["component", "samples", "broken", "forwards", "backwards", "seconds"] in lines
-        assert ["second", "3", "2", "21", "0", "0.8"] in lines
+    assert "staged: doubtful: it has a reason" in str(table)
+    assert "staged: it stopped early" in str(table)
+    lines = [line.split() for line in str(table).splitlines()]
+    assert ["component", "samples", "broken", "forwards", "backwards", "seconds"] in lines
+    assert ["second", "3", "2", "21", "0", "0.8"] in lines
 
 
 @pytest.mark.slow

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.special import betaincinv
 from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.errors import InputError
-from fastadv.evaluation import Table, clopper_pearson, evaluate
+from fastadv.evaluation import Table, evaluate
 from fastadv.evaluation.draws import Drawing, Draws
 from tests.evaluation import nets
 from tests.evaluation.test_resume import Counting
@@ -52,84 +51,24 @@ def drawn(model: nn.Module, draws: int, **options) -> Table:
     return evaluate(model, draws=draws, **settings | options)
 
 
-@pytest.mark.parametrize("count", [1, 20, 10_000, 50_000])
-@pytest.mark.parametrize("level", [0.95, 0.999])
-def test_intervals_are_those_of_the_beta_distribution(count, level):
-    """With few samples and with those of a whole test set."""
-    right = np.unique([0, 1, count // 100, count // 2, count - count // 20, count - 1, count])
-    tail, failed = (1 - level) / 2, count - right
-    low = np.where(right > 0, betaincinv(right.clip(1), failed + 1, tail), 0)
-    high = np.where(failed > 0, betaincinv(right + 1, failed.clip(1), 1 - tail), 1)
-    found = clopper_pearson(right, count, level=level)
-    assert found.low == pytest.approx(low, abs=1e-10)
-    assert found.high == pytest.approx(high, abs=1e-10)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "level"), [(1, 0.5), (7, 0.95), (40, 0.9), (301, 0.99)])
-def test_the_ends_have_the_tails_that_define_them(count, level):
-    right = np.arange(count + 1)
-    low, high = clopper_pearson(right, count, level=level)
-    assert low[0] == 0
-    assert high[-1] == 1
-    assert (low < high).all()
-    for k in {0, 1, count // 3, count - 1, count}:
-        for p, values in ((low[k], range(k, count + 1)), (high[k], range(k + 1))):
-            if 0 < p < 1:
-                tail = sum(math.comb(count, i) * p**i * (1 - p) ** (count - i) for i in values)
-                assert tail == pytest.approx((1 - level) / 2, rel=1e-9)
-
-
-def test_intervals_keep_the_shape_and_name_bad_input():
-    assert clopper_pearson([[1, 2], [2, 0]], 3).low.shape == (2, 2)
-    assert clopper_pearson(np.zeros(0, dtype=int), 3).high.shape == (0,)
-    for right, count, level in ((4, 3, 0.95), (-1, 3, 0.95), (1.5, 3, 0.95), (0, 0, 0.95), (1, 3, 1.0)):
-        with pytest.raises(InputError, match="expected"):
-            clopper_pearson(right, count, level=level)
-
-
 def test_draws_by_hand():
     """Three classes, y = 0, four passes: all right, plurality, tie, never, and logits that are not finite."""
     a, b, c = [4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]
     nan = [math.nan, 0.0, 0.0]
-    sure = [0.0, 9.0, 0.0]
-    passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, sure, b, nan]])
+    passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, b, b, nan]])
     order = iter(passes)
-    stub = SimpleNamespace(verdict=lambda x: next(order), model=None)
+    stub = SimpleNamespace(verdict=lambda x: next(order))
     found = Drawing(4).draw(stub, torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64))
     assert found["right"].tolist() == [4, 2, 2, 0, 3]
     assert found["voted"].tolist() == [True, True, False, False, True]
-    assert found["mean"].tolist() == [True, True, False, False, False]
-    assert found["varied"].tolist() == [False, True, True, False, True]
     verdict = torch.tensor([True, True, False, False, True])
     draws = Draws(4, **found, verdict=verdict)
-    assert draws.one_draw == pytest.approx(11 / 20)
-    assert (draws.majority, draws.mean_output, draws.worst) == (0.6, 0.4, 0.2)
-    assert (draws.lucky, draws.undecided) == (2, 3)
+    assert (draws.one_draw, draws.majority, draws.worst) == (11 / 20, 0.6, 0.2)
     other = Draws(4, **(found | {"right": torch.tensor([1, 4, 4, 4, 4])}), verdict=verdict)
     assert other.worst == 0.4  # of four that are right in every draw, the verdict denies two
     both = Draws.together([draws, other])
     assert both.right.tolist() == [1, 2, 2, 0, 3]
-    assert both.worst == 0
-    assert both.lucky == 3
-    still = replace(draws, varied=torch.zeros(5, dtype=torch.bool))
-    assert Draws.together([draws, still]).varied.equal(draws.varied)
-
-
-def test_the_mean_is_of_probabilities():
-    """One pass that is sure outweighs two that are not; equal passes never depend on rounding."""
-    order = iter(torch.tensor([[[0.1, 0.0]], [[0.1, 0.0]], [[0.0, 9.0]]]))
-    stub = SimpleNamespace(verdict=lambda x: next(order), model=None)
-    found = Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
-    assert found["voted"].tolist() == [True]
-    assert found["mean"].tolist() == [False]
-    # of 0.9, 0.9 and 1e-6 the mean is 0.6; that of their logarithms is below that of 0.1, 0.1 and 1
-    order = iter(torch.tensor([[[2.2, 0.0]], [[2.2, 0.0]], [[0.0, 14.0]]]))
-    assert Drawing(3).draw(stub, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))["mean"].all()
-    near = torch.tensor([[0.0, 1e-30]])
-    equal = SimpleNamespace(verdict=lambda x: near, model=None)
-    found = Drawing(3).draw(equal, torch.zeros(1, 1), torch.ones(1, dtype=torch.int64))
-    assert found["mean"].tolist() == [True]
+    assert (both.worst, both.majority) == (0, 0.6)
 
 
 @pytest.mark.slow
@@ -138,11 +77,8 @@ def test_the_chance_to_be_right_is_found(p):
     table = drawn(Flips(p), 40)
     for draws in (table.draws, table["nothing"].draws):
         assert draws.one_draw == pytest.approx(1 - p, abs=5 * math.sqrt(p * (1 - p) / 8000))
-        low, high = draws.interval
-        assert ((low <= 1 - p) & (1 - p <= high)).mean() > 0.95 - 5 * math.sqrt(0.05 * 0.95 / 200)
         assert draws.majority == pytest.approx(float(p < 0.5), abs=0.03)
         assert draws.worst < 0.05
-        assert draws.lucky == int(draws.verdict.sum()) - round(200 * draws.worst) > 0
     assert table.draws.verdict.equal(table.correct)
     row = table["nothing"]
     assert row.draws.verdict.equal(row.correct & ~row.broken)
@@ -166,7 +102,7 @@ def test_a_sample_that_was_not_attacked_counts_as_wrong():
 
     draws = drawn(Flips(0.1), 20, attacks={"skipping": skipping})["skipping"].draws
     assert not draws.right[::2].any()
-    assert not (draws.voted | draws.mean | draws.varied)[::2].any()
+    assert not draws.voted[::2].any()
     assert (draws.right[1::2] > 10).all()
 
 
@@ -189,12 +125,10 @@ def test_a_model_with_one_answer_has_the_same_figures_for_any_draws(draws, batch
         (table.draws, alone.clean_accuracy),
         *((table[name].draws, alone[name].robust_accuracy) for name in attacks),
     ):
-        found = draws_of.one_draw, draws_of.majority, draws_of.mean_output, draws_of.worst
-        assert found == pytest.approx((accuracy,) * 4)
-        assert (draws_of.lucky, draws_of.undecided) == (0, 0)
+        assert (draws_of.one_draw, draws_of.majority, draws_of.worst) == pytest.approx((accuracy,) * 3)
 
 
-def test_nothing_is_called_lucky_where_another_class_was_the_goal():
+def test_right_means_the_label_where_another_class_was_the_goal():
     """A model with one answer, wrong at x_adv, though not as the attack wants it."""
 
     def elsewhere(model, x, y, *, ids):
@@ -203,7 +137,7 @@ def test_nothing_is_called_lucky_where_another_class_was_the_goal():
     table = drawn(nets.Threshold(), 3, attacks={"elsewhere": elsewhere})
     draws = table["elsewhere"].draws
     assert table["elsewhere"].robust_accuracy == 1
-    assert (draws.worst, draws.majority, draws.lucky) == (0, 0, 0)
+    assert (draws.worst, draws.majority) == (0, 0)
 
 
 def state() -> tuple:
@@ -275,17 +209,15 @@ def test_the_table_tells_the_draws():
     table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "nothing": nothing})
     told = json.loads(json.dumps(table.to_dict()))
     assert told["draws"] == table.draws.to_dict()
-    assert [*told["draws"]] == ["count", "one_draw", "majority", "mean_output", "worst", "lucky", "undecided"]
+    assert [*told["draws"]] == ["count", "one_draw", "majority", "worst"]
     for name in ("pgd", "nothing"):
         assert told["attacks"][name]["draws"] == table[name].draws.to_dict()
     cells = table.details()["each sample classified 5 times"]
-    assert cells[0] == ["attack", "one draw", "majority", "mean output", "worst", "lucky", "undecided"]
+    assert cells[0] == ["attack", "one draw", "majority", "worst"]
     assert [line[0] for line in cells[1:]] == ["none", "pgd", "nothing", "worst of all"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
-    assert cells[2][5] == str(table["pgd"].draws.lucky)
-    for text in (str(table), table.markdown()):
-        assert "each sample classified 5 times" in text
-        assert "lucky: samples that" in text
+    assert "each sample classified 5 times" in str(table)
+    assert "worst: right in the one verdict" in str(table)
 
 
 @pytest.mark.slow
@@ -298,7 +230,7 @@ def test_a_stopped_evaluation_goes_on_with_the_same_draws(tmp_path):
     assert again.calls == [[4, 5]]
     whole = nets.run(None, attacks={"near": Counting()}, **settings)
     nets.assert_same(table, whole)
-    for name in ("right", "voted", "mean", "varied", "verdict"):
+    for name in ("right", "voted", "verdict"):
         assert getattr(table["near"].draws, name).equal(getattr(whole["near"].draws, name))
         assert getattr(table.draws, name).equal(getattr(whole.draws, name))
     for other in ({"draws": 5}, {"seed": 3}, {"draws": 1}):
@@ -313,8 +245,3 @@ def test_bad_draws_and_seeds_are_named(bad):
     if bad != 0:
         with pytest.raises(InputError, match="seed: expected"):
             drawn(nets.Threshold(), 2, seed=bad)
-
-
-def test_a_sample_is_undecided_between_both_ends():
-    some = torch.ones(3, dtype=torch.bool)
-    assert Draws(20, torch.tensor([1, 10, 19]), some, some, some, some).undecided == 1

@@ -107,7 +107,7 @@ def whole(folder: Path, rank: int = 0) -> None:
     settings = {"batch_size": 4, "limit": 23}
     curves = [
         accuracy_against_radius(Net(), images(), at_radius, [0, 0.1, 0.14, 0.2], **settings),
-        accuracy_against_radius(Net(), images(), minimum_norm=LEAST.values(), **settings),
+        accuracy_against_radius(Net(), images(), minimum_norm=LEAST["ddn"], **settings),
     ]
     drawn = evaluate(Noisy(), images(), {"pgd": BOUNDED["pgd"]}, draws=3, **SETTINGS)
     write(drawn, folder / f"draws-{name}")

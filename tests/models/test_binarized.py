@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
@@ -44,27 +44,6 @@ def test_the_gradient_is_that_of_the_model_at_the_binarized_image(threshold: flo
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), leaf)[0])
     torch.testing.assert_close(logits, inner(X.ge(threshold).double()).detach())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_pgd_breaks_it_and_the_verdict_is_the_binarized_models(threshold: float, targeted: bool) -> None:
-    inner = net()
-    model = Binarized(inner, threshold)
-    y = model(X).argmax(1)
-    targets = (y + 1) % 4 if targeted else None
-    threat = fa.Linf(0.25)
-    out = fa.attacks.pgd(model, X, y, threat, steps=30, step_size=0.02, targets=targets)
-    judged = inner((out.x_adv >= threshold).double()).argmax(1)
-    assert torch.equal(out.success, judged != y if targets is None else judged == targets)
-    assert int(out.success.sum()) >= 9
-    assert threat.contains(out.x_adv, X).all()
-
-    def hard(x: Tensor) -> Tensor:  # the true gradient is zero, and finds nothing
-        return inner((x >= threshold).double() + 0 * x)
-
-    assert not fa.attacks.bim(hard, X, y, threat, steps=30, step_size=0.02, targets=targets).success.any()
 
 
 def test_attacks_can_read_the_threshold() -> None:

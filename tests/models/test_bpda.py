@@ -55,7 +55,7 @@ SMOOTH = nn.Conv2d(6, 6, 3, padding=1)
 GRADIENTS: dict[str, Any] = {
     "identity": ("identity", lambda h: h),
     "function": (torch.sin, torch.sin),
-    "substitute": (fa.models.Substitute(SMOOTH), SMOOTH),
+    "network": (SMOOTH, SMOOTH),
 }
 
 
@@ -70,7 +70,7 @@ def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
 ) -> None:
     net = Net(hide).double()
     part = copy.deepcopy(gradient).double() if isinstance(gradient, nn.Module) else gradient
-    given = fa.models.Substitute(part) if isinstance(given, nn.Module) else given
+    given = part if isinstance(given, nn.Module) else given
     model = fa.models.bpda(net, {"hide": given})
     x = X.double()
     attached = model(x.clone().requires_grad_())
@@ -109,40 +109,10 @@ def test_modules_with_several_arguments_that_raise_under_autograd() -> None:
     torch.testing.assert_close(torch.autograd.grad(first(leaf), leaf, weights)[0].flatten(1)[:, :5], weights)
 
 
-class InPlace(nn.Module):
-    def forward(self, h: Tensor) -> Tensor:
-        h[h < 0.5] = 0
-        return h
-
-
-class ReadsLater(nn.Module):
-    """Reads what the module has written into, as forward passes of residual networks may."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hide = InPlace()
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = 2 * x.flatten(1)
-        return (self.hide(h) * 3 + h)[:, :5]
-
-
-@pytest.mark.parametrize("gradient", ["identity", torch.sin, lambda h: h.square()])
-def test_a_module_that_writes_into_its_input_does_so(gradient: Any) -> None:
-    model = fa.models.bpda(ReadsLater(), {"hide": gradient})
-    leaf = X.clone().requires_grad_()
-    made = model(leaf)
-    assert torch.equal(made, ReadsLater()(X.clone()))
-    (found,) = torch.autograd.grad(made.sum(), leaf)
-    h = (2 * X.flatten(1)[:, :5]).requires_grad_()
-    (own,) = torch.autograd.grad((h if gradient == "identity" else gradient(h)).sum(), h)
-    torch.testing.assert_close(found.flatten(1)[:, :5], 4 * 2 * own)
-
-
 def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
     net, substitute = Net(Quantize(16)).train(), nn.Conv2d(6, 6, 1)
     before = copy.deepcopy([net.state_dict(), {name: set(vars(part)) for name, part in net.named_modules()}])
-    model = fa.models.bpda(net, {"hide": fa.models.Substitute(substitute)})
+    model = fa.models.bpda(net, {"hide": substitute})
     fa.freeze(model).input_gradient(X, Y)
     state, names = net.state_dict(), {name: set(vars(part)) for name, part in net.named_modules()}
     assert names == before[1]
@@ -154,7 +124,7 @@ def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
     assert torch.equal(model(X), net.eval()(X))  # weights are shared
 
 
-@pytest.mark.parametrize(("first", "then"), [("identity", "substitute"), ("substitute", "function")])
+@pytest.mark.parametrize(("first", "then"), [("identity", "network"), ("network", "function")])
 def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) -> None:
     gradient, same = GRADIENTS[then]
     net = Net(Quantize(4))
@@ -170,15 +140,15 @@ def test_copies_states_and_descriptions() -> None:
     net = Net(Quantize(16))
     model = fa.models.bpda(net, {"hide": "identity"})
     assert model.state_dict().keys() == net.state_dict().keys()
-    held = fa.models.bpda(net, {"hide": fa.models.Substitute(SMOOTH)})
+    held = fa.models.bpda(net, {"hide": SMOOTH})
     held.load_state_dict(held.state_dict())
     assert {name for name in held.state_dict() if "bpda" in name} == {
-        f"{place}.bpda.net.{kind}" for place in ("hide", "again") for kind in ("weight", "bias")
+        f"{place}.bpda.{kind}" for place in ("hide", "again") for kind in ("weight", "bias")
     }
     copied = copy.deepcopy(held)
     with torch.no_grad():
-        copied.hide.bpda.net.weight.zero_()
-        copied.hide.bpda.net.bias.zero_()
+        copied.hide.bpda.weight.zero_()
+        copied.hide.bpda.bias.zero_()
     assert SMOOTH.weight.any()
     through = [fa.freeze(each).input_gradient(X, Y)[2] for each in (held, copied)]
     assert not torch.allclose(*through)  # the copy has a substitute of its own
@@ -187,16 +157,14 @@ def test_copies_states_and_descriptions() -> None:
         == describe(copy.deepcopy(model))
         == describe(fa.models.bpda(net, {"h*e": "identity"}))
     )
-    other = fa.models.Substitute(nn.Conv2d(6, 6, 3, padding=1))
+    other = nn.Conv2d(6, 6, 3, padding=1)
     others = [model, held, *(fa.models.bpda(net, {"hide": each}) for each in (torch.sin, torch.cos, other))]
     assert len({str(describe(each)) for each in (net, *others)}) == 6
 
 
-@pytest.mark.parametrize(
-    "gradient", ["identity", torch.tanh, partial(F.hardtanh, min_val=-2.0), "substitute"]
-)
+@pytest.mark.parametrize("gradient", ["identity", torch.tanh, partial(F.hardtanh, min_val=-2.0), "network"])
 def test_a_model_is_pickled_whole(gradient: Any) -> None:
-    other = fa.models.Substitute(nn.Conv2d(6, 6, 3, padding=1)) if gradient == "substitute" else gradient
+    other = nn.Conv2d(6, 6, 3, padding=1) if gradient == "network" else gradient
     model = fa.models.bpda(Net(Quantize()), {"hide": other})
     file = io.BytesIO()
     torch.save(model, file)
@@ -235,7 +203,7 @@ def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
 
 def test_a_substitute_may_consist_of_parts_of_the_model() -> None:
     net = Net(Quantize(16))
-    model = fa.models.bpda(net, {"hide": fa.models.Substitute(net.second)})
+    model = fa.models.bpda(net, {"hide": net.second})
     closed = fa.models.bpda(net, {"hide": (lambda second: lambda h: second(h))(net.second)})
     expected = by_hand(net, X, Y, net.second)
     for each in (model, closed):
@@ -259,7 +227,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "nothing": ({}, "expected gradients by the names of modules"),
     "no mapping": ("hide", "expected gradients by the names of modules"),
     "no name": ({3: "identity"}, "expected the name of a module or a pattern, got 3"),
-    "no gradient": ({"hide": "straight"}, "expected 'identity', a function or Substitute"),
+    "no gradient": ({"hide": "straight"}, "expected 'identity', a function or a network"),
     "a class": ({"hide": nn.ReLU}, "a class is not one"),
     "no match": ({"hyde": "identity"}, "matches none; did you mean 'hide'[?] there are first, norm, second"),
     "two": ({"hide": "identity", "h*": torch.sin}, "one gradient for 'hide', got two, by 'hide' and 'h[*]'"),
@@ -284,11 +252,6 @@ class Odd(nn.Module):
         return self.make(h)
 
 
-def written(h: Tensor) -> Tensor:
-    h.zero_()
-    return h + 1
-
-
 # what the module makes, its gradient, and what is said
 PASSES: dict[str, tuple[Any, Any, str]] = {
     "tuple": (lambda h: (h, h), "identity", "return one floating-point tensor, got tuple"),
@@ -299,7 +262,7 @@ PASSES: dict[str, tuple[Any, Any, str]] = {
     "other dtype": (lambda h: h, lambda h: h.double(), r"in float32 as .*got \[12, 64\] in float64"),
     "other kind": (lambda h: h, lambda h: None, "got NoneType"),
     "flat": (lambda h: h, lambda h: h.detach(), "one that cuts the graph"),
-    "written": (written, "identity", "writes into it and returns another tensor"),
+    "written": (lambda h: h.zero_(), "identity", "writes into it; let its forward begin with"),
 }
 
 

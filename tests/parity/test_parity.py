@@ -13,11 +13,10 @@ from tests.parity import models
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
 from tests.parity.models import KEPT, NETS, Net, Quantized, problem, small
-from tests.parity.outcome import judge
 from tests.parity.peers import Peer, _peer, best_of
 from tests.parity.store import save, stored
 from tests.parity.toy import Threshold, X, Y, line, row
-from tests.parity.verdict import best, compared
+from tests.parity.verdict import best, compared, judge
 
 
 def test_a_success_is_wrong_in_the_box_and_in_the_ball() -> None:
@@ -25,12 +24,6 @@ def test_a_success_is_wrong_in_the_box_and_in_the_ball() -> None:
     assert judge(Threshold(), X, Y, x_adv, "l2").distances == [0.4, inf, inf, 0.0, inf]
     assert judge(Threshold(), X, Y, x_adv, "l2", 0.39).distances == [inf, inf, inf, 0.0, inf]
     assert judge(Threshold(), X, Y, x_adv, "l2", 0.4).distances == [0.4, inf, inf, 0.0, inf]
-
-
-@pytest.mark.parametrize(("norm", "distance"), [("linf", 0.4), ("l1", 0.7), ("l2", 0.5), ("l0", 2.0)])
-def test_distances_are_of_the_norm(norm: str, distance: float) -> None:
-    x_adv = X + torch.tensor([0.4, 0.3])
-    assert judge(Threshold(), X[:3], Y[:3], x_adv[:3], norm).distances == [distance] * 3
 
 
 def test_figures_are_median_or_robust_accuracy() -> None:

@@ -73,9 +73,3 @@ def test_an_identity_is_asked_for_where_the_source_cannot_be_read(
     work(tmp_path / "run", identity="first", resume=True)
     with pytest.raises(InputError, match=r"another identity \(first there, second here\)"):
         work(tmp_path / "run", identity="second", resume=True)
-
-
-def test_a_set_with_an_identity_is_verified_with_its_model(tmp_path: Path) -> None:
-    made = constructed(tmp_path, identity="first")
-    measured = construct.verify_constructed(tmp_path, model=fa.freeze(built(MODEL)))
-    assert measured["fooling_rate"] == made.card["measured"]["fooling_rate"]

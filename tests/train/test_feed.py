@@ -18,6 +18,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
 from fastadv.train import Execution, epochs, fit
 from fastadv.train._feed import Feed
+from fastadv.train._share import Share
 from fastadv.train.augment import cutout, make_augment
 
 from .nets import assert_same, grouped, images, net, stopped
@@ -160,6 +161,34 @@ def test_what_a_function_draws_from_torch_is_fresh_in_each_step_and_the_same_whe
     torch.manual_seed(2)
     for one, other in zip(whole[2:], feed.batches(2, 2), strict=True):
         assert torch.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 7, 12, 13])
+def test_each_row_of_a_batch_has_one_owner(world, size):
+    rows, met, keys = torch.arange(size), [], set()
+    for rank in range(world):
+        share = Share(size, rank, world)
+        own = share.own(rows)
+        assert len(own) == max(share.count, 1)
+        met += own[: share.count].tolist()
+        keys.add(tuple(share.key))
+        assert float(share.weighted(torch.tensor(1.0))) == pytest.approx(share.count / size)
+    assert sorted(met) == list(range(size))
+    assert len(keys) == world  # each draws of its own
+
+
+def test_what_does_not_fill_a_step_is_left_out_and_is_another_in_each_epoch():
+    left = []
+    feed = Feed(images(26), 8, None, 0, CPU, drop_last=True)
+    assert (feed.steps, feed.epoch_size) == (3, 24)
+    for epoch in (1, 2):
+        ids = torch.cat([ids for _, _, ids in feed.batches(epoch)])
+        assert len(ids) == len(set(ids.tolist())) == 24
+        left.append(set(range(26)) - set(ids.tolist()))
+    assert left[0] != left[1]
+    with pytest.raises(InputError, match="drop_last: expected at least the 64 images of a step"):
+        fit(net(), images(), loss, epochs=1, batch_size=64, **grouped(drop_last=True))
 
 
 class Placed(Dataset):

@@ -11,7 +11,7 @@ from fastadv.train import Optimization, Piecewise, Standard, fit
 from fastadv.train.optim import find_rate, make_optimizer, make_schedule
 from fastadv.train.schedules import SCHEDULES
 
-from .nets import images, net
+from .nets import assert_same, images, net
 
 
 def rates(schedule, steps, epochs=1, **options):
@@ -144,3 +144,15 @@ def test_a_recipe_with_a_step_of_its_own_is_clipped_too():
     start = net()[5].weight
     assert (nets[0][5].weight - start).abs().max() > 1e-3
     assert (nets[1][5].weight - start).abs().max() < 1e-6
+
+
+def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwards():
+    model, other = net(), net()
+    other[1].momentum = 0.01
+    optimization = Optimization(batch_norm_momentum=0.01)
+    fit(model, images(), Standard(), epochs=1, optimization=optimization)
+    fit(other, images(), Standard(), epochs=1)
+    assert_same(model, other)
+    assert model[1].momentum == 0.1
+    with pytest.raises(InputError, match="batch_norm_momentum: expected a model with BatchNorm"):
+        fit(torch.nn.Linear(2, 2), images(), Standard(), epochs=1, optimization=optimization)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint
-from fastadv.train import AWP, Execution, NuAT, Optimization, Standard, fit
+from fastadv.train import AWP, Execution, Optimization, Standard, fit
 from fastadv.train.optim import find_rate, make_optimizer
 from fastadv.train.recipes.base import GROWTH_EVERY, LossScale
 
 from .nets import assert_same, images, net, stopped
+from .recipes.test_own_step import Spy
 
 RMSPROP = functools.partial(torch.optim.RMSprop, lr=0.01)
 OF_TORCH = {
@@ -185,5 +185,5 @@ def test_fp16_is_refused_where_it_would_round_weights_or_gradients_away():
     fp16 = Execution(precision="fp16")
     with pytest.raises(InputError, match="precision: expected weights in float32 for 'fp16'"):
         fit(net().double(), images(), Standard(), epochs=1, execution=fp16)
-    with pytest.raises(InputError, match=r"precision: .* NuAT, which takes gradients itself"):
-        fit(net(), images(), NuAT(fa.Linf(0.1)), epochs=1, execution=fp16)
+    with pytest.raises(InputError, match=r"precision: .* Spy, which takes gradients itself"):
+        fit(net(), images(), Spy(), epochs=1, execution=fp16)

@@ -140,7 +140,7 @@ def pgd(**changed):
 REFUSED = {
     "batch_size": 10, "seed": 1, "epochs": 3, "optimizer": "adam", "learning_rate": 0.06, "momentum": 0.8,
     "weight_decay": 4e-4, "schedule": "step", "augment": None, "precision": "bf16", "warm_up": 1,
-    "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False, "accumulate": 2,
+    "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False,
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
     "recipe": pgd(threat=fa.Linf(0.2)),
 }  # fmt: skip

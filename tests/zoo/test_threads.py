@@ -1,16 +1,10 @@
-"""Many threads freeze, check, measure and use models, beside others that know nothing of it.
-
-FASTADV_STRESS_SECONDS is how long they keep up each of the five ways of working at least.
-"""
+"""Many threads freeze, check, measure and use models, beside others that know nothing of it."""
 
 import copy
-import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import count
 
 import pytest
 import torch
@@ -23,7 +17,6 @@ from .judge import Answer, check_directions, check_rows, eager
 from .net import ZOO, block, head
 from .state import State
 
-SECONDS = float(os.environ.get("FASTADV_STRESS_SECONDS", "0"))
 THREADS = 4
 # folded, own backward, functions of autograd and of torch.func, hooks, layouts, wide and thin convolutions
 NAMES = (
@@ -105,15 +98,6 @@ class Case:
             check_directions(self.model, x, y, found)
 
 
-def for_a_while(cases: list[Case]) -> Iterator[Case]:
-    """One case after another, each at least once, as long as SECONDS last."""
-    end = time.monotonic() + SECONDS
-    for number in count():
-        if number >= len(cases) and time.monotonic() >= end:
-            return
-        yield cases[number % len(cases)]
-
-
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     return [Case(name) for name in NAMES]
@@ -126,8 +110,7 @@ def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
             case.check(fa.freeze(case.model()), 3)
 
     with unrelated_models():
-        for _ in for_a_while(cases[:1]):
-            at_once(work)
+        at_once(work)
 
 
 @pytest.mark.slow
@@ -135,7 +118,7 @@ def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
 def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], precision: str) -> None:
     """Each thread has batches of another size, which may be searched in another way."""
     with unrelated_models():
-        for case in for_a_while(cases):
+        for case in cases:
             frozen = fa.freeze(case.model(), precision)
             at_once(lambda number, case=case, frozen=frozen: case.check(frozen, (16, 3, 1, 16)[number]))
 
@@ -144,7 +127,7 @@ def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], pr
 def test_threads_attack_one_model(cases: list[Case]) -> None:
     """As given: each attack freezes it for itself. All find the same."""
     with unrelated_models():
-        for case in for_a_while(cases):
+        for case in cases:
             model, (x, y) = case.model(), case.net.images(3)
             before, found = State.of(model, randomness=False), {}
 

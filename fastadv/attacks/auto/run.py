@@ -33,20 +33,14 @@ ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "sq
 
 @dataclass(frozen=True)
 class Component:
-    """One attack of a version: its name in reports, its function or the name of one, and its arguments."""
+    """One attack of a version: its name in reports, that of its function, and its arguments."""
 
     name: str
-    attack: str | InnerAttack
+    attack: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it attacks another model as well, so that its successes have to be checked."""
-        return not isinstance(self.attack, str)
-
     def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
-        attack = ATTACKS[self.attack] if isinstance(self.attack, str) else self.attack
-        arguments = dict(self.arguments)
+        attack, arguments = ATTACKS[self.attack], dict(self.arguments)
         if "seed" in inspect.signature(attack).parameters:
             arguments["seed"] = rng.derive(seed, f"autoattack {self.name}")
         if self.attack == "fab":
@@ -70,7 +64,7 @@ class AutoAttackResult(core.AttackResult):
         notes: what the version did and left out, in words.
         indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
             reach; None where they were not asked for. Their passes count as forwards and backwards of the
-            result. Where `bpda` was given and the model shows signs, they are those of `bpda`.
+            result.
         others: as in `AttackResult`.
     """
 
@@ -147,7 +141,6 @@ class Run:
             self.note(f"{component.name}: left out, because the model has no gradient")
             self.warnings["zero_gradient"] = None
             return
-        out = self._judged(out, index) if component.elsewhere else out
         broken = int(out.success.sum())
         self._take(component.name, out, index)
         seconds = time.perf_counter() - started
@@ -155,13 +148,6 @@ class Run:
         late = blind(self.costs)
         if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None
-
-    def _judged(self, out: core.AttackResult, index: Tensor) -> core.AttackResult:
-        """Return a result with the verdict of the model as given on its points."""
-        problem = self.trial.problem.take(index)
-        met = problem.met(self.trial.classifier.verdict(out.x_adv))
-        met &= problem.threat.contains(out.x_adv, problem.x)
-        return replace(out, success=met, forwards=out.forwards + len(index))
 
     def _take(self, name: str, out: core.AttackResult, index: Tensor) -> None:
         """Keep what a component found; the strongest point of the first stands for samples that hold."""

@@ -2,18 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from fastadv import losses, rng
-from fastadv.attacks import core
-from fastadv.attacks.auto.run import ATTACKS, Component, Run
-from fastadv.engine import Prepared
-from fastadv.errors import InputError, NoGradientError
-from fastadv.threat import Threat
+from fastadv.attacks.auto.run import Component, Run
+from fastadv.errors import InputError
 
 Version = Literal["standard", "plus", "rand", "quick", "strong"]
 VERSIONS = ("standard", "plus", "rand", "quick", "strong")
@@ -125,16 +119,11 @@ def _named(parts: Sequence[str], known: dict[str, Component]) -> list[Component]
     return [known[part] for part in parts]
 
 
-def stages(run: Run, bpda: Prepared | None, sources: Sequence[Prepared]) -> list[Component]:
+def stages(run: Run) -> list[Component]:
     """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
     classes, free = run.trial.clean.shape[1] - 1, aims(run)
     dlr = "dlr" if run.plain else "margin"
     found = []
-    if bpda is not None:
-        # the margin of saturated outputs leads to one of many equal classes, their cross-entropy to all
-        through = [ascent("bpda apgd-ce", "ce"), ascent("bpda apgd-margin", "margin")]
-        through += [ascent("bpda apgd-t", f"{dlr}-targeted", classes=min(9, classes))] if free else []
-        found += [replace(one, attack=partial(elsewhere, other=bpda)) for one in through]
     if run.trial.problem.threat.norm != "linf":
         # what minimizes the norm breaks samples there that no ascent in the ball does
         found.append(proximal("pdpgd"))
@@ -146,57 +135,4 @@ def stages(run: Run, bpda: Prepared | None, sources: Sequence[Prepared]) -> list
         few = classes <= ALL
         count = classes if few else NEAREST
         found.append(ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few, restarts=2))
-    for number, source in enumerate(sources):
-        name = "transfer" if len(sources) == 1 else f"transfer {number}"
-        found.append(Component(name, partial(onward, source=source, loss=dlr)))
     return [*found, replace(search(5000), name="restarts square")]
-
-
-def elsewhere(
-    model: Prepared, x: Tensor, y: Tensor, threat: Threat, *, other: Prepared, seed: int, **options: Any
-) -> core.AttackResult:
-    """Run APGD on another model than the one that judges; its passes are counted as the model's.
-
-    Where the other has finite logits for none of the samples, it finds nothing.
-    """
-    try:
-        out = ATTACKS["apgd"](other, x, y, threat=threat, seed=seed, **options)
-    except InputError:
-        if bool(other.verdict(x).isfinite().all(1).any()):
-            raise
-        common: Any = {name: options[name] for name in core.Common.__annotations__ if name in options}
-        return core.run(model, x, y, threat, lambda search: None, seed=seed, **common)
-    model.forwards += out.forwards
-    model.backwards += out.backwards
-    return out
-
-
-def onward(
-    model: Prepared,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    source: Prepared,
-    loss: losses.Loss,
-    seed: int,
-    **options: Any,
-) -> core.AttackResult:
-    """Run APGD on a source to the end, and then on the model from the points that it found."""
-    try:
-        crafted = elsewhere(
-            model, x, y, threat, other=source, stop_early=False, seed=rng.derive(seed, "source"),
-            **options,
-        )  # fmt: skip
-    except NoGradientError as error:
-        raise InputError("source: expected a net with gradients, got one that cuts the graph") from error
-    try:
-        out = ATTACKS["apgd"](model, x, y, threat, loss=loss, starts=crafted.x_adv, seed=seed, **options)
-    except NoGradientError:  # the points themselves may be enough
-
-        def rule(search: core.Search) -> None:
-            search.finish(search.per_sample(crafted.x_adv))
-
-        out = core.run(model, x, y, threat, rule, seed=seed, **options)
-    spent = out.forwards + crafted.forwards, out.backwards + crafted.backwards
-    return replace(out, forwards=spent[0], backwards=spent[1])

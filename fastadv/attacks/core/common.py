@@ -67,10 +67,10 @@ class GradientCommon(Common, total=False):
     """The arguments that every attack takes whose steps follow the gradient of a loss: `Common` and one more.
 
     Args:
-        gradient: rules that make the gradient to follow, such as `[DiverseInput(), TranslationInvariant()]`;
-            the first one asks the model. They do not change what counts as a success, nor the losses that are
-            reported. Random numbers are those of the seed, 0 in an attack without one. The default is (),
-            the gradient itself.
+        gradient: rules that make the gradient to follow, such as those of docs/transfer.md; the first one
+            asks the model. They do not change what counts as a success, nor the losses that are reported.
+            Random numbers are those of the seed, 0 in an attack without one. The default is (), the gradient
+            itself.
         others: as in `Common`.
     """
 

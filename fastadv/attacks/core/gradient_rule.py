@@ -48,7 +48,7 @@ def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
     for place, rule in enumerate(rules):
         if not isinstance(rule, GradientRule):
             raise InputError(
-                "gradient: expected gradient rules, such as [fastadv.attacks.DiverseInput()], "
+                "gradient: expected gradient rules, derived from fastadv.attacks.core.GradientRule, "
                 f"got {gradient!r}"
             )
         for before in rules[:place]:

@@ -29,15 +29,16 @@ class LastAnswer(Rows):
         not enough, the gradient is reversed, which leads back to where there were answers. Where there was
         none yet, it leads to x, and the rest of the look stays as it is.
         """
-        said = {name: value for name, value in vars(look).items() if name in self._names}
+        said = {name: getattr(look, name) for name in look.answers}
+        own = vars(self)
         if finite is None:
-            vars(self).pop("lost", None)
-            vars(self).update(said)
+            own.pop("lost", None)
+            own.update(said)
             return
-        self.lost = torch.where(finite, 0.0, vars(self).get("lost", 0.0) + 1.0)
+        self.lost = torch.where(finite, 0.0, own.get("lost", 0.0) + 1.0)
         back = self.lost > PATIENCE
         for name, now in said.items():
-            slope, before = name.startswith("gradient"), vars(self).get(name)
+            slope, before = name.startswith("gradient"), own.get(name)
             if before is None or before.shape != now.shape:
                 before = _towards(x, look.seen, now) if slope else now
             answer = torch.where(_like(finite, now), now, before.to(now.dtype))

@@ -6,7 +6,7 @@ its logits, loss and gradient (`last_answer.py`). Such a point is never adversar
 
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -64,6 +64,7 @@ class GradientLook(ScoredLook):
     """
 
     gradient: Tensor
+    answers: ClassVar = ("logits", "loss", "gradient")
 
 
 @dataclass(eq=False)
@@ -76,3 +77,4 @@ class JacobianLook(Look):
     """
 
     gradients: Tensor
+    answers: ClassVar = ("logits", "gradients")

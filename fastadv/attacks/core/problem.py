@@ -205,7 +205,7 @@ def check_classes(name: str, values: Tensor, classes: int) -> None:
     """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
     if not len(values):
         return
-    least, most = torch.stack(values.aminmax()).tolist()
+    least, most = map(int, values.aminmax())
     if least < 0 or most >= classes:
         raise InputError(
             f"{name}: expected classes 0 to {classes - 1}, which the model has, got {least} to {most}"
@@ -253,7 +253,7 @@ def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> 
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     if x.numel() == 0:
         return
-    least, most = torch.stack(x.aminmax()).tolist()
+    least, most = map(float, x.aminmax())
     if not (math.isfinite(least) and math.isfinite(most)):
         bad = int((~x.isfinite()).sum())
         raise InputError(

@@ -42,6 +42,8 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
     `unusable` are those whose clean logits are not finite, `met` those that hold, but on which the attack met
     a NaN or infinity.
     """
+    if not (unusable or met):
+        return ()
     flags = {
         f"{FAILED}for {unusable} of {count} samples the model's logits are not finite; "
         "they count as not correct and are not attacked": unusable,

@@ -15,13 +15,14 @@ from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, problem
-from fastadv.attacks.core.ranking import graded, loss_of
+from fastadv.attacks.core.ranking import graded
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial
 from fastadv.engine import Plain, Prepared
 from fastadv.engine import prepare as prepared
+from fastadv.engine.precision import no_gradient
 from fastadv.engine.prepared import CleanPass
 from fastadv.ops.logit_loss import ENTROPIES
 from fastadv.threat import Threat
@@ -90,7 +91,7 @@ def run(
         >>> tuple(out.x_adv.shape), out.forwards
         ((8, 1, 8, 8), 24)
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with no_gradient():
         check_count("restarts", restarts, 1)
         check_seed(seed)
         classifier, given = prepare(model, x, y, threat, **common)
@@ -110,7 +111,8 @@ def run(
             logits = _overshoot(trial, record, logits)
         doubtful = (record.success | record.refuted) & ~trial.judged(logits)[0]
         if bool(doubtful.any()) or trial.denied(trial.already, logits):
-            logits = _search_again(trial, record, plan, doubtful, logits)
+            judged, logits = logits, _search_again(trial, record, plan, doubtful, logits)
+            known = known if logits is judged else None
         not_finite = record.not_finite | ~(record.largest_gradient < torch.inf)
         out = trial.finish(
             record.x_adv,
@@ -143,7 +145,8 @@ def prepare(
     freeze = arguments.pop("freeze", None)
     given = problem(x, y, threat, **arguments)
     classifier = prepared(model, eot if eot > 1 else None, freeze=freeze)
-    return classifier, replace(given, criterion=given.criterion.of(classifier.model))
+    criterion = given.criterion.of(classifier.model)
+    return classifier, given if criterion is given.criterion else replace(given, criterion=criterion)
 
 
 def _search(
@@ -186,24 +189,30 @@ def _verdict(
             trial.hold(record.x_adv, record.rank, logits, plan.loss)
         return logits, None
     index, points = last
-    seen = record.x_adv[index]
-    record.x_adv[index] = points.to(seen.dtype)
+    problem, seen, before = trial.problem, record.x_adv, record.rank
+    record.x_adv = seen.index_copy(0, index, points.to(seen.dtype))
     logits = trial.verdict(record.x_adv)
-    problem = trial.problem.take(index)
-    value = loss_of(logits[index], problem.y, plan.loss, problem.targets)
-    rank = graded(value, logits[index], problem.y, plan.loss, problem.targets).to(record.rank.dtype)
-    earlier = ~problem.met(logits[index]) & (record.rank[index] > -torch.inf) & ~(rank > record.rank[index])
-    earlier |= ~logits[index].isfinite().all(1)
-    record.x_adv[index[earlier]] = seen[earlier]
-    record.rank[index[~earlier]] = rank[~earlier]
+    met, finite = trial.judged(logits)
+    rank = graded(trial.loss(logits, plan.loss), logits, problem.y, plan.loss, problem.targets)
+    rank = rank.to(before.dtype)
+    earlier = ~met & (before > -torch.inf) & ~(rank > before)
+    if finite is not None:
+        earlier |= ~finite
+    if len(index) < len(seen):
+        judged = torch.zeros_like(earlier).index_fill_(0, index, True)
+        earlier &= judged
+        rank = torch.where(judged, rank, before)
+    record.rank = torch.where(earlier, before, rank)
+    if not bool(earlier.any()):
+        return logits, None
+    record.x_adv = torch.where(earlier.view(-1, *[1] * (seen.ndim - 1)), seen, record.x_adv)
     # a rank below 0 stands for a cross-entropy of 0
-    loss = record.rank.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else record.rank
-    held = torch.zeros_like(record.success).index_fill_(0, index[earlier], True)
-    at_x = held & (record.rank == -torch.inf)
+    loss = before.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else before
+    at_x = earlier & (before == -torch.inf)
     if bool(at_x.any()):
-        clean = loss_of(trial.clean, trial.problem.y, plan.loss, trial.problem.targets)
+        clean = losses.loss_value(trial.clean, problem.y, plan.loss, problem.targets)
         loss = torch.where(at_x, clean.to(loss.dtype), loss)
-    return logits, (held, loss)
+    return logits, (earlier, loss)
 
 
 def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Samples(Generic[R_co]):
     ) -> None:
         whole = len(index) == len(problem.x)
         self.classifier, self.plan, self.restart = classifier, plan, restart
+        self.threshold = classifier.input_threshold
         self.dtype = problem.x.dtype
         self.problem = (problem if whole else problem.take(index)).wide()
         self.aims = self.problem.targets
@@ -158,7 +159,10 @@ class Samples(Generic[R_co]):
             self._record.put(self._index, self.best)
         if self.last_points is None:
             return None
-        holds = (~self.best.success).nonzero().squeeze(1)
+        success = self.best.success
+        if self.last_points.is_cpu and not bool(success.any()):
+            return self._index, self.last_points
+        holds = (~success).nonzero().squeeze(1)
         return self._index[holds], self.last_points[holds]
 
     def _drop(self, left: Tensor) -> Tensor:

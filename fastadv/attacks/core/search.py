@@ -147,7 +147,7 @@ class Search(Samples[R_co]):
     def _is_plain(self) -> bool:
         """Return whether any wrong class is a success, and a point is kept for its loss, as it is seen."""
         wrong = self.problem.criterion is WRONG and self.aims is self.targets
-        return wrong and self.classifier.input_threshold is None and not self.plan.minimum
+        return wrong and self.threshold is None and not self.plan.minimum
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Judge points, `rounded` and of those that `drop_leaving` keeps, by logits of the rule's own."""
@@ -253,7 +253,7 @@ class Search(Samples[R_co]):
         points, seen = self._prepare(points, judge)
         ask = self.plan.gradient or Search.input_gradient
         value, logits, gradient = ask(self, seen, loss)
-        if not (narrow and may_be_narrow(gradient, self.x)):
+        if gradient.dtype != self.x.dtype and not (narrow and may_be_narrow(gradient, self.x)):
             gradient = gradient.to(self.x.dtype)
         return GradientLook(points, seen, logits, logits, value, gradient)
 
@@ -311,8 +311,10 @@ class Search(Samples[R_co]):
     def _evaluated(self, judge: bool = True) -> Tensor | None:
         """Count an evaluation, and drop the samples that it has broken; return int [m], who stays, if any."""
         self._evaluations += 1
-        leaves = judge and self.plan.stop_early and may_leave(self._evaluations - 1, self.x.device)
-        if leaves and bool(self.best.success.any()):
+        if not (judge and self.plan.stop_early):
+            return None
+        success = self.best.success
+        if may_leave(self._evaluations - 1, success.device) and bool(success.any()):
             broken = self._prove()
             if bool(broken.any()):
                 return self._drop(broken)
@@ -340,11 +342,10 @@ class Search(Samples[R_co]):
 
     def _candidate(self, points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the points; those nearest to x that look the same to a model that binarizes its input."""
-        threshold = self.classifier.input_threshold
-        if threshold is None:
+        if self.threshold is None:
             return points
         x = (self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)).to(self.dtype)
-        return snap(x, points, threshold, self.classifier.sees(self.dtype), dtype).to(points.dtype)
+        return snap(x, points, self.threshold, self.classifier.sees(self.dtype), dtype).to(points.dtype)
 
 
 def _finite(logits: Tensor) -> Tensor | None:

@@ -47,7 +47,7 @@ class Trial:
         self._before = classifier.forwards, classifier.backwards
         size, device = len(problem.x), problem.x.device
         none = torch.zeros(size, dtype=torch.bool, device=device)
-        self.already = self.correct = self.unusable = self._not_finite = none
+        self.already = self.correct = self.attacked = self.unusable = self._not_finite = none
         if not size:
             # as many classes as any loss or criterion may ask for
             self.clean = torch.zeros(0, 1 << 20, device=device)
@@ -62,19 +62,21 @@ class Trial:
                 check_classes("targets", problem.targets, clean.shape[1])
             problem.criterion.check(clean.shape[1], problem.targets is not None)
             self.already, finite = problem.judged(clean)
+            self.attacked = ~self.already
             if finite is not None:
-                self.unusable = ~finite
+                self.unusable, self.attacked = ~finite, self.attacked & finite
                 if bool(self.unusable.all()):
                     raise InputError(NOT_FINITE)
             plain = finite is None and problem.plain
-            self.correct = ~self.already if plain else classified(clean, problem.y)
+            self.correct = self.attacked if plain else classified(clean, problem.y)
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search copy prefers
             self.problem = replace(problem, x=classifier.layout(problem.x), clean=clean)
-        self.attacked = ~(self.already | self.unusable)
         self.todo = self.attacked.nonzero().squeeze(1)
         # of the last verdict: its logits and what they say, and how far its points are, None if not known
-        self._judged: tuple[Tensor, tuple[Tensor, Tensor | None]] | None = None
+        self._last: Tensor | None = None
+        self._said: tuple[Tensor, Tensor | None] | None = None
+        self._loss: Tensor | None = None
         self._distance: Tensor | None = None
 
     def take_clean_pass(self) -> CleanPass | None:
@@ -104,9 +106,16 @@ class Trial:
 
     def judged(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return `Problem.judged` of the logits [B, K] of the last verdict, computed once."""
-        if self._judged is None or self._judged[0] is not logits:
-            self._judged = logits, self.problem.judged(logits)
-        return self._judged[1]
+        if self._said is None or self._last is not logits:
+            self._last, self._said, self._loss = logits, self.problem.judged(logits), None
+        return self._said
+
+    def loss(self, logits: Tensor, loss: losses.Loss) -> Tensor:
+        """Return the loss [B] of the attack at the logits [B, K] of the last verdict, computed once."""
+        self.judged(logits)
+        if self._loss is None:
+            self._loss = losses.loss_value(logits, self.problem.y, loss, self.problem.targets)
+        return self._loss
 
     def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> None:
         """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points."""
@@ -161,7 +170,7 @@ class Trial:
         `within` which a success counts. `known` are the samples that held at another point, and their losses.
         """
         problem = self.problem
-        value = losses.loss_value(logits, problem.y, loss, problem.targets)
+        value = self.loss(logits, loss)
         if known is not None:
             value = torch.where(known[0], known[1].to(value.dtype), value)
         met, finite = self.judged(logits)
@@ -170,7 +179,10 @@ class Trial:
             broken &= within.contains(x_adv, problem.x)
         failed = not_finite | self._not_finite | self.unusable
         failed = failed if finite is None else failed | ~finite
-        status = torch.full_like(problem.y, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
+        any_failed = bool(failed.any())
+        status = torch.full_like(problem.y, Status.HELD.value)
+        if any_failed:
+            status.masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value)
         status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
         if within is not None:
@@ -181,7 +193,7 @@ class Trial:
         if loss == "ce" and within is None and problem.targets is None:
             held = status == Status.HELD
             soft = are_soft(logits[held], problem.y[held])
-        if bool(failed.any()):
+        if any_failed:
             unusable = int(self.unusable.sum())
             failures = int(((status == Status.FAILED) & ~self.unusable).sum())
         if within is None and problem.threat.covers(problem.x):

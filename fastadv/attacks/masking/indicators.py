@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
 from fastadv.engine import Prepared
-from fastadv.engine.replaced import in_words, replaced
+from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 
@@ -284,51 +283,3 @@ def _absent(problem: Problem) -> str:
 
 def _not_in(known: Mapping[str, object], why: str) -> dict[str, str]:
     return {name: why for name in SIGNS if name not in known}
-
-
-# A model that is attacked through another gradient, as that of `fastadv.models.bpda`.
-
-LOOKS = 2  # times the passes of one look that this one may take
-
-
-def look_through(
-    classifier: Prepared,
-    other: Prepared | None,
-    problem: Problem | None,
-    chosen: Tensor,
-    evidence: Sequence[Evidence],
-    right: Tensor,
-    *,
-    told: Collection[str] = (),
-    seed: int = 0,
-    **options: Any,
-) -> Indicators:
-    """Return `look` at a model with the flags `told`, or, where there are any, that at `other`.
-
-    `other` has the same decisions, and the model was attacked through it. What Square broke speaks against
-    gradients where a few queries of it break what PGD on the other does not.
-    """
-    own = look(classifier, problem, chosen, evidence, right, seed=seed, **options).with_flags(told)
-    if other is None or problem is None or not own.flagged or not own.samples:
-        return own
-    before = other.asked
-    blind = torch.stack([each.blind for each in evidence]).any(0)[chosen]
-    draws = rng.derive(seed, "indicators through")
-    for broken in (probes.broken_by_pgd, lambda *given: ~probes.broken_by_square(*given)):
-        left = problem.take(blind.nonzero().squeeze(1).to(problem.x.device))
-        if len(left.x):
-            with rng.generators_kept(left.x.device, draws):
-                blind = blind.masked_scatter(blind, ~broken(other, left, draws))
-    unseen = torch.zeros_like(right).index_fill_(0, chosen[blind], True)
-    nothing = torch.zeros_like(right)
-    given = [replace(each, unmoved=nothing, blind=each.blind & unseen) for each in evidence]
-    options["raised"] = [name for name in own.flagged if name != "zero_gradient"]
-    found = look(other, problem, chosen, given, right, seed=seed, **options)
-    spent = other.asked[0] - before[0], other.asked[1] - before[1]
-    return replace(
-        found,
-        forwards=own.forwards + spent[0],
-        backwards=own.backwards + spent[1],
-        through=in_words(replaced(other.model)) or "another model",
-        without={name: own.values[name] for name in own.flagged},
-    )

@@ -3,7 +3,6 @@
 Sources: Pintor et al. 2022, Indicators of Attack Failure; Croce & Hein 2020.
 """
 
-from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -99,16 +98,14 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
 
 
 def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
-    """Return bool [B]: PGD in the whole box succeeds."""
+    """Return bool [B]: PGD on the margin in the whole box succeeds."""
     low, high = box = problem.threat.box
-    return broken_by_pgd(classifier, replace(problem, threat=Linf(high - low, box)), seed, FREE_STEPS)
-
-
-def broken_by_pgd(classifier: Prepared, problem: Problem, seed: int, steps: int = LONG_STEPS) -> Tensor:
-    """Return bool [B]: PGD on the margin succeeds."""
-    x, y, threat = problem.x, problem.y, problem.threat
+    whole = Linf(high - low, box)
     try:
-        out = pgd(classifier, x, y, threat, steps=steps, loss="margin", seed=seed, ids=problem.ids)
+        out = pgd(
+            classifier, problem.x, problem.y, whole, steps=FREE_STEPS, loss="margin", seed=seed,
+            ids=problem.ids,
+        )  # fmt: skip
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool)
     return out.success.cpu()

@@ -21,9 +21,6 @@ class Indicators:
         forwards: samples passed forward for it.
         backwards: samples for which an input gradient was computed for it.
         masked: by name, the modules that hide their gradient: what kind it is, and what to do.
-        through: in words, the modules whose gradient was replaced; all else is then about the model that has
-            them.
-        without: by name, the values of the model without that replacement.
         lower: by name, the lower end of the 95% interval of a share of samples, which counts instead of the
             value; 0 for Square where attacks by gradients break as many that it leaves, but for chance.
     """
@@ -34,8 +31,6 @@ class Indicators:
     forwards: int = 0
     backwards: int = 0
     masked: Mapping[str, str] = field(default_factory=dict)
-    through: str = ""
-    without: Mapping[str, float] = field(default_factory=dict)
     lower: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -66,17 +61,13 @@ class Indicators:
         if self.flagged:
             flags, advice = ", ".join(self.flagged), "; ".join(self.advice.values())
             return f"Do not trust: {flags}{probed}; next: {advice}"
-        found = ""
-        if self.without:
-            found = f"Masked gradients ({', '.join(self.without)}), attacked through {self.through}: "
         if not self.unseen:
-            return f"{found}{CLEAN[0].lower()}{CLEAN[1:]} there{probed}" if found else f"{CLEAN}{probed}"
+            return f"{CLEAN}{probed}"
         reasons: dict[str, list[str]] = {}
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)
         told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
-        known = "not known, nothing flagged there" if found else "Not known, nothing flagged"
-        return f"{found}{known} so far{probed}; not looked at: {told}"
+        return f"Not known, nothing flagged so far{probed}; not looked at: {told}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same indicators with these flagged, whatever their value."""

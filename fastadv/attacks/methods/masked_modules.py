@@ -392,7 +392,7 @@ class _Call:
             do = call.format(repr(name), "'identity'")
         elif alone:
             do = (
-                f"{call.format(repr(name), 'fa.models.Substitute(net)')}, with a differentiable net from "
+                f"{call.format(repr(name), 'net')}, with a differentiable net from "
                 f"{list(first.shape)} to {list(made[0].shape)} that behaves like it"
             )
         else:

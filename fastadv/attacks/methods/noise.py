@@ -26,12 +26,15 @@ CORRECTIONS = 4
 
 
 class Sizes(Rows):
-    """The smallest `noise` that is a success, its `size`, the largest size that failed, and the `most`."""
+    """The smallest `noise` that is a success, its `size`, the largest that failed, the `most`, and whether
+    the radius sets that.
+    """
 
     noise: Tensor
     size: Tensor
     low: Tensor
     most: Tensor
+    limited: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,16 @@ def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
     """Return the rule that looks for the smallest noise that is a success, with levels * repetitions queries.
 
-    Until there is one, noises of all sizes up to the farthest point pass the model, `repetitions` at once. A
-    success is made smaller by sections. Then fresh noises just smaller than the best so far are tried.
+    Until there is one, noises pass the model, `repetitions` at once: of the size of the radius, or of all
+    sizes up to the farthest point where that is nearer. A success is made smaller by sections. Then fresh
+    noises just smaller than the best so far are tried.
     """
 
     def rule(search: Search[Sizes]) -> None:
-        most = farthest(search)
-        if math.isinf(threat.box[1] - threat.box[0]):
-            most = most.minimum(search.per_sample(torch.as_tensor(threat.radius).to(most)))
-        rows = search.rows
+        most, rows = farthest(search), search.rows
+        radius = search.per_sample(torch.as_tensor(threat.radius).to(most))
+        rows.limited = radius < most
+        most = most.minimum(radius)
         rows.most = most.floor() if noise.whole else most
         rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
         rows.noise = torch.zeros_like(search.x)
@@ -73,6 +77,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
             narrows = found & (rows.size - rows.low > step)
             less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
             spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
+            spread = torch.where(rows.limited[:, None], rows.most[:, None], spread)
             if noise.whole:
                 inside, spread = inside.floor(), spread.ceil()
             sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)

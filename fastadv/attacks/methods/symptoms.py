@@ -96,21 +96,21 @@ def _gradients(classifier: Prepared, x: Tensor, logits: Tensor) -> tuple[float, 
 
 
 def _optimizes(classifier: Prepared, x: Tensor) -> bool:
-    """Return whether a pass calls a function of OPTIMIZING, by Python's profile function of this thread."""
+    """Return whether a pass calls a function of OPTIMIZING, by Python's profile function of this thread.
+
+    Where a profiler has that already, this is not looked at.
+    """
+    if sys.getprofile() is not None:
+        return False
     seen: list[bool] = []
-    before = sys.getprofile()
 
     def watch(frame: FrameType, event: Any, argument: Any) -> None:
         if event == "call" and frame.f_code in OPTIMIZING:
             seen.append(True)
-        if callable(before):
-            before(frame, event, argument)
 
     sys.setprofile(watch)
     try:
         classifier.verdict(x)
     finally:
-        sys.setprofile(before if callable(before) else None)
-        if before is not None and not callable(before):  # cProfile, before Python 3.12
-            before.enable()
+        sys.setprofile(None)
     return bool(seen)

@@ -169,7 +169,7 @@ class CheckedModel:
     ) -> Tensor:
         """Return the logits at x; with `stays` copied, as the next pass may overwrite them."""
         model = self.model if other is None else other
-        first = not self._watched and model is self.model and len(x) > 0
+        first = not self._watched and model is self.model and x.shape[0] > 0
         given = x.clone() if first or self.copies else x
         before = version(given)
         with inside(model) if first else NOTHING, lens or NOTHING:
@@ -182,5 +182,5 @@ class CheckedModel:
                 )
             self.copies = True
         self._watched = self._watched or first
-        logits = checked_logits(logits, len(x))
+        logits = checked_logits(logits, x.shape[0])
         return logits.clone() if stays else logits

@@ -12,14 +12,11 @@ from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
 from fastadv.train.recipes.fast import FastTraining
 from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
-from fastadv.train.recipes.grad_align import GradAlign
 from fastadv.train.recipes.hat import HAT
 from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
-from fastadv.train.recipes.ikl import IKL
 from fastadv.train.recipes.l1 import WeightDecayL1
 from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
-from fastadv.train.recipes.nuat import NuAT
 from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.robust_logistic import RobustLogistic
 from fastadv.train.recipes.rubbish import RubbishTraining
@@ -30,7 +27,6 @@ from fastadv.train.recipes.trades import TRADES
 __all__ = [
     "AWP",
     "HAT",
-    "IKL",
     "MART",
     "SCORE",
     "TRADES",
@@ -38,10 +34,8 @@ __all__ = [
     "FGSMTraining",
     "FastTraining",
     "FreeTraining",
-    "GradAlign",
     "HiddenFGSM",
     "InputNoise",
-    "NuAT",
     "OwnStep",
     "PGDTraining",
     "Recipe",
@@ -60,13 +54,11 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "trades": TRADES,
     "mart": MART,
     "score": SCORE,
-    "ikl": IKL,
     "fast": FastTraining,
-    "nuat": NuAT,
     "free": FreeTraining,
     "noise": InputNoise,
     "robust_logistic": RobustLogistic,
     "hidden_fgsm": HiddenFGSM,
 }
-"""The recipes that commands can name; AWP, GradAlign, WeightDecayL1 and RubbishTraining go around one,
-and HAT takes a network."""
+"""The recipes that commands can name; AWP, WeightDecayL1 and RubbishTraining go around one, and HAT takes a
+network."""

@@ -22,7 +22,7 @@ from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
-from fastadv.train.recipes.base import Crafted, Recipe, innermost, is_loss, owns_step
+from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
@@ -188,8 +188,6 @@ def ascent(
     A step is 2.5 · radius / steps long unless given.
     """
     check_loss(loss)
-    if y.is_floating_point():
-        loss, y = of_soft(loss, y)
     length = step_length(threat, step_size, steps, 2.5)
     return last_iterate(
         frozen_twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
@@ -270,33 +268,3 @@ def mixture(
     both = model(torch.cat([x, x_adv])).tensor_split(2)
     clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
     return weight * clean + (1 - weight) * adversarial
-
-
-# recipes of this package whose losses take probabilities
-TAKES = ("Standard", "FGSMTraining", "PGDTraining", "FastTraining", "FreeTraining", "TRADES")
-
-
-def check_soft(recipe: object) -> None:
-    """Raise InputError unless `recipe` is one of these, perhaps in another one, or the caller's own."""
-    recipe = innermost(recipe)
-    kind = type(recipe)
-    built_in = kind.__module__.startswith("fastadv.train.recipes.")
-    if built_in and (kind.__name__ not in TAKES or getattr(recipe, "loss", "ce") != "ce"):
-        raise InputError(
-            f"train_set: expected classes as labels for {recipe!r}, got probabilities; take one of "
-            f"{', '.join(TAKES)} with the cross-entropy, or give the likeliest classes, label.argmax()"
-        )
-
-
-def of_soft(loss: Loss, y: Tensor) -> tuple[Loss, Tensor]:
-    """Return the cross-entropy of probabilities y [B, K] as a loss to ascend, and the likeliest labels [B].
-
-    A function is left as it is, and sees those labels. InputError for another loss by name.
-    """
-    if not callable(loss) and loss != "ce":
-        raise InputError(f"loss: expected 'ce' or a function for probabilities as labels, got {loss!r}")
-
-    def soft(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        return -(y.to(logits) * logits.log_softmax(1)).sum(1)
-
-    return (loss if callable(loss) else soft), y.argmax(1)

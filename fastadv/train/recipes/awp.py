@@ -1,6 +1,6 @@
 """Adversarial weight perturbation, around any recipe that is a loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe, check_positive
-from fastadv.train.recipes.base import BatchPart, Crafted, OwnStep, Recipe, Step
+from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
@@ -48,31 +48,32 @@ class AWP(OwnStep):
         check_loss_recipe(self.recipe, "AWP")
         check_positive("gamma", self.gamma)
 
-    def step(self, at: Step) -> Sequence[Tensor]:
-        loss_at = at.each(self._made)
+    def step(self, at: Step) -> Tensor:
+        loss_at = self._made(at)
         ascent = self._ascent(at, loss_at)
         with put_back(ascent):
             with torch.no_grad():
                 for weight, way in ascent.items():
                     weight.add_(way)
-            losses = at.backward_each(_taken, loss_at)
+            loss = _taken(at, loss_at)
+            at.backward(loss)
         at.descend()
-        return losses
+        return loss.detach()
 
-    def _made(self, part: BatchPart) -> Callable[[], Tensor]:
+    def _made(self, at: Step) -> Callable[[], Tensor]:
         """Craft examples now, and return the recipe's loss on them as a function of the weights."""
         recipe = self.recipe
         if not isinstance(recipe, Crafted):
-            return lambda: recipe(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
-        with part.autocast():
-            x_adv = recipe.craft(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
-        return lambda: recipe.objective(part.model, part.x, part.y, x_adv)
+            return lambda: recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+        with at.autocast():
+            x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+        return lambda: recipe.objective(at.model, at.x, at.y, x_adv)
 
-    def _ascent(self, at: Step, loss_at: Sequence[Callable[[], Tensor]]) -> dict[nn.Parameter, Tensor]:
+    def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
         """Compute v for each weight."""
         weights = [weight for weight in at.model.parameters() if weight.requires_grad and weight.ndim > 1]
         statistics = [buffer.clone() for buffer in at.model.buffers()]
-        gradients = at.gradients(at.each(_taken, loss_at), weights)
+        gradients = at.gradients(_taken(at, loss_at), weights)
         with torch.no_grad():
             for buffer, before in zip(at.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
@@ -83,6 +84,6 @@ class AWP(OwnStep):
             }
 
 
-def _taken(part: BatchPart, loss_at: Callable[[], Tensor]) -> Tensor:
-    with part.autocast():
+def _taken(at: Step, loss_at: Callable[[], Tensor]) -> Tensor:
+    with at.autocast():
         return loss_at()

@@ -1,20 +1,16 @@
 """What a recipe is: a loss, or a step of its own."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, TypeGuard, TypeVar, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._share import Means, Share, mean
-from fastadv.train._statistics import whole_batch_statistics
-
-T = TypeVar("T")
+from fastadv.train._share import Share, mean
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, GROWTH_EVERY = 2.0**16, 2000  # those of torch.amp.GradScaler
@@ -31,26 +27,6 @@ class Recipe(Protocol):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPart:
-    """Samples that pass through the model together; `share.own(rows)` takes their rows of a whole batch."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-    seed: int
-    epoch: int
-    precision: str = "fp32"
-    share: Share = field(default_factory=lambda: Share(1))  # one process has all
-
-    def autocast(self) -> torch.autocast:
-        """Return a context of the run's precision. Leave it before weights change: it caches casts."""
-        return torch.autocast(
-            self.x.device.type, HALVES.get(self.precision, torch.bfloat16), enabled=self.precision in HALVES
-        )
 
 
 class LossScale:
@@ -95,115 +71,79 @@ class LossScale:
         return self.finite
 
 
-def _unnoted(loss: Means) -> None:
+def _unnoted(loss: Tensor) -> None:
     """Write nothing down."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(BatchPart):
+class Step:
     """One batch of a run, for a recipe that owns its step.
 
     Where several processes share the batch, x, y and ids are this process's samples, and losses are their
     means; gradients are those of the mean over the whole batch. What is written to `state` must be the same
-    everywhere: `share.whole(rows)` are the rows of the whole batch, in its order. Where `accumulate` cuts a
-    batch, `each` runs over its parts; losses are then a list, one for each, and `share.joined` makes rows of
-    a list.
+    everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
 
     Args:
         model: the model that trains.
         x: floating [B, ...], on the model's device.
-        y: [B], labels, or probabilities [B, K].
+        y: int64 [B], labels.
         ids: int64 [B], positions in the training set.
         seed: keys the attack's random numbers of this epoch.
         epoch: from 1.
-        precision: of the run, as in `Execution`.
         optimizer: of the run.
         index: of the batch in its epoch, from 0.
         check: takes a loss for the report, in place of an earlier one of this batch.
         clip_norm: the largest norm of all gradients together; None sets no limit.
         state: tensors by name, which the recipe makes; they begin empty and are part of the checkpoint.
-        scale: in fp16, keeps gradients in range, and leaves out steps whose gradients are not finite.
         places: the same, with a row for each of this process's places in a full batch.
+        precision: of the run, as in `Execution`.
+        scale: in fp16, keeps gradients in range, and leaves out steps whose gradients are not finite.
         share: this process's share of the batch.
     """
 
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    seed: int
+    epoch: int
     optimizer: Optimizer
     index: int = 0
-    check: Callable[[Means], None] = _unnoted
+    check: Callable[[Tensor], None] = _unnoted
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
-    scale: LossScale | None = None
     places: dict[str, Tensor] = field(default_factory=dict)
+    precision: str = "fp32"
+    scale: LossScale | None = None
+    share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
-    def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """Return do(part), or do(part, its element of each of `held`), for each part of the batch.
+    def autocast(self) -> torch.autocast:
+        """Return a context of the run's precision. Leave it before weights change: it caches casts."""
+        return torch.autocast(
+            self.x.device.type, HALVES.get(self.precision, torch.bfloat16), enabled=self.precision in HALVES
+        )
 
-        There is one part, this step, unless the batch is cut; what torch draws is then keyed by part.
-        """
-        return list(self._in_parts(do, *held))
-
-    def backward(self, loss: Means) -> None:
+    def backward(self, loss: Tensor) -> None:
         """Compute fresh gradients of a loss."""
         self.check(loss)
-        self._add_up(self.share.by_cut(loss))
-
-    def backward_each(self, do: Callable[..., Tensor], *held: Sequence[Any]) -> list[Tensor]:
-        """Compute fresh gradients of the losses that `each` gives, one part's passes held at a time."""
-        losses: list[Tensor] = []
-
-        def passed() -> Iterator[Tensor]:
-            for loss in self._in_parts(do, *held):
-                losses.append(loss.detach())
-                yield loss
-
-        self._add_up(passed())
-        self.check(losses)
-        return losses
-
-    @property
-    def _weights(self) -> list[nn.Parameter]:
-        return [weight for weight in self.model.parameters() if weight.requires_grad]
-
-    def _in_parts(self, do: Callable[..., T], *held: Sequence[Any]) -> Iterator[T]:
-        if not self.share.is_cut:
-            yield do(self, *(each[0] for each in held))
-            return
-        kept = {each.name: getattr(self, each.name) for each in fields(BatchPart)}
-        rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
-        key = rng.fresh_seed()
-        parts = zip(self.share.cut, *rows, *held, strict=True)
-        for number, (share, x, y, ids, *own) in enumerate(parts):
-            drawn = rng.torch_seeded(rng.derive(key, "part", number), x.device)
-            with drawn, whole_batch_statistics(share):
-                made = do(BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share}), *own)
-            yield made
-
-    def _add_up(self, losses: Iterable[Tensor]) -> None:
-        """Compute the gradients of the mean loss. Losses are taken one by one, so that one graph is held."""
-
-        def own(share: Share, loss: Tensor) -> list[Tensor | None]:
-            self.optimizer.zero_grad(set_to_none=True)
-            self._scaled(share.weighted(mean(loss))).backward()  # type: ignore[no-untyped-call]
-            return [weight.grad for weight in self._weights]
-
-        parts = zip(self.share.cut, losses, strict=True)
-        found = self.share.add_up((own(share, loss) for share, loss in parts), self._weights)
-        for weight, gradient in zip(self._weights, found, strict=True):
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaled(loss).backward()  # type: ignore[no-untyped-call]
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        found = self.share.add_up([weight.grad for weight in weights], weights)
+        for weight, gradient in zip(weights, found, strict=True):
             weight.grad = gradient
         if self.scale is not None:
             self.scale.unscale(found)
 
-    def _scaled(self, loss: Tensor) -> Tensor:
-        return loss if self.scale is None else self.scale.scaled(loss)
-
-    def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def gradients(self, loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Return the gradient of a loss for each of some weights; None where it does not depend on one."""
-        own = (
-            torch.autograd.grad(self._scaled(part.weighted(own)), weights, allow_unused=True)
-            for part, own in zip(self.share.cut, self.share.by_cut(loss), strict=True)
-        )
+        own = torch.autograd.grad(self._scaled(loss), weights, allow_unused=True)
         found = self.share.add_up(own, weights)
         return found if self.scale is None else self.scale.directions(found)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        weighted = self.share.weighted(mean(loss))
+        return weighted if self.scale is None else self.scale.scaled(weighted)
 
     def descend(self) -> None:
         """Take one step of the optimizer along the gradients, whose norm is first limited to `clip_norm`."""
@@ -224,7 +164,7 @@ class OwnStep(Protocol):
     under the names in its attribute `places`.
     """
 
-    def step(self, at: Step) -> Means:
+    def step(self, at: Step) -> Tensor:
         """Return the mean loss of a batch, for the report, after training on it."""
         ...
 
@@ -261,13 +201,9 @@ def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
     if owns_step(recipe):
         at.check(recipe.step(at))
         return
-    loss_of = cast(Recipe, recipe)
-
-    def loss(part: BatchPart) -> Tensor:
-        with part.autocast():
-            return loss_of(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
-
-    at.backward_each(loss)
+    with at.autocast():
+        loss = cast(Recipe, recipe)(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+    at.backward(loss)
     at.descend()
 
 

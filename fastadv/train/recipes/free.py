@@ -9,7 +9,7 @@ from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_objective, mean_loss, step_length
-from fastadv.train.recipes.base import BatchPart, OwnStep, Step
+from fastadv.train.recipes.base import OwnStep, Step
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FreeTraining(OwnStep):
         check_objective(self.label_smoothing)
         step_length(self.threat, self.step_size)
 
-    def step(self, at: Step) -> list[Tensor]:
+    def step(self, at: Step) -> Tensor:
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))
@@ -54,25 +54,20 @@ class FreeTraining(OwnStep):
         if "perturbation" not in at.places:
             at.places["perturbation"] = torch.zeros_like(at.x)
         carried = at.places["perturbation"]
-        # a process without a sample in a smaller last batch passes one that does not count
-        moved = [rows.clone() for rows in at.share.split(carried[: len(at.x)])]
-        replays = []
+        moved, losses = carried[: len(at.x)], []
         for _ in range(self.replays):
-            points = at.each(lambda part, own: (part.x + own).clamp(low, high).requires_grad_(), moved)
-            losses = at.each(self._loss, points)
-            at.backward(losses)
+            x_adv = (at.x + moved).clamp(low, high).requires_grad_()
+            with at.autocast():
+                loss = mean_loss(at.model(x_adv), at.y, self.label_smoothing)
+            at.backward(loss)
             at.descend()
-            for perturbation, x_adv in zip(moved, points, strict=True):
-                origin = torch.zeros_like(x_adv)
-                perturbation.copy_(ball.step(perturbation, _gradient(x_adv), origin, step_size))
-            replays.append(torch.stack(losses).detach())
-        if at.share.count:
-            carried[: len(at.x)] = at.share.joined(moved)
-        return list(torch.stack(replays).mean(0))
-
-    def _loss(self, part: BatchPart, x_adv: Tensor) -> Tensor:
-        with part.autocast():
-            return mean_loss(part.model(x_adv), part.y, self.label_smoothing)
+            moved = ball.step(moved, _gradient(x_adv), torch.zeros_like(x_adv), step_size)
+            losses.append(loss.detach())
+        if (
+            at.share.count
+        ):  # a process without a sample in a smaller last batch passes one that does not count
+            carried[: len(at.x)] = moved
+        return torch.stack(losses).mean()
 
 
 def _gradient(x_adv: Tensor) -> Tensor:

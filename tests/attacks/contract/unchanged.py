@@ -6,43 +6,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from tests.zoo.state import State
+
 from ..nets import convnet, images
 
 
 @contextmanager
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     """Whatever an attack could disturb of the model, the inputs and the process is as it was before."""
-
-    def structure() -> list[object]:
-        parts = list(model.modules())
-        return [
-            [(p.requires_grad, p.data_ptr(), p._version) for p in model.parameters()],
-            [(b.data_ptr(), b._version) for b in model.buffers()],
-            [len(part.sizes) for part in parts if isinstance(part, Tally)],
-            [part.training for part in parts],
-            [
-                len(part._forward_hooks) + len(part._backward_hooks) + len(part._forward_pre_hooks)
-                for part in parts
-            ],
-            [t._version for t in tensors],
-            (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        ]
-
-    def values() -> list[Tensor]:
-        state = [
-            *model.state_dict().values(),
-            *(p.grad for p in model.parameters() if p.grad is not None),
-            *tensors,
-        ]
-        return [t.detach().clone() for t in [*state, torch.get_rng_state()]]
-
-    before, seen = structure(), values()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    tallies = [part.sizes for part in model.modules() if isinstance(part, Tally)]
+    kept = [(each, each._version, each.detach().clone()) for each in (*grads, *tensors)]
+    before = State.of(model)
+    counts = [len(sizes) for sizes in tallies]
     try:
         yield
     finally:
-        assert structure() == before
-        assert len(values()) == len(seen)
-        assert all(torch.equal(now, then) for now, then in zip(values(), seen, strict=True))
+        before.check(model)
+        assert [len(sizes) for sizes in tallies] == counts
+        assert all(each._version == version and torch.equal(each, value) for each, version, value in kept)
 
 
 class Tally(nn.Module):

@@ -16,7 +16,7 @@ from fastadv.attacks.auto.run import ATTACKS, Component
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS
-from fastadv.attacks.masking import Evidence, choose, look, look_through, probes
+from fastadv.attacks.masking import Evidence, choose, look, probes
 from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.engine import freeze
@@ -295,14 +295,6 @@ def test_flags_of_others_are_raised_whatever_their_value() -> None:
     assert raised.with_flags(["square"]) == raised
 
 
-def test_what_the_model_itself_raised_is_said_though_not_all_was_looked_at() -> None:
-    found = Indicators({}, {"square": "why"}, through="BPDA: 0 (identity)", without={"zero_gradient": 1.0})
-    assert found.verdict == (
-        "Masked gradients (zero_gradient), attacked through BPDA: 0 (identity): not known, nothing flagged "
-        "there so far; not looked at: square (why)"
-    )
-
-
 @pytest.mark.slow
 def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in {"apgd": {"steps": 20}, "square": {"queries": 200}}.items():
@@ -431,13 +423,3 @@ def test_square_is_tried_where_no_attack_did_without_gradients(monkeypatch: pyte
         tried.clear()
         look(freeze(model), problem(x, y, THREAT), torch.arange(10), given, right)
         assert len(tried) == times
-
-
-def test_the_passes_of_both_looks_count() -> None:
-    model, x, y = case(10)
-    own, other = freeze(nn.Sequential(Quantize(50), model)), freeze(model)
-    right = torch.ones(10, dtype=torch.bool)
-    found = look_through(own, other, problem(x, y, THREAT), torch.arange(10), [evidence([])], right)
-    assert found.without
-    both = tuple(a + b for a, b in zip(own.asked, other.asked, strict=True))
-    assert (found.forwards, found.backwards) == both

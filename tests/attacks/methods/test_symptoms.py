@@ -1,10 +1,10 @@
 """symptoms: a model for each, models with none, and nothing left behind."""
 
-import cProfile
 import math
 import random
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -188,27 +188,17 @@ class Raising(nn.Module):
 
 
 @pytest.mark.parametrize("at", [0, 1, 6, 7])
-@pytest.mark.parametrize("profiler", ["none", "python"])
-def test_nothing_is_left_behind(at: int, profiler: str) -> None:
+def test_nothing_is_left_behind(at: int) -> None:
     """Also after an exception in the first pass, in the watched one, and in the one with a gradient."""
     model, Raising.left = Raising(), at or math.inf
     state = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = freeze(model, fold=False)
     frozen._settled = True
-    profile = (lambda *given: None) if profiler == "python" else None
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     functions = torch.autograd.grad, torch.autograd.backward, Tensor.backward
-    sys.setprofile(profile)
-    try:
-        if at:
-            with pytest.raises(RuntimeError, match="broken"):
-                symptoms(frozen, X)
-        else:
-            symptoms(frozen, X)
-        left = sys.getprofile()
-    finally:
-        sys.setprofile(None)
-    assert left is profile
+    with pytest.raises(RuntimeError, match="broken") if at else nullcontext():
+        symptoms(frozen, X)
+    assert sys.getprofile() is None
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
     assert functions == (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
@@ -216,32 +206,17 @@ def test_nothing_is_left_behind(at: int, profiler: str) -> None:
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.slow
 def test_another_profiler_goes_on() -> None:
-    events: list[str] = []
-    calls: list[Tensor] = []
+    def profile(frame: object, event: str, argument: object) -> None:
+        pass
 
-    def counted(x: Tensor) -> Tensor:
-        calls.append(x)
-        return optimizing("autograd.grad", x)
-
-    sys.setprofile(lambda frame, event, argument: events.append(f"{event} {frame.f_code.co_name}"))
+    sys.setprofile(profile)
     try:
-        assert symptoms(freeze(Changed(counted)), X).optimizes
+        assert not symptoms(freeze(Changed(lambda x: optimizing("autograd.grad", x))), X).optimizes
+        left = sys.getprofile()
     finally:
         sys.setprofile(None)
-    assert events.count("call counted") == len(calls)
-    profile = cProfile.Profile()
-    profile.enable()
-    found = symptoms(freeze(Changed(lambda x: optimizing("autograd.grad", x))), X)
-    after_all()
-    profile.disable()
-    assert found.optimizes
-    assert any(getattr(entry.code, "co_name", "") == "after_all" for entry in profile.getstats())
-
-
-def after_all() -> None:
-    pass
+    assert left is profile
 
 
 def test_calls_are_counted() -> None:

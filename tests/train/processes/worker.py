@@ -16,14 +16,11 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
     AWP,
-    IKL,
     MART,
     TRADES,
     FastTraining,
     FreeTraining,
-    GradAlign,
     HiddenFGSM,
-    NuAT,
     PGDTraining,
     RubbishTraining,
     Standard,
@@ -74,25 +71,13 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"recipe": FastTraining(L2(0.5))},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
-    "nuat": {"recipe": NuAT(THREAT, rise=1), "batch_size": 7},
-    "ikl": {"recipe": IKL(THREAT, 2), "batch_size": 7},
-    "grad_align": {"recipe": GradAlign(PGDTraining(THREAT, 2, statistics="both"))},
+    "both": {"recipe": PGDTraining(THREAT, 2, statistics="both")},
     "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
-    # 26 = 2 * 12 + 2, in passes of 4: with three processes the last one has none of the last batch
-    "accumulate": {
-        "recipe": AWP(TRADES(THREAT, 2), 0.01),
-        "batch_size": 4,
-        "accumulate": 3,
-        "ema": 0.9,
-        "augment": "shift",
-    },
-    # places are those in a step, not in a pass
-    "accumulated_free": {"recipe": FreeTraining(L2(0.5), 2), "batch_size": 4, "accumulate": 2},
     "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 # with two what differs most between processes; each start costs seconds
-CASES_OF = {2: ["standard", "free", "awp", "accumulate"], 3: list(CASES)}
+CASES_OF = {2: ["standard", "free", "awp"], 3: list(CASES)}
 
 
 def train(name: str, wrap: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> dict[str, Any]:

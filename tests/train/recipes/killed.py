@@ -8,15 +8,13 @@ from pathlib import Path
 import torch
 
 from fastadv.threat import Linf
-from fastadv.train import AWP, IKL, FreeTraining, NuAT, PGDTraining
+from fastadv.train import AWP, FreeTraining, PGDTraining
 from tests.train.nets import run
 
 THREAT = Linf(0.1)
 RECIPES = {
     "free": FreeTraining(THREAT, 2),
     "awp": AWP(PGDTraining(THREAT, 2)),
-    "nuat": NuAT(THREAT, rise=1),
-    "ikl": IKL(THREAT, 2),
 }
 SETTINGS = {"epochs": 2, "checkpoint_every": None}
 

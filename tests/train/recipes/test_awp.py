@@ -38,7 +38,7 @@ def test_weights_loss_and_statistics_of_one_batch(inner):
     model = warm_net()
     hand, plain = copy.deepcopy(model), copy.deepcopy(model)
     at = step_at(model)
-    (loss,) = AWP(inner, gamma=0.05).step(at)
+    loss = AWP(inner, gamma=0.05).step(at)
     torch.testing.assert_close(loss.detach(), by_hand(hand, at, inner, 0.05))
     torch.testing.assert_close(model.state_dict(), hand.state_dict())
     before = inner(plain, at.x, at.y, ids=at.ids, seed=SEED)
@@ -53,7 +53,7 @@ def test_without_a_craft_of_its_own_a_recipe_runs_twice_with_the_same_noise():
     AWP(Standard(), 0.01).step(step_at(one))
     AWP(lambda model, x, y, *, ids, seed: Standard()(model, x, y), 0.01).step(step_at(two))
     torch.testing.assert_close(one.state_dict(), two.state_dict())
-    (loss,) = AWP(recipe, 0.05).step(step_at(warm_net()))
+    loss = AWP(recipe, 0.05).step(step_at(warm_net()))
     assert loss > INNER(warm_net(), *(getattr(step_at(warm_net()), name) for name in "xy"), seed=SEED)
 
 

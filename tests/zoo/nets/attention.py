@@ -25,15 +25,6 @@ def table() -> nn.Module:
 
 
 @net(shape=(9, 32), batches=(3, 16, 1))
-def multihead_attention() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        out, weights = self.attend(x, x, x)
-        return self.head(out + x) + weights.sum(1).mean(1, keepdim=True)
-
-    return module(forward, attend=nn.MultiheadAttention(32, 4, batch_first=True), head=head(288))
-
-
-@net(shape=(9, 32), batches=(3, 16, 1))
 def transformer_encoder() -> nn.Module:
     layers = [
         nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=first) for first in (False, True)

@@ -140,14 +140,6 @@ def stem_of_three_dimensions() -> nn.Module:
     return module(forward, stem=nn.Conv3d(3, 8, 3, padding=1), last=block(8), head=head(16, 5))
 
 
-@net()
-def parameter_of_five_dimensions() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(self.first(x + self.place[0, 0]))
-
-    return module(forward, first=block(), place=nn.Parameter(torch.randn(1, 1, 3, 8, 8) * 0.1), head=head())
-
-
 @net(shape=(2, 50))
 def one_dimension() -> nn.Module:
     return nn.Sequential(

@@ -75,7 +75,6 @@ SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
     "image_size": 32, "patch_size": 8,
 }  # fmt: skip
-STAGES = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
 
 TORCHVISION = {
     "resnet18": (32, {}),
@@ -94,12 +93,8 @@ TIMM = {
     "resnet10t": (64, {}),
     "skresnet18": (64, {}),
     "resnest14d": (64, {}),
-    "mobilenetv2_050": (32, {}),
-    "mobilenetv3_small_050": (32, {}),
     "test_efficientnet": (32, {}),
-    "efficientnet_lite0": (32, {}),
     "ghostnet_050": (32, {}),
-    "regnetx_002": (32, {}),
     "nf_regnet_b0": (32, {}),
     "test_nfnet": (32, {}),
     "test_byobnet": (32, {}),
@@ -124,21 +119,12 @@ TIMM = {
 
 HUGGING_FACE = {
     "ViT": (32, SMALL),
-    "DeiT": (32, SMALL),
     "Beit": (32, SMALL),
     "Dinov2": (32, {**SMALL, "mlp_ratio": 2}),
-    "Swin": (32, {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2],
-                  "window_size": 4}),
-    "ResNet": (32, {**STAGES, "layer_type": "basic"}),
-    "RegNet": (32, {**STAGES, "groups_width": 8}),
     "ConvNext": (32, {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}),
     "ConvNextV2": (32, {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}),
     "MobileNetV1": (32, {"image_size": 32, "depth_multiplier": 0.25}),
-    "MobileNetV2": (32, {"image_size": 32, "depth_multiplier": 0.35}),
-    "Levit": (64, {"image_size": 64, "hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 3, 4],
-                   "depths": [1, 1, 1], "key_dim": [8, 8, 8]}),
     "Segformer": (32, {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 16, 32, 32], "decoder_hidden_size": 16}),
-    "PoolFormer": (32, {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 16, 32, 32]}),
 }  # fmt: skip
 
 FOREIGN = [

@@ -88,13 +88,6 @@ def shape_read() -> nn.Module:
 
 
 @net()
-def logits_by_view_of_a_convolution() -> nn.Module:
-    return module(
-        lambda self, x: self.last(self.first(x)).view(len(x), 10), first=block(), last=nn.Conv2d(16, 10, 8)
-    )
-
-
-@net()
 def logits_transposed() -> nn.Module:
     return module(
         lambda self, x: (self.last @ self.first(x).flatten(1).T).T,

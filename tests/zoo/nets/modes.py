@@ -20,17 +20,6 @@ def scale_without_gradient() -> nn.Module:
 
 
 @net()
-def gate_without_gradient() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        hidden = self.first(x)
-        with torch.no_grad():
-            gate = self.gate(hidden.mean((2, 3)))
-        return self.head(hidden * gate[:, :, None, None].sigmoid())
-
-    return module(forward, first=block(), gate=nn.Linear(16, 16), head=head())
-
-
-@net()
 def quantized_without_gradient() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         return self.net(x if torch.is_grad_enabled() else (x * 64).round() / 64)

@@ -40,25 +40,6 @@ def random_of_its_own() -> nn.Module:
 
 
 @net(randomized=True)
-def random_of_its_own_by_numpy() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.net(x * float(self.draw.uniform(0.2, 1.0)))
-
-    return module(forward, net=body(), draw=np.random.default_rng(0))
-
-
-@net(randomized=True)
-def random_size_and_place() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        small = F.interpolate(x, size=random.randint(6, 8), mode="bilinear")
-        spare = 8 - small.shape[-1]
-        left, top = random.randint(0, spare), random.randint(0, spare)
-        return self.net(F.pad(small, (left, spare - left, top, spare - top)))
-
-    return module(forward, net=body())
-
-
-@net(randomized=True)
 def dropout_that_stays() -> nn.Module:
     return module(
         lambda self, x: self.head(F.dropout(self.first(x), 0.3, training=True)), first=block(), head=head()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, head, module, net
+from ..net import head, module, net
 from .norms import convolution
 
 
@@ -47,11 +47,6 @@ def subclass_around_one() -> nn.Module:
 def statistics_of_the_batch() -> nn.Module:
     norm = nn.BatchNorm2d(16, track_running_stats=False)
     return nn.Sequential(convolution(), norm, nn.ReLU(), head())
-
-
-@net(mixes=True)
-def mean_of_the_batch_by_hand() -> nn.Module:
-    return module(lambda self, x: self.net(x - x.mean(0, keepdim=True)), net=nn.Sequential(block(), head()))
 
 
 @net(shape=(40,), batches=(3, 600, 1, 64))

@@ -18,11 +18,6 @@ def traced() -> nn.Module:
 
 
 @net(batches=(3, 16, 1), compiled=True)
-def scripted() -> nn.Module:
-    return torch.jit.script(plain().eval())
-
-
-@net(batches=(3, 16, 1), compiled=True)
 def parts_traced_and_scripted() -> nn.Module:
     made = plain().eval()
     made[0] = torch.jit.trace(made[0], torch.rand(2, 3, 8, 8))
@@ -96,14 +91,6 @@ def output_buffer() -> nn.Module:
         return self.out[: len(x)].copy_(out) if not torch.is_grad_enabled() else out
 
     return module(forward, net=plain(), out=torch.zeros(64, 10))
-
-
-@net()
-def normalizes_first() -> nn.Module:
-    return module(
-        lambda self, x: self.net((x - self.mean) / self.std), net=plain(), mean=torch.rand(3, 1, 1),
-        std=torch.rand(3, 1, 1) + 0.5,
-    )  # fmt: skip
 
 
 @net()

@@ -28,8 +28,10 @@ INSTEAD = {
     "Pixle": "use fastadv.attacks.sparse_rs",
     "SparseFool": "use fastadv.attacks.sigma_zero",
     "EADEN": "use EADL1, whose decision rule is the L1 distance",
-    "PIFGSM": "use TIFGSM, which smooths gradients too",
-    "PIFGSMPP": "use TIFGSM, which smooths gradients too",
+    **dict.fromkeys(
+        ("DIFGSM", "NIFGSM", "PIFGSM", "PIFGSMPP", "SINIFGSM", "TIFGSM", "VMIFGSM", "VNIFGSM"),
+        "use MIFGSM, or fastadv.attacks.mim with a gradient rule, as in docs/transfer.md",
+    ),
     "LGV": "attack the mean of the probabilities of the collected models",
 }
 
@@ -63,51 +65,8 @@ def _ffgsm(eps=8 / 255, alpha=10 / 255):
     return _pgd(eps, alpha, 1, True)
 
 
-def _mim(eps, alpha, steps, decay, *rules, **options):
-    return _ball(
-        attacks.mim, Linf(eps), steps=steps, step_size=alpha, decay=decay, gradient=list(rules), **options
-    )
-
-
 def _mifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
-    return _mim(eps, alpha, steps, decay)
-
-
-def _nifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
-    return _mim(eps, alpha, steps, decay, nesterov=True)
-
-
-def _diverse(rate, probability):
-    return attacks.DiverseInput(probability, min(rate, 1.0), max(rate, 1.0))
-
-
-def _difgsm(
-    eps=8 / 255, alpha=2 / 255, steps=10, decay=0.0, resize_rate=0.9, diversity_prob=0.5, random_start=False
-):
-    diverse = _diverse(resize_rate, diversity_prob)
-    return _mim(eps, alpha, steps, decay, diverse, random_start=random_start)
-
-
-def _tifgsm(
-    eps=8 / 255, alpha=2 / 255, steps=10, decay=0.0, kernel_name="gaussian", len_kernel=15, nsig=3,
-    resize_rate=0.9, diversity_prob=0.5, random_start=False,
-):  # fmt: skip
-    if kernel_name != "gaussian":
-        raise InputError(f"kernel_name: expected 'gaussian', got {kernel_name!r}; no other kernel is here")
-    rules = _diverse(resize_rate, diversity_prob), attacks.TranslationInvariant(len_kernel, nsig)
-    return _mim(eps, alpha, steps, decay, *rules, random_start=random_start)
-
-
-def _sinifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, m=5):
-    return _mim(eps, alpha, steps, decay, attacks.ScaleInvariant(m), nesterov=True)
-
-
-def _vmifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, N=5, beta=1.5):
-    return _mim(eps, alpha, steps, decay, attacks.VarianceTuned(N, beta))
-
-
-def _vnifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0, N=5, beta=1.5):
-    return _mim(eps, alpha, steps, decay, attacks.VarianceTuned(N, beta), nesterov=True)
+    return _ball(attacks.mim, Linf(eps), steps=steps, step_size=alpha, decay=decay)
 
 
 def _apgd(
@@ -186,7 +145,6 @@ def _autoattack(norm="Linf", eps=8 / 255, version="standard", n_classes=10, seed
 
 MEANING: dict[str, Callable[..., Any]] = {
     "FGSM": _fgsm, "BIM": _bim, "PGD": _pgd, "PGDL2": _pgdl2, "EOTPGD": _eotpgd, "FFGSM": _ffgsm,
-    "MIFGSM": _mifgsm, "NIFGSM": _nifgsm, "DIFGSM": _difgsm, "TIFGSM": _tifgsm, "SINIFGSM": _sinifgsm,
-    "VMIFGSM": _vmifgsm, "VNIFGSM": _vnifgsm, "APGD": _apgd, "APGDT": _apgdt, "SPSA": _spsa, "CW": _cw,
-    "DeepFool": _deepfool, "EADL1": _eadl1, "FAB": _fab, "Square": _square, "AutoAttack": _autoattack,
+    "MIFGSM": _mifgsm, "APGD": _apgd, "APGDT": _apgdt, "SPSA": _spsa, "CW": _cw, "DeepFool": _deepfool,
+    "EADL1": _eadl1, "FAB": _fab, "Square": _square, "AutoAttack": _autoattack,
 }  # fmt: skip

@@ -1,0 +1,234 @@
+"""Gradient rules: those of docs/transfer.md, and what an attack makes of any."""
+
+import re
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Unpack
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv.attacks import ATTACKS, apgd, fgsm, mim, pgd, square
+from fastadv.attacks.core import GradientCommon, GradientRule, Search, run, takes_common
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.threat import L2, Linf
+
+from .graphed import as_on_a_gpu, batch, graphed, net
+from .nets import Case, Counted, images, labels, mlp, threat
+
+PAGE = Path(__file__).parents[2] / "docs" / "transfer.md"
+MADE: Any = ModuleType("transfer")
+exec(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[0], vars(MADE))
+ALL = MADE.Diverse(0.7, 1.2), MADE.Smoothed(3), MADE.Tuned(2)
+
+
+def scene(shape: tuple[int, ...] = (2, 6, 6), size: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
+    model = mlp(4, shape[0] * shape[1] * shape[2])
+    x = images(size, shape)
+    return model, x, labels(model, x)
+
+
+def followed(x: Tensor, model: nn.Module, y: Tensor, *rules: GradientRule, steps: int, **options: Any) -> Any:
+    """The gradients that an attack sees at x, x - 0.1, x - 0.2 and so on, and its last look."""
+    looks: list[Any] = []
+
+    def rule(search: Search) -> None:
+        for step in range(steps):
+            looks.append(search.gradient(search.x - 0.1 * step))
+
+    run(model, x, y, Linf(0.2, (-9, 9)), rule, gradient=rules, loss="ce", **options)
+    return [look.gradient for look in looks], looks[-1]
+
+
+def gradient(model: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
+
+
+def test_images_are_resized_each_by_itself_and_anew_at_each_step() -> None:
+    model, x, y = scene(size=200)
+    (first, second), look = followed(x, model, y, MADE.Diverse(0.3, 1.3), steps=2)
+    pairs = ((first, x), (second, x - 0.1))
+    # up to a positive factor, as the rule is linear
+    cosines = [F.cosine_similarity(g.flatten(1), gradient(model, y, at).flatten(1)) for g, at in pairs]
+    same = [cosine > 1 - 1e-9 for cosine in cosines]
+    assert (same[0] != same[1]).any()
+    assert 0.55 < torch.cat(same).double().mean() < 0.85
+    # the verdict and the loss are those of the points
+    torch.testing.assert_close(look.logits, model(x - 0.1))
+
+
+def test_what_is_remembered_and_drawn() -> None:
+    """Of each sample, from step to step; by its number, the seed and the draw."""
+    model, x, y = scene((1, 7, 5))
+    ids, draw = torch.arange(5) + 3, 0
+    found, _ = followed(x, model, y, MADE.Tuned(3, 2.0), steps=3, seed=2, ids=ids)
+    torch.testing.assert_close(found[0], gradient(model, y, x))
+    for step in (1, 2):
+        before, around = x - 0.1 * (step - 1), []
+        for _ in range(3):
+            draw += 1
+            drawn = rng.uniform(35, rng.derive(2, "gradient rule", 0), ids, draw).double().view_as(x)
+            around.append(gradient(model, y, before + (2 * drawn - 1) * 2.0 * 0.2))
+        variance = sum(around) / 3 - gradient(model, y, before)
+        torch.testing.assert_close(found[step], gradient(model, y, x - 0.1 * step) + variance)
+
+
+@pytest.mark.parametrize(
+    ("rules", "forwards", "backwards"),
+    [
+        ((), 4, 4),
+        (ALL[0], 8, 4),  # the points themselves pass as well
+        (ALL[1], 4, 4),
+        ((MADE.Tuned(5),), 4 + 15, 4 + 15),
+        (ALL, 4 + 4 + 6, 4 + 6),
+    ],
+)
+def test_passes_are_counted(rules: Any, forwards: int, backwards: int) -> None:
+    model, x, y = scene((1, 6, 6))
+    passed: list[int] = []
+    back: list[int] = []
+    counted = freeze(Counted(model, passed.append, back.append))
+    options: dict[str, Any] = {"stop_early": False, "gradient": rules}
+    mim(counted, x, y, Linf(0.1), steps=1)  # whose first gradient checks the search copy, uncounted
+    passed.clear()
+    back.clear()
+    out = mim(counted, x, y, Linf(0.1), steps=4, **options)
+    verdicts = 3  # at x, of the last point, and of the best
+    assert out.forwards == sum(passed) == 5 * (forwards + verdicts)
+    assert out.backwards == sum(back) == 5 * backwards
+    twice = mim(model, x, y, Linf(0.1), steps=4, eot=2, **options)
+    assert twice.backwards == 2 * out.backwards
+    torch.testing.assert_close(twice.x_adv, out.x_adv)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [mim, pgd])
+def test_samples_leave_and_batches_do_not_matter(method: Any) -> None:
+    model, x, y = scene(size=12)
+    options: dict[str, Any] = {"gradient": ALL, "seed": 3, "steps": 6, "restarts": 2}
+    state = torch.get_rng_state()
+    whole = method(model, x, y, Linf(0.06), **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert 0 < whole.success.sum() < 12
+    parts = [
+        method(model, x[i : i + 5], y[i : i + 5], Linf(0.06), ids=torch.arange(12)[i : i + 5], **options)
+        for i in range(0, 12, 5)
+    ]
+    torch.testing.assert_close(torch.cat([part.x_adv for part in parts]), whole.x_adv)
+    assert sum(part.forwards for part in parts) == whole.forwards
+    other = method(model, x, y, Linf(0.06), **{**options, "seed": 4})
+    assert (other.x_adv != whole.x_adv).any()
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_draw_as_runs_one_by_one() -> None:
+    model, x, y = scene(size=40)  # of which no two copies fit into a full batch on the CPU
+    options: dict[str, Any] = {
+        "steps": 3, "loss": "dlr-targeted", "classes": 2, "stop_early": False, "gradient": (ALL[0], ALL[2]),
+    }  # fmt: skip
+    whole = apgd(model, x, y, Linf(0.05), **options)
+    part = apgd(model, x[:3], y[:3], Linf(0.05), **options)
+    torch.testing.assert_close(part.x_adv, whole.x_adv[:3])
+
+
+@pytest.mark.usefixtures("asked_alone")
+def test_steps_of_a_rule_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
+    model = net()
+    x, y = batch(model)
+    options: dict[str, Any] = {"steps": 5, "stop_early": False, "gradient": ALL}
+    found, wanted = (mim(one, x, y, Linf(0.03), **options) for one in (graphed(model), freeze(model)))
+    torch.testing.assert_close(found.x_adv, wanted.x_adv)
+    assert (found.forwards, found.backwards) == (wanted.forwards, wanted.backwards)
+
+
+class Times(GradientRule):
+    """The gradient, a multiple of it."""
+
+    linear = True
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
+        return self.factor * ask(points)
+
+
+def test_a_rule_of_ones_own() -> None:
+    model, x, _ = scene()
+    x = 0.5 * x + 0.25
+    y = labels(model, x)
+    found, plainly = (fgsm(model, x, y, Linf(0.01), gradient=rules).x_adv for rules in (Times(-1), ()))
+    torch.testing.assert_close(found - x, x - plainly)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entry in ATTACKS.items() if entry.takes("gradient")])
+def test_every_attack_that_follows_a_gradient_takes_rules(name: str) -> None:
+    model, x, y = scene((1, 4, 4), 4)
+    case = Case(name, ATTACKS[name])
+    scale = 4 if case.entry.minimal else 1
+    for norm in case.entry.norms:
+        plainly, same, other = (
+            case(model, x, y, threat(norm, scale), gradient=rules) for rules in ((), Times(1.0), ALL[:2])
+        )
+        assert torch.equal(same.x_adv, plainly.x_adv)
+        assert (same.forwards, same.backwards) == (plainly.forwards, plainly.backwards)
+        assert (other.x_adv != plainly.x_adv).any()
+        mask = torch.arange(16).view(1, 4, 4) > 5
+        held = case(model, x, y, threat(norm, scale), gradient=ALL[:2], mask=mask, targets=(y + 1) % 4)
+        assert torch.equal(held.x_adv[:, ~mask], x[:, ~mask])
+        assert torch.equal(other.success, labels(model, other.x_adv) != y)
+
+
+class Picky(GradientRule):
+    """A rule that serves Linf alone, and comes last."""
+
+    last = True
+
+    def check(self, x: Tensor, threat: Any) -> None:
+        if not isinstance(threat, Linf):
+            raise InputError("gradient: Picky expects Linf")
+
+    def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
+        found: Tensor = ask(points)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [(torch.sign, "gradient: expected gradient rules"), ((Picky(), Times(1.0)), "once and at the end"),
+     ((Picky(), Picky()), "once and at the end"), (Picky(), "Picky expects Linf")],
+)  # fmt: skip
+def test_bad_rules(rules: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pgd(*scene(), L2(0.1), steps=1, gradient=rules)
+
+
+def test_attacks_that_follow_no_gradient_do_not_take_rules() -> None:
+    with pytest.raises(TypeError, match="square: got an unexpected keyword argument 'gradient'"):
+        square(*scene(), Linf(0.1), queries=1, gradient=ALL)
+    assert "gradient: rules" in str(mim.__doc__)
+    names = "apgd bim cw ddn ead fgsm fmn lbfgs mim pdgd pdpgd pgd sigma_zero"
+    assert [name for name, entry in sorted(ATTACKS.items()) if entry.takes("gradient")] == names.split()
+
+
+def test_an_attack_of_ones_own_takes_them_where_it_says_so() -> None:
+    def own(model: Any, x: Any, y: Any, threat: Any, **common: Any) -> Any:
+        return run(
+            model, x, y, threat, lambda search: search.finish(search.gradient(search.x).gradient), **common
+        )
+
+    assert "gradient" not in signature(takes_common(own)).parameters
+    for annotation in (Unpack[GradientCommon], "Unpack[core.GradientCommon]"):
+        own.__annotations__["common"] = annotation
+        assert signature(takes_common(own)).parameters["gradient"].default == ()
+    model, x, y = scene()
+    with pytest.raises(InputError, match="expected gradient rules"):
+        takes_common(own)(model, x, y, Linf(0.1), gradient=[7])
