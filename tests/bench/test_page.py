@@ -11,10 +11,6 @@ from bench.page.entries import PGD
 MACHINES = machines.stored()
 
 
-def row(provider="fastadv fp32", date="2026-01-02", **figures):
-    return {"what": "PGD", "provider": provider, "date": f"{date}T00:00:00+00:00", **figures}
-
-
 class TestPage:
     def test_pages_show_the_stored_rows(self):
         for marks, (path, inside) in anchor.sections(MACHINES).items():
@@ -41,7 +37,11 @@ class TestFigures:
             assert [high * base for _, high in spans] == pytest.approx([row["p80_ms"] for row in shown])
 
     def test_a_figure_knows_its_rows(self, tmp_path):
-        shown = [{"net": {"pgd": row(cpu="A")}}, {"net": {"pgd": row(cpu="B", date="2026-01-05")}}]
+        days = {"A": "2026-01-02", "B": "2026-01-05"}
+        shown = [
+            {"net": {"pgd": {"cpu": cpu, "date": f"{day}T00:00", "provider": "pgd"}}}
+            for cpu, day in days.items()
+        ]
         bars.save(Figure(), "a.png", shown, tmp_path)
         assert bars.up_to_date("a.png", shown, tmp_path)
         assert not bars.up_to_date("a.png", shown[:1], tmp_path)

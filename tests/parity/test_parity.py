@@ -108,12 +108,6 @@ def test_worse_is_one_percent_farther_or_two_images_more(
     assert line(row("fastadv", ours, radius), row("a", theirs, radius)).worse is worse
 
 
-def test_one_image_is_more_where_there_are_fewer() -> None:
-    for ours, worse in ((0.333, False), (0.334, True)):
-        rows = [row(package, found, 0.1, net="sp") for package, found in (("fastadv", ours), ("a", 0.3))]
-        assert line(*rows).worse is worse
-
-
 def test_of_a_net_kept_back_the_first_images_that_it_gets_right_are_attacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
