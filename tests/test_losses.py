@@ -21,6 +21,7 @@ def cross_entropy(logits, y, targets):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
+@torch.no_grad()
 def test_a_callable_equals_its_name(targeted):
     z, y, t = batch()
     t = t if targeted else None

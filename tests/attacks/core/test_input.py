@@ -126,10 +126,9 @@ def test_ids_and_labels_of_any_integer_type(attack: Case) -> None:
 
 
 def test_infinite_radius(attack: Case) -> None:
-    x, y = X, labels(mlp(), X)
     if attack.takes("step_size"):
-        out = attack(mlp(), x, y, L2(float("inf")), step_size=0.2, random_start=False)
-        assert L2(float("inf")).contains(out.x_adv, x).all()
+        out = attack(mlp(), X, labels(mlp(), X), L2(float("inf")), step_size=0.2, random_start=False)
+        assert L2(float("inf")).contains(out.x_adv, X).all()
 
 
 @pytest.mark.parametrize("criterion", [None, OutsideTopK(4), ConfidentlyWrong(0.9)])
