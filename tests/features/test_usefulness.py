@@ -90,6 +90,23 @@ def test_pgd_reaches_the_closed_form(threat, step_size, steps, apart):
 
 
 @pytest.mark.slow
+def test_no_point_of_the_ball_is_worse_than_the_attack_says():
+    """Brute force on three pixels of a network with kinks."""
+    base = data(16, 2, (1, 1, 3), seed=4)
+    net, threat = deep(3, 2, 3, seed=5), fa.Linf(0.15)
+    strong = partial(fa.attacks.pgd, steps=40, restarts=2)
+    got = usefulness(net, base, threat, strong)
+    steps = torch.linspace(-0.15, 0.15, 21)
+    grid = torch.cartesian_prod(steps, steps, steps)
+    points = (base.x.flatten(1)[:, None] + grid).clamp(0, 1)
+    with torch.no_grad():
+        values = net[:5](points.flatten(0, 1)).double().view(*points.shape[:2], -1)
+        clean = net[:5](base.x).double()
+    _, gamma, _ = by_hand(clean, values.amin(1), values.amax(1), base.y, 2)
+    torch.testing.assert_close(got.gamma, gamma, rtol=0, atol=0.005)
+
+
+@pytest.mark.slow
 def test_any_batch_size_and_any_choice_of_features_give_the_same():
     base, net = data(12, 2), deep(classes=2)
     whole = usefulness(net, base, fa.L2(0.3), PGD)
