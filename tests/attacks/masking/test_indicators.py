@@ -399,6 +399,10 @@ def test_of_attacks_that_break_as_many_the_one_without_soft_logits_counts() -> N
     assert told(soft).unseen["incomplete"] == SOFT_LOGITS
     for pair in ((soft, sure), (sure, soft)):
         assert told(*pair).values["incomplete"] == pytest.approx(0.9)
+    # what an attack breaks without a gradient does not count
+    blind = evidence([0, 1, 2], blind=marked(0, 1, 2), unfinished=rises)
+    more = evidence([0, 1], soft=True, unfinished=rises)
+    assert told(more, blind).unseen["incomplete"] == SOFT_LOGITS
 
 
 def test_the_look_at_a_model_before_square_makes_no_attack_by_gradients_of_it(
