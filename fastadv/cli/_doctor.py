@@ -89,8 +89,6 @@ def _paths(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"search, {kind}", " ".join(names) or "as given"
     for name, why in paths["not_taken"].items():
         yield f"no {name}", f"{why}; without it PyTorch's own way"
-    off = ", ".join(found["rewrites"]["off"])
-    yield "rewrites", f"without {off} (FASTADV_WITHOUT)" if off else "all on"
     onednn = paths["onednn"]
     unit = f"by {onednn['bf16_unit']}" if onednn["bf16_unit"] else "without instructions for it"
     yield (

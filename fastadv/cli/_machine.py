@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-from collections.abc import Collection
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -16,7 +15,7 @@ from fastadv._extras import EXTRAS, lacks
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.engine.cpu import onednn
-from fastadv.engine.rewrites import REWRITES, applicable, switched_off
+from fastadv.engine.rewrites import REWRITES, applicable
 from fastadv.ops.registration import library
 from fastadv.ops.registration.library import op
 from fastadv.runs import card
@@ -37,7 +36,6 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
     packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
     advice = [told for package in EXTRAS if (told := lacks(package))]
-    off = _asked(switched_off, (), advice)
     vision, data = _torchvision(), _data(data_dir, advice)
     found = {
         "packages": packages,
@@ -49,8 +47,7 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "gpu": _gpu(packages, advice),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
         "backends": _asked(library.backends, {}, advice),
-        "rewrites": {"off": list(off)},
-        "fast_paths": fast_paths(off),
+        "fast_paths": fast_paths(),
         "torchvision": vision,
         "data": data,
     }
@@ -132,11 +129,11 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def fast_paths(off: Collection[str]) -> dict[str, Any]:
-    """Find which ways a search takes here, JSON-able. off: the rewrites that are switched off."""
+def fast_paths() -> dict[str, Any]:
+    """Find which ways a search takes here, JSON-able."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rewrites = {
-        f"{device} {name}": [each.name for each in applicable(_net(device), dtype, False, off)]
+        f"{device} {name}": [each.name for each in applicable(_net(device), dtype)]
         for device in devices
         for name, dtype in DTYPES.items()
     }
@@ -145,7 +142,7 @@ def fast_paths(off: Collection[str]) -> dict[str, Any]:
     return {
         "rewrites": rewrites,
         "not_taken": {
-            each.name: "switched off" if each.name in off else f"it needs {each.needs or 'a CPU'}"
+            each.name: f"it needs {each.needs or 'a CPU'}"
             for each in REWRITES
             if not all(each.name in rewrites[f"cpu {name}"] for name in DTYPES)
         },

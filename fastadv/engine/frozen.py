@@ -118,7 +118,7 @@ class Frozen(Prepared):
 
     @property
     def search_dtype(self) -> torch.dtype | None:
-        return self.search.form.dtype
+        return self.search.form.weights
 
     def describe(self) -> dict[str, Any]:
         return self.options.describe()
@@ -197,8 +197,7 @@ class Frozen(Prepared):
         self._renew()
         if self.search.graphs is not None:
             return None
-        # its copy has buffers of its own, whose values a stamp may leave out
-        if self._plain is None or self.options.follow or not self.options.fold:
+        if self._plain is None or self.options.follow:  # in which case no stamp is looked at
             self._plain = Plain(self.source, self.eot)
         before = self._plain.forwards
         made = self._plain.clean_pass(x)
@@ -253,7 +252,7 @@ class Frozen(Prepared):
 
     def hold(self, apart: float, verdict: Tensor) -> None:
         """Compare each kind of pass anew where losses of the search are not those of the verdict."""
-        formats = [self.dtype, self.search_dtype, self.search.form.rounds or self.dtype]
+        formats = [self.dtype, self.search.form.format]
         # either loss moves at most twice as far as a logit
         if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
             return
@@ -333,8 +332,7 @@ class Frozen(Prepared):
             return f"the search copy failed ({error})"
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
-        rounds = search.form.rounds
-        formats = [self.dtype, search.form.dtype] if rounds is None else [rounds]
+        formats = ["tf32"] if search.form.tf32 else [self.dtype, search.form.weights]
 
         def again() -> Tensor:
             self.forwards += len(x)

@@ -49,10 +49,10 @@ class Net(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(("function", "fold"), [(InNumpy, True), (InNumpy, False), (InFourier, True)])
-def test_a_backward_that_refuses_bfloat16(function: Any, fold: bool, logged: Logged) -> None:
+@pytest.mark.parametrize("function", [InNumpy, InFourier])
+def test_a_backward_that_refuses_bfloat16(function: Any, logged: Logged) -> None:
     net, x, y = Net(function).eval(), torch.rand(4, 3, 7, 7), torch.arange(4)
-    frozen = fa.freeze(net, "bf16", fold=fold)
+    frozen = fa.freeze(net, "bf16")
     for _ in range(2):
         gradient = frozen.input_gradient(x, y)[2]
         torch.testing.assert_close(gradient, answers(net, x, y)[1], rtol=1e-4, atol=1e-6)
@@ -173,13 +173,12 @@ class Failing(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("backward", [True, False])
-def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, logged) -> None:
+def test_a_compiler_that_fails(precision, backward, monkeypatch, logged) -> None:
     model, (x, y) = convnet().eval(), images()
-    plain = fa.freeze(model, precision, fold=fold)
+    plain = fa.freeze(model, precision)
     monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward))
-    frozen = fa.freeze(model, precision, fold=fold, compile=True)
+    frozen = fa.freeze(model, precision, compile=True)
     for _ in range(2):
         torch.testing.assert_close(frozen.input_gradient(x, y), plain.input_gradient(x, y))
         torch.testing.assert_close(frozen(x), plain(x))

@@ -53,9 +53,7 @@ def attributes(frozen: fa.Frozen) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{}, {"precision": "bf16"}, {"fold": False}, {"eot": 2}, {"precision": "auto"}]
-)
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"eot": 2}, {"precision": "auto"}])
 def test_nothing_is_replaced_once_it_has_settled(options: dict[str, Any]) -> None:
     frozen = fa.freeze(convnet().eval(), **options)
     x = images()[0]

@@ -71,10 +71,9 @@ def test_a_wrong_backward_is_named_and_left(
 @pytest.mark.slow
 @needs_onednn
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("fold", [True, False])
-def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None:
+def test_what_is_right_stays(precision: Any, logged: Logged) -> None:
     model = Net().eval()
-    frozen = fa.freeze(model, precision, fold=fold)
+    frozen = fa.freeze(model, precision)
     for count in (1, 2, 5, 16, 24):
         found = frozen.input_gradient(X[:count], Y[:count])[2]
         assert apart(found, answers(model, X[:count], Y[:count])[1]) < (1e-4 if precision == "fp32" else 0.2)
@@ -82,12 +81,11 @@ def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None
     assert not any(note.startswith("not ") for note in frozen.notes)
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+def test_also_where_both_copies_are_one(monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
     thinly(torch.neg)(monkeypatch)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)).eval()
-    frozen = fa.freeze(model, fold=fold)
+    frozen = fa.freeze(model)
     assert frozen.search.form.model is frozen.model
     assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-5
     assert [record.levelname for record in logged.records] == ["WARNING"]

@@ -17,7 +17,7 @@ from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.layout import VIEWS
 from fastadv.engine.lens import Lens
 from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
-from fastadv.engine.rewrites import FOLD
+from fastadv.engine.rewrites import FOLD, REWRITES, applicable
 from tests.engine.rewritten import Seen, answers, folded
 
 NAMES = ["fold", "thin", "winograd", "onednn", "views"]
@@ -253,16 +253,19 @@ def test_a_lens_is_of_one_thread_alone() -> None:
     assert torch._C._len_torch_function_stack() == 0
 
 
-def test_without_folding_the_exact_ways_alone() -> None:
-    model, x, y = All(), images().contiguous(), torch.arange(4)
-    frozen = freeze(model, fold=False)
-    assert frozen.exact
-    logits, gradient = answers(model, x, y)
-    found = frozen.input_gradient(x, y)
-    assert torch.equal(found[1], logits)
-    torch.testing.assert_close(found[2], gradient, rtol=1e-4, atol=1e-6)
-    assert set(frozen.notes) == {"thin input convolution"}
-    assert frozen.exact
+def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 3000), nn.ReLU(), nn.Linear(3000, 4))
+
+    def names(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
+        return [rewrite.name for rewrite in applicable(model, dtype)]
+
+    assert names(All()) == [rewrite.name for rewrite in REWRITES]
+    assert "onednn" not in names(All(), torch.bfloat16)
+    assert names(mlp) == ["thin", "onednn", "norms"]
+    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "norms"]
+    assert names(All().to("meta")) == ["fold", "views", "channels-last"]
+    monkeypatch.setattr(onednn, "is_faster", lambda: False)
+    assert "onednn" not in names(All())
 
 
 def test_notes_come_with_the_first_use() -> None:

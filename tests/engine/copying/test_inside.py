@@ -122,17 +122,17 @@ def state(net: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fold", "precision"), [(True, "fp32"), (False, "fp32"), (True, "bf16")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(
-    way: Callable[[Net], None], fold: bool, precision: str
+    way: Callable[[Net], None], precision: str
 ) -> None:
     net = Net()
     way(net)
     expected = net.eval()(X).detach()
     net.train()
     before = state(net)
-    frozen = freeze(net, precision, fold=fold)
+    frozen = freeze(net, precision)
     torch.testing.assert_close(frozen.verdict(X), expected.float())
     atol = 0.03 * float(expected.abs().max()) if precision == "bf16" else 1e-5
     torch.testing.assert_close(frozen(X), expected.float(), rtol=0, atol=atol)
@@ -146,7 +146,7 @@ def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(
 def test_the_copy_follows_training(way: Callable[[Net], None]) -> None:
     net = Net()
     way(net)
-    frozen = freeze(net, fold=False)
+    frozen = Plain(net)
     before = frozen.verdict(X)
     with torch.no_grad():
         for part in reachable(net):
@@ -164,7 +164,7 @@ def test_a_compiled_function_is_copied_as_it_was_written() -> None:
     net = Net().eval()
     expected = net(X).detach()
     net.forward = torch.compile(net.forward, backend=lambda *given: pytest.fail("compiled"))
-    torch.testing.assert_close(freeze(net, fold=False).verdict(X), expected)
+    torch.testing.assert_close(Plain(net).verdict(X), expected)
 
 
 def test_what_holds_no_module_stays_shared() -> None:
@@ -177,7 +177,7 @@ def test_what_holds_no_module_stays_shared() -> None:
         return net.last(net.norm(net.first(x)))
 
     net.forward = call
-    freeze(net, fold=False).verdict(X)
+    Plain(net).verdict(X)
     assert (calls, count) == ([6], 1)
 
 
@@ -188,8 +188,8 @@ def test_a_copy_may_be_copied_and_keeps_nothing_alive() -> None:
         net = Net()
         way(net)
         gone.append(weakref.ref(net))
-        first = freeze(net, fold=False)
-        torch.testing.assert_close(freeze(first.model, fold=False).verdict(X), first.verdict(X))
+        first = freeze(net)
+        torch.testing.assert_close(freeze(first.model).verdict(X), first.verdict(X))
     del net, first
     gc.collect()
     assert [way for way, model in zip(WAYS, gone, strict=True) if model() is not None] == []
@@ -208,10 +208,9 @@ def test_bound_methods_and_partials_are_modules(call: Callable[[Net], Callable[[
     expected = -net.eval()(X).detach()
     net.train()
     before = state(net)
-    for fold in (True, False):
-        frozen = freeze(call(net), fold=fold)
-        torch.testing.assert_close(frozen.verdict(X), expected)
-        torch.testing.assert_close(frozen(X), expected)
+    frozen = freeze(call(net))
+    torch.testing.assert_close(frozen.verdict(X), expected)
+    torch.testing.assert_close(frozen(X), expected)
     assert all(map(torch.equal, state(net), before))
     assert net.training
 
@@ -243,9 +242,7 @@ def by_swallowed(net: Net) -> None:
     net.forward = call
 
 
-@pytest.mark.parametrize(
-    "prepared", [Plain, freeze, functools.partial(freeze, fold=False)], ids=["plain", "frozen", "not folded"]
-)
+@pytest.mark.parametrize("prepared", [Plain, freeze])
 @pytest.mark.parametrize("way", [by_global, by_global_forward, by_weak_reference, by_swallowed])
 def test_strays_are_refused_before_they_run(
     way: Callable[[Net], None], prepared: Callable[[Net], Prepared], monkeypatch: pytest.MonkeyPatch
@@ -319,7 +316,7 @@ def test_an_unregistered_part_without_modes_may_stay_in_training_mode(part: nn.M
     expected = part(net.eval()(X)).detach()
     net.others = [part]
     net.forward = MethodType(lambda self, x: self.others[0](Net.forward(self, x)), net)
-    torch.testing.assert_close(freeze(net.train(), fold=False).verdict(X), expected)
+    torch.testing.assert_close(freeze(net.train()).verdict(X), expected)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +368,7 @@ def test_only_the_first_pass_is_watched_and_only_where_code_may_stray(doubtful: 
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input) if STRAY is not None else input
 
-    frozen = freeze((Other if doubtful else Net)(4, 3), fold=False)
+    frozen = Plain((Other if doubtful else Net)(4, 3))
     for _ in range(3):
         frozen.verdict(torch.rand(2, 4))
     assert (profilers[0] is not None) == doubtful
