@@ -13,10 +13,9 @@ from fastadv._torch import COMPILED_FUNCTION
 from fastadv.engine.copying.fold import Folds
 from fastadv.engine.copying.twin import unwrap
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
-from fastadv.engine.lens import Lens
 from fastadv.engine.precision import HALF, Options, no_autocast, tf32, to_half
 from fastadv.engine.prepared import Model
-from fastadv.engine.rewrite import Rewriting
+from fastadv.engine.rewrite import Lens, Rewriting
 
 COMPILED = "compiled"  # a note
 # bytes a row of an activation, below which a BatchNorm takes less time than the checks of a folded one

@@ -164,9 +164,10 @@ class Frozen(Prepared):
             # what may still change is not captured
             captures = search.graphs is not None and not whole and self.ready_to_capture(x)
             total: Any = (0.0, 0.0, 0.0)
+            key = "gradient", loss, direction
             with self._counting():
                 for _ in range(passes):
-                    made = search.captured(step, x, y, targets, key=(loss, direction)) if captures else None
+                    made = search.captured(step, x, y, targets, key) if captures else None
                     if made is None:
                         made = search.passed(GRADIENT, step, x, y, targets, whole=whole)
                     if passes == 1:

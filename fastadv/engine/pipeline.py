@@ -15,13 +15,13 @@ from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import take_values
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, Form, uncompiled
-from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
+from fastadv.engine.graph import Gradient, Graphs, Rows, Step
 from fastadv.engine.guard import HALVES, Trusted, allowance, difference
 from fastadv.engine.layout import lay_out
-from fastadv.engine.lens import Lens
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.precision import Options
 from fastadv.engine.prepared import Model
+from fastadv.engine.rewrite import Lens
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
@@ -331,16 +331,30 @@ class Pipeline:
         return self.forward(form.ready(x), form, form.lens(compared=True))
 
     def captured(
-        self, step: Callable[..., Gradient], x: Tensor, *rows: Tensor | None, key: Hashable
+        self,
+        step: Callable[..., Gradient],
+        x: Tensor,
+        y: Tensor | None,
+        targets: Tensor | None,
+        key: Hashable,
     ) -> Gradient | None:
-        """Return passed("gradient", step, x, *rows) by the CUDA graph of `key`; None where there is none."""
+        """Return the passed step by the CUDA graph of `key`; None where there is none."""
         # rows of another shape are refused by the step itself
-        if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in rows):
+        if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in (y, targets)):
             return None
         if not self.rows_apart(x):  # spare rows would change them
             return None
-        once = partial(self.passed, GRADIENT, step)
-        return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))
+        wanted = "value", "logits", "gradient"
+
+        def make(rows: Rows) -> Step:
+            def once() -> None:
+                made = self.passed(GRADIENT, step, rows["x"], rows.get("y"), rows.get("targets"))
+                rows.update(zip(wanted, made, strict=True))
+
+            return once
+
+        given = {"x": x, "y": y, "targets": targets}
+        return self.replayed(lambda graphs: cast(Gradient, (*graphs(key, given, make, wanted),)))
 
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
         """Return run(graphs); None without CUDA graphs, inside one, and once a capture has failed."""

@@ -16,9 +16,9 @@ from fastadv.engine.copying.fold import Watch
 from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.guard import Format
-from fastadv.engine.lens import Lens
 from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_each, pull_scaled
+from fastadv.engine.rewrite import Lens
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
