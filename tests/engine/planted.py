@@ -37,8 +37,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.first(x)))
         x = F.relu(self.second(x)).flatten(1)
-        logits: Tensor = self.last(F.elu(self.hidden(x)))
-        return logits
+        return self.last(F.elu(self.hidden(x)))
 
 
 def apart(found: Tensor, expected: Tensor) -> float:

@@ -17,7 +17,6 @@ from fastadv.engine.form import Form
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 from tests.engine.rewritten import answers
-from tests.logged import Logged
 
 X, Y = images(9, 1)
 
@@ -77,9 +76,7 @@ def test_check_waits_for_a_finite_batch(precision: str) -> None:
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("bf16", 0.1)])
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_the_bound_of_rounding(
-    precision: str, bound: float, factor: float, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_the_bound_of_rounding(precision, bound, factor, monkeypatch, logged):
     """The search copy differs by `factor` times what rounding allows; a sample that is NaN does not count."""
     frozen = freeze(convnet(), precision)
     x = torch.cat([torch.full_like(X[:1], torch.nan), X])
@@ -343,9 +340,7 @@ def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts(
     ("attack", "threat"),
     [("pgd", fa.Linf(0.05)), ("mim", fa.L2(0.5)), ("fgsm", fa.L1(3.0)), ("pgd", fa.L0(4))],
 )
-def test_gradients_in_bfloat16_change_no_attack(
-    attack: str, threat: fa.Threat, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_in_bfloat16_change_no_attack(attack, threat, monkeypatch):
     x, y = images()
     run = partial(getattr(fa.attacks, attack), **({} if attack == "fgsm" else {"steps": 3}))
     found = run(fa.freeze(convnet().eval(), "bf16"), x, y, threat)

@@ -11,7 +11,6 @@ import fastadv as fa
 from fastadv.engine import guard
 from tests.engine.nets import convnet, images
 from tests.engine.planted import X, Y
-from tests.logged import Logged
 
 
 def test_kinks_are_no_mistakes() -> None:
@@ -62,9 +61,7 @@ def test_a_kink_explains_twice_the_jump_of_the_model_beside_it(times: float, fin
     ("count", "left", "off", "fine"),
     [(16, 0, 2, True), (16, 0, 3, False), (15, 0, 2, False), (32, 16, 3, False)],
 )
-def test_one_row_in_eight_may_have_a_kink_that_no_nudge_has_met(
-    count: int, left: int, off: int, fine: bool
-) -> None:
+def test_one_row_in_eight_may_have_a_kink_that_no_nudge_has_met(count, left, off, fine):
     """Of the rows that are compared, where they go much the same way."""
     x, own = torch.rand(count, 6), 1 + torch.rand(count, 6)
     found, none = own.clone(), torch.zeros(count, 6)
@@ -191,9 +188,7 @@ def in_half(found: Tensor, own: Tensor, plain: Tensor) -> tuple[bool | None, lis
 
 
 @pytest.mark.parametrize("alike", [0.2, 0.45])
-def test_half_precision_that_is_mostly_noise_is_refused_though_the_plain_search_is_no_better(
-    alike: float,
-) -> None:
+def test_half_precision_that_is_mostly_noise_is_refused_though_the_plain_search_is_no_better(alike):
     """`alike` is the cosine of the search and of the plain search with the model: 0.3 is the least."""
     own, noise = directions()
     found = alike * own + (1 - alike**2) ** 0.5 * noise
@@ -241,14 +236,11 @@ class Rough(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc(x.flatten(1))
-        logits: Tensor = self.own(h + self.ripples * (3000 * h).sin())
-        return logits
+        return self.own(h + self.ripples * (3000 * h).sin())
 
 
 @pytest.mark.parametrize(("ripples", "far"), [(0.0, False), (0.0003, True)])
-def test_the_cosine_in_half_precision_is_told_and_a_poor_one_warned_of(
-    ripples: float, far: bool, logged: Logged
-) -> None:
+def test_the_cosine_in_half_precision_is_told_and_a_poor_one_warned_of(ripples, far, logged):
     frozen = fa.freeze(Rough(ripples).eval(), "bf16")
     for _ in range(2):
         frozen.input_gradient(X, Y)

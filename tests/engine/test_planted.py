@@ -48,9 +48,7 @@ WRONG: dict[str, Planted] = {
 @needs_onednn
 @pytest.mark.parametrize("plant", WRONG)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_wrong_backward_is_named_and_left(
-    plant: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_a_wrong_backward_is_named_and_left(plant, precision, monkeypatch, logged):
     if precision == "bf16" and (
         plant == "onednn" or (plant == "winograd" and not winograd.available(torch.bfloat16))
     ):
@@ -128,9 +126,7 @@ def test_a_gradient_of_zero_says_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     ("draw", "mistake"),
     [("torch", True), ("python", True), ("generator", True), ("generator", False), ("python", False)],
 )
-def test_a_randomized_model(
-    draw: str, mistake: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_a_randomized_model(draw, mistake, monkeypatch, logged):
     class Noisy(Net):
         def __init__(self) -> None:
             super().__init__()
@@ -181,8 +177,7 @@ def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: p
             h = F.relu(self.norm(self.first(x)))
             h = h.view(len(h), -1).view(len(h), 16, 8, 8)
             h = F.relu(self.second(h)).flatten(1)
-            logits: Tensor = self.last(F.elu(self.hidden(h)))
-            return logits
+            return self.last(F.elu(self.hidden(h)))
 
     thinly(lambda gradient: 2 * gradient)(monkeypatch)
     linear(lambda gradient: gradient.flip(-1))(monkeypatch)
@@ -216,8 +211,7 @@ class Three(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.elu(self.second(F.relu(self.first(x))))
-        logits: Tensor = self.fc(F.relu(self.norm(self.third(h))).mean((2, 3)))
-        return logits
+        return self.fc(F.relu(self.norm(self.third(h))).mean((2, 3)))
 
 
 def flip_half(gradient: Tensor) -> Tensor:
@@ -281,9 +275,7 @@ LATER = {"winograd, every second channel later", "thin, sign later"}
 @needs_onednn
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_planted_mistake_is_seen_or_harmless(
-    plant: str, precision: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_mistake_is_seen_or_harmless(plant, precision, monkeypatch):
     PLANTS[plant](monkeypatch)
     net = Three().eval()
     frozen = fa.freeze(net, precision)

@@ -86,8 +86,7 @@ class Mixing(nn.Module):
         self.norm, self.layer = nn.BatchNorm1d(128, track_running_stats=False), nn.Linear(128, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(self.norm(x.flatten(1)))
-        return out
+        return self.layer(self.norm(x.flatten(1)))
 
 
 def test_samples_that_mix_have_one_scale() -> None:
@@ -115,8 +114,7 @@ class Loud(nn.Module):
         self.first, self.second = nn.Linear(128, 20), nn.Linear(20, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.second(self.first(x.flatten(1)) * 1e6) / 1e6
-        return out
+        return self.second(self.first(x.flatten(1)) * 1e6) / 1e6
 
 
 def test_overflow_falls_back() -> None:
@@ -265,9 +263,7 @@ def test_what_is_not_finite_sets_no_scale(of: str) -> None:
 @pytest.mark.parametrize(
     ("capability", "hip", "has"), [((7, 5), None, False), ((8, 0), None, True), ((9, 0), "6.1", False)]
 )
-def test_a_torch_that_cannot_tell_has_tf32_since_ampere(
-    capability: tuple[int, int], hip: str | None, has: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_torch_that_cannot_tell_has_tf32_since_ampere(capability, hip, has, monkeypatch):
     """PyTorch 2.4 has no torch.cuda.is_tf32_supported."""
     monkeypatch.delattr(torch.cuda, "is_tf32_supported", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -300,9 +296,7 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any) 
 @pytest.mark.parametrize(
     ("times", "told"), [((0.1, 0.2), True), ((0.1, 0.106), True), ((0.1, 0.1), False), ((1e-5, 1e-3), False)]
 )
-def test_a_precision_that_is_slower_is_noted(
-    times: tuple[float, float], told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_is_slower_is_noted(times, told, monkeypatch):
     """Of a pass too short to measure nothing is said."""
     model, (x, y) = net(), images()
     taken = iter(times)

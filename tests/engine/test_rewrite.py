@@ -15,8 +15,7 @@ from fastadv.engine.cpu.onednn import LINEAR
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.layout import VIEWS
-from fastadv.engine.lens import Lens
-from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
+from fastadv.engine.rewrite import Lens, Rewrite, Rewriting, Subject
 from fastadv.engine.rewrites import FOLD, REWRITES, applicable
 from tests.engine.rewritten import Seen, answers, folded
 
@@ -54,8 +53,7 @@ class All(nn.Module):
         h = self.wide(h)
         h = F.elu(h.view(len(h), -1).view_as(h))
         h = h.contiguous(memory_format=torch.channels_last) if self.dense else h
-        logits: Tensor = self.last(h.flatten(1))
-        return logits
+        return self.last(h.flatten(1))
 
 
 def images(rows: int = 4) -> Tensor:
@@ -169,9 +167,7 @@ LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("rewrite", "layer", "shape"), LEFT, ids=named)
-def test_layers_that_are_left_to_the_library(
-    rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...]
-) -> None:
+def test_layers_that_are_left_to_the_library(rewrite, layer, shape):
     seen, x = Seen(layer.requires_grad_(False), rewrite), torch.rand(2, *shape)
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     assert torch.equal(seen(x.requires_grad_()), layer(x))
@@ -186,9 +182,7 @@ TWICE: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("rewrite", "layer", "shape"), TWICE, ids=named)
-def test_derivatives_of_derivatives(
-    rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_derivatives_of_derivatives(rewrite, layer, shape, monkeypatch):
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
     seen, found = Seen(layer.requires_grad_(False), rewrite), []
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -346,8 +340,7 @@ class Flat(nn.Module):
         self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.conv(x).view(len(x), -1))
-        return logits
+        return self.head(self.conv(x).view(len(x), -1))
 
 
 def test_a_model_that_views_is_searched_channels_last() -> None:

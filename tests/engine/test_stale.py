@@ -44,8 +44,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.one(self.first(x - self.mean)))
         h = F.relu(self.two(self.second(h))).mean((2, 3))
-        logits: Tensor = self.fc(h) * self.T * self.scales[0] * self.settings.gain * float(self.array[0])
-        return logits
+        return self.fc(h) * self.T * self.scales[0] * self.settings.gain * float(self.array[0])
 
 
 X = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import Plain, Prepared, freeze
+from fastadv.engine import Plain, freeze
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.inside import has_modes
 from fastadv.engine.copying.strays import may_stray
@@ -124,9 +124,7 @@ def state(net: nn.Module) -> list[Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(
-    way: Callable[[Net], None], precision: str
-) -> None:
+def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way, precision):
     net = Net()
     way(net)
     expected = net.eval()(X).detach()
@@ -244,9 +242,7 @@ def by_swallowed(net: Net) -> None:
 
 @pytest.mark.parametrize("prepared", [Plain, freeze])
 @pytest.mark.parametrize("way", [by_global, by_global_forward, by_weak_reference, by_swallowed])
-def test_strays_are_refused_before_they_run(
-    way: Callable[[Net], None], prepared: Callable[[Net], Prepared], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_strays_are_refused_before_they_run(way, prepared, monkeypatch):
     net = Net()
     monkeypatch.setitem(globals(), "NET", net)
     way(net)

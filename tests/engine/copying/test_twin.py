@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import Plain, Prepared, freeze
+from fastadv.engine import Plain, freeze
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import twin
 from fastadv.errors import InputError
@@ -66,8 +66,7 @@ class Guarded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.writer.write()
-        logits: Tensor = self.tools[0].relu(self.net(x))
-        return logits
+        return self.tools[0].relu(self.net(x))
 
 
 class Refusing(nn.Linear):
@@ -163,9 +162,7 @@ SCRIPTED = [
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("prepared", [freeze, Plain])
 @pytest.mark.parametrize("make", SCRIPTED)
-def test_scripted_modules_follow_training(
-    make: Callable[[nn.Module], nn.Module], prepared: Callable[[nn.Module], Prepared]
-) -> None:
+def test_scripted_modules_follow_training(make, prepared):
     plain = net()
     model, x = make(plain), torch.rand(4, 6)
     frozen = prepared(model)
@@ -193,8 +190,7 @@ class Unregistered(nn.Module):
         self.parts = {"part": part}
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.parts["part"](x)
-        return logits
+        return self.parts["part"](x)
 
 
 class Held(nn.Module):

@@ -78,8 +78,7 @@ class Attending(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
-        logits: Tensor = self.fc(F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))
-        return logits
+        return self.fc(F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))
 
 
 @pytest.mark.slow
