@@ -114,10 +114,13 @@ def test_rows_are_picked_at_both_ends_and_between_each_once(count: int) -> None:
     assert {0, count - 1} <= set(rows) <= set(range(count))
 
 
-def test_a_randomized_model_does_not_excuse_rows_that_are_wrong_with_the_same_draws() -> None:
+def test_a_randomized_model_is_judged_by_the_same_draws() -> None:
+    """Which excuses no rows that are wrong."""
     x, by_logits, wrong = torch.rand(16, 6), torch.rand(16, 3), torch.arange(16) % 2 == 0
+    passes = list[int]()
 
     def given(at: Tensor, some: Tensor) -> Tensor:
+        passes.append(len(at))
         return 1 + at + 0.1 * torch.randn_like(at)
 
     def searched(at: Tensor, some: Tensor) -> Tensor:
@@ -125,7 +128,9 @@ def test_a_randomized_model_does_not_excuse_rows_that_are_wrong_with_the_same_dr
 
     ways = guard.Ways(searched=searched, given=given, plain=given)
     assert not guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
+    passes.clear()
     assert guard._randomized_alike(ways, x, by_logits, ~wrong, torch.float32)
+    assert len(passes) == 4  # twice to see that it draws, and once beside the search: means would take more
 
 
 def test_what_was_compared_is_told_by_forwards_and_backwards() -> None:
@@ -134,22 +139,6 @@ def test_what_was_compared_is_told_by_forwards_and_backwards() -> None:
     frozen.input_gradient(x, y)
     assert frozen.compared == (frozen.search.compared_forwards, frozen.search.compared_backwards)
     assert frozen.compared[0] > frozen.compared[1] > 0
-
-
-def test_a_randomized_model_whose_search_draws_the_same_is_passed_three_times() -> None:
-    """Twice to see that it draws, and once more beside the search: means would take eight passes of it."""
-    x, by_logits, passes = torch.rand(16, 6), torch.rand(16, 3), {"searched": 0, "given": 0}
-
-    def pull(name: str) -> guard.Pass:
-        def pulled(at: Tensor, some: Tensor) -> Tensor:
-            passes[name] += 1
-            return at + torch.randn_like(at)
-
-        return pulled
-
-    ways = guard.Ways(searched=pull("searched"), given=pull("given"), plain=pull("given"))
-    assert guard._randomized_alike(ways, x, by_logits, torch.ones(16, dtype=torch.bool), torch.float32)
-    assert passes == {"searched": 1, "given": 3}
 
 
 @pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])

@@ -60,44 +60,22 @@ def steps(net: Any) -> None:
     net.zero_grad()
 
 
-def in_place(net: Any) -> None:
-    for parameter in net.parameters():
-        parameter.data.mul_(1.3)
-
-
-def replaced(net: Any) -> None:
-    for parameter in net.parameters():
-        parameter.data = parameter.data * 1.5
-
-
-def statistics(net: Any) -> None:
-    net.one.running_var.fill_(9.0)
-
-
-def hook(net: Any) -> None:
-    net.one.register_forward_hook(lambda part, given, out: out * out)
-
-
-def scale(net: Any) -> None:
-    net.scales[0] = 3.0
-
-
 CHANGES: dict[str, Callable[[Any], object]] = {
     "load_state_dict": lambda net: net.load_state_dict(Net(1).state_dict()),
     "SGD": steps,
-    "data in place": in_place,
-    "data": replaced,
+    "data in place": lambda net: [each.data.mul_(1.3) for each in net.parameters()],
+    "data": lambda net: [setattr(each, "data", 1.5 * each.data) for each in net.parameters()],
     "one element": lambda net: net.fc.weight.data[0, 0].fill_(4.0),
     "buffer": lambda net: net.mean.fill_(0.5),
-    "statistics": statistics,
+    "statistics": lambda net: net.one.running_var.fill_(9.0),
     "attribute": lambda net: setattr(net, "T", 3.0),
-    "element of a list": scale,
+    "element of a list": lambda net: net.scales.__setitem__(0, 3.0),
     "element of an array": lambda net: net.array.fill(3.0),
     "attribute of an object": lambda net: setattr(net.settings, "gain", 4.0),
     "part": lambda net: setattr(net, "fc", Net(1).fc),
     "parameter": lambda net: setattr(net.fc, "weight", nn.Parameter(-net.fc.weight.detach())),
     "forward": lambda net: setattr(net, "forward", lambda x: net.fc(x.flatten(1)[:, :8])),
-    "hook": hook,
+    "hook": lambda net: net.one.register_forward_hook(lambda part, given, out: out * out),
     "pre-hook": lambda net: net.two.register_forward_pre_hook(lambda part, given: (given[0] * 2,)),
 }
 
