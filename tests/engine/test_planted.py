@@ -205,9 +205,8 @@ class Three(nn.Module):
         torch.manual_seed(0)
         self.first, self.second = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
         self.third, self.norm, self.fc = nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.Linear(32, 5)
-        with torch.no_grad():
-            self.norm.running_mean.uniform_(-0.2, 0.2)
-            self.norm.running_var.uniform_(0.2, 1)
+        self.norm.running_mean.uniform_(-0.2, 0.2)
+        self.norm.running_var.uniform_(0.2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.elu(self.second(F.relu(self.first(x))))

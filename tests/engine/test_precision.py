@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.engine.precision import has_tf32, switches, tf32
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
+from tests.zoo.net import module
 
 
 def products() -> str:
@@ -78,20 +79,12 @@ def test_a_sure_model_has_a_gradient() -> None:
     assert bool((apart < 4 * torch.finfo(torch.float16).eps)[some].all())
 
 
-class Mixing(nn.Module):
-    """Each sample is centered by all others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.layer = nn.BatchNorm1d(128, track_running_stats=False), nn.Linear(128, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(self.norm(x.flatten(1)))
-
-
 def test_samples_that_mix_have_one_scale() -> None:
+    """Each is centered by all others."""
     torch.manual_seed(2)
-    model, (x, y) = Mixing().eval(), images()
+    norm = nn.BatchNorm1d(128, track_running_stats=False)
+    model = module(lambda self, x: self.fc(self.norm(x.flatten(1))), norm=norm, fc=nn.Linear(128, 5)).eval()
+    x, y = images()
     loss = sized(2.0 ** (-30 - torch.arange(len(x))))
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
     frozen = fa.freeze(model, "fp16")
@@ -106,19 +99,13 @@ def test_a_logit_without_a_gradient() -> None:
     assert torch.equal(out[2], torch.zeros_like(x))
 
 
-class Loud(nn.Module):
-    """Activations beyond what float16 holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(128, 20), nn.Linear(20, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x.flatten(1)) * 1e6) / 1e6
-
-
 def test_overflow_falls_back() -> None:
-    model, (x, y) = Loud().eval(), images()
+    """Of activations beyond what float16 holds."""
+    first, second = nn.Linear(128, 20), nn.Linear(20, 5)
+    model = module(
+        lambda self, x: self.second(self.first(x.flatten(1)) * 1e6) / 1e6, first=first, second=second
+    )
+    x, y = images()
     frozen = fa.freeze(model, "fp16")
     gradient = frozen.input_gradient(x, y)[2]
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))

@@ -105,22 +105,13 @@ def tensor_hook(net: Net, h: Tensor, x: Tensor) -> Tensor:
     return net.norm(h)
 
 
-def of_the_batch(net: Net, h: Tensor, x: Tensor) -> Tensor:
-    return F.batch_norm(h, None, None, net.norm.weight, net.norm.bias, True)
-
-
-def other_eps(net: Net, h: Tensor, x: Tensor) -> Tensor:
-    norm = net.norm
-    return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, 0.5)
-
-
 def other(part: str) -> Callable[[Net, Tensor, Tensor], Tensor]:
-    """The BatchNorm with one tensor of another."""
+    """The BatchNorm with one tensor of another, or with another eps."""
 
     def read(net: Net, h: Tensor, x: Tensor) -> Tensor:
         names = "running_mean", "running_var", "weight", "bias"
         given = (getattr(net.other if name == part else net.norm, name) for name in names)
-        return F.batch_norm(h, *given)
+        return F.batch_norm(h, *given, eps=0.5 if part == "eps" else 1e-5)
 
     return read
 
@@ -154,8 +145,10 @@ READS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
     "twice": lambda net, h, x: net.norm(h) + 2 * net.norm(h),
     "another norm": lambda net, h, x: net.other(h),
     "both norms": lambda net, h, x: net.norm(h) + 2 * net.other(h),
-    "statistics of the batch": of_the_batch,
-    "another eps": other_eps,
+    "statistics of the batch": lambda net, h, x: F.batch_norm(
+        h, None, None, net.norm.weight, net.norm.bias, True
+    ),
+    "another eps": other("eps"),
     "another mean": other("running_mean"),
     "another var": other("running_var"),
     "another scale": other("weight"),

@@ -18,6 +18,7 @@ from fastadv.engine.layout import VIEWS
 from fastadv.engine.rewrite import Lens, Rewrite, Rewriting, Subject
 from fastadv.engine.rewrites import FOLD, REWRITES, applicable
 from tests.engine.rewritten import Seen, answers, folded
+from tests.zoo.net import module
 
 NAMES = ["fold", "thin", "winograd", "onednn", "views"]
 EXACT = {"thin", "views"}
@@ -332,19 +333,11 @@ def test_other_dtypes_and_wrong_sizes_are_torchs() -> None:
         Seen(lambda x: x.view(7, -1), VIEWS)(x)
 
 
-class Flat(nn.Module):
-    """Flattens by `view`, which a channels-last activation has not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x).view(len(x), -1))
-
-
 def test_a_model_that_views_is_searched_channels_last() -> None:
-    model, x = Flat().eval(), torch.rand(5, 3, 6, 6)
+    """It flattens by `view`, which a channels-last activation has not."""
+    conv, head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
+    model = module(lambda self, x: self.head(self.conv(x).view(len(x), -1)), conv=conv, head=head).eval()
+    x = torch.rand(5, 3, 6, 6)
     frozen = freeze(model)
     assert "view as reshape" not in frozen.notes
     torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)

@@ -29,9 +29,8 @@ class Net(nn.Module):
         torch.manual_seed(seed)
         self.first, self.norm, self.drop = nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Dropout(0.5)
         self.last, self.scale = nn.Linear(7, 3), 1.0
-        with torch.no_grad():
-            self.norm.running_mean.uniform_(2, 5)
-            self.norm.running_var.uniform_(0.01, 0.3)
+        self.norm.running_mean.uniform_(2, 5)
+        self.norm.running_var.uniform_(0.01, 0.3)
 
     def forward(self, x: Tensor, sign: int = 1) -> Tensor:
         return sign * self.scale * self.last(self.drop(nn.functional.leaky_relu(self.norm(self.first(x)))))

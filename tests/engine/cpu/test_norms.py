@@ -72,9 +72,8 @@ class Attending(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.norm, self.fc = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.Linear(32, 5)
-        with torch.no_grad():
-            self.norm.running_mean.uniform_(-0.2, 0.2)
-            self.norm.running_var.uniform_(0.2, 1)
+        self.norm.running_mean.uniform_(-0.2, 0.2)
+        self.norm.running_var.uniform_(0.2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
