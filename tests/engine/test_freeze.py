@@ -1,6 +1,7 @@
 """freeze: its options, its check of itself, and the gradient."""
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +22,19 @@ from tests.engine.rewritten import answers
 X, Y = images(9, 1)
 
 
+@pytest.fixture
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No note tells of times, which differ from pass to pass."""
+    monkeypatch.setattr("fastadv.engine.frozen.MEASURABLE", math.inf)
+
+
 def test_direction_is_a_positive_multiple() -> None:
     frozen = freeze(convnet())
     plain, scaled = (frozen.input_gradient(X, Y, direction=d)[2].flatten(1) for d in (False, True))
     torch.testing.assert_close(nn.functional.cosine_similarity(plain, scaled), torch.ones(9))
 
 
+@pytest.mark.usefixtures("_unmeasured")
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda frozen: pickle.loads(pickle.dumps(frozen))])
 @pytest.mark.parametrize("used", [False, True])
 def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -> None:
@@ -134,6 +142,7 @@ def test_options_crossed(precision: str, mode: str) -> None:
     assert model.training
 
 
+@pytest.mark.usefixtures("_unmeasured")
 @pytest.mark.parametrize(("precision", "passes"), [("fp32", 2), ("bf16", 3), ("fp16", 3)])
 def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
     """Once through the verdict twin, and once through each search copy."""
